@@ -1,0 +1,258 @@
+"""Functions on action distributions, with NumPy only.
+
+A distribution also has a packed form, a kind and float32 rows of fixed width,
+which is how it lies in a label buffer, a file or shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from agentkd.errors import NumbersError, SpecError
+from agentkd.spec import (
+    ActionSpec,
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+)
+from agentkd.types import (
+    ActionDist,
+    Actions,
+    Bernoulli,
+    Categorical,
+    Floats,
+    Gaussian,
+    MultiCategorical,
+    Point,
+    QValues,
+    SquashedGaussian,
+)
+
+Kind = Literal[
+    "categorical",
+    "qvalues",
+    "multicategorical",
+    "bernoulli",
+    "gaussian",
+    "squashed",
+    "point",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def kind_of(dist: ActionDist) -> Kind:
+    """Name the kind of a distribution."""
+    match dist:
+        case Categorical():
+            return "categorical"
+        case QValues():
+            return "qvalues"
+        case MultiCategorical():
+            return "multicategorical"
+        case Bernoulli():
+            return "bernoulli"
+        case Gaussian():
+            return "gaussian"
+        case SquashedGaussian():
+            return "squashed"
+        case Point():
+            return "point"
+
+
+def pack(dist: ActionDist) -> Floats:
+    """Lay a batch of distributions out as rows, shape (batch, width(kind, action))."""
+    match dist:
+        case Categorical(logits) | MultiCategorical(logits, _) | Bernoulli(logits):
+            return logits
+        case QValues(values):
+            return values
+        case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
+            return np.concatenate([mean, np.broadcast_to(log_std, mean.shape)], axis=1)
+        case Point(action):
+            return action
+
+
+def action_size(action: ActionSpec) -> int:
+    """How many numbers an executor's last layer has for these actions."""
+    match action:
+        case DiscreteSpec(n, _) | MultiBinarySpec(n):
+            return n
+        case MultiDiscreteSpec(sizes):
+            return sum(sizes)
+        case BoxSpec(low, _, _):
+            return len(low)
+
+
+def width(kind: Kind, action: ActionSpec) -> int:
+    """How many numbers one packed distribution takes."""
+    twice = kind in ("gaussian", "squashed")
+    return action_size(action) * (2 if twice else 1)
+
+
+def unpack(kind: Kind, rows: Floats, action: ActionSpec) -> ActionDist:
+    """Read what `pack` laid out."""
+    match kind:
+        case "categorical":
+            return Categorical(rows)
+        case "qvalues":
+            return QValues(rows)
+        case "multicategorical":
+            if not isinstance(action, MultiDiscreteSpec):
+                raise SpecError(f"A multicategorical needs MultiDiscrete, not {action}")
+            return MultiCategorical(rows, action.sizes)
+        case "bernoulli":
+            return Bernoulli(rows)
+        case "point":
+            return Point(rows)
+    half = rows.shape[1] // 2
+    pair = rows[:, :half], rows[:, half:]
+    return Gaussian(*pair) if kind == "gaussian" else SquashedGaussian(*pair)
+
+
+_KINDS_FOR: dict[type[Any], tuple[Kind, ...]] = {
+    DiscreteSpec: ("categorical", "qvalues"),
+    MultiDiscreteSpec: ("multicategorical",),
+    MultiBinarySpec: ("bernoulli",),
+    BoxSpec: ("gaussian", "squashed", "point"),
+}
+
+
+def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
+    """Make sure that a policy's answer fits the actions, the batch, and is finite.
+
+    Raises:
+        SpecError: If the kind or the shape does not fit.
+        NumbersError: If a number is NaN or infinite.
+    """
+    kind = kind_of(dist)
+    if kind not in _KINDS_FOR[type(action)]:
+        raise SpecError(
+            f"The policy answered with a {kind} distribution; {action} takes "
+            f"{' or '.join(_KINDS_FOR[type(action)])}. It was probably made for "
+            "another environment."
+        )
+    rows = pack(dist)
+    expected = (batch, width(kind, action))
+    if rows.shape != expected:
+        raise SpecError(
+            f"The policy's {kind} distribution has shape {rows.shape}; {expected} was "
+            f"expected for {batch} observations and {action}."
+        )
+    if isinstance(dist, SquashedGaussian) and not (
+        isinstance(action, BoxSpec) and action.bounded
+    ):
+        raise SpecError(f"A squashed Gaussian needs finite bounds; they are {action}.")
+    finite = np.isfinite(rows)
+    if not finite.all():
+        bad = int((~finite.all(axis=1)).sum())
+        raise NumbersError(
+            f"The policy's answer holds NaN or infinity in {bad} of {batch} rows."
+        )
+
+
+def _bounds(action: ActionSpec) -> tuple[Floats, Floats]:
+    if not isinstance(action, BoxSpec):
+        raise SpecError(f"Continuous actions need a Box, not {action}.")
+    return np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+
+
+def unsquash(squashed: Floats, action: ActionSpec) -> Floats:
+    """Scale numbers in [-1, 1] to the bounds of the box, both (batch, d)."""
+    low, high = _bounds(action)
+    return low + 0.5 * (squashed + 1.0) * (high - low)
+
+
+def _boxed(flat: Floats, action: ActionSpec) -> Actions:
+    low, high = _bounds(action)
+    shape = action.shape if isinstance(action, BoxSpec) else ()
+    return np.clip(flat, low, high).reshape(len(flat), *shape)
+
+
+def _start(action: ActionSpec) -> int:
+    return action.start if isinstance(action, DiscreteSpec) else 0
+
+
+def mode(dist: ActionDist, action: ActionSpec) -> Actions:
+    """The most probable actions, in the environment's units: (batch, …).
+
+    Ties between choices go to the lowest index.
+    """
+    match dist:
+        case Categorical(scores) | QValues(scores):
+            return scores.argmax(axis=1) + _start(action)
+        case MultiCategorical(logits, sizes):
+            pieces = np.split(logits, np.cumsum(sizes)[:-1], axis=1)
+            return np.stack([piece.argmax(axis=1) for piece in pieces], axis=1)
+        case Bernoulli(logits):
+            return (logits > 0).astype(np.int8)
+        case Gaussian(mean, _):
+            return _boxed(mean, action)
+        case SquashedGaussian(mean, _):
+            return _boxed(unsquash(np.tanh(mean), action), action)
+        case Point(point):
+            return _boxed(point, action)
+
+
+def sample(
+    dist: ActionDist, action: ActionSpec, random: np.random.Generator
+) -> Actions:
+    """Draw actions, in the environment's units: (batch, …).
+
+    Action values and points are exact: they give their mode.
+    """
+    match dist:
+        case Categorical(logits):
+            noise = random.gumbel(size=logits.shape)
+            return (logits + noise).argmax(axis=1) + _start(action)
+        case MultiCategorical(logits, sizes):
+            noisy = (logits + random.gumbel(size=logits.shape)).astype(np.float32)
+            return mode(MultiCategorical(noisy, sizes), action)
+        case Bernoulli(logits):
+            noisy = (logits + random.logistic(size=logits.shape)).astype(np.float32)
+            return mode(Bernoulli(noisy), action)
+        case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
+            noise = random.standard_normal(mean.shape).astype(np.float32)
+            return mode(type(dist)(mean + np.exp(log_std) * noise, log_std), action)
+        case QValues() | Point():
+            return mode(dist, action)
+
+
+def rows(dist: ActionDist, index: Any) -> ActionDist:
+    """Take some rows of a batch; `index` is a slice, an index array or a mask."""
+    match dist:
+        case MultiCategorical(logits, sizes):
+            return MultiCategorical(logits[index], sizes)
+        case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
+            wide = np.broadcast_to(log_std, mean.shape)
+            return type(dist)(mean[index], wide[index])
+        case _:
+            return type(dist)(pack(dist)[index])
+
+
+def stack(dists: Sequence[ActionDist], action: ActionSpec) -> ActionDist:
+    """Join batches of the same kind, one after another."""
+    kinds = {kind_of(dist) for dist in dists}
+    if len(kinds) != 1:
+        raise SpecError(f"Distributions of {sorted(kinds)} cannot be joined.")
+    return unpack(kinds.pop(), np.concatenate([pack(d) for d in dists]), action)
+
+
+def agreement(left: Actions, right: Actions, action: ActionSpec) -> Floats:
+    """How far two batches of actions agree, 0 to 1 for each row, shape (batch,).
+
+    Choices: the share that is equal. Boxes: one minus the mean absolute difference in
+    units of the bounds' distance (of 2, where a bound is infinite), not below 0.
+    """
+    first = np.reshape(left, (len(left), -1))
+    second = np.reshape(right, (len(right), -1))
+    if not isinstance(action, BoxSpec):
+        return (first == second).mean(axis=1, dtype=np.float32)
+    low, high = _bounds(action)
+    distance = high - low
+    span = np.where(np.isfinite(distance), distance, 2.0)
+    apart = np.abs(first - second) / span
+    return np.clip(1.0 - apart.mean(axis=1), 0.0, 1.0).astype(np.float32)

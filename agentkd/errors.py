@@ -1,0 +1,75 @@
+"""Everything agentkd raises on purpose, in one tree.
+
+AgentkdError
+├── ConfigError       an option or argument that cannot be meant
+├── SpecError         an observation, action, space or shape that does not fit
+├── RefError          a reference that leads nowhere
+├── LoadError         a file that is not what it should be
+│   ├── UnsafeError   a file that could only be read by running its code
+│   └── BundleError   an executor file that is damaged or of another format
+├── PlannerError      a planner that raised, hung, died or answered garbage
+├── WorkerError       a worker process that could not be started or kept alive
+└── NumbersError      NaN or infinity where numbers are needed
+
+Each message says what was wrong, with the value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AgentkdError(Exception):
+    """The root of the tree."""
+
+
+class ConfigError(AgentkdError):
+    """An option or argument that cannot be meant."""
+
+
+class SpecError(AgentkdError):
+    """An observation, action, space or shape that does not fit."""
+
+
+class RefError(AgentkdError):
+    """A reference that leads nowhere."""
+
+
+class LoadError(AgentkdError):
+    """A file that is not what it should be."""
+
+
+class UnsafeError(LoadError):
+    """A file that could only be read by running the code it holds."""
+
+
+class BundleError(LoadError):
+    """An executor file that is damaged, truncated or of another format."""
+
+
+class PlannerError(AgentkdError):
+    """A planner that raised, hung, died or answered garbage."""
+
+
+class WorkerError(AgentkdError):
+    """A worker process that could not be started or kept alive."""
+
+
+class NumbersError(AgentkdError):
+    """NaN or infinity where numbers are needed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which of the `known` names was probably meant, for the end of a message.
+
+    Returns:
+        " Did you mean 'x'?" or, where nothing is near, " Known: 'x', 'y'."
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    if names:
+        return " Known: " + ", ".join(repr(each) for each in names) + "."
+    return ""

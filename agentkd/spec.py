@@ -1,0 +1,328 @@
+"""What an environment looks like from outside: flat observations, typed actions.
+
+Inside agentkd every observation is a flat float32 vector, (batch, size). `ObsSpec`
+knows its parts, so that an image or a dictionary comes back in its own shape for a
+policy that wants it. Spaces are read by the names of their classes, so that neither
+Gymnasium nor the old gym needs to be importable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd.errors import SpecError
+from agentkd.types import Floats
+
+PartKind = Literal["box", "discrete", "multidiscrete", "multibinary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of an observation.
+
+    Attributes:
+        name: Its key in a dictionary or its index in a tuple; "" when it stands alone.
+        kind: How it is written: numbers as they are, or choices as one-hot vectors.
+        shape: Its own shape.
+        dtype: Its own dtype's name.
+        sizes: For choices, how many each has.
+        start: For one choice, the number of the first.
+    """
+
+    name: str
+    kind: PartKind
+    shape: tuple[int, ...]
+    dtype: str
+    sizes: tuple[int, ...] = ()
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many numbers it takes in the flat observation."""
+        return sum(self.sizes) if self.sizes else int(np.prod(self.shape, dtype=int))
+
+
+@dataclass(frozen=True, slots=True)
+class ObsSpec:
+    """The parts of an observation, in the order in which they are laid out."""
+
+    parts: tuple[Part, ...]
+    layout: Literal["single", "dict", "tuple"] = "single"
+
+    @property
+    def size(self) -> int:
+        """The length of the flat observation."""
+        return sum(part.size for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscreteSpec:
+    """One choice out of n, the first of which is numbered `start`."""
+
+    n: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MultiDiscreteSpec:
+    """Several choices, the i-th out of sizes[i]."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MultiBinarySpec:
+    """n yes/no choices."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSpec:
+    """Numbers between bounds, flattened; a bound may be infinite."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every number has two finite bounds."""
+        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
+
+
+ActionSpec = DiscreteSpec | MultiDiscreteSpec | MultiBinarySpec | BoxSpec
+_ACTION_KINDS: dict[str, type[Any]] = {
+    "discrete": DiscreteSpec,
+    "multidiscrete": MultiDiscreteSpec,
+    "multibinary": MultiBinarySpec,
+    "box": BoxSpec,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """An environment's observation and action, as the library sees them."""
+
+    obs: ObsSpec
+    action: ActionSpec
+
+
+def _part(space: Any, name: str = "") -> Part:
+    kind = type(space).__name__
+    if kind == "Box":
+        shape = tuple(int(n) for n in space.shape)
+        return Part(name, "box", shape, np.dtype(space.dtype).name)
+    if kind == "Discrete":
+        start = int(getattr(space, "start", 0))
+        return Part(name, "discrete", (), "int64", (int(space.n),), start)
+    if kind == "MultiDiscrete":
+        sizes = tuple(int(n) for n in np.ravel(space.nvec))
+        return Part(name, "multidiscrete", (len(sizes),), "int64", sizes)
+    if kind == "MultiBinary":
+        return Part(name, "multibinary", tuple(map(int, space.shape)), "int8")
+    where = f" in {name!r}" if name else ""
+    raise SpecError(
+        f"An observation of kind {kind}{where} is not supported. Use Box, Discrete, "
+        "MultiDiscrete, MultiBinary, or a Dict or Tuple of these; or wrap the "
+        "environment with gymnasium.wrappers.FlattenObservation."
+    )
+
+
+def obs_spec(space: Any) -> ObsSpec:
+    """Describe a Gymnasium (or old gym) observation space.
+
+    Raises:
+        SpecError: If it holds a kind of space that has no fixed flat form.
+    """
+    kind = type(space).__name__
+    if kind == "Dict":
+        parts = tuple(_part(each, str(key)) for key, each in space.spaces.items())
+        return ObsSpec(parts, "dict")
+    if kind == "Tuple":
+        parts = tuple(_part(each, str(i)) for i, each in enumerate(space.spaces))
+        return ObsSpec(parts, "tuple")
+    return ObsSpec((_part(space),))
+
+
+def action_spec(space: Any) -> ActionSpec:
+    """Describe a Gymnasium (or old gym) action space.
+
+    Raises:
+        SpecError: If it is none of Discrete, MultiDiscrete, MultiBinary and Box.
+    """
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return DiscreteSpec(int(space.n), int(getattr(space, "start", 0)))
+    if kind == "MultiDiscrete":
+        return MultiDiscreteSpec(tuple(int(n) for n in np.ravel(space.nvec)))
+    if kind == "MultiBinary":
+        return MultiBinarySpec(int(np.prod(space.shape)))
+    if kind == "Box":
+        return BoxSpec(
+            tuple(float(x) for x in np.ravel(space.low)),
+            tuple(float(x) for x in np.ravel(space.high)),
+            tuple(int(n) for n in space.shape),
+        )
+    raise SpecError(
+        f"Actions of kind {kind} are not supported. "
+        "Use Discrete, MultiDiscrete, MultiBinary or Box."
+    )
+
+
+def env_spec(env: Any) -> Spec:
+    """Describe an environment by its `observation_space` and `action_space`.
+
+    For a vector environment its `single_…` spaces are read.
+    """
+    obs = getattr(env, "single_observation_space", env.observation_space)
+    action = getattr(env, "single_action_space", env.action_space)
+    return Spec(obs_spec(obs), action_spec(action))
+
+
+def _pieces(spec: ObsSpec, obs: Any) -> list[Any]:
+    if spec.layout == "single":
+        return [obs]
+    if spec.layout == "tuple":
+        return list(obs)
+    if not isinstance(obs, Mapping):
+        raise SpecError(
+            f"A dictionary with {[p.name for p in spec.parts]} was expected as "
+            f"observation, not {type(obs).__name__}."
+        )
+    missing = [part.name for part in spec.parts if part.name not in obs]
+    if missing:
+        raise SpecError(f"The observation lacks {missing}; it has {sorted(obs)}.")
+    return [obs[part.name] for part in spec.parts]
+
+
+def _one_hot(values: NDArray[Any], part: Part) -> Floats:
+    columns = np.reshape(values, (len(values), -1)).astype(np.int64) - part.start
+    out = np.zeros((len(values), part.size), np.float32)
+    offset = 0
+    for index, size in enumerate(part.sizes):
+        column = columns[:, index]
+        if ((column < 0) | (column >= size)).any():
+            raise SpecError(
+                f"Observation {part.name!r} holds {int(column.max())}, but only "
+                f"{size} values from {part.start} on are known."
+            )
+        out[np.arange(len(values)), offset + column] = 1.0
+        offset += size
+    return out
+
+
+def flatten(spec: ObsSpec, obs: Any) -> Floats:
+    """Lay a batch of observations out flat: float32, shape (batch, size).
+
+    Args:
+        spec: What the observation consists of.
+        obs: A batched array, or a dictionary or tuple of batched arrays.
+
+    Raises:
+        SpecError: If a part is missing or has another shape.
+    """
+    flat: list[Floats] = []
+    for part, piece in zip(spec.parts, _pieces(spec, obs), strict=True):
+        array = np.asarray(piece)
+        if array.ndim == 0 or array.shape[1:] != part.shape:
+            raise SpecError(
+                f"Observation {part.name!r} has shape {array.shape}; "
+                f"(batch, {', '.join(map(str, part.shape))}) was expected."
+            )
+        if part.sizes:
+            flat.append(_one_hot(array, part))
+        else:
+            flat.append(array.reshape(len(array), -1).astype(np.float32))
+    return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+
+
+def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
+    """Lay one observation out flat: float32, shape (size,)."""
+    if spec.layout == "single":
+        return flatten(spec, np.asarray(obs)[None])[0]
+    pieces = _pieces(spec, obs)
+    batched = [np.asarray(piece)[None] for piece in pieces]
+    if spec.layout == "tuple":
+        return flatten(spec, tuple(batched))[0]
+    names = (part.name for part in spec.parts)
+    return flatten(spec, dict(zip(names, batched, strict=True)))[0]
+
+
+def unflatten(spec: ObsSpec, flat: Floats) -> Any:
+    """Give flat observations, (batch, size), their own shape and dtype back.
+
+    Returns:
+        A batched array, or a dictionary or tuple of batched arrays.
+    """
+    if flat.ndim != 2 or flat.shape[1] != spec.size:
+        raise SpecError(
+            f"Flat observations have shape {flat.shape}; "
+            f"(batch, {spec.size}) was expected."
+        )
+    out: list[NDArray[Any]] = []
+    offset = 0
+    for part in spec.parts:
+        piece = flat[:, offset : offset + part.size]
+        offset += part.size
+        if part.sizes:
+            cuts = np.cumsum(part.sizes)[:-1]
+            choices = [each.argmax(1) for each in np.split(piece, cuts, axis=1)]
+            array: NDArray[Any] = np.stack(choices, 1) + part.start
+            out.append(array.reshape(len(flat), *part.shape).astype(part.dtype))
+        else:
+            out.append(piece.reshape(len(flat), *part.shape).astype(part.dtype))
+    if spec.layout == "single":
+        return out[0]
+    if spec.layout == "tuple":
+        return tuple(out)
+    return {part.name: array for part, array in zip(spec.parts, out, strict=True)}
+
+
+def to_json(spec: Spec) -> dict[str, Any]:
+    """Write a spec as plain JSON values; infinities become strings."""
+    action = {
+        key: [str(x) if np.isinf(x) else x for x in value]
+        if key in ("low", "high")
+        else value
+        for key, value in asdict(spec.action).items()
+    }
+    kind = next(k for k, c in _ACTION_KINDS.items() if isinstance(spec.action, c))
+    return {"obs": asdict(spec.obs), "action": {"kind": kind, **action}}
+
+
+def from_json(data: Mapping[str, Any]) -> Spec:
+    """Read what `to_json` wrote.
+
+    Raises:
+        SpecError: If a key is missing or unknown.
+    """
+    try:
+        parts = tuple(
+            Part(
+                name=str(each["name"]),
+                kind=each["kind"],
+                shape=tuple(map(int, each["shape"])),
+                dtype=np.dtype(str(each["dtype"])).name,
+                sizes=tuple(map(int, each["sizes"])),
+                start=int(each["start"]),
+            )
+            for each in data["obs"]["parts"]
+        )
+        fields = dict(data["action"])
+        kind = _ACTION_KINDS[fields.pop("kind")]
+        if kind is BoxSpec:
+            bounds = {k: tuple(float(x) for x in fields[k]) for k in ("low", "high")}
+            action = BoxSpec(**bounds, shape=tuple(fields["shape"]))
+        else:
+            action = kind(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            )
+        return Spec(ObsSpec(parts, data["obs"]["layout"]), action)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"Not a spec: {error!r} in {dict(data)!r}.") from error

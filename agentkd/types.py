@@ -1,0 +1,181 @@
+"""The words of agentkd as types: action distributions, strategies, decisions, policies.
+
+All values are frozen; functions on them live in `agentkd.dists`. Arrays are batched,
+(batch, …), and float32. This module needs NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Actions = NDArray[Any]
+"""Batched actions in the environment's own units and dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """One choice out of n: unnormalised log-probabilities, shape (batch, n)."""
+
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class QValues:
+    """One choice out of n by action values, shape (batch, n), in units of return.
+
+    It becomes a distribution only with a temperature, which the distiller chooses from
+    the gap between the best two values.
+    """
+
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class MultiCategorical:
+    """Several choices: the logits of all of them side by side, (batch, sum(sizes))."""
+
+    logits: Floats
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bernoulli:
+    """Several yes/no choices: the log-odds of yes, shape (batch, n)."""
+
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """A diagonal Gaussian in the environment's units, both (batch, d).
+
+    An action is clipped to the bounds of its box.
+    """
+
+    mean: Floats
+    log_std: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class SquashedGaussian:
+    """A diagonal Gaussian before tanh, both (batch, d).
+
+    tanh brings it to [-1, 1], and the bounds of the box to the environment's units.
+    """
+
+    mean: Floats
+    log_std: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Exactly this action, in the environment's units, shape (batch, d)."""
+
+    action: Floats
+
+
+ActionDist = (
+    Categorical
+    | QValues
+    | MultiCategorical
+    | Bernoulli
+    | Gaussian
+    | SquashedGaussian
+    | Point
+)
+
+State = tuple[Floats, ...]
+"""A recurrent policy's memory; each array is (batch, …)."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Planner, executor, ensemble, remote, ONNX session, compiled C: one type."""
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Answer for a batch of observations, shape (batch, size)."""
+        ...
+
+
+@runtime_checkable
+class RecurrentPolicy(Protocol):
+    """A policy with an explicit memory; resetting it is the caller's, row by row."""
+
+    def initial_state(self, batch: int) -> State:
+        """Give the memory that an episode starts with."""
+        ...
+
+    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
+        """Answer for a batch of observations and give the memory that follows."""
+        ...
+
+
+class Learner(Protocol):
+    """Whatever turns labels into executor weights."""
+
+    def add(self, obs: Floats, dist: ActionDist, /) -> None:
+        """Take labels: observations (batch, size) and the planner's answer to them."""
+        ...
+
+    def step(self) -> Mapping[str, float]:
+        """Learn for some milliseconds; gives numbers to show, {} if there was nothing."""
+        ...
+
+    def snapshot(self) -> Floats:
+        """Give the executor's numbers as `Frozen.vector` lays them out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """What a planner hands the runtime: rows for the ticks `obs_tick + k`, k = 0, 1, ….
+
+    Attributes:
+        id: The number of the request that it answers.
+        epoch: The episode it belongs to; a reset begins a new one.
+        obs_tick: The tick whose observation it was computed from.
+        ready_tick: The tick at which it arrived.
+        valid_until: The last tick that it may serve.
+        rows: One row of the action distribution for each tick, or None.
+        goal: A vector that conditions the executor, shape (1, size), or None.
+        partial: Whether the planner was still improving it.
+    """
+
+    id: int
+    epoch: int
+    obs_tick: int
+    ready_tick: int
+    valid_until: int
+    rows: ActionDist | None
+    goal: Floats | None = None
+    partial: bool = False
+
+
+Source = Literal["strategy", "executor", "hold", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was done at a tick, by whom, and why.
+
+    Attributes:
+        action: In the environment's units; an int for Discrete, else an array.
+        source: Who decided.
+        reason: Why it was this source, in one word ("fresh", "late", "nan", …).
+        tick: The tick's index since the clock started.
+        version: The executor's version that stood by at that tick.
+        latency: Seconds from the observation's arrival to the action.
+    """
+
+    action: Any
+    source: Source
+    reason: str
+    tick: int
+    version: int
+    latency: float

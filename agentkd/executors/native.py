@@ -1,0 +1,329 @@
+"""The native form of an executor: compiled once with the system's `cc`, and cached.
+
+`Frozen` is the reference; this is the same arithmetic in C, called through ctypes with
+pointers bound in advance. Where there is no compiler there is no native form, and the
+caller uses NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.frozen import Frozen, distribution
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
+from agentkd.types import ActionDist, Floats
+
+log = logging.getLogger(__name__)
+
+_FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
+_BLOCK = 16
+_ALIGN = 64
+_ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
+_HEADS = {
+    "categorical": 0,
+    "multicategorical": 1,
+    "bernoulli": 2,
+    "squashed": 3,
+    "clipped": 4,
+}
+_TOLERANCE = 1e-4
+"""Largest difference from NumPy, relative to 1 + |x|, before a build is refused."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("in_", ctypes.c_int32),
+        ("out", ctypes.c_int32),
+        ("stride", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+    )
+
+
+class _Net(ctypes.Structure):
+    _fields_ = (
+        ("obs", ctypes.c_int32),
+        ("layer_count", ctypes.c_int32),
+        ("head", ctypes.c_int32),
+        ("out", ctypes.c_int32),
+        ("size_count", ctypes.c_int32),
+        ("start", ctypes.c_int32),
+        ("clip", ctypes.c_float),
+        ("mean", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("low", ctypes.c_void_p),
+        ("high", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("width", ctypes.c_int32),
+    )
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "agentkd"
+
+
+def _compiler() -> str | None:
+    wanted = os.environ.get("CC")
+    for name in [wanted] if wanted else ["cc", "gcc", "clang"]:
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+def _build(compiler: str, source: Path) -> Path:
+    """Compile into the cache, or find it there.
+
+    The compiler's identity and the processor are part of the key: a cache on a shared
+    home must not hand one machine's instructions to another.
+    """
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=30
+    ).stdout
+    key = hashlib.sha256(source.read_bytes())
+    for piece in (version, " ".join(_FLAGS).encode(), _processor().encode()):
+        key.update(piece)
+    folder = _cache_folder()
+    library = folder / f"kernel-{key.hexdigest()[:20]}.so"
+    if library.exists():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
+        library = folder / library.name
+    fresh = folder / f"{library.name}.{os.getpid()}.tmp"
+    command = [compiler, *_FLAGS, str(source), "-o", str(fresh), "-lm"]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    fresh.replace(library)
+    return library
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+    wanted = ("model name", "flags", "Features", "CPU part")
+    lines = [line for line in text.splitlines() if line.startswith(wanted)]
+    return platform.machine() + "".join(sorted(set(lines)))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    if os.environ.get("AGENTKD_NATIVE", "1") == "0":
+        return None
+    compiler = _compiler()
+    if compiler is None:
+        log.warning(
+            "No C compiler (cc, gcc, clang): executors run in NumPy, some ten times "
+            "slower. Install one, or name it in CC."
+        )
+        return None
+    try:
+        path = _build(compiler, Path(__file__).with_name("kernel.c"))
+        library = ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        text = (error.stderr or b"").decode(errors="replace").strip()
+        log.warning("The native executor did not compile (NumPy runs): %s", text)
+        return None
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("The native executor cannot be built (NumPy runs): %s", error)
+        return None
+    pointer = ctypes.c_void_p
+    library.akd_act.argtypes = [pointer, pointer, pointer, pointer]
+    library.akd_act.restype = ctypes.c_int32
+    library.akd_outputs.argtypes = [pointer, pointer, ctypes.c_int32, pointer]
+    library.akd_outputs.restype = ctypes.c_int32
+    return library
+
+
+def _aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """Copy to memory that begins on a cache line."""
+    raw = np.zeros(values.nbytes + _ALIGN, np.uint8)
+    skip = -raw.ctypes.data % _ALIGN
+    out = raw[skip : skip + values.nbytes].view(values.dtype).reshape(values.shape)
+    out[...] = values
+    return out
+
+
+def _up(n: int) -> int:
+    return -(-n // _BLOCK) * _BLOCK
+
+
+@final
+class Native:
+    """A compiled executor with buffers of its own: one caller at a time.
+
+    Attributes:
+        frozen: What it was compiled from.
+        obs: Where the next observation is written, float32, (obs,).
+        run: Decides for `obs`; gives 0, or 1 if it holds NaN or infinity.
+    """
+
+    __slots__ = ("_choices", "_keep", "_library", "_net", "_values", "frozen")
+    __slots__ += ("_scalar", "obs", "run")
+
+    def __init__(self, frozen: Frozen, library: ctypes.CDLL) -> None:
+        """Lay the weights out for the kernel and bind its pointers."""
+        action = frozen.spec.action
+        size = frozen.spec.obs.size
+        keep: list[Any] = [library]
+
+        def hold(values: Any, dtype: Any = np.float32) -> int:
+            array = _aligned(np.asarray(values, dtype))
+            keep.append(array)
+            return int(array.ctypes.data)
+
+        layers = (_Layer * len(frozen.layers))()
+        for slot, layer in zip(layers, frozen.layers, strict=True):
+            out, inputs = layer.weight.shape
+            padded = np.zeros((inputs, _up(out)), np.float32)
+            padded[:, :out] = layer.weight.T
+            bias = np.zeros(_up(out), np.float32)
+            bias[:out] = layer.bias
+            slot.weight, slot.bias = hold(padded), hold(bias)
+            slot.in_, slot.out, slot.stride = inputs, out, _up(out)
+            slot.activation = _ACTIVATIONS[layer.activation]
+        width = max([_up(size)] + [_up(len(each.bias)) for each in frozen.layers])
+        sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
+        low = action.low if isinstance(action, BoxSpec) else ()
+        high = action.high if isinstance(action, BoxSpec) else ()
+        out = len(frozen.layers[-1].bias)
+        net = _Net(
+            obs=size,
+            layer_count=len(frozen.layers),
+            head=_HEADS[frozen.head],
+            out=out,
+            size_count=len(sizes),
+            start=action.start if isinstance(action, DiscreteSpec) else 0,
+            clip=frozen.clip,
+            mean=hold(frozen.mean),
+            scale=hold(frozen.scale),
+            low=hold(low),
+            high=hold(high),
+            sizes=hold(sizes, np.int32),
+            layers=ctypes.addressof(layers),
+            scratch=hold(np.zeros(2 * width)),
+            width=width,
+        )
+        keep += [layers, net]
+        self.frozen = frozen
+        self.obs: Floats = _aligned(np.zeros(size, np.float32))
+        shape = action.shape if isinstance(action, BoxSpec) else (out,)
+        self._values: Floats = _aligned(np.zeros(shape, np.float32))
+        self._choices = _aligned(np.zeros(max(len(sizes), out), np.int64))
+        self._scalar = ctypes.c_int64.from_buffer(self._choices)
+        self._keep = keep
+        self._library = library
+        self._net = ctypes.addressof(net)
+        # Pointers become c_void_p objects once, here: converting four integers on each
+        # call costs more than the network does.
+        bound = [
+            ctypes.c_void_p(address)
+            for address in (
+                self._net,
+                self.obs.ctypes.data,
+                self._values.ctypes.data,
+                self._choices.ctypes.data,
+            )
+        ]
+        keep.append(bound)
+        function = library.akd_act
+
+        def run(
+            f: Any = function,
+            net: Any = bound[0],
+            obs: Any = bound[1],
+            values: Any = bound[2],
+            choices: Any = bound[3],
+        ) -> int:
+            return f(net, obs, values, choices)  # type: ignore[no-any-return]
+
+        self.run = run
+
+    def take(self) -> Any:
+        """Give the action that `run` decided: an int, or a fresh array."""
+        match self.frozen.head:
+            case "categorical":
+                return self._scalar.value
+            case "squashed" | "clipped":
+                return self._values.copy()
+            case "multicategorical":
+                action = self.frozen.spec.action
+                assert isinstance(action, MultiDiscreteSpec)
+                return self._choices[: len(action.sizes)].copy()
+            case "bernoulli":
+                return self._choices.astype(np.int8)
+
+    def act(self, obs: Any) -> Any:
+        """Decide for one flat observation (obs,).
+
+        Raises:
+            SpecError: If it has another shape.
+            NumbersError: If it holds NaN or infinity.
+        """
+        array = np.asarray(obs)
+        if array.shape != self.obs.shape:
+            raise SpecError(
+                f"The observation has shape {array.shape}, not {self.obs.shape}."
+            )
+        self.obs[:] = array
+        if self.run():
+            raise NumbersError("The observation holds NaN or infinity.")
+        return self.take()
+
+    def outputs(self, obs: Floats) -> Floats:
+        """The last layer's numbers for observations (batch, obs): (batch, out)."""
+        if obs.ndim != 2 or obs.shape[1] != len(self.obs):
+            raise SpecError(
+                f"Observations have shape {obs.shape}, not (batch, {len(self.obs)})."
+            )
+        rows = np.ascontiguousarray(obs, np.float32)
+        out = np.empty((len(rows), len(self.frozen.layers[-1].bias)), np.float32)
+        self._library.akd_outputs(
+            self._net, rows.ctypes.data, len(rows), out.ctypes.data
+        )
+        return out
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give the action distribution for observations (batch, obs)."""
+        return distribution(self.frozen.head, self.outputs(obs), self.frozen.spec)
+
+
+def compile_native(frozen: Frozen) -> Native | None:
+    """Make the native form of an executor, checked against NumPy.
+
+    Returns:
+        It, or None where no compiler is at hand (a warning says so, once).
+    """
+    library = _library()
+    if library is None:
+        return None
+    native = Native(frozen, library)
+    probe = np.random.default_rng(0).standard_normal((8, frozen.spec.obs.size))
+    obs = (frozen.mean + probe / np.maximum(np.abs(frozen.scale), 1e-8)).astype("f4")
+    expected, got = frozen.outputs(obs), native.outputs(obs)
+    apart = float(np.max(np.abs(expected - got) / (1.0 + np.abs(expected))))
+    if not apart < _TOLERANCE:
+        log.warning("The native executor is %g off NumPy; NumPy runs instead.", apart)
+        return None
+    return native

@@ -1,0 +1,163 @@
+"""Labels in memory, with a bound: when it is full, the oldest make room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from agentkd.dists import Kind, kind_of, pack
+from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.types import ActionDist, Floats
+
+_FIRST = 4096
+
+
+@final
+class LabelBuffer:
+    """Observations and the planner's packed distributions, side by side.
+
+    Memory grows by doubling up to `capacity` labels and stays there: one label of
+    17 + 12 numbers takes 116 bytes, a million of them 116 MB.
+
+    Args:
+        capacity: The most labels that are kept.
+    """
+
+    def __init__(self, capacity: int = 1_000_000) -> None:
+        """Begin empty; the first label decides the widths."""
+        if capacity < 1:
+            raise ConfigError(f"capacity is {capacity}; it has to be at least 1.")
+        self._capacity = capacity
+        self._rows: Floats = np.empty((0, 0), np.float32)
+        self._split = 0
+        self._next = 0
+        self._size = 0
+        self._kind: Kind | None = None
+        self._seen = 0
+        self._refused = 0
+
+    def __len__(self) -> int:
+        """How many labels are held."""
+        return self._size
+
+    @property
+    def seen(self) -> int:
+        """How many labels were ever added."""
+        return self._seen
+
+    @property
+    def refused(self) -> int:
+        """How many labels held NaN or infinity and were left out."""
+        return self._refused
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of distribution, None before the first label."""
+        return self._kind
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the labels take, in bytes."""
+        return self._rows.nbytes
+
+    def add(self, obs: Floats, dist: ActionDist) -> None:
+        """Keep labels; rows that hold NaN or infinity are counted and left out.
+
+        Args:
+            obs: Observations, (batch, obs).
+            dist: The planner's answer to them.
+
+        Raises:
+            SpecError: If kind or widths differ from those of the first label.
+        """
+        packed = pack(dist)
+        kind = kind_of(dist)
+        if self._kind is None:
+            self._kind = kind
+            self._split = obs.shape[1]
+            self._rows = np.empty((0, obs.shape[1] + packed.shape[1]), np.float32)
+        if (
+            kind != self._kind
+            or obs.shape[1] != self._split
+            or packed.shape != (len(obs), self._rows.shape[1] - self._split)
+        ):
+            raise SpecError(
+                f"{kind} labels of {obs.shape} and {packed.shape} do not fit the "
+                f"{self._kind} ones here, {self._split} numbers and "
+                f"{self._rows.shape[1] - self._split}."
+            )
+        rows = np.concatenate([obs, packed], axis=1, dtype=np.float32)
+        whole = np.isfinite(rows).all(axis=1)
+        if not whole.all():
+            self._refused += int((~whole).sum())
+            rows = rows[whole]
+        self._seen += len(rows)
+        rows = rows[-self._capacity :]
+        self._make_room(len(rows))
+        first = min(len(rows), len(self._rows) - self._next)
+        self._rows[self._next : self._next + first] = rows[:first]
+        self._rows[: len(rows) - first] = rows[first:]
+        self._next = (self._next + len(rows)) % max(1, len(self._rows))
+        self._size = min(self._size + len(rows), len(self._rows))
+
+    def _make_room(self, more: int) -> None:
+        needed = min(self._size + more, self._capacity)
+        if needed <= len(self._rows):
+            return
+        length = min(max(needed, 2 * len(self._rows), _FIRST), self._capacity)
+        grown = np.empty((length, self._rows.shape[1]), np.float32)
+        grown[: self._size] = self._rows[: self._size]
+        self._rows, self._next = grown, self._size % length
+
+    def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw labels uniformly, with replacement.
+
+        Returns:
+            Observations (batch, obs) and packed distributions (batch, width).
+        """
+        rows = self._rows[random.integers(0, self._size, batch)]
+        return rows[:, : self._split], rows[:, self._split :]
+
+    def all(self) -> tuple[Floats, Floats]:
+        """All labels, as views: observations (n, obs) and packed ones (n, width)."""
+        rows = self._rows[: self._size]
+        return rows[:, : self._split], rows[:, self._split :]
+
+    def save(self, path: Path) -> None:
+        """Write the labels to a .npz file, oldest first."""
+        order = np.roll(self._rows[: self._size], -self._next, axis=0)
+        if self._size < len(self._rows):
+            order = self._rows[: self._size]
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                rows=order,
+                split=self._split,
+                kind=np.array(self._kind or ""),
+                seen=self._seen,
+            )
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote, into an empty buffer.
+
+        Raises:
+            LoadError: If the file is damaged or of another kind.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                rows = np.asarray(data["rows"], np.float32)
+                split, kind = int(data["split"]), str(data["kind"])
+                seen = int(data["seen"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise LoadError(f"{path} holds no labels: {error}") from error
+        if not kind:
+            return
+        self._kind = kind  # type: ignore[assignment]
+        self._split = split
+        rows = rows[-self._capacity :]
+        self._rows = rows.copy()
+        self._size = len(rows)
+        self._next = 0 if self._size == self._capacity else self._size
+        self._seen = seen

@@ -1,0 +1,172 @@
+"""Where labels come from: environments, driven partly by each policy, and the planner."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.errors import AgentkdError
+from agentkd.spec import BoxSpec, DiscreteSpec, Spec, flatten_one
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+
+
+class EnvironmentFault(AgentkdError):
+    """An environment that raised while labels were collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One step of all environments.
+
+    Attributes:
+        obs: The observations that were visited, (environments, obs).
+        dist: The planner's answer to them.
+        executor_returns: Returns of episodes that ended and that the executor drove
+            from start to end.
+    """
+
+    obs: Floats
+    dist: ActionDist
+    executor_returns: tuple[float, ...]
+
+
+@final
+class Collector:
+    """Steps environments in lockstep; the planner labels every state they visit.
+
+    Who drives is drawn for stretches of ticks: with probability `share` the planner,
+    which acts as it is likely to (a draw from its distribution), else the executor,
+    which acts as it would when deployed. Some environments are the executor's alone,
+    from reset to end, so that its return is seen on the way.
+
+    Args:
+        make: Makes one environment.
+        planner: Labels and drives.
+        spec: The environments'.
+        count: How many environments.
+        seed: For resets and drivers.
+        stretch: The mean length of a stretch, in ticks.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        planner: Policy | RecurrentPolicy,
+        spec: Spec,
+        *,
+        count: int = 16,
+        seed: int = 0,
+        stretch: float = 50.0,
+    ) -> None:
+        """Make and reset the environments."""
+        self.random = np.random.default_rng(seed)
+        self.labels = 0
+        self.episodes = 0
+        self.recent: deque[float] = deque(maxlen=20)
+        self._planner = planner
+        self._state: State | None = (
+            planner.initial_state(count)
+            if isinstance(planner, RecurrentPolicy)
+            and hasattr(planner, "initial_state")
+            else None
+        )
+        self._spec = spec
+        self._stretch = stretch
+        self._envs = [make() for _ in range(count)]
+        self._obs = np.empty((count, spec.obs.size), np.float32)
+        self._by_planner = np.ones(count, bool)
+        self._pure = np.zeros(count, bool)
+        self._returns = np.zeros(count)
+        self._share = 1.0
+        for index, env in enumerate(self._envs):
+            obs, _ = env.reset(seed=int(self.random.integers(2**31)))
+            self._obs[index] = self._flat(obs)
+
+    def _flat(self, obs: Any) -> Floats:
+        if type(obs) is np.ndarray and obs.ndim == 1 and not self._spec.obs.parts[0].sizes:
+            return obs  # type: ignore[no-any-return]
+        return flatten_one(self._spec.obs, obs)
+
+    def step(self, executor: Policy, share: float) -> Collected:
+        """Label where the environments stand and move each by one tick.
+
+        Args:
+            executor: Drives where the planner does not.
+            share: The planner's share of the driving, 0 to 1.
+        """
+        count = len(self._envs)
+        obs = self._obs.copy()
+        dist = self._ask(obs)
+        redraw = self.random.random(count) < 1.0 / self._stretch
+        if share < self._share and self._share == 1.0:
+            redraw[:] = True
+        self._share = share
+        if redraw.any():
+            drawn = self.random.random(count) < share
+            self._by_planner = np.where(redraw & ~self._pure, drawn, self._by_planner)
+        action = self._spec.action
+        actions = dists.sample(dist, action, self.random)
+        mine = ~self._by_planner
+        if mine.any():
+            actions = np.array(actions)
+            actions[mine] = dists.mode(executor(obs[mine]), action)
+        finished = [r for i in range(count) if (r := self._move(i, actions[i])) is not None]
+        self.labels += count
+        return Collected(obs, dist, tuple(finished))
+
+    def _ask(self, obs: Floats) -> ActionDist:
+        if self._state is None:
+            return self._planner(obs)  # type: ignore[call-arg, return-value]
+        dist, self._state = self._planner(obs, self._state)  # type: ignore[call-arg, misc]
+        return dist
+
+    def _move(self, index: int, action: Any) -> float | None:
+        env = self._envs[index]
+        try:
+            taken = int(action) if isinstance(self._spec.action, DiscreteSpec) else action
+            obs, reward, terminated, truncated, _ = env.step(taken)
+            self._returns[index] += float(reward)
+            ended = terminated or truncated
+            whole = float(self._returns[index])
+            pure = bool(self._pure[index])
+            if ended:
+                obs, _ = env.reset()
+        except AgentkdError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"The environment raised {type(error).__name__} after "
+                f"{self.labels} labels: {error}"
+            ) from error
+        self._obs[index] = self._flat(obs)
+        if not ended:
+            return None
+        self.episodes += 1
+        self._returns[index] = 0.0
+        if self._state is not None:
+            fresh = self._planner.initial_state(1)  # type: ignore[union-attr]
+            for memory, start in zip(self._state, fresh, strict=True):
+                memory[index] = start[0]
+        self._pure[index] = self.random.random() > max(self._share, 0.5)
+        self._by_planner[index] = (
+            not self._pure[index] and self.random.random() < self._share
+        )
+        if pure:
+            self.recent.append(whole)
+            return whole
+        return None
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+
+def bounded(spec: Spec) -> bool:
+    """Whether actions are a box with finite bounds."""
+    return isinstance(spec.action, BoxSpec) and spec.action.bounded

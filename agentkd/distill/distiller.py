@@ -1,0 +1,256 @@
+"""The distiller: labels in, executor weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from agentkd.distill.buffer import LabelBuffer
+from agentkd.distill.divergence import (
+    Divergence,
+    DivergenceOptions,
+    divergence_for,
+)
+from agentkd.errors import ConfigError, LoadError
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.network import Network
+from agentkd.types import ActionDist, Floats
+
+_AVERAGE = 16.0
+_LEAST_STD = 1e-2
+_CHECK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DistillerOptions:
+    """How the distiller learns.
+
+    Attributes:
+        batch: Labels in one gradient step.
+        learning_rate: Of Adam, at the start.
+        floor: The share of it that is left at the end of the schedule.
+        warmup: Gradient steps over which it rises.
+        clip_gradient: The largest norm of a gradient.
+        capacity: The most labels held in memory.
+        least: Labels before the first step.
+        seed: For which labels are drawn.
+        divergence: What is minimised.
+    """
+
+    batch: int = 512
+    learning_rate: float = 3e-3
+    floor: float = 0.01
+    warmup: int = 50
+    clip_gradient: float = 1.0
+    capacity: int = 1_000_000
+    least: int = 64
+    seed: int = 0
+    divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.batch < 1 or self.least < 1:
+            raise ConfigError("batch and least have to be at least 1.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; above 0, please.")
+
+
+@final
+class Distiller:
+    """Trains an executor on labels. It satisfies `agentkd.types.Learner`.
+
+    Weights are averaged with a window that grows with the run (polynomial decay,
+    Shamir and Zhang 2013), and the average is what `snapshot` gives. The normaliser is
+    set from the labels at hand whenever their number has doubled, and the first layer
+    is changed against it, so that nothing is unlearnt.
+
+    Args:
+        frozen: The executor to start from.
+        options: How to learn.
+    """
+
+    def __init__(
+        self, frozen: Frozen, options: DistillerOptions | None = None
+    ) -> None:
+        """Begin with the weights of `frozen` and no labels."""
+        self.options = options or DistillerOptions()
+        self.buffer = LabelBuffer(self.options.capacity)
+        self.network = Network(frozen)
+        self.steps = 0
+        self.rejected = 0
+        self._random = np.random.default_rng(self.options.seed)
+        self._adam = torch.optim.Adam(
+            self.network.parameters(), lr=self.options.learning_rate, fused=True
+        )
+        self._average = [p.detach().clone() for p in self.network.parameters()]
+        self._divergence: Divergence | None = None
+        self._frozen = frozen
+        self._normalised_at = 0
+        self._progress = 0.0
+        self._good = self._state()
+
+    def add(self, obs: Floats, dist: ActionDist) -> None:
+        """Take labels: observations (batch, obs) and the planner's answer to them."""
+        self.buffer.add(obs, dist)
+        self._choose()
+
+    def load_labels(self, path: Path) -> None:
+        """Take the labels that `LabelBuffer.save` left in a file.
+
+        Raises:
+            LoadError: If the file is damaged.
+        """
+        self.buffer.load(path)
+        self._choose()
+
+    def _choose(self) -> None:
+        if self._divergence is None and self.buffer.kind is not None:
+            self._divergence = divergence_for(
+                self.buffer.kind,
+                self._frozen.head,
+                self._frozen.spec.action,
+                self.options.divergence,
+            )
+
+    def schedule(self, progress: float) -> None:
+        """Set the learning rate: `progress` runs from 0 to 1 over the whole run."""
+        self._progress = min(max(progress, 0.0), 1.0)
+
+    def step(self) -> Mapping[str, float]:
+        """Take one gradient step.
+
+        Returns:
+            "divergence" and "learning_rate"; {} while there are too few labels.
+        """
+        if self._divergence is None or len(self.buffer) < self.options.least:
+            return {}
+        self._renormalise()
+        rate = self._rate()
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        obs, planner = self.buffer.draw(self.options.batch, self._random)
+        outputs = self.network(torch.from_numpy(obs))
+        loss = self._divergence(outputs, torch.from_numpy(planner)).mean()
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.options.clip_gradient
+        )
+        self._adam.step()
+        self.steps += 1
+        self._follow()
+        value = loss.item()
+        if not np.isfinite(value):
+            self._recover()
+        elif self.steps % _CHECK == 0:
+            self._keep()
+        return {"divergence": value, "learning_rate": rate}
+
+    def _rate(self) -> float:
+        options = self.options
+        warm = min(1.0, (self.steps + 1) / max(1, options.warmup))
+        cosine = 0.5 * (1 + np.cos(np.pi * self._progress))
+        share = options.floor + (1 - options.floor) * cosine
+        return float(options.learning_rate * warm * share)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        weight = (_AVERAGE + 1) / (self.steps + _AVERAGE)
+        torch._foreach_lerp_(self._average, list(self.network.parameters()), weight)
+
+    def _renormalise(self) -> None:
+        if len(self.buffer) < 2 * self._normalised_at or (
+            self._normalised_at == len(self.buffer)
+        ):
+            return
+        self._normalised_at = len(self.buffer)
+        obs, _ = self.buffer.all()
+        mean = obs.mean(axis=0, dtype=np.float64).astype(np.float32)
+        std = obs.std(axis=0, dtype=np.float64).astype(np.float32)
+        # A number that never moved yet keeps its own unit instead of a huge one.
+        scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
+        parameters = list(self.network.parameters())
+        live = [p.detach().clone() for p in parameters]
+        old = self.network.mean.numpy().copy(), self.network.scale.numpy().copy()
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, self._average)
+            self.network.renormalise(mean, scale.astype(np.float32))
+            self._average = [p.detach().clone() for p in parameters]
+            torch._foreach_copy_(parameters, live)
+            self.network.mean.copy_(torch.from_numpy(old[0]))
+            self.network.scale.copy_(torch.from_numpy(old[1]))
+        self.network.renormalise(mean, scale.astype(np.float32))
+        self._keep()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "network": {k: v.clone() for k, v in self.network.state_dict().items()},
+            "average": [tensor.clone() for tensor in self._average],
+        }
+
+    def _keep(self) -> None:
+        if all(bool(t.isfinite().all()) for t in self._average):
+            self._good = self._state()
+
+    @torch.no_grad()
+    def _recover(self) -> None:
+        """Go back to the last weights that were numbers, with a fresh optimiser."""
+        self.rejected += 1
+        self.network.load_state_dict(self._good["network"])
+        self._average = [tensor.clone() for tensor in self._good["average"]]
+        self._adam = torch.optim.Adam(
+            self.network.parameters(), lr=self.options.learning_rate, fused=True
+        )
+
+    def freeze(self, version: int = 0) -> Frozen:
+        """Give the averaged executor with its weights fixed."""
+        return self.network.freeze(version, self._average)
+
+    def snapshot(self) -> Floats:
+        """Give the averaged executor's numbers as `Frozen.vector` lays them out."""
+        return self.freeze().vector()
+
+    def warm_start(self, vector: Floats) -> None:
+        """Go on from an executor's numbers, as `Frozen.vector` lays them out.
+
+        Raises:
+            SpecError: If they are of another executor.
+            NumbersError: If they hold NaN or infinity.
+        """
+        fresh = Network(self._frozen.with_vector(vector, 0))
+        self.network.load_state_dict(fresh.state_dict())
+        self._average = [p.detach().clone() for p in self.network.parameters()]
+        self._keep()
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the labels that is needed to go on later, as tensors."""
+        return {
+            **self._state(),
+            "adam": self._adam.state_dict(),
+            "steps": self.steps,
+            "normalised_at": self._normalised_at,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            LoadError: If it is of another executor.
+        """
+        try:
+            self.network.load_state_dict(state["network"])
+            self._average = [tensor.clone() for tensor in state["average"]]
+            self._adam.load_state_dict(state["adam"])
+            self.steps = int(state["steps"])
+            self._normalised_at = int(state["normalised_at"])
+            self._random = np.random.default_rng([self.options.seed, self.steps])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise LoadError(
+                f"The saved state does not fit this executor: {error}"
+            ) from error
+        self._keep()

@@ -1,0 +1,339 @@
+"""Distillation from start to end: collect labels, learn from them, give an executor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import dists, environments
+from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distill.process_source import ProcessSource
+from agentkd.distill.progress import Progress, Watch
+from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
+from agentkd.errors import ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.executors.frozen import Frozen
+from agentkd.planners import Planner, load_planner
+from agentkd.spec import Spec, env_spec
+from agentkd.types import ActionDist
+
+_BURST = 0.02
+_CHECKPOINT_EVERY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a distillation goes on: by time, by labels, or until either is used up.
+
+    Attributes:
+        seconds: Of wall time; collecting and learning then run side by side.
+        labels: How many labels; without `seconds`, learning and collecting take turns
+            in one process, and the same seed gives the same executor.
+        steps_per_label: Gradient steps for each label, when they take turns; by
+            default 1/8, or more where there are few labels.
+    """
+
+    seconds: float | None = None
+    labels: int | None = None
+    steps_per_label: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.seconds is None and self.labels is None:
+            raise ConfigError("A distillation needs an end: give seconds or labels.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(f"seconds is {self.seconds}; it has to be above 0.")
+        if self.labels is not None and self.labels < 1:
+            raise ConfigError(f"labels is {self.labels}; it has to be at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What came of a distillation.
+
+    Attributes:
+        frozen: The executor.
+        planner: What it was distilled from.
+        labels: Labels that were made.
+        steps: Gradient steps that were taken.
+        seconds: How long it took, the set-up and earlier runs counted in.
+        refused: Labels left out because they held NaN or infinity.
+        interrupted: Whether it was ended before its budget.
+        history: Looks at it on the way.
+    """
+
+    frozen: Frozen
+    planner: Planner
+    labels: int
+    steps: int
+    seconds: float
+    refused: int
+    interrupted: bool
+    history: tuple[Progress, ...]
+
+
+def kind_of_planner(planner: Planner, spec: Spec) -> dists.Kind:
+    """Ask a planner once to see what kind of distribution it gives."""
+    probe = np.zeros((1, spec.obs.size), np.float32)
+    policy = planner.policy
+    if hasattr(policy, "initial_state"):
+        dist: ActionDist = policy(probe, policy.initial_state(1))[0]  # type: ignore[call-arg, index, assignment]
+    else:
+        dist = policy(probe)  # type: ignore[call-arg, assignment]
+    dists.check(dist, spec.action, 1)
+    return dists.kind_of(dist)
+
+
+def squashed_head(planner: Planner, spec: Spec) -> bool:
+    """Whether an executor of bounded boxes should end in tanh, as its planner does.
+
+    A Gaussian planner's mean is clipped by the box instead, and saturates it often;
+    tanh reaches a bound only in the limit.
+    """
+    return kind_of_planner(planner, spec) != "gaussian"
+
+
+def distill(
+    env: str,
+    planner: str | Sequence[str] | Planner,
+    executor: str | Frozen = "mlp:64,64",
+    *,
+    budget: Budget | None = None,
+    seed: int = 0,
+    options: DistillerOptions | None = None,
+    collection: CollectionOptions | None = None,
+    access: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+    every: float = 0.5,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> Distilled:
+    """Distil a planner into an executor while environments run.
+
+    Args:
+        env: The environment's name, as `agentkd.environments.make` takes it.
+        planner: A reference, several (an ensemble), or a `Planner` at hand. With a
+            time budget and references, labels are collected in a process of its own.
+        executor: An architecture such as "mlp:64,64", or an executor to go on from.
+        budget: When to end; 60 seconds by default.
+        seed: For weights, resets and draws.
+        options: How to learn.
+        collection: Who drives.
+        access: How references are read: `load_planner`'s own options, by name.
+        watch: Called with a `Progress` every so often.
+        every: Seconds between two looks.
+        checkpoint: A folder in which to leave what is needed to go on later.
+        resume: Go on from that folder.
+        stop: Asked now and then; True ends the distillation with what was learnt.
+
+    Returns:
+        The executor and what is known about it. Ctrl-C ends it early, with what was
+        learnt until then.
+
+    Raises:
+        ConfigError: If an option cannot be meant.
+        LoadError: If the planner cannot be loaded.
+        PlannerError: If the planner fails while it labels.
+    """
+    begin = time.monotonic()
+    end = budget or Budget(seconds=60.0)
+    way = collection or CollectionOptions()
+    probe = environments.make(env)
+    spec = env_spec(probe)
+    probe.close()
+    known = planner if isinstance(planner, Planner) else load_planner(planner, spec, **(access or {}))
+    if isinstance(executor, str):
+        frozen = initial(
+            executor, spec, seed=seed, squashed=squashed_head(known, spec)
+        )
+    else:
+        frozen = executor
+    distiller = Distiller(frozen, options or DistillerOptions(seed=seed))
+    earlier = 0.0
+    if resume:
+        if checkpoint is None:
+            raise ConfigError("resume needs the checkpoint's folder.")
+        earlier = load_checkpoint(checkpoint, distiller).seconds
+        seed += distiller.steps
+    apart = end.seconds is not None and not isinstance(planner, Planner)
+    if apart:
+        assert not isinstance(planner, Planner)
+        source: Source = ProcessSource(
+            env, planner, access or {}, frozen, spec, way, seed
+        )
+    else:
+        source = LocalSource(env, known.policy, frozen, spec, way, seed)
+    run = _Run(distiller, source, end, way, begin - earlier, every, watch, checkpoint)
+    try:
+        run.loop(stop or (lambda: False))
+    except KeyboardInterrupt:
+        run.interrupted = True
+    finally:
+        source.close()
+    run.save()
+    return Distilled(
+        frozen=distiller.freeze(version=run.version + 1),
+        planner=known,
+        labels=distiller.buffer.seen,
+        steps=distiller.steps,
+        seconds=run.elapsed,
+        refused=distiller.buffer.refused,
+        interrupted=run.interrupted,
+        history=tuple(run.history),
+    )
+
+
+@final
+@dataclass(slots=True)
+class _Run:
+    """The state of one distillation between its first and its last label."""
+
+    distiller: Distiller
+    source: Source
+    budget: Budget
+    way: CollectionOptions
+    begin: float
+    every: float
+    watch: Watch | None
+    checkpoint: Path | None
+    version: int = 0
+    interrupted: bool = False
+    history: list[Progress] = field(default_factory=list)
+    _owed: float = 0.0
+    _looked: float = 0.0
+    _saved: float = 0.0
+    _before: tuple[int, int] = (0, 0)
+    _divergence: list[float] = field(default_factory=list)
+    _agreement: list[float] = field(default_factory=list)
+    _rate: float = 0.0
+    _current: Frozen | None = None
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.begin
+
+    @property
+    def labels(self) -> int:
+        return self.distiller.buffer.seen + self.distiller.buffer.refused
+
+    @property
+    def done(self) -> float:
+        budget = self.budget
+        shares = [0.0]
+        if budget.seconds is not None:
+            shares.append(self.elapsed / budget.seconds)
+        elif budget.labels is not None:
+            shares.append(self.labels / budget.labels)
+        return min(1.0, max(shares))
+
+    def loop(self, stop: Callable[[], bool]) -> None:
+        self._looked = self._saved = self.elapsed
+        self._before = self.labels, self.distiller.steps
+        while self.done < 1.0 and not self.interrupted:
+            self.distiller.schedule(self.done)
+            if self.budget.seconds is None:
+                self._take_turns()
+            else:
+                self._side_by_side()
+            if self.elapsed - self._looked >= self.every:
+                self.look()
+            if self.elapsed - self._saved >= _CHECKPOINT_EVERY:
+                self.save()
+            self.interrupted = stop()
+        self.look()
+
+    def _take_turns(self) -> None:
+        assert self.budget.labels is not None
+        before = self.labels
+        self._learn_of(self.source.take())
+        ratio = self.budget.steps_per_label
+        if ratio is None:
+            ratio = max(1 / 8, min(4.0, 3000 / self.budget.labels))
+        self._owed += ratio * (self.labels - before)
+        while self._owed >= 1.0:
+            self._owed -= 1.0
+            self._step()
+        if self.labels % (32 * max(1, self.labels - before)) == 0:
+            self._publish()
+
+    def _side_by_side(self) -> None:
+        most = self.budget.labels
+        if most is None or self.labels < most:
+            self._learn_of(self.source.take())
+        until = time.monotonic() + _BURST
+        while time.monotonic() < until:
+            if not self._step():
+                time.sleep(0.002)
+
+    def _learn_of(self, batches: list[Labels]) -> None:
+        for obs, dist in batches:
+            if self._current is not None:
+                sample = slice(0, 64)
+                action = self._current.spec.action
+                said = dists.mode(dists.rows(dist, sample), action)
+                mine = dists.mode(self._current(obs[sample]), action)
+                agreed = dists.agreement(mine, said, action)
+                self._agreement.append(float(agreed.mean()))
+            self.distiller.add(obs, dist)
+
+    def _step(self) -> bool:
+        metrics = self.distiller.step()
+        if not metrics:
+            return False
+        self._divergence.append(metrics["divergence"])
+        self._rate = metrics["learning_rate"]
+        return True
+
+    def _publish(self) -> None:
+        if self.distiller.steps == 0:
+            return
+        self.version += 1
+        self._current = self.distiller.freeze(self.version)
+        self.source.update(self._current, self.way.share(self.labels))
+
+    def look(self) -> None:
+        now = self.elapsed
+        if self.budget.seconds is not None:
+            self._publish()
+        passed = max(1e-9, now - self._looked)
+        labels, steps = self._before
+        returns = self.source.returns()
+        progress = Progress(
+            seconds=now,
+            done=self.done,
+            labels=self.labels,
+            steps=self.distiller.steps,
+            labels_per_second=(self.labels - labels) / passed,
+            steps_per_second=(self.distiller.steps - steps) / passed,
+            divergence=_mean(self._divergence),
+            agreement=_mean(self._agreement),
+            executor_return=_mean(returns),
+            planner_share=self.way.share(self.labels),
+            learning_rate=self._rate,
+            refused=self.distiller.buffer.refused,
+        )
+        self._looked, self._before = now, (self.labels, self.distiller.steps)
+        self._divergence.clear()
+        self._agreement.clear()
+        self.history.append(progress)
+        if self.watch is not None:
+            self.watch(progress)
+
+    def save(self) -> None:
+        self._saved = self.elapsed
+        if self.checkpoint is not None and self.distiller.steps:
+            save_checkpoint(
+                self.checkpoint, self.distiller, Checkpoint(seconds=self.elapsed)
+            )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+

@@ -1,0 +1,189 @@
+"""Labels from a process of its own, so that collecting and learning use two cores."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import environments
+from agentkd import spec as specs
+from agentkd.deploy.bundle import from_bytes, to_bytes
+from agentkd.distill.collector import Collector
+from agentkd.distill.source import CollectionOptions, Labels
+from agentkd.errors import PlannerError, WorkerError
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.native import compile_native
+from agentkd.planners import load_policy
+from agentkd.refs import working_directory_on_path
+from agentkd.runtime.mailbox import Mailbox
+from agentkd.runtime.ring import LabelRing
+from agentkd.spec import Spec
+from agentkd.types import Floats, Policy
+
+_TICKS = 32
+_RETURNS = 20
+_ROOM = 0.5
+
+
+@final
+class ProcessSource:
+    """Collects in a child process: labels come through a ring, weights go back.
+
+    Args:
+        env: The environment's name.
+        planner: One reference, or several for an ensemble.
+        access: How it is read: `load_planner`'s own options, by name.
+        frozen: The executor to begin with.
+        spec: The environment's.
+        options: Who drives.
+        seed: For resets and draws.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        planner: str | Sequence[str],
+        access: Mapping[str, Any],
+        frozen: Frozen,
+        spec: Spec,
+        options: CollectionOptions,
+        seed: int,
+    ) -> None:
+        """Start the child; it needs some seconds until its first labels."""
+        self._ring = LabelRing(spec)
+        self._weights = Mailbox(8 + 4 * len(frozen.vector()))
+        self._returns = Mailbox(4 * _RETURNS)
+        self._recent: tuple[float, ...] = ()
+        with tempfile.NamedTemporaryFile("wb", suffix=".akd", delete=False) as file:
+            file.write(to_bytes(frozen, {}))
+            self._start = Path(file.name)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        ring = self._ring.segment.handle()
+        order = {
+            "env": env,
+            "planner": planner if isinstance(planner, str) else list(planner),
+            "access": dict(access),
+            "start": file.name,
+            "spec": specs.to_json(spec),
+            "options": asdict(options),
+            "seed": seed,
+            "ring": [self._ring.rows, *ring],
+            "weights": self._weights.handle(),
+            "returns": self._returns.handle(),
+            "parent": os.getpid(),
+        }
+        fds = (ring[0], self._weights.handle()[3], self._returns.handle()[3])
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "agentkd.distill.process_source", json.dumps(order)],
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stderr=self._errors,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
+            # Ctrl-C is the parent's to answer.
+            start_new_session=True,
+        )
+
+    def take(self) -> list[Labels]:
+        """Give the labels that have come.
+
+        Raises:
+            PlannerError: If the child has ended; its last words are in the message.
+        """
+        labels = self._ring.take(16384)
+        if not labels and self._child.poll() is not None:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip()
+            words = said.splitlines()[-1:] or ["it said nothing"]
+            raise PlannerError(
+                f"The collecting process ended with {self._child.returncode}: "
+                f"{words[0]}"
+            )
+        return labels
+
+    def update(self, frozen: Frozen, share: float) -> None:
+        """Let `frozen`, and so much of the planner, drive from now on."""
+        message = np.concatenate([np.float32([share, 0.0]), frozen.vector()])
+        self._weights.write(message.astype(np.float32).tobytes())
+
+    def returns(self) -> Sequence[float]:
+        """Returns of the executor's own last episodes."""
+        for message in self._returns.take():
+            self._recent = tuple(np.frombuffer(message, np.float32).tolist())
+        return self._recent
+
+    def close(self) -> None:
+        """End the child and give the memory back."""
+        self._child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(2.0)
+        if self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
+        self._errors.close()
+        self._start.unlink(missing_ok=True)
+        for box in (self._ring, self._weights, self._returns):
+            box.segment.close()
+
+
+def _collect(order: Mapping[str, Any]) -> None:
+    """Collect until the parent is gone or ends this process."""
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(1)
+    working_directory_on_path()
+    spec = specs.from_json(order["spec"])
+    rows, fd, size = order["ring"]
+    ring = LabelRing(spec, rows, _segment(fd, size))
+    weights, returns = (Mailbox.attach(*order[name]) for name in ("weights", "returns"))
+    options = CollectionOptions(**order["options"])
+    collector = Collector(
+        lambda: environments.make(order["env"]),
+        load_policy(order["planner"], spec, **order["access"]),
+        spec,
+        count=options.environments,
+        seed=order["seed"],
+        stretch=options.stretch,
+    )
+    frozen = from_bytes(Path(order["start"]).read_bytes()).frozen
+    executor: Policy = compile_native(frozen) or frozen
+    share = 1.0
+    while os.getppid() == order["parent"]:
+        if len(ring) > _ROOM * rows:
+            time.sleep(0.002)
+            continue
+        for _ in range(_TICKS):
+            step = collector.step(executor, share)
+            ring.push(step.obs, step.dist)
+        for message in weights.take()[-1:]:
+            numbers: Floats = np.frombuffer(message, np.float32)
+            share = float(numbers[0])
+            frozen = frozen.with_vector(numbers[2:], frozen.version + 1)
+            executor = compile_native(frozen) or frozen
+        if collector.recent:
+            returns.write(np.float32(list(collector.recent)).tobytes())
+
+
+def _segment(fd: int, size: int) -> Any:
+    from agentkd.runtime.memory import Segment
+
+    return Segment(size, fd)
+
+
+if __name__ == "__main__":
+    _collect(json.loads(sys.argv[1]))

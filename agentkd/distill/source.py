@@ -1,0 +1,114 @@
+"""Where a distillation takes its labels from: one small protocol, and the simple case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from agentkd import environments
+from agentkd.distill.collector import Collector
+from agentkd.errors import ConfigError
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.native import compile_native
+from agentkd.spec import Spec
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+
+Labels = tuple[Floats, ActionDist]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionOptions:
+    """Who drives while labels are collected.
+
+    Attributes:
+        environments: How many are stepped together.
+        stretch: The mean length, in ticks, for which one driver stays.
+        halving: Labels after which the planner's share of the driving has halved.
+        least_share: What is left of its share in the end. A little keeps the states
+            near the planner's own way among the labels.
+    """
+
+    environments: int = 16
+    stretch: float = 50.0
+    halving: int = 10_000
+    least_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.environments < 1 or self.halving < 1 or self.stretch < 1:
+            raise ConfigError("environments, halving and stretch have to be ≥ 1.")
+        if not 0 <= self.least_share <= 1:
+            raise ConfigError(f"least_share is {self.least_share}; it is a share.")
+
+    def share(self, labels: int) -> float:
+        """The planner's share of the driving after so many labels, 0 to 1."""
+        falling = 0.5 ** (labels / self.halving)
+        return max(self.least_share, float(falling))
+
+
+class Source(Protocol):
+    """Gives labels, and is told of better executors."""
+
+    def take(self) -> list[Labels]:
+        """Give what is there, without waiting for more; [] when there is nothing."""
+        ...
+
+    def update(self, frozen: Frozen, share: float) -> None:
+        """Let a newer executor, and so much of the planner, drive from now on."""
+        ...
+
+    def returns(self) -> Sequence[float]:
+        """Returns of the last episodes that an executor drove from start to end."""
+        ...
+
+    def close(self) -> None:
+        """Stop collecting and give everything back."""
+        ...
+
+
+@final
+class LocalSource:
+    """Collects in this process, one tick of all environments at a `take`.
+
+    With it a distillation repeats itself exactly under the same seed.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        planner: Policy | RecurrentPolicy,
+        frozen: Frozen,
+        spec: Spec,
+        options: CollectionOptions,
+        seed: int,
+    ) -> None:
+        """Make the environments."""
+        self._collector = Collector(
+            lambda: environments.make(env),
+            planner,
+            spec,
+            count=options.environments,
+            seed=seed,
+            stretch=options.stretch,
+        )
+        self._executor: Policy = frozen
+        self._share = 1.0
+
+    def take(self) -> list[Labels]:
+        """Move every environment by one tick."""
+        step = self._collector.step(self._executor, self._share)
+        return [(step.obs, step.dist)]
+
+    def update(self, frozen: Frozen, share: float) -> None:
+        """Let `frozen`, and so much of the planner, drive from now on."""
+        self._executor = compile_native(frozen) or frozen
+        self._share = share
+
+    def returns(self) -> Sequence[float]:
+        """Returns of the executor's own last episodes."""
+        return tuple(self._collector.recent)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._collector.close()

@@ -1,0 +1,107 @@
+"""The label buffer keeps the newest labels, whole ones, within its bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentkd.distill.buffer import LabelBuffer
+from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.types import Categorical, Floats, Gaussian, QValues
+
+
+def labels(first: int, count: int) -> tuple[Floats, Categorical]:
+    """Make labels that carry their own number."""
+    numbers = np.arange(first, first + count, dtype=np.float32)
+    return numbers[:, None].repeat(3, 1), Categorical(numbers[:, None].repeat(2, 1))
+
+
+def held(buffer: LabelBuffer) -> set[int]:
+    """The numbers of the labels in a buffer, each with its own distribution."""
+    obs, packed = buffer.all()
+    assert (obs[:, :1] == packed[:, :1]).all()
+    return {int(x) for x in obs[:, 0]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 60))
+def test_the_newest_labels_are_kept(batches: list[int], capacity: int) -> None:
+    """Whatever the batches, what is held is exactly the last `capacity` labels."""
+    buffer = LabelBuffer(capacity)
+    seen = 0
+    for count in batches:
+        buffer.add(*labels(seen, count))
+        seen += count
+    assert buffer.seen == seen
+    assert len(buffer) == min(seen, capacity)
+    if seen:
+        assert held(buffer) == set(range(max(0, seen - capacity), seen))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 50), st.integers(0, 30))
+def test_a_saved_buffer_goes_on_as_before(
+    tmp_path_factory: pytest.TempPathFactory, first: int, capacity: int, more: int
+) -> None:
+    """Saving and loading changes nothing, also for what is added afterwards."""
+    path = tmp_path_factory.mktemp("labels") / "labels.npz"
+    buffer = LabelBuffer(capacity)
+    buffer.add(*labels(0, first))
+    buffer.save(path)
+    other = LabelBuffer(capacity)
+    other.load(path)
+    for each in (buffer, other):
+        each.add(*labels(first, more))
+    assert held(buffer) == held(other)
+    assert (buffer.seen, buffer.kind) == (other.seen, other.kind)
+
+
+def test_memory_is_bounded_by_the_capacity() -> None:
+    """A million labels of 17 + 12 numbers would take 116 MB: 116 bytes each."""
+    buffer = LabelBuffer(10_000)
+    obs = np.zeros((4096, 17), np.float32)
+    wide = np.zeros((4096, 6), np.float32)
+    for _ in range(10):
+        buffer.add(obs, Gaussian(wide, wide))
+    assert buffer.nbytes == 10_000 * 116
+
+
+def test_labels_that_are_no_numbers_are_left_out_and_counted() -> None:
+    """One NaN spoils its row alone."""
+    obs, dist = labels(0, 5)
+    obs[1, 2] = np.nan
+    dist.logits[3, 0] = np.inf
+    buffer = LabelBuffer(100)
+    buffer.add(obs, dist)
+    assert buffer.refused == 2
+    assert held(buffer) == {0, 2, 4}
+
+
+def test_labels_of_another_kind_or_width_are_refused() -> None:
+    """A buffer holds labels of one planner."""
+    buffer = LabelBuffer(100)
+    buffer.add(*labels(0, 5))
+    with pytest.raises(SpecError, match="qvalues"):
+        buffer.add(np.zeros((1, 3), np.float32), QValues(np.zeros((1, 2), np.float32)))
+    with pytest.raises(SpecError):
+        buffer.add(
+            np.zeros((1, 4), np.float32), Categorical(np.zeros((1, 2), np.float32))
+        )
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """What cannot be read says which file it was."""
+    path = tmp_path / "labels.npz"
+    path.write_bytes(b"not labels")
+    with pytest.raises(LoadError, match=r"labels\.npz"):
+        LabelBuffer(10).load(path)
+
+
+def test_no_capacity_is_no_buffer() -> None:
+    """At least one label has to fit."""
+    with pytest.raises(ConfigError):
+        LabelBuffer(0)

@@ -1,0 +1,285 @@
+"""A distillation from end to end, on small environments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from agentkd.distill import Budget, CollectionOptions, Progress, distill
+from agentkd.distill.collector import Collector, EnvironmentFault
+from agentkd.errors import AgentkdError, ConfigError, PlannerError
+from agentkd.planners import Planner
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
+from agentkd.types import ActionDist, Categorical, Floats, QValues
+
+CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
+
+
+def balance(obs: Floats, /) -> Categorical:
+    """Push towards where the pole falls."""
+    lean = 4.0 * (obs[:, 2] + 0.3 * obs[:, 3] + 0.05 * obs[:, 0] + 0.1 * obs[:, 1])
+    return Categorical(np.stack([-lean, lean], axis=1).astype(np.float32))
+
+
+def broken(obs: Floats, /) -> QValues:
+    """Answer with nothing but NaN."""
+    return QValues(np.full((len(obs), 2), np.nan, np.float32))
+
+
+BALANCE = Planner(balance, CARTPOLE, "rule", 4, "")
+
+
+def play(policy: Any, episodes: int) -> float:
+    """Mean return over the first seeds."""
+    env = gym.make("CartPole-v1")
+    total = 0.0
+    for seed in range(episodes):
+        obs, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            obs, reward, ended, cut, _ = env.step(policy.act(obs))
+            total += float(reward)
+            done = ended or cut
+    return total / episodes
+
+
+def test_the_executor_does_what_the_planner_does() -> None:
+    """4,000 labels of a balancing rule make an executor that balances."""
+    result = distill("CartPole-v1", BALANCE, "mlp:16", budget=Budget(labels=4000))
+    assert result.labels >= 4000
+    assert not result.interrupted
+    assert play(result.frozen, 5) == 500.0
+
+
+def test_a_budget_of_labels_repeats_itself_exactly() -> None:
+    """The same seed gives the same executor; another seed another one."""
+    vectors = [
+        distill(
+            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=800), seed=seed
+        ).frozen.vector()
+        for seed in (3, 3, 4)
+    ]
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.array_equal(vectors[0], vectors[2])
+
+
+def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
+    """Ctrl-C ends with an executor, and the next run goes on where it ended."""
+
+    def interrupt(look: Progress) -> None:
+        if look.steps > 100:
+            raise KeyboardInterrupt
+
+    first = distill(
+        "CartPole-v1",
+        BALANCE,
+        "mlp:8",
+        budget=Budget(labels=4000),
+        watch=interrupt,
+        every=0.0,
+        checkpoint=tmp_path,
+    )
+    assert first.interrupted
+    assert 100 < first.steps < 3000
+    second = distill(
+        "CartPole-v1",
+        BALANCE,
+        "mlp:8",
+        budget=Budget(labels=4000),
+        checkpoint=tmp_path,
+        resume=True,
+    )
+    assert second.labels == 4000
+    assert not second.interrupted
+    assert second.steps > first.steps
+
+
+def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
+    """With a time budget and a reference, a child collects and both ends learn of it."""
+    (tmp_path / "rules.py").write_text(RULES)
+    looks: list[Progress] = []
+
+    def enough() -> bool:
+        return bool(looks) and looks[-1].labels > 2000 and looks[-1].steps > 200
+
+    with working_in(tmp_path):
+        result = distill(
+            "CartPole-v1",
+            "rules:balance",
+            "mlp:16",
+            budget=Budget(seconds=60.0),
+            watch=looks.append,
+            every=0.1,
+            stop=enough,
+        )
+    assert result.labels > 2000
+    assert result.frozen.version > 1
+
+
+def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+    """The planner's own words reach the caller."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    with (
+        working_in(tmp_path),
+        pytest.raises(PlannerError, match="no luck today"),
+    ):
+        distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=60.0))
+
+
+RULES = """
+import numpy as np
+from agentkd.types import Categorical
+def balance(obs):
+    lean = 4 * (obs[:, 2] + 0.3 * obs[:, 3] + 0.05 * obs[:, 0] + 0.1 * obs[:, 1])
+    return Categorical(np.stack([-lean, lean], 1).astype(np.float32))
+"""
+FAULTY = """
+from agentkd.types import Categorical
+import numpy as np
+def planner(obs):
+    if len(obs) > 1:
+        raise ValueError("no luck today")
+    return Categorical(np.zeros((1, 2), np.float32))
+"""
+
+
+class working_in:  # noqa: N801
+    """Run in a folder, with it on the import path, and leave no trace of it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Remember the folder."""
+        self._patch = pytest.MonkeyPatch()
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        """Go there."""
+        self._patch.chdir(self._folder)
+        self._patch.syspath_prepend(str(self._folder))
+
+    def __exit__(self, *_: object) -> None:
+        """Go back."""
+        self._patch.undo()
+
+
+def test_a_planner_that_says_nan_is_named_at_once() -> None:
+    """Nobody waits a minute to learn that there was nothing to learn."""
+    planner = Planner(broken, CARTPOLE, "broken", 0, "")
+    with pytest.raises(AgentkdError, match="NaN or infinity"):
+        distill("CartPole-v1", planner, budget=Budget(labels=100))
+
+
+def test_a_distillation_needs_an_end() -> None:
+    """A budget of nothing, or of no time, is refused."""
+    for wrong in ({}, {"seconds": 0.0}, {"labels": 0}):
+        with pytest.raises(ConfigError):
+            Budget(**wrong)  # type: ignore[arg-type]
+
+
+class Counting(gym.Env[Any, Any]):
+    """Counts its ticks; an episode has five; it may raise at some tick."""
+
+    observation_space = gym.spaces.Box(0, 100, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, fault: int = -1) -> None:
+        """Remember when to raise."""
+        self.at, self.fault, self.actions = 0, fault, []  # type: ignore[var-annotated]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Begin at 0."""
+        self.at = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        """Count on; the action is the reward."""
+        self.at += 1
+        if self.at == self.fault:
+            raise RuntimeError("wheel came off")
+        self.actions.append(int(action))
+        return np.full(1, self.at, np.float32), float(action), self.at == 5, False, {}
+
+
+def say(choice: int) -> Any:
+    """Make a policy that always makes one choice."""
+
+    def policy(obs: Floats, /) -> ActionDist:
+        logits = np.full((len(obs), 2), -50.0, np.float32)
+        logits[:, choice] = 50.0
+        return Categorical(logits)
+
+    return policy
+
+
+@pytest.fixture
+def counting() -> Iterator[tuple[Collector, list[Counting]]]:
+    """A collector of eight counting environments whose planner always says 0."""
+    made: list[Counting] = []
+
+    def make() -> Counting:
+        made.append(Counting())
+        return made[-1]
+
+    collector = Collector(make, say(0), env_spec(Counting()), count=8, stretch=2)
+    yield collector, made
+    collector.close()
+
+
+def test_every_visited_state_is_labelled_by_the_planner(
+    counting: tuple[Collector, list[Counting]],
+) -> None:
+    """Labels are the planner's, whoever drives, and no state is left out."""
+    collector, _ = counting
+    seen = [collector.step(say(1), share=0.5) for _ in range(20)]
+    visited = np.concatenate([step.obs[:, 0] for step in seen])
+    assert all(
+        isinstance(s.dist, Categorical) and (s.dist.logits.argmax(1) == 0).all()
+        for s in seen
+    )
+    assert np.bincount(visited.astype(int)).tolist() == [32] * 5
+
+
+def test_drivers_share_by_their_shares(
+    counting: tuple[Collector, list[Counting]],
+) -> None:
+    """With share 1 the planner drives alone, with 0 the executor."""
+    collector, made = counting
+    for _ in range(10):
+        collector.step(say(1), share=1.0)
+    assert not any(any(env.actions) for env in made)
+    for env in made:
+        env.actions.clear()
+    for _ in range(40):
+        collector.step(say(1), share=0.0)
+    assert np.mean([np.mean(env.actions) for env in made]) == 1.0
+
+
+def test_only_the_executors_own_episodes_count_as_its_returns(
+    counting: tuple[Collector, list[Counting]],
+) -> None:
+    """An episode that it drove from start to end returns 5, and no other is counted."""
+    collector, _ = counting
+    for _ in range(100):
+        collector.step(say(1), share=0.3)
+    assert len(collector.recent) == 20
+    assert set(collector.recent) == {5.0}
+
+
+def test_the_planners_share_falls_and_stops() -> None:
+    """It halves every so many labels down to its floor."""
+    options = CollectionOptions(halving=100, least_share=0.2)
+    assert [options.share(n) for n in (0, 100, 200, 10_000)] == [1.0, 0.5, 0.25, 0.2]
+
+
+def test_an_environment_that_raises_is_told_apart() -> None:
+    """The fault names the environment's own error."""
+    collector = Collector(
+        lambda: Counting(fault=3), say(0), env_spec(Counting()), count=2
+    )
+    with pytest.raises(EnvironmentFault, match="wheel came off"):
+        for _ in range(5):
+            collector.step(say(0), share=1.0)

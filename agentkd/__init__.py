@@ -1,0 +1,78 @@
+"""A slow planner thinks; a tiny executor, distilled from it as it lives, acts in time.
+
+Names are imported when they are first used, so that a robot's loop never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
+    from agentkd.distill.loop import Budget, Distilled, distill
+    from agentkd.errors import AgentkdError
+    from agentkd.executors.architecture import initial
+    from agentkd.executors.frozen import Frozen
+    from agentkd.planners import Planner, load_planner
+    from agentkd.runtime.agent import Agent
+    from agentkd.runtime.process import Remote
+    from agentkd.runtime.runtime import Runtime
+    from agentkd.spec import Spec, env_spec
+    from agentkd.types import Decision, Policy, Strategy
+
+_HOMES = {
+    "Agent": "agentkd.runtime.agent",
+    "AgentkdError": "agentkd.errors",
+    "Budget": "agentkd.distill.loop",
+    "Bundle": "agentkd.deploy.bundle",
+    "Decision": "agentkd.types",
+    "Distilled": "agentkd.distill.loop",
+    "Frozen": "agentkd.executors.frozen",
+    "Planner": "agentkd.planners",
+    "Policy": "agentkd.types",
+    "Remote": "agentkd.runtime.process",
+    "Runtime": "agentkd.runtime.runtime",
+    "Spec": "agentkd.spec",
+    "Strategy": "agentkd.types",
+    "distill": "agentkd.distill.loop",
+    "env_spec": "agentkd.spec",
+    "initial": "agentkd.executors.architecture",
+    "load_planner": "agentkd.planners",
+    "read_bundle": "agentkd.deploy.bundle",
+    "write_bundle": "agentkd.deploy.bundle",
+}
+
+__all__ = [
+    "Agent",
+    "AgentkdError",
+    "Budget",
+    "Bundle",
+    "Decision",
+    "Distilled",
+    "Frozen",
+    "Planner",
+    "Policy",
+    "Remote",
+    "Runtime",
+    "Spec",
+    "Strategy",
+    "distill",
+    "env_spec",
+    "initial",
+    "load_planner",
+    "read_bundle",
+    "write_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agentkd' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Measuring: evaluation, intervals and retention, latency, reports."""

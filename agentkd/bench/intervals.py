@@ -1,0 +1,172 @@
+"""Means and retentions with intervals, by the bootstrap with a fixed seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd.errors import ConfigError
+
+_RESAMPLES = 10_000
+_SEED = 0
+_CHUNK = 2_000_000
+_NORMAL = NormalDist()
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A number and where it may lie.
+
+    Attributes:
+        mean: The estimate; NaN where there is none.
+        low: The lower end; NaN where there is none.
+        high: The upper end; NaN where there is none.
+        reason: Why something is NaN, "" if nothing is.
+    """
+
+    mean: float
+    low: float
+    high: float
+    reason: str = ""
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Estimate a mean by the BCa bootstrap (Efron 1987, "Better Bootstrap Confidence
+    Intervals"), widened for few values (Hesterberg 2015, "What Teachers Should Know
+    About the Bootstrap", section 5.3).
+
+    Values that are all equal give an interval without width.
+
+    Args:
+        values: Returns, in units of reward; NaN among them gives NaN.
+        confidence: Of the interval, between 0 and 1.
+
+    Raises:
+        ConfigError: If the confidence is not between 0 and 1.
+    """
+    sample = _sample(values, confidence)
+    if not len(sample):
+        return Interval(math.nan, math.nan, math.nan, "There are no values.")
+    mean = float(sample.mean())
+    if not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, "A value is NaN or infinite.")
+    if len(sample) == 1:
+        return Interval(mean, math.nan, math.nan, "One value has no interval.")
+    if np.ptp(sample) == 0.0:
+        # Not the mean, which rounding moves off values such as 0.1.
+        return Interval(float(sample[0]), float(sample[0]), float(sample[0]))
+    means = _means(sample, np.random.default_rng(_SEED))
+    below = float((means < mean).mean() + 0.5 * (means == mean).mean())
+    # A bias beyond any resample has no finite quantile.
+    bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(means)), 1 - 0.5 / len(means)))
+    apart = mean - sample
+    skew = float((apart**3).sum())
+    # The jackknife's acceleration; for a mean its values differ from `apart` by 1-n.
+    speed = -skew / (6.0 * float((apart**2).sum()) ** 1.5)
+    wide = _wide(confidence, len(sample))
+    ends = [
+        _NORMAL.cdf(bias + (bias + z) / max(1.0 - speed * (bias + z), 1e-6))
+        for z in (-wide, wide)
+    ]
+    low, high = np.quantile(means, ends)
+    return Interval(mean, float(low), float(high))
+
+
+def retention(
+    executor: Sequence[float],
+    planner: Sequence[float],
+    random: Sequence[float],
+    confidence: float = 0.95,
+) -> Interval:
+    """Estimate (G_executor − G_random) / (G_planner − G_random).
+
+    The interval is the bootstrap's percentiles over the three samples, each drawn anew
+    on its own: the planner's and the random player's returns are uncertain too.
+
+    Args:
+        executor: Returns of the executor, in units of reward.
+        planner: Returns of the planner, on the same seeds.
+        random: Returns of random actions, on the same seeds.
+        confidence: Of the interval, between 0 and 1.
+
+    Returns:
+        The retention; NaN with a reason where planner and random play are equal, and
+        an interval of NaN where the samples leave open which of the two is better.
+
+    Raises:
+        ConfigError: If the confidence is not between 0 and 1.
+    """
+    samples = [_sample(each, confidence) for each in (executor, planner, random)]
+    nothing = math.nan, math.nan, math.nan
+    if not all(len(sample) for sample in samples):
+        return Interval(*nothing, "A policy has no returns.")
+    if not all(np.isfinite(sample).all() for sample in samples):
+        return Interval(*nothing, "A return is NaN or infinite.")
+    mine, best, worst = (float(sample.mean()) for sample in samples)
+    span = best - worst
+    if abs(span) <= 1e-12 * max(abs(best), abs(worst)):
+        return Interval(*nothing, "The planner returns as much as random play.")
+    kept = (mine - worst) / span
+    if all(np.ptp(sample) == 0.0 for sample in samples):
+        return Interval(kept, kept, kept)
+    if min(len(sample) for sample in samples) == 1:
+        return Interval(kept, math.nan, math.nan, "One episode has no interval.")
+    draws = np.random.default_rng(_SEED)
+    mines, bests, worsts = (_means(sample, draws) for sample in samples)
+    spans = bests - worsts
+    tail = (1.0 - confidence) / 2.0
+    if float((spans * np.sign(span) <= 0).mean()) > tail:
+        return Interval(
+            kept, math.nan, math.nan, "The planner is hardly better than random play."
+        )
+    usable = spans != 0
+    ratios = (mines[usable] - worsts[usable]) / spans[usable]
+    few = min(len(sample) for sample in samples)
+    outside = _NORMAL.cdf(-_wide(confidence, few))
+    low, high = np.quantile(ratios, [outside, 1.0 - outside])
+    return Interval(kept, float(low), float(high))
+
+
+def _sample(values: Sequence[float], confidence: float) -> Doubles:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"confidence is {confidence}; between 0 and 1, such as 0.95.")
+    return np.asarray(values, np.float64)
+
+
+def _means(sample: Doubles, random: np.random.Generator) -> Doubles:
+    """The means of resamples; drawn in pieces, so that memory stays bounded."""
+    rows = max(1, _CHUNK // len(sample))
+    pieces: list[Any] = []
+    left = _RESAMPLES
+    while left > 0:
+        take = min(rows, left)
+        index = random.integers(0, len(sample), (take, len(sample)))
+        pieces.append(sample[index].mean(axis=1))
+        left -= take
+    return np.concatenate(pieces)
+
+
+def _wide(confidence: float, n: int) -> float:
+    """How many standard errors of the bootstrap reach to each side.
+
+    sqrt(n / (n-1)) times Student's quantile: the bootstrap's spread is that of the
+    sample, too narrow by the first, and takes it for known, which the second mends
+    (by the expansion of Fisher and Cornish, 1960).
+    """
+    z = _NORMAL.inv_cdf(0.5 + confidence / 2.0)
+    v = n - 1
+    t = (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+    return math.sqrt(n / v) * t

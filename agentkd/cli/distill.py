@@ -1,0 +1,192 @@
+"""`agentkd distill`: from a planner to an executor file."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from agentkd.cli.distill_view import DistillView, Goals
+from agentkd.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Distil a planner into a tiny executor, and measure what it kept.
+
+    Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
+    """
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes an environment."""
+    planner: tuple[str, ...]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
+    ensemble."""
+    executor: str = "mlp:64,64"
+    """The executor's architecture: widths, and maybe an activation (mlp:64,64,silu)."""
+    seconds: float | None = None
+    """How long to distil; 60 if --labels is not given either."""
+    labels: int | None = None
+    """How many labels to collect. Without --seconds the run repeats itself exactly."""
+    seed: int = 0
+    """For the executor's weights, the environments and every draw."""
+    out: Path | None = None
+    """Where the executor, the report and the logs go; by default runs/distill-ENV."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+    resume: bool = False
+    """Go on from what an earlier run left in the folder; --seconds is the whole time."""
+    episodes: int = 20
+    """Episodes to measure each policy over, on the same seeds."""
+    eval_seed: int = 1000
+    """The first of the seeds to measure on."""
+    temperature: float | None = None
+    """Of soft labels; 1 for logits, 0.3 of the gap between the best two for Q-values."""
+    hard: float = 0.0
+    """The share of the planner's best choice beside its soft labels, 0 to 1."""
+    continuous: Literal["action", "pre-tanh", "precision"] = "action"
+    """What is compared for continuous actions."""
+    batch: int = 512
+    """Labels in one gradient step."""
+    learning_rate: float = 3e-3
+    """Of Adam; it falls along a cosine."""
+    capacity: int = 1_000_000
+    """The most labels held in memory."""
+    environments: int = 16
+    """How many environments are stepped together."""
+    planner_share: float = 0.1
+    """What is left in the end of the planner's share of the driving."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Distil, measure, write the executor and the report."""
+    import torch
+
+    from agentkd import environments
+    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.bench.report import prepare_out
+    from agentkd.deploy.bundle import write_bundle
+    from agentkd.distill.loop import Budget, distill, squashed_head
+    from agentkd.distill.source import CollectionOptions
+    from agentkd.executors.architecture import initial
+    from agentkd.planners import load_planner
+    from agentkd.spec import env_spec
+
+    torch.set_num_threads(1)
+    if options.episodes < 1:
+        raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
+    probe = environments.make(options.env)
+    spec = env_spec(probe)
+    probe.close()
+    access = _access(options)
+    known = load_planner(_reference(options.planner), spec, **access)
+    sketch = initial(options.executor, spec, squashed=squashed_head(known, spec))
+    prepare_out(out, overwrite=options.overwrite, resume=options.resume)
+
+    view = DistillView(options.env, known, sketch)
+    view.say(f"Measuring the planner over {options.episodes} episodes …")
+    measure = {"episodes": options.episodes, "seed": options.eval_seed}
+    planner = evaluate(options.env, known.policy, spec=spec, **measure)
+    random = evaluate_random(options.env, **measure)
+    goals = Goals(_mean(planner.returns), _mean(random.returns))
+    logs = _tensorboard(out / "tensorboard")
+    with view.live(goals, options.seconds, logs) as watch:
+        result = distill(
+            options.env,
+            _reference(options.planner),
+            options.executor,
+            budget=Budget(_seconds(options), options.labels),
+            seed=options.seed,
+            options=_distiller_options(options, known, spec),
+            collection=CollectionOptions(
+                environments=options.environments, least_share=options.planner_share
+            ),
+            access=access,
+            watch=watch,
+            checkpoint=out / "checkpoint",
+            resume=options.resume,
+        )
+    provenance = {
+        "env": options.env,
+        "planner": {"refs": list(options.planner), "name": known.name},
+        "planner_digest": known.digest,
+        "labels": result.labels,
+        "seconds": round(result.seconds, 3),
+        "seed": options.seed,
+        "command": ["agentkd", *sys.argv[1:]],
+    }
+    file = out / "executor.akd"
+    # Written before it is measured: whatever happens now, what was learnt is safe.
+    write_bundle(file, result.frozen, provenance)
+    view.say(f"Measuring the executor over {options.episodes} episodes …")
+    executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+    from agentkd.cli.distill_report import write
+
+    return write(options, out, result, planner, random, executor, view)
+
+
+def _reference(planner: Sequence[str]) -> str | tuple[str, ...]:
+    if not planner:
+        raise ConfigError("--planner needs at least one reference.")
+    return planner[0] if len(planner) == 1 else tuple(planner)
+
+
+def _access(options: Options) -> dict[str, Any]:
+    return {
+        "vecnormalize": options.vecnormalize,
+        "algorithm": options.algorithm,
+        "allow_pickle": options.unpickle,
+    }
+
+
+def _seconds(options: Options) -> float | None:
+    if options.seconds is None and options.labels is None:
+        return 60.0
+    return options.seconds
+
+
+def _distiller_options(options: Options, known: Any, spec: Any) -> Any:
+    from agentkd.distill.distiller import DistillerOptions
+    from agentkd.distill.divergence import DivergenceOptions
+    from agentkd.distill.loop import kind_of_planner
+
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.3 if kind_of_planner(known, spec) == "qvalues" else 1.0
+    return DistillerOptions(
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        capacity=options.capacity,
+        seed=options.seed,
+        divergence=DivergenceOptions(
+            temperature=temperature, hard=options.hard, continuous=options.continuous
+        ),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _tensorboard(folder: Path) -> Any:
+    """Open TensorBoard's log; None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+

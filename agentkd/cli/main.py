@@ -1,0 +1,112 @@
+"""From the words on the command line to a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from agentkd.errors import AgentkdError, did_you_mean
+
+_COMMANDS = {
+    "distill": (
+        "agentkd.cli.distill",
+        "distil a planner into a tiny executor, and measure what it kept",
+        "agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30",
+    ),
+    "run": (
+        "agentkd.cli.run",
+        "live with a planner that is late: planner alone, executor alone, both",
+        "agentkd run LunarLander-v3 --planner policies/lunarlander --clock virtual",
+    ),
+    "eval": (
+        "agentkd.cli.eval",
+        "planners, executors and earlier reports side by side",
+        "agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd",
+    ),
+    "bench": (
+        "agentkd.cli.bench",
+        "how long one decision takes, in every form",
+        "agentkd bench latency runs/demo/executor.akd",
+    ),
+    "inspect": (
+        "agentkd.cli.inspect",
+        "what an executor file holds",
+        "agentkd inspect runs/demo/executor.akd",
+    ),
+}
+_DEBUG = "AGENTKD_DEBUG"
+
+
+def overview() -> str:
+    """What `agentkd --help` says."""
+    lines = [
+        "A slow planner thinks; a tiny executor, distilled from it, acts in time.",
+        "",
+        "usage: agentkd COMMAND …      agentkd COMMAND --help explains each option",
+        "",
+    ]
+    for name, (_, does, example) in _COMMANDS.items():
+        lines += [f"  {name:<9}{does}", f"           {example}"]
+    lines += [
+        "",
+        "  --version, --help",
+        f"  {_DEBUG}=1 shows where an error came from",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        words: What follows "agentkd"; by default this process's own.
+
+    Returns:
+        0 if it did what it should, 1 if what it ran failed, 2 if it was asked for
+        something that cannot be, 130 after Ctrl-C.
+    """
+    asked = list(sys.argv[1:] if words is None else words)
+    if not asked or asked[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    if asked[0] == "--version":
+        sys.stdout.write(f"agentkd {version('agentkd')}\n")
+        return 0
+    name = asked.pop(0)
+    if name not in _COMMANDS:
+        sys.stderr.write(f"No command {name!r}.{did_you_mean(name, _COMMANDS)}\n")
+        return 2
+    try:
+        return _run(name, asked)
+    except AgentkdError as error:
+        if os.environ.get(_DEBUG):
+            raise
+        from rich.console import Console
+        from rich.text import Text
+
+        text = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True).print(text, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    import tyro
+
+    home, _, _ = _COMMANDS[name]
+    try:
+        command = import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("agentkd"):
+            raise
+        raise AgentkdError(
+            f"{name} needs the package {error.name!r}: "
+            'pip install "agentkd[train]" (or [all]).'
+        ) from error
+    options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
+    return int(command.run(options))

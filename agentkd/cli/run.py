@@ -1,0 +1,276 @@
+"""`agentkd run`: live with a planner that is late."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from agentkd.errors import ConfigError, did_you_mean
+
+_ARMS = ("planner", "executor", "runtime")
+_LEARN_TICKS = 30_000
+_WALL_SECONDS = 20.0
+_EPISODES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Run an agent whose planner is late, and compare its arms on the same seeds.
+
+    Without an executor file the executor first learns from nothing, live, from the
+    planner's late answers. Then each arm lives the same episodes.
+
+    Example: agentkd run LunarLander-v3 --planner policies/lunarlander
+    --clock virtual --planner-latency 8
+    """
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes an environment."""
+    planner: tuple[str, ...]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
+    ensemble."""
+    executor: str = "mlp:64,64"
+    """An executor file (.akd), or an architecture that learns from nothing."""
+    hz: float = 50.0
+    """Ticks per second."""
+    clock: Literal["wall", "virtual"] = "wall"
+    """Whether ticks take real time, or the planner's latency is counted in ticks."""
+    planner_latency: str = "auto"
+    """Ticks by which each answer of the planner is late, or "real": as late as it is.
+    By default real on the wall clock, 4 on the virtual one."""
+    ticks: int | None = None
+    """The length of each arm in ticks."""
+    seconds: float | None = None
+    """The length of each arm in seconds."""
+    episodes: int | None = None
+    """The length of each arm in episodes; 20 on the virtual clock, if nothing else is
+    given, and 20 seconds on the wall clock."""
+    learn_ticks: int | None = None
+    """Ticks to learn live before the arms are measured; 30000 on the virtual clock, as
+    long as an arm on the wall clock. 0 for an executor file."""
+    arms: str = "planner,executor,runtime"
+    """Which arms are compared, separated by commas."""
+    budget: float = 0.0
+    """Seconds that a decision may wait for the planner's answer (wall clock)."""
+    seed: int = 1000
+    """Episode i is reset with seed + i."""
+    out: Path | None = None
+    """Where the report and the executor go; by default runs/run-ENV."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: bool = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def chosen_arms(text: str) -> tuple[Any, ...]:
+    """Read "planner,executor,runtime".
+
+    Raises:
+        ConfigError: If an arm is unknown, or none is given.
+    """
+    arms = tuple(word.strip() for word in text.split(",") if word.strip())
+    for arm in arms:
+        if arm not in _ARMS:
+            raise ConfigError(f"No arm {arm!r}.{did_you_mean(arm, _ARMS)}")
+    if not arms:
+        raise ConfigError(f"No arms. Known: {', '.join(_ARMS)}.")
+    return arms
+
+
+def latency_in_ticks(text: str, clock: str) -> int | None:
+    """Read a latency: a number of ticks, "real" (None) or "auto".
+
+    Raises:
+        ConfigError: If it is neither, or cannot be under this clock.
+    """
+    if text == "auto":
+        return None if clock == "wall" else 4
+    if text == "real":
+        if clock == "virtual":
+            raise ConfigError(
+                "--planner-latency real needs --clock wall: virtual ticks take no time."
+            )
+        return None
+    if not text.isdigit():
+        raise ConfigError(
+            f"--planner-latency {text!r}: a number of ticks, such as 4, or real."
+        )
+    return int(text)
+
+
+def run(options: Options) -> int:
+    """Learn if there is something to learn, live each arm, and write the report."""
+    import torch
+
+    torch.set_num_threads(1)
+    arms = chosen_arms(options.arms)
+    latency = latency_in_ticks(options.planner_latency, options.clock)
+    if options.executor.endswith(".akd") and options.learn_ticks:
+        raise ConfigError(
+            "An executor file is run as it is; leave --learn-ticks out, or give an "
+            "architecture such as mlp:64,64."
+        )
+    return asyncio.run(_run(options, arms, latency))
+
+
+async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> int:
+    from agentkd import environments
+    from agentkd.bench.arms import Setting, live
+    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.bench.report import prepare_out
+    from agentkd.cli.run_report import Outcome, write
+    from agentkd.cli.run_view import RunView
+    from agentkd.deploy.bundle import read_bundle, write_bundle
+    from agentkd.distill.loop import squashed_head
+    from agentkd.executors.architecture import initial
+    from agentkd.planners import load_planner
+    from agentkd.spec import env_spec
+
+    probe = environments.make(options.env)
+    spec = env_spec(probe)
+    probe.close()
+    known = load_planner(_reference(options), spec, **_access(options))
+    learns = not options.executor.endswith(".akd")
+    if learns:
+        squashed = squashed_head(known, spec)
+        executor = initial(
+            options.executor, spec, seed=options.seed, squashed=squashed
+        )
+    else:
+        executor = read_bundle(options.executor).frozen
+        squashed = True
+        if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
+            raise ConfigError(
+                f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
+                "Distil one for this environment: agentkd distill."
+            )
+    out = options.out or Path("runs") / f"run-{options.env.replace(':', '.')}"
+    prepare_out(out, overwrite=options.overwrite, resume=False)
+    setting = Setting(
+        env=options.env,
+        hz=options.hz,
+        clock=options.clock,
+        latency=latency,
+        budget=options.budget,
+        ticks=options.ticks,
+        seconds=options.seconds,
+        episodes=options.episodes,
+        seed=options.seed,
+    )
+    if options.ticks is None and options.seconds is None and options.episodes is None:
+        if options.clock == "wall":
+            setting = replace(setting, seconds=_WALL_SECONDS)
+        else:
+            setting = replace(setting, episodes=_EPISODES)
+
+    view = RunView(setting, known, executor)
+    view.say("Measuring the planner that is never late …")
+    count = max(_EPISODES, options.episodes or 0)
+    measure = {"episodes": count, "seed": options.seed}
+    reference = evaluate(options.env, known.policy, spec=spec, **measure)
+    random = evaluate_random(options.env, **measure)
+    view.goals(reference.returns, random.returns)
+
+    source: Any = known.policy if setting.clock == "virtual" else _remote(options, spec)
+    learnt = None
+    if learns:
+        ahead = _learning(options, setting)
+        learner = _learner(options, executor, squashed, virtual=setting.clock == "virtual")
+        with view.arm("learning", ahead) as watch:
+            learnt = await live(ahead, "runtime", executor, source, learner, watch)
+        executor = learnt.executor
+        view.arm_ended("learning", learnt)
+    bundle = out / "executor.akd"
+    write_bundle(bundle, executor, _provenance(options, known, learnt))
+    lived = {}
+    stopped = learnt is not None and (learnt.interrupted or bool(learnt.fault))
+    for arm in arms:
+        if stopped:
+            break
+        with view.arm(arm, setting) as watch:
+            lived[arm] = await live(setting, arm, executor, source, None, watch)
+        view.arm_ended(arm, lived[arm])
+        stopped = lived[arm].interrupted or bool(lived[arm].fault)
+    outcome = Outcome(setting, known, executor, reference, random, learnt, lived, stopped)
+    return write(options, out, outcome, view)
+
+
+def _reference(options: Options) -> str | tuple[str, ...]:
+    return options.planner[0] if len(options.planner) == 1 else options.planner
+
+
+def _access(options: Options) -> dict[str, Any]:
+    return {
+        "vecnormalize": options.vecnormalize,
+        "algorithm": options.algorithm,
+        "allow_pickle": options.unpickle,
+    }
+
+
+def _remote(options: Options, spec: Any) -> Any:
+    from agentkd.runtime.process import Remote
+    from agentkd.spec import to_json
+
+    reference = _reference(options)
+    return Remote(
+        "agentkd.planners.service:build",
+        {
+            "ref": reference if isinstance(reference, str) else list(reference),
+            "spec": to_json(spec),
+            "access": _access(options),
+        },
+    )
+
+
+def _learning(options: Options, setting: Any) -> Any:
+    """How long, and on which seeds, the executor learns before it is measured."""
+    # Seeds far from those that are measured on.
+    ahead = replace(setting, seed=options.seed + 1_000_000)
+    if options.learn_ticks is not None:
+        if options.learn_ticks < 1:
+            raise ConfigError(
+                f"learn_ticks is {options.learn_ticks}; an untrained executor has to "
+                "learn. Give at least 1, or an executor file."
+            )
+        return replace(ahead, ticks=options.learn_ticks, seconds=None, episodes=None)
+    if setting.clock == "virtual":
+        return replace(ahead, ticks=_LEARN_TICKS, seconds=None, episodes=None)
+    return ahead
+
+
+def _learner(options: Options, executor: Any, squashed: bool, *, virtual: bool) -> Any:
+    from agentkd.distill.service import build
+    from agentkd.runtime.process import Remote
+    from agentkd.spec import to_json
+
+    arguments: dict[str, Any] = {
+        "executor": options.executor,
+        "spec": to_json(executor.spec),
+        "seed": options.seed,
+        "squashed": squashed,
+    }
+    if virtual:
+        return build(**arguments)
+    return Remote("agentkd.distill.service:build", arguments, nice=5)
+
+
+def _provenance(options: Options, known: Any, learnt: Any) -> dict[str, Any]:
+    labels = learnt.result.metrics.get("labels_total", 0) if learnt is not None else 0
+    return {
+        "env": options.env,
+        "planner": {"refs": list(options.planner), "name": known.name},
+        "planner_digest": known.digest,
+        "executor": options.executor,
+        "labels": labels,
+        "seed": options.seed,
+        "command": ["agentkd", *sys.argv[1:]],
+    }

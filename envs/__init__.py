@@ -1,0 +1,1 @@
+"""Gymnasium environments, written against agentkd's public API as a user's would be."""

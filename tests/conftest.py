@@ -1,0 +1,46 @@
+"""What all tests stand on: one thread, a working directory apart, named skips."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything loads a numeric library, and inherited by every child process: with
+# more threads than cores, tests that take 2 s take a minute.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from blockbuster import BlockBuster, blockbuster_ctx  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a program that is missing; in CI, where all should be, fail."""
+    for mark in item.iter_markers("needs"):
+        missing = [each for each in mark.args if shutil.which(each) is None]
+        if missing:
+            message = f"needs {', '.join(missing)}, not found on the PATH"
+            if os.environ.get("CI"):
+                pytest.fail(f"{message}; .ci/run should have installed it")
+            pytest.skip(message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run in an empty folder, so that nothing a test leaves lands in the checkout."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("work"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture
+def nonblocking() -> Iterator[BlockBuster]:
+    """Make a blocking call inside the event loop an error, where agentkd makes it."""
+    with blockbuster_ctx("agentkd") as blockbuster:
+        yield blockbuster

@@ -1,0 +1,101 @@
+"""Every example runs, and the README quotes them truly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentkd.cli import run
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+# What each is run with here, so that it takes seconds, and what it has to say.
+SHORT: dict[str, tuple[list[str], str]] = {
+    "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
+    "online_distillation.py": (["--steps", "4096"], r"written: .*executor\.akd"),
+    "robot_loop.py": (["--seconds", "6"], r"executor version [1-9]"),
+}
+# Takes minutes and has no arguments; it has a test of its own.
+DEMO = "demo.py"
+
+
+def test_every_example_is_listed() -> None:
+    """An example that is added or removed is added or removed here."""
+    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, DEMO}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", sorted(SHORT))
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    """It ends well, warns of nothing and prints what it is for."""
+    arguments, expected = SHORT[name]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(expected, done.stdout), done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_runs_in_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a hundredth of its ticks it does all that it does, and writes its report."""
+
+    def small(options: run.Options) -> int:
+        shorter = replace(options, learn_ticks=300, episodes=2, out=tmp_path / "demo")
+        return long(shorter)
+
+    long = run.run
+    monkeypatch.setattr(run, "run", small)
+    monkeypatch.chdir(ROOT)
+    demo = runpy.run_path(str(EXAMPLES / DEMO))
+    assert demo["main"]() == 0
+    report = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert report["planner_parameters"] > report["executor_parameters"] > 0
+
+
+def quoted(snippet: str, text: str) -> bool:
+    """Whether the lines of `snippet` stand together in `text`, at any indent."""
+    wanted = textwrap.dedent(snippet).strip().splitlines()
+    lines = text.splitlines()
+    return any(
+        textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
+        == wanted
+        for start in range(len(lines) - len(wanted) + 1)
+    )
+
+
+def test_quoting_is_exact() -> None:
+    """A quotation keeps each character and line; only the common indent may differ."""
+    text = "def main():\n    a = 1\n    if a:\n        b = 2\n"
+    assert quoted("a = 1\nif a:\n    b = 2\n", text)
+    assert not quoted("a = 1\nb = 2\n", text)
+    assert not quoted("a = 1\nif a:\n  b = 2\n", text)
+    assert not quoted("a = 2\n", text)
+
+
+def test_the_readme_quotes_the_examples() -> None:
+    """Each Python snippet in the README is a piece of an example, word for word."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    texts = [each.read_text(encoding="utf-8") for each in EXAMPLES.glob("*.py")]
+    snippets = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert snippets
+    for snippet in snippets:
+        assert any(quoted(snippet, text) for text in texts), snippet

@@ -1,0 +1,215 @@
+"""What the library shows, what it imports, and what it never does."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import agentkd
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "agentkd"
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+HEAVY = ("gymnasium", "sb3_contrib", "stable_baselines3", "torch")
+
+PACKAGES = ["agentkd"] + [
+    each.name for each in pkgutil.iter_modules([str(LIBRARY)], "agentkd.") if each.ispkg
+]
+
+
+def _shown(module: ModuleType) -> set[str]:
+    """The public names that are the library's own; modules come by being imported."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", "agentkd").startswith("agentkd")
+        and name not in ("annotations", "TYPE_CHECKING")
+    }
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_says_what_a_package_shows(name: str) -> None:
+    """Each name in `__all__` is there, once, and no other name is public."""
+    module = importlib.import_module(name)
+    stated = getattr(module, "__all__", [])
+    assert len(stated) == len(set(stated))
+    assert [each for each in stated if not hasattr(module, each)] == []
+    # Once imported, a package of the same name would hide what is meant.
+    hidden = [each for each in stated if isinstance(getattr(module, each), ModuleType)]
+    assert hidden == []
+    assert _shown(module) - set(stated) == set()
+
+
+def test_the_library_shows_what_an_embedder_needs() -> None:
+    """Who owns the loop needs one import."""
+    assert {"Agent", "Runtime"} <= set(agentkd.__all__)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "agentkd",
+        "agentkd.runtime, agentkd.deploy.bundle, agentkd.executors.native",
+        "agentkd.executors.architecture, agentkd.executors.frozen, agentkd.refs",
+    ],
+)
+def test_what_acts_in_time_imports_no_training_code(modules: str) -> None:
+    """A robot's loop starts without torch, Gymnasium or Stable-Baselines3."""
+    code = f"import sys, {modules}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def _flag(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "allow_pickle"
+
+
+def _leaves_without_flag(node: ast.AST) -> bool:
+    """Whether it is `if not allow_pickle: raise`, perhaps with another reason to."""
+    if not isinstance(node, ast.If) or not isinstance(node.body[-1], ast.Raise):
+        return False
+    test = node.test
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        reasons = test.values
+    else:
+        reasons = [test]
+    return any(
+        isinstance(each, ast.UnaryOp)
+        and isinstance(each.op, ast.Not)
+        and _flag(each.operand)
+        for each in reasons
+    )
+
+
+def _unasked(node: ast.AST) -> Iterator[ast.AST]:
+    """What can run although `allow_pickle` is not given.
+
+    A function that says in its name that it unpickles may; calling it counts.
+    """
+    if isinstance(node, ast.FunctionDef) and "unpickle" in node.name:
+        return
+    yield node
+    for _, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [value]
+        if isinstance(node, ast.If) and _flag(node.test) and value is node.body:
+            continue
+        for child in children:
+            if isinstance(child, ast.AST):
+                yield from _unasked(child)
+                if _leaves_without_flag(child):
+                    break
+
+
+def _option(call: ast.Call, name: str) -> object:
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            value = keyword.value
+            return value.value if isinstance(value, ast.Constant) else "computed"
+    return None
+
+
+_READERS = {"_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+_PICKLE = {"Unpickler", "_Unpickler", "_load", "_loads", "load", "loads"}
+
+
+def unpickles(source: str) -> list[int]:
+    """The lines of a module that read a pickle without being asked to by the flag."""
+    return [
+        node.lineno
+        for node in _unasked(ast.parse(source))
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call))
+        and _reads(node)
+    ]
+
+
+def _reads(node: ast.Import | ast.ImportFrom | ast.Attribute | ast.Call) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "pickle" or node.module in _READERS
+    if isinstance(node, ast.Import):
+        return any(
+            each.name in _READERS or (each.name == "pickle" and each.asname)
+            for each in node.names
+        )
+    if isinstance(node, ast.Attribute):
+        return ast.unparse(node.value) == "pickle" and node.attr in _PICKLE
+    if not isinstance(node.func, ast.Attribute):
+        return "unpickle" in ast.unparse(node.func)
+    match ast.unparse(node.func.value), node.func.attr:
+        case "torch", "load":
+            return _option(node, "weights_only") is not True
+        case (("np" | "numpy"), "load"):
+            return _option(node, "allow_pickle") not in (None, False)
+        case _, "recv":
+            # Without an argument it is a pipe's, which unpickles; a socket's has one.
+            return not node.args
+    return False
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\npickle.loads(b'')",
+        "from pickle import loads",
+        "import pickle as p",
+        "import cloudpickle",
+        "import torch\ntorch.load('x')",
+        "import torch\ntorch.load('x', weights_only=False)",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "connection.recv()",
+        "if allow_pickle:\n    pass\nelse:\n    pickle.load(f)",
+        "if not allow_pickle:\n    pickle.load(f)",
+        "if not allow_pickle:\n    warn()\npickle.load(f)",
+        "if not allow_pickle and old:\n    raise E\npickle.load(f)",
+        "model = unpickle(path)",
+    ],
+)
+def test_unpickling_is_noticed(source: str) -> None:
+    """The search for pickles finds each way to read one."""
+    assert unpickles(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\ntry: ...\nexcept pickle.UnpicklingError: ...",
+        "if allow_pickle:\n    import pickle\n    pickle.loads(raw)",
+        "if not allow_pickle or gone:\n    raise E\npickle.load(f)",
+        "def _unpickled(raw):\n    return pickle.loads(raw)",
+        "if allow_pickle:\n    _unpickled(raw)",
+        "import torch\ntorch.load('x', weights_only=True)",
+        "np.load('x', allow_pickle=False)",
+        "socket.recv(4096)",
+    ],
+)
+def test_safe_reading_is_not_taken_for_unpickling(source: str) -> None:
+    """The search for pickles lets safe readers be."""
+    assert unpickles(source) == []
+
+
+@pytest.mark.parametrize(
+    "path", SOURCES, ids=[str(each.relative_to(ROOT)) for each in SOURCES]
+)
+def test_no_pickle_is_read_unasked(path: Path) -> None:
+    """Only the reader that runs nothing has an unpickler; the rest is flagged."""
+    found = unpickles(path.read_text(encoding="utf-8"))
+    if path == LIBRARY / "planners" / "inert.py":
+        assert len(found) == 1
+        assert "def find_class" in path.read_text(encoding="utf-8")
+    else:
+        assert found == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
-    from agentkd.distill.loop import Budget, Distilled, distill
+    from agentkd.distill.loop import Budget, Distilled
     from agentkd.errors import AgentkdError
     from agentkd.executors.architecture import initial
     from agentkd.executors.frozen import Frozen
@@ -35,7 +35,6 @@ _HOMES = {
     "Runtime": "agentkd.runtime.runtime",
     "Spec": "agentkd.spec",
     "Strategy": "agentkd.types",
-    "distill": "agentkd.distill.loop",
     "env_spec": "agentkd.spec",
     "initial": "agentkd.executors.architecture",
     "load_planner": "agentkd.planners",
@@ -57,7 +56,6 @@ __all__ = [
     "Runtime",
     "Spec",
     "Strategy",
-    "distill",
     "env_spec",
     "initial",
     "load_planner",

@@ -183,7 +183,7 @@ def mode(dist: ActionDist, action: ActionSpec) -> Actions:
     """
     match dist:
         case Categorical(scores) | QValues(scores):
-            return scores.argmax(axis=1) + _start(action)
+            return np.asarray(scores.argmax(axis=1) + _start(action))
         case MultiCategorical(logits, sizes):
             pieces = np.split(logits, np.cumsum(sizes)[:-1], axis=1)
             return np.stack([piece.argmax(axis=1) for piece in pieces], axis=1)
@@ -207,7 +207,7 @@ def sample(
     match dist:
         case Categorical(logits):
             noise = random.gumbel(size=logits.shape)
-            return (logits + noise).argmax(axis=1) + _start(action)
+            return np.asarray((logits + noise).argmax(axis=1) + _start(action))
         case MultiCategorical(logits, sizes):
             noisy = (logits + random.gumbel(size=logits.shape)).astype(np.float32)
             return mode(MultiCategorical(noisy, sizes), action)
@@ -216,7 +216,8 @@ def sample(
             return mode(Bernoulli(noisy), action)
         case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
             noise = random.standard_normal(mean.shape).astype(np.float32)
-            return mode(type(dist)(mean + np.exp(log_std) * noise, log_std), action)
+            drawn: Floats = (mean + np.exp(log_std) * noise).astype(np.float32)
+            return mode(type(dist)(drawn, log_std), action)
         case QValues() | Point():
             return mode(dist, action)
 
@@ -250,9 +251,9 @@ def agreement(left: Actions, right: Actions, action: ActionSpec) -> Floats:
     first = np.reshape(left, (len(left), -1))
     second = np.reshape(right, (len(right), -1))
     if not isinstance(action, BoxSpec):
-        return (first == second).mean(axis=1, dtype=np.float32)
+        return np.asarray((first == second).mean(axis=1), np.float32)
     low, high = _bounds(action)
     distance = high - low
     span = np.where(np.isfinite(distance), distance, 2.0)
     apart = np.abs(first - second) / span
-    return np.clip(1.0 - apart.mean(axis=1), 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(1.0 - apart.mean(axis=1), 0.0, 1.0), np.float32)

@@ -245,13 +245,18 @@ def flatten(spec: ObsSpec, obs: Any) -> Floats:
 def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
     """Lay one observation out flat: float32, shape (size,)."""
     if spec.layout == "single":
-        return flatten(spec, np.asarray(obs)[None])[0]
+        return _first(flatten(spec, np.asarray(obs)[None]))
     pieces = _pieces(spec, obs)
     batched = [np.asarray(piece)[None] for piece in pieces]
     if spec.layout == "tuple":
-        return flatten(spec, tuple(batched))[0]
+        return _first(flatten(spec, tuple(batched)))
     names = (part.name for part in spec.parts)
-    return flatten(spec, dict(zip(names, batched, strict=True)))[0]
+    return _first(flatten(spec, dict(zip(names, batched, strict=True))))
+
+
+def _first(rows: Floats) -> Floats:
+    row: Floats = rows[0]
+    return row
 
 
 def unflatten(spec: ObsSpec, flat: Floats) -> Any:

@@ -124,7 +124,7 @@ class Learner(Protocol):
         ...
 
     def step(self) -> Mapping[str, float]:
-        """Learn for some milliseconds; gives numbers to show, {} if there was nothing."""
+        """Learn for some milliseconds; gives numbers to show, {} for nothing to do."""
         ...
 
     def snapshot(self) -> Floats:

@@ -126,7 +126,7 @@ def test_a_point_planner_is_followed_in_a_box() -> None:
     distiller = Distiller(initial("mlp:32", spec), DistillerOptions(batch=128))
 
     def rule(obs: Floats) -> Floats:
-        return np.clip(obs[:, :1] - 5.0, -1.5, 1.5)
+        return np.asarray(np.clip(obs[:, :1] - 5.0, -1.5, 1.5), np.float32)
 
     distiller.add(states(1), Point(rule(states(1))))
     for step in range(600):

@@ -119,7 +119,7 @@ def test_beyond_the_box_there_is_nothing_to_learn() -> None:
 
 
 def test_squashed_means_are_compared_after_tanh() -> None:
-    """Equal numbers before tanh have no divergence; opposite far ones nearly 2² each."""
+    """Equal numbers before tanh have no divergence; opposite far ones nearly 2²."""
     divergence = divergence_for("squashed", "squashed", BOX, PLAIN)
     planner = row(0.3, -0.7, 0.0, 0.0)
     assert divergence(row(0.3, -0.7), planner).item() == pytest.approx(0.0)
@@ -155,7 +155,7 @@ def test_every_divergence_is_zero_at_most_once_and_grows() -> None:
 def test_what_cannot_be_meant_is_refused(options: dict[str, float]) -> None:
     """Temperatures are above 0, shares from 0 to 1."""
     with pytest.raises(ConfigError):
-        DivergenceOptions(**options)
+        DivergenceOptions(**options)  # type: ignore[arg-type]
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -151,7 +151,7 @@ def test_a_new_normaliser_changes_nothing_that_the_executor_does() -> None:
     """renormalise() changes the first layer against the normaliser."""
     frozen = lively("mlp:16", DiscreteSpec(4))
     network = Network(frozen)
-    obs = observations(50) * 0.1
+    obs = (observations(50) * 0.1).astype(np.float32)
     mean = np.linspace(-1, 1, 7, dtype=np.float32)
     scale = np.linspace(0.5, 2, 7, dtype=np.float32)
     network.renormalise(mean, scale)

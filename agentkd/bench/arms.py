@@ -173,17 +173,15 @@ async def _follow(
         seed=setting.seed,
     )
     try:
-        async with contextlib.aclosing(run) as decisions:
-            async for decision in decisions:
-                if asked.is_set():
-                    return True, ""
-                now = time.monotonic()
-                if watch is not None and now - looked > _LOOK:
-                    looked = now
-                    watch(_look(runtime, scored, setting, decision, now - begin))
+        async for decision in run:
+            if asked.is_set():
+                await runtime.stop()
+                return True, ""
+            now = time.monotonic()
+            if watch is not None and now - looked > _LOOK:
+                looked = now
+                watch(_look(runtime, scored, setting, decision, now - begin))
     except Exception as error:
-        if runtime.agent.counters is None:
-            raise
         notes = " ".join(getattr(error, "__notes__", []))
         return False, f"{type(error).__name__}: {error}. {notes}".strip()
     return False, ""

@@ -1,0 +1,1 @@
+"""The commands, each a dataclass of options and a function."""

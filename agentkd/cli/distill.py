@@ -23,14 +23,14 @@ class Options:
     """
 
     env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes an environment."""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
     executor: str = "mlp:64,64"
-    """The executor's architecture: widths, and maybe an activation (mlp:64,64,silu)."""
+    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
     seconds: float | None = None
-    """How long to distil; 60 if --labels is not given either."""
+    """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
     seed: int = 0
@@ -40,13 +40,13 @@ class Options:
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
     resume: bool = False
-    """Go on from what an earlier run left in the folder; --seconds is the whole time."""
+    """Go on from what an earlier run left there; --seconds is the whole time."""
     episodes: int = 20
     """Episodes to measure each policy over, on the same seeds."""
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
     temperature: float | None = None
-    """Of soft labels; 1 for logits, 0.3 of the gap between the best two for Q-values."""
+    """Of soft labels; by default 1 for logits, 0.3 gaps of the best two for values."""
     hard: float = 0.0
     """The share of the planner's best choice beside its soft labels, 0 to 1."""
     continuous: Literal["action", "pre-tanh", "precision"] = "action"
@@ -97,12 +97,15 @@ def run(options: Options) -> int:
 
     view = DistillView(options.env, known, sketch)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
-    measure = {"episodes": options.episodes, "seed": options.eval_seed}
+    measure: dict[str, Any] = {
+        "episodes": options.episodes,
+        "seed": options.eval_seed,
+    }
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
     goals = Goals(_mean(planner.returns), _mean(random.returns))
     logs = _tensorboard(out / "tensorboard")
-    with view.live(goals, options.seconds, logs) as watch:
+    with view.live(goals, logs) as watch:
         result = distill(
             options.env,
             _reference(options.planner),
@@ -186,7 +189,4 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
-
-
-
+    return SummaryWriter(str(folder))

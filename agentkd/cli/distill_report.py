@@ -149,7 +149,9 @@ def _sections(
         rows=rows,
         caption=f"{data['episodes']} episodes each, the same seeds.",
     )
-    ended = " It was interrupted; this is what it had learnt." if result.interrupted else ""
+    ended = (
+        " It was interrupted; this is what it had learnt." if result.interrupted else ""
+    )
     text = (
         f"The executor keeps {kept.mean:.1%} of the planner's return above random "
         f"play, with {data['executor_parameters']:,} parameters instead of "
@@ -189,7 +191,7 @@ def _print(
     )
     if data["interrupted"]:
         console.print("[yellow]Interrupted: this is what it had learnt.[/]")
-        console.print(f"[dim]Go on with the same command and[/] --resume")
+        console.print("[dim]Go on with the same command and[/] --resume")
     console.print(f"executor  {out / 'executor.akd'}")
     console.print(f"report    {out / 'report.html'}")
     console.print(

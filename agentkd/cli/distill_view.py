@@ -65,7 +65,7 @@ class DistillView:
         self.console.print(f"[dim]{text}[/]")
 
     @contextlib.contextmanager
-    def live(self, goals: Goals, seconds: float | None, logs: Any) -> Iterator[Watch]:
+    def live(self, goals: Goals, logs: Any) -> Iterator[Watch]:
         """Show looks as they come; `logs` is a TensorBoard writer or None."""
         bar = Progress(
             TextColumn("distilling"),

@@ -30,7 +30,7 @@ class Options:
     """
 
     env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes an environment."""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -142,13 +142,14 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     learns = not options.executor.endswith(".akd")
     if learns:
         squashed = squashed_head(known, spec)
-        executor = initial(
-            options.executor, spec, seed=options.seed, squashed=squashed
-        )
+        executor = initial(options.executor, spec, seed=options.seed, squashed=squashed)
     else:
         executor = read_bundle(options.executor).frozen
         squashed = True
-        if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
+        if (
+            executor.spec.obs.size != spec.obs.size
+            or executor.spec.action != spec.action
+        ):
             raise ConfigError(
                 f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
                 "Distil one for this environment: agentkd distill."
@@ -175,7 +176,7 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     view = RunView(setting, known, executor)
     view.say("Measuring the planner that is never late …")
     count = max(_EPISODES, options.episodes or 0)
-    measure = {"episodes": count, "seed": options.seed}
+    measure: dict[str, Any] = {"episodes": count, "seed": options.seed}
     reference = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
     view.goals(reference.returns, random.returns)
@@ -184,7 +185,9 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     learnt = None
     if learns:
         ahead = _learning(options, setting)
-        learner = _learner(options, executor, squashed, virtual=setting.clock == "virtual")
+        learner = _learner(
+            options, executor, squashed, virtual=setting.clock == "virtual"
+        )
         with view.arm("learning", ahead) as watch:
             learnt = await live(ahead, "runtime", executor, source, learner, watch)
         executor = learnt.executor
@@ -200,7 +203,9 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
             lived[arm] = await live(setting, arm, executor, source, None, watch)
         view.arm_ended(arm, lived[arm])
         stopped = lived[arm].interrupted or bool(lived[arm].fault)
-    outcome = Outcome(setting, known, executor, reference, random, learnt, lived, stopped)
+    outcome = Outcome(
+        setting, known, executor, reference, random, learnt, lived, stopped
+    )
     return write(options, out, outcome, view)
 
 

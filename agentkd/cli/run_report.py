@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +188,9 @@ def _returns_plot(outcome: Outcome) -> Plot:
         return Series(name, list(range(1, len(returns) + 1)), list(returns))
 
     series = [episodes("planner, never late", outcome.reference.returns)]
-    series += [episodes(name, each.result.returns) for name, each in outcome.arms.items()]
+    series += [
+        episodes(name, each.result.returns) for name, each in outcome.arms.items()
+    ]
     return Plot("Return of each episode", "episode", "return", tuple(series), "")
 
 
@@ -221,10 +223,8 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
         rows.append(
             [
                 name,
-                f"{latency.get('p50', 0):.1f} / {latency.get('p99', 0):.1f} / "
-                f"{latency.get('p99.9', 0):.1f}",
-                f"{late.get('p50', 0):.0f} / {late.get('p99', 0):.0f} / "
-                f"{late.get('max', 0):.0f}",
+                _slashed(latency, ("p50", "p99", "p99.9"), "{:.1f}"),
+                _slashed(late, ("p50", "p99", "max"), "{:.0f}"),
                 f"{metrics['deadline_miss_total']:,}",
                 f"{metrics['missed_cycles_total']:,}",
                 _who(metrics),
@@ -263,6 +263,10 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
     return Section("Time and who acted", "", table, tuple(plots))
 
 
+def _slashed(summary: Mapping[str, float], keys: Sequence[str], form: str) -> str:
+    return " / ".join(form.format(summary.get(key, 0.0)) for key in keys)
+
+
 def _who(metrics: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{source} ({reason}) {count:,}"
@@ -295,7 +299,9 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
     console = view.console
     console.print(grid)
     if data["interrupted"]:
-        console.print("[yellow]It ended early: this is what was measured until then.[/]")
+        console.print(
+            "[yellow]It ended early: this is what was measured until then.[/]"
+        )
     if "decision_latency_us" in data:
         latency = data["decision_latency_us"]
         console.print(

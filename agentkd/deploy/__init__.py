@@ -1,0 +1,1 @@
+"""What leaves the workstation: executor files."""

@@ -62,8 +62,8 @@ def _tensors(frozen: Frozen) -> dict[str, Floats]:
 def _golden(frozen: Frozen) -> dict[str, Floats]:
     random = np.random.default_rng(0)
     probe = random.standard_normal((_GOLDEN, frozen.spec.obs.size)).astype(np.float32)
-    obs = frozen.mean + probe / np.where(frozen.scale == 0, 1.0, frozen.scale)
-    obs = obs.astype(np.float32)
+    spread = np.where(frozen.scale == 0, np.float32(1.0), frozen.scale)
+    obs: Floats = (frozen.mean + probe / spread).astype(np.float32)
     return {"obs": obs, "outputs": frozen.outputs(obs).astype(np.float32)}
 
 
@@ -226,14 +226,16 @@ def _load(data: bytes) -> dict[str, Floats]:
         raise BundleError(f"Its tensors cannot be read: {error}.") from error
 
 
+def _known(name: Any, kinds: Any) -> str:
+    if name not in get_args(kinds):
+        raise BundleError(f"{name!r} is not one of {', '.join(get_args(kinds))}.")
+    return str(name)
+
+
 def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Frozen:
     try:
-        activations = [str(name) for name in manifest["activations"]]
-        head = str(manifest["head"])
-        if head not in get_args(Head) or any(
-            name not in get_args(Activation) for name in activations
-        ):
-            raise BundleError(f"Unknown head or activation: {head}, {activations}.")
+        activations = [_known(name, Activation) for name in manifest["activations"]]
+        head = _known(manifest["head"], Head)
         layers = tuple(
             Layer(
                 tensors[f"layer.{i}.weight"],

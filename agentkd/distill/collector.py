@@ -1,4 +1,4 @@
-"""Where labels come from: environments, driven partly by each policy, and the planner."""
+"""Where labels come from: environments that both policies drive, and the planner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentkd.spec import BoxSpec, DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
 
 
-class EnvironmentFault(AgentkdError):
+class EnvironmentFault(AgentkdError):  # noqa: N818
     """An environment that raised while labels were collected."""
 
 
@@ -88,8 +88,12 @@ class Collector:
             self._obs[index] = self._flat(obs)
 
     def _flat(self, obs: Any) -> Floats:
-        if type(obs) is np.ndarray and obs.ndim == 1 and not self._spec.obs.parts[0].sizes:
-            return obs  # type: ignore[no-any-return]
+        if (
+            type(obs) is np.ndarray
+            and obs.ndim == 1
+            and not self._spec.obs.parts[0].sizes
+        ):
+            return obs
         return flatten_one(self._spec.obs, obs)
 
     def step(self, executor: Policy, share: float) -> Collected:
@@ -115,7 +119,9 @@ class Collector:
         if mine.any():
             actions = np.array(actions)
             actions[mine] = dists.mode(executor(obs[mine]), action)
-        finished = [r for i in range(count) if (r := self._move(i, actions[i])) is not None]
+        finished = [
+            r for i in range(count) if (r := self._move(i, actions[i])) is not None
+        ]
         self.labels += count
         return Collected(obs, dist, tuple(finished))
 
@@ -128,7 +134,9 @@ class Collector:
     def _move(self, index: int, action: Any) -> float | None:
         env = self._envs[index]
         try:
-            taken = int(action) if isinstance(self._spec.action, DiscreteSpec) else action
+            taken = (
+                int(action) if isinstance(self._spec.action, DiscreteSpec) else action
+            )
             obs, reward, terminated, truncated, _ = env.step(taken)
             self._returns[index] += float(reward)
             ended = terminated or truncated

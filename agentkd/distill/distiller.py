@@ -57,7 +57,9 @@ class DistillerOptions:
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
         if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; above 0, please.")
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate}; above 0, please."
+            )
 
 
 @final
@@ -74,9 +76,7 @@ class Distiller:
         options: How to learn.
     """
 
-    def __init__(
-        self, frozen: Frozen, options: DistillerOptions | None = None
-    ) -> None:
+    def __init__(self, frozen: Frozen, options: DistillerOptions | None = None) -> None:
         """Begin with the weights of `frozen` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity)
@@ -174,7 +174,7 @@ class Distiller:
         std = obs.std(axis=0, dtype=np.float64).astype(np.float32)
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
-        parameters = list(self.network.parameters())
+        parameters: list[torch.Tensor] = list(self.network.parameters())
         live = [p.detach().clone() for p in parameters]
         old = self.network.mean.numpy().copy(), self.network.scale.numpy().copy()
         with torch.no_grad():

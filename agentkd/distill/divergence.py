@@ -125,7 +125,11 @@ class _Values:
 
 def _several(sizes: tuple[int, ...], one: Divergence) -> Divergence:
     def divergence(executor: Tensor, planner: Tensor) -> Tensor:
-        pieces = zip(executor.split(sizes, 1), planner.split(sizes, 1), strict=True)
+        pieces = zip(
+            torch.split(executor, list(sizes), 1),
+            torch.split(planner, list(sizes), 1),
+            strict=True,
+        )
         return torch.stack([one(left, right) for left, right in pieces]).sum(0)
 
     return divergence

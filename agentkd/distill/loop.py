@@ -83,9 +83,9 @@ def kind_of_planner(planner: Planner, spec: Spec) -> dists.Kind:
     probe = np.zeros((1, spec.obs.size), np.float32)
     policy = planner.policy
     if hasattr(policy, "initial_state"):
-        dist: ActionDist = policy(probe, policy.initial_state(1))[0]  # type: ignore[call-arg, index, assignment]
+        dist: ActionDist = policy(probe, policy.initial_state(1))[0]  # type: ignore[call-arg, index]
     else:
-        dist = policy(probe)  # type: ignore[call-arg, assignment]
+        dist = policy(probe)
     dists.check(dist, spec.action, 1)
     return dists.kind_of(dist)
 
@@ -148,11 +148,13 @@ def distill(
     probe = environments.make(env)
     spec = env_spec(probe)
     probe.close()
-    known = planner if isinstance(planner, Planner) else load_planner(planner, spec, **(access or {}))
+    known = (
+        planner
+        if isinstance(planner, Planner)
+        else load_planner(planner, spec, **(access or {}))
+    )
     if isinstance(executor, str):
-        frozen = initial(
-            executor, spec, seed=seed, squashed=squashed_head(known, spec)
-        )
+        frozen = initial(executor, spec, seed=seed, squashed=squashed_head(known, spec))
     else:
         frozen = executor
     distiller = Distiller(frozen, options or DistillerOptions(seed=seed))
@@ -336,4 +338,3 @@ class _Run:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
-

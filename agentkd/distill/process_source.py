@@ -21,7 +21,7 @@ from agentkd import spec as specs
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.distill.collector import Collector
 from agentkd.distill.source import CollectionOptions, Labels
-from agentkd.errors import PlannerError, WorkerError
+from agentkd.errors import PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.planners import load_policy
@@ -117,7 +117,7 @@ class ProcessSource:
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""
-        message = np.concatenate([np.float32([share, 0.0]), frozen.vector()])
+        message = np.concatenate([np.array([share, 0.0], np.float32), frozen.vector()])
         self._weights.write(message.astype(np.float32).tobytes())
 
     def returns(self) -> Sequence[float]:
@@ -176,7 +176,7 @@ def _collect(order: Mapping[str, Any]) -> None:
             frozen = frozen.with_vector(numbers[2:], frozen.version + 1)
             executor = compile_native(frozen) or frozen
         if collector.recent:
-            returns.write(np.float32(list(collector.recent)).tobytes())
+            returns.write(np.array(collector.recent, np.float32).tobytes())
 
 
 def _segment(fd: int, size: int) -> Any:

@@ -1,4 +1,4 @@
-"""Where a distillation takes its labels from: one small protocol, and the simple case."""
+"""Where a distillation takes its labels from: a protocol, and the simple case."""
 
 from __future__ import annotations
 

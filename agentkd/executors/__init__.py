@@ -1,0 +1,1 @@
+"""The tiny networks: trainable, frozen and compiled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast, get_args
 
 import numpy as np
@@ -80,7 +81,7 @@ def initial(
     random = np.random.default_rng(seed)
     widths = [spec.obs.size, *mlp.hidden, dists.action_size(spec.action)]
     layers = []
-    for index, (inputs, out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (inputs, out) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2
         weight = _orthogonal(out, inputs, random) * (0.01 if last else np.sqrt(2.0))
         activation: Activation = "none" if last else mlp.activation

@@ -70,7 +70,7 @@ def activate(name: Activation, x: Floats) -> Floats:
             return np.tanh(x)
         case "silu":
             # Below -80 the exponential leaves float32; the result is 0 there anyway.
-            return x / (1.0 + np.exp(-np.maximum(x, -80.0)))
+            return np.asarray(x / (1.0 + np.exp(-np.maximum(x, -80.0))), np.float32)
         case "elu":
             return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
         case "none":
@@ -130,7 +130,7 @@ class Frozen:
 
     def outputs(self, obs: Floats) -> Floats:
         """The last layer's numbers for observations (batch, obs): (batch, out)."""
-        x = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
+        x: Floats = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
         for layer in self.layers:
             x = activate(layer.activation, x @ layer.weight.T + layer.bias)
         return x

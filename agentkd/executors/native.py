@@ -179,8 +179,17 @@ class Native:
         run: Decides for `obs`; gives 0, or 1 if it holds NaN or infinity.
     """
 
-    __slots__ = ("_choices", "_keep", "_library", "_net", "_values", "frozen")
-    __slots__ += ("_scalar", "obs", "run")
+    __slots__ = (
+        "_choices",
+        "_keep",
+        "_library",
+        "_net",
+        "_scalar",
+        "_values",
+        "frozen",
+        "obs",
+        "run",
+    )
 
     def __init__(self, frozen: Frozen, library: ctypes.CDLL) -> None:
         """Lay the weights out for the kernel and bind its pointers."""
@@ -231,7 +240,7 @@ class Native:
         shape = action.shape if isinstance(action, BoxSpec) else (out,)
         self._values: Floats = _aligned(np.zeros(shape, np.float32))
         self._choices = _aligned(np.zeros(max(len(sizes), out), np.int64))
-        self._scalar = ctypes.c_int64.from_buffer(self._choices)
+        self._scalar = ctypes.c_int64.from_address(self._choices.ctypes.data)
         self._keep = keep
         self._library = library
         self._net = ctypes.addressof(net)

@@ -1,4 +1,4 @@
-"""The trainable form of an executor, in torch. It begins as a `Frozen` and ends as one."""
+"""The trainable form of an executor, in torch: it begins and ends as a `Frozen`."""
 
 from __future__ import annotations
 

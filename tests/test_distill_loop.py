@@ -131,6 +131,21 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
         distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=60.0))
 
 
+def test_what_was_learnt_outlives_its_planner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planner that dies is tried again, and in the end the executor is kept."""
+    monkeypatch.setattr("agentkd.distill.process_source._RESTARTS", 1)
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    with working_in(tmp_path):
+        result = distill("CartPole-v1", "mortal:planner", budget=Budget(seconds=60.0))
+    assert "worn out" in result.fault
+    assert result.interrupted
+    assert result.restarts == 1
+    assert result.steps > 0
+    assert np.isfinite(result.frozen.vector()).all()
+
+
 RULES = """
 import numpy as np
 from agentkd.types import Categorical
@@ -145,6 +160,19 @@ def planner(obs):
     if len(obs) > 1:
         raise ValueError("no luck today")
     return Categorical(np.zeros((1, 2), np.float32))
+"""
+
+
+MORTAL = """
+from agentkd.types import Categorical
+import numpy as np
+answers = 0
+def planner(obs):
+    global answers
+    answers += 1
+    if answers > 64:
+        raise ValueError("worn out")
+    return Categorical(np.zeros((len(obs), 2), np.float32))
 """
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table as Grid
+from rich.text import Text
 
 from agentkd.bench.evaluate import Evaluation
 from agentkd.bench.intervals import Interval, mean_interval, retention
@@ -80,6 +81,8 @@ def write(
         "seconds": result.seconds,
         "agreement": agreement,
         "interrupted": result.interrupted,
+        "fault": result.fault,
+        "collector_restarts_total": result.restarts,
         "decision_latency_us": latency,
     }
     for name, interval in returns.items():
@@ -92,7 +95,7 @@ def write(
     }
     write_report(out, data, _sections(data, returns, kept, result))
     _print(view, data, returns, kept, out)
-    return 0
+    return 1 if result.fault else 0
 
 
 def _sections(
@@ -190,7 +193,9 @@ def _print(
         f"{latency['p50']:.2f} µs ({latency['form']})"
     )
     if data["interrupted"]:
-        console.print("[yellow]Interrupted: this is what it had learnt.[/]")
+        console.print("[yellow]Ended early: this is what it had learnt.[/]")
+        if data["fault"]:
+            console.print(Text(data["fault"], style="red"))
         console.print("[dim]Go on with the same command and[/] --resume")
     console.print(f"executor  {out / 'executor.akd'}")
     console.print(f"report    {out / 'report.html'}")

@@ -1,14 +1,33 @@
 """Distillation: labels in, executor weights out.
 
-Importing it brings torch in; `agentkd.distill.service` is what another process builds.
+Names are imported when they are first used: a process that only collects labels starts
+without torch.
 """
 
-from agentkd.distill.collector import Collector
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.divergence import DivergenceOptions
-from agentkd.distill.loop import Budget, Distilled, distill
-from agentkd.distill.progress import Progress
-from agentkd.distill.source import CollectionOptions
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkd.distill.collector import Collector
+    from agentkd.distill.distiller import Distiller, DistillerOptions
+    from agentkd.distill.divergence import DivergenceOptions
+    from agentkd.distill.loop import Budget, Distilled, distill
+    from agentkd.distill.progress import Progress
+    from agentkd.distill.source import CollectionOptions
+
+_HOMES = {
+    "Budget": "agentkd.distill.loop",
+    "CollectionOptions": "agentkd.distill.source",
+    "Collector": "agentkd.distill.collector",
+    "Distilled": "agentkd.distill.loop",
+    "Distiller": "agentkd.distill.distiller",
+    "DistillerOptions": "agentkd.distill.distiller",
+    "DivergenceOptions": "agentkd.distill.divergence",
+    "Progress": "agentkd.distill.progress",
+    "distill": "agentkd.distill.loop",
+}
 
 __all__ = [
     "Budget",
@@ -21,3 +40,10 @@ __all__ = [
     "Progress",
     "distill",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agentkd.distill' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -16,7 +16,7 @@ from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
 from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
-from agentkd.errors import ConfigError
+from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
@@ -65,6 +65,8 @@ class Distilled:
         seconds: How long it took, the set-up and earlier runs counted in.
         refused: Labels left out because they held NaN or infinity.
         interrupted: Whether it was ended before its budget.
+        fault: What ended it, if planner or environment failed for good; "" otherwise.
+        restarts: How often the collecting process had to be started again.
         history: Looks at it on the way.
     """
 
@@ -75,6 +77,8 @@ class Distilled:
     seconds: float
     refused: int
     interrupted: bool
+    fault: str
+    restarts: int
     history: tuple[Progress, ...]
 
 
@@ -140,7 +144,8 @@ def distill(
     Raises:
         ConfigError: If an option cannot be meant.
         LoadError: If the planner cannot be loaded.
-        PlannerError: If the planner fails while it labels.
+        AgentkdError: If planner or environment fail before anything was learnt; later
+            their words are in `Distilled.fault`, beside what was learnt.
     """
     begin = time.monotonic()
     end = budget or Budget(seconds=60.0)
@@ -173,10 +178,16 @@ def distill(
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)
     run = _Run(distiller, source, end, way, begin - earlier, every, watch, checkpoint)
+    fault = ""
     try:
         run.loop(stop or (lambda: False))
     except KeyboardInterrupt:
         run.interrupted = True
+    except AgentkdError as error:
+        # What was learnt before is worth keeping; where nothing was, the error is all.
+        if not distiller.steps:
+            raise
+        fault = f"{type(error).__name__}: {error}"
     finally:
         source.close()
     run.save()
@@ -187,7 +198,9 @@ def distill(
         steps=distiller.steps,
         seconds=run.elapsed,
         refused=distiller.buffer.refused,
-        interrupted=run.interrupted,
+        interrupted=run.interrupted or bool(fault),
+        fault=fault,
+        restarts=source.restarts,
         history=tuple(run.history),
     )
 

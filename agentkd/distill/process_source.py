@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -31,9 +32,14 @@ from agentkd.runtime.ring import LabelRing
 from agentkd.spec import Spec
 from agentkd.types import Floats, Policy
 
+log = logging.getLogger(__name__)
+
 _TICKS = 32
 _RETURNS = 20
 _ROOM = 0.5
+_RESTARTS = 3
+_PATIENCE, _STARTING = 60.0, 300.0
+"""Seconds without a label after which a child hangs: at work, and while it starts."""
 
 
 @final
@@ -62,6 +68,9 @@ class ProcessSource:
     ) -> None:
         """Start the child; it needs some seconds until its first labels."""
         self._ring = LabelRing(spec)
+        self.restarts = 0
+        self._lively = False
+        self._heard = time.monotonic()
         self._weights = Mailbox(8 + 4 * len(frozen.vector()))
         self._returns = Mailbox(4 * _RETURNS)
         self._recent: tuple[float, ...] = ()
@@ -70,7 +79,7 @@ class ProcessSource:
             self._start = Path(file.name)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         ring = self._ring.segment.handle()
-        order = {
+        self._order = {
             "env": env,
             "planner": planner if isinstance(planner, str) else list(planner),
             "access": dict(access),
@@ -83,14 +92,20 @@ class ProcessSource:
             "returns": self._returns.handle(),
             "parent": os.getpid(),
         }
-        fds = (ring[0], self._weights.handle()[3], self._returns.handle()[3])
-        self._child = subprocess.Popen(
+        self._fds = (ring[0], self._weights.handle()[3], self._returns.handle()[3])
+        self._child = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        order = {**self._order, "seed": self._order["seed"] + 7919 * self.restarts}
+        self._lively, self._heard = False, time.monotonic()
+        return subprocess.Popen(
             [sys.executable, "-m", "agentkd.distill.process_source", json.dumps(order)],
-            pass_fds=fds,
+            pass_fds=self._fds,
             stdin=subprocess.DEVNULL,
             stderr=self._errors,
             env={
                 **os.environ,
+                # Settled before any library asks: more threads than cores only fight.
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
@@ -101,19 +116,34 @@ class ProcessSource:
     def take(self) -> list[Labels]:
         """Give the labels that have come.
 
+        A child that has ended or hangs is started again, three times at most, if it
+        gave labels before.
+
         Raises:
-            PlannerError: If the child has ended; its last words are in the message.
+            PlannerError: If it fails for good; its last words are in the message.
         """
         labels = self._ring.take(16384)
-        if not labels and self._child.poll() is not None:
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip()
-            words = said.splitlines()[-1:] or ["it said nothing"]
-            raise PlannerError(
-                f"The collecting process ended with {self._child.returncode}: "
-                f"{words[0]}"
-            )
-        return labels
+        if labels:
+            self._lively, self._heard = True, time.monotonic()
+            return labels
+        ended = self._child.poll() is not None
+        patience = _PATIENCE if self._lively else _STARTING
+        if not ended and time.monotonic() - self._heard < patience:
+            return []
+        why = self._last_words() if ended else f"gave no label for {patience:.0f} s"
+        if not self._lively or self.restarts >= _RESTARTS:
+            raise PlannerError(f"The collecting process {why}")
+        self._stop()
+        self.restarts += 1
+        log.warning("The collecting process %s. It is started again.", why)
+        self._child = self._spawn()
+        return []
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip()
+        words = said.splitlines()[-1:] or ["it said nothing"]
+        return f"ended with {self._child.returncode}: {words[0]}"
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""
@@ -128,24 +158,23 @@ class ProcessSource:
 
     def close(self) -> None:
         """End the child and give the memory back."""
+        self._stop()
+        self._errors.close()
+        self._start.unlink(missing_ok=True)
+        for box in (self._ring, self._weights, self._returns):
+            box.segment.close()
+
+    def _stop(self) -> None:
         self._child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(2.0)
         if self._child.poll() is None:
             self._child.kill()
             self._child.wait()
-        self._errors.close()
-        self._start.unlink(missing_ok=True)
-        for box in (self._ring, self._weights, self._returns):
-            box.segment.close()
 
 
 def _collect(order: Mapping[str, Any]) -> None:
     """Collect until the parent is gone or ends this process."""
-    with contextlib.suppress(ImportError):
-        import torch
-
-        torch.set_num_threads(1)
     working_directory_on_path()
     spec = specs.from_json(order["spec"])
     rows, fd, size = order["ring"]

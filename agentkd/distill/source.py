@@ -48,7 +48,13 @@ class CollectionOptions:
 
 
 class Source(Protocol):
-    """Gives labels, and is told of better executors."""
+    """Gives labels, and is told of better executors.
+
+    Attributes:
+        restarts: How often what collects had to be started again.
+    """
+
+    restarts: int
 
     def take(self) -> list[Labels]:
         """Give what is there, without waiting for more; [] when there is nothing."""
@@ -92,6 +98,7 @@ class LocalSource:
             seed=seed,
             stretch=options.stretch,
         )
+        self.restarts = 0
         self._executor: Policy = frozen
         self._share = 1.0
 

@@ -1,0 +1,173 @@
+"""Where labels go and weights come from, without ever being waited for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, final, runtime_checkable
+
+from agentkd.errors import ConfigError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.worker import describe
+from agentkd.types import Floats, Learner
+
+log = logging.getLogger(__name__)
+
+ENOUGH = 3
+"""Errors in a row after which a learner is given up, or made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerCounts:
+    """What a learner did so far.
+
+    Attributes:
+        labels: Labels that it was given.
+        dropped: Labels that found it too slow.
+        steps: Gradient steps.
+        errors: Steps that raised.
+        restarts: Starts after the first, by cause.
+        error: What the last failure said.
+        progress: What its last step told.
+    """
+
+    labels: int = 0
+    dropped: int = 0
+    steps: int = 0
+    errors: int = 0
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    error: str = ""
+    progress: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class LearnerPort(Protocol):
+    """A learner as the agent sees it."""
+
+    inline: ClassVar[bool]
+    """Whether it learns on the tick, so that runs can be repeated exactly."""
+
+    def open(self, executor: Frozen) -> LabelRing:
+        """Start; gives the ring that labels go into."""
+        ...
+
+    def await_ready(self) -> None:
+        """Return when it learns.
+
+        Raises:
+            WorkerError: If it cannot be started.
+        """
+        ...
+
+    def learn(self) -> None:
+        """Learn now, on the tick, if it is `inline`."""
+        ...
+
+    def weights(self) -> Floats | None:
+        """Take the newest weights that were not taken yet."""
+        ...
+
+    def supervise(self) -> None:
+        """Look after whatever runs in the background; not on the tick's way."""
+        ...
+
+    def counts(self) -> LearnerCounts:
+        """What happened so far."""
+        ...
+
+    def close(self) -> None:
+        """End, and leave nothing running; `weights` then gives the last ones."""
+        ...
+
+
+@final
+class InlineLearner:
+    """A learner that takes its steps on the tick: deterministic, for a virtual clock.
+
+    Args:
+        learner: Takes labels and gives weights.
+        steps_per_tick: Gradient steps after each tick.
+        swap_every: Ticks between two swaps.
+    """
+
+    inline: ClassVar[bool] = True
+
+    def __init__(
+        self, learner: Learner, *, steps_per_tick: int = 1, swap_every: int = 50
+    ) -> None:
+        """Take the learner."""
+        if steps_per_tick < 0 or swap_every < 1:
+            raise ConfigError(
+                f"steps_per_tick={steps_per_tick}, swap_every={swap_every}: at least 0 "
+                "and 1."
+            )
+        self._learner = learner
+        self._steps_per_tick, self._swap_every = steps_per_tick, swap_every
+        self._ticks = self._steps = self._labels = self._errors = 0
+        self._failures, self._error = 0, ""
+        self._progress: Mapping[str, float] = {}
+        self._fresh: Floats | None = None
+        self._learnt = False
+        self._ring: LabelRing | None = None
+
+    def open(self, executor: Frozen) -> LabelRing:
+        """Make the ring."""
+        self._ring = LabelRing(executor.spec)
+        return self._ring
+
+    def await_ready(self) -> None:
+        """It is ready."""
+
+    def learn(self) -> None:
+        """Take the labels that came and some gradient steps."""
+        ring = self._ring
+        if self._failures >= ENOUGH or ring is None:
+            return
+        self._ticks += 1
+        try:
+            for obs, dist in ring.take(ring.rows):
+                self._labels += len(obs)
+                self._learner.add(obs, dist)
+            for _ in range(self._steps_per_tick):
+                progress = self._learner.step()
+                if not progress:
+                    break
+                self._progress, self._learnt = progress, True
+                self._steps += 1
+            if self._learnt and self._ticks % self._swap_every == 0:
+                self._fresh, self._learnt = self._learner.snapshot(), False
+            self._failures = 0
+        except Exception as error:
+            self._errors += 1
+            self._failures += 1
+            self._error = describe(error)
+            log.exception("The distiller raised; the executor stays.")
+
+    def weights(self) -> Floats | None:
+        """Take the weights of the last snapshot."""
+        fresh, self._fresh = self._fresh, None
+        return fresh
+
+    def supervise(self) -> None:
+        """Nothing runs in the background."""
+
+    def counts(self) -> LearnerCounts:
+        """What happened so far."""
+        return LearnerCounts(
+            self._labels,
+            self._ring.dropped if self._ring else 0,
+            self._steps,
+            self._errors,
+            {},
+            self._error,
+            self._progress,
+        )
+
+    def close(self) -> None:
+        """Take a last snapshot, and give the ring back."""
+        if self._learnt and self._failures < ENOUGH:
+            self._fresh, self._learnt = self._learner.snapshot(), False
+        if self._ring is not None:
+            self._ring.segment.close()

@@ -1,0 +1,184 @@
+"""The tick thread: observe, decide, step the environment, tick after tick."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections import deque
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+from agentkd.errors import ConfigError
+from agentkd.runtime.agent import Agent
+from agentkd.runtime.clock import Clock, VirtualClock, realtime
+from agentkd.runtime.result import RunResult, Timeline
+from agentkd.types import Decision
+
+_COLLECT_SECONDS = 1.0
+_SLACK = 0.003
+"""Garbage is looked for when so much of a period is left, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a run ends; None for no limit.
+
+    Attributes:
+        ticks: After so many.
+        seconds: After so many, by the run's clock.
+        episodes: After so many that ended.
+    """
+
+    ticks: int | None = None
+    seconds: float | None = None
+    episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in ("ticks", "seconds", "episodes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+
+
+@final
+class Loop:
+    """One run of an agent in an environment, in a thread of its own.
+
+    Args:
+        agent: Decides.
+        clock: Says when.
+        env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them.
+        limits: When to end.
+        seed: Episode i is reset with seed + i; None: unseeded.
+        views: How many decisions wait for whoever looks on. On the wall clock more are
+            dropped and counted; a virtual clock waits instead.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        clock: Clock,
+        env: Any,
+        limits: Limits,
+        seed: int | None,
+        views: int,
+    ) -> None:
+        """Prepare; `start` begins."""
+        self.views: deque[Decision] = deque()
+        self.views_dropped = 0
+        self.error: BaseException | None = None
+        self._agent, self._clock, self._env = agent, clock, env
+        self._limits, self._seed, self._most = limits, seed, views
+        self._virtual = isinstance(clock, VirtualClock)
+        self._stop = threading.Event()
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self._return, self._length, self._ticks = 0.0, 0, 0
+        self._seconds = 0.0
+        self._timeline = Timeline()
+        self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Let it end after the tick at hand."""
+        self._stop.set()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for its end, at most so long; gives whether it ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> RunResult:
+        """What was measured so far."""
+        metrics = self._agent.metrics()
+        metrics["views_dropped_total"] = self.views_dropped
+        return RunResult(
+            returns=tuple(self._returns),
+            lengths=tuple(self._lengths),
+            unfinished_return=self._return,
+            unfinished_length=self._length,
+            ticks=self._ticks,
+            seconds=self._seconds,
+            metrics=metrics,
+            timeline=self._timeline.columns(),
+        )
+
+    def _run(self) -> None:
+        where = "reset"
+        try:
+            obs = self._reset()
+            with nullcontext() if self._virtual else realtime():
+                self._clock.start()
+                collected = 0.0
+                while not self._over():
+                    tick = self._clock.wait()
+                    counters = self._agent.counters
+                    counters.missed_cycles += tick.missed
+                    counters.lateness.record(round(tick.lateness * 1e9))
+                    where = "decision"
+                    decision = self._agent.decide(obs, lateness=tick.lateness)
+                    where = "step"
+                    obs = self._step(decision, tick.lateness)
+                    self._show(decision)
+                    now = self._seconds = self._clock.now()
+                    left = tick.scheduled + self._clock.period - now
+                    due = not self._virtual and now - collected > _COLLECT_SECONDS
+                    if due and left > _SLACK:
+                        gc.collect(0)
+                        collected = now
+        except BaseException as error:
+            error.add_note(
+                f"This ended the run in the {where} of tick {self._ticks}, episode "
+                f"{len(self._returns)}."
+            )
+            self.error = error
+
+    def _over(self) -> bool:
+        limits = self._limits
+        return (
+            self._stop.is_set()
+            or (limits.ticks is not None and self._ticks >= limits.ticks)
+            or (limits.seconds is not None and self._clock.now() >= limits.seconds)
+            or (limits.episodes is not None and len(self._returns) >= limits.episodes)
+        )
+
+    def _reset(self) -> Any:
+        seed = None if self._seed is None else self._seed + len(self._returns)
+        obs, _ = self._env.reset(seed=seed)
+        return obs
+
+    def _step(self, decision: Decision, lateness: float) -> Any:
+        obs, reward, terminated, truncated, _ = self._env.step(decision.action)
+        self._ticks += 1
+        self._return += float(reward)
+        self._length += 1
+        self._timeline.note(decision, lateness, float(reward))
+        if terminated or truncated:
+            self._returns.append(self._return)
+            self._lengths.append(self._length)
+            self._return, self._length = 0.0, 0
+            if not self._over():
+                self._agent.reset()
+                obs = self._reset()
+        return obs
+
+    def _show(self, decision: Decision) -> None:
+        while self._virtual and len(self.views) >= self._most:
+            if self._stop.is_set():
+                return
+            time.sleep(0.0005)
+        if len(self.views) >= self._most:
+            self.views_dropped += 1
+        else:
+            self.views.append(decision)

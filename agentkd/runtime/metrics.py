@@ -1,0 +1,191 @@
+"""What a runtime counts. Names end in their unit, or in `total` for counters."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.spec import ActionSpec
+from agentkd.types import ActionDist
+
+_BITS = 5
+"""Leading bits that tell a bucket: each is at most 1/16 wide."""
+_BUCKETS = ((64 - _BITS) << (_BITS - 1)) + (1 << _BITS)
+
+
+@final
+class Histogram:
+    """Durations in nanoseconds, in buckets whose width grows with them.
+
+    A percentile is off by at most 3 %; the extremes and the mean are exact.
+    """
+
+    __slots__ = ("_counts", "_highest", "_total")
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._counts = [0] * _BUCKETS
+        self._total = 0
+        self._highest = 0
+
+    def record(self, ns: int) -> None:
+        """Add a duration; a negative one counts as 0."""
+        if ns < 0:
+            ns = 0
+        shift = ns.bit_length() - _BITS
+        if shift <= 0:
+            self._counts[ns] += 1
+        else:
+            self._counts[(shift << (_BITS - 1)) + (ns >> shift)] += 1
+        self._total += ns
+        if ns > self._highest:
+            self._highest = ns
+
+    def summary(self, unit: float = 1e3) -> dict[str, float]:
+        """Summarise: p50, p99, p99.9, max, mean and count.
+
+        Args:
+            unit: Nanoseconds in the unit of the result; 1000 gives microseconds.
+        """
+        counts = np.asarray(self._counts)
+        total = int(counts.sum())
+        if not total:
+            return {"count": 0}
+        cumulated = np.cumsum(counts)
+        out = {}
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
+            bucket = int(np.searchsorted(cumulated, share * total))
+            out[name] = min(_middle(bucket), self._highest) / unit
+        out["max"] = self._highest / unit
+        out["mean"] = self._total / total / unit
+        out["count"] = total
+        return out
+
+
+def _middle(bucket: int) -> float:
+    """The middle of what falls into a bucket, in ns."""
+    if bucket < 1 << _BITS:
+        return float(bucket)
+    shift = (bucket >> (_BITS - 1)) - 1
+    first = bucket - (shift << (_BITS - 1))
+    return float((first << shift) + ((1 << shift) - 1) / 2)
+
+
+@final
+class Agreement:
+    """How often executor and planner agree, of the newest answers and of all.
+
+    Pairs are noted on the tick and compared elsewhere.
+
+    Args:
+        action: The actions' spec.
+        window: How many of the newest make "recent".
+    """
+
+    def __init__(self, action: ActionSpec, window: int = 1024) -> None:
+        """Begin without pairs."""
+        self._action = action
+        self._pairs: deque[tuple[Any, ActionDist]] = deque(maxlen=16384)
+        self._recent: deque[float] = deque(maxlen=window)
+        self._sum = 0.0
+        self._count = 0
+        self._settling = threading.Lock()
+
+    def note(self, did: Any, planner: ActionDist) -> None:
+        """Remember what the executor decided and the planner's answer, (1, …)."""
+        self._pairs.append((did, planner))
+
+    def settle(self) -> None:
+        """Compare the pairs that were noted."""
+        with self._settling:
+            self._settle([self._pairs.popleft() for _ in range(len(self._pairs))])
+
+    def _settle(self, pairs: list[tuple[Any, ActionDist]]) -> None:
+        if not pairs:
+            return
+        did = np.stack([np.asarray(pair[0]) for pair in pairs])
+        by_kind: dict[str, list[int]] = {}
+        for index, (_, dist) in enumerate(pairs):
+            by_kind.setdefault(dists.kind_of(dist), []).append(index)
+        for indices in by_kind.values():
+            answers = dists.stack([pairs[i][1] for i in indices], self._action)
+            best = dists.mode(answers, self._action)
+            values = dists.agreement(did[indices], best, self._action).tolist()
+            self._recent.extend(values)
+            self._sum += sum(values)
+            self._count += len(values)
+
+    def summary(self) -> dict[str, float | None]:
+        """Give "executor_agreement" and "executor_agreement_mean", None if unknown."""
+        self.settle()
+        recent = list(self._recent)
+        return {
+            "executor_agreement": sum(recent) / len(recent) if recent else None,
+            "executor_agreement_mean": self._sum / self._count if self._count else None,
+        }
+
+
+@final
+class Metrics:
+    """The counters of one agent. The tick writes; anybody may read a snapshot."""
+
+    __slots__ = (
+        "ages",
+        "agreement",
+        "answers",
+        "deadline_misses",
+        "decision_latency",
+        "decisions",
+        "epochs",
+        "lateness",
+        "missed_cycles",
+        "nan_observations",
+        "planner_latency",
+        "planner_ticks",
+        "swaps",
+        "weights_rejected",
+    )
+
+    def __init__(self, action: ActionSpec) -> None:
+        """Begin at 0."""
+        self.decisions: dict[tuple[str, str], int] = {}
+        self.decision_latency = Histogram()
+        self.lateness = Histogram()
+        self.planner_latency = Histogram()
+        self.planner_ticks = Histogram()
+        self.ages = Histogram()
+        self.agreement = Agreement(action)
+        self.answers = 0
+        self.deadline_misses = 0
+        self.missed_cycles = 0
+        self.nan_observations = 0
+        self.epochs = 1
+        self.swaps = 0
+        self.weights_rejected = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        decisions: dict[str, dict[str, int]] = {}
+        for (source, reason), count in dict(self.decisions).items():
+            decisions.setdefault(source, {})[reason] = count
+        return {
+            "decisions_total": decisions,
+            "ticks_total": sum(sum(each.values()) for each in decisions.values()),
+            "epochs_total": self.epochs,
+            "deadline_miss_total": self.deadline_misses,
+            "missed_cycles_total": self.missed_cycles,
+            "nan_observations_total": self.nan_observations,
+            "decision_latency_us": self.decision_latency.summary(),
+            "tick_lateness_us": self.lateness.summary(),
+            "planner_answers_total": self.answers,
+            "planner_latency_us": self.planner_latency.summary(),
+            "planner_latency_ticks": self.planner_ticks.summary(1),
+            "strategy_age_ticks": self.ages.summary(1),
+            "weights_rejected_total": self.weights_rejected,
+            "swaps_total": self.swaps,
+            **self.agreement.summary(),
+        }

@@ -1,0 +1,86 @@
+"""From what a caller has to the ports that an agent needs."""
+
+from __future__ import annotations
+
+from agentkd.errors import ConfigError
+from agentkd.runtime.learner_port import InlineLearner, LearnerPort
+from agentkd.runtime.learner_process import ProcessLearner
+from agentkd.runtime.planner_port import InlinePlanner, PlannerPort
+from agentkd.runtime.planner_process import ProcessPlanner
+from agentkd.runtime.process import Remote
+from agentkd.types import Learner, Policy, RecurrentPolicy
+
+AnyPlanner = Policy | RecurrentPolicy | Remote | PlannerPort
+AnyLearner = Learner | Remote | LearnerPort
+
+
+def planner_port(
+    planner: AnyPlanner | None,
+    latency_ticks: int | None = None,
+    *,
+    virtual: bool = False,
+    period: float = 0.0,
+) -> PlannerPort | None:
+    """Choose how a planner is asked.
+
+    Args:
+        planner: A port as it is; a `Remote` in a process of its own, or in this one
+            under a virtual clock; a policy in this process, with a latency in ticks.
+        latency_ticks: How late each answer is, None for as late as it is.
+        virtual: Whether ticks take no time.
+        period: Seconds from tick to tick, where they do.
+
+    Raises:
+        ConfigError: If a policy would have to be waited for on the tick.
+    """
+    if latency_ticks is not None and latency_ticks < 0:
+        raise ConfigError(f"A planner's latency of {latency_ticks} ticks cannot be.")
+    if planner is None:
+        return None
+    if isinstance(planner, Remote):
+        if virtual:
+            return InlinePlanner(planner.build(), latency_ticks=latency_ticks or 0)
+        # Half a period early, so that it is there when its tick begins.
+        late = max(0.0, (latency_ticks or 0) - 0.5) * period
+        return ProcessPlanner(planner, at_least=late)
+    if isinstance(planner, PlannerPort):
+        if latency_ticks is not None:
+            raise ConfigError(
+                f"{type(planner).__name__} has a latency of its own; leave "
+                "planner_latency out."
+            )
+        return planner
+    if latency_ticks is None and not virtual:
+        raise ConfigError(
+            "A policy object would hold the tick up while it thinks. Give a Remote, "
+            "for a process of its own; ThreadPlanner(policy), for a thread; or "
+            "planner_latency, to have it asked on the tick and held back so many ticks."
+        )
+    return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
+
+
+def learner_port(
+    learner: AnyLearner | None, *, virtual: bool = False
+) -> LearnerPort | None:
+    """Choose where a learner learns.
+
+    Args:
+        learner: A port as it is; a `Remote` in a process of its own, or in this one
+            under a virtual clock; a learner itself under a virtual clock only.
+        virtual: Whether ticks take no time.
+
+    Raises:
+        ConfigError: If a learner would have to be waited for on the tick.
+    """
+    if learner is None:
+        return None
+    if isinstance(learner, Remote):
+        return InlineLearner(learner.build()) if virtual else ProcessLearner(learner)
+    if isinstance(learner, LearnerPort):
+        return learner
+    if not virtual:
+        raise ConfigError(
+            "A learner object would hold the tick up while it learns. Give a Remote, "
+            "for a process of its own, or InlineLearner(learner), if it may."
+        )
+    return InlineLearner(learner)

@@ -1,0 +1,221 @@
+"""The runtime: an agent in an environment, tick by tick, with asyncio around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Literal, Self, final
+
+from agentkd.errors import ConfigError, WorkerError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.agent import Agent
+from agentkd.runtime.clock import Clock, VirtualClock, WallClock
+from agentkd.runtime.loop import Limits, Loop
+from agentkd.runtime.ports import (
+    AnyLearner,
+    AnyPlanner,
+    learner_port,
+    planner_port,
+)
+from agentkd.runtime.result import RunResult
+from agentkd.runtime.router import Mode
+from agentkd.runtime.strategies import Rules
+from agentkd.types import Decision
+
+_SUPERVISE = 0.02
+_LOOK = 0.01
+"""How often it is looked for decisions, in seconds: a tick has no time to call."""
+_STUCK = 30.0
+
+
+@final
+class Runtime:
+    """Runs an agent in an environment at a steady rate.
+
+        async with Runtime(executor, planner=planner, hz=50) as runtime:
+            async for decision in runtime.run(env, seconds=60, seed=0):
+                ...
+        print(runtime.result.returns)
+
+    Ticks happen in a thread; asyncio looks after processes and swaps and hands the
+    decisions on. A consumer that is slow misses some and slows nothing down. Under the
+    virtual clock everything happens on the tick, in the same order in each run.
+
+    Args:
+        executor: Acts whenever the planner is late.
+        planner: A `Remote` (a process of its own under the wall clock), a port, or a
+            policy; None for the executor alone.
+        learner: A `Remote` or a port; under the virtual clock also a learner itself.
+        hz: Ticks per second.
+        clock: "wall", "virtual", or a clock of your own.
+        planner_latency: Ticks by which the planner is late. Under the wall clock its
+            process then takes at least that long; None: as long as it takes.
+        mode: Who takes part: "runtime", "planner" or "executor".
+        budget: Seconds that a decision may wait for the planner.
+        rules: What a strategy has to fulfil.
+        native: Whether executors are compiled.
+        views: How many decisions wait for the consumer.
+    """
+
+    def __init__(
+        self,
+        executor: Frozen,
+        *,
+        planner: AnyPlanner | None = None,
+        learner: AnyLearner | None = None,
+        hz: float = 50.0,
+        clock: Literal["wall", "virtual"] | Clock = "wall",
+        planner_latency: int | None = None,
+        mode: Mode = "runtime",
+        budget: float = 0.0,
+        rules: Rules | None = None,
+        native: bool = True,
+        views: int = 1024,
+    ) -> None:
+        """Prepare; entering the block starts planner and learner."""
+        if not 0 < hz < float("inf"):
+            raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
+        if views < 1:
+            raise ConfigError(f"views is {views}; it has to be at least 1.")
+        self._clock = _clock(clock, 1.0 / hz)
+        period, virtual = self._clock.period, isinstance(self._clock, VirtualClock)
+        self._agent = Agent(
+            executor,
+            planner=planner_port(
+                planner, planner_latency, virtual=virtual, period=period
+            ),
+            learner=learner_port(learner, virtual=virtual),
+            mode=mode,
+            period=period,
+            budget=0.0 if virtual else budget,
+            rules=rules,
+            native=native,
+        )
+        self._views = views
+        self._loop: Loop | None = None
+        self._result: RunResult | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._entered = False
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConfigError("A runtime is entered once. Make a new one.")
+        self._entered = True
+        start = asyncio.to_thread(self._agent.start, supervisor=False)
+        starting = asyncio.ensure_future(start)
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Close first: it makes the start, which runs in a thread, give up.
+            await asyncio.to_thread(self._agent.close)
+            with contextlib.suppress(Exception):
+                await starting
+            raise
+        self._supervision = asyncio.create_task(self._supervise(), name="supervision")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.stop()
+        finally:
+            if self._supervision is not None:
+                self._supervision.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._supervision
+            await asyncio.to_thread(self._agent.close)
+            if self._loop is not None:
+                self._result = self._loop.result()
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.to_thread(self._agent.supervise)
+            await asyncio.sleep(_SUPERVISE)
+
+    async def stop(self) -> None:
+        """End the run, if one goes on; what was measured is in `result` then.
+
+        Raises:
+            WorkerError: If the environment does not come back from its step.
+        """
+        loop = self._loop
+        if loop is None:
+            return
+        loop.stop()
+        if loop.running and not await asyncio.to_thread(loop.join, _STUCK):
+            raise WorkerError(
+                f"The environment's step did not return within {_STUCK:.0f} s. Its "
+                "thread is left alone."
+            )
+        self._result = loop.result()
+
+    async def run(
+        self,
+        env: Any,
+        *,
+        ticks: int | None = None,
+        seconds: float | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+    ) -> AsyncIterator[Decision]:
+        """Run, and give the decisions as they are made.
+
+        Args:
+            env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them. It is
+                used in the tick thread only, and not closed.
+            ticks: The end, in ticks.
+            seconds: The end, in seconds of the run's clock.
+            episodes: The end, in episodes. Without any end it runs until you leave.
+            seed: Episode i is reset with seed + i.
+
+        Raises:
+            ConfigError: Outside of `async with`, or for a second run.
+            Exception: What the environment raised, with a note that says when.
+        """
+        if self._supervision is None or self._supervision.done():
+            raise ConfigError("Use the runtime in a block: async with Runtime(...).")
+        if self._loop is not None:
+            raise ConfigError("A runtime runs once. Make a new one for another run.")
+        limits = Limits(ticks, seconds, episodes)
+        loop = Loop(self._agent, self._clock, env, limits, seed, self._views)
+        self._loop = loop
+        loop.start()
+        try:
+            while loop.running or loop.views:
+                await asyncio.sleep(0 if loop.views else _LOOK)
+                while loop.views:
+                    yield loop.views.popleft()
+        finally:
+            await self.stop()
+        if loop.error is not None:
+            raise loop.error
+
+    @property
+    def agent(self) -> Agent:
+        """The agent: its executor, its counters."""
+        return self._agent
+
+    @property
+    def result(self) -> RunResult:
+        """What the run measured.
+
+        Raises:
+            ConfigError: If no run has ended yet.
+        """
+        if self._result is None:
+            raise ConfigError("There is no result before a run ends. Await stop().")
+        return self._result
+
+
+def _clock(clock: Literal["wall", "virtual"] | Clock, period: float) -> Clock:
+    if isinstance(clock, str):
+        if clock not in ("wall", "virtual"):
+            raise ConfigError(f"No clock {clock!r}. Known: 'virtual', 'wall'.")
+        return WallClock(period) if clock == "wall" else VirtualClock(period)
+    return clock

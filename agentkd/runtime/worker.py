@@ -1,0 +1,71 @@
+"""The inside of a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+
+from agentkd.errors import AgentkdError
+from agentkd.refs import resolve
+from agentkd.runtime.mailbox import Mailbox
+from agentkd.runtime.memory import Segment
+from agentkd.runtime.process import RAISED
+from agentkd.runtime.status import Status
+
+
+def describe(error: BaseException) -> str:
+    """Tell an error: our own by its message, others with their traceback."""
+    if isinstance(error, AgentkdError):
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        return f"{type(error).__name__}: {error}{cause}"
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def say(words: Mailbox, text: str) -> None:
+    """Send a text to the parent, its end where it is too long."""
+    words.write(text.encode()[-words.size :])
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent's end of standard input closes.
+
+    The kernel sends SIGIO then, which ends a process even while its only thread is
+    deep in a library; a thread does the same where pipes send no signal.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(0, fcntl.F_GETFL)
+        fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def watch() -> None:
+        select.select([0], [], [])
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def main() -> None:
+    """Read the orders, make what they name, and serve until told to end."""
+    orders = json.loads(sys.stdin.buffer.readline())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    if orders["nice"]:
+        os.nice(orders["nice"])
+    fd, size = orders["status"]
+    status = Status(Segment(size, fd))
+    words = Mailbox.attach(*orders["words"])
+    try:
+        made = resolve(orders["factory"])(**orders["arguments"])
+        resolve(orders["serve"])(orders, made, status, words)
+    except Exception as error:
+        say(words, describe(error))
+        sys.stdout.flush()
+        os._exit(RAISED)

@@ -1,0 +1,168 @@
+"""Planners, learners and environments for the runtime's tests; children import them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentkd.executors.architecture import initial
+from agentkd.executors.frozen import Frozen
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.types import ActionDist, Categorical, Floats, State
+
+SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(4))
+
+
+def constant(choice: int) -> Frozen:
+    """An executor that always makes the same choice."""
+    frozen = initial("linear", SPEC)
+    bias = np.eye(4, dtype=np.float32)[choice]
+    layer = replace(
+        frozen.layers[0], weight=np.zeros_like(frozen.layers[0].weight), bias=bias
+    )
+    return replace(frozen, layers=(layer,))
+
+
+def one_hot(choices: Any) -> Categorical:
+    """Distributions that are sure of these choices."""
+    return Categorical(np.eye(4, dtype=np.float32)[np.asarray(choices, int) % 4])
+
+
+class Echo:
+    """Chooses the observation's first number, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[float]] = []
+
+    def __call__(self, obs: Floats) -> ActionDist:
+        self.asked.append(obs[:, 0].tolist())
+        return one_hot(obs[:, 0])
+
+
+class Ahead:
+    """Answers with several rows: the observation's first number, and those after."""
+
+    def __init__(self, horizon: int) -> None:
+        self.horizon = horizon
+
+    def __call__(self, obs: Floats) -> ActionDist:
+        return one_hot((obs[:, :1] + np.arange(self.horizon)).ravel())
+
+
+class Counting:
+    """Has a memory: its choice is how many observations this episode had before."""
+
+    def initial_state(self, batch: int) -> State:
+        return (np.zeros((batch, 1), np.float32),)
+
+    def __call__(self, obs: Floats, state: State) -> tuple[ActionDist, State]:
+        return one_hot(state[0][:, 0]), (state[0] + 1,)
+
+
+class Faulty:
+    """Goes wrong whenever the observation's second number says so, else echoes."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __call__(self, obs: Floats) -> ActionDist:
+        if not obs[:, 1].any():
+            return one_hot(obs[:, 0])
+        if self.fault == "die":
+            os._exit(9)
+        if self.fault == "hang":
+            time.sleep(1000)
+        if self.fault == "nan":
+            return Categorical(np.full((len(obs), 4), np.nan, np.float32))
+        if self.fault == "shape":
+            return Categorical(np.zeros((len(obs), 5), np.float32))
+        raise RuntimeError("no idea")
+
+
+def no_factory() -> Any:
+    """A factory that fails."""
+    raise ValueError("the file is not there")
+
+
+def own_settings() -> Any:
+    """A planner that chooses as many as it may use threads."""
+    threads = int(os.environ["OMP_NUM_THREADS"])
+
+    def policy(obs: Floats) -> ActionDist:
+        return one_hot(np.full(len(obs), threads))
+
+    return policy
+
+
+class Towards:
+    """A learner whose executor makes the choice that most labels made.
+
+    Told to, it gives NaN, raises, or dies, once it has `after` labels.
+    """
+
+    def __init__(self, fault: str = "", after: int = 1, record: str = "") -> None:
+        self.fault, self.after, self.record = fault, after, record
+        self.obs: list[list[float]] = []
+        self.votes = np.zeros(4)
+        self.started_with: Floats | None = None
+
+    def warm_start(self, weights: Floats) -> None:
+        self.started_with = weights
+        if self.record:
+            Path(self.record).write_text("warm")
+
+    def add(self, obs: Floats, dist: ActionDist) -> None:
+        assert isinstance(dist, Categorical)
+        self.obs += obs.tolist()
+        self.votes += dist.logits.sum(axis=0)
+
+    def step(self) -> Mapping[str, float]:
+        if len(self.obs) < self.after:
+            return {}
+        if self.fault == "die":
+            os._exit(9)
+        if self.fault == "raise":
+            raise RuntimeError("cannot learn")
+        return {"labels": float(len(self.obs))}
+
+    def snapshot(self) -> Floats:
+        if self.fault == "nan":
+            return np.full(len(constant(0).vector()), np.nan, np.float32)
+        if self.fault == "size":
+            return np.zeros(3, np.float32)
+        return constant(int(self.votes.argmax())).vector()
+
+
+class Steps:
+    """Counts the ticks of an episode: the observation's first number is the tick.
+
+    The right choice is that number; each is worth 1.
+    """
+
+    def __init__(self, length: int = 10, raises_at: int = -1, slow: float = 0) -> None:
+        self.length, self.raises_at, self.slow = length, raises_at, slow
+        self.t = self.steps = 0
+        self.seeds: list[int | None] = []
+
+    def _obs(self) -> Floats:
+        return np.array([self.t, 0, 0], np.float32)
+
+    def reset(self, *, seed: int | None = None) -> tuple[Floats, dict[str, Any]]:
+        self.seeds.append(seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        if self.steps == self.raises_at:
+            raise OSError("the motor is off")
+        time.sleep(self.slow)
+        reward = float(action == self.t % 4)
+        self.t += 1
+        self.steps += 1
+        return self._obs(), reward, self.t >= self.length, False, {}

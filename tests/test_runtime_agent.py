@@ -1,0 +1,486 @@
+"""The agent in a loop of the user's own, with planner and learner on the tick."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd.errors import ConfigError, NumbersError, SpecError
+from agentkd.executors.architecture import initial
+from agentkd.runtime import (
+    Agent,
+    InlineLearner,
+    InlinePlanner,
+    Mode,
+    Remote,
+    ThreadPlanner,
+)
+from agentkd.runtime.decider import Decider
+from agentkd.runtime.form import NumpyForm, default_action
+from agentkd.spec import (
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    ObsSpec,
+    Part,
+    Spec,
+)
+from tests.runtime_children import (
+    SPEC,
+    Ahead,
+    Counting,
+    Echo,
+    Faulty,
+    Towards,
+    constant,
+)
+
+
+def see(*numbers: float) -> Any:
+    return np.array([*numbers, 0, 0][:3], np.float32)
+
+
+def outcomes(agent: Agent, observations: list[Any]) -> list[tuple[Any, str, str]]:
+    decisions = [agent.decide(obs) for obs in observations]
+    return [(d.action, d.source, d.reason) for d in decisions]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_executor_alone_acts(native: bool) -> None:
+    """Without planner an agent needs no block, and act and decide agree."""
+    agent = Agent(constant(3), native=native)
+    decision = agent.decide(see(0))
+    assert (decision.action, decision.source, decision.reason) == (
+        3,
+        "executor",
+        "alone",
+    )
+    assert agent.act(see(1)) == 3
+    assert agent.act([0, 1, 2]) == 3
+    metrics = agent.metrics()
+    assert metrics["decisions_total"] == {"executor": {"alone": 3}}
+    assert metrics["ticks_total"] == 3
+    assert metrics["decision_latency_us"]["count"] == 3
+
+
+def test_native_and_numpy_act_alike() -> None:
+    """The compiled executor and the one in NumPy take the same actions."""
+    spec = Spec(SPEC.obs, BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,)))
+    frozen = initial("mlp:16", spec, seed=1)
+    native, plain = Agent(frozen), Agent(frozen, native=False)
+    random = np.random.default_rng(0)
+    for obs in random.standard_normal((50, 3)) * 3:
+        assert np.allclose(native.act(obs), plain.act(obs), atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("planner", [None, Echo()])
+def test_blind_observation_holds_the_last_action(bad: float, planner: Any) -> None:
+    """NaN gives the default before the first action, then holds; it is counted."""
+    latency = None if planner is None else 1
+    with Agent(constant(2), planner=planner, planner_latency=latency) as agent:
+        assert agent.act(see(bad)) == 0
+        assert agent.act(see(1)) == 2
+        assert agent.act(see(0, bad)) == 2
+        agent.reset()
+        assert agent.decide(see(bad)).source == "default"
+        metrics = agent.metrics()
+        assert metrics["nan_observations_total"] == 3
+        assert metrics["decisions_total"]["hold"] == {"nan": 1}
+        assert metrics["decisions_total"]["default"] == {"nan": 2}
+
+
+def test_number_too_large_for_float32_is_blind() -> None:
+    """A double that float32 cannot hold is as good as infinity, warnings or not."""
+    assert Agent(constant(2)).decide(np.array([1e300, 0, 0])).reason == "nan"
+
+
+def test_blind_observation_is_no_label() -> None:
+    """What holds NaN is never shown to the planner."""
+    planner = Echo()
+    with Agent(constant(2), planner=planner, planner_latency=0) as agent:
+        for number in (1, np.nan, 2):
+            agent.act(see(number))
+    assert planner.asked == [[1.0], [2.0]]
+
+
+def test_held_action_is_not_the_callers_array() -> None:
+    """A caller that changes what it was given by a hold does not change the next."""
+    spec = Spec(SPEC.obs, BoxSpec((-1.0,), (1.0,), (1,)))
+    agent = Agent(initial("linear", spec))
+    first = agent.act(see(1)).copy()
+    agent.act(see(np.nan))[:] = 77
+    assert agent.act(see(np.nan)) == first
+
+
+@pytest.mark.parametrize("obs", [np.zeros(4), np.zeros((1, 3)), 1.0])
+def test_wrong_shape_is_refused(obs: Any) -> None:
+    """An observation of another shape is an error that names both, and no tick."""
+    agent = Agent(constant(0))
+    with pytest.raises(SpecError, match="shape"):
+        agent.act(obs)
+    assert agent.metrics()["ticks_total"] == 0
+
+
+def test_dictionary_observations_are_laid_out() -> None:
+    """An observation in parts is laid out as the executor was trained on it."""
+    parts = (Part("b", "discrete", (), "int64", (2,)), Part("a", "box", (1,), "f4"))
+    spec = Spec(ObsSpec(parts, "dict"), DiscreteSpec(3))
+    frozen = initial("linear", spec)
+    layer = replace(frozen.layers[0], weight=np.eye(3, dtype=np.float32))
+    agent = Agent(replace(frozen, layers=(layer,)))
+    assert agent.act({"a": [0.5], "b": 1}) == 1
+    assert agent.act({"a": [1.5], "b": 0}) == 2
+
+
+def test_no_latency_means_the_planner_acts() -> None:
+    """A planner that is never late decides each tick; the executor is compared."""
+    with Agent(constant(2), planner=Echo(), planner_latency=0) as agent:
+        acted = outcomes(agent, [see(i) for i in range(8)])
+        metrics = agent.metrics()
+    assert acted == [(i % 4, "strategy", "fresh") for i in range(8)]
+    assert metrics["executor_agreement"] == 0.25
+    assert metrics["strategy_accepted_total"] == 8
+    assert metrics["strategy_age_ticks"]["max"] == 0
+
+
+@pytest.mark.parametrize("latency", [1, 2, 5])
+def test_single_rows_that_are_late_never_act(latency: int) -> None:
+    """With one row, one tick of latency means the executor; each answer is 'late'."""
+    with Agent(constant(2), planner=Echo(), planner_latency=latency) as agent:
+        acted = outcomes(agent, [see(i) for i in range(21)])
+        metrics = agent.metrics()
+    assert acted == [(2, "executor", "late")] * 21
+    answers = 20 // latency
+    assert metrics["planner_answers_total"] == answers
+    assert metrics["strategy_rejected_total"]["late"] == answers
+    assert sum(metrics["strategy_rejected_total"].values()) == answers
+    assert metrics["planner_latency_ticks"]["max"] == latency
+
+
+def test_longer_strategies_serve_with_their_later_rows() -> None:
+    """Four rows at a latency of two: rows 2 and 3 act, whatever the executor wants."""
+    with Agent(constant(0), planner=Ahead(4), planner_latency=2) as agent:
+        acted = outcomes(agent, [see(i) for i in range(10)])
+        metrics = agent.metrics()
+    assert [source for _, source, _ in acted] == ["executor"] * 2 + ["strategy"] * 8
+    assert [action for action, _, _ in acted[2:]] == [i % 4 for i in range(2, 10)]
+    assert metrics["strategy_age_ticks"]["p50"] == 2
+    assert metrics["strategy_age_ticks"]["max"] == 3
+
+
+@pytest.mark.parametrize("latency", [0, 1, 3])
+def test_planner_alone_acts_when_its_answer_comes(latency: int) -> None:
+    """Before the first answer the default, then the newest answer, held in between."""
+    with Agent(
+        constant(3), planner=Echo(), planner_latency=latency, mode="planner"
+    ) as agent:
+        acted = outcomes(agent, [see(i) for i in range(1, 8)])
+    pace = max(1, latency)
+    for index, (action, source, _) in enumerate(acted):
+        if index < latency:
+            assert (action, source) == (0, "default")
+            continue
+        asked_at = (index - latency) // pace * pace
+        assert action == (asked_at + 1) % 4
+        assert source == ("strategy" if (index - latency) % pace == 0 else "hold")
+
+
+def test_executor_alone_still_has_its_states_labelled() -> None:
+    """In executor mode the planner labels and never acts."""
+    with Agent(
+        constant(3), planner=Echo(), planner_latency=0, mode="executor"
+    ) as agent:
+        assert outcomes(agent, [see(1)]) == [(3, "executor", "alone")]
+        metrics = agent.metrics()
+    assert metrics["labels_total"] == 1
+    assert metrics["strategy_accepted_total"] == 0
+
+
+def test_answers_of_an_older_episode_are_discarded_but_stay_labels() -> None:
+    """What is in flight at a reset is refused as 'epoch' and still labels its state."""
+    learner = Towards()
+    with Agent(
+        constant(0),
+        planner=Ahead(8),
+        planner_latency=3,
+        learner=InlineLearner(learner),
+    ) as agent:
+        agent.act(see(40))
+        agent.reset()
+        acted = outcomes(agent, [see(i) for i in range(4)])
+        metrics = agent.metrics()
+    assert [source for _, source, _ in acted] == ["executor"] * 4
+    assert acted[2][2] == "epoch"
+    assert metrics["strategy_rejected_total"]["epoch"] == 1
+    assert [40.0, 0.0, 0.0] in learner.obs
+
+
+@pytest.mark.parametrize("latency", [0, 1, 4])
+def test_each_state_is_labelled_once_and_in_order(latency: int) -> None:
+    """Every state visited up to the last answered request is a label, in order."""
+    learner = Towards(after=10**9)
+    with Agent(
+        constant(0),
+        planner=Echo(),
+        planner_latency=latency,
+        learner=InlineLearner(learner),
+    ) as agent:
+        for i in range(50):
+            agent.act(see(i))
+            if i == 20:
+                agent.reset()
+        metrics = agent.metrics()
+    labelled = [row[0] for row in learner.obs]
+    assert labelled == list(range(len(labelled)))
+    assert len(labelled) >= 50 - 2 * latency
+    assert metrics["labels_total"] == metrics["labels_learnt_total"] == len(labelled)
+    assert metrics["observations_unlabelled_total"] == 0
+
+
+def test_backlog_is_bounded_and_counted() -> None:
+    """What a backlog of two cannot hold is not labelled, and counted."""
+    planner, learner = Echo(), Towards(after=10**9)
+    port = InlinePlanner(planner, latency_ticks=5, backlog=2)
+    with Agent(constant(0), planner=port, learner=InlineLearner(learner)) as agent:
+        for i in range(6):
+            agent.act(see(i))
+        metrics = agent.metrics()
+    assert planner.asked == [[0.0], [3.0, 4.0, 5.0]]
+    assert metrics["observations_unlabelled_total"] == 2
+
+
+def test_without_learner_nobody_is_asked_about_the_backlog() -> None:
+    """Where nobody learns, only the newest observation costs the planner anything."""
+    planner = Echo()
+    with Agent(constant(0), planner=planner, planner_latency=3) as agent:
+        for i in range(7):
+            agent.act(see(i))
+    assert planner.asked == [[0.0], [3.0], [6.0]]
+
+
+def test_memory_of_a_planner_steps_through_every_state() -> None:
+    """A recurrent planner sees each state in order, and starts afresh after a reset."""
+    with Agent(
+        constant(0), planner=Counting(), planner_latency=2, mode="planner"
+    ) as agent:
+        first = [agent.act(see(i)) for i in range(5)]
+        agent.reset()
+        second = [agent.act(see(i)) for i in range(5)]
+    assert first == [0, 0, 0, 0, 2]
+    # At the reset an answer was in flight; the next request is made at tick 6.
+    assert second == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("raise", "no idea"), ("nan", "NaN"), ("shape", "shape")],
+)
+def test_planner_that_errs_is_counted_and_survived(fault: str, words: str) -> None:
+    """An error or an unfit answer is counted, with its words; the executor acts on."""
+    with Agent(constant(2), planner=Faulty(fault), planner_latency=0) as agent:
+        acted = outcomes(agent, [see(1), see(1, 1), see(3)])
+        metrics = agent.metrics()
+    assert [source for _, source, _ in acted] == ["strategy", "executor", "strategy"]
+    assert metrics["planner_errors_total"] == 1
+    assert words in metrics["planner_error"]
+
+
+def test_what_is_learnt_is_swapped_in() -> None:
+    """The executor becomes what the labels say, version by version."""
+    with Agent(
+        constant(0),
+        planner=Echo(),
+        planner_latency=1,
+        learner=InlineLearner(Towards(), swap_every=4),
+    ) as agent:
+        versions = [agent.decide(see(3)).version for _ in range(12)]
+        assert agent.act(see(3)) == 3
+    assert versions == sorted(versions)
+    assert set(versions) == {0, 1, 2}
+    assert agent.executor.version >= 3
+
+
+@pytest.mark.parametrize("fault", ["nan", "size"])
+def test_weights_that_are_no_weights_are_refused(fault: str) -> None:
+    """NaN or a wrong number of weights is never swapped in; it is counted."""
+    learner = InlineLearner(Towards(fault), swap_every=1)
+    with Agent(
+        constant(2), planner=Echo(), planner_latency=1, learner=learner
+    ) as agent:
+        assert [agent.act(see(3)) for _ in range(8)] == [2] * 8
+        metrics = agent.metrics()
+    assert metrics["weights_rejected_total"] > 0
+    assert metrics["executor_version"] == metrics["swaps_total"] == 0
+
+
+def test_executor_that_overflows_is_refused() -> None:
+    """Finite weights whose outputs are not are refused; the present executor stays."""
+    agent = Agent(constant(2))
+    huge = constant(1)
+    layer = replace(
+        huge.layers[0], weight=np.full_like(huge.layers[0].weight, np.float32(3e38))
+    )
+    with pytest.raises(NumbersError):
+        agent.swap(replace(huge, layers=(layer,)))
+    assert agent.act(see(0)) == 2
+
+
+def test_learner_that_raises_is_given_up_after_three_times() -> None:
+    """A learner that fails again and again is left alone; the executor acts on."""
+    learner = InlineLearner(Towards("raise"))
+    with Agent(
+        constant(2), planner=Echo(), planner_latency=0, learner=learner
+    ) as agent:
+        for i in range(10):
+            agent.act(see(i))
+        metrics = agent.metrics()
+    assert metrics["learner_errors_total"] == 3
+    assert "cannot learn" in metrics["learner_error"]
+    assert metrics["ticks_total"] == 10
+
+
+def test_decision_beyond_its_deadline_is_counted() -> None:
+    """A decision that takes longer than the period, lateness included, is a miss."""
+    agent = Agent(constant(0), period=10.0)
+    agent.decide(see(0), lateness=9.0)
+    assert agent.metrics()["deadline_miss_total"] == 0
+    agent.decide(see(0), lateness=11.0)
+    hurried = Agent(constant(0), period=1e-9)
+    hurried.act(see(0))
+    assert agent.metrics()["deadline_miss_total"] == 1
+    assert hurried.metrics()["deadline_miss_total"] == 1
+
+
+def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
+    """A fast planner is waited for; one that stopped answering soon no longer is."""
+    port = ThreadPlanner(Echo())
+    port.open(SPEC, None)
+    polls: list[int] = []
+    poll = port.poll
+
+    class Watched:
+        open, await_ready, submit = port.open, port.await_ready, port.submit
+        supervise, counts, close = port.supervise, port.counts, port.close
+        mute = False
+
+        def poll(self, tick: int, /) -> Any:
+            polls.append(tick)
+            return () if self.mute else poll(tick)
+
+    watched = Watched()
+    decider = Decider(
+        NumpyForm(constant(2)), watched, "runtime", None, None, None, 500_000_000
+    )
+    while not decider.metrics.answers:
+        decider.decide(see(1))
+    assert decider.decide(see(1))[1] == "strategy"
+    watched.mute = True
+    decider._budget = 1_000_000
+    for _ in range(50):
+        decider.decide(see(1))
+    polls.clear()
+    assert decider.decide(see(1))[1] == "executor"
+    assert len(polls) == 1
+    port.close()
+
+
+def test_thread_planner_answers_and_labels() -> None:
+    """In a thread a planner answers, errs and labels as it does elsewhere."""
+    learner = Towards(after=10**9)
+    port = ThreadPlanner(Faulty("raise"))
+    with Agent(constant(2), planner=port, learner=InlineLearner(learner)) as agent:
+        i = 0
+        while agent.metrics()["planner_errors_total"] == 0 or not learner.obs:
+            agent.act(see(i, i % 50 == 49))
+            i += 1
+        metrics = agent.metrics()
+    numbers = [row[0] for row in learner.obs]
+    assert numbers == sorted(set(numbers))
+    assert "no idea" in metrics["planner_error"]
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (DiscreteSpec(3, 5), 5),
+        (BoxSpec((1.0, -1.0), (2.0, 1.0), (2,)), [1.0, 0.0]),
+        (MultiDiscreteSpec((2, 3)), [0, 0]),
+        (MultiBinarySpec(2), [0, 0]),
+    ],
+)
+def test_default_action_fits_the_space(action: Any, expected: Any) -> None:
+    """The default is the first choice, or the action nearest to 0."""
+    assert np.array_equal(default_action(action), expected)
+
+
+def test_default_can_be_chosen() -> None:
+    """What is done before anybody decided is the caller's, if they say so."""
+    assert Agent(constant(0), default=3).act(see(np.nan)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"planner": Echo()}, "ThreadPlanner"),
+        ({"learner": Towards()}, "InlineLearner"),
+        ({"mode": "planner"}, "needs a planner"),
+        ({"mode": "both"}, "runtime"),
+        ({"budget": -1.0}, "budget"),
+        ({"period": 0.0}, "period"),
+        ({"planner": Echo(), "planner_latency": -1}, "-1 ticks"),
+        ({"planner": ThreadPlanner(Echo()), "planner_latency": 1}, "its own"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
+    """Options that cannot be meant are refused with what to do instead."""
+    with pytest.raises(ConfigError, match=words):
+        Agent(constant(0), **options)
+
+
+def test_agent_runs_in_its_block_and_once() -> None:
+    """With a planner, an agent acts inside its block only, and is entered once."""
+    agent = Agent(constant(0), planner=Echo(), planner_latency=0)
+    with pytest.raises(ConfigError, match="block"):
+        agent.act(see(0))
+    with agent:
+        agent.act(see(0))
+    with pytest.raises(ConfigError, match="block"):
+        agent.act(see(0))
+    with pytest.raises(ConfigError, match="once"), agent:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"factory": "nowhere"}, "not a reference"),
+        ({"factory": "a:b", "arguments": {"x": object()}}, "JSON"),
+        ({"factory": "a:b", "threads": 0}, "thread"),
+        ({"factory": "a:b", "nice": 20}, "nice"),
+    ],
+)
+def test_remote_is_checked_before_anything_starts(
+    arguments: dict[str, Any], words: str
+) -> None:
+    """What could not be sent to another process is refused at once."""
+    with pytest.raises(ConfigError, match=words):
+        Remote(**arguments)
+
+
+def test_modes_are_told_apart() -> None:
+    """The same planner and executor give three different arms."""
+    acted = {}
+    modes: tuple[Mode, ...] = ("runtime", "planner", "executor")
+    for mode in modes:
+        with Agent(constant(2), planner=Echo(), planner_latency=1, mode=mode) as agent:
+            acted[mode] = [agent.act(see(i)) for i in range(1, 5)]
+    assert acted == {
+        "runtime": [2, 2, 2, 2],
+        "planner": [0, 1, 2, 3],
+        "executor": [2, 2, 2, 2],
+    }

@@ -1,0 +1,125 @@
+"""The clocks: absolute schedules, missed periods."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import pytest
+
+from agentkd.errors import ConfigError
+from agentkd.runtime import Tick, VirtualClock, WallClock, realtime
+
+MS = 1_000_000
+
+
+class FakeTime:
+    """Time that passes only when somebody sleeps, looks, or works."""
+
+    def __init__(self) -> None:
+        self.now = 5_000 * MS
+        self.slept: list[float] = []
+
+    def __call__(self) -> int:
+        self.now += 1000
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += round(seconds * 1e9)
+
+
+def wall(period: float) -> tuple[WallClock, FakeTime]:
+    time = FakeTime()
+    return WallClock(period, time_ns=time, sleep=time.sleep), time
+
+
+def test_ticks_stand_at_multiples_of_the_period() -> None:
+    """However long the work takes within a period, no tick drifts."""
+    clock, time = wall(0.010)
+    clock.start()
+    scheduled = []
+    for work in (3 * MS, 9 * MS, 1 * MS, 0):
+        tick = clock.wait()
+        scheduled.append(tick.scheduled)
+        assert tick.missed == 0
+        assert 0 <= tick.lateness < 1e-5
+        time.now += work
+    assert scheduled == pytest.approx([0, 0.010, 0.020, 0.030])
+
+
+def test_sleep_ends_before_the_tick_and_the_rest_is_spun() -> None:
+    """The clock never sleeps into the last 0.2 ms."""
+    clock, time = wall(0.010)
+    clock.start()
+    clock.wait()
+    clock.wait()
+    assert time.slept == [pytest.approx(0.0098, abs=2e-5)]
+
+
+def test_late_within_a_period_is_late_and_not_missed() -> None:
+    """Work of one and a half periods delays the next tick, and the one after is due."""
+    clock, time = wall(0.010)
+    clock.start()
+    clock.wait()
+    time.now += 15 * MS
+    late = clock.wait()
+    assert (late.index, late.missed) == (1, 0)
+    assert late.scheduled == pytest.approx(0.010)
+    assert late.lateness == pytest.approx(0.005, abs=1e-4)
+    assert clock.wait().scheduled == pytest.approx(0.020)
+
+
+def test_whole_periods_are_skipped_and_counted_without_a_burst() -> None:
+    """After 3.5 periods of work, two were missed; the index counts real ticks only."""
+    clock, time = wall(0.010)
+    clock.start()
+    clock.wait()
+    time.now += 35 * MS
+    ticks = [clock.wait() for _ in range(3)]
+    assert [tick.index for tick in ticks] == [1, 2, 3]
+    assert [tick.missed for tick in ticks] == [2, 0, 0]
+    assert [tick.scheduled for tick in ticks] == pytest.approx([0.030, 0.040, 0.050])
+
+
+def test_missed_and_taken_ticks_account_for_all_time() -> None:
+    """Ticks and missed cycles together are the periods that went by."""
+    clock, time = wall(0.010)
+    clock.start()
+    missed = 0
+    for work in (2, 47, 10, 11, 99, 1, 20, 0, 0):
+        tick = clock.wait()
+        missed += tick.missed
+        time.now += work * MS
+    assert round(tick.scheduled / 0.010) == tick.index + missed
+
+
+def test_virtual_clock_is_exact() -> None:
+    """Virtual ticks are never late, and time is their number."""
+    clock = VirtualClock(0.5)
+    clock.start()
+    assert [clock.wait() for _ in range(3)] == [
+        Tick(0, 0.0, 0.0, 0),
+        Tick(1, 0.5, 0.0, 0),
+        Tick(2, 1.0, 0.0, 0),
+    ]
+    assert clock.now() == 1.5
+
+
+@pytest.mark.parametrize("period", [0, -1, float("inf"), float("nan")])
+def test_a_period_is_positive_and_finite(period: float) -> None:
+    """A period that cannot be is refused by both clocks."""
+    for clock in (WallClock, VirtualClock):
+        with pytest.raises(ConfigError, match="period"):
+            clock(period)
+
+
+def test_realtime_undoes_what_it_does() -> None:
+    """Collection and switching are as they were before the block, after it."""
+    switch = sys.getswitchinterval()
+    with realtime():
+        assert not gc.isenabled()
+        assert sys.getswitchinterval() < switch
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    assert sys.getswitchinterval() == switch

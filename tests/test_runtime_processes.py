@@ -1,0 +1,339 @@
+"""Planners and learners in processes of their own, and everything that befalls them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd.errors import ConfigError, WorkerError
+from agentkd.runtime import (
+    Agent,
+    InlineLearner,
+    Patience,
+    ProcessLearner,
+    ProcessPlanner,
+    Remote,
+)
+from tests.runtime_children import SPEC, Towards, constant
+
+HERE = "tests.runtime_children"
+QUICK = Patience(start=60, answer=1.0, backoff=0.01, most_backoff=0.05, grace=2.0)
+ENOUGH = 40.0
+"""Seconds after which a test gives up; nothing is asserted about times."""
+
+
+def see(*numbers: float) -> Any:
+    return np.array([*numbers, 0, 0][:3], np.float32)
+
+
+def planner(fault: str = "", *, patience: Patience = QUICK) -> ProcessPlanner:
+    return ProcessPlanner(Remote(f"{HERE}:Faulty", {"fault": fault}), patience=patience)
+
+
+def act_until(
+    agent: Agent, done: Callable[[dict[str, Any]], bool], *, fault: bool = False
+) -> dict[str, Any]:
+    """Act, on observations that are at fault or not, until metrics are as wanted.
+
+    A planner that is asked about the newest only may never see one that was shown once.
+    """
+    end = time.monotonic() + ENOUGH
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        assert agent.act(see(number, fault)) in range(4)
+        metrics = agent.metrics()
+        if done(metrics):
+            return metrics
+        time.sleep(0.001)
+    raise AssertionError(f"It did not come to pass: {agent.metrics()}")
+
+
+def gone(pid: int | None) -> bool:
+    """Whether a process has ended; one that nobody reaped has not."""
+    assert pid is not None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def answered(more_than: int = 0) -> Callable[[dict[str, Any]], bool]:
+    return lambda metrics: metrics["planner_answers_total"] > more_than
+
+
+def test_planner_process_answers_and_ends() -> None:
+    """Answers come back without an error, and no child stays."""
+    port = planner()
+    with Agent(constant(2), planner=port) as agent:
+        metrics = act_until(agent, answered(5))
+        pid = port.pid
+        assert not gone(pid)
+    assert gone(pid)
+    assert port.pid is None
+    assert metrics["planner_errors_total"] == 0
+    assert agent.metrics()["planner_restarts_total"] == {
+        "died": 0,
+        "hung": 0,
+        "raised": 0,
+    }
+
+
+def test_budget_lets_a_fast_planner_act() -> None:
+    """With a generous budget a process is waited for, and its strategy acts."""
+    with Agent(constant(2), planner=planner(), budget=20.0) as agent:
+        act_until(agent, answered())
+        decision = agent.decide(see(3))
+    assert (decision.action, decision.source) == (3, "strategy")
+
+
+@pytest.mark.parametrize(("fault", "cause"), [("die", "died"), ("hang", "hung")])
+def test_planner_that_dies_or_hangs_is_started_again(fault: str, cause: str) -> None:
+    """The executor acts on, the loss is counted under its cause, answers come again."""
+    port = planner(fault)
+    with Agent(constant(2), planner=port) as agent:
+        act_until(agent, answered())
+        first = port.pid
+        metrics = act_until(
+            agent, lambda m: m["planner_restarts_total"][cause] > 0, fault=True
+        )
+        act_until(agent, answered(metrics["planner_answers_total"]))
+        assert port.pid != first
+    assert gone(first)
+    restarts = agent.metrics()["planner_restarts_total"]
+    assert restarts[cause] == sum(restarts.values())
+
+
+def test_stopped_planner_never_blocks_a_tick() -> None:
+    """A planner that is stopped (SIGSTOP) is found hung; ticks fill its mailbox."""
+    port = planner()
+    with Agent(constant(2), planner=port) as agent:
+        act_until(agent, answered())
+        first = port.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        for number in range(100_000):
+            agent.act(see(number))
+        metrics = act_until(
+            agent, lambda metrics: metrics["planner_restarts_total"]["hung"] == 1
+        )
+        metrics = act_until(agent, answered(metrics["planner_answers_total"]))
+    assert gone(first)
+    assert metrics["observations_unlabelled_total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("raise", "no idea"), ("nan", "NaN"), ("shape", "shape")]
+)
+def test_planner_that_errs_again_and_again_is_made_anew(fault: str, words: str) -> None:
+    """One error is counted; several in a row mean a new start, with its words kept."""
+    with Agent(constant(2), planner=planner(fault)) as agent:
+        act_until(agent, answered())
+        metrics = act_until(agent, lambda m: words in m["planner_error"], fault=True)
+        assert metrics["planner_errors_total"] >= 1
+        metrics = act_until(
+            agent, lambda m: m["planner_restarts_total"]["raised"] > 0, fault=True
+        )
+        metrics = act_until(agent, answered(metrics["planner_answers_total"]))
+    assert metrics["planner_errors_total"] >= 3
+    assert metrics["decisions_total"].keys() <= {"executor", "strategy"}
+
+
+def test_planner_that_cannot_be_made_says_why() -> None:
+    """A factory that fails ends the start with the child's own words, and no child."""
+    agent = Agent(constant(2), planner=Remote(f"{HERE}:no_factory"))
+    with pytest.raises(WorkerError, match="the file is not there"), agent:
+        pass
+    nowhere = Agent(constant(2), planner=Remote(f"{HERE}:Faultly"))
+    with pytest.raises(WorkerError, match="Did you mean 'Faulty'"), nowhere:
+        pass
+
+
+def test_planner_that_is_never_ready_is_given_up() -> None:
+    """A factory that takes longer than patience allows ends the start."""
+    patience = Patience(start=0.3)
+    port = ProcessPlanner(
+        Remote("time:sleep", {}),
+        patience=patience,
+    )
+    with pytest.raises(WorkerError, match="sleep"), Agent(constant(0), planner=port):
+        pass
+
+
+def test_horizon_beyond_the_mailbox_is_refused() -> None:
+    """A planner with more rows than there is room for says what to give."""
+    port = ProcessPlanner(Remote(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8)
+    with (
+        pytest.raises(WorkerError, match="most_rows=9"),
+        Agent(constant(0), planner=port),
+    ):
+        pass
+
+
+def test_child_has_settings_of_its_own() -> None:
+    """Threads are limited before the child's libraries load."""
+    remote = Remote(f"{HERE}:own_settings", threads=3, nice=1)
+    with Agent(constant(2), planner=remote, mode="planner") as agent:
+        act_until(agent, answered())
+        assert agent.act(see(0)) == 3
+
+
+def test_answers_can_be_made_to_take_longer() -> None:
+    """A planner that stands in for a larger one answers no sooner than it would."""
+    port = ProcessPlanner(Remote(f"{HERE}:Echo"), at_least=0.05)
+    with Agent(constant(2), planner=port) as agent:
+        act_until(agent, answered(2))
+        assert agent.metrics()["planner_latency_us"]["p50"] >= 0.95 * 50_000
+    with pytest.raises(ConfigError, match="at least"):
+        ProcessPlanner(Remote("a:b"), at_least=-1)
+
+
+def test_labels_go_from_process_to_process() -> None:
+    """Each state visited is labelled once and in order, and the executor follows."""
+    learner = InlineLearner(Towards(after=10**9))
+    with Agent(constant(2), planner=planner(), learner=learner) as agent:
+        metrics = act_until(agent, lambda m: m["labels_learnt_total"] >= 300)
+    towards = learner._learner
+    assert isinstance(towards, Towards)
+    numbers = [row[0] for row in towards.obs]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert metrics["labels_dropped_total"] == 0
+
+
+def test_learner_process_teaches_the_executor() -> None:
+    """Planner and learner both elsewhere: weights come back and are swapped in."""
+    learner = ProcessLearner(
+        Remote(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK
+    )
+    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+        end = time.monotonic() + ENOUGH
+        while agent.act(see(3)) != 3 or agent.executor.version < 2:
+            time.sleep(0.001)
+            assert time.monotonic() < end
+        metrics = agent.metrics()
+        pid = learner.pid
+    assert gone(pid)
+    assert metrics["learner_progress"]["labels"] > 0
+    assert metrics["learner_steps_total"] > 0
+    assert metrics["swaps_total"] >= 2
+
+
+def test_last_weights_are_swapped_in_at_the_end() -> None:
+    """What was learnt since the last swap is not lost when the agent closes."""
+    learner = ProcessLearner(
+        Remote(f"{HERE}:Towards"), publish_seconds=1000, patience=QUICK
+    )
+    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+        end = time.monotonic() + ENOUGH
+        while agent.metrics()["learner_steps_total"] == 0:
+            agent.act(see(3))
+            time.sleep(0.001)
+            assert time.monotonic() < end
+        assert agent.executor.version == 0
+    assert agent.executor.version == 1
+    assert agent.executor.act(see(0)) == 3
+
+
+def test_learner_that_dies_is_started_again_and_the_executor_stays(
+    tmp_path: Path,
+) -> None:
+    """A dead learner is counted; the new one goes on from the published weights."""
+    record = tmp_path / "record"
+    learner = ProcessLearner(
+        Remote(f"{HERE}:Towards", {"record": str(record)}),
+        publish_seconds=0.02,
+        patience=QUICK,
+    )
+    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+        act_until(agent, lambda m: m["swaps_total"] > 0)
+        assert not record.exists()
+        assert learner.pid is not None
+        os.kill(learner.pid, signal.SIGKILL)
+        metrics = act_until(agent, lambda m: m["learner_restarts_total"]["died"] == 1)
+        swaps = metrics["swaps_total"]
+        act_until(agent, lambda m: m["swaps_total"] > swaps)
+    assert record.read_text() == "warm"
+
+
+@pytest.mark.parametrize(
+    ("fault", "count"),
+    [("raise", "learner_errors_total"), ("nan", "weights_rejected_total")],
+)
+def test_learner_that_fails_leaves_the_executor_alone(fault: str, count: str) -> None:
+    """Neither a learner that raises nor one that gives NaN changes who acts."""
+    learner = ProcessLearner(
+        Remote(f"{HERE}:Towards", {"fault": fault}),
+        publish_seconds=0.02,
+        patience=QUICK,
+    )
+    with Agent(constant(2), planner=planner(), learner=learner) as agent:
+        metrics = act_until(agent, lambda m: m[count] >= 3)
+    assert metrics["swaps_total"] == 0
+    assert agent.executor.act(see(0)) == 2
+
+
+def test_nothing_outlives_a_parent_that_was_killed() -> None:
+    """When the parent is killed its planner ends too, even in the middle of a hang."""
+    script = f"""
+import time
+from tests.runtime_children import constant
+from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
+port = ProcessPlanner(Remote("{HERE}:Faulty", {{"fault": "hang"}}))
+with Agent(constant(0), planner=port) as agent:
+    agent.act([0, 1, 0])
+    time.sleep(0.2)
+    print(port.pid, flush=True)
+    time.sleep(1000)
+"""
+    root = Path(__file__).parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root, text=True
+    )
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    end = time.monotonic() + ENOUGH
+    while _alive(child):
+        time.sleep(0.01)
+        assert time.monotonic() < end
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped by somebody does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_descriptors_are_given_back() -> None:
+    """A planner that comes and goes leaves no open file behind."""
+    folder = Path("/proc/self/fd")
+    with Agent(constant(0), planner=planner()) as agent:
+        act_until(agent, answered())
+    before = len(list(folder.iterdir()))
+    for _ in range(3):
+        with Agent(constant(0), planner=planner()) as agent:
+            act_until(agent, answered())
+    assert len(list(folder.iterdir())) <= before
+
+
+def test_spec_is_what_the_child_gets() -> None:
+    """The port of a planner that was never opened says how to open it."""
+    port = planner()
+    with pytest.raises(ConfigError, match="with block"):
+        port.counts()
+    port.close()
+    assert SPEC.obs.size == 3

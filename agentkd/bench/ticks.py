@@ -134,11 +134,10 @@ async def _round(name: str, hz: float, seconds: float) -> RunResult:
     executor = initial("mlp:64,64", SPEC)
     planner = learner = None
     if name == "busy":
-        planner = Remote("agentkd.bench.ticks:busy_planner", nice=10)
+        planner = Remote("agentkd.bench.ticks:busy_planner")
         learner = Remote(
             "agentkd.distill.service:build",
             {"executor": "mlp:64,64", "spec": to_json(SPEC)},
-            nice=15,
         )
     async with Runtime(executor, planner=planner, learner=learner, hz=hz) as runtime:
         async for _ in runtime.run(Stub(), seconds=seconds):

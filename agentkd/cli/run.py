@@ -265,7 +265,7 @@ def _learner(options: Options, executor: Any, squashed: bool, *, virtual: bool) 
     }
     if virtual:
         return build(**arguments)
-    return Remote("agentkd.distill.service:build", arguments, nice=5)
+    return Remote("agentkd.distill.service:build", arguments)
 
 
 def _provenance(options: Options, known: Any, learnt: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from agentkd.runtime.codec import (
 )
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell, Segment
+from agentkd.runtime.pace import Pace
 from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, check_backlog
 from agentkd.runtime.process import Patience, Remote, Worker
 from agentkd.runtime.ring import LabelRing
@@ -38,7 +39,8 @@ class ProcessPlanner:
     """A planner in a spawned process that is started again when it dies or hangs.
 
     Each tick puts its observation into shared memory. When the planner is free it takes
-    all of them, answers the newest, and labels the rest in the same batch. Labels go
+    all of them, answers the newest, and labels the rest in the same batch, as many as
+    do not make the answer later (`Pace`). Labels go
     from its process into the ring, so the tick copies nothing but the observation.
 
     Args:
@@ -179,6 +181,7 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
         thinker.warm_up()
     status.set_ready()
     failures = 0
+    pace = Pace(seen.slots)
     while not status.stopping:
         status.beat()
         lost = seen.missed
@@ -187,6 +190,9 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
         if not messages:
             bell.wait(_IDLE)
             continue
+        # The oldest are given up: what a slow planner cannot label never delays it.
+        status.count(DROPPED, max(0, len(messages) - pace.limit))
+        messages = messages[-pace.limit :]
         began = time.monotonic()
         try:
             thought = thinker.think([codec.decode(each) for each in messages])
@@ -198,6 +204,7 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
             say(words, f"{type(error).__name__}: {error}")
             continue
         failures = 0
+        pace.note(len(messages), thought.answer.thinking)
         if ring is not None:
             ring.push(thought.obs, thought.dist)
         status.count(LABELS, thought.answer.labels)

@@ -1,0 +1,42 @@
+"""How many observations one request may hold, so that labels never make it late."""
+
+from __future__ import annotations
+
+from typing import final
+
+_TWICE = 2.0
+_NOTHING = 5e-3
+_BEGIN = 16
+_FORGET = 0.2
+
+
+@final
+class Pace:
+    """Keeps a request about as quick as one about the newest observation alone.
+
+    A large model labels a batch in the time of one observation; a search takes as many
+    times longer. Which it is shows when it is asked: the limit begins at 16, doubles
+    while a request takes at most twice as long as that of one observation (or less
+    than five milliseconds), and halves where it takes longer.
+
+    Args:
+        most: The limit's own limit.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin with a few."""
+        self._most = max(1, most)
+        self.limit = min(_BEGIN, self._most)
+        self._alone: float | None = None
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Take how long a request of so many observations took."""
+        if rows == 1:
+            before = seconds if self._alone is None else self._alone
+            self._alone = before + _FORGET * (seconds - before)
+        if self._alone is None:
+            return
+        if seconds > max(_TWICE * self._alone, _NOTHING):
+            self.limit = max(1, self.limit // 2)
+        elif rows >= self.limit:
+            self.limit = min(2 * self.limit, self._most)

@@ -1,0 +1,158 @@
+"""Arms live the same seeds, end as they should, and lose nothing that was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from agentkd.bench.arms import ArmLook, Setting, live
+from agentkd.bench.ticks import measure
+from agentkd.errors import ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.executors.frozen import Frozen, Layer
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.types import Categorical, Floats
+
+SPEC = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), DiscreteSpec(2))
+SETTING = Setting(
+    env="arm_world:World",
+    hz=50.0,
+    clock="virtual",
+    latency=2,
+    budget=0.0,
+    ticks=None,
+    seconds=None,
+    episodes=4,
+    seed=10,
+)
+
+
+class World(gym.Env[Any, Any]):
+    """An episode of six ticks; the seed is seen, and choice 1 is the reward."""
+
+    observation_space = gym.spaces.Box(-1e6, 1e6, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    fault = -1
+    seeds: list[int | None] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Begin."""
+        World.seeds.append(seed)
+        self.at = 0
+        return np.array([seed or 0, 0], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        """Go on."""
+        self.at += 1
+        if self.at == World.fault:
+            raise RuntimeError("the wheel came off")
+        done = self.at == 6
+        return np.array([0, self.at], np.float32), float(action), done, False, {}
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[World]]:
+    """Make the world known by a name."""
+    module = types.ModuleType("arm_world")
+    module.World = World  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "arm_world", module)
+    monkeypatch.setattr(World, "seeds", [])
+    monkeypatch.setattr(World, "fault", -1)
+    yield World
+
+
+def always(choice: int) -> Frozen:
+    """An executor that always makes one choice."""
+    frozen = initial("linear", SPEC)
+    bias = np.array([1 - choice, choice], np.float32)
+    return replace(frozen, layers=(Layer(np.zeros((2, 2), np.float32), bias, "none"),))
+
+
+def ones(obs: Floats, /) -> Categorical:
+    """A planner that always says 1."""
+    return Categorical(np.tile(np.float32([0, 9]), (len(obs), 1)))
+
+
+def test_each_arm_lives_the_same_seeds() -> None:
+    """Episode i is reset with seed + i, whoever acts."""
+    for mode in ("executor", "planner", "runtime"):
+        World.seeds.clear()
+        asyncio.run(live(SETTING, mode, always(0), ones))
+        assert World.seeds == [10, 11, 12, 13]
+
+
+def test_the_arms_do_what_they_are_called() -> None:
+    """The executor's zeros, the late planner's ones, and both together."""
+    executor = asyncio.run(live(SETTING, "executor", always(0), ones)).result
+    planner = asyncio.run(live(SETTING, "planner", always(0), ones)).result
+    runtime = asyncio.run(live(SETTING, "runtime", always(0), ones)).result
+    assert executor.returns == (0.0,) * 4
+    # Its first answer arrives at tick 2; until then it has nothing to hold.
+    assert planner.returns == (4.0,) * 4
+    # One row for the tick it was asked about is too late two ticks on.
+    assert runtime.returns == (0.0,) * 4
+    on_time = replace(SETTING, latency=0)
+    assert asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns == (
+        6.0,
+    ) * 4
+
+
+def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:
+    """What was measured until then stays."""
+    World.fault = 4
+    lived = asyncio.run(live(SETTING, "executor", always(1), ones))
+    assert "the wheel came off" in lived.fault
+    assert lived.result.ticks == 3
+    assert lived.result.unfinished_return == 3.0
+
+
+def test_ctrl_c_ends_an_arm_with_what_it_had() -> None:
+    """The interrupt is an answer to wait for, not an exception."""
+    long = replace(SETTING, episodes=None, ticks=10_000_000)
+    looks: list[ArmLook] = []
+
+    def watch(look: ArmLook) -> None:
+        looks.append(look)
+        if len(looks) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    lived = asyncio.run(live(long, "executor", always(1), ones, None, watch))
+    assert lived.interrupted
+    assert 0 < lived.result.ticks < 10_000_000
+    assert set(lived.result.returns) == {6.0}
+
+
+def test_looks_tell_how_far_an_arm_is() -> None:
+    """The share that is done grows to one and fits the ticks."""
+    looks: list[ArmLook] = []
+    setting = replace(SETTING, episodes=None, ticks=20_000)
+    asyncio.run(live(setting, "executor", always(1), ones, None, looks.append))
+    assert looks
+    assert all(look.done == pytest.approx(look.ticks / 20_000) for look in looks)
+
+
+@pytest.mark.timeout(120)
+def test_a_clock_is_measured_idle_and_busy() -> None:
+    """Every tick is a decision, and only the busy one has a planner's answers."""
+    idle, busy = measure(hz=100.0, seconds=1.0, rounds=1)
+    for each in (idle, busy):
+        assert each.decisions == each.ticks > 0
+        assert each.ticks + each.missed <= 101
+    assert idle.answers == idle.steps == 0
+    assert busy.answers > 0
+
+
+def test_no_rounds_measure_nothing() -> None:
+    """At least one round is needed."""
+    with pytest.raises(ConfigError):
+        measure(rounds=0)

@@ -142,6 +142,12 @@ def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
             f"The policy's {kind} distribution has shape {rows.shape}; {expected} was "
             f"expected for {batch} observations and {action}."
         )
+    if isinstance(dist, MultiCategorical) and dist.sizes != getattr(
+        action, "sizes", None
+    ):
+        raise SpecError(
+            f"The policy chooses out of {dist.sizes}, the environment out of {action}."
+        )
     if isinstance(dist, SquashedGaussian) and not (
         isinstance(action, BoxSpec) and action.bounded
     ):

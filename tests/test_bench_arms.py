@@ -80,7 +80,7 @@ def always(choice: int) -> Frozen:
 
 def ones(obs: Floats, /) -> Categorical:
     """A planner that always says 1."""
-    return Categorical(np.tile(np.float32([0, 9]), (len(obs), 1)))
+    return Categorical(np.tile(np.array([0, 9], np.float32), (len(obs), 1)))
 
 
 def test_each_arm_lives_the_same_seeds() -> None:
@@ -102,9 +102,10 @@ def test_the_arms_do_what_they_are_called() -> None:
     # One row for the tick it was asked about is too late two ticks on.
     assert runtime.returns == (0.0,) * 4
     on_time = replace(SETTING, latency=0)
-    assert asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns == (
-        6.0,
-    ) * 4
+    assert (
+        asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns
+        == (6.0,) * 4
+    )
 
 
 def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:

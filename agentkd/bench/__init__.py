@@ -1,1 +1,1 @@
-"""Measuring: evaluation, intervals and retention, latency, reports."""
+"""Measuring: evaluation, arms, latencies, clocks, and the reports of all of them."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +38,12 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Estimate a mean by the BCa bootstrap (Efron 1987, "Better Bootstrap Confidence
-    Intervals"), widened for few values (Hesterberg 2015, "What Teachers Should Know
-    About the Bootstrap", section 5.3).
+    """Estimate a mean, with an interval by the BCa bootstrap.
 
-    Values that are all equal give an interval without width.
+    Efron 1987, "Better Bootstrap Confidence Intervals"; widened for few values after
+    Hesterberg 2015, "What Teachers Should Know About the Bootstrap". Values that are
+    all equal give an interval without width. The interval never leaves the values'
+    own range: fewer than ten of them may not have met what is rare.
 
     Args:
         values: Returns, in units of reward; NaN among them gives NaN.
@@ -63,14 +63,13 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if np.ptp(sample) == 0.0:
         # Not the mean, which rounding moves off values such as 0.1.
         return Interval(float(sample[0]), float(sample[0]), float(sample[0]))
-    means = _means(sample, np.random.default_rng(_SEED))
+    (means,) = _means([sample])
     below = float((means < mean).mean() + 0.5 * (means == mean).mean())
     # A bias beyond any resample has no finite quantile.
     bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(means)), 1 - 0.5 / len(means)))
-    apart = mean - sample
-    skew = float((apart**3).sum())
-    # The jackknife's acceleration; for a mean its values differ from `apart` by 1-n.
-    speed = -skew / (6.0 * float((apart**2).sum()) ** 1.5)
+    apart = sample - mean
+    # The acceleration, from the jackknife, which is this simple for a mean.
+    speed = float((apart**3).sum()) / (6.0 * float((apart**2).sum()) ** 1.5)
     wide = _wide(confidence, len(sample))
     ends = [
         _NORMAL.cdf(bias + (bias + z) / max(1.0 - speed * (bias + z), 1e-6))
@@ -86,10 +85,11 @@ def retention(
     random: Sequence[float],
     confidence: float = 0.95,
 ) -> Interval:
-    """Estimate (G_executor − G_random) / (G_planner − G_random).
+    """Estimate (G_executor - G_random) / (G_planner - G_random).
 
-    The interval is the bootstrap's percentiles over the three samples, each drawn anew
-    on its own: the planner's and the random player's returns are uncertain too.
+    The interval is the bootstrap's percentiles over all three samples, for the
+    planner's and the random player's returns are uncertain too. Samples of one length
+    are drawn anew together, seed by seed: a hard seed is hard for all three.
 
     Args:
         executor: Returns of the executor, in units of reward.
@@ -119,8 +119,7 @@ def retention(
         return Interval(kept, kept, kept)
     if min(len(sample) for sample in samples) == 1:
         return Interval(kept, math.nan, math.nan, "One episode has no interval.")
-    draws = np.random.default_rng(_SEED)
-    mines, bests, worsts = (_means(sample, draws) for sample in samples)
+    mines, bests, worsts = _resampled(samples)
     spans = bests - worsts
     tail = (1.0 - confidence) / 2.0
     if float((spans * np.sign(span) <= 0).mean()) > tail:
@@ -141,17 +140,23 @@ def _sample(values: Sequence[float], confidence: float) -> Doubles:
     return np.asarray(values, np.float64)
 
 
-def _means(sample: Doubles, random: np.random.Generator) -> Doubles:
-    """The means of resamples; drawn in pieces, so that memory stays bounded."""
-    rows = max(1, _CHUNK // len(sample))
-    pieces: list[Any] = []
-    left = _RESAMPLES
-    while left > 0:
-        take = min(rows, left)
-        index = random.integers(0, len(sample), (take, len(sample)))
-        pieces.append(sample[index].mean(axis=1))
-        left -= take
-    return np.concatenate(pieces)
+def _resampled(samples: Sequence[Doubles]) -> list[Doubles]:
+    if len({len(sample) for sample in samples}) == 1:
+        return _means(samples)
+    return [_means([each], seed)[0] for seed, each in enumerate(samples, _SEED)]
+
+
+def _means(samples: Sequence[Doubles], seed: int = _SEED) -> list[Doubles]:
+    """The means of resamples of samples of one length, which share their indices."""
+    random = np.random.default_rng(seed)
+    n = len(samples[0])
+    rows = max(1, _CHUNK // n)  # drawn in pieces, so that memory stays bounded
+    pieces: list[list[Doubles]] = [[] for _ in samples]
+    for start in range(0, _RESAMPLES, rows):
+        index = random.integers(0, n, (min(rows, _RESAMPLES - start), n))
+        for piece, sample in zip(pieces, samples, strict=True):
+            piece.append(sample[index].mean(axis=1))
+    return [np.concatenate(piece) for piece in pieces]
 
 
 def _wide(confidence: float, n: int) -> float:

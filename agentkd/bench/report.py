@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import platform
-import sys
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from agentkd.bench.origin import origin
 from agentkd.errors import AgentkdError, ConfigError
 
 SCHEMA = 1
-_PACKAGES = ("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "mujoco")
+_MARK = ".agentkd"
+# What of an earlier run an overwriting one removes. The executor is not among it: it
+# is replaced whole, and may be what the new run starts from.
+_FILES = ("report.json", "report.html")
+_FOLDERS = ("checkpoint", "tensorboard")
 
 
 class ReportError(AgentkdError):
@@ -37,12 +40,15 @@ class Table:
 class Series:
     """One line of a plot, with a band from `low` to `high` where they are given.
 
+    Or one row of a plot of rows: values x, one dot each, of which y is the one that
+    counts, with an interval from `low` to `high`.
+
     Attributes:
-        name: In the legend.
+        name: In the legend, or beside the row.
         x: Along the bottom.
-        y: Upwards; NaN leaves a gap.
-        low: The band's lower edge.
-        high: The band's upper edge.
+        y: Upwards; NaN leaves a gap. In a row: one value.
+        low: The band's lower edge. In a row: one value.
+        high: The band's upper edge. In a row: one value.
     """
 
     name: str
@@ -54,13 +60,28 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines over common axes."""
+    """Lines over common axes, or rows along a common axis.
+
+    Attributes:
+        title: Above it.
+        x_label: Below it, with the unit.
+        y_label: Beside it, with the unit; rows have none.
+        series: The lines or rows.
+        note: A sentence under it.
+        kind: Whether they are lines or rows.
+        log: Whether the values' axis is logarithmic.
+        levels: Names for y = 0, 1, 2, …, where y is not a number but one of these;
+            values are then dots.
+    """
 
     title: str
     x_label: str
     y_label: str
     series: tuple[Series, ...]
     note: str = ""
+    kind: Literal["lines", "rows"] = "lines"
+    log: bool = False
+    levels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +97,71 @@ class Section:
 def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Make the output folder, and make sure that nothing in it is lost by accident.
 
+    Args:
+        out: The folder.
+        overwrite: Replace what an earlier run left there: its report, logs and
+            checkpoint go now, its executor when there is a new one. Files that are
+            not ours stay.
+        resume: Go on from what an earlier run left there; nothing is removed.
+
     Raises:
         ConfigError: If it holds an earlier run and neither flag is given, or files
-            that no run of ours left; or if it cannot be made.
+            that no run of ours left; or if both flags are.
+        ReportError: If it cannot be made or written to.
     """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
+    try:
+        _check_out(out, overwrite=overwrite, resume=resume)
+        out.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _clear(out)
+        # Written first: a run that is killed has left a folder of ours all the same.
+        (out / _MARK).write_text(f"{SCHEMA}\n", encoding="utf-8")
+    except OSError as error:
+        raise ReportError(
+            f"{out} cannot be written to: {error.strerror or error}. Give another "
+            "folder with --out."
+        ) from error
+
+
+def _check_out(out: Path, *, overwrite: bool, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out needs a folder.")
     held = sorted(each.name for each in out.iterdir()) if out.exists() else []
-    ours = {"report.json", "executor.akd", "checkpoint"} & set(held)
-    if held and not ours:
+    if resume and not held:
+        raise ConfigError(f"{out} holds nothing to go on from. Leave --resume out.")
+    if not held:
+        return
+    if not _ours(out):
         raise ConfigError(
-            f"{out} holds other things ({', '.join(held[:3])}). Give an empty or a new "
-            "folder with --out."
+            f"{out} holds things that agentkd did not write ({', '.join(held[:3])}). "
+            "They are left alone, also with --overwrite: give an empty or a new folder "
+            "with --out."
         )
-    if held and not overwrite and not resume:
+    if not overwrite and not resume:
         raise ConfigError(
             f"{out} holds an earlier run. Give --overwrite to replace it, --resume to "
             "go on from it where the command can, or another --out."
         )
+
+
+def _ours(out: Path) -> bool:
+    if (out / _MARK).is_file():
+        return True
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be made: {error.strerror}.") from error
+        read_report(out / "report.json")
+    except ConfigError:
+        return False
+    return True
+
+
+def _clear(out: Path) -> None:
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if (out / name).is_dir() and not (out / name).is_symlink():
+            shutil.rmtree(out / name)
 
 
 def _plain(value: Any) -> Any:
@@ -115,22 +179,6 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _origin() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "schema": SCHEMA,
-        "argv": ["agentkd", *sys.argv[1:]],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": versions,
-    }
-
-
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
@@ -144,12 +192,24 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+        _settle(path.parent)
     except OSError as error:
         raise ReportError(
-            f"{path} could not be written: {error.strerror or error}."
+            f"{path} could not be written: {error.strerror or error}. What was there "
+            "before is whole. Make room, or give another folder with --out."
         ) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Have the folder's new entry on the disk, not only the file's bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_report(
@@ -167,7 +227,7 @@ def write_report(
     """
     from agentkd.bench.html import page
 
-    full = _plain({**_origin(), **data})
+    full = _plain({"schema": SCHEMA, **origin(), **data})
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,6 +247,11 @@ def read_report(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no report: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ConfigError(f"{path} is no report of schema {SCHEMA}.")
+    if not isinstance(data, dict) or not {"argv", "schema", "versions"} <= set(data):
+        raise ConfigError(f"{path} is no report of agentkd's.")
+    if data["schema"] != SCHEMA:
+        raise ConfigError(
+            f"{path} is a report of schema {data['schema']!r}; this agentkd reads "
+            f"schema {SCHEMA}. Make it again."
+        )
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,7 +74,7 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd import environments
-    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.loop import Budget, distill, squashed_head
@@ -93,6 +93,12 @@ def run(options: Options) -> int:
     access = _access(options)
     known = load_planner(_reference(options.planner), spec, **access)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec))
+    # Every option is looked at before an earlier run is overwritten.
+    budget = Budget(_seconds(options), options.labels)
+    learning = _distiller_options(options, known, spec)
+    collection = CollectionOptions(
+        environments=options.environments, least_share=options.planner_share
+    )
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
     view = DistillView(options.env, known, sketch)
@@ -110,12 +116,10 @@ def run(options: Options) -> int:
             options.env,
             _reference(options.planner),
             options.executor,
-            budget=Budget(_seconds(options), options.labels),
+            budget=budget,
             seed=options.seed,
-            options=_distiller_options(options, known, spec),
-            collection=CollectionOptions(
-                environments=options.environments, least_share=options.planner_share
-            ),
+            options=learning,
+            collection=collection,
             access=access,
             watch=watch,
             checkpoint=out / "checkpoint",
@@ -134,7 +138,11 @@ def run(options: Options) -> int:
     # Written before it is measured: whatever happens now, what was learnt is safe.
     write_bundle(file, result.frozen, provenance)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
-    executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+    try:
+        executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+    except KeyboardInterrupt:
+        executor = Evaluation((), ())
+        result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
 
     return write(options, out, result, planner, random, executor, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,9 @@ def write(
     }
     write_report(out, data, _sections(data, returns, kept, result))
     _print(view, data, returns, kept, out)
-    return 1 if result.fault else 0
+    if result.fault:
+        return 1
+    return 130 if result.interrupted else 0
 
 
 def _sections(
@@ -197,10 +200,15 @@ def _print(
         if data["fault"]:
             console.print(Text(data["fault"], style="red"))
         console.print("[dim]Go on with the same command and[/] --resume")
-    console.print(f"executor  {out / 'executor.akd'}")
-    console.print(f"report    {out / 'report.html'}")
-    console.print(
-        f"[dim]next:[/]     agentkd run {data['env']} --planner "
-        f"{' '.join(data['planner'])} --executor {out / 'executor.akd'} "
-        "--clock virtual --planner-latency 4"
-    )
+    file = str(out / "executor.akd")
+    command = [
+        *["agentkd", "run", data["env"], "--planner", *data["planner"]],
+        *["--executor", file, "--clock", "virtual", "--planner-latency", "4"],
+    ]
+    # Unbroken and as text: they are there to be copied.
+    for name, text in (
+        ("executor", file),
+        ("report", str(out / "report.html")),
+        ("next:", shlex.join(command)),
+    ):
+        console.print(Text(f"{name:<10}{text}"), soft_wrap=True)

@@ -26,10 +26,20 @@ _COMMANDS = {
         "planners, executors and earlier reports side by side",
         "agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd",
     ),
-    "bench": (
-        "agentkd.cli.bench",
+    "bench latency": (
+        "agentkd.cli.bench_latency",
         "how long one decision takes, in every form",
         "agentkd bench latency runs/demo/executor.akd",
+    ),
+    "bench ticks": (
+        "agentkd.cli.bench_ticks",
+        "whether a clock is kept while planner and distiller work",
+        "agentkd bench ticks --hz 1000 --seconds 30",
+    ),
+    "bench distill": (
+        "agentkd.cli.bench_distill",
+        "what distillation keeps, over many planners and seeds",
+        "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
     ),
     "inspect": (
         "agentkd.cli.inspect",
@@ -38,6 +48,8 @@ _COMMANDS = {
     ),
 }
 _DEBUG = "AGENTKD_DEBUG"
+_PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "torch")
+"""What the extra "train" brings."""
 
 
 def overview() -> str:
@@ -49,7 +61,7 @@ def overview() -> str:
         "",
     ]
     for name, (_, does, example) in _COMMANDS.items():
-        lines += [f"  {name:<9}{does}", f"           {example}"]
+        lines += [f"  {name:<15}{does}", f"                 {example}"]
     lines += [
         "",
         "  --version, --help",
@@ -76,6 +88,11 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"agentkd {version('agentkd')}\n")
         return 0
     name = asked.pop(0)
+    if any(known.startswith(f"{name} ") for known in _COMMANDS):
+        if not asked or asked[0] in ("-h", "--help"):
+            sys.stdout.write(overview())
+            return 0 if asked else 2
+        name = f"{name} {asked.pop(0)}"
     if name not in _COMMANDS:
         sys.stderr.write(f"No command {name!r}.{did_you_mean(name, _COMMANDS)}\n")
         return 2
@@ -101,12 +118,14 @@ def _run(name: str, words: Sequence[str]) -> int:
     home, _, _ = _COMMANDS[name]
     try:
         command = import_module(home)
+        options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
+        return int(command.run(options))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("agentkd"):
+        # Any other module is the user's business, and its traceback with it.
+        package = (error.name or "").partition(".")[0]
+        if package not in _PACKAGES:
             raise
         raise AgentkdError(
-            f"{name} needs the package {error.name!r}: "
+            f"{name} needs the package {package!r}: "
             'pip install "agentkd[train]" (or [all]).'
         ) from error
-    options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
-    return int(command.run(options))

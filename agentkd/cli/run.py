@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +56,9 @@ class Options:
     long as an arm on the wall clock. 0 for an executor file."""
     arms: str = "planner,executor,runtime"
     """Which arms are compared, separated by commas."""
-    budget: float = 0.0
-    """Seconds that a decision may wait for the planner's answer (wall clock)."""
+    budget: float | None = None
+    """Seconds that a decision may wait for the planner's answer on the wall clock, if
+    it was that fast lately; by default a quarter of a period, 0 for never."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
     out: Path | None = None
@@ -107,6 +109,28 @@ def latency_in_ticks(text: str, clock: str) -> int | None:
     return int(text)
 
 
+def check_numbers(options: Options) -> None:
+    """Refuse numbers that cannot be meant, before anything is measured.
+
+    Raises:
+        ConfigError: With the option and its value.
+    """
+    learns = not options.executor.endswith(".akd")
+    least: tuple[tuple[str, float | None, float], ...] = (
+        ("ticks", options.ticks, 1),
+        ("episodes", options.episodes, 1),
+        ("learn-ticks", options.learn_ticks, 1 if learns else 0),
+        ("seed", options.seed, 0),
+        ("budget", options.budget, 0),
+    )
+    for name, number, bound in least:
+        if number is not None and not bound <= number < math.inf:
+            raise ConfigError(f"--{name} {number}: at least {bound:g}.")
+    for name, number in (("hz", options.hz), ("seconds", options.seconds)):
+        if number is not None and not 0 < number < math.inf:
+            raise ConfigError(f"--{name} {number}: above 0.")
+
+
 def run(options: Options) -> int:
     """Learn if there is something to learn, live each arm, and write the report."""
     import torch
@@ -114,6 +138,7 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     arms = chosen_arms(options.arms)
     latency = latency_in_ticks(options.planner_latency, options.clock)
+    check_numbers(options)
     if options.executor.endswith(".akd") and options.learn_ticks:
         raise ConfigError(
             "An executor file is run as it is; leave --learn-ticks out, or give an "
@@ -161,7 +186,7 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
         hz=options.hz,
         clock=options.clock,
         latency=latency,
-        budget=options.budget,
+        budget=0.25 / options.hz if options.budget is None else options.budget,
         ticks=options.ticks,
         seconds=options.seconds,
         episodes=options.episodes,
@@ -241,11 +266,6 @@ def _learning(options: Options, setting: Any) -> Any:
     # Seeds far from those that are measured on.
     ahead = replace(setting, seed=options.seed + 1_000_000)
     if options.learn_ticks is not None:
-        if options.learn_ticks < 1:
-            raise ConfigError(
-                f"learn_ticks is {options.learn_ticks}; an untrained executor has to "
-                "learn. Give at least 1, or an executor file."
-            )
         return replace(ahead, ticks=options.learn_ticks, seconds=None, episodes=None)
     if setting.clock == "virtual":
         return replace(ahead, ticks=_LEARN_TICKS, seconds=None, episodes=None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as Grid
+from rich.text import Text
 
 from agentkd.bench.arms import Lived, Setting
 from agentkd.bench.evaluate import Evaluation
@@ -57,19 +60,21 @@ def write(options: Options, out: Path, outcome: Outcome, view: RunView) -> int:
     """Write report.json and report.html, and print the table that people read.
 
     Returns:
-        The command's exit status: 1 if the environment raised.
+        The command's exit status: 1 if the environment raised, 130 after Ctrl-C.
     """
     data = _data(options, out, outcome)
     write_report(out, data, _sections(data, outcome))
     _print(view, data, out, options)
     lived = [*outcome.arms.values(), *([outcome.learnt] if outcome.learnt else [])]
-    return 1 if any(each.fault for each in lived) else 0
+    if any(each.fault for each in lived):
+        return 1
+    return 130 if outcome.interrupted else 0
 
 
 def _arm(lived: Lived, outcome: Outcome) -> dict[str, Any]:
     result = lived.result
-    # An arm that never came to an episode's end is judged by what it had.
-    returns = result.returns or (result.unfinished_return,)
+    # Without an episode that ended there is no return, and nothing is made up.
+    returns = result.returns
     interval = mean_interval(returns)
     kept = retention(returns, outcome.reference.returns, outcome.random.returns)
     return {
@@ -110,6 +115,10 @@ def _data(options: Options, out: Path, outcome: Outcome) -> dict[str, Any]:
         "random_return_interval": [random.low, random.high],
         "planner_parameters": outcome.planner.parameters,
         "executor_parameters": outcome.executor.parameters,
+        "returns": {
+            "planner": list(outcome.reference.returns),
+            "random": list(outcome.random.returns),
+        },
         "arms": arms,
         "interrupted": outcome.interrupted,
     }
@@ -145,9 +154,9 @@ def _sections(data: dict[str, Any], outcome: Outcome) -> list[Section]:
         *(
             [
                 name,
-                f"{arm['return']:.1f}",
+                _figure(arm["return"], 1),
                 _interval(arm["return_interval"]),
-                f"{arm['retention']:.3f}",
+                _figure(arm["retention"], 3),
                 _MEANING[name],
             ]
             for name, arm in data["arms"].items()
@@ -180,7 +189,13 @@ def _cells(data: dict[str, Any], name: str) -> list[str]:
 
 
 def _interval(pair: list[float]) -> str:
+    if math.isnan(pair[0]):
+        return "no episode ended"
     return f"[{pair[0]:.1f}, {pair[1]:.1f}]"
+
+
+def _figure(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _returns_plot(outcome: Outcome) -> Plot:
@@ -248,9 +263,9 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
         Plot(
             f"Who acted ({name})",
             "tick",
-            ", ".join(f"{i} {source}" for i, source in enumerate(SOURCES)),
-            (Series("source", list(timeline["tick"]), list(timeline["source"])),),
             "",
+            (Series("source", list(timeline["tick"]), list(timeline["source"])),),
+            levels=SOURCES,
         ),
         Plot(
             f"Time for a decision ({name})",
@@ -290,9 +305,9 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
         colour = "green" if arm["retention"] >= 0.9 else "red"
         grid.add_row(
             name,
-            f"{arm['return']:.1f}",
+            _figure(arm["return"], 1),
             _interval(arm["return_interval"]),
-            f"[{colour}]{arm['retention']:.3f}[/]",
+            f"[{colour}]{_figure(arm['retention'], 3)}[/]",
             f"[dim]{_MEANING[name]}[/]",
         )
     grid.add_row("random actions", *_cells(data, "random"), "0.000", "")
@@ -310,9 +325,12 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
             f"{data['deadline_miss_total']:,}   cycles missed "
             f"{data['missed_cycles_total']:,}"
         )
-    console.print(f"executor  {out / 'executor.akd'}")
-    console.print(f"report    {out / 'report.html'}")
-    console.print(
-        f"[dim]next:[/]     agentkd eval {options.env} {' '.join(options.planner)} "
-        f"{out / 'executor.akd'}"
-    )
+    file = str(out / "executor.akd")
+    command = shlex.join(["agentkd", "eval", options.env, *options.planner, file])
+    # Unbroken and as text: they are there to be copied.
+    for name, text in (
+        ("executor", file),
+        ("report", str(out / "report.html")),
+        ("next:", command),
+    ):
+        console.print(Text(f"{name:<10}{text}"), soft_wrap=True)

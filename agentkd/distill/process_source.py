@@ -79,7 +79,7 @@ class ProcessSource:
             self._start = Path(file.name)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         ring = self._ring.segment.handle()
-        self._order = {
+        self._order: dict[str, Any] = {
             "env": env,
             "planner": planner if isinstance(planner, str) else list(planner),
             "access": dict(access),

@@ -1,0 +1,137 @@
+"""The forms in which one executor or planner decides, side by side."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.bench.latency import Form
+from agentkd.executors.frozen import Frozen, distribution, one_action
+from agentkd.executors.native import compile_native
+from agentkd.runtime.agent import Agent
+from agentkd.spec import Spec
+from agentkd.types import Floats, Policy, RecurrentPolicy
+
+
+def executor_forms(frozen: Frozen) -> list[Form]:
+    """NumPy, native C, `Agent.act`, ONNX Runtime and torch, from the same weights."""
+    return [
+        Form("NumPy", frozen.act, "Frozen.act"),
+        _kernel(frozen),
+        _agent(frozen),
+        onnx_runtime(frozen),
+        torch_eager(frozen),
+    ]
+
+
+def _kernel(frozen: Frozen) -> Form:
+    name = "native kernel"
+    native = compile_native(frozen)
+    if native is None:
+        return Form(name, None, "no C compiler (cc, gcc, clang)")
+    native.obs[:] = frozen.mean
+
+    # `run` points into the memory of `native`, which has to stay.
+    def decide(_: Floats, run: Any = native.run, _keep: Any = native) -> Any:
+        return run()
+
+    return Form(name, decide, "Native.run alone")
+
+
+def _agent(frozen: Frozen) -> Form:
+    native = compile_native(frozen) is not None
+    note = "native, as in a loop" if native else "in NumPy: no C compiler"
+    return Form("Agent.act", Agent(frozen).act, note)
+
+
+def onnx_runtime(frozen: Frozen) -> Form:
+    """The executor as an ONNX graph, normaliser and actions inside, on one thread."""
+    name = "ONNX Runtime"
+    try:
+        onnxruntime: Any = import_module("onnxruntime")
+        from agentkd.bench.onnx_graph import to_onnx
+
+        model = to_onnx(frozen)
+    except ModuleNotFoundError as error:
+        return Form(name, None, missing(error, "export"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"]
+    )
+
+    def decide(obs: Floats) -> Any:
+        (actions,) = session.run(None, {"obs": obs[None]})
+        return one_action(actions, frozen.spec)
+
+    return Form(name, decide, onnxruntime.__version__)
+
+
+def torch_eager(frozen: Frozen) -> Form:
+    """The executor's trainable form in torch, from an array to an action."""
+    name = "torch eager"
+    try:
+        import torch
+
+        from agentkd.executors.network import Network
+    except ModuleNotFoundError as error:
+        return Form(name, None, missing(error, "train"))
+    network = Network(frozen).eval()
+    spec, head = frozen.spec, frozen.head
+
+    def decide(obs: Floats) -> Any:
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(obs[None])).numpy()
+        actions = dists.mode(distribution(head, outputs, spec), spec.action)
+        return one_action(actions, spec)
+
+    return Form(name, decide, torch.__version__)
+
+
+def policy_form(name: str, policy: Policy | RecurrentPolicy, spec: Spec) -> Form:
+    """Any policy of ours, asked about one observation, up to its action."""
+    if isinstance(policy, RecurrentPolicy):
+        return _recurrent_form(name, policy, spec)
+    feedforward: Any = policy
+
+    def decide(obs: Floats) -> Any:
+        return one_action(dists.mode(feedforward(obs[None]), spec.action), spec)
+
+    return Form(name, decide, "agentkd's adapter")
+
+
+def _recurrent_form(name: str, policy: RecurrentPolicy, spec: Spec) -> Form:
+    state = policy.initial_state(1)
+
+    def decide(obs: Floats) -> Any:
+        nonlocal state
+        dist, state = policy(obs[None], state)
+        return one_action(dists.mode(dist, spec.action), spec)
+
+    return Form(name, decide, "agentkd's adapter, with memory")
+
+
+def acting_form(frozen: Frozen) -> Form:
+    """An executor as it acts in a loop: native where that is to be had, else NumPy."""
+    native = compile_native(frozen)
+    if native is None:
+        return Form("NumPy", frozen.act)
+    return Form("native", native.act)
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> str:
+    """Say which package is missing, and what to install."""
+    return f'no package {error.name!r}: pip install "agentkd[{extra}]"'
+
+
+def alike(form: Form, reference: Form, obs: Floats, spec: Spec) -> float:
+    """How far two forms agree on observations (n, size), 0 to 1."""
+    assert form.decide is not None
+    assert reference.decide is not None
+    mine = np.stack([np.asarray(form.decide(each)) for each in obs])
+    theirs = np.stack([np.asarray(reference.decide(each)) for each in obs])
+    return float(dists.agreement(mine, theirs, spec.action).mean())

@@ -1,0 +1,178 @@
+"""Many planners, several seeds: what distillation keeps, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agentkd import environments
+from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.bench.intervals import Interval
+from agentkd.distill.loop import Budget, distill
+from agentkd.errors import ConfigError
+from agentkd.planners import load_planner
+from agentkd.spec import env_spec
+
+_DRAWS = 4000
+_ENV_MARK = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A planner and where it acts.
+
+    Attributes:
+        name: Such as "sac-Swimmer-v5".
+        env: The environment's name.
+        planner: The planner's reference.
+    """
+
+    name: str
+    env: str
+    planner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One distillation and what its executor got.
+
+    Attributes:
+        seed: The distillation's.
+        returns: The executor's, of each evaluation episode.
+        labels: Labels that were made.
+        seconds: How long it took.
+    """
+
+    seed: int
+    returns: tuple[float, ...]
+    labels: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A case and all its runs.
+
+    Attributes:
+        case: The planner and its environment.
+        planner: What the planner got on the evaluation's seeds.
+        random: What random actions got on them.
+        runs: One for each seed.
+        planner_parameters: Those that act.
+        executor_parameters: The executor's.
+    """
+
+    case: Case
+    planner: Evaluation
+    random: Evaluation
+    runs: tuple[Run, ...]
+    planner_parameters: int
+    executor_parameters: int
+
+
+def find_cases(folder: Path) -> tuple[Case, ...]:
+    """Find planners in folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder.")
+    cases = [
+        Case(each.name, each.name.partition(_ENV_MARK)[2], str(each))
+        for each in sorted(folder.iterdir())
+        if each.is_dir() and _ENV_MARK in each.name and any(each.glob("*.zip"))
+    ]
+    if not cases:
+        raise ConfigError(
+            f"{folder} holds no planners: folders named ALGORITHM-ENVIRONMENT, such as "
+            "sac-Swimmer-v5, with an SB3 save in each."
+        )
+    return tuple(cases)
+
+
+def measure(
+    case: Case,
+    executor: str,
+    *,
+    seconds: float,
+    seeds: Sequence[int],
+    episodes: int,
+    eval_seed: int,
+    watch: Callable[[str], None],
+) -> Row:
+    """Distil one planner once for each seed, and measure on the same episodes.
+
+    Args:
+        case: The planner.
+        executor: The architecture.
+        seconds: Of each distillation.
+        seeds: Of the distillations.
+        episodes: Of each measurement.
+        eval_seed: The first episode's seed.
+        watch: Told what is done next.
+    """
+    probe = environments.make(case.env)
+    spec = env_spec(probe)
+    probe.close()
+    known = load_planner(case.planner, spec)
+    watch("measuring the planner")
+    planner = evaluate(
+        case.env, known.policy, episodes=episodes, seed=eval_seed, spec=spec
+    )
+    random = evaluate_random(case.env, episodes=episodes, seed=eval_seed)
+    runs = []
+    parameters = 0
+    for seed in seeds:
+        watch(f"distilling, seed {seed}")
+        result = distill(
+            case.env, case.planner, executor, budget=Budget(seconds=seconds), seed=seed
+        )
+        if result.interrupted and not result.fault:
+            raise KeyboardInterrupt
+        watch(f"measuring the executor, seed {seed}")
+        got = evaluate(
+            case.env, result.frozen, episodes=episodes, seed=eval_seed, spec=spec
+        )
+        parameters = result.frozen.parameters
+        runs.append(Run(seed, got.returns, result.labels, result.seconds))
+    return Row(case, planner, random, tuple(runs), known.parameters, parameters)
+
+
+def kept(row: Row, confidence: float = 0.95) -> Interval:
+    """Retention over seeds and episodes.
+
+    The interval is a two-level bootstrap: executors are drawn among the seeds', then
+    episodes of each, and the planner's and random episodes as well.
+    """
+    random = np.random.default_rng(0)
+    runs = [np.asarray(run.returns) for run in row.runs]
+    planner, floor = np.asarray(row.planner.returns), np.asarray(row.random.returns)
+    apart = float(planner.mean() - floor.mean())
+    mean = float(np.mean([run.mean() for run in runs]))
+    if not apart:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.empty(_DRAWS)
+    for index in range(_DRAWS):
+        drawn = [runs[i] for i in random.integers(0, len(runs), len(runs))]
+        executor = np.mean([random.choice(run, len(run)).mean() for run in drawn])
+        high = random.choice(planner, len(planner)).mean()
+        low = random.choice(floor, len(floor)).mean()
+        draws[index] = (executor - low) / (high - low) if high != low else np.nan
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
+    return Interval((mean - float(floor.mean())) / apart, float(low), float(high))
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """The mean of the middle half (Agarwal et al. 2021), ends weighted in part."""
+    ordered = np.sort(np.asarray(values, float))
+    count = len(ordered)
+    if not count:
+        return float("nan")
+    edges = np.arange(count + 1) / count
+    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, 1)
+    return float((ordered * weights).sum() / weights.sum())

@@ -1,0 +1,202 @@
+"""`agentkd bench distill`: what distillation keeps, over many planners and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as Grid
+
+from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.bench.suite import Row, find_cases, interquartile_mean, kept, measure
+from agentkd.errors import ConfigError
+
+_COLUMNS = (
+    "planner",
+    "planner's return",
+    "executor's return",
+    "retention",
+    "95 % interval",
+    "parameters",
+    "of the planner's",
+    "labels",
+    "seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Distil every planner of a folder, once for each seed, and print one table.
+
+    Example: agentkd bench distill --planners planners --seconds 60 --seeds 3
+    """
+
+    planners: Path
+    """A folder of folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5."""
+    only: tuple[str, ...] = ()
+    """Names of some of these folders; all of them, if none is given."""
+    executor: str = "mlp:64,64"
+    """The executor's architecture."""
+    seconds: float = 60.0
+    """How long each distillation takes."""
+    seeds: int = 3
+    """How many distillations of each planner; seeds 0, 1, …."""
+    episodes: int = 20
+    """Episodes to measure each policy over, on the same seeds."""
+    eval_seed: int = 1000
+    """The first of the seeds to measure on."""
+    out: Path | None = None
+    """Where to write report.json and report.html; nothing is written without it."""
+    overwrite: bool = False
+    """Replace the report that is there."""
+
+
+def run(options: Options) -> int:
+    """Distil and measure, one planner after another."""
+    import torch
+
+    torch.set_num_threads(1)
+    if options.seeds < 1 or options.episodes < 1 or not options.seconds > 0:
+        raise ConfigError(
+            f"--seeds {options.seeds} --episodes {options.episodes} --seconds "
+            f"{options.seconds:g}: at least 1, at least 1, above 0."
+        )
+    cases = find_cases(options.planners)
+    unknown = set(options.only) - {case.name for case in cases}
+    if unknown:
+        raise ConfigError(
+            f"No {sorted(unknown)} in {options.planners}; there are "
+            f"{[case.name for case in cases]}."
+        )
+    if options.out is not None:
+        prepare_out(options.out, overwrite=options.overwrite)
+    chosen = [case for case in cases if not options.only or case.name in options.only]
+    console = Console()
+    rows: list[Row] = []
+    interrupted = False
+    for number, case in enumerate(chosen):
+        with console.status("") as status:
+
+            def show(text: str, at: int = number, name: str = case.name) -> None:
+                status.update(f"{name} ({at + 1} of {len(chosen)}): {text}")
+
+            try:
+                row = measure(
+                    case,
+                    options.executor,
+                    seconds=options.seconds,
+                    seeds=range(options.seeds),
+                    episodes=options.episodes,
+                    eval_seed=options.eval_seed,
+                    watch=show,
+                )
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+        rows.append(row)
+        cells = _cells(row)
+        console.print(f"{cells[0]}  retention {cells[3]} {cells[4]}", highlight=False)
+    _show(console, rows)
+    if options.out is not None:
+        _write(options, options.out, rows, interrupted=interrupted)
+        console.print(f"report    {options.out / 'report.html'}")
+    return 130 if interrupted else 0
+
+
+def _cells(row: Row) -> list[str]:
+    retention = kept(row)
+    executor = _mean([value for run in row.runs for value in run.returns])
+    share = (
+        f"{row.executor_parameters / row.planner_parameters:.1%}"
+        if row.planner_parameters
+        else "–"
+    )
+    return [
+        row.case.name,
+        f"{_mean(row.planner.returns):,.1f}",
+        f"{executor:,.1f}",
+        f"{retention.mean:.3f}",
+        f"[{retention.low:.3f}, {retention.high:.3f}]",
+        f"{row.executor_parameters:,}",
+        share,
+        f"{_mean([run.labels for run in row.runs]):,.0f}",
+        f"{_mean([run.seconds for run in row.runs]):.1f}",
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _show(console: Console, rows: list[Row]) -> None:
+    if not rows:
+        return
+    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, column in enumerate(_COLUMNS):
+        grid.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        cells = _cells(row)
+        grid.add_row(*(cell.replace("[", "\\[") for cell in cells))
+    console.print(grid)
+    middle = interquartile_mean([kept(row).mean for row in rows])
+    console.print(f"interquartile mean over planners {middle:.3f}", highlight=False)
+
+
+def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -> None:
+    entries: list[dict[str, Any]] = []
+    for row in rows:
+        retention = kept(row)
+        entries.append(
+            {
+                "planner": row.case.name,
+                "env": row.case.env,
+                "retention": retention.mean,
+                "retention_interval": [retention.low, retention.high],
+                "planner_returns": list(row.planner.returns),
+                "random_returns": list(row.random.returns),
+                "planner_parameters": row.planner_parameters,
+                "executor_parameters": row.executor_parameters,
+                "runs": [
+                    {
+                        "seed": run.seed,
+                        "returns": list(run.returns),
+                        "labels": run.labels,
+                        "seconds": run.seconds,
+                    }
+                    for run in row.runs
+                ],
+            }
+        )
+    data = {
+        "command": "bench distill",
+        "architecture": options.executor,
+        "seconds": options.seconds,
+        "seeds": options.seeds,
+        "episodes": options.episodes,
+        "eval_seed": options.eval_seed,
+        "interquartile_mean": interquartile_mean([e["retention"] for e in entries]),
+        "entries": entries,
+        "interrupted": interrupted,
+    }
+    intervals = [kept(row) for row in rows]
+    plot = Plot(
+        "Retention",
+        "retention",
+        "",
+        tuple(
+            Series(row.case.name, [0.0], [i.mean], [i.low], [i.high])
+            for row, i in zip(rows, intervals, strict=True)
+        ),
+        "95 % over seeds and episodes.",
+        kind="rows",
+    )
+    table = Table(_COLUMNS, [_cells(row) for row in rows])
+    text = (
+        f"{options.executor}, {options.seconds:g} s each, {options.seeds} seeds, "
+        f"{options.episodes} episodes."
+    )
+    write_report(out, data, [Section("What distillation keeps", text, table, (plot,))])

@@ -1,0 +1,181 @@
+"""`agentkd bench latency`: how long one decision takes, in every form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from agentkd.errors import ConfigError, SpecError
+
+if TYPE_CHECKING:
+    from agentkd.bench.latency import Form
+    from agentkd.executors.frozen import Frozen
+    from agentkd.planners import Planner
+
+_LARGEST = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure how long one decision takes, in every form.
+
+    Examples: agentkd bench latency runs/demo/executor.akd
+    agentkd bench latency --obs 17 --actions 6
+    agentkd bench latency runs/demo/executor.akd --planner policies/lunarlander
+    """
+
+    executor: tyro.conf.Positional[Path | None] = None
+    """An executor file (.akd); without one, an untrained --architecture."""
+    architecture: str = "mlp:64,64"
+    """The executor's architecture, where there is no file."""
+    obs: int | None = None
+    """Numbers in an observation, where there is neither file nor planner; 17 if not
+    given."""
+    actions: int | None = None
+    """Numbers in an action, where there is neither file nor planner; 6 if not given."""
+    planner: str | None = None
+    """The planner to compare with: an SB3 save or its folder, or module:attribute."""
+    seconds: float = 1.0
+    """How long each form is timed."""
+    rounds: int = 20
+    """In how many turns."""
+    out: Path | None = None
+    """Where to write report.json and report.html; nothing is written without it."""
+    overwrite: bool = False
+    """Replace the report that is there."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: bool = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Time every form in turns, and print the table."""
+    from rich.console import Console
+
+    from agentkd.bench.latency import measure, observations, timer
+    from agentkd.bench.report import prepare_out
+
+    _one_thread()
+    if not options.seconds > 0 or options.rounds < 1:
+        raise ConfigError(
+            f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at "
+            "least 1."
+        )
+    frozen, planner = _subjects(options)
+    if options.out is not None:
+        prepare_out(options.out, overwrite=options.overwrite)
+    console = Console()
+    console.print(
+        f"executor [cyan]{frozen.architecture}[/], {frozen.parameters:,} parameters: "
+        f"{frozen.spec.obs.size} numbers in, {_width(frozen)} out"
+    )
+    forms = _forms(options, frozen, planner)
+    obs = observations(frozen.spec, frozen.mean)
+    with console.status("") as status:
+
+        def show(done: int, of: int) -> None:
+            status.update(f"timing, round {done} of {of}")
+
+        latencies = measure(
+            forms, obs, seconds=options.seconds, rounds=options.rounds, progress=show
+        )
+    from agentkd.cli.bench_latency_report import show_and_write
+
+    show_and_write(console, options, frozen, planner, latencies, timer())
+    return 0
+
+
+def _one_thread() -> None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    torch.set_num_threads(1)
+
+
+def _width(frozen: Frozen) -> int:
+    return len(frozen.layers[-1].bias)
+
+
+def _subjects(options: Options) -> tuple[Frozen, Planner | None]:
+    """Read or make the executor, and load the planner."""
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.executors.architecture import initial
+
+    sized = options.obs is not None or options.actions is not None
+    if sized and (options.executor is not None or options.planner is not None):
+        raise ConfigError(
+            "--obs and --actions are for an executor made up here; a file or a planner "
+            "knows its own."
+        )
+    frozen = None
+    if options.executor is not None:
+        frozen = read_bundle(options.executor).frozen
+    planner = _planner(options, frozen)
+    if frozen is None:
+        spec = planner.spec if planner is not None else _made_up(options)
+        frozen = initial(options.architecture, spec)
+    return frozen, planner
+
+
+def _planner(options: Options, frozen: Frozen | None) -> Planner | None:
+    if options.planner is None:
+        return None
+    from agentkd.planners import load_planner
+
+    spec = None if frozen is None else frozen.spec
+    planner = load_planner(
+        options.planner,
+        spec,
+        vecnormalize=options.vecnormalize,
+        algorithm=options.algorithm,
+        allow_pickle=options.unpickle,
+    )
+    if frozen is not None and planner.spec.obs.size != frozen.spec.obs.size:
+        raise SpecError(
+            f"{options.executor} takes {frozen.spec.obs.size} numbers, and "
+            f"{options.planner} {planner.spec.obs.size}: they are for different "
+            "environments."
+        )
+    return planner
+
+
+def _made_up(options: Options) -> Any:
+    from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
+
+    obs = 17 if options.obs is None else options.obs
+    actions = 6 if options.actions is None else options.actions
+    for name, number in (("obs", obs), ("actions", actions)):
+        if not 1 <= number <= _LARGEST:
+            raise ConfigError(f"--{name} {number}: from 1 to {_LARGEST:,}.")
+    part = Part("", "box", (obs,), "float32")
+    return Spec(
+        ObsSpec((part,)), BoxSpec((-1.0,) * actions, (1.0,) * actions, (actions,))
+    )
+
+
+def _forms(options: Options, frozen: Frozen, planner: Planner | None) -> list[Form]:
+    from agentkd.bench.forms import executor_forms, missing, policy_form
+    from agentkd.bench.latency import Form
+
+    forms = executor_forms(frozen)
+    ours = "planner here"
+    try:
+        from agentkd.bench.sb3_model import NAME, sb3_form
+        from agentkd.planners.objects import from_object
+    except ModuleNotFoundError as error:
+        reason = missing(error, "train")
+        return [*forms, Form("SB3 predict", None, reason), Form(ours, None, reason)]
+    predict, model = sb3_form(options.planner, frozen.spec, options.algorithm)
+    if planner is None and model is not None:
+        planner = from_object(model, "a fresh model", frozen.spec)
+    forms.append(predict)
+    if planner is None:
+        return [*forms, Form(ours, None, f"nothing to compare with: no {NAME}")]
+    return [*forms, policy_form(ours, planner.policy, planner.spec)]

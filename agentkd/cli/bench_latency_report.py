@@ -1,0 +1,108 @@
+"""What `agentkd bench latency` says and writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from agentkd.bench.latency import Latency
+from agentkd.bench.report import Section, Table, write_report
+from agentkd.executors.frozen import Frozen
+
+if TYPE_CHECKING:
+    from agentkd.cli.bench_latency import Options
+    from agentkd.planners import Planner
+
+_BASES = ("SB3 predict", "planner here")
+_ACTS = "Agent.act"
+
+
+def show_and_write(
+    console: Console,
+    options: Options,
+    frozen: Frozen,
+    planner: Planner | None,
+    latencies: Sequence[Latency],
+    timer: float,
+) -> None:
+    """Print the table, and write the report if a folder was named."""
+    base = base_of(latencies)
+    rows = [_row(each, base) for each in latencies]
+    columns = ["one decision, µs", "p50", "p99", "p99.9", "faster", ""]
+    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="right" if 1 <= index <= 4 else "left")
+    for row in rows:
+        # As text: a note may hold square brackets.
+        grid.add_row(*row[:5], Text(row[5], "dim"))
+    console.print(grid)
+    note = f"Each call is timed by itself; the timer takes {timer:.2f} µs of each."
+    if base is not None:
+        note = f'"Faster" compares medians with {base.name}. {note}'
+    if options.planner is None:
+        note = f"No --planner: SB3's model is an untrained one. {note}"
+    console.print(f"[dim]{note}[/]")
+    if options.out is None:
+        return
+    data = _data(options, frozen, planner, latencies, timer, base)
+    text = (
+        f"{frozen.architecture}, {frozen.parameters:,} parameters, "
+        f"{frozen.spec.obs.size} numbers in. Forms are timed in turns."
+    )
+    section = Section("One decision, in every form", text, Table(columns, rows, note))
+    write_report(options.out, data, [section])
+    console.print(f"report    {options.out / 'report.html'}")
+
+
+def base_of(latencies: Sequence[Latency]) -> Latency | None:
+    """What ratios are against: SB3, or else the planner as it runs here."""
+    named = {each.name: each for each in latencies if each.calls}
+    return next((named[name] for name in _BASES if name in named), None)
+
+
+def _row(latency: Latency, base: Latency | None) -> list[str]:
+    if not latency.calls:
+        return [latency.name, "-", "-", "-", "", latency.note]
+    times = (latency.p50, latency.p99, latency.p999)
+    factor = f"{base.p50 / latency.p50:,.1f}x" if base is not None else ""
+    return [latency.name, *(f"{each:,.2f}" for each in times), factor, latency.note]
+
+
+def _data(
+    options: Options,
+    frozen: Frozen,
+    planner: Planner | None,
+    latencies: Sequence[Latency],
+    timer: float,
+    base: Latency | None,
+) -> dict[str, Any]:
+    acts = next(each for each in latencies if each.name == _ACTS)
+    return {
+        "command": "bench latency",
+        "env": "",
+        "executor": None if options.executor is None else str(options.executor),
+        "architecture": frozen.architecture,
+        "executor_parameters": frozen.parameters,
+        "observation_size": frozen.spec.obs.size,
+        "planner": [] if options.planner is None else [options.planner],
+        "planner_name": "" if planner is None else planner.name,
+        "planner_parameters": 0 if planner is None else planner.parameters,
+        "decision_latency_us": acts.summary(),
+        "forms": [
+            {
+                "name": each.name,
+                "latency_us": each.summary(),
+                "ratio": math.nan if base is None else base.p50 / each.p50,
+                "note": each.note,
+            }
+            for each in latencies
+        ],
+        "ratio_to": "" if base is None else base.name,
+        "timer_us": timer,
+    }

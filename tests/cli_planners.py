@@ -1,0 +1,60 @@
+"""Tiny planners and environments that commands are tried on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from agentkd.types import Categorical, Floats, State
+
+
+def balance(obs: Floats, /) -> Categorical:
+    """Push the cart towards where the pole falls; reaches 500 on CartPole."""
+    lean = 4.0 * (obs[:, 2] + 0.3 * obs[:, 3] + 0.05 * obs[:, 0] + 0.1 * obs[:, 1])
+    return Categorical(np.stack([-lean, lean], axis=1).astype(np.float32))
+
+
+def opposite(obs: Floats, /) -> Categorical:
+    """Always do the other thing."""
+    return Categorical(-balance(obs).logits)
+
+
+def nothing(obs: Floats, /) -> Categorical:
+    """Answer with nothing but NaN."""
+    return Categorical(np.full((len(obs), 2), np.nan, np.float32))
+
+
+def late_nothing(obs: Floats, /) -> Categorical:
+    """Answer well at first, and with NaN as soon as the cart has moved."""
+    logits = balance(obs).logits
+    logits[np.abs(obs[:, 0]) > 0.06] = np.nan
+    return Categorical(logits)
+
+
+class Memory:
+    """Balances, and counts the steps it has seen."""
+
+    def initial_state(self, batch: int) -> State:
+        return (np.zeros((batch, 1), np.float32),)
+
+    def __call__(self, obs: Floats, state: State, /) -> tuple[Categorical, State]:
+        return balance(obs), (state[0] + 1.0,)
+
+
+memory = Memory()
+
+
+class Breaking(gym.Wrapper[Any, Any, Any, Any]):
+    """CartPole whose 300th step raises."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self.steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == 300:
+            raise OSError("the cable is loose")
+        return super().step(action)

@@ -1,0 +1,393 @@
+"""Reports: for programs, for people, and never half written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pytest
+
+from agentkd.bench.html import page
+from agentkd.bench.plots import svg
+from agentkd.bench.report import (
+    Plot,
+    ReportError,
+    Section,
+    Series,
+    Table,
+    prepare_out,
+    read_report,
+    write_report,
+    write_whole,
+)
+from agentkd.errors import ConfigError
+
+NASTY = "<script>alert('x')</script> & \"$a_1$\""
+LINES = Plot(
+    "Return",
+    "labels",
+    "return",
+    (
+        Series("executor", [0, 1, 2], [1.0, math.nan, 3.0], [0, 1, 2], [2, 3, 4]),
+        Series("planner", [0, 2], [5.0, 5.0]),
+    ),
+    "A note.",
+)
+ROWS = Plot(
+    "Latency",
+    "µs",
+    "",
+    (
+        Series("native", [1.0, 2.0], [1.5], [1.0], [2.0]),
+        Series("SB3 predict", [100.0], [100.0]),
+    ),
+    kind="rows",
+    log=True,
+)
+
+
+def report(data: dict[str, Any] | None = None, *sections: Section) -> str:
+    full = {
+        "argv": ["agentkd", "eval"],
+        "date": "today",
+        "platform": "here",
+        "schema": 1,
+        "versions": {"python": "3.11"},
+        **(data or {}),
+    }
+    return page(full, sections)
+
+
+@final
+class Elements(HTMLParser):
+    """Collects tags, attributes and text, and sees that all are closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_json_holds_the_data_and_its_origin(tmp_path: Path) -> None:
+    """What was measured, with schema, command, versions, platform and date."""
+    data = {"command": "eval", "env": "CartPole-v1", "planner_return": 500.0}
+    write_report(tmp_path / "new", data, [])
+    got = read_report(tmp_path / "new" / "report.json")
+    assert data.items() <= got.items()
+    assert {"argv", "date", "platform", "schema", "versions"} <= set(got)
+    assert got["versions"]["numpy"] == np.__version__
+    assert got["argv"][0] == "agentkd"
+
+
+def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
+    """NaN and infinity become null, arrays lists, paths text; keys are sorted."""
+    data = {
+        "nan": math.nan,
+        "pair": (np.float32(0.5), math.inf),
+        "array": np.arange(3),
+        "path": Path("runs"),
+        "flag": np.bool_(True),
+        "inside": {"b": [math.nan], "a": None},
+    }
+    write_report(tmp_path, data, [])
+    text = (tmp_path / "report.json").read_text()
+    got = json.loads(text, parse_constant=pytest.fail)
+    assert got["nan"] is None
+    assert got["pair"] == [0.5, None]
+    assert got["array"] == [0, 1, 2]
+    assert got["path"] == "runs"
+    assert got["flag"] is True
+    assert got["inside"] == {"a": None, "b": [None]}
+    assert list(got) == sorted(got)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', "\x00\xff"])
+def test_what_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
+    """Neither an empty file nor another program's JSON is taken for a report."""
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"report\.json"):
+        read_report(path)
+
+
+def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
+    """It says which schema it is and which are read."""
+    write_report(tmp_path, {"schema": 99}, [])
+    with pytest.raises(ConfigError, match="schema 99"):
+        read_report(tmp_path / "report.json")
+
+
+def test_a_disk_that_refuses_leaves_the_old_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the earlier file is whole, nothing is left, and a word is said."""
+    path = tmp_path / "report.json"
+    write_whole(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReportError, match=r"No space left.*whole"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    """Who has the old file open reads it to its end: the new one takes its name."""
+    path = tmp_path / "report.json"
+    write_whole(path, "old")
+    with path.open() as reader:
+        write_whole(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.fixture
+def small_files() -> Iterator[int]:
+    """Let no file of this process grow beyond some bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield 1000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits files as Unix does")
+def test_a_file_cut_short_by_the_system_is_no_file(
+    tmp_path: Path, small_files: int
+) -> None:
+    """The system stops the write half way; the old file is there, whole."""
+    path = tmp_path / "report.json"
+    write_whole(path, "old")
+    with pytest.raises(ReportError, match=r"report\.json could not be written"):
+        write_whole(path, "x" * 2 * small_files)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """A file in the way is named."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="file"):
+        write_report(tmp_path / "file" / "inside", {}, [])
+    with pytest.raises(ReportError, match="--out"):
+        prepare_out(tmp_path / "file" / "inside")
+
+
+def test_a_new_or_empty_folder_is_taken(tmp_path: Path) -> None:
+    """It is made with its parents, and known again even after a kill."""
+    out = tmp_path / "a" / "b"
+    prepare_out(out)
+    with pytest.raises(ConfigError, match=r"earlier run.*--overwrite.*--resume"):
+        prepare_out(out)
+    (tmp_path / "empty").mkdir()
+    prepare_out(tmp_path / "empty")
+
+
+def test_a_folder_of_others_is_never_touched(tmp_path: Path) -> None:
+    """Not even with --overwrite, and also if it holds a report.json of theirs."""
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "report.json").write_text('{"schema": 1}')
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(ConfigError, match=r"did not write.*report\.json"):
+            prepare_out(tmp_path, **flags)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_overwriting_removes_what_runs_left_and_nothing_else(tmp_path: Path) -> None:
+    """Report, logs and checkpoint go; the executor stays until there is a new one."""
+    write_report(tmp_path, {}, [])
+    for name in ("executor.akd", "notes.txt"):
+        (tmp_path / name).write_text("kept")
+    for name in ("tensorboard", "checkpoint"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").write_text("")
+    prepare_out(tmp_path, overwrite=True)
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {".agentkd", "executor.akd", "notes.txt"}
+
+
+def test_resuming_removes_nothing(tmp_path: Path) -> None:
+    """And needs something to go on from."""
+    with pytest.raises(ConfigError, match="nothing to go on from"):
+        prepare_out(tmp_path, resume=True)
+    write_report(tmp_path, {}, [])
+    prepare_out(tmp_path, resume=True)
+    assert (tmp_path / "report.json").exists()
+
+
+def test_out_cannot_be_a_file_nor_both_flags_be_given(tmp_path: Path) -> None:
+    """Both are said."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        prepare_out(tmp_path / "file")
+    with pytest.raises(ConfigError, match="exclude"):
+        prepare_out(tmp_path, overwrite=True, resume=True)
+
+
+def test_a_page_is_well_formed_and_fetches_nothing() -> None:
+    """Each tag is closed, each id is there once, and no address leads outside."""
+    table = Table(["policy", "return"], [["planner", 1.5], ["executor", None]], "Two.")
+    text = report({}, Section("A", "One.\n\nTwo.", table, (LINES, ROWS)))
+    elements = Elements(text)
+    ids = [attrs["id"] for _, attrs in elements.found if "id" in attrs]
+    assert len(ids) == len(set(ids)) > 0
+    for _, attrs in elements.found:
+        assert "src" not in attrs
+        for name in ("href", "xlink:href"):
+            assert (attrs.get(name) or "#").startswith("#")
+            assert name not in attrs or (attrs[name] or "")[1:] in ids
+    styles = re.findall(r"url\(([^)]*)\)", text)
+    assert all(style[1:] in ids for style in styles)
+    assert "@import" not in text
+    policy = next(a["content"] for _, a in elements.found if "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_all_text_is_escaped() -> None:
+    """A name with markup in it is shown and not obeyed, wherever it stands."""
+    series = (Series(NASTY, [0, 1, 2], [0, 1, 2]), Series("b", [0, 1, 2], [0, 1, 2]))
+    plot = Plot(NASTY, NASTY, NASTY, series, NASTY)
+    section = Section(NASTY, NASTY, Table([NASTY], [[NASTY]], NASTY), (plot,))
+    data = {
+        "command": NASTY,
+        "env": NASTY,
+        "planner_name": NASTY,
+        "architecture": NASTY,
+        "argv": [NASTY],
+        "platform": NASTY,
+        "versions": {NASTY: NASTY},
+    }
+    elements = Elements(report(data, section))
+    assert "script" not in {tag for tag, _ in elements.found}
+    shown = elements.text.replace("\n", " ")
+    # Title and heading twice each (command, env), subtitle twice, section twice, table
+    # three times, plot four times with the legend, its note, and the footer thrice.
+    assert shown.count(NASTY) == 19
+
+
+def test_headline_figures_come_first() -> None:
+    """Known keys become cards with their intervals; what is missing leaves no gap."""
+    text = report(
+        {
+            "retention": 0.9876,
+            "retention_interval": [0.95, 1.02],
+            "planner_return": None,
+            "executor_return": -1234.5,
+            "decision_latency_us": {"p50": 1.234, "p99": 5.0},
+        },
+        Section("Later"),
+    )
+    shown = Elements(text).text
+    for figure in ("0.988", "0.950 … 1.020", "-1,234.5", "1.2 µs", "p99 5.0 µs"):
+        assert shown.index(figure) < shown.index("Later")
+    assert "planner's return" not in shown
+
+
+def test_how_to_get_it_again_comes_last() -> None:
+    """The command is quoted as a shell takes it, with seed and versions."""
+    argv = ["agentkd", "eval", "My Env-v0", "--seed", "0"]
+    shown = Elements(report({"argv": argv, "seed": 0})).text
+    assert "agentkd eval 'My Env-v0' --seed 0" in shown
+    assert re.search(r"seed\s*0", shown)
+    assert "python 3.11" in shown
+
+
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    """A column is one of numbers if every cell that is not empty is."""
+    rows = [["a", "1.5", "[1.0, 2.0]", "2 ticks late"], ["b", "–", "", "3"]]
+    text = report({}, Section("T", "", Table(["w", "x", "y", "z"], rows)))
+    cells = [a.get("class") for tag, a in Elements(text).found if tag == "td"]
+    assert cells == [None, "number", "number", None] * 2
+
+
+DOTS = Plot("Who acted", "tick", "", (Series("s", [0, 1], [1, 0]),), levels=("a", "b"))
+
+
+@pytest.mark.parametrize("plot", [LINES, ROWS, DOTS], ids=["lines", "rows", "dots"])
+def test_the_same_values_give_the_same_plot(plot: Plot) -> None:
+    """Nothing in a plot is left to chance or the date, and its words are text."""
+    first, second = svg(plot), svg(plot)
+    assert first == second
+    words = Elements(first).text
+    assert {plot.title, plot.x_label} <= {w.strip() for w in words.splitlines()}
+    assert "mathdefault" not in words
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        (),
+        (Series("a", [], []),),
+        (Series("a", [1.0], [math.nan]),),
+        (Series("a", [None, 2.0], [None, None]),),  # type: ignore[list-item]
+    ],
+)
+def test_a_plot_of_nothing_is_left_out(series: tuple[Series, ...]) -> None:
+    """Where no value is finite there is no figure."""
+    plot = Plot("Empty", "x", "y", series)
+    assert svg(plot) == ""
+    assert "<figure" not in report({}, Section("S", plots=(plot,)))
+
+
+def test_levels_have_names_instead_of_numbers() -> None:
+    """Who acted is a name beside the axis."""
+    words = Elements(svg(DOTS)).text.split()
+    assert {"a", "b"} <= set(words)
+
+
+def test_two_series_never_share_a_colour() -> None:
+    """A thing has its own colour, but two of its kind have two."""
+    names = ("planner", "planner, never late", "executor", "random actions")
+    lines = tuple(Series(name, [0, 1, 2], [1, 2, 3]) for name in names)
+    found = Elements(svg(Plot("C", "x", "y", lines))).found
+    drawn = {
+        match[1].lower()
+        for _, attrs in found
+        if (
+            match := re.search(
+                r"stroke: (#\w+); stroke-width: 1.6", attrs.get("style") or ""
+            )
+        )
+    }
+    assert len(drawn) == len(names)
+
+
+def test_without_matplotlib_there_is_a_page_without_plots(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The report is written all the same, and names what is missing."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write_report(tmp_path, {}, [Section("S", "Said.", None, (LINES,))])
+    shown = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Said." in shown
+    assert "Return: plots need the package matplotlib" in shown

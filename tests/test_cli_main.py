@@ -1,0 +1,137 @@
+"""The command line itself: help, exit statuses, errors without a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from agentkd.cli import main as cli
+from agentkd.cli.main import _COMMANDS, main
+from agentkd.errors import BundleError
+
+COMMANDS = tuple(_COMMANDS)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a command, or asked for help, it lists them, each with an example."""
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert all(f"agentkd {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_each_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--help` ends with status 0, and no option goes without a sentence."""
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code in (0, None)
+    assert "usage: agentkd " + name in capsys.readouterr().out
+    options = importlib.import_module(_COMMANDS[name][0]).Options
+    source = Path(importlib.import_module(options.__module__).__file__ or "")
+    text = source.read_text(encoding="utf-8")
+    for field in options.__dataclass_fields__:
+        at = text.index(f"    {field}: ")
+        assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field
+
+
+def test_a_family_of_commands_names_its_members(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`agentkd bench` alone says what there is, and a wrong member what is near."""
+    assert main(["bench"]) == 2
+    assert "bench latency" in capsys.readouterr().out
+    assert main(["bench", "latecy"]) == 2
+    assert "Did you mean 'bench latency'?" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_told_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A typing error ends in status 2 and a suggestion."""
+    assert main(["distil", "CartPole-v1"]) == 2
+    assert "Did you mean 'distill'?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_in_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that nobody knows is refused, with its name."""
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "x.akd", "--colour", "red"])
+    assert ended.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+def test_an_error_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
+    """A file that is missing ends the process in status 2 with one line."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "agentkd", "inspect", str(tmp_path / "no.akd")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ")
+    assert "no.akd" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_traceback_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AGENTKD_DEBUG=1 lets the error through."""
+    monkeypatch.setenv("AGENTKD_DEBUG", "1")
+    with pytest.raises(BundleError):
+        main(["inspect", str(tmp_path / "no.akd")])
+
+
+def test_square_brackets_in_an_error_are_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a user wrote is shown as it is, not taken for colours."""
+    assert main(["inspect", "[red]odd[/red].akd"]) == 2
+    assert "[red]odd[/red].akd" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without torch, a command that needs it says what to install."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["eval", "CartPole-v1", "tests.cli_planners:balance"]) == 2
+    said = capsys.readouterr().err
+    assert "'torch'" in said
+    assert 'pip install "agentkd[train]"' in said
+
+
+def test_ctrl_c_ends_in_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interruption that no command handles is no traceback either."""
+
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    inspect = importlib.import_module("agentkd.cli.inspect")
+    fake = SimpleNamespace(Options=inspect.Options, run=interrupted)
+    monkeypatch.setattr(cli, "import_module", lambda _: fake)
+    assert main(["inspect", "x.akd"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` gives what is installed."""
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"agentkd {version('agentkd')}\n"

@@ -1,0 +1,172 @@
+"""`agentkd run`, from end to end on CartPole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentkd.cli.main import main
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.executors.architecture import initial
+from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
+from tests.cli_reports import report, undocumented
+
+CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
+BALANCE = "tests.cli_planners:balance"
+
+
+def words(out: Path, *more: str, env: str = "CartPole-v1") -> list[str]:
+    """Make a short command line."""
+    return [
+        *["run", env, "--planner", BALANCE, "--clock", "virtual"],
+        *["--executor", "mlp:8", "--planner-latency", "3", "--ticks", "200"],
+        *["--learn-ticks", "500", "--out", str(out), *more],
+    ]
+
+
+def test_three_arms_live_the_same_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It learns live, lives each arm for 200 ticks, and reports who acted."""
+    out = tmp_path / "out"
+    assert main(words(out)) == 0
+    data = report(out)
+    assert data["command"] == "run"
+    assert list(data["arms"]) == ["executor", "planner", "runtime"]
+    assert data["planner_return"] == 500.0
+    assert data["planner_latency_ticks"] == 3
+    for name, arm in data["arms"].items():
+        assert arm["ticks"] == 200, name
+        assert arm["metrics"]["ticks_total"] == 200, name
+        assert arm["fault"] == ""
+    # Every decision of the executor's arm is its own; the planner never acts late.
+    assert list(data["arms"]["executor"]["metrics"]["decisions_total"]) == ["executor"]
+    assert "executor" not in data["arms"]["planner"]["metrics"]["decisions_total"]
+    assert data["learning"]["ticks"] == 500
+    assert 450 <= data["labels"] <= 500
+    learnt = data["learning"]
+    arm = data["arms"]["runtime"]
+    assert undocumented(data, learnt, learnt["metrics"], arm, arm["metrics"]) == []
+    assert data["deadline_miss_total"] >= 0
+    assert data["missed_cycles_total"] == 0
+    assert sum(sum(e.values()) for e in data["decisions_total"].values()) == 200
+    assert read_bundle(out / "executor.akd").frozen.architecture == "mlp:8"
+    assert "<svg" in (out / "report.html").read_text()
+    said = capsys.readouterr().out
+    for name in ("planner, never late", "runtime", "random actions", "agentkd eval"):
+        assert name in said
+
+
+def test_an_executor_file_is_run_as_it_is(tmp_path: Path) -> None:
+    """Nothing is learnt, and the chosen arms alone live."""
+    file = tmp_path / "e.akd"
+    frozen = write_bundle(file, initial("mlp:4", CARTPOLE, seed=2)).frozen
+    out = tmp_path / "out"
+    command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
+    rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor"]
+    assert main([*command, *rest, "--out", str(out)]) == 0
+    data = report(out)
+    assert sorted(data["arms"]) == ["executor", "runtime"]
+    assert all(len(arm["returns"]) == 2 for arm in data["arms"].values())
+    assert "learning" not in data
+    kept = read_bundle(out / "executor.akd").frozen
+    assert (kept.vector() == frozen.vector()).all()
+
+
+def test_the_same_command_gives_the_same_run(tmp_path: Path) -> None:
+    """Under the virtual clock nothing depends on how fast the machine is."""
+    reports = []
+    for name in ("a", "b"):
+        assert main(words(tmp_path / name)) == 0
+        reports.append(report(tmp_path / name))
+    for name in ("planner", "executor", "runtime"):
+        first, second = (each["arms"][name] for each in reports)
+        assert first["returns"] == second["returns"]
+        assert first["unfinished_return"] == second["unfinished_return"]
+
+
+def test_an_environment_that_raises_leaves_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured until then is kept, its words are told, the status is 1."""
+    out = tmp_path / "out"
+    status = main(words(out, "--arms", "executor", env="tests.cli_planners:Breaking"))
+    said = capsys.readouterr()
+    assert "the cable is loose" in said.out + said.err
+    assert status in (1, 2)
+
+
+def test_an_earlier_run_is_kept_unless_it_is_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--overwrite has to be given."""
+    out = tmp_path / "out"
+    assert main(words(out)) == 0
+    before = (out / "executor.akd").read_bytes()
+    assert main(words(out, "--seed", "3")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (out / "executor.akd").read_bytes() == before
+    assert main(words(out, "--seed", "3", "--overwrite")) == 0
+    assert (out / "executor.akd").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--arms", "runtme"], "Did you mean 'runtime'?"),
+        (["--arms", ","], "No arms"),
+        (["--planner-latency", "soon"], "'soon'"),
+        (["--planner-latency", "real"], "--clock wall"),
+        (["--learn-ticks", "0"], "--learn-ticks 0"),
+        (["--executor", "gone.akd", "--learn-ticks", "5"], "--learn-ticks"),
+        (["--executor", "mpl:3"], "Did you mean 'mlp'"),
+        (["--hz", "0"], "--hz 0"),
+        (["--ticks", "0"], "--ticks 0"),
+        (["--ticks", "-5"], "--ticks -5"),
+        (["--seconds", "nan"], "--seconds nan"),
+        (["--episodes", "0"], "--episodes 0"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--budget", "-1"], "--budget -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_once(
+    more: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each wrong option ends in status 2 before anything is measured or made."""
+    out = tmp_path / "out"
+    assert main(words(out, *more)) == 2
+    said = capsys.readouterr()
+    assert reason in " ".join(said.err.split())
+    assert "Measuring" not in said.out
+    assert not out.exists()
+
+
+def test_an_executor_for_another_environment_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's actions have to be the environment's."""
+    file = tmp_path / "e.akd"
+    box = Spec(CARTPOLE.obs, BoxSpec((-1.0,), (1.0,), (1,)))
+    write_bundle(file, initial("mlp:4", box))
+    command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "Distil one for this environment" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_the_wall_clock_planner_and_distiller_are_processes(tmp_path: Path) -> None:
+    """Two short arms in real time, learning included; every tick is accounted for."""
+    out = tmp_path / "out"
+    command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", "mlp:8"]
+    rest = ["--hz", "100", "--ticks", "100", "--learn-ticks", "200"]
+    assert main([*command, *rest, "--arms", "runtime", "--out", str(out)]) == 0
+    data = report(out)
+    assert data["clock"] == "wall"
+    assert data["planner_latency_ticks"] is None
+    arm = data["arms"]["runtime"]
+    assert sum(sum(e.values()) for e in data["decisions_total"].values()) == 100
+    assert arm["metrics"]["planner_answers_total"] > 0
+    assert data["learning"]["metrics"]["learner_steps_total"] > 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agentkd.cli.distill_view import DistillView, Goals
+from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError
 
 
@@ -90,8 +91,8 @@ def run(options: Options) -> int:
     probe = environments.make(options.env)
     spec = env_spec(probe)
     probe.close()
-    access = _access(options)
-    known = load_planner(_reference(options.planner), spec, **access)
+    opened = access(options)
+    known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec))
     # Every option is looked at before an earlier run is overwritten.
     budget = Budget(_seconds(options), options.labels)
@@ -114,13 +115,13 @@ def run(options: Options) -> int:
     with view.live(goals, logs) as watch:
         result = distill(
             options.env,
-            _reference(options.planner),
+            reference(options),
             options.executor,
             budget=budget,
             seed=options.seed,
             options=learning,
             collection=collection,
-            access=access,
+            access=opened,
             watch=watch,
             checkpoint=out / "checkpoint",
             resume=options.resume,
@@ -146,20 +147,6 @@ def run(options: Options) -> int:
     from agentkd.cli.distill_report import write
 
     return write(options, out, result, planner, random, executor, view)
-
-
-def _reference(planner: Sequence[str]) -> str | tuple[str, ...]:
-    if not planner:
-        raise ConfigError("--planner needs at least one reference.")
-    return planner[0] if len(planner) == 1 else tuple(planner)
-
-
-def _access(options: Options) -> dict[str, Any]:
-    return {
-        "vecnormalize": options.vecnormalize,
-        "algorithm": options.algorithm,
-        "allow_pickle": options.unpickle,
-    }
 
 
 def _seconds(options: Options) -> float | None:

@@ -46,6 +46,16 @@ _COMMANDS = {
         "what an executor file holds",
         "agentkd inspect runs/demo/executor.akd",
     ),
+    "verify": (
+        "agentkd.cli.verify",
+        "an executor file on every backend, against its golden vectors",
+        "agentkd verify runs/demo/executor.akd",
+    ),
+    "export": (
+        "agentkd.cli.export",
+        "an executor as ONNX, C99, data for a fixed C runtime, TorchScript",
+        "agentkd export runs/demo/executor.akd --to c",
+    ),
 }
 _DEBUG = "AGENTKD_DEBUG"
 _PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "torch")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
+from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError, did_you_mean
 
 _ARMS = ("planner", "executor", "runtime")
@@ -152,7 +153,8 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     from agentkd.bench.arms import Setting, live
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
-    from agentkd.cli.run_report import Outcome, write
+    from agentkd.cli.run_report import write
+    from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import read_bundle, write_bundle
     from agentkd.distill.loop import squashed_head
@@ -163,7 +165,7 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     probe = environments.make(options.env)
     spec = env_spec(probe)
     probe.close()
-    known = load_planner(_reference(options), spec, **_access(options))
+    known = load_planner(reference(options), spec, **access(options))
     learns = not options.executor.endswith(".akd")
     if learns:
         squashed = squashed_head(known, spec)
@@ -202,9 +204,9 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     view.say("Measuring the planner that is never late …")
     count = max(_EPISODES, options.episodes or 0)
     measure: dict[str, Any] = {"episodes": count, "seed": options.seed}
-    reference = evaluate(options.env, known.policy, spec=spec, **measure)
+    on_time = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
-    view.goals(reference.returns, random.returns)
+    view.goals(on_time.returns, random.returns)
 
     source: Any = known.policy if setting.clock == "virtual" else _remote(options, spec)
     learnt = None
@@ -228,35 +230,21 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
             lived[arm] = await live(setting, arm, executor, source, None, watch)
         view.arm_ended(arm, lived[arm])
         stopped = lived[arm].interrupted or bool(lived[arm].fault)
-    outcome = Outcome(
-        setting, known, executor, reference, random, learnt, lived, stopped
-    )
+    outcome = Outcome(setting, known, executor, on_time, random, learnt, lived, stopped)
     return write(options, out, outcome, view)
-
-
-def _reference(options: Options) -> str | tuple[str, ...]:
-    return options.planner[0] if len(options.planner) == 1 else options.planner
-
-
-def _access(options: Options) -> dict[str, Any]:
-    return {
-        "vecnormalize": options.vecnormalize,
-        "algorithm": options.algorithm,
-        "allow_pickle": options.unpickle,
-    }
 
 
 def _remote(options: Options, spec: Any) -> Any:
     from agentkd.runtime.process import Remote
     from agentkd.spec import to_json
 
-    reference = _reference(options)
+    planner = reference(options)
     return Remote(
         "agentkd.planners.service:build",
         {
-            "ref": reference if isinstance(reference, str) else list(reference),
+            "ref": planner if isinstance(planner, str) else list(planner),
             "spec": to_json(spec),
-            "access": _access(options),
+            "access": access(options),
         },
     )
 

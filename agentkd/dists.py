@@ -160,20 +160,32 @@ def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
         )
 
 
-def _bounds(action: ActionSpec) -> tuple[Floats, Floats]:
+def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
+    """The bounds of a box in float32, (d,) each, rounded inwards.
+
+    To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is
+    kept in float64.
+    """
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")
-    return np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+    low, high = np.asarray(action.low, np.float64), np.asarray(action.high, np.float64)
+    inside_low, inside_high = low.astype(np.float32), high.astype(np.float32)
+    up = np.nextafter(inside_low, np.float32(np.inf))
+    down = np.nextafter(inside_high, np.float32(-np.inf))
+    return (
+        np.where(inside_low < low, up, inside_low),
+        np.where(inside_high > high, down, inside_high),
+    )
 
 
 def unsquash(squashed: Floats, action: ActionSpec) -> Floats:
     """Scale numbers in [-1, 1] to the bounds of the box, both (batch, d)."""
-    low, high = _bounds(action)
+    low, high = bounds(action)
     return low + 0.5 * (squashed + 1.0) * (high - low)
 
 
 def _boxed(flat: Floats, action: ActionSpec) -> Actions:
-    low, high = _bounds(action)
+    low, high = bounds(action)
     shape = action.shape if isinstance(action, BoxSpec) else ()
     return np.clip(flat, low, high).reshape(len(flat), *shape)
 
@@ -258,8 +270,8 @@ def agreement(left: Actions, right: Actions, action: ActionSpec) -> Floats:
     second = np.reshape(right, (len(right), -1))
     if not isinstance(action, BoxSpec):
         return np.asarray((first == second).mean(axis=1), np.float32)
-    low, high = _bounds(action)
+    low, high = bounds(action)
     distance = high - low
-    span = np.where(np.isfinite(distance), distance, 2.0)
+    span = np.where(np.isfinite(distance) & (distance > 0), distance, 2.0)
     apart = np.abs(first - second) / span
     return np.asarray(np.clip(1.0 - apart.mean(axis=1), 0.0, 1.0), np.float32)

@@ -9,6 +9,8 @@ AgentkdError
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
 ├── WorkerError       a worker process that could not be started or kept alive
+├── EpisodeError      an environment that raised, or gave what is no number
+├── WriteError        a file that could not be written; what was there is whole
 └── NumbersError      NaN or infinity where numbers are needed
 
 Each message says what was wrong, with the value, and what to do about it.
@@ -54,6 +56,14 @@ class PlannerError(AgentkdError):
 
 class WorkerError(AgentkdError):
     """A worker process that could not be started or kept alive."""
+
+
+class EpisodeError(AgentkdError):
+    """An environment that raised, or gave what is no number."""
+
+
+class WriteError(AgentkdError):
+    """A file that could not be written; what was there before is whole."""
 
 
 class NumbersError(AgentkdError):

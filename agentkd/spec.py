@@ -122,8 +122,10 @@ def _part(space: Any, name: str = "") -> Part:
         start = int(getattr(space, "start", 0))
         return Part(name, "discrete", (), "int64", (int(space.n),), start)
     if kind == "MultiDiscrete":
+        _from_zero(space)
         sizes = tuple(int(n) for n in np.ravel(space.nvec))
-        return Part(name, "multidiscrete", (len(sizes),), "int64", sizes)
+        shape = tuple(map(int, np.shape(space.nvec)))
+        return Part(name, "multidiscrete", shape, "int64", sizes)
     if kind == "MultiBinary":
         return Part(name, "multibinary", tuple(map(int, space.shape)), "int8")
     where = f" in {name!r}" if name else ""
@@ -132,6 +134,15 @@ def _part(space: Any, name: str = "") -> Part:
         "MultiDiscrete, MultiBinary, or a Dict or Tuple of these; or wrap the "
         "environment with gymnasium.wrappers.FlattenObservation."
     )
+
+
+def _from_zero(space: Any) -> None:
+    start = np.ravel(getattr(space, "start", 0))
+    if start.any():
+        raise SpecError(
+            f"MultiDiscrete choices that begin at {start.tolist()} are not supported. "
+            "Let them begin at 0 and add the start in the environment."
+        )
 
 
 def obs_spec(space: Any) -> ObsSpec:
@@ -159,7 +170,13 @@ def action_spec(space: Any) -> ActionSpec:
     kind = type(space).__name__
     if kind == "Discrete":
         return DiscreteSpec(int(space.n), int(getattr(space, "start", 0)))
+    if kind in ("MultiDiscrete", "MultiBinary") and len(space.shape) != 1:
+        raise SpecError(
+            f"{kind} actions of shape {space.shape} are not supported. Flatten them in "
+            "the environment, to one dimension."
+        )
     if kind == "MultiDiscrete":
+        _from_zero(space)
         return MultiDiscreteSpec(tuple(int(n) for n in np.ravel(space.nvec)))
     if kind == "MultiBinary":
         return MultiBinarySpec(int(np.prod(space.shape)))

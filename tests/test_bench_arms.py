@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.bench.arms import ArmLook, Setting, live
+from agentkd.bench.arms import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.bench.ticks import measure
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
@@ -43,6 +44,8 @@ class World(gym.Env[Any, Any]):
     observation_space = gym.spaces.Box(-1e6, 1e6, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
     fault = -1
+    hang = -1
+    released = threading.Event()
     seeds: list[int | None] = []  # noqa: RUF012
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -56,19 +59,23 @@ class World(gym.Env[Any, Any]):
         self.at += 1
         if self.at == World.fault:
             raise RuntimeError("the wheel came off")
+        if self.at == World.hang:
+            World.released.wait()
         done = self.at == 6
         return np.array([0, self.at], np.float32), float(action), done, False, {}
 
 
 @pytest.fixture(autouse=True)
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[World]]:
+def world(monkeypatch: pytest.MonkeyPatch) -> type[World]:
     """Make the world known by a name."""
     module = types.ModuleType("arm_world")
     module.World = World  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "arm_world", module)
     monkeypatch.setattr(World, "seeds", [])
     monkeypatch.setattr(World, "fault", -1)
-    yield World
+    monkeypatch.setattr(World, "hang", -1)
+    monkeypatch.setattr(World, "released", threading.Event())
+    return World
 
 
 def always(choice: int) -> Frozen:
@@ -117,6 +124,25 @@ def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:
     assert lived.result.unfinished_return == 3.0
 
 
+async def interruptible(
+    setting: Setting, watch: Callable[[ArmLook], None] | None = None
+) -> Lived:
+    """Live an arm as the command does, with Ctrl-C taken over."""
+    with Interrupt() as interrupt:
+        return await live(setting, "executor", always(1), ones, None, watch, interrupt)
+
+
+def test_ctrl_c_ends_an_arm_whose_environment_hangs() -> None:
+    """Nobody has to kill it: what was measured until then comes back."""
+    World.hang = 4
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    lived = asyncio.run(interruptible(SETTING))
+    World.released.set()
+    assert lived.interrupted
+    assert lived.result.ticks == 3
+
+
 def test_ctrl_c_ends_an_arm_with_what_it_had() -> None:
     """The interrupt is an answer to wait for, not an exception."""
     long = replace(SETTING, episodes=None, ticks=10_000_000)
@@ -127,7 +153,7 @@ def test_ctrl_c_ends_an_arm_with_what_it_had() -> None:
         if len(looks) == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    lived = asyncio.run(live(long, "executor", always(1), ones, None, watch))
+    lived = asyncio.run(interruptible(long, watch))
     assert lived.interrupted
     assert 0 < lived.result.ticks < 10_000_000
     assert set(lived.result.returns) == {6.0}

@@ -9,8 +9,15 @@ import pytest
 
 from agentkd import environments
 from agentkd.bench.agreement import Sample, agreement_with
-from agentkd.bench.evaluate import EpisodeError, evaluate, evaluate_random
-from agentkd.errors import ConfigError, NumbersError, PlannerError, RefError, SpecError
+from agentkd.bench.evaluate import evaluate, evaluate_random
+from agentkd.errors import (
+    ConfigError,
+    EpisodeError,
+    NumbersError,
+    PlannerError,
+    RefError,
+    SpecError,
+)
 from agentkd.executors.architecture import initial
 from agentkd.spec import env_spec
 from agentkd.types import Categorical, Floats, Point, State

@@ -21,7 +21,6 @@ from agentkd.bench.html import page
 from agentkd.bench.plots import svg
 from agentkd.bench.report import (
     Plot,
-    ReportError,
     Section,
     Series,
     Table,
@@ -30,7 +29,7 @@ from agentkd.bench.report import (
     write_report,
     write_whole,
 )
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, WriteError
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
 LINES = Plot(
@@ -155,7 +154,7 @@ def test_a_disk_that_refuses_leaves_the_old_report(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ReportError, match=r"No space left.*whole"):
+    with pytest.raises(WriteError, match=r"No space left.*whole"):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -187,7 +186,7 @@ def test_a_file_cut_short_by_the_system_is_no_file(
     """The system stops the write half way; the old file is there, whole."""
     path = tmp_path / "report.json"
     write_whole(path, "old")
-    with pytest.raises(ReportError, match=r"report\.json could not be written"):
+    with pytest.raises(WriteError, match=r"report\.json could not be written"):
         write_whole(path, "x" * 2 * small_files)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -196,9 +195,9 @@ def test_a_file_cut_short_by_the_system_is_no_file(
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A file in the way is named."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportError, match="file"):
+    with pytest.raises(WriteError, match="file"):
         write_report(tmp_path / "file" / "inside", {}, [])
-    with pytest.raises(ReportError, match="--out"):
+    with pytest.raises(WriteError, match="--out"):
         prepare_out(tmp_path / "file" / "inside")
 
 

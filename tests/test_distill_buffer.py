@@ -70,6 +70,16 @@ def test_memory_is_bounded_by_the_capacity() -> None:
     assert buffer.nbytes == 10_000 * 116
 
 
+def test_memory_is_bounded_by_bytes_too() -> None:
+    """Labels of images are fewer: 400 bytes hold ten labels of ten numbers."""
+    buffer = LabelBuffer(1_000_000, most_bytes=400)
+    buffer.add(
+        np.zeros((50, 8), np.float32), Categorical(np.zeros((50, 2), np.float32))
+    )
+    assert len(buffer) == 10
+    assert buffer.nbytes == 400
+
+
 def test_labels_that_are_no_numbers_are_left_out_and_counted() -> None:
     """One NaN spoils its row alone."""
     obs, dist = labels(0, 5)

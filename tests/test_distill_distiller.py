@@ -10,12 +10,11 @@ import torch
 
 from agentkd.distill.checkpoint import (
     Checkpoint,
-    CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
 from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.errors import ConfigError, LoadError, SpecError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats, Point
@@ -93,6 +92,39 @@ def test_a_number_that_never_moves_keeps_its_own_unit() -> None:
     assert distiller.freeze().scale[2] == 1.0
 
 
+def test_units_do_not_matter() -> None:
+    """A choice among three inputs is learnt beside others a thousand times as large."""
+    spec = Spec(ObsSpec((Part("", "box", (8,), "float32"),)), DiscreteSpec(3))
+
+    def made(seed: int) -> tuple[Floats, Categorical]:
+        random = np.random.default_rng(seed)
+        small, large = random.standard_normal((2, 2048, 8)).astype(np.float32)
+        obs = np.concatenate([small[:, :3], 1000 + 1000 * large[:, 3:]], axis=1)
+        return obs, Categorical(4 * small[:, :3])
+
+    distiller = Distiller(initial("mlp:32", spec), DistillerOptions(batch=128))
+    obs, dist = made(1)
+    for start in range(0, 2048, 64):
+        piece = slice(start, start + 64)
+        distiller.add(obs[piece], Categorical(dist.logits[piece]))
+        for _ in range(30):
+            distiller.step()
+    fresh, said = made(2)
+    mine = distiller.freeze()(fresh)
+    assert isinstance(mine, Categorical)
+    assert (mine.logits.argmax(1) == said.logits.argmax(1)).mean() > 0.9
+
+
+def test_an_executor_that_is_gone_on_from_keeps_its_normaliser() -> None:
+    """A few new labels do not change what it does."""
+    trained = learnt().freeze()
+    other = Distiller(trained, DistillerOptions(batch=32))
+    obs = states(5, 64) * 100
+    other.add(obs, planner(obs))
+    other.step()
+    assert np.array_equal(other.freeze().mean, trained.mean)
+
+
 def test_weights_that_are_no_numbers_go_back_to_the_last_good_ones() -> None:
     """A step that ends in NaN is counted and undone; learning goes on."""
     distiller = learnt(100)
@@ -162,8 +194,16 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_executor_is_refused(tmp_path: Path) -> None:
     """The message names both architectures."""
     save_checkpoint(tmp_path, learnt(5), Checkpoint(seconds=1))
-    with pytest.raises(LoadError, match=r"'mlp:32', not 'mlp:16'"):
+    with pytest.raises(LoadError, match=r"mlp:32, .*this one is mlp:16"):
         load_checkpoint(tmp_path, Distiller(initial("mlp:16", SPEC)))
+
+
+def test_a_checkpoint_of_another_planner_is_refused(tmp_path: Path) -> None:
+    """Labels of two planners do not mix."""
+    save_checkpoint(tmp_path, learnt(5), Checkpoint(planner="one", seconds=1))
+    mine = Distiller(initial("mlp:32", SPEC))
+    with pytest.raises(LoadError, match="another planner"):
+        load_checkpoint(tmp_path, mine, Checkpoint(planner="two"))
 
 
 def test_a_missing_or_damaged_checkpoint_says_so(tmp_path: Path) -> None:
@@ -189,7 +229,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("agentkd.distill.checkpoint.torch.save", full)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         save_checkpoint(tmp_path, distiller, Checkpoint(seconds=2))
     assert load_checkpoint(tmp_path, distiller).seconds == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == [
@@ -204,3 +244,5 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
         DistillerOptions(batch=0)
     with pytest.raises(ConfigError):
         DistillerOptions(learning_rate=0.0)
+    with pytest.raises(ConfigError, match="nothing would be learnt"):
+        DistillerOptions(capacity=32)

@@ -110,6 +110,14 @@ def test_a_box_is_compared_in_its_own_units() -> None:
     assert divergence(row(0.0, 0.5), row(0.0, 1.0)).item() == pytest.approx(1.0)
 
 
+def test_a_dimension_without_room_has_nothing_to_say() -> None:
+    """Bounds that are equal leave the rest of the box as it is."""
+    flat = BoxSpec((0.0, -1.0), (0.0, 1.0), (2,))
+    for head in ("squashed", "clipped"):
+        divergence = divergence_for("point", head, flat, PLAIN)
+        assert divergence(row(0.0, 0.0), row(0.0, 0.5)).item() == pytest.approx(0.25)
+
+
 def test_beyond_the_box_there_is_nothing_to_learn() -> None:
     """Where both are clipped to the same bound the divergence is 0."""
     divergence = divergence_for("gaussian", "clipped", BOX, PLAIN)

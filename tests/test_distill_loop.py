@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from agentkd.distill import Budget, CollectionOptions, Progress, distill
-from agentkd.distill.collector import Collector, EnvironmentFault
-from agentkd.errors import AgentkdError, ConfigError, PlannerError
+from agentkd.distill.collector import Collector
+from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
 from agentkd.types import ActionDist, Categorical, Floats, QValues
@@ -97,6 +97,65 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert second.labels == 4000
     assert not second.interrupted
     assert second.steps > first.steps
+
+
+def test_a_disk_that_refuses_costs_no_executor(tmp_path: Path) -> None:
+    """Learning goes on without a checkpoint, and says so."""
+    (tmp_path / "file").touch()
+    result = distill(
+        "CartPole-v1",
+        BALANCE,
+        "mlp:8",
+        budget=Budget(labels=640),
+        checkpoint=tmp_path / "file" / "checkpoint",
+    )
+    assert result.steps > 0
+    assert not result.interrupted
+    assert "file" in result.unsaved
+
+
+def test_a_planner_that_raises_later_leaves_what_was_learnt() -> None:
+    """Also where labels and learning take turns in one process."""
+    asked = 0
+
+    def mortal(obs: Floats, /) -> Categorical:
+        nonlocal asked
+        asked += 1
+        if asked > 40:
+            raise ValueError("worn out")
+        return balance(obs)
+
+    planner = Planner(mortal, CARTPOLE, "mortal", 0, "")
+    result = distill("CartPole-v1", planner, "mlp:8", budget=Budget(labels=4000))
+    assert "worn out" in result.fault
+    assert result.steps > 0
+
+
+def test_resuming_with_other_environments_still_lets_the_executor_drive(
+    tmp_path: Path,
+) -> None:
+    """What is published does not hang on how labels divide."""
+    published: list[bool] = []
+    for count, labels in ((16, 1008), (12, 4000)):
+        result = distill(
+            "CartPole-v1",
+            BALANCE,
+            "mlp:8",
+            budget=Budget(labels=labels),
+            collection=CollectionOptions(environments=count),
+            checkpoint=tmp_path,
+            resume=count == 12,
+            every=0.0,
+        )
+        # There is an agreement only once an executor was published.
+        published.append(any(np.isfinite(look.agreement) for look in result.history))
+    assert published == [True, True]
+
+
+def test_few_labels_are_learnt_from_too() -> None:
+    """A budget below the usual beginning is no reason to learn nothing."""
+    result = distill("CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=32))
+    assert result.steps > 0
 
 
 def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
@@ -297,6 +356,37 @@ def test_only_the_executors_own_episodes_count_as_its_returns(
     assert set(collector.recent) == {5.0}
 
 
+def test_an_answer_that_is_no_number_does_not_drive() -> None:
+    """Where the planner says NaN the executor acts, and the label is for the count."""
+    made: list[Counting] = []
+
+    def make() -> Counting:
+        made.append(Counting())
+        return made[-1]
+
+    def faulty(obs: Floats, /) -> ActionDist:
+        return Categorical(np.full((len(obs), 2), np.nan, np.float32))
+
+    collector = Collector(make, faulty, env_spec(Counting()), count=2)
+    for _ in range(5):
+        collector.step(say(1), share=1.0)
+    assert all(env.actions == [1] * 5 for env in made)
+
+
+def test_an_environment_that_goes_blind_begins_anew() -> None:
+    """An observation of NaN is not labelled; the episode ends there."""
+
+    class Blind(Counting):
+        def step(self, action: Any) -> Any:
+            obs, *rest = super().step(action)
+            return (obs * np.nan if self.at == 3 else obs), *rest
+
+    collector = Collector(Blind, say(0), env_spec(Counting()), count=2)
+    seen = [collector.step(say(0), share=1.0).obs for _ in range(9)]
+    assert np.isfinite(seen).all()
+    assert collector.blind == 4
+
+
 def test_the_planners_share_falls_and_stops() -> None:
     """It halves every so many labels down to its floor."""
     options = CollectionOptions(halving=100, least_share=0.2)
@@ -310,5 +400,5 @@ def test_an_environment_that_raises_is_told_apart() -> None:
     )
     for _ in range(2):
         collector.step(say(0), share=1.0)
-    with pytest.raises(EnvironmentFault, match="wheel came off"):
+    with pytest.raises(EpisodeError, match="wheel came off"):
         collector.step(say(0), share=1.0)

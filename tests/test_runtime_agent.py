@@ -18,8 +18,10 @@ from agentkd.runtime import (
     Remote,
     ThreadPlanner,
 )
+from agentkd.runtime.codec import Seen
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.form import NumpyForm, default_action
+from agentkd.runtime.thinking import Thinker
 from agentkd.spec import (
     BoxSpec,
     DiscreteSpec,
@@ -274,6 +276,20 @@ def test_memory_of_a_planner_steps_through_every_state() -> None:
     assert first == [0, 0, 0, 0, 2]
     # At the reset an answer was in flight; the next request is made at tick 6.
     assert second == [0, 0, 0, 1, 1]
+
+
+def test_a_memory_with_a_gap_teaches_nothing_until_it_starts_afresh() -> None:
+    """After a state that it never saw, a recurrent planner's labels are left out."""
+    thinker = Thinker(Counting(), constant(0).spec, backlog=True)
+
+    def labels(*ticks: int, epoch: int) -> int:
+        seen = [Seen(tick, epoch, 0, see(tick)) for tick in ticks]
+        return len(thinker.think(seen).obs)
+
+    assert labels(0, 1, 2, epoch=0) == 3
+    assert labels(4, 5, epoch=0) == 0
+    assert labels(6, epoch=0) == 0
+    assert labels(7, 8, epoch=1) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,17 @@ from collections.abc import Callable
 from agentkd.runtime.pace import Pace
 
 
+def test_the_first_request_is_about_one() -> None:
+    """Only then is it known what one takes, however many wait."""
+    pace = Pace(257)
+    assert pace.limit == 1
+    pace.note(1, 0.15)
+    assert pace.limit == 16
+
+
 def settled(cost: Callable[[int], float], most: int = 257, rounds: int = 40) -> Pace:
-    """Ask again and again with as many as the limit allows, a backlog always waiting."""
+    """Ask again and again with as many as the limit allows, of a long backlog."""
     pace = Pace(most)
-    pace.note(1, cost(1))
     for _ in range(rounds):
         pace.note(pace.limit, cost(pace.limit))
     return pace

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
+
+import numpy as np
 
 from agentkd import environments
+from agentkd.errors import AgentkdError, ConfigError, EpisodeError, WorkerError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.ports import AnyLearner, AnyPlanner
-from agentkd.runtime.result import RunResult
+from agentkd.runtime.result import COLUMNS, RunResult
 from agentkd.runtime.router import Mode
 from agentkd.runtime.runtime import Runtime
 from agentkd.types import Decision
 
 _LOOK = 0.1
+_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +107,70 @@ class Scored:
         self.ticks = 0
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            EpisodeError: If the environment raises.
+        """
         self.current = 0.0
-        return self._env.reset(seed=seed)
+        with self._told("reset"):
+            return self._env.reset(seed=seed)
 
     def step(self, action: Any) -> Any:
-        """Do a tick."""
-        obs, reward, terminated, truncated, info = self._env.step(action)
+        """Do a tick.
+
+        Raises:
+            EpisodeError: If the environment raises.
+        """
+        with self._told("step"):
+            obs, reward, terminated, truncated, info = self._env.step(action)
         self.ticks += 1
         self.current += float(reward)
         if terminated or truncated:
             self.scores.append((self.ticks, self.current))
         return obs, reward, terminated, truncated, info
+
+    @contextlib.contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except AgentkdError:
+            raise
+        except Exception as error:
+            raise EpisodeError(
+                f"The environment raised {type(error).__name__} in the {where} of "
+                f"tick {self.ticks}, episode {len(self.scores)}: {error}"
+            ) from error
+
+
+@final
+class Interrupt:
+    """Ctrl-C as something that a run asks about; a second one ends the process.
+
+    Use it in a `with` block inside the event loop, around everything that is to end
+    with a report.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was pressed yet."""
+        self.asked = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        """Take Ctrl-C over, where the main thread's loop can."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give Ctrl-C back."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+    def _press(self) -> None:
+        if self.asked.is_set():
+            # Workers end with this process: the pipe to them closes.
+            os._exit(_INTERRUPTED)
+        self.asked.set()
 
 
 async def live(
@@ -123,6 +180,7 @@ async def live(
     planner: AnyPlanner | None,
     learner: AnyLearner | None = None,
     watch: Callable[[ArmLook], None] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Lived:
     """Run one arm to its end, or until Ctrl-C; nothing measured is lost.
 
@@ -130,61 +188,75 @@ async def live(
     """
     env = environments.make(setting.env)
     scored = Scored(env)
-    interrupted, fault = False, ""
+    runtime = Runtime(
+        executor,
+        planner=planner,
+        learner=learner,
+        hz=setting.hz,
+        clock=setting.clock,
+        planner_latency=setting.latency if planner is not None else None,
+        mode=mode,
+        budget=setting.budget,
+    )
+    fault = ""
+    whole = asyncio.ensure_future(_whole(runtime, scored, setting, watch))
+    pressed = asyncio.ensure_future((interrupt or Interrupt()).asked.wait())
     try:
-        async with Runtime(
-            executor,
-            planner=planner,
-            learner=learner,
-            hz=setting.hz,
-            clock=setting.clock,
-            planner_latency=setting.latency if planner is not None else None,
-            mode=mode,
-            budget=setting.budget,
-        ) as runtime:
-            with _on_interrupt() as asked:
-                interrupted, fault = await _follow(
-                    runtime, scored, setting, asked, watch
-                )
+        await asyncio.wait({whole, pressed}, return_when=asyncio.FIRST_COMPLETED)
+        if not whole.done():
+            whole.cancel()
+        await whole
+    except asyncio.CancelledError:
+        if not pressed.done():
+            raise
+    except EpisodeError as error:
+        fault = str(error)
+    except WorkerError as error:
+        if not pressed.done():
+            raise
+        fault = str(error)
     finally:
-        env.close()
+        pressed.cancel()
+        if not fault:
+            env.close()
     return Lived(
-        result=runtime.result,
+        result=_result(runtime),
         executor=runtime.agent.executor,
         learning=tuple(scored.scores),
-        interrupted=interrupted,
+        interrupted=pressed.done() and not pressed.cancelled(),
         fault=fault,
     )
 
 
-async def _follow(
+def _result(runtime: Runtime) -> RunResult:
+    """What was measured; nothing, where the run was ended before it began."""
+    try:
+        return runtime.result
+    except ConfigError:
+        metrics = runtime.agent.metrics()
+        columns = {name: np.empty(0) for name in COLUMNS}
+        return RunResult((), (), 0.0, 0, 0, 0.0, metrics, columns)
+
+
+async def _whole(
     runtime: Runtime,
     scored: Scored,
     setting: Setting,
-    asked: asyncio.Event,
     watch: Callable[[ArmLook], None] | None,
-) -> tuple[bool, str]:
+) -> None:
     begin, looked = time.monotonic(), 0.0
-    run = runtime.run(
-        scored,
-        ticks=setting.ticks,
-        seconds=setting.seconds,
-        episodes=setting.episodes,
-        seed=setting.seed,
-    )
-    try:
-        async for decision in run:
-            if asked.is_set():
-                await runtime.stop()
-                return True, ""
+    async with runtime:
+        async for decision in runtime.run(
+            scored,
+            ticks=setting.ticks,
+            seconds=setting.seconds,
+            episodes=setting.episodes,
+            seed=setting.seed,
+        ):
             now = time.monotonic()
             if watch is not None and now - looked > _LOOK:
                 looked = now
                 watch(_look(runtime, scored, setting, decision, now - begin))
-    except Exception as error:
-        notes = " ".join(getattr(error, "__notes__", []))
-        return False, f"{type(error).__name__}: {error}. {notes}".strip()
-    return False, ""
 
 
 def _look(
@@ -211,19 +283,3 @@ def _look(
         decision=decision,
         metrics=runtime.agent.metrics(),
     )
-
-
-@contextlib.contextmanager
-def _on_interrupt() -> Iterator[asyncio.Event]:
-    """Turn Ctrl-C into an event, where the main thread's loop can."""
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGINT, asked.set)
-    except (NotImplementedError, RuntimeError, ValueError):
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

@@ -10,13 +10,12 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.bench.lockstep import (
-    EpisodeError,
     Evaluation,
     Lockstep,
     Visited,
     Watch,
 )
-from agentkd.errors import AgentkdError, NumbersError, PlannerError
+from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError
 from agentkd.spec import Spec
 from agentkd.types import (
     ActionDist,
@@ -29,7 +28,6 @@ from agentkd.types import (
 
 __all__ = [
     "MAX_STEPS",
-    "EpisodeError",
     "Evaluation",
     "Visited",
     "Watch",

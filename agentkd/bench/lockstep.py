@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from agentkd import environments
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, ConfigError, EpisodeError
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import Actions, Floats
 
@@ -18,10 +18,6 @@ Watch = Callable[[int, int, float], None]
 """Called with the episodes done, all of them, and the mean return so far."""
 Visited = Callable[[Floats, Actions], None]
 """Called with observations (batch, size) and the actions taken there (batch, …)."""
-
-
-class EpisodeError(AgentkdError):
-    """An environment that raised, or gave what cannot be, within an episode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentkd.bench.origin import origin
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import ConfigError, WriteError
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -21,10 +21,6 @@ _MARK = ".agentkd"
 # is replaced whole, and may be what the new run starts from.
 _FILES = ("report.json", "report.html")
 _FOLDERS = ("checkpoint", "tensorboard")
-
-
-class ReportError(AgentkdError):
-    """A report that could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,7 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
     Raises:
         ConfigError: If it holds an earlier run and neither flag is given, or files
             that no run of ours left; or if both flags are.
-        ReportError: If it cannot be made or written to.
+        WriteError: If it cannot be made or written to.
     """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other. Give one.")
@@ -119,7 +115,7 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
         # Written first: a run that is killed has left a folder of ours all the same.
         (out / _MARK).write_text(f"{SCHEMA}\n", encoding="utf-8")
     except OSError as error:
-        raise ReportError(
+        raise WriteError(
             f"{out} cannot be written to: {error.strerror or error}. Give another "
             "folder with --out."
         ) from error
@@ -183,7 +179,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        ReportError: If the disk refuses; a file that was there before stays.
+        WriteError: If the disk refuses; a file that was there before stays.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -194,7 +190,7 @@ def write_whole(path: Path, text: str) -> None:
         fresh.replace(path)
         _settle(path.parent)
     except OSError as error:
-        raise ReportError(
+        raise WriteError(
             f"{path} could not be written: {error.strerror or error}. What was there "
             "before is whole. Make room, or give another folder with --out."
         ) from error
@@ -223,7 +219,7 @@ def write_report(
         sections: The same for people.
 
     Raises:
-        ReportError: If the disk refuses; an earlier report stays whole.
+        WriteError: If the disk refuses; an earlier report stays whole.
     """
     from agentkd.bench.html import page
 
@@ -231,7 +227,7 @@ def write_report(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ReportError(f"{out} cannot be made: {error.strerror}.") from error
+        raise WriteError(f"{out} cannot be made: {error.strerror}.") from error
     text = json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_whole(out / "report.json", text)
     write_whole(out / "report.html", page(full, sections))

@@ -74,29 +74,25 @@ def run(options: Options) -> int:
     """Distil, measure, write the executor and the report."""
     import torch
 
-    from agentkd import environments
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import Budget, distill, squashed_head
+    from agentkd.distill.loop import Budget, distill, look_at, squashed_head
     from agentkd.distill.source import CollectionOptions
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
-    from agentkd.spec import env_spec
 
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
-    probe = environments.make(options.env)
-    spec = env_spec(probe)
-    probe.close()
+    spec, probe = look_at(options.env)
     opened = access(options)
     known = load_planner(reference(options), spec, **opened)
-    sketch = initial(options.executor, spec, squashed=squashed_head(known, spec))
+    sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
     budget = Budget(_seconds(options), options.labels)
-    learning = _distiller_options(options, known, spec)
+    learning = _distiller_options(options)
     collection = CollectionOptions(
         environments=options.environments, least_share=options.planner_share
     )
@@ -155,21 +151,19 @@ def _seconds(options: Options) -> float | None:
     return options.seconds
 
 
-def _distiller_options(options: Options, known: Any, spec: Any) -> Any:
+def _distiller_options(options: Options) -> Any:
     from agentkd.distill.distiller import DistillerOptions
     from agentkd.distill.divergence import DivergenceOptions
-    from agentkd.distill.loop import kind_of_planner
 
-    temperature = options.temperature
-    if temperature is None:
-        temperature = 0.3 if kind_of_planner(known, spec) == "qvalues" else 1.0
     return DistillerOptions(
         batch=options.batch,
         learning_rate=options.learning_rate,
         capacity=options.capacity,
         seed=options.seed,
         divergence=DivergenceOptions(
-            temperature=temperature, hard=options.hard, continuous=options.continuous
+            temperature=options.temperature,
+            hard=options.hard,
+            continuous=options.continuous,
         ),
     )
 

@@ -84,6 +84,9 @@ def write(
         "interrupted": result.interrupted,
         "fault": result.fault,
         "collector_restarts_total": result.restarts,
+        "steps_rejected_total": result.rejected,
+        "labels_dropped_total": result.dropped,
+        "unsaved": result.unsaved,
         "decision_latency_us": latency,
     }
     for name, interval in returns.items():
@@ -195,6 +198,15 @@ def _print(
         f"{data['labels']:,} labels in {data['seconds']:.1f} s   one decision "
         f"{latency['p50']:.2f} µs ({latency['form']})"
     )
+    if not data["steps"]:
+        console.print("[red]Nothing was learnt: there were too few labels.[/]")
+    if data["steps_rejected_total"]:
+        console.print(
+            f"[yellow]{data['steps_rejected_total']:,} gradient steps ended in NaN or "
+            "infinity and were undone.[/]"
+        )
+    if data["unsaved"]:
+        console.print(Text(f"No way to resume: {data['unsaved']}", style="yellow"))
     if data["interrupted"]:
         console.print("[yellow]Ended early: this is what it had learnt.[/]")
         if data["fault"]:

@@ -145,42 +145,19 @@ def run(options: Options) -> int:
             "An executor file is run as it is; leave --learn-ticks out, or give an "
             "architecture such as mlp:64,64."
         )
-    return asyncio.run(_run(options, arms, latency))
-
-
-async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> int:
-    from agentkd import environments
-    from agentkd.bench.arms import Setting, live
+    from agentkd.bench.arms import Setting
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.cli.run_report import write
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
-    from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.distill.loop import squashed_head
-    from agentkd.executors.architecture import initial
+    from agentkd.deploy.bundle import write_bundle
+    from agentkd.distill.loop import look_at
     from agentkd.planners import load_planner
-    from agentkd.spec import env_spec
 
-    probe = environments.make(options.env)
-    spec = env_spec(probe)
-    probe.close()
+    spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
-    learns = not options.executor.endswith(".akd")
-    if learns:
-        squashed = squashed_head(known, spec)
-        executor = initial(options.executor, spec, seed=options.seed, squashed=squashed)
-    else:
-        executor = read_bundle(options.executor).frozen
-        squashed = True
-        if (
-            executor.spec.obs.size != spec.obs.size
-            or executor.spec.action != spec.action
-        ):
-            raise ConfigError(
-                f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
-                "Distil one for this environment: agentkd distill."
-            )
+    executor = _executor(options, known, spec, probe)
     out = options.out or Path("runs") / f"run-{options.env.replace(':', '.')}"
     prepare_out(out, overwrite=options.overwrite, resume=False)
     setting = Setting(
@@ -209,29 +186,69 @@ async def _run(options: Options, arms: tuple[Any, ...], latency: int | None) -> 
     view.goals(on_time.returns, random.returns)
 
     source: Any = known.policy if setting.clock == "virtual" else _remote(options, spec)
-    learnt = None
-    if learns:
-        ahead = _learning(options, setting)
-        learner = _learner(
-            options, executor, squashed, virtual=setting.clock == "virtual"
-        )
-        with view.arm("learning", ahead) as watch:
-            learnt = await live(ahead, "runtime", executor, source, learner, watch)
+    whole = _live(options, setting, arms, executor, source, view)
+    learnt, lived = asyncio.run(whole)
+    if learnt is not None:
         executor = learnt.executor
-        view.arm_ended("learning", learnt)
-    bundle = out / "executor.akd"
-    write_bundle(bundle, executor, _provenance(options, known, learnt))
-    lived = {}
-    stopped = learnt is not None and (learnt.interrupted or bool(learnt.fault))
-    for arm in arms:
-        if stopped:
-            break
-        with view.arm(arm, setting) as watch:
-            lived[arm] = await live(setting, arm, executor, source, None, watch)
-        view.arm_ended(arm, lived[arm])
-        stopped = lived[arm].interrupted or bool(lived[arm].fault)
+    write_bundle(out / "executor.akd", executor, _provenance(options, known, learnt))
+    ended = [*([learnt] if learnt is not None else []), *lived.values()]
+    stopped = any(each.interrupted or each.fault for each in ended)
     outcome = Outcome(setting, known, executor, on_time, random, learnt, lived, stopped)
     return write(options, out, outcome, view)
+
+
+async def _live(
+    options: Options,
+    setting: Any,
+    arms: tuple[Any, ...],
+    executor: Any,
+    source: Any,
+    view: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
+    from agentkd.bench.arms import Interrupt, live
+
+    learnt = None
+    lived: dict[str, Any] = {}
+    with Interrupt() as interrupt:
+        if not options.executor.endswith(".akd"):
+            ahead = _learning(options, setting)
+            learner = _learner(options, executor, virtual=setting.clock == "virtual")
+            with view.arm("learning", ahead) as watch:
+                learnt = await live(
+                    ahead, "runtime", executor, source, learner, watch, interrupt
+                )
+            executor = learnt.executor
+            view.arm_ended("learning", learnt)
+            if learnt.interrupted or learnt.fault:
+                return learnt, lived
+        for arm in arms:
+            with view.arm(arm, setting) as watch:
+                lived[arm] = await live(
+                    setting, arm, executor, source, None, watch, interrupt
+                )
+            view.arm_ended(arm, lived[arm])
+            if lived[arm].interrupted or lived[arm].fault:
+                break
+    return learnt, lived
+
+
+def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
+    """Read the executor's file, or make one that has everything to learn."""
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.distill.loop import squashed_head
+    from agentkd.executors.architecture import initial
+
+    if not options.executor.endswith(".akd"):
+        squashed = squashed_head(known, spec, probe)
+        return initial(options.executor, spec, seed=options.seed, squashed=squashed)
+    executor = read_bundle(options.executor).frozen
+    if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
+        raise ConfigError(
+            f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
+            "Distil one for this environment: agentkd distill."
+        )
+    return executor
 
 
 def _remote(options: Options, spec: Any) -> Any:
@@ -260,7 +277,7 @@ def _learning(options: Options, setting: Any) -> Any:
     return ahead
 
 
-def _learner(options: Options, executor: Any, squashed: bool, *, virtual: bool) -> Any:
+def _learner(options: Options, executor: Any, *, virtual: bool) -> Any:
     from agentkd.distill.service import build
     from agentkd.runtime.process import Remote
     from agentkd.spec import to_json
@@ -269,7 +286,7 @@ def _learner(options: Options, executor: Any, squashed: bool, *, virtual: bool) 
         "executor": options.executor,
         "spec": to_json(executor.spec),
         "seed": options.seed,
-        "squashed": squashed,
+        "squashed": executor.head == "squashed",
     }
     if virtual:
         return build(**arguments)

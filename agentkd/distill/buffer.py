@@ -12,24 +12,29 @@ from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.types import ActionDist, Floats
 
 _FIRST = 4096
+_MOST_BYTES = 1 << 30
 
 
 @final
 class LabelBuffer:
     """Observations and the planner's packed distributions, side by side.
 
-    Memory grows by doubling up to `capacity` labels and stays there: one label of
-    17 + 12 numbers takes 116 bytes, a million of them 116 MB.
+    Memory grows by doubling up to `capacity` labels, or as many as fit `most_bytes`,
+    and stays there: one label of 17 + 12 numbers takes 116 bytes, a million 116 MB.
 
     Args:
         capacity: The most labels that are kept.
+        most_bytes: The most memory they take, 1 GiB by default: images are large.
     """
 
-    def __init__(self, capacity: int = 1_000_000) -> None:
+    def __init__(
+        self, capacity: int = 1_000_000, most_bytes: int = _MOST_BYTES
+    ) -> None:
         """Begin empty; the first label decides the widths."""
         if capacity < 1:
             raise ConfigError(f"capacity is {capacity}; it has to be at least 1.")
         self._capacity = capacity
+        self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)
         self._split = 0
         self._next = 0
@@ -78,6 +83,7 @@ class LabelBuffer:
             self._kind = kind
             self._split = obs.shape[1]
             self._rows = np.empty((0, obs.shape[1] + packed.shape[1]), np.float32)
+            self._fit()
         if (
             kind != self._kind
             or obs.shape[1] != self._split
@@ -101,6 +107,11 @@ class LabelBuffer:
         self._rows[: len(rows) - first] = rows[first:]
         self._next = (self._next + len(rows)) % max(1, len(self._rows))
         self._size = min(self._size + len(rows), len(self._rows))
+
+    def _fit(self) -> None:
+        """Lower the capacity to what the bytes hold."""
+        fitting = self._most_bytes // (4 * max(1, self._rows.shape[1]))
+        self._capacity = max(1, min(self._capacity, fitting))
 
     def _make_room(self, more: int) -> None:
         needed = min(self._size + more, self._capacity)
@@ -137,6 +148,7 @@ class LabelBuffer:
                 split=self._split,
                 kind=np.array(self._kind or ""),
                 seen=self._seen,
+                refused=self._refused,
             )
 
     def load(self, path: Path) -> None:
@@ -149,15 +161,17 @@ class LabelBuffer:
             with np.load(path, allow_pickle=False) as data:
                 rows = np.asarray(data["rows"], np.float32)
                 split, kind = int(data["split"]), str(data["kind"])
-                seen = int(data["seen"])
+                seen, refused = int(data["seen"]), int(data["refused"])
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise LoadError(f"{path} holds no labels: {error}") from error
         if not kind:
             return
         self._kind = kind  # type: ignore[assignment]
         self._split = split
-        rows = rows[-self._capacity :]
-        self._rows = rows.copy()
+        self._rows = rows
+        self._fit()
+        self._rows = rows[-self._capacity :].copy()
+        rows = self._rows
         self._size = len(rows)
         self._next = 0 if self._size == self._capacity else self._size
-        self._seen = seen
+        self._seen, self._refused = seen, refused

@@ -12,14 +12,10 @@ from typing import Any
 import torch
 
 from agentkd.distill.distiller import Distiller
-from agentkd.errors import AgentkdError, LoadError
+from agentkd.errors import LoadError, WriteError
 
 _STATE = "distiller.pt"
 _LABELS = "labels.npz"
-
-
-class CheckpointError(AgentkdError):
-    """A checkpoint that could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +23,12 @@ class Checkpoint:
     """What is kept beside the distiller's own state.
 
     Attributes:
+        planner: The planner's digest, "" where there is none.
         seconds: How long it has learnt.
     """
 
-    seconds: float
+    planner: str = ""
+    seconds: float = 0.0
 
 
 def _whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -40,7 +38,7 @@ def _whole(path: Path, write: Callable[[Path], Any]) -> None:
         write(fresh)
         fresh.replace(path)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
+        raise WriteError(
             f"{path} could not be written: {error}. What was there before is whole."
         ) from error
     finally:
@@ -51,26 +49,41 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
     """Leave the distiller's state and its labels in `folder`.
 
     Raises:
-        CheckpointError: If the disk refuses; an earlier checkpoint stays as it was.
+        WriteError: If the disk refuses; an earlier checkpoint stays as it was.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be made: {error}.") from error
+        raise WriteError(f"{folder} cannot be made: {error}.") from error
     state = {
         **distiller.state(),
-        "architecture": distiller.freeze().architecture,
+        "made_of": _made_of(distiller),
+        "planner": checkpoint.planner,
         "seconds": checkpoint.seconds,
     }
     _whole(folder / _LABELS, distiller.buffer.save)
     _whole(folder / _STATE, lambda path: torch.save(state, path))
 
 
-def load_checkpoint(folder: Path, distiller: Distiller) -> Checkpoint:
+def _made_of(distiller: Distiller) -> str:
+    """What must be the same for weights to mean the same."""
+    frozen = distiller.freeze()
+    return f"{frozen.architecture}, {frozen.head}, {frozen.spec}"
+
+
+def load_checkpoint(
+    folder: Path, distiller: Distiller, expected: Checkpoint | None = None
+) -> Checkpoint:
     """Bring a distiller to where `save_checkpoint` left it.
 
+    Args:
+        folder: What `save_checkpoint` was given.
+        distiller: One of the same executor, without labels.
+        expected: What it has to come from: the same planner, if both know theirs.
+
     Raises:
-        LoadError: If there is no checkpoint, it is damaged, or of another executor.
+        LoadError: If there is no checkpoint, it is damaged, or of another executor,
+            environment or planner.
     """
     path = folder / _STATE
     if not path.exists():
@@ -79,12 +92,19 @@ def load_checkpoint(folder: Path, distiller: Distiller) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise LoadError(f"{path} is damaged: {error}") from error
-    mine = distiller.freeze().architecture
-    if state.get("architecture") != mine:
+    mine = _made_of(distiller)
+    if state.get("made_of") != mine:
         raise LoadError(
-            f"{path} is of an executor {state.get('architecture')!r}, not {mine!r}. "
-            "Give the same --executor, or another folder."
+            f"{path} is of an executor {state.get('made_of')}; this one is {mine}. "
+            "Give the same --executor and environment, or another folder."
+        )
+    planner = expected.planner if expected is not None else ""
+    if planner and state["planner"] and state["planner"] != planner:
+        raise LoadError(
+            f"{path} was learnt from another planner, of digest "
+            f"{state['planner'][:12]} instead of {planner[:12]}. Give the same "
+            "--planner, or another folder."
         )
     distiller.restore(state)
     distiller.load_labels(folder / _LABELS)
-    return Checkpoint(seconds=float(state["seconds"]))
+    return Checkpoint(str(state["planner"]), float(state["seconds"]))

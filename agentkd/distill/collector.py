@@ -10,13 +10,9 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import AgentkdError
-from agentkd.spec import BoxSpec, DiscreteSpec, Spec, flatten_one
+from agentkd.errors import AgentkdError, EpisodeError, PlannerError
+from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
-
-
-class EnvironmentFault(AgentkdError):  # noqa: N818
-    """An environment that raised while labels were collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +63,7 @@ class Collector:
         self.random = np.random.default_rng(seed)
         self.labels = 0
         self.episodes = 0
+        self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
         self._planner = planner
         self._state: State | None = (
@@ -104,8 +101,11 @@ class Collector:
             share: The planner's share of the driving, 0 to 1.
         """
         count = len(self._envs)
+        self._restart_the_blind()
         obs = self._obs.copy()
         dist = self._ask(obs)
+        # An answer that is no number drives nowhere; the buffer counts its label.
+        answered = np.isfinite(dists.pack(dist)).all(axis=1)
         redraw = self.random.random(count) < 1.0 / self._stretch
         if share < self._share and self._share == 1.0:
             redraw[:] = True
@@ -115,7 +115,7 @@ class Collector:
             self._by_planner = np.where(redraw & ~self._pure, drawn, self._by_planner)
         action = self._spec.action
         actions = dists.sample(dist, action, self.random)
-        mine = ~self._by_planner
+        mine = ~(self._by_planner & answered)
         if mine.any():
             actions = np.array(actions)
             actions[mine] = dists.mode(executor(obs[mine]), action)
@@ -125,10 +125,30 @@ class Collector:
         self.labels += count
         return Collected(obs, dist, tuple(finished))
 
+    def _restart_the_blind(self) -> None:
+        """Begin anew where an environment gives what is no number."""
+        for index in np.flatnonzero(~np.isfinite(self._obs).all(axis=1)):
+            self.blind += 1
+            obs, _ = self._envs[index].reset()
+            self._obs[index] = self._flat(obs)
+            self._begin(int(index))
+        if not np.isfinite(self._obs).all():
+            raise EpisodeError(
+                "The environment gives NaN or infinity right after its reset."
+            )
+
     def _ask(self, obs: Floats) -> ActionDist:
-        if self._state is None:
-            return self._planner(obs)  # type: ignore[call-arg, return-value]
-        dist, self._state = self._planner(obs, self._state)  # type: ignore[call-arg, misc]
+        try:
+            if self._state is None:
+                return self._planner(obs)  # type: ignore[call-arg, return-value]
+            dist, self._state = self._planner(obs, self._state)  # type: ignore[call-arg, misc]
+        except AgentkdError:
+            raise
+        except Exception as error:
+            raise PlannerError(
+                f"The planner raised {type(error).__name__} after {self.labels} "
+                f"labels: {error}"
+            ) from error
         return dist
 
     def _move(self, index: int, action: Any) -> float | None:
@@ -147,7 +167,7 @@ class Collector:
         except AgentkdError:
             raise
         except Exception as error:
-            raise EnvironmentFault(
+            raise EpisodeError(
                 f"The environment raised {type(error).__name__} after "
                 f"{self.labels} labels: {error}"
             ) from error
@@ -155,6 +175,14 @@ class Collector:
         if not ended:
             return None
         self.episodes += 1
+        self._begin(index)
+        if pure:
+            self.recent.append(whole)
+            return whole
+        return None
+
+    def _begin(self, index: int) -> None:
+        """Begin an episode: nothing returned, nothing remembered, a driver drawn."""
         self._returns[index] = 0.0
         if self._state is not None:
             fresh = self._planner.initial_state(1)  # type: ignore[union-attr]
@@ -164,17 +192,8 @@ class Collector:
         self._by_planner[index] = (
             not self._pure[index] and self.random.random() < self._share
         )
-        if pure:
-            self.recent.append(whole)
-            return whole
-        return None
 
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
             env.close()
-
-
-def bounded(spec: Spec) -> bool:
-    """Whether actions are a box with finite bounds."""
-    return isinstance(spec.action, BoxSpec) and spec.action.bounded

@@ -23,6 +23,9 @@ from agentkd.types import ActionDist, Floats
 
 _AVERAGE = 16.0
 _LEAST_STD = 1e-2
+_SETTLED = 4096
+"""Labels from which on a change of the normaliser is compensated."""
+_CHUNK = 65536
 _CHECK = 64
 
 
@@ -56,6 +59,11 @@ class DistillerOptions:
         """Refuse what cannot be meant."""
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
+        if self.capacity < self.least:
+            raise ConfigError(
+                f"capacity is {self.capacity}; learning begins at {self.least} labels, "
+                "so that nothing would be learnt."
+            )
         if not self.learning_rate > 0:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate}; above 0, please."
@@ -68,8 +76,10 @@ class Distiller:
 
     Weights are averaged with a window that grows with the run (polynomial decay,
     Shamir and Zhang 2013), and the average is what `snapshot` gives. The normaliser is
-    set from the labels at hand whenever their number has doubled, and the first layer
-    is changed against it, so that nothing is unlearnt.
+    set from the labels at hand whenever their number has doubled. Once there are enough
+    labels the first layer is changed against it, so that nothing is unlearnt; before,
+    the network is left as it is, since weights that carried the units of the first few
+    observations would stay badly scaled for good.
 
     Args:
         frozen: The executor to start from.
@@ -90,7 +100,9 @@ class Distiller:
         self._average = [p.detach().clone() for p in self.network.parameters()]
         self._divergence: Divergence | None = None
         self._frozen = frozen
-        self._normalised_at = 0
+        # A normaliser that was set by labels is not given up for a few new ones.
+        untouched = not frozen.mean.any() and bool((frozen.scale == 1).all())
+        self._normalised_at = 0 if untouched else _SETTLED // 2
         self._progress = 0.0
         self._good = self._state()
 
@@ -169,11 +181,14 @@ class Distiller:
         ):
             return
         self._normalised_at = len(self.buffer)
-        obs, _ = self.buffer.all()
-        mean = obs.mean(axis=0, dtype=np.float64).astype(np.float32)
-        std = obs.std(axis=0, dtype=np.float64).astype(np.float32)
+        mean, std = _moments(self.buffer.all()[0])
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
+        if len(self.buffer) < _SETTLED:
+            self.network.mean.copy_(torch.from_numpy(mean))
+            self.network.scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+            self._keep()
+            return
         parameters: list[torch.Tensor] = list(self.network.parameters())
         live = [p.detach().clone() for p in parameters]
         old = self.network.mean.numpy().copy(), self.network.scale.numpy().copy()
@@ -254,3 +269,18 @@ class Distiller:
                 f"The saved state does not fit this executor: {error}"
             ) from error
         self._keep()
+
+
+def _moments(obs: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of observations (n, obs), taken in pieces."""
+    count = len(obs)
+    pieces = range(0, count, _CHUNK)
+    mean = (
+        sum(obs[i : i + _CHUNK].sum(axis=0, dtype=np.float64) for i in pieces) / count
+    )
+    square = sum(
+        np.square(obs[i : i + _CHUNK] - mean).sum(axis=0, dtype=np.float64)
+        for i in pieces
+    )
+    std = np.sqrt(square / count)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)

@@ -21,6 +21,8 @@ from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 Continuous = Literal["action", "pre-tanh", "precision"]
+_LOGITS, _GAPS = 1.0, 0.3
+"""Temperatures where none is given: of logits, and of action values in gaps."""
 _LEAST_STD = 0.05
 """Below this share of the box a planner's spread says nothing more about importance."""
 
@@ -31,20 +33,21 @@ class DivergenceOptions:
 
     Attributes:
         temperature: Of soft labels. For logits both sides are divided by it and the
-            divergence multiplied by its square (Hinton et al. 2015). For action values
-            it is in units of the gap between the best two.
+            divergence multiplied by its square (Hinton et al. 2015); 1 by default. For
+            action values it is in units of the gap between the best two; 0.3 by
+            default.
         hard: The share, 0 to 1, of the cross-entropy with the planner's best choice.
         continuous: For boxes: squared error of the action itself, of the number
             before tanh, or of the action in units of the planner's own spread.
     """
 
-    temperature: float = 1.0
+    temperature: float | None = None
     hard: float = 0.0
     continuous: Continuous = "action"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(
                 f"temperature is {self.temperature}; it has to be above 0."
             )
@@ -94,8 +97,10 @@ def gap(values: Tensor) -> Tensor:
 
 
 def _choice(options: DivergenceOptions) -> Divergence:
+    temperature = _LOGITS if options.temperature is None else options.temperature
+
     def divergence(executor: Tensor, planner: Tensor) -> Tensor:
-        soft = soft_labels(executor, planner, options.temperature)
+        soft = soft_labels(executor, planner, temperature)
         if options.hard == 0:
             return soft
         hard = hard_labels(executor, planner)
@@ -114,7 +119,8 @@ class _Values:
     def __call__(self, executor: Tensor, planner: Tensor) -> Tensor:
         now = gap(planner)
         self.unit = now if self.unit is None else self.unit.lerp(now, 0.01)
-        scale = self.unit * self.options.temperature
+        chosen = self.options.temperature
+        scale = self.unit * (_GAPS if chosen is None else chosen)
         best = planner.max(1, keepdim=True).values
         soft = sharpened(executor, planner - best, scale)
         if self.options.hard == 0:
@@ -145,7 +151,9 @@ def _box(
     kind: Kind, head: Head, box: BoxSpec, options: DivergenceOptions
 ) -> Divergence:
     low, high = torch.tensor(box.low), torch.tensor(box.high)
-    half = torch.where((high - low).isfinite(), (high - low) / 2, torch.ones_like(low))
+    # A dimension without room or without bounds is measured in its own unit.
+    apart = high - low
+    half = torch.where(apart.isfinite() & (apart > 0), apart / 2, torch.ones_like(low))
     middle = torch.where((high - low).isfinite(), (high + low) / 2, 0.0)
     size = len(box.low)
     squashed = head == "squashed"

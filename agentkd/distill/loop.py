@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, final
 
 import numpy as np
@@ -16,23 +21,28 @@ from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
 from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
-from agentkd.spec import Spec, env_spec
-from agentkd.types import ActionDist
+from agentkd.spec import Spec, env_spec, flatten_one
+from agentkd.types import ActionDist, Floats
+
+log = logging.getLogger(__name__)
 
 _BURST = 0.02
+_PUBLISH = 32
+"""Ticks of all environments after which an executor drives them, taking turns."""
 _CHECKPOINT_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a distillation goes on: by time, by labels, or until either is used up.
+    """How long a distillation goes on: by time or by labels.
 
     Attributes:
-        seconds: Of wall time; collecting and learning then run side by side.
+        seconds: Of wall time; collecting and learning then run side by side. With
+            `labels` as well, collecting ends at so many and learning goes on.
         labels: How many labels; without `seconds`, learning and collecting take turns
             in one process, and the same seed gives the same executor.
         steps_per_label: Gradient steps for each label, when they take turns; by
@@ -67,6 +77,9 @@ class Distilled:
         interrupted: Whether it was ended before its budget.
         fault: What ended it, if planner or environment failed for good; "" otherwise.
         restarts: How often the collecting process had to be started again.
+        rejected: Gradient steps that ended in NaN or infinity and were undone.
+        dropped: Labels that found no room on their way here.
+        unsaved: Why no checkpoint could be written; "" where one was, or none asked.
         history: Looks at it on the way.
     """
 
@@ -79,12 +92,25 @@ class Distilled:
     interrupted: bool
     fault: str
     restarts: int
+    rejected: int
+    dropped: int
+    unsaved: str
     history: tuple[Progress, ...]
 
 
-def kind_of_planner(planner: Planner, spec: Spec) -> dists.Kind:
-    """Ask a planner once to see what kind of distribution it gives."""
-    probe = np.zeros((1, spec.obs.size), np.float32)
+def look_at(env: str) -> tuple[Spec, Floats]:
+    """Give an environment's spec, and an observation that it begins with, (1, obs)."""
+    probe = environments.make(env)
+    try:
+        spec = env_spec(probe)
+        obs, _ = probe.reset(seed=0)
+        return spec, flatten_one(spec.obs, obs)[None]
+    finally:
+        probe.close()
+
+
+def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
+    """Ask a planner about an observation (1, obs) to see what it answers with."""
     policy = planner.policy
     if hasattr(policy, "initial_state"):
         dist: ActionDist = policy(probe, policy.initial_state(1))[0]  # type: ignore[call-arg, index]
@@ -94,13 +120,15 @@ def kind_of_planner(planner: Planner, spec: Spec) -> dists.Kind:
     return dists.kind_of(dist)
 
 
-def squashed_head(planner: Planner, spec: Spec) -> bool:
+def squashed_head(planner: Planner, spec: Spec, probe: Floats) -> bool:
     """Whether an executor of bounded boxes should end in tanh, as its planner does.
+
+    `probe` is an observation that the environment gave, (1, obs).
 
     A Gaussian planner's mean is clipped by the box instead, and saturates it often;
     tanh reaches a bound only in the limit.
     """
-    return kind_of_planner(planner, spec) != "gaussian"
+    return kind_of_planner(planner, spec, probe) != "gaussian"
 
 
 def distill(
@@ -150,24 +178,28 @@ def distill(
     begin = time.monotonic()
     end = budget or Budget(seconds=60.0)
     way = collection or CollectionOptions()
-    probe = environments.make(env)
-    spec = env_spec(probe)
-    probe.close()
+    spec, probe = look_at(env)
     known = (
         planner
         if isinstance(planner, Planner)
         else load_planner(planner, spec, **(access or {}))
     )
     if isinstance(executor, str):
-        frozen = initial(executor, spec, seed=seed, squashed=squashed_head(known, spec))
+        frozen = initial(
+            executor, spec, seed=seed, squashed=squashed_head(known, spec, probe)
+        )
     else:
         frozen = executor
-    distiller = Distiller(frozen, options or DistillerOptions(seed=seed))
+    learning = options or DistillerOptions(seed=seed)
+    if end.labels is not None:
+        learning = replace(learning, least=min(learning.least, end.labels))
+    distiller = Distiller(frozen, learning)
+    origin = Checkpoint(planner=known.digest)
     earlier = 0.0
     if resume:
         if checkpoint is None:
             raise ConfigError("resume needs the checkpoint's folder.")
-        earlier = load_checkpoint(checkpoint, distiller).seconds
+        earlier = load_checkpoint(checkpoint, distiller, origin).seconds
         seed += distiller.steps
     apart = end.seconds is not None and not isinstance(planner, Planner)
     if apart:
@@ -177,10 +209,13 @@ def distill(
         )
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)
-    run = _Run(distiller, source, end, way, begin - earlier, every, watch, checkpoint)
+    run = _Run(
+        distiller, source, end, way, begin - earlier, every, watch, checkpoint, origin
+    )
     fault = ""
     try:
-        run.loop(stop or (lambda: False))
+        with _ctrl_c() as asked:
+            run.loop(lambda: asked() or (stop is not None and stop()))
     except KeyboardInterrupt:
         run.interrupted = True
     except AgentkdError as error:
@@ -201,8 +236,35 @@ def distill(
         interrupted=run.interrupted or bool(fault),
         fault=fault,
         restarts=source.restarts,
+        rejected=distiller.rejected,
+        dropped=source.dropped,
+        unsaved=run.unsaved,
         history=tuple(run.history),
     )
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a question that is asked between two steps.
+
+    Raised anywhere, it could leave half-changed weights. A second one is raised.
+    """
+    presses = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: presses > 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @final
@@ -218,10 +280,13 @@ class _Run:
     every: float
     watch: Watch | None
     checkpoint: Path | None
+    origin: Checkpoint
     version: int = 0
+    unsaved: str = ""
     interrupted: bool = False
     history: list[Progress] = field(default_factory=list)
     _owed: float = 0.0
+    _published: int = 0
     _looked: float = 0.0
     _saved: float = 0.0
     _before: tuple[int, int] = (0, 0)
@@ -275,7 +340,8 @@ class _Run:
         while self._owed >= 1.0:
             self._owed -= 1.0
             self._step()
-        if self.labels % (32 * max(1, self.labels - before)) == 0:
+        if self.labels - self._published >= _PUBLISH * self.way.environments:
+            self._published = self.labels
             self._publish()
 
     def _side_by_side(self) -> None:
@@ -343,10 +409,16 @@ class _Run:
 
     def save(self) -> None:
         self._saved = self.elapsed
-        if self.checkpoint is not None and self.distiller.steps:
-            save_checkpoint(
-                self.checkpoint, self.distiller, Checkpoint(seconds=self.elapsed)
-            )
+        if self.checkpoint is None or not self.distiller.steps:
+            return
+        now = replace(self.origin, seconds=self.elapsed)
+        try:
+            save_checkpoint(self.checkpoint, self.distiller, now)
+            self.unsaved = ""
+        except WriteError as error:
+            # Learning goes on: the executor is worth more than the way back.
+            self.unsaved = str(error)
+            log.warning("No checkpoint: %s", error)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
@@ -12,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -29,6 +29,7 @@ from agentkd.planners import load_policy
 from agentkd.refs import working_directory_on_path
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.worker import end_with_parent
 from agentkd.spec import Spec
 from agentkd.types import Floats, Policy
 
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 
 _TICKS = 32
 _RETURNS = 20
-_ROOM = 0.5
+_BATCHES = 8
+"""Ticks of all environments for which there is room on the way at least."""
 _RESTARTS = 3
 _PATIENCE, _STARTING = 60.0, 300.0
 """Seconds without a label after which a child hangs: at work, and while it starts."""
@@ -68,29 +70,28 @@ class ProcessSource:
     ) -> None:
         """Start the child; it needs some seconds until its first labels."""
         self._ring = LabelRing(spec)
+        if self._ring.rows < _BATCHES * options.environments:
+            self._ring.segment.close()
+            self._ring = LabelRing(spec, _BATCHES * options.environments)
         self.restarts = 0
         self._lively = False
         self._heard = time.monotonic()
         self._weights = Mailbox(8 + 4 * len(frozen.vector()))
         self._returns = Mailbox(4 * _RETURNS)
         self._recent: tuple[float, ...] = ()
-        with tempfile.NamedTemporaryFile("wb", suffix=".akd", delete=False) as file:
-            file.write(to_bytes(frozen, {}))
-            self._start = Path(file.name)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         ring = self._ring.segment.handle()
         self._order: dict[str, Any] = {
             "env": env,
             "planner": planner if isinstance(planner, str) else list(planner),
             "access": dict(access),
-            "start": file.name,
+            "start": base64.b64encode(to_bytes(frozen, {})).decode(),
             "spec": specs.to_json(spec),
             "options": asdict(options),
             "seed": seed,
             "ring": [self._ring.rows, *ring],
             "weights": self._weights.handle(),
             "returns": self._returns.handle(),
-            "parent": os.getpid(),
         }
         self._fds = (ring[0], self._weights.handle()[3], self._returns.handle()[3])
         self._child = self._spawn()
@@ -98,10 +99,12 @@ class ProcessSource:
     def _spawn(self) -> subprocess.Popen[bytes]:
         order = {**self._order, "seed": self._order["seed"] + 7919 * self.restarts}
         self._lively, self._heard = False, time.monotonic()
-        return subprocess.Popen(
-            [sys.executable, "-m", "agentkd.distill.process_source", json.dumps(order)],
+        child = subprocess.Popen(
+            [sys.executable, "-m", "agentkd.distill.process_source"],
             pass_fds=self._fds,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            # What a planner prints must not tear the live display.
+            stdout=self._errors,
             stderr=self._errors,
             env={
                 **os.environ,
@@ -112,6 +115,12 @@ class ProcessSource:
             # Ctrl-C is the parent's to answer.
             start_new_session=True,
         )
+        assert child.stdin is not None
+        # The pipe stays open: when it closes, the child knows that its parent is gone.
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(json.dumps(order).encode() + b"\n")
+            child.stdin.flush()
+        return child
 
     def take(self) -> list[Labels]:
         """Give the labels that have come.
@@ -145,6 +154,11 @@ class ProcessSource:
         words = said.splitlines()[-1:] or ["it said nothing"]
         return f"ended with {self._child.returncode}: {words[0]}"
 
+    @property
+    def dropped(self) -> int:
+        """How many labels found no room on their way."""
+        return self._ring.dropped
+
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""
         message = np.concatenate([np.array([share, 0.0], np.float32), frozen.vector()])
@@ -160,7 +174,6 @@ class ProcessSource:
         """End the child and give the memory back."""
         self._stop()
         self._errors.close()
-        self._start.unlink(missing_ok=True)
         for box in (self._ring, self._weights, self._returns):
             box.segment.close()
 
@@ -171,10 +184,13 @@ class ProcessSource:
         if self._child.poll() is None:
             self._child.kill()
             self._child.wait()
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
 
 
 def _collect(order: Mapping[str, Any]) -> None:
-    """Collect until the parent is gone or ends this process."""
+    """Collect until the parent ends this process."""
     working_directory_on_path()
     spec = specs.from_json(order["spec"])
     rows, fd, size = order["ring"]
@@ -189,14 +205,14 @@ def _collect(order: Mapping[str, Any]) -> None:
         seed=order["seed"],
         stretch=options.stretch,
     )
-    frozen = from_bytes(Path(order["start"]).read_bytes()).frozen
+    frozen = from_bytes(base64.b64decode(order["start"])).frozen
     executor: Policy = compile_native(frozen) or frozen
     share = 1.0
-    while os.getppid() == order["parent"]:
-        if len(ring) > _ROOM * rows:
-            time.sleep(0.002)
-            continue
+    while True:
         for _ in range(_TICKS):
+            # Whoever learns is slower: wait rather than lose what the planner said.
+            while rows - len(ring) < options.environments:
+                time.sleep(0.001)
             step = collector.step(executor, share)
             ring.push(step.obs, step.dist)
         for message in weights.take()[-1:]:
@@ -215,4 +231,6 @@ def _segment(fd: int, size: int) -> Any:
 
 
 if __name__ == "__main__":
-    _collect(json.loads(sys.argv[1]))
+    _order = json.loads(sys.stdin.buffer.readline())
+    end_with_parent()
+    _collect(_order)

@@ -56,6 +56,11 @@ class Source(Protocol):
 
     restarts: int
 
+    @property
+    def dropped(self) -> int:
+        """How many labels found no room on their way."""
+        ...
+
     def take(self) -> list[Labels]:
         """Give what is there, without waiting for more; [] when there is nothing."""
         ...
@@ -101,6 +106,11 @@ class LocalSource:
         self.restarts = 0
         self._executor: Policy = frozen
         self._share = 1.0
+
+    @property
+    def dropped(self) -> int:
+        """None: what is taken is handed over at once."""
+        return 0
 
     def take(self) -> list[Labels]:
         """Move every environment by one tick."""

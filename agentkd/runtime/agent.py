@@ -36,7 +36,7 @@ class Agent:
     Use it in a `with` block; without planner and learner it also works as it is.
     `act` and `decide` are for one thread.
 
-        with Agent(executor, planner=Remote("policies.mine:planner")) as agent:
+        with Agent(executor, planner=Remote("mine:make_planner")) as agent:
             while True:
                 robot.send(agent.act(robot.observe()))
 

@@ -165,7 +165,7 @@ def realtime() -> Iterator[None]:
     """Keep the interpreter out of a tick's way while the block runs.
 
     What lives already is never scanned for garbage again, automatic collection is off
-    (call `gc.collect(0)` when there is slack), and another thread gives the
+    (call `gc.collect` when there is slack), and another thread gives the
     interpreter up after 0.1 ms instead of 5. All of it is undone at the end.
     """
     switch, enabled, frozen = sys.getswitchinterval(), gc.isenabled(), False

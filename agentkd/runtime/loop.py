@@ -17,8 +17,11 @@ from agentkd.runtime.result import RunResult, Timeline
 from agentkd.types import Decision
 
 _COLLECT_SECONDS = 1.0
-_SLACK = 0.003
-"""Garbage is looked for when so much of a period is left, in seconds."""
+_FULL_EVERY = 16
+_SLACK, _SLACK_SHARE = 0.003, 0.3
+"""How much of a period is left when garbage is looked for: seconds, or its share."""
+_OVERDUE = 10.0
+"""Seconds after which it is looked for even without slack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ class Loop:
             obs = self._reset()
             with nullcontext() if self._virtual else realtime():
                 self._clock.start()
-                collected = 0.0
+                collected, passes = 0.0, 0
+                slack = min(_SLACK, _SLACK_SHARE * self._clock.period)
                 while not self._over():
                     tick = self._clock.wait()
                     counters = self._agent.counters
@@ -133,9 +137,14 @@ class Loop:
                     self._show(decision)
                     now = self._seconds = self._clock.now()
                     left = tick.scheduled + self._clock.period - now
-                    due = not self._virtual and now - collected > _COLLECT_SECONDS
-                    if due and left > _SLACK:
-                        gc.collect(0)
+                    waited = 0.0 if self._virtual else now - collected
+                    if waited > _COLLECT_SECONDS and (
+                        left > slack or waited > _OVERDUE
+                    ):
+                        # Old garbage too, now and then: what lived before the run is
+                        # frozen, so there is little to look through.
+                        passes += 1
+                        gc.collect(0 if passes % _FULL_EVERY else 2)
                         collected = now
         except BaseException as error:
             error.add_note(

@@ -15,9 +15,10 @@ class Pace:
     """Keeps a request about as quick as one about the newest observation alone.
 
     A large model labels a batch in the time of one observation; a search takes as many
-    times longer. Which it is shows when it is asked: the limit begins at 16, doubles
-    while a request takes at most twice as long as that of one observation (or less
-    than five milliseconds), and halves where it takes longer.
+    times longer. Which it is shows when it is asked: first about the newest alone, to
+    know what that takes. Then the limit begins at 16, doubles while a request takes at
+    most twice as long as that of one observation (or less than five milliseconds), and
+    halves where it takes longer.
 
     Args:
         most: The limit's own limit.
@@ -26,16 +27,18 @@ class Pace:
     def __init__(self, most: int) -> None:
         """Begin with a few."""
         self._most = max(1, most)
-        self.limit = min(_BEGIN, self._most)
+        self.limit = 1
         self._alone: float | None = None
 
     def note(self, rows: int, seconds: float) -> None:
         """Take how long a request of so many observations took."""
-        if rows == 1:
-            before = seconds if self._alone is None else self._alone
-            self._alone = before + _FORGET * (seconds - before)
         if self._alone is None:
+            if rows == 1:
+                self._alone = seconds
+                self.limit = min(_BEGIN, self._most)
             return
+        if rows == 1:
+            self._alone += _FORGET * (seconds - self._alone)
         if seconds > max(_TWICE * self._alone, _NOTHING):
             self.limit = max(1, self.limit // 2)
         elif rows >= self.limit:

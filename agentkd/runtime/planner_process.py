@@ -190,9 +190,11 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
         if not messages:
             bell.wait(_IDLE)
             continue
-        # The oldest are given up: what a slow planner cannot label never delays it.
-        status.count(DROPPED, max(0, len(messages) - pace.limit))
-        messages = messages[-pace.limit :]
+        # The oldest are given up: what a slow planner cannot label never delays it. One
+        # with a memory needs them all.
+        if not thinker.recurrent:
+            status.count(DROPPED, max(0, len(messages) - pace.limit))
+            messages = messages[-pace.limit :]
         began = time.monotonic()
         try:
             thought = thinker.think([codec.decode(each) for each in messages])
@@ -205,6 +207,7 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
             continue
         failures = 0
         pace.note(len(messages), thought.answer.thinking)
+        status.count(DROPPED, len(messages) - thought.answer.labels)
         if ring is not None:
             ring.push(thought.obs, thought.dist)
         status.count(LABELS, thought.answer.labels)

@@ -27,7 +27,7 @@ from agentkd.types import Decision
 _SUPERVISE = 0.02
 _LOOK = 0.01
 """How often it is looked for decisions, in seconds: a tick has no time to call."""
-_STUCK = 30.0
+_STUCK = 5.0
 
 
 @final

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, PlannerError
@@ -43,7 +44,9 @@ class Thinker:
 
     A planner may have an attribute `horizon`: it then answers each observation with so
     many rows, for the ticks from the observation's on. A planner with a memory steps
-    through the observations one by one, and starts afresh in each epoch.
+    through the observations one by one, and starts afresh in each epoch. If one is
+    missing, its memory is wrong until the epoch ends: it goes on answering, but nothing
+    is learnt of that.
 
     Args:
         policy: The planner.
@@ -64,7 +67,9 @@ class Thinker:
         self._policy: Any = policy
         self._spec = spec
         self._backlog = backlog
-        self._recurrent = hasattr(policy, "initial_state")
+        self.recurrent = hasattr(policy, "initial_state")
+        self._tick = -1
+        self._broken = False
         self._state: State | None = None
         self._epoch: int | None = None
         self._id = 0
@@ -72,7 +77,7 @@ class Thinker:
     def warm_up(self) -> None:
         """Ask about nothing once, so that the first answer is not the slowest."""
         obs = np.zeros((1, self._spec.obs.size), np.float32)
-        if self._recurrent:
+        if self.recurrent:
             self._policy(obs, self._policy.initial_state(1))
         else:
             self._policy(obs)
@@ -87,14 +92,15 @@ class Thinker:
             PlannerError: If the planner raised, or answered something that does not
                 fit or is not finite.
         """
-        if not (self._backlog or self._recurrent):
+        if not (self._backlog or self.recurrent):
             seen = seen[-1:]
         newest = seen[-1]
         began = time.monotonic_ns()
         self._id += 1
         obs = np.stack([each.obs for each in seen])
+        sound = np.ones(len(seen), bool)
         try:
-            dist = self._step(seen) if self._recurrent else self._policy(obs)
+            dist = self._step(seen, sound) if self.recurrent else self._policy(obs)
             dists.check(dist, self._spec.action, len(seen) * self.horizon)
         except AgentkdError as error:
             raise PlannerError(str(error)) from error
@@ -114,14 +120,22 @@ class Thinker:
             latency=(ended - newest.time) * 1e-9,
             rows=dists.rows(whole, slice(-self.horizon, None)),
         )
-        return Thought(answer, obs, dists.rows(whole, slice(None, None, self.horizon)))
+        kept = np.flatnonzero(sound)
+        labels = dists.rows(whole, kept * self.horizon)
+        return Thought(replace(answer, labels=len(kept)), obs[kept], labels)
 
-    def _step(self, seen: Sequence[Seen]) -> ActionDist:
+    def _step(self, seen: Sequence[Seen], sound: NDArray[np.bool_]) -> ActionDist:
         answers = []
-        for each in seen:
+        for index, each in enumerate(seen):
             if self._state is None or each.epoch != self._epoch:
                 self._state = self._policy.initial_state(1)
+                # Whoever starts in the middle of an episode has missed its beginning.
+                self._broken = self._epoch is None and each.tick > 0
                 self._epoch = each.epoch
+            elif each.tick != self._tick + 1:
+                self._broken = True
+            self._tick = each.tick
+            sound[index] = not self._broken
             dist, self._state = self._policy(each.obs[None], self._state)
             answers.append(dist)
         return dists.stack(answers, self._spec.action)

@@ -33,7 +33,7 @@ def say(words: Mailbox, text: str) -> None:
     words.write(text.encode()[-words.size :])
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the parent's end of standard input closes.
 
     The kernel sends SIGIO then, which ends a process even while its only thread is
@@ -56,7 +56,7 @@ def main() -> None:
     """Read the orders, make what they name, and serve until told to end."""
     orders = json.loads(sys.stdin.buffer.readline())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     if orders["nice"]:
         os.nice(orders["nice"])
     fd, size = orders["status"]

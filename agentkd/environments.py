@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from functools import cache
 from typing import Any
 
 from agentkd.errors import RefError, did_you_mean
 from agentkd.refs import is_reference, resolve, working_directory_on_path
+
+log = logging.getLogger(__name__)
 
 
 def make(name: str, **options: Any) -> Any:
@@ -26,6 +31,7 @@ def make(name: str, **options: Any) -> Any:
     import gymnasium as gym
 
     working_directory_on_path()
+    _quiet_mujoco(name)
     if is_reference(name) and not _names_an_id(name):
         return resolve(name)(**options)
     try:
@@ -38,6 +44,29 @@ def make(name: str, **options: Any) -> Any:
         raise RefError(f"No environment {name!r}: {error}.{hint}") from error
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise RefError(f"No environment {name!r}: {error}") from error
+
+
+@cache
+def _quiet_mujoco(name: str) -> None:
+    """Send MuJoCo's warnings to the log, each once.
+
+    It would print them for every copy of an environment, in the middle of whatever is
+    shown, and leave a file in the working directory.
+    """
+    import gymnasium as gym
+
+    known = gym.registry.get(name)
+    if known is None or "mujoco" not in str(known.entry_point):
+        return
+    with contextlib.suppress(ImportError):
+        import mujoco
+
+        mujoco.set_mju_user_warning(_warn_once)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.info("MuJoCo: %s", text)
 
 
 def _names_an_id(name: str) -> bool:

@@ -170,11 +170,14 @@ def action_spec(space: Any) -> ActionSpec:
     kind = type(space).__name__
     if kind == "Discrete":
         return DiscreteSpec(int(space.n), int(getattr(space, "start", 0)))
-    if kind in ("MultiDiscrete", "MultiBinary") and len(space.shape) != 1:
-        raise SpecError(
-            f"{kind} actions of shape {space.shape} are not supported. Flatten them in "
-            "the environment, to one dimension."
-        )
+    if kind in ("MultiDiscrete", "MultiBinary"):
+        # Spaces read from old saves know their choices, and not always their shape.
+        shape = np.shape(getattr(space, "nvec", 0)) or getattr(space, "shape", (1,))
+        if len(shape) != 1:
+            raise SpecError(
+                f"{kind} actions of shape {shape} are not supported. Flatten them in "
+                "the environment, to one dimension."
+            )
     if kind == "MultiDiscrete":
         _from_zero(space)
         return MultiDiscreteSpec(tuple(int(n) for n in np.ravel(space.nvec)))

@@ -56,6 +56,11 @@ _COMMANDS = {
         "an executor as ONNX, C99, data for a fixed C runtime, TorchScript",
         "agentkd export runs/demo/executor.akd --to c",
     ),
+    "footprint": (
+        "agentkd.cli.footprint",
+        "what an executor takes of a microcontroller: flash, RAM, stack, instructions",
+        "agentkd footprint runs/demo/executor.akd --int8",
+    ),
 }
 _DEBUG = "AGENTKD_DEBUG"
 _PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "torch")

@@ -44,11 +44,13 @@ class Bundle:
         frozen: The executor.
         manifest: Everything that is written about it; "provenance" is the maker's.
         digest: SHA-256 of the whole file, in hexadecimal.
+        golden: Observations "obs" and the "outputs" they gave where it was made.
     """
 
     frozen: Frozen
     manifest: Mapping[str, Any]
     digest: str
+    golden: Mapping[str, Floats]
 
 
 def _tensors(frozen: Frozen) -> dict[str, Floats]:
@@ -59,11 +61,16 @@ def _tensors(frozen: Frozen) -> dict[str, Floats]:
     return {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
 
 
-def _golden(frozen: Frozen) -> dict[str, Floats]:
-    random = np.random.default_rng(0)
-    probe = random.standard_normal((_GOLDEN, frozen.spec.obs.size)).astype(np.float32)
+def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
+    """Random observations, (count, obs), spread as the normaliser says they are."""
+    random = np.random.default_rng(seed)
+    probe = random.standard_normal((count, frozen.spec.obs.size)).astype(np.float32)
     spread = np.where(frozen.scale == 0, np.float32(1.0), frozen.scale)
-    obs: Floats = (frozen.mean + probe / spread).astype(np.float32)
+    return (frozen.mean + probe / spread).astype(np.float32)
+
+
+def _golden(frozen: Frozen) -> dict[str, Floats]:
+    obs = probes(frozen, _GOLDEN)
     return {"obs": obs, "outputs": frozen.outputs(obs).astype(np.float32)}
 
 
@@ -177,7 +184,7 @@ def from_bytes(data: bytes) -> Bundle:
     worst = float(np.max(apart / (1.0 + np.abs(golden["outputs"]))))
     if not worst <= _TOLERANCE:
         raise BundleError(f"Its golden vectors differ here by {worst:.2g}.")
-    return Bundle(frozen, manifest, _sha(data))
+    return Bundle(frozen, manifest, _sha(data), golden)
 
 
 def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -22,6 +22,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.frozen import Frozen, distribution
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -30,16 +31,19 @@ from agentkd.types import ActionDist, Floats
 log = logging.getLogger(__name__)
 
 _FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
-_BLOCK = 16
-_ALIGN = 64
-_ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
-_HEADS = {
+KERNELS = Path(__file__).with_name("c") / "akd_kernels.h"
+"""The arithmetic, in C99; exported C is made of the same file."""
+ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
+HEADS = {
     "categorical": 0,
     "multicategorical": 1,
     "bernoulli": 2,
     "squashed": 3,
     "clipped": 4,
 }
+"""Numbers of the activations and heads in C and in `model.akx`."""
+_BLOCK = 16
+_ALIGN = 64
 _TOLERANCE = 1e-4
 """Largest difference from NumPy, relative to 1 + |x|, before a build is refused."""
 
@@ -80,7 +84,8 @@ def _cache_folder() -> Path:
     return Path(base) / "agentkd"
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """The C compiler, named in CC or the system's; None where there is none."""
     wanted = os.environ.get("CC")
     for name in [wanted] if wanted else ["cc", "gcc", "clang"]:
         found = shutil.which(name)
@@ -99,6 +104,7 @@ def _build(compiler: str, source: Path) -> Path:
         [compiler, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
     key = hashlib.sha256(source.read_bytes())
+    key.update(KERNELS.read_bytes())
     for piece in (version, " ".join(_FLAGS).encode(), _processor().encode()):
         key.update(piece)
     folder = _cache_folder()
@@ -131,15 +137,15 @@ def _processor() -> str:
 def _library() -> ctypes.CDLL | None:
     if os.environ.get("AGENTKD_NATIVE", "1") == "0":
         return None
-    compiler = _compiler()
-    if compiler is None:
+    command = compiler()
+    if command is None:
         log.warning(
             "No C compiler (cc, gcc, clang): executors run in NumPy, some ten times "
             "slower. Install one, or name it in CC."
         )
         return None
     try:
-        path = _build(compiler, Path(__file__).with_name("kernel.c"))
+        path = _build(command, Path(__file__).with_name("kernel.c"))
         library = ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
         text = (error.stderr or b"").decode(errors="replace").strip()
@@ -211,16 +217,15 @@ class Native:
             bias[:out] = layer.bias
             slot.weight, slot.bias = hold(padded), hold(bias)
             slot.in_, slot.out, slot.stride = inputs, out, _up(out)
-            slot.activation = _ACTIVATIONS[layer.activation]
+            slot.activation = ACTIVATIONS[layer.activation]
         width = max([_up(size)] + [_up(len(each.bias)) for each in frozen.layers])
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
-        low = action.low if isinstance(action, BoxSpec) else ()
-        high = action.high if isinstance(action, BoxSpec) else ()
+        low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
         out = len(frozen.layers[-1].bias)
         net = _Net(
             obs=size,
             layer_count=len(frozen.layers),
-            head=_HEADS[frozen.head],
+            head=HEADS[frozen.head],
             out=out,
             size_count=len(sizes),
             start=action.start if isinstance(action, DiscreteSpec) else 0,
@@ -267,6 +272,8 @@ class Native:
         ) -> int:
             return f(net, obs, values, choices)  # type: ignore[no-any-return]
 
+        # Whoever still holds this function also holds the buffers that it writes to.
+        vars(run)["held"] = keep
         self.run = run
 
     def take(self) -> Any:

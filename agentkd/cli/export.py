@@ -1,0 +1,96 @@
+"""`agentkd export`: an executor as ONNX, C, data for the fixed runtime, TorchScript."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from agentkd.deploy.bundle import Bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write an executor in a form that runs elsewhere, and check it where possible.
+
+    Example: agentkd export runs/demo/executor.akd --to c
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The executor file (.akd)."""
+
+    to: str
+    """onnx; c, one C99 file; c-int8, the same in integers; akx, data for the fixed C
+    runtime; torchscript; and what else docs/export.md lists."""
+
+    flavour: str = "plain"
+    """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl."""
+
+    name: str = "executor"
+    """For C, what every name in the file begins with."""
+
+    out: Path | None = None
+    """The file to write. By default it lies beside the executor file."""
+
+    runtime: Path | None = None
+    """For akx, a folder into which the runtime's C sources are copied too."""
+
+
+def run(options: Options) -> int:
+    """Write the file, and run what was written where this machine can."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.deploy.export import Request, export, target, write_file
+    from agentkd.errors import ConfigError
+
+    bundle = read_bundle(options.file)
+    chosen = target(options.to)
+    if options.runtime is not None and options.to != "akx":
+        raise ConfigError(f"--runtime goes with --to akx, not {options.to}.")
+    out = options.out or options.file.with_suffix(chosen.suffix)
+    data = export(bundle, options.to, Request(options.flavour, options.name))
+    write_file(out, data)
+    console = Console()
+    console.print(Text(f"{out}: {len(data):,} bytes"), soft_wrap=True)
+    if options.runtime is not None:
+        _copy(options.runtime)
+        console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
+    if options.flavour != "plain" or not chosen.backend:
+        return 0
+    text, failed = _proof(bundle, chosen.backend)
+    console.print(Text(text), soft_wrap=True)
+    return int(failed)
+
+
+def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:
+    """Run the new form; what was found, and whether it differs."""
+    from agentkd.deploy.verify import BACKENDS, verify
+
+    chosen = [each for each in BACKENDS if each.name == backend]
+    for verdict in verify(bundle, rows=64, backends=chosen):
+        if verdict.status == "missing":
+            return f"not run here: {verdict.text}", False
+        if verdict.status == "differs":
+            return f"{verdict.backend} differs: {verdict.text}", True
+        return f"run by {verdict.backend}: within {verdict.worst:.1e} of NumPy", False
+    return "", False
+
+
+def _copy(folder: Path) -> None:
+    from agentkd.deploy.akx import RUNTIME
+    from agentkd.errors import ConfigError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in RUNTIME:
+            shutil.copyfile(source, folder / source.name)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} could not be filled: {error.strerror or error}."
+        ) from error

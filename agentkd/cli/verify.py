@@ -1,0 +1,59 @@
+"""`agentkd verify`: an executor on every backend of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Run an executor in every form that this machine can, and compare the numbers.
+
+    Example: agentkd verify runs/demo/executor.akd
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The executor file (.akd)."""
+
+    rows: int = 1000
+    """How many random observations are asked about, after the file's golden vectors."""
+
+
+def run(options: Options) -> int:
+    """Say yes, or name the first difference. 1 if anything differs."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.deploy.verify import verify
+    from agentkd.errors import ConfigError
+
+    if options.rows < 0:
+        raise ConfigError(f"--rows {options.rows}: take 0 or more.")
+    bundle = read_bundle(options.file)
+    console = Console()
+    console.print(
+        Text(f"{options.file}: whole, SHA-256 {bundle.digest}"), soft_wrap=True
+    )
+    styles = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
+    found = []
+    for verdict in verify(bundle, rows=options.rows):
+        found.append(verdict)
+        said = verdict.text or f"within {verdict.worst:.1e}"
+        line = Text.assemble(
+            f"  {verdict.backend:<14}",
+            (f"{verdict.status:<9}", styles[verdict.status]),
+            said,
+        )
+        console.print(line, soft_wrap=True)
+    rows = options.rows + len(bundle.golden["obs"])
+    different = [each.backend for each in found if each.status == "differs"]
+    if different:
+        console.print(Text(f"no: {', '.join(different)}", "bold red"))
+        return 1
+    ran = sum(each.status == "agrees" for each in found)
+    console.print(Text(f"yes: {ran} of {len(found)} backends, {rows:,} observations"))
+    return 0

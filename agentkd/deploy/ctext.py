@@ -1,0 +1,108 @@
+"""Text for C: numbers, comments, arrays, and the kernels taken from their header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.native import KERNELS
+
+
+def literal(value: float) -> str:
+    """A float32 in C, to nine significant digits, which give it back exactly."""
+    number = float(value)
+    if np.isinf(number):
+        return "INFINITY" if number > 0 else "-INFINITY"
+    text = f"{number:.9g}"
+    return text + ("f" if "." in text or "e" in text else ".0f")
+
+
+def comment(text: str) -> str:
+    """Make any text safe inside a comment: one line of ASCII that cannot end it."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "".join(each if each.isprintable() else " " for each in plain)
+    while any(bad in plain for bad in ("*/", "/*", "??")):
+        for bad in ("*/", "/*", "??"):
+            plain = plain.replace(bad, f"{bad[0]} {bad[1]}")
+    return plain
+
+
+def wrapped(words: Sequence[str], indent: str = "    ", width: int = 96) -> str:
+    """Comma-separated words, in lines no longer than `width`."""
+    lines, line = [], indent
+    for word in words:
+        if len(line) + len(word) + 2 > width and line.strip():
+            lines.append(line.rstrip())
+            line = indent
+        line += f"{word}, "
+    lines.append(line.rstrip().rstrip(","))
+    return "\n".join(lines)
+
+
+def array(kind: str, name: str, values: Any) -> str:
+    """Define a constant array of any numbers, flattened."""
+    words = [
+        literal(each) if kind == "float" else str(int(each))
+        for each in np.ravel(values)
+    ]
+    return f"static const {kind} {name}[{len(words)}] = {{\n{wrapped(words)}\n}};\n"
+
+
+def kernels() -> dict[str, str]:
+    """The portable kernels by name, each with the comment above it."""
+    # A host's vector types are no C99, and stay behind.
+    text = re.sub(
+        r"#ifdef AKD_VECTOR\n(?:(?!#endif|#else).*\n)*#endif\n",
+        "",
+        KERNELS.read_text(encoding="utf-8").partition("enum akd_head")[2],
+    )
+    found = re.findall(
+        r"((?:^/\*[^*]*(?:\*(?!/)[^*]*)*\*/\n)?(?:#ifndef AKD_VECTOR\n)?"
+        r"static inline \w+ akd_(\w+)\([^{]*\{\n.*?^\}\n)",
+        text,
+        re.MULTILINE | re.DOTALL,
+    )
+    return {name: body.replace("#ifndef AKD_VECTOR\n", "") for body, name in found}
+
+
+def aligned(text: str) -> str:
+    """Put a signature's second line under its first parameter again."""
+
+    def align(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{' ' * found[1].index('(')} {found[2]}"
+
+    return re.sub(r"^(static .*,)\n +(.*)", align, text, count=1, flags=re.MULTILINE)
+
+
+def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a generated file says about its executor, line by line."""
+    command = provenance.get("command")
+    if isinstance(command, (list, tuple)):
+        command = " ".join(map(str, command))
+    planner = provenance.get("planner")
+    if isinstance(planner, Mapping):
+        refs = " + ".join(map(str, planner.get("refs", ())))
+        planner = f"{planner.get('name', '')}, {refs}"
+    shape = " - ".join(
+        str(size)
+        for size in (frozen.spec.obs.size, *(len(e.bias) for e in frozen.layers))
+    )
+    yield "made by", f"agentkd {version('agentkd')}"
+    if command:
+        yield "distilled by", str(command)
+    if provenance.get("env"):
+        yield "environment", str(provenance["env"])
+    if planner:
+        yield "planner", str(planner)
+    if provenance.get("planner_digest"):
+        yield "SHA-256", f"{provenance['planner_digest']} (the planner's)"
+    if provenance.get("labels"):
+        yield "labels", str(provenance["labels"])
+    yield "executor", f"{frozen.architecture}, version {frozen.version}"
+    yield "network", f"{shape}, {frozen.head}"
+    yield "parameters", f"{frozen.parameters}"

@@ -1,0 +1,233 @@
+"""A generated executor on a core: does it give what it must, and what does it take.
+
+A program of the executor and its golden vectors is built for a core and run there. It
+says whether each vector gave what it must, how many instructions a decision takes, and
+how deep the stack becomes. Emulators count instructions, one a nanosecond of virtual
+time, so that the numbers are the same on each run; they are not cycles.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentkd.deploy.cores import Core
+from agentkd.deploy.ctext import array, literal
+from agentkd.errors import AgentkdError
+from agentkd.types import Floats
+
+_TARGETS = Path(__file__).with_name("targets")
+_SPIN = 100_000
+"""Rounds of the loop whose instructions are known, as in check.c."""
+_OPTIMISE = ("-std=gnu99", "-O2", "-ffunction-sections", "-fdata-sections")
+_SECONDS = 120
+
+
+class EmulatorError(AgentkdError):
+    """A program that did not compile or did not run on a core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A generated executor with vectors to run through it.
+
+    Attributes:
+        source: The C file, with NAME_outputs and NAME_act.
+        name: What its names begin with.
+        obs: Observations, (rows, obs).
+        outputs: What NAME_outputs gives for them, (rows, out); its dtype is the type.
+        actions: What NAME_act gives, (rows, actions).
+        tolerance: Largest difference, relative to 1 + |x|; 0 for bit by bit.
+    """
+
+    source: str
+    name: str
+    obs: Floats
+    outputs: Any
+    actions: Any
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a program said of itself on a core.
+
+    Attributes:
+        wrong: How many vectors gave something else.
+        instructions: For one decision, the mean over the vectors; None if not counted.
+        stack: Bytes that a decision takes of it.
+        code: Bytes of the executor's code, without libraries.
+        library: Bytes of what it takes from the C library and the compiler's.
+        constants: Bytes of weights, biases and tables.
+        ram: Bytes of its buffers.
+    """
+
+    wrong: int
+    instructions: int | None
+    stack: int
+    code: int
+    library: int
+    constants: int
+    ram: int
+
+    @property
+    def flash(self) -> int:
+        """Bytes of everything that does not change."""
+        return self.code + self.library + self.constants
+
+
+def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measured:
+    """Build a program for a core and run it there.
+
+    Args:
+        program: What to run.
+        on: The core.
+        flags: More for the compiler; they come last.
+
+    Raises:
+        EmulatorError: If a tool is missing, or the program does not compile, does not
+            fit, or does not end as it should.
+    """
+    missing = on.missing()
+    if missing:
+        raise EmulatorError(
+            f"{on.label} needs {', '.join(missing)}; on Debian and Ubuntu: apt install "
+            + " ".join(on.packages)
+        )
+    with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
+        return _measure(program, on, Path(folder), flags)
+
+
+def _measure(
+    program: Program, on: Core, folder: Path, flags: Sequence[str]
+) -> Measured:
+    (folder / "model.c").write_text(program.source, encoding="utf-8")
+    (folder / "data.h").write_text(_data(program), encoding="utf-8")
+    compiler = [f"{on.prefix}gcc", *on.flags, *_OPTIMISE]
+    objects = []
+    sources = [folder / "model.c", _TARGETS / "check.c", _TARGETS / on.port]
+    for source in sources:
+        objects.append(folder / f"{source.stem}.o")
+        more = flags if source.stem == "model" else ()
+        include = (f"-I{folder}", f"-I{_TARGETS}")
+        _run([*compiler, *more, *include, "-c", source, "-o", objects[-1]])
+    elf = folder / "program.elf"
+    link: list[Any] = [*compiler, *objects, "-o", elf, "-Wl,--gc-sections"]
+    if on.rom[1]:
+        script = folder / "bare.ld"
+        text = (_TARGETS / "bare.ld").read_text(encoding="utf-8")
+        places = {"ROM": on.rom[0], "ROM_SIZE": on.rom[1]}
+        places |= {"RAM": on.ram[0], "RAM_SIZE": on.ram[1]}
+        for key, value in places.items():
+            text = text.replace(f"@{key}@", f"{value:#x}")
+        script.write_text(text, encoding="utf-8")
+        link += ["-nostartfiles", f"-T{script}"]
+    _run([*link, "-lm"])
+    said = _said(_run([*on.emulator, elf], status=(0, 1)))
+    sizes = _sizes(on, objects[0])
+    rest = [_sizes(on, each) for each in objects[1:]]
+    library = 0
+    if on.rom[1]:
+        whole = _sizes(on, elf)
+        library = whole["code"] - sizes["constants"] - sizes["code"]
+        library -= sum(each["code"] + each["constants"] for each in rest)
+    instructions = None
+    if on.round:
+        a_tick = on.round * _SPIN / said["spin"]
+        total = (said["ticks"] - said["empty"]) * a_tick
+        instructions = round(total / len(program.obs))
+    return Measured(
+        wrong=said["wrong"],
+        instructions=instructions,
+        stack=said["deep"],
+        code=sizes["code"],
+        library=max(library, 0),
+        constants=sizes["constants"],
+        ram=sizes["ram"],
+    )
+
+
+def _run(command: Sequence[Any], status: Sequence[int] = (0,)) -> str:
+    words = [str(each) for each in command]
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EmulatorError(f"{words[0]} did not end in {_SECONDS} s.") from error
+    except OSError as error:
+        raise EmulatorError(f"{words[0]}: {error.strerror or error}.") from error
+    if done.returncode not in status:
+        raise EmulatorError(
+            f"{words[0]} ended with status {done.returncode}: "
+            + (done.stderr or done.stdout).strip()[-2000:]
+        )
+    return done.stdout
+
+
+def _said(text: str) -> dict[str, int]:
+    said = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", text)}
+    wanted = {"spin", "empty", "ticks", "deep", "wrong"}
+    if not wanted <= set(said):
+        raise EmulatorError(f"The program ended early; it said {text.strip()!r}.")
+    return said
+
+
+def _sizes(on: Core, path: Path) -> dict[str, int]:
+    """Bytes of code, constants and buffers, by the names of the sections."""
+    text = _run([f"{on.prefix}size", "-A", path])
+    found = {"code": 0, "constants": 0, "ram": 0}
+    for name, size in re.findall(r"^(\.\S+) +(\d+)", text, re.MULTILINE):
+        if name.startswith((".text", ".vectors")):
+            found["code"] += int(size)
+        elif name.startswith((".rodata", ".srodata", ".data.rel.ro")):
+            found["constants"] += int(size)
+        elif name.startswith((".data", ".sdata", ".bss", ".sbss")):
+            found["ram"] += int(size)
+    return found
+
+
+def _data(program: Program) -> str:
+    kinds = {np.dtype(np.float32): "float", np.dtype(np.int32): "int32_t"}
+    outputs = np.asarray(program.outputs)
+    actions = np.asarray(program.actions)
+    if actions.dtype != np.float32:
+        actions = actions.astype(np.int32)
+    rows = len(program.obs)
+    actions = actions.reshape(rows, -1)
+    output, action = kinds[outputs.dtype], kinds[actions.dtype]
+
+    return f"""#include <math.h>
+#define ROWS {rows}
+#define OBS {program.obs.shape[1]}
+#define OUT {outputs.shape[1]}
+#define ACTIONS {actions.shape[1]}
+typedef {output} OUTPUT;
+typedef {action} ACTION;
+int {program.name}_outputs(const float *, OUTPUT *);
+int {program.name}_act(const float *, ACTION *);
+#define outputs {program.name}_outputs
+#define act {program.name}_act
+{array("float", "observations", program.obs)}
+{array(output, "wanted", outputs)}
+{array(action, "actions", actions)}
+/* Written so that NaN differs, too. */
+static int differs(float got, float must)
+{{
+    const float apart = got < must ? must - got : got - must;
+    return !(apart <= {literal(program.tolerance)} * (1.0f + fabsf(must)));
+}}
+"""

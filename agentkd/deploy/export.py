@@ -1,0 +1,141 @@
+"""What an executor can be exported to, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentkd.deploy.akx import to_akx
+from agentkd.deploy.bundle import Bundle
+from agentkd.deploy.c99 import emit_c
+from agentkd.deploy.int8.emit import emit_c_int8
+from agentkd.deploy.int8.quantise import quantise
+from agentkd.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a target.
+
+    Attributes:
+        flavour: Whose conventions to follow, where the target has several.
+        name: Begins every name, where the target has names.
+    """
+
+    flavour: str = "plain"
+    name: str = "executor"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that executors are exported to.
+
+    Attributes:
+        suffix: How its files end.
+        write: Makes the bytes of a file.
+        backend: The name under which `verify` runs it; "" if it does not.
+        flavours: The conventions it knows.
+    """
+
+    suffix: str
+    write: Callable[[Bundle, Request], bytes]
+    backend: str
+    flavours: tuple[str, ...] = ("plain",)
+
+
+def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
+    """Write an executor for a target, as the bytes of a file.
+
+    Raises:
+        ConfigError: If there is no such target or flavour, or the flavour has no place
+            for this executor's actions, or a package that writes it is missing.
+        NumbersError: If a weight is NaN or infinite.
+        SpecError: If the executor is too large for the target.
+    """
+    asked = request or Request()
+    chosen = target(to)
+    if asked.flavour not in chosen.flavours:
+        hint = did_you_mean(asked.flavour, chosen.flavours)
+        raise ConfigError(f"{to} has no flavour {asked.flavour!r}.{hint}")
+    return chosen.write(bundle, asked)
+
+
+def target(name: str) -> Target:
+    """Find a target.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in TARGETS:
+        raise ConfigError(f"No target {name!r}.{did_you_mean(name, TARGETS)}")
+    return TARGETS[name]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ConfigError: If it could not be written; one that was there stays.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} could not be written: {error.strerror or error}."
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _c(bundle: Bundle, request: Request) -> bytes:
+    provenance = bundle.manifest.get("provenance", {})
+    return emit_c(bundle.frozen, request.name, provenance).encode()
+
+
+def _c_int8(bundle: Bundle, request: Request) -> bytes:
+    provenance = bundle.manifest.get("provenance", {})
+    return emit_c_int8(quantise(bundle.frozen), request.name, provenance).encode()
+
+
+def _akx(bundle: Bundle, _: Request) -> bytes:
+    return to_akx(bundle.frozen)
+
+
+def _onnx(bundle: Bundle, request: Request) -> bytes:
+    try:
+        from agentkd.deploy.onnx import as_flavour, to_onnx
+    except ModuleNotFoundError as error:
+        raise _missing("onnx", error, "export") from error
+    provenance = bundle.manifest.get("provenance", {})
+    return to_onnx(bundle.frozen, as_flavour(request.flavour), provenance)
+
+
+def _torchscript(bundle: Bundle, _: Request) -> bytes:
+    from agentkd.deploy.torchscript import to_torchscript
+
+    try:
+        return to_torchscript(bundle.frozen)
+    except ModuleNotFoundError as error:
+        raise _missing("torchscript", error, "train") from error
+
+
+def _missing(name: str, error: ModuleNotFoundError, extra: str) -> ConfigError:
+    return ConfigError(
+        f'{name} needs the package {error.name!r}: pip install "agentkd[{extra}]".'
+    )
+
+
+TARGETS: dict[str, Target] = {
+    "onnx": Target(
+        ".onnx", _onnx, "ONNX Runtime", ("plain", "ml-agents", "godot-rl", "rsl-rl")
+    ),
+    "c": Target(".c", _c, "C99"),
+    "c-int8": Target(".int8.c", _c_int8, ""),
+    "akx": Target(".akx", _akx, "model.akx"),
+    "torchscript": Target(".pt", _torchscript, "TorchScript"),
+}

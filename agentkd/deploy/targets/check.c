@@ -1,0 +1,95 @@
+/* Runs golden vectors through an executor, counts, and reports in lines "name value".
+ * data.h, written for it, names the executor's functions and holds the vectors. */
+#include "target.h"
+
+#include "data.h"
+
+#define SPIN 100000u
+#define DEEP 3072 /* bytes of stack that are painted */
+#define LEAF 48   /* the painter's own */
+#define PAINT 0xA5u
+
+static void line(const char *name, uint32_t value)
+{
+    char digits[12];
+    int at = 11;
+    digits[at] = 0;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    akd_put(name);
+    akd_put(" ");
+    akd_put(digits + at);
+    akd_put("\n");
+}
+
+__attribute__((noinline)) static int nothing(const float *obs, ACTION *action)
+{
+    __asm__ volatile("" : : "r"(obs), "r"(action) : "memory");
+    return 0;
+}
+
+typedef int function(const float *, ACTION *);
+
+__attribute__((noinline)) static uint32_t all_rows(function *decide)
+{
+    ACTION action[ACTIONS];
+    const uint32_t before = akd_ticks();
+    for (int row = 0; row < ROWS; row++)
+        decide(observations + row * OBS, action);
+    return akd_ticks() - before;
+}
+
+/* How deep a call goes: paint the stack below, call, see what was painted over. A leaf
+ * paints, so that its frame begins where that of the call will. */
+static volatile uint8_t *bottom;
+
+__attribute__((noinline)) static void paint(void)
+{
+    volatile uint8_t *const here = (volatile uint8_t *)__builtin_frame_address(0);
+    bottom = here - DEEP;
+    for (uint32_t i = 0; i < DEEP - LEAF; i++)
+        bottom[i] = PAINT;
+}
+
+__attribute__((noinline)) static uint32_t depth(void)
+{
+    ACTION action[ACTIONS];
+    uint32_t clean = 0;
+    paint();
+    act(observations, action);
+    while (clean < DEEP - LEAF && bottom[clean] == PAINT)
+        clean++;
+    return DEEP - clean;
+}
+
+static uint32_t wrong_rows(void)
+{
+    uint32_t wrong = 0;
+    for (int row = 0; row < ROWS; row++) {
+        OUTPUT out[OUT];
+        ACTION action[ACTIONS];
+        int failed = outputs(observations + row * OBS, out);
+        failed |= act(observations + row * OBS, action);
+        for (int i = 0; i < OUT; i++)
+            failed |= differs((float)out[i], (float)wanted[row * OUT + i]);
+        for (int i = 0; i < ACTIONS; i++)
+            failed |= differs((float)action[i], (float)actions[row * ACTIONS + i]);
+        wrong += failed != 0;
+    }
+    return wrong;
+}
+
+int main(void)
+{
+    const uint32_t wrong = wrong_rows();
+    uint32_t before = akd_ticks();
+    akd_spin(SPIN);
+    line("spin", akd_ticks() - before);
+    line("empty", all_rows(nothing));
+    line("ticks", all_rows(act));
+    line("deep", depth());
+    line("wrong", wrong);
+    return wrong != 0;
+}

@@ -1,0 +1,203 @@
+"""One executor on every backend: the same numbers, or the first difference by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.deploy.bundle import Bundle, probes
+from agentkd.deploy.golden import TOLERANCE, margins
+from agentkd.deploy.programs import Answer, run_akx, run_c
+from agentkd.errors import AgentkdError, LoadError
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.native import compile_native, compiler
+from agentkd.types import Floats
+
+RANDOM_ROWS = 1000
+"""Observations that are asked about besides the bundle's golden ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A form in which an executor runs.
+
+    Attributes:
+        name: Such as "ONNX Runtime".
+        missing: Says what this machine lacks to run it; "" if nothing.
+        run: Answers observations (batch, obs).
+    """
+
+    name: str
+    missing: Callable[[], str]
+    run: Callable[[Frozen, Floats], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of one backend.
+
+    Attributes:
+        backend: Its name.
+        status: "agrees", "differs", or "missing" where it could not be tried.
+        worst: The largest difference seen, relative to 1 + |x|; NaN if missing.
+        text: The first difference, or what is missing.
+    """
+
+    backend: str
+    status: Literal["agrees", "differs", "missing"]
+    worst: float
+    text: str = ""
+
+
+def verify(
+    bundle: Bundle,
+    *,
+    rows: int = RANDOM_ROWS,
+    backends: Iterable[Backend] | None = None,
+) -> Iterator[Verdict]:
+    """Run a bundle's golden vectors, then random observations, on every backend.
+
+    Numbers must be within 1e-5 of the reference, relative to 1 + |x|; choices must be
+    the same wherever the reference's scores are further apart than that.
+
+    Args:
+        bundle: What to run.
+        rows: How many random observations.
+        backends: Which; by default all.
+    """
+    frozen = bundle.frozen
+    drawn = probes(frozen, rows, seed=1)
+    # Half of them far out, where the clips are.
+    drawn[::2] = frozen.mean + 4 * (drawn[::2] - frozen.mean)
+    obs = np.concatenate([bundle.golden["obs"], drawn])
+    outputs = np.concatenate([bundle.golden["outputs"], frozen.outputs(drawn)])
+    wanted = Answer(outputs, reference(frozen, obs).actions)
+    for backend in BACKENDS if backends is None else backends:
+        missing = backend.missing()
+        if missing:
+            yield Verdict(backend.name, "missing", float("nan"), missing)
+            continue
+        try:
+            answer = backend.run(frozen, obs)
+        except AgentkdError as error:
+            yield Verdict(backend.name, "differs", float("inf"), str(error))
+            continue
+        yield compare(backend.name, frozen, answer, wanted)
+
+
+def reference(frozen: Frozen, obs: Floats) -> Answer:
+    """What NumPy gives for observations (batch, obs)."""
+    actions = _rows(dists.mode(frozen(obs), frozen.spec.action))
+    return Answer(frozen.outputs(obs), actions)
+
+
+def compare(name: str, frozen: Frozen, answer: Answer, wanted: Answer) -> Verdict:
+    """Hold an answer against the reference's."""
+    assert wanted.outputs is not None
+    worst, text = 0.0, ""
+    if answer.outputs is not None:
+        worst, text = _first("output", answer.outputs, wanted.outputs)
+    if np.issubdtype(wanted.actions.dtype, np.floating):
+        further, first = _first("action", answer.actions, wanted.actions)
+        worst, text = max(worst, further), text or first
+    elif not text:
+        near = margins(frozen, wanted.outputs) <= _tie(wanted.outputs)
+        apart = (answer.actions != wanted.actions) & ~near[:, None]
+        if apart.any():
+            row, column = (int(each) for each in np.argwhere(apart)[0])
+            got, other = answer.actions[row, column], wanted.actions[row, column]
+            text = _said("action", row, column, got, other)
+    return Verdict(name, "differs" if text else "agrees", worst, text)
+
+
+def _tie(outputs: Floats) -> Any:
+    """How near two scores may be for rounding to decide between them."""
+    return 2 * TOLERANCE * (1 + np.abs(outputs).max(axis=1))
+
+
+def _first(what: str, got: Any, wanted: Any) -> tuple[float, str]:
+    """The worst difference, and the first that is too large in words."""
+    if got.shape != wanted.shape:
+        return float("inf"), f"{what}s have shape {got.shape}, not {wanted.shape}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(got.astype(np.float64) - wanted) / (1.0 + np.abs(wanted))
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    worst = float(apart.max(initial=0.0))
+    if worst <= TOLERANCE:
+        return worst, ""
+    row, column = (int(each) for each in np.argwhere(apart > TOLERANCE)[0])
+    return worst, _said(what, row, column, got[row, column], wanted[row, column])
+
+
+def _said(what: str, row: int, column: int, got: Any, wanted: Any) -> str:
+    return f"row {row}, {what} {column}: {got:.9g} instead of {wanted:.9g}"
+
+
+def _rows(actions: Any) -> Any:
+    return np.asarray(actions).reshape(len(actions), -1)
+
+
+def _nothing() -> str:
+    return ""
+
+
+def _no_compiler() -> str:
+    return "" if compiler() else "no C compiler (cc, gcc, clang)"
+
+
+def _no_native() -> str:
+    if os.environ.get("AGENTKD_NATIVE", "1") == "0":
+        return "switched off by AGENTKD_NATIVE=0"
+    return _no_compiler()
+
+
+def _native(frozen: Frozen, obs: Floats) -> Answer:
+    native = compile_native(frozen)
+    if native is None:
+        raise LoadError("it could not be built; the log says why")
+    return Answer(native.outputs(obs), _rows([native.act(each) for each in obs]))
+
+
+def _onnx(frozen: Frozen, obs: Floats) -> Answer:
+    from agentkd.deploy.onnx import run_onnx
+
+    return run_onnx(frozen, obs)
+
+
+def _no_onnx() -> str:
+    return _lacking(("onnx", "onnxruntime"), "export")
+
+
+def _torchscript(frozen: Frozen, obs: Floats) -> Answer:
+    from agentkd.deploy.torchscript import run_torchscript
+
+    return run_torchscript(frozen, obs)
+
+
+def _no_torch() -> str:
+    return _lacking(("torch",), "train")
+
+
+def _lacking(packages: Iterable[str], extra: str) -> str:
+    from importlib.util import find_spec
+
+    for name in packages:
+        if find_spec(name) is None:
+            return f'no package {name!r}: pip install "agentkd[{extra}]"'
+    return ""
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("NumPy", _nothing, reference),
+    Backend("native", _no_native, _native),
+    Backend("C99", _no_compiler, run_c),
+    Backend("model.akx", _no_compiler, run_akx),
+    Backend("ONNX Runtime", _no_onnx, _onnx),
+    Backend("TorchScript", _no_torch, _torchscript),
+)
+"""Every form that is written in float; int8 has its own proof, bit for bit."""

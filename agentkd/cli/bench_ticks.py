@@ -13,6 +13,18 @@ from agentkd.bench.report import Section, Table, prepare_out, write_report
 from agentkd.bench.ticks import Ticks, measure
 from agentkd.errors import ConfigError
 
+_NAMES = (
+    "ticks",
+    "missed cycles",
+    "their share",
+    "lateness µs, p50",
+    "p99",
+    "p99.9",
+    "max",
+    "deadlines missed",
+    "planner's answers",
+    "gradient steps",
+)
 _ALLOWED = 0.005
 """More missed cycles than idle, as a share of the ticks, that are put up with."""
 
@@ -54,23 +66,14 @@ def run(options: Options) -> int:
             status.update(f"{name}, round {number + 1} of {options.rounds}")
 
         idle, busy = measure(options.hz, options.seconds, options.rounds, show)
-    columns = [
-        "",
-        "ticks",
-        "missed cycles",
-        "share",
-        "late µs p50",
-        "p99",
-        "p99.9",
-        "max",
-        "deadlines missed",
-        "planner's answers",
-        "gradient steps",
+    columns = ["", "idle", "busy"]
+    rows = [
+        [name, *cells]
+        for name, *cells in zip(_NAMES, _cells(idle), _cells(busy), strict=True)
     ]
-    rows = [_row(each) for each in (idle, busy)]
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index, column in enumerate(columns):
-        grid.add_column(column, justify="right" if index else "left")
+    for column in columns:
+        grid.add_column(column, justify="right" if column else "left")
     for row in rows:
         grid.add_row(*row)
     console.print(grid)
@@ -97,10 +100,9 @@ def run(options: Options) -> int:
     return 0
 
 
-def _row(ticks: Ticks) -> list[str]:
+def _cells(ticks: Ticks) -> list[str]:
     late = ticks.late_us
     return [
-        ticks.name,
         f"{ticks.ticks:,}",
         f"{ticks.missed:,}",
         f"{ticks.share:.3%}",

@@ -32,8 +32,8 @@ class Options:
     cores: tuple[str, ...] = ()
     """Which: m0, m3, m4f, m7, m33, rv32, rv64, aarch64, host; by default all."""
     nanojoules: float = 0.26
-    """Energy of an instruction, for the estimate: by default that of a Cortex-M4F at
-    58 µA/MHz and 3 V (nRF52832, from flash) and 1.5 cycles an instruction."""
+    """Energy of an instruction, for the estimate. The default is the order of a small
+    Cortex-M4F: 58 µA/MHz at 3 V, 1.5 cycles an instruction. Give your own part's."""
 
 
 def run(options: Options) -> int:

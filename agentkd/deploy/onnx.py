@@ -219,7 +219,7 @@ def _choices(graph: _Graph, x: str, sizes: tuple[int, ...], output: str) -> None
 def _ml_agents(graph: _Graph, frozen: Frozen) -> None:
     """Unity ML-Agents: obs_0 and action_masks in, an action per branch out.
 
-    Names as in mlagents/trainers/torch_entities/networks.py and model_serialization.py.
+    Names as models that ML-Agents 2 and later exported have them.
     """
     x = _network(graph, frozen, "obs_0")
     action = frozen.spec.action

@@ -226,7 +226,7 @@ def test_what_is_missing_is_a_row_that_says_so(
     """Without ONNX and SB3 the others are timed, and their rows name the package."""
     for name in ("onnx", "onnxruntime", "stable_baselines3", "sb3_contrib"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("agentkd.bench.onnx_graph", "agentkd.bench.sb3_model"):
+    for name in ("agentkd.deploy.onnx", "agentkd.bench.sb3_model"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     words = ["bench", "latency", "--obs", "3", "--actions", "2"]

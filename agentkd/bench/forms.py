@@ -52,7 +52,7 @@ def onnx_runtime(frozen: Frozen) -> Form:
     name = "ONNX Runtime"
     try:
         onnxruntime: Any = import_module("onnxruntime")
-        from agentkd.bench.onnx_graph import to_onnx
+        from agentkd.deploy.onnx import to_onnx
 
         model = to_onnx(frozen)
     except ModuleNotFoundError as error:
@@ -65,7 +65,7 @@ def onnx_runtime(frozen: Frozen) -> Form:
     )
 
     def decide(obs: Floats) -> Any:
-        (actions,) = session.run(None, {"obs": obs[None]})
+        (actions,) = session.run(["action"], {"obs": obs[None]})
         return one_action(actions, frozen.spec)
 
     return Form(name, decide, onnxruntime.__version__)

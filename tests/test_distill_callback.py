@@ -1,4 +1,4 @@
-"""The callback distils a model as it is while it trains, on what the environment gives."""
+"""The callback distils a model while it trains, on what the environment gives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_ppo_is_followed_while_it_learns() -> None:
 
 
 def test_observations_are_those_before_normalisation() -> None:
-    """With VecNormalize the executor takes what the environment gives, not its z-score."""
+    """With VecNormalize the executor takes what the environment itself gives."""
     envs = VecNormalize(make_vec_env("Pendulum-v1", 2))
     model = PPO("MlpPolicy", envs, n_steps=128, **SMALL)
     callback = DistilCallback("mlp:16", every=256, steps_per_round=100)

@@ -184,6 +184,11 @@ def action_spec(space: Any) -> ActionSpec:
     if kind == "MultiBinary":
         return MultiBinarySpec(int(np.prod(space.shape)))
     if kind == "Box":
+        if np.dtype(getattr(space, "dtype", None) or np.float32).kind != "f":
+            raise SpecError(
+                f"Actions in a Box of {space.dtype} are not supported: executors give "
+                "fractions. Use MultiDiscrete, or round in the environment."
+            )
         return BoxSpec(
             tuple(float(x) for x in np.ravel(space.low)),
             tuple(float(x) for x in np.ravel(space.high)),

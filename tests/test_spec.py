@@ -110,8 +110,9 @@ def test_what_has_no_flat_form_is_refused(space: spaces.Space[Any]) -> None:
         spaces.MultiBinary((2, 3)),
         spaces.MultiDiscrete(np.full((2, 2), 3)),
         spaces.MultiDiscrete([3, 3], start=[1, 1]),
+        spaces.Box(0, 9, (2,), np.int64),
     ],
-    ids=["text", "flags", "board", "start"],
+    ids=["text", "flags", "board", "start", "integers"],
 )
 def test_actions_that_cannot_be_given_back_are_refused(
     space: spaces.Space[Any],

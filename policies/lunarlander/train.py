@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import LinearSchedule
 
 ENVIRONMENT = "LunarLander-v3"
 ENVIRONMENTS = 16
@@ -50,7 +51,8 @@ def train(out: Path, steps: int, seed: int) -> None:
         gamma=0.999,
         gae_lambda=0.98,
         ent_coef=0.01,
-        learning_rate=lambda left: 6e-4 * left,
+        # A class of SB3's, not a lambda: a save would carry the lambda's file path.
+        learning_rate=LinearSchedule(6e-4, 0.0, 1.0),
         policy_kwargs={"net_arch": {"pi": [256, 256], "vf": [128, 128]}},
         seed=seed,
         device="cpu",
@@ -66,7 +68,9 @@ def train(out: Path, steps: int, seed: int) -> None:
     )
     model.learn(steps, callback=[judge, FadeEntropy(0.01)])
     model.save(out / "last.zip")
-    (out / "best_model.zip").replace(out / "planner.zip")
+    best = out / "best_model.zip"
+    # A run that is shorter than the first judgement has no best save.
+    (best if best.exists() else out / "last.zip").replace(out / "planner.zip")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Dense
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import ActionDist, Categorical, Floats, State
 
@@ -23,9 +24,9 @@ def constant(choice: int) -> Frozen:
     """An executor that always makes the same choice."""
     frozen = initial("linear", SPEC)
     bias = np.eye(4, dtype=np.float32)[choice]
-    layer = replace(
-        frozen.layers[0], weight=np.zeros_like(frozen.layers[0].weight), bias=bias
-    )
+    first = frozen.layers[0]
+    assert isinstance(first, Dense)
+    layer = replace(first, weight=np.zeros_like(first.weight), bias=bias)
     return replace(frozen, layers=(layer,))
 
 

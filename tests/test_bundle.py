@@ -13,6 +13,7 @@ from agentkd.deploy.bundle import from_bytes, read_bundle, to_bytes, write_bundl
 from agentkd.errors import BundleError, NumbersError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import tensors
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -78,7 +79,7 @@ def test_every_truncation_is_refused(cut: int) -> None:
 def test_weights_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     """NaN never reaches a file."""
     frozen = small()
-    frozen.layers[0].weight[0, 0] = np.nan
+    tensors(frozen.layers[0])["weight"][0, 0] = np.nan
     with pytest.raises(NumbersError):
         write_bundle(tmp_path / "e.akd", frozen)
     assert list(tmp_path.iterdir()) == []

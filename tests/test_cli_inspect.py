@@ -43,7 +43,7 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(
     said = capsys.readouterr().out.replace("│", " ")
     for words in (
         "mlp:8,4,tanh, version 0",
-        "3 - 8 - 4 - 5, tanh, 93 parameters",
+        "3 - 8 - 4 - 5, dense with tanh, dense, 93 parameters",
         "one choice of 5, from 2 on",
         "Small-v1",
         "PPO, a/b",

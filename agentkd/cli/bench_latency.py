@@ -100,7 +100,7 @@ def _one_thread() -> None:
 
 
 def _width(frozen: Frozen) -> int:
-    return len(frozen.layers[-1].bias)
+    return frozen.out
 
 
 def _subjects(options: Options) -> tuple[Frozen, Planner | None]:

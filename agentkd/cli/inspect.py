@@ -11,6 +11,7 @@ import tyro
 
 if TYPE_CHECKING:
     from agentkd.executors.frozen import Frozen
+    from agentkd.executors.layers import Layer
     from agentkd.spec import ActionSpec, ObsSpec
     from agentkd.types import Floats
 
@@ -62,17 +63,27 @@ def run(options: Options) -> int:
 
 def describe(frozen: Frozen) -> dict[str, str]:
     """What an executor is, in words, by name."""
-    widths = [frozen.spec.obs.size, *(len(layer.bias) for layer in frozen.layers)]
+    from agentkd.executors.layers import sizes
+
+    widths = [frozen.spec.obs.size, *(sizes(layer)[1] for layer in frozen.layers)]
     shape = " - ".join(map(str, widths))
-    activation = frozen.layers[0].activation
+    kinds = ", ".join(dict.fromkeys(map(_kind, frozen.layers)))
     return {
         "executor": f"{frozen.architecture}, version {frozen.version}",
-        "network": f"{shape}, {activation}, {frozen.parameters:,} parameters",
+        "network": f"{shape}, {kinds}, {frozen.parameters:,} parameters",
         "observations": _observations(frozen.spec.obs),
         "actions": _actions(frozen.spec.action),
         "head": _HEADS[frozen.head],
         "normaliser": _normaliser(frozen),
     }
+
+
+def _kind(layer: Layer) -> str:
+    """A layer's kind, and its activation where it has one."""
+    from agentkd.executors.layers import kind
+
+    activation = getattr(layer, "activation", "none")
+    return kind(layer) if activation == "none" else f"{kind(layer)} with {activation}"
 
 
 _HEADS = {

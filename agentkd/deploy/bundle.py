@@ -25,12 +25,15 @@ from safetensors.numpy import save as write_tensors
 
 from agentkd import spec as specs
 from agentkd.errors import AgentkdError, BundleError, NumbersError
-from agentkd.executors.frozen import Activation, Frozen, Head, Layer
+from agentkd.executors.description import describe, rebuild
+from agentkd.executors.frozen import Frozen, Head
+from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.types import Floats
 
 FORMAT = "agentkd.bundle"
-SCHEMA = 1
+SCHEMA = 2
 _GOLDEN = 64
+_GOLDEN_TICKS = 1024
 _LARGEST = 256 * 1024 * 1024
 _DATE = (1980, 1, 1, 0, 0, 0)
 _TOLERANCE = 1e-5
@@ -56,8 +59,7 @@ class Bundle:
 def _tensors(frozen: Frozen) -> dict[str, Floats]:
     tensors = {"mean": frozen.mean, "scale": frozen.scale}
     for index, layer in enumerate(frozen.layers):
-        tensors[f"layer.{index}.weight"] = layer.weight
-        tensors[f"layer.{index}.bias"] = layer.bias
+        tensors |= layer_tensors(layer, f"layer.{index}.")
     return {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
 
 
@@ -70,8 +72,14 @@ def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
 
 
 def _golden(frozen: Frozen) -> dict[str, Floats]:
-    obs = probes(frozen, _GOLDEN)
-    return {"obs": obs, "outputs": frozen.outputs(obs).astype(np.float32)}
+    """Golden vectors; with a memory they are one sequence that begins with none."""
+    obs = probes(frozen, _GOLDEN_TICKS if frozen.memory else _GOLDEN)
+    return {"obs": obs, "outputs": answers(frozen, obs).astype(np.float32)}
+
+
+def answers(frozen: Frozen, obs: Floats) -> Floats:
+    """The last layer's numbers, (rows, out); with a memory, the rows are a sequence."""
+    return frozen.follow(obs) if frozen.memory else frozen.outputs(obs)
 
 
 def _sha(data: bytes) -> str:
@@ -100,7 +108,8 @@ def to_bytes(frozen: Frozen, provenance: Mapping[str, Any]) -> bytes:
         "architecture": frozen.architecture,
         "spec": specs.to_json(frozen.spec),
         "clip": frozen.clip,
-        "activations": [layer.activation for layer in frozen.layers],
+        "layers": [describe(layer) for layer in frozen.layers],
+        "memory": frozen.memory,
         "head": frozen.head,
         "version": frozen.version,
         "parameters": frozen.parameters,
@@ -180,7 +189,7 @@ def from_bytes(data: bytes) -> Bundle:
     manifest, entries = _open(data)
     frozen = _assemble(manifest, _load(entries["weights.safetensors"]))
     golden = _load(entries["golden.safetensors"])
-    apart = np.abs(frozen.outputs(golden["obs"]) - golden["outputs"])
+    apart = np.abs(answers(frozen, golden["obs"]) - golden["outputs"])
     worst = float(np.max(apart / (1.0 + np.abs(golden["outputs"]))))
     if not worst <= _TOLERANCE:
         raise BundleError(f"Its golden vectors differ here by {worst:.2g}.")
@@ -241,15 +250,10 @@ def _known(name: Any, kinds: Any) -> str:
 
 def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Frozen:
     try:
-        activations = [_known(name, Activation) for name in manifest["activations"]]
         head = _known(manifest["head"], Head)
         layers = tuple(
-            Layer(
-                tensors[f"layer.{i}.weight"],
-                tensors[f"layer.{i}.bias"],
-                cast(Activation, name),
-            )
-            for i, name in enumerate(activations)
+            rebuild(description, f"layer.{i}.", tensors)
+            for i, description in enumerate(manifest["layers"])
         )
         return Frozen(
             architecture=str(manifest["architecture"]),

@@ -197,7 +197,7 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
             f"{path} is an executor for {frozen.spec}; the environment is {spec}."
         )
     name = f"executor {frozen.architecture}"
-    return Planner(frozen, frozen.spec, name, frozen.parameters, bundle.digest)
+    return Planner(frozen.policy, frozen.spec, name, frozen.parameters, bundle.digest)
 
 
 def _alike(left: Spec, right: Spec) -> bool:

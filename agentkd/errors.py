@@ -19,7 +19,6 @@ Each message says what was wrong, with the value, and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Literal
 
 
@@ -102,6 +101,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         " Did you mean 'x'?" or, where nothing is near, " Known: 'x', 'y'."
     """
+    # Only a message needs it, and a device that starts needs no message.
+    from difflib import get_close_matches
+
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     if near:

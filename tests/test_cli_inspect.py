@@ -88,7 +88,7 @@ def test_the_contract_and_what_was_kept_stand_on_the_card(
         "0.980 (0.900 … 1.000), 20 episodes from seed 1000",
         "planner 250.0",
         "numpy 2.4.6",
-        "on Cortex-M4F, int8 14,687 instructions, 6,756 bytes of flash",
+        "Cortex-M4F, int8 14,687 instructions; flash 6,756, RAM 416, stack 184",
         "64 golden vectors",
     ):
         assert words in said, words

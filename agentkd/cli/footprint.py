@@ -197,12 +197,14 @@ def _energy(rows: Sequence[Row], given: float | None) -> str:
 
     if given is not None:
         return f"Energy is an estimate: instructions × {given:g} nJ on every core."
-    lines = ["Energy is an estimate: instructions × cycles × current × voltage."]
+    lines = [
+        "Energy is an estimate: instructions × assumed cycles × current × voltage."
+    ]
     for name in dict.fromkeys(row.core.name for row in rows):
         if name in POWER:
             power = POWER[name]
             lines.append(
-                f"  {name:<5}{power.nanojoules:.2f} nJ: {power.part}, assumed "
+                f"  {name:<5}{power.nanojoules:.2f} nJ: {power.part}, "
                 f"{power.cycles:g} cycles, {power.volts:g} V; {power.source}"
             )
     return "\n".join(lines)

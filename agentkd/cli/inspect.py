@@ -175,10 +175,10 @@ def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
         out["weights"] = f"{footprint['weights_bytes']:,} bytes in float32"
     for each in footprint.get("cores", ()):
         count = each.get("instructions")
-        said = "" if count is None else f"{count:,} instructions, "
-        out[f"on {each['label']}, {each['form']}"] = (
-            f"{said}{each['flash']:,} bytes of flash, {each['ram']:,} of RAM, "
-            f"{each['stack']:,} of stack"
+        said = "" if count is None else f"{count:,} instructions; "
+        out[f"{each['label']}, {each['form']}"] = (
+            f"{said}flash {each['flash']:,}, RAM {each['ram']:,}, stack "
+            f"{each['stack']:,}"
         )
     return out
 

@@ -44,8 +44,6 @@ POWER: Mapping[str, Power] = {
     # Two instructions a cycle where they do not wait for each other.
     "m7": Power("STM32H743", 275, 3.3, 0.9, "ST DS12110: 275 µA/MHz"),
     "m33": Power("STM32L552", 62, 3.0, 1.5, "ST DS12737: 62 µA/MHz with its SMPS"),
-    "rv32": Power(
-        "ESP32-C3", 168, 3.3, 1.3, "robdobson.com 2023, measured: 26.8 mA at 160 MHz"
-    ),
+    "rv32": Power("ESP32-C3", 168, 3.3, 1.3, "26.8 mA at 160 MHz, robdobson.com"),
 }
 """By the name of the core; of the others nothing is known."""

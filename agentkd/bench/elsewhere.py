@@ -53,7 +53,7 @@ def time_elsewhere(
             return _noted(nothing, f"{python}: {error}")
     try:
         found = json.loads(done.stdout.splitlines()[-1])
-        return Latency(**{**found, "note": f"{found['note']}; in {python}"})
+        return Latency(**{**found, "note": f"{found['note']}; another Python"})
     except (IndexError, ValueError, TypeError, KeyError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return _noted(nothing, f"{python}: {last}")

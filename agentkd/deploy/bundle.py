@@ -34,6 +34,7 @@ __all__ = [
     "FORMAT",
     "SCHEMA",
     "Bundle",
+    "answers",
     "from_bytes",
     "probes",
     "read_bundle",

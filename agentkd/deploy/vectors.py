@@ -62,19 +62,20 @@ def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Floats
     return {"obs": obs, "outputs": answers(frozen, obs, starts), "starts": starts}
 
 
-def answers(frozen: Frozen, obs: Floats, starts: Floats) -> Floats:
+def answers(frozen: Frozen, obs: Floats, starts: Floats | None = None) -> Floats:
     """What an executor gives for observations (n, obs) one after another: (n, out).
 
     Args:
         frozen: The executor.
         obs: The observations.
-        starts: 1 where an episode begins and what is remembered is forgotten, (n,).
+        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by
+            default they are one episode.
 
     Raises:
         SpecError: If the shapes do not fit.
     """
     _fits(frozen, obs)
-    if starts.shape != (len(obs),):
+    if starts is not None and starts.shape != (len(obs),):
         raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
     return frozen.outputs(obs).astype(np.float32)
 

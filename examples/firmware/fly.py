@@ -14,17 +14,18 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
-from agentkd import environments, read_bundle
+from agentkd import dists, environments, read_bundle
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import AgentkdError
-from agentkd.spec import BoxSpec, flatten_one
-from agentkd.types import Floats
+from agentkd.executors.frozen import one_action
+from agentkd.spec import BoxSpec, Spec, flatten_one
+from agentkd.types import Floats, Policy, RecurrentPolicy
 from examples.firmware.board import (
     FORMS,
     HERE,
@@ -59,10 +60,35 @@ class Flight:
     ticks: int = 0
 
 
-def fly(bundle: Bundle, device: Device, host: Any, env: str, seed: int) -> Flight:
+@final
+class Host:
+    """The same executor on this machine, which remembers if it has a memory."""
+
+    def __init__(self, policy: Policy | RecurrentPolicy, spec: Spec) -> None:
+        """Take an executor."""
+        self._policy: Any = policy
+        self._spec = spec
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        remembers = isinstance(self._policy, RecurrentPolicy)
+        self._state = self._policy.initial_state(1) if remembers else None
+
+    def act(self, obs: Floats) -> Any:
+        """Decide for a flat observation, (obs,)."""
+        if self._state is None:
+            dist = self._policy(obs[None])
+        else:
+            dist, self._state = self._policy(obs[None], self._state)
+        return one_action(dists.mode(dist, self._spec.action), self._spec)
+
+
+def fly(bundle: Bundle, device: Device, host: Host, env: str, seed: int) -> Flight:
     """Fly an episode by device and then by host; compare each decision of the first."""
     flight = Flight()
     device.reset()
+    host.reset()
 
     def decide(obs: Floats) -> Any:
         answer = device.act(obs)
@@ -74,6 +100,7 @@ def fly(bundle: Bundle, device: Device, host: Any, env: str, seed: int) -> Fligh
         return answer.action
 
     flight.device = episode(bundle, env, seed, decide)
+    host.reset()
     flight.host = episode(bundle, env, seed, host.act)
     return flight
 
@@ -109,19 +136,24 @@ def faults(board: Board, bundle: Bundle, floats: bool) -> None:
     line = Line(board.line)
     device = Device(line, floats=floats)
     obs = bundle.golden["obs"][0]
-    good = device.act(obs).action.tolist()
+
+    def again() -> list[Any]:
+        device.reset()
+        return list(device.act(obs).action.tolist())
+
+    good = again()
     answer = device.act(np.full_like(obs, np.nan))
     print(f"NaN in the observation: {answer.status}, action {answer.action.tolist()}")
     line.send(frame("o", 1, obs.tobytes())[:-8])
-    print(f"half a frame: lost; the next one gives {device.act(obs).action.tolist()}")
+    print(f"half a frame: lost; the next one gives {again()}")
     line.send(b"\x55\xaa" * 4000 + b"\0")
-    print(f"noise: refused; the next frame gives {device.act(obs).action.tolist()}")
+    print(f"noise: refused; the next frame gives {again()}")
     for kind, payload in (("o", obs.tobytes()[:-4]), ("?", b"")):
         try:
             device.ask(kind, payload)
         except RefusedError as error:
             print(f"a frame that cannot be meant: {error}")
-    if device.act(obs).action.tolist() != good:
+    if again() != good:
         raise DeviceError("The device decides otherwise than before.")
     board.freeze()
     try:
@@ -148,7 +180,8 @@ def run(options: argparse.Namespace) -> int:
         options.executor, options.machine, options.form, folder, known, frozen.version
     )
     print(built.takes)
-    host = quantise(frozen) if options.form == "int8" else frozen
+    policy: Any = quantise(frozen) if options.form == "int8" else frozen
+    host = Host(getattr(policy, "policy", policy), frozen.spec)
     floats = isinstance(frozen.spec.action, BoxSpec)
     with emulate(built, options.machine, _SECONDS) as board:
         device = Device(Line(board.line, options.damage), floats=floats)

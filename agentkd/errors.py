@@ -19,7 +19,7 @@ Each message says what was wrong, with the value, and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from typing import Literal
 
 
 class AgentkdError(Exception):
@@ -46,8 +46,33 @@ class UnsafeError(LoadError):
     """A file that could only be read by running the code it holds."""
 
 
+BundleReason = Literal[
+    "unreadable",  # the file cannot be opened
+    "unwritten",  # it could not be written
+    "large",  # more bytes than are read
+    "empty",
+    "foreign",  # something else
+    "truncated",  # it ends early
+    "layout",  # bytes where none belong, or other bytes than were written
+    "checksum",  # an entry is not what was written
+    "schema",  # of a format that this agentkd does not read
+    "manifest",  # what is written about it cannot be meant
+    "tensors",  # its numbers cannot be read, or do not fit
+    "golden",  # it gives other outputs here than where it was made
+]
+"""Why an executor file was refused, in one word."""
+
+
 class BundleError(LoadError):
-    """An executor file that is damaged, truncated or of another format."""
+    """An executor file that is damaged, truncated or of another format.
+
+    Attributes:
+        reason: Why, in one word.
+    """
+
+    def __init__(self, message: str, reason: BundleReason = "manifest") -> None:
+        super().__init__(message)
+        self.reason: BundleReason = reason
 
 
 class PlannerError(AgentkdError):
@@ -76,6 +101,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         " Did you mean 'x'?" or, where nothing is near, " Known: 'x', 'y'."
     """
+    # Only a message needs it, and a device that starts needs no message.
+    from difflib import get_close_matches
+
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     if near:

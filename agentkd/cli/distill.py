@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +61,13 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    names: tuple[str, ...] = ()
+    """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
+    units: tuple[str, ...] = ()
+    """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
+    period: float | None = None
+    """Seconds between two decisions, for the executor file; by default the
+    environment's own."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None
@@ -75,8 +81,11 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
+    from agentkd.bench.recording import record
     from agentkd.bench.report import prepare_out
+    from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
+    from agentkd.deploy.vectors import STEPS
     from agentkd.distill.loop import Budget, distill, look_at, squashed_head
     from agentkd.distill.source import CollectionOptions
     from agentkd.executors.architecture import initial
@@ -91,6 +100,7 @@ def run(options: Options) -> int:
     known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
+    contract = distill_file.contract(options, spec)
     budget = Budget(_seconds(options), options.labels)
     learning = _distiller_options(options)
     collection = CollectionOptions(
@@ -122,23 +132,21 @@ def run(options: Options) -> int:
             checkpoint=out / "checkpoint",
             resume=options.resume,
         )
-    provenance = {
-        "env": options.env,
-        "planner": {"refs": list(options.planner), "name": known.name},
-        "planner_digest": known.digest,
-        "labels": result.labels,
-        "seconds": round(result.seconds, 3),
-        "seed": options.seed,
-        "command": ["agentkd", *sys.argv[1:]],
-    }
+    provenance = distill_file.provenance(options, known, result)
     file = out / "executor.akd"
     # Written before it is measured: whatever happens now, what was learnt is safe.
-    write_bundle(file, result.frozen, provenance)
+    write_bundle(file, result.frozen, provenance, contract=contract)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
+    executor = Evaluation((), ())
     try:
         executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+        own = record(
+            options.env, result.frozen, steps=STEPS, seed=options.eval_seed, spec=spec
+        )
+        kept = distill_file.measured(options, planner, random, executor)
+        facts = provenance | kept
+        write_bundle(file, result.frozen, facts, contract=contract, golden=own)
     except KeyboardInterrupt:
-        executor = Evaluation((), ())
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
 

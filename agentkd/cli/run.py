@@ -152,6 +152,7 @@ def run(options: Options) -> int:
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
+    from agentkd.deploy.contract import Contract
     from agentkd.distill.loop import look_at
     from agentkd.planners import load_planner
 
@@ -190,7 +191,12 @@ def run(options: Options) -> int:
     learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    write_bundle(out / "executor.akd", executor, _provenance(options, known, learnt))
+    write_bundle(
+        out / "executor.akd",
+        executor,
+        _provenance(options, known, learnt),
+        contract=Contract(period=1 / options.hz),
+    )
     ended = [*([learnt] if learnt is not None else []), *lived.values()]
     stopped = any(each.interrupted or each.fault for each in ended)
     outcome = Outcome(setting, known, executor, on_time, random, learnt, lived, stopped)

@@ -85,3 +85,17 @@ int32_t akd_outputs(const struct net *net, const float *obs, int32_t count, floa
     }
     return whole;
 }
+
+/* The same with everything bound in advance: from Python, one argument costs less. */
+struct call {
+    const struct net *net;
+    const float *obs;
+    float *memory, *values;
+    int64_t *choices;
+};
+
+int32_t akd_call(const struct call *call)
+{
+    return akd_act(call->net, call->obs, call->memory, call->values,
+                   call->choices);
+}

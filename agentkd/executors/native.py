@@ -15,7 +15,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -145,8 +146,8 @@ def _library() -> ctypes.CDLL | None:
         log.warning("The native executor cannot be built (NumPy runs): %s", error)
         return None
     pointer = ctypes.c_void_p
-    library.akd_act.argtypes = [pointer, pointer, pointer, pointer, pointer]
-    library.akd_act.restype = ctypes.c_int32
+    # Without argument types a bound reference is passed on as it is, the quickest way.
+    library.akd_call.restype = ctypes.c_int32
     numbers = ctypes.c_int32
     library.akd_outputs.argtypes = [
         pointer,
@@ -243,34 +244,20 @@ class Native:
         self._keep = keep
         self._library = library
         self._net = ctypes.addressof(net)
-        # Pointers become c_void_p objects once, here: converting four integers on each
-        # call costs more than the network does.
-        bound = [
-            ctypes.c_void_p(address)
-            for address in (
-                self._net,
-                self.obs.ctypes.data,
-                self.memory.ctypes.data,
-                self._values.ctypes.data,
-                self._choices.ctypes.data,
-            )
-        ]
-        keep.append(bound)
-        function = library.akd_act
-
-        def run(
-            f: Any = function,
-            net: Any = bound[0],
-            obs: Any = bound[1],
-            memory: Any = bound[2],
-            values: Any = bound[3],
-            choices: Any = bound[4],
-        ) -> int:
-            return f(net, obs, memory, values, choices)  # type: ignore[no-any-return]
-
+        # A call from Python pays for each argument, and for each frame on the way, more
+        # than this network costs: all pointers lie in one struct, bound once, here.
+        call = (ctypes.c_void_p * 5)(
+            self._net,
+            self.obs.ctypes.data,
+            self.memory.ctypes.data,
+            self._values.ctypes.data,
+            self._choices.ctypes.data,
+        )
+        keep.append(call)
+        run = partial(library.akd_call, ctypes.byref(call))
         # Whoever still holds this function also holds the buffers that it writes to.
         vars(run)["held"] = keep
-        self.run = run
+        self.run: Callable[[], int] = run
 
     def take(self) -> Any:
         """Give the action that `run` decided: an int, or a fresh array."""

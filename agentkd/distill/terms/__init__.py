@@ -1,0 +1,37 @@
+"""What a distiller minimises: terms, each a file of its own, and their sum."""
+
+from agentkd.distill.terms.action import Action
+from agentkd.distill.terms.hard import Hard
+from agentkd.distill.terms.match import Match
+from agentkd.distill.terms.objective import Objective
+from agentkd.distill.terms.soft import Soft
+from agentkd.distill.terms.term import (
+    Batch,
+    Divergence,
+    DivergenceTerm,
+    Ground,
+    Loss,
+    Term,
+    Terms,
+    Weighted,
+)
+from agentkd.distill.terms.text import parse_terms, term_names, to_text
+
+__all__ = [
+    "Action",
+    "Batch",
+    "Divergence",
+    "DivergenceTerm",
+    "Ground",
+    "Hard",
+    "Loss",
+    "Match",
+    "Objective",
+    "Soft",
+    "Term",
+    "Terms",
+    "Weighted",
+    "parse_terms",
+    "term_names",
+    "to_text",
+]

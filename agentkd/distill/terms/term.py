@@ -85,8 +85,7 @@ class Ground:
         head: How the executor's last numbers become an action.
         action: What is acted with.
         obs: How many numbers an observation has.
-        network: The executor that learns; its buffer `scale` is one over the spread of
-            the observations.
+        network: The executor that learns; its buffers `mean` and `scale` normalise.
         seed: For whatever a loss draws.
         planner: What answers, where it is at hand; else None.
         base: The weighted sum of the divergences; None only for those themselves.
@@ -104,6 +103,13 @@ class Ground:
     def generator(self) -> torch.Generator:
         """Make a generator of this ground's seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def normalised(self, obs: Tensor) -> Tensor:
+        """Observations in units of their spread, about their mean, (batch, obs)."""
+        mean, scale = self.network.mean, self.network.scale
+        assert isinstance(mean, Tensor)
+        assert isinstance(scale, Tensor)
+        return (obs - mean) * scale
 
     def spread(self) -> Tensor:
         """The unit of each number of an observation, as the normaliser has it now."""

@@ -24,8 +24,11 @@ from agentkd.errors import ConfigError, did_you_mean
 
 _HOMES = {
     "action": "agentkd.distill.terms.action:Action",
+    "adversarial": "agentkd.distill.terms.adversarial:Adversarial",
     "hard": "agentkd.distill.terms.hard:Hard",
     "match": "agentkd.distill.terms.match:Match",
+    "robust": "agentkd.distill.terms.robust:Robust",
+    "smooth": "agentkd.distill.terms.smooth:Smooth",
     "soft": "agentkd.distill.terms.soft:Soft",
 }
 """Where the terms live. A new one is a file, and a line here."""

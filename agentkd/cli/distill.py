@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -45,12 +45,11 @@ class Options:
     """Episodes to measure each policy over, on the same seeds."""
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
-    temperature: float | None = None
-    """Of soft labels; by default 1 for logits, 0.3 gaps of the best two for values."""
-    hard: float = 0.0
-    """The share of the planner's best choice beside its soft labels, 0 to 1."""
-    continuous: Literal["action", "pre-tanh", "precision"] = "action"
-    """What is compared for continuous actions."""
+    terms: str = "match"
+    """What is minimised: a sum of terms with factors and options, such as
+    "soft:tau=auto + 0.3 hard" (docs/distillation.md)."""
+    temperature: str | None = None
+    """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
     batch: int = 512
     """Labels in one gradient step."""
     learning_rate: float = 3e-3
@@ -86,7 +85,14 @@ def run(options: Options) -> int:
     from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
     from agentkd.deploy.vectors import STEPS
-    from agentkd.distill.loop import Budget, distill, look_at, squashed_head
+    from agentkd.distill.distiller import Distiller
+    from agentkd.distill.loop import (
+        Budget,
+        distill,
+        kind_of_planner,
+        look_at,
+        squashed_head,
+    )
     from agentkd.distill.source import CollectionOptions
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
@@ -103,6 +109,8 @@ def run(options: Options) -> int:
     contract = distill_file.contract(options, spec)
     budget = Budget(_seconds(options), options.labels)
     learning = _distiller_options(options)
+    trial = Distiller(sketch, learning, known.policy)
+    trial.expect(kind_of_planner(known, spec, probe))
     collection = CollectionOptions(
         environments=options.environments, least_share=options.planner_share
     )
@@ -161,18 +169,21 @@ def _seconds(options: Options) -> float | None:
 
 def _distiller_options(options: Options) -> Any:
     from agentkd.distill.distiller import DistillerOptions
-    from agentkd.distill.divergence import DivergenceOptions
 
+    terms = options.terms
+    if options.temperature is not None:
+        if terms != "match":
+            raise ConfigError(
+                f"--temperature {options.temperature} is short for --terms "
+                f"soft:tau={options.temperature}; write it into --terms {terms!r}."
+            )
+        terms = f"soft:tau={options.temperature}"
     return DistillerOptions(
         batch=options.batch,
         learning_rate=options.learning_rate,
         capacity=options.capacity,
         seed=options.seed,
-        divergence=DivergenceOptions(
-            temperature=options.temperature,
-            hard=options.hard,
-            continuous=options.continuous,
-        ),
+        terms=terms,
     )
 
 

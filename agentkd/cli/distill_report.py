@@ -16,6 +16,7 @@ from agentkd.bench.evaluate import Evaluation
 from agentkd.bench.intervals import Interval, mean_interval, retention
 from agentkd.bench.report import Plot, Section, Series, Table, write_report
 from agentkd.cli.distill_view import DistillView
+from agentkd.distill.terms import to_text
 from agentkd.executors.native import compile_native
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def write(
         "planner_digest": result.planner.digest,
         "executor": str(out / "executor.akd"),
         "architecture": result.frozen.architecture,
+        "terms": to_text(result.terms),
         "seed": options.seed,
         "eval_seed": options.eval_seed,
         "episodes": options.episodes,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentkd.distill.collector import Collector
     from agentkd.distill.distiller import Distiller, DistillerOptions
-    from agentkd.distill.divergence import DivergenceOptions
     from agentkd.distill.loop import Budget, Distilled, distill
     from agentkd.distill.progress import Progress
     from agentkd.distill.source import CollectionOptions
@@ -24,7 +23,6 @@ _HOMES = {
     "Distilled": "agentkd.distill.loop",
     "Distiller": "agentkd.distill.distiller",
     "DistillerOptions": "agentkd.distill.distiller",
-    "DivergenceOptions": "agentkd.distill.divergence",
     "Progress": "agentkd.distill.progress",
     "distill": "agentkd.distill.loop",
 }
@@ -36,7 +34,6 @@ __all__ = [
     "Distilled",
     "Distiller",
     "DistillerOptions",
-    "DivergenceOptions",
     "Progress",
     "distill",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -11,15 +12,19 @@ import numpy as np
 import torch
 
 from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.divergence import (
-    Divergence,
-    DivergenceOptions,
-    divergence_for,
+from agentkd.distill.terms import (
+    Batch,
+    Ground,
+    Objective,
+    Terms,
+    parse_terms,
+    to_text,
 )
+from agentkd.dists import Kind
 from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.network import Network
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
 _AVERAGE = 16.0
 _LEAST_STD = 1e-2
@@ -42,7 +47,8 @@ class DistillerOptions:
         capacity: The most labels held in memory.
         least: Labels before the first step.
         seed: For which labels are drawn.
-        divergence: What is minimised.
+        terms: What is minimised, as `agentkd.distill.terms` reads it: "match" alone,
+            or "soft:tau=2 + 0.3 hard"; or the terms themselves.
     """
 
     batch: int = 512
@@ -53,10 +59,11 @@ class DistillerOptions:
     capacity: int = 1_000_000
     least: int = 64
     seed: int = 0
-    divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
+    terms: str | Terms = "match"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        self.sum()
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
         if self.capacity < self.least:
@@ -68,6 +75,14 @@ class DistillerOptions:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate}; above 0, please."
             )
+
+    def sum(self) -> Terms:
+        """The terms, read if they are text.
+
+        Raises:
+            ConfigError: If they cannot be read.
+        """
+        return parse_terms(self.terms) if isinstance(self.terms, str) else self.terms
 
 
 @final
@@ -84,9 +99,15 @@ class Distiller:
     Args:
         frozen: The executor to start from.
         options: How to learn.
+        planner: What the labels are from, for terms that ask it themselves.
     """
 
-    def __init__(self, frozen: Frozen, options: DistillerOptions | None = None) -> None:
+    def __init__(
+        self,
+        frozen: Frozen,
+        options: DistillerOptions | None = None,
+        planner: Policy | RecurrentPolicy | None = None,
+    ) -> None:
         """Begin with the weights of `frozen` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity)
@@ -98,7 +119,9 @@ class Distiller:
             self.network.parameters(), lr=self.options.learning_rate, fused=True
         )
         self._average = [p.detach().clone() for p in self.network.parameters()]
-        self._divergence: Divergence | None = None
+        self._objective: Objective | None = None
+        self._restored: Mapping[str, Any] = {}
+        self._planner = planner
         self._frozen = frozen
         # A normaliser that was set by labels is not given up for a few new ones.
         untouched = not frozen.mean.any() and bool((frozen.scale == 1).all())
@@ -109,7 +132,7 @@ class Distiller:
     def add(self, obs: Floats, dist: ActionDist) -> None:
         """Take labels: observations (batch, obs) and the planner's answer to them."""
         self.buffer.add(obs, dist)
-        self._choose()
+        self.expect(self.buffer.kind)
 
     def load_labels(self, path: Path) -> None:
         """Take the labels that `LabelBuffer.save` left in a file.
@@ -118,16 +141,35 @@ class Distiller:
             LoadError: If the file is damaged.
         """
         self.buffer.load(path)
-        self._choose()
+        self.expect(self.buffer.kind)
 
-    def _choose(self) -> None:
-        if self._divergence is None and self.buffer.kind is not None:
-            self._divergence = divergence_for(
-                self.buffer.kind,
-                self._frozen.head,
-                self._frozen.spec.action,
-                self.options.divergence,
-            )
+    def expect(self, kind: Kind | None) -> None:
+        """Make the losses for labels of a kind; the first ones do it otherwise.
+
+        Raises:
+            ConfigError: If a term does not go with such labels or the executor.
+        """
+        if self._objective is not None or kind is None:
+            return
+        self._objective = Objective(
+            self.options.sum(),
+            Ground(
+                kind=kind,
+                head=self._frozen.head,
+                action=self._frozen.spec.action,
+                obs=self._frozen.spec.obs.size,
+                network=self.network,
+                seed=self.options.seed,
+                planner=self._planner,
+            ),
+        )
+        self._restore_terms()
+        self._good["objective"] = deepcopy(self._objective.state_dict())
+
+    def _restore_terms(self) -> None:
+        if self._objective is not None and self._restored:
+            self._objective.load_state_dict(self._restored)
+            self._restored = {}
 
     def schedule(self, progress: float) -> None:
         """Set the learning rate: `progress` runs from 0 to 1 over the whole run."""
@@ -137,19 +179,23 @@ class Distiller:
         """Take one gradient step.
 
         Returns:
-            "divergence" and "learning_rate"; {} while there are too few labels.
+            "divergence" and "learning_rate", and what the terms tell as "term.number";
+            {} while there are too few labels.
         """
-        if self._divergence is None or len(self.buffer) < self.options.least:
+        if self._objective is None or len(self.buffer) < self.options.least:
             return {}
         self._renormalise()
         rate = self._rate()
         for group in self._adam.param_groups:
             group["lr"] = rate
-        obs, planner = self.buffer.draw(self.options.batch, self._random)
-        outputs = self.network(torch.from_numpy(obs))
-        loss = self._divergence(outputs, torch.from_numpy(planner)).mean()
+        drawn = self.buffer.draw(self.options.batch, self._random)
+        obs, planner = map(torch.from_numpy, drawn)
+        batch = Batch(
+            obs, self.network(obs), planner, self.network.forward, self._progress
+        )
+        loss = self._objective(batch).mean()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(
             self.network.parameters(), self.options.clip_gradient
         )
@@ -161,7 +207,7 @@ class Distiller:
             self._recover()
         elif self.steps % _CHECK == 0:
             self._keep()
-        return {"divergence": value, "learning_rate": rate}
+        return {"learning_rate": rate, **self._objective.numbers()}
 
     def _rate(self) -> float:
         options = self.options
@@ -206,6 +252,10 @@ class Distiller:
         return {
             "network": {k: v.clone() for k, v in self.network.state_dict().items()},
             "average": [tensor.clone() for tensor in self._average],
+            "terms": to_text(self.options.sum()),
+            "objective": deepcopy(self._objective.state_dict())
+            if self._objective is not None
+            else dict(self._restored),
         }
 
     def _keep(self) -> None:
@@ -218,6 +268,9 @@ class Distiller:
         self.rejected += 1
         self.network.load_state_dict(self._good["network"])
         self._average = [tensor.clone() for tensor in self._good["average"]]
+        if self._objective is not None:
+            self._objective.load_state_dict(self._good["objective"])
+            self._objective.restart()
         self._adam = torch.optim.Adam(
             self.network.parameters(), lr=self.options.learning_rate, fused=True
         )
@@ -264,6 +317,10 @@ class Distiller:
             self.steps = int(state["steps"])
             self._normalised_at = int(state["normalised_at"])
             self._random = np.random.default_rng([self.options.seed, self.steps])
+            # What other terms learnt means nothing to these.
+            if state.get("terms") == to_text(self.options.sum()):
+                self._restored = state["objective"]
+                self._restore_terms()
         except (KeyError, RuntimeError, ValueError) as error:
             raise LoadError(
                 f"The saved state does not fit this executor: {error}"

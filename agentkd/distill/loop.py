@@ -21,6 +21,7 @@ from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
 from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
+from agentkd.distill.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
@@ -81,6 +82,7 @@ class Distilled:
         dropped: Labels that found no room on their way here.
         unsaved: Why no checkpoint could be written; "" where one was, or none asked.
         history: Looks at it on the way.
+        terms: What was minimised.
     """
 
     frozen: Frozen
@@ -96,6 +98,7 @@ class Distilled:
     dropped: int
     unsaved: str
     history: tuple[Progress, ...]
+    terms: Terms = ()
 
 
 def look_at(env: str) -> tuple[Spec, Floats]:
@@ -193,7 +196,8 @@ def distill(
     learning = options or DistillerOptions(seed=seed)
     if end.labels is not None:
         learning = replace(learning, least=min(learning.least, end.labels))
-    distiller = Distiller(frozen, learning)
+    distiller = Distiller(frozen, learning, known.policy)
+    distiller.expect(kind_of_planner(known, spec, probe))
     origin = Checkpoint(planner=known.digest)
     earlier = 0.0
     if resume:
@@ -240,6 +244,7 @@ def distill(
         dropped=source.dropped,
         unsaved=run.unsaved,
         history=tuple(run.history),
+        terms=learning.sum(),
     )
 
 

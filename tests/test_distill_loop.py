@@ -393,6 +393,36 @@ def test_the_planners_share_falls_and_stops() -> None:
     assert [options.share(n) for n in (0, 100, 200, 10_000)] == [1.0, 0.5, 0.25, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("exponential", [1.0, 0.5, 0.25, 0.1]),
+        ("linear", [1.0, 0.5, 0.1, 0.1]),
+        ("constant", [0.1, 0.1, 0.1, 0.1]),
+        ("none", [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_the_share_falls_as_its_schedule_says(
+    schedule: Any, shares: list[float]
+) -> None:
+    """Half of it is gone after `halving` labels, where it falls at all."""
+    options = CollectionOptions(halving=100, least_share=0.1, schedule=schedule)
+    assert [options.share(n) for n in (0, 100, 200, 100_000)] == shares
+    with pytest.raises(ConfigError, match="Did you mean"):
+        CollectionOptions(schedule=schedule[:-1])
+
+
+def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:
+    """Rewards belong to the state they were paid in; a fifth tick ends an episode."""
+    collector = Collector(Counting, say(1), env_spec(Counting()), count=2)
+    seen = [collector.step(say(1), share=1.0) for _ in range(6)]
+    assert [step.begins.tolist() for step in seen] == [
+        [at % 5 == 0] * 2 for at in range(6)
+    ]
+    assert [int(step.ended[0]) for step in seen] == [0, 0, 0, 0, 1, 0]
+    assert all((step.reward == 1.0).all() for step in seen)
+
+
 def test_an_environment_that_raises_is_told_apart() -> None:
     """The fault names the environment's own error."""
     collector = Collector(

@@ -23,17 +23,23 @@ class Options:
     Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
     """
 
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    planner: tuple[str, ...]
+    env: tyro.conf.Positional[str] = ""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data
+    it may be left out."""
+    planner: tuple[str, ...] = ()
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
+    data: str | None = None
+    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
+    minari:ID. No environment is stepped, but to measure."""
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
+    steps: int | None = None
+    """With --data: how many gradient steps. Alone, the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
@@ -85,6 +91,12 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    if options.data is not None:
+        from agentkd.cli.distill_data import run_data
+
+        return run_data(options, options.data)
+    if not options.env or options.steps is not None:
+        raise ConfigError("Name an environment; --steps is for --data.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
     opened = access(options)
@@ -92,7 +104,7 @@ def run(options: Options) -> int:
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
     budget = Budget(_seconds(options), options.labels)
-    learning = _distiller_options(options)
+    learning = distiller_options(options)
     collection = CollectionOptions(
         environments=options.environments, least_share=options.planner_share
     )
@@ -106,8 +118,8 @@ def run(options: Options) -> int:
     }
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
-    goals = Goals(_mean(planner.returns), _mean(random.returns))
-    logs = _tensorboard(out / "tensorboard")
+    goals = Goals(mean(planner.returns), mean(random.returns))
+    logs = tensorboard(out / "tensorboard")
     with view.live(goals, logs) as watch:
         result = distill(
             options.env,
@@ -151,7 +163,8 @@ def _seconds(options: Options) -> float | None:
     return options.seconds
 
 
-def _distiller_options(options: Options) -> Any:
+def distiller_options(options: Options) -> Any:
+    """Give what the options say about learning."""
     from agentkd.distill.distiller import DistillerOptions
     from agentkd.distill.divergence import DivergenceOptions
 
@@ -168,11 +181,12 @@ def _distiller_options(options: Options) -> Any:
     )
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean, NaN of nothing."""
     return sum(values) / len(values) if values else math.nan
 
 
-def _tensorboard(folder: Path) -> Any:
+def tensorboard(folder: Path) -> Any:
     """Open TensorBoard's log; None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -217,6 +217,8 @@ def _print(
         *["agentkd", "run", data["env"], "--planner", *data["planner"]],
         *["--executor", file, "--clock", "virtual", "--planner-latency", "4"],
     ]
+    if not data["planner"]:
+        command = ["agentkd", "eval", data["env"], file]
     # Unbroken and as text: they are there to be copied.
     for name, text in (
         ("executor", file),

@@ -16,6 +16,11 @@ _COMMANDS = {
         "distil a planner into a tiny executor, and measure what it kept",
         "agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30",
     ),
+    "record": (
+        "agentkd.cli.record",
+        "write a planner's labels down, to distil from later",
+        "agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000",
+    ),
     "run": (
         "agentkd.cli.run",
         "live with a planner that is late: planner alone, executor alone, both",

@@ -46,6 +46,11 @@ _COMMANDS = {
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
     ),
+    "freeze": (
+        "agentkd.cli.freeze",
+        "an SB3 policy as an executor file, as it is",
+        "agentkd freeze runs/ppo/best_model.zip",
+    ),
     "inspect": (
         "agentkd.cli.inspect",
         "what an executor file holds",

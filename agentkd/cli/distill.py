@@ -33,13 +33,15 @@ class Options:
     """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
     minari:ID. No environment is stepped, but to measure."""
     executor: str = "mlp:64,64"
-    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
+    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or
+    "auto": the smallest that keeps --target within the limits."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
     steps: int | None = None
-    """With --data: how many gradient steps. Alone, the run repeats itself exactly."""
+    """How many gradient steps, with --data, or with auto and --labels: instead of
+    seconds, so that the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
@@ -68,6 +70,18 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    target: float = 0.97
+    """With auto: the retention to keep."""
+    candidates: tuple[str, ...] = ()
+    """With auto: architectures to choose from; linear to mlp:256,256 by default."""
+    most_parameters: int | None = None
+    """With auto: the most parameters."""
+    most_bytes: int | None = None
+    """With auto: the most bytes that its numbers take."""
+    most_us: float | None = None
+    """With auto: the longest median decision on this machine, in µs."""
+    prune: bool = True
+    """With auto: try to remove hidden units of the smallest that keeps the target."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None
@@ -91,12 +105,21 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    auto = options.executor == "auto"
     if options.data is not None:
         from agentkd.cli.distill_data import run_data
 
+        if auto:
+            raise ConfigError("--executor auto needs a planner; name one with --data.")
         return run_data(options, options.data)
-    if not options.env or options.steps is not None:
-        raise ConfigError("Name an environment; --steps is for --data.")
+    if not options.env:
+        raise ConfigError("Name an environment.")
+    if auto:
+        from agentkd.cli.distill_auto import run_auto
+
+        return run_auto(options)
+    if options.steps is not None:
+        raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
     opened = access(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,13 @@ def write(
     random: Evaluation,
     executor: Evaluation,
     view: DistillView,
+    more: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
 ) -> int:
-    """Write report.json and report.html, and print the table that people read."""
+    """Write report.json and report.html, and print the table that people read.
+
+    `more` and `sections` are added to the one and to the other.
+    """
     returns = {
         "planner": mean_interval(planner.returns),
         "executor": mean_interval(executor.returns),
@@ -88,6 +94,7 @@ def write(
         "labels_dropped_total": result.dropped,
         "unsaved": result.unsaved,
         "decision_latency_us": latency,
+        **(more or {}),
     }
     for name, interval in returns.items():
         data[f"{name}_return"] = interval.mean
@@ -97,7 +104,7 @@ def write(
         "executor": list(executor.returns),
         "random": list(random.returns),
     }
-    write_report(out, data, _sections(data, returns, kept, result))
+    write_report(out, data, [*_sections(data, returns, kept, result), *sections])
     _print(view, data, returns, kept, out)
     if result.fault:
         return 1
@@ -166,10 +173,11 @@ def _sections(
         f"play, with {data['executor_parameters']:,} parameters instead of "
         f"{data['planner_parameters']:,}, after {result.labels:,} labels.{ended}"
     )
-    return [
-        Section("What it kept", text, table, ()),
-        Section("How it learnt", "", None, (curve, agreement, divergence)),
-    ]
+    kept_most = Section("What it kept", text, table, ())
+    if not looks:
+        return [kept_most]
+    plots = (curve, agreement, divergence)
+    return [kept_most, Section("How it learnt", "", None, plots)]
 
 
 def _print(

@@ -7,7 +7,6 @@ scaling are inside its policy. `from_sb3` makes an executor of it again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -21,8 +20,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from agentkd import dists, environments
+from agentkd.distill.prune import Dense, dense_layers
 from agentkd.errors import ConfigError, SpecError, did_you_mean
-from agentkd.executors.architecture import Mlp, parse
 from agentkd.executors.frozen import Frozen
 from agentkd.spec import env_spec
 from agentkd.types import Floats
@@ -158,12 +157,7 @@ def to_sb3(
         SpecError: If the executor is for another environment.
     """
     kind = _algorithm(algorithm)
-    shape = parse(frozen.architecture)
-    if not isinstance(shape, Mlp):
-        raise ConfigError(
-            f"An executor {frozen.architecture!r} is no stack of dense layers, which "
-            "SB3's policies are. Use an mlp."
-        )
+    shape, layers = dense_layers(frozen)
     made = environments.make(env) if isinstance(env, str) else env
     spec = env_spec(made)
     if spec.obs.size != frozen.spec.obs.size or spec.action != frozen.spec.action:
@@ -202,7 +196,7 @@ def to_sb3(
         policy = ExecutorPolicy
     options.setdefault("device", "cpu")
     model: Any = kind(policy, made, policy_kwargs=kwargs, **options)
-    _load(model, frozen, shape, std)
+    _load(model, frozen, layers, std)
     return model
 
 
@@ -223,23 +217,10 @@ def _algorithm(algorithm: str | type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     return _ALGORITHMS[algorithm.upper()]
 
 
-def layers_of(frozen: Frozen, shape: Mlp) -> list[tuple[Floats, Floats]]:
-    """The weights (out, in) and biases (out,) of an executor of dense layers."""
-    size = frozen.spec.obs.size
-    vector = frozen.vector()[2 * size :]
-    widths = [size, *shape.hidden, dists.action_size(frozen.spec.action)]
-    layers = []
-    for inputs, out in pairwise(widths):
-        weight, bias, vector = np.split(vector, [inputs * out, inputs * out + out])
-        layers.append((weight.reshape(out, inputs), bias))
-    return layers
-
-
 @torch.no_grad()
-def _load(model: Any, frozen: Frozen, shape: Mlp, std: float) -> None:
+def _load(model: Any, frozen: Frozen, layers: Sequence[Dense], std: float) -> None:
     """Give the policy the executor's numbers."""
     policy = model.policy
-    layers = layers_of(frozen, shape)
     deviation: Any = None
     if hasattr(policy, "mlp_extractor"):
         modules = [*policy.mlp_extractor.policy_net, policy.action_net]

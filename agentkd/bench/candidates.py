@@ -97,12 +97,14 @@ class Made:
         frozen: It, or what it was made of where `policy` acts.
         policy: What acts, if it is not `frozen`: one in integers, say.
         bytes: Of its numbers as they are stored; None for float32.
+        steps: Gradient steps that were taken to make it.
     """
 
     name: str
     frozen: Frozen
     policy: Policy | None = None
     bytes: int | None = None
+    steps: int = 0
 
     def cost(self) -> Cost:
         """Count and time it."""
@@ -159,7 +161,7 @@ class Pruning:
         self, frozen: Frozen, distiller: Callable[[Frozen], Distiller], seconds: float
     ) -> Iterator[Made]:
         """Prune, learn on, give it; then more of the same."""
-        before, now = 0.0, frozen
+        before, now, taken = 0.0, frozen, 0
         for share in self.shares:
             obs = distiller(now).buffer.all()[0]
             some = obs[:: max(1, len(obs) // _PRUNING)]
@@ -172,8 +174,8 @@ class Pruning:
                 continue
             learner = distiller(smaller)
             learn([learner], seconds / len(self.shares), self.steps, low=0.5)
-            before, now = share, learner.freeze()
-            yield Made(f"{now.architecture} (pruned)", now)
+            before, now, taken = share, learner.freeze(), taken + learner.steps
+            yield Made(f"{now.architecture} (pruned)", now, steps=taken)
 
 
 def learn(

@@ -404,7 +404,8 @@ class _Race:
         seconds = (self.effort.seconds or 0.0) * _STEPPING
         for made in step(base.made.frozen, self._joined, seconds):
             cost = made.cost()
-            candidate = self._judged(made, cost, len(self.references.planner), 0)
+            count = len(self.references.planner)
+            candidate = self._judged(made, cost, count, base.steps + made.steps)
             self.measured[made.name] = candidate
             self.watch("", [candidate])
             self.interrupted = asked()

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -35,6 +35,8 @@ _COLUMNS = (
     "95 % interval",
     "",
 )
+_SHOWN = (0, 1, 3, 4, 5, 6)
+"""The rest is in the report: on a terminal all has to fit 80 columns."""
 
 
 def run_auto(options: Options) -> int:
@@ -173,13 +175,14 @@ def _cells(found: Found) -> list[list[str]]:
 
 def _grid(found: Found) -> Grid:
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index, name in enumerate(_COLUMNS):
+    for index in _SHOWN:
         number = 0 < index < 6
-        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if number else "left"
+        grid.add_column(_COLUMNS[index], justify=justify, no_wrap=True)
     for cells in _cells(found):
-        # Why the others dropped out is in the report: here all has to fit 80 columns.
         mark = cells[-1] if cells[-1] in ("picked", "front") else ""
-        grid.add_row(*cells[:-1], mark, style="bold" if mark == "picked" else "")
+        shown = [*(cells[index] for index in _SHOWN[:-1]), mark]
+        grid.add_row(*shown, style="bold" if mark == "picked" else "")
     return grid
 
 

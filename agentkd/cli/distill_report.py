@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich.table import Table as Grid
@@ -20,10 +20,38 @@ from agentkd.cli.distill_view import DistillView
 from agentkd.executors.native import compile_native
 
 if TYPE_CHECKING:
-    from agentkd.cli.distill import Options
     from agentkd.distill.loop import Distilled
 
 _CALLS = 3000
+
+
+class Told(Protocol):
+    """The options that a report repeats."""
+
+    @property
+    def env(self) -> str:
+        """The environment."""
+        ...
+
+    @property
+    def planner(self) -> tuple[str, ...]:
+        """References to the planner."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        ...
+
+    @property
+    def eval_seed(self) -> int:
+        """The first of the seeds measured on."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were measured."""
+        ...
 
 
 def decision_latency(result: Distilled) -> dict[str, float | str]:
@@ -42,7 +70,7 @@ def decision_latency(result: Distilled) -> dict[str, float | str]:
 
 
 def write(
-    options: Options,
+    options: Told,
     out: Path,
     result: Distilled,
     planner: Evaluation,

@@ -21,6 +21,11 @@ _COMMANDS = {
         "write a planner's labels down, to distil from later",
         "agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000",
     ),
+    "reinforce": (
+        "agentkd.cli.reinforce",
+        "an executor that learns from planner and reward together",
+        "agentkd reinforce LunarLander-v3 --planner policies/lunarlander",
+    ),
     "run": (
         "agentkd.cli.run",
         "live with a planner that is late: planner alone, executor alone, both",

@@ -51,6 +51,11 @@ _COMMANDS = {
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
     ),
+    "bench imitation": (
+        "agentkd.cli.bench_imitation",
+        "time to a target, against DAgger, BC and PPD's methods",
+        "agentkd bench imitation CartPole-v1 --planner DIR --python OTHER/bin/python",
+    ),
     "freeze": (
         "agentkd.cli.freeze",
         "an SB3 policy as an executor file, as it is",

@@ -278,17 +278,9 @@ class _Driver:
         self._model, self._policy = model, model.policy
         self._random = np.random.default_rng(model.num_timesteps + (model.seed or 0))
 
-    def set_training_mode(self, mode: bool) -> None:
-        """The critic's, which judges meanwhile."""
-        self._policy.set_training_mode(mode)
-
-    def obs_to_tensor(self, obs: Any) -> Any:
-        """As the policy does."""
-        return self._policy.obs_to_tensor(obs)
-
-    def predict_values(self, obs: Any) -> Tensor:
-        """As the policy does."""
-        return self._policy.predict_values(obs)
+    def __getattr__(self, name: str) -> Any:
+        """Be the policy in all but acting: its critic judges, callbacks look at it."""
+        return getattr(self._policy, name)
 
     def __call__(self, obs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Give the planner's actions, the critic's values, and no probabilities."""

@@ -49,7 +49,7 @@ METHODS = (
     "teacher-driven",
     "ppd",
 )
-_LADDER = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+_LADDER = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 _EVERY = 3.0
 """Seconds of training between two snapshots of PPD's methods."""
 _ENVS = 18

@@ -14,6 +14,7 @@ import numpy as np
 from agentkd import dists, environments
 from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distill.head_start import HeadStart
 from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
@@ -210,8 +211,9 @@ def distill(
     apart = end.seconds is not None and not isinstance(planner, Planner)
     if apart:
         assert not isinstance(planner, Planner)
-        source: Source = ProcessSource(
-            env, planner, access or {}, frozen, spec, way, seed
+        source: Source = HeadStart(
+            lambda: LocalSource(env, known.policy, frozen, spec, way, seed + 1),
+            ProcessSource(env, planner, access or {}, frozen, spec, way, seed),
         )
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)

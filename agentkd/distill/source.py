@@ -69,13 +69,12 @@ class CollectionOptions:
 
 
 class Source(Protocol):
-    """Gives labels, and is told of better executors.
+    """Gives labels, and is told of better executors."""
 
-    Attributes:
-        restarts: How often what collects had to be started again.
-    """
-
-    restarts: int
+    @property
+    def restarts(self) -> int:
+        """How often what collects had to be started again."""
+        ...
 
     @property
     def dropped(self) -> int:

@@ -200,6 +200,8 @@ def main() -> None:
     torch.manual_seed(order["seed"])
     for name in ("bc", "dagger"):
         import_module(f"imitation.algorithms.{name}")
+    # The first optimiser of a process imports more of torch than torch did itself.
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     # The clock begins after the imports and before the environments are made.
     clock = Clock(Path(order["folder"]), float(order["seconds"]))
     venv = imitation_util.make_vec_env(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import torch
 
 from agentkd import environments
 from agentkd.bench import imitation_run
@@ -136,6 +137,8 @@ class Contest:
         """
         self._snapshots = []
         fault = ""
+        # The first optimiser of a process imports more of torch than torch did itself.
+        torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
         try:
             match method:
                 case "agentkd":

@@ -145,12 +145,17 @@ def _dots(axes: Any, shown: list[Series], levels: Sequence[str]) -> None:
 
 
 def _points(axes: Any, shown: list[Series]) -> None:
-    """Dots with their names; a series of several is a line that joins them."""
+    """Dots with their names; a series of several joins them, or is a level."""
     colours = _colours(shown)
     for index, (series, colour) in enumerate(zip(shown, colours, strict=True)):
         x, y = _floats(series.x), _floats(series.y)
         if len(x) > 1:
-            axes.plot(x, y, color="#adb5bd", linewidth=1, zorder=1)
+            level = bool(np.ptp(y) == 0)
+            style = "--" if level else "-"
+            axes.plot(x, y, style, color="#adb5bd", linewidth=1, zorder=1)
+            if level:
+                above = {"xytext": (0, 3), "textcoords": "offset points"}
+                axes.annotate(series.name, (x[0], y[0]), **above, color="#868e96")
             continue
         if series.low is not None and series.high is not None:
             ends = [*_floats(series.low), *_floats(series.high)]

@@ -154,8 +154,13 @@ def _points(axes: Any, shown: list[Series]) -> None:
             style = "--" if level else "-"
             axes.plot(x, y, style, color="#adb5bd", linewidth=1, zorder=1)
             if level:
-                above = {"xytext": (0, 3), "textcoords": "offset points"}
-                axes.annotate(series.name, (x[0], y[0]), **above, color="#868e96")
+                axes.annotate(
+                    series.name,
+                    (x[0], y[0]),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    color="#868e96",
+                )
             continue
         if series.low is not None and series.high is not None:
             ends = [*_floats(series.low), *_floats(series.high)]

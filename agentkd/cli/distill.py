@@ -70,6 +70,9 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
+    """How that share falls: by halves, on a line, at once to --planner-share, or to
+    nothing. "constant" with a share of 1 is teacher-driven."""
     target: float = 0.97
     """With auto: the retention to keep."""
     candidates: tuple[str, ...] = ()
@@ -129,7 +132,9 @@ def run(options: Options) -> int:
     budget = Budget(_seconds(options), options.labels)
     learning = distiller_options(options)
     collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share
+        environments=options.environments,
+        least_share=options.planner_share,
+        schedule=options.schedule,
     )
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 

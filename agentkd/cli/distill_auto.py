@@ -53,7 +53,9 @@ def run_auto(options: Options) -> int:
     effort = _effort(options)
     learning = distiller_options(options)
     collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share
+        environments=options.environments,
+        least_share=options.planner_share,
+        schedule=options.schedule,
     )
     spec, _ = look_at(options.env)
     opened = access(options)
@@ -98,7 +100,8 @@ def run_auto(options: Options) -> int:
     console.print(f"[bold]{found.why}[/]", highlight=False)
     view = DistillView(options.env, known, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
-    executor = evaluate(options.env, frozen, episodes=count, seed=options.eval_seed)
+    acting = found.chosen.made.policy or frozen
+    executor = evaluate(options.env, acting, episodes=count, seed=options.eval_seed)
     result = Distilled(
         frozen=frozen,
         planner=found.planner,

@@ -499,7 +499,7 @@ def test_what_fails_here_is_left_to_the_other_source() -> None:
     assert len(source.take()) == 1
 
     def failing() -> Any:
-        raise EpisodeError("no wheel")
+        raise OSError("no wheel")
 
     assert HeadStart(failing, Given([])).take() == []
 

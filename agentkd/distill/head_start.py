@@ -35,7 +35,7 @@ class HeadStart:
         self._here: Source | None = None
         try:
             self._here = here()
-        except AgentkdError as error:
+        except Exception as error:  # an environment of a user's may raise anything
             log.info("No labels from this process: %s", error)
 
     @property

@@ -157,7 +157,8 @@ def distill(
     Args:
         env: The environment's name, as `agentkd.environments.make` takes it.
         planner: A reference, several (an ensemble), or a `Planner` at hand. With a
-            time budget and references, labels are collected in a process of its own.
+            time budget and references, labels are collected in a process of its own
+            (and in this one until that has started).
         executor: An architecture such as "mlp:64,64", or an executor to go on from.
         budget: When to end; 60 seconds by default.
         seed: For weights, resets and draws.

@@ -17,12 +17,11 @@ import pytest
 from agentkd.distill import Budget, distill_dataset
 from agentkd.distill.dataset import (
     About,
-    DatasetWriter,
     FolderDataset,
     Rows,
-    clear_dataset,
     read_dataset,
 )
+from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
 from agentkd.distill.offline import DatasetSource, open_dataset
 from agentkd.distill.recording import record
 from agentkd.dists import Kind, mode, pack, unpack
@@ -168,7 +167,8 @@ ENDLESS = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from agentkd.distill.dataset import About, DatasetWriter
+from agentkd.distill.dataset import About
+from agentkd.distill.dataset_writer import DatasetWriter
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical
 out = Path(sys.argv[1])

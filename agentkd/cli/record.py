@@ -65,7 +65,8 @@ def run(options: Options) -> int:
 
     from agentkd.bench.report import prepare_out
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.dataset import About, DatasetWriter, clear_dataset
+    from agentkd.distill.dataset import About
+    from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
     from agentkd.distill.loop import kind_of_planner, look_at
     from agentkd.distill.recording import check_recording, record
     from agentkd.distill.source import CollectionOptions

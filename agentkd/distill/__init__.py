@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.distill.collector import Collector
-    from agentkd.distill.dataset import DatasetWriter
+    from agentkd.distill.dataset_writer import DatasetWriter
     from agentkd.distill.distiller import Distiller, DistillerOptions
     from agentkd.distill.divergence import DivergenceOptions
     from agentkd.distill.loop import Budget, Distilled, distill
@@ -24,7 +24,7 @@ _HOMES = {
     "Budget": "agentkd.distill.loop",
     "CollectionOptions": "agentkd.distill.source",
     "Collector": "agentkd.distill.collector",
-    "DatasetWriter": "agentkd.distill.dataset",
+    "DatasetWriter": "agentkd.distill.dataset_writer",
     "Distilled": "agentkd.distill.loop",
     "Distiller": "agentkd.distill.distiller",
     "DistillerOptions": "agentkd.distill.distiller",

@@ -12,7 +12,7 @@ import numpy as np
 
 from agentkd import environments
 from agentkd.distill.collector import Collector
-from agentkd.distill.dataset import DatasetWriter
+from agentkd.distill.dataset_writer import DatasetWriter
 from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import AgentkdError, ConfigError, WriteError

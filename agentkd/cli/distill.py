@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,17 +22,25 @@ class Options:
     Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
     """
 
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    planner: tuple[str, ...]
+    env: tyro.conf.Positional[str] = ""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data
+    it may be left out."""
+    planner: tuple[str, ...] = ()
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
+    data: str | None = None
+    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
+    minari:ID. No environment is stepped, but to measure."""
     executor: str = "mlp:64,64"
-    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
+    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or
+    "auto": the smallest that keeps --target within the limits."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
+    steps: int | None = None
+    """How many gradient steps, with --data, or with auto and --labels: instead of
+    seconds, so that the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
@@ -67,6 +75,21 @@ class Options:
     period: float | None = None
     """Seconds between two decisions, for the executor file; by default the
     environment's own."""
+    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
+    """How that share falls: by halves, on a line, at once to --planner-share, or to
+    nothing. "constant" with a share of 1 is teacher-driven."""
+    target: float = 0.97
+    """With auto: the retention to keep."""
+    candidates: tuple[str, ...] = ()
+    """With auto: architectures to choose from; linear to mlp:256,256 by default."""
+    most_parameters: int | None = None
+    """With auto: the most parameters."""
+    most_bytes: int | None = None
+    """With auto: the most bytes that its numbers take."""
+    most_us: float | None = None
+    """With auto: the longest median decision on this machine, in µs."""
+    prune: bool = True
+    """With auto: try to remove hidden units of the smallest that keeps the target."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None
@@ -100,6 +123,21 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    auto = options.executor == "auto"
+    if options.data is not None:
+        from agentkd.cli.distill_data import run_data
+
+        if auto:
+            raise ConfigError("--executor auto needs a planner; name one with --data.")
+        return run_data(options, options.data)
+    if not options.env:
+        raise ConfigError("Name an environment.")
+    if auto:
+        from agentkd.cli.distill_auto import run_auto
+
+        return run_auto(options)
+    if options.steps is not None:
+        raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
     opened = access(options)
@@ -108,11 +146,13 @@ def run(options: Options) -> int:
     # Every option is looked at before an earlier run is overwritten.
     contract = distill_file.contract(options, spec)
     budget = Budget(_seconds(options), options.labels)
-    learning = _distiller_options(options)
+    learning = distiller_options(options)
     trial = Distiller(sketch, learning, known.policy)
     trial.expect(kind_of_planner(known, spec, probe))
     collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share
+        environments=options.environments,
+        least_share=options.planner_share,
+        schedule=options.schedule,
     )
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
@@ -124,8 +164,8 @@ def run(options: Options) -> int:
     }
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
-    goals = Goals(_mean(planner.returns), _mean(random.returns))
-    logs = _tensorboard(out / "tensorboard")
+    goals = Goals(mean(planner.returns), mean(random.returns))
+    logs = tensorboard(out / "tensorboard")
     with view.live(goals, logs) as watch:
         result = distill(
             options.env,
@@ -167,7 +207,8 @@ def _seconds(options: Options) -> float | None:
     return options.seconds
 
 
-def _distiller_options(options: Options) -> Any:
+def distiller_options(options: Options) -> Any:
+    """Give what the options say about learning."""
     from agentkd.distill.distiller import DistillerOptions
 
     terms = options.terms
@@ -187,11 +228,12 @@ def _distiller_options(options: Options) -> Any:
     )
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean, NaN of nothing."""
     return sum(values) / len(values) if values else math.nan
 
 
-def _tensorboard(folder: Path) -> Any:
+def tensorboard(folder: Path) -> Any:
     """Open TensorBoard's log; None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -16,6 +16,16 @@ _COMMANDS = {
         "distil a planner into a tiny executor, and measure what it kept",
         "agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30",
     ),
+    "record": (
+        "agentkd.cli.record",
+        "write a planner's labels down, to distil from later",
+        "agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000",
+    ),
+    "reinforce": (
+        "agentkd.cli.reinforce",
+        "an executor that learns from planner and reward together",
+        "agentkd reinforce LunarLander-v3 --planner policies/lunarlander",
+    ),
     "run": (
         "agentkd.cli.run",
         "live with a planner that is late: planner alone, executor alone, both",
@@ -40,6 +50,16 @@ _COMMANDS = {
         "agentkd.cli.bench_distill",
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
+    ),
+    "bench imitation": (
+        "agentkd.cli.bench_imitation",
+        "time to a target, against DAgger, BC and PPD's methods",
+        "agentkd bench imitation CartPole-v1 --planner DIR --python OTHER/bin/python",
+    ),
+    "freeze": (
+        "agentkd.cli.freeze",
+        "an SB3 policy as an executor file, as it is",
+        "agentkd freeze runs/ppo/best_model.zip",
     ),
     "inspect": (
         "agentkd.cli.inspect",

@@ -11,31 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.distill.collector import Collector
+    from agentkd.distill.dataset_writer import DatasetWriter
     from agentkd.distill.distiller import Distiller, DistillerOptions
     from agentkd.distill.loop import Budget, Distilled, distill
+    from agentkd.distill.offline import distill_dataset, open_dataset
     from agentkd.distill.progress import Progress
+    from agentkd.distill.recording import record
     from agentkd.distill.source import CollectionOptions
 
 _HOMES = {
     "Budget": "agentkd.distill.loop",
     "CollectionOptions": "agentkd.distill.source",
     "Collector": "agentkd.distill.collector",
+    "DatasetWriter": "agentkd.distill.dataset_writer",
     "Distilled": "agentkd.distill.loop",
     "Distiller": "agentkd.distill.distiller",
     "DistillerOptions": "agentkd.distill.distiller",
     "Progress": "agentkd.distill.progress",
     "distill": "agentkd.distill.loop",
+    "distill_dataset": "agentkd.distill.offline",
+    "open_dataset": "agentkd.distill.offline",
+    "record": "agentkd.distill.recording",
 }
 
 __all__ = [
     "Budget",
     "CollectionOptions",
     "Collector",
+    "DatasetWriter",
     "Distilled",
     "Distiller",
     "DistillerOptions",
     "Progress",
     "distill",
+    "distill_dataset",
+    "open_dataset",
+    "record",
 ]
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+
+GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,18 @@ class Collected:
     Attributes:
         obs: The observations that were visited, (environments, obs).
         dist: The planner's answer to them.
+        reward: What the environments paid for what was done there, (environments,).
+        begins: Where an episode begins, (environments,).
+        ended: How it went on, (environments,): `GOES_ON`, `TERMINATED` or `TRUNCATED`.
         executor_returns: Returns of episodes that ended and that the executor drove
             from start to end.
     """
 
     obs: Floats
     dist: ActionDist
+    reward: Floats
+    begins: NDArray[np.bool_]
+    ended: NDArray[np.uint8]
     executor_returns: tuple[float, ...]
 
 
@@ -80,6 +89,9 @@ class Collector:
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
         self._share = 1.0
+        self._begins = np.ones(count, bool)
+        self._reward = np.zeros(count, np.float32)
+        self._ended = np.zeros(count, np.uint8)
         for index, env in enumerate(self._envs):
             obs, _ = env.reset(seed=int(self.random.integers(2**31)))
             self._obs[index] = self._flat(obs)
@@ -119,11 +131,13 @@ class Collector:
         if mine.any():
             actions = np.array(actions)
             actions[mine] = dists.mode(executor(obs[mine]), action)
+        begins, self._begins = self._begins, np.zeros(count, bool)
         finished = [
             r for i in range(count) if (r := self._move(i, actions[i])) is not None
         ]
         self.labels += count
-        return Collected(obs, dist, tuple(finished))
+        reward, ended = self._reward.copy(), self._ended.copy()
+        return Collected(obs, dist, reward, begins, ended, tuple(finished))
 
     def _restart_the_blind(self) -> None:
         """Begin anew where an environment gives what is no number."""
@@ -159,6 +173,10 @@ class Collector:
             )
             obs, reward, terminated, truncated, _ = env.step(taken)
             self._returns[index] += float(reward)
+            self._reward[index] = reward
+            self._ended[index] = (
+                TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
+            )
             ended = terminated or truncated
             whole = float(self._returns[index])
             pure = bool(self._pure[index])
@@ -184,6 +202,7 @@ class Collector:
     def _begin(self, index: int) -> None:
         """Begin an episode: nothing returned, nothing remembered, a driver drawn."""
         self._returns[index] = 0.0
+        self._begins[index] = True
         if self._state is not None:
             fresh = self._planner.initial_state(1)  # type: ignore[union-attr]
             for memory, start in zip(self._state, fresh, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,22 @@ class RecurrentPolicy(Protocol):
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Answer for a batch of observations and give the memory that follows."""
         ...
+
+
+class Labels(NamedTuple):
+    """Observations with the planner's answers, in the order in which they came.
+
+    Attributes:
+        obs: (batch, obs).
+        dist: The planner's answers.
+        link: How many labels before it the one of the tick before came, (batch,); 0
+            where there is none, so that whoever has a memory begins afresh. None where
+            nobody knows.
+    """
+
+    obs: Floats
+    dist: ActionDist
+    link: NDArray[np.int32] | None = None
 
 
 class Learner(Protocol):

@@ -268,14 +268,14 @@ def test_held_out_episodes_are_never_given(tmp_path: Path) -> None:
         ticks(writer, 200)
     dataset = read_dataset(tmp_path)
     source = DatasetSource(dataset, capacity=100, seed=0)
-    filled = sum(len(obs) for obs, _ in source.fill())
+    filled = sum(len(each.obs) for each in source.fill())
     assert source.held_out is not None
     held = {tuple(row) for row in source.held_out[0].tolist()}
     assert len(held) == source.held_back == 40
     assert 100 <= filled < 200
     seen: list[tuple[float, ...]] = []
     while len(seen) < 2 * (800 - 40):
-        ((obs, _),) = source.take()
+        ((obs, *_),) = source.take()
         seen += [tuple(row) for row in obs.tolist()]
     assert not held & set(seen)
     assert len(set(seen)) == 760

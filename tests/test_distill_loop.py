@@ -479,7 +479,7 @@ def test_labels_come_from_here_until_they_come_from_there() -> None:
     source.update(None, 1.0)  # type: ignore[arg-type]
     firsts = [source.take() for _ in range(2)]
     assert all(labels and labels[0][0][0, 0] >= 0 for labels in firsts)
-    assert [float(obs[0, 0]) for obs, _ in source.take()] == [-1.0]
+    assert [float(obs[0, 0]) for obs, *_ in source.take()] == [-1.0]
     assert here.closed == 1
     assert source.take() == []
     source.update(None, 1.0)  # type: ignore[arg-type]

@@ -115,7 +115,7 @@ def test_labels_come_out_as_they_went_in() -> None:
         obs = np.full((turn % 4, 3), turn, np.float32)
         assert ring.push(obs, one_hot(obs[:, 0])) == len(obs)
         sent += [turn] * len(obs)
-        for back, dist in ring.take():
+        for back, dist, _ in ring.take():
             assert dists.mode(dist, SPEC.action).tolist() == (back[:, 0] % 4).tolist()
             got += back[:, 0].tolist()
     assert got == sent
@@ -130,7 +130,7 @@ def test_full_ring_drops_and_counts() -> None:
     assert ring.push(obs, one_hot(obs[:, 0])) == 4
     assert ring.push(obs, one_hot(obs[:, 0])) == 0
     assert (len(ring), ring.dropped) == (4, 8)
-    [(back, _)] = ring.take()
+    [(back, *_)] = ring.take()
     assert np.array_equal(back, obs[:4])
     assert ring.take() == []
 
@@ -142,7 +142,7 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
     two = np.full((2, 2), 0.5, np.float32)
     ring.push(obs, Point(two))
     ring.push(obs, Gaussian(two, -two))
-    first, second = (dist for _, dist in ring.take())
+    first, second = (each.dist for each in ring.take())
     assert isinstance(first, Point)
     assert np.array_equal(first.action, two)
     assert isinstance(second, Gaussian)

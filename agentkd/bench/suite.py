@@ -179,7 +179,7 @@ def measure(
             raise KeyboardInterrupt
         watch(f"measuring the executor, seed {seed}")
         got = evaluate(
-            case.env, result.frozen, episodes=episodes, seed=eval_seed, spec=spec
+            case.env, result.frozen.policy, episodes=episodes, seed=eval_seed, spec=spec
         )
         parameters = result.frozen.parameters
         runs.append(Run(seed, got.returns, result.labels, result.seconds, result.steps))

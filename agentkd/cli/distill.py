@@ -187,9 +187,13 @@ def run(options: Options) -> int:
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = Evaluation((), ())
     try:
-        executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+        executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
         own = record(
-            options.env, result.frozen, steps=STEPS, seed=options.eval_seed, spec=spec
+            options.env,
+            result.frozen.policy,
+            steps=STEPS,
+            seed=options.eval_seed,
+            spec=spec,
         )
         kept = distill_file.measured(options, planner, random, executor)
         facts = provenance | kept

@@ -148,7 +148,7 @@ def run(options: Options) -> int:
     }
     write_bundle(out / "executor.akd", result.frozen, provenance)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
-    executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+    executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
     return _report(options, out, result, (planner, random, executor), view, looks)
 
 

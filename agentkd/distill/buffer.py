@@ -7,7 +7,9 @@ from typing import IO, final
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agentkd.distill.sequences import HOLE, Sequences, walk_back
 from agentkd.dists import Kind, kind_of, pack
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.types import ActionDist, Floats
@@ -27,10 +29,15 @@ class LabelBuffer:
     Args:
         capacity: The most labels that are kept.
         most_bytes: The most memory they take, 1 GiB by default: images are large.
+        linked: Whether links are kept too, so that `draw_sequences` finds sequences.
     """
 
     def __init__(
-        self, capacity: int = 1_000_000, most_bytes: int = _MOST_BYTES
+        self,
+        capacity: int = 1_000_000,
+        most_bytes: int = _MOST_BYTES,
+        *,
+        linked: bool = False,
     ) -> None:
         """Begin empty; the first label decides the widths."""
         if capacity < 1:
@@ -38,6 +45,8 @@ class LabelBuffer:
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)
+        self._linked = linked
+        self._links = np.empty(0, np.int32)
         self._split = 0
         self._next = 0
         self._size = 0
@@ -69,12 +78,15 @@ class LabelBuffer:
         """How much memory the labels take, in bytes."""
         return 4 * self._size * int(self._rows.shape[1])
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
+    def add(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
+    ) -> None:
         """Keep labels; rows that hold NaN or infinity are counted and left out.
 
         Args:
             obs: Observations, (batch, obs).
             dist: The planner's answer to them.
+            link: As in `Labels`. Without, each label stands alone.
 
         Raises:
             SpecError: If kind or widths differ from those of the first label.
@@ -96,15 +108,24 @@ class LabelBuffer:
                 f"{self._rows.shape[1] - self._split}."
             )
         rows = np.concatenate([obs, packed], axis=1, dtype=np.float32)
-        whole = np.isfinite(rows).all(axis=1)
+        links = np.zeros(len(rows), np.int32) if link is None else link
+        whole = np.asarray(np.isfinite(rows).all(axis=1))
         if not whole.all():
             self._refused += int((~whole).sum())
-            rows = rows[whole]
-        self._seen += len(rows)
-        rows = rows[-self._capacity :]
+            if self._linked:
+                # What is left out keeps its place: links count places.
+                rows = np.where(whole[:, None], rows, np.float32(0))
+                links = np.where(whole, links, HOLE).astype(np.int32)
+            else:
+                rows = rows[whole]
+        self._seen += int(whole.sum())
+        rows, links = rows[-self._capacity :], links[-self._capacity :]
         first = min(len(rows), len(self._rows) - self._next)
         self._rows[self._next : self._next + first] = rows[:first]
         self._rows[: len(rows) - first] = rows[first:]
+        if self._linked:
+            self._links[self._next : self._next + first] = links[:first]
+            self._links[: len(rows) - first] = links[first:]
         self._next = (self._next + len(rows)) % len(self._rows)
         self._size = min(self._size + len(rows), len(self._rows))
 
@@ -113,6 +134,8 @@ class LabelBuffer:
         fitting = self._most_bytes // (4 * max(1, width))
         self._capacity = max(1, min(self._capacity, fitting))
         self._rows = np.empty((self._capacity, width), np.float32)
+        if self._linked:
+            self._links = np.zeros(self._capacity, np.int32)
 
     def forget(self, count: int) -> None:
         """Let the oldest labels go, `count` of them or all there are."""
@@ -123,6 +146,8 @@ class LabelBuffer:
         first = self._next if self._size == len(self._rows) else 0
         order = (first + self._size - kept + np.arange(kept)) % max(1, len(self._rows))
         self._rows[:kept] = self._rows[order]
+        if self._linked:
+            self._links[:kept] = self._links[order]
         self._size = self._next = kept
 
     def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
@@ -133,6 +158,40 @@ class LabelBuffer:
         """
         rows = self._rows[random.integers(0, self._size, batch)]
         return rows[:, : self._split], rows[:, self._split :]
+
+    def draw_sequences(
+        self,
+        count: int,
+        ticks: int,
+        random: np.random.Generator,
+        *,
+        burn_in: int = 0,
+        newest: int | None = None,
+    ) -> Sequences:
+        """Draw sequences that end anywhere, with replacement.
+
+        Args:
+            count: How many.
+            ticks: How many labels each has at most.
+            random: Draws where they end.
+            burn_in: Ticks at the start of one that begins amid an episode from which
+                nothing is learnt.
+            newest: End only among so many of the newest labels; None: among all.
+        """
+        oldest = self._next if self._size == len(self._rows) else 0
+        among = min(self._size, newest or self._size)
+        drawn = random.integers(self._size - among, self._size, count)
+        places, length, begins = walk_back(
+            self._links,
+            (oldest + drawn) % len(self._rows),
+            ticks,
+            oldest=oldest,
+        )
+        tick = np.arange(ticks)[:, None]
+        first = np.where(begins, 0, burn_in)
+        learnt = (tick < length) & (tick >= first) & (self._links[places] != HOLE)
+        rows = self._rows[places]
+        return Sequences(rows[..., : self._split], rows[..., self._split :], learnt)
 
     def all(self) -> tuple[Floats, Floats]:
         """All labels, as views: observations (n, obs) and packed ones (n, width)."""
@@ -145,6 +204,7 @@ class LabelBuffer:
             np.savez(
                 file,
                 rows=self._rows[: self._size],
+                links=self._links[: self._size],
                 first=self._next if self._size == len(self._rows) else 0,
                 split=self._split,
                 kind=np.array(self._kind or ""),
@@ -162,10 +222,13 @@ class LabelBuffer:
             with np.load(path, allow_pickle=False) as data:
                 split, kind, first = (data[n] for n in ("split", "kind", "first"))
                 seen, refused = int(data["seen"]), int(data["refused"])
+                links = np.asarray(data["links"], np.int32)
             if not str(kind):
                 return
             with ZipFile(path) as file, file.open("rows.npy") as rows:
                 self._read(rows, int(first))
+            if self._linked:
+                self._links[: self._size] = np.roll(links, -int(first))[-self._size :]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise LoadError(f"{path} holds no labels: {error}") from error
         self._kind = str(kind)  # type: ignore[assignment]

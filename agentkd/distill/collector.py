@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+from agentkd.types import (
+    ActionDist,
+    Actions,
+    Floats,
+    Labels,
+    Policy,
+    RecurrentPolicy,
+    State,
+)
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
@@ -38,6 +46,12 @@ class Collected:
     begins: NDArray[np.bool_]
     ended: NDArray[np.uint8]
     executor_returns: tuple[float, ...]
+
+    @property
+    def labels(self) -> Labels:
+        """What was learnt of it: the environments' ticks come in turns."""
+        link = np.where(self.begins, 0, len(self.obs)).astype(np.int32)
+        return Labels(self.obs, self.dist, link)
 
 
 @final
@@ -90,6 +104,7 @@ class Collector:
         self._returns = np.zeros(count)
         self._share = 1.0
         self._begins = np.ones(count, bool)
+        self._mind: State | None = None
         self._reward = np.zeros(count, np.float32)
         self._ended = np.zeros(count, np.uint8)
         for index, env in enumerate(self._envs):
@@ -105,11 +120,12 @@ class Collector:
             return obs
         return flatten_one(self._spec.obs, obs)
 
-    def step(self, executor: Policy, share: float) -> Collected:
+    def step(self, executor: Policy | RecurrentPolicy, share: float) -> Collected:
         """Label where the environments stand and move each by one tick.
 
         Args:
-            executor: Drives where the planner does not.
+            executor: Drives where the planner does not. One with a memory sees every
+                state, whoever drives.
             share: The planner's share of the driving, 0 to 1.
         """
         count = len(self._envs)
@@ -128,9 +144,10 @@ class Collector:
         action = self._spec.action
         actions = dists.sample(dist, action, self.random)
         mine = ~(self._by_planner & answered)
-        if mine.any():
+        taken = self._taken(executor, obs, mine)
+        if taken is not None:
             actions = np.array(actions)
-            actions[mine] = dists.mode(executor(obs[mine]), action)
+            actions[mine] = taken
         begins, self._begins = self._begins, np.zeros(count, bool)
         finished = [
             r for i in range(count) if (r := self._move(i, actions[i])) is not None
@@ -138,6 +155,24 @@ class Collector:
         self.labels += count
         reward, ended = self._reward.copy(), self._ended.copy()
         return Collected(obs, dist, reward, begins, ended, tuple(finished))
+
+    def _taken(
+        self, executor: Policy | RecurrentPolicy, obs: Floats, mine: NDArray[np.bool_]
+    ) -> Actions | None:
+        """The executor's actions where it drives; None where it does nowhere."""
+        action = self._spec.action
+        if not isinstance(executor, RecurrentPolicy):
+            if not mine.any():
+                return None
+            return dists.mode(executor(obs[mine]), action)
+        if self._mind is None:
+            self._mind = executor.initial_state(len(obs))
+        fresh = executor.initial_state(1)
+        state = tuple(np.array(each) for each in self._mind)
+        for memory, start in zip(state, fresh, strict=True):
+            memory[self._begins] = start[0]
+        dist, self._mind = executor(obs, state)
+        return dists.mode(dists.rows(dist, mine), action) if mine.any() else None
 
     def _restart_the_blind(self) -> None:
         """Begin anew where an environment gives what is no number."""

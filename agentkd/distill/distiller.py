@@ -10,7 +10,10 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from agentkd import dists
 from agentkd.distill.buffer import LabelBuffer
 from agentkd.distill.terms import (
     Batch,
@@ -22,7 +25,8 @@ from agentkd.distill.terms import (
 )
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError, LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.layers import Conv
 from agentkd.executors.network import Network
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
@@ -32,6 +36,8 @@ _SETTLED = 4096
 """Labels from which on a change of the normaliser is compensated."""
 _CHUNK = 65536
 _CHECK = 64
+_SHARE = 8
+"""With a memory, one sequence is drawn for so many labels of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,10 @@ class DistillerOptions:
         capacity: The most labels held in memory.
         least: Labels before the first step.
         seed: For which labels are drawn.
+        ticks: With a memory: how long the sequences are that it learns from, so far
+            does the gradient reach.
+        burn_in: With a memory: ticks of a sequence that begins amid an episode in which
+            the memory is made and nothing is learnt.
         terms: What is minimised, as `agentkd.distill.terms` reads it: "match" alone,
             or "soft:tau=2 + 0.3 hard"; or the terms themselves.
     """
@@ -59,6 +69,8 @@ class DistillerOptions:
     capacity: int = 1_000_000
     least: int = 64
     seed: int = 0
+    ticks: int = 32
+    burn_in: int = 8
     terms: str | Terms = "match"
 
     def __post_init__(self) -> None:
@@ -70,6 +82,11 @@ class DistillerOptions:
             raise ConfigError(
                 f"capacity is {self.capacity}; learning begins at {self.least} labels, "
                 "so that nothing would be learnt."
+            )
+        if not 0 <= self.burn_in < self.ticks:
+            raise ConfigError(
+                f"burn_in is {self.burn_in}, ticks {self.ticks}: a sequence has to be "
+                "longer than its burn-in."
             )
         if not self.learning_rate > 0:
             raise ConfigError(
@@ -110,7 +127,7 @@ class Distiller:
     ) -> None:
         """Begin with the weights of `frozen` and no labels."""
         self.options = options or DistillerOptions()
-        self.buffer = LabelBuffer(self.options.capacity)
+        self.buffer = LabelBuffer(self.options.capacity, linked=frozen.memory > 0)
         self.network = Network(frozen)
         self.steps = 0
         self.rejected = 0
@@ -129,9 +146,20 @@ class Distiller:
         self._progress = 0.0
         self._good = self._state()
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
-        """Take labels: observations (batch, obs) and the planner's answer to them."""
-        self.buffer.add(obs, dist)
+    def add(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
+    ) -> None:
+        """Take labels: observations (batch, obs) and the planner's answer to them.
+
+        An executor with a memory learns from sequences: `link` is as in `Labels`.
+        """
+        if link is None and self._frozen.memory:
+            raise ConfigError(
+                f"{self._frozen.architecture} has a memory and learns from sequences: "
+                "give each label its link (agentkd.types.Labels). In a live run an "
+                "executor without a memory learns, such as mlp:64,64."
+            )
+        self.buffer.add(obs, dist, link)
         self.expect(self.buffer.kind)
 
     def load_labels(self, path: Path) -> None:
@@ -188,12 +216,7 @@ class Distiller:
         rate = self._rate()
         for group in self._adam.param_groups:
             group["lr"] = rate
-        drawn = self.buffer.draw(self.options.batch, self._random)
-        obs, planner = map(torch.from_numpy, drawn)
-        batch = Batch(
-            obs, self.network(obs), planner, self.network.forward, self._progress
-        )
-        loss = self._objective(batch).mean()
+        loss = self._objective(self._draw()).mean()
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -208,6 +231,59 @@ class Distiller:
         elif self.steps % _CHECK == 0:
             self._keep()
         return {"learning_rate": rate, **self._objective.numbers()}
+
+    def _draw(self) -> Batch:
+        """Draw labels, and let the executor answer; with a memory, along sequences."""
+        options, network = self.options, self.network
+        if not network.memory:
+            drawn = self.buffer.draw(options.batch, self._random)
+            obs, planner = map(torch.from_numpy, drawn)
+            return Batch(obs, network(obs), planner, network.forward, self._progress)
+        count = max(1, options.batch // _SHARE)
+        found = self.buffer.draw_sequences(
+            count, options.ticks, self._random, burn_in=options.burn_in
+        )
+        whole = torch.from_numpy(np.ascontiguousarray(found.obs))
+        learnt = torch.from_numpy(found.learnt)
+
+        def forward(obs: Tensor) -> Tensor:
+            placed = whole.clone()
+            placed[learnt] = obs
+            return network.follow(placed)[0][learnt]
+
+        return Batch(
+            whole[learnt],
+            network.follow(whole)[0][learnt],
+            torch.from_numpy(np.ascontiguousarray(found.planner))[learnt],
+            forward,
+            self._progress,
+        )
+
+    def agreement(self, newest: int) -> float:
+        """How far the executor agrees with the planner on sequences, 0 to 1.
+
+        They end among the `newest` labels, some of which may have been learnt from.
+        """
+        options = self.options
+        if not len(self.buffer) or self.buffer.kind is None:
+            return float("nan")
+        random = np.random.default_rng([options.seed, self.steps])
+        found = self.buffer.draw_sequences(
+            64, options.ticks, random, burn_in=options.burn_in, newest=max(1, newest)
+        )
+        frozen = self.freeze()
+        state = np.zeros((64, frozen.memory), np.float32)
+        mine = []
+        for row in found.obs:
+            outputs, state = frozen.advance(row, state)
+            mine.append(outputs)
+        learnt, action = found.learnt, frozen.spec.action
+        answer = distribution(frozen.head, np.stack(mine)[learnt], frozen.spec)
+        wanted = dists.unpack(self.buffer.kind, found.planner[learnt], action)
+        agreed = dists.agreement(
+            dists.mode(answer, action), dists.mode(wanted, action), action
+        )
+        return float(agreed.mean()) if len(agreed) else float("nan")
 
     def _rate(self) -> float:
         options = self.options
@@ -228,6 +304,9 @@ class Distiller:
             return
         self._normalised_at = len(self.buffer)
         mean, std = _moments(self.buffer.all()[0])
+        first = self._frozen.layers[0]
+        if isinstance(first, Conv):
+            mean, std = _by_channel(first, mean, std)
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
         if len(self.buffer) < _SETTLED:
@@ -341,3 +420,17 @@ def _moments(obs: Floats) -> tuple[Floats, Floats]:
     )
     std = np.sqrt(square / count)
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+
+def _by_channel(image: Conv, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
+    """Let the pixels of a channel share one mean and one deviation."""
+    height, width, channels = image.shape
+    laid = (channels, height * width)
+    if not image.channels_first:
+        laid = laid[::-1]
+    pixels = 1 if image.channels_first else 0
+    means, stds = mean.reshape(laid), std.reshape(laid)
+    shared = means.mean(axis=pixels, keepdims=True)
+    square = (stds**2 + (means - shared) ** 2).mean(axis=pixels, keepdims=True)
+    whole = np.broadcast_to(shared, laid), np.broadcast_to(np.sqrt(square), laid)
+    return whole[0].reshape(-1).copy(), whole[1].reshape(-1).copy()

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import final
 
-from agentkd.distill.source import Labels, Source
+from agentkd.distill.source import Source
 from agentkd.errors import AgentkdError
 from agentkd.executors.frozen import Frozen
+from agentkd.types import Labels
 
 log = logging.getLogger(__name__)
 

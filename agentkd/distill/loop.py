@@ -18,14 +18,14 @@ from agentkd.distill.head_start import HeadStart
 from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
-from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
+from agentkd.distill.source import CollectionOptions, LocalSource, Source
 from agentkd.distill.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
 from agentkd.spec import Spec, env_spec, flatten_one
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Labels
 
 log = logging.getLogger(__name__)
 
@@ -380,16 +380,16 @@ class Run:
                 self._step()
 
     def _learn_of(self, batches: list[Labels]) -> None:
-        for obs, dist in batches:
+        for obs, dist, link in batches:
             if self.held_out is None:
-                self._compare((obs[:64], dists.rows(dist, slice(0, 64))))
-            self.distiller.add(obs, dist)
+                self._compare(Labels(obs[:64], dists.rows(dist, slice(0, 64))))
+            self.distiller.add(obs, dist, link)
 
     def _compare(self, labels: Labels) -> None:
         """Note how far the executor agrees with labels."""
-        if self._current is None:
+        if self._current is None or self._current.memory:
             return
-        obs, dist = labels
+        obs, dist, _ = labels
         action = self._current.spec.action
         said, mine = dists.mode(dist, action), dists.mode(self._current(obs), action)
         self._agreement.append(float(dists.agreement(mine, said, action).mean()))
@@ -412,12 +412,15 @@ class Run:
     def look(self) -> None:
         """Note how it goes, and tell whoever watches."""
         now = self.elapsed
+        labels, steps = self._before
         if self.budget.labels is None or self.budget.seconds is not None:
             self._publish()
-        if self.held_out is not None:
+        if self._current is not None and self._current.memory:
+            # A label alone says nothing of a memory.
+            self._agreement.append(self.distiller.agreement(self.labels - labels))
+        elif self.held_out is not None:
             self._compare(self.held_out)
         passed = max(1e-9, now - self._looked)
-        labels, steps = self._before
         returns = self.source.returns()
         progress = Progress(
             seconds=now,

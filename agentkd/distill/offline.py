@@ -18,13 +18,14 @@ from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.loop import Budget, Distilled, Run, carry_out
 from agentkd.distill.minari import PREFIX, is_minari, local_path, read_minari
 from agentkd.distill.progress import Watch
-from agentkd.distill.source import CollectionOptions, Labels
+from agentkd.distill.sequences import links_of
+from agentkd.distill.source import CollectionOptions
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Labels
 
 _CHUNK = 8192
 _HELD_OUT = 20
@@ -116,9 +117,9 @@ def distill_dataset(
             raise ConfigError("resume needs the checkpoint's folder.")
         earlier = load_checkpoint(checkpoint, distiller, origin).seconds
     fresh = not len(distiller.buffer)
-    for obs, dist in source.fill():
+    for labels in source.fill():
         if fresh:
-            distiller.add(obs, dist)
+            distiller.add(*labels)
     # However few labels there are, there will be no more.
     least = max(1, min(learning.least, len(distiller.buffer)))
     distiller.options = replace(learning, least=least)
@@ -187,16 +188,19 @@ class DatasetSource:
             self.held_back += int(held.sum())
             if held.any() and compared < _COMPARED:
                 chosen = np.flatnonzero(held)[: _COMPARED - compared]
-                kept.append((rows.obs[chosen], dists.rows(rows.dist, chosen)))
+                kept.append(self._labels(rows, chosen))
                 compared += len(chosen)
             if given < self._capacity:
                 for chunk in self._chunks(rows, np.flatnonzero(~held)):
-                    given += len(chunk[0])
+                    given += len(chunk.obs)
                     yield chunk
         if kept:
             action = self._dataset.about.spec.action
-            obs = np.concatenate([each for each, _ in kept])
-            self.held_out = obs, dists.stack([each for _, each in kept], action)
+            self.held_out = Labels(
+                np.concatenate([each.obs for each in kept]),
+                dists.stack([each.dist for each in kept], action),
+                np.concatenate([each.link for each in kept]),
+            )
 
     def _held(self, rows: Rows) -> NDArray[np.bool_]:
         if self._every < 2:
@@ -207,7 +211,12 @@ class DatasetSource:
     def _chunks(self, rows: Rows, index: NDArray[np.int64]) -> Iterator[Labels]:
         for start in range(0, len(index), _CHUNK):
             chosen = index[start : start + _CHUNK]
-            yield rows.obs[chosen], dists.rows(rows.dist, chosen)
+            yield self._labels(rows, chosen)
+
+    def _labels(self, rows: Rows, chosen: NDArray[np.int64]) -> Labels:
+        """Take some rows; the ticks of an episode are linked with each other."""
+        link = links_of(rows.episode[chosen])
+        return Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link)
 
     def _endless(self) -> Iterator[Labels]:
         while True:

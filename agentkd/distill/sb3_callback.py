@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agentkd import dists, environments
@@ -84,6 +85,8 @@ class DistilCallback(BaseCallback):
         self._options = DistillerOptions(capacity=capacity, seed=seed)
         self._distiller: Distiller | None = None
         self._visited: list[Floats] = []
+        self._links: list[NDArray[np.int32]] = []
+        self._stepped = False
         self._count = 0
         self._evaluated = 0
         self._updates = -1
@@ -126,6 +129,9 @@ class DistilCallback(BaseCallback):
             visited = self.model.get_vec_normalize_env().get_original_obs()  # type: ignore[union-attr]
         flat = flatten(self._spec.obs, visited)
         self._visited.append(flat)
+        begins = self.locals["dones"] if self._stepped else np.ones(len(flat), bool)
+        self._links.append(np.where(begins, 0, len(flat)).astype(np.int32))
+        self._stepped = True
         self._count += len(flat)
         if self._count >= self._every:
             self._round()
@@ -136,8 +142,8 @@ class DistilCallback(BaseCallback):
             self._round()
 
     def _round(self) -> None:
-        obs = np.concatenate(self._visited)
-        self._visited, self._count = [], 0
+        obs, link = np.concatenate(self._visited), np.concatenate(self._links)
+        self._visited, self._links, self._count = [], [], 0
         planner = self._labelling()
         dist: Any = planner.policy(obs)  # type: ignore[call-arg]
         action = self._spec.action
@@ -150,11 +156,16 @@ class DistilCallback(BaseCallback):
                 squashed=squashed,
             )
             self._distiller = Distiller(frozen, self._options)
-        said = dists.mode(dist, action)
-        mine = dists.mode(self._distiller.freeze()(obs), action)
-        agreed = float(dists.agreement(mine, said, action).mean())
+        frozen = self._distiller.freeze()
+        if frozen.memory:
+            # A label alone says nothing of a memory.
+            self._add(obs, dist, link)
+            agreed = self._distiller.agreement(len(obs))
+        else:
+            said, mine = dists.mode(dist, action), dists.mode(frozen(obs), action)
+            agreed = float(dists.agreement(mine, said, action).mean())
+            self._add(obs, dist, link)
         self.agreement.append(agreed)
-        self._add(obs, dist)
         for _ in range(self._steps):
             metrics = self._distiller.step()
         self.logger.record("distill/agreement", agreed)
@@ -196,12 +207,12 @@ class DistilCallback(BaseCallback):
             self.version += 1
         self.logger.record("distill/best_return", self.best_return)
 
-    def _add(self, obs: Floats, dist: Any) -> None:
+    def _add(self, obs: Floats, dist: Any, link: NDArray[np.int32]) -> None:
         """Keep labels, and let go those of versions that are too old."""
         assert self._distiller is not None
         buffer = self._distiller.buffer
         before = buffer.seen
-        self._distiller.add(obs, dist)
+        self._distiller.add(obs, dist, link)
         self._added.append((self.version, buffer.seen - before))
         if self._versions is None:
             return

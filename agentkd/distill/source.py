@@ -12,9 +12,8 @@ from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+from agentkd.types import Labels, Policy, RecurrentPolicy
 
-Labels = tuple[Floats, ActionDist]
 Schedule = Literal["exponential", "linear", "constant", "none"]
 
 
@@ -124,7 +123,7 @@ class LocalSource:
             stretch=options.stretch,
         )
         self.restarts = 0
-        self._executor: Policy = frozen
+        self._executor = frozen.policy
         self._share = 1.0
 
     @property
@@ -135,11 +134,11 @@ class LocalSource:
     def take(self) -> list[Labels]:
         """Move every environment by one tick."""
         step = self._collector.step(self._executor, self._share)
-        return [(step.obs, step.dist)]
+        return [step.labels]
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""
-        self._executor = compile_native(frozen) or frozen
+        self._executor = (compile_native(frozen) or frozen).policy
         self._share = share
 
     def returns(self) -> Sequence[float]:

@@ -127,13 +127,14 @@ class Network(nn.Module):
         return x
 
     def follow(
-        self, obs: Tensor, begins: Tensor, state: Tensor | None = None
+        self, obs: Tensor, begins: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Go through sequences of observations, one tick after another.
 
         Args:
             obs: (ticks, batch, obs).
-            begins: (ticks, batch), bool: where the memory starts afresh.
+            begins: (ticks, batch), bool: where the memory starts afresh; None for
+                nowhere, which is several times as fast.
             state: The memory before the first tick, (batch, memory); zeros if None.
 
         Returns:
@@ -141,13 +142,17 @@ class Network(nn.Module):
         """
         ticks, batch = obs.shape[:2]
         x = self.normalise(obs)
-        keep = (~begins).to(x.dtype).unsqueeze(-1)
+        keep = None if begins is None else (~begins).to(x.dtype).unsqueeze(-1)
         before = obs.new_zeros((batch, self.memory)) if state is None else state
         after, at = [], 0
         for layer, held in self._layers():
             if isinstance(layer, Gru | Lstm):
                 until = at + memory(layer)
-                x, kept = _follow(layer, held, x, keep, before[:, at:until])
+                start = before[:, at:until]
+                if keep is None:
+                    x, kept = _run(layer, held, x, start)
+                else:
+                    x, kept = _follow(layer, held, x, keep, start)
                 after.append(kept)
                 at = until
             else:
@@ -272,6 +277,24 @@ def _attention(
     inner = _linear(held, "up", _norm(held, "norm_after", tokens))
     inner = _activate(layer.up.activation, inner)
     return (tokens + _linear(held, "down", inner)).reshape(x.shape[0], -1)
+
+
+def _run(
+    layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Go through (ticks, batch, in) by torch's own loop, which never starts afresh."""
+    width = layer.hidden.weight.shape[1]
+    names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
+    weights = [held[name] for name in names]
+    # With biases, one layer, no dropout, not in training, one way, ticks first.
+    how = (True, 1, 0.0, False, False, False)
+    start = state.unsqueeze(0)
+    if isinstance(layer, Gru):
+        out, after = torch.gru(x, start.contiguous(), weights, *how)
+        return out, after[0]
+    pair = [start[..., :width].contiguous(), start[..., width:].contiguous()]
+    out, short, long = torch.lstm(x, pair, weights, *how)
+    return out, torch.cat([short[0], long[0]], 1)
 
 
 def _follow(

@@ -23,7 +23,7 @@ from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
-from agentkd.spec import Spec
+from agentkd.spec import ActionSpec, Spec
 from agentkd.types import ActionDist, Floats
 
 _CHUNK = 8192
@@ -101,10 +101,10 @@ def distill_dataset(
     if isinstance(frozen, str):
         squashed = dataset.kind != "gaussian"
         frozen = initial(frozen, about.spec, seed=seed, squashed=squashed)
-    elif frozen.spec.action != about.spec.action:
+    elif _shape(frozen.spec) != _shape(about.spec):
         raise ConfigError(
-            f"The executor acts with {frozen.spec.action}, the dataset "
-            f"with {about.spec.action}."
+            f"The executor is for {_shape(frozen.spec)}, the dataset is of "
+            f"{_shape(about.spec)}: numbers observed and actions."
         )
     learning = options or DistillerOptions(seed=seed)
     source = DatasetSource(dataset, learning.capacity, seed)
@@ -138,6 +138,10 @@ def distill_dataset(
     known = Planner(_silent, about.spec, name, about.parameters, about.digest)
     result = carry_out(run, known, stop)
     return replace(result, labels=dataset.labels - source.held_back)
+
+
+def _shape(spec: Spec) -> tuple[int, ActionSpec]:
+    return spec.obs.size, spec.action
 
 
 def _silent(_: Floats, /) -> ActionDist:

@@ -134,10 +134,15 @@ def distill_dataset(
         origin=origin,
         held_out=source.held_out,
     )
-    name = about.planner or "a dataset"
-    known = Planner(_silent, about.spec, name, about.parameters, about.digest)
-    result = carry_out(run, known, stop)
+    result = carry_out(run, by_name(dataset), stop)
     return replace(result, labels=dataset.labels - source.held_back)
+
+
+def by_name(dataset: Dataset) -> Planner:
+    """Give the planner that a dataset's labels are of; it cannot be asked."""
+    about = dataset.about
+    name = about.planner or "a dataset"
+    return Planner(_silent, about.spec, name, about.parameters, about.digest)
 
 
 def _shape(spec: Spec) -> tuple[int, ActionSpec]:

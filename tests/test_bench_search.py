@@ -28,7 +28,7 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.distill import Distiller, DistillerOptions
 from agentkd.distill.prune import prune
 from agentkd.dists import mode
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
@@ -278,12 +278,20 @@ def test_candidates_beyond_the_limits_take_no_part() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"labels": 3}, {"steps": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}],
+    [{}, {"labels": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}],
 )
 def test_a_search_needs_an_end(wrong: dict[str, float]) -> None:
     """Seconds, or labels and steps."""
     with pytest.raises(ConfigError):
         Effort(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_search_needs_labels_or_a_dataset() -> None:
+    """Steps alone are for a dataset, and something has to be learnt from."""
+    with pytest.raises(ConfigError, match="labels"):
+        search("CartPole-v1", RULE, references(2), FEW, effort=Effort(steps=3))
+    with pytest.raises(ConfigError, match="planner or a dataset"):
+        search("CartPole-v1", None, references(2), FEW, effort=Effort(seconds=1.0))
 
 
 AUTO = [
@@ -320,7 +328,7 @@ def test_the_command_leaves_front_and_report(
         (["--resume"], "--resume"),
         (["--most-parameters", "3"], "within the limits"),
         (["--candidates", "mpl:3"], "mpl:3"),
-        (["--data", "nowhere"], "--data"),
+        (["--data", "nowhere"], "no dataset"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -329,3 +337,64 @@ def test_what_cannot_be_meant_is_refused(
     """Status 2 and the reason."""
     assert main([*AUTO, *more, "--out", str(tmp_path / "out")]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_dataset_is_searched_without_its_planner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its labels are all there is, and the executor is measured all the same."""
+    data = str(tmp_path / "labels")
+    words = ["record", "CartPole-v1", "--planner", "tests.cli_planners:balance"]
+    assert main([*words, "--labels", "2000", "--episodes", "4", "--out", data]) == 0
+    auto = ["distill", "--data", data, "--executor", "auto", "--episodes", "4"]
+    auto += ["--candidates", *FEW, "--out", str(tmp_path / "out")]
+    assert main([*auto, "--steps", "1500", "--labels", "9"]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert main([*auto, "--steps", "1500", "--target", "0.9"]) == 0
+    found = report(tmp_path / "out")
+    assert found["retention"] > 0.9
+    assert found["env"] == "CartPole-v1"
+    assert all(each["labels"] == found["labels"] for each in found["candidates"])
+    assert found["labels"] < 2000
+
+
+def test_a_planner_of_nothing_but_nan_ends_a_search() -> None:
+    """It is said, and nobody waits for a label."""
+
+    def late(obs: Floats, /) -> Categorical:
+        # Well at the first look, and never again.
+        logits = balance(obs).logits
+        return Categorical(logits if len(obs) == 1 else np.full_like(logits, np.nan))
+
+    planner = Planner(late, CARTPOLE, "late", 0, "")
+    with pytest.raises(PlannerError, match="nothing but NaN"):
+        search(
+            "CartPole-v1",
+            planner,
+            references(2),
+            ("mlp:4",),
+            effort=Effort(labels=100, steps=10),
+        )
+
+
+def test_what_a_step_makes_beyond_the_limits_is_left_out() -> None:
+    """A smaller executor that acts too slowly is no candidate."""
+
+    class Slow:
+        name = "slow"
+
+        def __call__(
+            self, frozen: Frozen, distiller: object, seconds: float
+        ) -> Iterator[Made]:
+            yield Made("slow", frozen, bytes=10**9)
+
+    found = search(
+        "CartPole-v1",
+        RULE,
+        references(2),
+        ("mlp:4",),
+        effort=Effort(labels=300, steps=60),
+        limits=Limits(bytes=10**6),
+        steps=[Slow()],
+    )
+    assert [each.name for each in found.candidates] == ["mlp:4"]

@@ -26,6 +26,7 @@ from agentkd.distill.offline import DatasetSource, open_dataset
 from agentkd.distill.recording import record
 from agentkd.dists import Kind, mode, pack, unpack
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, WriteError
+from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import ActionDist, Categorical, Floats
@@ -311,6 +312,20 @@ def test_an_interrupted_offline_distillation_goes_on(tmp_path: Path) -> None:
     )
     assert (first.steps, second.steps) == (30, 50)
     assert second.labels == first.labels
+
+
+def test_an_executor_for_something_else_is_refused(tmp_path: Path) -> None:
+    """One that fits learns on; another is told what differs."""
+    with DatasetWriter(tmp_path, ABOUT) as writer:
+        ticks(writer, 20)
+    dataset = read_dataset(tmp_path)
+    fitting = distill_dataset(
+        dataset, initial("mlp:3", CARTPOLE), budget=Budget(steps=3)
+    )
+    assert fitting.steps == 3
+    for spec in (ARM, Spec(ARM.obs, CARTPOLE.action)):
+        with pytest.raises(ConfigError, match="is of"):
+            distill_dataset(dataset, initial("mlp:3", spec), budget=Budget(steps=3))
 
 
 @pytest.mark.parametrize("budget", [Budget(labels=5), Budget(labels=5, seconds=1.0)])

@@ -278,8 +278,5 @@ def joined(frozen: Frozen, buffer: LabelBuffer, options: Any) -> Distiller:
     """Make a distiller that learns from labels which others learn from too."""
     learner = Distiller(frozen, options)
     learner.buffer = buffer
-    if buffer.kind is not None:
-        obs, packed = (each[:0] for each in buffer.all())
-        # No row is added; it is how a distiller learns what kind of labels there are.
-        learner.add(obs, dists.unpack(buffer.kind, packed, frozen.spec.action))
+    learner.expect(buffer.kind)
     return learner

@@ -13,11 +13,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 
-from agentkd import environments
 from agentkd.bench.candidates import (
     DEFAULT,
     Candidate,
@@ -32,11 +32,13 @@ from agentkd.bench.candidates import (
 )
 from agentkd.bench.evaluate import evaluate
 from agentkd.bench.intervals import Interval, retention
+from agentkd.bench.supply import Fixed, Live, Supply
 from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.collector import Collector
+from agentkd.distill.dataset import Dataset
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.loop import look_at, squashed_head
+from agentkd.distill.offline import by_name
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
@@ -44,7 +46,7 @@ from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.planners import Planner, load_planner
 from agentkd.spec import Spec
-from agentkd.types import Policy
+from agentkd.types import Policy, RecurrentPolicy
 
 _SLICES = 4
 """Turns of collecting and learning in a rung."""
@@ -52,7 +54,6 @@ _COLLECTING = 0.3
 """The share of a rung's time that goes into labels."""
 _STEPPING = 0.25
 """The share of the whole time that goes into the steps after the race."""
-_TURN = 32
 _FEWEST = 5
 _APART = 100_000
 """How far the seeds by which is chosen are from those that are reported."""
@@ -65,7 +66,7 @@ class Effort:
     Attributes:
         seconds: Of collecting and learning; measuring comes on top.
         labels: How many labels; with `steps` instead of seconds, the same seed gives
-            the same executor.
+            the same executor. A dataset has its own.
         steps: Gradient steps of all candidates together.
     """
 
@@ -75,7 +76,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if (self.seconds is None) == (self.labels is None or self.steps is None):
+        if (self.seconds is None) == (self.steps is None):
             raise ConfigError("A search needs an end: seconds, or labels and steps.")
         for name in ("seconds", "labels", "steps"):
             value = getattr(self, name)
@@ -134,7 +135,7 @@ def choosing_seed(seed: int) -> int:
 
 def search(
     env: str,
-    planner: str | Sequence[str] | Planner,
+    planner: str | Sequence[str] | Planner | None,
     references: References,
     candidates: Sequence[str] = DEFAULT,
     *,
@@ -146,13 +147,15 @@ def search(
     collection: CollectionOptions | None = None,
     steps: Sequence[Step] = (),
     access: Mapping[str, Any] | None = None,
+    data: Dataset | None = None,
     watch: Watch | None = None,
 ) -> Found:
     """Find the smallest executor that keeps the target within the limits.
 
     Args:
         env: The environment's name.
-        planner: A reference, several (an ensemble), or a `Planner` at hand.
+        planner: A reference, several (an ensemble), or a `Planner` at hand; None with
+            `data`.
         references: What planner and random actions get on the seeds by which is
             chosen. Whoever reports the result measures it on others.
         candidates: Architectures.
@@ -164,6 +167,7 @@ def search(
         collection: Who drives.
         steps: What is tried on the smallest that keeps the target, such as `Pruning`.
         access: How references are read: `load_planner`'s own options, by name.
+        data: Labels to learn from instead; the environment only measures then.
         watch: Told how it goes.
 
     Raises:
@@ -173,33 +177,54 @@ def search(
     if not 0 < target <= 2:
         raise ConfigError(f"target is {target}; a retention, such as 0.97.")
     begin = time.monotonic()
+    end = effort or Effort(seconds=120.0)
+    if end.steps is not None and (end.labels is None) != (data is not None):
+        raise ConfigError("Steps go with labels; a dataset has its own.")
     spec, probe = look_at(env)
-    known = (
-        planner
-        if isinstance(planner, Planner)
-        else load_planner(planner, spec, **(access or {}))
+    way, learning = (
+        collection or CollectionOptions(),
+        options or DistillerOptions(seed=seed),
     )
-    squashed = squashed_head(known, spec, probe)
+    if data is not None:
+        known = by_name(data)
+        squashed = data.kind != "gaussian"
+    elif planner is None:
+        raise ConfigError("A search needs a planner or a dataset.")
+    else:
+        known = (
+            planner
+            if isinstance(planner, Planner)
+            else load_planner(planner, spec, **(access or {}))
+        )
+        squashed = squashed_head(known, spec, probe)
     sketches = [initial(c, spec, seed=seed, squashed=squashed) for c in candidates]
     within, left_out = _within(sketches, limits or Limits())
+    supply: Supply = (
+        Live(env, known, spec, way, seed)
+        if data is None
+        else Fixed(data, learning.capacity, seed)
+    )
     race = _Race(
         env=env,
         spec=spec,
         references=references,
-        effort=effort or Effort(seconds=120.0),
+        effort=end,
         target=target,
         limits=limits or Limits(),
-        options=options or DistillerOptions(seed=seed),
-        way=collection or CollectionOptions(),
+        options=learning,
         watch=watch or _quiet,
-        seed=seed,
+        supply=supply,
+        buffer=LabelBuffer(
+            learning.capacity, linked=any(each.memory for each in sketches)
+        ),
+        sketches={frozen.architecture: frozen for frozen, _ in within},
+        costs={frozen.architecture: cost for frozen, cost in within},
     )
-    race.begin(known, within)
     try:
         with ctrl_c() as asked:
             race.run(asked, steps)
     finally:
-        race.close()
+        supply.close()
     measured = sorted(race.measured.values(), key=lambda c: c.cost.bytes)
     if not measured:
         raise KeyboardInterrupt
@@ -254,39 +279,18 @@ class _Race:
     target: float
     limits: Limits
     options: DistillerOptions
-    way: CollectionOptions
     watch: Watch
-    seed: int
+    supply: Supply
+    buffer: LabelBuffer
+    sketches: Mapping[str, Frozen]
+    costs: Mapping[str, Cost]
     interrupted: bool = False
     measured: dict[str, Candidate] = field(default_factory=dict)
-    buffer: LabelBuffer = field(init=False)
-    _collector: Collector = field(init=False)
-    _costs: dict[str, Cost] = field(init=False)
-    _sketches: dict[str, Frozen] = field(init=False)
     _learners: dict[str, Distiller] = field(default_factory=dict)
-    _turn: int = 0
-
-    def begin(self, planner: Planner, within: Sequence[tuple[Frozen, Cost]]) -> None:
-        """Make the environments, and collect nothing yet."""
-        self.buffer = LabelBuffer(self.options.capacity)
-        self._sketches = {frozen.architecture: frozen for frozen, _ in within}
-        self._costs = {frozen.architecture: cost for frozen, cost in within}
-        self._collector = Collector(
-            lambda: environments.make(self.env),
-            planner.policy,
-            self.spec,
-            count=self.way.environments,
-            seed=self.seed,
-            stretch=self.way.stretch,
-        )
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._collector.close()
 
     def run(self, asked: Callable[[], bool], steps: Sequence[Step]) -> None:
         """Race, then try the steps on the smallest that keeps the target."""
-        alive = list(self._sketches)
+        alive = list(self.sketches)
         rungs = math.ceil(math.log2(len(alive))) + 1 if len(alive) > 1 else 1
         share = (1.0 - (_STEPPING if steps else 0.0)) / rungs
         for rung in range(rungs):
@@ -297,7 +301,7 @@ class _Race:
                 self.interrupted = asked()
                 if self.interrupted:
                     break
-            count = len(self.references.planner)
+            count = len(self.references.random)
             episodes = count if last else max(min(_FEWEST, count), count // 2)
             results = [self._measure(name, episodes) for name in alive]
             self.watch("", results)
@@ -313,7 +317,8 @@ class _Race:
         labels = None
         if self.effort.labels is not None:
             labels = math.ceil(self.effort.labels * share)
-        self._collect(alive, seconds * _COLLECTING, labels)
+        drivers = [partial(self._driver, name) for name in alive]
+        self.supply.fill(self.buffer, drivers, seconds * _COLLECTING, labels)
         steps = None
         if self.effort.steps is not None:
             steps = max(1, round(self.effort.steps * share / len(alive)))
@@ -323,36 +328,14 @@ class _Race:
         learners = [self._learner(name) for name in alive]
         learn(learners, seconds * (1 - _COLLECTING), steps, low=low, high=high)
 
-    def _collect(self, alive: Sequence[str], seconds: float, most: int | None) -> None:
-        """Collect; the candidates drive in turns, some ticks each."""
-        begin, first = time.monotonic(), self.buffer.seen
-        driver: Policy = self._sketches[alive[0]]
-        ticks = 0
-        while True:
-            if ticks % _TURN == 0:
-                name = alive[self._turn % len(alive)]
-                self._turn += 1
-                driver = self._driver(name)
-            ready = bool(self._learners)
-            share = self.way.share(self.buffer.seen) if ready else 1.0
-            step = self._collector.step(driver, share)
-            self.buffer.add(step.obs, step.dist)
-            ticks += 1
-            enough = self.buffer.seen + self.buffer.refused - first
-            if most is not None:
-                if enough >= most:
-                    return
-            elif time.monotonic() - begin >= seconds and self.buffer.seen:
-                return
-
-    def _driver(self, name: str) -> Policy:
+    def _driver(self, name: str) -> Policy | RecurrentPolicy:
         learner = self._learners.get(name)
-        frozen = self._sketches[name] if learner is None else learner.freeze()
-        return compile_native(frozen) or frozen
+        frozen = self.sketches[name] if learner is None else learner.freeze()
+        return (compile_native(frozen) or frozen).policy
 
     def _learner(self, name: str) -> Distiller:
         if name not in self._learners:
-            self._learners[name] = self._joined(self._sketches[name])
+            self._learners[name] = self._joined(self.sketches[name])
         return self._learners[name]
 
     def _joined(self, frozen: Frozen) -> Distiller:
@@ -363,13 +346,13 @@ class _Race:
         """Measure a candidate on the first of the seeds by which is chosen."""
         learner = self._learner(name)
         made = Made(name, learner.freeze())
-        cost = self._costs[name]
+        cost = self.costs[name]
         candidate = self._judged(made, cost, episodes, learner.steps)
         self.measured[name] = candidate
         return candidate
 
     def _judged(self, made: Made, cost: Cost, episodes: int, steps: int) -> Candidate:
-        policy = made.policy or made.frozen
+        policy = made.policy or made.frozen.policy
         got = evaluate(
             self.env,
             policy,
@@ -404,7 +387,10 @@ class _Race:
         seconds = (self.effort.seconds or 0.0) * _STEPPING
         for made in step(base.made.frozen, self._joined, seconds):
             cost = made.cost()
-            count = len(self.references.planner)
+            if beyond := self.limits.beyond(cost):
+                self.watch(f"{made.name} is left out: {beyond}", ())
+                continue
+            count = len(self.references.random)
             candidate = self._judged(made, cost, count, base.steps + made.steps)
             self.measured[made.name] = candidate
             self.watch("", [candidate])

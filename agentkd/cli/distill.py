@@ -123,19 +123,16 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
-    auto = options.executor == "auto"
-    if options.data is not None:
-        from agentkd.cli.distill_data import run_data
-
-        if auto:
-            raise ConfigError("--executor auto needs a planner; name one with --data.")
-        return run_data(options, options.data)
-    if not options.env:
+    if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
-    if auto:
+    if options.executor == "auto":
         from agentkd.cli.distill_auto import run_auto
 
         return run_auto(options)
+    if options.data is not None:
+        from agentkd.cli.distill_data import run_data
+
+        return run_data(options, options.data)
     if options.steps is not None:
         raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"

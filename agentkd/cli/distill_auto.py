@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.candidates import DEFAULT, Candidate, Limits, Pruning, front
-from agentkd.bench.evaluate import evaluate, evaluate_random
+from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out
 from agentkd.bench.search import Effort, Found, References, choosing_seed, search
 from agentkd.cli.distill_report import write
@@ -25,6 +26,7 @@ from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
+    from agentkd.distill.dataset import Dataset
 
 _COLUMNS = (
     "executor",
@@ -42,12 +44,27 @@ _SHOWN = (0, 1, 3, 4, 5, 6)
 def run_auto(options: Options) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report."""
     from agentkd.cli.distill import distiller_options
+    from agentkd.cli.distill_data import check
     from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.offline import by_name, open_dataset
     from agentkd.distill.source import CollectionOptions
     from agentkd.planners import load_planner
 
+    named = bool(options.planner)
     if options.resume:
         raise ConfigError("A search does not go on from an earlier one: no --resume.")
+    data: Dataset | None = None
+    if options.data is None:
+        spec = look_at(options.env)[0]
+    else:
+        about = open_dataset(options.data, options.env).about
+        refs = () if "minari" in about.more else about.refs
+        options = replace(
+            options, env=options.env or about.env, planner=options.planner or refs
+        )
+        spec = look_at(options.env)[0]
+        check(spec, about, options.env)
+        data = open_dataset(str(options.data), options.env, spec)
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     effort = _effort(options)
@@ -57,27 +74,25 @@ def run_auto(options: Options) -> int:
         least_share=options.planner_share,
         schedule=options.schedule,
     )
-    spec, _ = look_at(options.env)
-    opened = access(options)
-    known = load_planner(reference(options), spec, **opened)
+    known = None
+    if named or data is None:
+        known = load_planner(reference(options), spec, **access(options))
     prepare_out(out, overwrite=options.overwrite)
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
 
     console = Console()
-    console.print(f"[bold]{options.env}[/]   planner [cyan]{known.name}[/]")
+    told = known if data is None or known is not None else by_name(data)
+    assert told is not None
+    console.print(f"[bold]{options.env}[/]   planner [cyan]{told.name}[/]")
     count = options.episodes
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
     choosing = choosing_seed(options.eval_seed)
-    console.print(f"[dim]Measuring the planner over 2 x {count} episodes …[/]")
-    both = [
-        (
-            evaluate(options.env, known.policy, episodes=count, seed=seed, spec=spec),
-            evaluate_random(options.env, episodes=count, seed=seed),
-        )
+    console.print(f"[dim]Measuring planner and chance, 2 x {count} episodes …[/]")
+    (best, floor), (planner, random) = (
+        _both(options, known, data, spec, seed)
         for seed in (choosing, options.eval_seed)
-    ]
-    (best, floor), (planner, random) = both
+    )
     found = search(
         options.env,
         known,
@@ -90,6 +105,7 @@ def run_auto(options: Options) -> int:
         options=learning,
         collection=collection,
         steps=[Pruning(steps=_pruning_steps(options))] if options.prune else (),
+        data=data,
         watch=lambda text, measured: _tell(console, text, measured),
     )
     _write_front(options, out, found)
@@ -98,13 +114,13 @@ def run_auto(options: Options) -> int:
     for name, reason in found.left_out.items():
         console.print(f"[dim]{name} was left out: {reason}.[/]", highlight=False)
     console.print(f"[bold]{found.why}[/]", highlight=False)
-    view = DistillView(options.env, known, frozen)
+    view = DistillView(options.env, told, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
     acting = found.chosen.made.policy or frozen
     executor = evaluate(options.env, acting, episodes=count, seed=options.eval_seed)
     result = Distilled(
         frozen=frozen,
-        planner=found.planner,
+        planner=told,
         labels=found.labels,
         steps=found.chosen.steps,
         seconds=found.seconds,
@@ -130,10 +146,34 @@ def run_auto(options: Options) -> int:
     )
 
 
+def _both(
+    options: Options, known: Any, data: Any, spec: Any, seed: int
+) -> tuple[Evaluation, Evaluation]:
+    """What planner and random actions get on some seeds.
+
+    Of a planner that is known by its labels only it is what the dataset tells.
+    """
+    floor = evaluate_random(options.env, episodes=options.episodes, seed=seed)
+    if known is None:
+        if not data.about.planner_returns:
+            raise ConfigError(
+                "The dataset does not tell what its planner returns: name it with "
+                "--planner, or record with --episodes."
+            )
+        return Evaluation(data.about.planner_returns, ()), floor
+    best = evaluate(
+        options.env, known.policy, episodes=options.episodes, seed=seed, spec=spec
+    )
+    return best, floor
+
+
 def _effort(options: Options) -> Effort:
     if options.labels is not None or options.steps is not None:
-        if options.seconds is not None or None in (options.labels, options.steps):
-            raise ConfigError("With auto: --seconds, or --labels and --steps.")
+        fixed = (options.labels is None) == (options.data is not None)
+        if options.seconds is not None or options.steps is None or not fixed:
+            raise ConfigError(
+                "With auto: --seconds, or --labels and --steps; with --data --steps."
+            )
         return Effort(labels=options.labels, steps=options.steps)
     return Effort(seconds=120.0 if options.seconds is None else options.seconds)
 

@@ -39,7 +39,7 @@ def run_data(options: Options, data: str) -> int:
     if spec is None and not missing:
         spec, missing = _spec_of(env)
     if spec is not None:
-        _check(spec, about, env)
+        check(spec, about, env)
     name = env or Path(data).name
     out = options.out or Path("runs") / f"distill-{name.replace(':', '.')}"
     learning = distiller_options(options)
@@ -106,7 +106,12 @@ def _spec_of(env: str) -> tuple[Spec | None, str]:
         return None, str(error)
 
 
-def _check(spec: Spec, about: About, env: str) -> None:
+def check(spec: Spec, about: About, env: str) -> None:
+    """Make sure that a dataset is of an environment.
+
+    Raises:
+        ConfigError: If it is not.
+    """
     if spec.obs.size != about.spec.obs.size or spec.action != about.spec.action:
         raise ConfigError(
             f"The dataset is of {about.spec.obs.size} numbers and {about.spec.action}; "

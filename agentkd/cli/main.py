@@ -96,7 +96,7 @@ def overview() -> str:
         "",
     ]
     for name, (_, does, example) in _COMMANDS.items():
-        lines += [f"  {name:<15}{does}", f"                 {example}"]
+        lines += [f"  {name:<17}{does}", f"{'':<19}{example}"]
     lines += [
         "",
         "  --version, --help",

@@ -165,9 +165,10 @@ class Collector:
             if not mine.any():
                 return None
             return dists.mode(executor(obs[mine]), action)
-        if self._mind is None:
-            self._mind = executor.initial_state(len(obs))
         fresh = executor.initial_state(1)
+        # Another executor took over, whose memory is of another kind.
+        if self._mind is None or _shapes(self._mind) != _shapes(fresh):
+            self._mind = executor.initial_state(len(obs))
         state = tuple(np.array(each) for each in self._mind)
         for memory, start in zip(state, fresh, strict=True):
             memory[self._begins] = start[0]
@@ -251,3 +252,7 @@ class Collector:
         """Close the environments."""
         for env in self._envs:
             env.close()
+
+
+def _shapes(state: State) -> list[tuple[int, ...]]:
+    return [memory.shape[1:] for memory in state]

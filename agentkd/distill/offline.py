@@ -24,7 +24,7 @@ from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
-from agentkd.spec import Spec
+from agentkd.spec import ActionSpec, Spec
 from agentkd.types import ActionDist, Floats, Labels
 
 _CHUNK = 8192
@@ -102,10 +102,10 @@ def distill_dataset(
     if isinstance(frozen, str):
         squashed = dataset.kind != "gaussian"
         frozen = initial(frozen, about.spec, seed=seed, squashed=squashed)
-    elif frozen.spec.action != about.spec.action:
+    elif _shape(frozen.spec) != _shape(about.spec):
         raise ConfigError(
-            f"The executor acts with {frozen.spec.action}, the dataset "
-            f"with {about.spec.action}."
+            f"The executor is for {_shape(frozen.spec)}, the dataset is of "
+            f"{_shape(about.spec)}: numbers observed and actions."
         )
     learning = options or DistillerOptions(seed=seed)
     source = DatasetSource(dataset, learning.capacity, seed)
@@ -135,10 +135,19 @@ def distill_dataset(
         origin=origin,
         held_out=source.held_out,
     )
-    name = about.planner or "a dataset"
-    known = Planner(_silent, about.spec, name, about.parameters, about.digest)
-    result = carry_out(run, known, stop)
+    result = carry_out(run, by_name(dataset), stop)
     return replace(result, labels=dataset.labels - source.held_back)
+
+
+def by_name(dataset: Dataset) -> Planner:
+    """Give the planner that a dataset's labels are of; it cannot be asked."""
+    about = dataset.about
+    name = about.planner or "a dataset"
+    return Planner(_silent, about.spec, name, about.parameters, about.digest)
+
+
+def _shape(spec: Spec) -> tuple[int, ActionSpec]:
+    return spec.obs.size, spec.action
 
 
 def _silent(_: Floats, /) -> ActionDist:

@@ -10,7 +10,7 @@ from agentkd import dists
 from agentkd.executors.frozen import Frozen, one_action
 from agentkd.executors.native import compile_native
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
-from agentkd.types import Floats
+from agentkd.types import ActionDist, Floats
 
 
 class Form(Protocol):
@@ -32,6 +32,10 @@ class Form(Protocol):
 
     def take(self) -> Any:
         """Give the action decided: an int, or a fresh array."""
+        ...
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give the action distribution for observations (batch, obs)."""
         ...
 
 
@@ -61,6 +65,10 @@ class NumpyForm:
     def take(self) -> Any:
         """Give the action decided: an int, or a fresh array."""
         return self._action
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give the action distribution for observations (batch, obs)."""
+        return self.frozen(obs)
 
 
 def form(frozen: Frozen, *, native: bool = True) -> Form:

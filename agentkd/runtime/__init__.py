@@ -1,4 +1,12 @@
-"""The runtime: who acts at each tick, in time, while planner and distiller work."""
+"""The runtime: who acts at each tick, in time, while planner and distiller work.
+
+`Runtime` is imported when it is first used: an `Agent` in a robot's own loop does not
+need asyncio, which would be a sixth of what it loads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, Tick, VirtualClock, WallClock
@@ -30,11 +38,13 @@ from agentkd.runtime.routers import (
     Valid,
     spread,
 )
-from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.staggered import Staggered, workers_needed
 from agentkd.runtime.strategies import StrategyOptions
+
+if TYPE_CHECKING:
+    from agentkd.runtime.runtime import Runtime
 
 __all__ = [
     "MODES",
@@ -82,3 +92,12 @@ __all__ = [
     "unconditioned",
     "workers_needed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Runtime` from its home."""
+    if name != "Runtime":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from agentkd.runtime.runtime import Runtime
+
+    return Runtime

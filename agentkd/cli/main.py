@@ -26,6 +26,16 @@ _COMMANDS = {
         "planners, executors and earlier reports side by side",
         "agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd",
     ),
+    "serve": (
+        "agentkd.cli.serve",
+        "a planner for agents on other machines, over TCP",
+        "agentkd serve policies/lunarlander --env LunarLander-v3",
+    ),
+    "log": (
+        "agentkd.cli.log",
+        "a decision log: what was decided and why; replay the run",
+        "agentkd log runs/demo/decisions-runtime.akdlog --replay",
+    ),
     "bench latency": (
         "agentkd.cli.bench_latency",
         "how long one decision takes, in every form",

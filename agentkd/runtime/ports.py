@@ -5,7 +5,12 @@ from __future__ import annotations
 from agentkd.errors import ConfigError
 from agentkd.runtime.learner_port import InlineLearner, LearnerPort
 from agentkd.runtime.learner_process import ProcessLearner
-from agentkd.runtime.planner_port import AnyPolicy, InlinePlanner, PlannerPort
+from agentkd.runtime.planner_port import (
+    AnyPolicy,
+    InlinePlanner,
+    PlannerPort,
+    ThreadPlanner,
+)
 from agentkd.runtime.planner_process import ProcessPlanner
 from agentkd.runtime.process import Remote
 from agentkd.runtime.staggered import Staggered
@@ -27,7 +32,8 @@ def planner_port(
 
     Args:
         planner: A port as it is; a `Remote` in a process of its own, or in this one
-            under a virtual clock; a policy in this process, with a latency in ticks.
+            under a virtual clock; a policy in this process, with a latency in ticks,
+            or in a thread if it can be interrupted, as one that waits for a network.
         latency_ticks: How late each answer is, None for as late as it is.
         virtual: Whether ticks take no time.
         period: Seconds from tick to tick, where they do.
@@ -81,10 +87,18 @@ def _one(
             )
         return planner
     if latency_ticks is None and not virtual:
+        if hasattr(planner, "interrupt"):
+            # It waits for a network and leaves the interpreter to the tick meanwhile.
+            return ThreadPlanner(planner)
         raise ConfigError(
             "A policy object would hold the tick up while it thinks. Give a Remote, "
             "for a process of its own; ThreadPlanner(policy), for a thread; or "
             "planner_latency, to have it asked on the tick and held back so many ticks."
+        )
+    if hasattr(planner, "interrupt") and not virtual:
+        raise ConfigError(
+            "A planner that waits for a network is as late as it is; leave "
+            "planner_latency out, or give a Remote."
         )
     return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
 

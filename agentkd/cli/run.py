@@ -6,11 +6,12 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.strategy_choice import StrategyChoice
@@ -18,6 +19,7 @@ from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.planners.wire import SCHEME
 
+_ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
 _LEARN_TICKS = 30_000
 _WALL_SECONDS = 20.0
@@ -66,13 +68,9 @@ class Options:
     it was that fast lately; by default a quarter of a period, 0 for never."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
-    strategies: tyro.conf.OmitArgPrefixes[StrategyChoice] = field(
-        default_factory=StrategyChoice
-    )
+    strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
     """Which strategies may act, and how they are asked for."""
-    watching: tyro.conf.OmitArgPrefixes[WatchChoice] = field(
-        default_factory=WatchChoice
-    )
+    watching: OmitArgPrefixes[WatchChoice] = _NOBODY
     """What is asked of the system for the ticks, and where their metrics go."""
     out: Path | None = None
     """Where the report and the executor go; by default runs/run-ENV."""

@@ -156,3 +156,31 @@ def test_negative_ticks_are_refused() -> None:
     """A seam of less than no ticks cannot be."""
     with pytest.raises(ConfigError, match="at least 0"):
         Seam(freeze=-1)
+
+
+def test_blend_that_is_cut_short_does_not_jump() -> None:
+    """A strategy that comes in the middle of a blend takes over what is under way."""
+    hand_over = HandOver(Seam(blend=10), BOX.action)
+    levels = {
+        ("strategy", k, 0): np.full(2, 0.5 * (k % 2), np.float32) for k in range(9)
+    }
+    last, jumps = None, []
+    for tick in range(36):
+        actor: Any = ("strategy", tick // 4, 0)
+        before = levels.get(("strategy", tick // 4 - 1, 0))
+        action = hand_over.blended(actor, levels[actor], tick, before, None)
+        hand_over.acted(actor, action, tick)
+        if last is not None:
+            jumps.append(float(np.abs(action - last).max()))
+        last = action
+    # Without the carrying on, each new strategy would begin at 0.5 · 0.79 or so.
+    assert max(jumps) < 0.15
+
+
+def test_nothing_is_blended_with_the_default() -> None:
+    """What nobody wished is nothing to go over from: the first action is its own."""
+    hand_over = HandOver(Seam(blend=3), BOX.action)
+    hand_over.acted(("default", -1, 0), np.zeros(2, np.float32), 0)
+    wanted = np.full(2, 0.7, np.float32)
+    first = hand_over.blended(("strategy", 0, 0), wanted, 1, None, None)
+    assert first.tolist() == wanted.tolist()

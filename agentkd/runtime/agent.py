@@ -28,7 +28,7 @@ from agentkd.runtime.router import Mode, Router, check_mode
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.thinking import Demands
 from agentkd.spec import to_json
-from agentkd.types import Decision
+from agentkd.types import Decision, Strategy
 
 log = logging.getLogger(__name__)
 
@@ -313,6 +313,11 @@ class Agent:
             self._learner.learn()
             self._swap_if_new()
         return out
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The strategy that serves, or served last; None where there is none left."""
+        return self._decider.strategies.current
 
     @property
     def counters(self) -> Metrics:

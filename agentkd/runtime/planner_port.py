@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, final, runtime_checkable
 
@@ -138,7 +138,8 @@ class InlinePlanner:
 
     Args:
         policy: The planner.
-        latency_ticks: An answer to tick t is out at t + latency; 0 means at once.
+        latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A
+            function gives it for each request, counted from 1.
         backlog: How many observations between two requests become labels.
     """
 
@@ -146,14 +147,15 @@ class InlinePlanner:
         self,
         policy: AnyPolicy,
         *,
-        latency_ticks: int = 0,
+        latency_ticks: int | Callable[[int], int] = 0,
         backlog: int = BACKLOG,
     ) -> None:
         """Take the planner."""
-        if latency_ticks < 0:
+        if not callable(latency_ticks) and latency_ticks < 0:
             raise ConfigError(f"A latency of {latency_ticks} ticks cannot be.")
         self._policy = policy
-        self._latency = latency_ticks
+        self._late = latency_ticks
+        self._requests = 0
         self._seen: deque[Seen] = deque(maxlen=check_backlog(backlog) + 1)
         self._flight: deque[tuple[int, Thought]] = deque()
         self._out: list[Answer] = []
@@ -206,12 +208,15 @@ class InlinePlanner:
             report_error(self._errors, self._error)
             return
         *partial, last = thoughts
+        self._requests += 1
+        late = self._late
+        latency = late(self._requests) if callable(late) else late
         # The last partial answer is the whole one.
         partial = partial[:-1]
         for number, thought in enumerate(partial, 1):
-            after = -(-self._latency * number // (len(partial) + 1))
+            after = -(-latency * number // (len(partial) + 1))
             self._flight.append((tick + after, thought))
-        self._flight.append((tick + self._latency, last))
+        self._flight.append((tick + latency, last))
         self._land(tick)
 
     def _land(self, tick: int) -> None:

@@ -77,8 +77,13 @@ class HandOver:
         self._actor: Actor | None = None
         self._from: Source | None = None
         self._since = 0
-        self._held: Any = None
+        self._wanted: tuple[Actor, Any] | None = None
         self._last: Any = None
+        self._held: Any = None
+        # How far the last action was from what its actor wanted, and what of that is
+        # carried on: a blend that is cut short by the next one does not jump.
+        self._apart: Any = 0.0
+        self._carried: Any = 0.0
 
     def blended(
         self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any
@@ -92,29 +97,39 @@ class HandOver:
             outgoing: What the strategy before would do now, or None.
             mine: What the executor would do now.
         """
+        self._wanted = actor, action
         if self._actor is None or not self._blend:
             return action
         if actor == self._actor:
             step, before, held = tick - self._since, self._from, self._held
+            carried = self._carried
         else:
             step, before, held = 0, self._actor[0], self._last
+            carried = self._apart
         weight = fading(step, self._blend)
         if not weight or before is None:
             return action
         old = held
         if before == "executor" and actor[0] == "strategy":
-            old = mine
+            old = mine + carried
         elif before == "strategy" and actor[0] == "strategy" and outgoing is not None:
-            old = outgoing
+            old = outgoing + carried
         return (weight * old + (1.0 - weight) * action).astype(np.float32)
 
     def acted(self, actor: Actor, action: Any, tick: int) -> None:
         """Note who acted at a tick, and how."""
+        if actor[0] == "default":
+            # Nobody's wish: there is nothing to go over from.
+            self.interrupted()
+            return
         if actor != self._actor:
             if self._actor is not None:
                 self._from, self._held = self._actor[0], self._last
+                self._carried = self._apart
             self._actor, self._since = actor, tick
-        self._last = action
+        self._last, self._apart = action, 0.0
+        if self._blend and self._wanted is not None and self._wanted[0] == actor:
+            self._apart = action - self._wanted[1]
 
     def interrupted(self) -> None:
         """Forget what was under way: it was refused, and must not act on."""

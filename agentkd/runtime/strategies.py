@@ -113,7 +113,8 @@ class Strategies:
         self._goals = wanted.goals
         self._freeze = wanted.seam.freeze if wanted.seam is not None else 0
         self._standing = wanted.advance == "commands"
-        self._patient = patient
+        # Where rows are used up by commands, those of a late answer were done already.
+        self._patient = patient and not self._standing
         self._coming: deque[Track] = deque(maxlen=_WAITING)
         self._goal: tuple[Floats, int] | None = None
         self._acted = False

@@ -172,6 +172,13 @@ def _panel(
         f"{metrics['deadline_miss_total']:,} "
         f"(+ {metrics['missed_cycles_total']:,} cycles)",
     )
+    refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
+    grid.add_row(
+        "ticks that nobody decided",
+        f"{metrics['starved_ticks_total']:,}",
+        "refused by routers",
+        f"{refused:,}",
+    )
     grid.add_row(
         "executor's version",
         f"{metrics['executor_version']}",

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentkd.distill.aged import aged_labels
     from agentkd.distill.collector import Collector
     from agentkd.distill.distiller import Distiller, DistillerOptions
     from agentkd.distill.divergence import DivergenceOptions
@@ -26,6 +27,7 @@ _HOMES = {
     "DistillerOptions": "agentkd.distill.distiller",
     "DivergenceOptions": "agentkd.distill.divergence",
     "Progress": "agentkd.distill.progress",
+    "aged_labels": "agentkd.distill.aged",
     "distill": "agentkd.distill.loop",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "DistillerOptions",
     "DivergenceOptions",
     "Progress",
+    "aged_labels",
     "distill",
 ]
 

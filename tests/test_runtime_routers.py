@@ -231,6 +231,20 @@ def test_strategy_that_expected_something_else_has_diverged() -> None:
     ]
 
 
+def test_strategy_whose_rest_leads_nowhere_has_diverged() -> None:
+    """The actions that are left are shown with what is observed; a no ends it."""
+    seen: list[tuple[float, list[int]]] = []
+
+    def holds(obs: Floats, actions: Sequence[Any]) -> bool:
+        seen.append((float(obs[0]), [int(action) for action in actions]))
+        return obs[0] != 4
+
+    acted, metrics = lived([Valid(holds=holds)], planner=Ahead(4), latency=2)
+    assert seen == [(2, [2, 3]), (3, [3]), (4, [0, 1])]
+    assert acted[4] == (2, "executor", "diverged")
+    assert metrics["strategy_rejected_total"]["diverged"] == 1
+
+
 def test_guard_vetoes_single_actions() -> None:
     """The guard stops one action; the next source acts, and the next tick is free."""
     acted, metrics = lived([Guard(lambda obs, action: action != 1)], ticks=3)

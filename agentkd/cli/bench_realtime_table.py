@@ -33,8 +33,8 @@ class Options:
     agentkd bench realtime table --env envs.freeway:agentkd/FreewayEasy-v0
     envs.freeway:agentkd/FreewayMedium-v0 envs.freeway:agentkd/FreewayHard-v0
     --planner policies.freeway:planner --executor policies/freeway/executor.akd
-    --guard policies.freeway:safe --roll-forward policies.freeway:roll
-    --episodes 8 --seed 0 --unit 89
+    --guard policies.freeway:safe --holds policies.freeway:holds
+    --roll-forward policies.freeway:ahead     --episodes 8 --seed 0 --unit 89
 
     A robot and a planner that searches, in real time:
 

@@ -24,6 +24,9 @@ class StrategyChoice:
     valid: str | None = None
     """Refuse strategies for which this no longer holds: module:attribute of a function
     (strategy, observation, row) -> bool."""
+    holds: str | None = None
+    """Refuse strategies whose actions no longer lead where they should:
+    module:attribute of a function (observation, actions that are left) -> bool."""
     tolerance: float | None = None
     """Refuse strategies that expected to observe something further away than this, in
     any number; for planners that say what they expect."""
@@ -66,15 +69,19 @@ class StrategyChoice:
         out: list[Router] = []
         if self.max_age is not None:
             out.append(Fresh(self.max_age))
-        if self.valid is not None or self.tolerance is not None:
-            precondition = _function(self.valid) if self.valid is not None else None
-            out.append(Valid(precondition, tolerance=self.tolerance))
+        if (self.valid, self.holds, self.tolerance) != (None, None, None):
+            out.append(
+                Valid(
+                    _optional(self.valid),
+                    tolerance=self.tolerance,
+                    holds=_optional(self.holds),
+                )
+            )
         if self.guard is not None:
-            baseline = _function(self.baseline) if self.baseline is not None else None
             out.append(
                 Guard(
                     _function(self.guard),
-                    baseline=baseline,
+                    baseline=_optional(self.baseline),
                     dwell=self.dwell,
                     recover=self.recover,
                 )
@@ -111,6 +118,10 @@ def _function(reference: str) -> Any:
     if not callable(found):
         raise ConfigError(f"{reference} is a {type(found).__name__}, not a function.")
     return found
+
+
+def _optional(reference: str | None) -> Any:
+    return None if reference is None else _function(reference)
 
 
 def routers_of(reference: str) -> list[Router]:

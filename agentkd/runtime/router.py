@@ -49,6 +49,7 @@ class Moment:
         blind: Whether the observation holds NaN or infinity.
         strategy: The strategy that would act, None where none serves.
         row: Which of its rows is for this tick.
+        remaining: Its actions from this tick on, (ticks, …); empty without one.
         age: Ticks since its observation, 0 without one.
         why: Why the source before the one asked about does not act; "" if none.
         held: For how many ticks in a row the last action was held so far.
@@ -65,6 +66,7 @@ class Moment:
         "left",
         "mine",
         "obs",
+        "remaining",
         "row",
         "strategy",
         "tick",
@@ -83,6 +85,7 @@ class Moment:
         self.strategy: Strategy | None = None
         self.why = ""
         self.mine: Any = None
+        self.remaining: Sequence[Any] = ()
 
     def begin(
         self, tick: int, obs: Floats, form: Form | None, left: float, held: int
@@ -91,6 +94,7 @@ class Moment:
         self.tick, self.obs, self.left, self.held = tick, obs, left, held
         self.blind = form is None
         self.strategy, self.row, self.age, self.why = None, 0, 0, ""
+        self.remaining = ()
         self._form = form
         self._actions.clear()
 

@@ -11,7 +11,7 @@ Agent(executor, planner=planner, routers=[
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -25,6 +25,8 @@ from agentkd.types import Floats, Policy, Source, Strategy
 
 Precondition = Callable[[Strategy, Floats, int], bool]
 """Says whether a strategy still holds, given the observation (obs,) and its row."""
+Plan = Callable[[Floats, Sequence[Any]], bool]
+"""Says whether actions still lead where they should, given the observation (obs,)."""
 Measure = Callable[[Floats], float]
 """How uncertain the executor is about an observation, (obs,)."""
 Baseline = Callable[[Floats], Any]
@@ -101,6 +103,8 @@ class Valid(Router):
         tolerance: How far a number of the observation may be from what the planner
             expected to be observed (`Guidance.expected`); strategies without
             expectations pass.
+        holds: Asked, of the observation and the actions that are left, whether they
+            still lead where they should.
 
     Raises:
         ConfigError: If neither is given.
@@ -113,13 +117,15 @@ class Valid(Router):
         precondition: Precondition | None = None,
         *,
         tolerance: float | Floats | None = None,
+        holds: Plan | None = None,
     ) -> None:
         """Take what has to hold."""
-        if precondition is None and tolerance is None:
-            raise ConfigError("Valid needs a precondition or a tolerance.")
+        if precondition is None and tolerance is None and holds is None:
+            raise ConfigError("Valid needs a precondition, a tolerance or `holds`.")
         if tolerance is not None and not np.all(np.asarray(tolerance) >= 0):
             raise ConfigError(f"tolerance is {tolerance}; at least 0.")
         self._precondition, self._tolerance = precondition, tolerance
+        self._holds = holds
 
     def veto(self, source: Source, moment: Moment, /) -> str:
         """Refuse a strategy that does not hold, for good."""
@@ -135,6 +141,8 @@ class Valid(Router):
         if self._precondition is not None and not self._precondition(
             strategy, moment.obs, moment.row
         ):
+            return "diverged"
+        if self._holds is not None and not self._holds(moment.obs, moment.remaining):
             return "diverged"
         return ""
 

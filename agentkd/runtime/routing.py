@@ -93,6 +93,8 @@ class Routing:
             moment.strategy = track.strategy
             moment.row = strategies.row(track, moment.tick)
             moment.age = max(0, moment.tick - track.origin)
+            # A late answer of a planner that acts alone has its last action left.
+            moment.remaining = track.actions[min(moment.row, track.horizon - 1) :]
             moment.propose(
                 "strategy", self.handed_over(strategies, track, theirs, moment.tick)
             )

@@ -237,7 +237,7 @@ def test_strategy_whose_rest_leads_nowhere_has_diverged() -> None:
 
     def holds(obs: Floats, actions: Sequence[Any]) -> bool:
         seen.append((float(obs[0]), [int(action) for action in actions]))
-        return obs[0] != 4
+        return bool(obs[0] != 4)
 
     acted, metrics = lived([Valid(holds=holds)], planner=Ahead(4), latency=2)
     assert seen == [(2, [2, 3]), (3, [3]), (4, [0, 1])]

@@ -34,7 +34,7 @@ class Options:
     envs.freeway:agentkd/FreewayMedium-v0 envs.freeway:agentkd/FreewayHard-v0
     --planner policies.freeway:planner --executor policies/freeway/executor.akd
     --guard policies.freeway:safe --holds policies.freeway:holds
-    --roll-forward policies.freeway:ahead     --episodes 8 --seed 0 --unit 89
+    --roll-forward policies.freeway:ahead --episodes 8 --seed 0 --unit 89
 
     A robot and a planner that searches, in real time:
 

@@ -135,7 +135,7 @@ def test_kinds_and_guidance_cross_the_wire() -> None:
 
 
 def test_memory_is_the_caller_s() -> None:
-    """A planner with a memory is served without one: the state travels with each question."""
+    """A planner with a memory is served without one: its state goes along each time."""
     with served(Counting()) as server:
         remote: Any = connect(server)
         state = remote.initial_state(2)

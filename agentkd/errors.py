@@ -8,6 +8,7 @@ AgentkdError
 │   ├── UnsafeError   a file that could only be read by running its code
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
+│   └── WireError     what came over a wire is no message of agentkd's
 ├── WorkerError       a worker process that could not be started or kept alive
 ├── EpisodeError      an environment that raised, or gave what is no number
 ├── WriteError        a file that could not be written; what was there is whole
@@ -77,6 +78,10 @@ class BundleError(LoadError):
 
 class PlannerError(AgentkdError):
     """A planner that raised, hung, died or answered garbage."""
+
+
+class WireError(PlannerError):
+    """What came over a wire is no message of agentkd's; the connection is given up."""
 
 
 class WorkerError(AgentkdError):

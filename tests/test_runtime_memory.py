@@ -151,7 +151,7 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
 
 def test_observations_survive_the_wire() -> None:
     """An observation is read back with its tick, epoch and time."""
-    codec = SeenCodec(3)
+    codec = SeenCodec(SPEC)
     obs = np.array([1.5, -2, np.float32(1e-30)], np.float32)
     seen = codec.decode(bytes(codec.encode(7, 2, 123, obs)))
     assert (seen.tick, seen.epoch, seen.time) == (7, 2, 123)

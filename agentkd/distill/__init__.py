@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentkd.distill.aged import aged_labels
     from agentkd.distill.collector import Collector
     from agentkd.distill.dataset_writer import DatasetWriter
     from agentkd.distill.distiller import Distiller, DistillerOptions
@@ -28,6 +29,7 @@ _HOMES = {
     "Distiller": "agentkd.distill.distiller",
     "DistillerOptions": "agentkd.distill.distiller",
     "Progress": "agentkd.distill.progress",
+    "aged_labels": "agentkd.distill.aged",
     "distill": "agentkd.distill.loop",
     "distill_dataset": "agentkd.distill.offline",
     "open_dataset": "agentkd.distill.offline",
@@ -43,6 +45,7 @@ __all__ = [
     "Distiller",
     "DistillerOptions",
     "Progress",
+    "aged_labels",
     "distill",
     "distill_dataset",
     "open_dataset",

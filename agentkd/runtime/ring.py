@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import threading
+from collections.abc import Iterator
 from typing import final
 
 import numpy as np
@@ -20,9 +24,10 @@ _MOST_ROWS, _LEAST_ROWS = 16384, 256
 
 @final
 class LabelRing:
-    """One producer, one consumer; a label that finds it full is dropped and counted.
+    """Several producers, one consumer; a label that finds it full is dropped, counted.
 
-    A row is the kind of the distribution, the label's link (see `Labels`), the
+    Producers take turns, by a lock on the memory's file that ends with its holder. A
+    row is the kind of the distribution, the label's link (see `Labels`), the
     observation and the packed distribution.
     It may be pushed and taken in different processes, and either may die and be
     replaced: a row counts only once it is whole.
@@ -45,6 +50,7 @@ class LabelRing:
         fitting = _MOST_BYTES // (4 * self._width)
         self.rows = rows or min(max(fitting, _LEAST_ROWS), _MOST_ROWS)
         self.segment = segment or Segment(8 * _HEADER + 4 * self.rows * self._width)
+        self._turn = threading.Lock()
         self._head = self.segment.buffer[: 8 * _HEADER].cast("Q")
         self._data: Floats = np.frombuffer(
             self.segment.buffer, np.float32, self.rows * self._width, 8 * _HEADER
@@ -77,6 +83,25 @@ class LabelRing:
         Returns:
             How many went in.
         """
+        with self._taking_turns():
+            return self._push(obs, dist, link)
+
+    @contextlib.contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        # The file's lock keeps processes apart, the other one this process's threads.
+        with self._turn:
+            fd = self.segment.fd
+            if fd >= 0:
+                fcntl.lockf(fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                if fd >= 0:
+                    fcntl.lockf(fd, fcntl.LOCK_UN)
+
+    def _push(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None
+    ) -> int:
         head = self._head
         start = head[_PUSHED]
         count = min(len(obs), self.rows - (start - head[_TAKEN]))

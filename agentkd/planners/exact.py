@@ -227,7 +227,7 @@ class ExactSearch(Generic[S]):
         for state in frontier.looked_at:
             left = best - frontier.paid[state]
             self._bounds[state] = min(self._bounds.get(state, 0.0), left)
-        state = end
-        while state != start:
-            state = frontier.before[state]
-            self._known[state] = best - frontier.paid[state]
+        on_the_way = end
+        while on_the_way != start:
+            on_the_way = frontier.before[on_the_way]
+            self._known[on_the_way] = best - frontier.paid[on_the_way]

@@ -102,9 +102,9 @@ class TreeSearch(Generic[S]):
         Q(s, a) + c · P(s, a) · √(Σ N(s, ·)) / (1 + N(s, a))
 
     where Q is the mean return so far in units of the tree's range (of a choice not yet
-    tried: what the state is expected to be worth), N the visits and P the prior. With an
-    executor as prior the visits are better than the executor, and the executor learns
-    them in turn: expert iteration (Anthony et al. 2017).
+    tried: what the state is expected to be worth), N the visits and P the prior. With
+    an executor as prior the visits are better than the executor, and the executor
+    learns them in turn: expert iteration (Anthony et al. 2017).
 
     Args:
         model: The world.

@@ -9,6 +9,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError
+from agentkd.planners.horizon import one_row
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy, RecurrentPolicy
 
@@ -84,10 +85,11 @@ def agreement_with(
     if not sample.size or isinstance(policy, RecurrentPolicy):
         return math.nan
     total = 0.0
+    ask = one_row(policy)
     for start in range(0, sample.size, _CHUNK):
         piece = slice(start, min(start + _CHUNK, sample.size))
         obs = sample.obs[piece]
-        dist = policy(obs)
+        dist = ask(obs)
         dists.check(dist, spec.action, len(obs))
         mine = dists.mode(dist, spec.action)
         agreed = dists.agreement(mine, sample.actions[piece], spec.action)

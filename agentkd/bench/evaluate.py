@@ -16,6 +16,7 @@ from agentkd.bench.lockstep import (
     Watch,
 )
 from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError
+from agentkd.planners.horizon import one_row
 from agentkd.spec import Spec
 from agentkd.types import (
     ActionDist,
@@ -104,7 +105,7 @@ class _Asked:
     """Chooses as a policy does, with its memory kept row by row."""
 
     def __init__(self, policy: Policy | RecurrentPolicy, lockstep: Lockstep) -> None:
-        self._policy: Any = policy
+        self._policy: Any = one_row(policy)
         self._lockstep = lockstep
         self._state: State | None = None
         if isinstance(policy, RecurrentPolicy):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
+from agentkd.planners.horizon import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import (
     ActionDist,
@@ -88,7 +89,9 @@ class Collector:
         self.episodes = 0
         self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
-        self._planner = planner
+        # A label is what the planner makes of the observed tick alone.
+        planner = one_row(planner)
+        self._planner: Policy | RecurrentPolicy = planner
         self._state: State | None = (
             planner.initial_state(count)
             if isinstance(planner, RecurrentPolicy)

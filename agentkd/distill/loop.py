@@ -24,6 +24,7 @@ from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
+from agentkd.planners.horizon import one_row
 from agentkd.spec import Spec, env_spec, flatten_one
 from agentkd.types import ActionDist, Floats, Labels
 
@@ -119,9 +120,9 @@ def look_at(env: str) -> tuple[Spec, Floats]:
 
 def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
     """Ask a planner about an observation (1, obs) to see what it answers with."""
-    policy = planner.policy
+    policy = one_row(planner.policy)
     if hasattr(policy, "initial_state"):
-        dist: ActionDist = policy(probe, policy.initial_state(1))[0]  # type: ignore[call-arg, index]
+        dist: ActionDist = policy(probe, policy.initial_state(1))[0]
     else:
         dist = policy(probe)
     dists.check(dist, spec.action, 1)

@@ -21,23 +21,30 @@ class FunctionPolicy:
     """A callable that takes flat observations (batch, size). It is a `Policy`.
 
     It answers with an `ActionDist`, or with an array of actions in the environment's
-    units, of which choices are smoothed.
+    units, of which choices are smoothed. A callable with a `horizon` answers each
+    observation with as many rows.
     """
 
     function: Callable[[Floats], Any]
     spec: Spec
 
+    @property
+    def horizon(self) -> int:
+        """How many rows it answers an observation with."""
+        return int(getattr(self.function, "horizon", 1))
+
     def __call__(self, obs: Floats, /) -> ActionDist:
-        """Give the action distribution for flat observations (batch, size).
+        """Give `horizon` rows for each of the flat observations (batch, size).
 
         Raises:
             PlannerError: If the answer does not fit the actions or is not finite.
         """
         answer = self.function(obs)
+        rows = len(obs) * self.horizon
         try:
             if not isinstance(answer, _DISTS):
-                answer = from_actions(answer, len(obs), self.spec.action)
-            check(answer, self.spec.action, len(obs))
+                answer = from_actions(answer, rows, self.spec.action)
+            check(answer, self.spec.action, rows)
         except (SpecError, NumbersError, TypeError, ValueError) as error:
             raise PlannerError(f"The callable answered garbage: {error}") from error
         return answer  # type: ignore[no-any-return]

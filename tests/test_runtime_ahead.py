@@ -24,7 +24,7 @@ from agentkd.runtime import (
 )
 from agentkd.runtime.codec import Seen, flat_actions
 from agentkd.runtime.rollforward import Foresight, Lead
-from agentkd.runtime.thinking import Demands, Thinker
+from agentkd.runtime.thinking import Thinker
 from tests.runtime_children import (
     SPEC,
     Ahead,
@@ -141,6 +141,45 @@ def test_check_of_the_roll_forward_falls_back_as_a_guard_does() -> None:
     told.clear()
     Foresight(roll, constant(2), SPEC)(Seen(0, 0, 0, see(0), 2))
     assert told == [0, 0]
+
+
+def test_without_an_executor_the_last_action_is_imagined() -> None:
+    """Where the executor takes no part, what is held is what is to be expected."""
+    told: list[int] = []
+
+    def model(obs: Any, actions: Sequence[Any]) -> Any:
+        told.extend(actions)
+        return obs
+
+    foresight = Foresight(RollForward(model), None, SPEC)
+    foresight(Seen(0, 0, 0, see(0), 3, flat_actions([2], SPEC.action)))
+    foresight(Seen(0, 0, 0, see(0), 2))
+    assert told == [2, 2, 2, 0, 0]
+
+
+def test_planner_alone_looks_ahead_over_what_it_holds() -> None:
+    """A planner that acts alone is asked about where holding its actions leads."""
+    told: list[int] = []
+
+    def model(obs: Any, actions: Sequence[Any]) -> Any:
+        told.extend(actions)
+        return next_ticks(obs, actions)
+
+    options = StrategyOptions(roll_forward=RollForward(model, lead=3))
+    with Agent(
+        constant(2),
+        planner=Ahead(1),
+        planner_latency=3,
+        strategies=options,
+        mode="planner",
+    ) as agent:
+        decisions = acted(agent, 7)
+    assert [source for _, source, _ in decisions] == [
+        *["default"] * 3,
+        *["strategy", "hold", "hold", "strategy"],
+    ]
+    # Nothing was decided before tick 3; from there on its 3 is held.
+    assert told == [0, 0, 0, 3, 3, 3, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -392,5 +431,3 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) ->
     with pytest.raises(ConfigError, match=words):
         RollForward(**options)
     assert never_two(see(0), 1)
-    with pytest.raises(ConfigError, match="executor"):
-        Thinker(Echo(), SPEC, backlog=False, demands=Demands(RollForward(next_ticks)))

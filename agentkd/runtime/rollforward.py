@@ -125,7 +125,8 @@ class Foresight:
 
     Args:
         roll: With what.
-        executor: Acts at the ticks for which nothing is committed.
+        executor: Acts at the ticks for which nothing is committed; None where it takes
+            no part, and the last action is held there, or the default taken.
         spec: The environment.
         memory: The planner's goals, where the executor has one.
     """
@@ -133,7 +134,7 @@ class Foresight:
     def __init__(
         self,
         roll: RollForward,
-        executor: Frozen,
+        executor: Frozen | None,
         spec: Spec,
         memory: GoalMemory | None = None,
     ) -> None:
@@ -142,12 +143,13 @@ class Foresight:
         self._model: Any = resolve(model) if isinstance(model, str) else model
         self._check: Any = resolve(check) if isinstance(check, str) else check
         self._spec, self._memory = spec, memory
-        self._form = acting_form(executor)
+        self._form = acting_form(executor) if executor is not None else None
         self._default = default_action(spec.action)
 
     def follow(self, executor: Frozen) -> None:
-        """Let another executor act."""
-        self._form = acting_form(executor)
+        """Let another executor act, if one does."""
+        if self._form is not None:
+            self._form = acting_form(executor)
 
     def __call__(self, seen: Seen) -> Floats:
         """Give the observation `seen.lead` ticks later, (obs,).
@@ -175,14 +177,16 @@ class Foresight:
         for step in range(len(sure), seen.lead):
             wanted = known[step] if step < len(known) else None
             if wanted is None:
-                wanted = self._executor(obs, seen.epoch, seen.tick + step)
+                wanted = self._uncommitted(obs, seen.epoch, seen.tick + step, last)
             last = self._allowed(obs, wanted, last)
             obs = self._after(obs, [last])
         return obs
 
-    def _executor(self, obs: Floats, epoch: int, tick: int) -> Any:
+    def _uncommitted(self, obs: Floats, epoch: int, tick: int, last: Any) -> Any:
         # Held here: another executor may follow at any moment.
         form = self._form
+        if form is None:
+            return self._default if last is None else last
         place = form.obs
         place[: len(obs)] = obs
         if self._memory is not None:

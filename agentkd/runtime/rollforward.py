@@ -92,7 +92,8 @@ class Lead:
     """How many ticks an answer takes: of the newest answers the 95th percentile.
 
     The first answer of a planner that was just started is left out: it is slower than
-    all that follow, and would be believed for a whole window.
+    all that follow, and would be believed for a whole window. It is reckoned with only
+    until there is a second one.
 
     Args:
         roll: How it is measured.
@@ -111,7 +112,11 @@ class Lead:
             ticks: Those ticks.
             request: The number of the request; the first is a warm-up.
         """
-        if self._fixed is not None or request <= 1:
+        if self._fixed is not None:
+            return
+        if request <= 1:
+            if not self._ticks:
+                self.value = min(max(0, ticks), self._most)
             return
         self._ticks.append(max(0, ticks))
         ordered = sorted(self._ticks)

@@ -319,6 +319,22 @@ def test_new_episode_ends_thinking_about_the_old_one() -> None:
         assert agent.metrics()["planner_answers_total"] == 0
 
 
+def test_new_episode_ends_thinking_on_the_tick_as_well() -> None:
+    """Under the virtual clock the new episode's first state is asked about at once."""
+    planner = Anytime(2)
+    with Agent(constant(3), planner=planner, planner_latency=6) as agent:
+        acted(agent, 2)
+        agent.reset()
+        told = acted(agent, 7)
+    # Asked at the new episode's first tick, of which half is known three ticks later.
+    assert [source for _, source, _ in told] == [
+        *["executor"] * 3,
+        *["strategy"],
+        *["executor"] * 3,
+    ]
+    assert planner.asked == 3
+
+
 def test_planner_without_any_answer_is_an_error() -> None:
     """`improve` has to give at least one answer."""
     thinker = Thinker(Anytime(0), SPEC, backlog=False)

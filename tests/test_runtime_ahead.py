@@ -24,7 +24,7 @@ from agentkd.runtime import (
 )
 from agentkd.runtime.codec import Seen, flat_actions
 from agentkd.runtime.rollforward import Foresight, Lead
-from agentkd.runtime.thinking import Demands, Thinker
+from agentkd.runtime.thinking import Thinker
 from tests.runtime_children import (
     SPEC,
     Ahead,
@@ -58,10 +58,10 @@ def test_planner_that_looks_ahead_is_in_time() -> None:
     ) as agent:
         told = acted(agent, 20)
         metrics = agent.metrics()
-    # Two answers are needed to know how late they are: the first is a warm-up.
+    # The first answer, asked about what was seen then, tells how late they are.
     assert metrics["lead_ticks"] == 3
-    assert told[9:] == [
-        (i % 4, "strategy", "fresh" if i % 3 == 0 else "ahead") for i in range(9, 20)
+    assert told[6:] == [
+        (i % 4, "strategy", "fresh" if i % 3 == 0 else "ahead") for i in range(6, 20)
     ]
     # Without looking ahead three rows are over when they come.
     with Agent(constant(2), planner=Ahead(3), planner_latency=3) as agent:
@@ -74,15 +74,21 @@ def test_executor_is_compared_where_the_answer_meets_its_tick() -> None:
         constant(2), planner=Ahead(3), planner_latency=3, strategies=ROLLED
     ) as agent:
         acted(agent, 21)
-        # For ticks 0 and 3 late, for 9, 12, 15 and 18 in time; only 18 asks for a 2.
-        assert agent.metrics()["executor_agreement"] == pytest.approx(1 / 6)
+        # For tick 0 late, for 6, 9, 12, 15 and 18 in time; 6 and 18 ask for a 2.
+        assert agent.metrics()["executor_agreement"] == pytest.approx(2 / 6)
 
 
 def test_lead_is_what_nineteen_of_twenty_answers_keep() -> None:
     """One slow answer in a window of 32 changes nothing; a slow window does."""
     lead = Lead(RollForward(next_ticks, window=32))
-    lead.note(700, request=1)
     assert lead.value == 0
+    lead.note(700, request=1)
+    # A warm-up is all that is known, until there is more to know.
+    assert lead.value == 32
+    lead.note(3, request=2)
+    assert lead.value == 3
+    lead.note(700, request=1)
+    assert lead.value == 3
     for ticks in [3] * 31 + [21]:
         lead.note(ticks, request=2)
     assert lead.value == 3
@@ -141,6 +147,45 @@ def test_check_of_the_roll_forward_falls_back_as_a_guard_does() -> None:
     told.clear()
     Foresight(roll, constant(2), SPEC)(Seen(0, 0, 0, see(0), 2))
     assert told == [0, 0]
+
+
+def test_without_an_executor_the_last_action_is_imagined() -> None:
+    """Where the executor takes no part, what is held is what is to be expected."""
+    told: list[int] = []
+
+    def model(obs: Any, actions: Sequence[Any]) -> Any:
+        told.extend(actions)
+        return obs
+
+    foresight = Foresight(RollForward(model), None, SPEC)
+    foresight(Seen(0, 0, 0, see(0), 3, flat_actions([2], SPEC.action)))
+    foresight(Seen(0, 0, 0, see(0), 2))
+    assert told == [2, 2, 2, 0, 0]
+
+
+def test_planner_alone_looks_ahead_over_what_it_holds() -> None:
+    """A planner that acts alone is asked about where holding its actions leads."""
+    told: list[int] = []
+
+    def model(obs: Any, actions: Sequence[Any]) -> Any:
+        told.extend(actions)
+        return next_ticks(obs, actions)
+
+    options = StrategyOptions(roll_forward=RollForward(model, lead=3))
+    with Agent(
+        constant(2),
+        planner=Ahead(1),
+        planner_latency=3,
+        strategies=options,
+        mode="planner",
+    ) as agent:
+        decisions = acted(agent, 7)
+    assert [source for _, source, _ in decisions] == [
+        *["default"] * 3,
+        *["strategy", "hold", "hold", "strategy"],
+    ]
+    # Nothing was decided before tick 3; from there on its 3 is held.
+    assert told == [0, 0, 0, 3, 3, 3, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +319,22 @@ def test_new_episode_ends_thinking_about_the_old_one() -> None:
         assert agent.metrics()["planner_answers_total"] == 0
 
 
+def test_new_episode_ends_thinking_on_the_tick_as_well() -> None:
+    """Under the virtual clock the new episode's first state is asked about at once."""
+    planner = Anytime(2)
+    with Agent(constant(3), planner=planner, planner_latency=6) as agent:
+        acted(agent, 2)
+        agent.reset()
+        told = acted(agent, 7)
+    # Asked at the new episode's first tick, of which half is known three ticks later.
+    assert [source for _, source, _ in told] == [
+        *["executor"] * 3,
+        *["strategy"],
+        *["executor"] * 3,
+    ]
+    assert planner.asked == 3
+
+
 def test_planner_without_any_answer_is_an_error() -> None:
     """`improve` has to give at least one answer."""
     thinker = Thinker(Anytime(0), SPEC, backlog=False)
@@ -392,5 +453,3 @@ def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) ->
     with pytest.raises(ConfigError, match=words):
         RollForward(**options)
     assert never_two(see(0), 1)
-    with pytest.raises(ConfigError, match="executor"):
-        Thinker(Echo(), SPEC, backlog=False, demands=Demands(RollForward(next_ticks)))

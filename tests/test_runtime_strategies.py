@@ -104,6 +104,14 @@ def test_strategy_for_a_later_tick_waits_for_it() -> None:
     ]
 
 
+def test_newer_strategy_that_begins_sooner_wins() -> None:
+    """One asked for later and for an earlier tick is not replaced by the older one."""
+    strategies = Strategies(SPEC)
+    strategies.offer(replace(answer(5, [1] * 9), seen=1), 2, 0)
+    strategies.offer(replace(answer(4, [2] * 9), seen=2), 3, 0)
+    assert [strategies.serve(tick)[0] for tick in (3, 4, 5, 6)] == [None, 2, 2, 2]
+
+
 def test_upcoming_actions_end_at_the_first_gap() -> None:
     """What is committed is what is under way, then what waits, without a hole."""
     strategies = Strategies(SPEC)

@@ -124,6 +124,7 @@ def run(options: Options) -> int:
         "seed": options.seed,
         "unit": options.unit,
         "cells": [_told(each, options.unit) for each in cells],
+        "regret": _regret(cells, options.unit),
         "below": below,
     }
     options.place.deliver(data, sections, verdict)
@@ -228,11 +229,27 @@ def _told(found: Any, unit: float) -> dict[str, Any]:
     }
 
 
+def _regret(cells: Sequence[Any], unit: float) -> dict[str, dict[str, float]]:
+    """How far the runtime is below the planner that is never late, by environment."""
+    best = {c.env: c.mean for c in cells if (c.arm, c.latency) == ("planner", 0)}
+    out: dict[str, dict[str, float]] = {}
+    for each in cells:
+        if each.arm == "runtime" and each.env in best:
+            late = "real" if each.latency is None else str(each.latency)
+            out.setdefault(each.env, {})[late] = (best[each.env] - each.mean) / unit
+    return out
+
+
 def _section(env: str, cells: Sequence[Any], options: Options) -> Section:
     latencies = list(dict.fromkeys(each.latency for each in cells))
     arms = list(dict.fromkeys(each.arm for each in cells))
     scores = {(each.arm, each.latency): each.mean / options.unit for each in cells}
     rows = [[arm, *(f"{scores[arm, late]:.3f}" for late in latencies)] for arm in arms]
+    best = scores.get(("planner", 0))
+    if best is not None:
+        # What is lost to a planner that is never late.
+        lost = [best - scores["runtime", late] for late in latencies]
+        rows.append(["regret of the runtime", *(f"{each:.3f}" for each in lost)])
     shown = ["real" if late is None else f"{late}" for late in latencies]
     numbers = [float(late) if late is not None else np.nan for late in latencies]
     plot = Plot(

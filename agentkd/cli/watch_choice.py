@@ -27,6 +27,9 @@ class WatchChoice:
     """Bind the ticks to these processors."""
     lock_memory: bool = False
     """Keep all memory from being paged out."""
+    gc_freeze: bool = True
+    """Keep the garbage collector away from what lived before the ticks, and let it look
+    elsewhere only when there is slack."""
     log: bool = False
     """Write a decision log for each arm, to be read and replayed by agentkd log."""
     prometheus: int | None = None
@@ -42,7 +45,9 @@ class WatchChoice:
         Raises:
             ConfigError: If it cannot be.
         """
-        return Realtime(self.priority, self.cores or None, self.lock_memory)
+        return Realtime(
+            self.priority, self.cores or None, self.lock_memory, self.gc_freeze
+        )
 
 
 @final

@@ -148,7 +148,9 @@ class Agent:
                 ring = self._learner.open(self.executor)
             if self._planner is not None:
                 options = self._strategies
-                wants = Demands(options.roll_forward, options.goals, self.executor)
+                takes_part = "executor" in self._decider.order
+                executor = self.executor if takes_part else None
+                wants = Demands(options.roll_forward, options.goals, executor)
                 self._planner.open(self.spec, ring, wants)
             for port in (self._planner, self._learner):
                 if port is not None and not self._stop.is_set():

@@ -136,6 +136,11 @@ class Decider:
         return self._alone
 
     @property
+    def order(self) -> tuple[Source, ...]:
+        """The fallback order of those who take part."""
+        return self._routing.order
+
+    @property
     def lead(self) -> int:
         """Ticks by which observations are rolled forward now."""
         return self._lead.value if self._lead is not None else 0

@@ -191,6 +191,7 @@ class InlinePlanner:
         self._unlabelled += len(seen) == seen.maxlen
         seen.append(Seen(tick, epoch, time.monotonic_ns(), obs.copy(), lead, committed))
         self._land(tick)
+        self._leave(epoch)
         self._ticks += not more
         if not self._flight and not more:
             self._ask(tick)
@@ -218,6 +219,12 @@ class InlinePlanner:
             self._flight.append((tick + after, thought))
         self._flight.append((tick + latency, last))
         self._land(tick)
+
+    def _leave(self, epoch: int) -> None:
+        """Leave an anytime planner in the middle when its episode is over."""
+        anytime = self._thinker is not None and self._thinker.anytime
+        if anytime and self._flight and self._flight[0][1].answer.epoch != epoch:
+            self._flight.clear()
 
     def _land(self, tick: int) -> None:
         flight = self._flight

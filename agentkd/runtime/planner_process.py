@@ -117,11 +117,13 @@ class ProcessPlanner:
         told: dict[str, Any] = {"goals": None, "roll": None}
         if wants.goals is not None:
             told["goals"] = [wants.goals.size, wants.goals.max_age]
+        if wants.roll is not None:
+            told["roll"] = wants.roll.as_references()
+            told["executor"] = told["weights"] = None
         if wants.roll is not None and wants.executor is not None:
             self._weights = Mailbox(4 * len(wants.executor.vector()))
             shared.append(self._weights.segment.fd)
             file = to_bytes(wants.executor, {})
-            told["roll"] = wants.roll.as_references()
             told["executor"] = base64.b64encode(file).decode()
             told["weights"] = self._weights.handle()
         return told

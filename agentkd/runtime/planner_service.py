@@ -99,8 +99,10 @@ def _demands(told: Mapping[str, Any]) -> tuple[Demands, Mailbox | None]:
     goals = Goals(*told["goals"]) if told["goals"] is not None else None
     if told["roll"] is None:
         return Demands(goals=goals), None
-    executor = from_bytes(base64.b64decode(told["executor"])).frozen
     roll = RollForward(**told["roll"])
+    if told["executor"] is None:
+        return Demands(roll, goals), None
+    executor = from_bytes(base64.b64decode(told["executor"])).frozen
     return Demands(roll, goals, executor), Mailbox.attach(*told["weights"])
 
 

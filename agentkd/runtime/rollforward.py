@@ -92,7 +92,8 @@ class Lead:
     """How many ticks an answer takes: of the newest answers the 95th percentile.
 
     The first answer of a planner that was just started is left out: it is slower than
-    all that follow, and would be believed for a whole window.
+    all that follow, and would be believed for a whole window. It is reckoned with only
+    until there is a second one.
 
     Args:
         roll: How it is measured.
@@ -111,7 +112,11 @@ class Lead:
             ticks: Those ticks.
             request: The number of the request; the first is a warm-up.
         """
-        if self._fixed is not None or request <= 1:
+        if self._fixed is not None:
+            return
+        if request <= 1:
+            if not self._ticks:
+                self.value = min(max(0, ticks), self._most)
             return
         self._ticks.append(max(0, ticks))
         ordered = sorted(self._ticks)
@@ -125,7 +130,8 @@ class Foresight:
 
     Args:
         roll: With what.
-        executor: Acts at the ticks for which nothing is committed.
+        executor: Acts at the ticks for which nothing is committed; None where it takes
+            no part, and the last action is held there, or the default taken.
         spec: The environment.
         memory: The planner's goals, where the executor has one.
     """
@@ -133,7 +139,7 @@ class Foresight:
     def __init__(
         self,
         roll: RollForward,
-        executor: Frozen,
+        executor: Frozen | None,
         spec: Spec,
         memory: GoalMemory | None = None,
     ) -> None:
@@ -142,12 +148,13 @@ class Foresight:
         self._model: Any = resolve(model) if isinstance(model, str) else model
         self._check: Any = resolve(check) if isinstance(check, str) else check
         self._spec, self._memory = spec, memory
-        self._form = acting_form(executor)
+        self._form = acting_form(executor) if executor is not None else None
         self._default = default_action(spec.action)
 
     def follow(self, executor: Frozen) -> None:
-        """Let another executor act."""
-        self._form = acting_form(executor)
+        """Let another executor act, if one does."""
+        if self._form is not None:
+            self._form = acting_form(executor)
 
     def __call__(self, seen: Seen) -> Floats:
         """Give the observation `seen.lead` ticks later, (obs,).
@@ -175,14 +182,16 @@ class Foresight:
         for step in range(len(sure), seen.lead):
             wanted = known[step] if step < len(known) else None
             if wanted is None:
-                wanted = self._executor(obs, seen.epoch, seen.tick + step)
+                wanted = self._uncommitted(obs, seen.epoch, seen.tick + step, last)
             last = self._allowed(obs, wanted, last)
             obs = self._after(obs, [last])
         return obs
 
-    def _executor(self, obs: Floats, epoch: int, tick: int) -> Any:
+    def _uncommitted(self, obs: Floats, epoch: int, tick: int, last: Any) -> Any:
         # Held here: another executor may follow at any moment.
         form = self._form
+        if form is None:
+            return self._default if last is None else last
         place = form.obs
         place[: len(obs)] = obs
         if self._memory is not None:

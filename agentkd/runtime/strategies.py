@@ -212,6 +212,20 @@ class Strategies:
         else:
             self._coming.append(track)
 
+    def _promote(self, tick: int) -> None:
+        """Let those begin whose first tick has come; the newest stays."""
+        coming = self._coming
+        if not coming:
+            return
+        ready = [track for track in coming if track.start <= tick]
+        if ready:
+            newest = ready[-1]
+            self._begin(newest)
+            # Older ones that would begin later are out of date by now.
+            order = newest.origin, newest.part
+            kept = [track for track in coming if (track.origin, track.part) > order]
+            self._coming = deque(kept, maxlen=_WAITING)
+
     def _begin(self, track: Track) -> None:
         if self._acted and self.track is not None:
             self.before = self.track
@@ -233,8 +247,7 @@ class Strategies:
         Returns:
             The action, None where no strategy serves; and why.
         """
-        while self._coming and self._coming[0].start <= tick:
-            self._begin(self._coming.popleft())
+        self._promote(tick)
         why, self._why = self._why or "late", ""
         track = self.track
         if track is None:
@@ -283,8 +296,7 @@ class Strategies:
 
     def goal(self, tick: int) -> tuple[Floats | None, int]:
         """The newest goal, (1, size), and its age in ticks."""
-        while self._coming and self._coming[0].start <= tick:
-            self._begin(self._coming.popleft())
+        self._promote(tick)
         if self._goal is None:
             return None, 0
         return self._goal[0], tick - self._goal[1]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.errors import AgentkdError, ConfigError, PlannerError
+from agentkd.errors import AgentkdError, PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.codec import EXPECTED_BYTES, Answer, Seen
 from agentkd.runtime.goals import GoalMemory, Goals
@@ -44,7 +44,8 @@ class Demands:
     Attributes:
         roll: How observations are rolled forward first, None for as they are.
         goals: What the planner's goals look like, None where it gives none.
-        executor: The executor that acts meanwhile, where one has to be imagined.
+        executor: The executor that acts meanwhile, and has to be imagined; None where
+            it takes no part.
     """
 
     roll: RollForward | None = None
@@ -103,8 +104,6 @@ class Thinker:
         self._memory = GoalMemory(wants.goals) if wants.goals is not None else None
         self._foresight: Foresight | None = None
         if wants.roll is not None:
-            if wants.executor is None:
-                raise ConfigError("A roll-forward needs the executor that acts.")
             self._foresight = Foresight(wants.roll, wants.executor, spec, self._memory)
         self._expects = EXPECTED_BYTES // (4 * max(1, spec.obs.size))
         self._told = hasattr(policy, "epoch")

@@ -1,9 +1,9 @@
 """Exact search: the best way through a deterministic world, and what each detour costs.
 
-A* (Hart, Nilsson and Raphael 1968) from the observed state. What one search finds out
-makes the next one shorter: the return from every state on a way that was found is known
-from then on, and the return from every other state that was looked at is bounded by
-what the best way left of it (Adaptive A*, Koenig and Likhachev 2006, section 3).
+A* (IEEE Transactions SSC-4, 1968, p. 100) from the observed state. What one search
+finds out makes the next one shorter: the return from every state on a way that was
+found is known from then on, and the return from every other state that was looked at is
+bounded by what the best way left of it (Adaptive A*, Koenig and Likhachev 2006, 3).
 """
 
 from __future__ import annotations

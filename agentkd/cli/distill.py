@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,6 +27,14 @@ class Options:
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
+    boxes: Literal["moments", "mixture"] = "moments"
+    """How an ensemble's actions in a box become one: their mean, or where most of them
+    are, for members that may go different ways."""
+    votes: int | None = None
+    """Use nothing of the planner but what it chooses, asked so often for each label."""
+    vote_noise: float = 0.0
+    """How far off all but the first of these are asked, in units of the states'
+    spread."""
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
     seconds: float | None = None
@@ -102,7 +110,11 @@ def run(options: Options) -> int:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
-    opened = access(options)
+    opened = access(options) | {
+        "boxes": options.boxes,
+        "votes": options.votes,
+        "vote_noise": options.vote_noise,
+    }
     known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.

@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from agentkd.cli.distill_view import DistillView, Goals
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.distill.loop import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,16 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    halving: int = 10_000
+    """Labels after which the planner's share of the driving has halved."""
+    ask: Literal["all", "random", "uncertain", "novel", "disagreement"] = "all"
+    """Which states the planner is asked about, where the executor drives: all, or a
+    share of them, for a planner whose answers are dear (docs/distillation.md)."""
+    ask_share: float = 0.25
+    """That share."""
+    steps_per_label: float | None = None
+    """Gradient steps for each label, without --seconds: how often labels are used
+    again; by default 1/8, or more where there are few."""
     names: tuple[str, ...] = ()
     """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
     units: tuple[str, ...] = ()
@@ -93,9 +106,9 @@ def run(options: Options) -> int:
     from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
     from agentkd.deploy.vectors import STEPS
+    from agentkd.distill.asking import make_asking
     from agentkd.distill.distiller import Distiller
     from agentkd.distill.loop import (
-        Budget,
         distill,
         kind_of_planner,
         look_at,
@@ -119,13 +132,18 @@ def run(options: Options) -> int:
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
     contract = distill_file.contract(options, spec)
-    budget = Budget(_seconds(options), options.labels)
+    budget = _budget(options)
     learning = _distiller_options(options)
     trial = Distiller(sketch, learning, known.policy)
     trial.expect(kind_of_planner(known, spec, probe))
     collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share
+        environments=options.environments,
+        halving=options.halving,
+        least_share=options.planner_share,
+        ask=options.ask,
+        ask_share=options.ask_share,
     )
+    make_asking(options.ask, options.ask_share, known.policy, spec, options.seed)
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
     view = DistillView(options.env, known, sketch)
@@ -173,10 +191,18 @@ def run(options: Options) -> int:
     return write(options, out, result, planner, random, executor, view)
 
 
-def _seconds(options: Options) -> float | None:
-    if options.seconds is None and options.labels is None:
-        return 60.0
-    return options.seconds
+def _budget(options: Options) -> Budget:
+    from agentkd.distill.loop import Budget
+
+    seconds = options.seconds
+    if seconds is None and options.labels is None:
+        seconds = 60.0
+    if seconds is not None and options.steps_per_label is not None:
+        raise ConfigError(
+            "--steps-per-label is for runs that are ended by --labels alone: with "
+            "--seconds, learning takes as many steps as there is time for."
+        )
+    return Budget(seconds, options.labels, options.steps_per_label)
 
 
 def _distiller_options(options: Options) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
+from agentkd.distill.asking import Asking, Mask
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
@@ -20,7 +21,8 @@ class Collected:
     """One step of all environments.
 
     Attributes:
-        obs: The observations that were visited, (environments, obs).
+        obs: The observations that were visited and asked about, (environments, obs) if
+            all are.
         dist: The planner's answer to them.
         executor_returns: Returns of episodes that ended and that the executor drove
             from start to end.
@@ -33,7 +35,7 @@ class Collected:
 
 @final
 class Collector:
-    """Steps environments in lockstep; the planner labels every state they visit.
+    """Steps environments in lockstep; the planner labels the states they visit.
 
     Who drives is drawn for stretches of ticks: with probability `share` the planner,
     which acts as it is likely to (a draw from its distribution), else the executor,
@@ -47,6 +49,8 @@ class Collector:
         count: How many environments.
         seed: For resets and drivers.
         stretch: The mean length of a stretch, in ticks.
+        asking: Chooses the states that are labelled among those where the executor
+            drives; None for all.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Collector:
         count: int = 16,
         seed: int = 0,
         stretch: float = 50.0,
+        asking: Asking | None = None,
     ) -> None:
         """Make and reset the environments."""
         self.random = np.random.default_rng(seed)
@@ -80,6 +85,8 @@ class Collector:
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
         self._share = 1.0
+        self._asking = asking
+        self._nothing: ActionDist | None = None
         for index, env in enumerate(self._envs):
             obs, _ = env.reset(seed=int(self.random.integers(2**31)))
             self._obs[index] = self._flat(obs)
@@ -103,9 +110,27 @@ class Collector:
         count = len(self._envs)
         self._restart_the_blind()
         obs = self._obs.copy()
-        dist = self._ask(obs)
+        self._draw_drivers(share)
+        asked = self._asked(obs, executor)
+        dist = self._answers(obs[asked])
         # An answer that is no number drives nowhere; the buffer counts its label.
-        answered = np.isfinite(dists.pack(dist)).all(axis=1)
+        answered = np.zeros(count, bool)
+        answered[asked] = np.isfinite(dists.pack(dist)).all(axis=1)
+        action = self._spec.action
+        drawn = dists.sample(dist, action, self.random)
+        actions = np.empty((count, *drawn.shape[1:]), drawn.dtype)
+        actions[asked] = drawn
+        mine = ~(self._by_planner & answered)
+        if mine.any():
+            actions[mine] = dists.mode(executor(obs[mine]), action)
+        finished = [
+            r for i in range(count) if (r := self._move(i, actions[i])) is not None
+        ]
+        self.labels += int(asked.sum())
+        return Collected(obs[asked], dist, tuple(finished))
+
+    def _draw_drivers(self, share: float) -> None:
+        count = len(self._envs)
         redraw = self.random.random(count) < 1.0 / self._stretch
         if share < self._share and self._share == 1.0:
             redraw[:] = True
@@ -113,17 +138,27 @@ class Collector:
         if redraw.any():
             drawn = self.random.random(count) < share
             self._by_planner = np.where(redraw & ~self._pure, drawn, self._by_planner)
-        action = self._spec.action
-        actions = dists.sample(dist, action, self.random)
-        mine = ~(self._by_planner & answered)
-        if mine.any():
-            actions = np.array(actions)
-            actions[mine] = dists.mode(executor(obs[mine]), action)
-        finished = [
-            r for i in range(count) if (r := self._move(i, actions[i])) is not None
-        ]
-        self.labels += count
-        return Collected(obs, dist, tuple(finished))
+
+    def _asked(self, obs: Floats, executor: Policy) -> Mask:
+        """Choose which states to ask about; those where the planner drives are."""
+        asked = np.ones(len(obs), bool)
+        if self._asking is None or self._nothing is None:
+            return asked
+        free = ~self._by_planner
+        if free.any():
+            asked[free] = self._asking.choose(obs[free], executor)
+        return asked
+
+    def _answers(self, obs: Floats) -> ActionDist:
+        """Ask the planner about observations; about none, it is not troubled."""
+        if not len(obs):
+            assert self._nothing is not None
+            return self._nothing
+        dist = self._ask(obs)
+        if self._asking is not None:
+            self._nothing = dists.rows(dist, slice(0, 0))
+            self._asking.learn(obs, dist)
+        return dist
 
     def _restart_the_blind(self) -> None:
         """Begin anew where an environment gives what is no number."""

@@ -62,6 +62,10 @@ class Budget:
             raise ConfigError(f"seconds is {self.seconds}; it has to be above 0.")
         if self.labels is not None and self.labels < 1:
             raise ConfigError(f"labels is {self.labels}; it has to be at least 1.")
+        if self.steps_per_label is not None and not self.steps_per_label > 0:
+            raise ConfigError(
+                f"steps_per_label is {self.steps_per_label}; it has to be above 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)

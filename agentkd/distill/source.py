@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from agentkd import environments
+from agentkd.distill.asking import Ask, check_ask, make_asking
 from agentkd.distill.collector import Collector
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
@@ -19,7 +20,7 @@ Labels = tuple[Floats, ActionDist]
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """Who drives while labels are collected.
+    """Who drives while labels are collected, and what the planner is asked.
 
     Attributes:
         environments: How many are stepped together.
@@ -27,12 +28,19 @@ class CollectionOptions:
         halving: Labels after which the planner's share of the driving has halved.
         least_share: What is left of its share in the end. A little keeps the states
             near the planner's own way among the labels.
+        ask: Which states the planner is asked about, where the executor drives:
+            "all", or those of `ask_share`, chosen by chance ("random"), where the
+            executor is "uncertain", that are "novel", or by a committee's
+            "disagreement". Labels count what was asked.
+        ask_share: The share of these states that is asked about; not with "all".
     """
 
     environments: int = 16
     stretch: float = 50.0
     halving: int = 10_000
     least_share: float = 0.1
+    ask: Ask = "all"
+    ask_share: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -40,6 +48,7 @@ class CollectionOptions:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
+        check_ask(self.ask, self.ask_share)
 
     def share(self, labels: int) -> float:
         """The planner's share of the driving after so many labels, 0 to 1."""
@@ -102,6 +111,7 @@ class LocalSource:
             count=options.environments,
             seed=seed,
             stretch=options.stretch,
+            asking=make_asking(options.ask, options.ask_share, planner, spec, seed),
         )
         self.restarts = 0
         self._executor: Policy = frozen
@@ -115,7 +125,7 @@ class LocalSource:
     def take(self) -> list[Labels]:
         """Move every environment by one tick."""
         step = self._collector.step(self._executor, self._share)
-        return [(step.obs, step.dist)]
+        return [(step.obs, step.dist)] if len(step.obs) else []
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""

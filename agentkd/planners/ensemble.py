@@ -43,7 +43,7 @@ def _softmax(logits: Floats) -> Floats:
     return result
 
 
-def _blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
+def blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
     """Split probabilities into one distribution over choices after another."""
     if isinstance(action, MultiDiscreteSpec):
         return list(np.split(probability, np.cumsum(action.sizes)[:-1], axis=1))
@@ -272,15 +272,16 @@ class Ensemble:
             moments = [(mean, np.zeros_like(mean)) for mean in means]
             spread: Floats = np.sqrt(matched(moments, weights)[1])
             return np.asarray(spread.mean(axis=1), np.float32)
-        each = [_blocks(p, action) for p in self._probabilities(found)]
+        each = [blocks(p, action) for p in self._probabilities(found)]
         total: Floats = np.zeros(len(each[0][0]), np.float32)
         for block in zip(*each, strict=True):
-            single = _average([_entropy(p) for p in block], weights)
-            total = total + (_entropy(_average(block, weights)) - single)
+            single = _average([entropy(p) for p in block], weights)
+            total = total + (entropy(_average(block, weights)) - single)
         return np.maximum(total, np.float32(0.0))
 
 
-def _entropy(probability: Floats) -> Floats:
+def entropy(probability: Floats) -> Floats:
+    """The entropy of each row of probabilities (batch, n), in nats: (batch,)."""
     kept = np.clip(probability, _TINY, 1.0)
     result: Floats = -(kept * np.log(kept)).sum(axis=1)
     return result

@@ -41,6 +41,11 @@ _COMMANDS = {
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
     ),
+    "bench mechanisms": (
+        "agentkd.cli.bench_mechanisms",
+        "what each mechanism of distillation changes, with and without",
+        "agentkd bench mechanisms --planners DIR --mechanisms soft auto",
+    ),
     "inspect": (
         "agentkd.cli.inspect",
         "what an executor file holds",

@@ -67,6 +67,13 @@ class Budget:
                 f"steps_per_label is {self.steps_per_label}; it has to be above 0."
             )
 
+    @property
+    def ratio(self) -> float:
+        """Gradient steps for each label, when learning and collecting take turns."""
+        if self.steps_per_label is not None:
+            return self.steps_per_label
+        return max(1 / 8, min(4.0, 3000 / (self.labels or 3000)))
+
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
@@ -339,13 +346,9 @@ class _Run:
         self.look()
 
     def _take_turns(self) -> None:
-        assert self.budget.labels is not None
         before = self.labels
         self._learn_of(self.source.take())
-        ratio = self.budget.steps_per_label
-        if ratio is None:
-            ratio = max(1 / 8, min(4.0, 3000 / self.budget.labels))
-        self._owed += ratio * (self.labels - before)
+        self._owed += self.budget.ratio * (self.labels - before)
         while self._owed >= 1.0:
             self._owed -= 1.0
             self._step()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentkd.bench.lockstep import Evaluation
 from agentkd.distill.attacks import Way, perturbed
 from agentkd.distill.terms.robust import OwnAnswer
 from agentkd.distill.terms.term import Ground
@@ -51,6 +52,22 @@ class Attack:
             raise ConfigError(
                 f"An attack by {self.eps} in {self.steps} steps: above 0, at least 1."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Assault:
+    """What came of an attack on a policy.
+
+    Attributes:
+        evaluation: Its episodes; None where it was not attacked.
+        agreement: With the reference's own answers to the true observations; NaN if
+            unknown.
+        why: Why it was not attacked, "" if it was, or if it lives no more.
+    """
+
+    evaluation: Evaluation | None
+    agreement: float = math.nan
+    why: str = ""
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:

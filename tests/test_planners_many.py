@@ -38,6 +38,7 @@ from agentkd.types import (
     Policy,
     SquashedGaussian,
 )
+from tests.cli_reports import report
 
 OBS = np.random.default_rng(0).standard_normal((5, 1)).astype(np.float32)
 BOX = BoxSpec((-2.0,), (2.0,), (1,))
@@ -221,7 +222,9 @@ def test_votes_from_the_command_line(tmp_path: Path) -> None:
     words += ["--executor", "mlp:8", "--labels", "300", "--episodes", "1"]
     words += ["--votes", "3", "--vote-noise", "0.1", "--out", str(out)]
     assert main(words) == 0
-    assert "votes of" in (out / "report.json").read_text()
+    data = report(out)
+    assert data["planner_name"].startswith("votes of")
+    assert data["planner_queries"] == 3 * data["labels"]
 
 
 # Ensembles

@@ -79,6 +79,7 @@ def write(
         "planner_parameters": result.planner.parameters,
         "executor_parameters": result.frozen.parameters,
         "labels": result.labels,
+        "planner_queries": result.labels * (options.votes or 1),
         "labels_refused": result.refused,
         "steps": result.steps,
         "seconds": result.seconds,

@@ -126,7 +126,7 @@ class Novelty:
     """The distance to the nearest state that was asked about, in units of their spread.
 
     Source: Sener and Savarese 2018, "Active learning for convolutional neural networks:
-    a core-set approach", 4.2, the greedy choice.
+    a core-set approach", the greedy choice.
     """
 
     def __init__(self, size: int, random: np.random.Generator) -> None:

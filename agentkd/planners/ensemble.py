@@ -121,7 +121,7 @@ def highest(moments: Moments, weights: Floats, least: Floats) -> tuple[Floats, F
     Two members that go left and right of an obstacle mean neither to go through it. The
     modes are found from every member's mean by the fixed point of the density's
     gradient (Carreira-Perpiñán 2000, "Mode-finding for mixtures of Gaussian
-    distributions", 4); of equally high ones the first member's is taken.
+    distributions"); of equally high ones the first member's is taken.
 
     Args:
         moments: Of the members.

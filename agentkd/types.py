@@ -158,6 +158,15 @@ class AnytimePolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class Disagreeing(Protocol):
+    """A policy of several minds, which can tell how far they are apart."""
+
+    def disagreement(self, obs: Floats, /) -> Floats:
+        """Give a number from 0 up for each observation (batch, size): (batch,)."""
+        ...
+
+
 class Learner(Protocol):
     """Whatever turns labels into executor weights."""
 

@@ -81,7 +81,9 @@ def test_differences_are_near_the_velocities(
 def test_memories_are_kept_row_by_row() -> None:
     """A row that begins anew has no velocity, whatever the others do."""
     policy = FromPositions(echo, differences(0.5), 1)
-    _, (before, seen) = policy(np.array([[1], [5]], np.float32), policy.initial_state(2))
+    _, (before, seen) = policy(
+        np.array([[1], [5]], np.float32), policy.initial_state(2)
+    )
     seen[1] = 0
     answer, _ = policy(np.array([[2], [9]], np.float32), (before, seen))
     assert isinstance(answer, Point)

@@ -17,7 +17,7 @@ from agentkd.distill.distiller import Distiller
 from agentkd.distill.prune import prune
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen, one_action
-from agentkd.executors.native import compile_native
+from agentkd.runtime.form import form
 from agentkd.types import Floats, Policy
 
 DEFAULT = (
@@ -77,8 +77,14 @@ class Cost:
 
 def cost_of(frozen: Frozen) -> Cost:
     """Count an executor's numbers and time its decision, native where it can be."""
-    native = compile_native(frozen) or frozen
-    return _cost(frozen, native.act, 4 * len(frozen.vector()))
+    acting = form(frozen)
+
+    def act(obs: Floats) -> Any:
+        acting.obs[:] = obs
+        acting.run()
+        return acting.take()
+
+    return _cost(frozen, act, 4 * len(frozen.vector()))
 
 
 def _cost(frozen: Frozen, act: Callable[[Floats], Any], size: int) -> Cost:

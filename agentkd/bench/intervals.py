@@ -79,6 +79,67 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, float(low), float(high))
 
 
+def paired(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Estimate the mean of differences between pairs, with Student's interval.
+
+    Of a few pairs a bootstrap never leaves their range; Student's t does, which
+    supposes that differences are about normal. Differences that are all equal give an
+    interval without width.
+
+    Args:
+        differences: One for each pair.
+        confidence: Of the interval, between 0 and 1.
+
+    Raises:
+        ConfigError: If the confidence is not between 0 and 1.
+    """
+    sample = _sample(differences, confidence)
+    if not len(sample):
+        return Interval(math.nan, math.nan, math.nan, "There are no pairs.")
+    mean = float(sample.mean())
+    if not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, "A value is NaN or infinite.")
+    if len(sample) == 1:
+        return Interval(mean, math.nan, math.nan, "One pair has no interval.")
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    half = student(confidence, len(sample) - 1) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def student(confidence: float, freedom: int) -> float:
+    """How many standard errors reach to each side, with so many degrees of freedom.
+
+    Exact: the distribution is a finite sum for whole degrees (Abramowitz and Stegun
+    1964, 26.7.3 and 26.7.4), which is inverted by halving.
+
+    Args:
+        confidence: Between 0 and 1.
+        freedom: At least 1.
+    """
+    low, high = 0.0, 1.0
+    while _within(high, freedom) < confidence:
+        high *= 2.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (
+            (middle, high) if _within(middle, freedom) < confidence else (low, middle)
+        )
+    return 0.5 * (low + high)
+
+
+def _within(t: float, freedom: int) -> float:
+    """The probability that Student's t lies between -t and t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
+    for at in range(odd, freedom - 1, 2):
+        total += term
+        term *= square * (at + 1) / (at + 2)
+    total *= math.sin(angle)
+    return 2.0 / math.pi * (angle + total) if odd else total
+
+
 def retention(
     executor: Sequence[float],
     planner: Sequence[float],

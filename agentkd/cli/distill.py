@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from agentkd.cli.distill_view import DistillView, Goals
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.distill.loop import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,14 @@ class Options:
     data: str | None = None
     """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
     minari:ID. No environment is stepped, but to measure."""
+    boxes: Literal["moments", "mixture"] = "moments"
+    """How an ensemble's actions in a box become one: their mean, or where most of them
+    are, for members that may go different ways."""
+    votes: int | None = None
+    """Use nothing of the planner but what it chooses, asked so often for each label."""
+    vote_noise: float = 0.0
+    """How far off all but the first of these are asked, in units of the states'
+    spread."""
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or
     "auto": the smallest that keeps --target within the limits."""
@@ -68,6 +79,16 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    halving: int = 10_000
+    """Labels after which the planner's share of the driving has halved."""
+    ask: Literal["all", "random", "uncertain", "novel", "disagreement"] = "all"
+    """Which states the planner is asked about, where the executor drives: all, or a
+    share of them, for a planner whose answers are dear (docs/distillation.md)."""
+    ask_share: float = 0.25
+    """That share."""
+    steps_per_label: float | None = None
+    """Gradient steps for each label, without --seconds: how often labels are used
+    again; by default 1/8, or more where there are few."""
     names: tuple[str, ...] = ()
     """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
     units: tuple[str, ...] = ()
@@ -108,9 +129,9 @@ def run(options: Options) -> int:
     from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
     from agentkd.deploy.vectors import STEPS
+    from agentkd.distill.asking import check_memory, make_asking
     from agentkd.distill.distiller import Distiller
     from agentkd.distill.loop import (
-        Budget,
         distill,
         kind_of_planner,
         look_at,
@@ -137,20 +158,29 @@ def run(options: Options) -> int:
         raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
-    opened = access(options)
+    opened = access(options) | {
+        "boxes": options.boxes,
+        "votes": options.votes,
+        "vote_noise": options.vote_noise,
+    }
     known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
     contract = distill_file.contract(options, spec)
-    budget = Budget(_seconds(options), options.labels)
+    budget = _budget(options)
     learning = distiller_options(options)
     trial = Distiller(sketch, learning, known.policy)
     trial.expect(kind_of_planner(known, spec, probe))
     collection = CollectionOptions(
         environments=options.environments,
+        halving=options.halving,
         least_share=options.planner_share,
         schedule=options.schedule,
+        ask=options.ask,
+        ask_share=options.ask_share,
     )
+    check_memory(options.ask, sketch.architecture, sketch.memory)
+    make_asking(options.ask, options.ask_share, known.policy, spec, options.seed)
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
     view = DistillView(options.env, known, sketch)
@@ -199,13 +229,30 @@ def run(options: Options) -> int:
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
 
-    return write(options, out, result, planner, random, executor, view)
+    return write(
+        options,
+        out,
+        result,
+        planner,
+        random,
+        executor,
+        view,
+        votes=options.votes or 1,
+    )
 
 
-def _seconds(options: Options) -> float | None:
-    if options.seconds is None and options.labels is None:
-        return 60.0
-    return options.seconds
+def _budget(options: Options) -> Budget:
+    from agentkd.distill.loop import Budget
+
+    seconds = options.seconds
+    if seconds is None and options.labels is None:
+        seconds = 60.0
+    if seconds is not None and options.steps_per_label is not None:
+        raise ConfigError(
+            "--steps-per-label is for runs that are ended by --labels alone: with "
+            "--seconds, learning takes as many steps as there is time for."
+        )
+    return Budget(seconds, options.labels, options.steps_per_label)
 
 
 def distiller_options(options: Options) -> Any:

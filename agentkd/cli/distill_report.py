@@ -18,7 +18,7 @@ from agentkd.bench.intervals import Interval, mean_interval, retention
 from agentkd.bench.report import Plot, Section, Series, Table, write_report
 from agentkd.cli.distill_view import DistillView
 from agentkd.distill.terms import to_text
-from agentkd.executors.native import compile_native
+from agentkd.runtime.form import NumpyForm, form
 
 if TYPE_CHECKING:
     from agentkd.distill.loop import Distilled
@@ -57,17 +57,17 @@ class Told(Protocol):
 
 def decision_latency(result: Distilled) -> dict[str, float | str]:
     """Time one decision of the executor, native where that is to be had, in µs."""
-    native = compile_native(result.frozen)
-    executor = native or result.frozen
-    obs = np.array(result.frozen.mean)
+    acting = form(result.frozen)
+    acting.obs[:] = result.frozen.mean
     times = np.empty(_CALLS)
     for index in range(_CALLS):
         start = time.perf_counter_ns()
-        executor.act(obs)
+        acting.run()
+        acting.take()
         times[index] = (time.perf_counter_ns() - start) / 1000
     p50, p99, p999 = np.percentile(times, [50, 99, 99.9])
-    form = "native" if native else "NumPy"
-    return {"form": form, "p50": float(p50), "p99": float(p99), "p99.9": float(p999)}
+    name = "NumPy" if isinstance(acting, NumpyForm) else "native"
+    return {"form": name, "p50": float(p50), "p99": float(p99), "p99.9": float(p999)}
 
 
 def write(
@@ -80,6 +80,7 @@ def write(
     view: DistillView,
     more: Mapping[str, Any] | None = None,
     sections: Sequence[Section] = (),
+    votes: int = 1,
 ) -> int:
     """Write report.json and report.html, and print the table that people read.
 
@@ -113,6 +114,7 @@ def write(
         "planner_parameters": result.planner.parameters,
         "executor_parameters": result.frozen.parameters,
         "labels": result.labels,
+        "planner_queries": result.labels * votes,
         "labels_refused": result.refused,
         "steps": result.steps,
         "seconds": result.seconds,

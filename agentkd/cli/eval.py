@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentkd.bench.agreement import Sample
+    from agentkd.bench.attacked import Assault, Attack
     from agentkd.bench.comparison import Candidate, Measured
     from agentkd.cli.eval_view import EvalView
     from agentkd.spec import Spec
@@ -39,6 +40,13 @@ class Options:
     """How many episodes each policy lives."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
+    attack: Literal["noise", "fgsm", "pgd"] | None = None
+    """Measure everything once more on observations that are off: by chance, or the
+    worst that one step, or several, along an executor's own gradient find."""
+    epsilon: float = 0.1
+    """How far off: in units of the spread of what the reference observes."""
+    attack_steps: int = 10
+    """How many steps pgd takes."""
     out: Path | None = None
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
@@ -57,6 +65,7 @@ def run(options: Options) -> int:
 
     from agentkd import environments
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.eval_attack import attack_of, whose_states
     from agentkd.cli.eval_view import EvalView
     from agentkd.spec import env_spec
 
@@ -71,11 +80,13 @@ def run(options: Options) -> int:
     probe = environments.make(options.env)
     spec = env_spec(probe)
     probe.close()
+    attack = attack_of(options)
     found, reference = _load(options, spec)
+    whose = None if attack is None else whose_states(found, reference)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
     view = EvalView(options.env, options.episodes, options.seed)
-    return _measure(options, spec, found, reference, view)
+    return _measure(options, spec, found, reference, view, attack, whose)
 
 
 def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | None]:
@@ -119,13 +130,18 @@ def _measure(
     found: Sequence[Candidate],
     reference: Candidate | None,
     view: EvalView,
+    attack: Attack | None,
+    whose: Candidate | None,
 ) -> int:
     from agentkd.bench.agreement import Sample
     from agentkd.bench.comparison import live
     from agentkd.bench.evaluate import evaluate_random
+    from agentkd.cli.eval_attack import assault
     from agentkd.cli.eval_report import Comparison, write
 
     sample = Sample()
+    seen = sample if whose is reference else Sample()
+    assaults: tuple[Assault, ...] = ()
     done: list[Measured] = []
     random, interrupted = None, False
     measure: Any = {"episodes": options.episodes, "seed": options.seed}
@@ -135,6 +151,8 @@ def _measure(
         for each in found:
             with view.watch(each.ref) as watch:
                 visited = sample if each is reference else None
+                if each is whose:
+                    visited = seen
                 done.append(
                     live(
                         each,
@@ -146,9 +164,13 @@ def _measure(
                     )
                 )
         done = _asked(done, sample, spec, view)
+        if attack is not None:
+            assaults = assault(options, attack, done, seen, sample, spec, view)
     except KeyboardInterrupt:
         interrupted = True
-    outcome = Comparison(random, tuple(done), reference, sample.size, interrupted)
+    outcome = Comparison(
+        random, tuple(done), reference, sample.size, interrupted, attack, assaults
+    )
     return write(options, outcome, view)
 
 

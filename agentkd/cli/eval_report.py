@@ -17,6 +17,7 @@ from agentkd.bench.intervals import Interval, mean_interval, retention
 from agentkd.bench.report import Plot, Section, Series, Table, write_report
 
 if TYPE_CHECKING:
+    from agentkd.bench.attacked import Assault, Attack
     from agentkd.cli.eval import Options
     from agentkd.cli.eval_view import EvalView
 
@@ -44,6 +45,8 @@ class Comparison:
         reference: What retention and agreement are against; None if there is none.
         states: How many states agreement was taken on.
         interrupted: Whether Ctrl-C ended it.
+        attack: What observations were attacked with; None if they were not.
+        assaults: What came of it, for each policy; fewer, if it was interrupted.
     """
 
     random: Evaluation | None
@@ -51,6 +54,8 @@ class Comparison:
     reference: Candidate | None
     states: int
     interrupted: bool
+    attack: Attack | None = None
+    assaults: tuple[Assault, ...] = ()
 
 
 def write(options: Options, outcome: Comparison, view: EvalView) -> int:
@@ -68,6 +73,12 @@ def write(options: Options, outcome: Comparison, view: EvalView) -> int:
         )
     notes = _notes(options, outcome)
     _print(view, data, rows, notes)
+    sections = []
+    if outcome.attack is not None:
+        from agentkd.cli import eval_attack
+
+        eval_attack.show(view.console, data)
+        sections.append(eval_attack.section(data))
     if options.out is not None:
         section = Section(
             "Side by side",
@@ -75,7 +86,7 @@ def write(options: Options, outcome: Comparison, view: EvalView) -> int:
             Table(_COLUMNS, rows, _caption(options, outcome)),
             _plots(data),
         )
-        write_report(options.out, data, [section])
+        write_report(options.out, data, [section, *sections])
         view.console.print(Text(f"report    {options.out / 'report.html'}"))
     if outcome.interrupted:
         return 130
@@ -114,6 +125,16 @@ def _data(options: Options, outcome: Comparison) -> dict[str, Any]:
         "returns": {"random": list(random)},
         "interrupted": outcome.interrupted,
     }
+    if outcome.attack is not None:
+        from agentkd.cli import eval_attack
+
+        eval_attack.add(
+            data,
+            outcome.attack,
+            outcome.assaults,
+            _returns(reference),
+            outcome.random,
+        )
     _add_headline(data, outcome)
     return data
 

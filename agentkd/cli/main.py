@@ -96,6 +96,11 @@ _COMMANDS = {
         "an SB3 policy as an executor file, as it is",
         "agentkd freeze runs/ppo/best_model.zip",
     ),
+    "bench mechanisms": (
+        "agentkd.cli.bench_mechanisms",
+        "what each mechanism of distillation changes, with and without",
+        "agentkd bench mechanisms --planners DIR --mechanisms soft auto",
+    ),
     "inspect": (
         "agentkd.cli.inspect",
         "what an executor file holds",

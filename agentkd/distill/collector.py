@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
+from agentkd.distill.asking import Asking, Mask
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.planners.horizon import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
@@ -32,8 +33,10 @@ class Collected:
     """One step of all environments.
 
     Attributes:
-        obs: The observations that were visited, (environments, obs).
+        obs: The observations that were visited and asked about, (environments, obs) if
+            all are.
         dist: The planner's answer to them.
+        link: As in `Labels`; None if it was not asked about all of them.
         reward: What the environments paid for what was done there, (environments,).
         begins: Where an episode begins, (environments,).
         ended: How it went on, (environments,): `GOES_ON`, `TERMINATED` or `TRUNCATED`.
@@ -43,6 +46,7 @@ class Collected:
 
     obs: Floats
     dist: ActionDist
+    link: NDArray[np.int32] | None
     reward: Floats
     begins: NDArray[np.bool_]
     ended: NDArray[np.uint8]
@@ -50,14 +54,13 @@ class Collected:
 
     @property
     def labels(self) -> Labels:
-        """What was learnt of it: the environments' ticks come in turns."""
-        link = np.where(self.begins, 0, len(self.obs)).astype(np.int32)
-        return Labels(self.obs, self.dist, link)
+        """What is learnt of it: the environments' ticks come in turns."""
+        return Labels(self.obs, self.dist, self.link)
 
 
 @final
 class Collector:
-    """Steps environments in lockstep; the planner labels every state they visit.
+    """Steps environments in lockstep; the planner labels the states they visit.
 
     Who drives is drawn for stretches of ticks: with probability `share` the planner,
     which acts as it is likely to (a draw from its distribution), else the executor,
@@ -71,6 +74,8 @@ class Collector:
         count: How many environments.
         seed: For resets and drivers.
         stretch: The mean length of a stretch, in ticks.
+        asking: Chooses the states that are labelled among those where the executor
+            drives; None for all.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Collector:
         count: int = 16,
         seed: int = 0,
         stretch: float = 50.0,
+        asking: Asking | None = None,
     ) -> None:
         """Make and reset the environments."""
         self.random = np.random.default_rng(seed)
@@ -110,6 +116,8 @@ class Collector:
         self._mind: State | None = None
         self._reward = np.zeros(count, np.float32)
         self._ended = np.zeros(count, np.uint8)
+        self._asking = asking
+        self._nothing: ActionDist | None = None
         for index, env in enumerate(self._envs):
             obs, _ = env.reset(seed=int(self.random.integers(2**31)))
             self._obs[index] = self._flat(obs)
@@ -134,9 +142,38 @@ class Collector:
         count = len(self._envs)
         self._restart_the_blind()
         obs = self._obs.copy()
-        dist = self._ask(obs)
+        self._draw_drivers(share)
+        asked = self._asked(obs, executor)
+        dist = self._answers(obs[asked])
         # An answer that is no number drives nowhere; the buffer counts its label.
-        answered = np.isfinite(dists.pack(dist)).all(axis=1)
+        answered = np.zeros(count, bool)
+        answered[asked] = np.isfinite(dists.pack(dist)).all(axis=1)
+        action = self._spec.action
+        drawn = dists.sample(dist, action, self.random)
+        actions = np.empty((count, *drawn.shape[1:]), drawn.dtype)
+        actions[asked] = drawn
+        mine = ~(self._by_planner & answered)
+        taken = self._taken(executor, obs, mine)
+        if taken is not None:
+            actions[mine] = taken
+        begins, self._begins = self._begins, np.zeros(count, bool)
+        finished = [
+            r for i in range(count) if (r := self._move(i, actions[i])) is not None
+        ]
+        self.labels += int(asked.sum())
+        return Collected(
+            obs=obs[asked],
+            dist=dist,
+            # Where some are left out, nobody can go back from tick to tick.
+            link=np.where(begins, 0, count).astype(np.int32) if asked.all() else None,
+            reward=self._reward[asked],
+            begins=begins[asked],
+            ended=self._ended[asked],
+            executor_returns=tuple(finished),
+        )
+
+    def _draw_drivers(self, share: float) -> None:
+        count = len(self._envs)
         redraw = self.random.random(count) < 1.0 / self._stretch
         if share < self._share and self._share == 1.0:
             redraw[:] = True
@@ -144,20 +181,6 @@ class Collector:
         if redraw.any():
             drawn = self.random.random(count) < share
             self._by_planner = np.where(redraw & ~self._pure, drawn, self._by_planner)
-        action = self._spec.action
-        actions = dists.sample(dist, action, self.random)
-        mine = ~(self._by_planner & answered)
-        taken = self._taken(executor, obs, mine)
-        if taken is not None:
-            actions = np.array(actions)
-            actions[mine] = taken
-        begins, self._begins = self._begins, np.zeros(count, bool)
-        finished = [
-            r for i in range(count) if (r := self._move(i, actions[i])) is not None
-        ]
-        self.labels += count
-        reward, ended = self._reward.copy(), self._ended.copy()
-        return Collected(obs, dist, reward, begins, ended, tuple(finished))
 
     def _taken(
         self, executor: Policy | RecurrentPolicy, obs: Floats, mine: NDArray[np.bool_]
@@ -177,6 +200,27 @@ class Collector:
             memory[self._begins] = start[0]
         dist, self._mind = executor(obs, state)
         return dists.mode(dists.rows(dist, mine), action) if mine.any() else None
+
+    def _asked(self, obs: Floats, executor: Policy | RecurrentPolicy) -> Mask:
+        """Choose which states to ask about; those where the planner drives are."""
+        asked = np.ones(len(obs), bool)
+        if self._asking is None or self._nothing is None:
+            return asked
+        free = ~self._by_planner
+        if free.any() and not isinstance(executor, RecurrentPolicy):
+            asked[free] = self._asking.choose(obs[free], executor)
+        return asked
+
+    def _answers(self, obs: Floats) -> ActionDist:
+        """Ask the planner about observations; about none, it is not troubled."""
+        if not len(obs):
+            assert self._nothing is not None
+            return self._nothing
+        dist = self._ask(obs)
+        if self._asking is not None:
+            self._nothing = dists.rows(dist, slice(0, 0))
+            self._asking.learn(obs, dist)
+        return dist
 
     def _restart_the_blind(self) -> None:
         """Begin anew where an environment gives what is no number."""

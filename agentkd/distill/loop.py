@@ -12,6 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists, environments
+from agentkd.distill.asking import check_memory
 from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.head_start import HeadStart
@@ -68,6 +69,17 @@ class Budget:
             raise ConfigError(f"labels is {self.labels}; it has to be at least 1.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps is {self.steps}; it has to be at least 1.")
+        if self.steps_per_label is not None and not self.steps_per_label > 0:
+            raise ConfigError(
+                f"steps_per_label is {self.steps_per_label}; it has to be above 0."
+            )
+
+    @property
+    def ratio(self) -> float:
+        """Gradient steps for each label, when learning and collecting take turns."""
+        if self.steps_per_label is not None:
+            return self.steps_per_label
+        return max(1 / 8, min(4.0, 3000 / (self.labels or 3000)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +214,7 @@ def distill(
         )
     else:
         frozen = executor
+    check_memory(way.ask, frozen.architecture, frozen.memory)
     learning = options or DistillerOptions(seed=seed)
     if end.labels is not None:
         learning = replace(learning, least=min(learning.least, end.labels))
@@ -351,13 +364,9 @@ class Run:
         self.look()
 
     def _take_turns(self) -> None:
-        assert self.budget.labels is not None
         before = self.labels
         self._learn_of(self.source.take())
-        ratio = self.budget.steps_per_label
-        if ratio is None:
-            ratio = max(1 / 8, min(4.0, 3000 / self.budget.labels))
-        self._owed += ratio * (self.labels - before)
+        self._owed += self.budget.ratio * (self.labels - before)
         while self._owed >= 1.0:
             self._owed -= 1.0
             self._step()

@@ -20,6 +20,7 @@ import numpy as np
 from agentkd import environments
 from agentkd import spec as specs
 from agentkd.deploy.bundle import from_bytes, to_bytes
+from agentkd.distill.asking import make_asking
 from agentkd.distill.collector import Collector
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import PlannerError
@@ -197,13 +198,16 @@ def _collect(order: Mapping[str, Any]) -> None:
     ring = LabelRing(spec, rows, _segment(fd, size))
     weights, returns = (Mailbox.attach(*order[name]) for name in ("weights", "returns"))
     options = CollectionOptions(**order["options"])
+    planner = load_policy(order["planner"], spec, **order["access"])
+    seed = order["seed"]
     collector = Collector(
         lambda: environments.make(order["env"]),
-        load_policy(order["planner"], spec, **order["access"]),
+        planner,
         spec,
         count=options.environments,
-        seed=order["seed"],
+        seed=seed,
         stretch=options.stretch,
+        asking=make_asking(options.ask, options.ask_share, planner, spec, seed),
     )
     frozen = from_bytes(base64.b64decode(order["start"])).frozen
     executor = (compile_native(frozen) or frozen).policy
@@ -214,7 +218,8 @@ def _collect(order: Mapping[str, Any]) -> None:
             while rows - len(ring) < options.environments:
                 time.sleep(0.001)
             step = collector.step(executor, share)
-            ring.push(*step.labels)
+            if len(step.obs):
+                ring.push(*step.labels)
         for message in weights.take()[-1:]:
             numbers: Floats = np.frombuffer(message, np.float32)
             share = float(numbers[0])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, final, get_args
 
 from agentkd import environments
+from agentkd.distill.asking import Ask, check_ask, make_asking
 from agentkd.distill.collector import Collector
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
@@ -19,7 +20,7 @@ Schedule = Literal["exponential", "linear", "constant", "none"]
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """Who drives while labels are collected.
+    """Who drives while labels are collected, and what the planner is asked.
 
     The planner's share is the β of DAgger (Ross et al. 2011, "A reduction of imitation
     learning and structured prediction to no-regret online learning"), drawn for
@@ -35,6 +36,11 @@ class CollectionOptions:
             executor: by halves; on a line, half of it gone after `halving` labels; at
             once to `least_share`, where it stays (1 is teacher-driven); or to nothing,
             so that the executor drives alone.
+        ask: Which states the planner is asked about, where the executor drives:
+            "all", or those of `ask_share`, chosen by chance ("random"), where the
+            executor is "uncertain", that are "novel", or by a committee's
+            "disagreement". Labels count what was asked.
+        ask_share: The share of these states that is asked about; not with "all".
     """
 
     environments: int = 16
@@ -42,6 +48,8 @@ class CollectionOptions:
     halving: int = 10_000
     least_share: float = 0.1
     schedule: Schedule = "exponential"
+    ask: Ask = "all"
+    ask_share: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -52,6 +60,7 @@ class CollectionOptions:
         if self.schedule not in get_args(Schedule):
             hint = did_you_mean(self.schedule, get_args(Schedule))
             raise ConfigError(f"No schedule {self.schedule!r}.{hint}")
+        check_ask(self.ask, self.ask_share)
 
     def share(self, labels: int) -> float:
         """The planner's share of the driving after so many labels, 0 to 1."""
@@ -121,6 +130,7 @@ class LocalSource:
             count=options.environments,
             seed=seed,
             stretch=options.stretch,
+            asking=make_asking(options.ask, options.ask_share, planner, spec, seed),
         )
         self.restarts = 0
         self._executor = frozen.policy
@@ -134,7 +144,7 @@ class LocalSource:
     def take(self) -> list[Labels]:
         """Move every environment by one tick."""
         step = self._collector.step(self._executor, self._share)
-        return [step.labels]
+        return [step.labels] if len(step.obs) else []
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""

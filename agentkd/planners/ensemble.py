@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd.dists import unsquash
 from agentkd.errors import ConfigError, SpecError
@@ -26,6 +28,13 @@ from agentkd.types import (
 
 _TINY = np.float32(1e-8)
 _LEAST_STD = np.float32(1e-3)
+_BANDWIDTH = 0.1
+"""The least spread of a member in a mixture, in halves of the box, or before tanh."""
+_CLIMB, _LEVEL = 50, 1e-6
+
+Doubles = NDArray[np.float64]
+Boxes = Literal["moments", "mixture"]
+"""How members' actions in a box become one: their mean, or where most of them are."""
 
 
 def _softmax(logits: Floats) -> Floats:
@@ -34,7 +43,7 @@ def _softmax(logits: Floats) -> Floats:
     return result
 
 
-def _blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
+def blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
     """Split probabilities into one distribution over choices after another."""
     if isinstance(action, MultiDiscreteSpec):
         return list(np.split(probability, np.cumsum(action.sizes)[:-1], axis=1))
@@ -87,74 +96,129 @@ def _in_units(dist: ActionDist, action: ActionSpec) -> tuple[Floats, Floats]:
     raise SpecError(f"{type(dist).__name__} and boxes cannot be members of one.")
 
 
-def _matched(moments: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """Mean and variance of the mixture: the means' spread adds to the variances."""
-    means = np.stack([mean for mean, _ in moments])
-    variances = np.stack([np.broadcast_to(var, mean.shape) for mean, var in moments])
-    return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+Moments = Sequence[tuple[Floats, Floats]]
+"""A mean and a variance of each member, (batch, d) each."""
+
+
+def matched(moments: Moments, weights: Floats) -> tuple[Floats, Floats]:
+    """Mean and variance of the mixture: the means' spread adds to the variances.
+
+    μ = Σ w μₖ and σ² = Σ w (σₖ² + μₖ²) - μ², the Gaussian nearest to the mixture in KL.
+
+    Args:
+        moments: Of the members.
+        weights: Of the members, (members,), with a sum of 1.
+    """
+    means, variances = _stacked(moments)
+    mean = np.einsum("k,kbd->bd", weights, means)
+    spread = np.einsum("k,kbd->bd", weights, variances + np.square(means - mean))
+    return mean.astype(np.float32), spread.astype(np.float32)
+
+
+def highest(moments: Moments, weights: Floats, least: Floats) -> tuple[Floats, Floats]:
+    """Where the mixture's density is highest, and the variance of who is there.
+
+    Two members that go left and right of an obstacle mean neither to go through it. The
+    modes are found from every member's mean by the fixed point of the density's
+    gradient (Carreira-Perpiñán 2000, "Mode-finding for mixtures of Gaussian
+    distributions"); of equally high ones the first member's is taken.
+
+    Args:
+        moments: Of the members.
+        weights: Of the members, (members,), with a sum of 1.
+        least: The smallest standard deviation a member counts with, (d,): a point has
+            none of its own.
+    """
+    means, variances = _stacked(moments)
+    variances = np.maximum(variances, np.square(least))
+    where = means.copy()
+    for _ in range(_CLIMB):
+        share = _share(where, means, variances, weights)[0][..., None] / variances
+        where = (share * means).sum(axis=1) / share.sum(axis=1)
+    share, height = _share(where, means, variances, weights)
+    # What rounding alone makes higher is not.
+    best = (height >= height.max(axis=0) - _LEVEL).argmax(axis=0)
+    row = np.arange(means.shape[1])
+    precision = (share[best, :, row, None] / np.moveaxis(variances, 1, 0)).sum(axis=1)
+    return where[best, row].astype(np.float32), (1.0 / precision).astype(np.float32)
+
+
+def _average(each: Sequence[Floats], weights: Floats) -> Floats:
+    result: Floats = np.einsum("k,k...->...", weights, np.stack(each), dtype=np.float32)
+    return result
+
+
+def _stacked(moments: Moments) -> tuple[Doubles, Doubles]:
+    means = np.stack([mean for mean, _ in moments]).astype(np.float64)
+    variances = [np.broadcast_to(var, means.shape[1:]) for _, var in moments]
+    return means, np.stack(variances).astype(np.float64)
+
+
+def _share(
+    where: Doubles, means: Doubles, variances: Doubles, weights: Floats
+) -> tuple[Doubles, Doubles]:
+    """Whose a point is, (points, members, batch), and the density's log there."""
+    apart = np.square(where[:, None] - means) / variances + np.log(variances)
+    log = np.log(weights)[:, None] - 0.5 * apart.sum(axis=3)
+    top = log.max(axis=1, keepdims=True)
+    raised = np.exp(log - top)
+    total = raised.sum(axis=1, keepdims=True)
+    return raised / total, (top + np.log(total))[:, 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
-    """Several policies as one. It is a `Policy`.
+    """Several policies as one. It is a `Policy`, and `Disagreeing`.
 
     Choices: the mean of the members' probabilities, so that members with logits and
-    members with values mix. Boxes: one Gaussian with the mixture's mean and variance
-    (moment matching), before tanh where every member is a squashed Gaussian.
+    members with values mix. Boxes: one Gaussian, of the mixture's moments or at its
+    highest density; before tanh where every member is a squashed Gaussian.
 
     Attributes:
         members: The policies.
         spec: The environment.
         temperatures: One for each member; None, or None in a place, for its own.
+        weights: How much each member counts; None for all alike.
+        boxes: "moments", or "mixture" where members may mean different things.
     """
 
     members: tuple[Policy, ...]
     spec: Spec
     temperatures: tuple[float | None, ...] | None = None
+    weights: tuple[float, ...] | None = None
+    boxes: Boxes = "moments"
 
     def __post_init__(self) -> None:
-        """Check that there are members, without memory, and temperatures for them."""
+        """Check that there are members, without memory, and numbers for each."""
         if not self.members:
             raise ConfigError("An ensemble needs at least one planner.")
         if any(hasattr(member, "initial_state") for member in self.members):
             raise ConfigError("A recurrent planner cannot be a member of an ensemble.")
-        given = self.temperatures
-        if given is not None and len(given) != len(self.members):
-            raise ConfigError(
-                f"{len(given)} temperatures for {len(self.members)} members."
-            )
-        if any(each is not None and each <= 0 for each in given or ()):
-            raise ConfigError(f"Temperatures must be above 0; they are {given}.")
+        for given, what in (
+            (self.temperatures, "temperatures"),
+            (self.weights, "weights"),
+        ):
+            if given is not None and len(given) != len(self.members):
+                raise ConfigError(
+                    f"{len(given)} {what} for {len(self.members)} members."
+                )
+            if any(each is not None and not 0 < each < np.inf for each in given or ()):
+                raise ConfigError(f"The {what} must be above 0; they are {given}.")
 
-    def _probabilities(self, obs: Floats) -> list[Floats]:
+    def _weights(self) -> Floats:
+        given = self.weights or (1.0,) * len(self.members)
+        return np.asarray(given, np.float32) / np.float32(sum(given))
+
+    def _probabilities(self, found: Sequence[ActionDist]) -> list[Floats]:
         heats = self.temperatures or (None,) * len(self.members)
-        pairs = zip(self.members, heats, strict=True)
-        return [probabilities(member(obs), heat) for member, heat in pairs]
+        pairs = zip(found, heats, strict=True)
+        return [probabilities(dist, heat) for dist, heat in pairs]
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for flat observations (batch, size)."""
-        action = self.spec.action
-        if isinstance(action, BoxSpec):
-            return self._continuous([member(obs) for member in self.members])
-        mean = np.mean(self._probabilities(obs), axis=0, dtype=np.float32)
-        mean = np.clip(mean, _TINY, 1.0)
-        if isinstance(action, MultiDiscreteSpec):
-            return MultiCategorical(np.log(mean), action.sizes)
-        if isinstance(action, MultiBinarySpec):
-            no = np.clip(1.0 - mean, _TINY, 1.0)
-            return Bernoulli(np.log(mean) - np.log(no))
-        return Categorical(np.log(mean))
+        return self._together([member(obs) for member in self.members])
 
-    def _continuous(self, found: Sequence[ActionDist]) -> ActionDist:
-        squashed = [each for each in found if isinstance(each, SquashedGaussian)]
-        if len(squashed) == len(found):
-            pairs = [(each.mean, np.exp(2.0 * each.log_std)) for each in squashed]
-            mean, variance = _matched(pairs)
-            return SquashedGaussian(mean, 0.5 * np.log(variance + _TINY))
-        mean, variance = _matched([_in_units(each, self.spec.action) for each in found])
-        return Gaussian(mean, np.log(np.sqrt(variance) + _LEAST_STD))
-
-    def disagreement(self, obs: Floats) -> Floats:
+    def disagreement(self, obs: Floats, /) -> Floats:
         """How far the members are apart, for each observation, shape (batch,).
 
         Choices: the mutual information between the action and the member, in nats,
@@ -162,21 +226,62 @@ class Ensemble:
         choices. Boxes: the standard deviation of the members' mean actions, in the
         environment's units, averaged over the dimensions.
         """
+        return self._apart([member(obs) for member in self.members])
+
+    def answer(self, obs: Floats, /) -> tuple[ActionDist, Floats]:
+        """Give answer and disagreement, asking each member once."""
+        found = [member(obs) for member in self.members]
+        return self._together(found), self._apart(found)
+
+    def _together(self, found: Sequence[ActionDist]) -> ActionDist:
         action = self.spec.action
         if isinstance(action, BoxSpec):
-            moments = [_in_units(member(obs), action)[0] for member in self.members]
-            apart: Floats = np.stack(moments).std(axis=0).mean(axis=1)
-            return apart
-        each = [_blocks(p, action) for p in self._probabilities(obs)]
-        total = np.zeros(len(obs), np.float32)
+            return self._continuous(found, action)
+        each = self._probabilities(found)
+        mean = np.clip(_average(each, self._weights()), _TINY, 1.0)
+        if isinstance(action, MultiDiscreteSpec):
+            return MultiCategorical(np.log(mean), action.sizes)
+        if isinstance(action, MultiBinarySpec):
+            no = np.clip(1.0 - mean, _TINY, 1.0)
+            return Bernoulli(np.log(mean) - np.log(no))
+        return Categorical(np.log(mean))
+
+    def _continuous(self, found: Sequence[ActionDist], box: BoxSpec) -> ActionDist:
+        squashed = [each for each in found if isinstance(each, SquashedGaussian)]
+        if len(squashed) == len(found):
+            pairs = [(each.mean, np.exp(2.0 * each.log_std)) for each in squashed]
+            least: Floats = np.full(len(box.low), _BANDWIDTH, np.float32)
+            mean, variance = self._one(pairs, least)
+            return SquashedGaussian(mean, 0.5 * np.log(variance + _TINY))
+        one = np.ones(len(box.low), np.float32)
+        half = 0.5 * (unsquash(one, box) - unsquash(-one, box))
+        half = np.where(np.isfinite(half) & (half > 0), half, one)
+        least = np.float32(_BANDWIDTH) * half
+        mean, variance = self._one([_in_units(each, box) for each in found], least)
+        return Gaussian(mean, np.log(np.sqrt(variance) + _LEAST_STD))
+
+    def _one(self, moments: Moments, least: Floats) -> tuple[Floats, Floats]:
+        if self.boxes == "moments":
+            return matched(moments, self._weights())
+        return highest(moments, self._weights(), least)
+
+    def _apart(self, found: Sequence[ActionDist]) -> Floats:
+        action, weights = self.spec.action, self._weights()
+        if isinstance(action, BoxSpec):
+            means = [_in_units(each, action)[0] for each in found]
+            moments = [(mean, np.zeros_like(mean)) for mean in means]
+            spread: Floats = np.sqrt(matched(moments, weights)[1])
+            return np.asarray(spread.mean(axis=1), np.float32)
+        each = [blocks(p, action) for p in self._probabilities(found)]
+        total: Floats = np.zeros(len(each[0][0]), np.float32)
         for block in zip(*each, strict=True):
-            single = np.mean([_entropy(p) for p in block], axis=0)
-            total += _entropy(np.mean(block, axis=0)) - single
-        result: Floats = np.maximum(total, 0.0)
-        return result
+            single = _average([entropy(p) for p in block], weights)
+            total = total + (entropy(_average(block, weights)) - single)
+        return np.maximum(total, np.float32(0.0))
 
 
-def _entropy(probability: Floats) -> Floats:
+def entropy(probability: Floats) -> Floats:
+    """The entropy of each row of probabilities (batch, n), in nats: (batch,)."""
     kept = np.clip(probability, _TINY, 1.0)
     result: Floats = -(kept * np.log(kept)).sum(axis=1)
     return result

@@ -25,6 +25,7 @@ from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 if TYPE_CHECKING:
+    from agentkd.planners.ensemble import Boxes
     from agentkd.planners.sb3_file import Save
 
 _STATISTICS = "vecnormalize.pkl"
@@ -38,6 +39,9 @@ def load_planner(
     vecnormalize: str | None = None,
     algorithm: str | None = None,
     allow_pickle: bool = False,
+    boxes: Boxes = "moments",
+    votes: int | None = None,
+    vote_noise: float = 0.0,
 ) -> Planner:
     """Load a planner.
 
@@ -50,6 +54,11 @@ def load_planner(
         algorithm: The algorithm of an SB3 save, such as "PPO", where it is not told.
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code
             the file holds: only for files whose maker you trust.
+        boxes: How the actions of an ensemble's members become one, in boxes.
+        votes: Use nothing but the actions that it chooses, asked so often for each
+            answer; see `agentkd.planners.votes`.
+        vote_noise: How far off all but the first are asked, in units of the states'
+            spread.
 
     Raises:
         RefError: If the reference leads nowhere.
@@ -58,13 +67,37 @@ def load_planner(
         SpecError: If the planner is for another environment.
         ConfigError: If the options do not go together.
     """
+    if votes is None and vote_noise:
+        raise ConfigError(f"vote_noise is {vote_noise}, but no votes are asked for.")
+    planner = _load(
+        ref,
+        spec,
+        vecnormalize=vecnormalize,
+        algorithm=algorithm,
+        allow_pickle=allow_pickle,
+        boxes=boxes,
+    )
+    return planner if votes is None else _voted(planner, votes, vote_noise)
+
+
+def _load(
+    ref: str | Sequence[str],
+    spec: Spec | None,
+    *,
+    vecnormalize: str | None,
+    algorithm: str | None,
+    allow_pickle: bool,
+    boxes: Boxes,
+) -> Planner:
     if not isinstance(ref, str):
         if vecnormalize is not None:
             raise ConfigError(
                 "One file of statistics cannot serve an ensemble; lay each member's "
                 f"beside it as {_STATISTICS}."
             )
-        return _ensemble(ref, spec, algorithm=algorithm, allow_pickle=allow_pickle)
+        return _ensemble(
+            ref, spec, algorithm=algorithm, allow_pickle=allow_pickle, boxes=boxes
+        )
     if ref.startswith(SCHEME):
         return _remote(ref, spec)
     path = Path(ref)
@@ -82,6 +115,13 @@ def load_planner(
     )
 
 
+def _voted(planner: Planner, votes: int, noise: float) -> Planner:
+    from agentkd.planners.votes import Votes
+
+    policy = Votes(planner.policy, planner.spec, votes, noise=noise)  # type: ignore[arg-type]
+    return replace(planner, policy=policy, name=f"votes of {planner.name}")
+
+
 def load_policy(
     ref: str | Sequence[str],
     spec: Spec | None = None,
@@ -89,6 +129,9 @@ def load_policy(
     vecnormalize: str | None = None,
     algorithm: str | None = None,
     allow_pickle: bool = False,
+    boxes: Boxes = "moments",
+    votes: int | None = None,
+    vote_noise: float = 0.0,
 ) -> Policy | RecurrentPolicy:
     """Load a planner and give its policy alone; see `load_planner`."""
     return load_planner(
@@ -97,6 +140,9 @@ def load_policy(
         vecnormalize=vecnormalize,
         algorithm=algorithm,
         allow_pickle=allow_pickle,
+        boxes=boxes,
+        votes=votes,
+        vote_noise=vote_noise,
     ).policy
 
 
@@ -217,7 +263,12 @@ def _alike(left: Spec, right: Spec) -> bool:
 
 
 def _ensemble(
-    refs: Sequence[str], spec: Spec | None, *, algorithm: str | None, allow_pickle: bool
+    refs: Sequence[str],
+    spec: Spec | None,
+    *,
+    algorithm: str | None,
+    allow_pickle: bool,
+    boxes: Boxes,
 ) -> Planner:
     from agentkd.planners.ensemble import Ensemble
 
@@ -230,7 +281,11 @@ def _ensemble(
         return members[0]
     if not members or spec is None:
         raise ConfigError("An ensemble needs at least one planner.")
-    policy = Ensemble(tuple(member.policy for member in members), spec)  # type: ignore[misc]
+    policy = Ensemble(
+        tuple(member.policy for member in members),  # type: ignore[misc]
+        spec,
+        boxes=boxes,
+    )
     return Planner(
         policy,
         spec,

@@ -314,3 +314,31 @@ def test_disagreement_is_asked_through_a_protocol() -> None:
     np.testing.assert_allclose(apart, np.full(5, expected), rtol=1e-4)
     np.testing.assert_array_equal(both.disagreement(OBS), apart)
     np.testing.assert_array_equal(dists.pack(both(OBS)), dists.pack(dist))
+
+
+@pytest.mark.parametrize("boxes", ["moments", "mixture"])
+def test_a_box_without_bounds_has_ensembles_too(boxes: Any) -> None:
+    """Where there is no half of the box, a member's own unit counts; nothing is NaN."""
+    endless = BoxSpec((-np.inf, -1.0), (np.inf, 1.0), (2,))
+    pair = (fixed(Point(f32([[5.0, 0.5]]))), fixed(Point(f32([[5.1, 0.5]]))))
+    found = Ensemble(pair, spec(endless), boxes=boxes)(OBS[:1])
+    assert isinstance(found, Gaussian)
+    np.testing.assert_allclose(found.mean, [[5.05, 0.5]], atol=1e-3)
+
+
+def test_a_mixture_of_what_cannot_be_mixed_is_refused() -> None:
+    """A single planner, also in a list, and choices, which have no in-between."""
+    one = "tests.test_planners_many:sign"
+    for ref in (one, [one]):
+        with pytest.raises(ConfigError, match="single planner"):
+            load_planner(ref, spec(BOX), boxes="mixture")
+    with pytest.raises(ConfigError, match="a mixture already"):
+        load_planner([one, one], spec(DiscreteSpec(2)), boxes="mixture")
+    found = load_planner([one, one], spec(BOX), boxes="mixture").policy
+    assert isinstance(found, Ensemble)
+    assert found.boxes == "mixture"
+
+
+def sign(obs: Floats) -> Point:
+    """Act with the sign of what is seen."""
+    return Point(np.sign(obs))

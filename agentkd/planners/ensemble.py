@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.dists import unsquash
+from agentkd.dists import bounds, unsquash
 from agentkd.errors import ConfigError, SpecError
 from agentkd.planners.network import sigmoid
 from agentkd.spec import ActionSpec, BoxSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
@@ -253,10 +253,11 @@ class Ensemble:
             least: Floats = np.full(len(box.low), _BANDWIDTH, np.float32)
             mean, variance = self._one(pairs, least)
             return SquashedGaussian(mean, 0.5 * np.log(variance + _TINY))
-        one = np.ones(len(box.low), np.float32)
-        half = 0.5 * (unsquash(one, box) - unsquash(-one, box))
-        half = np.where(np.isfinite(half) & (half > 0), half, one)
-        least = np.float32(_BANDWIDTH) * half
+        low, high = bounds(box)
+        half = 0.5 * (high - low)
+        # What has no bounds or no room counts in its own unit.
+        unit = np.where(np.isfinite(half) & (half > 0), half, np.float32(1.0))
+        least = np.float32(_BANDWIDTH) * unit
         mean, variance = self._one([_in_units(each, box) for each in found], least)
         return Gaussian(mean, np.log(np.sqrt(variance) + _LEAST_STD))
 

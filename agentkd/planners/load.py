@@ -21,7 +21,7 @@ from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
 from agentkd.refs import is_reference, resolve
-from agentkd.spec import Spec
+from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def _load(
         return _ensemble(
             ref, spec, algorithm=algorithm, allow_pickle=allow_pickle, boxes=boxes
         )
+    _need_several(boxes, ref)
     if ref.startswith(SCHEME):
         return _remote(ref, spec)
     path = Path(ref)
@@ -113,6 +114,13 @@ def _load(
         f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an executor "
         "file (.akd), tcp://host:port, or module:attribute."
     )
+
+
+def _need_several(boxes: Boxes, ref: str) -> None:
+    if boxes != "moments":
+        raise ConfigError(
+            f"boxes is {boxes!r}, but {ref!r} is a single planner: name several."
+        )
 
 
 def _voted(planner: Planner, votes: int, noise: float) -> Planner:
@@ -278,9 +286,15 @@ def _ensemble(
         spec = spec or member.spec
         members.append(member)
     if len(members) == 1:
+        _need_several(boxes, refs[0])
         return members[0]
     if not members or spec is None:
         raise ConfigError("An ensemble needs at least one planner.")
+    if boxes != "moments" and not isinstance(spec.action, BoxSpec):
+        raise ConfigError(
+            f"boxes is {boxes!r}, but {spec.action} is none: of choices the mean of "
+            "the probabilities is a mixture already."
+        )
     policy = Ensemble(
         tuple(member.policy for member in members),  # type: ignore[misc]
         spec,

@@ -41,6 +41,11 @@ _COMMANDS = {
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
     ),
+    "bench int8": (
+        "agentkd.cli.bench_int8",
+        "what executors keep of their return in integers",
+        "agentkd bench int8 --planners DIR --episodes 40 LunarLander=100",
+    ),
     "inspect": (
         "agentkd.cli.inspect",
         "what an executor file holds",

@@ -50,9 +50,10 @@ class Pair:
         apart = mean_interval((whole - real).tolist())
         size = abs(float(real.mean()))
         if not size:
-            return Interval(*3 * (float("nan"),), reason="The float return is 0.")
-        ends = (1 + each / size for each in (apart.mean, apart.low, apart.high))
-        return Interval(*ends, reason=apart.reason)
+            nothing = float("nan")
+            return Interval(nothing, nothing, nothing, "The float return is 0.")
+        low, high = 1 + apart.low / size, 1 + apart.high / size
+        return Interval(1 + apart.mean / size, low, high, apart.reason)
 
 
 def compare(

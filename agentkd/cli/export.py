@@ -11,6 +11,14 @@ import tyro
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle
+    from agentkd.deploy.int8.calibrate import Seen
+
+INTEGERS = ("c-int8",)
+"""Targets that are calibrated."""
+STEPS = 4096
+"""Steps that --calibrate episodes lives."""
+SEED = 2000
+"""Of the first of those episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,11 @@ class Options:
     runtime: Path | None = None
     """For akx, a folder into which the runtime's C sources are copied too."""
 
+    calibrate: str | None = None
+    """For integers, what shows how large numbers become: a .npy file of observations
+    (n, obs), a .npz file with obs and starts, or the word episodes, which lives some.
+    By default the episodes that the executor's file holds."""
+
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
@@ -53,11 +66,15 @@ def run(options: Options) -> int:
     chosen = target(options.to)
     if options.runtime is not None and options.to != "akx":
         raise ConfigError(f"--runtime goes with --to akx, not {options.to}.")
+    seen = _seen(options, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
-    data = export(bundle, options.to, Request(options.flavour, options.name))
+    data = export(bundle, options.to, Request(options.flavour, options.name, seen))
     write_file(out, data)
     console = Console()
     console.print(Text(f"{out}: {len(data):,} bytes"), soft_wrap=True)
+    if seen is not None:
+        by = seen.said if seen.said else "observations drawn by its normaliser"
+        console.print(Text(f"calibrated with {by}"), soft_wrap=True)
     if options.runtime is not None:
         _copy(options.runtime)
         console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
@@ -66,6 +83,38 @@ def run(options: Options) -> int:
     text, failed = _proof(bundle, chosen.backend)
     console.print(Text(text), soft_wrap=True)
     return int(failed)
+
+
+def _seen(options: Options, bundle: Bundle) -> Seen | None:
+    """What integers are calibrated with; None where there are none, or they are drawn.
+
+    Raises:
+        ConfigError: If the file does not hold what it should, or no environment is
+            known whose episodes could be lived.
+    """
+    from agentkd.deploy.int8 import calibrate
+    from agentkd.errors import ConfigError
+
+    given = options.calibrate
+    if options.to not in INTEGERS:
+        if given is not None:
+            raise ConfigError(f"--calibrate goes with --to c-int8, not {options.to}.")
+        return None
+    if given is None:
+        return calibrate.held(bundle)
+    if given != "episodes":
+        return calibrate.read(Path(given), bundle.frozen)
+    env = bundle.manifest.get("provenance", {}).get("env")
+    if not isinstance(env, str):
+        raise ConfigError(
+            f"{options.file} does not say in which environment it lives; give "
+            "--calibrate a file of observations."
+        )
+    from agentkd.bench.recording import record
+
+    frozen = bundle.frozen
+    lived = record(env, frozen.policy, steps=STEPS, seed=SEED, spec=frozen.spec)
+    return calibrate.episodes(lived)
 
 
 def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:

@@ -72,8 +72,8 @@ def run(options: Options) -> int:
     write_file(out, data)
     console = Console()
     console.print(Text(f"{out}: {len(data):,} bytes"), soft_wrap=True)
-    if seen is not None:
-        by = seen.said if seen.said else "observations drawn by its normaliser"
+    if options.to in INTEGERS:
+        by = seen.said if seen else "observations drawn as its normaliser says"
         console.print(Text(f"calibrated with {by}"), soft_wrap=True)
     if options.runtime is not None:
         _copy(options.runtime)

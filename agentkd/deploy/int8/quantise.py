@@ -8,6 +8,7 @@ arXiv:1712.05877), activations int16, and no sum can overflow.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -80,19 +81,7 @@ def quantise(
         NumbersError: If a weight or an observation is NaN or infinite, or a layer has
             too many inputs for int32 sums.
     """
-    if not np.isfinite(frozen.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights has no integers.")
-    last = frozen.layers[-1]
-    ends = last.activation if isinstance(last, Dense) else f"a {kind(last)} layer"
-    if ends != "none":
-        raise SpecError(
-            f"The executor ends in {ends!r}; only a linear dense layer has an integer "
-            "form there."
-        )
-    names = [_activation(layer) for layer in frozen.layers]
-    if frozen.head == "squashed":
-        names[-1] = "tanh"
-    found = stages(frozen, names, *_seen(frozen, obs, starts))
+    names, found = _stages(frozen, obs, starts)
     layers = []
     for index, stage in enumerate(found):
         if index + 1 < len(found):
@@ -121,6 +110,58 @@ def quantise(
         squash=squash,
         version=frozen.version,
     )
+
+
+def rounded(frozen: Frozen, obs: Floats) -> tuple[Frozen, list[Floats]]:
+    """The executor in floats that has the weights and biases of its integer form.
+
+    Args:
+        frozen: An executor of dense layers and convolutions.
+        obs: Observations to calibrate with, (batch, obs).
+
+    Returns:
+        That executor, and for each layer its outputs' steps, (out,).
+
+    Raises:
+        SpecError: As `quantise`, or if the executor has a memory.
+        NumbersError: As `quantise`.
+    """
+    layers, units = [], []
+    _, found = _stages(frozen, obs, None)
+    for layer, stage in zip(frozen.layers, found, strict=True):
+        if not isinstance(layer, Dense | Conv):
+            raise SpecError(f"{frozen.architecture} has a {kind(layer)} layer.")
+        unit = stage.entry.unit / stage.entry.step
+        weight = (stage.entry.weight * unit[:, None]).reshape(layer.weight.shape)
+        bias = stage.entry.bias * stage.entry.unit
+        layers.append(
+            replace(
+                layer,
+                weight=weight.astype(np.float32),
+                bias=bias.astype(np.float32),
+            )
+        )
+        units.append(unit.astype(np.float32))
+    return replace(frozen, layers=tuple(layers)), units
+
+
+def _stages(
+    frozen: Frozen, obs: Floats | None, starts: Floats | None
+) -> tuple[list[Activation], list[Stage]]:
+    """Each layer's activation, the head's counted in, and what calibration found."""
+    if not np.isfinite(frozen.vector()).all():
+        raise NumbersError("An executor with NaN or infinite weights has no integers.")
+    last = frozen.layers[-1]
+    ends = last.activation if isinstance(last, Dense) else f"a {kind(last)} layer"
+    if ends != "none":
+        raise SpecError(
+            f"The executor ends in {ends!r}; only a linear dense layer has an integer "
+            "form there."
+        )
+    names = [_activation(layer) for layer in frozen.layers]
+    if frozen.head == "squashed":
+        names[-1] = "tanh"
+    return names, stages(frozen, names, *_seen(frozen, obs, starts))
 
 
 def _activation(layer: object) -> Activation:

@@ -89,7 +89,7 @@ def compare(
     seen = held(from_bytes(to_bytes(frozen, {}, golden=own)))
     assert seen is not None
     quantised = quantise(frozen, seen.obs)
-    watch("measuring floats")
+    watch("measuring")
     real = frozen.policy if frozen.memory else compile_native(frozen) or frozen
     got = [
         evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=frozen.spec)

@@ -229,9 +229,8 @@ def nearest(whole: Tensor) -> Tensor:
 
 def _spread(rows: Floats, most: int) -> Floats:
     """At most so many rows, evenly taken."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    return np.asarray(rows[chosen], np.float32)
 
 
 def _numbers(quantised: Quantised, obs: Floats) -> Floats:

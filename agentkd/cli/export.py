@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +77,9 @@ def run(options: Options) -> int:
     if options.to in INTEGERS:
         by = seen.said if seen else "observations drawn as its normaliser says"
         console.print(Text(f"calibrated with {by}"), soft_wrap=True)
+        text, failed = _own_test(out, options.name)
+        console.print(Text(text), soft_wrap=True)
+        return int(failed)
     if options.runtime is not None:
         _copy(options.runtime)
         console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
@@ -115,6 +120,26 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     frozen = bundle.frozen
     lived = record(env, frozen.policy, steps=STEPS, seed=SEED, spec=frozen.spec)
     return calibrate.episodes(lived)
+
+
+def _own_test(source: Path, name: str) -> tuple[str, bool]:
+    """Build what was written and let it check itself; what it said, and if it failed."""
+    from agentkd.deploy.programs import STRICT, build
+    from agentkd.errors import LoadError
+    from agentkd.executors.native import compiler
+
+    if compiler() is None:
+        return "not run here: no C compiler (cc, gcc, clang)", False
+    with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
+        flags = (*STRICT, f"-D{name.upper()}_TEST")
+        try:
+            program = build(Path(folder), [str(source.resolve())], flags=flags)
+            done = subprocess.run(
+                [program], capture_output=True, text=True, timeout=60, check=False
+            )
+        except (LoadError, OSError, subprocess.TimeoutExpired) as error:
+            return f"its own test did not run: {error}", True
+    return f"its own test: {done.stdout.strip()}", done.returncode != 0
 
 
 def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:

@@ -51,14 +51,16 @@ _OUT = 2**24 - 1
 _SHIFT = 32
 """The least shift: what is below the high word of the product is only rounded."""
 _TINY = 1e-30
-_PIXELS = 1 << 22
+_PIXELS = 1 << 23
 _FEWEST = 16
 
 
 def calibration(frozen: Frozen) -> Floats:
-    """Draw observations as the normaliser describes them, (4096, obs)."""
+    """Draw observations as the normaliser describes them, (4096, obs); fewer images."""
     random = np.random.default_rng(0)
-    normal = random.standard_normal((_DRAWN, frozen.spec.obs.size))
+    size = frozen.spec.obs.size
+    count = min(_DRAWN, max(_FEWEST, _PIXELS // size))
+    normal = random.standard_normal((count, size))
     spread = np.where(frozen.scale == 0, 1.0, frozen.scale)
     return (frozen.mean + normal / spread).astype(np.float32)
 
@@ -174,7 +176,8 @@ def _seen(
     """Observations to calibrate with, and where episodes begin among them."""
     size = frozen.spec.obs.size
     if obs is None:
-        seen, begins = calibration(frozen), np.zeros(_DRAWN, np.float32)
+        seen = calibration(frozen)
+        begins = np.zeros(len(seen), np.float32)
         begins[::_EPISODE] = 1.0
     else:
         seen, begins = np.asarray(obs, np.float32), np.zeros(len(obs), np.float32)

@@ -16,6 +16,8 @@ _DAMP = 0.01
 """Share of the mean variance that is added to each input's own."""
 _ON = 1e-3
 """How far from its step, in steps, a weight may be that lies on it; float32 is 1e-5."""
+_ROWS = 4.0
+"""Rows for each input from which on that share is enough."""
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Steps that are tried, in units of the one that needs no clipping."""
 
@@ -41,7 +43,9 @@ def round_layer(
         return whole, lattice, sums.mean(axis=0) - (whole * lattice[:, None]) @ middle
     spread = x - middle
     second = spread.T @ spread / len(x)
-    damp = _DAMP * float(np.mean(np.diag(second))) + 1e-12
+    # Fewer rows than inputs say nothing about most directions: then it shrinks more.
+    share = _DAMP * max(1.0, _ROWS * weight.shape[1] / len(x))
+    damp = share * float(np.mean(np.diag(second))) + 1e-12
     second[np.diag_indices_from(second)] += damp
     # First in floats: weights that undo what rounding did to the layers before.
     missed = sums - (x @ weight.T + bias)
@@ -79,7 +83,7 @@ def _steps(weight: Doubles, second: Doubles) -> Doubles:
     for share in _SHRINK:
         step: Doubles = full * share
         off = weight - _round(weight / step[:, None]) * step[:, None]
-        error = np.einsum("oi,ij,oj->o", off, second, off)
+        error = ((off @ second) * off).sum(axis=1)
         best = np.where(error < least, step, best)
         least = np.minimum(error, least)
     return best

@@ -123,7 +123,7 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
 
 
 def _own_test(source: Path, name: str) -> tuple[str, bool]:
-    """Build what was written and let it check itself; what it said, and if it failed."""
+    """Build what was written and let it check itself; its words, and if it failed."""
     from agentkd.deploy.programs import STRICT, build
     from agentkd.errors import LoadError
     from agentkd.executors.native import compiler

@@ -35,6 +35,17 @@ def test_both_forms_are_built_run_and_shown(
     assert "estimate" in said
 
 
+@pytest.mark.needs("gcc")
+def test_an_executor_with_a_memory_is_measured_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Floats remember floats, and integers integers, through one sequence."""
+    file = tmp_path / "executor.akd"
+    write_bundle(file, initial("gru:5", SPEC))
+    assert main(["footprint", str(file), "--int8", "--cores", "host"]) == 0
+    assert capsys.readouterr().out.count("right") == 2
+
+
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 def test_the_estimate_names_its_part_and_its_assumption(
     file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

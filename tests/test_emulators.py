@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agentkd import dists
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.cores import CORES, Core, core
 from agentkd.deploy.emulators import EmulatorError, Program, measure
 from agentkd.deploy.golden import golden
-from agentkd.deploy.int8.emit import emit_c_int8, probes
+from agentkd.deploy.int8.program import whole_program
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import Dense
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
+from tests.deploy_executors import lively
 
 ALL = [
     pytest.param(
@@ -45,31 +45,42 @@ LANDER = executor("mlp:64,64", 8, DiscreteSpec(4))
 ARM = executor("mlp:13,13,silu", 5, BoxSpec((-1.0, 0.0), (1.0, 3.0), (2,)))
 
 
+UNIT = executor("gru:32", 8, DiscreteSpec(4))
+EYE = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
+
+
 def int8(frozen: Frozen, rows: int = 48) -> Program:
-    quantised = quantise(frozen)
-    obs = probes(quantised, rows)
-    actions = dists.mode(quantised(obs), frozen.spec.action)
-    integers = quantised.integers(obs)
-    return Program(emit_c_int8(quantised), "executor", obs, integers, actions)
+    return whole_program(quantise(frozen), rows)
 
 
 def floats(frozen: Frozen) -> Program:
-    return Program(emit_c(frozen), "executor", *golden(frozen, 16), tolerance=1e-5)
+    return Program(
+        emit_c(frozen),
+        "executor",
+        *golden(frozen, 16),
+        tolerance=1e-5,
+        memory=frozen.memory,
+    )
 
 
 @pytest.mark.parametrize("on", ALL)
-@pytest.mark.parametrize("frozen", [LANDER, ARM], ids=["choice", "numbers"])
+@pytest.mark.parametrize(
+    "frozen", [LANDER, ARM, UNIT, EYE], ids=["choice", "numbers", "memory", "image"]
+)
 def test_integers_are_the_same_bits_on_every_core(frozen: Frozen, on: Core) -> None:
-    """Choices by relu, and numbers by tables, equal NumPy's on each processor."""
+    """Choices, numbers by tables, a sequence and images equal NumPy's on each."""
     measured = measure(int8(frozen), on)
     assert measured.wrong == 0
     assert (measured.instructions is not None) == bool(on.round)
 
 
 @pytest.mark.parametrize("on", ALL)
-def test_floats_are_within_a_hundred_thousandth_on_every_core(on: Core) -> None:
+@pytest.mark.parametrize("frozen", [ARM, UNIT], ids=["numbers", "memory"])
+def test_floats_are_within_a_hundred_thousandth_on_every_core(
+    frozen: Frozen, on: Core
+) -> None:
     """The generated float C agrees with NumPy, with tanh and without an FPU too."""
-    assert measure(floats(ARM), on).wrong == 0
+    assert measure(floats(frozen), on).wrong == 0
 
 
 @M4F
@@ -93,6 +104,15 @@ def test_a_lander_keeps_to_its_budget_on_a_cortex_m4f() -> None:
     assert (real.instructions or 0) <= 25_000
     assert max(whole.code, real.code) <= 1024
     assert quantise(LANDER).weight_bytes <= 5 * 1024
+    assert whole.stack <= 512
+
+
+@M4F
+def test_a_unit_of_32_keeps_to_its_budget_on_a_cortex_m4f() -> None:
+    """GRU-32 with 8 inputs and 4 outputs: a step of 23,000 instructions at most."""
+    whole = measure(int8(UNIT), core("m4f"))
+    assert 0 < (whole.instructions or 0) <= 23_000
+    assert whole.code <= 1024
     assert whole.stack <= 512
 
 

@@ -16,7 +16,12 @@ import pytest
 from agentkd import dists
 from agentkd.deploy.int8.emit import emit_c_int8, packed, probes
 from agentkd.deploy.int8.quantise import calibration, quantise
-from agentkd.deploy.int8.reference import Quantised, lookup, requantise
+from agentkd.deploy.int8.reference import (
+    Quantised,
+    dense_parts,
+    lookup,
+    requantise,
+)
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
@@ -226,7 +231,7 @@ def test_no_sum_can_overflow() -> None:
             np.ones((3, inputs), np.float32), np.full(3, bias, np.float32), "none"
         )
         quantised = quantise(replace(frozen, layers=(layer,)))
-        made = quantised.layers[0]
+        made = quantised.last
         wide = np.abs(made.weight.astype(np.int64)).sum(axis=1) * quantised.limit
         assert (wide + np.abs(made.bias.astype(np.int64)) < 2**31).all()
 
@@ -234,7 +239,7 @@ def test_no_sum_can_overflow() -> None:
 def test_multipliers_and_shifts_keep_to_the_specification() -> None:
     """Multipliers are not negative, shifts 32 to 62, weights never -128."""
     for case in CASES.values():
-        for layer in quantise(executor(*case)).layers:
+        for layer in dense_parts(quantise(executor(*case)).layers):
             assert layer.multiplier.min() >= 0
             assert 32 <= layer.shift <= 62
             assert layer.weight.min() >= -127
@@ -250,7 +255,7 @@ def test_weights_are_laid_out_in_blocks_and_pairs() -> None:
     """In a block, each pair of inputs has outputs 0 1 0 1 2 3 2 3."""
     quantised = quantise(executor("linear", DiscreteSpec(5), obs=3))
     weight = (np.arange(5)[:, None] * 10 + np.arange(3)).astype(np.int8)
-    layer = replace(quantised.layers[0], weight=weight)
+    layer = replace(quantised.last, weight=weight)
     assert packed(layer).tolist() == [
         *(0, 10, 1, 11, 20, 30, 21, 31, 2, 12, 0, 0, 22, 32, 0, 0),
         *(40, 0, 41, 0, 0, 0, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,14 @@ import tyro
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle
+    from agentkd.deploy.int8.calibrate import Seen
+
+INTEGERS = ("c-int8",)
+"""Targets that are calibrated."""
+STEPS = 4096
+"""Steps that --calibrate episodes lives."""
+SEED = 2000
+"""Of the first of those episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +49,11 @@ class Options:
     runtime: Path | None = None
     """For akx, a folder into which the runtime's C sources are copied too."""
 
+    calibrate: str | None = None
+    """For integers, what shows how large numbers become: a .npy file of observations
+    (n, obs), a .npz file with obs and starts, or the word episodes, which lives some.
+    By default the episodes that the executor's file holds."""
+
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
@@ -53,11 +68,18 @@ def run(options: Options) -> int:
     chosen = target(options.to)
     if options.runtime is not None and options.to != "akx":
         raise ConfigError(f"--runtime goes with --to akx, not {options.to}.")
+    seen = _seen(options, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
-    data = export(bundle, options.to, Request(options.flavour, options.name))
+    data = export(bundle, options.to, Request(options.flavour, options.name, seen))
     write_file(out, data)
     console = Console()
     console.print(Text(f"{out}: {len(data):,} bytes"), soft_wrap=True)
+    if options.to in INTEGERS:
+        by = seen.said if seen else "observations drawn as its normaliser says"
+        console.print(Text(f"calibrated with {by}"), soft_wrap=True)
+        text, failed = _own_test(out, options.name)
+        console.print(Text(text), soft_wrap=True)
+        return int(failed)
     if options.runtime is not None:
         _copy(options.runtime)
         console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
@@ -66,6 +88,58 @@ def run(options: Options) -> int:
     text, failed = _proof(bundle, chosen.backend)
     console.print(Text(text), soft_wrap=True)
     return int(failed)
+
+
+def _seen(options: Options, bundle: Bundle) -> Seen | None:
+    """What integers are calibrated with; None where there are none, or they are drawn.
+
+    Raises:
+        ConfigError: If the file does not hold what it should, or no environment is
+            known whose episodes could be lived.
+    """
+    from agentkd.deploy.int8 import calibrate
+    from agentkd.errors import ConfigError
+
+    given = options.calibrate
+    if options.to not in INTEGERS:
+        if given is not None:
+            raise ConfigError(f"--calibrate goes with --to c-int8, not {options.to}.")
+        return None
+    if given is None:
+        return calibrate.held(bundle)
+    if given != "episodes":
+        return calibrate.read(Path(given), bundle.frozen)
+    env = bundle.manifest.get("provenance", {}).get("env")
+    if not isinstance(env, str):
+        raise ConfigError(
+            f"{options.file} does not say in which environment it lives; give "
+            "--calibrate a file of observations."
+        )
+    from agentkd.bench.recording import record
+
+    frozen = bundle.frozen
+    lived = record(env, frozen.policy, steps=STEPS, seed=SEED, spec=frozen.spec)
+    return calibrate.episodes(lived)
+
+
+def _own_test(source: Path, name: str) -> tuple[str, bool]:
+    """Build what was written and let it check itself; its words, and if it failed."""
+    from agentkd.deploy.programs import STRICT, build
+    from agentkd.errors import LoadError
+    from agentkd.executors.native import compiler
+
+    if compiler() is None:
+        return "not run here: no C compiler (cc, gcc, clang)", False
+    with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
+        flags = (*STRICT, f"-D{name.upper()}_TEST")
+        try:
+            program = build(Path(folder), [str(source.resolve())], flags=flags)
+            done = subprocess.run(
+                [program], capture_output=True, text=True, timeout=60, check=False
+            )
+        except (LoadError, OSError, subprocess.TimeoutExpired) as error:
+            return f"its own test did not run: {error}", True
+    return f"its own test: {done.stdout.strip()}", done.returncode != 0
 
 
 def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:

@@ -141,25 +141,24 @@ def _measure(
 
 def programs_of(frozen: Frozen, *, int8: bool) -> dict[str, Program]:
     """The forms of an executor, each with vectors that it has to meet."""
-    from agentkd import dists
     from agentkd.deploy.c99 import emit_c
     from agentkd.deploy.emulators import Program
     from agentkd.deploy.golden import TOLERANCE, golden
-    from agentkd.deploy.int8.emit import emit_c_int8, probes
+    from agentkd.deploy.int8.program import whole_program
     from agentkd.deploy.int8.quantise import quantise
 
     name = "executor"
     programs = {
         "float": Program(
-            emit_c(frozen, name), name, *golden(frozen, _ROWS), tolerance=TOLERANCE
+            emit_c(frozen, name),
+            name,
+            *golden(frozen, _ROWS),
+            tolerance=TOLERANCE,
+            memory=frozen.memory,
         )
     }
     if int8:
-        quantised = quantise(frozen)
-        obs = probes(quantised, _ROWS)
-        actions = dists.mode(quantised(obs), frozen.spec.action)
-        source = emit_c_int8(quantised, name)
-        programs["int8"] = Program(source, name, obs, quantised.integers(obs), actions)
+        programs["int8"] = whole_program(quantise(frozen), _ROWS, name)
     return programs
 
 

@@ -101,6 +101,11 @@ _COMMANDS = {
         "what each mechanism of distillation changes, with and without",
         "agentkd bench mechanisms --planners DIR --mechanisms soft auto",
     ),
+    "bench int8": (
+        "agentkd.cli.bench_int8",
+        "what executors keep of their return in integers",
+        "agentkd bench int8 --planners DIR --episodes 40 LunarLander=100",
+    ),
     "inspect": (
         "agentkd.cli.inspect",
         "what an executor file holds",

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +45,9 @@ class Program:
         outputs: What NAME_outputs gives for them, (rows, out); its dtype is the type.
         actions: What NAME_act gives, (rows, actions).
         tolerance: Largest difference, relative to 1 + |x|; 0 for bit by bit.
+        memory: How many numbers the caller keeps; 0 for most. The rows are then a
+            sequence.
+        state: The type of those numbers in C.
     """
 
     source: str
@@ -53,6 +56,8 @@ class Program:
     outputs: Any
     actions: Any
     tolerance: float = 0.0
+    memory: int = 0
+    state: Literal["float", "int16_t"] = "float"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +229,21 @@ def _data(program: Program) -> str:
 #define OBS {program.obs.shape[1]}
 #define OUT {outputs.shape[1]}
 #define ACTIONS {actions.shape[1]}
+#define MEMORY {program.memory}
 typedef {output} OUTPUT;
 typedef {action} ACTION;
-int {program.name}_outputs(const float *, OUTPUT *);
-int {program.name}_act(const float *, ACTION *);
+typedef {program.state} STATE;
+#if MEMORY > 0
+#define GIVEN(memory) memory,
+#define TAKES STATE *,
+#define NAMED STATE *memory,
+#else
+#define GIVEN(memory)
+#define TAKES
+#define NAMED
+#endif
+int {program.name}_outputs(const float *, TAKES OUTPUT *);
+int {program.name}_act(const float *, TAKES ACTION *);
 #define outputs {program.name}_outputs
 #define act {program.name}_act
 {array("float", "observations", program.obs)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.c99 import emit_c
+from agentkd.deploy.int8.calibrate import Seen, held
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError, did_you_mean
@@ -22,10 +23,13 @@ class Request:
     Attributes:
         flavour: Whose conventions to follow, where the target has several.
         name: Begins every name, where the target has names.
+        seen: What integers are calibrated with; by default what the executor's file
+            holds of its own episodes, else observations that are drawn.
     """
 
     flavour: str = "plain"
     name: str = "executor"
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,13 @@ def _c(bundle: Bundle, request: Request) -> bytes:
 
 def _c_int8(bundle: Bundle, request: Request) -> bytes:
     provenance = bundle.manifest.get("provenance", {})
-    return emit_c_int8(quantise(bundle.frozen), request.name, provenance).encode()
+    seen = request.seen or held(bundle)
+    quantised = (
+        quantise(bundle.frozen, seen.obs, seen.starts)
+        if seen
+        else quantise(bundle.frozen)
+    )
+    return emit_c_int8(quantised, request.name, provenance).encode()
 
 
 def _akx(bundle: Bundle, _: Request) -> bytes:

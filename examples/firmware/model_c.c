@@ -13,7 +13,10 @@
 #endif
 
 #ifdef EXECUTOR_MEMORY
-static float memory[EXECUTOR_MEMORY];
+#ifndef EXECUTOR_STATE /* in integers it says so itself */
+#define EXECUTOR_STATE float
+#endif
+static EXECUTOR_STATE memory[EXECUTOR_MEMORY];
 #endif
 
 void model_open(struct model *model)

@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 
 import agentkd.executors
-from agentkd import dists
-from agentkd.deploy.ctext import array, comment
-from agentkd.deploy.int8.reference import Int8s, IntLayer, Quantised
+from agentkd.deploy.ctext import aligned, array, comment
+from agentkd.deploy.int8.reference import (
+    Int8s,
+    IntConv,
+    IntGru,
+    IntLayer,
+    Quantised,
+    dense_parts,
+)
+from agentkd.deploy.int8.selftest import self_test
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -40,15 +47,16 @@ def emit_c_int8(
 
     It defines `int NAME_act(const float obs[], TYPE action[])`, where TYPE is int32_t
     for choices and float for numbers, and `int NAME_outputs(const float obs[],
-    int32_t out[])`, which gives the integers. Both return 0, or 1 where the observation
-    holds NaN or infinity and nothing is written.
+    int32_t out[])`, which gives the integers. With a memory, both take it after `obs`,
+    `int16_t memory[]`, the caller's. Both return 0, or 1 where the observation holds
+    NaN or infinity and nothing is written.
 
     Args:
         quantised: The executor.
         name: Begins every name in the file.
         provenance: Where it came from; written into the comment at the head.
         golden: Observations, (rows, obs), to check itself with; by default 16 drawn
-            as the normaliser describes them.
+            as the normaliser describes them. With a memory they are a sequence.
 
     Raises:
         ConfigError: If `name` is no name in C.
@@ -63,10 +71,10 @@ def emit_c_int8(
         [
             _head(quantised, name, provenance or {}),
             _declarations(quantised, name),
-            kernel(),
+            kernels(quantised),
             *_constants(quantised, name),
             _functions(quantised, name),
-            _self_test(quantised, name, obs),
+            self_test(quantised, name, ctype(quantised), obs),
             f"#endif /* {name.upper()}_DECLARATIONS */\n",
         ]
     )
@@ -75,18 +83,49 @@ def emit_c_int8(
 def probes(quantised: Quantised, count: int) -> Floats:
     """Observations near those of the normaliser, and some far out: (count, obs)."""
     random = np.random.default_rng(1)
-    drawn = random.standard_normal((count, len(quantised.mean)))
+    mean, gain = (quantised.per_number(e) for e in (quantised.mean, quantised.gain))
+    drawn = random.standard_normal((count, len(mean)))
     drawn[1::4] *= 8.0
-    gain = np.where(quantised.gain == 0, 1.0, quantised.gain)
-    spread = 0.1 * (quantised.limit << 8) / gain
-    return (quantised.mean + drawn * spread).astype(np.float32)
+    spread = 0.1 * (quantised.limit << 8) / np.where(gain == 0, 1.0, gain)
+    return (mean + drawn * spread).astype(np.float32)
 
 
-def kernel() -> str:
-    """The text of the integer kernels."""
+_HEADER = "akd_int8.h"
+_KERNEL = re.compile(
+    r"(?:^/\*[^*]*(?:\*(?!/)[^*]*)*\*/\n)?"
+    r"(?:^struct akd_i8_unit \{.*?^\};\n\n)?"
+    r"^static inline \w+ akd_i8_(\w+)\(.*?^\}\n\n",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def kernels(quantised: Quantised) -> str:
+    """The text of the integer kernels, of those that an executor uses."""
     # By way of the package: the header may lie in a wheel's folder of its own.
     folder = Path(str(agentkd.executors.__file__)).parent
-    return (folder / "c" / "akd_int8.h").read_text(encoding="utf-8")
+    text = (folder / "c" / _HEADER).read_text(encoding="utf-8")
+    wanted = {"input", "lookup", "dense"}
+    if not _plain(quantised):
+        wanted.add("input_image")
+    for layer in quantised.layers:
+        if isinstance(layer, IntConv):
+            wanted.add("conv")
+        if isinstance(layer, IntGru):
+            wanted |= {"within", "gru"}
+    if _chain(quantised):
+        wanted.add("network")
+    kept = _KERNEL.sub(lambda each: each[0] if each[1] in wanted else "", text)
+    return aligned(kept.replace("static inline", "static"))
+
+
+def _plain(quantised: Quantised) -> bool:
+    """Whether each number of an observation has a mean and a gain of its own."""
+    return len(quantised.mean) == quantised.spec.obs.size
+
+
+def _chain(quantised: Quantised) -> bool:
+    """Whether all layers are dense."""
+    return all(isinstance(each, IntLayer) for each in quantised.layers)
 
 
 def packed(layer: IntLayer) -> Int8s:
@@ -106,20 +145,47 @@ def _up(n: int, to: int) -> int:
 
 def width(quantised: Quantised) -> int:
     """How many int16 each of the two buffers holds."""
-    widths = [layer.weight.shape[0] for layer in quantised.layers[:-1]]
-    return max(_up(len(quantised.mean), 2), *(_up(each, BLOCK) for each in widths), 2)
+    widths = [_up(quantised.spec.obs.size, 2), 2]
+    for layer in quantised.layers[:-1]:
+        # The last patch's outputs are written in whole blocks.
+        more = layer.dims[2] if isinstance(layer, IntConv) else layer.out
+        widths.append(layer.out - more + _up(more, BLOCK))
+    return max(widths)
+
+
+def work(quantised: Quantised) -> tuple[int, int]:
+    """How many int16 the largest patch takes, and int32 the largest unit's gates."""
+    patches, gates = [0], [0]
+    for layer in quantised.layers:
+        if isinstance(layer, IntConv):
+            patches.append(_up(layer.dense.weight.shape[1], 2))
+        if isinstance(layer, IntGru):
+            gates.append(2 * _up(3 * layer.out, BLOCK))
+    return max(patches), max(gates)
+
+
+def memory(quantised: Quantised) -> int:
+    """How many int16 the caller keeps: a unit's own are read in pairs."""
+    units = [each for each in quantised.layers if isinstance(each, IntGru)]
+    return sum(_up(each.out, 2) for each in units)
 
 
 def constants(quantised: Quantised) -> int:
     """Bytes of all constants: weights, biases, multipliers, tables, normaliser."""
     total = 8 * len(quantised.mean)
+    for part in dense_parts(quantised.layers):
+        total += len(packed(part)) + 8 * _up(part.out, BLOCK)
+        total += 0 if part.table is None else 2 * len(part.table)
     for layer in quantised.layers:
-        total += len(packed(layer)) + 8 * _up(len(layer.bias), BLOCK)
-        total += 0 if layer.table is None else 2 * len(layer.table)
+        if isinstance(layer, IntConv):
+            total += 4 * len(layer.dims)
+        if isinstance(layer, IntGru):
+            total += 2 * (len(layer.sigmoid) + len(layer.tanh))
     return total
 
 
-def _kind(quantised: Quantised) -> str:
+def ctype(quantised: Quantised) -> str:
+    """The type of an action's numbers in C."""
     return "float" if isinstance(quantised.spec.action, BoxSpec) else "int32_t"
 
 
@@ -130,11 +196,11 @@ def _actions(quantised: Quantised) -> int:
         case MultiDiscreteSpec(sizes):
             return len(sizes)
         case _:
-            return len(quantised.layers[-1].bias)
+            return quantised.last.out
 
 
 def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str:
-    sizes = [len(quantised.mean), *(len(each.bias) for each in quantised.layers)]
+    sizes = [quantised.spec.obs.size, *(each.out for each in quantised.layers)]
     command = provenance.get("command")
     if isinstance(command, (list, tuple)):
         command = " ".join(map(str, command))
@@ -148,6 +214,8 @@ def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str
         "arithmetic": "int8 weights, int16 activations, int32 sums: docs/int8.md",
         "constants": f"{constants(quantised)} bytes",
     }
+    if quantised.memory:
+        facts["memory"] = f"{2 * memory(quantised)} bytes, the caller's"
     upper = name.upper()
     lines = ["An executor of agentkd in integers. Generated; do not edit.", ""]
     lines += [f"{key + ':':<14}{value}" for key, value in facts.items() if value]
@@ -170,20 +238,33 @@ def _declarations(quantised: Quantised, name: str) -> str:
     # For INFINITY alone.
     needed = isinstance(action, BoxSpec) and not action.bounded
     endless = "#include <math.h>\n" if needed else ""
+    given, define, said = "", "", ""
+    if quantised.memory:
+        given = f", int16_t memory[{upper}_MEMORY]"
+        define = (
+            f"\n#define {upper}_MEMORY {memory(quantised)}"
+            f"\n#define {upper}_STATE int16_t"
+        )
+        said = (
+            "\n * `memory` is what the executor remembers: fill it with zeros where an "
+            "episode\n * begins. Both functions bring it up to date: call one of them, "
+            "once a tick."
+        )
     return f"""#ifndef {upper}_H
 #define {upper}_H
 
 {endless}#include <stdint.h>
 
-#define {upper}_OBS {len(quantised.mean)}
-#define {upper}_OUT {len(quantised.layers[-1].bias)}
-#define {upper}_ACTION {_actions(quantised)}
+#define {upper}_OBS {quantised.spec.obs.size}
+#define {upper}_OUT {quantised.last.out}
+#define {upper}_ACTION {_actions(quantised)}{define}
 
 /* Both return 0, or 1 where `obs` holds NaN or infinity and nothing is written.
- * Observations are as the environment gives them: the normaliser is inside. */
-int {name}_act(const float obs[{upper}_OBS], {_kind(quantised)} action[{upper}_ACTION]);
+ * Observations are as the environment gives them: the normaliser is inside.{said} */
+int {name}_act(const float obs[{upper}_OBS]{given},
+{" " * (len(name) + 9)}{ctype(quantised)} action[{upper}_ACTION]);
 /* The last layer's integers; one unit is {quantised.step:g}. */
-int {name}_outputs(const float obs[{upper}_OBS], int32_t out[{upper}_OUT]);
+int {name}_outputs(const float obs[{upper}_OBS]{given}, int32_t out[{upper}_OUT]);
 
 #endif /* {upper}_H */
 
@@ -195,10 +276,10 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
     yield array("float", f"{name}_mean", quantised.mean)
     yield array("float", f"{name}_gain", quantised.gain)
     rows = []
-    for index, layer in enumerate(quantised.layers):
+    for index, layer in enumerate(dense_parts(quantised.layers)):
         out, inputs = layer.weight.shape
         more = _up(out, BLOCK) - out
-        yield f"/* Layer {index}: {inputs} to {out}, {layer.activation}. */"
+        yield f"/* Weights {index}: {inputs} to {out}, {layer.activation}. */"
         yield array("int8_t", f"{name}_weight{index}", packed(layer))
         yield array("int32_t", f"{name}_bias{index}", np.pad(layer.bias, (0, more)))
         padded = np.pad(layer.multiplier, (0, more))
@@ -217,6 +298,19 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         + ",\n".join(rows)
         + "\n};\n"
     )
+    part = 0
+    for index, each in enumerate(quantised.layers):
+        if isinstance(each, IntConv):
+            yield array("int32_t", f"{name}_dims{index}", each.dims)
+        if isinstance(each, IntGru):
+            yield array("int16_t", f"{name}_sigmoid{index}", each.sigmoid)
+            yield array("int16_t", f"{name}_tanh{index}", each.tanh)
+            yield (
+                f"static const struct akd_i8_unit {name}_unit{index} = {{\n"
+                f"    {name}_layers + {part}, {name}_sigmoid{index}, "
+                f"{name}_tanh{index}, {each.out}}};\n"
+            )
+        part += len(dense_parts((each,)))
     action = quantised.spec.action
     if isinstance(action, MultiDiscreteSpec):
         yield array("int32_t", f"{name}_sizes", action.sizes)
@@ -231,7 +325,7 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
 
 def _functions(quantised: Quantised, name: str) -> str:
     n, upper = name, name.upper()
-    out = len(quantised.layers[-1].bias)
+    out = quantised.last.out
     wide = width(quantised)
     squash = ""
     if quantised.squash is not None:
@@ -240,34 +334,71 @@ def _functions(quantised: Quantised, name: str) -> str:
         const int64_t product = (int64_t){n}_last[i] * {n}_half[i];
         {n}_last[i] = {n}_centre[i] + (int32_t)((product + 16384) >> 15);
     }}"""
+    given = f", int16_t memory[{upper}_MEMORY]" if quantised.memory else ""
+    handed = ", memory" if quantised.memory else ""
+    patch, gates = work(quantised)
+    room = f"static int16_t {n}_patch[{patch}];\n" if patch else ""
+    room += f"static int32_t {n}_gates[{gates}];\n" if gates else ""
+    size = f"{quantised.limit}, {upper}_OBS"
+    read = f"akd_i8_input(obs, {n}_mean, {n}_gain, {size}, {n}_x)"
+    if not _plain(quantised):
+        size += f", {len(quantised.mean)}, {quantised.apart}"
+        read = f"akd_i8_input_image(obs, {n}_mean, {n}_gain, {size}, {n}_x)"
     return f"""static int16_t {n}_x[{wide}], {n}_y[{wide}];
 static int32_t {n}_last[{_up(out, BLOCK)}];
-
-static int {n}_forward(const float *obs)
+{room}
+static int {n}_forward(const float *obs{", int16_t *memory" if handed else ""})
 {{
-    if (akd_i8_input(obs, {n}_mean, {n}_gain, {quantised.limit}, {upper}_OBS, {n}_x))
+    if ({read})
         return 1;
-    akd_i8_network({n}_layers, {len(quantised.layers)}, {n}_x, {n}_y, {n}_last);{squash}
+{_calls(quantised, n)}{squash}
     return 0;
 }}
 
-int {n}_outputs(const float obs[{upper}_OBS], int32_t out[{upper}_OUT])
+int {n}_outputs(const float obs[{upper}_OBS]{given}, int32_t out[{upper}_OUT])
 {{
-    if ({n}_forward(obs))
+    if ({n}_forward(obs{handed}))
         return 1;
     for (int i = 0; i < {upper}_OUT; i++)
         out[i] = {n}_last[i];
     return 0;
 }}
 
-int {n}_act(const float obs[{upper}_OBS], {_kind(quantised)} action[{upper}_ACTION])
+int {n}_act(const float obs[{upper}_OBS]{given},
+{" " * (len(n) + 9)}{ctype(quantised)} action[{upper}_ACTION])
 {{
-    if ({n}_forward(obs))
+    if ({n}_forward(obs{handed}))
         return 1;
 {_act(quantised, n)}
     return 0;
 }}
 """
+
+
+def _calls(quantised: Quantised, n: str) -> str:
+    if _chain(quantised):
+        count = len(quantised.layers)
+        return f"    akd_i8_network({n}_layers, {count}, {n}_x, {n}_y, {n}_last);"
+    lines, part, at = [], 0, 0
+    here, there = f"{n}_x", f"{n}_y"
+    for index, layer in enumerate(quantised.layers):
+        which = f"{n}_layers + {part}"
+        match layer:
+            case IntConv():
+                given = f"{which}, {n}_dims{index}, {here}, {there}, {n}_patch"
+                lines.append(f"    akd_i8_conv({given});")
+            case IntGru():
+                own = f"memory + {at}" if at else "memory"
+                given = f"&{n}_unit{index}, {here}, {there}, {n}_gates, {own}"
+                lines.append(f"    akd_i8_gru({given});")
+                at += _up(layer.out, 2)
+            case IntLayer() if layer is quantised.last:
+                lines.append(f"    akd_i8_dense({which}, {here}, NULL, {n}_last);")
+            case IntLayer():
+                lines.append(f"    akd_i8_dense({which}, {here}, {there}, NULL);")
+        here, there = there, here
+        part += len(dense_parts((layer,)))
+    return "\n".join(lines)
 
 
 def _act(quantised: Quantised, n: str) -> str:
@@ -300,43 +431,3 @@ def _act(quantised: Quantised, n: str) -> str:
         v = v < {n}_high[i] ? v : {n}_high[i];
         action[i] = v > {n}_low[i] ? v : {n}_low[i];
     }}"""
-
-
-def _self_test(quantised: Quantised, name: str, obs: Floats) -> str:
-    n, upper = name, name.upper()
-    taken = np.asarray(dists.mode(quantised(obs), quantised.spec.action))
-    arrays = [
-        array("float", f"{n}_golden_obs", obs),
-        array("int32_t", f"{n}_golden_out", quantised.integers(obs)),
-        array(_kind(quantised), f"{n}_golden_action", taken),
-    ]
-    return f"""#ifdef {upper}_TEST
-#include <stdio.h>
-
-/* Observations with the integers and the actions that they must give. */
-{"".join(arrays)}
-int main(void)
-{{
-    int wrong = 0;
-    for (int row = 0; row < {len(obs)}; row++) {{
-        const float *obs = {n}_golden_obs + row * {upper}_OBS;
-        int32_t out[{upper}_OUT] = {{0}};
-        {_kind(quantised)} action[{upper}_ACTION] = {{0}};
-        int failed = {n}_outputs(obs, out);
-        failed |= {n}_act(obs, action);
-        failed |= memcmp(out, {n}_golden_out + row * {upper}_OUT, sizeof out) != 0;
-        for (int i = 0; i < {upper}_ACTION; i++) {{
-            const int at = row * {upper}_ACTION + i;
-            failed |= !(action[i] >= {n}_golden_action[at] &&
-                        action[i] <= {n}_golden_action[at]);
-        }}
-        wrong += failed != 0;
-    }}
-    if (wrong == 0)
-        printf("{n}: {len(obs)} golden vectors, bit by bit\\n");
-    else
-        printf("{n}: FAILED, %d of {len(obs)} golden vectors differ\\n", wrong);
-    return wrong != 0;
-}}
-#endif /* {upper}_TEST */
-"""

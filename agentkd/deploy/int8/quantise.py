@@ -8,103 +8,104 @@ arXiv:1712.05877), activations int16, and no sum can overflow.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
+from agentkd.deploy.int8.grids import (
+    INT16,
+    INT32,
+    Gated,
+    Grid,
+    Plain,
+    Stage,
+    active,
+    stages,
+)
 from agentkd.deploy.int8.reference import (
+    GATE,
     INPUT_BITS,
     TABLE,
     Int16s,
     Int32s,
+    IntConv,
+    Integers,
+    IntGru,
     IntLayer,
     Quantised,
     Squash,
+    places,
 )
-from agentkd.deploy.int8.rounding import Doubles, round_layer
+from agentkd.deploy.int8.rounding import Doubles
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.frozen import Frozen
-from agentkd.executors.layers import Activation, Dense, activate, kind
+from agentkd.executors.layers import Activation, Conv, Dense, kind
+from agentkd.executors.plan import normaliser, steps
 from agentkd.spec import BoxSpec
 from agentkd.types import Floats
 
-HEADROOM = 2.0
-"""Activations may become so many times larger than any that calibration saw."""
 _DRAWN = 4096
-_INT16 = 2**15 - 1
-_INT32 = 2**31 - 1
+_EPISODE = 128
 _OUT = 2**24 - 1
 """The last layer's integers are exact as float32."""
-_TANH_ENDS = 8.0
-"""Beyond it tanh is ±1 within 3e-7, far less than half a step of 1/32767."""
 _SHIFT = 32
 """The least shift: what is below the high word of the product is only rounded."""
 _TINY = 1e-30
+_PIXELS = 1 << 23
+_FEWEST = 16
 
 
 def calibration(frozen: Frozen) -> Floats:
-    """Draw observations as the normaliser describes them, (4096, obs)."""
+    """Draw observations as the normaliser describes them, (4096, obs); fewer images."""
     random = np.random.default_rng(0)
-    normal = random.standard_normal((_DRAWN, frozen.spec.obs.size))
+    size = frozen.spec.obs.size
+    count = min(_DRAWN, max(_FEWEST, _PIXELS // size))
+    normal = random.standard_normal((count, size))
     spread = np.where(frozen.scale == 0, 1.0, frozen.scale)
     return (frozen.mean + normal / spread).astype(np.float32)
 
 
-def quantise(frozen: Frozen, obs: Floats | None = None) -> Quantised:
+def quantise(
+    frozen: Frozen, obs: Floats | None = None, starts: Floats | None = None
+) -> Quantised:
     """Make the integer form of an executor.
 
     Args:
         frozen: The executor in floats.
         obs: Observations to calibrate with, (batch, obs), best those of its own
             episodes. By default they are drawn as the normaliser describes them.
+        starts: For an executor with a memory, 1 where an episode begins, else 0,
+            (batch,). By default given ones are one episode.
 
     Raises:
-        SpecError: If the observations have another shape, there are none, or the last
-            layer has an activation of its own.
+        SpecError: If the observations have another shape, there are none, or a layer
+            has no integer form.
         NumbersError: If a weight or an observation is NaN or infinite, or a layer has
             too many inputs for int32 sums.
     """
-    if not np.isfinite(frozen.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights has no integers.")
-    dense = _dense(frozen)
-    if dense[-1].activation != "none":
-        raise SpecError(
-            f"The last layer ends in {dense[-1].activation!r}; only a linear last "
-            "layer has an integer form."
-        )
-    seen = calibration(frozen) if obs is None else np.asarray(obs, np.float32)
-    if seen.ndim != 2 or seen.shape[1] != frozen.spec.obs.size or not len(seen):
-        raise SpecError(
-            f"Observations to calibrate with have shape {seen.shape}; "
-            f"(one or more, {frozen.spec.obs.size}) was expected."
-        )
-    if not np.isfinite(seen).all():
-        raise NumbersError("Observations to calibrate with hold NaN or infinity.")
-    names: list[Activation] = [layer.activation for layer in dense]
-    if frozen.head == "squashed":
-        names[-1] = "tanh"
-    grids, inner = _grids(frozen, names, seen)
+    names, found = _stages(frozen, obs, starts)
     layers = []
-    for index, (layer, name, grid) in enumerate(zip(dense, names, grids, strict=True)):
-        if index + 1 < len(grids):
-            after = grids[index + 1]
+    for index, stage in enumerate(found):
+        if index + 1 < len(found):
+            after = found[index + 1].entry
             most, step = after.most, after.step
         elif frozen.head == "squashed":
-            most, step = _INT16, 1.0 / _INT16
+            most, step = INT16, 1.0 / INT16
         else:
-            most, step = _OUT, _open_step(grid)
-        layers.append(_layer(grid, layer.activation, name, inner[index], most, step))
+            most, step = _OUT, _open_step(stage.entry)
+        layers.append(_integers(stage, names[index], most, step))
     squash = None
     if frozen.head == "squashed":
         step, squash = _squash(frozen)
-    gain = frozen.scale.astype(np.float64) * (1 << INPUT_BITS) / grids[0].step
+    entry, norm = found[0].entry, normaliser(frozen)
+    gain = norm.scale.astype(np.float64) * (1 << INPUT_BITS) / entry.step
     return Quantised(
         architecture=frozen.architecture,
         spec=frozen.spec,
-        mean=frozen.mean.astype(np.float32),
+        mean=norm.mean.astype(np.float32),
         gain=gain.astype(np.float32),
-        limit=min(grids[0].most, round(frozen.clip / grids[0].step)),
+        apart=norm.apart,
+        limit=min(entry.most, round(frozen.clip / entry.step)),
         layers=tuple(layers),
         head=frozen.head,
         step=step,
@@ -113,103 +114,151 @@ def quantise(frozen: Frozen, obs: Floats | None = None) -> Quantised:
     )
 
 
-def _dense(frozen: Frozen) -> list[Dense]:
-    for layer in frozen.layers:
-        if not isinstance(layer, Dense):
-            raise SpecError(
-                f"{frozen.architecture} has a layer of kind {kind(layer)}, which has "
-                "no integer form yet: docs/int8.md covers dense layers."
+def rounded(frozen: Frozen, obs: Floats) -> tuple[Frozen, list[Floats]]:
+    """The executor in floats that has the weights and biases of its integer form.
+
+    Args:
+        frozen: An executor of dense layers and convolutions.
+        obs: Observations to calibrate with, (batch, obs).
+
+    Returns:
+        That executor, and for each layer its outputs' steps, (out,).
+
+    Raises:
+        SpecError: As `quantise`, or if the executor has a memory.
+        NumbersError: As `quantise`.
+    """
+    layers, units = [], []
+    _, found = _stages(frozen, obs, None)
+    for layer, stage in zip(frozen.layers, found, strict=True):
+        if not isinstance(layer, Dense | Conv):
+            raise SpecError(f"{frozen.architecture} has a {kind(layer)} layer.")
+        unit = stage.entry.unit / stage.entry.step
+        weight = (stage.entry.weight * unit[:, None]).reshape(layer.weight.shape)
+        bias = stage.entry.bias * stage.entry.unit
+        layers.append(
+            replace(
+                layer,
+                weight=weight.astype(np.float32),
+                bias=bias.astype(np.float32),
             )
-    return [layer for layer in frozen.layers if isinstance(layer, Dense)]
+        )
+        units.append(unit.astype(np.float32))
+    return replace(frozen, layers=tuple(layers)), units
 
 
-def _grids(
-    frozen: Frozen, names: Sequence[Activation], seen: Floats
-) -> tuple[list[_Grid], list[float]]:
-    """Each layer's grid, and how large its sums before the activation may become."""
-    # A tame clip is kept whole: what lies between what was seen and the clip is then
-    # represented like the rest.
-    normal = (seen - frozen.mean) * frozen.scale
-    x = np.clip(normal, -frozen.clip, frozen.clip).astype(np.float64)
-    reach = min(frozen.clip, max(16.0, HEADROOM * _largest(x)))
-    rounded = x
-    grids, inner = [], []
-    for layer, name in zip(_dense(frozen), names, strict=True):
-        weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
-        sums = x @ weight.T + bias
-        whole, scale, bias = round_layer(weight, bias, rounded, sums)
-        grid = _grid(whole, scale, bias, reach)
-        after = rounded @ (whole * scale[:, None]).T + bias
-        x, rounded = _activate(name, sums), _activate(name, after)
-        # A finer grid would leave multipliers above one half, which are not needed.
-        least = 2.0 * float(grid.unit.max()) * (_INT16 + 1)
-        room = HEADROOM * max(_largest(sums), _largest(after))
-        inner.append(max(min(room, _TANH_ENDS) if name == "tanh" else room, least))
-        room = HEADROOM * max(_largest(x), _largest(rounded))
-        reach = 1.0 if name == "tanh" else max(room, least)
-        grids.append(grid)
-    return grids, inner
+def _stages(
+    frozen: Frozen, obs: Floats | None, starts: Floats | None
+) -> tuple[list[Activation], list[Stage]]:
+    """Each layer's activation, the head's counted in, and what calibration found."""
+    if not np.isfinite(frozen.vector()).all():
+        raise NumbersError("An executor with NaN or infinite weights has no integers.")
+    last = frozen.layers[-1]
+    ends = last.activation if isinstance(last, Dense) else f"a {kind(last)} layer"
+    if ends != "none":
+        raise SpecError(
+            f"The executor ends in {ends!r}; only a linear dense layer has an integer "
+            "form there."
+        )
+    names = [_activation(layer) for layer in frozen.layers]
+    if frozen.head == "squashed":
+        names[-1] = "tanh"
+    return names, stages(frozen, names, *_seen(frozen, obs, starts))
 
 
-def _activate(name: Activation, x: Doubles) -> Doubles:
-    return activate(name, x.astype(np.float32)).astype(np.float64)
+def _activation(layer: object) -> Activation:
+    return layer.activation if isinstance(layer, Dense | Conv) else "none"
 
 
-def _largest(x: Doubles) -> float:
-    return max(float(np.abs(x).max()), 1e-6)
+def _seen(
+    frozen: Frozen, obs: Floats | None, starts: Floats | None
+) -> tuple[Floats, Floats]:
+    """Observations to calibrate with, and where episodes begin among them."""
+    size = frozen.spec.obs.size
+    if obs is None:
+        seen = calibration(frozen)
+        begins = np.zeros(len(seen), np.float32)
+        begins[::_EPISODE] = 1.0
+    else:
+        seen, begins = np.asarray(obs, np.float32), np.zeros(len(obs), np.float32)
+    if starts is not None:
+        begins = np.asarray(starts, np.float32)
+    if seen.ndim != 2 or seen.shape[1] != size or not len(seen):
+        raise SpecError(
+            f"Observations to calibrate with have shape {seen.shape}; "
+            f"(one or more, {size}) was expected."
+        )
+    if begins.shape != (len(seen),):
+        raise SpecError(f"{len(seen)} observations, and starts of {begins.shape}.")
+    if not np.isfinite(seen).all():
+        raise NumbersError("Observations to calibrate with hold NaN or infinity.")
+    # Patches take many times the room of their image.
+    sizes = [
+        places(step.dims[:9]).size for step in steps(frozen, 4) if step.kind == "conv"
+    ]
+    count = max(_FEWEST, _PIXELS // max(sizes, default=1))
+    if not sizes or len(seen) <= count:
+        return seen, begins
+    chosen = np.arange(count)
+    if not frozen.memory:
+        chosen = np.linspace(0, len(seen) - 1, count).astype(int)
+    return seen[chosen], begins[chosen]
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """A layer's weights in integers, and the grid on which its inputs lie."""
-
-    weight: Int32s
-    bias: Int32s
-    unit: Doubles  # what one unit of an accumulator is worth, by output
-    most: int  # inputs are within ±most
-    step: float  # what one unit of an input is worth
-
-    def bound(self) -> float:
-        """The largest sum there can be."""
-        sums = np.abs(self.weight).sum(axis=1) * float(self.most) + np.abs(self.bias)
-        return float((sums * self.unit).max())
-
-
-def _grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> _Grid:
-    # A bias that dwarfs its weights would overflow: they get a coarser step for it.
-    coarse = np.maximum(scale, np.abs(bias) / (reach * 32768.0))
-    weight: Int32s = np.rint(whole * (scale / coarse)[:, None]).astype(np.int32)
-    worst = float(np.max(np.abs(weight).sum(axis=1) + np.abs(bias) / (reach * coarse)))
-    most = min(_INT16, math.floor((_INT32 - 1) / max(worst, 1.0)))
-    if most < 1:
-        raise NumbersError(f"A layer of {whole.shape[1]} inputs is too wide for int8.")
-    step = reach / most
-    unit = step * coarse
-    return _Grid(weight, np.rint(bias / unit).astype(np.int32), unit, most, step)
-
-
-def _open_step(grid: _Grid) -> float:
+def _open_step(grid: Grid) -> float:
     """A power of two such that no output can leave ±_OUT."""
     bound = grid.bound() / (_OUT - 1)
     least = 2.0 * float(grid.unit.max())
     return 2.0 ** math.ceil(math.log2(max(bound, least)))
 
 
-def _layer(
-    grid: _Grid,
-    activation: Activation,
-    name: Activation,
-    inner: float,
-    most: int,
-    step: float,
-) -> IntLayer:
+def _integers(stage: Stage, activation: Activation, most: int, step: float) -> Integers:
+    match stage:
+        case Plain():
+            dense = _dense(stage, activation, most, step)
+            return IntConv(dense, stage.dims) if stage.dims else dense
+        case Gated():
+            return _gru(stage)
+
+
+def _dense(stage: Plain, activation: Activation, most: int, step: float) -> IntLayer:
     low, high, table, unit = -most, most, None, step
-    if name == "relu":
+    if activation == "relu":
         low = 0
-    elif name != "none":
-        unit = inner / _INT16
-        low, high = -_INT16 - 1, _INT16
-        table = _table(name, unit, step, most)
+    elif activation != "none":
+        unit = stage.inner / INT16
+        low, high = -INT16 - 1, INT16
+        table = _table(active(activation, _ends(unit)), step, most)
+    return _layer(stage.entry, unit, low, high, table, activation)
+
+
+def _gru(stage: Gated) -> IntGru:
+    width = len(stage.hidden.unit) // 3
+    gates, new = stage.sigmoid / INT16, stage.tanh / INT16
+    unit = np.repeat([gates, gates, new], width)
+    inputs, hidden = (
+        _layer(grid, unit, -GATE, GATE, None, "none")
+        for grid in (stage.entry, stage.hidden)
+    )
+    sigmoid = 0.5 * np.tanh(0.5 * _ends(gates)) + 0.5
+    tanh = active("tanh", _ends(new))
+    return IntGru(
+        inputs=inputs,
+        hidden=hidden,
+        # 1 itself is not an int16 in this unit.
+        sigmoid=_table(sigmoid, 1.0 / 32768, INT16),
+        tanh=_table(tanh, 1.0 / INT16, INT16),
+    )
+
+
+def _layer(
+    grid: Grid,
+    unit: Doubles | float,
+    low: int,
+    high: int,
+    table: Int16s | None,
+    activation: Activation,
+) -> IntLayer:
     multiplier, shift = _multipliers(grid.unit / unit)
     return IntLayer(
         weight=grid.weight.astype(np.int8),
@@ -223,9 +272,13 @@ def _layer(
     )
 
 
-def _table(name: Activation, unit: float, step: float, most: int) -> Int16s:
-    places = (np.arange(TABLE, dtype=np.float64) * 256 - 32768) * unit
-    values = _activate(name, places)
+def _ends(unit: float) -> Doubles:
+    """The ends of a table's intervals."""
+    ends: Doubles = (np.arange(TABLE, dtype=np.float64) * 256 - 32768) * unit
+    return ends
+
+
+def _table(values: Doubles, step: float, most: int) -> Int16s:
     table: Int16s = np.clip(np.rint(values / step), -most, most).astype(np.int16)
     return table
 
@@ -234,7 +287,7 @@ def _multipliers(ratio: Doubles) -> tuple[Int32s, int]:
     """One shift for the layer, and for each output the multiplier under it."""
     shift = min(62, 30 - math.floor(math.log2(float(ratio.max()))))
     whole = np.rint(ratio * 2.0**shift)
-    if whole.max() > _INT32:
+    if whole.max() > INT32:
         shift -= 1
         whole = np.rint(ratio * 2.0**shift)
     assert shift >= _SHIFT
@@ -249,5 +302,5 @@ def _squash(frozen: Frozen) -> tuple[float, Squash]:
     size = max(float(np.abs([low, high]).max()), _TINY)
     step = 2.0 ** (math.ceil(math.log2(size)) - 22)
     centre = np.rint((low + high) / 2 / step)
-    half = np.rint((high - low) / 2 / step * (32768 / _INT16))
+    half = np.rint((high - low) / 2 / step * (32768 / INT16))
     return step, Squash(centre.astype(np.int32), half.astype(np.int32))

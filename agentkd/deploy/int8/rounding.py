@@ -14,6 +14,10 @@ Doubles = NDArray[np.float64]
 
 _DAMP = 0.01
 """Share of the mean variance that is added to each input's own."""
+_ON = 1e-3
+"""How far from its step, in steps, a weight may be that lies on it; float32 is 1e-5."""
+_ROWS = 4.0
+"""Rows for each input from which on that share is enough."""
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Steps that are tried, in units of the one that needs no clipping."""
 
@@ -33,9 +37,15 @@ def round_layer(
         Whole weights in [-127, 127], (out, in); their steps, (out,); the bias, (out,).
     """
     middle = x.mean(axis=0)
+    lattice = _lattice(weight)
+    if lattice is not None:
+        whole = _round(weight / lattice[:, None])
+        return whole, lattice, sums.mean(axis=0) - (whole * lattice[:, None]) @ middle
     spread = x - middle
     second = spread.T @ spread / len(x)
-    damp = _DAMP * float(np.mean(np.diag(second))) + 1e-12
+    # Fewer rows than inputs say nothing about most directions: then it shrinks more.
+    share = _DAMP * max(1.0, _ROWS * weight.shape[1] / len(x))
+    damp = share * float(np.mean(np.diag(second))) + 1e-12
     second[np.diag_indices_from(second)] += damp
     # First in floats: weights that undo what rounding did to the layers before.
     missed = sums - (x @ weight.T + bias)
@@ -47,6 +57,24 @@ def round_layer(
     return whole, step, shifted
 
 
+def _lattice(weight: Doubles) -> Doubles | None:
+    """The steps of weights that lie on some already; None if any does not.
+
+    An executor that was trained so keeps the integers that it was trained with.
+    """
+    most = np.maximum(np.abs(weight).max(axis=1), 1e-30)
+    step: Doubles = np.zeros(len(weight))
+    for count in range(1, 128):
+        left = step == 0
+        if not left.any():
+            break
+        tried = most[left] / count
+        ratio = weight[left] / tried[:, None]
+        on = (np.abs(ratio - np.rint(ratio)) < _ON).all(axis=1)
+        step[left] = np.where(on, tried, 0.0)
+    return None if (step == 0).any() else step
+
+
 def _steps(weight: Doubles, second: Doubles) -> Doubles:
     """For each output the step under which plain rounding changes its sum least."""
     full = np.maximum(np.abs(weight).max(axis=1) / 127.0, 1e-30)
@@ -55,7 +83,7 @@ def _steps(weight: Doubles, second: Doubles) -> Doubles:
     for share in _SHRINK:
         step: Doubles = full * share
         off = weight - _round(weight / step[:, None]) * step[:, None]
-        error = np.einsum("oi,ij,oj->o", off, second, off)
+        error = ((off @ second) * off).sum(axis=1)
         best = np.where(error < least, step, best)
         least = np.minimum(error, least)
     return best

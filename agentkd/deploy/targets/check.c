@@ -24,20 +24,30 @@ static void line(const char *name, uint32_t value)
     akd_put("\n");
 }
 
-__attribute__((noinline)) static int nothing(const float *obs, ACTION *action)
+/* What the executor remembers, if it does: the caller's. */
+static STATE memory[MEMORY + 1];
+
+static void forget(void)
+{
+    for (int i = 0; i < MEMORY; i++)
+        memory[i] = 0;
+}
+
+__attribute__((noinline)) static int nothing(const float *obs, NAMED ACTION *action)
 {
     __asm__ volatile("" : : "r"(obs), "r"(action) : "memory");
     return 0;
 }
 
-typedef int function(const float *, ACTION *);
+typedef int function(const float *, TAKES ACTION *);
 
 __attribute__((noinline)) static uint32_t all_rows(function *decide)
 {
     ACTION action[ACTIONS];
+    forget();
     const uint32_t before = akd_ticks();
     for (int row = 0; row < ROWS; row++)
-        decide(observations + row * OBS, action);
+        decide(observations + row * OBS, GIVEN(memory) action);
     return akd_ticks() - before;
 }
 
@@ -58,7 +68,7 @@ __attribute__((noinline)) static uint32_t depth(void)
     ACTION action[ACTIONS];
     uint32_t clean = 0;
     paint();
-    act(observations, action);
+    act(observations, GIVEN(memory) action);
     while (clean < DEEP - LEAF && bottom[clean] == PAINT)
         clean++;
     return DEEP - clean;
@@ -67,11 +77,15 @@ __attribute__((noinline)) static uint32_t depth(void)
 static uint32_t wrong_rows(void)
 {
     uint32_t wrong = 0;
+    forget();
     for (int row = 0; row < ROWS; row++) {
+        static STATE copy[MEMORY + 1];
         OUTPUT out[OUT];
         ACTION action[ACTIONS];
-        int failed = outputs(observations + row * OBS, out);
-        failed |= act(observations + row * OBS, action);
+        for (int i = 0; i < MEMORY; i++)
+            copy[i] = memory[i];
+        int failed = outputs(observations + row * OBS, GIVEN(copy) out);
+        failed |= act(observations + row * OBS, GIVEN(memory) action);
         for (int i = 0; i < OUT; i++)
             failed |= differs((float)out[i], (float)wanted[row * OUT + i]);
         for (int i = 0; i < ACTIONS; i++)

@@ -34,8 +34,8 @@ struct akd_i8_layer {
 
 /* One observation in integers. Gives 1 if it holds NaN or infinity, else 0. No sum
  * follows a product, so that nothing can be fused and rounded otherwise. */
-static int akd_i8_input(const float *obs, const float *mean, const float *gain,
-                        int32_t limit, int n, int16_t *x)
+static inline int akd_i8_input(const float *obs, const float *mean, const float *gain,
+                               int32_t limit, int n, int16_t *x)
 {
     const float most = (float)(limit * 256);
     int bad = 0;
@@ -50,7 +50,22 @@ static int akd_i8_input(const float *obs, const float *mean, const float *gain,
     return bad;
 }
 
-static int32_t akd_i8_lookup(const int16_t *table, int32_t x)
+/* The same for an image, whose pixels share the mean and gain of their channel: number i
+ * has those of place (i / apart) % channels. */
+static inline int akd_i8_input_image(const float *obs, const float *mean, const float *gain,
+                                     int32_t limit, int n, int channels, int apart,
+                                     int16_t *x)
+{
+    int bad = 0;
+    for (int i = 0; i < n; i++) {
+        const int at = i / apart % channels;
+        bad |= akd_i8_input(obs + i, mean + at, gain + at, limit, 1, x + i);
+    }
+    return bad;
+}
+
+/* A table at a place within int16, with straight lines between its entries. */
+static inline int32_t akd_i8_lookup(const int16_t *table, int32_t x)
 {
     const int32_t place = x + 32768;
     const int16_t *entry = table + (place >> 8);
@@ -59,8 +74,8 @@ static int32_t akd_i8_lookup(const int16_t *table, int32_t x)
 
 /* y = activation(requantise(weight x + bias)). One of y and last is NULL: hidden layers
  * give int16, the last one int32. */
-static void akd_i8_dense(const struct akd_i8_layer *layer, const int16_t *x, int16_t *y,
-                         int32_t *last)
+static inline void akd_i8_dense(const struct akd_i8_layer *layer, const int16_t *x,
+                                int16_t *y, int32_t *last)
 {
     const int8_t *w = layer->weight;
     const int32_t *bias = layer->bias, *multiplier = layer->multiplier;
@@ -113,9 +128,67 @@ static void akd_i8_dense(const struct akd_i8_layer *layer, const int16_t *x, int
     }
 }
 
-/* All layers. `here` holds the input and, like `there`, room for the widest layer. */
-static void akd_i8_network(const struct akd_i8_layer *layer, int count, int16_t *here,
-                           int16_t *there, int32_t *last)
+/* A dense layer on every patch of an image; images lie by row, column and channel.
+ * d: patches down and across, outputs, kernel, channels, how far apart rows, columns and
+ * channels of the input lie, stride. `patch` has room for one, of an even count. */
+static inline void akd_i8_conv(const struct akd_i8_layer *layer, const int32_t *d,
+                               const int16_t *x, int16_t *y, int16_t *patch)
+{
+    const int32_t kernel = d[3], channels = d[4], row = d[5], column = d[6];
+    const int32_t channel = d[7], step = d[8];
+    for (int32_t i = 0; i < d[0]; i++) {
+        for (int32_t j = 0; j < d[1]; j++, y += d[2]) {
+            const int16_t *const corner = x + i * step * row + j * step * column;
+            int16_t *to = patch;
+            for (int32_t r = 0; r < kernel; r++)
+                for (int32_t c = 0; c < kernel; c++)
+                    for (int32_t k = 0; k < channels; k++)
+                        *to++ = corner[r * row + c * column + k * channel];
+            akd_i8_dense(layer, patch, y, NULL);
+        }
+    }
+}
+
+/* Gates r, z, n of the input, then of the memory, and the tables that they end in. */
+struct akd_i8_unit {
+    const struct akd_i8_layer *gates; /* two */
+    const int16_t *sigmoid, *tanh;
+    int32_t width;
+};
+
+static inline int32_t akd_i8_within(int32_t x)
+{
+    x = x < 32767 ? x : 32767;
+    return x > -32768 ? x : -32768;
+}
+
+/* Gated recurrent unit. `memory` has an even count, and so has what follows y; `w` has
+ * room for twice 3 width, in whole blocks. */
+static inline void akd_i8_gru(const struct akd_i8_unit *unit, const int16_t *x, int16_t *y,
+                              int32_t *w, int16_t *memory)
+{
+    const int32_t n = unit->width;
+    const int32_t *const given = w, *const kept = w + 4 * unit->gates->blocks;
+    akd_i8_dense(unit->gates, x, NULL, w);
+    akd_i8_dense(unit->gates + 1, memory, NULL, w + 4 * unit->gates->blocks);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t r = akd_i8_within(given[i] + kept[i]);
+        const int32_t z = akd_i8_within(given[n + i] + kept[n + i]);
+        const int32_t reset = akd_i8_lookup(unit->sigmoid, r);
+        const int32_t update = akd_i8_lookup(unit->sigmoid, z);
+        const int64_t product = (int64_t)reset * kept[2 * n + i];
+        const int32_t let = (int32_t)((product + 16384) >> 15);
+        const int32_t sum = akd_i8_within(given[2 * n + i] + let);
+        const int32_t fresh = akd_i8_lookup(unit->tanh, sum);
+        const int32_t back = update * (memory[i] - fresh);
+        memory[i] = (int16_t)(fresh + ((back + 16384) >> 15));
+        y[i] = memory[i];
+    }
+}
+
+/* Dense layers alone. `here` holds the input and, like `there`, room for the widest. */
+static inline void akd_i8_network(const struct akd_i8_layer *layer, int count,
+                                  int16_t *here, int16_t *there, int32_t *last)
 {
     for (; count > 1; count--, layer++) {
         int16_t *const swap = here;

@@ -1,0 +1,98 @@
+"""What an executor's integer form keeps of its return, over many planners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentkd.bench.evaluate import Evaluation, evaluate
+from agentkd.bench.intervals import Interval, mean_interval
+from agentkd.bench.recording import record
+from agentkd.bench.suite import Case
+from agentkd.deploy.bundle import from_bytes, to_bytes
+from agentkd.deploy.int8.calibrate import held
+from agentkd.deploy.int8.quantise import quantise
+from agentkd.deploy.vectors import STEPS
+from agentkd.distill.loop import Budget, distill
+from agentkd.executors.native import compile_native
+
+GOLDEN_SEED = 1000
+"""Where the episodes begin that an executor's file is proved by, as in `distill`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One executor in floats and in integers, on the same episodes.
+
+    Attributes:
+        case: The planner it was distilled from, and where it acts.
+        float32: What the executor got in floats.
+        int8: What its integer form got.
+        labels: From how many labels it was distilled.
+        calibration: What the integers were calibrated with, in words.
+    """
+
+    case: Case
+    float32: Evaluation
+    int8: Evaluation
+    labels: int
+    calibration: str
+
+    @property
+    def kept(self) -> Interval:
+        """1 + the mean paired difference in units of the float return's size.
+
+        Where returns are positive that is int8 over float.
+        """
+        real, whole = np.asarray(self.float32.returns), np.asarray(self.int8.returns)
+        apart = mean_interval((whole - real).tolist())
+        size = abs(float(real.mean()))
+        if not size:
+            nothing = float("nan")
+            return Interval(nothing, nothing, nothing, "The float return is 0.")
+        low, high = 1 + apart.low / size, 1 + apart.high / size
+        return Interval(1 + apart.mean / size, low, high, apart.reason)
+
+
+def compare(
+    case: Case,
+    executor: str,
+    *,
+    budget: Budget,
+    seed: int,
+    episodes: int,
+    eval_seed: int,
+    watch: Callable[[str], None],
+) -> Pair:
+    """Distil a planner, and measure the executor in floats and in integers.
+
+    The integers are calibrated as `agentkd export` does: by what the executor's file
+    holds.
+
+    Args:
+        case: The planner.
+        executor: The architecture.
+        budget: Of the distillation.
+        seed: Of the distillation.
+        episodes: Of each measurement.
+        eval_seed: The first episode's seed.
+        watch: Told what is done next.
+    """
+    watch("distilling")
+    result = distill(case.env, case.planner, executor, budget=budget, seed=seed)
+    if result.interrupted and not result.fault:
+        raise KeyboardInterrupt
+    frozen = result.frozen
+    own = record(case.env, frozen, steps=STEPS, seed=GOLDEN_SEED, spec=frozen.spec)
+    seen = held(from_bytes(to_bytes(frozen, {}, golden=own)))
+    assert seen is not None
+    quantised = quantise(frozen, seen.obs)
+    watch("measuring")
+    real = frozen.policy if frozen.memory else compile_native(frozen) or frozen
+    got = [
+        evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=frozen.spec)
+        for policy in (real, quantised)
+    ]
+    return Pair(case, got[0], got[1], result.labels, seen.said)

@@ -1,0 +1,82 @@
+"""Observations to calibrate integers with: from an executor's file, or from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agentkd.deploy.bundle import Bundle
+from agentkd.deploy.vectors import vectors
+from agentkd.errors import ConfigError
+from agentkd.executors.frozen import Frozen
+from agentkd.types import Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Observations of episodes.
+
+    Attributes:
+        obs: One after another, (n, obs).
+        starts: 1 where an episode begins, else 0, (n,).
+        said: Where they come from, in words.
+    """
+
+    obs: Floats
+    starts: Floats
+    said: str
+
+
+def held(bundle: Bundle) -> Seen | None:
+    """Those of its own episodes that an executor's file was proved by; None without.
+
+    The drawn ones beside them are taken too: they lie where an executor seldom goes.
+    """
+    obs = np.asarray(bundle.golden["obs"], np.float32)
+    if np.array_equal(obs, vectors(bundle.frozen)["obs"]):
+        return None
+    starts = np.asarray(bundle.golden["starts"], np.float32)
+    return Seen(obs, starts, f"{len(obs)} observations of the file's own")
+
+
+def read(path: Path, frozen: Frozen) -> Seen:
+    """Read observations from a .npy file, (n, obs), or "obs" and "starts" of a .npz.
+
+    Without "starts" they are one episode.
+
+    Raises:
+        ConfigError: If the file cannot be read, or they do not fit the executor.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                obs = np.asarray(loaded["obs"], np.float32)
+                starts = loaded.get("starts")
+        else:
+            obs, starts = np.asarray(loaded, np.float32), None
+        begins = np.zeros(len(obs), np.float32)
+        begins[:1] = 1.0
+        if starts is not None:
+            begins = np.asarray(starts, np.float32)
+    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no observations: {error}. Save them by numpy.save, (n, obs)."
+        ) from error
+    size = frozen.spec.obs.size
+    if obs.ndim != 2 or obs.shape[1] != size or begins.shape != (len(obs),):
+        raise ConfigError(
+            f"{path} holds observations of shape {obs.shape} and {begins.shape} "
+            f"starts; (n, {size}) and (n,) were expected."
+        )
+    return Seen(obs, begins, f"{len(obs)} observations of {path}")
+
+
+def episodes(pieces: list[Floats]) -> Seen:
+    """Put episodes, each (steps, obs), one after another."""
+    obs = np.concatenate(pieces).astype(np.float32)
+    starts = np.zeros(len(obs), np.float32)
+    starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    return Seen(obs, starts, f"{len(obs)} observations of {len(pieces)} episodes")

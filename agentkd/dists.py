@@ -6,6 +6,7 @@ which is how it lies in a label buffer, a file or shared memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -258,6 +259,50 @@ def stack(dists: Sequence[ActionDist], action: ActionSpec) -> ActionDist:
     if len(kinds) != 1:
         raise SpecError(f"Distributions of {sorted(kinds)} cannot be joined.")
     return unpack(kinds.pop(), np.concatenate([pack(d) for d in dists]), action)
+
+
+def entropy(dist: ActionDist, action: ActionSpec) -> Floats:
+    """The entropy of each distribution of a batch in nats, (batch,).
+
+    Several choices: the sum. Gaussians: the differential entropy, before tanh where
+    they are squashed. Action values: of their softmax in units of their own standard
+    deviation over the choices, as in an ensemble.
+
+    Raises:
+        SpecError: For points, which have none.
+    """
+    match dist:
+        case Categorical(logits):
+            return _entropy_of(logits)
+        case QValues(values):
+            spread = values.std(axis=1, keepdims=True) + np.float32(1e-8)
+            return _entropy_of(values / spread)
+        case MultiCategorical(logits, sizes):
+            pieces = np.split(logits, np.cumsum(sizes)[:-1], axis=1)
+            total: Floats = np.sum([_entropy_of(each) for each in pieces], axis=0)
+            return total
+        case Bernoulli(logits):
+            pairs = np.stack([logits, np.zeros_like(logits)], axis=2)
+            flat = _entropy_of(pairs.reshape(-1, 2)).reshape(logits.shape)
+            return np.asarray(flat.sum(axis=1), np.float32)
+        case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
+            wide = np.broadcast_to(log_std, mean.shape)
+            each = wide + np.float32(0.5 * math.log(2 * math.pi * math.e))
+            return np.asarray(each.sum(axis=1), np.float32)
+        case Point():
+            raise SpecError(
+                f"A point has no entropy, and executors answer points for {action}. "
+                "Measure how far several executors are apart instead."
+            )
+
+
+def _entropy_of(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    raised = np.exp(shifted)
+    total = raised.sum(axis=1)
+    # −Σ p log p, with log p = shifted − log total.
+    out = np.log(total) - (raised * shifted).sum(axis=1) / total
+    return np.asarray(np.maximum(out, 0.0), np.float32)
 
 
 def agreement(left: Actions, right: Actions, action: ActionSpec) -> Floats:

@@ -8,6 +8,7 @@ AgentkdError
 │   ├── UnsafeError   a file that could only be read by running its code
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
+│   └── WireError     what came over a wire is no message of agentkd's
 ├── WorkerError       a worker process that could not be started or kept alive
 ├── EpisodeError      an environment that raised, or gave what is no number
 ├── WriteError        a file that could not be written; what was there is whole
@@ -19,7 +20,7 @@ Each message says what was wrong, with the value, and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from typing import Literal
 
 
 class AgentkdError(Exception):
@@ -46,12 +47,41 @@ class UnsafeError(LoadError):
     """A file that could only be read by running the code it holds."""
 
 
+BundleReason = Literal[
+    "unreadable",  # the file cannot be opened
+    "unwritten",  # it could not be written
+    "large",  # more bytes than are read
+    "empty",
+    "foreign",  # something else
+    "truncated",  # it ends early
+    "layout",  # bytes where none belong, or other bytes than were written
+    "checksum",  # an entry is not what was written
+    "schema",  # of a format that this agentkd does not read
+    "manifest",  # what is written about it cannot be meant
+    "tensors",  # its numbers cannot be read, or do not fit
+    "golden",  # it gives other outputs here than where it was made
+]
+"""Why an executor file was refused, in one word."""
+
+
 class BundleError(LoadError):
-    """An executor file that is damaged, truncated or of another format."""
+    """An executor file that is damaged, truncated or of another format.
+
+    Attributes:
+        reason: Why, in one word.
+    """
+
+    def __init__(self, message: str, reason: BundleReason = "manifest") -> None:
+        super().__init__(message)
+        self.reason: BundleReason = reason
 
 
 class PlannerError(AgentkdError):
     """A planner that raised, hung, died or answered garbage."""
+
+
+class WireError(PlannerError):
+    """What came over a wire is no message of agentkd's; the connection is given up."""
 
 
 class WorkerError(AgentkdError):
@@ -76,6 +106,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         " Did you mean 'x'?" or, where nothing is near, " Known: 'x', 'y'."
     """
+    # Only a message needs it, and a device that starts needs no message.
+    from difflib import get_close_matches
+
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     if near:

@@ -6,9 +6,10 @@ All values are frozen; functions on them live in `agentkd.dists`. Arrays are bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,47 @@ class RecurrentPolicy(Protocol):
         ...
 
 
+class Labels(NamedTuple):
+    """Observations with the planner's answers, in the order in which they came.
+
+    Attributes:
+        obs: (batch, obs).
+        dist: The planner's answers.
+        link: How many labels before it the one of the tick before came, (batch,); 0
+            where there is none, so that whoever has a memory begins afresh. None where
+            nobody knows.
+    """
+
+    obs: Floats
+    dist: ActionDist
+    link: NDArray[np.int32] | None = None
+
+
+@runtime_checkable
+class GuidingPolicy(Protocol):
+    """A policy whose answers may be more than distributions."""
+
+    def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
+        """Answer for a batch of observations, shape (batch, size)."""
+        ...
+
+
+@runtime_checkable
+class AnytimePolicy(Protocol):
+    """A policy that has a first answer soon, and a better one the longer it thinks."""
+
+    def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
+        """Answer for a batch of observations, shape (batch, size), thinking it over."""
+        ...
+
+    def improve(self, obs: Floats, /) -> Iterator[ActionDist | Guidance]:
+        """Answer one observation, (1, size), again and again; the last answer counts.
+
+        It is left in the middle when the episode that it thinks about is over.
+        """
+        ...
+
+
 class Learner(Protocol):
     """Whatever turns labels into executor weights."""
 
@@ -133,18 +175,40 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Guidance:
+    """A planner's answer that is more than a distribution.
+
+    Attributes:
+        rows: As many rows of the action distribution for each observation as the
+            planner's horizon, or None where it gives goals only.
+        goal: A vector for each observation that conditions the executor, (batch, size),
+            or None.
+        expected: What the planner expects to be observed at each row's tick,
+            (batch · horizon, obs), or None.
+    """
+
+    rows: ActionDist | None = None
+    goal: Floats | None = None
+    expected: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """What a planner hands the runtime: rows for the ticks `obs_tick + k`, k = 0, 1, ….
 
     Attributes:
         id: The number of the request that it answers.
         epoch: The episode it belongs to; a reset begins a new one.
-        obs_tick: The tick whose observation it was computed from.
+        obs_tick: The tick that row 0 is for: that of the observation, or the one that
+            it was rolled forward to.
         ready_tick: The tick at which it arrived.
         valid_until: The last tick that it may serve.
         rows: One row of the action distribution for each tick, or None.
         goal: A vector that conditions the executor, shape (1, size), or None.
         partial: Whether the planner was still improving it.
+        expected: What the planner expects to be observed at each row's tick,
+            (rows, obs), or None.
+        doubt: How far the planner's members were apart; NaN if it has none.
     """
 
     id: int
@@ -155,6 +219,8 @@ class Strategy:
     rows: ActionDist | None
     goal: Floats | None = None
     partial: bool = False
+    expected: Floats | None = None
+    doubt: float = math.nan
 
 
 Source = Literal["strategy", "executor", "hold", "default"]

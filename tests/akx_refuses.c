@@ -25,17 +25,22 @@ static int32_t attempt(const uint8_t *data, size_t length)
     if (status == AKX_OK) {
         const size_t floats = akx_scratch(&net);
         float *obs = calloc((size_t)net.obs, sizeof *obs);
+        float *memory = calloc((size_t)net.memory + 1u, sizeof *memory);
         float *scratch = malloc(floats * sizeof *scratch);
         float *values = malloc((size_t)net.out * sizeof *values);
         int32_t *choices = malloc((size_t)net.out * sizeof *choices);
         opened++;
-        if (akx_act(&net, obs, scratch, floats - 1, choices, values) != AKX_SCRATCH)
+        if (akx_act(&net, obs, memory, scratch, floats - 1, choices, values) != AKX_SCRATCH)
             abort();
-        if (akx_act(&net, obs, scratch, floats, choices, values) != AKX_OK)
+        if (akx_act(&net, obs, memory, scratch, floats, choices, values) != AKX_OK)
             abort();
-        if (akx_outputs(&net, obs, scratch, floats, values) != AKX_OK)
+        if (akx_outputs(&net, obs, memory, scratch, floats, values) != AKX_OK)
+            abort();
+        if (net.memory > 0 && akx_act(&net, obs, NULL, scratch, floats, choices, values) !=
+                                  AKX_MEMORY)
             abort();
         free(obs);
+        free(memory);
         free(scratch);
         free(values);
         free(choices);
@@ -89,11 +94,11 @@ int main(int argc, char **argv)
     for (int i = 0; i < 20000; i++) {
         memcpy(changed, data, length);
         for (int j = 0; j < 3; j++)
-            put(changed, 4 + draw() % 16, draw() % 2 ? hostile[draw() % 17] : draw() % 9);
+            put(changed, 4 + draw() % 36, draw() % 2 ? hostile[draw() % 17] : draw() % 9);
         put(changed, W_CRC, crc32_of(changed + 16, length - 16));
         reasons[attempt(changed, length)]++;
     }
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < 13; i++)
         printf("%s %ld\n", akx_reason(i), reasons[i]);
     printf("tried %ld\nopened %ld\n", tried, opened);
     return 0;

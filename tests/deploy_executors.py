@@ -18,6 +18,8 @@ from agentkd.spec import (
 )
 
 OBS = ObsSpec((Part("", "box", (7,), "float32"),))
+FIRST = ObsSpec((Part("", "box", (2, 9, 8), "float32"),))
+LAST = ObsSpec((Part("", "box", (7, 6, 3), "uint8"),))
 CASES: list[tuple[str, ActionSpec]] = [
     ("mlp:64,64", DiscreteSpec(4)),
     ("mlp:17,tanh", DiscreteSpec(5, 2)),
@@ -27,14 +29,29 @@ CASES: list[tuple[str, ActionSpec]] = [
     ("mlp:64,64,tanh", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
     ("linear", BoxSpec((-1.0,) * 4, (1.0,) * 4, (2, 2))),
     ("mlp:9,elu", BoxSpec((-np.inf,), (0.5,), (1,))),
+    ("gru:6", DiscreteSpec(3)),
+    ("gru:8,5,tanh", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
+    ("lstm:5", MultiDiscreteSpec((2, 3))),
+    ("attention:8/2/2", DiscreteSpec(4)),
+    ("cnn:4x3/2,5x2,9", DiscreteSpec(3)),
+    ("cnn:6x2/2,tanh", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
 ]
 NAMES = [f"{architecture} {type(action).__name__}" for architecture, action in CASES]
 
 
 def lively(architecture: str, action: ActionSpec, seed: int = 2) -> Frozen:
     """Make an executor with a normaliser, whose outputs are not all near zero."""
-    frozen = initial(architecture, Spec(OBS, action), seed=1)
+    obs = OBS
+    if architecture.startswith("cnn"):
+        obs = LAST if "tanh" in architecture else FIRST
+    frozen = initial(architecture, Spec(obs, action), seed=1)
     random = np.random.default_rng(seed)
     vector = frozen.vector()
     vector += 0.3 * random.standard_normal(vector.shape).astype(np.float32)
-    return frozen.with_vector(vector, 1)
+    frozen = frozen.with_vector(vector, 1)
+    if obs is FIRST:
+        # One mean and scale a channel, as the distiller gives images.
+        mean, scale = frozen.mean, frozen.scale
+        for half in (slice(0, 72), slice(72, 144)):
+            mean[half], scale[half] = mean[half][0], scale[half][0]
+    return frozen

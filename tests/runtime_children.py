@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,39 @@ import numpy as np
 
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
-from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import ActionDist, Categorical, Floats, State
+from agentkd.executors.layers import Dense
+from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.types import (
+    ActionDist,
+    Categorical,
+    Floats,
+    Guidance,
+    Point,
+    State,
+)
 
 SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(4))
+BOX = Spec(SPEC.obs, BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))
 
 
 def constant(choice: int) -> Frozen:
     """An executor that always makes the same choice."""
     frozen = initial("linear", SPEC)
     bias = np.eye(4, dtype=np.float32)[choice]
-    layer = replace(
-        frozen.layers[0], weight=np.zeros_like(frozen.layers[0].weight), bias=bias
-    )
+    first = frozen.layers[0]
+    assert isinstance(first, Dense)
+    layer = replace(first, weight=np.zeros_like(first.weight), bias=bias)
     return replace(frozen, layers=(layer,))
 
 
 def one_hot(choices: Any) -> Categorical:
     """Distributions that are sure of these choices."""
     return Categorical(np.eye(4, dtype=np.float32)[np.asarray(choices, int) % 4])
+
+
+def points(actions: Any) -> Point:
+    """Exactly these actions, (batch, 2)."""
+    return Point(np.asarray(actions, np.float32))
 
 
 class Echo:
@@ -53,6 +67,46 @@ class Ahead:
 
     def __call__(self, obs: Floats) -> ActionDist:
         return one_hot((obs[:, :1] + np.arange(self.horizon)).ravel())
+
+
+def next_ticks(obs: Floats, actions: Any) -> Floats:
+    """A model of `Steps`: each action is a tick."""
+    return obs + np.array([len(actions), 0, 0], np.float32)
+
+
+def never_two(obs: Floats, action: Any) -> bool:
+    """A check that refuses one choice."""
+    return bool(action != 2)
+
+
+class Anytime:
+    """Thinks in `parts`: first it chooses 0, then 1, and so on."""
+
+    horizon = 4
+
+    def __init__(self, parts: int, seconds: float = 0.0) -> None:
+        self.parts, self.seconds = parts, seconds
+        self.asked = 0
+
+    def __call__(self, obs: Floats) -> ActionDist:
+        return one_hot(np.full(len(obs) * self.horizon, self.parts - 1))
+
+    def improve(self, obs: Floats) -> Iterator[ActionDist]:
+        self.asked += 1
+        for part in range(self.parts):
+            time.sleep(self.seconds)
+            yield one_hot(np.full(self.horizon, part))
+
+
+class Guiding:
+    """Gives a goal, the observation's first number and its half, and rows if told."""
+
+    def __init__(self, rows: bool = False) -> None:
+        self.rows = rows
+
+    def __call__(self, obs: Floats) -> Guidance:
+        goal = obs[:, :1] * np.array([[1.0, 0.5]], np.float32)
+        return Guidance(one_hot(obs[:, 0]) if self.rows else None, goal)
 
 
 class Counting:

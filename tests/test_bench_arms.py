@@ -20,7 +20,8 @@ from agentkd.bench.arms import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.bench.ticks import measure
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen, Layer
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Dense
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats
 
@@ -82,7 +83,7 @@ def always(choice: int) -> Frozen:
     """An executor that always makes one choice."""
     frozen = initial("linear", SPEC)
     bias = np.array([1 - choice, choice], np.float32)
-    return replace(frozen, layers=(Layer(np.zeros((2, 2), np.float32), bias, "none"),))
+    return replace(frozen, layers=(Dense(np.zeros((2, 2), np.float32), bias, "none"),))
 
 
 def ones(obs: Floats, /) -> Categorical:

@@ -390,3 +390,25 @@ def test_without_matplotlib_there_is_a_page_without_plots(
     shown = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "Said." in shown
     assert "Return: plots need the package matplotlib" in shown
+
+
+def test_points_carry_their_names() -> None:
+    """Each has its own name and interval, levels theirs; the axis below is told."""
+    points = Plot(
+        "Retention over size",
+        "parameters",
+        "retention",
+        (
+            Series("target", [10, 5000], [0.97, 0.97]),
+            Series("front", [10, 5000], [0.4, 0.99]),
+            Series("linear", [10], [0.4], [0.3], [0.5]),
+            Series("mlp:64,64", [5000], [0.99], [math.nan], [math.nan]),
+        ),
+        kind="points",
+        log=True,
+    )
+    drawn = svg(points)
+    for name in ("target", "linear", "mlp:64,64", "parameters", "1,000"):
+        assert f">{name}</text>" in drawn
+    assert ">front</text>" not in drawn
+    assert drawn == svg(points)

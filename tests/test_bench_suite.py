@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stable_baselines3 import DQN
 
 from agentkd.bench.evaluate import Evaluation
-from agentkd.bench.suite import Case, Row, Run, find_cases, interquartile_mean, kept
+from agentkd.bench.suite import (
+    Case,
+    Row,
+    Run,
+    find_cases,
+    interquartile_mean,
+    kept,
+    labelling_rate,
+    megabytes,
+)
+from agentkd.cli.main import main
 from agentkd.errors import ConfigError
+from agentkd.types import Categorical, Floats, State
+from tests.cli_planners import balance
+from tests.cli_reports import report, undocumented
 
 CASE = Case("ppo-Nothing-v0", "Nothing-v0", "nowhere")
 
@@ -63,3 +78,46 @@ def test_a_folder_without_planners_says_what_one_looks_like(tmp_path: Path) -> N
         find_cases(tmp_path)
     with pytest.raises(ConfigError, match="no folder"):
         find_cases(tmp_path / "nowhere")
+
+
+def test_the_rate_of_labelling_counts_what_was_answered() -> None:
+    """Whole batches, with its memory handed on where the planner has one."""
+    asked: list[float] = []
+
+    class Remembers:
+        def initial_state(self, batch: int) -> State:
+            return (np.zeros((batch, 1), np.float32),)
+
+        def __call__(self, obs: Floats, state: State, /) -> tuple[Categorical, State]:
+            asked.append(float(state[0][0, 0]))
+            return Categorical(obs), (state[0] + 1,)
+
+    obs = np.zeros((16, 2), np.float32)
+    assert labelling_rate(Remembers(), obs, seconds=0.0) > 0
+    assert asked == [0.0]
+    asked.clear()
+    labelling_rate(Remembers(), obs, seconds=0.01)
+    assert asked == [float(n) for n in range(len(asked))]
+    assert labelling_rate(balance, np.zeros((16, 4), np.float32), seconds=0.0) > 0
+    assert megabytes() > 10
+
+
+def test_the_command_tells_rates_and_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What distillation makes beside what the planner could make alone."""
+    folder = tmp_path / "planners" / "dqn-CartPole-v1"
+    folder.mkdir(parents=True)
+    kwargs = {"net_arch": [8]}
+    model = DQN("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=kwargs)
+    model.save(folder / "planner.zip")
+    out = tmp_path / "out"
+    words = ["bench", "distill", "--planners", str(folder.parent), "--seconds", "1.5"]
+    words += ["--seeds", "1", "--episodes", "2", "--executor", "mlp:4"]
+    assert main([*words, "--out", str(out)]) == 0
+    data = report(out)
+    (entry,) = data["entries"]
+    assert undocumented(data, entry, *entry["runs"]) == []
+    for name in ("labels_per_second", "planner_labels_per_second", "megabytes"):
+        assert entry[name] > 0
+    assert "retention" in capsys.readouterr().out

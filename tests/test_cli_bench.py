@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from agentkd import dists
+from agentkd.bench.elsewhere import time_elsewhere
+from agentkd.bench.energy import Bill, Energy
 from agentkd.bench.forms import acting_form, alike, executor_forms, policy_form
 from agentkd.bench.latency import Form, measure, observations
 from agentkd.bench.sb3_model import sb3_form
@@ -62,6 +64,8 @@ def test_every_form_decides_alike(architecture: str, action: ActionSpec) -> None
     reference = Form("NumPy", frozen.act)
     forms = [each for each in executor_forms(frozen) if each.name != "native kernel"]
     for form in [*forms, acting_form(frozen)]:
+        if form.name == "ExecuTorch" and form.decide is None:
+            continue
         if form.decide is None:
             pytest.skip(form.note)
         assert alike(form, reference, obs, spec) > 1 - 1e-5, form.name
@@ -193,7 +197,16 @@ def test_the_table_compares_with_sb3(
     file = tmp_path / "e.akd"
     write_bundle(file, initial("mlp:8", load_planner(str(PLANNER)).spec))
     words = ["bench", "latency", str(file), "--planner", str(PLANNER)]
-    short = ["--seconds", "0.02", "--rounds", "2", "--out", str(tmp_path / "out")]
+    short = [
+        "--seconds",
+        "0.02",
+        "--rounds",
+        "2",
+        "--energy-seconds",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*words, *short]) == 0
     said = capsys.readouterr().out
     data = report(tmp_path / "out")
@@ -207,13 +220,17 @@ def test_the_table_compares_with_sb3(
         "native kernel",
         "Agent.act",
         "ONNX Runtime",
+        "ONNX, bound",
         "torch eager",
+        "TorchScript",
+        "ExecuTorch",
         "SB3 predict",
         "planner here",
     ]
     assert all(name in said for name in names)
     measured = {form["name"]: form for form in data["forms"]}
     assert measured["SB3 predict"]["ratio"] == 1.0
+    assert (data["energy_source"], data["energy_watts"]) == ("", None)
     assert data["decision_latency_us"] == measured["Agent.act"]["latency_us"]
     assert measured["NumPy"]["latency_us"]["count"] > 0
     assert main([*words, *short]) == 2
@@ -230,7 +247,10 @@ def test_what_is_missing_is_a_row_that_says_so(
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     words = ["bench", "latency", "--obs", "3", "--actions", "2"]
-    assert main([*words, "--seconds", "0.02", "--rounds", "1"]) == 0
+    assert (
+        main([*words, "--seconds", "0.02", "--rounds", "1", "--energy-seconds", "0"])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "agentkd[export]" in said
     assert "agentkd[train]" in said
@@ -246,6 +266,8 @@ def test_what_is_missing_is_a_row_that_says_so(
         (["--architecture", "mpl:3"], "Did you mean 'mlp'"),
         (["--planner", str(PLANNER), "--obs", "3"], "--obs and --actions"),
         (["--planner", "nowhere"], "No planner 'nowhere'"),
+        (["--energy-seconds", "0.5"], "at least 1, or 0"),
+        (["--watts", "0"], "--watts 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -276,3 +298,45 @@ def test_ratios_need_something_to_compare_with() -> None:
     assert base is not None
     assert base.name == "planner here"
     assert base_of(times[2:]) is None
+
+
+def test_energy_stands_in_the_table_with_how_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each form has its microjoules, and the estimate says that it is one."""
+    rows = (
+        Energy("NumPy", 123.4, 1000, 1.0, 1.0),
+        Energy("Agent.act", 8.8, 9, 1.0, 1.0),
+    )
+    bill = Bill(rows, "estimate", "Energy is an estimate: such and such.", float("nan"))
+    monkeypatch.setattr("agentkd.bench.energy.measure", lambda *_, **__: bill)
+    words = ["bench", "latency", "--obs", "3", "--actions", "2", "--seconds", "0.02"]
+    assert main([*words, "--rounds", "1", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "µJ" in said
+    assert "123.4" in said
+    assert "such and such" in " ".join(said.split())
+    data = report(tmp_path / "out")
+    assert (data["energy_source"], data["energy_watts"]) == ("estimate", 5.0)
+    costs = {form["name"]: form["energy_uj"] for form in data["forms"]}
+    assert (costs["NumPy"], costs["Agent.act"]) == (123.4, 8.8)
+    assert costs["SB3 predict"] is None
+    assert undocumented(data, data["forms"][0]) == []
+
+
+def test_another_python_that_cannot_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing interpreter, and one without torch, are a row with the reason."""
+    frozen = initial("mlp:4", Spec(OBS, DiscreteSpec(3)))
+    gone = time_elsewhere(
+        "/no/such/python", frozen, "ExecuTorch", seconds=0.1, rounds=1
+    )
+    assert gone.calls == 0
+    assert "/no/such/python" in gone.note
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    without = time_elsewhere(str(bare), frozen, "ExecuTorch", seconds=0.1, rounds=1)
+    assert without.calls == 0
+    assert "No module named" in without.note

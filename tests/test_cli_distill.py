@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agentkd.bench import evaluate as evaluation
+from agentkd.cli.distill_file import period_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
 from tests.cli_reports import report, undocumented
@@ -55,6 +57,35 @@ def test_a_planner_goes_in_and_an_executor_comes_out(
     assert "agentkd run CartPole-v1 --planner" in said
 
 
+def test_the_file_says_what_its_numbers_mean_and_what_was_kept(tmp_path: Path) -> None:
+    """Contract, clock, retention and its own episodes are in the executor's file."""
+    out = tmp_path / "out"
+    told = ["--names", "obs=x,v,lean,turn", "action=left,right", "--units", "obs=m,,,"]
+    assert main(words(out, *told)) == 0
+    bundle = read_bundle(out / "executor.akd")
+    assert bundle.contract.obs_names == ("x", "v", "lean", "turn")
+    assert bundle.contract.obs_units == ("m", "", "", "")
+    assert bundle.contract.action_names == ("left", "right")
+    assert bundle.contract.period == 0.02
+    came, data = bundle.manifest["provenance"], report(out)
+    assert came["retention"]["mean"] == data["retention"]
+    interval = [came["retention"]["low"], came["retention"]["high"]]
+    assert interval == data["retention_interval"]
+    assert came["returns"]["executor"] == data["executor_return"]
+    assert came["versions"]["numpy"] == np.__version__
+    assert len(bundle.golden["obs"]) > 64
+    # CartPole begins within 0.05 of the middle in each number.
+    assert np.abs(bundle.golden["obs"][64]).max() <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("env", "period"), [("Pendulum-v1", 0.05), ("InvertedPendulum-v5", 0.04)]
+)
+def test_the_clock_is_the_environment_s_own(env: str, period: float) -> None:
+    """The length of a simulated step goes before the frames a second it is drawn at."""
+    assert period_of(env) == pytest.approx(period)
+
+
 def test_labels_alone_repeat_themselves_exactly(tmp_path: Path) -> None:
     """The same seed gives the same executor, byte for byte of its weights."""
     vectors: list[list[float]] = []
@@ -64,6 +95,15 @@ def test_labels_alone_repeat_themselves_exactly(tmp_path: Path) -> None:
         vectors.append(read_bundle(out / "executor.akd").frozen.vector().tolist())
     assert vectors[0] == vectors[1]
     assert vectors[0] != vectors[2]
+
+
+def test_the_same_command_gives_the_same_file(tmp_path: Path) -> None:
+    """Provenance, contract and golden episodes hold no date and no speed either."""
+    files = []
+    for _ in range(2):
+        assert main(words(tmp_path / "out", "--overwrite")) == 0
+        files.append((tmp_path / "out" / "executor.akd").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_an_earlier_run_is_kept_unless_it_is_meant(
@@ -109,9 +149,15 @@ def test_resuming_goes_on_from_where_it_ended(tmp_path: Path) -> None:
         (["--seconds", "-1"], "seconds is -1"),
         (["--episodes", "0"], "episodes is 0"),
         (["--executor", "mlp:0"], "widths"),
-        (["--hard", "2"], "hard is 2"),
+        (["--terms", "hard:smoothing=2"], "smoothing is 2"),
+        (["--terms", "soft + hrad"], "Did you mean 'hard'?"),
+        (["--terms", "2 soft", "--temperature", "1"], "write it into --terms"),
+        (["--temperature", "warm"], "a number or 'auto'"),
         (["--resume"], "--resume"),
         (["--algorithm", "PPO"], "algorithm"),
+        (["--names", "obs=x,y"], "2 obs names for 4"),
+        (["--units", "speed=m/s"], "obs=x,y or action="),
+        (["--period", "0"], "above 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from agentkd.cli.main import main
-from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.cores import CORES
+from agentkd.deploy.power import POWER, Power
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 
@@ -30,6 +33,63 @@ def test_both_forms_are_built_run_and_shown(
     said = capsys.readouterr().out
     assert said.count("right") == 2
     assert "estimate" in said
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_the_estimate_names_its_part_and_its_assumption(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Energy comes with part, cycles, voltage and source, and fits eighty columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["footprint", file, "--cores", "m4f", "m0"]) == 0
+    said = capsys.readouterr().out
+    assert "0.54 nJ: STM32L476, 1.8 cycles, 3 V; ST DS10198" in said
+    assert "nRF51822" in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert main(["footprint", file, "--cores", "m4f", "--nanojoules", "0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "× 0.2 nJ on every core" in said
+    assert "STM32L476" not in said
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_json_holds_the_same_numbers(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but JSON is on stdout; energy is instructions times the stated cost."""
+    assert main(["footprint", file, "--cores", "m4f", "rv64", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    first, *rest = data["cores"]
+    assert (first["core"], first["form"], first["wrong"]) == ("m4f", "float", 0)
+    cost = POWER["m4f"].nanojoules
+    assert first["energy_uj"] == pytest.approx(first["instructions"] * cost / 1000)
+    assert first["flash"] == first["code"] + first["library"] + first["constants"]
+    # Of rv64 no part's current is known: nothing is made up.
+    assert [each["energy_uj"] for each in rest] == [None] * len(rest)
+
+
+def test_a_part_s_energy_is_current_times_voltage_times_cycles() -> None:
+    """58 µA/MHz at 3 V are 0.174 nJ a cycle; at 1.5 cycles 0.261 nJ an instruction."""
+    assert Power("", 58, 3.0, 1.5, "").nanojoules == pytest.approx(0.261)
+    assert set(POWER) <= set(CORES)
+
+
+@pytest.mark.needs("gcc")
+def test_what_was_measured_is_recorded_in_the_file(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file stays whole, and its card shows the bytes."""
+    before = read_bundle(file)
+    assert main(["footprint", file, "--cores", "host", "--record"]) == 0
+    after = read_bundle(file)
+    (row,) = after.manifest["footprint"]["cores"]
+    assert (row["core"], row["form"]) == ("host", "float")
+    assert "gcc" in after.manifest["footprint"]["compilers"]["host"]
+    assert "energy_uj" not in row
+    assert (before.frozen.vector() == after.frozen.vector()).all()
+    capsys.readouterr()
+    assert main(["inspect", file]) == 0
+    assert f"flash {row['flash']:,}" in capsys.readouterr().out
 
 
 def test_a_missing_tool_is_named(

@@ -9,6 +9,7 @@ import pytest
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.executors.architecture import initial
 from agentkd.spec import (
     ActionSpec,
@@ -43,7 +44,7 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(
     said = capsys.readouterr().out.replace("│", " ")
     for words in (
         "mlp:8,4,tanh, version 0",
-        "3 - 8 - 4 - 5, tanh, 93 parameters",
+        "3 - 8 - 4 - 5, dense with tanh, dense, 93 parameters",
         "one choice of 5, from 2 on",
         "Small-v1",
         "PPO, a/b",
@@ -56,6 +57,57 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(
     assert "whole: every entry" in said
     # What a maker wrote does not stand in for what the file is.
     assert "a lie" not in said
+
+
+def test_the_contract_and_what_was_kept_stand_on_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers with name and unit, the clock, retention with its interval, footprint."""
+    file = tmp_path / "e.akd"
+    core = {"label": "Cortex-M4F", "form": "int8", "instructions": 14687}
+    write_bundle(
+        file,
+        initial("mlp:4", Spec(OBS, DiscreteSpec(2))),
+        {
+            "retention": {"mean": 0.98, "low": 0.9, "high": 1.0, "episodes": 20}
+            | {"seed": 1000},
+            "returns": {"planner": 250.0, "executor": 245.5},
+            "versions": {"numpy": "2.4.6"},
+        },
+        contract=Contract(
+            ("x", "y", "spin"), ("m", "m", ""), ("left", "right"), (), 0.02
+        ),
+        footprint={"cores": [{**core, "flash": 6756, "ram": 416, "stack": 184}]},
+    )
+    assert main(["inspect", str(file)]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in (
+        "0 x (m), 1 y (m), 2 spin",
+        "0 left, 1 right",
+        "every 0.02 s, 50 Hz",
+        "0.980 (0.900 … 1.000), 20 episodes from seed 1000",
+        "planner 250.0",
+        "numpy 2.4.6",
+        "Cortex-M4F, int8 14,687 instructions; flash 6,756, RAM 416, stack 184",
+        "64 golden vectors",
+    ):
+        assert words in said, words
+
+
+def test_a_card_fits_eighty_columns_whatever_its_maker_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long and odd provenance is folded and shown as it is, not read as markup."""
+    monkeypatch.setenv("COLUMNS", "80")
+    file = tmp_path / "e.akd"
+    odd = {"retention": "much", "planner": 7, "labels": "many", "returns": [1]}
+    odd |= {"versions": "old", "note": "[red]" + "x" * 300, "command": "by hand"}
+    write_bundle(file, initial("mlp:4", Spec(OBS, DiscreteSpec(2))), odd)
+    assert main(["inspect", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for words in ("much", "many", "[1]", "old", "[red]", "by hand"):
+        assert words in said, words
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def test_three_arms_live_the_same_seeds(
     assert data["deadline_miss_total"] == arm["metrics"]["deadline_miss_total"]
     assert data["missed_cycles_total"] == 0
     assert sum(sum(e.values()) for e in data["decisions_total"].values()) == 200
-    assert read_bundle(out / "executor.akd").frozen.architecture == "mlp:8"
+    bundle = read_bundle(out / "executor.akd")
+    assert bundle.frozen.architecture == "mlp:8"
+    assert bundle.contract.period == 1 / 50
     assert "<svg" in (out / "report.html").read_text()
     said = capsys.readouterr().out
     for name in ("planner, never late", "runtime", "random actions", "agentkd eval"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +117,94 @@ def test_no_capacity_is_no_buffer() -> None:
     """At least one label has to fit."""
     with pytest.raises(ConfigError):
         LabelBuffer(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-3, 60)), max_size=12),
+    st.integers(1, 60),
+)
+def test_the_oldest_are_forgotten(rounds: list[tuple[int, int]], capacity: int) -> None:
+    """Whatever is added and forgotten, what is held are the newest, in their order."""
+    buffer = LabelBuffer(capacity)
+    expected: list[int] = []
+    seen = 0
+    for count, gone in rounds:
+        buffer.add(*labels(seen, count))
+        expected = [*expected, *range(seen, seen + count)][-capacity:]
+        seen += count
+        buffer.forget(gone)
+        expected = expected[max(0, gone) :]
+        assert len(buffer) == len(expected)
+        if expected:
+            assert held(buffer) == set(expected)
+
+
+def test_what_is_left_after_forgetting_is_saved_in_its_order(tmp_path: Path) -> None:
+    """Also where the buffer had gone round."""
+    buffer = LabelBuffer(8)
+    buffer.add(*labels(0, 13))
+    buffer.forget(3)
+    buffer.add(*labels(13, 1))
+    buffer.save(tmp_path / "labels.npz")
+    other = LabelBuffer(8)
+    other.load(tmp_path / "labels.npz")
+    assert other.all()[0][:, 0].tolist() == [8, 9, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("capacity", [3, 8, 20])
+def test_labels_are_read_back_into_any_room(capacity: int, tmp_path: Path) -> None:
+    """The newest of them, in their order, also where the buffer had gone round."""
+    buffer = LabelBuffer(8)
+    buffer.add(*labels(0, 13))
+    buffer.save(tmp_path / "labels.npz")
+    other = LabelBuffer(capacity)
+    other.load(tmp_path / "labels.npz")
+    assert held(other) == set(range(5, 13)[-capacity:])
+    other.add(*labels(13, 1))
+    assert held(other) == set(range(5, 14)[-capacity:])
+    assert other.seen == 14
+
+
+def test_a_million_labels_stay_under_500_megabytes(tmp_path: Path) -> None:
+    """17 + 6 numbers each; a checkpoint is written and read, torch is counted in."""
+    for code in (WRITE, READ):
+        done = subprocess.run(
+            [sys.executable, "-c", START + code, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        count, most = map(int, done.stdout.split())
+        assert count == 1_000_000
+        # On Linux in kilobytes.
+        assert most < 500_000
+
+
+START = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distill.distiller import Distiller
+from agentkd.executors.architecture import initial
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
+from agentkd.types import Point
+obs = ObsSpec((Part("", "box", (17,), "float32"),))
+spec = Spec(obs, BoxSpec((-1,) * 6, (1,) * 6, (6,)))
+learner = Distiller(initial("mlp:64,64", spec))
+"""
+WRITE = """
+rows = np.random.default_rng(0).standard_normal((20_000, 23)).astype(np.float32)
+for _ in range(50):
+    learner.add(rows[:, :17], Point(rows[:, 17:]))
+    learner.step()
+save_checkpoint(Path(sys.argv[1]), learner, Checkpoint())
+print(len(learner.buffer), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+READ = """
+load_checkpoint(Path(sys.argv[1]), learner)
+learner.step()
+print(len(learner.buffer), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""

@@ -191,6 +191,76 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert other.step() != {}
 
 
+ALL = (
+    "0.7 soft:tau=auto + 0.3 hard + 0.1 adversarial + 0.5 robust:by=fgsm + 1e-4 smooth"
+)
+
+
+def test_all_terms_together_still_learn_the_planner() -> None:
+    """What stands beside the floor does not keep the executor from agreeing."""
+    options = DistillerOptions(batch=128, terms=ALL)
+    distiller = Distiller(initial("mlp:32", SPEC, seed=0), options)
+    distiller.add(states(1), planner(states(1)))
+    for step in range(300):
+        distiller.schedule(step / 300)
+        metrics = distiller.step()
+    assert metrics.keys() >= {
+        *("divergence", "learning_rate", "soft.tau", "adversarial.told"),
+        *("robust.apart", "smooth.norm"),
+    }
+    mine = distiller.freeze()(states(2))
+    assert isinstance(mine, Categorical)
+    same = mine.logits.argmax(1) == planner(states(2)).logits.argmax(1)
+    assert same.mean() > 0.93
+
+
+def test_a_checkpoint_brings_what_terms_learnt_back(tmp_path: Path) -> None:
+    """The adversary goes on where it was; of other terms it is left behind."""
+    options = DistillerOptions(batch=128, terms="match + 0.1 adversarial")
+    distiller = Distiller(initial("mlp:8", SPEC), options)
+    distiller.add(states(1), planner(states(1)))
+    for _ in range(30):
+        distiller.step()
+    save_checkpoint(tmp_path, distiller, Checkpoint())
+    for terms, same in (("match + 0.1 adversarial", True), ("match", False)):
+        other = Distiller(
+            initial("mlp:8", SPEC), DistillerOptions(batch=128, terms=terms)
+        )
+        load_checkpoint(tmp_path, other)
+        assert (len(other.state()["objective"]) > 1) == same
+        if same:
+            for key, value in distiller.state()["objective"].items():
+                if isinstance(value, torch.Tensor):
+                    found = other.state()["objective"][key]
+                    assert torch.equal(found, value) or value.isnan().all()
+
+
+def test_an_adversary_that_is_no_number_is_undone_too() -> None:
+    """A step that ends in NaN gives back the terms as they were."""
+    options = DistillerOptions(batch=64, terms="match + 0.1 adversarial")
+    distiller = Distiller(initial("mlp:8", SPEC), options)
+    distiller.add(states(1), planner(states(1)))
+    for _ in range(70):
+        distiller.step()
+    assert distiller._objective is not None
+    with torch.no_grad():
+        for weight in distiller._objective.parameters():
+            weight.fill_(float("nan"))
+    distiller.step()
+    assert distiller.rejected == 1
+    for _ in range(10):
+        distiller.step()
+    assert distiller.rejected == 1
+    assert np.isfinite(distiller.snapshot()).all()
+
+
+def test_terms_that_do_not_fit_the_labels_are_refused_early() -> None:
+    """When it is known what the planner answers with, before any label."""
+    distiller = Distiller(initial("mlp:8", SPEC), DistillerOptions(terms="action"))
+    with pytest.raises(ConfigError, match="Use 'soft' or 'hard'"):
+        distiller.expect("categorical")
+
+
 def test_a_checkpoint_of_another_executor_is_refused(tmp_path: Path) -> None:
     """The message names both architectures."""
     save_checkpoint(tmp_path, learnt(5), Checkpoint(seconds=1))

@@ -1,21 +1,15 @@
-"""Divergences have the values that their formulas give by hand."""
+"""Divergences of choices have the values that their formulas give by hand."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from agentkd.distill import divergence as d
-from agentkd.distill.divergence import DivergenceOptions, divergence_for
-from agentkd.errors import ConfigError
-from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
-
-BOX = BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,))
-PLAIN = DivergenceOptions()
+from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 
 
 def row(*numbers: float) -> Tensor:
@@ -55,124 +49,63 @@ def test_values_sharpen_to_the_best_choice() -> None:
     assert sharp == pytest.approx(math.log(3.0), abs=1e-4)
 
 
-def test_the_unit_of_values_is_their_own_gap() -> None:
-    """Values a hundred times as large give the same soft labels."""
-    values = torch.tensor([[1.0, 0.5, 0.0], [2.0, 1.2, 0.1]])
-    executor = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-    small = divergence_for("qvalues", "categorical", DiscreteSpec(3), PLAIN)
-    large = divergence_for("qvalues", "categorical", DiscreteSpec(3), PLAIN)
-    assert torch.allclose(
-        small(executor, values), large(executor, 100 * values), atol=1e-5
+def test_only_the_planner_is_tempered() -> None:
+    """KL(softmax(T/2) || softmax(S)): at T = 2 S there is none, and no τ² either."""
+    executor = row(math.log(3.0), 0.0)
+    assert d.sharpened(executor, 2 * executor, 2.0).item() == pytest.approx(0, abs=1e-6)
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    said = d.sharpened(row(0, 0), 2 * executor, 2.0).item()
+    assert said == pytest.approx(by_hand)
+
+
+def test_a_smoothed_label_by_hand() -> None:
+    """With ε spread over n choices the label is 1 - ε + ε/n and ε/n."""
+    answer = torch.log_softmax(row(0.0, 1.0, 2.0), 1)[0]
+    label = [0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3]
+    expected = -sum(p * q.item() for p, q in zip(label, answer, strict=True))
+    found = d.hard_labels(row(0.0, 1.0, 2.0), row(0.0, 0.0, 5.0), 0.1).item()
+    assert found == pytest.approx(expected)
+
+
+def test_a_yes_is_a_choice_of_two() -> None:
+    """softmax(0, z) gives yes the probability 1 / (1 + exp(-z))."""
+    odds = row(0.4, -2.0)
+    for pair, z in zip(
+        d.blocks("bernoulli", MultiBinarySpec(2), odds), (0.4, -2.0), strict=True
+    ):
+        expected = 1 / (1 + math.exp(-z))
+        assert torch.softmax(pair, 1)[0, 1].item() == pytest.approx(expected)
+
+
+def test_choices_lie_side_by_side() -> None:
+    """Scores of a choice of two and one of three are split between them."""
+    first, second = d.blocks(
+        "multicategorical", MultiDiscreteSpec((2, 3)), row(1, 2, 3, 4, 5)
     )
+    assert first.tolist() == [[1, 2]]
+    assert second.tolist() == [[3, 4, 5]]
+    (only,) = d.blocks("qvalues", DiscreteSpec(2), row(1, 2))
+    assert only.tolist() == [[1, 2]]
 
 
-def test_hard_labels_mix_by_their_share() -> None:
-    """hard=1 is the cross-entropy alone, hard=0.5 the mean of both."""
-    executor, planner = row(0.2, 0.7), row(3.0, 0.0)
-    soft = d.soft_labels(executor, planner, 1.0).item()
-    hard = d.hard_labels(executor, planner).item()
-    for share in (0.0, 0.5, 1.0):
-        mixed = divergence_for(
-            "categorical",
-            "categorical",
-            DiscreteSpec(2),
-            DivergenceOptions(hard=share),
-        )
-        assert mixed(executor, planner).item() == pytest.approx(
-            (1 - share) * soft + share * hard
-        )
+def test_the_gap_is_the_median_distance_of_the_best_two() -> None:
+    """Of gaps 1, 2 and 10 it is 2."""
+    scores = torch.tensor([[0.0, 1.0, -9.0], [5.0, 3.0, 0.0], [10.0, 0.0, -5.0]])
+    assert d.gap([scores]).item() == 2.0
 
 
-def test_several_choices_add_up() -> None:
-    """The divergence of independent choices is the sum of theirs."""
-    executor, planner = row(0.1, 0.9, 0.0, 1.0, 2.0), row(1.0, 0.0, 3.0, 0.0, 0.0)
-    both = divergence_for(
-        "multicategorical", "multicategorical", MultiDiscreteSpec((2, 3)), PLAIN
-    )
-    apart = d.soft_labels(executor[:, :2], planner[:, :2], 1.0) + d.soft_labels(
-        executor[:, 2:], planner[:, 2:], 1.0
-    )
-    assert both(executor, planner).item() == pytest.approx(apart.item())
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_a_temperature_is_found_by_the_entropy_it_leaves(share: float) -> None:
+    """At that temperature the labels' mean entropy is the asked share of chance's."""
+    scores = 7 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    tau = d.temperature_for([scores], share)
+    p = torch.softmax(scores / tau, 1)
+    entropy = -torch.xlogy(p, p).sum(1).mean().item()
+    assert entropy / math.log(4) == pytest.approx(share, abs=1e-3)
 
 
-def test_yes_and_no_by_hand() -> None:
-    """KL between coins of 3/4 and 1/2, twice."""
-    divergence = divergence_for("bernoulli", "bernoulli", MultiBinarySpec(2), PLAIN)
-    expected = 2 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    planner = row(math.log(3.0), math.log(3.0))
-    assert divergence(row(0, 0), planner).item() == pytest.approx(expected)
-
-
-def test_a_box_is_compared_in_its_own_units() -> None:
-    """An error of half the box counts as 1, whatever the box's size."""
-    divergence = divergence_for("point", "clipped", BOX, PLAIN)
-    assert divergence(row(0.0, 0.5), row(2.0, 0.5)).item() == pytest.approx(1.0)
-    assert divergence(row(0.0, 0.5), row(0.0, 1.0)).item() == pytest.approx(1.0)
-
-
-def test_a_dimension_without_room_has_nothing_to_say() -> None:
-    """Bounds that are equal leave the rest of the box as it is."""
-    flat = BoxSpec((0.0, -1.0), (0.0, 1.0), (2,))
-    for head in ("squashed", "clipped"):
-        divergence = divergence_for("point", head, flat, PLAIN)
-        assert divergence(row(0.0, 0.0), row(0.0, 0.5)).item() == pytest.approx(0.25)
-
-
-def test_beyond_the_box_there_is_nothing_to_learn() -> None:
-    """Where both are clipped to the same bound the divergence is 0."""
-    divergence = divergence_for("gaussian", "clipped", BOX, PLAIN)
-    planner = row(9.0, -3.0, 0.0, 0.0)
-    assert divergence(row(5.0, -1.0), planner).item() == 0.0
-    assert divergence(row(1.0, 0.5), planner).item() == pytest.approx(0.25 + 1.0)
-
-
-def test_squashed_means_are_compared_after_tanh() -> None:
-    """Equal numbers before tanh have no divergence; opposite far ones nearly 2²."""
-    divergence = divergence_for("squashed", "squashed", BOX, PLAIN)
-    planner = row(0.3, -0.7, 0.0, 0.0)
-    assert divergence(row(0.3, -0.7), planner).item() == pytest.approx(0.0)
-    far = divergence(row(-9.0, 9.0), row(9.0, -9.0, 0.0, 0.0)).item()
-    assert far == pytest.approx(8.0, abs=1e-4)
-
-
-def test_precision_weighs_by_the_planners_spread() -> None:
-    """Half the spread counts four times as much."""
-    options = DivergenceOptions(continuous="precision")
-    divergence = divergence_for("gaussian", "clipped", BOX, options)
-    wide, narrow = math.log(0.8), math.log(0.4)
-    executor = row(0.5, 0.5)
-    first = divergence(executor, row(0.0, 0.5, wide, 0.0)).item()
-    second = divergence(executor, row(0.0, 0.5, narrow, 0.0)).item()
-    assert second == pytest.approx(4 * first)
-
-
-def test_every_divergence_is_zero_at_most_once_and_grows() -> None:
-    """Further from the planner is never nearer."""
-    planner = row(0.4, 0.2, 0.0, 0.0)
-    for way in ("action", "pre-tanh"):
-        options = DivergenceOptions(continuous=way)
-        divergence = divergence_for("squashed", "squashed", BOX, options)
-        steps = [divergence(row(0.4 + x, 0.2), planner).item() for x in (0, 0.1, 0.5)]
-        assert all(near < far for near, far in pairwise(steps))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"temperature": 0.0}, {"temperature": -1.0}, {"hard": 1.5}, {"hard": -0.1}],
-)
-def test_what_cannot_be_meant_is_refused(options: dict[str, float]) -> None:
-    """Temperatures are above 0, shares from 0 to 1."""
-    with pytest.raises(ConfigError):
-        DivergenceOptions(**options)  # type: ignore[arg-type]
-
-
-def test_what_does_not_go_together_is_refused() -> None:
-    """pre-tanh needs squashed Gaussians, precision needs Gaussians."""
-    for way, kind in (("pre-tanh", "point"), ("precision", "squashed")):
-        with pytest.raises(ConfigError, match="Use 'action'"):
-            divergence_for(
-                kind,  # type: ignore[arg-type]
-                "squashed",
-                BOX,
-                DivergenceOptions(continuous=way),  # type: ignore[arg-type]
-            )
+def test_a_temperature_follows_the_units() -> None:
+    """Scores a hundred times as large get a temperature a hundred times as high."""
+    scores = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    small, large = (d.temperature_for([k * scores], 0.3) for k in (1, 100))
+    assert large.item() == pytest.approx(100 * small.item(), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from agentkd.distill import Budget, CollectionOptions, Progress, distill
 from agentkd.distill.collector import Collector
+from agentkd.distill.head_start import HeadStart
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
@@ -393,6 +395,36 @@ def test_the_planners_share_falls_and_stops() -> None:
     assert [options.share(n) for n in (0, 100, 200, 10_000)] == [1.0, 0.5, 0.25, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("exponential", [1.0, 0.5, 0.25, 0.1]),
+        ("linear", [1.0, 0.5, 0.1, 0.1]),
+        ("constant", [0.1, 0.1, 0.1, 0.1]),
+        ("none", [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_the_share_falls_as_its_schedule_says(
+    schedule: Any, shares: list[float]
+) -> None:
+    """Half of it is gone after `halving` labels, where it falls at all."""
+    options = CollectionOptions(halving=100, least_share=0.1, schedule=schedule)
+    assert [options.share(n) for n in (0, 100, 200, 100_000)] == shares
+    with pytest.raises(ConfigError, match="Did you mean"):
+        CollectionOptions(schedule=schedule[:-1])
+
+
+def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:
+    """Rewards belong to the state they were paid in; a fifth tick ends an episode."""
+    collector = Collector(Counting, say(1), env_spec(Counting()), count=2)
+    seen = [collector.step(say(1), share=1.0) for _ in range(6)]
+    assert [step.begins.tolist() for step in seen] == [
+        [at % 5 == 0] * 2 for at in range(6)
+    ]
+    assert [int(step.ended[0]) for step in seen] == [0, 0, 0, 0, 1, 0]
+    assert all((step.reward == 1.0).all() for step in seen)
+
+
 def test_an_environment_that_raises_is_told_apart() -> None:
     """The fault names the environment's own error."""
     collector = Collector(
@@ -402,3 +434,86 @@ def test_an_environment_that_raises_is_told_apart() -> None:
         collector.step(say(0), share=1.0)
     with pytest.raises(EpisodeError, match="wheel came off"):
         collector.step(say(0), share=1.0)
+
+
+class Given:
+    """A source that gives what it is told to, one batch at a `take`."""
+
+    restarts, dropped = 3, 2
+
+    def __init__(self, batches: list[Any]) -> None:
+        """Remember the batches; an error among them is raised."""
+        self.batches = batches
+        self.updates = self.closed = 0
+
+    def take(self) -> list[Any]:
+        """Give the next batch, nothing when there is none."""
+        batch = self.batches.pop(0) if self.batches else []
+        if isinstance(batch, Exception):
+            raise batch
+        return [batch] if batch else []
+
+    def update(self, frozen: Any, share: float) -> None:
+        """Count."""
+        self.updates += 1
+
+    def returns(self) -> list[float]:
+        """Give one."""
+        return [7.0]
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+def label(number: int) -> Any:
+    """A batch that carries its number."""
+    return np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32))
+
+
+def test_labels_come_from_here_until_they_come_from_there() -> None:
+    """Then what collected here ends, and is not asked again."""
+    here = Given([label(n) for n in range(100_000)])
+    there = Given([[], [], label(-1), [], label(-2)])
+    source = HeadStart(lambda: here, there)
+    source.update(None, 1.0)  # type: ignore[arg-type]
+    firsts = [source.take() for _ in range(2)]
+    assert all(labels and labels[0][0][0, 0] >= 0 for labels in firsts)
+    assert [float(obs[0, 0]) for obs, *_ in source.take()] == [-1.0]
+    assert here.closed == 1
+    assert source.take() == []
+    source.update(None, 1.0)  # type: ignore[arg-type]
+    assert (here.updates, there.updates) == (1, 2)
+    assert (source.restarts, source.dropped, source.returns()) == (3, 2, [7.0])
+    source.close()
+    assert (here.closed, there.closed) == (1, 1)
+
+
+def test_what_fails_here_is_left_to_the_other_source() -> None:
+    """Neither a start that fails nor a planner that raises ends anything."""
+    here = Given([label(0), PlannerError("worn out")])
+    source = HeadStart(lambda: here, Given([[], [], label(-1)]))
+    assert len(source.take()) == 1
+    assert source.take() == []
+    assert here.closed == 1
+    assert len(source.take()) == 1
+
+    def failing() -> Any:
+        raise OSError("no wheel")
+
+    assert HeadStart(failing, Given([])).take() == []
+
+
+def test_a_slow_planner_does_not_keep_the_distiller_waiting() -> None:
+    """After one tick that took long, the rest comes from there."""
+
+    class Slow(Given):
+        def take(self) -> list[Any]:
+            time.sleep(0.15)
+            return super().take()
+
+    here = Slow([label(0), label(1)])
+    source = HeadStart(lambda: here, Given([]))
+    assert len(source.take()) == 1
+    assert source.take() == []
+    assert here.closed == 1

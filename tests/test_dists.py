@@ -154,3 +154,32 @@ def test_agreement_in_a_box_is_in_units_of_the_box() -> None:
     assert agreed[0] == pytest.approx(0.75)
     flat = BoxSpec((0.0,), (0.0,), (1,))
     assert dists.agreement(np.zeros((1, 1)), np.zeros((1, 1)), flat)[0] == 1.0
+
+
+def test_entropy_of_choices_is_in_nats() -> None:
+    """Evenly many choices give ln n; a sure one gives 0; several choices add up."""
+    even = np.zeros((1, 4), np.float32)
+    sure = np.array([[80, 0, 0, 0]], np.float32)
+    four = DiscreteSpec(4)
+    assert dists.entropy(Categorical(even), four)[0] == pytest.approx(np.log(4))
+    assert dists.entropy(Categorical(sure), four)[0] == pytest.approx(0, abs=1e-6)
+    # Values count in units of their own spread, whatever the return's unit is.
+    values = np.array([[1, 2, 3, 4]], np.float32)
+    small, large = (dists.entropy(QValues(values * k), four)[0] for k in (1, 1000))
+    assert small == pytest.approx(large, rel=1e-3)
+    several = MultiCategorical(np.zeros((2, 5), np.float32), (2, 3))
+    found = dists.entropy(several, MultiDiscreteSpec((2, 3)))
+    assert found == pytest.approx([np.log(6)] * 2)
+    yes = Bernoulli(np.array([[0, 0, 50]], np.float32))
+    assert dists.entropy(yes, MultiBinarySpec(3))[0] == pytest.approx(np.log(4))
+
+
+def test_entropy_of_numbers_is_the_gaussian_s() -> None:
+    """½ ln(2πe σ²) for each number; a point has none, and says so."""
+    box = BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,))
+    log_std = np.array([[0.5, -1.0]], np.float32)
+    expected = np.log(2 * np.pi * np.e) + log_std.sum()
+    dist = Gaussian(np.zeros((1, 2), np.float32), log_std)
+    assert dists.entropy(dist, box)[0] == pytest.approx(expected)
+    with pytest.raises(SpecError, match="no entropy"):
+        dists.entropy(Point(np.zeros((1, 2), np.float32)), box)

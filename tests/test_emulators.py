@@ -17,6 +17,7 @@ from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Dense
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 
 ALL = [
@@ -35,6 +36,7 @@ def executor(architecture: str, obs: int, action: ActionSpec) -> Frozen:
     spec = Spec(ObsSpec((Part("", "box", (obs,), "float32"),)), action)
     frozen = initial(architecture, spec, seed=1)
     last = frozen.layers[-1]
+    assert isinstance(last, Dense)
     last = replace(last, weight=(last.weight * 100).astype(np.float32))
     return replace(frozen, layers=(*frozen.layers[:-1], last))
 

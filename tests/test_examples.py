@@ -21,6 +21,7 @@ EXAMPLES = ROOT / "examples"
 
 # What each is run with here, so that it takes seconds, and what it has to say.
 SHORT: dict[str, tuple[list[str], str]] = {
+    "fine_tuning.py": (["--steps", "2048"], r"before, \d+ now"),
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
     "online_distillation.py": (["--steps", "4096"], r"written: .*executor\.akd"),
     "robot_loop.py": (["--seconds", "6"], r"executor version [1-9]"),

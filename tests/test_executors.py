@@ -193,11 +193,11 @@ def test_architectures_are_written_as_they_are_read() -> None:
     ("wrong", "said"),
     [
         ("mpl:64", "Did you mean 'mlp'"),
-        ("mlp:", "widths"),
+        ("mlp:", "how large"),
         ("mlp:0", "widths"),
         ("mlp:-3", "widths"),
         ("mlp:64,rellu", "Did you mean 'relu'"),
-        ("gru:32", "No executor 'gru:32'"),
+        ("gpu:32", "Did you mean 'gru'"),
     ],
 )
 def test_a_wrong_architecture_says_what_is_wrong(wrong: str, said: str) -> None:

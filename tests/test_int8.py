@@ -19,7 +19,8 @@ from agentkd.deploy.int8.quantise import calibration, quantise
 from agentkd.deploy.int8.reference import Quantised, lookup, requantise
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen, Layer
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Dense
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -58,6 +59,7 @@ def executor(
     vector += random.normal(0, 0.1, vector.shape).astype(np.float32)
     frozen = frozen.with_vector(vector, 1)
     last = frozen.layers[-1]
+    assert isinstance(last, Dense)
     last = replace(last, weight=(last.weight * 20).astype(np.float32))
     return replace(frozen, layers=(*frozen.layers[:-1], last))
 
@@ -169,7 +171,7 @@ def test_nan_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
 def test_ties_go_to_the_lowest_index(tmp_path: Path) -> None:
     """With equal scores C and NumPy take the first choice."""
     frozen = executor()
-    last = Layer(np.zeros((5, 10), np.float32), np.ones(5, np.float32), "none")
+    last = Dense(np.zeros((5, 10), np.float32), np.ones(5, np.float32), "none")
     quantised = quantise(replace(frozen, layers=(*frozen.layers[:-1], last)))
     obs = observations(frozen, 8)
     loaded = library(quantised, tmp_path, "gcc")
@@ -220,7 +222,7 @@ def test_no_sum_can_overflow() -> None:
     """Weights and inputs at their largest stay within int32, also in wide layers."""
     for inputs, bias in ((4, 1e3), (600, 1.0), (5000, 0.0)):
         frozen = executor("linear", DiscreteSpec(3), obs=inputs)
-        layer = Layer(
+        layer = Dense(
             np.ones((3, inputs), np.float32), np.full(3, bias, np.float32), "none"
         )
         quantised = quantise(replace(frozen, layers=(layer,)))
@@ -278,7 +280,9 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     broken = replace(frozen, mean=np.full(7, np.nan, np.float32))
     with pytest.raises(NumbersError, match="NaN"):
         quantise(broken)
-    last = replace(frozen.layers[-1], activation="relu")
+    linear = frozen.layers[-1]
+    assert isinstance(linear, Dense)
+    last = replace(linear, activation="relu")
     with pytest.raises(SpecError, match="relu"):
         quantise(replace(frozen, layers=(*frozen.layers[:-1], last)))
     with pytest.raises(ConfigError, match="7th"):

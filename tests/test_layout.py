@@ -14,6 +14,9 @@ from types import ModuleType
 import pytest
 
 import agentkd
+from agentkd.deploy.bundle import write_bundle
+from agentkd.executors.architecture import initial
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "agentkd"
@@ -74,6 +77,46 @@ def test_what_acts_in_time_imports_no_training_code(modules: str) -> None:
         check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+RUN = "agentkd.read_bundle({file!r}).frozen.act(np.zeros(3))"
+AGENT = "agentkd.Agent(agentkd.read_bundle({file!r}).frozen).act(np.zeros(3))"
+# A tool for people, a second ZIP reader, the rest of the network: none of it acts.
+SLOW = {"asyncio", "difflib", "email", "http", "importlib.metadata", "ssl", "zipfile"}
+LATER = {"logging", "numpy.random", "subprocess", "tempfile"}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"), [(RUN, SLOW | LATER), (AGENT, SLOW)], ids=["bundle", "agent"]
+)
+def test_a_device_loads_numpy_and_safetensors_and_no_more(
+    code: str, absent: set[str], tmp_path: Path
+) -> None:
+    """A bundle is read and acts with two packages, and without the slow modules."""
+    part = Part("", "box", (3,), "float32")
+    frozen = initial("mlp:4", Spec(ObsSpec((part,)), DiscreteSpec(2)))
+    file = str(tmp_path / "executor.akd")
+    write_bundle(file, frozen)
+    # Whatever is there before the first line is the interpreter's own.
+    lines = [
+        "import sys; before = set(sys.modules)",
+        "import numpy as np, agentkd",
+        code.format(file=file),
+        "print(*sorted(set(sys.modules) - before))",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert loaded & absent == set()
+    packages = {each.partition(".")[0] for each in loaded} - sys.stdlib_module_names
+    # Cython makes a module of its own inside NumPy.
+    named = {e for e in packages if not e.startswith(("_", "cython_runtime"))}
+    assert named == {"agentkd", "numpy", "safetensors"}
 
 
 def _flag(test: ast.expr) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
+from agentkd.executors.layers import Dense
 from agentkd.runtime import (
     Agent,
     InlineLearner,
@@ -133,7 +134,9 @@ def test_dictionary_observations_are_laid_out() -> None:
     parts = (Part("b", "discrete", (), "int64", (2,)), Part("a", "box", (1,), "f4"))
     spec = Spec(ObsSpec(parts, "dict"), DiscreteSpec(3))
     frozen = initial("linear", spec)
-    layer = replace(frozen.layers[0], weight=np.eye(3, dtype=np.float32))
+    first = frozen.layers[0]
+    assert isinstance(first, Dense)
+    layer = replace(first, weight=np.eye(3, dtype=np.float32))
     agent = Agent(replace(frozen, layers=(layer,)))
     assert agent.act({"a": [0.5], "b": 1}) == 1
     assert agent.act({"a": [1.5], "b": 0}) == 2
@@ -338,9 +341,9 @@ def test_executor_that_overflows_is_refused() -> None:
     """Finite weights whose outputs are not are refused; the present executor stays."""
     agent = Agent(constant(2))
     huge = constant(1)
-    layer = replace(
-        huge.layers[0], weight=np.full_like(huge.layers[0].weight, np.float32(3e38))
-    )
+    first = huge.layers[0]
+    assert isinstance(first, Dense)
+    layer = replace(first, weight=np.full_like(first.weight, np.float32(3e38)))
     with pytest.raises(NumbersError):
         agent.swap(replace(huge, layers=(layer,)))
     assert agent.act(see(0)) == 2
@@ -382,6 +385,7 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
     class Watched:
         open, await_ready, submit = port.open, port.await_ready, port.submit
         supervise, counts, close = port.supervise, port.counts, port.close
+        follow = port.follow
         mute = False
 
         def poll(self, tick: int, /) -> Any:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import sys
+from typing import Any
 
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.runtime import Tick, VirtualClock, WallClock, realtime
+from agentkd.runtime import (
+    Realtime,
+    Tick,
+    VirtualClock,
+    WallClock,
+    realtime,
+    scheduling,
+)
 
 MS = 1_000_000
 
@@ -123,3 +133,73 @@ def test_realtime_undoes_what_it_does() -> None:
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
     assert sys.getswitchinterval() == switch
+
+
+def test_what_is_granted_is_told_and_undone() -> None:
+    """Cores are bound for the block alone; what was asked for is reported by name."""
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    with realtime(Realtime(cores=[core])) as told:
+        assert told == {"cores": "granted"}
+        assert os.sched_getaffinity(0) == {core}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_what_is_not_granted_is_told_and_not_fatal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without privileges the block runs all the same and says what it lacks."""
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    monkeypatch.setattr(scheduling, "_privileged", lambda: False)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
+    wanted = Realtime(priority=50, cores=[0], lock_memory=True)
+    with realtime(wanted) as told:
+        assert set(told) == {"priority", "cores", "lock_memory"}
+    assert all(text.startswith("not granted: ") for text in told.values())
+    assert "ulimit -l" in told["lock_memory"]
+    monkeypatch.delattr(os, "sched_setaffinity")
+    with realtime(Realtime(cores=[0])) as told:
+        assert "no such thing" in told["cores"]
+
+
+def test_scheduling_is_asked_for_and_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread gets its priority inside the block and its own again after it."""
+    asked: list[tuple[int, int]] = []
+
+    def note(_: int, policy: int, parameter: os.sched_param) -> None:
+        asked.append((policy, parameter.sched_priority))
+
+    monkeypatch.setattr(os, "sched_setscheduler", note)
+    with realtime(Realtime(priority=50)) as told:
+        assert told == {"priority": "granted"}
+        assert asked == [(os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 50)]
+    assert asked[1][0] == os.sched_getscheduler(0)
+
+
+def test_garbage_can_be_left_to_python() -> None:
+    """Without `freeze` collection stays as it was."""
+    with realtime(Realtime(freeze=False)):
+        assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"priority": 0}, "1 to 99"),
+        ({"cores": []}, "cores"),
+        ({"cores": [-1]}, "cores"),
+    ],
+)
+def test_scheduling_that_cannot_be_is_refused(
+    options: dict[str, Any], words: str
+) -> None:
+    """Priorities and cores that cannot be meant are refused."""
+    with pytest.raises(ConfigError, match=words):
+        Realtime(**options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,15 +14,25 @@ from agentkd.errors import ConfigError, PlannerError
 from agentkd.runtime.codec import (
     Answer,
     SeenCodec,
+    action_width,
+    answer_size,
     decode_answer,
     decode_weights,
     encode_answer,
     encode_weights,
+    flat_actions,
+    shaped_action,
 )
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell
 from agentkd.runtime.ring import LabelRing
-from agentkd.spec import BoxSpec, Spec
+from agentkd.spec import (
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    Spec,
+)
 from agentkd.types import Categorical, Gaussian, Point, QValues
 from tests.runtime_children import SPEC, one_hot
 
@@ -115,7 +127,7 @@ def test_labels_come_out_as_they_went_in() -> None:
         obs = np.full((turn % 4, 3), turn, np.float32)
         assert ring.push(obs, one_hot(obs[:, 0])) == len(obs)
         sent += [turn] * len(obs)
-        for back, dist in ring.take():
+        for back, dist, _ in ring.take():
             assert dists.mode(dist, SPEC.action).tolist() == (back[:, 0] % 4).tolist()
             got += back[:, 0].tolist()
     assert got == sent
@@ -130,7 +142,7 @@ def test_full_ring_drops_and_counts() -> None:
     assert ring.push(obs, one_hot(obs[:, 0])) == 4
     assert ring.push(obs, one_hot(obs[:, 0])) == 0
     assert (len(ring), ring.dropped) == (4, 8)
-    [(back, _)] = ring.take()
+    [(back, *_)] = ring.take()
     assert np.array_equal(back, obs[:4])
     assert ring.take() == []
 
@@ -142,7 +154,7 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
     two = np.full((2, 2), 0.5, np.float32)
     ring.push(obs, Point(two))
     ring.push(obs, Gaussian(two, -two))
-    first, second = (dist for _, dist in ring.take())
+    first, second = (each.dist for each in ring.take())
     assert isinstance(first, Point)
     assert np.array_equal(first.action, two)
     assert isinstance(second, Gaussian)
@@ -151,7 +163,7 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
 
 def test_observations_survive_the_wire() -> None:
     """An observation is read back with its tick, epoch and time."""
-    codec = SeenCodec(3)
+    codec = SeenCodec(SPEC)
     obs = np.array([1.5, -2, np.float32(1e-30)], np.float32)
     seen = codec.decode(bytes(codec.encode(7, 2, 123, obs)))
     assert (seen.tick, seen.epoch, seen.time) == (7, 2, 123)
@@ -190,3 +202,84 @@ def test_weights_survive_the_wire() -> None:
     back = decode_weights(encode_weights(weights))
     assert back.tobytes() == weights.tobytes()
     back[0] = 2
+
+
+@given(
+    rows=st.integers(0, 5),
+    goal=st.integers(0, 4),
+    expects=st.booleans(),
+    partial=st.booleans(),
+    seen=st.integers(0, 2**40),
+)
+@settings(deadline=None)
+def test_answers_with_goals_and_expectations_come_through(
+    rows: int, goal: int, expects: bool, partial: bool, seen: int
+) -> None:
+    """Rows or none, a goal or none, expectations or none: what is written is read."""
+    random = np.random.default_rng(seen % 1000)
+
+    def numbers(*shape: int) -> Any:
+        return random.standard_normal(shape).astype(np.float32)
+
+    answer = Answer(
+        id=7,
+        epoch=2,
+        tick=seen + 3,
+        labels=4,
+        thinking=0.5,
+        latency=0.75,
+        rows=Gaussian(numbers(rows, 2), numbers(rows, 2)) if rows else None,
+        seen=seen,
+        part=3,
+        partial=partial,
+        goal=numbers(1, goal) if goal else None,
+        expected=numbers(rows, 3) if expects and rows else None,
+        doubt=0.25,
+    )
+    message = encode_answer(answer)
+    assert len(message) <= answer_size(BOX, 5, 4)
+    read = decode_answer(message, BOX)
+    for name in ("id", "epoch", "tick", "labels", "thinking", "latency", "seen"):
+        assert getattr(read, name) == getattr(answer, name)
+    assert (read.part, read.partial, read.doubt) == (3, partial, 0.25)
+    for name in ("goal", "expected"):
+        wrote, got = getattr(answer, name), getattr(read, name)
+        assert (wrote is None) == (got is None)
+        assert wrote is None or np.array_equal(wrote, got)
+    assert (read.rows is None) == (not rows)
+    if read.rows is not None and answer.rows is not None:
+        assert np.array_equal(dists.pack(read.rows), dists.pack(answer.rows))
+    if len(message) > answer_size(BOX, 0):
+        with pytest.raises(PlannerError):
+            decode_answer(message[:-4], BOX)
+
+
+def test_what_is_committed_goes_with_an_observation() -> None:
+    """A lead and flat actions come through, as many as there is room for."""
+    codec = SeenCodec(BOX, ahead=3)
+    actions = np.arange(10, dtype=np.float32).reshape(5, 2)
+    obs = np.ones(3, np.float32)
+    seen = codec.decode(bytes(codec.encode(7, 2, 123, obs, 4, actions)))
+    assert (seen.tick, seen.lead) == (7, 4)
+    assert seen.committed is not None
+    assert seen.committed.tolist() == actions[:3].tolist()
+    plain = codec.decode(bytes(codec.encode(8, 2, 124, obs)))
+    assert plain.lead == 0
+    assert plain.committed is not None
+    assert len(plain.committed) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "action"),
+    [
+        (DiscreteSpec(5, 2), 3),
+        (MultiDiscreteSpec((2, 3)), [1, 2]),
+        (MultiBinarySpec(3), [1, 0, 1]),
+        (BoxSpec((-1.0,) * 4, (1.0,) * 4, (2, 2)), [[0.5, 0.25], [0, -1]]),
+    ],
+)
+def test_actions_lie_flat_and_come_back(spec: Any, action: Any) -> None:
+    """Every kind of action survives being laid out flat."""
+    flat = flat_actions([action, action], spec)
+    assert flat.shape == (2, action_width(spec))
+    assert np.array_equal(shaped_action(flat[1], spec), action)

@@ -1,68 +1,38 @@
-"""Who acts: the router's table, and which strategies are taken."""
+"""Which strategies are taken, and which of their rows serves a tick."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.runtime import MODES, Mode, Rules
+from agentkd.runtime import Goals, Seam, StrategyOptions
 from agentkd.runtime.codec import Answer
-from agentkd.runtime.router import check_mode, route
 from agentkd.runtime.strategies import Strategies
-from tests.runtime_children import SPEC, one_hot
-
-OBS = np.zeros(3, np.float32)
+from agentkd.types import Strategy
+from tests.runtime_children import BOX, SPEC, one_hot, points
 
 
 def answer(tick: int, choices: Sequence[int], epoch: int = 0) -> Answer:
     return Answer(1, epoch, tick, 1, 0.0, 0.0, one_hot(choices))
 
 
+def current(strategies: Strategies) -> list[Strategy]:
+    return [] if strategies.current is None else [strategies.current]
+
+
 def refused(strategies: Strategies) -> dict[str, int]:
     return {reason: n for reason, n in strategies.rejected.items() if n}
-
-
-@pytest.mark.parametrize(
-    ("mode", "strategy", "held", "expected"),
-    [
-        ("runtime", True, True, "strategy"),
-        ("runtime", False, True, "executor"),
-        ("runtime", False, False, "executor"),
-        ("executor", True, True, "executor"),
-        ("planner", True, False, "strategy"),
-        ("planner", False, True, "hold"),
-        ("planner", False, False, "default"),
-    ],
-)
-def test_fallback_order(mode: Mode, strategy: bool, held: bool, expected: str) -> None:
-    """Strategy, then executor, then hold, then default, as far as the mode has them."""
-    source, _ = route(mode, blind=False, strategy=strategy, why="late", held=held)
-    assert source == expected
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_nobody_answers_a_blind_observation(mode: Mode) -> None:
-    """With NaN the last action is held, or the default taken, in every mode."""
-    for held, source in ((True, "hold"), (False, "default")):
-        routed = route(mode, blind=True, strategy=True, why="fresh", held=held)
-        assert routed == (source, "nan")
-
-
-def test_unknown_mode_is_refused_with_a_suggestion() -> None:
-    """A mode that does not exist is refused, and the nearest one named."""
-    with pytest.raises(ConfigError, match="runtime"):
-        check_mode("runtim")
 
 
 def test_rows_are_indexed_by_ticks_consumed() -> None:
     """Four rows that arrive two ticks late serve their third and fourth, then none."""
     strategies = Strategies(SPEC)
     strategies.offer(answer(10, [0, 1, 2, 3]), 12, 0)
-    served = [strategies.serve(tick, OBS) for tick in (12, 13, 14)]
+    served = [strategies.serve(tick) for tick in (12, 13, 14)]
     assert served == [(2, "ahead"), (3, "ahead"), (None, "late")]
     assert refused(strategies) == {}
     assert strategies.accepted == 1
@@ -72,14 +42,14 @@ def test_answer_in_time_is_fresh() -> None:
     """One row serves the tick of its observation."""
     strategies = Strategies(SPEC)
     strategies.offer(answer(5, [3]), 5, 0)
-    assert strategies.serve(5, OBS) == (3, "fresh")
+    assert strategies.serve(5) == (3, "fresh")
 
 
 def test_answer_after_its_last_row_is_late() -> None:
     """One row that comes one tick later serves nothing and is counted."""
     strategies = Strategies(SPEC)
     strategies.offer(answer(5, [3]), 6, 0)
-    assert strategies.serve(6, OBS) == (None, "late")
+    assert strategies.serve(6) == (None, "late")
     assert refused(strategies) == {"late": 1}
 
 
@@ -87,7 +57,7 @@ def test_answer_of_another_epoch_is_refused() -> None:
     """A strategy of an episode that is over never acts in the next."""
     strategies = Strategies(SPEC)
     strategies.offer(answer(5, [3, 3], epoch=0), 6, 1)
-    assert strategies.serve(6, OBS) == (None, "epoch")
+    assert strategies.serve(6) == (None, "epoch")
     assert refused(strategies) == {"epoch": 1}
 
 
@@ -96,52 +66,16 @@ def test_older_answer_is_superseded() -> None:
     strategies = Strategies(SPEC)
     strategies.offer(answer(6, [1, 1, 1]), 7, 0)
     strategies.offer(answer(5, [2, 2, 2, 2]), 7, 0)
-    assert strategies.serve(7, OBS) == (1, "ahead")
+    assert strategies.serve(7) == (1, "ahead")
     assert refused(strategies) == {"superseded": 1}
-
-
-def test_age_has_a_limit() -> None:
-    """Beyond max_age a strategy is stale, on arrival and while it serves."""
-    strategies = Strategies(SPEC, Rules(max_age=1))
-    strategies.offer(answer(0, [0, 1, 2, 3]), 2, 0)
-    assert strategies.serve(2, OBS) == (None, "stale")
-    strategies.offer(answer(3, [0, 1, 2, 3]), 3, 0)
-    served = [strategies.serve(tick, OBS) for tick in (3, 4, 5, 6)]
-    assert served == [(0, "fresh"), (1, "ahead"), (None, "stale"), (None, "late")]
-    assert refused(strategies) == {"stale": 2}
-
-
-def test_precondition_ends_a_strategy() -> None:
-    """A strategy whose precondition fails is dropped for good."""
-    seen: list[int] = []
-
-    def holds(strategy: Any, obs: Any, row: int) -> bool:
-        seen.append(row)
-        return row != 1
-
-    strategies = Strategies(SPEC, Rules(precondition=holds))
-    strategies.offer(answer(0, [0, 1, 2, 3]), 0, 0)
-    served = [strategies.serve(tick, OBS) for tick in (0, 1, 2)]
-    assert served == [(0, "fresh"), (None, "diverged"), (None, "late")]
-    assert seen == [0, 1]
-    assert refused(strategies) == {"diverged": 1}
-
-
-def test_guard_vetoes_single_actions() -> None:
-    """The guard stops one action; the strategy's next one may pass."""
-    strategies = Strategies(SPEC, Rules(guard=lambda obs, action: action != 1))
-    strategies.offer(answer(0, [0, 1, 2]), 0, 0)
-    served = [strategies.serve(tick, OBS) for tick in (0, 1, 2)]
-    assert served == [(0, "fresh"), (None, "guard"), (2, "ahead")]
-    assert refused(strategies) == {"guard": 1}
 
 
 def test_patient_strategies_act_once_when_late() -> None:
     """A planner that acts alone acts at the tick of its answer, with its last row."""
     strategies = Strategies(SPEC, patient=True)
     strategies.offer(answer(0, [1, 2]), 5, 0)
-    assert strategies.serve(5, OBS) == (2, "late")
-    assert strategies.serve(6, OBS) == (None, "late")
+    assert strategies.serve(5) == (2, "late")
+    assert strategies.serve(6) == (None, "late")
     assert refused(strategies) == {}
 
 
@@ -150,10 +84,129 @@ def test_reset_forgets_the_strategy() -> None:
     strategies = Strategies(SPEC)
     strategies.offer(answer(0, [1, 2, 3]), 0, 0)
     strategies.reset()
-    assert strategies.serve(1, OBS)[0] is None
+    assert strategies.serve(1)[0] is None
 
 
-def test_negative_age_is_refused() -> None:
-    """An age below 0 cannot be meant."""
-    with pytest.raises(ConfigError, match="max_age"):
-        Rules(max_age=-1)
+def test_strategy_for_a_later_tick_waits_for_it() -> None:
+    """Rows for ticks to come do not act before; what is under way goes on."""
+    strategies = Strategies(SPEC)
+    strategies.offer(answer(0, [0, 1, 2, 3, 0, 1]), 0, 0)
+    strategies.offer(answer(4, [2, 3, 2], 0), 1, 0)
+    served = [strategies.serve(tick) for tick in range(1, 8)]
+    assert served == [
+        (1, "ahead"),
+        (2, "ahead"),
+        (3, "ahead"),
+        (2, "fresh"),
+        (3, "ahead"),
+        (2, "ahead"),
+        (None, "late"),
+    ]
+
+
+def test_newer_strategy_that_begins_sooner_wins() -> None:
+    """One asked for later and for an earlier tick is not replaced by the older one."""
+    strategies = Strategies(SPEC)
+    strategies.offer(replace(answer(5, [1] * 9), seen=1), 2, 0)
+    strategies.offer(replace(answer(4, [2] * 9), seen=2), 3, 0)
+    assert [strategies.serve(tick)[0] for tick in (3, 4, 5, 6)] == [None, 2, 2, 2]
+
+
+def test_upcoming_actions_end_at_the_first_gap() -> None:
+    """What is committed is what is under way, then what waits, without a hole."""
+    strategies = Strategies(SPEC)
+    strategies.offer(answer(0, [0, 1, 2]), 0, 0)
+    strategies.serve(0)
+    strategies.offer(answer(2, [3, 3]), 1, 0)
+    assert strategies.upcoming(1, 9) == [1, 3, 3]
+    strategies.offer(answer(6, [1]), 1, 0)
+    assert strategies.upcoming(1, 9) == [1, 3, 3]
+
+
+def test_better_part_of_an_answer_takes_over() -> None:
+    """Parts of one answer improve the rows; an older part that comes late does not."""
+    strategies = Strategies(SPEC)
+    whole = answer(5, [0, 0, 0, 0])
+    strategies.offer(replace(whole, part=0, partial=True), 6, 0)
+    assert [each.partial for each in current(strategies)] == [True]
+    assert strategies.serve(6) == (0, "ahead")
+    better = replace(whole, part=2, rows=one_hot([1, 1, 1, 1]))
+    strategies.offer(better, 7, 0)
+    strategies.offer(replace(whole, part=1, partial=True), 7, 0)
+    assert strategies.serve(7) == (1, "ahead")
+    assert [each.partial for each in current(strategies)] == [False]
+    assert refused(strategies) == {"superseded": 1}
+
+
+def test_frozen_ticks_belong_to_the_strategy_under_way() -> None:
+    """With two frozen ticks the next strategy begins two ticks after it came."""
+    strategies = Strategies(SPEC, StrategyOptions(seam=Seam(freeze=2)))
+    strategies.offer(answer(0, [0] * 9), 0, 0)
+    assert strategies.serve(0) == (0, "fresh")
+    strategies.acted()
+    strategies.offer(answer(1, [1] * 9), 3, 0)
+    served = [strategies.serve(tick)[0] for tick in (3, 4, 5)]
+    assert served == [0, 0, 1]
+
+
+def test_nothing_is_frozen_where_nothing_is_under_way() -> None:
+    """The first strategy begins when it comes, frozen ticks or not."""
+    strategies = Strategies(SPEC, StrategyOptions(seam=Seam(freeze=5)))
+    strategies.offer(answer(0, [0, 1, 2]), 1, 0)
+    assert strategies.serve(1) == (1, "ahead")
+
+
+def test_commands_and_not_ticks_use_up_rows_of_a_world_that_waits() -> None:
+    """Where nobody decided for three ticks, the first row is still to come."""
+    options = StrategyOptions(advance="commands")
+    strategies = Strategies(SPEC, options)
+    for tick in range(3):
+        strategies.tick(tick)
+        assert strategies.serve(tick)[0] is None
+        strategies.idled()
+    strategies.tick(3)
+    strategies.offer(answer(0, [1, 2]), 3, 0)
+    assert strategies.serve(3) == (1, "fresh")
+    strategies.tick(4)
+    assert strategies.serve(4) == (2, "ahead")
+    strategies.tick(5)
+    assert strategies.serve(5) == (None, "late")
+
+
+def test_goal_counts_without_rows_and_ages() -> None:
+    """A goal whose rows are over, or that has none, still guides the executor."""
+    strategies = Strategies(SPEC, StrategyOptions(goals=Goals(2, max_age=5)))
+    goal = np.array([[0.5, 1.0]], np.float32)
+    strategies.offer(replace(answer(0, [1]), goal=goal), 3, 0)
+    assert strategies.serve(3) == (None, "late")
+    found, age = strategies.goal(4)
+    assert found is not None
+    assert found.tolist() == goal.tolist()
+    assert age == 4
+    strategies.offer(replace(answer(2, []), rows=None, goal=goal), 9, 0)
+    assert refused(strategies) == {"late": 1}
+    strategies.reset()
+    assert strategies.goal(5) == (None, 0)
+
+
+def test_goal_of_a_later_tick_waits_for_it() -> None:
+    """A goal that was thought of for tick 4 does not guide tick 3."""
+    strategies = Strategies(SPEC, StrategyOptions(goals=Goals(1, max_age=5)))
+    goal = np.ones((1, 1), np.float32)
+    strategies.offer(replace(answer(4, [1]), rows=None, goal=goal), 2, 0)
+    assert strategies.goal(3)[0] is None
+    assert strategies.goal(5)[1] == 1
+
+
+def test_action_is_a_copy() -> None:
+    """What a caller does to an action leaves the strategy as it is."""
+    strategies = Strategies(BOX)
+    strategies.offer(replace(answer(0, [0]), rows=points([[0.5, 0.5]])), 0, 0)
+    strategies.serve(0)[0][:] = 9
+    assert strategies.serve(0)[0].tolist() == [0.5, 0.5]
+
+
+def test_unknown_advance_is_refused() -> None:
+    """Rows are used up by ticks or by commands."""
+    with pytest.raises(ConfigError, match="advance"):
+        StrategyOptions(advance="seconds")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, final
 
@@ -16,10 +16,13 @@ import numpy as np
 from agentkd import environments
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, WorkerError
 from agentkd.executors.frozen import Frozen
+from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.ports import AnyLearner, AnyPlanner
 from agentkd.runtime.result import COLUMNS, RunResult
-from agentkd.runtime.router import Mode
+from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision
 
 _LOOK = 0.1
@@ -40,6 +43,10 @@ class Setting:
         seconds: The end in seconds of the clock, or None.
         episodes: The end in episodes, or None.
         seed: Episode i is reset with seed + i.
+        routers: Makes the routers of an arm; they have a state.
+        strategies: How strategies are asked for and take over.
+        workers: Planners that are asked in turn.
+        realtime: What is asked of the system on the wall clock.
     """
 
     env: str
@@ -51,6 +58,10 @@ class Setting:
     seconds: float | None
     episodes: int | None
     seed: int
+    routers: Callable[[], Sequence[Router]] = tuple
+    strategies: StrategyOptions | None = None
+    workers: int = 1
+    realtime: Realtime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +192,23 @@ async def live(
     learner: AnyLearner | None = None,
     watch: Callable[[ArmLook], None] | None = None,
     interrupt: Interrupt | None = None,
+    log: DecisionLog | None = None,
+    began: Callable[[Runtime], None] | None = None,
 ) -> Lived:
     """Run one arm to its end, or until Ctrl-C; nothing measured is lost.
 
     An environment that raises ends the arm, and its words are in `Lived.fault`.
+
+    Args:
+        setting: What all arms have in common.
+        mode: The arm.
+        executor: Acts.
+        planner: Thinks.
+        learner: Learns.
+        watch: Shown the arm now and then.
+        interrupt: Ctrl-C.
+        log: Where decisions are written.
+        began: Told of the runtime before it starts.
     """
     env = environments.make(setting.env)
     scored = Scored(env)
@@ -196,8 +220,15 @@ async def live(
         clock=setting.clock,
         planner_latency=setting.latency if planner is not None else None,
         mode=mode,
+        routers=setting.routers(),
+        strategies=setting.strategies,
+        workers=setting.workers if planner is not None else 1,
         budget=setting.budget,
+        log=log,
+        realtime=setting.realtime,
     )
+    if began is not None:
+        began(runtime)
     fault = ""
     whole = asyncio.ensure_future(_whole(runtime, scored, setting, watch))
     pressed = asyncio.ensure_future((interrupt or Interrupt()).asked.wait())

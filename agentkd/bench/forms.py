@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
+from agentkd.bench.forms_torch import executorch, torch_eager, torchscript
 from agentkd.bench.latency import Form
-from agentkd.executors.frozen import Frozen, distribution, one_action
+from agentkd.executors.frozen import Frozen, one_action
 from agentkd.executors.native import compile_native
 from agentkd.runtime.agent import Agent
 from agentkd.spec import Spec
@@ -17,13 +18,16 @@ from agentkd.types import Floats, Policy, RecurrentPolicy
 
 
 def executor_forms(frozen: Frozen) -> list[Form]:
-    """NumPy, native C, `Agent.act`, ONNX Runtime and torch, from the same weights."""
+    """NumPy, native C, `Agent.act` and other runtimes, from the same weights."""
     return [
         Form("NumPy", frozen.act, "Frozen.act"),
         _kernel(frozen),
         _agent(frozen),
         onnx_runtime(frozen),
+        onnx_bound(frozen),
         torch_eager(frozen),
+        torchscript(frozen),
+        executorch(frozen),
     ]
 
 
@@ -51,45 +55,55 @@ def onnx_runtime(frozen: Frozen) -> Form:
     """The executor as an ONNX graph, normaliser and actions inside, on one thread."""
     name = "ONNX Runtime"
     try:
-        onnxruntime: Any = import_module("onnxruntime")
-        from agentkd.deploy.onnx import to_onnx
-
-        model = to_onnx(frozen)
+        session = _session(frozen)
     except ModuleNotFoundError as error:
         return Form(name, None, missing(error, "export"))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"]
-    )
 
     def decide(obs: Floats) -> Any:
         (actions,) = session.run(["action"], {"obs": obs[None]})
         return one_action(actions, frozen.spec)
 
-    return Form(name, decide, onnxruntime.__version__)
+    return Form(name, decide, f"{_onnx_version()}, session.run")
 
 
-def torch_eager(frozen: Frozen) -> Form:
-    """The executor's trainable form in torch, from an array to an action."""
-    name = "torch eager"
+def onnx_bound(frozen: Frozen) -> Form:
+    """The same graph with its input and output bound to memory in advance."""
+    name = "ONNX, bound"
     try:
-        import torch
-
-        from agentkd.executors.network import Network
+        session = _session(frozen)
+        onnxruntime: Any = import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        return Form(name, None, missing(error, "train"))
-    network = Network(frozen).eval()
-    spec, head = frozen.spec, frozen.head
+        return Form(name, None, missing(error, "export"))
+    # On a processor these values are the arrays' own memory, which has to stay.
+    make = onnxruntime.OrtValue.ortvalue_from_numpy
+    row = np.array(frozen.mean[None], np.float32)
+    actions = np.array(session.run(["action"], {"obs": row})[0])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("obs", make(row))
+    binding.bind_ortvalue_output("action", make(actions))
 
     def decide(obs: Floats) -> Any:
-        with torch.inference_mode():
-            outputs = network(torch.from_numpy(obs[None])).numpy()
-        actions = dists.mode(distribution(head, outputs, spec), spec.action)
-        return one_action(actions, spec)
+        row[0] = obs
+        session.run_with_iobinding(binding)
+        return one_action(actions.copy(), frozen.spec)
 
-    return Form(name, decide, torch.__version__)
+    return Form(name, decide, f"{_onnx_version()}, io_binding")
+
+
+def _session(frozen: Frozen) -> Any:
+    onnxruntime: Any = import_module("onnxruntime")
+    from agentkd.deploy.onnx import to_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        to_onnx(frozen), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _onnx_version() -> str:
+    return str(import_module("onnxruntime").__version__)
 
 
 def policy_form(name: str, policy: Policy | RecurrentPolicy, spec: Spec) -> Form:

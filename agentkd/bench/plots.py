@@ -67,14 +67,17 @@ def svg(plot: Plot) -> str:
         axes: Any = figure.add_subplot()
         if rows:
             _rows(axes, shown)
+        elif plot.kind == "points":
+            _points(axes, shown)
         elif plot.levels:
             _dots(axes, shown, plot.levels)
         else:
             _lines(axes, shown)
         if plot.log:
-            (axes.set_xscale if rows else axes.set_yscale)("log")
+            below = plot.kind != "lines"
+            (axes.set_xscale if below else axes.set_yscale)("log")
             # Plain numbers: the usual powers are formulas.
-            axis = axes.xaxis if rows else axes.yaxis
+            axis = axes.xaxis if below else axes.yaxis
             axis.set_major_formatter(lambda value, _: f"{value:,g}")
             axis.set_minor_formatter(lambda _, __: "")
         axes.set_title(plot.title, fontsize=11, loc="left", fontweight="bold")
@@ -137,6 +140,44 @@ def _dots(axes: Any, shown: list[Series], levels: Sequence[str]) -> None:
     axes.set_yticks(range(len(levels)), levels)
     axes.set_ylim(len(levels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _points(axes: Any, shown: list[Series]) -> None:
+    """Dots with their names; a series of several joins them, or is a level."""
+    colours = _colours(shown)
+    for index, (series, colour) in enumerate(zip(shown, colours, strict=True)):
+        x, y = _floats(series.x), _floats(series.y)
+        if len(x) > 1:
+            level = bool(np.ptp(y) == 0)
+            style = "--" if level else "-"
+            axes.plot(x, y, style, color="#adb5bd", linewidth=1, zorder=1)
+            if level:
+                axes.annotate(
+                    series.name,
+                    (x[0], y[0]),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    color="#868e96",
+                )
+            continue
+        if series.low is not None and series.high is not None:
+            ends = [*_floats(series.low), *_floats(series.high)]
+            if np.isfinite(ends).all():
+                axes.plot([x[0], x[0]], ends, color=colour, linewidth=2, alpha=0.5)
+        axes.plot(x, y, "o", color=colour, markersize=6)
+        # Neighbours on alternate sides, so that their names stay apart.
+        above = index % 2 == 0
+        axes.annotate(
+            series.name,
+            (x[0], y[0]),
+            xytext=(5, 7 if above else -12),
+            textcoords="offset points",
+            fontsize=8,
+            color="#495057",
+        )
+    axes.margins(x=0.12, y=0.12)
     axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
     axes.set_axisbelow(True)
 

@@ -37,7 +37,7 @@ class Series:
     """One line of a plot, with a band from `low` to `high` where they are given.
 
     Or one row of a plot of rows: values x, one dot each, of which y is the one that
-    counts, with an interval from `low` to `high`.
+    counts, with an interval from `low` to `high`. Or points, each with its own.
 
     Attributes:
         name: In the legend, or beside the row.
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines over common axes, or rows along a common axis.
+    """Lines over common axes, rows along a common axis, or points with their names.
 
     Attributes:
         title: Above it.
@@ -64,8 +64,8 @@ class Plot:
         y_label: Beside it, with the unit; rows have none.
         series: The lines or rows.
         note: A sentence under it.
-        kind: Whether they are lines or rows.
-        log: Whether the values' axis is logarithmic.
+        kind: Whether they are lines, rows or points.
+        log: Whether the values' axis is logarithmic; of points, the one below.
         levels: Names for y = 0, 1, 2, …, where y is not a number but one of these;
             values are then dots.
     """
@@ -75,7 +75,7 @@ class Plot:
     y_label: str
     series: tuple[Series, ...]
     note: str = ""
-    kind: Literal["lines", "rows"] = "lines"
+    kind: Literal["lines", "rows", "points"] = "lines"
     log: bool = False
     levels: Sequence[str] = ()
 

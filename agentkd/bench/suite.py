@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +19,12 @@ from agentkd.distill.loop import Budget, distill
 from agentkd.errors import ConfigError
 from agentkd.planners import load_planner
 from agentkd.spec import env_spec
+from agentkd.types import Floats, Policy, RecurrentPolicy
 
 _DRAWS = 4000
 _ENV_MARK = "-"
+_TOGETHER = 16
+"""Observations in one call of the planner, as when labels are collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,14 @@ class Run:
         returns: The executor's, of each evaluation episode.
         labels: Labels that were made.
         seconds: How long it took.
+        steps: Gradient steps that were taken.
     """
 
     seed: int
     returns: tuple[float, ...]
     labels: int
     seconds: float
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,10 @@ class Row:
         runs: One for each seed.
         planner_parameters: Those that act.
         executor_parameters: The executor's.
+        planner_rate: Labels a second that the planner makes if nothing else is done:
+            no environment is stepped, nothing is learnt, one core.
+        megabytes: The most memory that this process had needed until then; the one that
+            collects has its own. NaN where the system does not tell.
     """
 
     case: Case
@@ -71,6 +84,37 @@ class Row:
     runs: tuple[Run, ...]
     planner_parameters: int
     executor_parameters: int
+    planner_rate: float = math.nan
+    megabytes: float = math.nan
+
+
+def labelling_rate(
+    policy: Policy | RecurrentPolicy, obs: Floats, seconds: float = 0.3
+) -> float:
+    """How many observations a second a planner answers, in batches of (batch, obs)."""
+    asked: Any = policy
+    state = None
+    if isinstance(policy, RecurrentPolicy) and hasattr(policy, "initial_state"):
+        state = policy.initial_state(len(obs))
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds or not count:
+        if state is None:
+            asked(obs)
+        else:
+            _, state = asked(obs, state)
+        count += len(obs)
+    return count / (time.perf_counter() - begin)
+
+
+def megabytes() -> float:
+    """The most memory that this process has needed so far, in 10^6 bytes."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS.
+    return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
 
 
 def find_cases(folder: Path) -> tuple[Case, ...]:
@@ -135,11 +179,22 @@ def measure(
             raise KeyboardInterrupt
         watch(f"measuring the executor, seed {seed}")
         got = evaluate(
-            case.env, result.frozen, episodes=episodes, seed=eval_seed, spec=spec
+            case.env, result.frozen.policy, episodes=episodes, seed=eval_seed, spec=spec
         )
         parameters = result.frozen.parameters
-        runs.append(Run(seed, got.returns, result.labels, result.seconds))
-    return Row(case, planner, random, tuple(runs), known.parameters, parameters)
+        runs.append(Run(seed, got.returns, result.labels, result.seconds, result.steps))
+    around = np.random.default_rng(0).standard_normal((_TOGETHER, spec.obs.size))
+    rate = labelling_rate(known.policy, around.astype(np.float32))
+    return Row(
+        case=case,
+        planner=planner,
+        random=random,
+        runs=tuple(runs),
+        planner_parameters=known.parameters,
+        executor_parameters=parameters,
+        planner_rate=rate,
+        megabytes=megabytes(),
+    )
 
 
 def kept(row: Row, confidence: float = 0.95) -> Interval:

@@ -25,6 +25,10 @@ _COLUMNS = (
     "of planner's",
     "labels",
     "seconds",
+    "labels/s",
+    "planner alone, labels/s",
+    "gradient steps/s",
+    "MB",
 )
 _SHOWN = (0, 1, 2, 3, 4)
 
@@ -126,7 +130,17 @@ def _cells(row: Row) -> list[str]:
         share,
         f"{_mean([run.labels for run in row.runs]):,.0f}",
         f"{_mean([run.seconds for run in row.runs]):.1f}",
+        f"{_rate(row, 'labels'):,.0f}",
+        f"{row.planner_rate:,.0f}",
+        f"{_rate(row, 'steps'):,.0f}",
+        f"{row.megabytes:,.0f}",
     ]
+
+
+def _rate(row: Row, what: str) -> float:
+    """Labels or steps a second, over all runs."""
+    count = sum(getattr(run, what) for run in row.runs)
+    return float(count / sum(run.seconds for run in row.runs))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -163,11 +177,16 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
                 "random_returns": list(row.random.returns),
                 "planner_parameters": row.planner_parameters,
                 "executor_parameters": row.executor_parameters,
+                "labels_per_second": _rate(row, "labels"),
+                "planner_labels_per_second": row.planner_rate,
+                "steps_per_second": _rate(row, "steps"),
+                "megabytes": row.megabytes,
                 "runs": [
                     {
                         "seed": run.seed,
                         "returns": list(run.returns),
                         "labels": run.labels,
+                        "steps": run.steps,
                         "seconds": run.seconds,
                     }
                     for run in row.runs

@@ -11,9 +11,13 @@ import tyro
 from agentkd.errors import ConfigError, SpecError
 
 if TYPE_CHECKING:
-    from agentkd.bench.latency import Form
+    from rich.console import Console
+
+    from agentkd.bench.energy import Bill
+    from agentkd.bench.latency import Form, Latency
     from agentkd.executors.frozen import Frozen
     from agentkd.planners import Planner
+    from agentkd.types import Floats
 
 _LARGEST = 1_000_000
 
@@ -42,6 +46,13 @@ class Options:
     """How long each form is timed."""
     rounds: int = 20
     """In how many turns."""
+    energy_seconds: float = 1.0
+    """How long each form decides without a pause to see what that takes of energy, at
+    least 1; 0 leaves it out."""
+    watts: float = 5.0
+    """Power of a busy core, for the estimate of energy where it cannot be measured."""
+    other_python: Path | None = None
+    """A Python that has ExecuTorch, where this one has not."""
     out: Path | None = None
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
@@ -67,6 +78,12 @@ def run(options: Options) -> int:
             f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at "
             "least 1."
         )
+    if not (options.energy_seconds == 0 or options.energy_seconds >= 1):
+        raise ConfigError(
+            f"--energy-seconds {options.energy_seconds:g}: at least 1, or 0 for none."
+        )
+    if not options.watts > 0:
+        raise ConfigError(f"--watts {options.watts:g}: it has to be above 0.")
     frozen, planner = _subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
@@ -85,10 +102,54 @@ def run(options: Options) -> int:
         latencies = measure(
             forms, obs, seconds=options.seconds, rounds=options.rounds, progress=show
         )
+    if options.other_python is not None:
+        latencies = _with_other(options, frozen, latencies)
+    bill = _bill(console, options, forms, obs)
     from agentkd.cli.bench_latency_report import show_and_write
 
-    show_and_write(console, options, frozen, planner, latencies, timer())
+    show_and_write(console, options, frozen, planner, latencies, timer(), bill)
     return 0
+
+
+def _with_other(
+    options: Options, frozen: Frozen, latencies: tuple[Latency, ...]
+) -> tuple[Latency, ...]:
+    """Have another Python time what this one cannot."""
+    from agentkd.bench.elsewhere import time_elsewhere
+    from agentkd.bench.forms_torch import EXECUTORCH
+
+    return tuple(
+        time_elsewhere(
+            str(options.other_python),
+            frozen,
+            EXECUTORCH,
+            seconds=options.seconds,
+            rounds=options.rounds,
+        )
+        if each.name == EXECUTORCH and not each.calls
+        else each
+        for each in latencies
+    )
+
+
+def _bill(
+    console: Console, options: Options, forms: list[Form], obs: Floats
+) -> Bill | None:
+    """Measure what decisions take of energy; None if that is left out."""
+    from agentkd.bench import energy
+
+    if not options.energy_seconds:
+        return None
+    meter, missing = energy.find_rapl()
+    with console.status("energy"):
+        return energy.measure(
+            forms,
+            obs,
+            seconds=options.energy_seconds,
+            watts=options.watts,
+            meter=meter,
+            missing=missing,
+        )
 
 
 def _one_thread() -> None:
@@ -100,7 +161,7 @@ def _one_thread() -> None:
 
 
 def _width(frozen: Frozen) -> int:
-    return len(frozen.layers[-1].bias)
+    return frozen.out
 
 
 def _subjects(options: Options) -> tuple[Frozen, Planner | None]:

@@ -16,6 +16,7 @@ from agentkd.bench.report import Section, Table, write_report
 from agentkd.executors.frozen import Frozen
 
 if TYPE_CHECKING:
+    from agentkd.bench.energy import Bill, Energy
     from agentkd.cli.bench_latency import Options
     from agentkd.planners import Planner
 
@@ -30,27 +31,36 @@ def show_and_write(
     planner: Planner | None,
     latencies: Sequence[Latency],
     timer: float,
+    bill: Bill | None,
 ) -> None:
     """Print the table, and write the report if a folder was named."""
     base = base_of(latencies)
-    rows = [_row(each, base) for each in latencies]
-    columns = ["one decision, µs", "p50", "p99", "p99.9", "faster", ""]
+    energy = {} if bill is None else {each.name: each for each in bill.rows}
+    rows = [_row(each, base, energy.get(each.name)) for each in latencies]
+    columns = ["one decision, µs", "p50", "p99", "p99.9", "faster", "µJ", ""]
+    if bill is None:
+        columns.remove("µJ")
+        rows = [[*row[:5], row[6]] for row in rows]
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="right" if 1 <= index <= 4 else "left")
+        last = index == len(columns) - 1
+        grid.add_column(column, justify="left" if not index or last else "right")
     for row in rows:
         # As text: a note may hold square brackets.
-        grid.add_row(*row[:5], Text(row[5], "dim"))
+        grid.add_row(*row[:-1], Text(row[-1], "dim"))
     console.print(grid)
     note = f"Each call is timed by itself; the timer takes {timer:.2f} µs of each."
     if base is not None:
         note = f'"Faster" compares medians with {base.name}. {note}'
     if options.planner is None:
         note = f"No --planner: SB3's model is an untrained one. {note}"
-    console.print(f"[dim]{note}[/]")
+    if bill is not None:
+        note = f"{note} {bill.text}"
+    console.print(Text(note, "dim"))
     if options.out is None:
         return
     data = _data(options, frozen, planner, latencies, timer, base)
+    data |= _energy(latencies, data["forms"], bill, options)
     text = (
         f"{frozen.architecture}, {frozen.parameters:,} parameters, "
         f"{frozen.spec.obs.size} numbers in. Forms are timed in turns."
@@ -66,12 +76,32 @@ def base_of(latencies: Sequence[Latency]) -> Latency | None:
     return next((named[name] for name in _BASES if name in named), None)
 
 
-def _row(latency: Latency, base: Latency | None) -> list[str]:
+def _row(latency: Latency, base: Latency | None, energy: Energy | None) -> list[str]:
     if not latency.calls:
-        return [latency.name, "-", "-", "-", "", latency.note]
+        return [latency.name, "-", "-", "-", "", "", latency.note]
     times = (latency.p50, latency.p99, latency.p999)
     factor = f"{base.p50 / latency.p50:,.1f}x" if base is not None else ""
-    return [latency.name, *(f"{each:,.2f}" for each in times), factor, latency.note]
+    known = energy is not None and math.isfinite(energy.microjoules)
+    cost = f"{energy.microjoules:,.1f}" if energy is not None and known else ""
+    shown = (f"{each:,.2f}" for each in times)
+    return [latency.name, *shown, factor, cost, latency.note]
+
+
+def _energy(
+    latencies: Sequence[Latency],
+    forms: list[dict[str, Any]],
+    bill: Bill | None,
+    options: Options,
+) -> dict[str, Any]:
+    """Put each form's energy into its row; give how all of it is known."""
+    costs = {} if bill is None else {each.name: each for each in bill.rows}
+    for latency, form in zip(latencies, forms, strict=True):
+        cost = costs.get(latency.name)
+        form["energy_uj"] = math.nan if cost is None else cost.microjoules
+    if bill is None:
+        return {"energy_source": "", "energy_watts": math.nan}
+    watts = options.watts if bill.source == "estimate" else bill.idle_watts
+    return {"energy_source": bill.source, "energy_watts": watts}
 
 
 def _data(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +22,25 @@ class Options:
     Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
     """
 
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    planner: tuple[str, ...]
+    env: tyro.conf.Positional[str] = ""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data
+    it may be left out."""
+    planner: tuple[str, ...] = ()
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
+    data: str | None = None
+    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
+    minari:ID. No environment is stepped, but to measure."""
     executor: str = "mlp:64,64"
-    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu)."""
+    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or
+    "auto": the smallest that keeps --target within the limits."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
+    steps: int | None = None
+    """How many gradient steps, with --data, or with auto and --labels: instead of
+    seconds, so that the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
@@ -46,12 +53,11 @@ class Options:
     """Episodes to measure each policy over, on the same seeds."""
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
-    temperature: float | None = None
-    """Of soft labels; by default 1 for logits, 0.3 gaps of the best two for values."""
-    hard: float = 0.0
-    """The share of the planner's best choice beside its soft labels, 0 to 1."""
-    continuous: Literal["action", "pre-tanh", "precision"] = "action"
-    """What is compared for continuous actions."""
+    terms: str = "match"
+    """What is minimised: a sum of terms with factors and options, such as
+    "soft:tau=auto + 0.3 hard" (docs/distillation.md)."""
+    temperature: str | None = None
+    """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
     batch: int = 512
     """Labels in one gradient step."""
     learning_rate: float = 3e-3
@@ -62,6 +68,28 @@ class Options:
     """How many environments are stepped together."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
+    names: tuple[str, ...] = ()
+    """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
+    units: tuple[str, ...] = ()
+    """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
+    period: float | None = None
+    """Seconds between two decisions, for the executor file; by default the
+    environment's own."""
+    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
+    """How that share falls: by halves, on a line, at once to --planner-share, or to
+    nothing. "constant" with a share of 1 is teacher-driven."""
+    target: float = 0.97
+    """With auto: the retention to keep."""
+    candidates: tuple[str, ...] = ()
+    """With auto: architectures to choose from; linear to mlp:256,256 by default."""
+    most_parameters: int | None = None
+    """With auto: the most parameters."""
+    most_bytes: int | None = None
+    """With auto: the most bytes that its numbers take."""
+    most_us: float | None = None
+    """With auto: the longest median decision on this machine, in µs."""
+    prune: bool = True
+    """With auto: try to remove hidden units of the smallest that keeps the target."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None
@@ -75,9 +103,19 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
+    from agentkd.bench.recording import record
     from agentkd.bench.report import prepare_out
+    from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import Budget, distill, look_at, squashed_head
+    from agentkd.deploy.vectors import STEPS
+    from agentkd.distill.distiller import Distiller
+    from agentkd.distill.loop import (
+        Budget,
+        distill,
+        kind_of_planner,
+        look_at,
+        squashed_head,
+    )
     from agentkd.distill.source import CollectionOptions
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
@@ -85,16 +123,33 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    if not options.env and options.data is None:
+        raise ConfigError("Name an environment.")
+    if options.executor == "auto":
+        from agentkd.cli.distill_auto import run_auto
+
+        return run_auto(options)
+    if options.data is not None:
+        from agentkd.cli.distill_data import run_data
+
+        return run_data(options, options.data)
+    if options.steps is not None:
+        raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
     opened = access(options)
     known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
+    contract = distill_file.contract(options, spec)
     budget = Budget(_seconds(options), options.labels)
-    learning = _distiller_options(options)
+    learning = distiller_options(options)
+    trial = Distiller(sketch, learning, known.policy)
+    trial.expect(kind_of_planner(known, spec, probe))
     collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share
+        environments=options.environments,
+        least_share=options.planner_share,
+        schedule=options.schedule,
     )
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
@@ -106,8 +161,8 @@ def run(options: Options) -> int:
     }
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
-    goals = Goals(_mean(planner.returns), _mean(random.returns))
-    logs = _tensorboard(out / "tensorboard")
+    goals = Goals(mean(planner.returns), mean(random.returns))
+    logs = tensorboard(out / "tensorboard")
     with view.live(goals, logs) as watch:
         result = distill(
             options.env,
@@ -122,23 +177,25 @@ def run(options: Options) -> int:
             checkpoint=out / "checkpoint",
             resume=options.resume,
         )
-    provenance = {
-        "env": options.env,
-        "planner": {"refs": list(options.planner), "name": known.name},
-        "planner_digest": known.digest,
-        "labels": result.labels,
-        "seconds": round(result.seconds, 3),
-        "seed": options.seed,
-        "command": ["agentkd", *sys.argv[1:]],
-    }
+    provenance = distill_file.provenance(options, known, result)
     file = out / "executor.akd"
     # Written before it is measured: whatever happens now, what was learnt is safe.
-    write_bundle(file, result.frozen, provenance)
+    write_bundle(file, result.frozen, provenance, contract=contract)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
+    executor = Evaluation((), ())
     try:
-        executor = evaluate(options.env, result.frozen, spec=spec, **measure)
+        executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+        own = record(
+            options.env,
+            result.frozen.policy,
+            steps=STEPS,
+            seed=options.eval_seed,
+            spec=spec,
+        )
+        kept = distill_file.measured(options, planner, random, executor)
+        facts = provenance | kept
+        write_bundle(file, result.frozen, facts, contract=contract, golden=own)
     except KeyboardInterrupt:
-        executor = Evaluation((), ())
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
 
@@ -151,28 +208,33 @@ def _seconds(options: Options) -> float | None:
     return options.seconds
 
 
-def _distiller_options(options: Options) -> Any:
+def distiller_options(options: Options) -> Any:
+    """Give what the options say about learning."""
     from agentkd.distill.distiller import DistillerOptions
-    from agentkd.distill.divergence import DivergenceOptions
 
+    terms = options.terms
+    if options.temperature is not None:
+        if terms != "match":
+            raise ConfigError(
+                f"--temperature {options.temperature} is short for --terms "
+                f"soft:tau={options.temperature}; write it into --terms {terms!r}."
+            )
+        terms = f"soft:tau={options.temperature}"
     return DistillerOptions(
         batch=options.batch,
         learning_rate=options.learning_rate,
         capacity=options.capacity,
         seed=options.seed,
-        divergence=DivergenceOptions(
-            temperature=options.temperature,
-            hard=options.hard,
-            continuous=options.continuous,
-        ),
+        terms=terms,
     )
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean, NaN of nothing."""
     return sum(values) / len(values) if values else math.nan
 
 
-def _tensorboard(folder: Path) -> Any:
+def tensorboard(folder: Path) -> Any:
     """Open TensorBoard's log; None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich.table import Table as Grid
@@ -16,13 +17,42 @@ from agentkd.bench.evaluate import Evaluation
 from agentkd.bench.intervals import Interval, mean_interval, retention
 from agentkd.bench.report import Plot, Section, Series, Table, write_report
 from agentkd.cli.distill_view import DistillView
+from agentkd.distill.terms import to_text
 from agentkd.executors.native import compile_native
 
 if TYPE_CHECKING:
-    from agentkd.cli.distill import Options
     from agentkd.distill.loop import Distilled
 
 _CALLS = 3000
+
+
+class Told(Protocol):
+    """The options that a report repeats."""
+
+    @property
+    def env(self) -> str:
+        """The environment."""
+        ...
+
+    @property
+    def planner(self) -> tuple[str, ...]:
+        """References to the planner."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        ...
+
+    @property
+    def eval_seed(self) -> int:
+        """The first of the seeds measured on."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were measured."""
+        ...
 
 
 def decision_latency(result: Distilled) -> dict[str, float | str]:
@@ -41,15 +71,20 @@ def decision_latency(result: Distilled) -> dict[str, float | str]:
 
 
 def write(
-    options: Options,
+    options: Told,
     out: Path,
     result: Distilled,
     planner: Evaluation,
     random: Evaluation,
     executor: Evaluation,
     view: DistillView,
+    more: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
 ) -> int:
-    """Write report.json and report.html, and print the table that people read."""
+    """Write report.json and report.html, and print the table that people read.
+
+    `more` and `sections` are added to the one and to the other.
+    """
     returns = {
         "planner": mean_interval(planner.returns),
         "executor": mean_interval(executor.returns),
@@ -69,6 +104,7 @@ def write(
         "planner_digest": result.planner.digest,
         "executor": str(out / "executor.akd"),
         "architecture": result.frozen.architecture,
+        "terms": to_text(result.terms),
         "seed": options.seed,
         "eval_seed": options.eval_seed,
         "episodes": options.episodes,
@@ -88,6 +124,7 @@ def write(
         "labels_dropped_total": result.dropped,
         "unsaved": result.unsaved,
         "decision_latency_us": latency,
+        **(more or {}),
     }
     for name, interval in returns.items():
         data[f"{name}_return"] = interval.mean
@@ -97,7 +134,7 @@ def write(
         "executor": list(executor.returns),
         "random": list(random.returns),
     }
-    write_report(out, data, _sections(data, returns, kept, result))
+    write_report(out, data, [*_sections(data, returns, kept, result), *sections])
     _print(view, data, returns, kept, out)
     if result.fault:
         return 1
@@ -166,10 +203,11 @@ def _sections(
         f"play, with {data['executor_parameters']:,} parameters instead of "
         f"{data['planner_parameters']:,}, after {result.labels:,} labels.{ended}"
     )
-    return [
-        Section("What it kept", text, table, ()),
-        Section("How it learnt", "", None, (curve, agreement, divergence)),
-    ]
+    kept_most = Section("What it kept", text, table, ())
+    if not looks:
+        return [kept_most]
+    plots = (curve, agreement, divergence)
+    return [kept_most, Section("How it learnt", "", None, plots)]
 
 
 def _print(
@@ -217,6 +255,8 @@ def _print(
         *["agentkd", "run", data["env"], "--planner", *data["planner"]],
         *["--executor", file, "--clock", "virtual", "--planner-latency", "4"],
     ]
+    if not data["planner"]:
+        command = ["agentkd", "eval", data["env"], file]
     # Unbroken and as text: they are there to be copied.
     for name, text in (
         ("executor", file),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
+    from agentkd.deploy.bundle import Bundle
     from agentkd.executors.frozen import Frozen
+    from agentkd.executors.layers import Layer
     from agentkd.spec import ActionSpec, ObsSpec
     from agentkd.types import Floats
 
 _MOST = 6
+_NAMED = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,12 @@ def run(options: Options) -> int:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    facts = describe(bundle.frozen)
-    for name, value in _provenance(bundle.manifest.get("provenance", {})).items():
+    facts = describe(bundle.frozen) | meaning(bundle)
+    for name, value in origin(bundle.manifest.get("provenance", {})).items():
         facts.setdefault(name, value)
+    facts |= takes(bundle.manifest.get("footprint", {}))
     facts |= {
+        "proof": _proof(bundle),
         "file": f"{options.file.stat().st_size:,} bytes, format "
         f"{bundle.manifest['format']} {bundle.manifest['schema']}",
         "SHA-256": bundle.digest,
@@ -62,17 +67,27 @@ def run(options: Options) -> int:
 
 def describe(frozen: Frozen) -> dict[str, str]:
     """What an executor is, in words, by name."""
-    widths = [frozen.spec.obs.size, *(len(layer.bias) for layer in frozen.layers)]
+    from agentkd.executors.layers import sizes
+
+    widths = [frozen.spec.obs.size, *(sizes(layer)[1] for layer in frozen.layers)]
     shape = " - ".join(map(str, widths))
-    activation = frozen.layers[0].activation
+    kinds = ", ".join(dict.fromkeys(map(_kind, frozen.layers)))
     return {
         "executor": f"{frozen.architecture}, version {frozen.version}",
-        "network": f"{shape}, {activation}, {frozen.parameters:,} parameters",
+        "network": f"{shape}, {kinds}, {frozen.parameters:,} parameters",
         "observations": _observations(frozen.spec.obs),
         "actions": _actions(frozen.spec.action),
         "head": _HEADS[frozen.head],
         "normaliser": _normaliser(frozen),
     }
+
+
+def _kind(layer: Layer) -> str:
+    """A layer's kind, and its activation where it has one."""
+    from agentkd.executors.layers import kind
+
+    activation = getattr(layer, "activation", "none")
+    return kind(layer) if activation == "none" else f"{kind(layer)} with {activation}"
 
 
 _HEADS = {
@@ -136,23 +151,98 @@ def _range(values: Floats) -> str:
     return f"{values.min():.3g} to {values.max():.3g}"
 
 
-def _provenance(data: Mapping[str, Any]) -> dict[str, str]:
+def meaning(bundle: Bundle) -> dict[str, str]:
+    """What the numbers of an executor mean, as far as its maker told."""
+    told, frozen = bundle.contract, bundle.frozen
+    out = {
+        "observed": _listed(told.obs_names, told.obs_units),
+        "acted": _listed(told.action_names, told.action_units),
+    }
+    if told.period is not None:
+        out["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
+    memory = bundle.manifest.get("contract", {}).get("memory", {})
+    if memory.get("size"):
+        out["memory"] = f"{memory['size']} numbers; reset: {memory['reset']}"
+    known = set(describe(frozen))
+    return {name: text for name, text in out.items() if text and name not in known}
+
+
+def _listed(names: Sequence[str], units: Sequence[str]) -> str:
+    """Number, name and unit of each, in the order in which they lie."""
+    count = max(len(names), len(units))
+    words = []
+    for index in range(min(count, _NAMED)):
+        name = names[index] if names else ""
+        unit = f"({units[index]})" if units and units[index] else ""
+        words.append(" ".join(each for each in (str(index), name, unit) if each))
+    more = f", and {count - _NAMED} more" if count > _NAMED else ""
+    return ", ".join(words) + more
+
+
+def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
+    """What an executor takes, as far as it was measured."""
+    out = {}
+    if isinstance(footprint.get("weights_bytes"), int):
+        out["weights"] = f"{footprint['weights_bytes']:,} bytes in float32"
+    for each in footprint.get("cores", ()):
+        count = each.get("instructions")
+        said = "" if count is None else f"{count:,} instructions; "
+        out[f"{each['label']}, {each['form']}"] = (
+            f"{said}flash {each['flash']:,}, RAM {each['ram']:,}, stack "
+            f"{each['stack']:,}"
+        )
+    return out
+
+
+def _proof(bundle: Bundle) -> str:
+    rows, starts = len(bundle.golden["obs"]), int(bundle.golden["starts"].sum())
+    episodes = f", {starts} episodes" if starts < rows else ""
+    return f"{rows:,} golden vectors{episodes}"
+
+
+def origin(data: Mapping[str, Any]) -> dict[str, str]:
     """What the maker wrote, in the order in which it is asked for."""
     left = dict(data)
     out: dict[str, str] = {}
-    planner = left.pop("planner", None)
-    if "env" in left:
-        out["environment"] = str(left.pop("env"))
-    if isinstance(planner, Mapping):
-        refs = " + ".join(map(str, planner.get("refs", [])))
-        out["planner"] = f"{planner.get('name', '')}, {refs}"
-    elif planner is not None:
-        out["planner"] = str(planner)
-    command = left.pop("command", None)
+    for name in ("env", "planner", "planner_digest", "labels", "retention"):
+        if name in left:
+            title = {"env": "environment"}.get(name, name.replace("_", " "))
+            out[title] = _value(name, left.pop(name))
+    out["returns"] = _returns(left.pop("returns", None))
+    command, versions = left.pop("command", None), left.pop("versions", None)
     for name, value in left.items():
-        if value not in (None, ""):
-            counted = name == "labels" and isinstance(value, int)
-            out[name.replace("_", " ")] = f"{value:,}" if counted else str(value)
-    if isinstance(command, (list, tuple)):
-        out["made by"] = " ".join(map(str, command))
-    return out
+        out[name.replace("_", " ")] = "" if value is None else str(value)
+    words = isinstance(command, (list, tuple))
+    out["made by"] = " ".join(map(str, command)) if words else _value("", command)
+    named = isinstance(versions, Mapping)
+    out["with"] = (
+        ", ".join(f"{name} {each}" for name, each in versions.items())
+        if named
+        else _value("", versions)
+    )
+    return {name: text for name, text in out.items() if text}
+
+
+def _value(name: str, value: Any) -> str:
+    """A fact in words; what does not look as expected is shown as it is."""
+    match name, value:
+        case "planner", Mapping():
+            refs = " + ".join(map(str, value.get("refs", [])))
+            return f"{value.get('name', '')}, {refs}"
+        case "labels", int():
+            return f"{value:,}"
+        case "retention", {"mean": float(mean), "low": float(low), "high": float(high)}:
+            return (
+                f"{mean:.3f} ({low:.3f} … {high:.3f}), {value.get('episodes', '?')} "
+                f"episodes from seed {value.get('seed', '?')}"
+            )
+        case _:
+            return "" if value is None else str(value)
+
+
+def _returns(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value)
+    return ", ".join(
+        f"{name} {each:,.1f}" for name, each in value.items() if isinstance(each, float)
+    )

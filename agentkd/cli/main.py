@@ -16,6 +16,16 @@ _COMMANDS = {
         "distil a planner into a tiny executor, and measure what it kept",
         "agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30",
     ),
+    "record": (
+        "agentkd.cli.record",
+        "write a planner's labels down, to distil from later",
+        "agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000",
+    ),
+    "reinforce": (
+        "agentkd.cli.reinforce",
+        "an executor that learns from planner and reward together",
+        "agentkd reinforce LunarLander-v3 --planner policies/lunarlander",
+    ),
     "run": (
         "agentkd.cli.run",
         "live with a planner that is late: planner alone, executor alone, both",
@@ -25,6 +35,16 @@ _COMMANDS = {
         "agentkd.cli.eval",
         "planners, executors and earlier reports side by side",
         "agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd",
+    ),
+    "serve": (
+        "agentkd.cli.serve",
+        "a planner for agents on other machines, over TCP",
+        "agentkd serve policies/lunarlander --env LunarLander-v3",
+    ),
+    "log": (
+        "agentkd.cli.log",
+        "a decision log: what was decided and why; replay the run",
+        "agentkd log runs/demo/decisions-runtime.akdlog --replay",
     ),
     "bench latency": (
         "agentkd.cli.bench_latency",
@@ -36,10 +56,45 @@ _COMMANDS = {
         "whether a clock is kept while planner and distiller work",
         "agentkd bench ticks --hz 1000 --seconds 30",
     ),
+    "bench realtime delay": (
+        "agentkd.cli.bench_realtime_delay",
+        "what a planner's delay costs: async, sequential, runtime",
+        "agentkd bench realtime delay --planners DIR",
+    ),
+    "bench realtime table": (
+        "agentkd.cli.bench_realtime_table",
+        "planner alone, executor alone, runtime, over the planner's latency",
+        "agentkd bench realtime table --env ENV --planner REF --executor FILE",
+    ),
+    "bench realtime faults": (
+        "agentkd.cli.bench_realtime_faults",
+        "a planner killed, hung, slowed, corrupted in the middle of a run",
+        "agentkd bench realtime faults --hz 1000",
+    ),
+    "bench realtime seams": (
+        "agentkd.cli.bench_realtime_seams",
+        "where chunks of actions meet: what is skipped, how far it jumps",
+        "agentkd bench realtime seams --blend 16",
+    ),
+    "bench realtime ticks": (
+        "agentkd.cli.bench_realtime_ticks",
+        "a clock under load: ours, rtgym's, openpi-client's",
+        "agentkd bench realtime ticks --other-python others/bin/python",
+    ),
     "bench distill": (
         "agentkd.cli.bench_distill",
         "what distillation keeps, over many planners and seeds",
         "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
+    ),
+    "bench imitation": (
+        "agentkd.cli.bench_imitation",
+        "time to a target, against DAgger, BC and PPD's methods",
+        "agentkd bench imitation CartPole-v1 --planner DIR --python OTHER/bin/python",
+    ),
+    "freeze": (
+        "agentkd.cli.freeze",
+        "an SB3 policy as an executor file, as it is",
+        "agentkd freeze runs/ppo/best_model.zip",
     ),
     "inspect": (
         "agentkd.cli.inspect",
@@ -67,8 +122,8 @@ _PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "tor
 """What the extra "train" brings."""
 
 
-def overview() -> str:
-    """What `agentkd --help` says."""
+def overview(family: str = "") -> str:
+    """What `agentkd --help` says; of a family of commands, what its members do."""
     lines = [
         "A slow planner thinks; a tiny executor, distilled from it, acts in time.",
         "",
@@ -76,7 +131,8 @@ def overview() -> str:
         "",
     ]
     for name, (_, does, example) in _COMMANDS.items():
-        lines += [f"  {name:<15}{does}", f"                 {example}"]
+        if name.startswith(family):
+            lines += [f"  {name:<22}{does}", f"{'':24}{example}"]
     lines += [
         "",
         "  --version, --help",
@@ -103,9 +159,9 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"agentkd {version('agentkd')}\n")
         return 0
     name = asked.pop(0)
-    if any(known.startswith(f"{name} ") for known in _COMMANDS):
+    while any(known.startswith(f"{name} ") for known in _COMMANDS):
         if not asked or asked[0] in ("-h", "--help"):
-            sys.stdout.write(overview())
+            sys.stdout.write(overview(f"{name} "))
             return 0 if asked else 2
         name = f"{name} {asked.pop(0)}"
     if name not in _COMMANDS:

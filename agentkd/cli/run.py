@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.strategy_choice import StrategyChoice
+from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.planners.wire import SCHEME
 
+_ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
 _LEARN_TICKS = 30_000
 _WALL_SECONDS = 20.0
@@ -62,6 +68,10 @@ class Options:
     it was that fast lately; by default a quarter of a period, 0 for never."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
+    strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
+    """Which strategies may act, and how they are asked for."""
+    watching: OmitArgPrefixes[WatchChoice] = _NOBODY
+    """What is asked of the system for the ticks, and where their metrics go."""
     out: Path | None = None
     """Where the report and the executor go; by default runs/run-ENV."""
     overwrite: bool = False
@@ -140,6 +150,11 @@ def run(options: Options) -> int:
     arms = chosen_arms(options.arms)
     latency = latency_in_ticks(options.planner_latency, options.clock)
     check_numbers(options)
+    strategies, realtime = (
+        options.strategies.make_options(),
+        options.watching.realtime(),
+    )
+    options.strategies.make_routers()
     if options.executor.endswith(".akd") and options.learn_ticks:
         raise ConfigError(
             "An executor file is run as it is; leave --learn-ticks out, or give an "
@@ -152,10 +167,14 @@ def run(options: Options) -> int:
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
+    from agentkd.deploy.contract import Contract
     from agentkd.distill.loop import look_at
     from agentkd.planners import load_planner
+    from agentkd.runtime.seams import HandOver
 
     spec, probe = look_at(options.env)
+    if strategies.seam is not None:
+        HandOver(strategies.seam, spec.action)
     known = load_planner(reference(options), spec, **access(options))
     executor = _executor(options, known, spec, probe)
     out = options.out or Path("runs") / f"run-{options.env.replace(':', '.')}"
@@ -170,6 +189,10 @@ def run(options: Options) -> int:
         seconds=options.seconds,
         episodes=options.episodes,
         seed=options.seed,
+        routers=options.strategies.make_routers,
+        strategies=strategies,
+        workers=options.strategies.workers,
+        realtime=realtime,
     )
     if options.ticks is None and options.seconds is None and options.episodes is None:
         if options.clock == "wall":
@@ -185,12 +208,22 @@ def run(options: Options) -> int:
     random = evaluate_random(options.env, **measure)
     view.goals(on_time.returns, random.returns)
 
-    source: Any = known.policy if setting.clock == "virtual" else _remote(options, spec)
-    whole = _live(options, setting, arms, executor, source, view)
-    learnt, lived = asyncio.run(whole)
+    source: Any = known.policy
+    if setting.clock == "wall" and not (_far(options) and latency is None):
+        source = _remote(options, spec)
+    with watchers(options.watching, out, options.env) as beside:
+        if beside.port is not None:
+            view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
+        whole = _live(options, setting, arms, executor, source, view, beside, out)
+        learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    write_bundle(out / "executor.akd", executor, _provenance(options, known, learnt))
+    write_bundle(
+        out / "executor.akd",
+        executor,
+        _provenance(options, known, learnt),
+        contract=Contract(period=1 / options.hz),
+    )
     ended = [*([learnt] if learnt is not None else []), *lived.values()]
     stopped = any(each.interrupted or each.fault for each in ended)
     outcome = Outcome(setting, known, executor, on_time, random, learnt, lived, stopped)
@@ -204,19 +237,43 @@ async def _live(
     executor: Any,
     source: Any,
     view: Any,
+    beside: Watchers,
+    out: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
-    from agentkd.bench.arms import Interrupt, live
+    from agentkd.bench.arms import ArmLook, Interrupt, live
 
     learnt = None
     lived: dict[str, Any] = {}
+
+    def began(arm: str) -> Callable[[Any], None]:
+        def note(runtime: Any) -> None:
+            beside.labels["arm"] = arm
+            beside.source = runtime.agent.metrics
+
+        return note
+
+    def seen(arm: str, watch: Callable[[ArmLook], None]) -> Callable[[ArmLook], None]:
+        def both(look: ArmLook) -> None:
+            beside.look(arm, look.ticks, look.metrics)
+            watch(look)
+
+        return both
+
     with Interrupt() as interrupt:
         if not options.executor.endswith(".akd"):
             ahead = _learning(options, setting)
             learner = _learner(options, executor, virtual=setting.clock == "virtual")
             with view.arm("learning", ahead) as watch:
                 learnt = await live(
-                    ahead, "runtime", executor, source, learner, watch, interrupt
+                    ahead,
+                    "runtime",
+                    executor,
+                    source,
+                    learner,
+                    seen("learning", watch),
+                    interrupt,
+                    began=began("learning"),
                 )
             executor = learnt.executor
             view.arm_ended("learning", learnt)
@@ -225,12 +282,28 @@ async def _live(
         for arm in arms:
             with view.arm(arm, setting) as watch:
                 lived[arm] = await live(
-                    setting, arm, executor, source, None, watch, interrupt
+                    setting,
+                    arm,
+                    executor,
+                    source,
+                    None,
+                    seen(arm, watch),
+                    interrupt,
+                    _log(options, out, arm),
+                    began(arm),
                 )
             view.arm_ended(arm, lived[arm])
             if lived[arm].interrupted or lived[arm].fault:
                 break
     return learnt, lived
+
+
+def _log(options: Options, out: Path, arm: str) -> Any:
+    from agentkd.runtime.log import DecisionLog
+
+    if not options.watching.log:
+        return None
+    return DecisionLog(out / f"decisions-{arm}.akdlog", overwrite=True)
 
 
 def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
@@ -249,6 +322,11 @@ def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
             "Distil one for this environment: agentkd distill."
         )
     return executor
+
+
+def _far(options: Options) -> bool:
+    """Whether the planner is on another machine, and needs no process here."""
+    return len(options.planner) == 1 and options.planner[0].startswith(SCHEME)
 
 
 def _remote(options: Options, spec: Any) -> Any:

@@ -17,6 +17,7 @@ from rich.text import Text
 from agentkd.bench.arms import ArmLook, Lived, Setting
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
+from agentkd.runtime.scheduling import GRANTED
 
 _LINE_EVERY = 5.0
 _RECENT = 20
@@ -103,6 +104,9 @@ class RunView:
             f"{name:>9}  return {score}  {count} episodes, "
             f"{lived.result.ticks:,} ticks  {who}{note}"
         )
+        for what, told in lived.result.metrics.get("realtime", {}).items():
+            if told != GRANTED:
+                self.console.print(Text(f"{'':>9}  {what}: {told}", style="yellow"))
 
 
 def _sources(metrics: Any) -> str:
@@ -167,6 +171,13 @@ def _panel(
         "deadlines missed",
         f"{metrics['deadline_miss_total']:,} "
         f"(+ {metrics['missed_cycles_total']:,} cycles)",
+    )
+    refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
+    grid.add_row(
+        "ticks that nobody decided",
+        f"{metrics['starved_ticks_total']:,}",
+        "refused by routers",
+        f"{refused:,}",
     )
     grid.add_row(
         "executor's version",

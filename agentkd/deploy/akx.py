@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkd.deploy.layout import actions, padded
+from agentkd.deploy.layout import BLOCK, actions
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.frozen import Frozen
-from agentkd.executors.native import ACTIVATIONS, HEADS, KERNELS
+from agentkd.executors.native import KERNELS
+from agentkd.executors.plan import HEADS, KINDS, normaliser, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 MAGIC = b"AKX1"
-FORMAT = 1
+FORMAT = 2
 FLOAT32 = 0
 """The kind of weights; the runtime refuses those that it does not know."""
 RUNTIME = (
@@ -31,7 +32,8 @@ RUNTIME = (
 )
 """The runtime's sources; they are built together."""
 _LAYERS = 64
-_WIDEST = 65536
+_WIDEST = 1 << 20
+_DIMS = 10
 
 
 def to_akx(frozen: Frozen) -> bytes:
@@ -43,42 +45,45 @@ def to_akx(frozen: Frozen) -> bytes:
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    widths = [frozen.spec.obs.size, *(len(layer.bias) for layer in frozen.layers)]
-    if max(widths) > _WIDEST or len(frozen.layers) > _LAYERS:
+    laid = steps(frozen, BLOCK)
+    widest = max(frozen.spec.obs.size, *(step.room for step in laid))
+    if widest > _WIDEST or len(laid) > _LAYERS:
         raise SpecError(
-            f"model.akx holds up to {_LAYERS} layers of up to {_WIDEST}; this executor "
-            f"has {len(frozen.layers)} of up to {max(widths)}."
+            f"model.akx holds up to {_LAYERS} layers of up to {_WIDEST} numbers; this "
+            f"executor has {len(laid)} of up to {widest}."
         )
-    action = frozen.spec.action
+    action, norm = frozen.spec.action, normaliser(frozen)
     body = [
-        struct.pack("<2I", len(layer.bias), ACTIVATIONS[layer.activation])
-        for layer in frozen.layers
+        struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *_padded(step.dims), 0)
+        for step in laid
     ]
     if isinstance(action, MultiDiscreteSpec):
         body.append(np.asarray(action.sizes, "<u4").tobytes())
-    body += [_floats(frozen.mean), _floats(frozen.scale)]
+    body += [_floats(norm.mean), _floats(norm.scale)]
     if isinstance(action, BoxSpec):
         body += [_floats(each) for each in bounds(action)]
-    for layer in frozen.layers:
-        weight, bias = padded(layer.weight, layer.bias)
-        body += [_floats(bias), _floats(weight)]
+    body += [_floats(each) for step in laid for each in step.arrays]
     tail = struct.pack(
         "<6IifI3I",
         FLOAT32,
         frozen.spec.obs.size,
-        widths[-1],
-        len(frozen.layers),
+        frozen.out,
+        len(laid),
         HEADS[frozen.head],
         actions(frozen),
         action.start if isinstance(action, DiscreteSpec) else 0,
         frozen.clip,
         frozen.version & 0x7FFFFFFF,
-        0,
-        0,
+        len(norm.mean),
+        norm.apart,
         0,
     ) + b"".join(body)
     front = struct.pack("<4s3I", MAGIC, FORMAT, 16 + len(tail), zlib.crc32(tail))
     return front + tail
+
+
+def _padded(dims: tuple[int, ...]) -> list[int]:
+    return [*dims, *[0] * (_DIMS - len(dims))]
 
 
 def _floats(values: object) -> bytes:

@@ -9,11 +9,9 @@ ZIP comment, so that a damaged file is refused before anything runs. Needs no to
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,15 +22,34 @@ from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
 from agentkd import spec as specs
+from agentkd.deploy import contract as contracts
+from agentkd.deploy.container import pack, unpack
+from agentkd.deploy.contract import Contract
+from agentkd.deploy.vectors import answers, probes, vectors
 from agentkd.errors import AgentkdError, BundleError, NumbersError
-from agentkd.executors.frozen import Activation, Frozen, Head, Layer
+from agentkd.executors.description import describe, rebuild
+from agentkd.executors.frozen import Frozen, Head
+from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.types import Floats
 
+__all__ = [
+    "FORMAT",
+    "SCHEMA",
+    "Bundle",
+    "answers",
+    "from_bytes",
+    "probes",
+    "read_bundle",
+    "replace_bundle",
+    "to_bytes",
+    "with_footprint",
+    "write_bundle",
+]
+
 FORMAT = "agentkd.bundle"
-SCHEMA = 1
-_GOLDEN = 64
+SCHEMA = 2
 _LARGEST = 256 * 1024 * 1024
-_DATE = (1980, 1, 1, 0, 0, 0)
+_ENTRIES = {"golden.safetensors", "weights.safetensors"}
 _TOLERANCE = 1e-5
 
 
@@ -44,93 +61,135 @@ class Bundle:
         frozen: The executor.
         manifest: Everything that is written about it; "provenance" is the maker's.
         digest: SHA-256 of the whole file, in hexadecimal.
-        golden: Observations "obs" and the "outputs" they gave where it was made.
+        golden: Observations "obs", the "outputs" they gave where it was made, and
+            "starts", 1 where an episode begins and else 0.
+        contract: What its numbers mean.
     """
 
     frozen: Frozen
     manifest: Mapping[str, Any]
     digest: str
     golden: Mapping[str, Floats]
+    contract: Contract
 
 
 def _tensors(frozen: Frozen) -> dict[str, Floats]:
     tensors = {"mean": frozen.mean, "scale": frozen.scale}
     for index, layer in enumerate(frozen.layers):
-        tensors[f"layer.{index}.weight"] = layer.weight
-        tensors[f"layer.{index}.bias"] = layer.bias
+        tensors |= layer_tensors(layer, f"layer.{index}.")
     return {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
-
-
-def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
-    """Random observations, (count, obs), spread as the normaliser says they are."""
-    random = np.random.default_rng(seed)
-    probe = random.standard_normal((count, frozen.spec.obs.size)).astype(np.float32)
-    spread = np.where(frozen.scale == 0, np.float32(1.0), frozen.scale)
-    return (frozen.mean + probe / spread).astype(np.float32)
-
-
-def _golden(frozen: Frozen) -> dict[str, Floats]:
-    obs = probes(frozen, _GOLDEN)
-    return {"obs": obs, "outputs": frozen.outputs(obs).astype(np.float32)}
 
 
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def to_bytes(frozen: Frozen, provenance: Mapping[str, Any]) -> bytes:
+def to_bytes(
+    frozen: Frozen,
+    provenance: Mapping[str, Any],
+    *,
+    contract: Contract | None = None,
+    golden: Sequence[Floats] = (),
+    footprint: Mapping[str, Any] | None = None,
+) -> bytes:
     """Write an executor as the bytes of a file; the same executor gives the same bytes.
 
     Args:
         frozen: The executor.
         provenance: Where it came from, as JSON values.
+        contract: What its numbers mean.
+        golden: Observations of its own episodes, each (steps, obs), to prove it by;
+            drawn ones come besides.
+        footprint: What it takes, as JSON values.
 
     Raises:
-        NumbersError: If a weight is NaN or infinite.
+        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+        ConfigError: If the contract does not fit the executor.
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    entries = {
-        "weights.safetensors": write_tensors(_tensors(frozen)),
-        "golden.safetensors": write_tensors(_golden(frozen)),
-    }
+    tensors = {"weights": _tensors(frozen), "golden": vectors(frozen, golden)}
     manifest = {
         "format": FORMAT,
         "schema": SCHEMA,
         "architecture": frozen.architecture,
         "spec": specs.to_json(frozen.spec),
+        "contract": contracts.to_json(contract or Contract(), frozen),
         "clip": frozen.clip,
-        "activations": [layer.activation for layer in frozen.layers],
+        "layers": [describe(layer) for layer in frozen.layers],
+        "memory": frozen.memory,
         "head": frozen.head,
         "version": frozen.version,
         "parameters": frozen.parameters,
-        "entries": {name: _sha(data) for name, data in entries.items()},
         "provenance": dict(provenance),
+        "footprint": {
+            "weights_bytes": 4 * len(frozen.vector()),
+            **(footprint or {}),
+        },
     }
-    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
-    return _zip(text, entries)
+    return _seal(manifest, tensors)
 
 
-def _zip(manifest: bytes, entries: Mapping[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {"manifest.json": manifest, **entries}.items():
-            archive.writestr(zipfile.ZipInfo(name, _DATE), data)
-        archive.comment = _sha(manifest).encode()
-    return out.getvalue()
+def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
+    """Write a bundle again, with what was measured of it and nothing else changed."""
+    old = bundle.manifest.get("footprint", {})
+    manifest = {**bundle.manifest, "footprint": {**old, **footprint}}
+    tensors = {"weights": _tensors(bundle.frozen), "golden": dict(bundle.golden)}
+    return _seal(manifest, tensors)
+
+
+def _seal(
+    manifest: Mapping[str, Any], tensors: Mapping[str, dict[str, Floats]]
+) -> bytes:
+    """Write manifest and tensors as a file, with the sums of all of it."""
+    entries = {
+        f"{name}.safetensors": write_tensors(held) for name, held in tensors.items()
+    }
+    sums = {name: _sha(data) for name, data in entries.items()}
+    text = _canonical({**manifest, "entries": sums})
+    return pack({"manifest.json": text, **entries}, _sha(text))
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    """The one way to write a manifest: sorted, indented by one, ASCII, no NaN."""
+    return json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
 
 
 def write_bundle(
-    path: str | Path, frozen: Frozen, provenance: Mapping[str, Any] | None = None
+    path: str | Path,
+    frozen: Frozen,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    contract: Contract | None = None,
+    golden: Sequence[Floats] = (),
+    footprint: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write an executor file whole or not at all, and read it back.
 
+    The arguments are those of `to_bytes`.
+
     Raises:
         BundleError: If the file could not be written; one that was there stays.
-        NumbersError: If a weight is NaN or infinite.
+        ConfigError: If the contract does not fit the executor.
+        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+    """
+    data = to_bytes(
+        frozen,
+        provenance or {},
+        contract=contract,
+        golden=golden,
+        footprint=footprint,
+    )
+    return replace_bundle(path, data)
+
+
+def replace_bundle(path: str | Path, data: bytes) -> Bundle:
+    """Put the bytes of an executor file in place, whole or not at all, and read them.
+
+    Raises:
+        BundleError: If they could not be written; a file that was there stays.
     """
     target = Path(path)
-    data = to_bytes(frozen, provenance or {})
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +201,7 @@ def write_bundle(
         fresh.replace(target)
     except OSError as error:
         raise BundleError(
-            f"{target} could not be written: {error.strerror or error}."
+            f"{target} could not be written: {error.strerror or error}.", "unwritten"
         ) from error
     finally:
         fresh.unlink(missing_ok=True)
@@ -154,17 +213,18 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises:
         BundleError: If it is missing, damaged, of another format, or gives other
-            outputs here than where it was made.
+            outputs here than where it was made. Its `reason` says which in one word.
     """
     target = Path(path)
     try:
         data = target.read_bytes()
     except OSError as error:
-        raise BundleError(f"{target}: {error.strerror or error}.") from error
+        why = error.strerror or error
+        raise BundleError(f"{target}: {why}.", "unreadable") from error
     try:
         return from_bytes(data)
     except BundleError as error:
-        raise BundleError(f"{target}: {error}") from error
+        raise BundleError(f"{target}: {error}", error.reason) from error
 
 
 def from_bytes(data: bytes) -> Bundle:
@@ -173,64 +233,87 @@ def from_bytes(data: bytes) -> Bundle:
     Raises:
         BundleError: As `read_bundle`.
     """
-    if not data:
-        raise BundleError("The file is empty.")
     if len(data) > _LARGEST:
-        raise BundleError(f"{len(data)} bytes; at most {_LARGEST} are read.")
+        raise BundleError(f"{len(data)} bytes; at most {_LARGEST} are read.", "large")
     manifest, entries = _open(data)
     frozen = _assemble(manifest, _load(entries["weights.safetensors"]))
+    if not np.isfinite(frozen.vector()).all():
+        raise BundleError("A weight is NaN or infinite.", "tensors")
+    contract = Contract()
+    if "contract" in manifest:
+        contract = contracts.from_json(manifest["contract"], frozen)
     golden = _load(entries["golden.safetensors"])
-    apart = np.abs(frozen.outputs(golden["obs"]) - golden["outputs"])
-    worst = float(np.max(apart / (1.0 + np.abs(golden["outputs"]))))
+    _prove(frozen, golden)
+    return Bundle(frozen, manifest, _sha(data), golden, contract)
+
+
+def _prove(frozen: Frozen, golden: dict[str, Floats]) -> None:
+    """Run the golden vectors; fill in the starts that old files do not have."""
+    try:
+        obs, wanted = golden["obs"], golden["outputs"]
+        starts = golden.setdefault("starts", np.ones(len(obs), np.float32))
+        apart = np.abs(answers(frozen, obs, starts) - wanted)
+        worst = float(np.max(apart / (1.0 + np.abs(wanted))))
+    except (AgentkdError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"Its golden vectors do not fit: {error}.", "golden"
+        ) from error
     if not worst <= _TOLERANCE:
-        raise BundleError(f"Its golden vectors differ here by {worst:.2g}.")
-    return Bundle(frozen, manifest, _sha(data), golden)
+        raise BundleError(f"Its golden vectors differ here by {worst:.2g}.", "golden")
 
 
 def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            if "manifest.json" not in names:
-                raise BundleError(f"It holds {names}, and no manifest.json.")
-            if any(info.file_size > _LARGEST for info in archive.infolist()):
-                raise BundleError("An entry of it is too large.")
-            entries = {name: archive.read(name) for name in names}
-            comment = archive.comment
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, RuntimeError) as error:
-        raise BundleError(f"No executor file, or a damaged one: {error}.") from error
-    except NotImplementedError as error:
-        raise BundleError(f"Compressed in a way that is not read: {error}.") from error
-    text = entries.pop("manifest.json")
-    if comment != _sha(text).encode():
-        raise BundleError("The manifest is not the one that was written.")
+    """Find manifest and entries, and check every byte before any is used."""
+    entries, comment = unpack(data)
+    if "manifest.json" not in entries:
+        raise BundleError(
+            f"It holds {sorted(entries)}, and no manifest.json.", "layout"
+        )
+    text = entries["manifest.json"]
+    if comment != _sha(text):
+        raise BundleError("The manifest is not the one that was written.", "checksum")
+    manifest = _read_manifest(text)
+    sums = manifest["entries"]
+    held = {name: each for name, each in entries.items() if name != "manifest.json"}
+    if not isinstance(sums, dict) or set(sums) != _ENTRIES or set(held) != _ENTRIES:
+        raise BundleError(
+            f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout"
+        )
+    for name, entry in held.items():
+        if _sha(entry) != sums[name]:
+            raise BundleError(
+                f"{name} is not what was written: its SHA-256 differs.", "checksum"
+            )
+    # These entries are all there is: any other byte in the file is damage.
+    if pack(entries, comment) != data:
+        raise BundleError("The file is not laid out as it was written.", "layout")
+    return manifest, held
+
+
+def _read_manifest(text: bytes) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(text)
         kind, schema = manifest["format"], manifest["schema"]
-        sums = dict(manifest["entries"])
-    except (ValueError, KeyError, TypeError) as error:
+        sums = manifest["entries"]
+        canonical = _canonical(manifest) == text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"The manifest cannot be read: {error!r}.") from error
     if kind != FORMAT or schema != SCHEMA:
         raise BundleError(
             f"It is a {kind!r} of schema {schema}; this agentkd reads {FORMAT!r} of "
-            f"schema {SCHEMA}."
+            f"schema {SCHEMA}.",
+            "schema",
         )
-    if set(sums) != set(entries):
-        raise BundleError(f"It holds {sorted(entries)} instead of {sorted(sums)}.")
-    for name, entry in entries.items():
-        if _sha(entry) != sums[name]:
-            raise BundleError(f"{name} is not what was written: its SHA-256 differs.")
-    # These entries are all there is: any other byte in the file is damage.
-    if _zip(text, entries) != data:
-        raise BundleError("The file is not laid out as it was written; it is damaged.")
-    return manifest, entries
+    if not canonical or not isinstance(sums, dict):
+        raise BundleError("The manifest is not written as manifests are.")
+    return manifest
 
 
 def _load(data: bytes) -> dict[str, Floats]:
     try:
         return read_tensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"Its tensors cannot be read: {error}.") from error
+        raise BundleError(f"Its tensors cannot be read: {error}.", "tensors") from error
 
 
 def _known(name: Any, kinds: Any) -> str:
@@ -241,15 +324,10 @@ def _known(name: Any, kinds: Any) -> str:
 
 def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Frozen:
     try:
-        activations = [_known(name, Activation) for name in manifest["activations"]]
         head = _known(manifest["head"], Head)
         layers = tuple(
-            Layer(
-                tensors[f"layer.{i}.weight"],
-                tensors[f"layer.{i}.bias"],
-                cast(Activation, name),
-            )
-            for i, name in enumerate(activations)
+            rebuild(description, f"layer.{i}.", tensors)
+            for i, description in enumerate(manifest["layers"])
         )
         return Frozen(
             architecture=str(manifest["architecture"]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import sizes
 from agentkd.executors.native import KERNELS
 
 
@@ -71,12 +72,16 @@ def kernels() -> dict[str, str]:
 
 
 def aligned(text: str) -> str:
-    """Put a signature's second line under its first parameter again."""
+    """Put a signature's further lines under its first parameter again."""
 
     def align(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{' ' * found[1].index('(')} {found[2]}"
+        under = "\n" + " " * (found[1].index("(") + 1)
+        more = (line.strip() for line in found[2].splitlines())
+        return "".join([found[1], *(under + line for line in more), "\n"])
 
-    return re.sub(r"^(static .*,)\n +(.*)", align, text, count=1, flags=re.MULTILINE)
+    return re.sub(
+        r"^(static .*,)\n((?: +[^{\n]*\n)+)(?=\{)", align, text, flags=re.MULTILINE
+    )
 
 
 def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -88,10 +93,8 @@ def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, 
     if isinstance(planner, Mapping):
         refs = " + ".join(map(str, planner.get("refs", ())))
         planner = f"{planner.get('name', '')}, {refs}"
-    shape = " - ".join(
-        str(size)
-        for size in (frozen.spec.obs.size, *(len(e.bias) for e in frozen.layers))
-    )
+    sizes_through = [frozen.spec.obs.size, *(sizes(each)[1] for each in frozen.layers)]
+    shape = " - ".join(map(str, sizes_through))
     yield "made by", f"agentkd {version('agentkd')}"
     if command:
         yield "distilled by", str(command)

@@ -105,6 +105,15 @@ def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measure
         return _measure(program, on, Path(folder), flags)
 
 
+def compiler_version(on: Core) -> str:
+    """What a core's compiler calls itself: counts of instructions are of its making.
+
+    Raises:
+        EmulatorError: If it cannot be run.
+    """
+    return _run([f"{on.prefix}gcc", "--version"]).partition("\n")[0].strip()
+
+
 def _measure(
     program: Program, on: Core, folder: Path, flags: Sequence[str]
 ) -> Measured:

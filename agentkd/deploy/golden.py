@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
-from agentkd.deploy.bundle import probes
-from agentkd.executors.frozen import Frozen
+from agentkd.deploy.bundle import answers, probes
+from agentkd.executors.frozen import Frozen, distribution
 from agentkd.spec import MultiDiscreteSpec
 from agentkd.types import Floats
 
@@ -19,12 +19,18 @@ _CLEAR = 1e-3
 
 
 def golden(frozen: Frozen, count: int = _GOLDEN) -> tuple[Floats, Floats, Any]:
-    """Observations, their outputs and actions, none of them a near tie if possible."""
-    obs = probes(frozen, 8 * count)
-    outputs = frozen.outputs(obs).astype(np.float32)
+    """Observations, their outputs and actions, none of them a near tie if possible.
+
+    With a memory they are one sequence, as it comes.
+    """
+    obs = probes(frozen, count if frozen.memory else 8 * count)
+    outputs = answers(frozen, obs).astype(np.float32)
     clear = margins(frozen, outputs) > _CLEAR
     rows = np.flatnonzero(clear)[:count] if clear.any() else np.arange(count)
-    taken = np.asarray(dists.mode(frozen(obs[rows]), frozen.spec.action))
+    if frozen.memory:
+        rows = np.arange(count)
+    dist = distribution(frozen.head, outputs[rows], frozen.spec)
+    taken = np.asarray(dists.mode(dist, frozen.spec.action))
     return obs[rows], outputs[rows], taken.reshape(len(rows), -1)
 
 

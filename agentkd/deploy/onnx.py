@@ -7,24 +7,26 @@ Written with onnx.helper: no torch, no tracing, and the same bytes each time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, cast, final, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto
 
 from agentkd.deploy.ctext import facts
+from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, NumbersError, did_you_mean
-from agentkd.executors.frozen import Activation, Frozen
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Gru, Lstm
+from agentkd.executors.layers import memory as remembers
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import Floats
 
 Flavour = Literal["plain", "ml-agents", "godot-rl", "rsl-rl"]
 """Whose names the graph's inputs and outputs have; docs/export.md lists them."""
-_OPSET = 17
-_IR = 8
 _UNITY = 3.0
 """The version of ML-Agents' model format; 3 since ML-Agents 2.0."""
 _MASKED = 1e8
@@ -38,7 +40,9 @@ def to_onnx(
     """Write an executor as an ONNX model, with a batch of any size.
 
     The plain flavour takes "obs", float32 (batch, obs), and gives "action" in the
-    environment's units, (batch, …), and "outputs", the last layer's numbers.
+    environment's units, (batch, …), and "outputs", the last layer's numbers. With a
+    memory it also takes "memory", (batch, memory), zeros where an episode begins, and
+    gives "memory_out".
 
     Args:
         frozen: The executor.
@@ -51,12 +55,10 @@ def to_onnx(
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    graph = _Graph()
+    graph = Graph()
     match flavour:
         case "plain":
-            outputs = _network(graph, frozen, "obs", "outputs")
-            _action(graph, frozen, outputs)
-            graph.output("outputs", TensorProto.FLOAT, ["batch", _out(frozen)])
+            _plain(graph, frozen)
         case "ml-agents":
             _ml_agents(graph, frozen)
         case "godot-rl":
@@ -79,7 +81,10 @@ def as_flavour(name: str) -> Flavour:
 
 
 def run_onnx(frozen: Frozen, obs: Floats) -> Answer:
-    """Ask ONNX Runtime, on one thread, about observations (batch, obs)."""
+    """Ask ONNX Runtime, on one thread, about observations (batch, obs).
+
+    With a memory they are a sequence that begins with none.
+    """
     onnxruntime: Any = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -87,98 +92,63 @@ def run_onnx(frozen: Frozen, obs: Floats) -> Answer:
     session = onnxruntime.InferenceSession(
         to_onnx(frozen), options, providers=["CPUExecutionProvider"]
     )
-    actions, outputs = session.run(["action", "outputs"], {"obs": obs})
-    return Answer(outputs, np.asarray(actions).reshape(len(obs), -1))
+    if not frozen.memory:
+        actions, outputs = session.run(["action", "outputs"], {"obs": obs})
+        return Answer(outputs, np.asarray(actions).reshape(len(obs), -1))
+    memory = np.zeros((1, frozen.memory), np.float32)
+    pairs = []
+    for row in obs:
+        given = {"obs": row[None], "memory": memory}
+        action, out, memory = session.run(["action", "outputs", "memory_out"], given)
+        pairs.append((np.reshape(action, -1), out[0]))
+    return Answer(
+        *(np.stack(each) for each in reversed(list(zip(*pairs, strict=True))))
+    )
 
 
-@final
-class _Graph:
-    """Nodes, constants, inputs and outputs, in the order in which they come."""
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """Names in a graph: the last layer's numbers, and the memory after ("" if none)."""
 
-    def __init__(self) -> None:
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
-        self._inputs: list[Any] = []
-        self._outputs: list[Any] = []
-
-    def input(self, name: str, shape: list[Any]) -> str:
-        self._inputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        )
-        return name
-
-    def output(self, name: str, kind: int, shape: list[Any]) -> None:
-        self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
-
-    def constant(self, value: Any, name: str = "") -> str:
-        name = name or f"constant.{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def node(self, kind: str, *inputs: str, output: str = "", **options: Any) -> str:
-        name = output or f"{kind.lower()}.{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), [name], **options))
-        return name
-
-    def split(self, x: str, sizes: tuple[int, ...]) -> list[str]:
-        names = [f"{x}.{index}" for index in range(len(sizes))]
-        lengths = self.constant(np.array(sizes, np.int64))
-        self._nodes.append(helper.make_node("Split", [x, lengths], names, axis=1))
-        return names
-
-    def fixed(self, name: str, value: Any) -> None:
-        """Give a constant as an output of the graph."""
-        array = np.asarray(value, np.float32)
-        self.node("Identity", self.constant(array), output=name)
-        self.output(name, TensorProto.FLOAT, list(array.shape))
-
-    def model(self, metadata: Mapping[str, str]) -> bytes:
-        graph = helper.make_graph(
-            self._nodes, "executor", self._inputs, self._outputs, self._constants
-        )
-        opset = [helper.make_opsetid("", _OPSET)]
-        model = helper.make_model(
-            graph, opset_imports=opset, ir_version=_IR, producer_name="agentkd"
-        )
-        helper.set_model_props(model, dict(metadata))
-        checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString(deterministic=True))
+    outputs: str
+    memory: str
 
 
-def _out(frozen: Frozen) -> int:
-    return len(frozen.layers[-1].bias)
+def _plain(graph: Graph, frozen: Frozen) -> None:
+    size = frozen.memory
+    memory = graph.input("memory", ["batch", size]) if size else ""
+    network = _network(graph, frozen, "obs", memory)
+    x = graph.node("Identity", network.outputs, output="outputs")
+    _action(graph, frozen, x)
+    graph.output("outputs", TensorProto.FLOAT, ["batch", frozen.out])
+    if size:
+        graph.node("Identity", network.memory, output="memory_out")
+        graph.output("memory_out", TensorProto.FLOAT, ["batch", size])
 
 
-def _network(graph: _Graph, frozen: Frozen, obs: str, output: str = "") -> str:
-    """From the input `obs` to the last layer's numbers."""
+def _network(graph: Graph, frozen: Frozen, obs: str, memory: str = "") -> _Network:
+    """From the input `obs`, and `memory` where there is one, to the last numbers."""
     x = graph.input(obs, ["batch", frozen.spec.obs.size])
     x = graph.node("Sub", x, graph.constant(frozen.mean, "mean"))
     x = graph.node("Mul", x, graph.constant(frozen.scale, "scale"))
     clip = np.float32(frozen.clip)
     x = graph.node("Clip", x, graph.constant(-clip), graph.constant(clip))
+    lengths = tuple(filter(None, map(remembers, frozen.layers)))
+    before = iter(graph.split(memory, lengths) if len(lengths) > 1 else [memory])
+    after = []
     for index, layer in enumerate(frozen.layers):
-        weight = graph.constant(layer.weight, f"layer.{index}.weight")
-        bias = graph.constant(layer.bias, f"layer.{index}.bias")
-        x = graph.node("Gemm", x, weight, bias, transB=1)
-        x = _activation(graph, layer.activation, x)
-    return graph.node("Identity", x, output=output) if output else x
+        name = f"layer.{index}"
+        if isinstance(layer, Gru | Lstm):
+            x, kept = add_recurrent(graph, layer, x, next(before), name)
+            after.append(kept)
+        else:
+            x = add_layer(graph, layer, x, name)
+    if len(after) > 1:
+        return _Network(x, graph.node("Concat", *after, axis=1))
+    return _Network(x, after[0] if after else "")
 
 
-def _activation(graph: _Graph, name: Activation, x: str) -> str:
-    match name:
-        case "relu":
-            return graph.node("Relu", x)
-        case "tanh":
-            return graph.node("Tanh", x)
-        case "elu":
-            return graph.node("Elu", x)
-        case "silu":
-            return graph.node("Mul", x, graph.node("Sigmoid", x))
-        case "none":
-            return x
-
-
-def _action(graph: _Graph, frozen: Frozen, x: str) -> None:
+def _action(graph: Graph, frozen: Frozen, x: str) -> None:
     """From the last layer's numbers to the output "action"."""
     name, action = "action", frozen.spec.action
     match action:
@@ -200,7 +170,7 @@ def _action(graph: _Graph, frozen: Frozen, x: str) -> None:
             graph.output(name, TensorProto.FLOAT, ["batch", *action.shape])
 
 
-def _numbers(graph: _Graph, frozen: Frozen, box: BoxSpec, x: str) -> str:
+def _numbers(graph: Graph, frozen: Frozen, box: BoxSpec, x: str) -> str:
     """Squash or clip into the bounds; (batch, numbers)."""
     low, high = bounds(box)
     if frozen.head == "squashed":
@@ -211,20 +181,27 @@ def _numbers(graph: _Graph, frozen: Frozen, box: BoxSpec, x: str) -> str:
     return graph.node("Min", x, graph.constant(high))
 
 
-def _choices(graph: _Graph, x: str, sizes: tuple[int, ...], output: str) -> None:
+def _choices(graph: Graph, x: str, sizes: tuple[int, ...], output: str) -> None:
     best = [graph.node("ArgMax", each, axis=1) for each in graph.split(x, sizes)]
     graph.node("Concat", *best, axis=1, output=output)
 
 
-def _ml_agents(graph: _Graph, frozen: Frozen) -> None:
+def _ml_agents(graph: Graph, frozen: Frozen) -> None:
     """Unity ML-Agents: obs_0 and action_masks in, an action per branch out.
 
     Names as models that ML-Agents 2 and later exported have them.
     """
-    x = _network(graph, frozen, "obs_0")
-    action = frozen.spec.action
+    size, memory = frozen.memory, ""
+    if size:
+        memory = graph.input("recurrent_in", ["batch", 1, size])
+        memory = graph.reshape(memory, -1, size)
+    network = _network(graph, frozen, "obs_0", memory)
+    x, action = network.outputs, frozen.spec.action
     graph.fixed("version_number", [_UNITY])
-    graph.fixed("memory_size", [0.0])
+    graph.fixed("memory_size", [float(size)])
+    if size:
+        graph.reshape(network.memory, -1, 1, size, output="recurrent_out")
+        graph.output("recurrent_out", TensorProto.FLOAT, ["batch", 1, size])
     if isinstance(action, BoxSpec):
         numbers = _numbers(graph, frozen, action, x)
         graph.fixed("continuous_action_output_shape", [len(action.low)])
@@ -254,26 +231,59 @@ def _ml_agents(graph: _Graph, frozen: Frozen) -> None:
         graph.output(name, TensorProto.INT64, ["batch", len(branches)])
 
 
-def _godot_rl(graph: _Graph, frozen: Frozen) -> None:
-    """Godot RL Agents: numbers as they act, scores of choices, the state unchanged."""
-    x = _network(graph, frozen, "obs")
-    graph.input("state_ins", ["states"])
+def _godot_rl(graph: Graph, frozen: Frozen) -> None:
+    """Godot RL Agents: numbers as they act, scores of choices, and the state.
+
+    Without a memory the state is handed back unchanged.
+    """
+    size = frozen.memory
+    state = graph.input("state_ins", ["batch", size] if size else ["states"])
+    network = _network(graph, frozen, "obs", state if size else "")
+    x = network.outputs
     if isinstance(frozen.spec.action, BoxSpec):
         x = _numbers(graph, frozen, frozen.spec.action, x)
     graph.node("Identity", x, output="output")
-    graph.node("Identity", "state_ins", output="state_outs")
-    graph.output("output", TensorProto.FLOAT, ["batch", _out(frozen)])
-    graph.output("state_outs", TensorProto.FLOAT, ["states"])
+    graph.node("Identity", network.memory or state, output="state_outs")
+    graph.output("output", TensorProto.FLOAT, ["batch", frozen.out])
+    shape = ["batch", size] if size else ["states"]
+    graph.output("state_outs", TensorProto.FLOAT, shape)
 
 
-def _rsl_rl(graph: _Graph, frozen: Frozen) -> None:
-    """rsl_rl and Isaac Lab: obs in, actions out, numbers only."""
+def _rsl_rl(graph: Graph, frozen: Frozen) -> None:
+    """rsl_rl and Isaac Lab: obs in, actions out, numbers only.
+
+    A gru also takes h_in and gives h_out, (1, batch, width); an lstm c_in, c_out too.
+    """
     action = frozen.spec.action
     if not isinstance(action, BoxSpec):
         raise ConfigError(
             f"rsl_rl's actions are numbers, and this executor chooses ({action}); "
             "take the flavour plain."
         )
-    x = _network(graph, frozen, "obs")
-    graph.node("Identity", _numbers(graph, frozen, action, x), output="actions")
+    recurrent = [each for each in frozen.layers if isinstance(each, Gru | Lstm)]
+    names = {0: (), 1: ("h", "c")}.get(len(recurrent))
+    if names is None:
+        raise ConfigError(
+            f"rsl_rl has one recurrent layer, and {frozen.architecture} has "
+            f"{len(recurrent)}; take the flavour plain."
+        )
+    if recurrent and isinstance(recurrent[0], Gru):
+        names = names[:1]
+    width = frozen.memory // max(1, len(names))
+    held = [
+        graph.reshape(graph.input(f"{name}_in", [1, "batch", width]), -1, width)
+        for name in names
+    ]
+    memory = graph.node("Concat", *held, axis=1) if len(held) > 1 else "".join(held)
+    network = _network(graph, frozen, "obs", memory)
+    x = _numbers(graph, frozen, action, network.outputs)
+    graph.node("Identity", x, output="actions")
     graph.output("actions", TensorProto.FLOAT, ["batch", len(action.low)])
+    if not recurrent:
+        return
+    after = [network.memory]
+    if len(names) > 1:
+        after = graph.split(network.memory, (width,) * len(names))
+    for name, each in zip(names, after, strict=True):
+        graph.reshape(each, 1, -1, width, output=f"{name}_out")
+        graph.output(f"{name}_out", TensorProto.FLOAT, [1, "batch", width])

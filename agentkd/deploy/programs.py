@@ -33,12 +33,16 @@ _MAIN = """
 int main(int argc, char **argv)
 {{
     static float obs[{obs}], out[{out}];
+    static float memory[{memory}], copy[{memory}];
     static {kind} action[{actions}];
     int status = 0;
     (void)argc;
     (void)argv;
+    (void)memory;
+    (void)copy;
 {setup}
     while (status == 0 && fread(obs, sizeof obs, 1, stdin) == 1) {{
+        memcpy(copy, memory, sizeof copy);
 {decide}
         if (status == 0) {{
             fwrite(out, sizeof out, 1, stdout);
@@ -63,9 +67,9 @@ _AKX_SETUP = """
     float *scratch = calloc(floats, sizeof *scratch);
 """
 _AKX_DECIDE = """
-        status = akx_outputs(&net, obs, scratch, floats, out);
+        status = akx_outputs(&net, obs, copy, scratch, floats, out);
         if (status == 0)
-            status = akx_act(&net, obs, scratch, floats, {choices}, {values});
+            status = akx_act(&net, obs, memory, scratch, floats, {choices}, {values});
 """
 
 
@@ -92,6 +96,8 @@ def run_c(
 ) -> Answer:
     """Ask the generated C file about observations (batch, obs).
 
+    With a memory they are a sequence that begins with none.
+
     Args:
         frozen: The executor.
         obs: The observations.
@@ -102,12 +108,13 @@ def run_c(
     Raises:
         LoadError: If there is no compiler, it does not compile, or it fails.
     """
+    copy, memory = (", copy", ", memory") if frozen.memory else ("", "")
     body = _main(
         frozen,
         prelude='#include "executor.c"',
         setup="",
-        decide="        status = executor_outputs(obs, out);\n"
-        "        status |= executor_act(obs, action);",
+        decide=f"        status = executor_outputs(obs{copy}, out);\n"
+        f"        status |= executor_act(obs{memory}, action);",
     )
     with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
         folder = Path(name)
@@ -187,7 +194,8 @@ def _main(
         decide=decide,
         teardown=teardown,
         obs=frozen.spec.obs.size,
-        out=len(frozen.layers[-1].bias),
+        out=frozen.out,
+        memory=max(1, frozen.memory),
         kind=ctype(frozen),
         actions=actions(frozen),
     )
@@ -204,7 +212,7 @@ def _ask(frozen: Frozen, command: Sequence[str], obs: Floats) -> Answer:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[:2000]
         raise LoadError(f"the program ended with status {done.returncode}. {said}")
-    out, count = len(frozen.layers[-1].bias), actions(frozen)
+    out, count = frozen.out, actions(frozen)
     words = np.frombuffer(done.stdout, "<u4")
     if len(words) != len(obs) * (out + count):
         raise LoadError(f"the program wrote {len(words)} words for {len(obs)} rows")

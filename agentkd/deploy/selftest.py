@@ -13,6 +13,14 @@ def self_test(frozen: Frozen, name: str) -> str:
     n, upper = name, name.upper()
     obs, outputs, taken = golden(frozen)
     kind = ctype(frozen)
+    memory, whole, given = "", "", ""
+    if frozen.memory:
+        # A sequence: each call starts from the same memory.
+        memory = f"    float memory[{upper}_MEMORY] = {{0.0f}};\n"
+        whole = f"\n        float copy[{upper}_MEMORY];"
+        whole += "\n        memcpy(copy, memory, sizeof copy);"
+        given = ", memory"
+    again = ", copy" if frozen.memory else ""
     apart = (
         f"{n}_apart(action[i], {n}_golden_action[row * {upper}_ACTION + i])"
         if kind == "float"
@@ -27,7 +35,7 @@ def self_test(frozen: Frozen, name: str) -> str:
     )
     return f"""#ifdef {upper}_TEST
 #include <stdio.h>
-
+{"#include <string.h>" if frozen.memory else ""}
 /* Observations with what they gave where the executor was made. */
 {arrays}
 static float {n}_apart(float got, float wanted)
@@ -39,12 +47,12 @@ int main(void)
 {{
     float worst = 0.0f;
     int failed = 0;
-    for (int32_t row = 0; row < {len(obs)}; row++) {{
+{memory}    for (int32_t row = 0; row < {len(obs)}; row++) {{
         const float *obs = {n}_golden_obs + row * {upper}_OBS;
         float out[{upper}_OUT] = {{0.0f}};
-        {kind} action[{upper}_ACTION] = {{0}};
-        failed |= {n}_outputs(obs, out);
-        failed |= {n}_act(obs, action);
+        {kind} action[{upper}_ACTION] = {{0}};{whole}
+        failed |= {n}_outputs(obs{again}, out);
+        failed |= {n}_act(obs{given}, action);
         for (int32_t i = 0; failed == 0 && i < {upper}_OUT; i++) {{
             const float d = {n}_apart(out[i], {n}_golden_out[row * {upper}_OUT + i]);
             worst = d <= worst ? worst : d;

@@ -13,7 +13,7 @@ from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError
 from agentkd.executors.frozen import Frozen
-from agentkd.spec import DiscreteSpec, MultiDiscreteSpec
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import Floats
 
 
@@ -21,7 +21,8 @@ def to_torchscript(frozen: Frozen) -> bytes:
     """Write an executor as a TorchScript module.
 
     Its `forward` takes float32 (batch, obs) and gives the action in the environment's
-    units and the last layer's numbers, as the plain ONNX graph does.
+    units and the last layer's numbers, as the plain ONNX graph does. With a memory it
+    takes (batch, memory) as well, and gives the memory that follows at the end.
 
     Raises:
         NumbersError: If a weight is NaN or infinite.
@@ -30,23 +31,37 @@ def to_torchscript(frozen: Frozen) -> bytes:
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
     module = _module(frozen)
-    example = torch.from_numpy(np.stack([frozen.mean, frozen.mean + 1]))
+    example = [torch.from_numpy(np.stack([frozen.mean, frozen.mean + 1]))]
+    if frozen.memory:
+        example.append(torch.zeros((2, frozen.memory)))
     out = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch calls TorchScript deprecated; whoever asks for it has their reasons.
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(module, (example,), check_trace=False)
+        traced = torch.jit.trace(module, tuple(example), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced.eval()), out)
     return out.getvalue()
 
 
 def run_torchscript(frozen: Frozen, obs: Floats) -> Answer:
-    """Ask the TorchScript module about observations (batch, obs)."""
+    """Ask the TorchScript module about observations (batch, obs).
+
+    With a memory they are a sequence that begins with none.
+    """
     torch: Any = import_module("torch")
+    rows = torch.from_numpy(np.ascontiguousarray(obs))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.load(io.BytesIO(to_torchscript(frozen)))
-        actions, outputs = module(torch.from_numpy(np.ascontiguousarray(obs)))
+        if frozen.memory:
+            memory = torch.zeros((1, frozen.memory))
+            pairs = []
+            for row in rows:
+                action, out, memory = module(row[None], memory)
+                pairs.append((action, out))
+            actions, outputs = (torch.cat(each) for each in zip(*pairs, strict=True))
+        else:
+            actions, outputs = module(rows)
     return Answer(outputs.numpy(), actions.numpy().reshape(len(obs), -1))
 
 
@@ -54,58 +69,30 @@ def _module(frozen: Frozen) -> Any:
     import torch
     from torch import nn
 
+    from agentkd.executors.network import Network
+
     class Executor(nn.Module):
         """The whole executor, from an observation to an action."""
 
         def __init__(self) -> None:
             super().__init__()
-            for name, values in _buffers(frozen).items():
-                self.register_buffer(name, torch.from_numpy(values.copy()))
+            self.network = Network(frozen)
+            if isinstance(frozen.spec.action, BoxSpec):
+                for name, values in zip(
+                    ("low", "high"), bounds(frozen.spec.action), strict=True
+                ):
+                    self.register_buffer(name, torch.from_numpy(values.copy()))
 
-        def forward(self, obs: Any) -> Any:
+        def forward(self, obs: Any, memory: Any = None) -> Any:
             held = dict(self.named_buffers())
-            x = (obs - held["mean"]) * held["scale"]
-            x = torch.clamp(x, -frozen.clip, frozen.clip)
-            for index, layer in enumerate(frozen.layers):
-                x = nn.functional.linear(
-                    x, held[f"weight{index}"], held[f"bias{index}"]
-                )
-                if layer.activation != "none":
-                    x = _ACTIVATIONS[layer.activation](x)
-            return _act(frozen, held, x), x
+            if memory is None:
+                x = self.network(obs)
+                return _act(frozen, held, x), x
+            begins = obs.new_zeros((1, obs.shape[0]), dtype=torch.bool)
+            ticks, after = self.network.follow(obs[None], begins, memory)
+            return _act(frozen, held, ticks[0]), ticks[0], after
 
     return Executor().eval()
-
-
-def _relu(x: Any) -> Any:
-    return x.clamp(min=0)
-
-
-def _elu(x: Any) -> Any:
-    import torch
-
-    return torch.nn.functional.elu(x)
-
-
-def _silu(x: Any) -> Any:
-    return x * x.sigmoid()
-
-
-def _tanh(x: Any) -> Any:
-    return x.tanh()
-
-
-_ACTIVATIONS = {"relu": _relu, "tanh": _tanh, "silu": _silu, "elu": _elu}
-
-
-def _buffers(frozen: Frozen) -> dict[str, Floats]:
-    action: Any = frozen.spec.action
-    held = {"mean": frozen.mean, "scale": frozen.scale}
-    if frozen.head in ("squashed", "clipped"):
-        held["low"], held["high"] = bounds(action)
-    for index, layer in enumerate(frozen.layers):
-        held[f"weight{index}"], held[f"bias{index}"] = layer.weight, layer.bias
-    return held
 
 
 def _act(frozen: Frozen, held: Any, x: Any) -> Any:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from agentkd import dists
-from agentkd.deploy.bundle import Bundle, probes
+from agentkd.deploy.bundle import Bundle, answers, probes
 from agentkd.deploy.golden import TOLERANCE, margins
 from agentkd.deploy.programs import Answer, run_akx, run_c
 from agentkd.errors import AgentkdError, LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.frozen import Frozen, distribution
 from agentkd.executors.native import compile_native, compiler
 from agentkd.types import Floats
 
@@ -75,8 +75,12 @@ def verify(
     # Half of them far out, where the clips are.
     drawn[::2] = frozen.mean + 4 * (drawn[::2] - frozen.mean)
     obs = np.concatenate([bundle.golden["obs"], drawn])
-    outputs = np.concatenate([bundle.golden["outputs"], frozen.outputs(drawn)])
-    wanted = Answer(outputs, reference(frozen, obs).actions)
+    wanted = reference(frozen, obs)
+    if not frozen.memory:
+        # What it gave where it was made. With a memory the drawn ones go on from there,
+        # and reading the file has compared the golden ones.
+        assert wanted.outputs is not None
+        wanted.outputs[: len(bundle.golden["obs"])] = bundle.golden["outputs"]
     for backend in BACKENDS if backends is None else backends:
         missing = backend.missing()
         if missing:
@@ -91,9 +95,10 @@ def verify(
 
 
 def reference(frozen: Frozen, obs: Floats) -> Answer:
-    """What NumPy gives for observations (batch, obs)."""
-    actions = _rows(dists.mode(frozen(obs), frozen.spec.action))
-    return Answer(frozen.outputs(obs), actions)
+    """What NumPy gives for observations (batch, obs); with a memory, for a sequence."""
+    outputs = answers(frozen, obs)
+    dist = distribution(frozen.head, outputs, frozen.spec)
+    return Answer(outputs, _rows(dists.mode(dist, frozen.spec.action)))
 
 
 def compare(name: str, frozen: Frozen, answer: Answer, wanted: Answer) -> Verdict:
@@ -160,7 +165,9 @@ def _native(frozen: Frozen, obs: Floats) -> Answer:
     native = compile_native(frozen)
     if native is None:
         raise LoadError("it could not be built; the log says why")
-    return Answer(native.outputs(obs), _rows([native.act(each) for each in obs]))
+    outputs = native.follow(obs) if frozen.memory else native.outputs(obs)
+    native.memory[:] = 0.0
+    return Answer(outputs, _rows([native.act(each) for each in obs]))
 
 
 def _onnx(frozen: Frozen, obs: Floats) -> Answer:

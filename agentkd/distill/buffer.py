@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import IO, final
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agentkd.distill.sequences import HOLE, Sequences, walk_back
 from agentkd.dists import Kind, kind_of, pack
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.types import ActionDist, Floats
 
-_FIRST = 4096
 _MOST_BYTES = 1 << 30
+_PIECE = 65_536
 
 
 @final
 class LabelBuffer:
     """Observations and the planner's packed distributions, side by side.
 
-    Memory grows by doubling up to `capacity` labels, or as many as fit `most_bytes`,
-    and stays there: one label of 17 + 12 numbers takes 116 bytes, a million 116 MB.
+    Room for `capacity` labels, or as many as fit `most_bytes`, is set aside at the
+    first; the system gives the memory as it is written to, so that nothing is copied as
+    labels come. One label of 17 + 12 numbers takes 116 bytes, a million 116 MB.
 
     Args:
         capacity: The most labels that are kept.
         most_bytes: The most memory they take, 1 GiB by default: images are large.
+        linked: Whether links are kept too, so that `draw_sequences` finds sequences.
     """
 
     def __init__(
-        self, capacity: int = 1_000_000, most_bytes: int = _MOST_BYTES
+        self,
+        capacity: int = 1_000_000,
+        most_bytes: int = _MOST_BYTES,
+        *,
+        linked: bool = False,
     ) -> None:
         """Begin empty; the first label decides the widths."""
         if capacity < 1:
@@ -36,6 +45,8 @@ class LabelBuffer:
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)
+        self._linked = linked
+        self._links = np.empty(0, np.int32)
         self._split = 0
         self._next = 0
         self._size = 0
@@ -65,14 +76,17 @@ class LabelBuffer:
     @property
     def nbytes(self) -> int:
         """How much memory the labels take, in bytes."""
-        return self._rows.nbytes
+        return 4 * self._size * int(self._rows.shape[1])
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
+    def add(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
+    ) -> None:
         """Keep labels; rows that hold NaN or infinity are counted and left out.
 
         Args:
             obs: Observations, (batch, obs).
             dist: The planner's answer to them.
+            link: As in `Labels`. Without, each label stands alone.
 
         Raises:
             SpecError: If kind or widths differ from those of the first label.
@@ -82,8 +96,7 @@ class LabelBuffer:
         if self._kind is None:
             self._kind = kind
             self._split = obs.shape[1]
-            self._rows = np.empty((0, obs.shape[1] + packed.shape[1]), np.float32)
-            self._fit()
+            self._set_aside(obs.shape[1] + packed.shape[1])
         if (
             kind != self._kind
             or obs.shape[1] != self._split
@@ -95,32 +108,47 @@ class LabelBuffer:
                 f"{self._rows.shape[1] - self._split}."
             )
         rows = np.concatenate([obs, packed], axis=1, dtype=np.float32)
-        whole = np.isfinite(rows).all(axis=1)
+        links = np.zeros(len(rows), np.int32) if link is None else link
+        whole = np.asarray(np.isfinite(rows).all(axis=1))
         if not whole.all():
             self._refused += int((~whole).sum())
-            rows = rows[whole]
-        self._seen += len(rows)
-        rows = rows[-self._capacity :]
-        self._make_room(len(rows))
+            if self._linked:
+                # What is left out keeps its place: links count places.
+                rows = np.where(whole[:, None], rows, np.float32(0))
+                links = np.where(whole, links, HOLE).astype(np.int32)
+            else:
+                rows = rows[whole]
+        self._seen += int(whole.sum())
+        rows, links = rows[-self._capacity :], links[-self._capacity :]
         first = min(len(rows), len(self._rows) - self._next)
         self._rows[self._next : self._next + first] = rows[:first]
         self._rows[: len(rows) - first] = rows[first:]
-        self._next = (self._next + len(rows)) % max(1, len(self._rows))
+        if self._linked:
+            self._links[self._next : self._next + first] = links[:first]
+            self._links[: len(rows) - first] = links[first:]
+        self._next = (self._next + len(rows)) % len(self._rows)
         self._size = min(self._size + len(rows), len(self._rows))
 
-    def _fit(self) -> None:
-        """Lower the capacity to what the bytes hold."""
-        fitting = self._most_bytes // (4 * max(1, self._rows.shape[1]))
+    def _set_aside(self, width: int) -> None:
+        """Make room for the capacity, or for what the bytes hold."""
+        fitting = self._most_bytes // (4 * max(1, width))
         self._capacity = max(1, min(self._capacity, fitting))
+        self._rows = np.empty((self._capacity, width), np.float32)
+        if self._linked:
+            self._links = np.zeros(self._capacity, np.int32)
 
-    def _make_room(self, more: int) -> None:
-        needed = min(self._size + more, self._capacity)
-        if needed <= len(self._rows):
+    def forget(self, count: int) -> None:
+        """Let the oldest labels go, `count` of them or all there are."""
+        kept = max(0, self._size - max(0, count))
+        if kept == self._size:
             return
-        length = min(max(needed, 2 * len(self._rows), _FIRST), self._capacity)
-        grown = np.empty((length, self._rows.shape[1]), np.float32)
-        grown[: self._size] = self._rows[: self._size]
-        self._rows, self._next = grown, self._size % length
+        # The oldest is where the next would be written once the buffer is full.
+        first = self._next if self._size == len(self._rows) else 0
+        order = (first + self._size - kept + np.arange(kept)) % max(1, len(self._rows))
+        self._rows[:kept] = self._rows[order]
+        if self._linked:
+            self._links[:kept] = self._links[order]
+        self._size = self._next = kept
 
     def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
         """Draw labels uniformly, with replacement.
@@ -131,20 +159,53 @@ class LabelBuffer:
         rows = self._rows[random.integers(0, self._size, batch)]
         return rows[:, : self._split], rows[:, self._split :]
 
+    def draw_sequences(
+        self,
+        count: int,
+        ticks: int,
+        random: np.random.Generator,
+        *,
+        burn_in: int = 0,
+        newest: int | None = None,
+    ) -> Sequences:
+        """Draw sequences that end anywhere, with replacement.
+
+        Args:
+            count: How many.
+            ticks: How many labels each has at most.
+            random: Draws where they end.
+            burn_in: Ticks at the start of one that begins amid an episode from which
+                nothing is learnt.
+            newest: End only among so many of the newest labels; None: among all.
+        """
+        oldest = self._next if self._size == len(self._rows) else 0
+        among = min(self._size, newest or self._size)
+        drawn = random.integers(self._size - among, self._size, count)
+        places, length, begins = walk_back(
+            self._links,
+            (oldest + drawn) % len(self._rows),
+            ticks,
+            oldest=oldest,
+        )
+        tick = np.arange(ticks)[:, None]
+        first = np.where(begins, 0, burn_in)
+        learnt = (tick < length) & (tick >= first) & (self._links[places] != HOLE)
+        rows = self._rows[places]
+        return Sequences(rows[..., : self._split], rows[..., self._split :], learnt)
+
     def all(self) -> tuple[Floats, Floats]:
         """All labels, as views: observations (n, obs) and packed ones (n, width)."""
         rows = self._rows[: self._size]
         return rows[:, : self._split], rows[:, self._split :]
 
     def save(self, path: Path) -> None:
-        """Write the labels to a .npz file, oldest first."""
-        order = np.roll(self._rows[: self._size], -self._next, axis=0)
-        if self._size < len(self._rows):
-            order = self._rows[: self._size]
+        """Write the labels to a .npz file, as they lie."""
         with path.open("wb") as file:
             np.savez(
                 file,
-                rows=order,
+                rows=self._rows[: self._size],
+                links=self._links[: self._size],
+                first=self._next if self._size == len(self._rows) else 0,
                 split=self._split,
                 kind=np.array(self._kind or ""),
                 seen=self._seen,
@@ -159,19 +220,38 @@ class LabelBuffer:
         """
         try:
             with np.load(path, allow_pickle=False) as data:
-                rows = np.asarray(data["rows"], np.float32)
-                split, kind = int(data["split"]), str(data["kind"])
+                split, kind, first = (data[n] for n in ("split", "kind", "first"))
                 seen, refused = int(data["seen"]), int(data["refused"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                links = np.asarray(data["links"], np.int32)
+            if not str(kind):
+                return
+            with ZipFile(path) as file, file.open("rows.npy") as rows:
+                self._read(rows, int(first))
+            if self._linked:
+                self._links[: self._size] = np.roll(links, -int(first))[-self._size :]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise LoadError(f"{path} holds no labels: {error}") from error
-        if not kind:
-            return
-        self._kind = kind  # type: ignore[assignment]
-        self._split = split
-        self._rows = rows
-        self._fit()
-        self._rows = rows[-self._capacity :].copy()
-        rows = self._rows
-        self._size = len(rows)
-        self._next = 0 if self._size == self._capacity else self._size
+        self._kind = str(kind)  # type: ignore[assignment]
+        self._split = int(split)
         self._seen, self._refused = seen, refused
+
+    def _read(self, file: IO[bytes], first: int) -> None:
+        """Read rows some at a time, the oldest of which is the `first`.
+
+        Read whole, they would be in memory twice.
+        """
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("rows of another version")
+        shape, turned, dtype = np.lib.format.read_array_header_1_0(file)
+        if len(shape) != 2 or turned or dtype != np.float32:
+            raise ValueError(f"rows of {dtype}, {shape}")
+        count, width = shape
+        self._set_aside(width)
+        kept = min(count, self._capacity)
+        for start in range(0, count, _PIECE):
+            size = min(_PIECE, count - start)
+            piece = np.frombuffer(file.read(4 * size * width), np.float32)
+            place = (np.arange(start, start + size) - first) % count - (count - kept)
+            # Where there is less room than before, the oldest make it.
+            self._rows[place[place >= 0]] = piece.reshape(size, width)[place >= 0]
+        self._size, self._next = kept, kept % len(self._rows)

@@ -8,12 +8,23 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.planners.horizon import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+from agentkd.types import (
+    ActionDist,
+    Actions,
+    Floats,
+    Labels,
+    Policy,
+    RecurrentPolicy,
+    State,
+)
+
+GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +34,25 @@ class Collected:
     Attributes:
         obs: The observations that were visited, (environments, obs).
         dist: The planner's answer to them.
+        reward: What the environments paid for what was done there, (environments,).
+        begins: Where an episode begins, (environments,).
+        ended: How it went on, (environments,): `GOES_ON`, `TERMINATED` or `TRUNCATED`.
         executor_returns: Returns of episodes that ended and that the executor drove
             from start to end.
     """
 
     obs: Floats
     dist: ActionDist
+    reward: Floats
+    begins: NDArray[np.bool_]
+    ended: NDArray[np.uint8]
     executor_returns: tuple[float, ...]
+
+    @property
+    def labels(self) -> Labels:
+        """What was learnt of it: the environments' ticks come in turns."""
+        link = np.where(self.begins, 0, len(self.obs)).astype(np.int32)
+        return Labels(self.obs, self.dist, link)
 
 
 @final
@@ -83,6 +106,10 @@ class Collector:
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
         self._share = 1.0
+        self._begins = np.ones(count, bool)
+        self._mind: State | None = None
+        self._reward = np.zeros(count, np.float32)
+        self._ended = np.zeros(count, np.uint8)
         for index, env in enumerate(self._envs):
             obs, _ = env.reset(seed=int(self.random.integers(2**31)))
             self._obs[index] = self._flat(obs)
@@ -96,11 +123,12 @@ class Collector:
             return obs
         return flatten_one(self._spec.obs, obs)
 
-    def step(self, executor: Policy, share: float) -> Collected:
+    def step(self, executor: Policy | RecurrentPolicy, share: float) -> Collected:
         """Label where the environments stand and move each by one tick.
 
         Args:
-            executor: Drives where the planner does not.
+            executor: Drives where the planner does not. One with a memory sees every
+                state, whoever drives.
             share: The planner's share of the driving, 0 to 1.
         """
         count = len(self._envs)
@@ -119,14 +147,36 @@ class Collector:
         action = self._spec.action
         actions = dists.sample(dist, action, self.random)
         mine = ~(self._by_planner & answered)
-        if mine.any():
+        taken = self._taken(executor, obs, mine)
+        if taken is not None:
             actions = np.array(actions)
-            actions[mine] = dists.mode(executor(obs[mine]), action)
+            actions[mine] = taken
+        begins, self._begins = self._begins, np.zeros(count, bool)
         finished = [
             r for i in range(count) if (r := self._move(i, actions[i])) is not None
         ]
         self.labels += count
-        return Collected(obs, dist, tuple(finished))
+        reward, ended = self._reward.copy(), self._ended.copy()
+        return Collected(obs, dist, reward, begins, ended, tuple(finished))
+
+    def _taken(
+        self, executor: Policy | RecurrentPolicy, obs: Floats, mine: NDArray[np.bool_]
+    ) -> Actions | None:
+        """The executor's actions where it drives; None where it does nowhere."""
+        action = self._spec.action
+        if not isinstance(executor, RecurrentPolicy):
+            if not mine.any():
+                return None
+            return dists.mode(executor(obs[mine]), action)
+        fresh = executor.initial_state(1)
+        # Another executor took over, whose memory is of another kind.
+        if self._mind is None or _shapes(self._mind) != _shapes(fresh):
+            self._mind = executor.initial_state(len(obs))
+        state = tuple(np.array(each) for each in self._mind)
+        for memory, start in zip(state, fresh, strict=True):
+            memory[self._begins] = start[0]
+        dist, self._mind = executor(obs, state)
+        return dists.mode(dists.rows(dist, mine), action) if mine.any() else None
 
     def _restart_the_blind(self) -> None:
         """Begin anew where an environment gives what is no number."""
@@ -162,6 +212,10 @@ class Collector:
             )
             obs, reward, terminated, truncated, _ = env.step(taken)
             self._returns[index] += float(reward)
+            self._reward[index] = reward
+            self._ended[index] = (
+                TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
+            )
             ended = terminated or truncated
             whole = float(self._returns[index])
             pure = bool(self._pure[index])
@@ -187,6 +241,7 @@ class Collector:
     def _begin(self, index: int) -> None:
         """Begin an episode: nothing returned, nothing remembered, a driver drawn."""
         self._returns[index] = 0.0
+        self._begins[index] = True
         if self._state is not None:
             fresh = self._planner.initial_state(1)  # type: ignore[union-attr]
             for memory, start in zip(self._state, fresh, strict=True):
@@ -200,3 +255,7 @@ class Collector:
         """Close the environments."""
         for env in self._envs:
             env.close()
+
+
+def _shapes(state: State) -> list[tuple[int, ...]]:
+    return [memory.shape[1:] for memory in state]

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from agentkd import dists
 from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.divergence import (
-    Divergence,
-    DivergenceOptions,
-    divergence_for,
+from agentkd.distill.terms import (
+    Batch,
+    Ground,
+    Objective,
+    Terms,
+    parse_terms,
+    to_text,
 )
+from agentkd.dists import Kind
 from agentkd.errors import ConfigError, LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.layers import Conv
 from agentkd.executors.network import Network
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
 _AVERAGE = 16.0
 _LEAST_STD = 1e-2
@@ -27,6 +36,8 @@ _SETTLED = 4096
 """Labels from which on a change of the normaliser is compensated."""
 _CHUNK = 65536
 _CHECK = 64
+_SHARE = 8
+"""With a memory, one sequence is drawn for so many labels of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,12 @@ class DistillerOptions:
         capacity: The most labels held in memory.
         least: Labels before the first step.
         seed: For which labels are drawn.
-        divergence: What is minimised.
+        ticks: With a memory: how long the sequences are that it learns from, so far
+            does the gradient reach.
+        burn_in: With a memory: ticks of a sequence that begins amid an episode in which
+            the memory is made and nothing is learnt.
+        terms: What is minimised, as `agentkd.distill.terms` reads it: "match" alone,
+            or "soft:tau=2 + 0.3 hard"; or the terms themselves.
     """
 
     batch: int = 512
@@ -53,10 +69,13 @@ class DistillerOptions:
     capacity: int = 1_000_000
     least: int = 64
     seed: int = 0
-    divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
+    ticks: int = 32
+    burn_in: int = 8
+    terms: str | Terms = "match"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        self.sum()
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
         if self.capacity < self.least:
@@ -64,10 +83,23 @@ class DistillerOptions:
                 f"capacity is {self.capacity}; learning begins at {self.least} labels, "
                 "so that nothing would be learnt."
             )
+        if not 0 <= self.burn_in < self.ticks:
+            raise ConfigError(
+                f"burn_in is {self.burn_in}, ticks {self.ticks}: a sequence has to be "
+                "longer than its burn-in."
+            )
         if not self.learning_rate > 0:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate}; above 0, please."
             )
+
+    def sum(self) -> Terms:
+        """The terms, read if they are text.
+
+        Raises:
+            ConfigError: If they cannot be read.
+        """
+        return parse_terms(self.terms) if isinstance(self.terms, str) else self.terms
 
 
 @final
@@ -84,12 +116,18 @@ class Distiller:
     Args:
         frozen: The executor to start from.
         options: How to learn.
+        planner: What the labels are from, for terms that ask it themselves.
     """
 
-    def __init__(self, frozen: Frozen, options: DistillerOptions | None = None) -> None:
+    def __init__(
+        self,
+        frozen: Frozen,
+        options: DistillerOptions | None = None,
+        planner: Policy | RecurrentPolicy | None = None,
+    ) -> None:
         """Begin with the weights of `frozen` and no labels."""
         self.options = options or DistillerOptions()
-        self.buffer = LabelBuffer(self.options.capacity)
+        self.buffer = LabelBuffer(self.options.capacity, linked=frozen.memory > 0)
         self.network = Network(frozen)
         self.steps = 0
         self.rejected = 0
@@ -98,7 +136,9 @@ class Distiller:
             self.network.parameters(), lr=self.options.learning_rate, fused=True
         )
         self._average = [p.detach().clone() for p in self.network.parameters()]
-        self._divergence: Divergence | None = None
+        self._objective: Objective | None = None
+        self._restored: Mapping[str, Any] = {}
+        self._planner = planner
         self._frozen = frozen
         # A normaliser that was set by labels is not given up for a few new ones.
         untouched = not frozen.mean.any() and bool((frozen.scale == 1).all())
@@ -106,10 +146,21 @@ class Distiller:
         self._progress = 0.0
         self._good = self._state()
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
-        """Take labels: observations (batch, obs) and the planner's answer to them."""
-        self.buffer.add(obs, dist)
-        self._choose()
+    def add(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
+    ) -> None:
+        """Take labels: observations (batch, obs) and the planner's answer to them.
+
+        An executor with a memory learns from sequences: `link` is as in `Labels`.
+        """
+        if link is None and self._frozen.memory:
+            raise ConfigError(
+                f"{self._frozen.architecture} has a memory and learns from sequences: "
+                "give each label its link (agentkd.types.Labels). In a live run an "
+                "executor without a memory learns, such as mlp:64,64."
+            )
+        self.buffer.add(obs, dist, link)
+        self.expect(self.buffer.kind)
 
     def load_labels(self, path: Path) -> None:
         """Take the labels that `LabelBuffer.save` left in a file.
@@ -118,16 +169,35 @@ class Distiller:
             LoadError: If the file is damaged.
         """
         self.buffer.load(path)
-        self._choose()
+        self.expect(self.buffer.kind)
 
-    def _choose(self) -> None:
-        if self._divergence is None and self.buffer.kind is not None:
-            self._divergence = divergence_for(
-                self.buffer.kind,
-                self._frozen.head,
-                self._frozen.spec.action,
-                self.options.divergence,
-            )
+    def expect(self, kind: Kind | None) -> None:
+        """Make the losses for labels of a kind; the first ones do it otherwise.
+
+        Raises:
+            ConfigError: If a term does not go with such labels or the executor.
+        """
+        if self._objective is not None or kind is None:
+            return
+        self._objective = Objective(
+            self.options.sum(),
+            Ground(
+                kind=kind,
+                head=self._frozen.head,
+                action=self._frozen.spec.action,
+                obs=self._frozen.spec.obs.size,
+                network=self.network,
+                seed=self.options.seed,
+                planner=self._planner,
+            ),
+        )
+        self._restore_terms()
+        self._good["objective"] = deepcopy(self._objective.state_dict())
+
+    def _restore_terms(self) -> None:
+        if self._objective is not None and self._restored:
+            self._objective.load_state_dict(self._restored)
+            self._restored = {}
 
     def schedule(self, progress: float) -> None:
         """Set the learning rate: `progress` runs from 0 to 1 over the whole run."""
@@ -137,19 +207,18 @@ class Distiller:
         """Take one gradient step.
 
         Returns:
-            "divergence" and "learning_rate"; {} while there are too few labels.
+            "divergence" and "learning_rate", and what the terms tell as "term.number";
+            {} while there are too few labels.
         """
-        if self._divergence is None or len(self.buffer) < self.options.least:
+        if self._objective is None or len(self.buffer) < self.options.least:
             return {}
         self._renormalise()
         rate = self._rate()
         for group in self._adam.param_groups:
             group["lr"] = rate
-        obs, planner = self.buffer.draw(self.options.batch, self._random)
-        outputs = self.network(torch.from_numpy(obs))
-        loss = self._divergence(outputs, torch.from_numpy(planner)).mean()
+        loss = self._objective(self._draw()).mean()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(
             self.network.parameters(), self.options.clip_gradient
         )
@@ -161,7 +230,60 @@ class Distiller:
             self._recover()
         elif self.steps % _CHECK == 0:
             self._keep()
-        return {"divergence": value, "learning_rate": rate}
+        return {"learning_rate": rate, **self._objective.numbers()}
+
+    def _draw(self) -> Batch:
+        """Draw labels, and let the executor answer; with a memory, along sequences."""
+        options, network = self.options, self.network
+        if not network.memory:
+            drawn = self.buffer.draw(options.batch, self._random)
+            obs, planner = map(torch.from_numpy, drawn)
+            return Batch(obs, network(obs), planner, network.forward, self._progress)
+        count = max(1, options.batch // _SHARE)
+        found = self.buffer.draw_sequences(
+            count, options.ticks, self._random, burn_in=options.burn_in
+        )
+        whole = torch.from_numpy(np.ascontiguousarray(found.obs))
+        learnt = torch.from_numpy(found.learnt)
+
+        def forward(obs: Tensor) -> Tensor:
+            placed = whole.clone()
+            placed[learnt] = obs
+            return network.follow(placed)[0][learnt]
+
+        return Batch(
+            whole[learnt],
+            network.follow(whole)[0][learnt],
+            torch.from_numpy(np.ascontiguousarray(found.planner))[learnt],
+            forward,
+            self._progress,
+        )
+
+    def agreement(self, newest: int) -> float:
+        """How far the executor agrees with the planner on sequences, 0 to 1.
+
+        They end among the `newest` labels, some of which may have been learnt from.
+        """
+        options = self.options
+        if not len(self.buffer) or self.buffer.kind is None:
+            return float("nan")
+        random = np.random.default_rng([options.seed, self.steps])
+        found = self.buffer.draw_sequences(
+            64, options.ticks, random, burn_in=options.burn_in, newest=max(1, newest)
+        )
+        frozen = self.freeze()
+        state = np.zeros((64, frozen.memory), np.float32)
+        mine = []
+        for row in found.obs:
+            outputs, state = frozen.advance(row, state)
+            mine.append(outputs)
+        learnt, action = found.learnt, frozen.spec.action
+        answer = distribution(frozen.head, np.stack(mine)[learnt], frozen.spec)
+        wanted = dists.unpack(self.buffer.kind, found.planner[learnt], action)
+        agreed = dists.agreement(
+            dists.mode(answer, action), dists.mode(wanted, action), action
+        )
+        return float(agreed.mean()) if len(agreed) else float("nan")
 
     def _rate(self) -> float:
         options = self.options
@@ -182,6 +304,9 @@ class Distiller:
             return
         self._normalised_at = len(self.buffer)
         mean, std = _moments(self.buffer.all()[0])
+        first = self._frozen.layers[0]
+        if isinstance(first, Conv):
+            mean, std = _by_channel(first, mean, std)
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
         if len(self.buffer) < _SETTLED:
@@ -206,6 +331,10 @@ class Distiller:
         return {
             "network": {k: v.clone() for k, v in self.network.state_dict().items()},
             "average": [tensor.clone() for tensor in self._average],
+            "terms": to_text(self.options.sum()),
+            "objective": deepcopy(self._objective.state_dict())
+            if self._objective is not None
+            else dict(self._restored),
         }
 
     def _keep(self) -> None:
@@ -218,6 +347,9 @@ class Distiller:
         self.rejected += 1
         self.network.load_state_dict(self._good["network"])
         self._average = [tensor.clone() for tensor in self._good["average"]]
+        if self._objective is not None:
+            self._objective.load_state_dict(self._good["objective"])
+            self._objective.restart()
         self._adam = torch.optim.Adam(
             self.network.parameters(), lr=self.options.learning_rate, fused=True
         )
@@ -264,6 +396,10 @@ class Distiller:
             self.steps = int(state["steps"])
             self._normalised_at = int(state["normalised_at"])
             self._random = np.random.default_rng([self.options.seed, self.steps])
+            # What other terms learnt means nothing to these.
+            if state.get("terms") == to_text(self.options.sum()):
+                self._restored = state["objective"]
+                self._restore_terms()
         except (KeyError, RuntimeError, ValueError) as error:
             raise LoadError(
                 f"The saved state does not fit this executor: {error}"
@@ -284,3 +420,17 @@ def _moments(obs: Floats) -> tuple[Floats, Floats]:
     )
     std = np.sqrt(square / count)
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+
+def _by_channel(image: Conv, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
+    """Let the pixels of a channel share one mean and one deviation."""
+    height, width, channels = image.shape
+    laid = (channels, height * width)
+    if not image.channels_first:
+        laid = laid[::-1]
+    pixels = 1 if image.channels_first else 0
+    means, stds = mean.reshape(laid), std.reshape(laid)
+    shared = means.mean(axis=pixels, keepdims=True)
+    square = (stds**2 + (means - shared) ** 2).mean(axis=pixels, keepdims=True)
+    whole = np.broadcast_to(shared, laid), np.broadcast_to(np.sqrt(square), laid)
+    return whole[0].reshape(-1).copy(), whole[1].reshape(-1).copy()

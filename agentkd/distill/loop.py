@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, final
 
 import numpy as np
@@ -18,28 +14,33 @@ import numpy as np
 from agentkd import dists, environments
 from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distill.head_start import HeadStart
+from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
-from agentkd.distill.source import CollectionOptions, Labels, LocalSource, Source
+from agentkd.distill.source import CollectionOptions, LocalSource, Source
+from agentkd.distill.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
 from agentkd.spec import Spec, env_spec, flatten_one
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Labels
 
 log = logging.getLogger(__name__)
 
 _BURST = 0.02
 _PUBLISH = 32
 """Ticks of all environments after which an executor drives them, taking turns."""
+_STEPS = 16
+"""Gradient steps between two looks at the budget, where steps are what is counted."""
 _CHECKPOINT_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a distillation goes on: by time or by labels.
+    """How long a distillation goes on: by time, by labels or by gradient steps.
 
     Attributes:
         seconds: Of wall time; collecting and learning then run side by side. With
@@ -48,20 +49,25 @@ class Budget:
             in one process, and the same seed gives the same executor.
         steps_per_label: Gradient steps for each label, when they take turns; by
             default 1/8, or more where there are few labels.
+        steps: How many gradient steps, for labels that lie there already; the same
+            seed gives the same executor.
     """
 
     seconds: float | None = None
     labels: int | None = None
     steps_per_label: float | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.seconds is None and self.labels is None:
+        if self.seconds is None and self.labels is None and self.steps is None:
             raise ConfigError("A distillation needs an end: give seconds or labels.")
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigError(f"seconds is {self.seconds}; it has to be above 0.")
         if self.labels is not None and self.labels < 1:
             raise ConfigError(f"labels is {self.labels}; it has to be at least 1.")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; it has to be at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Distilled:
         dropped: Labels that found no room on their way here.
         unsaved: Why no checkpoint could be written; "" where one was, or none asked.
         history: Looks at it on the way.
+        terms: What was minimised.
     """
 
     frozen: Frozen
@@ -97,6 +104,7 @@ class Distilled:
     dropped: int
     unsaved: str
     history: tuple[Progress, ...]
+    terms: Terms = ()
 
 
 def look_at(env: str) -> tuple[Spec, Floats]:
@@ -153,7 +161,8 @@ def distill(
     Args:
         env: The environment's name, as `agentkd.environments.make` takes it.
         planner: A reference, several (an ensemble), or a `Planner` at hand. With a
-            time budget and references, labels are collected in a process of its own.
+            time budget and references, labels are collected in a process of its own
+            (and in this one until that has started).
         executor: An architecture such as "mlp:64,64", or an executor to go on from.
         budget: When to end; 60 seconds by default.
         seed: For weights, resets and draws.
@@ -178,6 +187,8 @@ def distill(
     """
     begin = time.monotonic()
     end = budget or Budget(seconds=60.0)
+    if end.seconds is None and end.labels is None:
+        raise ConfigError("steps alone are for a dataset; give seconds or labels.")
     way = collection or CollectionOptions()
     spec, probe = look_at(env)
     known = (
@@ -194,7 +205,8 @@ def distill(
     learning = options or DistillerOptions(seed=seed)
     if end.labels is not None:
         learning = replace(learning, least=min(learning.least, end.labels))
-    distiller = Distiller(frozen, learning)
+    distiller = Distiller(frozen, learning, known.policy)
+    distiller.expect(kind_of_planner(known, spec, probe))
     origin = Checkpoint(planner=known.digest)
     earlier = 0.0
     if resume:
@@ -205,17 +217,35 @@ def distill(
     apart = end.seconds is not None and not isinstance(planner, Planner)
     if apart:
         assert not isinstance(planner, Planner)
-        source: Source = ProcessSource(
-            env, planner, access or {}, frozen, spec, way, seed
+        source: Source = HeadStart(
+            lambda: LocalSource(env, known.policy, frozen, spec, way, seed + 1),
+            ProcessSource(env, planner, access or {}, frozen, spec, way, seed),
         )
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)
-    run = _Run(
+    run = Run(
         distiller, source, end, way, begin - earlier, every, watch, checkpoint, origin
     )
+    return carry_out(run, known, stop)
+
+
+def carry_out(
+    run: Run, planner: Planner, stop: Callable[[], bool] | None = None
+) -> Distilled:
+    """Bring a distillation to its end, close its source, and give what came of it.
+
+    Args:
+        run: The distillation.
+        planner: What its labels come from.
+        stop: Asked now and then; True ends it with what was learnt.
+
+    Raises:
+        AgentkdError: If the source fails before anything was learnt.
+    """
+    distiller, source = run.distiller, run.source
     fault = ""
     try:
-        with _ctrl_c() as asked:
+        with ctrl_c() as asked:
             run.loop(lambda: asked() or (stop is not None and stop()))
     except KeyboardInterrupt:
         run.interrupted = True
@@ -229,7 +259,7 @@ def distill(
     run.save()
     return Distilled(
         frozen=distiller.freeze(version=run.version + 1),
-        planner=known,
+        planner=planner,
         labels=distiller.buffer.seen,
         steps=distiller.steps,
         seconds=run.elapsed,
@@ -241,37 +271,18 @@ def distill(
         dropped=source.dropped,
         unsaved=run.unsaved,
         history=tuple(run.history),
+        terms=distiller.options.sum(),
     )
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that is asked between two steps.
-
-    Raised anywhere, it could leave half-changed weights. A second one is raised.
-    """
-    presses = 0
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal presses
-        presses += 1
-        if presses > 1:
-            signal.default_int_handler(number, frame)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: presses > 0
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @final
 @dataclass(slots=True)
-class _Run:
-    """The state of one distillation between its first and its last label."""
+class Run:
+    """The state of one distillation between its first and its last label.
+
+    Labels that are `held_out` are never learnt from; agreement is measured on them,
+    else on labels that are about to be learnt from.
+    """
 
     distiller: Distiller
     source: Source
@@ -282,6 +293,7 @@ class _Run:
     watch: Watch | None
     checkpoint: Path | None
     origin: Checkpoint
+    held_out: Labels | None = None
     version: int = 0
     unsaved: str = ""
     interrupted: bool = False
@@ -298,31 +310,39 @@ class _Run:
 
     @property
     def elapsed(self) -> float:
+        """Seconds since it began, earlier runs counted in."""
         return time.monotonic() - self.begin
 
     @property
     def labels(self) -> int:
+        """Labels so far, those refused counted in."""
         return self.distiller.buffer.seen + self.distiller.buffer.refused
 
     @property
     def done(self) -> float:
+        """The share of the budget that is used, 0 to 1."""
         budget = self.budget
         shares = [0.0]
         if budget.seconds is not None:
             shares.append(self.elapsed / budget.seconds)
         elif budget.labels is not None:
             shares.append(self.labels / budget.labels)
+        if budget.steps is not None:
+            shares.append(self.distiller.steps / budget.steps)
         return min(1.0, max(shares))
 
     def loop(self, stop: Callable[[], bool]) -> None:
+        """Learn until the budget is used or `stop` says so."""
         self._looked = self._saved = self.elapsed
         self._before = self.labels, self.distiller.steps
         while self.done < 1.0 and not self.interrupted:
             self.distiller.schedule(self.done)
-            if self.budget.seconds is None:
+            if self.budget.seconds is not None:
+                self._side_by_side()
+            elif self.budget.labels is not None:
                 self._take_turns()
             else:
-                self._side_by_side()
+                self._count_steps()
             if self.elapsed - self._looked >= self.every:
                 self.look()
             if self.elapsed - self._saved >= _CHECKPOINT_EVERY:
@@ -354,16 +374,26 @@ class _Run:
             if not self._step():
                 time.sleep(0.002)
 
+    def _count_steps(self) -> None:
+        self._learn_of(self.source.take())
+        for _ in range(_STEPS):
+            if self.done < 1.0:
+                self._step()
+
     def _learn_of(self, batches: list[Labels]) -> None:
-        for obs, dist in batches:
-            if self._current is not None:
-                sample = slice(0, 64)
-                action = self._current.spec.action
-                said = dists.mode(dists.rows(dist, sample), action)
-                mine = dists.mode(self._current(obs[sample]), action)
-                agreed = dists.agreement(mine, said, action)
-                self._agreement.append(float(agreed.mean()))
-            self.distiller.add(obs, dist)
+        for obs, dist, link in batches:
+            if self.held_out is None:
+                self._compare(Labels(obs[:64], dists.rows(dist, slice(0, 64))))
+            self.distiller.add(obs, dist, link)
+
+    def _compare(self, labels: Labels) -> None:
+        """Note how far the executor agrees with labels."""
+        if self._current is None or self._current.memory:
+            return
+        obs, dist, _ = labels
+        action = self._current.spec.action
+        said, mine = dists.mode(dist, action), dists.mode(self._current(obs), action)
+        self._agreement.append(float(dists.agreement(mine, said, action).mean()))
 
     def _step(self) -> bool:
         metrics = self.distiller.step()
@@ -381,11 +411,17 @@ class _Run:
         self.source.update(self._current, self.way.share(self.labels))
 
     def look(self) -> None:
+        """Note how it goes, and tell whoever watches."""
         now = self.elapsed
-        if self.budget.seconds is not None:
-            self._publish()
-        passed = max(1e-9, now - self._looked)
         labels, steps = self._before
+        if self.budget.labels is None or self.budget.seconds is not None:
+            self._publish()
+        if self._current is not None and self._current.memory:
+            # A label alone says nothing of a memory.
+            self._agreement.append(self.distiller.agreement(self.labels - labels))
+        elif self.held_out is not None:
+            self._compare(self.held_out)
+        passed = max(1e-9, now - self._looked)
         returns = self.source.returns()
         progress = Progress(
             seconds=now,
@@ -409,6 +445,7 @@ class _Run:
             self.watch(progress)
 
     def save(self) -> None:
+        """Leave a checkpoint, if one was asked for."""
         self._saved = self.elapsed
         if self.checkpoint is None or not self.distiller.steps:
             return

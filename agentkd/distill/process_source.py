@@ -21,7 +21,7 @@ from agentkd import environments
 from agentkd import spec as specs
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.distill.collector import Collector
-from agentkd.distill.source import CollectionOptions, Labels
+from agentkd.distill.source import CollectionOptions
 from agentkd.errors import PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
@@ -31,7 +31,7 @@ from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.worker import end_with_parent
 from agentkd.spec import Spec
-from agentkd.types import Floats, Policy
+from agentkd.types import Floats, Labels
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ def _collect(order: Mapping[str, Any]) -> None:
         stretch=options.stretch,
     )
     frozen = from_bytes(base64.b64decode(order["start"])).frozen
-    executor: Policy = compile_native(frozen) or frozen
+    executor = (compile_native(frozen) or frozen).policy
     share = 1.0
     while True:
         for _ in range(_TICKS):
@@ -214,12 +214,12 @@ def _collect(order: Mapping[str, Any]) -> None:
             while rows - len(ring) < options.environments:
                 time.sleep(0.001)
             step = collector.step(executor, share)
-            ring.push(step.obs, step.dist)
+            ring.push(*step.labels)
         for message in weights.take()[-1:]:
             numbers: Floats = np.frombuffer(message, np.float32)
             share = float(numbers[0])
             frozen = frozen.with_vector(numbers[2:], frozen.version + 1)
-            executor = compile_native(frozen) or frozen
+            executor = (compile_native(frozen) or frozen).policy
         if collector.recent:
             returns.write(np.array(collector.recent, np.float32).tobytes())
 

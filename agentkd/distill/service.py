@@ -10,6 +10,7 @@ import torch
 from agentkd import spec as specs
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 
 
@@ -41,6 +42,12 @@ def build(
     else:
         assert spec is not None, "an architecture needs the environment's spec"
         frozen = initial(executor, specs.from_json(spec), seed=seed, squashed=squashed)
+    if frozen.memory:
+        raise ConfigError(
+            f"{frozen.architecture} has a memory and learns from whole sequences: "
+            "distil it with agentkd distill. In a live run take one without, such as "
+            "mlp:64,64."
+        )
     options = DistillerOptions(
         batch=batch, learning_rate=learning_rate, capacity=capacity, seed=seed
     )

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Literal, Protocol, final, get_args
 
 from agentkd import environments
 from agentkd.distill.collector import Collector
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+from agentkd.types import Labels, Policy, RecurrentPolicy
 
-Labels = tuple[Floats, ActionDist]
+Schedule = Literal["exponential", "linear", "constant", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
     """Who drives while labels are collected.
+
+    The planner's share is the β of DAgger (Ross et al. 2011, "A reduction of imitation
+    learning and structured prediction to no-regret online learning"), drawn for
+    stretches of ticks instead of once for each.
 
     Attributes:
         environments: How many are stepped together.
@@ -27,12 +31,17 @@ class CollectionOptions:
         halving: Labels after which the planner's share of the driving has halved.
         least_share: What is left of its share in the end. A little keeps the states
             near the planner's own way among the labels.
+        schedule: How the share falls from 1, with which it stays until there is an
+            executor: by halves; on a line, half of it gone after `halving` labels; at
+            once to `least_share`, where it stays (1 is teacher-driven); or to nothing,
+            so that the executor drives alone.
     """
 
     environments: int = 16
     stretch: float = 50.0
     halving: int = 10_000
     least_share: float = 0.1
+    schedule: Schedule = "exponential"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -40,21 +49,31 @@ class CollectionOptions:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
+        if self.schedule not in get_args(Schedule):
+            hint = did_you_mean(self.schedule, get_args(Schedule))
+            raise ConfigError(f"No schedule {self.schedule!r}.{hint}")
 
     def share(self, labels: int) -> float:
         """The planner's share of the driving after so many labels, 0 to 1."""
-        falling = 0.5 ** (labels / self.halving)
+        match self.schedule:
+            case "exponential":
+                falling = 0.5 ** (labels / self.halving)
+            case "linear":
+                falling = 1.0 - labels / (2 * self.halving)
+            case "constant":
+                falling = self.least_share
+            case "none":
+                return 0.0
         return max(self.least_share, float(falling))
 
 
 class Source(Protocol):
-    """Gives labels, and is told of better executors.
+    """Gives labels, and is told of better executors."""
 
-    Attributes:
-        restarts: How often what collects had to be started again.
-    """
-
-    restarts: int
+    @property
+    def restarts(self) -> int:
+        """How often what collects had to be started again."""
+        ...
 
     @property
     def dropped(self) -> int:
@@ -104,7 +123,7 @@ class LocalSource:
             stretch=options.stretch,
         )
         self.restarts = 0
-        self._executor: Policy = frozen
+        self._executor = frozen.policy
         self._share = 1.0
 
     @property
@@ -115,11 +134,11 @@ class LocalSource:
     def take(self) -> list[Labels]:
         """Move every environment by one tick."""
         step = self._collector.step(self._executor, self._share)
-        return [(step.obs, step.dist)]
+        return [step.labels]
 
     def update(self, frozen: Frozen, share: float) -> None:
         """Let `frozen`, and so much of the planner, drive from now on."""
-        self._executor = compile_native(frozen) or frozen
+        self._executor = (compile_native(frozen) or frozen).policy
         self._share = share
 
     def returns(self) -> Sequence[float]:

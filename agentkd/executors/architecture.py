@@ -1,22 +1,51 @@
-"""What an executor is made of, written as one word: "mlp:64,64" or "mlp:64,64,tanh"."""
+"""What an executor is made of, written as one word.
+
+mlp:64,64           dense layers; "linear" has none
+mlp:64,64,tanh      with another activation than relu
+cnn:16x8/4,32x4/2,128   convolutions CHANNELSxKERNEL/STRIDE, then dense layers
+gru:32  gru:64,32   a gated recurrent unit, after dense layers or at once
+lstm:32             long short-term memory, likewise
+attention:16/2/1    WIDTH/HEADS/BLOCKS of a Transformer over the observation's parts
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.executors.frozen import Activation, Frozen, Layer, head_for
-from agentkd.spec import Spec
+from agentkd.executors.frozen import Frozen, head_for
+from agentkd.executors.layers import (
+    Activation,
+    Attention,
+    Conv,
+    Dense,
+    Gru,
+    Layer,
+    Lstm,
+    Norm,
+    Pool,
+    Tokens,
+    sizes,
+)
+from agentkd.spec import ObsSpec, Spec
 from agentkd.types import Floats
 
 CLIP = 10.0
 """Normalised observations stay within ±10 standard deviations, as in SB3."""
 _WIDEST = 65536
+_MOST_TOKENS = 64
+_WITHIN = 2.0**0.5
+_KINDS = ["mlp", "linear", "cnn", "gru", "lstm", "attention"]
+_CONV = re.compile(r"(\d{1,5})x(\d{1,3})(?:/(\d{1,3}))?")
+_EXAMPLES = (
+    "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attention:16/2/1."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +57,66 @@ class Mlp:
 
     def __str__(self) -> str:
         """Write it as it is read."""
-        tail = "" if self.activation == "relu" else f",{self.activation}"
-        return "mlp:" + ",".join(map(str, self.hidden)) + tail
+        if not self.hidden:
+            return "linear"
+        return "mlp:" + ",".join([*map(str, self.hidden), *_tail(self.activation)])
 
 
-def parse(architecture: str) -> Mlp:
-    """Read "mlp:64,64" or "mlp:64,64,tanh"; "linear" is an MLP with no hidden layer.
+@dataclass(frozen=True, slots=True)
+class Cnn:
+    """Convolutions (channels, kernel, stride), then dense layers of these widths."""
+
+    convolutions: tuple[tuple[int, int, int], ...]
+    hidden: tuple[int, ...]
+    activation: Activation = "relu"
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        words = [
+            f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
+            for channels, kernel, stride in self.convolutions
+        ]
+        words += [*map(str, self.hidden), *_tail(self.activation)]
+        return "cnn:" + ",".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """Dense layers of these widths, then a layer with a memory of this width."""
+
+    kind: Literal["gru", "lstm"]
+    hidden: tuple[int, ...]
+    width: int
+    activation: Activation = "relu"
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        words = [*map(str, self.hidden), str(self.width), *_tail(self.activation)]
+        return f"{self.kind}:" + ",".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer:
+    """Blocks of attention of one width; dense pairs inside are twice as wide."""
+
+    width: int
+    heads: int
+    blocks: int
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        return f"attention:{self.width}/{self.heads}/{self.blocks}"
+
+
+Architecture = Mlp | Cnn | Recurrent | Transformer
+
+
+def _tail(activation: Activation) -> list[str]:
+    return [] if activation == "relu" else [activation]
+
+
+def parse(architecture: str) -> Architecture:
+    """Read an architecture, such as "mlp:64,64" or "gru:32".
 
     Raises:
         ConfigError: If the kind, a width or the activation is unknown.
@@ -42,25 +125,64 @@ def parse(architecture: str) -> Mlp:
     if text == "linear":
         return Mlp(())
     kind, _, rest = text.partition(":")
-    if kind != "mlp":
+    if kind not in _KINDS:
         raise ConfigError(
-            f"No executor {architecture!r}.{did_you_mean(kind, ['mlp', 'linear'])} "
-            "Write mlp:64,64 for two hidden layers of 64."
+            f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}"
         )
     words = [word.strip() for word in rest.split(",") if word.strip()]
+    if kind == "attention":
+        return _transformer(architecture, words)
     activation: Activation = "relu"
-    if words and not words[-1].lstrip("-").isdigit():
+    if words and words[-1][0].isalpha():
         name = words.pop()
         if name not in get_args(Activation):
             hint = did_you_mean(name, get_args(Activation))
             raise ConfigError(f"No activation {name!r} in {architecture!r}.{hint}")
         activation = cast(Activation, name)
-    widths = [int(word) if word.isdigit() else 0 for word in words]
-    if not widths or not all(1 <= width <= _WIDEST for width in widths):
+    convolutions = []
+    while kind == "cnn" and words and "x" in words[0]:
+        convolutions.append(_convolution(architecture, words.pop(0)))
+    widths = tuple(int(word) if word.isdigit() else 0 for word in words)
+    if not all(1 <= width <= _WIDEST for width in widths):
         raise ConfigError(
-            f"{architecture!r} needs widths from 1 to {_WIDEST}, such as mlp:64,64."
+            f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}"
         )
-    return Mlp(tuple(widths), activation)
+    match kind:
+        case "cnn" if convolutions:
+            return Cnn(tuple(convolutions), widths, activation)
+        case "gru" | "lstm" if widths:
+            return Recurrent(kind, widths[:-1], widths[-1], activation)
+        case "mlp" if widths:
+            return Mlp(widths, activation)
+    raise ConfigError(f"{architecture!r} does not say how large. {_EXAMPLES}")
+
+
+def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
+    found = _CONV.fullmatch(word)
+    numbers = [int(each or 1) for each in found.groups()] if found else [0]
+    if min(numbers) < 1:
+        raise ConfigError(
+            f"{word!r} in {architecture!r} is no convolution: CHANNELSxKERNEL/STRIDE, "
+            "such as 16x8/4."
+        )
+    channels, kernel, stride = numbers
+    return channels, kernel, stride
+
+
+def _transformer(architecture: str, words: list[str]) -> Transformer:
+    numbers = words[0].split("/") if len(words) == 1 else []
+    if len(numbers) != 3 or not all(each.isdigit() and int(each) for each in numbers):
+        raise ConfigError(
+            f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
+        )
+    width, heads, blocks = map(int, numbers)
+    if width % heads or width > _WIDEST or blocks > _MOST_TOKENS:
+        raise ConfigError(
+            f"{architecture!r}: a width of {width} cannot be shared by {heads} heads."
+            if width % heads
+            else f"{architecture!r} is too large."
+        )
+    return Transformer(width, heads, blocks)
 
 
 def initial(
@@ -76,27 +198,183 @@ def initial(
         spec: The environment it is for.
         seed: For the weights.
         squashed: For bounded boxes, end in tanh rather than in a clip.
+
+    Raises:
+        ConfigError: If it does not suit the observation.
     """
-    mlp = parse(architecture)
+    made_of = parse(architecture)
     random = np.random.default_rng(seed)
-    widths = [spec.obs.size, *mlp.hidden, dists.action_size(spec.action)]
-    layers = []
-    for index, (inputs, out) in enumerate(pairwise(widths)):
-        last = index == len(widths) - 2
-        weight = _orthogonal(out, inputs, random) * (0.01 if last else np.sqrt(2.0))
-        activation: Activation = "none" if last else mlp.activation
-        layers.append(
-            Layer(weight.astype(np.float32), np.zeros(out, np.float32), activation)
-        )
+    layers = _body(made_of, spec.obs, random)
+    before = sizes(layers[-1])[1] if layers else spec.obs.size
+    layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, random))
+    mean, scale = np.zeros(spec.obs.size), np.ones(spec.obs.size)
     return Frozen(
-        architecture=str(mlp) if mlp.hidden else "linear",
+        architecture=str(made_of),
         spec=spec,
-        mean=np.zeros(spec.obs.size, np.float32),
-        scale=np.ones(spec.obs.size, np.float32),
+        mean=mean.astype(np.float32),
+        scale=scale.astype(np.float32),
         clip=CLIP,
         layers=tuple(layers),
         head=head_for(spec, squashed=squashed),
     )
+
+
+def _body(
+    made_of: Architecture, obs: ObsSpec, random: np.random.Generator
+) -> list[Layer]:
+    match made_of:
+        case Mlp():
+            return _chain(obs.size, made_of.hidden, made_of.activation, random)
+        case Cnn():
+            return _cnn(made_of, obs, random)
+        case Recurrent():
+            layers = _chain(obs.size, made_of.hidden, made_of.activation, random)
+            before = sizes(layers[-1])[1] if layers else obs.size
+            return [*layers, _recurrent(made_of, before, random)]
+        case Transformer():
+            return _blocks(made_of, obs, random)
+
+
+def _chain(
+    inputs: int,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    random: np.random.Generator,
+) -> list[Layer]:
+    widths = [inputs, *hidden]
+    return [
+        _dense(before, out, activation, _WITHIN, random)
+        for before, out in pairwise(widths)
+    ]
+
+
+def _dense(
+    inputs: int,
+    out: int,
+    activation: Activation,
+    gain: float,
+    random: np.random.Generator,
+) -> Dense:
+    weight = _orthogonal(out, inputs, random) * np.float32(gain)
+    return Dense(weight, np.zeros(out, np.float32), activation)
+
+
+def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
+    """Height, width and channels of an image, and whether its channels come first.
+
+    The axis that is shorter at the ends is taken for the channels', as SB3 does.
+
+    Raises:
+        ConfigError: If the observation is no image.
+    """
+    shape = obs.parts[0].shape
+    if len(obs.parts) > 1 or obs.parts[0].sizes or len(shape) not in (2, 3):
+        parts = {part.name or "it": part.shape for part in obs.parts}
+        raise ConfigError(
+            "A cnn needs one image, of shape (height, width), with channels first or "
+            f"last; the observation is {parts}. Take mlp:64,64."
+        )
+    if len(shape) == 2:
+        return (shape[0], shape[1], 1), False
+    if shape[0] <= shape[2]:
+        return (shape[1], shape[2], shape[0]), True
+    return (shape[0], shape[1], shape[2]), False
+
+
+def _cnn(made_of: Cnn, obs: ObsSpec, random: np.random.Generator) -> list[Layer]:
+    shape, first = image_shape(obs)
+    layers: list[Layer] = []
+    for out, kernel, stride in made_of.convolutions:
+        if kernel > min(shape[:2]):
+            raise ConfigError(
+                f"{made_of}: a kernel of {kernel} does not fit an image of "
+                f"{shape[0]} x {shape[1]}."
+            )
+        flat = _orthogonal(out, kernel * kernel * shape[2], random) * np.float32(
+            _WITHIN
+        )
+        conv = Conv(
+            weight=flat.reshape(out, kernel, kernel, shape[2]),
+            bias=np.zeros(out, np.float32),
+            activation=made_of.activation,
+            stride=stride,
+            shape=shape,
+            channels_first=first,
+        )
+        layers.append(conv)
+        shape, first = (*conv.grid, out), False
+    flat_size = shape[0] * shape[1] * shape[2]
+    return layers + _chain(flat_size, made_of.hidden, made_of.activation, random)
+
+
+def _recurrent(
+    made_of: Recurrent, inputs: int, random: np.random.Generator
+) -> Gru | Lstm:
+    gates = 3 if made_of.kind == "gru" else 4
+    width = made_of.width
+
+    def stacked(size: int) -> Dense:
+        each = [_orthogonal(width, size, random) for _ in range(gates)]
+        return Dense(np.concatenate(each), np.zeros(gates * width, np.float32))
+
+    given, kept = stacked(inputs), stacked(width)
+    if made_of.kind == "gru":
+        return Gru(given, kept)
+    # What is remembered stays by default (Jozefowicz et al. 2015).
+    given.bias[width : 2 * width] = 1.0
+    return Lstm(given, kept)
+
+
+def token_shape(obs: ObsSpec) -> tuple[int, int]:
+    """How many tokens an observation is cut into, and how many numbers each has.
+
+    The rows of a stack of frames; else single numbers, or equal runs of them where
+    there are more than 64.
+
+    Raises:
+        ConfigError: If it cannot be cut into equal pieces.
+    """
+    shape = obs.parts[0].shape
+    stacked = len(obs.parts) == 1 and not obs.parts[0].sizes and len(shape) == 2
+    if stacked and 1 < shape[0] <= _MOST_TOKENS:
+        return shape[0], shape[1]
+    for tokens in range(min(obs.size, _MOST_TOKENS), 1, -1):
+        if obs.size % tokens == 0:
+            return tokens, obs.size // tokens
+    raise ConfigError(
+        f"An observation of {obs.size} numbers cannot be cut into 2 to {_MOST_TOKENS} "
+        "equal tokens for attention. Stack frames, or take mlp:64,64."
+    )
+
+
+def _blocks(
+    made_of: Transformer, obs: ObsSpec, random: np.random.Generator
+) -> list[Layer]:
+    tokens, piece = token_shape(obs)
+    width, inner = made_of.width, 2 * made_of.width
+    weight = [_orthogonal(width, piece, random) for _ in range(tokens)]
+    place = 0.02 * random.standard_normal((tokens, width))
+    layers: list[Layer] = [Tokens(np.stack(weight), place.astype(np.float32))]
+    # Residuals grow with the number of sums into them (Radford et al. 2019, 2.3).
+    back = (2 * made_of.blocks) ** -0.5
+    layers += [
+        Attention(
+            tokens=tokens,
+            heads=made_of.heads,
+            norm=_norm(width),
+            qkv=_dense(width, 3 * width, "none", 1.0, random),
+            out=_dense(width, width, "none", back, random),
+            norm_after=_norm(width),
+            up=_dense(width, inner, "relu", _WITHIN, random),
+            down=_dense(inner, width, "none", back, random),
+        )
+        for _ in range(made_of.blocks)
+    ]
+    return [*layers, Pool(tokens, _norm(width))]
+
+
+def _norm(width: int) -> Norm:
+    return Norm(np.ones(width, np.float32), np.zeros(width, np.float32))
 
 
 def _orthogonal(out: int, inputs: int, random: np.random.Generator) -> Floats:

@@ -7,12 +7,23 @@ reference that native C, ONNX and firmware are compared with.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.layers import (
+    Gru,
+    Layer,
+    Lstm,
+    advance,
+    apply,
+    memory,
+    sizes,
+    tensors,
+    with_tensors,
+)
 from agentkd.spec import (
     BoxSpec,
     DiscreteSpec,
@@ -28,9 +39,11 @@ from agentkd.types import (
     Floats,
     MultiCategorical,
     Point,
+    Policy,
+    RecurrentPolicy,
+    State,
 )
 
-Activation = Literal["relu", "tanh", "silu", "elu", "none"]
 Head = Literal["categorical", "multicategorical", "bernoulli", "squashed", "clipped"]
 
 
@@ -52,34 +65,11 @@ def head_for(spec: Spec, *, squashed: bool = True) -> Head:
             return "squashed" if squashed and box.bounded else "clipped"
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """y = activation(weight x + bias); weight (out, in), bias (out,), float32."""
-
-    weight: Floats
-    bias: Floats
-    activation: Activation
-
-
-def activate(name: Activation, x: Floats) -> Floats:
-    """Apply an activation, elementwise."""
-    match name:
-        case "relu":
-            return np.maximum(x, 0.0)
-        case "tanh":
-            return np.tanh(x)
-        case "silu":
-            # Below -80 the exponential leaves float32; the result is 0 there anyway.
-            return np.asarray(x / (1.0 + np.exp(-np.maximum(x, -80.0))), np.float32)
-        case "elu":
-            return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
-        case "none":
-            return x
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Frozen:
-    """An executor whose weights are fixed. It is a `Policy`.
+    """An executor whose weights are fixed. Without a memory it is a `Policy`.
+
+    With one, `policy` is a `RecurrentPolicy`; an episode begins with zeros.
 
     Attributes:
         architecture: What it was made from, such as "mlp:64,64".
@@ -109,12 +99,13 @@ class Frozen:
                 f"The normaliser has shapes {self.mean.shape} and {self.scale.shape}; "
                 f"observations have {size} numbers."
             )
+        if not self.layers:
+            raise SpecError("An executor needs at least one layer.")
         for index, layer in enumerate(self.layers):
-            out = len(layer.bias)
-            if layer.weight.shape != (out, size):
+            inputs, out = sizes(layer)
+            if inputs != size:
                 raise SpecError(
-                    f"Layer {index} has weights {layer.weight.shape}; "
-                    f"({out}, {size}) was expected."
+                    f"Layer {index} takes {inputs} numbers and gets {size}."
                 )
             size = out
         if size != dists.action_size(self.spec.action):
@@ -124,25 +115,83 @@ class Frozen:
             )
 
     @property
+    def frozen(self) -> Frozen:
+        """Itself: it is the reference form of what it is."""
+        return self
+
+    @property
     def parameters(self) -> int:
         """How many trained numbers act: weights and biases, not the normaliser."""
-        return sum(layer.weight.size + layer.bias.size for layer in self.layers)
+        return sum(each.size for layer in self.layers for each in _arrays(layer))
+
+    @property
+    def out(self) -> int:
+        """How many numbers the last layer gives."""
+        return sizes(self.layers[-1])[1]
+
+    @property
+    def memory(self) -> int:
+        """How many numbers it remembers from tick to tick; 0 for most."""
+        return sum(memory(layer) for layer in self.layers)
+
+    @property
+    def policy(self) -> Policy | RecurrentPolicy:
+        """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
+        return Remembering(self) if self.memory else self
 
     def outputs(self, obs: Floats) -> Floats:
-        """The last layer's numbers for observations (batch, obs): (batch, out)."""
+        """The last layer's numbers for observations (batch, obs): (batch, out).
+
+        Raises:
+            SpecError: If it has a memory, which `advance` wants to be given.
+        """
+        if self.memory:
+            raise SpecError(
+                f"{self.architecture} has a memory of {self.memory} numbers: use "
+                "`policy`, or `advance` with the memory."
+            )
+        return self.advance(obs, np.empty((len(obs), 0), np.float32))[0]
+
+    def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
+        """The last layer's numbers for observations (batch, obs), and the memory after.
+
+        Args:
+            obs: (batch, obs).
+            state: The memory before, (batch, memory); zeros where an episode begins.
+        """
         x: Floats = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
+        after, at = [], 0
         for layer in self.layers:
-            x = activate(layer.activation, x @ layer.weight.T + layer.bias)
-        return x
+            if isinstance(layer, Gru | Lstm):
+                until = at + memory(layer)
+                x, kept = advance(layer, x, state[:, at:until])
+                after.append(kept)
+                at = until
+            else:
+                x = apply(layer, x)
+        return x, np.concatenate(after, axis=1) if after else state
+
+    def follow(self, obs: Floats) -> Floats:
+        """The last layer's numbers for a sequence, (ticks, obs), from no memory on."""
+        state = np.zeros((1, self.memory), np.float32)
+        out = np.empty((len(obs), self.out), np.float32)
+        for tick, row in enumerate(obs):
+            out[tick : tick + 1], state = self.advance(row[None], state)
+        return out
 
     def __call__(self, obs: Floats, /) -> ActionDist:
-        """Give the action distribution for observations (batch, obs)."""
+        """Give the action distribution for observations (batch, obs).
+
+        Raises:
+            SpecError: If it has a memory; `policy` then takes one.
+        """
         return distribution(self.head, self.outputs(obs), self.spec)
 
     def act(self, obs: Any) -> Any:
         """Decide for one flat observation (obs,): an int, or an array of its own shape.
 
         Raises:
+            SpecError: If it has a memory; `policy` then takes one.
             NumbersError: If the observation holds NaN or infinity.
         """
         flat = np.asarray(obs, np.float32)
@@ -151,10 +200,10 @@ class Frozen:
         return one_action(dists.mode(self(flat[None]), self.spec.action), self.spec)
 
     def vector(self) -> Floats:
-        """All numbers in one vector: mean, scale, then weight and bias by layer."""
+        """All numbers in one vector: mean, scale, then each layer's `tensors`."""
         pieces = [self.mean, self.scale]
         for layer in self.layers:
-            pieces += [layer.weight.ravel(), layer.bias]
+            pieces += [each.ravel() for each in _arrays(layer)]
         return np.concatenate(pieces).astype(np.float32)
 
     def with_vector(self, vector: Floats, version: int) -> Frozen:
@@ -180,10 +229,49 @@ class Frozen:
 
         mean, scale = take(self.mean), take(self.scale)
         layers = tuple(
-            Layer(take(layer.weight), take(layer.bias), layer.activation)
-            for layer in self.layers
+            with_tensors(layer, map(take, _arrays(layer))) for layer in self.layers
         )
         return replace(self, mean=mean, scale=scale, layers=layers, version=version)
+
+
+class Form(Protocol):
+    """An executor with a memory, in NumPy or compiled."""
+
+    @property
+    def frozen(self) -> Frozen:
+        """What it is."""
+        ...
+
+    def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
+        """The last layer's numbers, and the memory after; see `Frozen.advance`."""
+        ...
+
+
+@final
+class Remembering:
+    """An executor with a memory, as a `RecurrentPolicy`.
+
+    Args:
+        form: The executor.
+    """
+
+    def __init__(self, form: Form) -> None:
+        """Take the executor."""
+        self._form = form
+
+    def initial_state(self, batch: int) -> State:
+        """The memory that an episode starts with: zeros, (batch, memory)."""
+        return (np.zeros((batch, self._form.frozen.memory), np.float32),)
+
+    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
+        """Answer for observations (batch, obs) and give the memory that follows."""
+        frozen = self._form.frozen
+        outputs, after = self._form.advance(obs, state[0])
+        return distribution(frozen.head, outputs, frozen.spec), (after,)
+
+
+def _arrays(layer: Layer) -> list[Floats]:
+    return list(tensors(layer).values())
 
 
 def distribution(head: Head, outputs: Floats, spec: Spec) -> ActionDist:

@@ -15,7 +15,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -24,24 +25,16 @@ from numpy.typing import NDArray
 
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.frozen import Frozen, Remembering, distribution
+from agentkd.executors.plan import HEADS, KINDS, rooms, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
 log = logging.getLogger(__name__)
 
 _FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
 KERNELS = Path(__file__).with_name("c") / "akd_kernels.h"
 """The arithmetic, in C99; exported C is made of the same file."""
-ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
-HEADS = {
-    "categorical": 0,
-    "multicategorical": 1,
-    "bernoulli": 2,
-    "squashed": 3,
-    "clipped": 4,
-}
-"""Numbers of the activations and heads in C and in `model.akx`."""
 _BLOCK = 16
 _ALIGN = 64
 _TOLERANCE = 1e-4
@@ -50,12 +43,10 @@ _TOLERANCE = 1e-4
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("in_", ctypes.c_int32),
-        ("out", ctypes.c_int32),
-        ("stride", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("memory", ctypes.c_int32),
+        ("dims", ctypes.c_void_p),
+        ("arrays", ctypes.c_void_p),
     )
 
 
@@ -155,9 +146,17 @@ def _library() -> ctypes.CDLL | None:
         log.warning("The native executor cannot be built (NumPy runs): %s", error)
         return None
     pointer = ctypes.c_void_p
-    library.akd_act.argtypes = [pointer, pointer, pointer, pointer]
-    library.akd_act.restype = ctypes.c_int32
-    library.akd_outputs.argtypes = [pointer, pointer, ctypes.c_int32, pointer]
+    # Without argument types a bound reference is passed on as it is, the quickest way.
+    library.akd_call.restype = ctypes.c_int32
+    numbers = ctypes.c_int32
+    library.akd_outputs.argtypes = [
+        pointer,
+        pointer,
+        numbers,
+        pointer,
+        numbers,
+        pointer,
+    ]
     library.akd_outputs.restype = ctypes.c_int32
     return library
 
@@ -171,10 +170,6 @@ def _aligned(values: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def _up(n: int) -> int:
-    return -(-n // _BLOCK) * _BLOCK
-
-
 @final
 class Native:
     """A compiled executor with buffers of its own: one caller at a time.
@@ -182,6 +177,7 @@ class Native:
     Attributes:
         frozen: What it was compiled from.
         obs: Where the next observation is written, float32, (obs,).
+        memory: What it remembers, float32, (memory,); `run` brings it up to date.
         run: Decides for `obs`; gives 0, or 1 if it holds NaN or infinity.
     """
 
@@ -193,6 +189,7 @@ class Native:
         "_scalar",
         "_values",
         "frozen",
+        "memory",
         "obs",
         "run",
     )
@@ -208,20 +205,17 @@ class Native:
             keep.append(array)
             return int(array.ctypes.data)
 
-        layers = (_Layer * len(frozen.layers))()
-        for slot, layer in zip(layers, frozen.layers, strict=True):
-            out, inputs = layer.weight.shape
-            padded = np.zeros((inputs, _up(out)), np.float32)
-            padded[:, :out] = layer.weight.T
-            bias = np.zeros(_up(out), np.float32)
-            bias[:out] = layer.bias
-            slot.weight, slot.bias = hold(padded), hold(bias)
-            slot.in_, slot.out, slot.stride = inputs, out, _up(out)
-            slot.activation = ACTIVATIONS[layer.activation]
-        width = max([_up(size)] + [_up(len(each.bias)) for each in frozen.layers])
+        laid = steps(frozen, _BLOCK)
+        layers = (_Layer * len(laid))()
+        for slot, step in zip(layers, laid, strict=True):
+            addresses = [hold(each) for each in step.arrays]
+            slot.kind, slot.memory = KINDS[step.kind], step.memory
+            slot.dims = hold(step.dims, np.int32)
+            slot.arrays = hold(addresses, np.uintp)
+        room = rooms(frozen, _BLOCK)
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
-        out = len(frozen.layers[-1].bias)
+        out = frozen.out
         net = _Net(
             obs=size,
             layer_count=len(frozen.layers),
@@ -236,12 +230,13 @@ class Native:
             high=hold(high),
             sizes=hold(sizes, np.int32),
             layers=ctypes.addressof(layers),
-            scratch=hold(np.zeros(2 * width)),
-            width=width,
+            scratch=hold(np.zeros(2 * room.width + room.work)),
+            width=room.width,
         )
         keep += [layers, net]
         self.frozen = frozen
         self.obs: Floats = _aligned(np.zeros(size, np.float32))
+        self.memory: Floats = _aligned(np.zeros(frozen.memory, np.float32))
         shape = action.shape if isinstance(action, BoxSpec) else (out,)
         self._values: Floats = _aligned(np.zeros(shape, np.float32))
         self._choices = _aligned(np.zeros(max(len(sizes), out), np.int64))
@@ -249,32 +244,20 @@ class Native:
         self._keep = keep
         self._library = library
         self._net = ctypes.addressof(net)
-        # Pointers become c_void_p objects once, here: converting four integers on each
-        # call costs more than the network does.
-        bound = [
-            ctypes.c_void_p(address)
-            for address in (
-                self._net,
-                self.obs.ctypes.data,
-                self._values.ctypes.data,
-                self._choices.ctypes.data,
-            )
-        ]
-        keep.append(bound)
-        function = library.akd_act
-
-        def run(
-            f: Any = function,
-            net: Any = bound[0],
-            obs: Any = bound[1],
-            values: Any = bound[2],
-            choices: Any = bound[3],
-        ) -> int:
-            return f(net, obs, values, choices)  # type: ignore[no-any-return]
-
+        # A call from Python pays for each argument, and for each frame on the way, more
+        # than this network costs: all pointers lie in one struct, bound once, here.
+        call = (ctypes.c_void_p * 5)(
+            self._net,
+            self.obs.ctypes.data,
+            self.memory.ctypes.data,
+            self._values.ctypes.data,
+            self._choices.ctypes.data,
+        )
+        keep.append(call)
+        run = partial(library.akd_call, ctypes.byref(call))
         # Whoever still holds this function also holds the buffers that it writes to.
         vars(run)["held"] = keep
-        self.run = run
+        self.run: Callable[[], int] = run
 
     def take(self) -> Any:
         """Give the action that `run` decided: an int, or a fresh array."""
@@ -308,17 +291,49 @@ class Native:
         return self.take()
 
     def outputs(self, obs: Floats) -> Floats:
-        """The last layer's numbers for observations (batch, obs): (batch, out)."""
+        """The last layer's numbers for observations (batch, obs): (batch, out).
+
+        Raises:
+            SpecError: If they have another shape, or it has a memory.
+        """
+        if self.frozen.memory:
+            raise SpecError(f"{self.frozen.architecture} has a memory: use `advance`.")
+        return self._outputs(obs, self.memory, 0)
+
+    def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
+        """The last layer's numbers for observations (batch, obs), and the memory after.
+
+        `state` is the memory before, (batch, memory).
+        """
+        after = np.array(state, np.float32, order="C")
+        return self._outputs(obs, after, self.frozen.memory), after
+
+    def follow(self, obs: Floats) -> Floats:
+        """The last layer's numbers for a sequence, (ticks, obs), from no memory on."""
+        memory = np.zeros(self.frozen.memory, np.float32)
+        return self._outputs(obs, memory, 0)
+
+    def _outputs(self, obs: Floats, memory: Floats, apart: int) -> Floats:
         if obs.ndim != 2 or obs.shape[1] != len(self.obs):
             raise SpecError(
                 f"Observations have shape {obs.shape}, not (batch, {len(self.obs)})."
             )
         rows = np.ascontiguousarray(obs, np.float32)
-        out = np.empty((len(rows), len(self.frozen.layers[-1].bias)), np.float32)
+        out = np.empty((len(rows), self.frozen.out), np.float32)
         self._library.akd_outputs(
-            self._net, rows.ctypes.data, len(rows), out.ctypes.data
+            self._net,
+            rows.ctypes.data,
+            len(rows),
+            memory.ctypes.data,
+            apart,
+            out.ctypes.data,
         )
         return out
+
+    @property
+    def policy(self) -> Policy | RecurrentPolicy:
+        """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
+        return Remembering(self) if self.frozen.memory else self
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for observations (batch, obs)."""
@@ -337,7 +352,10 @@ def compile_native(frozen: Frozen) -> Native | None:
     native = Native(frozen, library)
     probe = np.random.default_rng(0).standard_normal((8, frozen.spec.obs.size))
     obs = (frozen.mean + probe / np.maximum(np.abs(frozen.scale), 1e-8)).astype("f4")
-    expected, got = frozen.outputs(obs), native.outputs(obs)
+    if frozen.memory:
+        expected, got = frozen.follow(obs), native.follow(obs)
+    else:
+        expected, got = frozen.outputs(obs), native.outputs(obs)
     apart = float(np.max(np.abs(expected - got) / (1.0 + np.abs(expected))))
     if not apart < _TOLERANCE:
         log.warning("The native executor is %g off NumPy; NumPy runs instead.", apart)

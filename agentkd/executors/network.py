@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -11,8 +11,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentkd.executors.frozen import Activation, Frozen, Layer
+from agentkd.errors import SpecError
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import (
+    EPSILON,
+    Activation,
+    Attention,
+    Conv,
+    Dense,
+    Gru,
+    Layer,
+    Lstm,
+    Pool,
+    Tokens,
+    kind,
+    memory,
+    tensors,
+    with_tensors,
+)
 from agentkd.types import Floats
+
+Tensors = Mapping[str, Tensor]
+"""The trained numbers of a layer, under the names of `layers.tensors`."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a network computed on its way, for those who compare inner workings.
+
+    Attributes:
+        layers: What each layer gave, (batch, out), first to last.
+        relations: Queries, keys and values of each attention block, each (batch, heads,
+            tokens, width of a head).
+    """
+
+    layers: list[Tensor] = field(default_factory=list)
+    relations: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 def _activate(name: Activation, x: Tensor) -> Tensor:
@@ -45,15 +79,28 @@ class Network(nn.Module):
         self.scale: Tensor
         self.register_buffer("mean", torch.from_numpy(frozen.mean.copy()))
         self.register_buffer("scale", torch.from_numpy(frozen.scale.copy()))
-        self.weights = nn.ParameterList(
-            [torch.from_numpy(layer.weight.copy()) for layer in frozen.layers]
-        )
-        self.biases = nn.ParameterList(
-            [torch.from_numpy(layer.bias.copy()) for layer in frozen.layers]
+        self._names = [list(tensors(layer)) for layer in frozen.layers]
+        self.numbers = nn.ParameterList(
+            torch.from_numpy(np.array(each, np.float32))
+            for layer in frozen.layers
+            for each in tensors(layer).values()
         )
 
+    @property
+    def memory(self) -> int:
+        """How many numbers it remembers from tick to tick."""
+        return self._frozen.memory
+
+    def _layers(self) -> Iterator[tuple[Layer, dict[str, Tensor]]]:
+        at = 0
+        for layer, names in zip(self._frozen.layers, self._names, strict=True):
+            until = at + len(names)
+            held = (self.numbers[i] for i in range(at, until))
+            yield layer, dict(zip(names, held, strict=True))
+            at = until
+
     def normalise(self, obs: Tensor) -> Tensor:
-        """Bring observations, (batch, obs), to the scale the layers see."""
+        """Bring observations, (…, obs), to the scale the layers see."""
         clip = self._frozen.clip
         return ((obs - self.mean) * self.scale).clamp(-clip, clip)
 
@@ -61,13 +108,57 @@ class Network(nn.Module):
         """The last layer's numbers for observations (batch, obs): (batch, out)."""
         return self.from_normalised(self.normalise(obs))
 
-    def from_normalised(self, x: Tensor) -> Tensor:
-        """The last layer's numbers for observations that are normalised already."""
-        for weight, bias, layer in zip(
-            self.weights, self.biases, self._frozen.layers, strict=True
-        ):
-            x = _activate(layer.activation, functional.linear(x, weight, bias))
+    def from_normalised(self, x: Tensor, trace: Trace | None = None) -> Tensor:
+        """The last layer's numbers for observations that are normalised already.
+
+        Args:
+            x: (batch, obs).
+            trace: Takes what is computed on the way.
+
+        Raises:
+            SpecError: If it has a memory: `follow` takes whole sequences.
+        """
+        for layer, held in self._layers():
+            if isinstance(layer, Gru | Lstm):
+                raise SpecError(f"A {kind(layer)} layer needs its memory: use follow.")
+            x = _apply(layer, held, x, trace)
+            if trace is not None:
+                trace.layers.append(x)
         return x
+
+    def follow(
+        self, obs: Tensor, begins: Tensor | None = None, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Go through sequences of observations, one tick after another.
+
+        Args:
+            obs: (ticks, batch, obs).
+            begins: (ticks, batch), bool: where the memory starts afresh; None for
+                nowhere, which is several times as fast.
+            state: The memory before the first tick, (batch, memory); zeros if None.
+
+        Returns:
+            The last layer's numbers, (ticks, batch, out), and the memory at the end.
+        """
+        ticks, batch = obs.shape[:2]
+        x = self.normalise(obs)
+        keep = None if begins is None else (~begins).to(x.dtype).unsqueeze(-1)
+        before = obs.new_zeros((batch, self.memory)) if state is None else state
+        after, at = [], 0
+        for layer, held in self._layers():
+            if isinstance(layer, Gru | Lstm):
+                until = at + memory(layer)
+                start = before[:, at:until]
+                if keep is None:
+                    x, kept = _run(layer, held, x, start)
+                else:
+                    x, kept = _follow(layer, held, x, keep, start)
+                after.append(kept)
+                at = until
+            else:
+                flat = _apply(layer, held, x.reshape(ticks * batch, -1), None)
+                x = flat.reshape(ticks, batch, -1)
+        return x, torch.cat(after, 1) if after else before
 
     @torch.no_grad()
     def renormalise(self, mean: Floats, scale: Floats) -> None:
@@ -78,36 +169,155 @@ class Network(nn.Module):
         """
         new_mean = torch.from_numpy(np.asarray(mean, np.float32))
         new_scale = torch.from_numpy(np.asarray(scale, np.float32))
-        first, bias = self.weights[0], self.biases[0]
-        bias += first @ (self.scale * (new_mean - self.mean))
-        first *= self.scale / new_scale
+        layer, held = next(self._layers())
+        shift, ratio = self.scale * (new_mean - self.mean), self.scale / new_scale
+        match layer:
+            case Dense():
+                held["bias"] += held["weight"] @ shift
+                held["weight"] *= ratio
+            case Gru() | Lstm():
+                held["inputs.bias"] += held["inputs.weight"] @ shift
+                held["inputs.weight"] *= ratio
+            case Tokens():
+                count, _, piece = held["weight"].shape
+                each = shift.reshape(count, piece, 1)
+                held["bias"] += (held["weight"] @ each).squeeze(2)
+                held["weight"] *= ratio.reshape(count, 1, piece)
+            case Conv():
+                channel = torch.from_numpy(first_of_each(layer))
+                held["bias"] += held["weight"].sum((1, 2)) @ shift[channel]
+                held["weight"] *= ratio[channel]
+            case _:
+                raise SpecError(f"An executor cannot begin with a {kind(layer)} layer.")
         self.mean.copy_(new_mean)
         self.scale.copy_(new_scale)
 
-    def freeze(self, version: int, tensors: Sequence[Tensor] | None = None) -> Frozen:
+    def freeze(self, version: int, values: Sequence[Tensor] | None = None) -> Frozen:
         """Copy the numbers out.
 
         Args:
             version: The version the frozen executor carries.
-            tensors: Other values for `parameters()`, in their order, such as averages.
+            values: Other values for `parameters()`, in their order, such as averages.
         """
-        values = list(self.parameters()) if tensors is None else list(tensors)
-        count = len(self._frozen.layers)
-        weights, biases = values[:count], values[count:]
-
-        def numpy(tensor: Tensor) -> Floats:
-            return tensor.detach().numpy().astype(np.float32, copy=True)
-
-        layers = tuple(
-            Layer(numpy(weight), numpy(bias), layer.activation)
-            for weight, bias, layer in zip(
-                weights, biases, self._frozen.layers, strict=True
-            )
-        )
+        held = list(self.parameters()) if values is None else list(values)
+        arrays = map(_numpy, held)
+        layers = tuple(with_tensors(layer, arrays) for layer in self._frozen.layers)
         return replace(
             self._frozen,
-            mean=numpy(self.mean),
-            scale=numpy(self.scale),
+            mean=_numpy(self.mean),
+            scale=_numpy(self.scale),
             layers=layers,
             version=version,
         )
+
+
+def first_of_each(layer: Conv) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Where, in a flat image, each channel's first number lies, (channels,)."""
+    height, width, channels = layer.shape
+    step = height * width if layer.channels_first else 1
+    return np.arange(channels, dtype=np.int64) * step
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    return tensor.detach().numpy().astype(np.float32, copy=True)
+
+
+def _apply(layer: Layer, held: Tensors, x: Tensor, trace: Trace | None) -> Tensor:
+    match layer:
+        case Dense():
+            made = functional.linear(x, held["weight"], held["bias"])
+            return _activate(layer.activation, made)
+        case Conv():
+            return _conv(layer, held, x)
+        case Tokens():
+            count = held["weight"].shape[0]
+            pieces = x.reshape(x.shape[0], count, 1, -1)
+            made = (pieces @ held["weight"].transpose(1, 2)).squeeze(2) + held["bias"]
+            return made.reshape(x.shape[0], -1)
+        case Attention():
+            return _attention(layer, held, x, trace)
+        case Pool():
+            wide = x.reshape(x.shape[0], layer.tokens, -1)
+            return _norm(held, "norm", wide).mean(1)
+        case Gru() | Lstm():
+            raise SpecError(f"A {kind(layer)} layer needs its memory.")
+
+
+def _conv(layer: Conv, held: Tensors, x: Tensor) -> Tensor:
+    height, width, channels = layer.shape
+    if layer.channels_first:
+        image = x.reshape(-1, channels, height, width)
+    else:
+        image = x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    weight = held["weight"].permute(0, 3, 1, 2)
+    made = functional.conv2d(image, weight, held["bias"], stride=layer.stride)
+    return _activate(layer.activation, made.permute(0, 2, 3, 1).reshape(x.shape[0], -1))
+
+
+def _norm(held: Tensors, name: str, x: Tensor) -> Tensor:
+    gain, bias = held[f"{name}.gain"], held[f"{name}.bias"]
+    return functional.layer_norm(x, gain.shape, gain, bias, EPSILON)
+
+
+def _linear(held: Tensors, name: str, x: Tensor) -> Tensor:
+    return functional.linear(x, held[f"{name}.weight"], held[f"{name}.bias"])
+
+
+def _attention(
+    layer: Attention, held: Tensors, x: Tensor, trace: Trace | None
+) -> Tensor:
+    tokens = x.reshape(x.shape[0], layer.tokens, -1)
+    mixed = _linear(held, "qkv", _norm(held, "norm", tokens))
+    split = mixed.reshape(x.shape[0], layer.tokens, 3, layer.heads, -1)
+    query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
+    if trace is not None:
+        trace.relations.append((query, key, value))
+    found = functional.scaled_dot_product_attention(query, key, value)
+    tokens = tokens + _linear(held, "out", found.transpose(1, 2).reshape(tokens.shape))
+    inner = _linear(held, "up", _norm(held, "norm_after", tokens))
+    inner = _activate(layer.up.activation, inner)
+    return (tokens + _linear(held, "down", inner)).reshape(x.shape[0], -1)
+
+
+def _run(
+    layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Go through (ticks, batch, in) by torch's own loop, which never starts afresh."""
+    width = layer.hidden.weight.shape[1]
+    names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
+    weights = [held[name] for name in names]
+    # With biases, one layer, no dropout, not in training, one way, ticks first.
+    how = (True, 1, 0.0, False, False, False)
+    start = state.unsqueeze(0)
+    if isinstance(layer, Gru):
+        out, after = torch.gru(x, start.contiguous(), weights, *how)
+        return out, after[0]
+    pair = [start[..., :width].contiguous(), start[..., width:].contiguous()]
+    out, short, long = torch.lstm(x, pair, weights, *how)
+    return out, torch.cat([short[0], long[0]], 1)
+
+
+def _follow(
+    layer: Gru | Lstm, held: Tensors, x: Tensor, keep: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Step through (ticks, batch, in); `keep` is 0 where the memory starts afresh."""
+    width = layer.hidden.weight.shape[1]
+    given = _linear(held, "inputs", x)
+    out = []
+    for now, kept in zip(given.unbind(), keep.unbind(), strict=True):
+        state = state * kept
+        before = state[:, :width]
+        seen = _linear(held, "hidden", before)
+        if isinstance(layer, Gru):
+            gates = torch.sigmoid(now[:, : 2 * width] + seen[:, : 2 * width])
+            reset, update = gates.chunk(2, 1)
+            new = torch.tanh(now[:, 2 * width :] + reset * seen[:, 2 * width :])
+            state = new + update * (before - new)
+        else:
+            into, forget, cell, leave = (now + seen).chunk(4, 1)
+            long = torch.sigmoid(forget) * state[:, width:]
+            long = long + torch.sigmoid(into) * torch.tanh(cell)
+            short = torch.sigmoid(leave) * torch.tanh(long)
+            state = torch.cat([short, long], 1)
+        out.append(state[:, :width])
+    return torch.stack(out), state

@@ -1,9 +1,10 @@
 """From a reference to a planner.
 
 A reference is one of: an SB3 save (.zip); a folder with one, and maybe its
-VecNormalize statistics; an executor file (.akd); "module:attribute", which names an
-SB3 model, a torch module, a callable, an object with `predict`, or a function that
-makes one of these. Several references are an ensemble.
+VecNormalize statistics; an executor file (.akd); "tcp://host:port", where a planner is
+served; "module:attribute", which names an SB3 model, a torch module, a callable, an
+object with `predict`, or a function that makes one of these. Several references are an
+ensemble.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from agentkd.errors import ConfigError, LoadError, RefError, SpecError
 from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
+from agentkd.planners.wire import SCHEME
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy
@@ -63,6 +65,8 @@ def load_planner(
                 f"beside it as {_STATISTICS}."
             )
         return _ensemble(ref, spec, algorithm=algorithm, allow_pickle=allow_pickle)
+    if ref.startswith(SCHEME):
+        return _remote(ref, spec)
     path = Path(ref)
     if path.suffix == ".akd":
         return _executor(path, spec)
@@ -74,7 +78,7 @@ def load_planner(
         return _object(ref, spec, vecnormalize, allow_pickle=allow_pickle)
     raise RefError(
         f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an executor "
-        "file (.akd), or module:attribute."
+        "file (.akd), tcp://host:port, or module:attribute."
     )
 
 
@@ -106,6 +110,14 @@ def _object(
 
         known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
     return from_object(found, ref, spec, statistics=known)
+
+
+def _remote(ref: str, spec: Spec | None) -> Planner:
+    from agentkd.planners.remote import RemotePlanner
+
+    policy = RemotePlanner(ref, spec)
+    name = f"{policy.name} at {ref}"
+    return Planner(policy, policy.spec, name, policy.parameters, "")
 
 
 def _found(folder: Path) -> tuple[Path, Path | None]:
@@ -197,7 +209,7 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
             f"{path} is an executor for {frozen.spec}; the environment is {spec}."
         )
     name = f"executor {frozen.architecture}"
-    return Planner(frozen, frozen.spec, name, frozen.parameters, bundle.digest)
+    return Planner(frozen.policy, frozen.spec, name, frozen.parameters, bundle.digest)
 
 
 def _alike(left: Spec, right: Spec) -> bool:

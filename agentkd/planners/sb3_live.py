@@ -68,7 +68,8 @@ def _own(policy: Any) -> bool:
     )
 
 
-def _describe(model: Any, name: str) -> Description:
+def describe_model(model: Any, name: str) -> Description:
+    """Say what policy of SB3's own a model in memory has; `name` is its algorithm."""
     policy = model.policy
     actor = getattr(policy, "actor", policy)
     options = getattr(policy, "dist_kwargs", None) or {}
@@ -202,7 +203,7 @@ def from_model(
     policy = model.policy
     policy.set_training_mode(False)
     if name in ALGORITHMS and _own(policy):
-        rebuilt, spec, size = sb3.build(_describe(model, name), spec, statistics)
+        rebuilt, spec, size = sb3.build(describe_model(model, name), spec, statistics)
         return Planner(rebuilt, spec, name, size, "")
     where = f"The {name} model"
     saved = obs_spec(model.observation_space)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -13,6 +16,7 @@ from agentkd.errors import AgentkdError, ConfigError, NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.form import form
+from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.ports import (
     AnyLearner,
@@ -20,9 +24,11 @@ from agentkd.runtime.ports import (
     learner_port,
     planner_port,
 )
-from agentkd.runtime.router import Mode, check_mode
-from agentkd.runtime.strategies import Rules
-from agentkd.types import Decision
+from agentkd.runtime.router import Mode, Router, check_mode
+from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.thinking import Demands
+from agentkd.spec import to_json
+from agentkd.types import Decision, Strategy
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +52,17 @@ class Agent:
             `planner_latency`; None for the executor alone.
         learner: A `Remote` or a port; its weights are swapped in as they come.
         mode: Who takes part: "runtime", "planner" or "executor".
+        routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
+        strategies: How strategies are asked for, and how they take over.
         planner_latency: Ticks by which a policy's answers are held back.
+        workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
         budget: Seconds that a decision may wait for the planner, if it was that fast
             lately.
-        rules: What a strategy has to fulfil.
         default: What is done before anybody decided; by default the first choice, or
             the action nearest to 0.
+        log: A file for the decision log, or a `DecisionLog`; the agent then needs its
+            block.
         native: Whether executors are compiled.
     """
 
@@ -63,11 +73,14 @@ class Agent:
         planner: AnyPlanner | None = None,
         learner: AnyLearner | None = None,
         mode: Mode = "runtime",
+        routers: Sequence[Router] = (),
+        strategies: StrategyOptions | None = None,
         planner_latency: int | None = None,
+        workers: int = 1,
         period: float | None = None,
         budget: float = 0.0,
-        rules: Rules | None = None,
         default: Any = None,
+        log: DecisionLog | str | Path | None = None,
         native: bool = True,
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
@@ -78,21 +91,37 @@ class Agent:
             )
         if mode == "planner" and planner is None:
             raise ConfigError('mode="planner" needs a planner.')
-        self.spec = executor.spec
         self._native = native
-        self._planner = planner_port(planner, planner_latency)
+        self._strategies = strategies or StrategyOptions()
+        if executor.memory and self._strategies.roll_forward is not None:
+            raise ConfigError(
+                f"{executor.architecture} has a memory, which cannot be rolled forward "
+                "with the observation. Take one without, or leave roll_forward out."
+            )
+        self._routers = tuple(routers)
+        self._mode, self._default, self._period = mode, default, period
+        self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
+        self._planner = planner_port(planner, planner_latency, workers=workers)
         self._learner = learner_port(learner)
         self._decider = Decider(
             form(executor, native=native),
             self._planner,
             mode,
-            rules,
+            self._routers,
             default,
             round(period * 1e9) if period else None,
             round(budget * 1e9),
+            self._strategies,
+            self._log,
         )
+        self.spec = self._decider.spec
         self._metrics = self._decider.metrics
-        self._simple = self._planner is None and self._learner is None
+        self._simple = (
+            self._planner is None and self._learner is None and self._log is None
+        )
+        plain = not self._routers and self._strategies.goals is None
+        # Nobody to ask, nothing to note: the shortest way.
+        self._short = self._simple and plain
         self._open = self._simple
         self._stop = threading.Event()
         self._closing = threading.Lock()
@@ -112,11 +141,17 @@ class Agent:
         if self._simple:
             return
         try:
+            if self._log is not None:
+                self._log.open(self._header(), self.executor)
             ring = None
             if self._learner is not None:
                 ring = self._learner.open(self.executor)
             if self._planner is not None:
-                self._planner.open(self.spec, ring)
+                options = self._strategies
+                takes_part = "executor" in self._decider.order
+                executor = self.executor if takes_part else None
+                wants = Demands(options.roll_forward, options.goals, executor)
+                self._planner.open(self.spec, ring, wants)
             for port in (self._planner, self._learner):
                 if port is not None and not self._stop.is_set():
                     port.await_ready()
@@ -133,6 +168,25 @@ class Agent:
                 target=self._supervise_on, name="supervisor", daemon=True
             )
             self._supervisor.start()
+
+    def _header(self) -> dict[str, Any]:
+        """What a log says of the run, to be replayed."""
+        options = self._strategies
+        default = self._default
+        return {
+            "spec": to_json(self.spec),
+            "architecture": self.executor.architecture,
+            "mode": self._mode,
+            "planner": self._planner is not None,
+            "period": self._period,
+            "default": default if default is None else np.asarray(default).tolist(),
+            "routers": [type(router).__name__ for router in self._routers],
+            "strategies": {
+                "advance": options.advance,
+                "goals": asdict(options.goals) if options.goals else None,
+                "seam": asdict(options.seam) if options.seam else None,
+            },
+        }
 
     def close(self) -> None:
         """End planner and learner; the last weights are swapped in first."""
@@ -153,6 +207,8 @@ class Agent:
                 self._planner.close()
             if self._learner is not None:
                 self._learner.close()
+            if self._log is not None:
+                self._log.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -200,10 +256,16 @@ class Agent:
         spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
         obs = (executor.mean + random * spread).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            outputs = executor.outputs(obs)
+            outputs = executor.follow(obs)
         if not np.isfinite(outputs).all():
             raise NumbersError("The executor answers with NaN or infinity.")
-        self._decider.form = form(executor, native=self._native)
+        fresh, present = form(executor, native=self._native), self._decider.form
+        if fresh.memory.shape == present.memory.shape:
+            # At most a tick old: the present one may act meanwhile.
+            fresh.memory[:] = present.memory
+        self._decider.form = fresh
+        if self._planner is not None and self._open:
+            self._planner.follow(executor)
         self._metrics.swaps += 1
 
     def _swap_if_new(self) -> None:
@@ -233,7 +295,7 @@ class Agent:
         Raises:
             SpecError: If the observation has another shape.
         """
-        if self._simple:
+        if self._short:
             return self._decider.act_alone(obs)
         return self._decide(obs, 0)[0]
 
@@ -264,6 +326,11 @@ class Agent:
         return out
 
     @property
+    def strategy(self) -> Strategy | None:
+        """The strategy that serves, or served last; None where there is none left."""
+        return self._decider.strategies.current
+
+    @property
     def counters(self) -> Metrics:
         """The counters themselves, for a loop that adds to them."""
         return self._metrics
@@ -275,19 +342,34 @@ class Agent:
             counted = out["decisions_total"].setdefault("executor", {})
             counted["alone"] = counted.get("alone", 0) + self._decider.alone
             out["ticks_total"] += self._decider.alone
+        ticks = max(1, out["ticks_total"])
+        acted = out["decisions_total"].get("strategy", {})
+        out["strategy_coverage"] = sum(acted.values()) / ticks
+        out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
         out["executor_version"] = self.executor.version
         out["executor_parameters"] = self.executor.parameters
         out["strategy_accepted_total"] = self._decider.strategies.accepted
         out["strategy_rejected_total"] = dict(self._decider.strategies.rejected)
-        opened = self._open or self._stop.is_set()
-        if self._planner is not None and opened:
+        out["lead_ticks"] = self._decider.lead
+        for router in self._routers:
+            out.update(router.counts())
+        if self._log is not None:
+            out.update(self._log.counts())
+        if self._open or self._stop.is_set():
+            self._add_ports(out)
+        return out
+
+    def _add_ports(self, out: dict[str, Any]) -> None:
+        """Add what planner and learner counted."""
+        if self._planner is not None:
             planner = self._planner.counts()
             out["labels_total"] = planner.labels
             out["observations_unlabelled_total"] = planner.unlabelled
             out["planner_errors_total"] = planner.errors
             out["planner_restarts_total"] = dict(planner.restarts)
             out["planner_error"] = planner.error
-        if self._learner is not None and opened:
+            out["planner_busy_ratio"] = planner.busy
+        if self._learner is not None:
             learner = self._learner.counts()
             out["labels_learnt_total"] = learner.labels
             out["labels_dropped_total"] = learner.dropped
@@ -296,4 +378,3 @@ class Agent:
             out["learner_restarts_total"] = dict(learner.restarts)
             out["learner_error"] = learner.error
             out["learner_progress"] = dict(learner.progress)
-        return out

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -14,8 +11,6 @@ from agentkd.errors import ConfigError
 
 _SPIN = 200_000
 """The last 0.2 ms before a tick are spun, in ns: a sleep may end 60 µs late."""
-_SWITCH = 1e-4
-"""How long another thread may keep the interpreter from the tick, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,29 +153,3 @@ class VirtualClock:
         tick = Tick(self._index, self._index * self.period, 0.0, 0)
         self._index += 1
         return tick
-
-
-@contextmanager
-def realtime() -> Iterator[None]:
-    """Keep the interpreter out of a tick's way while the block runs.
-
-    What lives already is never scanned for garbage again, automatic collection is off
-    (call `gc.collect` when there is slack), and another thread gives the
-    interpreter up after 0.1 ms instead of 5. All of it is undone at the end.
-    """
-    switch, enabled, frozen = sys.getswitchinterval(), gc.isenabled(), False
-    sys.setswitchinterval(min(switch, _SWITCH))
-    if enabled:
-        gc.collect()
-        gc.disable()
-        if not gc.get_freeze_count():
-            gc.freeze()
-            frozen = True
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(switch)
-        if frozen:
-            gc.unfreeze()
-        if enabled:
-            gc.enable()

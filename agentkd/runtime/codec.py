@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.dists import KINDS
 from agentkd.errors import PlannerError
-from agentkd.spec import Spec
+from agentkd.spec import (
+    ActionSpec,
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    Spec,
+)
 from agentkd.types import ActionDist, Floats
 
-_SEEN = struct.Struct("<qqq")
-_ANSWER = struct.Struct("<qqqqddii")
+_SEEN = struct.Struct("<qqqii")
+_ANSWER = struct.Struct("<qqqqqqdddiiiii")
+_NO_ROWS = -1
+EXPECTED_BYTES = 1 << 20
+"""What expected observations may take of an answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,12 +40,17 @@ class Seen:
         epoch: In which episode.
         time: When it was handed over, in ns of `time.monotonic_ns`.
         obs: (obs,).
+        lead: Ticks by which it is rolled forward before the planner is asked.
+        committed: What is done at the ticks from `tick` on as far as that is known,
+            flat, (ticks, width); None for nothing.
     """
 
     tick: int
     epoch: int
     time: int
     obs: Floats
+    lead: int = 0
+    committed: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +60,19 @@ class Answer:
     Attributes:
         id: Counts the requests.
         epoch: The episode of the observation.
-        tick: The tick of the observation.
+        tick: The tick that row 0 is for: the observation's, or the one that it was
+            rolled forward to.
         labels: How many labels came of the request: this one and the backlog's.
         thinking: Seconds the planner took.
         latency: Seconds from the observation's arrival to this answer.
-        rows: Action distributions for the ticks `tick + k`.
+        rows: Action distributions for the ticks `tick + k`, or None.
+        seen: The tick of the observation.
+        part: Counts the answers to one request.
+        partial: Whether a better one follows.
+        goal: (1, size), or None.
+        expected: What the planner expects to be observed at each row's tick,
+            (rows, obs), or None.
+        doubt: How far the planner's members were apart; NaN if it has none.
     """
 
     id: int
@@ -54,53 +81,134 @@ class Answer:
     labels: int
     thinking: float
     latency: float
-    rows: ActionDist
+    rows: ActionDist | None
+    seen: int = -1
+    part: int = 0
+    partial: bool = False
+    goal: Floats | None = None
+    expected: Floats | None = None
+    doubt: float = math.nan
+
+    @property
+    def origin(self) -> int:
+        """The tick of the observation."""
+        return self.tick if self.seen < 0 else self.seen
+
+
+def action_width(action: ActionSpec) -> int:
+    """How many numbers an action takes."""
+    match action:
+        case DiscreteSpec():
+            return 1
+        case MultiDiscreteSpec(sizes):
+            return len(sizes)
+        case MultiBinarySpec(n):
+            return n
+        case BoxSpec(low, _, _):
+            return len(low)
+
+
+def flat_actions(actions: Sequence[Any], action: ActionSpec) -> Floats:
+    """Lay actions out flat, (n, width)."""
+    out = np.asarray(actions, np.float32)
+    return out.reshape(len(actions), action_width(action))
+
+
+def shaped_action(flat: Floats, action: ActionSpec) -> Any:
+    """Give a flat action, (width,), the form that the environment takes."""
+    match action:
+        case DiscreteSpec():
+            return int(flat[0])
+        case MultiDiscreteSpec():
+            return flat.astype(np.int64)
+        case MultiBinarySpec():
+            return flat.astype(np.int8)
+        case BoxSpec(_, _, shape):
+            return np.array(flat, np.float32).reshape(shape)
 
 
 class SeenCodec:
-    """Writes observations of one size into the same bytes again and again."""
+    """Writes observations of one size into the same bytes again and again.
 
-    def __init__(self, size: int) -> None:
-        """Lay the bytes out for observations of `size` numbers."""
-        self.bytes = _SEEN.size + 4 * size
+    Args:
+        spec: The environment.
+        ahead: For how many ticks what is done may be committed.
+    """
+
+    def __init__(self, spec: Spec, ahead: int = 0) -> None:
+        """Lay the bytes out."""
+        size, self._width = spec.obs.size, action_width(spec.action)
+        self.bytes = _SEEN.size + 4 * (size + ahead * self._width)
         self._scratch = bytearray(self.bytes)
+        self._size = size
         self._obs: Floats = np.frombuffer(
             self._scratch, np.float32, size, offset=_SEEN.size
         )
+        self._actions: NDArray[np.float32] = np.frombuffer(
+            self._scratch, np.float32, ahead * self._width, _SEEN.size + 4 * size
+        ).reshape(ahead, self._width)
 
-    def encode(self, tick: int, epoch: int, time: int, obs: Floats) -> bytearray:
+    def encode(
+        self,
+        tick: int,
+        epoch: int,
+        time: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+    ) -> bytearray:
         """Write; what it gives is valid until the next call."""
-        _SEEN.pack_into(self._scratch, 0, tick, epoch, time)
+        count = 0 if committed is None else min(len(committed), len(self._actions))
+        _SEEN.pack_into(self._scratch, 0, tick, epoch, time, lead, count)
         self._obs[:] = obs
+        if count and committed is not None:
+            self._actions[:count] = committed[:count]
         return self._scratch
 
     def decode(self, message: bytes) -> Seen:
         """Read what `encode` wrote."""
-        obs = np.frombuffer(message, np.float32, offset=_SEEN.size)
-        tick, epoch, time = _SEEN.unpack_from(message)
-        return Seen(tick, epoch, time, obs)
+        tick, epoch, time, lead, count = _SEEN.unpack_from(message)
+        numbers = np.frombuffer(message, np.float32, offset=_SEEN.size)
+        obs, rest = numbers[: self._size], numbers[self._size :]
+        actions = rest[: count * self._width].reshape(count, self._width)
+        return Seen(tick, epoch, time, obs, lead, actions)
 
 
-def answer_size(spec: Spec, horizon: int) -> int:
-    """The longest answer with so many rows, in bytes."""
+def answer_size(spec: Spec, horizon: int, goal: int = 0) -> int:
+    """The longest answer with so many rows and a goal of that size, in bytes."""
     most = max(dists.width(kind, spec.action) for kind in KINDS)
-    return _ANSWER.size + 4 * horizon * most
+    expected = min(4 * horizon * spec.obs.size, EXPECTED_BYTES)
+    return _ANSWER.size + 4 * (horizon * most + goal) + expected
 
 
 def encode_answer(answer: Answer) -> bytes:
     """Write an answer."""
-    rows = np.ascontiguousarray(dists.pack(answer.rows), np.float32)
+    kind, count, pieces = _NO_ROWS, 0, []
+    if answer.rows is not None:
+        rows = np.ascontiguousarray(dists.pack(answer.rows), np.float32)
+        kind, count = KINDS.index(dists.kind_of(answer.rows)), len(rows)
+        pieces.append(rows.tobytes())
+    if answer.goal is not None:
+        pieces.append(np.ascontiguousarray(answer.goal, np.float32).tobytes())
+    if answer.expected is not None:
+        pieces.append(np.ascontiguousarray(answer.expected, np.float32).tobytes())
     header = _ANSWER.pack(
         answer.id,
+        answer.part,
         answer.epoch,
+        answer.origin,
         answer.tick,
         answer.labels,
         answer.thinking,
         answer.latency,
-        KINDS.index(dists.kind_of(answer.rows)),
-        len(rows),
+        answer.doubt,
+        kind,
+        count,
+        -1 if answer.goal is None else answer.goal.size,
+        -1 if answer.expected is None else len(answer.expected),
+        answer.partial,
     )
-    return header + rows.tobytes()
+    return b"".join([header, *pieces])
 
 
 def decode_answer(message: bytes, spec: Spec) -> Answer:
@@ -110,15 +218,59 @@ def decode_answer(message: bytes, spec: Spec) -> Answer:
         PlannerError: If it does not fit the environment.
     """
     try:
-        id_, epoch, tick, labels, thinking, latency, kind, count = _ANSWER.unpack_from(
-            message
-        )
-        numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-        rows = numbers.reshape(count, dists.width(KINDS[kind], spec.action))
-        dist = dists.unpack(KINDS[kind], rows, spec.action)
-        return Answer(id_, epoch, tick, labels, thinking, latency, dist)
+        return _decode_answer(message, spec)
     except (ValueError, IndexError, struct.error) as error:
         raise PlannerError(f"An answer of {len(message)} bytes: {error}") from error
+
+
+def _decode_answer(message: bytes, spec: Spec) -> Answer:
+    (
+        id_,
+        part,
+        epoch,
+        seen,
+        tick,
+        labels,
+        thinking,
+        latency,
+        doubt,
+        kind,
+        count,
+        goal_size,
+        ahead,
+        partial,
+    ) = _ANSWER.unpack_from(message)
+    numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
+    dist, goal, expected, at = None, None, None, 0
+    if kind >= 0:
+        width = dists.width(KINDS[kind], spec.action)
+        at = count * width
+        dist = dists.unpack(
+            KINDS[kind], numbers[:at].reshape(count, width), spec.action
+        )
+    if goal_size >= 0:
+        goal = numbers[at : at + goal_size].reshape(1, goal_size)
+        at += goal_size
+    if ahead >= 0:
+        expected = numbers[at : at + ahead * spec.obs.size].reshape(ahead, -1)
+        at += ahead * spec.obs.size
+    if at != len(numbers):
+        raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
+    return Answer(
+        id=id_,
+        epoch=epoch,
+        tick=tick,
+        labels=labels,
+        thinking=thinking,
+        latency=latency,
+        rows=dist,
+        seen=seen,
+        part=part,
+        partial=bool(partial),
+        goal=goal,
+        expected=expected,
+        doubt=doubt,
+    )
 
 
 def encode_weights(weights: Floats) -> bytes:

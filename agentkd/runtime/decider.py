@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any, final
 
 import numpy as np
 
 from agentkd import dists
-from agentkd.runtime.codec import Answer
+from agentkd.runtime.codec import Answer, flat_actions
 from agentkd.runtime.form import Form, default_action
-from agentkd.runtime.metrics import Metrics
+from agentkd.runtime.goals import unconditioned, write_goal
+from agentkd.runtime.log import Recorder
+from agentkd.runtime.metrics import JUMP, Metrics
 from agentkd.runtime.planner_port import PlannerPort
-from agentkd.runtime.router import Mode, route
-from agentkd.runtime.strategies import Rules, Strategies
-from agentkd.spec import DiscreteSpec, flatten_one
+from agentkd.runtime.rollforward import Lead
+from agentkd.runtime.router import Mode, Router
+from agentkd.runtime.routing import Chosen, Routing, actor_of
+from agentkd.runtime.seams import Actor
+from agentkd.runtime.strategies import Strategies, StrategyOptions
+from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
 
 _RESERVE = 50_000
@@ -36,30 +42,42 @@ class Decider:
         form: The executor that acts.
         planner: Where the planner is asked, None for the executor alone.
         mode: Who takes part.
-        rules: What a strategy has to fulfil.
+        routers: Who else is asked whether a source may act.
         default: What is done before anybody decided; None: the first choice, or the
             action nearest to 0.
         period: Nanoseconds that a decision may take, None for any.
         budget: Nanoseconds that it may wait for the planner.
+        options: How strategies are asked for and take over.
+        record: Where decisions are written, None for nowhere.
     """
 
     __slots__ = (
+        "_actor",
         "_alone",
         "_arrays",
+        "_asked",
+        "_boxes",
         "_budget",
         "_deadline",
         "_default",
         "_did",
         "_epoch",
+        "_goals",
+        "_held",
         "_last",
-        "_mode",
+        "_latency",
+        "_lead",
         "_planner",
+        "_record",
+        "_routing",
         "_shape",
-        "_spec",
+        "_size",
         "_thinking",
         "_tick",
+        "_used",
         "form",
         "metrics",
+        "spec",
         "strategies",
     )
 
@@ -68,17 +86,29 @@ class Decider:
         form: Form,
         planner: PlannerPort | None,
         mode: Mode,
-        rules: Rules | None,
+        routers: Sequence[Router] | None,
         default: Any,
         period: int | None,
         budget: int,
+        options: StrategyOptions | None = None,
+        record: Recorder | None = None,
     ) -> None:
         """Begin at tick 0."""
-        self.form = form
-        self._spec = spec = form.frozen.spec
-        self._planner, self._mode = planner, mode
+        wanted = options or StrategyOptions()
+        self.form = self._used = form
+        self._goals = wanted.goals
+        spec = form.frozen.spec
+        if self._goals is not None:
+            spec = unconditioned(spec, self._goals)
+        self.spec, self._size = spec, spec.obs.size
+        self._planner = planner
         self.metrics = Metrics(spec.action)
-        self.strategies = Strategies(spec, rules, patient=mode == "planner")
+        self._latency = self.metrics.latency["executor"]
+        self._routing = Routing(spec, mode, routers or (), wanted.seam, self.metrics)
+        patient = "executor" not in self._routing.order
+        self.strategies = Strategies(spec, wanted, patient=patient)
+        self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
+        self._record = record
         if default is None:
             self._default = default_action(spec.action)
         elif isinstance(spec.action, DiscreteSpec):
@@ -87,11 +117,14 @@ class Decider:
             self._default = np.asarray(default)
         self._deadline = period or _NEVER
         self._budget = budget
-        self._tick = self._epoch = self._alone = 0
+        self._tick = self._epoch = self._alone = self._held = 0
         self._last: Any = None
+        self._actor: Actor | None = None
         self._thinking = 0.0
+        self._asked: Floats | None = None
         self._did: list[tuple[int, Any]] = [(-1, None)] * _REMEMBERED
         self._arrays = not isinstance(spec.action, DiscreteSpec)
+        self._boxes = isinstance(spec.action, BoxSpec)
         parts = spec.obs.parts
         plain = spec.obs.layout == "single" and not parts[0].sizes
         # Observations of this shape need not be laid out.
@@ -102,12 +135,36 @@ class Decider:
         """How many decisions `act_alone` made."""
         return self._alone
 
+    @property
+    def order(self) -> tuple[Source, ...]:
+        """The fallback order of those who take part."""
+        return self._routing.order
+
+    @property
+    def lead(self) -> int:
+        """Ticks by which observations are rolled forward now."""
+        return self._lead.value if self._lead is not None else 0
+
     def reset(self) -> None:
         """Begin a new episode: strategies of the old one no longer count."""
         self._epoch += 1
         self.metrics.epochs += 1
-        self._last = None
+        self._last = self._actor = None
+        self._held = 0
+        self.form.memory[:] = 0.0
         self.strategies.reset()
+        self._routing.reset()
+        if self._record is not None:
+            self._record.reset(self._epoch)
+
+    def resume(self, tick: int | None, epoch: int) -> None:
+        """Go on from a tick of an episode, as a replay does."""
+        self._tick = self._tick if tick is None else tick
+        self._epoch = epoch
+
+    def take_flat(self) -> None:
+        """Take observations flat, (obs,), from now on."""
+        self._shape = (self._size,)
 
     def act_alone(self, obs: Any) -> Any:
         """Give the executor's action, where there is nobody else."""
@@ -115,7 +172,7 @@ class Decider:
         form = self.form
         self._write(obs, form.obs)
         if form.run():
-            return self._finish(*self._blind(), form, started, 0)[0]
+            return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
@@ -124,7 +181,7 @@ class Decider:
         taken = perf_counter_ns() - started
         if taken > self._deadline:
             self.metrics.deadline_misses += 1
-        self.metrics.decision_latency.record(taken)
+        self._latency.record(taken)
         return action
 
     def decide(self, obs: Any, lateness: int = 0) -> Outcome:
@@ -138,59 +195,113 @@ class Decider:
             SpecError: If the observation has another shape.
         """
         started = perf_counter_ns()
-        form, tick, planner = self.form, self._tick, self._planner
+        form, tick = self.form, self._tick
         flat = form.obs
-        self._write(obs, flat)
-        if form.run():
-            return self._finish(*self._blind(), form, started, lateness)
+        seen = flat if self._goals is None else flat[: self._size]
+        self._write(obs, seen)
+        self.strategies.tick(tick)
+        if self._record is not None:
+            self._used = self._record.executor(form, self._used)
+            self._record.observe(tick, self._epoch, lateness, seen)
+        # Before the planner is asked: it is never shown what is not finite.
+        if form.run() if self._goals is None else not np.isfinite(seen).all():
+            chosen = self._blind(seen)
+            return self._finish(*chosen, form, started, lateness)
+        mine = form.take() if self._goals is None else None
+        if self._planner is not None:
+            self._did[tick % _REMEMBERED] = (tick, mine)
+            self._ask(tick, seen, started - lateness)
+        if self._goals is not None:
+            mine = self._with_goal(form, flat, tick)
+        left = self._deadline - (perf_counter_ns() - started) - lateness
+        if self._record is not None:
+            left = self._record.left(left)
+        chosen = self._choose(tick, seen, mine, form, left)
+        return self._finish(*chosen, form, started, lateness)
+
+    def _with_goal(self, form: Form, flat: Floats, tick: int) -> Any:
+        """Let the executor decide with the goal that is there by now."""
+        assert self._goals is not None
+        goal, age = self.strategies.goal(tick)
+        write_goal(flat[self._size :], self._goals, goal, age)
+        form.run()
         mine = form.take()
-        if planner is None:
-            return self._finish(mine, "executor", "alone", form, started, lateness)
         self._did[tick % _REMEMBERED] = (tick, mine)
-        planner.submit(tick, self._epoch, flat)
-        self._hear(tick)
-        if self._budget:
-            self._wait(tick, started - lateness + self._budget - _RESERVE)
-        return self._finish(*self._choose(tick, flat, mine), form, started, lateness)
+        return mine
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:
             if obs.__class__ is np.ndarray and obs.shape == self._shape:
                 out[:] = obs
             else:
-                out[:] = flatten_one(self._spec.obs, obs)
+                out[:] = flatten_one(self.spec.obs, obs)
         except RuntimeWarning:
             # Too large for float32, where warnings are errors.
             out[:] = np.inf
 
-    def _choose(self, tick: int, obs: Floats, mine: Any) -> tuple[Any, Source, str]:
-        theirs, why = None, ""
-        if self._mode != "executor":
-            theirs, why = self.strategies.serve(tick, obs)
-        held = self._last is not None
-        source, reason = route(
-            self._mode, blind=False, strategy=theirs is not None, why=why, held=held
-        )
-        if source == "strategy":
-            strategy = self.strategies.current
-            assert strategy is not None
-            self.metrics.ages.record(tick - strategy.obs_tick)
-            return theirs, source, reason
-        if source == "executor":
-            return mine, source, reason
-        return self._fallback(source), source, reason
+    def _ask(self, tick: int, seen: Floats, due: int) -> None:
+        """Hand the observation over, and hear what came."""
+        assert self._planner is not None
+        if self._lead is not None:
+            # What came tells how far ahead is to be asked.
+            self._hear(tick)
+        if self.lead:
+            # What is decided at this tick goes with it: `_finish` sends it.
+            self._asked = seen
+        else:
+            self._planner.submit(tick, self._epoch, seen)
+        self._hear(tick)
+        if self._budget:
+            self._wait(tick, due + self._budget - _RESERVE)
 
-    def _blind(self) -> tuple[Any, Source, str]:
+    def _choose(
+        self, tick: int, obs: Floats, mine: Any, form: Form, left: int
+    ) -> Chosen:
+        strategies, routing = self.strategies, self._routing
+        theirs, why = None, "alone"
+        if self._planner is not None and "strategy" in routing.order:
+            theirs, why = strategies.serve(tick)
+            if theirs is None and self._goals is not None and self._guided(tick):
+                why = "guided"
+            elif why == "fresh" and self._lead is not None:
+                # It came before its tick, when it was not known who would do what.
+                self._compare(mine)
+        if routing.routers or routing.hand_over is not None:
+            routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
+            return routing.choose(strategies, theirs, why, self._default)
+        if theirs is not None:
+            return theirs, "strategy", why
+        if "executor" in routing.order:
+            return mine, "executor", why
+        return self._fallback(why)
+
+    def _guided(self, tick: int) -> bool:
+        assert self._goals is not None
+        goal, age = self.strategies.goal(tick)
+        return goal is not None and age <= self._goals.max_age
+
+    def _compare(self, mine: Any) -> None:
+        strategy = self.strategies.current
+        assert strategy is not None
+        if strategy.ready_tick < strategy.obs_tick and strategy.rows is not None:
+            first = dists.rows(strategy.rows, slice(0, 1))
+            self.metrics.agreement.note(mine, first)
+
+    def _blind(self, obs: Floats) -> Chosen:
         self.metrics.nan_observations += 1
         if self._planner is not None:
             self._hear(self._tick)
-        held = self._last is not None
-        source, why = route(self._mode, blind=True, strategy=False, why="", held=held)
-        return self._fallback(source), source, why
+        if not self._routing.routers:
+            return self._fallback("nan")
+        self._routing.begin(
+            self._tick, obs, None, float("inf"), None, self._last, self._held
+        )
+        return self._routing.choose(self.strategies, None, "nan", self._default)
 
-    def _fallback(self, source: Source) -> Any:
-        action = self._last if source == "hold" else self._default
-        return action.copy() if self._arrays else action
+    def _fallback(self, why: str) -> Chosen:
+        if self._last is not None:
+            return self._last, "hold", why
+        return self._default, "default", why
 
     def _finish(
         self,
@@ -202,32 +313,87 @@ class Decider:
         lateness: int,
     ) -> Outcome:
         metrics, tick = self.metrics, self._tick
+        self._tick += 1
+        if self._planner is not None:
+            self._follow_up(action, source, tick)
         if source in ("strategy", "executor"):
             self._last = action.copy() if self._arrays else action
-        self._tick += 1
+            self._held = 0
+        else:
+            self._held = self._held + 1 if source == "hold" else 0
+            if self._arrays:
+                action = np.array(action)
         key = source, reason
         metrics.decisions[key] = metrics.decisions.get(key, 0) + 1
         taken = perf_counter_ns() - started
         if taken + lateness > self._deadline:
             metrics.deadline_misses += 1
-        metrics.decision_latency.record(taken)
+        metrics.latency[source].record(taken)
+        if self._record is not None:
+            self._record.decide(action, source, reason, form.frozen.version, taken)
         return action, source, reason, tick, form.frozen.version, taken
+
+    def _follow_up(self, action: Any, source: Source, tick: int) -> None:
+        """Note who acted, and ask the planner about what comes of it."""
+        track = self.strategies.track if source == "strategy" else None
+        if track is not None:
+            self.metrics.ages.record(max(0, tick - track.origin))
+            self.strategies.acted()
+        actor = actor_of(source, track)
+        if source not in ("strategy", "executor"):
+            self.strategies.idled()
+        if self._boxes and self._last is not None and source != "hold":
+            self._note_jump(action, actor)
+        hand_over = self._routing.hand_over
+        if hand_over is not None:
+            hand_over.acted(actor, action.copy() if self._arrays else action, tick)
+        self._actor = actor
+        if self._asked is not None:
+            obs, self._asked = self._asked, None
+            self._ask_ahead(action, obs, tick)
+
+    def _ask_ahead(self, action: Any, obs: Floats, tick: int) -> None:
+        assert self._planner is not None
+        assert self._lead is not None
+        lead = self._lead.value
+        actions = [action, *self.strategies.upcoming(tick + 1, lead - 1)]
+        committed = flat_actions(actions, self.spec.action)
+        self._planner.submit(tick, self._epoch, obs, lead, committed)
+
+    def _note_jump(self, action: Any, actor: Actor) -> None:
+        if actor[0] == "strategy" and actor == self._actor:
+            jumps = self.metrics.inside_jump
+        elif actor != self._actor:
+            jumps = self.metrics.seam_jump
+        else:
+            return
+        jump = float(np.abs(action - self._last).max())
+        jumps.record(round(min(jump, 1e12) * JUMP))
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None
         for answer in self._planner.poll(tick):
+            if self._record is not None:
+                self._record.hear(answer)
             self._take(answer, tick)
 
     def _take(self, answer: Answer, tick: int) -> None:
         metrics = self.metrics
-        metrics.answers += 1
-        metrics.planner_latency.record(round(answer.latency * 1e9))
-        metrics.planner_ticks.record(tick - answer.tick)
-        self._thinking += 0.2 * (answer.latency - self._thinking)
-        at, did = self._did[answer.tick % _REMEMBERED]
-        if at == answer.tick:
-            metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
-        if self._mode != "executor":
+        if self._lead is not None and answer.part == 0:
+            # How long until there is something to act on, in ticks consumed.
+            consumed = self.strategies.consumed(answer.origin, tick)
+            self._lead.note(consumed, answer.id)
+        if answer.partial:
+            metrics.partial_answers += 1
+        else:
+            metrics.answers += 1
+            metrics.planner_latency.record(round(answer.latency * 1e9))
+            metrics.planner_ticks.record(tick - answer.origin)
+            self._thinking += 0.2 * (answer.latency - self._thinking)
+            at, did = self._did[answer.tick % _REMEMBERED]
+            if at == answer.tick and did is not None and answer.rows is not None:
+                metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
+        if "strategy" in self._routing.order or self._goals is not None:
             self.strategies.offer(answer, tick, self._epoch)
 
     def _wait(self, tick: int, limit: int) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, final
 
 import numpy as np
 
 from agentkd import dists
-from agentkd.executors.frozen import Frozen, one_action
-from agentkd.executors.native import compile_native
+from agentkd.executors.frozen import Frozen, distribution, one_action
+from agentkd.executors.native import Native, compile_native
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
-from agentkd.types import Floats
+from agentkd.types import ActionDist, Floats
 
 
 class Form(Protocol):
@@ -34,6 +35,15 @@ class Form(Protocol):
         """Give the action decided: an int, or a fresh array."""
         ...
 
+    @property
+    def memory(self) -> Floats:
+        """What it remembers, (memory,); `run` brings it up to date."""
+        ...
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        ...
+
 
 @final
 class NumpyForm:
@@ -47,20 +57,60 @@ class NumpyForm:
         """Make room for an observation."""
         self.frozen = frozen
         self.obs: Floats = np.zeros(frozen.spec.obs.size, np.float32)
-        self._action: Any = None
+        self.memory: Floats = np.zeros(frozen.memory, np.float32)
+        self._dist: ActionDist | None = None
 
     def run(self) -> int:
         """Decide; gives 0, or 1 if the observation holds NaN or infinity."""
         if not np.isfinite(self.obs).all():
             return 1
-        spec = self.frozen.spec
-        actions = dists.mode(self.frozen(self.obs[None]), spec.action)
-        self._action = one_action(actions, spec)
+        frozen = self.frozen
+        outputs, after = frozen.advance(self.obs[None], self.memory[None])
+        self.memory[:] = after[0]
+        self._dist = distribution(frozen.head, outputs, frozen.spec)
         return 0
 
     def take(self) -> Any:
         """Give the action decided: an int, or a fresh array."""
-        return self._action
+        spec = self.frozen.spec
+        return one_action(dists.mode(self.dist(), spec.action), spec)
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        assert self._dist is not None, "run decides first"
+        return self._dist
+
+
+@final
+class NativeForm:
+    """A compiled executor.
+
+    Args:
+        native: It.
+    """
+
+    __slots__ = ("_before", "_native", "frozen", "memory", "obs", "run", "take")
+
+    def __init__(self, native: Native) -> None:
+        """Take over its buffers; without a memory, its functions as they are."""
+        self._native = native
+        self.frozen, self.obs, self.memory = native.frozen, native.obs, native.memory
+        self._before: Floats = np.zeros_like(native.memory)
+        self.take: Callable[[], Any] = native.take
+        self.run: Callable[[], int] = native.run
+        if native.frozen.memory:
+            self.run = self._remembering
+
+    def _remembering(self) -> int:
+        self._before[:] = self.memory
+        return self._native.run()
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        frozen = self.frozen
+        before = self._before[None]
+        outputs, _ = self._native.advance(self.obs[None], before)
+        return distribution(frozen.head, outputs, frozen.spec)
 
 
 def form(frozen: Frozen, *, native: bool = True) -> Form:
@@ -73,7 +123,7 @@ def form(frozen: Frozen, *, native: bool = True) -> Form:
     if native:
         compiled = compile_native(frozen)
         if compiled is not None:
-            return compiled
+            return NativeForm(compiled)
     return NumpyForm(frozen)
 
 

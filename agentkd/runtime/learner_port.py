@@ -127,9 +127,9 @@ class InlineLearner:
             return
         self._ticks += 1
         try:
-            for obs, dist in ring.take(ring.rows):
-                self._labels += len(obs)
-                self._learner.add(obs, dist)
+            for batch in ring.take(ring.rows):
+                self._labels += len(batch.obs)
+                self._learner.add(batch.obs, batch.dist)
             for _ in range(self._steps_per_tick):
                 progress = self._learner.step()
                 if not progress:

@@ -153,9 +153,9 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
         status.beat()
         try:
             batches = ring.take()
-            for obs, dist in batches:
-                status.count(LABELS, len(obs))
-                learner.add(obs, dist)
+            for batch in batches:
+                status.count(LABELS, len(batch.obs))
+                learner.add(batch.obs, batch.dist)
             progress = learner.step()
         except Exception as error:
             failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections import deque
@@ -12,8 +13,9 @@ from typing import Any, final
 
 from agentkd.errors import ConfigError
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.clock import Clock, VirtualClock, realtime
+from agentkd.runtime.clock import Clock, VirtualClock
 from agentkd.runtime.result import RunResult, Timeline
+from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.types import Decision
 
 _COLLECT_SECONDS = 1.0
@@ -58,6 +60,7 @@ class Loop:
         seed: Episode i is reset with seed + i; None: unseeded.
         views: How many decisions wait for whoever looks on. On the wall clock more are
             dropped and counted; a virtual clock waits instead.
+        realtime: What is asked of the system on the wall clock.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Loop:
         limits: Limits,
         seed: int | None,
         views: int,
+        realtime: Realtime | None = None,
     ) -> None:
         """Prepare; `start` begins."""
         self.views: deque[Decision] = deque()
@@ -75,6 +79,7 @@ class Loop:
         self.error: BaseException | None = None
         self._agent, self._clock, self._env = agent, clock, env
         self._limits, self._seed, self._most = limits, seed, views
+        self._realtime, self._granted = realtime, dict[str, str]()
         self._virtual = isinstance(clock, VirtualClock)
         self._stop = threading.Event()
         self._returns: list[float] = []
@@ -106,6 +111,7 @@ class Loop:
         """What was measured so far."""
         metrics = self._agent.metrics()
         metrics["views_dropped_total"] = self.views_dropped
+        metrics["realtime"] = dict(self._granted)
         return RunResult(
             returns=tuple(self._returns),
             lengths=tuple(self._lengths),
@@ -121,15 +127,19 @@ class Loop:
         where = "reset"
         try:
             obs = self._reset()
-            with nullcontext() if self._virtual else realtime():
+            quiet = nullcontext(dict[str, str]()) if self._virtual else None
+            with quiet or realtime(self._realtime) as self._granted:
                 self._clock.start()
-                collected, passes = 0.0, 0
+                collected, passes, came = 0.0, 0, math.nan
                 slack = min(_SLACK, _SLACK_SHARE * self._clock.period)
                 while not self._over():
                     tick = self._clock.wait()
                     counters = self._agent.counters
                     counters.missed_cycles += tick.missed
                     counters.lateness.record(round(tick.lateness * 1e9))
+                    before, came = came, tick.scheduled + tick.lateness
+                    if before == before:  # not at the first tick
+                        counters.periods.record(round((came - before) * 1e9))
                     where = "decision"
                     decision = self._agent.decide(obs, lateness=tick.lateness)
                     where = "step"

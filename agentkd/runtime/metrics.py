@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, final, get_args
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.spec import ActionSpec
-from agentkd.types import ActionDist
+from agentkd.types import ActionDist, Source
 
 _BITS = 5
 """Leading bits that tell a bucket: each is at most 1/16 wide."""
+JUMP = 1e6
+"""Jumps of actions are recorded in millionths of the action's unit."""
 _BUCKETS = ((64 - _BITS) << (_BITS - 1)) + (1 << _BITS)
 
 
@@ -31,6 +34,12 @@ class Histogram:
         self._counts = [0] * _BUCKETS
         self._total = 0
         self._highest = 0
+
+    def add(self, other: Histogram) -> None:
+        """Take in all that another one counted."""
+        self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+        self._total += other._total
+        self._highest = max(self._highest, other._highest)
 
     def record(self, ns: int) -> None:
         """Add a duration; a negative one counts as 0."""
@@ -138,54 +147,92 @@ class Metrics:
         "agreement",
         "answers",
         "deadline_misses",
-        "decision_latency",
         "decisions",
         "epochs",
+        "inside_jump",
+        "latency",
         "lateness",
         "missed_cycles",
         "nan_observations",
+        "partial_answers",
+        "periods",
         "planner_latency",
         "planner_ticks",
+        "router_errors",
+        "seam_jump",
         "swaps",
+        "vetoes",
         "weights_rejected",
     )
 
     def __init__(self, action: ActionSpec) -> None:
         """Begin at 0."""
         self.decisions: dict[tuple[str, str], int] = {}
-        self.decision_latency = Histogram()
+        self.vetoes: dict[tuple[str, str], int] = {}
+        self.latency = {source: Histogram() for source in get_args(Source)}
         self.lateness = Histogram()
+        self.periods = Histogram()
         self.planner_latency = Histogram()
         self.planner_ticks = Histogram()
         self.ages = Histogram()
+        self.seam_jump = Histogram()
+        self.inside_jump = Histogram()
         self.agreement = Agreement(action)
         self.answers = 0
+        self.partial_answers = 0
         self.deadline_misses = 0
         self.missed_cycles = 0
         self.nan_observations = 0
+        self.router_errors = 0
         self.epochs = 1
         self.swaps = 0
         self.weights_rejected = 0
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as plain values."""
-        decisions: dict[str, dict[str, int]] = {}
-        for (source, reason), count in dict(self.decisions).items():
-            decisions.setdefault(source, {})[reason] = count
+        whole = Histogram()
+        for each in self.latency.values():
+            whole.add(each)
+        decided = {source: _counted(self.decisions, source) for source in self.latency}
         return {
-            "decisions_total": decisions,
-            "ticks_total": sum(sum(each.values()) for each in decisions.values()),
+            "decisions_total": _nested(self.decisions),
+            "ticks_total": sum(decided.values()),
+            "starved_ticks_total": decided["hold"] + decided["default"],
+            "vetoes_total": _nested(self.vetoes),
+            "router_errors_total": self.router_errors,
             "epochs_total": self.epochs,
             "deadline_miss_total": self.deadline_misses,
             "missed_cycles_total": self.missed_cycles,
             "nan_observations_total": self.nan_observations,
-            "decision_latency_us": self.decision_latency.summary(),
+            "decision_latency_us": whole.summary(),
+            "decision_latency_by_source_us": {
+                source: each.summary()
+                for source, each in self.latency.items()
+                if each.summary()["count"]
+            },
             "tick_lateness_us": self.lateness.summary(),
+            "tick_period_us": self.periods.summary(),
             "planner_answers_total": self.answers,
+            "planner_partial_answers_total": self.partial_answers,
             "planner_latency_us": self.planner_latency.summary(),
             "planner_latency_ticks": self.planner_ticks.summary(1),
             "strategy_age_ticks": self.ages.summary(1),
+            "seam_jump": {
+                "seam": self.seam_jump.summary(JUMP),
+                "inside": self.inside_jump.summary(JUMP),
+            },
             "weights_rejected_total": self.weights_rejected,
             "swaps_total": self.swaps,
             **self.agreement.summary(),
         }
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    out: dict[str, dict[str, int]] = {}
+    for (source, reason), count in dict(counts).items():
+        out.setdefault(source, {})[reason] = count
+    return out
+
+
+def _counted(counts: Mapping[tuple[str, str], int], source: str) -> int:
+    return sum(count for key, count in dict(counts).items() if key[0] == source)

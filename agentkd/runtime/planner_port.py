@@ -7,19 +7,21 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, final, runtime_checkable
 
 from agentkd.errors import ConfigError, PlannerError
+from agentkd.executors.frozen import Frozen
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.thinking import Thinker, Thought
+from agentkd.runtime.thinking import Demands, Thinker, Thought
 from agentkd.spec import Spec
-from agentkd.types import Floats, Policy, RecurrentPolicy
+from agentkd.types import Floats, GuidingPolicy, Policy, RecurrentPolicy
 
 log = logging.getLogger(__name__)
 
+AnyPolicy = Policy | RecurrentPolicy | GuidingPolicy
 BACKLOG = 256
 """How many observations wait for a busy planner, by default."""
 
@@ -32,8 +34,9 @@ class PlannerCounts:
         labels: Observations that it labelled.
         unlabelled: Observations that it could not be asked about: the backlog was full.
         errors: Requests that raised or were answered with something unfit.
-        restarts: Starts after the first, by cause.
+        restarts: Starts after the first, by cause; lost connections under "lost".
         error: What the last failure said.
+        busy: The share of the time that it spent thinking, 0 to 1.
     """
 
     labels: int = 0
@@ -41,18 +44,22 @@ class PlannerCounts:
     errors: int = 0
     restarts: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
+    busy: float = 0.0
 
 
 @runtime_checkable
 class PlannerPort(Protocol):
     """A planner as a tick sees it. `submit` and `poll` never wait for it."""
 
-    def open(self, spec: Spec, ring: LabelRing | None) -> None:
+    def open(
+        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
+    ) -> None:
         """Start.
 
         Args:
             spec: The environment.
             ring: Where labels go; None where nobody learns.
+            demands: What is wanted besides answers.
         """
         ...
 
@@ -64,8 +71,31 @@ class PlannerPort(Protocol):
         """
         ...
 
-    def submit(self, tick: int, epoch: int, obs: Floats) -> None:
-        """Hand an observation (obs,) over, once each tick; it is copied."""
+    def submit(
+        self,
+        tick: int,
+        epoch: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """Hand an observation over, once each tick; it is copied.
+
+        Args:
+            tick: The tick.
+            epoch: The episode.
+            obs: (obs,).
+            lead: Ticks by which it is to be rolled forward first.
+            committed: What is done at the ticks from this one on, as far as that is
+                known, flat, (ticks, width).
+            more: Whether a newer observation follows at once.
+        """
+        ...
+
+    def follow(self, executor: Frozen) -> None:
+        """Take note of the executor that acts from now on; not on the tick's way."""
         ...
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
@@ -103,76 +133,118 @@ class InlinePlanner:
     """A planner asked on the tick itself, whose answer is held back for some ticks.
 
     It is deterministic and belongs with a virtual clock. One request is in flight at a
-    time; the next takes the observation of the tick at which its answer came.
+    time; the next takes the observation of the tick at which its answer came. Of an
+    anytime planner's n answers the i-th is out after i/n of the latency.
 
     Args:
         policy: The planner.
-        latency_ticks: An answer to tick t is out at t + latency; 0 means at once.
+        latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A
+            function gives it for each request, counted from 1.
         backlog: How many observations between two requests become labels.
     """
 
     def __init__(
         self,
-        policy: Policy | RecurrentPolicy,
+        policy: AnyPolicy,
         *,
-        latency_ticks: int = 0,
+        latency_ticks: int | Callable[[int], int] = 0,
         backlog: int = BACKLOG,
     ) -> None:
         """Take the planner."""
-        if latency_ticks < 0:
+        if not callable(latency_ticks) and latency_ticks < 0:
             raise ConfigError(f"A latency of {latency_ticks} ticks cannot be.")
         self._policy = policy
-        self._latency = latency_ticks
+        self._late = latency_ticks
+        self._requests = 0
         self._seen: deque[Seen] = deque(maxlen=check_backlog(backlog) + 1)
-        self._due = -1
-        self._flight: Thought | None = None
+        self._flight: deque[tuple[int, Thought]] = deque()
         self._out: list[Answer] = []
         self._labels = self._unlabelled = self._errors = 0
+        self._ticks = self._busy = 0
         self._error = ""
+        self._thinker: Thinker | None = None
 
-    def open(self, spec: Spec, ring: LabelRing | None) -> None:
+    def open(
+        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
+    ) -> None:
         """Get to know the environment and where labels go."""
         self._ring = ring
-        self._thinker = Thinker(self._policy, spec, backlog=ring is not None)
+        self._thinker = Thinker(
+            self._policy, spec, backlog=ring is not None, demands=demands
+        )
 
     def await_ready(self) -> None:
         """It is ready."""
 
-    def submit(self, tick: int, epoch: int, obs: Floats) -> None:
+    def submit(
+        self,
+        tick: int,
+        epoch: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
         """Take an observation; ask the planner if no answer is outstanding."""
         seen = self._seen
         self._unlabelled += len(seen) == seen.maxlen
-        seen.append(Seen(tick, epoch, time.monotonic_ns(), obs.copy()))
+        seen.append(Seen(tick, epoch, time.monotonic_ns(), obs.copy(), lead, committed))
         self._land(tick)
-        if self._flight is not None:
-            return
-        asked = list(seen)
-        seen.clear()
+        self._leave(epoch)
+        self._ticks += not more
+        if not self._flight and not more:
+            self._ask(tick)
+        self._busy += bool(self._flight)
+
+    def _ask(self, tick: int) -> None:
+        asked = list(self._seen)
+        self._seen.clear()
+        assert self._thinker is not None
         try:
-            self._flight = self._thinker.think(asked)
+            thoughts = list(self._thinker.thoughts(asked))
         except PlannerError as error:
             self._errors += 1
             self._error = str(error)
             report_error(self._errors, self._error)
-        else:
-            self._due = tick + self._latency
-            self._land(tick)
+            return
+        *partial, last = thoughts
+        self._requests += 1
+        late = self._late
+        latency = late(self._requests) if callable(late) else late
+        # The last partial answer is the whole one.
+        partial = partial[:-1]
+        for number, thought in enumerate(partial, 1):
+            after = -(-latency * number // (len(partial) + 1))
+            self._flight.append((tick + after, thought))
+        self._flight.append((tick + latency, last))
+        self._land(tick)
+
+    def _leave(self, epoch: int) -> None:
+        """Leave an anytime planner in the middle when its episode is over."""
+        anytime = self._thinker is not None and self._thinker.anytime
+        if anytime and self._flight and self._flight[0][1].answer.epoch != epoch:
+            self._flight.clear()
 
     def _land(self, tick: int) -> None:
-        thought = self._flight
-        if thought is None or tick < self._due:
-            return
-        self._flight = None
-        self._out.append(thought.answer)
-        self._labels += thought.answer.labels
-        if self._ring is not None:
-            self._ring.push(thought.obs, thought.dist)
+        flight = self._flight
+        while flight and tick >= flight[0][0]:
+            _, thought = flight.popleft()
+            self._out.append(thought.answer)
+            self._labels += thought.answer.labels
+            if self._ring is not None and thought.dist is not None:
+                self._ring.push(thought.obs, thought.dist)
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
-        """Take the answer that is due by now."""
+        """Take the answers that are due by now."""
         self._land(tick)
         out, self._out = self._out, []
         return out
+
+    def follow(self, executor: Frozen) -> None:
+        """Let another executor act while the planner thinks."""
+        if self._thinker is not None:
+            self._thinker.follow(executor)
 
     def supervise(self) -> None:
         """Nothing runs in the background."""
@@ -180,7 +252,12 @@ class InlinePlanner:
     def counts(self) -> PlannerCounts:
         """What happened so far."""
         return PlannerCounts(
-            self._labels, self._unlabelled, self._errors, {}, self._error
+            self._labels,
+            self._unlabelled,
+            self._errors,
+            {},
+            self._error,
+            self._busy / max(1, self._ticks),
         )
 
     def close(self) -> None:
@@ -199,9 +276,7 @@ class ThreadPlanner:
         backlog: How many observations between two requests become labels.
     """
 
-    def __init__(
-        self, policy: Policy | RecurrentPolicy, *, backlog: int = BACKLOG
-    ) -> None:
+    def __init__(self, policy: AnyPolicy, *, backlog: int = BACKLOG) -> None:
         """Take the planner; `open` starts the thread."""
         self._policy = policy
         self._seen: deque[Seen] = deque(maxlen=check_backlog(backlog) + 1)
@@ -210,12 +285,20 @@ class ThreadPlanner:
         self._labels = self._unlabelled = self._errors = 0
         self._error = ""
         self._thread: threading.Thread | None = None
+        self._thinker: Thinker | None = None
+        self._thought, self._closing = 0.0, False
+        self._opened = time.monotonic()
 
-    def open(self, spec: Spec, ring: LabelRing | None) -> None:
+    def open(
+        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
+    ) -> None:
         """Start the thread."""
-        thinker = Thinker(self._policy, spec, backlog=ring is not None)
+        self._thinker = Thinker(
+            self._policy, spec, backlog=ring is not None, demands=demands
+        )
+        self._opened = time.monotonic()
         self._thread = threading.Thread(
-            target=self._run, args=(thinker, ring), name="planner", daemon=True
+            target=self._run, args=(self._thinker, ring), name="planner", daemon=True
         )
         self._thread.start()
 
@@ -230,22 +313,48 @@ class ThreadPlanner:
             if not seen:
                 continue
             try:
-                thought = thinker.think(seen)
+                for thought in thinker.thoughts(seen):
+                    self._hand_out(thought, ring)
+                    if thought.answer.partial and self._over(thought.answer):
+                        break
             except PlannerError as error:
                 self._errors += 1
                 self._error = str(error)
                 report_error(self._errors, self._error)
-                continue
-            if ring is not None:
-                ring.push(thought.obs, thought.dist)
-            self._labels += thought.answer.labels
-            self._out.append(thought.answer)
 
-    def submit(self, tick: int, epoch: int, obs: Floats) -> None:
+    def _hand_out(self, thought: Thought, ring: LabelRing | None) -> None:
+        if ring is not None and thought.dist is not None:
+            ring.push(thought.obs, thought.dist)
+        if not thought.answer.partial:
+            self._thought += thought.answer.thinking
+        self._labels += thought.answer.labels
+        self._out.append(thought.answer)
+
+    def _over(self, answer: Answer) -> bool:
+        """Whether the episode that is thought about is over, or everything is."""
+        if self._closing:
+            return True
+        try:
+            return self._seen[-1].epoch != answer.epoch
+        except IndexError:
+            return False
+
+    def submit(
+        self,
+        tick: int,
+        epoch: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
         """Take an observation and wake the thread."""
         self._unlabelled += len(self._seen) == self._seen.maxlen
-        self._seen.append(Seen(tick, epoch, time.monotonic_ns(), obs.copy()))
-        if self._wake.empty():
+        self._seen.append(
+            Seen(tick, epoch, time.monotonic_ns(), obs.copy(), lead, committed)
+        )
+        if self._wake.empty() and not more:
             self._wake.put(True)
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
@@ -255,18 +364,34 @@ class ThreadPlanner:
             out.append(self._out.popleft())
         return out
 
+    def follow(self, executor: Frozen) -> None:
+        """Let another executor act while the planner thinks."""
+        if self._thinker is not None:
+            self._thinker.follow(executor)
+
     def supervise(self) -> None:
         """A thread cannot be helped."""
 
     def counts(self) -> PlannerCounts:
-        """What happened so far."""
+        """What happened so far; of a remote planner also its lost connections."""
+        passed = max(1e-9, time.monotonic() - self._opened)
         return PlannerCounts(
-            self._labels, self._unlabelled, self._errors, {}, self._error
+            self._labels,
+            self._unlabelled,
+            self._errors,
+            dict(getattr(self._policy, "restarts", {})),
+            self._error,
+            min(1.0, self._thought / passed),
         )
 
     def close(self) -> None:
         """Ask the thread to end; one that hangs is left to the end of the process."""
+        self._closing = True
         if self._thread is not None:
             self._wake.put(False)
+            # Whoever waits for a network gives up waiting.
+            interrupt = getattr(self._policy, "interrupt", None)
+            if callable(interrupt):
+                interrupt()
             self._thread.join(1.0)
             self._thread = None

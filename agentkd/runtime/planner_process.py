@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.deploy.bundle import to_bytes
+from agentkd.errors import ConfigError
+from agentkd.executors.frozen import Frozen
 from agentkd.runtime.codec import (
     Answer,
     SeenCodec,
     answer_size,
     decode_answer,
-    encode_answer,
+    encode_weights,
 )
 from agentkd.runtime.mailbox import Mailbox
-from agentkd.runtime.memory import Bell, Segment
-from agentkd.runtime.pace import Pace
+from agentkd.runtime.memory import Bell
 from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, check_backlog
 from agentkd.runtime.process import Patience, Remote, Worker
 from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.status import DROPPED, ERRORS, LABELS, Status
-from agentkd.runtime.thinking import Thinker
-from agentkd.runtime.worker import say
-from agentkd.spec import Spec, from_json, to_json
+from agentkd.runtime.status import DROPPED, ERRORS, LABELS
+from agentkd.runtime.thinking import Demands
+from agentkd.spec import Spec, to_json
 from agentkd.types import Floats
 
 _ANSWERS = 8
-_IDLE = 0.05
-"""A worker without work shows a heartbeat this often, in seconds."""
-_ENOUGH = 3
-"""Errors in a row after which a planner is made anew."""
+_SERVE = "agentkd.runtime.planner_service:serve"
 
 
 @final
@@ -49,6 +46,7 @@ class ProcessPlanner:
         at_least: Seconds that an answer takes at least, to stand in for a larger model.
         most_rows: The largest horizon that the planner may have.
         patience: How long the process may take.
+        alone: Whether it sees every observation. A planner with a memory has to.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class ProcessPlanner:
         at_least: float = 0.0,
         most_rows: int = 64,
         patience: Patience | None = None,
+        alone: bool = True,
     ) -> None:
         """Take the orders; `open` and `await_ready` start the process."""
         if not 0 <= at_least < float("inf"):
@@ -68,38 +67,66 @@ class ProcessPlanner:
         self._at_least = at_least
         self._most_rows = most_rows
         self._patience = patience or Patience()
+        self._alone = alone
+        self._weights: Mailbox | None = None
         self._worker: Worker | None = None
 
-    def open(self, spec: Spec, ring: LabelRing | None) -> None:
+    def open(
+        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
+    ) -> None:
         """Lay out the shared memory and start the process."""
+        wants = demands or Demands()
         self._spec = spec
-        self._codec = SeenCodec(spec.obs.size)
+        ahead = wants.roll.most if wants.roll is not None else 0
+        goal = wants.goals.size if wants.goals is not None else 0
+        self._codec = SeenCodec(spec, ahead)
         self._seen = Mailbox(self._codec.bytes, self._backlog + 1)
-        self._answers = Mailbox(answer_size(spec, self._most_rows), _ANSWERS)
+        self._answers = Mailbox(answer_size(spec, self._most_rows, goal), _ANSWERS)
         self._bell = Bell()
+        self._began, self._thought = time.monotonic(), 0.0
         shared = [self._seen.segment.fd, self._answers.segment.fd, *self._bell.handle()]
         labels: list[int] | None = None
         if ring is not None:
             shared.append(ring.segment.fd)
             labels = [ring.rows, *ring.segment.handle()]
+        orders = {
+            "spec": to_json(spec),
+            "ahead": ahead,
+            "seen": self._seen.handle(),
+            "answers": self._answers.handle(),
+            "bell": self._bell.handle(),
+            "labels": labels,
+            "at_least": self._at_least,
+            "most_rows": self._most_rows,
+            "alone": self._alone,
+            "demands": self._demands(wants, shared),
+        }
         self._worker = Worker(
             "planner",
             self._remote,
-            f"{__name__}:serve",
-            {
-                "spec": to_json(spec),
-                "seen": self._seen.handle(),
-                "answers": self._answers.handle(),
-                "bell": self._bell.handle(),
-                "labels": labels,
-                "at_least": self._at_least,
-                "most_rows": self._most_rows,
-            },
+            _SERVE,
+            orders,
             shared,
             self._patience,
             self._bell.ring,
         )
         self._worker.check()
+
+    def _demands(self, wants: Demands, shared: list[int]) -> dict[str, Any]:
+        """What the planner's process has to know of them, as JSON values."""
+        told: dict[str, Any] = {"goals": None, "roll": None}
+        if wants.goals is not None:
+            told["goals"] = [wants.goals.size, wants.goals.max_age]
+        if wants.roll is not None:
+            told["roll"] = wants.roll.as_references()
+            told["executor"] = told["weights"] = None
+        if wants.roll is not None and wants.executor is not None:
+            self._weights = Mailbox(4 * len(wants.executor.vector()))
+            shared.append(self._weights.segment.fd)
+            file = to_bytes(wants.executor, {})
+            told["executor"] = base64.b64encode(file).decode()
+            told["weights"] = self._weights.handle()
+        return told
 
     def _opened(self) -> Worker:
         if self._worker is None:
@@ -114,16 +141,34 @@ class ProcessPlanner:
         """
         self._opened().await_ready()
 
-    def submit(self, tick: int, epoch: int, obs: Floats) -> None:
+    def submit(
+        self,
+        tick: int,
+        epoch: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
         """Put an observation where the planner finds it."""
-        self._seen.write(self._codec.encode(tick, epoch, time.monotonic_ns(), obs))
-        self._bell.ring()
+        now = time.monotonic_ns()
+        self._seen.write(self._codec.encode(tick, epoch, now, obs, lead, committed))
+        if not more:
+            self._bell.ring()
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
         """Take the answers that came."""
         if not self._answers.waiting():
             return ()
-        return [decode_answer(each, self._spec) for each in self._answers.take()]
+        found = [decode_answer(each, self._spec) for each in self._answers.take()]
+        self._thought += sum(each.thinking for each in found if not each.partial)
+        return found
+
+    def follow(self, executor: Frozen) -> None:
+        """Send another executor to act while the planner thinks."""
+        if self._weights is not None:
+            self._weights.write(encode_weights(executor.vector()))
 
     def supervise(self) -> None:
         """Kill the process where it hangs; start it where there is none."""
@@ -143,6 +188,7 @@ class ProcessPlanner:
             worker.status.total(ERRORS),
             dict(worker.restarts),
             worker.error,
+            min(1.0, self._thought / max(1e-9, time.monotonic() - self._began)),
         )
 
     def close(self) -> None:
@@ -152,85 +198,6 @@ class ProcessPlanner:
         self._worker.close()
         self._seen.segment.close()
         self._answers.segment.close()
+        if self._weights is not None:
+            self._weights.segment.close()
         self._bell.close()
-
-
-def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) -> None:
-    """Answer observations until told to end; runs in the planner's process.
-
-    Raises:
-        PlannerError: After several errors in a row: only a new start may help.
-    """
-    spec = from_json(orders["spec"])
-    codec = SeenCodec(spec.obs.size)
-    seen = Mailbox.attach(*orders["seen"])
-    answers = Mailbox.attach(*orders["answers"])
-    bell = Bell(*orders["bell"])
-    ring = None
-    if orders["labels"] is not None:
-        rows, fd, size = orders["labels"]
-        ring = LabelRing(spec, rows, Segment(size, fd))
-    thinker = Thinker(made, spec, backlog=ring is not None)
-    if thinker.horizon > orders["most_rows"]:
-        raise PlannerError(
-            f"The planner's horizon is {thinker.horizon}; give "
-            f"ProcessPlanner(most_rows={thinker.horizon})."
-        )
-    # A planner may not like an observation of zeros; real ones will tell.
-    with contextlib.suppress(Exception):
-        thinker.warm_up()
-    status.set_ready()
-    failures = 0
-    pace = Pace(seen.slots)
-    while not status.stopping:
-        status.beat()
-        lost = seen.missed
-        messages = seen.take()
-        status.count(DROPPED, seen.missed - lost)
-        if not messages:
-            bell.wait(_IDLE)
-            continue
-        # The oldest are given up: what a slow planner cannot label never delays it. One
-        # with a memory needs them all.
-        if not thinker.recurrent:
-            status.count(DROPPED, max(0, len(messages) - pace.limit))
-            messages = messages[-pace.limit :]
-        began = time.monotonic()
-        try:
-            thought = thinker.think([codec.decode(each) for each in messages])
-        except PlannerError as error:
-            failures += 1
-            status.count(ERRORS)
-            if failures == _ENOUGH:
-                raise
-            say(words, f"{type(error).__name__}: {error}")
-            continue
-        failures = 0
-        pace.note(len(messages), thought.answer.thinking)
-        status.count(DROPPED, len(messages) - thought.answer.labels)
-        if ring is not None:
-            ring.push(thought.obs, thought.dist)
-        status.count(LABELS, thought.answer.labels)
-        answer = _not_before(began, orders["at_least"], thought.answer, status)
-        answers.write(encode_answer(answer))
-
-
-def _not_before(began: float, seconds: float, answer: Answer, status: Status) -> Answer:
-    """Hold an answer back until it took so many seconds."""
-    missing = began + seconds - time.monotonic()
-    if missing <= 0:
-        return answer
-    while missing > 0 and not status.stopping:
-        time.sleep(min(missing, _IDLE))
-        status.beat()
-        missing = began + seconds - time.monotonic()
-    late = time.monotonic() - began - answer.thinking
-    return Answer(
-        answer.id,
-        answer.epoch,
-        answer.tick,
-        answer.labels,
-        answer.thinking + late,
-        answer.latency + late,
-        answer.rows,
-    )

@@ -5,12 +5,18 @@ from __future__ import annotations
 from agentkd.errors import ConfigError
 from agentkd.runtime.learner_port import InlineLearner, LearnerPort
 from agentkd.runtime.learner_process import ProcessLearner
-from agentkd.runtime.planner_port import InlinePlanner, PlannerPort
+from agentkd.runtime.planner_port import (
+    AnyPolicy,
+    InlinePlanner,
+    PlannerPort,
+    ThreadPlanner,
+)
 from agentkd.runtime.planner_process import ProcessPlanner
 from agentkd.runtime.process import Remote
-from agentkd.types import Learner, Policy, RecurrentPolicy
+from agentkd.runtime.staggered import Staggered
+from agentkd.types import Learner
 
-AnyPlanner = Policy | RecurrentPolicy | Remote | PlannerPort
+AnyPlanner = AnyPolicy | Remote | PlannerPort
 AnyLearner = Learner | Remote | LearnerPort
 
 
@@ -20,29 +26,59 @@ def planner_port(
     *,
     virtual: bool = False,
     period: float = 0.0,
+    workers: int = 1,
 ) -> PlannerPort | None:
     """Choose how a planner is asked.
 
     Args:
         planner: A port as it is; a `Remote` in a process of its own, or in this one
-            under a virtual clock; a policy in this process, with a latency in ticks.
+            under a virtual clock; a policy in this process, with a latency in ticks,
+            or in a thread if it can be interrupted, as one that waits for a network.
         latency_ticks: How late each answer is, None for as late as it is.
         virtual: Whether ticks take no time.
         period: Seconds from tick to tick, where they do.
+        workers: How many planners are asked in turn.
 
     Raises:
         ConfigError: If a policy would have to be waited for on the tick.
     """
     if latency_ticks is not None and latency_ticks < 0:
         raise ConfigError(f"A planner's latency of {latency_ticks} ticks cannot be.")
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; at least 1 is needed.")
     if planner is None:
         return None
+    if workers > 1:
+        if isinstance(planner, PlannerPort):
+            raise ConfigError(
+                f"{type(planner).__name__} is one port; workers={workers} needs a "
+                "Remote or a policy, or give Staggered([port, …])."
+            )
+        return Staggered(
+            [
+                _one(
+                    planner, latency_ticks, virtual=virtual, period=period, alone=False
+                )
+                for _ in range(workers)
+            ]
+        )
+    return _one(planner, latency_ticks, virtual=virtual, period=period, alone=True)
+
+
+def _one(
+    planner: AnyPlanner,
+    latency_ticks: int | None,
+    *,
+    virtual: bool,
+    period: float,
+    alone: bool,
+) -> PlannerPort:
     if isinstance(planner, Remote):
         if virtual:
             return InlinePlanner(planner.build(), latency_ticks=latency_ticks or 0)
         # Half a period early, so that it is there when its tick begins.
         late = max(0.0, (latency_ticks or 0) - 0.5) * period
-        return ProcessPlanner(planner, at_least=late)
+        return ProcessPlanner(planner, at_least=late, alone=alone)
     if isinstance(planner, PlannerPort):
         if latency_ticks is not None:
             raise ConfigError(
@@ -51,10 +87,18 @@ def planner_port(
             )
         return planner
     if latency_ticks is None and not virtual:
+        if hasattr(planner, "interrupt"):
+            # It waits for a network and leaves the interpreter to the tick meanwhile.
+            return ThreadPlanner(planner)
         raise ConfigError(
             "A policy object would hold the tick up while it thinks. Give a Remote, "
             "for a process of its own; ThreadPlanner(policy), for a thread; or "
             "planner_latency, to have it asked on the tick and held back so many ticks."
+        )
+    if hasattr(planner, "interrupt") and not virtual:
+        raise ConfigError(
+            "A planner that waits for a network is as late as it is; leave "
+            "planner_latency out, or give a Remote."
         )
     return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
 

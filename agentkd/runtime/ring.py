@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import threading
+from collections.abc import Iterator
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.dists import KINDS
 from agentkd.runtime.memory import Segment
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Labels
 
 _PUSHED, _TAKEN, _DROPPED, _HEADER = 0, 1, 2, 8
 _MOST_BYTES = 32 << 20
@@ -19,9 +24,11 @@ _MOST_ROWS, _LEAST_ROWS = 16384, 256
 
 @final
 class LabelRing:
-    """One producer, one consumer; a label that finds it full is dropped and counted.
+    """Several producers, one consumer; a label that finds it full is dropped, counted.
 
-    A row is the kind of the distribution, the observation and the packed distribution.
+    Producers take turns, by a lock on the memory's file that ends with its holder. A
+    row is the kind of the distribution, the label's link (see `Labels`), the
+    observation and the packed distribution.
     It may be pushed and taken in different processes, and either may die and be
     replaced: a row counts only once it is whole.
 
@@ -39,10 +46,11 @@ class LabelRing:
         self._obs = spec.obs.size
         # The widest packed form: mean and log_std, where actions are numbers.
         most = max(dists.width(kind, spec.action) for kind in KINDS)
-        self._width = 1 + self._obs + most
+        self._width = 2 + self._obs + most
         fitting = _MOST_BYTES // (4 * self._width)
         self.rows = rows or min(max(fitting, _LEAST_ROWS), _MOST_ROWS)
         self.segment = segment or Segment(8 * _HEADER + 4 * self.rows * self._width)
+        self._turn = threading.Lock()
         self._head = self.segment.buffer[: 8 * _HEADER].cast("Q")
         self._data: Floats = np.frombuffer(
             self.segment.buffer, np.float32, self.rows * self._width, 8 * _HEADER
@@ -62,16 +70,38 @@ class LabelRing:
         """How many labels wait."""
         return int(self._head[_PUSHED] - self._head[_TAKEN])
 
-    def push(self, obs: Floats, dist: ActionDist) -> int:
+    def push(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
+    ) -> int:
         """Put labels in, as many as there is room for.
 
         Args:
             obs: Observations, (batch, obs).
             dist: The planner's answer to them.
+            link: As in `Labels`; none has one by default.
 
         Returns:
             How many went in.
         """
+        with self._taking_turns():
+            return self._push(obs, dist, link)
+
+    @contextlib.contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        # The file's lock keeps processes apart, the other one this process's threads.
+        with self._turn:
+            fd = self.segment.fd
+            if fd >= 0:
+                fcntl.lockf(fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                if fd >= 0:
+                    fcntl.lockf(fd, fcntl.LOCK_UN)
+
+    def _push(
+        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None
+    ) -> int:
         head = self._head
         start = head[_PUSHED]
         count = min(len(obs), self.rows - (start - head[_TAKEN]))
@@ -79,13 +109,14 @@ class LabelRing:
         packed = dists.pack(dist)
         where = (start + np.arange(count)) % self.rows
         self._data[where, 0] = KINDS.index(dists.kind_of(dist))
-        self._data[where, 1 : 1 + self._obs] = obs[:count]
-        ends = 1 + self._obs + packed.shape[1]
-        self._data[where, 1 + self._obs : ends] = packed[:count]
+        self._data[where, 1] = 0 if link is None else link[:count]
+        self._data[where, 2 : 2 + self._obs] = obs[:count]
+        ends = 2 + self._obs + packed.shape[1]
+        self._data[where, 2 + self._obs : ends] = packed[:count]
         head[_PUSHED] = start + count
         return count
 
-    def take(self, most: int = 4096) -> list[tuple[Floats, ActionDist]]:
+    def take(self, most: int = 4096) -> list[Labels]:
         """Take labels, oldest first, as batches of one kind each.
 
         Args:
@@ -101,8 +132,9 @@ class LabelRing:
         cuts = np.flatnonzero(np.diff(rows[:, 0])) + 1
         return [self._read(piece) for piece in np.split(rows, cuts)]
 
-    def _read(self, rows: Floats) -> tuple[Floats, ActionDist]:
+    def _read(self, rows: Floats) -> Labels:
         kind = KINDS[int(rows[0, 0])]
-        begin = 1 + self._obs
+        begin = 2 + self._obs
         packed = rows[:, begin : begin + dists.width(kind, self._spec.action)]
-        return rows[:, 1:begin], dists.unpack(kind, packed, self._spec.action)
+        dist = dists.unpack(kind, packed, self._spec.action)
+        return Labels(rows[:, 2:begin], dist, rows[:, 1].astype(np.int32))

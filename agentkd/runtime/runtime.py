@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
@@ -12,6 +13,7 @@ from agentkd.errors import ConfigError, WorkerError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, VirtualClock, WallClock
+from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop
 from agentkd.runtime.ports import (
     AnyLearner,
@@ -20,8 +22,9 @@ from agentkd.runtime.ports import (
     planner_port,
 )
 from agentkd.runtime.result import RunResult
-from agentkd.runtime.router import Mode
-from agentkd.runtime.strategies import Rules
+from agentkd.runtime.router import Mode, Router
+from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision
 
 _SUPERVISE = 0.02
@@ -53,8 +56,12 @@ class Runtime:
         planner_latency: Ticks by which the planner is late. Under the wall clock its
             process then takes at least that long; None: as long as it takes.
         mode: Who takes part: "runtime", "planner" or "executor".
+        routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
+        strategies: How strategies are asked for, and how they take over.
+        workers: How many planners are asked in turn, where one is too slow.
         budget: Seconds that a decision may wait for the planner.
-        rules: What a strategy has to fulfil.
+        log: A file for the decision log, or a `DecisionLog`.
+        realtime: What is asked of the system for the tick thread on the wall clock.
         native: Whether executors are compiled.
         views: How many decisions wait for the consumer.
     """
@@ -69,8 +76,12 @@ class Runtime:
         clock: Literal["wall", "virtual"] | Clock = "wall",
         planner_latency: int | None = None,
         mode: Mode = "runtime",
+        routers: Sequence[Router] = (),
+        strategies: StrategyOptions | None = None,
+        workers: int = 1,
         budget: float = 0.0,
-        rules: Rules | None = None,
+        log: DecisionLog | str | Path | None = None,
+        realtime: Realtime | None = None,
         native: bool = True,
         views: int = 1024,
     ) -> None:
@@ -84,16 +95,23 @@ class Runtime:
         self._agent = Agent(
             executor,
             planner=planner_port(
-                planner, planner_latency, virtual=virtual, period=period
+                planner,
+                planner_latency,
+                virtual=virtual,
+                period=period,
+                workers=workers,
             ),
             learner=learner_port(learner, virtual=virtual),
             mode=mode,
+            routers=routers,
+            strategies=strategies,
             period=period,
             budget=0.0 if virtual else budget,
-            rules=rules,
+            log=log,
             native=native,
         )
         self._views = views
+        self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
         self._result: RunResult | None = None
         self._supervision: asyncio.Task[None] | None = None
@@ -183,7 +201,9 @@ class Runtime:
         if self._loop is not None:
             raise ConfigError("A runtime runs once. Make a new one for another run.")
         limits = Limits(ticks, seconds, episodes)
-        loop = Loop(self._agent, self._clock, env, limits, seed, self._views)
+        loop = Loop(
+            self._agent, self._clock, env, limits, seed, self._views, self._realtime
+        )
         self._loop = loop
         loop.start()
         try:

@@ -1,54 +1,86 @@
-"""Which strategy may serve a tick, and why not.
+"""Which strategy serves a tick, with which of its rows.
 
-A strategy is indexed by the ticks that were consumed since its observation, never by an
-estimate of latency. Each refusal is counted under one of these reasons:
+A strategy is indexed by what was consumed since its observation, never by an estimate
+of latency. One that was computed for a tick to come waits until then. Each refusal is
+counted under one of these reasons, or under that of a router:
 
 * late: its last row was for an earlier tick than the one it arrived at,
-* stale: it is older than allowed,
-* diverged: the precondition does not hold for what is observed now,
-* guard: the guard vetoes the action,
 * superseded: one for a newer observation is here already,
 * epoch: it belongs to an episode that is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, final
 
 from agentkd import dists
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import one_action
 from agentkd.runtime.codec import Answer
-from agentkd.spec import Spec
+from agentkd.runtime.goals import Goals
+from agentkd.runtime.rollforward import RollForward
+from agentkd.runtime.seams import Seam
+from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
-Refusal = Literal["late", "stale", "diverged", "superseded", "epoch", "guard"]
-Precondition = Callable[[Strategy, Floats, int], bool]
-"""Says whether a strategy still holds, given the observation (obs,) and its row."""
-Guard = Callable[[Floats, Any], bool]
-"""Says whether an action may be taken, given the observation (obs,)."""
+Advance = Literal["ticks", "commands"]
+"""What moves a strategy on to its next row: each tick, or each action of somebody."""
+
+_REASONS = ("late", "stale", "diverged", "superseded", "epoch", "guard")
+_REMEMBERED = 1024
+_WAITING = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What a strategy has to fulfil.
+class StrategyOptions:
+    """How strategies are asked for, and how they take over from one another.
 
     Attributes:
-        max_age: The most ticks since its observation; None: as many as it has rows.
-        precondition: Asked before each row is used.
-        guard: Asked about each action.
+        roll_forward: How the observation is rolled forward to when the answer will
+            arrive, None for as it is.
+        goals: What the planner's goals look like, None where it gives none. The
+            executor has to be made for `conditioned(spec, goals)`.
+        seam: How the actions of one go over into those of the next.
+        advance: "ticks": row k is for k ticks after the observation, for the world goes
+            on whatever happens. "commands": it is for k actions after it, for a world
+            that stands still while nobody decides, such as an arm that is told
+            positions; held and default actions then use up no row.
     """
 
-    max_age: int | None = None
-    precondition: Precondition | None = None
-    guard: Guard | None = None
+    roll_forward: RollForward | None = None
+    goals: Goals | None = None
+    seam: Seam | None = None
+    advance: Advance = "ticks"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.max_age is not None and self.max_age < 0:
-            raise ConfigError(f"max_age is {self.max_age}; it has to be at least 0.")
+        if self.advance not in ("ticks", "commands"):
+            raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """A strategy and its actions.
+
+    Attributes:
+        strategy: The strategy.
+        actions: The most probable action of each row, (rows, …); None without rows.
+        start: The first tick that it may serve.
+        origin: The tick of its observation.
+        part: Counts the answers to one request.
+    """
+
+    strategy: Strategy
+    actions: Any
+    start: int
+    origin: int
+    part: int
+
+    @property
+    def horizon(self) -> int:
+        """How many rows it has."""
+        return 0 if self.actions is None else len(self.actions)
 
 
 @final
@@ -57,93 +89,214 @@ class Strategies:
 
     Args:
         spec: The environment.
-        rules: What a strategy has to fulfil.
+        options: How they take over from one another.
         patient: Take late strategies too, as a planner that acts alone does: one
             serves the tick at which it arrives with its last row.
     """
 
     def __init__(
-        self, spec: Spec, rules: Rules | None = None, *, patient: bool = False
+        self,
+        spec: Spec,
+        options: StrategyOptions | None = None,
+        *,
+        patient: bool = False,
     ) -> None:
         """Begin with none."""
+        wanted = options or StrategyOptions()
         self.accepted = 0
-        self.rejected: dict[str, int] = dict.fromkeys(get_args(Refusal), 0)
-        self.current: Strategy | None = None
+        self.rejected: dict[str, int] = dict.fromkeys(_REASONS, 0)
+        self.track: Track | None = None
+        self.before: Track | None = None
         self._spec = spec
-        self._rules = rules or Rules()
-        self._patient = patient
+        self._discrete = isinstance(spec.action, DiscreteSpec)
+        self._boxes = isinstance(spec.action, BoxSpec)
+        self._goals = wanted.goals
+        self._freeze = wanted.seam.freeze if wanted.seam is not None else 0
+        self._standing = wanted.advance == "commands"
+        # Where rows are used up by commands, those of a late answer were done already.
+        self._patient = patient and not self._standing
+        self._coming: deque[Track] = deque(maxlen=_WAITING)
+        self._goal: tuple[Floats, int] | None = None
+        self._acted = False
         self._why = ""
-        self._newest = -1
+        self._newest = (-1, -1)
+        # At which ticks nobody had decided, so many times in all.
+        self._idle = 0
+        self._idle_at = [0] * _REMEMBERED
+
+    @property
+    def current(self) -> Strategy | None:
+        """The strategy that serves, if it still can."""
+        return self.track.strategy if self.track is not None else None
 
     def reset(self) -> None:
-        """Forget the strategy: its episode is over."""
-        self.current = None
+        """Forget the strategies: their episode is over."""
+        self.track = self.before = None
+        self._coming.clear()
+        self._goal = None
+        self._acted = False
 
-    def _refuse(self, reason: Refusal) -> None:
-        self.rejected[reason] += 1
+    def refuse(self, reason: str, *, drop: bool = False) -> None:
+        """Count a strategy that does not serve, and say why at the next tick."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        if drop:
+            self.track = None
+
+    def _turn_away(self, reason: str) -> None:
+        self.refuse(reason)
         self._why = reason
+
+    def tick(self, tick: int) -> None:
+        """Note that a tick begins."""
+        self._idle_at[tick % _REMEMBERED] = self._idle
+
+    def idled(self) -> None:
+        """Note that at this tick nobody decided: the world stood still."""
+        if self._standing:
+            self._idle += 1
+
+    def consumed(self, since: int, tick: int) -> int:
+        """How many rows were used up from one tick to another; negative before it."""
+        passed = tick - since
+        if not self._standing or passed <= 0:
+            return passed
+        if passed >= _REMEMBERED:
+            return passed
+        return passed - (self._idle - self._idle_at[since % _REMEMBERED])
 
     def offer(self, answer: Answer, tick: int, epoch: int) -> None:
         """Take an answer that arrived at `tick`, or refuse it."""
-        rows = answer.rows
-        horizon = len(dists.pack(rows))
-        age = tick - answer.tick
-        oldest = self._rules.max_age
+        horizon = 0 if answer.rows is None else len(dists.pack(answer.rows))
+        age = self.consumed(answer.tick, tick)
+        guides = (
+            answer.goal is not None
+            and self._goals is not None
+            and age <= self._goals.max_age
+        )
+        order = (answer.origin, answer.part)
         if answer.epoch != epoch:
-            self._refuse("epoch")
-        elif answer.tick <= self._newest:
-            self._refuse("superseded")
-        elif age >= horizon and not self._patient:
-            self._refuse("late")
-        elif oldest is not None and age > oldest:
-            self._refuse("stale")
+            self._turn_away("epoch")
+        elif order <= self._newest:
+            self._turn_away("superseded")
+        elif age >= horizon and not self._patient and not guides:
+            self._turn_away("late")
         else:
-            self._newest = answer.tick
+            self._newest = order
             self.accepted += 1
-            last = horizon - 1 if oldest is None else min(horizon - 1, oldest)
-            self.current = Strategy(
-                id=answer.id,
-                epoch=epoch,
-                obs_tick=answer.tick,
-                ready_tick=tick,
-                valid_until=max(answer.tick + last, tick if self._patient else 0),
-                rows=rows,
-            )
+            self._accept(answer, tick, epoch, horizon)
 
-    def serve(self, tick: int, obs: Floats) -> tuple[Any, str]:
+    def _accept(self, answer: Answer, tick: int, epoch: int, horizon: int) -> None:
+        last = answer.tick + max(0, horizon - 1)
+        strategy = Strategy(
+            id=answer.id,
+            epoch=epoch,
+            obs_tick=answer.tick,
+            ready_tick=tick,
+            valid_until=max(last, tick) if self._patient else last,
+            rows=answer.rows,
+            goal=answer.goal,
+            partial=answer.partial,
+            expected=answer.expected,
+            doubt=answer.doubt,
+        )
+        actions = None
+        if answer.rows is not None:
+            actions = dists.mode(answer.rows, self._spec.action)
+        # What is under way is committed for some ticks; with nothing under way the
+        # answer's own first tick is the first.
+        committed = self._freeze if self._acted and self.track is not None else 0
+        start = max(answer.tick, tick + committed)
+        track = Track(strategy, actions, start, answer.origin, answer.part)
+        if start <= tick:
+            self._begin(track)
+        else:
+            self._coming.append(track)
+
+    def _promote(self, tick: int) -> None:
+        """Let those begin whose first tick has come; the newest stays."""
+        coming = self._coming
+        if not coming:
+            return
+        ready = [track for track in coming if track.start <= tick]
+        if ready:
+            newest = ready[-1]
+            self._begin(newest)
+            # Older ones that would begin later are out of date by now.
+            order = newest.origin, newest.part
+            kept = [track for track in coming if (track.origin, track.part) > order]
+            self._coming = deque(kept, maxlen=_WAITING)
+
+    def _begin(self, track: Track) -> None:
+        if self._acted and self.track is not None:
+            self.before = self.track
+        self.track = track
+        self._acted = False
+        if track.strategy.goal is not None:
+            self._goal = track.strategy.goal, track.strategy.obs_tick
+
+    def acted(self) -> None:
+        """Note that the strategy that serves decided at this tick."""
+        self._acted = True
+
+    def serve(self, tick: int) -> tuple[Any, str]:
         """Give the action for a tick.
 
         Args:
             tick: The tick.
-            obs: What is observed at it, (obs,).
 
         Returns:
             The action, None where no strategy serves; and why.
         """
+        self._promote(tick)
         why, self._why = self._why or "late", ""
-        strategy = self.current
-        if strategy is None or strategy.rows is None:
+        track = self.track
+        if track is None:
             return None, why
-        row = tick - strategy.obs_tick
-        horizon = len(dists.pack(strategy.rows))
-        if tick > strategy.valid_until:
-            self.current = None
-            if row < horizon:
-                self.rejected["stale"] += 1
-                why = "stale"
-            return None, why
-        on_time = row < horizon
-        row = min(row, horizon - 1)
-        rules = self._rules
-        if rules.precondition and not rules.precondition(strategy, obs, row):
-            self.current = None
-            self.rejected["diverged"] += 1
-            return None, "diverged"
-        actions = dists.mode(
-            dists.rows(strategy.rows, slice(row, row + 1)), self._spec.action
-        )
-        action = one_action(actions, self._spec)
-        if rules.guard and not rules.guard(obs, action):
-            self.rejected["guard"] += 1
-            return None, "guard"
-        return action, ("fresh" if row == 0 else "ahead") if on_time else "late"
+        row = self.row(track, tick)
+        horizon = track.horizon
+        if row >= horizon:
+            if not (self._patient and horizon and tick == track.strategy.ready_tick):
+                self.track = None
+                return None, why
+            return self._action(track, horizon - 1), "late"
+        return self._action(track, row), "fresh" if row == 0 else "ahead"
+
+    def row(self, track: Track, tick: int) -> int:
+        """Which row of a strategy is for a tick."""
+        return self.consumed(track.strategy.obs_tick, tick)
+
+    def _action(self, track: Track, row: int) -> Any:
+        # A copy: what the caller does to the action must not change the strategy.
+        action = track.actions[row]
+        return int(action) if self._discrete else action.copy()
+
+    def outgoing(self, tick: int) -> Any:
+        """What the strategy before would do at a tick; None where it has no row."""
+        track = self.before
+        if track is None:
+            return None
+        row = self.row(track, tick)
+        return track.actions[row] if 0 <= row < track.horizon else None
+
+    def upcoming(self, tick: int, count: int) -> list[Any]:
+        """Actions of strategies for the ticks from `tick` on, up to the first gap."""
+        found: list[Any] = []
+        for at in range(tick, tick + count):
+            track = self.track
+            for each in self._coming:
+                if each.start <= at:
+                    track = each
+            if track is None:
+                break
+            row = self.row(track, at)
+            if not 0 <= row < track.horizon:
+                break
+            found.append(track.actions[row])
+        return found
+
+    def goal(self, tick: int) -> tuple[Floats | None, int]:
+        """The newest goal, (1, size), and its age in ticks."""
+        self._promote(tick)
+        if self._goal is None:
+            return None, 0
+        return self._goal[0], tick - self._goal[1]

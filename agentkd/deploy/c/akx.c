@@ -6,8 +6,10 @@
 #include "akd_kernels.h"
 
 #define AKX_WORDS 16u   /* of the header */
-#define AKX_MOST 65536u /* numbers in a layer */
+#define AKX_MOST 1048576u /* numbers in a layer */
 #define AKX_LAYERS 64u
+#define AKX_ROW 12u    /* words of a layer in the table: kind, ten integers, a spare */
+#define AKX_ARRAYS 12u /* the most arrays of a layer */
 
 enum akx_word {
     W_MAGIC,
@@ -22,7 +24,9 @@ enum akx_word {
     W_ACTIONS,
     W_START,
     W_CLIP,
-    W_VERSION
+    W_VERSION,
+    W_CHANNELS,
+    W_APART
 };
 
 static uint32_t crc32_of(const uint8_t *data, size_t length)
@@ -36,7 +40,7 @@ static uint32_t crc32_of(const uint8_t *data, size_t length)
     return ~crc;
 }
 
-static uint32_t padded(uint32_t n)
+static uint64_t padded(uint64_t n)
 {
     return (n + 3u) / 4u * 4u;
 }
@@ -89,7 +93,7 @@ static int32_t check_header(const void *data, size_t length)
         return AKX_ALIGN;
     if (word[W_MAGIC] != 0x31584B41u) /* "AKX1" */
         return AKX_MAGIC;
-    if (word[W_FORMAT] != 1u)
+    if (word[W_FORMAT] != 2u)
         return AKX_VERSION;
     if (word[W_SIZE] != length || length % 4u != 0u)
         return AKX_SIZE;
@@ -108,6 +112,10 @@ static int32_t check_lengths(const uint32_t *word)
     const int32_t start = as_int(word[W_START]);
     if (obs == 0u || obs > AKX_MOST || out == 0u || out > AKX_MOST)
         return AKX_SHAPE;
+    if (word[W_CHANNELS] == 0u || word[W_CHANNELS] > obs)
+        return AKX_SHAPE;
+    if (word[W_APART] == 0u || word[W_APART] > obs)
+        return AKX_SHAPE;
     if (layers == 0u || layers > AKX_LAYERS || actions == 0u || actions > out)
         return AKX_SHAPE;
     if (head == AKD_CATEGORICAL && actions != 1u)
@@ -122,28 +130,167 @@ static int32_t check_lengths(const uint32_t *word)
     return AKX_OK;
 }
 
+/* What a row of the table says about its layer. */
+struct shape {
+    uint64_t in, out;      /* numbers it takes and gives */
+    uint64_t room, work;   /* floats it writes where it gives, and needs besides */
+    uint64_t memory;       /* floats it remembers */
+    uint64_t activation;
+    int32_t arrays;
+    uint64_t length[AKX_ARRAYS]; /* floats in each */
+};
+
+#define AKX_TOO_MANY 0x80000000u
+
+/* The product, or AKX_TOO_MANY where it is larger; both are at most that. */
+static uint64_t times(uint64_t a, uint64_t b)
+{
+    const uint64_t product = a * b;
+    return product < AKX_TOO_MANY ? product : AKX_TOO_MANY;
+}
+
+static void add_dense(struct shape *s, uint64_t count, uint64_t in, uint64_t out)
+{
+    s->length[s->arrays++] = times(count, times(in, padded(out)));
+    s->length[s->arrays++] = times(count, padded(out));
+}
+
+#ifndef AKX_DENSE_ONLY
+static void add_norm(struct shape *s, uint64_t width)
+{
+    s->length[s->arrays++] = width;
+    s->length[s->arrays++] = width;
+}
+
+static int32_t shape_conv(const uint32_t *d, struct shape *s)
+{
+    const uint64_t patch = times(times(d[3], d[3]), d[4]);
+    const uint64_t row = d[5], column = d[6], channel = d[7], step = d[8];
+    if (patch == 0u || row == 0u || column == 0u || channel == 0u || step == 0u)
+        return AKX_SHAPE;
+    s->out = times(times(d[0], d[1]), d[2]);
+    s->room = s->out + padded(d[2]);
+    s->work = patch;
+    s->activation = d[9];
+    /* The last number that a patch reaches must be there. */
+    s->in = times(times(d[0] - 1u, step), row) + times(times(d[1] - 1u, step), column) +
+            times(d[3] - 1u, row + column) + times(d[4] - 1u, channel) + 1u;
+    add_dense(s, 1, patch, d[2]);
+    return AKX_OK;
+}
+
+static int32_t shape_attention(const uint32_t *d, struct shape *s)
+{
+    const uint64_t tokens = d[0], width = d[1], heads = d[2], inner = d[3];
+    if (heads == 0u || inner == 0u || width % heads != 0u)
+        return AKX_SHAPE;
+    s->in = s->out = s->room = times(tokens, width);
+    s->work = times(tokens, padded(3u * width) + 1u) + 2u * padded(width) + padded(inner);
+    add_norm(s, width);
+    add_dense(s, 1, width, 3u * width);
+    add_dense(s, 1, width, width);
+    add_norm(s, width);
+    add_dense(s, 1, width, inner);
+    add_dense(s, 1, inner, width);
+    return AKX_OK;
+}
+
+#endif
+
+static int32_t shape_of(const uint32_t *row, struct shape *s)
+{
+    static const struct shape nothing;
+    const uint32_t *d = row + 1;
+    int32_t status = AKX_OK;
+    *s = nothing;
+    for (int32_t i = 0; i < 10; i++)
+        if (d[i] > AKX_MOST)
+            return AKX_SHAPE;
+    if (d[0] == 0u || d[1] == 0u || row[AKX_ROW - 1u] != 0u)
+        return AKX_SHAPE;
+    switch (row[0]) {
+    case AKD_DENSE:
+        s->in = d[0];
+        s->out = d[1];
+        s->room = padded(d[1]);
+        s->activation = d[2];
+        add_dense(s, 1, d[0], d[1]);
+        break;
+#ifndef AKX_DENSE_ONLY
+    case AKD_CONV:
+        status = d[2] == 0u ? AKX_SHAPE : shape_conv(d, s);
+        break;
+    case AKD_TOKENS:
+        s->in = times(d[0], d[2]);
+        s->out = times(d[0], d[1]);
+        s->room = s->out + padded(d[1]);
+        add_dense(s, d[0], d[2], d[1]);
+        break;
+    case AKD_ATTENTION:
+        status = shape_attention(d, s);
+        break;
+    case AKD_POOL:
+        s->in = times(d[0], d[1]);
+        s->out = s->room = d[1];
+        add_norm(s, d[1]);
+        break;
+    case AKD_GRU:
+    case AKD_LSTM: {
+        const uint64_t gates = (row[0] == AKD_GRU ? 3u : 4u) * (uint64_t)d[1];
+        s->in = d[0];
+        s->out = s->room = d[1];
+        s->work = 2u * padded(gates);
+        s->memory = row[0] == AKD_GRU ? d[1] : 2u * (uint64_t)d[1];
+        add_dense(s, 1, d[0], gates);
+        add_dense(s, 1, d[1], gates);
+        break;
+    }
+#endif
+    default:
+        status = AKX_KIND;
+        break;
+    }
+    if (status == AKX_OK && s->activation > AKD_ELU)
+        status = AKX_KIND;
+    return status;
+}
+
+static const uint32_t *row_of(const struct akx *net, int32_t layer)
+{
+    return net->table + (size_t)AKX_ROW * (size_t)layer;
+}
+
 /* Walk through the layers: their shapes follow one another, their numbers are whole. */
 static int32_t check_layers(struct akx *net, struct cursor *from)
 {
-    uint32_t in = (uint32_t)net->obs, width = padded(in);
+    uint64_t in = (uint64_t)net->obs, width = padded(in), work = 0, memory = 0;
     net->weights = (const float *)(const void *)from->at;
     for (int32_t l = 0; l < net->layers; l++) {
-        const uint32_t out = net->table[2 * l], activation = net->table[2 * l + 1];
-        if (out == 0u || out > AKX_MOST)
+        struct shape s;
+        const uint32_t *row = row_of(net, l);
+        const int32_t status = shape_of(row, &s);
+        if (status != AKX_OK)
+            return status;
+        if (row[0] == AKD_CONV ? s.in > in : s.in != in)
             return AKX_SHAPE;
-        if (activation > AKD_ELU)
-            return AKX_KIND;
-        const uint64_t count = (uint64_t)padded(out) * ((uint64_t)in + 1u);
-        const float *layer = numbers(from, count);
-        if (from->failed != 0)
+        for (int32_t i = 0; i < s.arrays; i++) {
+            const float *array = numbers(from, s.length[i]);
+            if (from->failed != 0)
+                return AKX_SHAPE;
+            if (whole(array, s.length[i]) == 0)
+                return AKX_NUMBERS;
+        }
+        if (s.out == 0u || s.room > AKX_MOST || s.work > 16u * (uint64_t)AKX_MOST)
             return AKX_SHAPE;
-        if (whole(layer, count) == 0)
-            return AKX_NUMBERS;
-        width = padded(out) > width ? padded(out) : width;
-        in = out;
+        width = s.room > width ? s.room : width;
+        work = s.work > work ? s.work : work;
+        memory += s.memory;
+        in = s.out;
     }
     net->width = (int32_t)width;
-    return in == (uint32_t)net->out && from->left == 0u ? AKX_OK : AKX_SHAPE;
+    net->work = (int32_t)work;
+    net->memory = (int32_t)memory;
+    return in == (uint64_t)net->out && from->left == 0u ? AKX_OK : AKX_SHAPE;
 }
 
 static int32_t check_sizes(const struct akx *net)
@@ -182,18 +329,21 @@ static int32_t fill(struct akx *net, const uint32_t *word, size_t length)
     net->start = as_int(word[W_START]);
     net->version = as_int(word[W_VERSION]);
     memcpy(&net->clip, &word[W_CLIP], sizeof net->clip);
-    net->table = words(&from, 2u * (uint64_t)word[W_LAYERS]);
+    net->channels = (int32_t)word[W_CHANNELS];
+    net->apart = (int32_t)word[W_APART];
+    net->table = words(&from, AKX_ROW * (uint64_t)word[W_LAYERS]);
     if (net->head == AKD_MULTICATEGORICAL)
         net->sizes = words(&from, word[W_ACTIONS]);
-    net->mean = numbers(&from, obs);
-    net->scale = numbers(&from, obs);
+    net->mean = numbers(&from, word[W_CHANNELS]);
+    net->scale = numbers(&from, word[W_CHANNELS]);
     if (net->head >= AKD_SQUASHED) {
         net->low = numbers(&from, out);
         net->high = numbers(&from, out);
     }
     if (from.failed != 0)
         return AKX_SHAPE;
-    if (!(net->clip > 0.0f) || whole(net->mean, obs) == 0 || whole(net->scale, obs) == 0)
+    if (!(net->clip > 0.0f) || whole(net->mean, word[W_CHANNELS]) == 0 ||
+        whole(net->scale, word[W_CHANNELS]) == 0)
         return AKX_NUMBERS;
     if (net->head == AKD_MULTICATEGORICAL)
         status = check_sizes(net);
@@ -216,49 +366,67 @@ int32_t akx_open(struct akx *net, const void *data, size_t length)
 
 size_t akx_scratch(const struct akx *net)
 {
-    return 2u * (size_t)net->width;
+    return 2u * (size_t)net->width + (size_t)net->work;
 }
 
-static int32_t forward(const struct akx *net, const float *obs, float *scratch,
-                       size_t floats, const float **out)
+static int32_t forward(const struct akx *net, const float *obs, float *memory,
+                       float *scratch, size_t floats, const float **out)
 {
     if (scratch == NULL || net->layers == 0 || floats < akx_scratch(net))
         return AKX_SCRATCH;
-    float *x = scratch, *y = scratch + net->width;
+    if (memory == NULL && net->memory > 0)
+        return AKX_MEMORY;
+    float *x = scratch, *y = scratch + net->width, *const work = y + net->width;
     const float *at = net->weights;
-    int32_t in = net->obs;
-    if (akd_normalise(obs, net->mean, net->scale, net->clip, in, x) == 0)
+    const int32_t sound =
+        net->channels == net->obs
+            ? akd_normalise(obs, net->mean, net->scale, net->clip, net->obs, x)
+            : akd_normalise_image(obs, net->mean, net->scale, net->clip, net->obs,
+                                  net->channels, net->apart, x);
+    if (sound == 0)
         return AKX_OBSERVATION;
     for (int32_t l = 0; l < net->layers; l++) {
-        const int32_t outs = (int32_t)net->table[2 * l];
-        const int32_t stride = (int32_t)padded((uint32_t)outs);
-        float *spare = x;
-        akd_dense(at + stride, at, in, stride, x, y);
-        akd_activate((int32_t)net->table[2 * l + 1], y, outs);
-        at += (size_t)stride * ((size_t)in + 1u);
-        in = outs;
-        x = y;
-        y = spare;
+        const uint32_t *row = row_of(net, l);
+        const float *array[AKX_ARRAYS] = {NULL};
+        struct shape s;
+        (void)shape_of(row, &s); /* akx_open has seen that it is one */
+        for (int32_t i = 0; i < s.arrays; i++) {
+            array[i] = at;
+            at += s.length[i];
+        }
+#ifdef AKX_DENSE_ONLY
+        float *const given = y;
+        akd_dense(array[0], array[1], (int32_t)row[1], (int32_t)padded(row[2]), x, y);
+        akd_activate((int32_t)row[3], y, (int32_t)row[2]);
+        (void)work;
+#else
+        float *const given = akd_layer((int32_t)row[0], (const int32_t *)(row + 1), array, x,
+                                       y, work, memory);
+#endif
+        if (s.memory != 0u)
+            memory += s.memory;
+        y = given == y ? x : y;
+        x = given;
     }
     *out = x;
     return AKX_OK;
 }
 
-int32_t akx_outputs(const struct akx *net, const float *obs, float *scratch,
-                    size_t floats, float *out)
+int32_t akx_outputs(const struct akx *net, const float *obs, float *memory,
+                    float *scratch, size_t floats, float *out)
 {
     const float *x = NULL;
-    const int32_t status = forward(net, obs, scratch, floats, &x);
+    const int32_t status = forward(net, obs, memory, scratch, floats, &x);
     if (status == AKX_OK)
         memcpy(out, x, (size_t)net->out * sizeof *out);
     return status;
 }
 
-int32_t akx_act(const struct akx *net, const float *obs, float *scratch, size_t floats,
-                int32_t *choices, float *values)
+int32_t akx_act(const struct akx *net, const float *obs, float *memory, float *scratch,
+                size_t floats, int32_t *choices, float *values)
 {
     const float *x = NULL;
-    const int32_t status = forward(net, obs, scratch, floats, &x);
+    const int32_t status = forward(net, obs, memory, scratch, floats, &x);
     if (status != AKX_OK)
         return status;
     if (net->head == AKD_CATEGORICAL)
@@ -282,8 +450,8 @@ int32_t akx_act(const struct akx *net, const float *obs, float *scratch, size_t 
 const char *akx_reason(int32_t status)
 {
     static const char *const reasons[] = {
-        "ok",   "short", "align", "magic",   "version", "size",
-        "crc",  "kind",  "shape", "numbers", "scratch", "observation"};
+        "ok",   "short", "align",   "magic",   "version", "size",       "crc",
+        "kind", "shape", "numbers", "scratch", "memory",  "observation"};
     const int32_t known = (int32_t)(sizeof reasons / sizeof reasons[0]);
     return status >= 0 && status < known ? reasons[status] : "unknown";
 }

@@ -1,6 +1,7 @@
 /* Runs an executor of agentkd from a file of data, `model.akx`: an update ships numbers
  * and never code. C99; no malloc, no stdio, no recursion, no static state; needs
- * <math.h>, <stddef.h>, <stdint.h> and <string.h>. Build akx.c beside akd_kernels.h.
+ * <math.h>, <stddef.h>, <stdint.h> and <string.h>. Build akx.c beside akd_kernels.h;
+ * with -DAKX_DENSE_ONLY it is half as large, and refuses what has other layers.
  *
  * Nothing in the file is trusted: akx_open checks its checksum, every length and every
  * number, and what it refuses it names. The weights stay where the file is, in flash or
@@ -23,6 +24,7 @@ enum akx_status {
     AKX_SHAPE,       /* lengths that contradict each other, or are too large */
     AKX_NUMBERS,     /* a weight that is NaN or infinite */
     AKX_SCRATCH,     /* the scratch buffer is too short */
+    AKX_MEMORY,      /* the executor has a memory, and none was given */
     AKX_OBSERVATION  /* the observation holds NaN or infinity; nothing was decided */
 };
 
@@ -35,12 +37,16 @@ struct akx {
     int32_t head;       /* enum akd_head: up to AKD_BERNOULLI choices, then numbers */
     int32_t start;      /* the first choice's number */
     int32_t version;    /* the executor's own: counts its swaps */
-    int32_t width;      /* floats in each half of the scratch buffer */
+    int32_t memory;     /* floats that it remembers from tick to tick; 0 for most */
+    int32_t width;      /* floats in each of the two buffers in scratch */
+    int32_t work;       /* floats in scratch besides */
+    int32_t channels;   /* pairs of mean and scale; for images, one a channel */
+    int32_t apart;      /* how far apart an image's channels lie */
     float clip;
-    const uint32_t *table; /* per layer: outputs, activation */
+    const uint32_t *table; /* per layer: its kind and what its kernel takes */
     const uint32_t *sizes; /* of several choices */
     const float *mean, *scale, *low, *high;
-    const float *weights;  /* per layer: bias, then weights */
+    const float *weights;  /* the layers' arrays, one after another */
 };
 
 /* Check `length` bytes at `data` and fill `net`. Returns an akx_status. */
@@ -51,13 +57,15 @@ size_t akx_scratch(const struct akx *net);
 
 /* Decide for `obs`, net->obs numbers as the environment gives them. Choices go to
  * `choices`, numbers to `values`, net->actions of them; the other may be NULL.
- * Returns an akx_status. */
-int32_t akx_act(const struct akx *net, const float *obs, float *scratch, size_t floats,
-                int32_t *choices, float *values);
+ * `memory` is net->memory floats of the caller's, zeros where an episode begins, and is
+ * brought up to date; NULL where there is none. Returns an akx_status. */
+int32_t akx_act(const struct akx *net, const float *obs, float *memory, float *scratch,
+                size_t floats, int32_t *choices, float *values);
 
-/* The last layer's numbers, net->out of them. Returns an akx_status. */
-int32_t akx_outputs(const struct akx *net, const float *obs, float *scratch,
-                    size_t floats, float *out);
+/* The last layer's numbers, net->out of them; memory as above: call one of the two, once a
+ * tick. Returns an akx_status. */
+int32_t akx_outputs(const struct akx *net, const float *obs, float *memory,
+                    float *scratch, size_t floats, float *out);
 
 /* A status in a word, such as "crc". */
 const char *akx_reason(int32_t status);

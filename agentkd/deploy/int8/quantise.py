@@ -24,7 +24,8 @@ from agentkd.deploy.int8.reference import (
 )
 from agentkd.deploy.int8.rounding import Doubles, round_layer
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Activation, Frozen, activate
+from agentkd.executors.frozen import Frozen
+from agentkd.executors.layers import Activation, Dense, activate, kind
 from agentkd.spec import BoxSpec
 from agentkd.types import Floats
 
@@ -66,10 +67,11 @@ def quantise(frozen: Frozen, obs: Floats | None = None) -> Quantised:
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights has no integers.")
-    if frozen.layers[-1].activation != "none":
+    dense = _dense(frozen)
+    if dense[-1].activation != "none":
         raise SpecError(
-            f"The last layer ends in {frozen.layers[-1].activation!r}; only a linear "
-            "last layer has an integer form."
+            f"The last layer ends in {dense[-1].activation!r}; only a linear last "
+            "layer has an integer form."
         )
     seen = calibration(frozen) if obs is None else np.asarray(obs, np.float32)
     if seen.ndim != 2 or seen.shape[1] != frozen.spec.obs.size or not len(seen):
@@ -79,14 +81,12 @@ def quantise(frozen: Frozen, obs: Floats | None = None) -> Quantised:
         )
     if not np.isfinite(seen).all():
         raise NumbersError("Observations to calibrate with hold NaN or infinity.")
-    names: list[Activation] = [layer.activation for layer in frozen.layers]
+    names: list[Activation] = [layer.activation for layer in dense]
     if frozen.head == "squashed":
         names[-1] = "tanh"
     grids, inner = _grids(frozen, names, seen)
     layers = []
-    for index, (layer, name, grid) in enumerate(
-        zip(frozen.layers, names, grids, strict=True)
-    ):
+    for index, (layer, name, grid) in enumerate(zip(dense, names, grids, strict=True)):
         if index + 1 < len(grids):
             after = grids[index + 1]
             most, step = after.most, after.step
@@ -113,6 +113,16 @@ def quantise(frozen: Frozen, obs: Floats | None = None) -> Quantised:
     )
 
 
+def _dense(frozen: Frozen) -> list[Dense]:
+    for layer in frozen.layers:
+        if not isinstance(layer, Dense):
+            raise SpecError(
+                f"{frozen.architecture} has a layer of kind {kind(layer)}, which has "
+                "no integer form yet: docs/int8.md covers dense layers."
+            )
+    return [layer for layer in frozen.layers if isinstance(layer, Dense)]
+
+
 def _grids(
     frozen: Frozen, names: Sequence[Activation], seen: Floats
 ) -> tuple[list[_Grid], list[float]]:
@@ -124,7 +134,7 @@ def _grids(
     reach = min(frozen.clip, max(16.0, HEADROOM * _largest(x)))
     rounded = x
     grids, inner = [], []
-    for layer, name in zip(frozen.layers, names, strict=True):
+    for layer, name in zip(_dense(frozen), names, strict=True):
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
         sums = x @ weight.T + bias
         whole, scale, bias = round_layer(weight, bias, rounded, sums)

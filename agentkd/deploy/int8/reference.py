@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Activation, Head, distribution, one_action
+from agentkd.executors.frozen import Head, distribution, one_action
+from agentkd.executors.layers import Activation
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import ActionDist, Floats, Point
 

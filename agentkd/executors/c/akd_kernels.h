@@ -4,7 +4,10 @@
  *
  * Weights lie transposed, (inputs, stride), where the stride is the number of outputs
  * rounded up to AKD_BLOCK and the rest zeros: sums run side by side over outputs, and
- * none has to be reordered to be vectorised. Every buffer is as long as the stride. */
+ * none has to be reordered to be vectorised. What a layer writes has room for that.
+ *
+ * Layers other than dense ones take small integers `d`, arrays `a`, and work space `w`;
+ * each says above itself which. Its sizes are those of agentkd/executors/plan.py. */
 #ifndef AKD_KERNELS_H
 #define AKD_KERNELS_H
 
@@ -28,6 +31,15 @@ enum akd_head {
     AKD_SQUASHED,
     AKD_CLIPPED
 };
+enum akd_kind {
+    AKD_DENSE,
+    AKD_CONV,
+    AKD_TOKENS,
+    AKD_ATTENTION,
+    AKD_POOL,
+    AKD_GRU,
+    AKD_LSTM
+};
 
 /* Returns 0 where the observation holds NaN or infinity, else 1. */
 static inline int32_t akd_normalise(const float *obs, const float *mean,
@@ -37,6 +49,24 @@ static inline int32_t akd_normalise(const float *obs, const float *mean,
     for (int32_t i = 0; i < n; i++) {
         const float from = obs[i];
         float v = (from - mean[i]) * scale[i];
+        finite &= (from - from == 0.0f);
+        v = v < clip ? v : clip;
+        x[i] = v > -clip ? v : -clip;
+    }
+    return finite;
+}
+
+/* The same for an image, whose pixels share the mean and scale of their channel: number i
+ * has those of place (i / apart) % channels. */
+static inline int32_t akd_normalise_image(const float *obs, const float *mean,
+                                          const float *scale, float clip, int32_t n,
+                                          int32_t channels, int32_t apart, float *x)
+{
+    int32_t finite = 1;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t at = i / apart % channels;
+        const float from = obs[i];
+        float v = (from - mean[at]) * scale[at];
         finite &= (from - from == 0.0f);
         v = v < clip ? v : clip;
         x[i] = v > -clip ? v : -clip;
@@ -183,6 +213,210 @@ static inline float akd_bound(float x, float low, float high)
 {
     x = x < high ? x : high;
     return x > low ? x : low;
+}
+
+/* The length of a row of weights for n outputs. */
+static inline int32_t akd_up(int32_t n)
+{
+    return (n + AKD_BLOCK - 1) / AKD_BLOCK * AKD_BLOCK;
+}
+
+/* Without overflow on either side. */
+static inline float akd_sigmoid(float x)
+{
+    return 0.5f * tanhf(0.5f * x) + 0.5f;
+}
+
+/* A dense layer on every patch of an image; images lie by row, column and channel.
+ * d: patches down and across, outputs, kernel, channels, how far apart rows, columns and
+ * channels of the input lie, stride; its activation is the caller's to apply. a: weight,
+ * bias. w: a patch. */
+static inline void akd_conv(const int32_t *d, const float *const *a, const float *x,
+                            float *y, float *w)
+{
+    const int32_t out = d[2], kernel = d[3], channels = d[4], stride = akd_up(out);
+    const int32_t row = d[5], column = d[6], channel = d[7], step = d[8];
+    float *to = y;
+    for (int32_t i = 0; i < d[0]; i++) {
+        for (int32_t j = 0; j < d[1]; j++, to += out) {
+            const float *corner = x + i * step * row + j * step * column;
+            float *patch = w;
+            for (int32_t r = 0; r < kernel; r++)
+                for (int32_t c = 0; c < kernel; c++)
+                    for (int32_t k = 0; k < channels; k++)
+                        *patch++ = corner[r * row + c * column + k * channel];
+            akd_dense(a[0], a[1], kernel * kernel * channels, stride, w, to);
+        }
+    }
+}
+
+/* Equal pieces of x, each made a token by weights of its own.
+ * d: tokens, width, numbers in a piece. a: weights and biases, token by token. */
+static inline void akd_tokens(const int32_t *d, const float *const *a, const float *x,
+                              float *y)
+{
+    const int32_t width = d[1], piece = d[2], stride = akd_up(width);
+    for (int32_t t = 0; t < d[0]; t++)
+        akd_dense(a[0] + t * piece * stride, a[1] + t * stride, piece, stride,
+                  x + t * piece, y + t * width);
+}
+
+/* Layer normalisation of n numbers. */
+static inline void akd_norm(const float *gain, const float *bias, int32_t n,
+                            const float *x, float *y)
+{
+    float mean = 0.0f, square = 0.0f;
+    for (int32_t i = 0; i < n; i++)
+        mean += x[i];
+    mean /= (float)n;
+    for (int32_t i = 0; i < n; i++)
+        square += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf(square / (float)n + 1e-5f);
+    for (int32_t i = 0; i < n; i++)
+        y[i] = (x[i] - mean) * scale * gain[i] + bias[i];
+}
+
+/* What one head finds for one token, added up in `found`: the values of all tokens,
+ * weighted by the softmax of query times key. `qkv` lies token by token, `row` apart, with
+ * n numbers of a head each; values lie `value` behind keys. w: a number a token. */
+static inline void akd_head(const float *query, const float *keys, int32_t value,
+                            int32_t tokens, int32_t row, int32_t n, float *w, float *found)
+{
+    const float scale = 1.0f / sqrtf((float)n);
+    float most = 0.0f, sum = 0.0f;
+    for (int32_t t = 0; t < tokens; t++) {
+        float score = 0.0f;
+        for (int32_t i = 0; i < n; i++)
+            score += query[i] * keys[t * row + i];
+        w[t] = score * scale;
+        most = t == 0 || w[t] > most ? w[t] : most;
+    }
+    for (int32_t t = 0; t < tokens; t++) {
+        w[t] = expf(w[t] - most);
+        sum += w[t];
+    }
+    for (int32_t i = 0; i < n; i++)
+        found[i] = 0.0f;
+    for (int32_t t = 0; t < tokens; t++) {
+        const float share = w[t] / sum;
+        for (int32_t i = 0; i < n; i++)
+            found[i] += share * keys[t * row + value + i];
+    }
+}
+
+/* A block of a Transformer, in place: attention, then a dense pair with relu, both of
+ * normalised tokens and added to them. d: tokens, width, heads, inner width. a: norm gain
+ * and bias; weight and bias of queries, keys and values, and of the way back; norm gain
+ * and bias; weight and bias up and down. w: tokens (3 width and a score), 2 width, inner;
+ * widths in whole blocks. */
+static inline void akd_attention(const int32_t *d, const float *const *a, float *x, float *w)
+{
+    const int32_t tokens = d[0], width = d[1], heads = d[2], inner = d[3];
+    const int32_t row = akd_up(3 * width), wide = akd_up(width), n = width / heads;
+    float *const scores = w + tokens * row, *const one = scores + tokens;
+    float *const two = one + wide, *const up = two + wide;
+    for (int32_t t = 0; t < tokens; t++) {
+        akd_norm(a[0], a[1], width, x + t * width, one);
+        akd_dense(a[2], a[3], width, row, one, w + t * row);
+    }
+    for (int32_t t = 0; t < tokens; t++) {
+        float *const token = x + t * width;
+        for (int32_t h = 0; h < heads; h++)
+            akd_head(w + t * row + h * n, w + width + h * n, width, tokens, row, n, scores,
+                     one + h * n);
+        akd_dense(a[4], a[5], width, wide, one, two);
+        for (int32_t i = 0; i < width; i++)
+            token[i] += two[i];
+        akd_norm(a[6], a[7], width, token, one);
+        akd_dense(a[8], a[9], width, akd_up(inner), one, up);
+        akd_relu(up, inner);
+        akd_dense(a[10], a[11], inner, wide, up, two);
+        for (int32_t i = 0; i < width; i++)
+            token[i] += two[i];
+    }
+}
+
+/* The mean of normalised tokens. d: tokens, width. a: gain, bias. */
+static inline void akd_pool(const int32_t *d, const float *const *a, float *x, float *y)
+{
+    const int32_t tokens = d[0], width = d[1];
+    for (int32_t i = 0; i < width; i++)
+        y[i] = 0.0f;
+    for (int32_t t = 0; t < tokens; t++) {
+        float *const token = x + t * width;
+        akd_norm(a[0], a[1], width, token, token);
+        for (int32_t i = 0; i < width; i++)
+            y[i] += token[i] / (float)tokens;
+    }
+}
+
+/* Gated recurrent unit, gates r, z, n. d: inputs, width. a: weight and bias of the input,
+ * then of the memory. w: twice 3 width, in whole blocks. */
+static inline void akd_gru(const int32_t *d, const float *const *a, const float *x,
+                           float *y, float *w, float *memory)
+{
+    const int32_t n = d[1], row = akd_up(3 * n);
+    const float *const given = w, *const kept = w + row;
+    akd_dense(a[0], a[1], d[0], row, x, w);
+    akd_dense(a[2], a[3], n, row, memory, w + row);
+    for (int32_t i = 0; i < n; i++) {
+        const float reset = akd_sigmoid(given[i] + kept[i]);
+        const float update = akd_sigmoid(given[n + i] + kept[n + i]);
+        const float fresh = tanhf(given[2 * n + i] + reset * kept[2 * n + i]);
+        memory[i] = fresh + update * (memory[i] - fresh);
+        y[i] = memory[i];
+    }
+}
+
+/* Long short-term memory, gates i, f, g, o; memory is h, then c. Else as akd_gru, with
+ * 4 width. */
+static inline void akd_lstm(const int32_t *d, const float *const *a, const float *x,
+                            float *y, float *w, float *memory)
+{
+    const int32_t n = d[1], row = akd_up(4 * n);
+    float *const cell = memory + n;
+    akd_dense(a[0], a[1], d[0], row, x, w);
+    akd_dense(a[2], a[3], n, row, memory, w + row);
+    for (int32_t i = 0; i < row; i++)
+        w[i] += w[row + i];
+    for (int32_t i = 0; i < n; i++) {
+        const float fresh = akd_sigmoid(w[i]) * tanhf(w[2 * n + i]);
+        cell[i] = akd_sigmoid(w[n + i]) * cell[i] + fresh;
+        memory[i] = akd_sigmoid(w[3 * n + i]) * tanhf(cell[i]);
+        y[i] = memory[i];
+    }
+}
+
+/* One layer of any kind. Reads x and leaves what it gives in y, or, being a block of
+ * attention, in x; gives which. `memory` is the layer's own. */
+static inline float *akd_layer(int32_t kind, const int32_t *d, const float *const *a,
+                               float *x, float *y, float *w, float *memory)
+{
+    switch (kind) {
+    case AKD_CONV:
+        akd_conv(d, a, x, y, w);
+        akd_activate(d[9], y, d[0] * d[1] * d[2]);
+        return y;
+    case AKD_TOKENS:
+        akd_tokens(d, a, x, y);
+        return y;
+    case AKD_ATTENTION:
+        akd_attention(d, a, x, w);
+        return x;
+    case AKD_POOL:
+        akd_pool(d, a, x, y);
+        return y;
+    case AKD_GRU:
+        akd_gru(d, a, x, y, w, memory);
+        return y;
+    case AKD_LSTM:
+        akd_lstm(d, a, x, y, w, memory);
+        return y;
+    default:
+        akd_dense(a[0], a[1], d[0], akd_up(d[1]), x, y);
+        akd_activate(d[2], y, d[1]);
+        return y;
+    }
 }
 
 #endif

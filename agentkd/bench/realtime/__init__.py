@@ -1,0 +1,1 @@
+"""Benchmarks of real time: delays, ticks, seams, faults, tables over latencies."""

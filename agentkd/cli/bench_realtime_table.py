@@ -1,0 +1,267 @@
+"""`agentkd bench realtime table`: arms over a planner's latency, anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from tyro.conf import OmitArgPrefixes
+
+from agentkd.bench.intervals import mean_interval
+from agentkd.bench.report import Plot, Section, Series, Table
+from agentkd.cli.bench_realtime import Place
+from agentkd.cli.strategy_choice import StrategyChoice
+from agentkd.errors import ConfigError
+
+_ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Live with a planner that is late by L: it alone, the executor alone, the runtime.
+
+    Each environment is lived at each latency by each arm, on the same seeds. On the
+    virtual clock latencies are ticks and everything can be repeated exactly; on the
+    wall clock "real" is as late as the planner is. The planner alone acts when its
+    answer arrives, without routers or roll-forward; the executor alone is under the
+    routers; the runtime has everything. --ablate adds arms that lack one thing.
+
+    Freeway under time pressure, three difficulties, the published seeds:
+
+    agentkd bench realtime table --env envs.freeway:agentkd/FreewayEasy-v0
+    envs.freeway:agentkd/FreewayMedium-v0 envs.freeway:agentkd/FreewayHard-v0
+    --planner policies.freeway:planner --executor policies/freeway/executor.akd
+    --guard policies.freeway:safe --holds policies.freeway:holds
+    --roll-forward policies.freeway:ahead --episodes 8 --seed 0 --unit 89
+
+    A robot and a planner that searches, in real time:
+
+    agentkd bench realtime table --env HalfCheetah-v5 --planner
+    policies.mpc:half_cheetah --executor cheetah.akd --clock wall --hz 20
+    --latencies real --episodes 3
+    """
+
+    env: tuple[str, ...]
+    """Environments: Gymnasium ids, "module:Id-v0", or "module:attribute"."""
+    planner: str
+    """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
+    executor: tuple[str, ...]
+    """An executor file (.akd) for all environments, or one for each."""
+    latencies: str = "0,1,4,8,16"
+    """Latencies in ticks, separated by commas; on the wall clock also real."""
+    clock: Literal["virtual", "wall"] = "virtual"
+    """Whether ticks take time."""
+    hz: float = 50.0
+    """Ticks per second."""
+    episodes: int = 8
+    """Episodes of each arm, unless ticks or seconds are given."""
+    ticks: int | None = None
+    """The length of each arm in ticks."""
+    seconds: float | None = None
+    """The length of each arm in seconds."""
+    seed: int = 0
+    """Episode i is reset with seed + i."""
+    unit: float = 1.0
+    """The return that a score of 1 stands for; scores are returns divided by it."""
+    ablate: bool = False
+    """Add arms that lack the routers, or the roll-forward."""
+    strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
+    """Which strategies may act, and how they are asked for."""
+    place: OmitArgPrefixes[Place] = _ANYWHERE
+    """Where the results go."""
+
+
+def run(options: Options) -> int:
+    """Live everything, and print a table for each environment."""
+    import torch
+
+    from agentkd.bench.realtime.table import ABLATIONS, ARMS, best_at_all, cell
+
+    torch.set_num_threads(1)
+    latencies = _latencies(options)
+    _check(options)
+    options.strategies.make_routers()
+    cases = [_case(options, index) for index in range(len(options.env))]
+    options.place.prepare()
+    console = options.place.console()
+    arms = [*ARMS, *(ABLATIONS if options.ablate else ())]
+    cells = []
+    with console.status("") as status:
+        for case in cases:
+            for latency in latencies:
+                late = "real" if latency is None else f"{latency}"
+                for arm in arms:
+                    head = f"{case.env}, latency {late}: {arm.name}"
+                    status.update(head)
+                    found = cell(
+                        arm,
+                        _setting(options, case.env, latency),
+                        case.executor,
+                        case.planner,
+                        _watch(status.update, head),
+                    )
+                    cells.append(found)
+                    mean = found.mean / options.unit
+                    note = f"  [red]{found.fault}[/]" if found.fault else ""
+                    console.print(f"{head}  {mean:.3f}{note}", highlight=False)
+    below = best_at_all(cells)
+    verdict = "At every latency the runtime is at or above planner and executor alone."
+    if below:
+        verdict = "The runtime is below:\n" + "\n".join(f"  {each}" for each in below)
+    sections = [
+        _section(case.env, [c for c in cells if c.env == case.env], options)
+        for case in cases
+    ]
+    data: dict[str, Any] = {
+        "command": "bench realtime table",
+        "envs": list(options.env),
+        "planner": options.planner,
+        "executor": list(options.executor),
+        "clock": options.clock,
+        "hz": options.hz,
+        "seed": options.seed,
+        "unit": options.unit,
+        "cells": [_told(each, options.unit) for each in cells],
+        "regret": _regret(cells, options.unit),
+        "below": below,
+    }
+    options.place.deliver(data, sections, verdict)
+    return 1 if any(each.fault for each in cells) else 0
+
+
+def _latencies(options: Options) -> list[int | None]:
+    out: list[int | None] = []
+    for word in options.latencies.split(","):
+        text = word.strip()
+        if text == "real" and options.clock == "wall":
+            out.append(None)
+        elif text.isdigit():
+            out.append(int(text))
+        else:
+            raise ConfigError(
+                f"--latencies {options.latencies!r}: numbers of ticks, separated by "
+                "commas; real on the wall clock."
+            )
+    return out
+
+
+def _check(options: Options) -> None:
+    if not options.env or len(options.executor) not in (1, len(options.env)):
+        raise ConfigError(
+            f"{len(options.executor)} executors for {len(options.env)} environments: "
+            "one for all of them, or one for each."
+        )
+    numbers = (options.hz, options.unit, options.seconds or 1.0)
+    if not all(0 < each < float("inf") for each in numbers):
+        raise ConfigError("--hz, --unit and --seconds: above 0.")
+    if options.episodes < 1 or options.seed < 0 or (options.ticks or 1) < 1:
+        raise ConfigError("--episodes and --ticks at least 1, --seed at least 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    env: str
+    executor: Any
+    planner: Any
+
+
+def _case(options: Options, index: int) -> _Case:
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.distill.loop import look_at
+    from agentkd.planners import load_planner
+    from agentkd.runtime.process import Remote
+    from agentkd.spec import to_json
+
+    env = options.env[index]
+    spec, _ = look_at(env)
+    path = options.executor[index if len(options.executor) > 1 else 0]
+    executor = read_bundle(path).frozen
+    if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
+        raise ConfigError(f"{path} is for {executor.spec}, {env} is {spec}.")
+    known = load_planner(options.planner, spec)
+    if options.clock == "virtual":
+        return _Case(env, executor, known.policy)
+    arguments = {"ref": options.planner, "spec": to_json(spec)}
+    remote = Remote("agentkd.planners.service:build", arguments)
+    return _Case(env, executor, remote)
+
+
+def _setting(options: Options, env: str, latency: int | None) -> Any:
+    from agentkd.bench.arms import Setting
+
+    counted = options.ticks is None and options.seconds is None
+    return Setting(
+        env=env,
+        hz=options.hz,
+        clock=options.clock,
+        latency=latency,
+        budget=0.0 if options.clock == "virtual" else 0.25 / options.hz,
+        ticks=options.ticks,
+        seconds=options.seconds,
+        episodes=options.episodes if counted else None,
+        seed=options.seed,
+        routers=options.strategies.make_routers,
+        strategies=options.strategies.make_options(),
+        workers=options.strategies.workers,
+    )
+
+
+def _watch(show: Callable[[str], None], head: str) -> Any:
+    def watch(look: Any) -> None:
+        show(f"{head}, {look.done:.0%}, {len(look.returns)} episodes")
+
+    return watch
+
+
+def _told(found: Any, unit: float) -> dict[str, Any]:
+    interval = mean_interval(found.returns)
+    return {
+        "env": found.env,
+        "arm": found.arm,
+        "latency": found.latency,
+        "score": found.mean / unit,
+        "score_interval": [interval.low / unit, interval.high / unit],
+        "returns": list(found.returns),
+        "metrics": found.metrics,
+        "fault": found.fault,
+    }
+
+
+def _regret(cells: Sequence[Any], unit: float) -> dict[str, dict[str, float]]:
+    """How far the runtime is below the planner that is never late, by environment."""
+    best = {c.env: c.mean for c in cells if (c.arm, c.latency) == ("planner", 0)}
+    out: dict[str, dict[str, float]] = {}
+    for each in cells:
+        if each.arm == "runtime" and each.env in best:
+            late = "real" if each.latency is None else str(each.latency)
+            out.setdefault(each.env, {})[late] = (best[each.env] - each.mean) / unit
+    return out
+
+
+def _section(env: str, cells: Sequence[Any], options: Options) -> Section:
+    latencies = list(dict.fromkeys(each.latency for each in cells))
+    arms = list(dict.fromkeys(each.arm for each in cells))
+    scores = {(each.arm, each.latency): each.mean / options.unit for each in cells}
+    rows = [[arm, *(f"{scores[arm, late]:.3f}" for late in latencies)] for arm in arms]
+    best = scores.get(("planner", 0))
+    if best is not None:
+        # What is lost to a planner that is never late.
+        lost = [best - scores["runtime", late] for late in latencies]
+        rows.append(["regret of the runtime", *(f"{each:.3f}" for each in lost)])
+    shown = ["real" if late is None else f"{late}" for late in latencies]
+    numbers = [float(late) if late is not None else np.nan for late in latencies]
+    plot = Plot(
+        env,
+        "latency in ticks",
+        "score",
+        tuple(
+            Series(arm, numbers, [scores[arm, late] for late in latencies])
+            for arm in arms
+        ),
+        "",
+    )
+    plots = (plot,) if len(latencies) > 1 and None not in latencies else ()
+    title = f"{env}, by the planner's latency in ticks"
+    return Section(title, "", Table(["arm", *shown], rows), plots)

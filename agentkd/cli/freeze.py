@@ -1,0 +1,92 @@
+"""`agentkd freeze`: an SB3 policy as an executor file, without distilling."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from agentkd.errors import ConfigError, LoadError
+
+_TOLERANCE = 1e-3
+"""Of the action, in its own units: SB3 normalises in double precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Take a Stable-Baselines3 policy over as it is, as an executor file.
+
+    It has to be a multilayer perceptron. Nothing is trained: the file does what the
+    policy does deterministically. It is inspected, exported and run like any other.
+
+    Example: agentkd freeze runs/ppo/best_model.zip
+    """
+
+    save: tyro.conf.Positional[str]
+    """An SB3 save or its folder, or module:attribute that names a model."""
+    out: Path | None = None
+    """The file to write; by default the save's name, ending in .akd."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+    env: str | None = None
+    """The environment it is for; left out, the spaces that it was trained with."""
+    vecnormalize: str | None = None
+    """Statistics of its normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Take it over, compare, write."""
+    from agentkd.deploy.bundle import probes, write_bundle
+    from agentkd.distill.loop import look_at
+    from agentkd.distill.students import difference, from_sb3
+    from agentkd.planners import load_planner
+
+    source = Path(options.save)
+    out = options.out or (
+        source.with_suffix(".akd")
+        if source.suffix == ".zip"
+        else Path(f"{source.name.replace(':', '.')}.akd")
+    )
+    if out.suffix != ".akd":
+        raise ConfigError(f"{out} does not end in .akd, by which it would be known.")
+    if out.exists() and not options.overwrite:
+        raise ConfigError(f"{out} is there. Give --overwrite to replace it, or --out.")
+    spec = look_at(options.env)[0] if options.env else None
+    planner = load_planner(
+        options.save,
+        spec,
+        vecnormalize=options.vecnormalize,
+        algorithm=options.algorithm,
+        allow_pickle=options.unpickle,
+    )
+    frozen = from_sb3(planner, spec)
+    apart = difference(frozen, planner, probes(frozen, 1024))
+    if not apart <= _TOLERANCE:
+        raise LoadError(
+            f"The executor differs from {planner.name} by {apart:.2g}. Distil it."
+        )
+    provenance = {
+        "env": options.env or "",
+        "planner": {"refs": [options.save], "name": planner.name},
+        "planner_digest": planner.digest,
+        "command": ["agentkd", *sys.argv[1:]],
+    }
+    write_bundle(out, frozen, provenance)
+    console = Console()
+    console.print(
+        f"{planner.name}: {frozen.architecture}, {frozen.parameters:,} parameters, "
+        f"largest difference over 1,024 observations {apart:.1g}",
+        highlight=False,
+    )
+    for name, words in (("executor", str(out)), ("next:", f"agentkd inspect {out}")):
+        console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
+    return 0

@@ -1,0 +1,204 @@
+"""`agentkd record`: what a planner says, written down to be distilled later."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from agentkd.cli.planner_choice import access, reference
+from agentkd.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a planner's labels to a folder that `agentkd distill --data` takes.
+
+    Example: agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000
+    """
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    planner: tuple[str, ...]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
+    ensemble."""
+    labels: int | None = None
+    """How many labels; 100,000 if --seconds is not given either."""
+    seconds: float | None = None
+    """How long to record, in seconds."""
+    seed: int = 0
+    """For the environments and every draw."""
+    random: float = 0.05
+    """The share of ticks at which something random is done, 0 to 1: the planner then
+    says what it would do where it would not have come."""
+    executor: Path | None = None
+    """An .akd file that drives beside the planner; the labels are the planner's."""
+    planner_share: float = 0.5
+    """With --executor: the planner's share of the driving."""
+    environments: int = 16
+    """How many environments are stepped together."""
+    episodes: int = 20
+    """Episodes to measure planner and random actions over, so that a distillation
+    without them knows what to keep; 0 for none."""
+    eval_seed: int = 1000
+    """The first of the seeds to measure on."""
+    out: Path | None = None
+    """Where the labels and the report go; by default runs/labels-ENV."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Measure planner and random actions, then record."""
+    import torch
+
+    from agentkd.bench.report import prepare_out
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.distill.dataset import About
+    from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
+    from agentkd.distill.loop import kind_of_planner, look_at
+    from agentkd.distill.recording import check_recording, record
+    from agentkd.distill.source import CollectionOptions
+    from agentkd.executors.native import compile_native
+    from agentkd.planners import load_planner
+
+    torch.set_num_threads(1)
+    if options.episodes < 0:
+        raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
+    out = options.out or Path("runs") / f"labels-{options.env.replace(':', '.')}"
+    spec, probe = look_at(options.env)
+    known = load_planner(reference(options), spec, **access(options))
+    kind_of_planner(known, spec, probe)
+    frozen = read_bundle(options.executor).frozen if options.executor else None
+    if frozen is not None and frozen.spec.action != spec.action:
+        raise ConfigError(f"{options.executor} is for {frozen.spec.action}.")
+    labels = options.labels
+    if labels is None and options.seconds is None:
+        labels = 100_000
+    check_recording(labels, options.seconds, options.random)
+    collection = CollectionOptions(
+        environments=options.environments,
+        least_share=options.planner_share,
+        schedule="constant",
+    )
+    prepare_out(out, overwrite=options.overwrite)
+    clear_dataset(out)
+    console = Console()
+    planner, random = _measured(options, known, spec, console)
+    about = About(
+        env=options.env,
+        spec=spec,
+        planner=known.name,
+        refs=options.planner,
+        digest=known.digest,
+        parameters=known.parameters,
+        seed=options.seed,
+        planner_returns=planner,
+        random_returns=random,
+        eval_seed=options.eval_seed,
+        more={
+            "environments": options.environments,
+            "random": options.random,
+            "executor": str(options.executor or ""),
+            "planner_share": options.planner_share if frozen else 1.0,
+        },
+    )
+    terminal = console.is_terminal
+    with console.status("recording …") if terminal else nullcontext() as status:
+
+        def show(so_far: int, rate: float) -> None:
+            if status is not None:
+                status.update(f"{so_far:,} labels, {rate:,.0f}/s")
+
+        with DatasetWriter(out, about) as writer:
+            result = record(
+                options.env,
+                known,
+                spec,
+                writer,
+                labels=labels,
+                seconds=options.seconds,
+                seed=options.seed,
+                chance=options.random,
+                executor=(compile_native(frozen) or frozen) if frozen else None,
+                collection=collection,
+                watch=show,
+            )
+    return _report(options, out, about, result, console)
+
+
+def _measured(
+    options: Options, known: Any, spec: Any, console: Console
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    from agentkd.bench.evaluate import evaluate, evaluate_random
+
+    count, seed = options.episodes, options.eval_seed
+    if not count:
+        return (), ()
+    console.print(f"[dim]Measuring the planner over {count} episodes …[/]")
+    planner = evaluate(
+        options.env, known.policy, episodes=count, seed=seed, spec=spec
+    ).returns
+    return planner, evaluate_random(options.env, episodes=count, seed=seed).returns
+
+
+def _report(
+    options: Options, out: Path, about: Any, result: Any, console: Console
+) -> int:
+    from agentkd.bench.intervals import mean_interval
+    from agentkd.bench.report import Section, write_report
+
+    returns = mean_interval(about.planner_returns)
+    size = sum(each.stat().st_size for each in out.glob("part-*"))
+    text = (
+        f"{result.labels:,} labels of {result.episodes:,} episodes in "
+        f"{result.seconds:.1f} s, {size / 1e6:.1f} MB"
+    )
+    data = {
+        "command": "record",
+        "env": options.env,
+        "planner": list(options.planner),
+        "planner_name": about.planner,
+        "planner_digest": about.digest,
+        "planner_parameters": about.parameters,
+        "planner_return": returns.mean,
+        "planner_return_interval": [returns.low, returns.high],
+        "random_return": mean_interval(about.random_returns).mean,
+        "seed": options.seed,
+        "eval_seed": options.eval_seed,
+        "episodes": options.episodes,
+        "labels": result.labels,
+        "labels_refused": result.refused,
+        "recorded_episodes": result.episodes,
+        "bytes": size,
+        "seconds": result.seconds,
+        "interrupted": result.interrupted,
+        "fault": result.fault,
+    }
+    write_report(out, data, [Section("What was recorded", text + ".")])
+    console.print(text, highlight=False)
+    if result.refused:
+        console.print(f"[red]{result.refused:,} held NaN or infinity: left out.[/]")
+    if result.fault:
+        console.print(Text(result.fault, style="red"))
+    if result.interrupted:
+        console.print("[yellow]Ended early: this is what was recorded.[/]")
+    for name, words in (
+        ("labels", str(out)),
+        ("next:", f"agentkd distill --data {out}"),
+    ):
+        console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
+    if result.fault:
+        return 1
+    return 130 if result.interrupted else 0

@@ -1,0 +1,319 @@
+"""`agentkd reinforce`: planner and reward together."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from agentkd.cli.planner_choice import access, reference
+from agentkd.errors import AgentkdError, ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.executors.frozen import Frozen
+    from agentkd.planners import Planner
+    from agentkd.spec import Spec
+
+_TICKS = 256
+"""Ticks of the planner's driving from which a new executor takes its normaliser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train an executor by PPO with a planner beside it, and measure what it reached.
+
+    Example: agentkd reinforce LunarLander-v3 --planner policies/lunarlander
+    """
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    planner: tuple[str, ...]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
+    ensemble."""
+    executor: str = "mlp:64,64"
+    """An architecture, or an .akd file to go on from: distil first, then reinforce."""
+    method: Literal["ppd", "kickstart", "student-driven", "teacher-driven"] = "ppd"
+    """Proximal policy distillation, kickstarting, or distillation without a reward on
+    states that the executor or the planner comes to."""
+    weight: str = "1.0"
+    """Of the divergence beside the reward; "gap" lets it fall with the distance between
+    the executor's return and the planner's, from 1 ("gap:2": from 2)."""
+    steps: int = 200_000
+    """Environment steps."""
+    environments: int = 16
+    """How many environments are stepped together."""
+    rollout: int = 128
+    """Steps of each between two updates."""
+    learning_rate: float = 3e-4
+    """Of Adam."""
+    epochs: int = 4
+    """Rounds over what was collected, in each update."""
+    batch: int = 512
+    """Observations in one gradient step."""
+    gamma: float = 0.99
+    """The discount."""
+    entropy: float = 0.0
+    """What an executor that is undecided is paid."""
+    std: float = 0.3
+    """Of the first exploration, as a share of half the box."""
+    critic_first: int = 0
+    """Steps for which only the critic learns, where an executor goes on."""
+    seed: int = 0
+    """For weights, environments and every draw."""
+    episodes: int = 20
+    """Episodes to measure each policy over, on the same seeds."""
+    eval_seed: int = 1000
+    """The first of the seeds to measure on."""
+    out: Path | None = None
+    """Where executor and report go; by default runs/reinforce-ENV."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Measure planner and random actions, train, measure the executor, report."""
+    import torch
+
+    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.bench.report import prepare_out
+    from agentkd.cli.distill_view import DistillView
+    from agentkd.deploy.bundle import write_bundle
+    from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.students import from_sb3
+    from agentkd.planners import load_planner
+
+    torch.set_num_threads(1)
+    _check(options)
+    out = options.out or Path("runs") / f"reinforce-{options.env.replace(':', '.')}"
+    spec, probe = look_at(options.env)
+    known = load_planner(reference(options), spec, **access(options))
+    frozen = _beginning(options, known, spec, probe)
+    prepare_out(out, overwrite=options.overwrite)
+    view = DistillView(options.env, known, frozen)
+    view.say(f"Measuring the planner over {options.episodes} episodes …")
+    measure: dict[str, Any] = {
+        "episodes": options.episodes,
+        "seed": options.eval_seed,
+    }
+    planner = evaluate(options.env, known.policy, spec=spec, **measure)
+    random = evaluate_random(options.env, **measure)
+    model = _model(options, known, frozen, _mean(planner), _mean(random))
+    begin = time.monotonic()
+    looks: list[tuple[int, float, float]] = []
+    interrupted, fault = False, ""
+    try:
+        model.learn(options.steps, callback=_callbacks(options, view.say, looks))
+    except KeyboardInterrupt:
+        interrupted = True
+    except AgentkdError as error:
+        if not model._n_updates:
+            raise
+        interrupted, fault = True, f"{type(error).__name__}: {error}"
+    finally:
+        model.env.close()
+    result = Distilled(
+        frozen=replace(from_sb3(model), version=1),
+        planner=known,
+        labels=model.num_timesteps,
+        steps=model._n_updates,
+        seconds=time.monotonic() - begin,
+        refused=0,
+        interrupted=interrupted,
+        fault=fault,
+        restarts=0,
+        rejected=0,
+        dropped=0,
+        unsaved="",
+        history=(),
+    )
+    provenance = {
+        "env": options.env,
+        "planner": {"refs": list(options.planner), "name": known.name},
+        "planner_digest": known.digest,
+        "method": options.method,
+        "steps": model.num_timesteps,
+        "seed": options.seed,
+        "command": ["agentkd", *sys.argv[1:]],
+    }
+    write_bundle(out / "executor.akd", result.frozen, provenance)
+    view.say(f"Measuring the executor over {options.episodes} episodes …")
+    executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+    return _report(options, out, result, (planner, random, executor), view, looks)
+
+
+def _check(options: Options) -> None:
+    for name in ("steps", "environments", "rollout", "epochs", "batch", "episodes"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} is {getattr(options, name)}; at least 1.")
+    if not options.learning_rate > 0 or not 0 < options.gamma <= 1:
+        raise ConfigError(
+            f"learning_rate is {options.learning_rate}, gamma {options.gamma}: above "
+            "0, and above 0 up to 1."
+        )
+    # Refused now, and not after the planner was measured.
+    _guide(options, 1.0, 0.0)
+
+
+def _mean(evaluation: Any) -> float:
+    returns = evaluation.returns
+    return float(sum(returns) / len(returns))
+
+
+def _guide(options: Options, planner: float, random: float) -> Any:
+    from agentkd.distill.guidance import Gap, Guide
+
+    name, _, start = options.weight.partition(":")
+    try:
+        if name == "gap":
+            begin = float(start) if start else 1.0
+            return Guide(options.method, Gap(planner, random, begin))
+        return Guide(options.method, float(options.weight))
+    except ValueError:
+        raise ConfigError(
+            f"weight is {options.weight!r}; a number, gap, or gap:2."
+        ) from None
+
+
+def _beginning(options: Options, known: Planner, spec: Spec, probe: Any) -> Frozen:
+    """The executor to begin with: of a file, or new, with a normaliser."""
+    from agentkd import environments
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.distill.collector import Collector
+    from agentkd.distill.distiller import Distiller, DistillerOptions
+    from agentkd.distill.loop import squashed_head
+    from agentkd.executors.architecture import initial
+
+    if options.executor.endswith(".akd"):
+        return read_bundle(options.executor).frozen
+    squashed = squashed_head(known, spec, probe)
+    frozen = initial(options.executor, spec, seed=options.seed, squashed=squashed)
+    collector = Collector(
+        lambda: environments.make(options.env),
+        known.policy,
+        spec,
+        count=options.environments,
+        seed=options.seed,
+    )
+    learner = Distiller(frozen, DistillerOptions(least=1, seed=options.seed))
+    try:
+        for _ in range(_TICKS):
+            step = collector.step(frozen, 1.0)
+            learner.add(step.obs, step.dist)
+    finally:
+        collector.close()
+    learner.step()
+    seen = learner.freeze()
+    return replace(frozen, mean=seen.mean, scale=seen.scale)
+
+
+def _model(
+    options: Options, known: Planner, frozen: Frozen, planner: float, random: float
+) -> Any:
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    from agentkd import environments
+    from agentkd.distill.finetune import to_sb3
+    from agentkd.distill.guided import GuidedPPO
+
+    def make() -> Any:
+        return Monitor(environments.make(options.env))
+
+    envs = DummyVecEnv([make] * options.environments)
+    envs.seed(options.seed)
+    # Rewards of all sizes come to the critic in one; observations are the executor's.
+    scaled = VecNormalize(envs, norm_obs=False, gamma=options.gamma)
+    return to_sb3(
+        frozen,
+        GuidedPPO,
+        scaled,
+        planner=known,
+        guide=_guide(options, planner, random),
+        n_steps=options.rollout,
+        batch_size=options.batch,
+        n_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        gamma=options.gamma,
+        ent_coef=options.entropy,
+        seed=options.seed,
+        std=options.std,
+    )
+
+
+def _callbacks(
+    options: Options,
+    say: Callable[[str], None],
+    looks: list[tuple[int, float, float]],
+) -> list[Any]:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from agentkd.distill.finetune import CriticFirst
+    from agentkd.distill.guidance import mean_return
+
+    class Watch(BaseCallback):
+        """Notes the return of the last episodes after each rollout."""
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            model: Any = self.model
+            now = mean_return(model.ep_info_buffer)
+            looks.append((self.num_timesteps, now, model.weight))
+            if len(looks) % 10 == 0:
+                say(f"{self.num_timesteps:>9,} steps   return {now:,.1f}")
+
+    first = [CriticFirst(options.critic_first)] if options.critic_first else []
+    return [Watch(), *first]
+
+
+def _report(
+    options: Options,
+    out: Path,
+    result: Any,
+    evaluations: tuple[Any, Any, Any],
+    view: Any,
+    looks: list[tuple[int, float, float]],
+) -> int:
+    from agentkd.bench.report import Plot, Section, Series
+    from agentkd.cli.distill_report import write
+
+    planner, random, executor = evaluations
+    steps = [look[0] for look in looks]
+    ends = [steps[0], steps[-1]] if steps else []
+    levels = (("planner", _mean(planner)), ("random", _mean(random)))
+    curve = Plot(
+        "Return while it learns",
+        "environment steps",
+        "return",
+        (
+            Series("executor", steps, [look[1] for look in looks]),
+            *(Series(name, ends, [value for _ in ends]) for name, value in levels),
+        ),
+        "Mean of the last 100 episodes, with its exploration.",
+    )
+    weights = Plot(
+        "Weight of the divergence",
+        "environment steps",
+        "weight",
+        (Series("weight", steps, [look[2] for look in looks]),),
+    )
+    more = {
+        "command": "reinforce",
+        "method": options.method,
+        "weight": options.weight,
+        "environment_steps": result.labels,
+    }
+    sections = [Section("How it learnt", "", None, (curve, weights))]
+    return write(options, out, result, planner, random, executor, view, more, sections)

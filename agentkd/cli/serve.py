@@ -1,0 +1,143 @@
+"""`agentkd serve`: a planner for agents on other machines."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from agentkd.cli.planner_choice import access, reference
+from agentkd.errors import ConfigError
+from agentkd.planners.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
+
+if TYPE_CHECKING:
+    from agentkd.planners.serving import PlannerServer
+
+_SAY_EVERY = 10.0
+_TURN = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Serve a planner over TCP, for agents that ask for it by tcp://HOST:PORT.
+
+    Wherever a planner is named, its address will do: agentkd run ENV --planner
+    tcp://10.0.0.7:4750. A lost connection makes the planner late and nothing else.
+    The token is proved by both ends and never sent; observations and answers are not
+    encrypted, so use a private network or a tunnel (ssh -L) between machines.
+
+    Example: agentkd serve policies/lunarlander --env LunarLander-v3
+    """
+
+    planner: tyro.conf.Positional[tuple[str, ...]]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
+    ensemble."""
+    env: str | None = None
+    """The environment that it is for; SB3 saves and .akd files know theirs."""
+    host: str = "127.0.0.1"
+    """The address to listen at. Any but this machine's own needs a token."""
+    port: int = DEFAULT_PORT
+    """The port; 0 for one that is free, which is printed."""
+    token_file: Path | None = None
+    """A file with what whoever connects has to know, or - for the first line of
+    standard input. Else AGENTKD_TOKEN, or the file AGENTKD_TOKEN_FILE."""
+    connections: int = 8
+    """How many agents may be connected."""
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if they are not beside it."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: bool = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+def run(options: Options) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from agentkd.planners import load_planner
+    from agentkd.planners.serving import PlannerServer
+
+    if options.connections < 1:
+        raise ConfigError(f"--connections {options.connections}: at least 1.")
+    token = _token(options.token_file)
+    spec = None
+    if options.env is not None:
+        from agentkd.distill.loop import look_at
+
+        spec, _ = look_at(options.env)
+    known = load_planner(reference(options), spec, **access(options))
+    _one_thread()
+    console = Console()
+    asked = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = [signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with PlannerServer(
+            known,
+            host=options.host,
+            port=options.port,
+            token=token,
+            most_connections=options.connections,
+        ) as server:
+            guard = "with a token" if token else f"without a token ({TOKEN} is not set)"
+            console.print(
+                f"{known.name} at {server.address} {guard}; Ctrl-C ends it.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            sys.stdout.flush()
+            _watch(server, asked, console)
+            counts = server.counts
+    finally:
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(each, handler)
+    mean = 1000 * counts.thinking / counts.questions if counts.questions else 0.0
+    console.print(
+        f"{counts.questions:,} question{'s' * (counts.questions != 1)} of "
+        f"{counts.connections:,} connections, {mean:.1f} ms each; "
+        f"{counts.failed:,} failed, {counts.refused:,} connections refused.",
+        highlight=False,
+    )
+    return 0
+
+
+def _watch(server: PlannerServer, asked: threading.Event, console: Console) -> None:
+    """Say now and then what was done, until it is asked to end."""
+    said, at = "", time.monotonic()
+    while not asked.wait(_TURN):
+        counts = server.counts
+        text = (
+            f"{counts.open} connected, {counts.questions:,} questions, "
+            f"{counts.failed:,} failed, {counts.refused:,} refused"
+        )
+        if text != said and time.monotonic() - at >= _SAY_EVERY:
+            said, at = text, time.monotonic()
+            console.print(text, highlight=False)
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return token_of_environment()
+    if str(path) != "-":
+        return read_token(path)
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise ConfigError("Standard input gave no token. Write it as the first line.")
+    return token
+
+
+def _one_thread() -> None:
+    """Let torch, where a planner brought it, use one thread: they would fight."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

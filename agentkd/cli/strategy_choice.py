@@ -1,0 +1,146 @@
+"""Options for how strategies are asked for, checked and taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentkd.errors import ConfigError
+from agentkd.refs import resolve
+from agentkd.runtime.rollforward import RollForward
+from agentkd.runtime.router import Router
+from agentkd.runtime.routers import Fresh, Guard, Valid
+from agentkd.runtime.seams import Seam
+from agentkd.runtime.strategies import StrategyOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyChoice:
+    """Which strategies may act, and how they are asked for."""
+
+    max_age: int | None = None
+    """Refuse strategies whose observation is older than so many ticks."""
+    valid: str | None = None
+    """Refuse strategies for which this no longer holds: module:attribute of a function
+    (strategy, observation, row) -> bool."""
+    holds: str | None = None
+    """Refuse strategies whose actions no longer lead where they should:
+    module:attribute of a function (observation, actions that are left) -> bool."""
+    tolerance: float | None = None
+    """Refuse strategies that expected to observe something further away than this, in
+    any number; for planners that say what they expect."""
+    guard: str | None = None
+    """Refuse anybody's action that is not safe: module:attribute of a function
+    (observation, action) -> bool."""
+    baseline: str | None = None
+    """A trusted controller for when the guard refused all others: module:attribute of a
+    function observation -> action."""
+    dwell: int = 0
+    """Ticks for which a source that the guard refused is not asked again."""
+    recover: int = 1
+    """Safe actions in a row after which it acts again."""
+    routers: str | None = None
+    """Routers of your own besides: module:attribute of a list, or of a function that
+    makes one."""
+    roll_forward: str | None = None
+    """Ask the planner about the state in which its answer will arrive:
+    module:attribute of a function (observation, actions) -> observation."""
+    lead: int | None = None
+    """By how many ticks; by default what 95 of 100 answers took lately."""
+    freeze: int = 0
+    """Ticks for which a strategy goes on after the next one came."""
+    blend: int = 0
+    """Ticks over which one goes over into the next; for boxes."""
+    advance: Literal["ticks", "commands"] = "ticks"
+    """Whether each tick uses up a row of a strategy, or only each command."""
+    workers: int = 1
+    """Planners that are asked in turn, where one is too slow."""
+
+    def make_routers(self) -> list[Router]:
+        """Make the routers afresh: they have a state, which belongs to one run.
+
+        Raises:
+            ConfigError: If options do not go together.
+            RefError: If a reference leads nowhere.
+        """
+        if self.guard is None and (self.baseline or self.dwell or self.recover != 1):
+            raise ConfigError("--baseline, --dwell and --recover belong to --guard.")
+        out: list[Router] = []
+        if self.max_age is not None:
+            out.append(Fresh(self.max_age))
+        if (self.valid, self.holds, self.tolerance) != (None, None, None):
+            out.append(
+                Valid(
+                    _optional(self.valid),
+                    tolerance=self.tolerance,
+                    holds=_optional(self.holds),
+                )
+            )
+        if self.guard is not None:
+            out.append(
+                Guard(
+                    _function(self.guard),
+                    baseline=_optional(self.baseline),
+                    dwell=self.dwell,
+                    recover=self.recover,
+                )
+            )
+        if self.routers is not None:
+            out += routers_of(self.routers)
+        return out
+
+    def make_options(self) -> StrategyOptions:
+        """How strategies are asked for and take over.
+
+        Raises:
+            ConfigError: If options cannot be meant.
+        """
+        if self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: at least 1.")
+        roll = None
+        if self.roll_forward is not None:
+            # What the guard refuses is not done, nor imagined to be.
+            roll = RollForward(
+                self.roll_forward,
+                self.guard,
+                lead=self.lead,
+                most=max(32, self.lead or 0),
+            )
+        elif self.lead is not None:
+            raise ConfigError("--lead belongs to --roll-forward.")
+        seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
+        return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance)
+
+
+def _function(reference: str) -> Any:
+    found = resolve(reference)
+    if not callable(found):
+        raise ConfigError(f"{reference} is a {type(found).__name__}, not a function.")
+    return found
+
+
+def _optional(reference: str | None) -> Any:
+    return None if reference is None else _function(reference)
+
+
+def routers_of(reference: str) -> list[Router]:
+    """Make the routers that a reference names.
+
+    Raises:
+        RefError: If it leads nowhere.
+        ConfigError: If it names something else.
+    """
+    found = resolve(reference)
+    if callable(found) and not isinstance(found, Router):
+        found = found()
+    if isinstance(found, Router):
+        return [found]
+    if not isinstance(found, Sequence) or not all(
+        isinstance(each, Router) for each in found
+    ):
+        raise ConfigError(
+            f"{reference} gives {found!r}; a router, a list of them, or a function "
+            "that makes one is needed."
+        )
+    return list(found)

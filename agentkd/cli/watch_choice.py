@@ -1,0 +1,114 @@
+"""Options for what is asked of the system, and for who watches a run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from agentkd.errors import AgentkdError, ConfigError
+from agentkd.runtime.exposition import PrometheusFile, PrometheusServer, scalars
+from agentkd.runtime.scheduling import Realtime
+
+_SCALARS_EVERY = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchChoice:
+    """What is asked of the system for the ticks, and where their metrics go."""
+
+    priority: int | None = None
+    """Run the ticks under SCHED_FIFO with this priority, 1 to 99. What the system does
+    not grant is reported."""
+    cores: tuple[int, ...] = ()
+    """Bind the ticks to these processors."""
+    lock_memory: bool = False
+    """Keep all memory from being paged out."""
+    gc_freeze: bool = True
+    """Keep the garbage collector away from what lived before the ticks, and let it look
+    elsewhere only when there is slack."""
+    log: bool = False
+    """Write a decision log for each arm, to be read and replayed by agentkd log."""
+    prometheus: int | None = None
+    """Serve metrics at http://127.0.0.1:PORT/metrics; 0 for a port that is free."""
+    prometheus_file: Path | None = None
+    """Write metrics into this file every five seconds, in Prometheus' text format."""
+    tensorboard: bool = False
+    """Write metrics for TensorBoard into the folder's tensorboard/."""
+
+    def realtime(self) -> Realtime:
+        """What is asked of the system.
+
+        Raises:
+            ConfigError: If it cannot be.
+        """
+        return Realtime(
+            self.priority, self.cores or None, self.lock_memory, self.gc_freeze
+        )
+
+
+@final
+@dataclass(slots=True)
+class Watchers:
+    """Whoever watches a run. The source of the metrics changes from arm to arm."""
+
+    labels: dict[str, str]
+    source: Callable[[], Mapping[str, Any]] = dict
+    port: int | None = None
+    boards: Any = None
+    _at: float = field(default=0.0)
+
+    def metrics(self) -> Mapping[str, Any]:
+        """The metrics of the arm that lives now."""
+        return self.source()
+
+    def look(self, arm: str, tick: int, metrics: Mapping[str, Any]) -> None:
+        """Write TensorBoard's scalars, twice a second at most."""
+        if self.boards is None or time.monotonic() - self._at < _SCALARS_EVERY:
+            return
+        self._at = time.monotonic()
+        for name, value in scalars(metrics).items():
+            self.boards.add_scalar(f"{arm}/{name}", value, tick)
+
+
+@contextlib.contextmanager
+def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
+    """Open what the options ask for, and close it at the end.
+
+    Raises:
+        ConfigError: If a port cannot be had, or TensorBoard is missing.
+        WriteError: If a file cannot be written.
+    """
+    found = Watchers({"env": env, "arm": ""})
+    with contextlib.ExitStack() as stack:
+        if options.prometheus is not None:
+            server = PrometheusServer(
+                found.metrics, options.prometheus, labels=found.labels
+            )
+            found.port = stack.enter_context(server).port
+        if options.prometheus_file is not None:
+            stack.enter_context(
+                PrometheusFile(
+                    found.metrics, options.prometheus_file, labels=found.labels
+                )
+            )
+        if options.tensorboard:
+            found.boards = _writer(out / "tensorboard")
+            stack.callback(found.boards.close)
+        yield found
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise AgentkdError(
+            '--tensorboard needs the package tensorboard: pip install "agentkd[train]".'
+        ) from error
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error

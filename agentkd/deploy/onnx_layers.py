@@ -1,0 +1,226 @@
+"""The layers of an executor as nodes of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from agentkd.executors.layers import (
+    EPSILON,
+    Activation,
+    Attention,
+    Conv,
+    Dense,
+    Gru,
+    Layer,
+    Lstm,
+    Norm,
+    Pool,
+    Tokens,
+    sizes,
+)
+
+_OPSET = 17
+_IR = 8
+
+
+@final
+class Graph:
+    """Nodes, constants, inputs and outputs, in the order in which they come."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, shape: list[Any]) -> str:
+        """Declare a float input."""
+        self._inputs.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        )
+        return name
+
+    def output(self, name: str, kind: int, shape: list[Any]) -> None:
+        """Declare an output of a node as one of the graph."""
+        self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def constant(self, value: Any, name: str = "") -> str:
+        """Hold an array."""
+        name = name or f"constant.{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(self, kind: str, *inputs: str, output: str = "", **options: Any) -> str:
+        """Add a node with one output, and give that."""
+        name = output or f"{kind.lower()}.{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], **options))
+        return name
+
+    def split(self, x: str, lengths: tuple[int, ...]) -> list[str]:
+        """Cut (batch, sum(lengths)) into pieces."""
+        names = [f"{x}.{index}" for index in range(len(lengths))]
+        held = self.constant(np.array(lengths, np.int64))
+        self._nodes.append(helper.make_node("Split", [x, held], names, axis=1))
+        return names
+
+    def reshape(self, x: str, *shape: int, output: str = "") -> str:
+        """Give an array another shape."""
+        return self.node(
+            "Reshape", x, self.constant(np.array(shape, np.int64)), output=output
+        )
+
+    def fixed(self, name: str, value: Any) -> None:
+        """Give a constant as an output of the graph."""
+        array = np.asarray(value, np.float32)
+        self.node("Identity", self.constant(array), output=name)
+        self.output(name, TensorProto.FLOAT, list(array.shape))
+
+    def model(self, metadata: Mapping[str, str]) -> bytes:
+        """Write it all, checked."""
+        graph = helper.make_graph(
+            self._nodes, "executor", self._inputs, self._outputs, self._constants
+        )
+        opset = [helper.make_opsetid("", _OPSET)]
+        model = helper.make_model(
+            graph, opset_imports=opset, ir_version=_IR, producer_name="agentkd"
+        )
+        helper.set_model_props(model, dict(metadata))
+        checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
+    """Add a layer without a memory, from (batch, in) to (batch, out)."""
+    match layer:
+        case Dense():
+            weight = graph.constant(layer.weight, f"{name}.weight")
+            bias = graph.constant(layer.bias, f"{name}.bias")
+            made = graph.node("Gemm", x, weight, bias, transB=1)
+            return activation(graph, layer.activation, made)
+        case Conv():
+            return _conv(graph, layer, x, name)
+        case Tokens():
+            tokens, width, piece = layer.weight.shape
+            pieces = graph.reshape(x, -1, tokens, 1, piece)
+            weight = graph.constant(layer.weight.transpose(0, 2, 1), f"{name}.weight")
+            made = graph.reshape(
+                graph.node("MatMul", pieces, weight), -1, tokens * width
+            )
+            bias = graph.constant(layer.bias.reshape(-1), f"{name}.bias")
+            return graph.node("Add", made, bias)
+        case Attention():
+            return _attention(graph, layer, x, name)
+        case Pool():
+            wide = graph.reshape(x, -1, layer.tokens, len(layer.norm.gain))
+            made = _norm(graph, layer.norm, wide, f"{name}.norm")
+            return graph.node("ReduceMean", made, axes=[1], keepdims=0)
+        case Gru() | Lstm():
+            raise AssertionError("add_recurrent adds these")
+
+
+def add_recurrent(
+    graph: Graph, layer: Gru | Lstm, x: str, memory: str, name: str
+) -> tuple[str, str]:
+    """Add a layer with a memory; gives what it gives, and the memory after."""
+    width = sizes(layer)[1]
+    given = _dense(graph, layer.inputs, x, f"{name}.inputs")
+    if isinstance(layer, Gru):
+        kept = _dense(graph, layer.hidden, memory, f"{name}.hidden")
+        given_r, given_z, given_n = graph.split(given, (width,) * 3)
+        kept_r, kept_z, kept_n = graph.split(kept, (width,) * 3)
+        reset = graph.node("Sigmoid", graph.node("Add", given_r, kept_r))
+        update = graph.node("Sigmoid", graph.node("Add", given_z, kept_z))
+        seen = graph.node("Mul", reset, kept_n)
+        new = graph.node("Tanh", graph.node("Add", given_n, seen))
+        apart = graph.node("Mul", update, graph.node("Sub", memory, new))
+        after = graph.node("Add", new, apart)
+        return after, after
+    hidden, cell = graph.split(memory, (width, width))
+    kept = _dense(graph, layer.hidden, hidden, f"{name}.hidden")
+    gates = graph.split(graph.node("Add", given, kept), (width,) * 4)
+    into, forget, leave = (graph.node("Sigmoid", gates[i]) for i in (0, 1, 3))
+    fresh = graph.node("Mul", into, graph.node("Tanh", gates[2]))
+    cell = graph.node("Add", graph.node("Mul", forget, cell), fresh)
+    after = graph.node("Mul", leave, graph.node("Tanh", cell))
+    return after, graph.node("Concat", after, cell, axis=1)
+
+
+def activation(graph: Graph, name: Activation, x: str) -> str:
+    """Add an activation."""
+    match name:
+        case "relu":
+            return graph.node("Relu", x)
+        case "tanh":
+            return graph.node("Tanh", x)
+        case "elu":
+            return graph.node("Elu", x)
+        case "silu":
+            return graph.node("Mul", x, graph.node("Sigmoid", x))
+        case "none":
+            return x
+
+
+def _dense(graph: Graph, dense: Dense, x: str, name: str) -> str:
+    """A dense layer along the last axis."""
+    weight = graph.constant(dense.weight.T.copy(), f"{name}.weight")
+    made = graph.node("MatMul", x, weight)
+    made = graph.node("Add", made, graph.constant(dense.bias, f"{name}.bias"))
+    return activation(graph, dense.activation, made)
+
+
+def _norm(graph: Graph, norm: Norm, x: str, name: str) -> str:
+    gain = graph.constant(norm.gain, f"{name}.gain")
+    bias = graph.constant(norm.bias, f"{name}.bias")
+    return graph.node("LayerNormalization", x, gain, bias, axis=-1, epsilon=EPSILON)
+
+
+def _conv(graph: Graph, layer: Conv, x: str, name: str) -> str:
+    height, width, channels = layer.shape
+    if layer.channels_first:
+        image = graph.reshape(x, -1, channels, height, width)
+    else:
+        image = graph.reshape(x, -1, height, width, channels)
+        image = graph.node("Transpose", image, perm=[0, 3, 1, 2])
+    weight = np.ascontiguousarray(layer.weight.transpose(0, 3, 1, 2))
+    made = graph.node(
+        "Conv",
+        image,
+        graph.constant(weight, f"{name}.weight"),
+        graph.constant(layer.bias, f"{name}.bias"),
+        strides=[layer.stride, layer.stride],
+    )
+    made = activation(graph, layer.activation, made)
+    made = graph.node("Transpose", made, perm=[0, 2, 3, 1])
+    return graph.reshape(made, -1, sizes(layer)[1])
+
+
+def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
+    tokens, heads, width = layer.tokens, layer.heads, len(layer.norm.gain)
+    each = width // heads
+    before = graph.reshape(x, -1, tokens, width)
+    mixed = _norm(graph, layer.norm, before, f"{name}.norm")
+    mixed = _dense(graph, layer.qkv, mixed, f"{name}.qkv")
+    mixed = graph.reshape(mixed, -1, tokens, 3, heads, each)
+    mixed = graph.node("Transpose", mixed, perm=[2, 0, 3, 1, 4])
+    query, key, value = (
+        graph.node("Gather", mixed, graph.constant(np.int64(place)), axis=0)
+        for place in range(3)
+    )
+    key = graph.node("Transpose", key, perm=[0, 1, 3, 2])
+    scores = graph.node("MatMul", query, key)
+    scale = graph.constant(np.float32(each**-0.5))
+    weights = graph.node("Softmax", graph.node("Mul", scores, scale), axis=-1)
+    found = graph.node("MatMul", weights, value)
+    found = graph.node("Transpose", found, perm=[0, 2, 1, 3])
+    found = graph.reshape(found, -1, tokens, width)
+    found = _dense(graph, layer.out, found, f"{name}.out")
+    after = graph.node("Add", before, found)
+    inner = _norm(graph, layer.norm_after, after, f"{name}.norm_after")
+    inner = _dense(graph, layer.up, inner, f"{name}.up")
+    after = graph.node("Add", after, _dense(graph, layer.down, inner, f"{name}.down"))
+    return graph.reshape(after, -1, tokens * width)

@@ -1,0 +1,111 @@
+"""Golden vectors: observations with what an executor gave where it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.frozen import Frozen
+from agentkd.types import Floats
+
+DRAWN = 64
+"""Observations that are drawn; those of real episodes come on top."""
+REAL = 192
+"""Observations of real episodes, where an executor remembers nothing."""
+STEPS = 1024
+"""Steps of an executor that remembers."""
+_EPISODE = 128
+_NUMBERS = 1 << 18
+"""Of large observations fewer are taken, so that these make a megabyte at most."""
+_FEWEST = 16
+
+
+def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
+    """Random observations, (count, obs), spread as the normaliser says they are."""
+    random = np.random.default_rng(seed)
+    probe = random.standard_normal((count, frozen.spec.obs.size)).astype(np.float32)
+    spread = np.where(frozen.scale == 0, np.float32(1.0), frozen.scale)
+    return (frozen.mean + probe / spread).astype(np.float32)
+
+
+def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Floats]:
+    """Observations, drawn ones and those of episodes, and what is given for them.
+
+    An executor that remembers gets 1,024 steps: of the episodes as far as they go, and
+    drawn ones after them. Others get 64 drawn, and up to 192 spread over the episodes.
+
+    Args:
+        frozen: The executor.
+        episodes: Observations of its own episodes, each (steps, obs).
+
+    Returns:
+        "obs" (n, obs), "outputs" (n, out), and "starts" (n,): 1 where an episode
+        begins, else 0.
+
+    Raises:
+        NumbersError: If an observation is NaN or infinite.
+        SpecError: If an episode's observations have another size.
+    """
+    for episode in episodes:
+        _fits(frozen, episode)
+    remembers = bool(frozen.memory)
+    pieces = _steps(frozen, episodes) if remembers else _rows(frozen, episodes)
+    obs = np.concatenate(pieces).astype(np.float32)
+    if not np.isfinite(obs).all():
+        raise NumbersError("An observation of the episodes is NaN or infinite.")
+    starts = np.ones(len(obs), np.float32)
+    if remembers:
+        starts[:] = 0.0
+        starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    return {"obs": obs, "outputs": answers(frozen, obs, starts), "starts": starts}
+
+
+def answers(frozen: Frozen, obs: Floats, starts: Floats | None = None) -> Floats:
+    """What an executor gives for observations (n, obs) one after another: (n, out).
+
+    Args:
+        frozen: The executor.
+        obs: The observations.
+        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by
+            default they are one episode.
+
+    Raises:
+        SpecError: If the shapes do not fit.
+    """
+    _fits(frozen, obs)
+    if starts is not None and starts.shape != (len(obs),):
+        raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
+    if not frozen.memory:
+        return frozen.outputs(obs).astype(np.float32)
+    begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
+    pieces = [frozen.follow(each) for each in np.split(obs, begins)]
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def _fits(frozen: Frozen, obs: Floats) -> None:
+    size = frozen.spec.obs.size
+    if obs.ndim != 2 or obs.shape[1] != size:
+        raise SpecError(f"Observations have shape {obs.shape}, not (steps, {size}).")
+
+
+def _rows(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
+    """Single observations: drawn ones, and some of all episodes."""
+    size = frozen.spec.obs.size
+    most = max(_FEWEST, _NUMBERS // size)
+    rows = np.concatenate([np.empty((0, size), np.float32), *episodes])
+    even = np.linspace(0, len(rows) - 1, min(REAL, most, len(rows))).astype(int)
+    return [probes(frozen, min(DRAWN, most)), rows[even]]
+
+
+def _steps(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
+    """Episodes, the last perhaps cut; drawn ones where they are too few."""
+    found: list[Floats] = []
+    left = STEPS
+    for episode in episodes:
+        piece = episode[:left]
+        left -= len(piece)
+        found += [piece] if len(piece) else []
+    drawn = probes(frozen, left)
+    return found + [drawn[at : at + _EPISODE] for at in range(0, left, _EPISODE)]

@@ -1,0 +1,75 @@
+"""Answers that change little with the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from agentkd.distill.terms.action import BoxUnits
+from agentkd.distill.terms.term import Batch, Ground, Loss, Term
+from agentkd.errors import ConfigError
+from agentkd.spec import BoxSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Smooth(Term):
+    """The squared norm of the executor's Jacobian, in units of observations' spread.
+
+    Of logits, or of actions in halves of the box. It is estimated by random
+    projections: |J|² = n E|vJ|² for unit vectors v and n outputs (Hoffman et al. 2019,
+    "Robust learning with Jacobian regularization").
+
+    Attributes:
+        projections: How many a step.
+    """
+
+    projections: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.projections < 1:
+            raise ConfigError(f"projections is {self.projections}; at least 1.")
+
+    def build(self, ground: Ground) -> Loss:
+        """Make the loss."""
+        return Jacobian(self, ground)
+
+
+@final
+class Jacobian(Loss):
+    """`Smooth` at work."""
+
+    def __init__(self, term: Smooth, ground: Ground) -> None:
+        """Remember what the answers are."""
+        super().__init__()
+        self._term, self._ground = term, ground
+        self._units = None
+        if isinstance(ground.action, BoxSpec):
+            self._units = BoxUnits(ground, ground.action)
+        self._random = ground.generator()
+        self._size = float("nan")
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Give the squared norm at each observation, (batch,)."""
+        obs = batch.obs.detach().requires_grad_()
+        answers = batch.forward(obs)
+        if self._units is not None:
+            answers = self._units.executor(answers)
+        unit, n = self._ground.spread(), answers.shape[1]
+        found = []
+        for _ in range(self._term.projections):
+            drawn = torch.randn(answers.shape, generator=self._random)
+            along = drawn / drawn.norm(dim=1, keepdim=True)
+            (slope,) = torch.autograd.grad(answers, obs, along, create_graph=True)
+            found.append(n * (slope * unit).square().sum(1))
+        rows = torch.stack(found).mean(0)
+        self._size = rows.detach().mean().item()
+        return rows
+
+    def numbers(self) -> Mapping[str, float]:
+        """The mean squared norm."""
+        return {"norm": self._size}

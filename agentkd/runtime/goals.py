@@ -1,0 +1,142 @@
+"""Goals: vectors from the planner that condition the executor, and how old they are.
+
+An executor with a goal observes the environment's observation, then the goal, then the
+goal's age from 0 to 1 (1 is `max_age` ticks). Where there is no goal, or it is older,
+it observes zeros at age 1. It has to have learnt with goals of every age, so that an
+old one is nothing new to it (as HiRT does with its latents, Zhang et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+
+from agentkd.errors import ConfigError, SpecError
+from agentkd.spec import ObsSpec, Part, Spec
+from agentkd.types import Floats
+
+_GOAL, _AGE = "goal", "age"
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What goals look like.
+
+    Attributes:
+        size: Numbers in a goal.
+        max_age: The ticks after which one no longer counts.
+    """
+
+    size: int
+    max_age: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.size < 1 or self.max_age < 1:
+            raise ConfigError(
+                f"Goals of size {self.size} with max_age {self.max_age}: both at least "
+                "1."
+            )
+
+    @property
+    def width(self) -> int:
+        """Numbers that an executor observes besides: the goal and its age."""
+        return self.size + 1
+
+
+def conditioned(spec: Spec, goals: Goals) -> Spec:
+    """The spec of an executor with a goal, from the environment's."""
+    parts = (
+        *spec.obs.parts,
+        Part(_GOAL, "box", (goals.size,), "float32"),
+        Part(_AGE, "box", (1,), "float32"),
+    )
+    layout = "tuple" if spec.obs.layout == "single" else spec.obs.layout
+    names = [part.name for part in parts]
+    if len(set(names)) != len(names):
+        raise SpecError(
+            f"The observation has parts named {names}; 'goal' and 'age' are taken by "
+            "the executor's goal. Rename the environment's."
+        )
+    return replace(spec, obs=ObsSpec(parts, layout))
+
+
+def unconditioned(spec: Spec, goals: Goals) -> Spec:
+    """The environment's spec, from that of an executor with a goal.
+
+    Raises:
+        SpecError: If the executor was not made for goals of this size.
+    """
+    *parts, goal, age = spec.obs.parts if len(spec.obs.parts) > 2 else (None,) * 3
+    if (
+        goal is None
+        or age is None
+        or (goal.name, age.name) != (_GOAL, _AGE)
+        or goal.shape != (goals.size,)
+    ):
+        raise SpecError(
+            f"The executor observes {[part.name for part in spec.obs.parts]}; one with "
+            f"a goal of {goals.size} ends in 'goal' and 'age'. Make it from "
+            "agentkd.runtime.conditioned(spec, goals)."
+        )
+    rest = tuple(part for part in parts if part is not None)
+    single = len(rest) == 1 and rest[0].name == ""
+    return replace(spec, obs=ObsSpec(rest, "single" if single else spec.obs.layout))
+
+
+def write_goal(out: Floats, goals: Goals, goal: Floats | None, age: int) -> None:
+    """Write a goal and its age where the executor observes them.
+
+    Args:
+        out: The last numbers of its observation, (size + 1,).
+        goals: What goals look like.
+        goal: (1, size), or None for no goal.
+        age: Ticks since the goal's.
+    """
+    if goal is None or age > goals.max_age:
+        out[:-1] = 0.0
+        out[-1] = 1.0
+    else:
+        out[:-1] = goal[0]
+        out[-1] = max(age, 0) / goals.max_age
+
+
+@final
+class GoalMemory:
+    """The goals that a planner gave lately, for labels with goals of every age.
+
+    Args:
+        goals: What goals look like.
+        seed: For the ages.
+    """
+
+    def __init__(self, goals: Goals, seed: int = 0) -> None:
+        """Begin without goals."""
+        self.goals = goals
+        self._random = np.random.default_rng(seed)
+        self._kept: deque[tuple[int, int, Floats]] = deque(
+            maxlen=4 * goals.max_age + 64
+        )
+
+    def keep(self, epoch: int, tick: int, goal: Floats) -> None:
+        """Take a goal, (size,), for the observation of a tick."""
+        self._kept.append((epoch, tick, np.array(goal, np.float32)))
+
+    def newest(self, epoch: int, tick: int) -> tuple[Floats | None, int]:
+        """The newest goal of an episode at a tick, (1, size), and its age."""
+        for kept_epoch, at, goal in reversed(self._kept):
+            if kept_epoch == epoch and at <= tick:
+                return goal[None], tick - at
+        return None, 0
+
+    def aged(self, epoch: int, tick: int, obs: Floats) -> Floats:
+        """An executor's observation, (obs + size + 1,), with a goal of a random age."""
+        wanted = int(self._random.integers(0, self.goals.max_age + 2))
+        goal, age = self.newest(epoch, tick - wanted)
+        out = np.empty(len(obs) + self.goals.width, np.float32)
+        out[: len(obs)] = obs
+        write_goal(out[len(obs) :], self.goals, goal, age + wanted)
+        return out

@@ -1,0 +1,344 @@
+"""The decision log: every decision with what it was made of, to be replayed.
+
+A tick hands its numbers over and goes on; a thread lays them out, adds checksums and
+writes. The file is a magic word and records; each record is its length, its CRC-32 and
+so many bytes, of which the first tells its kind. What a killed process had written is
+whole up to the last record. There are two files at most, PATH and the older PATH.1,
+which together keep the limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import struct
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from agentkd.deploy.bundle import to_bytes
+from agentkd.errors import ConfigError, WriteError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.codec import Answer, encode_answer, encode_weights
+from agentkd.runtime.form import Form
+from agentkd.types import Floats, Source
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"AKDLOG1\n"
+FRAME = struct.Struct("<II")
+TICK = struct.Struct("<qiqqqqHH")
+"""Tick, epoch, ns late, ns left, ns taken, executor's version, source, reason."""
+NAME = struct.Struct("<H")
+NUMBER = struct.Struct("<q")
+HEADER, EXECUTOR, WEIGHTS, CALLED, RESET, HEARD, DECIDED, LOST, END = b"HEWNRATLZ"
+"""The kinds of records."""
+OLDER = ".1"
+LEAST = 1 << 20
+"""The smallest limit, in bytes."""
+
+_FLUSH = 0.05
+_PENDING = 65536
+"""Records that wait for the disk at most."""
+
+
+class Recorder(Protocol):
+    """What a decider tells of its ticks, in this order."""
+
+    def executor(self, form: Form, used: Form) -> Form:
+        """Say who acts from now on, if that changed; gives `form`."""
+        ...
+
+    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+        """Say what is observed, (obs,)."""
+        ...
+
+    def hear(self, answer: Answer) -> None:
+        """Say what the planner answered."""
+        ...
+
+    def left(self, ns: int) -> int:
+        """Say how much time is left; gives how much is to be reckoned with."""
+        ...
+
+    def decide(
+        self, action: Any, source: Source, reason: str, version: int, taken: int
+    ) -> None:
+        """Say what was decided."""
+        ...
+
+    def reset(self, epoch: int) -> None:
+        """Say that an episode begins."""
+        ...
+
+
+@final
+class DecisionLog:
+    """Writes the decisions of one agent. It is a `Recorder`.
+
+    Args:
+        path: The file; it must not be there, unless it may be replaced.
+        limit: Bytes that it and the older file may take together.
+        overwrite: Whether an earlier log goes.
+    """
+
+    def __init__(
+        self, path: str | Path, *, limit: int = 64 << 20, overwrite: bool = False
+    ) -> None:
+        """Take the place; `open` begins."""
+        if limit < LEAST:
+            raise ConfigError(f"A log of {limit} bytes; at least {LEAST}.")
+        self.path = Path(path)
+        self.error = ""
+        self.records = self.dropped = 0
+        self._limit, self._overwrite = limit, overwrite
+        self._queue: deque[tuple[int, Any]] = deque()
+        self._unsaid = 0
+        self._seen: tuple[int, int, int, bytes] = (0, 0, 0, b"")
+        self._left = 0
+        self._file = -1
+        self._size = self._segment = 0
+        self._names: dict[str, int] = {}
+        self._header: Mapping[str, Any] = {}
+        self._frozen: Frozen | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(self, header: Mapping[str, Any], executor: Frozen) -> None:
+        """Begin the file.
+
+        Args:
+            header: What was run and how, as JSON values.
+            executor: The executor that acts first.
+
+        Raises:
+            ConfigError: If there is a file that may not be replaced.
+            WriteError: If it cannot be written.
+        """
+        older = self.path.with_name(self.path.name + OLDER)
+        if not self._overwrite and (self.path.exists() or older.exists()):
+            raise ConfigError(
+                f"{self.path} is there already. Name another file for the log, or "
+                "remove it."
+            )
+        self._header = {**header, "run": os.urandom(8).hex(), "began": time.time()}
+        self._frozen = executor
+        try:
+            older.unlink(missing_ok=True)
+            self._begin_file()
+        except OSError as error:
+            raise WriteError(
+                f"The log {self.path} cannot be written: {error.strerror or error}. "
+                "Name another file, or leave the log out."
+            ) from error
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left, mark the end, and close the file."""
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        self._thread = None
+        self._flush_or_give_up()
+        self._write(self._framed(END, NUMBER.pack(self.records)))
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+
+    def counts(self) -> dict[str, Any]:
+        """Records written, records that found no room, and what the disk said."""
+        return {
+            "log_records_total": self.records,
+            "log_dropped_total": self.dropped,
+            "log_error": self.error,
+        }
+
+    # What follows runs on the tick.
+
+    def executor(self, form: Form, used: Form) -> Form:
+        """Note a swap."""
+        if form is not used:
+            self._put(WEIGHTS, form.frozen)
+        return form
+
+    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+        """Keep the observation until the decision is known."""
+        self._seen = tick, epoch, lateness, obs.tobytes()
+
+    def hear(self, answer: Answer) -> None:
+        """Note an answer."""
+        self._put(HEARD, (self._seen[0], answer))
+
+    def left(self, ns: int) -> int:
+        """Keep the time that is left."""
+        self._left = ns
+        return ns
+
+    def decide(
+        self, action: Any, source: Source, reason: str, version: int, taken: int
+    ) -> None:
+        """Note a decision."""
+        flat = np.asarray(action, np.float32).tobytes()
+        seen = self._seen
+        self._put(DECIDED, (seen, self._left, taken, version, source, reason, flat))
+
+    def reset(self, epoch: int) -> None:
+        """Note that an episode begins."""
+        self._put(RESET, epoch)
+
+    def _put(self, kind: int, what: Any) -> None:
+        if len(self._queue) >= _PENDING or self.error:
+            self.dropped += 1
+            self._unsaid += 1
+            return
+        if self._unsaid:
+            self._queue.append((LOST, self._unsaid))
+            self._unsaid = 0
+        self._queue.append((kind, what))
+
+    # What follows runs in the thread that writes.
+
+    def _run(self) -> None:
+        while not self._stop.wait(_FLUSH):
+            self._flush_or_give_up()
+
+    def _flush_or_give_up(self) -> None:
+        try:
+            self._flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def _flush(self) -> None:
+        pieces: list[bytes] = []
+        size = 0
+        for _ in range(len(self._queue)):
+            kind, what = self._queue.popleft()
+            for piece in self._laid_out(kind, what):
+                pieces.append(piece)
+                size += len(piece)
+            if self._size + size > self._limit // 2:
+                self._write(b"".join(pieces))
+                pieces, size = [], 0
+                self._rotate()
+        self._write(b"".join(pieces))
+
+    def _laid_out(self, kind: int, what: Any) -> list[bytes]:
+        """Make records of what a tick handed over."""
+        self.records += 1
+        if kind == DECIDED:
+            return self._decision(what)
+        if kind == HEARD:
+            tick, answer = what
+            return [self._framed(kind, NUMBER.pack(tick) + encode_answer(answer))]
+        if kind == WEIGHTS:
+            return [self._swap(what)]
+        framed = self._framed(kind, NUMBER.pack(what))
+        if kind == LOST and self._frozen is not None:
+            # A swap may have been among what was lost.
+            return [framed, self._whole(self._frozen)]
+        return [framed]
+
+    def _decision(self, what: Any) -> list[bytes]:
+        (tick, epoch, late, obs), left, taken, version, source, reason, flat = what
+        pieces = []
+        for name in (source, reason):
+            if name not in self._names:
+                self._names[name] = len(self._names)
+                number = NAME.pack(self._names[name])
+                pieces.append(self._framed(CALLED, number + name.encode()))
+        head = TICK.pack(
+            tick,
+            epoch,
+            late,
+            left,
+            taken,
+            version,
+            self._names[source],
+            self._names[reason],
+        )
+        pieces.append(self._framed(DECIDED, head + obs + flat))
+        return pieces
+
+    def _swap(self, frozen: Frozen) -> bytes:
+        before, self._frozen = self._frozen, frozen
+        vector = frozen.vector()
+        if (
+            before is None
+            or (before.architecture, before.head, before.clip, before.spec)
+            != (frozen.architecture, frozen.head, frozen.clip, frozen.spec)
+            or len(before.vector()) != len(vector)
+        ):
+            return self._whole(frozen)
+        body = NUMBER.pack(frozen.version) + encode_weights(vector)
+        return self._framed(WEIGHTS, body)
+
+    def _whole(self, frozen: Frozen) -> bytes:
+        return self._framed(
+            EXECUTOR, NUMBER.pack(frozen.version) + to_bytes(frozen, {})
+        )
+
+    @staticmethod
+    def _framed(kind: int, body: bytes) -> bytes:
+        whole = bytes((kind,)) + body
+        return FRAME.pack(len(whole), zlib.crc32(whole)) + whole
+
+    def _begin_file(self) -> None:
+        assert self._frozen is not None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._file = os.open(self.path, flags, 0o644)
+        self._size = 0
+        self._names = {}
+        header = json.dumps({**self._header, "segment": self._segment}).encode()
+        first = MAGIC + self._framed(HEADER, header) + self._whole(self._frozen)
+        if 4 * len(first) > self._limit:
+            raise WriteError(
+                f"The executor alone takes {len(first)} bytes of a log of "
+                f"{self._limit}. Give a larger limit."
+            )
+        self._put_down(first)
+
+    def _rotate(self) -> None:
+        if self.error:
+            return
+        try:
+            os.close(self._file)
+            self._file = -1
+            self.path.replace(self.path.with_name(self.path.name + OLDER))
+            self._segment += 1
+            self._begin_file()
+        except OSError as error:
+            self._give_up(error)
+
+    def _write(self, data: bytes) -> None:
+        if self.error or not data or self._file < 0:
+            return
+        try:
+            self._put_down(data)
+        except OSError as error:
+            self._give_up(error)
+
+    def _put_down(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._size += len(data)
+
+    def _give_up(self, error: Exception) -> None:
+        self.error = f"{self.path}: {getattr(error, 'strerror', None) or error}"
+        log.warning(
+            "The decision log ends here: %s. What was written is whole; decisions go "
+            "on without it.",
+            self.error,
+        )

@@ -1,0 +1,247 @@
+"""Reads what `DecisionLog` wrote, however it ended."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from agentkd.deploy.bundle import from_bytes
+from agentkd.errors import AgentkdError, LoadError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.codec import Answer, decode_answer, decode_weights, shaped_action
+from agentkd.runtime.log import (
+    CALLED,
+    DECIDED,
+    END,
+    EXECUTOR,
+    FRAME,
+    HEADER,
+    HEARD,
+    LOST,
+    MAGIC,
+    NAME,
+    NUMBER,
+    OLDER,
+    RESET,
+    TICK,
+    WEIGHTS,
+)
+from agentkd.spec import Spec, from_json
+from agentkd.types import Floats
+
+_LONGEST = 1 << 28
+"""The longest record that is believed, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decided:
+    """A decision, as it was logged.
+
+    Attributes:
+        tick: The tick.
+        epoch: The episode.
+        lateness: Seconds by which the tick came late.
+        left: Seconds that were left until the deadline.
+        taken: Seconds that the decision took.
+        version: The executor's.
+        source: Who decided.
+        reason: Why.
+        obs: What was observed, (obs,).
+        action: In the environment's units.
+    """
+
+    tick: int
+    epoch: int
+    lateness: float
+    left: float
+    taken: float
+    version: int
+    source: str
+    reason: str
+    obs: Floats
+    action: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An answer of the planner, and the tick at which it was heard."""
+
+    tick: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """An episode begins."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """Another executor acts from here on."""
+
+    executor: Frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """So many records were not written: the disk was too slow."""
+
+    count: int
+
+
+Event = Decided | Heard | Reset | Swapped | Gap
+
+
+@final
+class LogFile:
+    """A log that was written.
+
+    Attributes:
+        header: What was run and how.
+        spec: The environment.
+        whole: Whether it has its beginning; else the oldest part went for the limit.
+        ended: Whether it was closed, once all events were read.
+        torn: Bytes at the end that are no whole record, once all events were read.
+
+    Raises:
+        LoadError: If it is no log, or not even its beginning is whole.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the header."""
+        self.path = Path(path)
+        self.ended, self.torn = False, 0
+        older = self.path.with_name(self.path.name + OLDER)
+        newest = _read(self.path)
+        self.header = _header(newest, self.path)
+        self._parts = [newest]
+        self.whole = self.header.get("segment") == 0
+        if older.exists():
+            data = _read(older)
+            before = _header(data, older)
+            # One that an earlier run left is none of ours.
+            if before.get("run") == self.header.get("run"):
+                self._parts.insert(0, data)
+                self.whole = before.get("segment") == 0
+        try:
+            self.spec: Spec = from_json(self.header["spec"])
+        except (AgentkdError, KeyError) as error:
+            raise LoadError(f"{self.path}: its header is damaged: {error}") from error
+
+    def events(self) -> Iterator[Event]:
+        """Give what happened, in order, as far as records are whole."""
+        self.ended, self.torn = False, 0
+        frozen: Frozen | None = None
+        for data in self._parts:
+            names: dict[int, str] = {}
+            whole, known = len(MAGIC), frozen is not None
+            for kind, body, end in _records(data, len(MAGIC)):
+                whole = end
+                if kind == END:
+                    self.ended = True
+                elif kind == CALLED:
+                    (number,) = NAME.unpack_from(body)
+                    names[number] = body[NAME.size :].decode(errors="replace")
+                elif kind in (EXECUTOR, WEIGHTS):
+                    frozen = _executor(kind, body, frozen, self.path)
+                    # An older file's successor begins with the one that acts already.
+                    if not known:
+                        yield Swapped(frozen)
+                    known = False
+                elif kind != HEADER:
+                    yield self._event(kind, body, names)
+            self.torn = len(data) - whole
+
+    def _event(self, kind: int, body: bytes, names: Mapping[int, str]) -> Event:
+        try:
+            if kind == DECIDED:
+                return self._decided(body, names)
+            (number,) = NUMBER.unpack_from(body)
+            if kind == RESET:
+                return Reset(number)
+            if kind == LOST:
+                return Gap(number)
+            if kind == HEARD:
+                return Heard(number, decode_answer(body[NUMBER.size :], self.spec))
+        except (AgentkdError, KeyError, ValueError, struct.error) as error:
+            raise LoadError(f"{self.path}: a record is unreadable: {error}") from error
+        raise LoadError(
+            f"{self.path} holds a record of kind {chr(kind)!r}, which this version "
+            "does not know. Read it with the version that wrote it."
+        )
+
+    def _decided(self, body: bytes, names: Mapping[int, str]) -> Decided:
+        tick, epoch, late, left, taken, version, source, reason = TICK.unpack_from(body)
+        numbers = np.frombuffer(body, np.float32, offset=TICK.size)
+        size = self.spec.obs.size
+        return Decided(
+            tick=tick,
+            epoch=epoch,
+            lateness=late * 1e-9,
+            left=left * 1e-9,
+            taken=taken * 1e-9,
+            version=version,
+            source=names[source],
+            reason=names[reason],
+            obs=numbers[:size],
+            action=shaped_action(numbers[size:], self.spec.action),
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror}.") from error
+    if not data.startswith(MAGIC):
+        raise LoadError(f"{path} is no decision log of agentkd's.")
+    return data
+
+
+def _header(data: bytes, path: Path) -> dict[str, Any]:
+    for kind, body, _ in _records(data, len(MAGIC)):
+        if kind != HEADER:
+            break
+        try:
+            found = json.loads(body)
+        except ValueError:
+            break
+        if isinstance(found, dict):
+            return found
+    raise LoadError(f"{path} ends before its header does: nothing can be read of it.")
+
+
+def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
+    """Kind, body and end of each record, up to the first that is not whole."""
+    while at + FRAME.size < len(data):
+        length, check = FRAME.unpack_from(data, at)
+        body = data[at + FRAME.size : at + FRAME.size + length]
+        if not 0 < length <= _LONGEST or len(body) < length:
+            return
+        if zlib.crc32(body) != check:
+            return
+        at += FRAME.size + length
+        yield body[0], body[1:], at
+
+
+def _executor(kind: int, body: bytes, before: Frozen | None, path: Path) -> Frozen:
+    (version,) = NUMBER.unpack_from(body)
+    rest = body[NUMBER.size :]
+    try:
+        if kind == EXECUTOR:
+            frozen = from_bytes(rest).frozen
+            return frozen.with_vector(frozen.vector(), version)
+        if before is None:
+            raise LoadError("weights without an executor")
+        return before.with_vector(decode_weights(rest), version)
+    except AgentkdError as error:
+        raise LoadError(f"{path}: an executor in it is damaged: {error}") from error

@@ -1,0 +1,285 @@
+"""Decides again what a log says was decided, and names the first difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from agentkd.errors import ConfigError, SpecError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.codec import Answer
+from agentkd.runtime.decider import Decider
+from agentkd.runtime.form import Form, form
+from agentkd.runtime.goals import Goals
+from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
+from agentkd.runtime.planner_port import PlannerCounts
+from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.router import Router, check_mode
+from agentkd.runtime.seams import Seam
+from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.thinking import Demands
+from agentkd.spec import BoxSpec, Spec
+from agentkd.types import Floats, Source
+
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a replay went another way.
+
+    Attributes:
+        tick: At which tick.
+        epoch: In which episode.
+        logged: Source, reason and action of the log.
+        replayed: Those of the replay.
+    """
+
+    tick: int
+    epoch: int
+    logged: str
+    replayed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How a replay went.
+
+    Attributes:
+        ticks: Ticks that were decided again.
+        skipped: Ticks that could not be: before the first episode that begins in the
+            log where its own beginning is gone, or after records that were lost.
+        differing: Ticks at which it decided something else.
+        first: The first of them, None if there is none.
+    """
+
+    ticks: int
+    skipped: int
+    differing: int
+    first: Difference | None
+
+
+@final
+class _Answers:
+    """A planner that answers what was logged, when it was."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Answer] = []
+
+    def open(
+        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
+    ) -> None:
+        """Everything is there already."""
+
+    def await_ready(self) -> None:
+        """It is ready."""
+
+    def submit(
+        self,
+        tick: int,
+        epoch: int,
+        obs: Floats,
+        lead: int = 0,
+        committed: Floats | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """It is known what it will say."""
+
+    def follow(self, executor: Frozen) -> None:
+        """It does not matter any more."""
+
+    def poll(self, _tick: int, /) -> Sequence[Answer]:
+        """Give what was heard at this tick."""
+        out, self.waiting = self.waiting, []
+        return out
+
+    def supervise(self) -> None:
+        """Nothing runs in the background."""
+
+    def counts(self) -> PlannerCounts:
+        """Nothing happens."""
+        return PlannerCounts()
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
+
+@final
+class _Clock:
+    """Lets the replay have as much time as there was."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def executor(self, form: Form, _used: Form) -> Form:
+        """Swaps are the replay's business."""
+        return form
+
+    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+        """It is known."""
+
+    def hear(self, answer: Answer) -> None:
+        """It is known."""
+
+    def left(self, _ns: int) -> int:
+        """Give the time that was left."""
+        return self.ns
+
+    def decide(
+        self, action: Any, source: Source, reason: str, version: int, taken: int
+    ) -> None:
+        """It is compared elsewhere."""
+
+    def reset(self, epoch: int) -> None:
+        """It is known."""
+
+
+def options_of(log: LogFile) -> StrategyOptions:
+    """How strategies took over from one another in a logged run."""
+    told = log.header.get("strategies", {})
+    goals, seam = told.get("goals"), told.get("seam")
+    return StrategyOptions(
+        goals=Goals(**goals) if goals else None,
+        seam=Seam(**seam) if seam else None,
+        advance=told.get("advance", "ticks"),
+    )
+
+
+def replay(
+    log: LogFile,
+    executor: Frozen | None = None,
+    routers: Sequence[Router] = (),
+    *,
+    tolerance: float = _TOLERANCE,
+    native: bool = True,
+) -> Replay:
+    """Decide again what was decided.
+
+    Args:
+        log: The log.
+        executor: Another executor than those that acted, to see what it would have
+            done on the same observations; None for the same.
+        routers: Routers as the run had them.
+        tolerance: How far numbers of an action may be apart, relative to 1 + |x|.
+        native: Whether executors are compiled.
+
+    Raises:
+        ConfigError: If the run had routers, and not as many are given.
+        SpecError: If the executor does not fit the log.
+        LoadError: If the log is damaged.
+    """
+    named = log.header.get("routers", [])
+    if len(named) != len(routers):
+        raise ConfigError(
+            f"The run had {len(named)} routers ({', '.join(named) or 'none'}); "
+            f"{len(routers)} are given. Give those of the run."
+        )
+    return _Replay(log, executor, routers, tolerance, native=native).run()
+
+
+@final
+class _Replay:
+    def __init__(
+        self,
+        log: LogFile,
+        executor: Frozen | None,
+        routers: Sequence[Router],
+        tolerance: float,
+        *,
+        native: bool,
+    ) -> None:
+        self._log, self._fixed, self._routers = log, executor, routers
+        self._tolerance, self._native = tolerance, native
+        self._boxes = isinstance(log.spec.action, BoxSpec)
+        self._answers, self._clock = _Answers(), _Clock()
+        self._decider: Decider | None = None
+        # Where the beginning is gone, nobody knows what was held or under way.
+        self._synchronous = log.whole
+        self._ticks = self._skipped = self._differing = 0
+        self._first: Difference | None = None
+
+    def run(self) -> Replay:
+        for event in self._log.events():
+            match event:
+                case Swapped(frozen):
+                    self._swap(self._fixed or frozen)
+                case Reset(epoch):
+                    self._reset(epoch)
+                case Gap(_):
+                    self._synchronous = False
+                case Heard(_, answer):
+                    self._answers.waiting.append(answer)
+                case Decided():
+                    self._decide(event)
+        return Replay(self._ticks, self._skipped, self._differing, self._first)
+
+    def _swap(self, frozen: Frozen) -> None:
+        if self._decider is not None:
+            if frozen is not self._decider.form.frozen:
+                self._decider.form = form(frozen, native=self._native)
+            return
+        header = self._log.header
+        default = header.get("default")
+        if default is not None and self._boxes:
+            default = np.asarray(default, np.float32)
+        decider = Decider(
+            form(frozen, native=self._native),
+            self._answers if header.get("planner", True) else None,
+            check_mode(header.get("mode", "runtime")),
+            self._routers,
+            default,
+            None,
+            0,
+            options_of(self._log),
+            self._clock,
+        )
+        spec = self._log.spec
+        if decider.spec.obs.size != spec.obs.size or decider.spec.action != spec.action:
+            raise SpecError(f"The executor is for {decider.spec}, the log of {spec}.")
+        decider.take_flat()
+        self._decider = decider
+
+    def _reset(self, epoch: int) -> None:
+        if self._decider is not None:
+            self._decider.reset()
+            self._decider.resume(None, epoch)
+        self._answers.waiting.clear()
+        self._synchronous = True
+
+    def _decide(self, logged: Decided) -> None:
+        decider = self._decider
+        if decider is None or not self._synchronous:
+            self._skipped += 1
+            self._answers.waiting.clear()
+            return
+        decider.resume(logged.tick, logged.epoch)
+        self._clock.ns = round(logged.left * 1e9)
+        action, source, reason, _, _, _ = decider.decide(logged.obs)
+        self._ticks += 1
+        same = (source, reason) == (logged.source, logged.reason)
+        if same and self._alike(action, logged.action):
+            return
+        self._differing += 1
+        if self._first is None:
+            self._first = Difference(
+                logged.tick,
+                logged.epoch,
+                _told(logged.source, logged.reason, logged.action),
+                _told(source, reason, action),
+            )
+
+    def _alike(self, mine: Any, theirs: Any) -> bool:
+        if not self._boxes:
+            return bool(np.array_equal(mine, theirs))
+        apart = np.abs(np.asarray(mine) - theirs) / (1.0 + np.abs(theirs))
+        return bool((apart <= self._tolerance).all())
+
+
+def _told(source: str, reason: str, action: Any) -> str:
+    array = np.asarray(action)
+    text = np.array2string(array, precision=6) if array.ndim else str(action)
+    return f"{source} ({reason}) {text}"

@@ -1,0 +1,219 @@
+"""Asking the planner about the state in which its answer will arrive.
+
+By the time a slow planner answers, the world has moved on. With a model of the world
+the observation can be rolled forward over what is done meanwhile: the actions that are
+committed already, then those of the executor (as VLASH does, arXiv 2512.01031). How far
+is measured in ticks consumed, never in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from agentkd.errors import AgentkdError, ConfigError, PlannerError
+from agentkd.executors.frozen import Frozen
+from agentkd.refs import is_reference, resolve
+from agentkd.runtime.codec import Seen, shaped_action
+from agentkd.runtime.form import default_action
+from agentkd.runtime.form import form as acting_form
+from agentkd.runtime.goals import GoalMemory, write_goal
+from agentkd.spec import Spec
+from agentkd.types import Floats
+
+Model = Callable[[Floats, Sequence[Any]], Floats]
+"""The observation, (obs,), after some actions in the environment's units, in turn."""
+Check = Callable[[Floats, Any], bool]
+"""Whether an action may be taken, given the observation (obs,)."""
+
+_QUANTILE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class RollForward:
+    """How observations are rolled forward before the planner is asked.
+
+    Attributes:
+        model: Gives the observation after some actions; a function, or the reference
+            "module:attribute" of one, which a planner in another process needs.
+        check: Asked of each action that is not committed, as a guard asks: where it
+            says no, the action before is held, or else the default taken. A function
+            or a reference.
+        lead: By how many ticks; None to measure it.
+        most: The most ticks.
+        window: Over how many answers it is measured.
+    """
+
+    model: Model | str
+    check: Check | str | None = None
+    lead: int | None = None
+    most: int = 32
+    window: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in ("model", "check"):
+            value = getattr(self, name)
+            if isinstance(value, str) and not is_reference(value):
+                raise ConfigError(
+                    f"The roll-forward's {name} is {value!r}; give a function, or a "
+                    "reference as module:attribute."
+                )
+        if self.most < 1 or self.window < 1:
+            raise ConfigError(
+                f"most={self.most}, window={self.window}: at least 1 tick and 1 answer."
+            )
+        if self.lead is not None and not 0 <= self.lead <= self.most:
+            raise ConfigError(f"lead is {self.lead}; from 0 to most={self.most}.")
+
+    def as_references(self) -> dict[str, str | None]:
+        """What another process needs to know.
+
+        Raises:
+            ConfigError: If a function was given, which cannot be sent.
+        """
+        for name in ("model", "check"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(
+                    f"The planner is another process, which cannot be sent a function. "
+                    f"Give the roll-forward's {name} as module:attribute."
+                )
+        return {"model": str(self.model), "check": self.check and str(self.check)}
+
+
+@final
+class Lead:
+    """How many ticks an answer takes: of the newest answers the 95th percentile.
+
+    The first answer of a planner that was just started is left out: it is slower than
+    all that follow, and would be believed for a whole window. It is reckoned with only
+    until there is a second one.
+
+    Args:
+        roll: How it is measured.
+    """
+
+    def __init__(self, roll: RollForward) -> None:
+        """Begin without answers."""
+        self._fixed, self._most = roll.lead, roll.most
+        self._ticks: deque[int] = deque(maxlen=roll.window)
+        self.value = roll.lead or 0
+
+    def note(self, ticks: int, request: int) -> None:
+        """Take how many ticks were consumed until an answer came.
+
+        Args:
+            ticks: Those ticks.
+            request: The number of the request; the first is a warm-up.
+        """
+        if self._fixed is not None:
+            return
+        if request <= 1:
+            if not self._ticks:
+                self.value = min(max(0, ticks), self._most)
+            return
+        self._ticks.append(max(0, ticks))
+        ordered = sorted(self._ticks)
+        nearest = ordered[math.ceil(_QUANTILE * len(ordered)) - 1]
+        self.value = min(nearest, self._most)
+
+
+@final
+class Foresight:
+    """Rolls observations forward, with a copy of the executor that acts.
+
+    Args:
+        roll: With what.
+        executor: Acts at the ticks for which nothing is committed; None where it takes
+            no part, and the last action is held there, or the default taken.
+        spec: The environment.
+        memory: The planner's goals, where the executor has one.
+    """
+
+    def __init__(
+        self,
+        roll: RollForward,
+        executor: Frozen | None,
+        spec: Spec,
+        memory: GoalMemory | None = None,
+    ) -> None:
+        """Resolve the references."""
+        model, check = roll.model, roll.check
+        self._model: Any = resolve(model) if isinstance(model, str) else model
+        self._check: Any = resolve(check) if isinstance(check, str) else check
+        self._spec, self._memory = spec, memory
+        self._form = acting_form(executor) if executor is not None else None
+        self._default = default_action(spec.action)
+
+    def follow(self, executor: Frozen) -> None:
+        """Let another executor act, if one does."""
+        if self._form is not None:
+            self._form = acting_form(executor)
+
+    def __call__(self, seen: Seen) -> Floats:
+        """Give the observation `seen.lead` ticks later, (obs,).
+
+        Raises:
+            PlannerError: If the model raises, or gives no observation.
+        """
+        try:
+            return self._rolled(seen)
+        except AgentkdError:
+            raise
+        except Exception as error:
+            raise PlannerError(
+                f"The roll-forward raised {type(error).__name__}: {error}"
+            ) from error
+
+    def _rolled(self, seen: Seen) -> Floats:
+        action_spec = self._spec.action
+        flat = () if seen.committed is None else seen.committed[: seen.lead]
+        known = [shaped_action(each, action_spec) for each in flat]
+        # What is decided is done; rows that follow may still meet a guard.
+        sure = known if self._check is None else known[:1]
+        obs = self._after(seen.obs, sure) if sure else seen.obs
+        last = sure[-1] if sure else None
+        for step in range(len(sure), seen.lead):
+            wanted = known[step] if step < len(known) else None
+            if wanted is None:
+                wanted = self._uncommitted(obs, seen.epoch, seen.tick + step, last)
+            last = self._allowed(obs, wanted, last)
+            obs = self._after(obs, [last])
+        return obs
+
+    def _uncommitted(self, obs: Floats, epoch: int, tick: int, last: Any) -> Any:
+        # Held here: another executor may follow at any moment.
+        form = self._form
+        if form is None:
+            return self._default if last is None else last
+        place = form.obs
+        place[: len(obs)] = obs
+        if self._memory is not None:
+            goal, age = self._memory.newest(epoch, tick)
+            write_goal(place[len(obs) :], self._memory.goals, goal, age)
+        if form.run():
+            raise PlannerError("The roll-forward's model gave NaN or infinity.")
+        return form.take()
+
+    def _allowed(self, obs: Floats, wanted: Any, last: Any) -> Any:
+        if self._check is None or self._check(obs, wanted):
+            return wanted
+        if last is not None and self._check(obs, last):
+            return last
+        return self._default
+
+    def _after(self, obs: Floats, actions: Sequence[Any]) -> Floats:
+        out = np.asarray(self._model(obs, actions), np.float32)
+        if out.shape != obs.shape or not np.isfinite(out).all():
+            raise PlannerError(
+                f"The roll-forward's model gave shape {out.shape}, "
+                f"{'finite' if np.isfinite(out).all() else 'with NaN or infinity'}; "
+                f"an observation is {obs.shape}."
+            )
+        return out

@@ -1,0 +1,33 @@
+/* The executor behind the line: generated C (model_c.c), or data in flash (model_akx.c). */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdint.h>
+
+#ifdef MODEL_AKX
+#define MODEL_OBS_MOST 256
+#define MODEL_ACTIONS_MOST 64
+#else
+#define EXECUTOR_DECLARATIONS
+#include "executor.c"
+#undef EXECUTOR_DECLARATIONS
+#define MODEL_OBS_MOST EXECUTOR_OBS
+#define MODEL_ACTIONS_MOST EXECUTOR_ACTION
+#endif
+
+struct model {
+    int32_t status;  /* 0, or why there is none: an akx_status */
+    uint32_t obs, actions, version;
+    uint32_t id; /* which executor it is: the host compares */
+};
+
+void model_open(struct model *model);
+
+/* Forgets, where an episode begins. */
+void model_reset(void);
+
+/* Decides. `action` holds 32-bit words: choices as int32_t, numbers as float.
+ * Gives 0, or 1 where `obs` holds NaN or infinity. */
+int32_t model_act(const float *obs, uint32_t *action);
+
+#endif

@@ -1,0 +1,223 @@
+"""Others are given the same planner, and what they learn is measured as ours is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from agentkd import dists
+from agentkd.bench import imitation_run, versus
+from agentkd.bench.versus import Contest, Outcome, Snapshot, export
+from agentkd.cli.main import main
+from agentkd.distill.students import from_sb3
+from agentkd.errors import ConfigError, LoadError
+from agentkd.planners import load_planner
+from agentkd.spec import MultiBinarySpec, ObsSpec, Part, Spec, env_spec
+from tests.cli_reports import report, undocumented
+
+
+def saved(folder: Path, kind: Any = DQN, env: str = "CartPole-v1") -> str:
+    """A small planner's save."""
+    more = {} if kind is PPO else {"buffer_size": 10}
+    kwargs = {"net_arch": [8]}
+    model = kind("MlpPolicy", env, policy_kwargs=kwargs, device="cpu", seed=0, **more)
+    model.save(folder / "planner.zip")
+    return str(folder / "planner.zip")
+
+
+@pytest.mark.parametrize(
+    ("kind", "env"),
+    [(DQN, "CartPole-v1"), (PPO, "Pendulum-v1"), (SAC, "Pendulum-v1")],
+)
+def test_the_planner_that_others_are_given_is_the_planner(
+    kind: Any, env: str, tmp_path: Path
+) -> None:
+    """Rebuilt by torch alone from layers, it does the same."""
+    frozen = from_sb3(saved(tmp_path, kind, env))
+    export(frozen, tmp_path / "planner.npz")
+    made = gym.make(env)
+    spaces = made.observation_space, made.action_space
+    expert = imitation_run.Expert(*spaces, str(tmp_path / "planner.npz"))
+    size = frozen.spec.obs.size
+    obs = np.random.default_rng(0).standard_normal((50, size)).astype(np.float32)
+    theirs, _ = expert.predict(obs, deterministic=True)
+    mine = dists.mode(frozen(obs), frozen.spec.action)
+    assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
+
+
+class Running(BaseFeaturesExtractor):
+    """Normalises as imitation's extractor does, by the names that its state has."""
+
+    def __init__(self, observation_space: Any) -> None:
+        size = observation_space.shape[0]
+        super().__init__(observation_space, size)
+        self.normalize = nn.Module()
+        self.normalize.eps = 1e-5  # type: ignore[assignment]
+        self.normalize.register_buffer("running_mean", torch.linspace(-1, 1, size))
+        self.normalize.register_buffer("running_var", torch.linspace(0.5, 2, size))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        state: Any = self.normalize
+        spread = torch.sqrt(state.running_var + 1e-5)
+        scaled: torch.Tensor = (obs - state.running_mean) / spread
+        return scaled
+
+
+def contest(folder: Path, env: str = "CartPole-v1", **more: Any) -> Contest:
+    """A contest over a small planner, in which nothing is watched."""
+    spec = env_spec(gym.make(env))
+    kind = DQN if env == "CartPole-v1" else PPO
+    ref = saved(folder, kind, env)
+    options: dict[str, Any] = {
+        "env": env,
+        "spec": spec,
+        "planner": load_planner(ref, spec),
+        "ref": ref,
+        "executor": "mlp:6,5",
+        "target": 0.95,
+        "seconds": 1.0,
+        "planner_return": 500.0,
+        "random_return": 20.0,
+        "episodes": 2,
+        "eval_seed": 0,
+        "seed": 0,
+        "watch": lambda _, __: None,
+    }
+    return Contest(**{**options, **more})
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_what_they_learn_is_measured_as_it_acts(env: str, tmp_path: Path) -> None:
+    """Their policy, behind its normaliser, becomes an executor that does the same."""
+    made = gym.make(env)
+    policy = ActorCriticPolicy(
+        made.observation_space,
+        made.action_space,
+        lr_schedule=lambda _: 1e-3,
+        net_arch=[6, 5],
+        features_extractor_class=Running,
+    )
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(2.0)
+    imitation_run.save(policy, tmp_path / "snapshot.npz")
+    frozen = contest(tmp_path, env)._imported(tmp_path / "snapshot.npz")
+    shape = 50, frozen.spec.obs.size
+    obs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    theirs, _ = policy.predict(obs, deterministic=True)
+    mine = dists.mode(frozen(obs), frozen.spec.action)
+    assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
+
+
+SCRIPT = """
+import json, sys
+import numpy as np
+order = json.loads(sys.stdin.readline())
+assert order["env"] == "CartPole-v1" and order["hidden"] == [6, 5]
+print("something else that is printed")
+said = []
+for count in range(5):
+    widths = [4, 6, 5, 2]
+    numbers = {"mean": np.zeros(4, np.float32), "scale": np.ones(4, np.float32)}
+    for i in range(3):
+        numbers[f"weight{i}"] = np.zeros((widths[i + 1], widths[i]), np.float32)
+        numbers[f"bias{i}"] = np.zeros(widths[i + 1], np.float32)
+    path = order["folder"] + f"/{count}.npz"
+    np.savez(path, **numbers)
+    snapshot = {"path": path, "seconds": count + 1.0, "labels": 10 * count}
+    print(json.dumps(snapshot), flush=True)
+    if sys.stdin.readline().strip() != "go":
+        break
+"""
+
+
+@pytest.mark.parametrize(("target", "taken"), [(0.95, 5), (-1.0, 1)])
+def test_a_method_goes_on_until_the_target_is_kept(
+    target: float, taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each snapshot is measured, and then whoever made it is told to go on or stop."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(imitation_run, "__file__", str(script))
+    outcome = contest(tmp_path, target=target).run("imitation DAgger", sys.executable)
+    assert outcome.fault == ""
+    assert [each.seconds for each in outcome.snapshots] == [1.0, 2.0, 3.0, 4.0, 5.0][
+        :taken
+    ]
+    assert (outcome.reached is None) == (target > 0)
+
+
+def test_a_python_without_imitation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last words are the reason; without any Python the method is left out."""
+    script = tmp_path / "script.py"
+    script.write_text("raise ImportError('no imitation here')")
+    monkeypatch.setattr(imitation_run, "__file__", str(script))
+    outcome = contest(tmp_path).run("imitation BC", sys.executable)
+    assert "no imitation here" in outcome.fault
+    assert "--python" in contest(tmp_path).run("imitation BC", None).fault
+
+
+@pytest.mark.parametrize("method", ["student-driven", "teacher-driven", "ppd"])
+def test_the_methods_of_ppd_leave_snapshots(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their clocks run, and they end when their time is over."""
+    monkeypatch.setattr(versus, "_EVERY", 0.05)
+    outcome = contest(tmp_path, seconds=0.2, target=9.0).run(method, None)
+    seconds = [each.seconds for each in outcome.snapshots]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] >= 0.2
+    assert outcome.snapshots[-1].labels > 0
+
+
+def test_the_first_that_keeps_the_target_counts() -> None:
+    """Later ones are not looked at, nor is a fall after it."""
+    snapshots = tuple(Snapshot(n, n, kept) for n, kept in enumerate((0.2, 0.96, 0.1)))
+    outcome = Outcome("agentkd", snapshots, 0.95)
+    assert outcome.reached is snapshots[1]
+    assert Outcome("agentkd", snapshots, 0.97).reached is None
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    """Executors without layers, unknown methods, planners of several choices."""
+    with pytest.raises(ConfigError, match="linear"):
+        contest(tmp_path, executor="linear").run("ppd", None)
+    with pytest.raises(ConfigError, match="dagger"):
+        contest(tmp_path).run("dagger", None)
+    from agentkd.executors.architecture import initial
+
+    several = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), MultiBinarySpec(2))
+    with pytest.raises(LoadError, match="one choice"):
+        export(initial("mlp:3", several), tmp_path / "x.npz")
+
+
+def test_the_command_leaves_a_table_and_a_report(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a method could not be had, with the reason."""
+    monkeypatch.setattr(versus, "_EVERY", 0.05)
+    out = tmp_path / "out"
+    words = ["bench", "imitation", "CartPole-v1", "--planner", saved(tmp_path)]
+    words += ["--methods", "imitation BC", "ppd", "--seconds", "0.1", "--episodes", "2"]
+    assert main([*words, "--out", str(out), "--target", "99"]) == 0
+    said = capsys.readouterr().out
+    assert "--python" in said
+    data = report(out)
+    assert undocumented(data, *data["entries"]) == []
+    assert [each["method"] for each in data["entries"]] == ["imitation BC", "ppd"]
+    assert main([*words, "--methods", "gail"]) == 2
+    assert "gail" in capsys.readouterr().err

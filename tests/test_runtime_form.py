@@ -1,0 +1,85 @@
+"""Executors with a memory in the runtime: kept from tick to tick, forgotten in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agentkd.deploy.bundle import probes
+from agentkd.errors import ConfigError
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime import Agent, RollForward, StrategyOptions
+from agentkd.runtime.form import form
+from agentkd.spec import DiscreteSpec
+from agentkd.types import Categorical, Floats
+from tests.deploy_executors import lively
+
+NATIVE = pytest.mark.parametrize("native", [True, False], ids=["native", "NumPy"])
+
+
+def gru(seed: int = 2) -> tuple[Frozen, Floats]:
+    """An executor with a memory, and a sequence."""
+    frozen = lively("gru:6", DiscreteSpec(3), seed)
+    return frozen, probes(frozen, 12, seed=3)
+
+
+@NATIVE
+def test_an_agent_remembers_until_it_is_reset(native: bool) -> None:
+    """Its actions are those of the sequence; a new episode begins with nothing."""
+    frozen, obs = gru()
+    wanted = frozen.follow(obs).argmax(1).tolist()
+    agent = Agent(frozen, native=native)
+    for _ in range(2):
+        assert [agent.act(row) for row in obs] == wanted
+        agent.reset()
+
+
+@NATIVE
+def test_a_swap_keeps_the_memory(native: bool) -> None:
+    """Another version of the executor goes on from where the first one was."""
+    (first, obs), (second, _) = gru(2), gru(5)
+    agent = Agent(first, native=native)
+    state = np.zeros((1, first.memory), np.float32)
+    for row in obs[:6]:
+        agent.act(row)
+        _, state = first.advance(row[None], state)
+    agent.swap(second)
+    for row in obs[6:]:
+        outputs, state = second.advance(row[None], state)
+        assert agent.act(row) == outputs[0].argmax()
+
+
+@NATIVE
+def test_the_distribution_is_that_of_the_decision(native: bool) -> None:
+    """With the memory as it was before, however often it is asked."""
+    frozen, obs = gru()
+    acting = form(frozen, native=native)
+    wanted = frozen.follow(obs)
+    for row, outputs in zip(obs, wanted, strict=True):
+        acting.obs[:] = row
+        assert acting.run() == 0
+        for _ in range(2):
+            dist = acting.dist()
+            assert isinstance(dist, Categorical)
+            assert np.allclose(dist.logits[0], outputs, atol=1e-5)
+
+
+@NATIVE
+def test_a_blind_tick_is_not_remembered(native: bool) -> None:
+    """NaN leaves the memory as it is."""
+    frozen, obs = gru()
+    acting = form(frozen, native=native)
+    acting.obs[:] = obs[0]
+    acting.run()
+    before = acting.memory.copy()
+    acting.obs[:] = np.nan
+    assert acting.run() == 1
+    assert (acting.memory == before).all()
+
+
+def test_a_memory_cannot_be_rolled_forward() -> None:
+    """It is said at once, not at the first tick."""
+    frozen, _ = gru()
+    options = StrategyOptions(roll_forward=RollForward(lambda obs, _: obs))
+    with pytest.raises(ConfigError, match="rolled forward"):
+        Agent(frozen, strategies=options)

@@ -57,7 +57,7 @@ def echo(obs: Floats, /) -> Point:
 def test_differences_are_near_the_velocities(
     env: str, whole: Whole, tolerance: float
 ) -> None:
-    """What the planner is given is what the robot would show, but for the first tick."""
+    """From the second tick on the planner is given what the robot would show."""
     robot: Any = gym.make(env)
     keep = list(POSITIONS[env])
     obs, _ = robot.reset(seed=1)
@@ -81,9 +81,8 @@ def test_differences_are_near_the_velocities(
 def test_memories_are_kept_row_by_row() -> None:
     """A row that begins anew has no velocity, whatever the others do."""
     policy = FromPositions(echo, differences(0.5), 1)
-    _, (before, seen) = policy(
-        np.array([[1], [5]], np.float32), policy.initial_state(2)
-    )
+    first = np.array([[1], [5]], np.float32)
+    _, (before, seen) = policy(first, policy.initial_state(2))
     seen[1] = 0
     answer, _ = policy(np.array([[2], [9]], np.float32), (before, seen))
     assert isinstance(answer, Point)

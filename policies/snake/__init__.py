@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.deploy.bundle import read_bundle
+from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.planners import Planner
 from agentkd.planners.guides import prior_of
@@ -68,36 +69,32 @@ def _distances(state: Position, layers: list[int]) -> list[int]:
     return found
 
 
-def _options(simulations: int) -> TreeOptions:
-    return TreeOptions(
-        simulations=simulations, horizon=HORIZON, exploration=0.5, discount=0.98
+def search(walks: int, executor: Frozen | None = None) -> TreeSearch[Position]:
+    """Make a tree search, whose prior is an executor if there is one."""
+    options = TreeOptions(
+        simulations=walks, horizon=HORIZON, exploration=0.5, discount=0.98
     )
+    prior = None
+    if executor is not None:
+        prior = prior_of(compile_native(executor) or executor, rules.observe)
+    return TreeSearch(World(), options, value=worth, prior=prior)
 
 
 def planner(spec: Spec) -> Planner:
     """Make the tree search with 256 walks; a few milliseconds for an answer."""
-    search = TreeSearch(World(), _options(256), value=worth)
-    return Planner(search, spec, "tree search, 256 walks", 0, "")
+    return Planner(search(256), spec, "tree search, 256 walks", 0, "")
 
 
 def quick(spec: Spec) -> Planner:
     """Make the tree search with 64 walks."""
-    search = TreeSearch(World(), _options(64), value=worth)
-    return Planner(search, spec, "tree search, 64 walks", 0, "")
+    return Planner(search(64), spec, "tree search, 64 walks", 0, "")
 
 
-def guided(spec: Spec, file: Path | None = None) -> Planner:
-    """Make the tree search with 256 walks whose prior is an executor.
-
-    Args:
-        spec: The environment.
-        file: The executor's; the one beside this module, if left out.
-    """
-    bundle = read_bundle(file or Path(__file__).with_name("executor.akd"))
-    executor = compile_native(bundle.frozen) or bundle.frozen
-    prior = prior_of(executor, rules.observe)
-    search = TreeSearch(World(), _options(256), value=worth, prior=prior)
-    return Planner(search, spec, "guided tree search, 256 walks", 0, bundle.digest)
+def guided(spec: Spec) -> Planner:
+    """Make the tree search with 64 walks whose prior is the executor beside this."""
+    bundle = read_bundle(Path(__file__).with_name("executor.akd"))
+    policy = search(64, bundle.frozen)
+    return Planner(policy, spec, "guided tree search, 64 walks", 0, bundle.digest)
 
 
 def reactive(obs: Floats) -> Categorical:

@@ -203,12 +203,18 @@ def test_runtime_below_an_arm_is_told() -> None:
     """A latency at which the runtime is beaten is named; others are not."""
 
     def cells(values: dict[str, float], latency: int) -> list[Cell]:
-        return [Cell("e", arm, latency, (value,), {}) for arm, value in values.items()]
+        return [
+            Cell("e", arm, latency, (value,), value, True, {})
+            for arm, value in values.items()
+        ]
 
     good = cells({"planner": 1.0, "executor": 2.0, "runtime": 2.0}, 0)
     bad = cells({"planner": 3.0, "executor": 2.0, "runtime": 2.0}, 4)
     assert best_at_all(good) == []
     assert best_at_all(good + bad) == ["e at 4: 2.000 below planner's 3.000"]
+    # A span of time has no mean return, but all the reward there was.
+    assert Cell("e", "runtime", 0, (), 3.5, False, {}).mean == 3.5
+    assert np.isnan(Cell("e", "runtime", 0, (), 3.5, True, {}).mean)
     assert [arm.name for arm in ARMS] == ["planner", "executor", "runtime"]
 
 

@@ -58,9 +58,9 @@ class Options:
     episodes: int = 8
     """Episodes of each arm, unless ticks or seconds are given."""
     ticks: int | None = None
-    """The length of each arm in ticks."""
+    """The length of each arm in ticks; its score is then all reward."""
     seconds: float | None = None
-    """The length of each arm in seconds."""
+    """The length of each arm in seconds; its score is then all reward."""
     seed: int = 0
     """Episode i is reset with seed + i."""
     unit: float = 1.0
@@ -224,6 +224,7 @@ def _told(found: Any, unit: float) -> dict[str, Any]:
         "score": found.mean / unit,
         "score_interval": [interval.low / unit, interval.high / unit],
         "returns": list(found.returns),
+        "reward": found.total,
         "metrics": found.metrics,
         "fault": found.fault,
     }

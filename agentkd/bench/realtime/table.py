@@ -58,6 +58,8 @@ class Cell:
         arm: The arm's name.
         latency: In ticks; None for as late as the planner is.
         returns: Of the episodes that ended.
+        total: All reward, that of an episode cut off as well.
+        by_episodes: Whether the arm was to live episodes, not ticks or seconds.
         metrics: What the agent counted.
         fault: What the environment raised, "" if nothing.
     """
@@ -66,12 +68,16 @@ class Cell:
     arm: str
     latency: int | None
     returns: tuple[float, ...]
+    total: float
+    by_episodes: bool
     metrics: dict[str, Any]
     fault: str = ""
 
     @property
     def mean(self) -> float:
-        """The mean return; NaN where no episode ended."""
+        """The mean return, NaN where no episode ended; of a span of time all reward."""
+        if not self.by_episodes:
+            return self.total
         return sum(self.returns) / len(self.returns) if self.returns else math.nan
 
 
@@ -116,6 +122,8 @@ def cell(
         arm=arm.name,
         latency=setting.latency,
         returns=found.result.returns,
+        total=sum(found.result.returns) + found.result.unfinished_return,
+        by_episodes=setting.episodes is not None,
         metrics=dict(found.result.metrics),
         fault=found.fault,
     )

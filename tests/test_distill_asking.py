@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agentkd.cli.main import main
-from agentkd.distill import Budget, CollectionOptions, Collector, distill
+from agentkd.distill import Budget, CollectionOptions, Collector, Progress, distill
 from agentkd.distill.asking import (
     Ask,
     Asking,
@@ -254,7 +254,11 @@ def test_a_budget_of_labels_counts_what_is_asked(ask: Ask) -> None:
     planner = Planner(counted, env_spec(env), "rule", 0, "")
     way = CollectionOptions(environments=4, halving=200, ask=ask)
     found = distill(
-        "CartPole-v1", planner, "mlp:8", budget=Budget(labels=800), collection=way
+        "CartPole-v1",
+        planner,
+        "mlp:8",
+        budget=Budget(labels=800, steps_per_label=1.5),
+        collection=way,
     )
     assert sum(calls) == 2 + found.labels
     assert 800 <= found.labels < 804
@@ -264,6 +268,28 @@ def test_a_budget_of_labels_counts_what_is_asked(ask: Ask) -> None:
         obs, reward, ended, cut, _ = env.step(found.frozen.act(obs))
         total, over = total + float(reward), ended or cut
     assert total > 400
+
+
+def test_a_process_of_its_own_chooses_too() -> None:
+    """With a time budget, a child leaves states out; labels go on coming."""
+    looks: list[Progress] = []
+
+    def enough() -> bool:
+        return bool(looks) and looks[-1].labels > 2500 and looks[-1].steps > 100
+
+    found = distill(
+        "CartPole-v1",
+        "tests.cli_planners:balance",
+        "mlp:8",
+        budget=Budget(seconds=50.0),
+        collection=CollectionOptions(halving=100, ask="disagreement", ask_share=0.1),
+        watch=looks.append,
+        every=0.1,
+        stop=enough,
+    )
+    assert not found.fault
+    assert found.labels > 2500
+    assert found.restarts == 0
 
 
 def test_ways_to_ask_that_cannot_be() -> None:

@@ -11,8 +11,7 @@ import torch
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.int8.reference import dense_parts
 from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.divergence import DivergenceOptions, divergence_for
-from agentkd.distill.quantised import FineTuning, fit_int8, nearest
+from agentkd.distill.quantised import FineTuning, divergence_of, fit_int8, nearest
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import Dense
@@ -54,9 +53,7 @@ def divergence(frozen: Frozen, calibration: Floats, obs: Floats, told: Floats) -
     if frozen.head == "squashed":
         given = quantise(frozen, calibration).outputs(obs)
         return float(np.mean((given - told) ** 2))
-    far = divergence_for(
-        "categorical", frozen.head, frozen.spec.action, DivergenceOptions()
-    )
+    far = divergence_of(frozen, "categorical")
     outputs = torch.from_numpy(quantise(frozen, calibration).outputs(obs))
     return float(far(outputs, torch.from_numpy(told)).mean())
 

@@ -10,8 +10,8 @@ such steps, so that its integer form has them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -22,12 +22,8 @@ from torch.func import functional_call
 from agentkd.deploy.int8.quantise import quantise, rounded
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.divergence import (
-    Divergence,
-    DivergenceOptions,
-    divergence_for,
-)
-from agentkd.dists import bounds
+from agentkd.distill.terms import Ground, Objective, parse_terms
+from agentkd.dists import Kind, bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.network import Network
@@ -53,14 +49,14 @@ class FineTuning:
         batch: Labels in each.
         learning_rate: Of Adam, at the start; it falls along a cosine to nothing.
         seed: For which labels are drawn.
-        divergence: What is minimised.
+        terms: What is minimised, as `agentkd.distill.terms` reads it; divergences only.
     """
 
     steps: int = 2000
     batch: int = 512
     learning_rate: float = 1e-3
     seed: int = 0
-    divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
+    terms: str = "match"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -87,6 +83,36 @@ class Fitted:
     obs: Floats
     before: float
     after: float
+
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+
+
+def divergence_of(frozen: Frozen, kind: Kind, terms: str = "match") -> Divergence:
+    """How far last numbers (n, out) are from labels (n, width), a number a row.
+
+    Args:
+        frozen: Whose last numbers they are.
+        kind: Of the labels.
+        terms: Divergences, as `agentkd.distill.terms` reads them.
+
+    Raises:
+        ConfigError: If they do not go with the executor or the labels.
+    """
+    ground = Ground(
+        kind=kind,
+        head=frozen.head,
+        action=frozen.spec.action,
+        obs=frozen.spec.obs.size,
+        network=Network(frozen),
+    )
+    base = Objective(parse_terms(terms), ground).base
+
+    def divergence(outputs: Tensor, planner: Tensor) -> Tensor:
+        base.observe(planner)
+        return base.rows(outputs, planner)
+
+    return divergence
 
 
 def fit_int8(
@@ -119,9 +145,7 @@ def fit_int8(
     if not len(buffer) or buffer.kind is None:
         raise ConfigError("There are no labels to fit the integers to.")
     how = options or FineTuning()
-    divergence = divergence_for(
-        buffer.kind, frozen.head, frozen.spec.action, how.divergence
-    )
+    divergence = divergence_of(frozen, buffer.kind, how.terms)
     obs, planner = buffer.all()
     shown = _spread(obs, _CALIBRATED)
     judged = _spread(obs, _LOOKED_AT), torch.from_numpy(_spread(planner, _LOOKED_AT))

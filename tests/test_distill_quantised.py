@@ -153,7 +153,7 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     frozen = lively("mlp:5", DiscreteSpec(3))
     with pytest.raises(ConfigError, match="no labels"):
         fit_int8(frozen, LabelBuffer())
-    with pytest.raises(ConfigError, match="Box"):
+    with pytest.raises(ConfigError, match="boxes"):
         fit_int8(frozen, (obs, Point(np.zeros((4, 3), np.float32))))
     with pytest.raises(ConfigError, match="steps"):
         FineTuning(steps=0)

@@ -9,7 +9,11 @@
 #define AKX_MOST 1048576u /* numbers in a layer */
 #define AKX_LAYERS 64u
 #define AKX_ROW 12u    /* words of a layer in the table: kind, ten integers, a spare */
-#define AKX_ARRAYS 12u /* the most arrays of a layer */
+#ifdef AKX_DENSE_ONLY
+#define AKX_ARRAYS 2u /* the most arrays of a layer */
+#else
+#define AKX_ARRAYS 12u
+#endif
 
 enum akx_word {
     W_MAGIC,
@@ -112,6 +116,10 @@ static int32_t check_lengths(const uint32_t *word)
     const int32_t start = as_int(word[W_START]);
     if (obs == 0u || obs > AKX_MOST || out == 0u || out > AKX_MOST)
         return AKX_SHAPE;
+#ifdef AKX_DENSE_ONLY
+    if (word[W_CHANNELS] != obs)
+        return AKX_KIND; /* an image's */
+#endif
     if (word[W_CHANNELS] == 0u || word[W_CHANNELS] > obs)
         return AKX_SHAPE;
     if (word[W_APART] == 0u || word[W_APART] > obs)
@@ -378,11 +386,16 @@ static int32_t forward(const struct akx *net, const float *obs, float *memory,
         return AKX_MEMORY;
     float *x = scratch, *y = scratch + net->width, *const work = y + net->width;
     const float *at = net->weights;
+#ifdef AKX_DENSE_ONLY
+    const int32_t sound =
+        akd_normalise(obs, net->mean, net->scale, net->clip, net->obs, x);
+#else
     const int32_t sound =
         net->channels == net->obs
             ? akd_normalise(obs, net->mean, net->scale, net->clip, net->obs, x)
             : akd_normalise_image(obs, net->mean, net->scale, net->clip, net->obs,
                                   net->channels, net->apart, x);
+#endif
     if (sound == 0)
         return AKX_OBSERVATION;
     for (int32_t l = 0; l < net->layers; l++) {

@@ -12,7 +12,9 @@ from agentkd import environments
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes, write_bundle
 from agentkd.deploy.export import Request, export
-from agentkd.deploy.int8.calibrate import episodes, held, read
+from agentkd.deploy.int8.calibrate import episodes, held, integer_form, read
+from agentkd.deploy.int8.emit import emit_c_int8
+from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.vectors import DRAWN
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
@@ -56,6 +58,18 @@ def test_the_export_uses_the_files_own_episodes() -> None:
     assert texts[0] == texts[1]
     other = episodes([np.zeros((9, 7), np.float32)])
     assert export(bundle, "c-int8", Request(seen=other)) != texts[0]
+
+
+@pytest.mark.parametrize("lengths", [(40, 30), ()], ids=["episodes", "drawn"])
+def test_the_integer_form_of_a_file_is_the_exported_one(
+    lengths: tuple[int, ...],
+) -> None:
+    """Whoever compares with exported integers has these and no others."""
+    bundle, _ = lived("mlp:5", lengths)
+    text = emit_c_int8(integer_form(bundle), "executor", {}).encode()
+    assert export(bundle, "c-int8") == text
+    drawn = emit_c_int8(quantise(bundle.frozen), "executor", {}).encode()
+    assert (text == drawn) == (not lengths)
 
 
 def test_files_of_observations_are_read(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.c99 import emit_c
-from agentkd.deploy.int8.calibrate import Seen, held
+from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
-from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError, did_you_mean
 
 
@@ -103,12 +102,7 @@ def _c(bundle: Bundle, request: Request) -> bytes:
 
 def _c_int8(bundle: Bundle, request: Request) -> bytes:
     provenance = bundle.manifest.get("provenance", {})
-    seen = request.seen or held(bundle)
-    quantised = (
-        quantise(bundle.frozen, seen.obs, seen.starts)
-        if seen
-        else quantise(bundle.frozen)
-    )
+    quantised = integer_form(bundle, request.seen)
     return emit_c_int8(quantised, request.name, provenance).encode()
 
 

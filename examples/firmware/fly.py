@@ -21,7 +21,7 @@ import numpy as np
 from agentkd import dists, environments, read_bundle
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
-from agentkd.deploy.int8.quantise import quantise
+from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.errors import AgentkdError
 from agentkd.executors.frozen import one_action
 from agentkd.spec import BoxSpec, Spec, flatten_one
@@ -180,7 +180,7 @@ def run(options: argparse.Namespace) -> int:
         options.executor, options.machine, options.form, folder, known, frozen.version
     )
     print(built.takes)
-    policy: Any = quantise(frozen) if options.form == "int8" else frozen
+    policy: Any = integer_form(bundle) if options.form == "int8" else frozen
     host = Host(getattr(policy, "policy", policy), frozen.spec)
     floats = isinstance(frozen.spec.action, BoxSpec)
     with emulate(built, options.machine, _SECONDS) as board:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.deploy.bundle import Bundle
+from agentkd.deploy.int8.quantise import quantise
+from agentkd.deploy.int8.reference import Quantised
 from agentkd.deploy.vectors import vectors
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
@@ -39,6 +41,23 @@ def held(bundle: Bundle) -> Seen | None:
         return None
     starts = np.asarray(bundle.golden["starts"], np.float32)
     return Seen(obs, starts, f"{len(obs)} observations of the file's own")
+
+
+def integer_form(bundle: Bundle, seen: Seen | None = None) -> Quantised:
+    """The integer form of an executor's file: the one that is exported.
+
+    Args:
+        bundle: The file.
+        seen: What to calibrate with; by default what the file holds of its own
+            episodes, else observations that are drawn.
+
+    Raises:
+        SpecError: If it has a layer without an integer form.
+    """
+    chosen = seen or held(bundle)
+    if chosen is None:
+        return quantise(bundle.frozen)
+    return quantise(bundle.frozen, chosen.obs, chosen.starts)
 
 
 def read(path: Path, frozen: Frozen) -> Seen:

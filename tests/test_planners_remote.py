@@ -24,8 +24,9 @@ from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.remote import RemotePlanner
 from agentkd.planners.serving import PlannerServer
-from agentkd.planners.wire import Line, address_of, read_token
+from agentkd.planners.wire import Line, address_of, proven, read_token
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner
+from agentkd.runtime.ports import planner_port
 from agentkd.spec import BoxSpec, Spec, to_json
 from agentkd.types import Categorical, Floats, Gaussian, Guidance
 from tests.runtime_children import (
@@ -450,3 +451,57 @@ def test_spec_is_plain_json() -> None:
     """What the ends tell each other of the environment is JSON."""
     box = Spec(SPEC.obs, BoxSpec((-np.inf,), (1.0,), (1,)))
     assert json.loads(json.dumps(to_json(box))) is not None
+
+
+def test_a_planner_that_was_given_up_can_be_asked_in_another_run() -> None:
+    """Each arm of a comparison opens and closes the same planner."""
+    with served(Echo()) as server:
+        remote = connect(server)
+        for _ in range(2):
+            port = ThreadPlanner(remote)
+            port.open(SPEC, None)
+            port.submit(0, 0, batch(1)[0])
+            answers: list[Any] = []
+
+            def came(port: ThreadPlanner = port, got: list[Any] = answers) -> bool:
+                got += port.poll(0)
+                return bool(got)
+
+            wait_for(came)
+            port.close()
+            assert port.counts().errors == 0
+
+
+def test_what_a_planner_raises_is_told_and_not_asked_for_again() -> None:
+    """An OSError of its own is no lost connection."""
+    asked = []
+
+    class Missing:
+        def __call__(self, obs: Floats) -> Categorical:
+            asked.append(len(obs))
+            if len(asked) > 1:
+                raise FileNotFoundError("no map")
+            return one_hot(np.arange(len(obs)))
+
+    with served(Missing()) as server:
+        remote = connect(server)
+        remote(batch(0))
+        with pytest.raises(PlannerError, match="FileNotFoundError: no map"):
+            remote(batch(0))
+        assert remote.restarts["lost"] == 0
+        assert server.counts.failed == 1
+
+
+def test_a_proof_beyond_ascii_is_only_wrong() -> None:
+    """It is compared, not raised about."""
+    assert not proven("token", "client", ["a", "b"], "\u00e9\ud800")
+
+
+def test_one_connection_takes_no_turns() -> None:
+    """Several workers would mix their questions up; a memory would miss some."""
+    with served(Echo()) as server:
+        remote = connect(server)
+        with pytest.raises(ConfigError, match="one connection"):
+            planner_port(remote, workers=2)
+    with pytest.raises(ConfigError, match="take turns"):
+        planner_port(Counting(), 2, virtual=True, workers=2)

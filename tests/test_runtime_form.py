@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime import Agent, RollForward, StrategyOptions
 from agentkd.runtime.form import form
+from agentkd.runtime.logfile import LogFile
+from agentkd.runtime.replay import replay
 from agentkd.spec import DiscreteSpec
 from agentkd.types import Categorical, Floats
 from tests.deploy_executors import lively
@@ -83,3 +87,29 @@ def test_a_memory_cannot_be_rolled_forward() -> None:
     options = StrategyOptions(roll_forward=RollForward(lambda obs, _: obs))
     with pytest.raises(ConfigError, match="rolled forward"):
         Agent(frozen, strategies=options)
+
+
+def test_an_episode_that_begins_at_a_swap_begins_with_nothing() -> None:
+    """Whichever comes first, the memory of the old episode is gone."""
+    (first, obs), (second, _) = gru(2), gru(5)
+    agent = Agent(first)
+    for row in obs[:6]:
+        agent.act(row)
+    agent.swap(second)
+    agent.reset()
+    assert [agent.act(row) for row in obs] == second.follow(obs).argmax(1).tolist()
+
+
+def test_a_replay_remembers_across_a_swap(tmp_path: Path) -> None:
+    """The same executors and the log give the same decisions."""
+    (first, obs), (second, _) = gru(2), gru(5)
+    path = tmp_path / "run.akdlog"
+    with Agent(first, log=path) as agent:
+        for row in obs[:6]:
+            agent.decide(row)
+        agent.swap(second)
+        for row in obs[6:]:
+            agent.decide(row)
+    again = replay(LogFile(path))
+    assert again.ticks == len(obs)
+    assert again.differing == 0

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from agentkd.errors import AgentkdError, PlannerError, WireError
 from agentkd.planners.wire import (
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _BACKOFF, _MOST_BACKOFF = 0.1, 5.0
 _HANDSHAKE = 10.0
+Said = TypeVar("Said")
 
 
 @final
@@ -114,9 +115,13 @@ class RemotePlanner:
         return answer, tuple(frame.arrays[len(frame.header["names"]) :])
 
     def interrupt(self) -> None:
-        """Give up whatever is waited for, for good."""
+        """Give up whatever is waited for, until `resume`."""
         self._gone.set()
         self._hang_up()
+
+    def resume(self) -> None:
+        """Let it be asked again after an `interrupt`; the next question connects."""
+        self._gone.clear()
 
     def _initial_state(self, batch: int) -> State:
         return self._asked("begin", [], {"batch": batch}).arrays
@@ -125,9 +130,9 @@ class RemotePlanner:
         return self._asked("disagreement", [obs]).arrays[0]
 
     def _improve(self, obs: Floats) -> Iterator[ActionDist | Guidance]:
-        number = self._put("improve", [obs])
         whole = False
         try:
+            number = self._with_patience(lambda: self._put("improve", [obs]))
             while not whole:
                 frame = self._hear(number)
                 whole = bool(frame.header.get("last"))
@@ -186,8 +191,8 @@ class RemotePlanner:
             raise PlannerError(str(header.get("text")))
         return frame
 
-    def _with_patience(self, ask: Callable[[], Frame]) -> Frame:
-        end = time.monotonic() + self._patience
+    def _with_patience(self, ask: Callable[[], Said]) -> Said:
+        end, pause = time.monotonic() + self._patience, _BACKOFF
         while True:
             try:
                 return ask()
@@ -195,6 +200,8 @@ class RemotePlanner:
                 self._lost(error)
                 if self._gone.is_set() or time.monotonic() >= end:
                     raise PlannerError(self._words(error)) from error
+                self._gone.wait(pause)
+                pause = min(2 * pause, _MOST_BACKOFF)
 
     def _lost(self, error: OSError) -> None:
         self._hang_up()

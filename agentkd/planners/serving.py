@@ -39,6 +39,8 @@ from agentkd.types import Floats
 
 log = logging.getLogger(__name__)
 
+_UNPROVEN = 1 << 16
+"""Bytes of a payload before whoever connects has proven to know the token."""
 _HANDSHAKE = 10.0
 _SENDING = 10.0
 _LOOK = 0.2
@@ -156,10 +158,16 @@ class PlannerServer:
                 connection, peer = self._socket.accept()
             except TimeoutError:
                 continue
-            except OSError:
-                return
-            connection.settimeout(_HANDSHAKE)
-            line = Line(connection, self._most)
+            except OSError as error:
+                # Too many open files, or a peer that left at once: others may come.
+                if not self._stop.is_set():
+                    log.warning("A connection was not accepted: %s", error)
+                    self._stop.wait(_LOOK)
+                continue
+            # A peer that vanishes must not keep its place for good.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            line = Line(connection, _UNPROVEN)
+            line.until(_HANDSHAKE)
             if len(self._lines) >= self._most_connections:
                 self._refuse(line, f"{self._most_connections} connections are open.")
                 line.close()
@@ -175,6 +183,7 @@ class PlannerServer:
         try:
             greeted = self._greet(line)
             if greeted:
+                line.trust(self._most)
                 self.counts.connections += 1
                 self.counts.open += 1
                 while not self._stop.is_set():
@@ -246,19 +255,25 @@ class PlannerServer:
         header = frame.header
         same = {"id": header.get("id"), "epoch": header.get("epoch")}
         began = time.monotonic()
-        try:
-            for more, arrays in self._thought(header, frame.arrays):
-                line.send({"type": "answer", **same, **more}, arrays)
-        except (OSError, WireError):
-            raise
-        except Exception as error:
-            self.counts.failed += 1
-            text = str(error)
-            if not isinstance(error, AgentkdError):
-                text = f"The planner raised {type(error).__name__}: {error}"
-            line.send({"type": "failed", **same, "text": text[:4000]})
-        else:
-            self.counts.questions += 1
+        thoughts = self._thought(header, frame.arrays)
+        while True:
+            # What the planner raises says nothing of the connection.
+            try:
+                thought = next(thoughts, None)
+            except WireError:
+                raise
+            except Exception as error:
+                self.counts.failed += 1
+                text = str(error)
+                if not isinstance(error, AgentkdError):
+                    text = f"The planner raised {type(error).__name__}: {error}"
+                line.send({"type": "failed", **same, "text": text[:4000]})
+                break
+            if thought is None:
+                self.counts.questions += 1
+                break
+            more, arrays = thought
+            line.send({"type": "answer", **same, **more}, arrays)
         self.counts.thinking += time.monotonic() - began
 
     def _thought(

@@ -18,6 +18,7 @@ import math
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ _MAGIC = b"AKD1"
 _FRAME = struct.Struct("<4sIQ")
 _MOST_HEADER = 1 << 16
 _MOST_DIMENSIONS = 4
+_NO_HEADER = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +121,11 @@ def proof(token: str, who: str, nonces: Sequence[str]) -> str:
 
 def proven(token: str, who: str, nonces: Sequence[str], given: Any) -> bool:
     """Whether a proof is right, compared in constant time."""
-    expected = proof(token, who, nonces)
-    return isinstance(given, str) and hmac.compare_digest(expected, given)
+    expected = proof(token, who, nonces).encode()
+    # As bytes: text beyond ASCII is not compared.
+    return isinstance(given, str) and hmac.compare_digest(
+        expected, given.encode(errors="replace")
+    )
 
 
 @final
@@ -128,12 +140,23 @@ class Line:
     def __init__(self, connection: socket.socket, most: int = MOST_BYTES) -> None:
         """Take the socket; it is this object's from now on."""
         self._socket, self._most = connection, most
+        self._end: float | None = None
         # A question is one small packet, and its answer another: nothing is gathered.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def patience(self, seconds: float | None) -> None:
-        """How long sending and receiving may take; None for any."""
+        """How long each sending and receiving may take; None for any."""
+        self._end = None
         self._socket.settimeout(seconds)
+
+    def until(self, seconds: float) -> None:
+        """How long everything together may take, until `patience` is called."""
+        self._end = time.monotonic() + seconds
+        self._socket.settimeout(seconds)
+
+    def trust(self, most: int) -> None:
+        """Take payloads of so many bytes from now on."""
+        self._most = most
 
     def send(self, header: Mapping[str, Any], arrays: Sequence[Floats] = ()) -> None:
         """Send a frame.
@@ -174,23 +197,31 @@ class Line:
             header = json.loads(self._exactly(head))
             shapes = header.pop("shapes")
             counts = [_count(shape) for shape in shapes]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NO_HEADER as error:
             raise WireError(f"A header that is none: {error!r}") from error
         payload = self._exactly(size)
         if 4 * sum(counts) != size:
             raise WireError(f"{size} bytes for arrays of the shapes {shapes}.")
         numbers = np.frombuffer(payload, "<f4").astype(np.float32, copy=False)
         ends = np.cumsum(counts)
-        arrays = [
-            numbers[end - count : end].reshape(shape)
-            for end, count, shape in zip(ends, counts, shapes, strict=True)
-        ]
+        try:
+            arrays = [
+                numbers[end - count : end].reshape(shape)
+                for end, count, shape in zip(ends, counts, shapes, strict=True)
+            ]
+        except (ValueError, OverflowError) as error:
+            raise WireError(f"Arrays of shapes that cannot be: {error}") from error
         return Frame(header, tuple(arrays))
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray(count)
         view, at = memoryview(data), 0
         while at < count:
+            if self._end is not None:
+                left = self._end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("it took too long")
+                self._socket.settimeout(left)
             got = self._socket.recv_into(view[at:])
             if not got:
                 raise ConnectionError("the other end closed the connection")

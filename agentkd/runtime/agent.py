@@ -259,11 +259,7 @@ class Agent:
             outputs = executor.follow(obs)
         if not np.isfinite(outputs).all():
             raise NumbersError("The executor answers with NaN or infinity.")
-        fresh, present = form(executor, native=self._native), self._decider.form
-        if fresh.memory.shape == present.memory.shape:
-            # At most a tick old: the present one may act meanwhile.
-            fresh.memory[:] = present.memory
-        self._decider.form = fresh
+        self._decider.form = form(executor, native=self._native)
         if self._planner is not None and self._open:
             self._planner.follow(executor)
         self._metrics.swaps += 1

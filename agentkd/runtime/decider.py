@@ -52,6 +52,7 @@ class Decider:
     """
 
     __slots__ = (
+        "_acting",
         "_actor",
         "_alone",
         "_arrays",
@@ -95,7 +96,7 @@ class Decider:
     ) -> None:
         """Begin at tick 0."""
         wanted = options or StrategyOptions()
-        self.form = self._used = form
+        self.form = self._used = self._acting = form
         self._goals = wanted.goals
         spec = form.frozen.spec
         if self._goals is not None:
@@ -151,11 +152,18 @@ class Decider:
         self.metrics.epochs += 1
         self._last = self._actor = None
         self._held = 0
-        self.form.memory[:] = 0.0
+        self._acting.memory[:] = 0.0
         self.strategies.reset()
         self._routing.reset()
         if self._record is not None:
             self._record.reset(self._epoch)
+
+    def _take_over(self, form: Form) -> None:
+        """Let a form that was swapped in go on with what the one before remembers."""
+        before = self._acting.memory
+        if form.memory.shape == before.shape:
+            form.memory[:] = before
+        self._acting = form
 
     def resume(self, tick: int | None, epoch: int) -> None:
         """Go on from a tick of an episode, as a replay does."""
@@ -170,6 +178,8 @@ class Decider:
         """Give the executor's action, where there is nobody else."""
         started = perf_counter_ns()
         form = self.form
+        if form is not self._acting:
+            self._take_over(form)
         self._write(obs, form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
@@ -196,6 +206,8 @@ class Decider:
         """
         started = perf_counter_ns()
         form, tick = self.form, self._tick
+        if form is not self._acting:
+            self._take_over(form)
         flat = form.obs
         seen = flat if self._goals is None else flat[: self._size]
         self._write(obs, seen)

@@ -293,6 +293,10 @@ class ThreadPlanner:
         self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
     ) -> None:
         """Start the thread."""
+        # An earlier run may have told it to give up.
+        resume = getattr(self._policy, "resume", None)
+        if callable(resume):
+            resume()
         self._thinker = Thinker(
             self._policy, spec, backlog=ring is not None, demands=demands
         )

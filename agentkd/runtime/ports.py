@@ -54,6 +54,13 @@ def planner_port(
                 f"{type(planner).__name__} is one port; workers={workers} needs a "
                 "Remote or a policy, or give Staggered([port, …])."
             )
+        if hasattr(planner, "interrupt"):
+            raise ConfigError(
+                f"{type(planner).__name__} is one connection, which answers one "
+                f"question at a time; workers={workers} needs as many. Give "
+                "Staggered([ThreadPlanner(each), …]) with a planner for each."
+            )
+        _no_memory(planner)
         return Staggered(
             [
                 _one(
@@ -63,6 +70,14 @@ def planner_port(
             ]
         )
     return _one(planner, latency_ticks, virtual=virtual, period=period, alone=True)
+
+
+def _no_memory(planner: object) -> None:
+    if hasattr(planner, "initial_state"):
+        raise ConfigError(
+            "A planner with a memory cannot take turns: each would miss what the "
+            "others saw. Leave workers out."
+        )
 
 
 def _one(
@@ -75,7 +90,10 @@ def _one(
 ) -> PlannerPort:
     if isinstance(planner, Remote):
         if virtual:
-            return InlinePlanner(planner.build(), latency_ticks=latency_ticks or 0)
+            built = planner.build()
+            if not alone:
+                _no_memory(built)
+            return InlinePlanner(built, latency_ticks=latency_ticks or 0)
         # Half a period early, so that it is there when its tick begins.
         late = max(0.0, (latency_ticks or 0) - 0.5) * period
         return ProcessPlanner(planner, at_least=late, alone=alone)

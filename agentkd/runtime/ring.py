@@ -28,9 +28,9 @@ class LabelRing:
 
     Producers take turns, by a lock on the memory's file that ends with its holder. A
     row is the kind of the distribution, the label's link (see `Labels`), the
-    observation and the packed distribution.
-    It may be pushed and taken in different processes, and either may die and be
-    replaced: a row counts only once it is whole.
+    observation and the packed distribution. Links hold for one producer that
+    loses none. It may be pushed and taken in different processes, and either may die
+    and be replaced: a row counts only once it is whole.
 
     Args:
         spec: The environment, which fixes the width of a row.

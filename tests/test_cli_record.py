@@ -126,3 +126,48 @@ def test_labels_of_another_environment_are_told_apart(
     data = recorded(tmp_path / "labels")
     assert distilled(data, tmp_path / "out", "Pendulum-v1") == 2
     assert "4 numbers" in capsys.readouterr().err
+
+
+def test_an_executor_with_a_memory_drives_and_learns(tmp_path: Path) -> None:
+    """From a dataset, with sequences, to a measured file; then it drives."""
+    data = recorded(tmp_path / "labels")
+    out = tmp_path / "out"
+    assert distilled(data, out, "--executor", "gru:6") == 0
+    bundle = read_bundle(out / "executor.akd")
+    assert bundle.frozen.memory == 6
+    assert len(bundle.golden["obs"]) >= 1000
+    assert bundle.contract.period == 0.02
+    assert "retention" in bundle.manifest["provenance"]
+    words = ["--executor", str(out / "executor.akd"), "--labels", "200"]
+    again = tmp_path / "again"
+    assert main([*RECORD, *words, "--out", str(again)]) == 0
+
+
+def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
+    """Nothing in them tells when or how fast they were made."""
+    data = recorded(tmp_path / "labels")
+    files = []
+    for name in ("one", "two"):
+        assert distilled(data, tmp_path / name) == 0
+        bundle = read_bundle(tmp_path / name / "executor.akd")
+        facts = dict(bundle.manifest["provenance"])
+        facts.pop("command")
+        files.append((facts, bundle.manifest["entries"]))
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--votes", "3"], "--votes is not for --data"),
+        (["--ask", "novel"], "--ask is not for --data"),
+        (["--halving", "3"], "--halving is not for --data"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody gets another planner than was asked for."""
+    data = recorded(tmp_path / "labels")
+    assert distilled(data, tmp_path / "out", *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from agentkd.distill import Budget, distill_dataset
+from agentkd.distill.buffer import LabelBuffer
 from agentkd.distill.dataset import (
     About,
     FolderDataset,
@@ -29,7 +30,7 @@ from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, Writ
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import ActionDist, Categorical, Floats
+from agentkd.types import ActionDist, Categorical, Floats, Labels
 
 ROOT = Path(__file__).parents[1]
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
@@ -378,3 +379,42 @@ def test_a_planner_of_nothing_but_nan_ends(tmp_path: Path) -> None:
     assert (result.labels, result.refused) == (0, 64)
     with pytest.raises(LoadError, match="no labels"):
         read_dataset(tmp_path)
+
+
+def test_episodes_are_linked_across_chunks_and_cut_at_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where an episode begins does it say so."""
+    monkeypatch.setattr("agentkd.distill.offline._CHUNK", 32)
+    with DatasetWriter(tmp_path, ABOUT, part=64) as writer:
+        ticks(writer, 40, length=20)
+    source = DatasetSource(read_dataset(tmp_path), capacity=10_000, seed=0)
+    for labels in source.fill():
+        assert labels.link is not None
+        begins = labels.obs[labels.link == 0, 0]
+        assert set(np.floor(begins + 1e-3).tolist()) <= {0.0, 20.0}
+
+
+def test_what_does_not_fit_by_its_bytes_goes_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As images do: the buffer is full long before its capacity."""
+    monkeypatch.setattr(LabelBuffer, "_set_aside", smaller)
+    with DatasetWriter(tmp_path, ABOUT, part=64) as writer:
+        ticks(writer, 60)
+    taken = []
+    plain = DatasetSource.take
+
+    def counted(self: DatasetSource) -> list[Labels]:
+        found = plain(self)
+        taken.extend(found)
+        return found
+
+    monkeypatch.setattr(DatasetSource, "take", counted)
+    distill_dataset(read_dataset(tmp_path), "mlp:4", budget=Budget(steps=40))
+    assert taken
+
+
+def smaller(buffer: LabelBuffer, width: int) -> None:
+    buffer._capacity = 50
+    buffer._rows = np.empty((50, width), np.float32)

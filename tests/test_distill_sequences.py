@@ -14,7 +14,7 @@ from agentkd.distill.asking import check_memory
 from agentkd.distill.buffer import LabelBuffer
 from agentkd.distill.collector import Collector
 from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.sequences import HOLE, links_of, walk_back
+from agentkd.distill.sequences import CUT, HOLE, links_of, walk_back
 from agentkd.distill.service import build
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
@@ -251,3 +251,24 @@ def test_sequences_with_gaps_are_refused() -> None:
     check_memory("novel", "mlp:4", 0)
     with pytest.raises(ConfigError, match="gaps"):
         check_memory("novel", "gru:4", 4)
+
+
+def test_what_was_left_out_is_drawn_by_nobody() -> None:
+    """A label that is no number keeps its place in a linked buffer, and no more."""
+    buffer = LabelBuffer(20, linked=True)
+    obs = numbered(4)
+    obs[:, 1] = 1.0
+    obs[2, 0] = np.nan
+    buffer.add(obs, flat(4), np.array([0, 1, 1, 1], np.int32))
+    drawn, _ = buffer.draw(200, np.random.default_rng(0))
+    assert (drawn[:, 1] == 1.0).all()
+    assert len(buffer.all()[0]) == 3
+
+
+def test_a_cut_amid_an_episode_is_no_beginning() -> None:
+    """Its burn-in is not learnt from."""
+    buffer = LabelBuffer(20, linked=True)
+    buffer.add(numbered(6), flat(6), np.array([CUT, 1, 1, 1, 1, 1], np.int32))
+    found = buffer.draw_sequences(30, 6, np.random.default_rng(0), burn_in=2)
+    assert not found.learnt[:2].any()
+    assert found.learnt[2:].any()

@@ -79,3 +79,17 @@ def test_the_table_and_every_return_are_given(
     (entry,) = json.loads(out.read_text())["entries"]
     assert len(entry["float"]) == len(entry["int8"]) == 2
     assert main([*words, "--only", "nobody"]) == 2
+
+
+def test_an_executor_with_a_memory_is_measured_too() -> None:
+    """Its integers are those of its file, calibrated episode by episode."""
+    found = compare(
+        CASE,
+        "gru:4",
+        budget=Budget(labels=600),
+        seed=0,
+        episodes=2,
+        eval_seed=70,
+        watch=lambda _: None,
+    )
+    assert len(found.int8.returns) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +20,17 @@ from agentkd.types import Floats, Policy, RecurrentPolicy
 
 def executor_forms(frozen: Frozen) -> list[Form]:
     """NumPy, native C, `Agent.act` and other runtimes, from the same weights."""
+    if frozen.memory:
+        # Their inputs are bound to one tick: a memory would have to go round.
+        without = "not timed for an executor with a memory"
+        names = ("ONNX, bound", "torch eager", "TorchScript", "ExecuTorch")
+        return [
+            policy_form("NumPy", frozen.policy, frozen.spec),
+            _kernel(frozen),
+            _agent(frozen),
+            onnx_runtime(frozen),
+            *(Form(name, None, without) for name in names),
+        ]
     return [
         Form("NumPy", frozen.act, "Frozen.act"),
         _kernel(frozen),
@@ -63,7 +75,16 @@ def onnx_runtime(frozen: Frozen) -> Form:
         (actions,) = session.run(["action"], {"obs": obs[None]})
         return one_action(actions, frozen.spec)
 
-    return Form(name, decide, f"{_onnx_version()}, session.run")
+    memory = np.zeros((1, frozen.memory), np.float32)
+
+    def remembering(obs: Floats) -> Any:
+        nonlocal memory
+        given = {"obs": obs[None], "memory": memory}
+        actions, memory = session.run(["action", "memory_out"], given)
+        return one_action(actions, frozen.spec)
+
+    chosen = remembering if frozen.memory else decide
+    return Form(name, chosen, f"{_onnx_version()}, session.run")
 
 
 def onnx_bound(frozen: Frozen) -> Form:
@@ -133,7 +154,7 @@ def acting_form(frozen: Frozen) -> Form:
     """An executor as it acts in a loop: native where that is to be had, else NumPy."""
     native = compile_native(frozen)
     if native is None:
-        return Form("NumPy", frozen.act)
+        return replace(policy_form("NumPy", frozen.policy, frozen.spec), note="")
     return Form("native", native.act)
 
 

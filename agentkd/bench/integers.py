@@ -12,8 +12,7 @@ from agentkd.bench.intervals import Interval, mean_interval
 from agentkd.bench.recording import record
 from agentkd.bench.suite import Case
 from agentkd.deploy.bundle import from_bytes, to_bytes
-from agentkd.deploy.int8.calibrate import held
-from agentkd.deploy.int8.quantise import quantise
+from agentkd.deploy.int8.calibrate import held, integer_form
 from agentkd.deploy.vectors import STEPS
 from agentkd.distill.loop import Budget, distill
 from agentkd.executors.native import compile_native
@@ -85,14 +84,15 @@ def compare(
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
     frozen = result.frozen
-    own = record(case.env, frozen, steps=STEPS, seed=GOLDEN_SEED, spec=frozen.spec)
-    seen = held(from_bytes(to_bytes(frozen, {}, golden=own)))
+    policy = frozen.policy
+    own = record(case.env, policy, steps=STEPS, seed=GOLDEN_SEED, spec=frozen.spec)
+    bundle = from_bytes(to_bytes(frozen, {}, golden=own))
+    seen = held(bundle)
     assert seen is not None
-    quantised = quantise(frozen, seen.obs)
     watch("measuring")
-    real = frozen.policy if frozen.memory else compile_native(frozen) or frozen
+    real = (compile_native(frozen) or frozen).policy
     got = [
         evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=frozen.spec)
-        for policy in (real, quantised)
+        for policy in (real, integer_form(bundle).policy)
     ]
     return Pair(case, got[0], got[1], result.labels, seen.said)

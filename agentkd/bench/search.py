@@ -215,7 +215,7 @@ def search(
         watch=watch or _quiet,
         supply=supply,
         buffer=LabelBuffer(
-            learning.capacity, linked=any(each.memory for each in sketches)
+            learning.capacity, linked=any(frozen.memory for frozen, _ in within)
         ),
         sketches={frozen.architecture: frozen for frozen, _ in within},
         costs={frozen.architecture: cost for frozen, cost in within},

@@ -124,11 +124,9 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-    from agentkd.bench.recording import record
     from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.deploy.vectors import STEPS
     from agentkd.distill.asking import check_memory, make_asking
     from agentkd.distill.distiller import Distiller
     from agentkd.distill.loop import (
@@ -147,10 +145,12 @@ def run(options: Options) -> int:
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
     if options.executor == "auto":
+        refuse(options, ("ask", "ask_share", "steps_per_label"), "--executor auto")
         from agentkd.cli.distill_auto import run_auto
 
         return run_auto(options)
     if options.data is not None:
+        refuse(options, _LIVE, "--data: its labels are there already")
         from agentkd.cli.distill_data import run_data
 
         return run_data(options, options.data)
@@ -158,11 +158,7 @@ def run(options: Options) -> int:
         raise ConfigError("--steps is for --data and for --executor auto.")
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     spec, probe = look_at(options.env)
-    opened = access(options) | {
-        "boxes": options.boxes,
-        "votes": options.votes,
-        "vote_noise": options.vote_noise,
-    }
+    opened = opened_as(options)
     known = load_planner(reference(options), spec, **opened)
     sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
     # Every option is looked at before an earlier run is overwritten.
@@ -215,16 +211,9 @@ def run(options: Options) -> int:
     executor = Evaluation((), ())
     try:
         executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
-        own = record(
-            options.env,
-            result.frozen.policy,
-            steps=STEPS,
-            seed=options.eval_seed,
-            spec=spec,
-        )
-        kept = distill_file.measured(options, planner, random, executor)
+        kept = distill_file.measured(planner, random, executor, options)
         facts = provenance | kept
-        write_bundle(file, result.frozen, facts, contract=contract, golden=own)
+        distill_file.write_proven(file, result.frozen, facts, contract, options)
     except KeyboardInterrupt:
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
@@ -253,6 +242,34 @@ def _budget(options: Options) -> Budget:
             "--seconds, learning takes as many steps as there is time for."
         )
     return Budget(seconds, options.labels, options.steps_per_label)
+
+
+_LIVE = (
+    *("boxes", "votes", "vote_noise", "ask", "ask_share", "halving"),
+    *("schedule", "steps_per_label"),
+)
+"""Options about collecting labels."""
+
+
+def refuse(options: Options, names: Sequence[str], where: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ConfigError: If one of them was given.
+    """
+    usual = Options()
+    for name in names:
+        if getattr(options, name) != getattr(usual, name):
+            raise ConfigError(f"--{name.replace('_', '-')} is not for {where}.")
+
+
+def opened_as(options: Options) -> dict[str, Any]:
+    """How the planner is read, and whom its answers come from."""
+    return access(options) | {
+        "boxes": options.boxes,
+        "votes": options.votes,
+        "vote_noise": options.vote_noise,
+    }
 
 
 def distiller_options(options: Options) -> Any:

@@ -16,16 +16,19 @@ from rich.table import Table as Grid
 
 from agentkd.bench.candidates import DEFAULT, Candidate, Limits, Pruning, front
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.bench.origin import origin
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out
 from agentkd.bench.search import Effort, Found, References, choosing_seed, search
+from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView
-from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.planner_choice import reference
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
+    from agentkd.deploy.contract import Contract
     from agentkd.distill.dataset import Dataset
 
 _COLUMNS = (
@@ -43,7 +46,7 @@ _SHOWN = (0, 1, 3, 4, 5, 6)
 
 def run_auto(options: Options) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report."""
-    from agentkd.cli.distill import distiller_options
+    from agentkd.cli.distill import distiller_options, opened_as
     from agentkd.cli.distill_data import check
     from agentkd.distill.loop import Distilled, look_at
     from agentkd.distill.offline import by_name, open_dataset
@@ -71,12 +74,14 @@ def run_auto(options: Options) -> int:
     learning = distiller_options(options)
     collection = CollectionOptions(
         environments=options.environments,
+        halving=options.halving,
         least_share=options.planner_share,
         schedule=options.schedule,
     )
     known = None
     if named or data is None:
-        known = load_planner(reference(options), spec, **access(options))
+        known = load_planner(reference(options), spec, **opened_as(options))
+    contract = distill_file.contract(options, spec)
     prepare_out(out, overwrite=options.overwrite)
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
@@ -108,7 +113,7 @@ def run_auto(options: Options) -> int:
         data=data,
         watch=lambda text, measured: _tell(console, text, measured),
     )
-    _write_front(options, out, found)
+    provenance = _write_front(options, out, found, contract)
     frozen = found.chosen.made.frozen
     console.print(_grid(found))
     for name, reason in found.left_out.items():
@@ -116,8 +121,11 @@ def run_auto(options: Options) -> int:
     console.print(f"[bold]{found.why}[/]", highlight=False)
     view = DistillView(options.env, told, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
-    acting = found.chosen.made.policy or frozen
+    acting = found.chosen.made.policy or frozen.policy
     executor = evaluate(options.env, acting, episodes=count, seed=options.eval_seed)
+    facts = provenance | distill_file.measured(planner, random, executor, options)
+    file = out / "executor.akd"
+    distill_file.write_proven(file, frozen, facts, contract, options)
     result = Distilled(
         frozen=frozen,
         planner=told,
@@ -229,22 +237,30 @@ def _grid(found: Found) -> Grid:
     return grid
 
 
-def _write_front(options: Options, out: Path, found: Found) -> None:
-    """Write the executors of the front, and the one that was picked."""
+def _write_front(
+    options: Options, out: Path, found: Found, contract: Contract
+) -> dict[str, Any]:
+    """Write the executors of the front, and the one that was picked.
+
+    Returns:
+        Where they came from.
+    """
     provenance = {
         "env": options.env,
         "planner": {"refs": list(options.planner), "name": found.planner.name},
         "planner_digest": found.planner.digest,
         "labels": found.labels,
-        "seconds": round(found.seconds, 3),
         "seed": options.seed,
         "command": ["agentkd", *sys.argv[1:]],
+        "versions": origin()["versions"],
     }
     for each in front(found.candidates):
         name = re.sub(r"\W+", "-", each.name).strip("-")
         path = out / "candidates" / f"{name}.akd"
-        write_bundle(path, each.made.frozen, provenance)
-    write_bundle(out / "executor.akd", found.chosen.made.frozen, provenance)
+        write_bundle(path, each.made.frozen, provenance, contract=contract)
+    picked = found.chosen.made.frozen
+    write_bundle(out / "executor.akd", picked, provenance, contract=contract)
+    return provenance
 
 
 def _data(options: Options, found: Found) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.bench.origin import origin
 from agentkd.bench.report import prepare_out
+from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView, Goals
 from agentkd.cli.planner_choice import access, reference
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from agentkd.cli.distill import Options
     from agentkd.distill.dataset import About, Dataset
     from agentkd.spec import Spec
-    from agentkd.types import Policy
 
 
 def run_data(options: Options, data: str) -> int:
@@ -53,6 +54,8 @@ def run_data(options: Options, data: str) -> int:
         if options.planner
         else None
     )
+    lives = replace(options, env=env)
+    contract = distill_file.contract(lives, spec or about.spec)
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
 
     from agentkd.planners import Planner
@@ -78,14 +81,16 @@ def run_data(options: Options, data: str) -> int:
             resume=options.resume,
         )
     result = replace(result, planner=replace(result.planner, name=shown.name))
-    write_bundle(
-        out / "executor.akd", result.frozen, _provenance(options, dataset, env, result)
-    )
+    file = out / "executor.akd"
+    provenance = _provenance(options, dataset, env, result)
+    write_bundle(file, result.frozen, provenance, contract=contract)
     executor = Evaluation((), ())
     if spec is not None:
         view.say(f"Measuring the executor over {options.episodes} episodes …")
         try:
-            executor = _measure(options, env, result.frozen, spec)
+            executor = _measure(options, env, result.frozen.policy, spec)
+            facts = provenance | distill_file.measured(bests, floor, executor, options)
+            distill_file.write_proven(file, result.frozen, facts, contract, lives)
         except KeyboardInterrupt:
             result = replace(result, interrupted=True)
     # A Minari dataset's reference is the dataset: no planner goes by that name.
@@ -120,7 +125,7 @@ def check(spec: Spec, about: About, env: str) -> None:
         )
 
 
-def _measure(options: Options, env: str, policy: Policy, spec: Spec) -> Evaluation:
+def _measure(options: Options, env: str, policy: Any, spec: Spec) -> Evaluation:
     return evaluate(
         env, policy, episodes=options.episodes, seed=options.eval_seed, spec=spec
     )
@@ -166,7 +171,7 @@ def _provenance(
         "planner_digest": about.digest,
         "data": options.data,
         "labels": result.labels,
-        "seconds": round(result.seconds, 3),
         "seed": options.seed,
         "command": ["agentkd", *sys.argv[1:]],
+        "versions": origin()["versions"],
     }

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkd.bench.evaluate import Evaluation
 from agentkd.bench.intervals import mean_interval, retention
 from agentkd.bench.origin import origin
+from agentkd.bench.recording import record
+from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract, check, parse
+from agentkd.deploy.vectors import STEPS
 from agentkd.environments import make
+from agentkd.errors import AgentkdError
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
     from agentkd.distill.loop import Distilled
+    from agentkd.executors.frozen import Frozen
     from agentkd.planners import Planner
     from agentkd.spec import Spec
 
@@ -37,7 +44,10 @@ def period_of(env: str) -> float | None:
     Simulators of robots have it as `dt`; of others the frames a second are what their
     makers meant by a step's length.
     """
-    made = make(env)
+    try:
+        made = make(env)
+    except AgentkdError:
+        return None
     try:
         told = getattr(made.unwrapped, "dt", None)
         frames = (made.metadata or {}).get("render_fps")
@@ -69,8 +79,45 @@ def provenance(options: Options, known: Planner, result: Distilled) -> dict[str,
     }
 
 
+class Measuring(Protocol):
+    """The options that say how executors are measured."""
+
+    @property
+    def env(self) -> str:
+        """The environment."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were measured."""
+        ...
+
+    @property
+    def eval_seed(self) -> int:
+        """The first of the seeds measured on."""
+        ...
+
+
+def write_proven(
+    file: Path,
+    frozen: Frozen,
+    facts: Mapping[str, Any],
+    told: Contract,
+    options: Measuring,
+) -> None:
+    """Write an executor's file with golden vectors of episodes that it lives."""
+    own = record(
+        options.env,
+        frozen.policy,
+        steps=STEPS,
+        seed=options.eval_seed,
+        spec=frozen.spec,
+    )
+    write_bundle(file, frozen, facts, contract=told, golden=own)
+
+
 def measured(
-    options: Options, planner: Evaluation, random: Evaluation, executor: Evaluation
+    planner: Evaluation, random: Evaluation, executor: Evaluation, options: Measuring
 ) -> dict[str, Any]:
     """What the executor kept, with its interval; nothing where it is no number."""
     kept = retention(executor.returns, planner.returns, random.returns)

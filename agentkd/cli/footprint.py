@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle
     from agentkd.deploy.cores import Core
     from agentkd.deploy.emulators import Measured, Program
-    from agentkd.executors.frozen import Frozen
 
 _ROWS = 16
 
@@ -96,7 +95,7 @@ def run(options: Options) -> int:
         raise ConfigError(f"--nanojoules {options.nanojoules}: it has to be above 0.")
     wanted = [core(name) for name in options.cores or CORES]
     bundle = read_bundle(options.file)
-    programs = programs_of(bundle.frozen, int8=options.int8)
+    programs = programs_of(bundle, int8=options.int8)
     # What is read by a program stays alone on stdout.
     console = Console(stderr=options.json)
     rows, absent = _measure(console, wanted, programs)
@@ -139,15 +138,15 @@ def _measure(
     return rows, absent
 
 
-def programs_of(frozen: Frozen, *, int8: bool) -> dict[str, Program]:
+def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     """The forms of an executor, each with vectors that it has to meet."""
     from agentkd.deploy.c99 import emit_c
     from agentkd.deploy.emulators import Program
     from agentkd.deploy.golden import TOLERANCE, golden
+    from agentkd.deploy.int8.calibrate import integer_form
     from agentkd.deploy.int8.program import whole_program
-    from agentkd.deploy.int8.quantise import quantise
 
-    name = "executor"
+    name, frozen = "executor", bundle.frozen
     programs = {
         "float": Program(
             emit_c(frozen, name),
@@ -158,7 +157,7 @@ def programs_of(frozen: Frozen, *, int8: bool) -> dict[str, Program]:
         )
     }
     if int8:
-        programs["int8"] = whole_program(quantise(frozen), _ROWS, name)
+        programs["int8"] = whole_program(integer_form(bundle), _ROWS, name)
     return programs
 
 

@@ -81,8 +81,10 @@ def run(options: Options) -> int:
     known = load_planner(reference(options), spec, **access(options))
     kind_of_planner(known, spec, probe)
     frozen = read_bundle(options.executor).frozen if options.executor else None
-    if frozen is not None and frozen.spec.action != spec.action:
-        raise ConfigError(f"{options.executor} is for {frozen.spec.action}.")
+    if frozen is not None and (
+        frozen.spec.action != spec.action or frozen.spec.obs.size != spec.obs.size
+    ):
+        raise ConfigError(f"{options.executor} is for {frozen.spec}, not for {spec}.")
     labels = options.labels
     if labels is None and options.seconds is None:
         labels = 100_000
@@ -131,7 +133,7 @@ def run(options: Options) -> int:
                 seconds=options.seconds,
                 seed=options.seed,
                 chance=options.random,
-                executor=(compile_native(frozen) or frozen) if frozen else None,
+                executor=(compile_native(frozen) or frozen).policy if frozen else None,
                 collection=collection,
                 watch=show,
             )

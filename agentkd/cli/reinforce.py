@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from agentkd.bench.origin import origin
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import AgentkdError, ConfigError
 
 if TYPE_CHECKING:
+    from agentkd.deploy.contract import Contract
     from agentkd.executors.frozen import Frozen
     from agentkd.planners import Planner
     from agentkd.spec import Spec
@@ -87,9 +89,11 @@ def run(options: Options) -> int:
 
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
+    from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.prune import dense_layers
     from agentkd.distill.students import from_sb3
     from agentkd.planners import load_planner
 
@@ -99,6 +103,10 @@ def run(options: Options) -> int:
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     frozen = _beginning(options, known, spec, probe)
+    # Looked at before an earlier run is overwritten.
+    dense_layers(frozen)
+    if frozen.spec.action != spec.action or frozen.spec.obs.size != spec.obs.size:
+        raise ConfigError(f"{options.executor} is for {frozen.spec}, not for {spec}.")
     prepare_out(out, overwrite=options.overwrite)
     view = DistillView(options.env, known, frozen)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
@@ -145,11 +153,29 @@ def run(options: Options) -> int:
         "steps": model.num_timesteps,
         "seed": options.seed,
         "command": ["agentkd", *sys.argv[1:]],
+        "versions": origin()["versions"],
     }
-    write_bundle(out / "executor.akd", result.frozen, provenance)
+    file = out / "executor.akd"
+    told = _contract(options)
+    # Written before it is measured: whatever happens now, what was learnt is safe.
+    write_bundle(file, result.frozen, provenance, contract=told)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+    kept = distill_file.measured(planner, random, executor, options)
+    facts = provenance | kept
+    distill_file.write_proven(file, result.frozen, facts, told, options)
     return _report(options, out, result, (planner, random, executor), view, looks)
+
+
+def _contract(options: Options) -> Contract:
+    """What the numbers mean: as the executor to begin with says, or the clock alone."""
+    from agentkd.cli.distill_file import period_of
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.deploy.contract import Contract
+
+    if options.executor.endswith(".akd"):
+        return read_bundle(options.executor).contract
+    return Contract(period=period_of(options.env))
 
 
 def _check(options: Options) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -18,6 +18,9 @@ from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.planners.wire import SCHEME
+
+if TYPE_CHECKING:
+    from agentkd.deploy.contract import Contract
 
 _ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
@@ -167,7 +170,6 @@ def run(options: Options) -> int:
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.deploy.contract import Contract
     from agentkd.distill.loop import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.seams import HandOver
@@ -222,7 +224,7 @@ def run(options: Options) -> int:
         out / "executor.akd",
         executor,
         _provenance(options, known, learnt),
-        contract=Contract(period=1 / options.hz),
+        contract=_contract(options),
     )
     ended = [*([learnt] if learnt is not None else []), *lived.values()]
     stopped = any(each.interrupted or each.fault for each in ended)
@@ -369,6 +371,17 @@ def _learner(options: Options, executor: Any, *, virtual: bool) -> Any:
     if virtual:
         return build(**arguments)
     return Remote("agentkd.distill.service:build", arguments)
+
+
+def _contract(options: Options) -> Contract:
+    """What numbers mean, as the executor to begin with says; the run's clock."""
+    from agentkd.deploy.bundle import read_bundle
+    from agentkd.deploy.contract import Contract
+
+    told = Contract()
+    if options.executor.endswith(".akd"):
+        told = read_bundle(options.executor).contract
+    return replace(told, period=1 / options.hz)
 
 
 def _provenance(options: Options, known: Any, learnt: Any) -> dict[str, Any]:

@@ -156,7 +156,14 @@ class LabelBuffer:
         Returns:
             Observations (batch, obs) and packed distributions (batch, width).
         """
-        rows = self._rows[random.integers(0, self._size, batch)]
+        places = random.integers(0, self._size, batch)
+        if self._linked and self._refused:
+            # What was left out keeps its place, and is not learnt from.
+            out = self._links[places] == HOLE
+            while out.any():
+                places[out] = random.integers(0, self._size, int(out.sum()))
+                out = self._links[places] == HOLE
+        rows = self._rows[places]
         return rows[:, : self._split], rows[:, self._split :]
 
     def draw_sequences(
@@ -194,8 +201,13 @@ class LabelBuffer:
         return Sequences(rows[..., : self._split], rows[..., self._split :], learnt)
 
     def all(self) -> tuple[Floats, Floats]:
-        """All labels, as views: observations (n, obs) and packed ones (n, width)."""
+        """All labels: observations (n, obs) and packed ones (n, width).
+
+        They are views, unless some keep a place without being labels.
+        """
         rows = self._rows[: self._size]
+        if self._linked and self._refused:
+            rows = rows[self._links[: self._size] != HOLE]
         return rows[:, : self._split], rows[:, self._split :]
 
     def save(self, path: Path) -> None:

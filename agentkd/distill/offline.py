@@ -18,7 +18,7 @@ from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.loop import Budget, Distilled, Run, carry_out
 from agentkd.distill.minari import PREFIX, is_minari, local_path, read_minari
 from agentkd.distill.progress import Watch
-from agentkd.distill.sequences import links_of
+from agentkd.distill.sequences import CUT, links_of
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
@@ -120,6 +120,9 @@ def distill_dataset(
     for labels in source.fill():
         if fresh:
             distiller.add(*labels)
+    if distiller.buffer.seen > len(distiller.buffer):
+        # Bounded by bytes rather than by their number, as with images.
+        source.overflows()
     # However few labels there are, there will be no more.
     least = max(1, min(learning.least, len(distiller.buffer)))
     distiller.options = replace(learning, least=least)
@@ -181,6 +184,7 @@ class DatasetSource:
         self._capacity = capacity
         self.held_back = 0
         self.held_out: Labels | None = None
+        self._before: list[int] = []
         self._stream = self._endless()
 
     def fill(self) -> Iterator[Labels]:
@@ -191,8 +195,12 @@ class DatasetSource:
         """
         kept: list[Labels] = []
         given = compared = 0
+        highest = -1
+        self._before.clear()
         for index in range(self._dataset.parts):
             rows = self._dataset.part(index)
+            self._before.append(highest)
+            highest = max(highest, int(rows.episode.max(initial=-1)))
             held = self._held(rows)
             self.held_back += int(held.sum())
             if held.any() and compared < _COMPARED:
@@ -200,7 +208,7 @@ class DatasetSource:
                 kept.append(self._labels(rows, chosen))
                 compared += len(chosen)
             if given < self._capacity:
-                for chunk in self._chunks(rows, np.flatnonzero(~held)):
+                for chunk in self._chunks(index, rows, np.flatnonzero(~held)):
                     given += len(chunk.obs)
                     yield chunk
         if kept:
@@ -211,16 +219,34 @@ class DatasetSource:
                 np.concatenate([each.link for each in kept]),
             )
 
+    def overflows(self) -> None:
+        """Let labels go round: a buffer has less room than there are labels."""
+        self._fits = False
+
     def _held(self, rows: Rows) -> NDArray[np.bool_]:
         if self._every < 2:
             return np.zeros(len(rows), bool)
         held: NDArray[np.bool_] = rows.episode % self._every == self._every - 1
         return held
 
-    def _chunks(self, rows: Rows, index: NDArray[np.int64]) -> Iterator[Labels]:
+    def _chunks(
+        self, part: int, rows: Rows, index: NDArray[np.int64]
+    ) -> Iterator[Labels]:
+        link = self._links(part, rows, index)
         for start in range(0, len(index), _CHUNK):
-            chosen = index[start : start + _CHUNK]
-            yield self._labels(rows, chosen)
+            some = slice(start, start + _CHUNK)
+            chosen = index[some]
+            dist = dists.rows(rows.dist, chosen)
+            yield Labels(rows.obs[chosen], dist, link[some])
+
+    def _links(
+        self, part: int, rows: Rows, index: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """The ticks of an episode are linked; it begins where it is first met."""
+        episode = rows.episode[index]
+        link = links_of(episode)
+        went_on = (link == 0) & (episode <= self._before[part])
+        return np.where(went_on, CUT, link).astype(np.int32)
 
     def _labels(self, rows: Rows, chosen: NDArray[np.int64]) -> Labels:
         """Take some rows; the ticks of an episode are linked with each other."""
@@ -231,7 +257,8 @@ class DatasetSource:
         while True:
             for index in self._random.permutation(self._dataset.parts):
                 rows = self._dataset.part(int(index))
-                yield from self._chunks(rows, np.flatnonzero(~self._held(rows)))
+                kept = np.flatnonzero(~self._held(rows))
+                yield from self._chunks(int(index), rows, kept)
 
     def take(self) -> list[Labels]:
         """Give nothing more where all is held, else the next labels, without an end."""

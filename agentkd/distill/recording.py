@@ -19,7 +19,7 @@ from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import Spec
-from agentkd.types import Policy
+from agentkd.types import Policy, RecurrentPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def record(
     seconds: float | None = None,
     seed: int = 0,
     chance: float = 0.0,
-    executor: Policy | None = None,
+    executor: Policy | RecurrentPolicy | None = None,
     collection: CollectionOptions | None = None,
     watch: Callable[[int, float], None] | None = None,
 ) -> Recorded:

@@ -12,6 +12,8 @@ from agentkd.types import Floats
 Places = NDArray[np.int64]
 HOLE = -1
 """The link of a label that was left out: nothing is learnt from it, or across it."""
+CUT = -2
+"""The link of a label amid an episode whose tick before is not to be had."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

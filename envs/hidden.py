@@ -1,7 +1,8 @@
 """Robots and toys of which only positions are observed, so that a memory is needed.
 
 `agentkd/HalfCheetahHidden-v0` and `agentkd/HopperHidden-v0` are MuJoCo robots without
-`qvel`; `agentkd/CartPoleHidden-v0` and `agentkd/PendulumHidden-v0` are cheap.
+`qvel`; `agentkd/LunarLanderHidden-v0`, `agentkd/CartPoleHidden-v0` and
+`agentkd/PendulumHidden-v0` are cheap.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class HiddenVelocities(
 POSITIONS: dict[str, tuple[int, ...]] = {
     "HalfCheetah-v5": tuple(range(8)),
     "Hopper-v5": tuple(range(5)),
+    "LunarLander-v3": (0, 1, 4, 6, 7),
     "CartPole-v1": (0, 2),
     "Pendulum-v1": (0, 1),
 }

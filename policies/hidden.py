@@ -2,22 +2,26 @@
 
 A planner that knows what to do with velocities is given them from the last two
 positions: a planner with a memory. What is observed at the first tick does not tell
-them; they are taken to be 0. `policies.hidden:cart_pole` and `policies.hidden:pendulum`
-need nothing else; for a robot with a saved planner:
+them; they are taken to be 0.
 
-    from_velocities(load_planner("…/tqc-HalfCheetah-v5").policy, half_cheetah)
+    agentkd distill envs.hidden:agentkd/LunarLanderHidden-v0 --executor gru:32
+    --planner policies.hidden:lander
+
+`FromPositions` does it for any robot and any planner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 
-from agentkd.planners import Planner
+from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
-from agentkd.spec import Spec
+from agentkd.spec import Spec, env_spec
 from agentkd.types import ActionDist, Categorical, Floats, Policy, State
 
 Whole = Callable[[Floats, Floats], Floats]
@@ -83,6 +87,16 @@ def pendulum_whole(before: Floats, now: Floats) -> Floats:
     return np.concatenate([now, turned[:, None] / np.float32(0.05)], axis=1)
 
 
+def lander_whole(before: Floats, now: Floats) -> Floats:
+    """LunarLander-v3: place, its velocity, angle, its velocity, legs on the ground."""
+    # Its velocities are in units of its own (FPS 50, 600 by 400 pixels, SCALE 30).
+    speed = (now - before)[:, :3] * np.array([100.0, 400.0 / 9.0, 20.0], np.float32)
+    place, angle, legs = now[:, :2], now[:, 2:3], now[:, 3:]
+    return np.concatenate(
+        [place, speed[:, :2], angle, speed[:, 2:], legs], axis=1, dtype=np.float32
+    )
+
+
 def balance(obs: Floats) -> Categorical:
     """Push towards where the pole falls; keeps CartPole-v1 up for 500 ticks."""
     place, speed, angle, turn = obs.T
@@ -94,6 +108,14 @@ def cart_pole(spec: Spec) -> Planner:
     """Plan for `agentkd/CartPoleHidden-v0`."""
     policy = FromPositions(balance, cart_pole_whole, 2)
     return Planner(policy, spec, "rule from positions", 4, "")
+
+
+def lander(spec: Spec) -> Planner:
+    """Plan for `agentkd/LunarLanderHidden-v0`: the planner in policies/lunarlander."""
+    whole = env_spec(gym.make("LunarLander-v3"))
+    known = load_planner(str(Path(__file__).parent / "lunarlander"), whole)
+    policy = FromPositions(known.policy, lander_whole, 5)
+    return Planner(policy, spec, "lander from positions", known.parameters, "")
 
 
 def pendulum(spec: Spec) -> Planner:

@@ -13,6 +13,7 @@ from agentkd.bench.suite import (
     Case,
     Row,
     Run,
+    cases_of,
     find_cases,
     interquartile_mean,
     kept,
@@ -32,6 +33,7 @@ def row(*runs: tuple[float, ...]) -> Row:
     """A planner of 10 over random actions of 0, and executors that got `runs`."""
     return Row(
         case=CASE,
+        executor="linear",
         planner=Evaluation((10.0, 10.0), (1, 1)),
         random=Evaluation((0.0, 0.0), (1, 1)),
         runs=tuple(Run(i, returns, 1, 1.0) for i, returns in enumerate(runs)),
@@ -59,6 +61,16 @@ def test_the_middle_half_decides() -> None:
     assert interquartile_mean([-100, -100, 1, 2, 3, 4, 100, 100]) == pytest.approx(2.5)
     assert interquartile_mean([-9, 1, 2, 9]) == pytest.approx(1.5)
     assert interquartile_mean([5.0]) == 5.0
+
+
+def test_pairs_name_an_environment_and_a_planner() -> None:
+    """Whatever stands before the first = is the environment; both are needed."""
+    (case,) = cases_of(["envs.snake:agentkd/Snake-v0=policies/a=b"])
+    assert (case.env, case.planner) == ("envs.snake:agentkd/Snake-v0", "policies/a=b")
+    assert case.name == "policies/a=b agentkd/Snake-v0"
+    for text in ("CartPole-v1", "=planner", "CartPole-v1="):
+        with pytest.raises(ConfigError, match="ENV=PLANNER"):
+            cases_of([text])
 
 
 def test_planners_are_found_by_their_folders(tmp_path: Path) -> None:

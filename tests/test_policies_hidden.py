@@ -20,6 +20,7 @@ from policies.hidden import (
     Whole,
     cart_pole_whole,
     differences,
+    lander_whole,
     pendulum_whole,
 )
 
@@ -42,6 +43,16 @@ def test_a_pole_is_balanced_from_positions() -> None:
     assert max(forgets.returns) < 250
 
 
+def test_the_lander_flies_from_positions() -> None:
+    """The shipped planner lands as it does when velocities are shown."""
+    env = "envs.hidden:agentkd/LunarLanderHidden-v0"
+    spec = env_spec(environments.make(env))
+    planner = load_planner("policies.hidden:lander", spec)
+    check_policy(planner.policy, spec)
+    flown = evaluate(env, planner.policy, episodes=3, seed=1000, spec=spec)
+    assert min(flown.returns) > 200
+
+
 def echo(obs: Floats, /) -> Point:
     return Point(obs)
 
@@ -52,6 +63,7 @@ def echo(obs: Floats, /) -> Point:
         ("CartPole-v1", cart_pole_whole, 0.5),
         ("Pendulum-v1", pendulum_whole, 1e-3),
         ("Hopper-v5", differences(0.008, 0, 1), 2.0),
+        ("LunarLander-v3", lander_whole, 0.01),
     ],
 )
 def test_differences_are_near_the_velocities(

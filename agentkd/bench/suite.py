@@ -67,6 +67,7 @@ class Row:
 
     Attributes:
         case: The planner and its environment.
+        executor: The executor's architecture.
         planner: What the planner got on the evaluation's seeds.
         random: What random actions got on them.
         runs: One for each seed.
@@ -79,6 +80,7 @@ class Row:
     """
 
     case: Case
+    executor: str
     planner: Evaluation
     random: Evaluation
     runs: tuple[Run, ...]
@@ -138,6 +140,24 @@ def find_cases(folder: Path) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
+    """Read cases from texts such as "LunarLander-v3=policies/lunarlander".
+
+    Raises:
+        ConfigError: If a text is no such pair.
+    """
+    cases = []
+    for text in pairs:
+        env, _, planner = text.partition("=")
+        if not env or not planner:
+            raise ConfigError(
+                f"{text!r} is no pair: ENV=PLANNER, such as "
+                "LunarLander-v3=policies/lunarlander."
+            )
+        cases.append(Case(f"{planner} {env.rpartition(':')[2]}", env, planner))
+    return tuple(cases)
+
+
 def measure(
     case: Case,
     executor: str,
@@ -187,6 +207,7 @@ def measure(
     rate = labelling_rate(known.policy, around.astype(np.float32))
     return Row(
         case=case,
+        executor=executor,
         planner=planner,
         random=random,
         runs=tuple(runs),

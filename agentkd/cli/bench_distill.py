@@ -12,11 +12,20 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
-from agentkd.bench.suite import Row, find_cases, interquartile_mean, kept, measure
+from agentkd.bench.suite import (
+    Case,
+    Row,
+    cases_of,
+    find_cases,
+    interquartile_mean,
+    kept,
+    measure,
+)
 from agentkd.errors import ConfigError
 
 _COLUMNS = (
     "planner",
+    "executor",
     "its return",
     "executor's",
     "retention",
@@ -30,7 +39,7 @@ _COLUMNS = (
     "gradient steps/s",
     "MB",
 )
-_SHOWN = (0, 1, 2, 3, 4)
+_SHOWN = (0, 1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +47,20 @@ class Options:
     """Distil every planner of a folder, once for each seed, and print one table.
 
     Example: agentkd bench distill --planners planners --seconds 60 --seeds 3
+
+    Any planner in any environment, and executors of several kinds from each:
+    agentkd bench distill --pairs LunarLander-v3=policies/lunarlander
+    --executor mlp:64,64 gru:32
     """
 
-    planners: Path
+    planners: Path | None = None
     """A folder of folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5."""
+    pairs: tuple[str, ...] = ()
+    """Besides or instead, environments and planners as ENV=PLANNER."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
-    executor: str = "mlp:64,64"
-    """The executor's architecture."""
+    executor: tuple[str, ...] = ("mlp:64,64",)
+    """The executor's architecture; each planner is distilled into each of several."""
     seconds: float = 60.0
     """How long each distillation takes."""
     seeds: int = 3
@@ -70,29 +85,24 @@ def run(options: Options) -> int:
             f"--seeds {options.seeds} --episodes {options.episodes} --seconds "
             f"{options.seconds:g}: at least 1, at least 1, above 0."
         )
-    cases = find_cases(options.planners)
-    unknown = set(options.only) - {case.name for case in cases}
-    if unknown:
-        raise ConfigError(
-            f"No {sorted(unknown)} in {options.planners}; there are "
-            f"{[case.name for case in cases]}."
-        )
+    chosen = _chosen(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
-    chosen = [case for case in cases if not options.only or case.name in options.only]
+    works = [(case, executor) for case in chosen for executor in options.executor]
     console = Console()
     rows: list[Row] = []
     interrupted = False
-    for number, case in enumerate(chosen):
+    for number, (case, executor) in enumerate(works, 1):
+        what = f"{case.name} to {executor} ({number} of {len(works)})"
         with console.status("") as status:
 
-            def show(text: str, at: int = number, name: str = case.name) -> None:
-                status.update(f"{name} ({at + 1} of {len(chosen)}): {text}")
+            def show(text: str, what: str = what) -> None:
+                status.update(f"{what}: {text}")
 
             try:
                 row = measure(
                     case,
-                    options.executor,
+                    executor,
                     seconds=options.seconds,
                     seeds=range(options.seeds),
                     episodes=options.episodes,
@@ -104,12 +114,30 @@ def run(options: Options) -> int:
                 break
         rows.append(row)
         cells = _cells(row)
-        console.print(f"{cells[0]}  retention {cells[3]} {cells[4]}", highlight=False)
+        said = f"{cells[0]} to {cells[1]}  retention {cells[4]} {cells[5]}"
+        console.print(said, highlight=False)
     _show(console, rows)
     if options.out is not None:
         _write(options, options.out, rows, interrupted=interrupted)
         console.print(f"report    {options.out / 'report.html'}")
     return 130 if interrupted else 0
+
+
+def _chosen(options: Options) -> list[Case]:
+    cases = cases_of(options.pairs)
+    if options.planners is not None:
+        cases = (*find_cases(options.planners), *cases)
+    if not cases or not options.executor:
+        raise ConfigError(
+            "Nothing to distil: give --planners FOLDER or --pairs ENV=PLANNER, and at "
+            "least one --executor."
+        )
+    unknown = set(options.only) - {case.name for case in cases}
+    if unknown:
+        raise ConfigError(
+            f"No {sorted(unknown)}; there are {[case.name for case in cases]}."
+        )
+    return [case for case in cases if not options.only or case.name in options.only]
 
 
 def _cells(row: Row) -> list[str]:
@@ -122,6 +150,7 @@ def _cells(row: Row) -> list[str]:
     )
     return [
         row.case.name,
+        row.executor,
         f"{_mean(row.planner.returns):,.1f}",
         f"{executor:,.1f}",
         f"{retention.mean:.3f}",
@@ -154,7 +183,7 @@ def _show(console: Console, rows: list[Row]) -> None:
     # The rest is in the report: here everything has to fit eighty columns.
     for index in _SHOWN:
         name = _COLUMNS[index]
-        grid.add_column(name, justify="right" if index else "left", no_wrap=True)
+        grid.add_column(name, justify="right" if index > 1 else "left", no_wrap=True)
     for row in rows:
         cells = _cells(row)
         grid.add_row(*(cells[index].replace("[", "\\[") for index in _SHOWN))
@@ -171,6 +200,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
             {
                 "planner": row.case.name,
                 "env": row.case.env,
+                "architecture": row.executor,
                 "retention": retention.mean,
                 "retention_interval": [retention.low, retention.high],
                 "planner_returns": list(row.planner.returns),
@@ -195,7 +225,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         )
     data = {
         "command": "bench distill",
-        "architecture": options.executor,
+        "architectures": list(options.executor),
         "seconds": options.seconds,
         "seeds": options.seeds,
         "episodes": options.episodes,
@@ -210,7 +240,9 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         "retention",
         "",
         tuple(
-            Series(row.case.name, [0.0], [i.mean], [i.low], [i.high])
+            Series(
+                f"{row.case.name} {row.executor}", [0.0], [i.mean], [i.low], [i.high]
+            )
             for row, i in zip(rows, intervals, strict=True)
         ),
         "95 % over seeds and episodes.",
@@ -218,7 +250,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
     )
     table = Table(_COLUMNS, [_cells(row) for row in rows])
     text = (
-        f"{options.executor}, {options.seconds:g} s each, {options.seeds} seeds, "
-        f"{options.episodes} episodes."
+        f"{', '.join(options.executor)}; {options.seconds:g} s each, "
+        f"{options.seeds} seeds, {options.episodes} episodes."
     )
     write_report(out, data, [Section("What distillation keeps", text, table, (plot,))])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from agentkd.bench.candidates import (
     Candidate,
     Cost,
+    Integers,
     Limits,
     Made,
     Pruning,
@@ -25,8 +28,11 @@ from agentkd.bench.intervals import Interval
 from agentkd.bench.search import Effort, References, halve, search
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.deploy.int8.emit import constants
 from agentkd.distill import Distiller, DistillerOptions
 from agentkd.distill.prune import prune
+from agentkd.distill.quantised import FineTuning
 from agentkd.dists import mode
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
@@ -182,6 +188,32 @@ def test_pruning_learns_on_after_each_cut() -> None:
     assert list(step(initial("linear", CARTPOLE), make, 0.0)) == []
 
 
+def test_integers_keep_what_the_floats_say() -> None:
+    """Fitted from the labels; a quarter of the bytes and more, no time of this machine.
+
+    An executor that has no integer form is passed over.
+    """
+    make = taught("mlp:16", OBS)
+    first = make(initial("mlp:16", CARTPOLE))
+    learn([first], 0.0, 400)
+    frozen = first.freeze()
+    (made,) = Integers(FineTuning(steps=100, batch=64))(frozen, make, 0.0)
+    assert made.name == "mlp:16 (int8)"
+    policy: Any = made.policy
+    said = mode(balance(OBS), CARTPOLE.action)
+    assert (mode(policy(OBS), CARTPOLE.action) == said).mean() > 0.95
+    cost = made.cost()
+    assert cost.bytes == constants(policy)
+    assert math.isnan(cost.microseconds)
+    assert "unknown" in Limits(microseconds=5.0).beyond(cost)
+    assert Limits(bytes=10_000).beyond(cost) == ""
+    # Without steps there is time for a few.
+    (few,) = Integers()(frozen, make, 0.0)
+    assert few.steps == 50
+    attentive = initial("attention:8/2/1", CARTPOLE)
+    assert list(Integers()(attentive, make, 0.0)) == []
+
+
 def references(episodes: int = 4) -> References:
     """What the rule and random actions get."""
     best = evaluate("CartPole-v1", balance, episodes=episodes, seed=50)
@@ -318,6 +350,23 @@ def test_the_command_leaves_front_and_report(
     assert len(list((out / "candidates").glob("*.akd"))) == len(on_front)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Retention over size" in page
+
+
+def test_the_command_picks_integers_where_they_keep_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They take the fewest bytes; the report is of the integer form of the file."""
+    out = tmp_path / "out"
+    only = ["--candidates", "mlp:8", "--no-prune", "--target", "0.5", "--int8"]
+    assert main([*AUTO, *only, "--out", str(out)]) == 0
+    assert "--to c-int8" in capsys.readouterr().out
+    data = report(out)
+    picked = min(data["candidates"], key=lambda each: each["bytes"])
+    assert picked["name"] == "mlp:8 (int8)"
+    assert picked["decision_us"] is None
+    form = integer_form(read_bundle(out / "executor.akd"))
+    again = evaluate("CartPole-v1", form.policy, episodes=4, seed=data["eval_seed"])
+    assert list(again.returns) == data["returns"]["executor"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import numpy as np
 from agentkd import dists
 from agentkd.bench.intervals import Interval
 from agentkd.bench.latency import Form, measure
+from agentkd.deploy.int8.emit import constants
+from agentkd.deploy.int8.quantise import quantise
 from agentkd.distill.buffer import LabelBuffer
 from agentkd.distill.distiller import Distiller
 from agentkd.distill.prune import prune
-from agentkd.errors import ConfigError
+from agentkd.distill.quantised import FineTuning, fit_int8
+from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.frozen import Frozen, one_action
 from agentkd.runtime.form import form
 from agentkd.types import Floats, Policy
@@ -32,6 +36,8 @@ DEFAULT = (
 )
 _TIMED = 0.03
 _AT_ONCE = 8
+_TRIED = 50
+"""Steps of fitting by which it is seen how long they take."""
 _PRUNING = 20_000
 """Observations on which it is seen which units matter, at most."""
 
@@ -61,14 +67,17 @@ class Limits:
         """Say which limit a cost is beyond, "" where it is within all."""
         for name in ("parameters", "bytes", "microseconds"):
             limit, value = getattr(self, name), getattr(cost, name)
-            if limit is not None and value > limit:
-                return f"{value:,.4g} {name}, more than {limit:,.4g}"
+            if limit is None or value <= limit:
+                continue
+            if math.isnan(value):
+                return f"{name} unknown, and at most {limit:,.4g} are asked for"
+            return f"{value:,.4g} {name}, more than {limit:,.4g}"
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an executor costs: the same three things."""
+    """What an executor costs: the same three things; NaN microseconds are unknown."""
 
     parameters: int
     bytes: int
@@ -104,6 +113,7 @@ class Made:
         policy: What acts, if it is not `frozen`: one in integers, say.
         bytes: Of its numbers as they are stored; None for float32.
         steps: Gradient steps that were taken to make it.
+        elsewhere: Whether it acts on other machines, so that no time here counts.
     """
 
     name: str
@@ -111,17 +121,20 @@ class Made:
     policy: Policy | None = None
     bytes: int | None = None
     steps: int = 0
+    elsewhere: bool = False
 
     def cost(self) -> Cost:
         """Count and time it."""
         if self.policy is None and self.bytes is None:
             return cost_of(self.frozen)
+        size = self.bytes or 4 * len(self.frozen.vector())
+        if self.elsewhere:
+            return Cost(self.frozen.parameters, size, math.nan)
         spec, policy = self.frozen.spec, self.policy or self.frozen
 
         def act(obs: Floats) -> Any:
             return one_action(dists.mode(policy(obs[None]), spec.action), spec)
 
-        size = self.bytes or 4 * len(self.frozen.vector())
         return _cost(self.frozen, act, size)
 
 
@@ -182,6 +195,53 @@ class Pruning:
             learn([learner], seconds / len(self.shares), self.steps, low=0.5)
             before, now, taken = share, learner.freeze(), taken + learner.steps
             yield Made(f"{now.architecture} (pruned)", now, steps=taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Fits the weights to int8 and lets the integer form act. A `Step`.
+
+    What comes of it is in floats whose weights lie on the integers' steps. An executor
+    with a layer that has no integer form is left as it is.
+
+    Attributes:
+        tuning: How weights are fitted; None for as many steps as there is time for.
+    """
+
+    tuning: FineTuning | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return "in integers"
+
+    def __call__(
+        self, frozen: Frozen, distiller: Callable[[Frozen], Distiller], seconds: float
+    ) -> Iterator[Made]:
+        """Give the one executor."""
+        labels = distiller(frozen).buffer
+        try:
+            tuning = self.tuning or _timely(frozen, labels, seconds)
+            fitted = fit_int8(frozen, labels, tuning)
+        except SpecError:
+            return
+        whole = quantise(fitted.frozen, fitted.obs)
+        yield Made(
+            f"{frozen.architecture} (int8)",
+            fitted.frozen,
+            whole,
+            constants(whole),
+            tuning.steps,
+            elsewhere=True,
+        )
+
+
+def _timely(frozen: Frozen, labels: LabelBuffer, seconds: float) -> FineTuning:
+    """As many steps of fitting as there is time for, a few at least."""
+    begin = time.monotonic()
+    fit_int8(frozen, labels, FineTuning(steps=_TRIED))
+    took = (time.monotonic() - begin) / _TRIED
+    return FineTuning(steps=max(_TRIED, round((seconds / took) - _TRIED)))
 
 
 def learn(

@@ -308,8 +308,10 @@ class _Race:
             if self.interrupted or last:
                 break
             alive = self._halved(results)
-        for step in () if self.interrupted else steps:
-            self._try(step, asked)
+        seconds = (self.effort.seconds or 0.0) * _STEPPING / max(1, len(steps))
+        for step in steps:
+            if not self.interrupted:
+                self._try(step, seconds, asked)
 
     def _slice(self, alive: Sequence[str], share: float, rung: int, part: int) -> None:
         """Collect some labels, then let each candidate learn from all there are."""
@@ -381,10 +383,9 @@ class _Race:
             self.measured[each.name] = replace(each, note=note)
         return [each.name for each in results if each.name in stay]
 
-    def _try(self, step: Step, asked: Callable[[], bool]) -> None:
+    def _try(self, step: Step, seconds: float, asked: Callable[[], bool]) -> None:
         base, _ = pick(list(self.measured.values()), self.target)
         self.watch(f"{step.name}: {base.name}", ())
-        seconds = (self.effort.seconds or 0.0) * _STEPPING
         for made in step(base.made.frozen, self._joined, seconds):
             cost = made.cost()
             if beyond := self.limits.beyond(cost):

@@ -111,6 +111,9 @@ class Options:
     """With auto: the longest median decision on this machine, in µs."""
     prune: bool = True
     """With auto: try to remove hidden units of the smallest that keeps the target."""
+    int8: bool = False
+    """With auto: fit the smallest that keeps the target to integers, too, for a device
+    that has no floats: agentkd export FILE --to c-int8."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None

@@ -14,7 +14,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 
-from agentkd.bench.candidates import DEFAULT, Candidate, Limits, Pruning, front
+from agentkd.bench.candidates import (
+    DEFAULT,
+    Candidate,
+    Integers,
+    Limits,
+    Pruning,
+    Step,
+    front,
+)
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.origin import origin
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out
@@ -23,7 +31,9 @@ from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView
 from agentkd.cli.planner_choice import reference
-from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.distill.quantised import FineTuning
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +119,7 @@ def run_auto(options: Options) -> int:
         seed=options.seed,
         options=learning,
         collection=collection,
-        steps=[Pruning(steps=_pruning_steps(options))] if options.prune else (),
+        steps=_steps(options),
         data=data,
         watch=lambda text, measured: _tell(console, text, measured),
     )
@@ -121,11 +131,14 @@ def run_auto(options: Options) -> int:
     console.print(f"[bold]{found.why}[/]", highlight=False)
     view = DistillView(options.env, told, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
-    acting = found.chosen.made.policy or frozen.policy
-    executor = evaluate(options.env, acting, episodes=count, seed=options.eval_seed)
+    executor = _reached(options, frozen.policy)
     facts = provenance | distill_file.measured(planner, random, executor, options)
     file = out / "executor.akd"
     distill_file.write_proven(file, frozen, facts, contract, options)
+    if found.chosen.made.elsewhere:
+        # The file tells what its floats keep, the report what its integers do.
+        executor = _reached(options, integer_form(read_bundle(file)).policy)
+        view.say("It acts in integers: agentkd export executor.akd --to c-int8")
     result = Distilled(
         frozen=frozen,
         planner=told,
@@ -151,6 +164,12 @@ def run_auto(options: Options) -> int:
         view,
         _data(options, found),
         [_section(found, options.target)],
+    )
+
+
+def _reached(options: Options, policy: Any) -> Evaluation:
+    return evaluate(
+        options.env, policy, episodes=options.episodes, seed=options.eval_seed
     )
 
 
@@ -186,8 +205,16 @@ def _effort(options: Options) -> Effort:
     return Effort(seconds=120.0 if options.seconds is None else options.seconds)
 
 
-def _pruning_steps(options: Options) -> int | None:
-    return None if options.steps is None else max(1, options.steps // 8)
+def _steps(options: Options) -> list[Step]:
+    """What is tried on the smallest that keeps the target, in this order."""
+    steps: list[Step] = []
+    eighth = None if options.steps is None else max(1, options.steps // 8)
+    if options.prune:
+        steps.append(Pruning(steps=eighth))
+    if options.int8:
+        fixed = None if eighth is None else FineTuning(steps=eighth, seed=options.seed)
+        steps.append(Integers(fixed))
+    return steps
 
 
 def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
@@ -215,7 +242,7 @@ def _cells(found: Found) -> list[list[str]]:
                 each.name,
                 f"{each.cost.parameters:,}",
                 f"{each.cost.bytes:,}",
-                f"{each.cost.microseconds:.2f}",
+                f"{each.cost.microseconds:.2f}".replace("nan", "–"),
                 f"{each.kept.mean:.3f}",
                 f"{each.kept.low:.3f}–{each.kept.high:.3f}",
                 note,
@@ -291,7 +318,11 @@ def _section(found: Found, target: float) -> Section:
     best = front(found.candidates)
     ends: dict[str, list[float]] = {
         "parameters": [float(each.cost.parameters) for each in found.candidates],
-        "microseconds": [each.cost.microseconds for each in found.candidates],
+        "microseconds": [
+            each.cost.microseconds
+            for each in found.candidates
+            if math.isfinite(each.cost.microseconds)
+        ],
     }
 
     def plot(title: str, label: str, field: str) -> Plot:

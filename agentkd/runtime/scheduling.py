@@ -78,7 +78,8 @@ def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
     Another thread gives the interpreter up after 0.1 ms instead of 5, and Linux from
     6.12 on lets an ordinary thread in sooner, for it asks for 0.1 ms at a time. With
     `freeze`, what lives already is never scanned for garbage again and automatic
-    collection is off (call `gc.collect` when there is slack). All of it is undone at the end.
+    collection is off (call `gc.collect` when there is slack). All of it is undone at
+    the end.
 
     Args:
         options: What is asked for.

@@ -135,6 +135,19 @@ def test_realtime_undoes_what_it_does() -> None:
     assert sys.getswitchinterval() == switch
 
 
+def test_short_slices_are_asked_for_and_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An ordinary thread asks for 0.1 ms at a time in the block, as before after it."""
+    asked: list[int] = []
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
+    monkeypatch.setattr(scheduling.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(scheduling, "_slice", lambda _, ns: not asked.append(ns))
+    with realtime():
+        assert asked == [100_000]
+    assert asked == [100_000, 0]
+
+
 def test_what_is_granted_is_told_and_undone() -> None:
     """Cores are bound for the block alone; what was asked for is reported by name."""
     before = os.sched_getaffinity(0)

@@ -121,7 +121,7 @@ class LogFile:
         self.path = Path(path)
         self.ended, self.torn = False, 0
         older = self.path.with_name(self.path.name + OLDER)
-        # A process that was killed while it changed files may have left the older alone.
+        # One that was killed while it changed files may have left the older alone.
         alone = older.exists() and not self.path.exists()
         newest = _read(older if alone else self.path)
         self.header = _header(newest, older if alone else self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import resource
 import sys
 from typing import Any
@@ -141,8 +142,13 @@ def test_short_slices_are_asked_for_and_given_back(
     """An ordinary thread asks for 0.1 ms at a time in the block, as before after it."""
     asked: list[int] = []
     monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
-    monkeypatch.setattr(scheduling.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(scheduling, "_slice", lambda _, ns: not asked.append(ns))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def note(_: int, ns: int) -> bool:
+        asked.append(ns)
+        return True
+
+    monkeypatch.setattr(scheduling, "_slice", note)
     with realtime():
         assert asked == [100_000]
     assert asked == [100_000, 0]

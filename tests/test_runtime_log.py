@@ -271,6 +271,38 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert decided(path)[-1].tick == 8 * 130 - 1
 
 
+@pytest.mark.parametrize("step", ["begun", "moved", "renamed"])
+def test_killed_while_files_change(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each step between two files, what was written before is readable."""
+    path = tmp_path / "run.akdlog"
+    recorder = DecisionLog(path)
+    agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
+    steps = {"begun": 0, "moved": 1, "renamed": 2}
+    done: list[Path] = []
+    replace_file = Path.replace
+
+    def until(self: Path, target: Path) -> Path:
+        if len(done) == steps[step]:
+            raise OSError("killed here")
+        done.append(self)
+        return replace_file(self, target)
+
+    with agent:
+        live(agent, 20)
+        recorder._flush()
+        before = [d.tick for d in decided(path)]
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", until)
+            # What a killed process does not do is not to be tidied up either.
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            recorder._rotate()
+        assert len(done) == steps[step]
+        assert path.exists() == (step != "moved")
+        assert [d.tick for d in decided(path)] == before == list(range(20))
+
+
 def test_records_without_room_are_counted_and_skipped_by_the_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Dense
+from agentkd.planners.ensemble import Ensemble
 from agentkd.runtime import (
     MODES,
     Agent,
@@ -32,11 +33,13 @@ from agentkd.runtime import (
     Valid,
     spread,
 )
+from agentkd.runtime.codec import Seen
 from agentkd.runtime.form import NumpyForm
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.router import ORDER, check_mode
 from agentkd.runtime.routing import Routing
 from agentkd.runtime.strategies import Strategies
+from agentkd.runtime.thinking import Thinker
 from agentkd.types import Categorical, Decision, Floats, Guidance, Source
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant, one_hot
 from tests.test_runtime_strategies import answer
@@ -307,6 +310,21 @@ def test_planner_in_doubt_is_refused() -> None:
         [Disagreement(0.5, between="members")], planner=Doubting(), ticks=5
     )
     assert [reason for _, _, reason in acted] == ["fresh"] * 3 + ["disputed"] * 2
+
+
+def test_members_are_asked_once_a_request() -> None:
+    """Answer and disagreement of an ensemble come of one call of each member."""
+    calls: list[int] = []
+
+    def member(obs: Floats) -> Categorical:
+        calls.append(len(obs))
+        return Categorical(np.tile(np.eye(4, dtype=np.float32)[1], (len(obs), 1)))
+
+    thinker = Thinker(Ensemble((member, member), SPEC), SPEC, backlog=False)
+    obs = np.zeros(SPEC.obs.size, np.float32)
+    thought = thinker.think([Seen(0, 0, 0, obs)])
+    assert calls == [1, 1]
+    assert thought.answer.doubt == pytest.approx(0, abs=1e-6)
 
 
 def test_shadow_is_compared_and_never_acts() -> None:

@@ -68,7 +68,7 @@ class Options:
     systems: str = "rtgym,openpi"
     """Which of them, separated by commas."""
     idle: bool = True
-    """Time ours with nothing beside it as well."""
+    """Time each loop with nothing beside it as well: what the machine itself loses."""
     chunks: bool = True
     """Time the 150 ms policy as well."""
     priority: int | None = None
@@ -143,10 +143,14 @@ def _loops(
     for system in systems:
         assert python is not None
 
-        def timed(system: str = system, python: Path = python) -> Kept:
-            return theirs(python, system, hz, seconds, busy=True)
+        for busy in (False, True) if options.idle else (True,):
 
-        loops.append((f"{system}, busy", timed))
+            def timed(
+                system: str = system, python: Path = python, busy: bool = busy
+            ) -> Kept:
+                return theirs(python, system, hz, seconds, busy=busy)
+
+            loops.append((f"{system}, {'busy' if busy else 'idle'}", timed))
     return loops
 
 
@@ -211,7 +215,8 @@ def _kept_section(kept: Sequence[Kept]) -> Section:
         _COLUMNS,
         rows,
         "Missed: periods without an action. µs: by how much the time from one action "
-        "to the next exceeded the period." + _notes(kept),
+        "to the next exceeded the period. Busy: two processes at niceness 19 beside "
+        "each; ours also answer the loop and send it weights." + _notes(kept),
     )
     return Section("Ticks, with planner and distiller at work", "", table)
 

@@ -41,7 +41,8 @@ NAME = struct.Struct("<H")
 NUMBER = struct.Struct("<q")
 HEADER, EXECUTOR, WEIGHTS, CALLED, RESET, HEARD, DECIDED, LOST, END = b"HEWNRATLZ"
 """The kinds of records."""
-OLDER = ".1"
+OLDER, FRESH = ".1", ".new"
+"""What follows the name of the older file, and of one that has no beginning yet."""
 LEAST = 1 << 20
 """The smallest limit, in bytes."""
 
@@ -134,6 +135,7 @@ class DecisionLog:
         try:
             older.unlink(missing_ok=True)
             self._begin_file()
+            self._fresh.replace(self.path)
         except OSError as error:
             raise WriteError(
                 f"The log {self.path} cannot be written: {error.strerror or error}. "
@@ -294,10 +296,15 @@ class DecisionLog:
         whole = bytes((kind,)) + body
         return FRAME.pack(len(whole), zlib.crc32(whole)) + whole
 
+    @property
+    def _fresh(self) -> Path:
+        """Where a file gets its beginning, so that under its name it always has one."""
+        return self.path.with_name(self.path.name + FRESH)
+
     def _begin_file(self) -> None:
         assert self._frozen is not None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._file = os.open(self.path, flags, 0o644)
+        self._file = os.open(self._fresh, flags, 0o644)
         self._size = 0
         self._names = {}
         header = json.dumps({**self._header, "segment": self._segment}).encode()
@@ -315,10 +322,13 @@ class DecisionLog:
         try:
             os.close(self._file)
             self._file = -1
-            self.path.replace(self.path.with_name(self.path.name + OLDER))
             self._segment += 1
             self._begin_file()
+            self.path.replace(self.path.with_name(self.path.name + OLDER))
+            self._fresh.replace(self.path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._fresh.unlink(missing_ok=True)
             self._give_up(error)
 
     def _write(self, data: bytes) -> None:

@@ -121,11 +121,13 @@ class LogFile:
         self.path = Path(path)
         self.ended, self.torn = False, 0
         older = self.path.with_name(self.path.name + OLDER)
-        newest = _read(self.path)
-        self.header = _header(newest, self.path)
+        # One that was killed while it changed files may have left the older alone.
+        alone = older.exists() and not self.path.exists()
+        newest = _read(older if alone else self.path)
+        self.header = _header(newest, older if alone else self.path)
         self._parts = [newest]
         self.whole = self.header.get("segment") == 0
-        if older.exists():
+        if older.exists() and not alone:
             data = _read(older)
             before = _header(data, older)
             # One that an earlier run left is none of ours.

@@ -61,7 +61,8 @@ class Thinker:
     many rows, for the ticks from the observation's on. It may answer with a `Guidance`,
     with goals for the executor and with what it expects to be observed. It may have a
     method `improve`, which gives better and better answers (`AnytimePolicy`), and
-    `disagreement`, which says how far its members are apart (`Ensemble`). Where it has
+    `disagreement`, which says how far its members are apart (`Ensemble`); with a method
+    `answer`, which gives both, it is asked once. Where it has
     an attribute `epoch`, that is set to the episode's number.
 
     A planner with a memory steps through the observations one by one, and starts afresh
@@ -108,6 +109,9 @@ class Thinker:
         self._expects = EXPECTED_BYTES // (4 * max(1, spec.obs.size))
         self._told = hasattr(policy, "epoch")
         self._doubts = hasattr(policy, "disagreement")
+        # Answer and disagreement in one: each member is asked once.
+        plain = not (self.anytime or self.recurrent)
+        self._at_once = plain and self._doubts and hasattr(policy, "answer")
         self._tick = -1
         self._broken = False
         self._state: State | None = None
@@ -165,6 +169,7 @@ class Thinker:
         asked = self._asked(seen)
         obs = np.stack([each.obs for each in asked])
         sound = np.ones(len(asked), bool)
+        doubt = math.nan
         if self.anytime:
             guidance, part = None, -1
             for part, found in enumerate(self._policy.improve(obs)):
@@ -174,10 +179,13 @@ class Thinker:
                 raise PlannerError("The planner's `improve` gave no answer.")
         elif self.recurrent:
             part, guidance = -1, self._step(asked, sound)
+        elif self._at_once:
+            rows, apart = self._policy.answer(obs)
+            part, guidance = -1, self._checked(rows, len(asked))
+            doubt = float(apart[-1])
         else:
             part, guidance = -1, self._checked(self._policy(obs), len(asked))
-        doubt = math.nan
-        if self._doubts:
+        if self._doubts and not self._at_once:
             doubt = float(self._policy.disagreement(obs[-1:])[0])
         answer = self._answer(guidance, newest, asked[-1].tick, began)
         kept = np.flatnonzero(sound & (guidance.rows is not None))

@@ -274,6 +274,28 @@ def test_table_command_lives_every_cell(
     assert undocumented(kept, kept["cells"][0]) == []
 
 
+def test_table_command_truncates_episodes_and_says_who_acted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Episodes end after so many ticks, scores have intervals, sources have shares."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
+    command = ["bench", "realtime", "table", "--env", "CartPole-v1", "--planner"]
+    rest = [BALANCE, "--executor", str(file), "--latencies", "0", "--episodes", "3"]
+    assert main([*command, *rest, "--episode-ticks", "7", "--json"]) == 0
+    data = told(capsys)
+    returns = {each["arm"]: each["returns"] for each in data["cells"]}
+    assert returns["planner"] == returns["runtime"] == [7.0] * 3
+    assert data["episode_ticks"] == 7
+    assert main([*command, *rest, "--episode-ticks", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "who acted" in said
+    assert "runtime 0 7.000 7.000 7.000" in " ".join(said.split())
+    assert "runtime 0 1.000 0.000 0.000 0.000" in " ".join(said.split())
+    assert main([*command, *rest, "--episode-ticks", "0"]) == 2
+    assert "--episode-ticks" in capsys.readouterr().err
+
+
 def test_delay_command_distils_and_delays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

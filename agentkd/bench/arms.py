@@ -47,6 +47,8 @@ class Setting:
         strategies: How strategies are asked for and take over.
         workers: Planners that are asked in turn.
         realtime: What is asked of the system on the wall clock.
+        episode_ticks: Ticks after which an episode is truncated, besides the
+            environment's own end.
     """
 
     env: str
@@ -62,6 +64,7 @@ class Setting:
     strategies: StrategyOptions | None = None
     workers: int = 1
     realtime: Realtime | None = None
+    episode_ticks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +111,16 @@ class Lived:
 
 @final
 class Scored:
-    """An environment that keeps the score of its own episodes."""
+    """An environment that keeps the score of its own episodes.
 
-    def __init__(self, env: Any) -> None:
+    Args:
+        env: The environment.
+        most: Ticks after which an episode is truncated, None for its own end.
+    """
+
+    def __init__(self, env: Any, most: int | None = None) -> None:
         """Wrap an environment."""
-        self._env = env
+        self._env, self._most, self._began = env, most, 0
         self.scores: list[tuple[int, float]] = []
         self.current = 0.0
         self.ticks = 0
@@ -123,7 +131,7 @@ class Scored:
         Raises:
             EpisodeError: If the environment raises.
         """
-        self.current = 0.0
+        self.current, self._began = 0.0, self.ticks
         with self._told("reset"):
             return self._env.reset(seed=seed)
 
@@ -137,6 +145,8 @@ class Scored:
             obs, reward, terminated, truncated, info = self._env.step(action)
         self.ticks += 1
         self.current += float(reward)
+        if self._most is not None and self.ticks - self._began >= self._most:
+            truncated = True
         if terminated or truncated:
             self.scores.append((self.ticks, self.current))
         return obs, reward, terminated, truncated, info
@@ -211,7 +221,7 @@ async def live(
         began: Told of the runtime before it starts.
     """
     env = environments.make(setting.env)
-    scored = Scored(env)
+    scored = Scored(env, setting.episode_ticks)
     runtime = Runtime(
         executor,
         planner=planner,

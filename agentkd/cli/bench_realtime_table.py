@@ -14,6 +14,7 @@ from agentkd.bench.report import Plot, Section, Series, Table
 from agentkd.cli.bench_realtime import Place
 from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.errors import ConfigError
+from agentkd.runtime.result import SOURCES
 
 _ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()
 
@@ -36,11 +37,12 @@ class Options:
     --guard policies.freeway:safe --holds policies.freeway:holds
     --roll-forward policies.freeway:ahead --episodes 8 --seed 0 --unit 89
 
-    A robot and a planner that searches, in real time:
+    A robot and a planner that searches, in real time, for 20 s at a time:
 
     agentkd bench realtime table --env HalfCheetah-v5 --planner
     policies.mpc:half_cheetah --executor cheetah.akd --clock wall --hz 20
-    --latencies real --episodes 3
+    --latencies real --roll-forward policies.mpc:half_cheetah_ahead
+    --episodes 5 --episode-ticks 400
     """
 
     env: tuple[str, ...]
@@ -57,6 +59,8 @@ class Options:
     """Ticks per second."""
     episodes: int = 8
     """Episodes of each arm, unless ticks or seconds are given."""
+    episode_ticks: int | None = None
+    """Truncate episodes after so many ticks, besides the environment's own end."""
     ticks: int | None = None
     """The length of each arm in ticks; its score is then all reward."""
     seconds: float | None = None
@@ -110,10 +114,13 @@ def run(options: Options) -> int:
     verdict = "At every latency the runtime is at or above planner and executor alone."
     if below:
         verdict = "The runtime is below:\n" + "\n".join(f"  {each}" for each in below)
-    sections = [
-        _section(case.env, [c for c in cells if c.env == case.env], options)
-        for case in cases
-    ]
+    sections = []
+    for case in cases:
+        own = [each for each in cells if each.env == case.env]
+        sections.append(_section(case.env, own, options))
+        if any(each.by_episodes for each in own):
+            sections.append(_sure(case.env, own, options))
+        sections.append(_acted(case.env, own))
     data: dict[str, Any] = {
         "command": "bench realtime table",
         "envs": list(options.env),
@@ -122,6 +129,7 @@ def run(options: Options) -> int:
         "clock": options.clock,
         "hz": options.hz,
         "seed": options.seed,
+        "episode_ticks": options.episode_ticks,
         "unit": options.unit,
         "cells": [_told(each, options.unit) for each in cells],
         "regret": _regret(cells, options.unit),
@@ -156,8 +164,11 @@ def _check(options: Options) -> None:
     numbers = (options.hz, options.unit, options.seconds or 1.0)
     if not all(0 < each < float("inf") for each in numbers):
         raise ConfigError("--hz, --unit and --seconds: above 0.")
-    if options.episodes < 1 or options.seed < 0 or (options.ticks or 1) < 1:
-        raise ConfigError("--episodes and --ticks at least 1, --seed at least 0.")
+    counts = options.episodes, options.ticks, options.episode_ticks
+    if options.seed < 0 or any(each is not None and each < 1 for each in counts):
+        raise ConfigError(
+            "--episodes, --ticks and --episode-ticks at least 1, --seed at least 0."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +216,7 @@ def _setting(options: Options, env: str, latency: int | None) -> Any:
         routers=options.strategies.make_routers,
         strategies=options.strategies.make_options(),
         workers=options.strategies.workers,
+        episode_ticks=options.episode_ticks,
     )
 
 
@@ -266,3 +278,41 @@ def _section(env: str, cells: Sequence[Any], options: Options) -> Section:
     plots = (plot,) if len(latencies) > 1 and None not in latencies else ()
     title = f"{env}, by the planner's latency in ticks"
     return Section(title, "", Table(["arm", *shown], rows), plots)
+
+
+def _sure(env: str, cells: Sequence[Any], options: Options) -> Section:
+    """Where the scores may lie."""
+    rows = []
+    for each in cells:
+        interval = mean_interval(each.returns)
+        score = each.mean, interval.low, interval.high
+        figures = [f"{number / options.unit:.3f}" for number in score]
+        rows.append([each.arm, _late(each), *figures])
+    columns = ["arm", "late", "score", "low", "high"]
+    caption = "95 % intervals over the episodes that ended."
+    return Section(f"{env}, intervals", "", Table(columns, rows, caption), ())
+
+
+def _acted(env: str, cells: Sequence[Any]) -> Section:
+    """Who acted, and what time did to it."""
+    rows = []
+    for each in cells:
+        metrics = each.metrics
+        ticks = max(1, metrics["ticks_total"])
+        decisions = metrics["decisions_total"]
+        shares = [sum(decisions.get(name, {}).values()) / ticks for name in SOURCES]
+        answer = metrics["planner_latency_us"]
+        took = [answer[name] / 1000 for name in ("p50", "p99")]
+        figures = [f"{share:.3f}" for share in shares] + [f"{ms:.1f}" for ms in took]
+        missed = f"{metrics['missed_cycles_total']}"
+        rows.append([each.arm, _late(each), *figures, missed])
+    columns = ["arm", "late", *SOURCES, "ms p50", "p99", "missed"]
+    caption = (
+        "Shares of the ticks at which each acted; milliseconds from an observation to "
+        "its answer; periods that went by without a tick."
+    )
+    return Section(f"{env}, who acted", "", Table(columns, rows, caption), ())
+
+
+def _late(cell: Any) -> str:
+    return "real" if cell.latency is None else f"{cell.latency}"

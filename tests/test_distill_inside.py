@@ -230,7 +230,10 @@ def test_what_cannot_be_looked_into_is_refused() -> None:
     """Each message says what is missing and what to take instead."""
     executor = grown("attention:8/2/1")
     plain = grown("mlp:8")
-    box: Any = lambda obs: plain(obs)  # noqa: E731 a black box
+
+    def box(obs: Any) -> Any:
+        return plain(obs)
+
     for term in (Attention(), Slopes(), Similar()):
         with pytest.raises(ConfigError, match="shows only its answers"):
             built(term, executor, box)
@@ -289,7 +292,9 @@ def test_they_are_read_and_written() -> None:
 def test_a_distiller_learns_with_them(tmp_path: Any) -> None:
     """Through the loop: the relations come nearer, and numbers are shown."""
     planner = grown("attention:8/4/2")
-    options = DistillerOptions(terms="match + attention + 0.1 slopes", batch=32)
+    options = DistillerOptions(
+        terms="match + attention + 0.1 slopes + 0.001 smooth", batch=32
+    )
     learner = Distiller(initial("attention:8/2/1", CHOICE), options, planner)
     obs = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     learner.add(obs, planner(obs))

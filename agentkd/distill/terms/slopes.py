@@ -14,6 +14,7 @@ from torch.nn import functional
 from agentkd.distill import divergence as d
 from agentkd.distill.terms.action import BoxUnits
 from agentkd.distill.terms.remembered import Remembered
+from agentkd.distill.terms.smooth import twice
 from agentkd.distill.terms.soft import Soft, SoftLabels
 from agentkd.distill.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
@@ -93,7 +94,8 @@ class Jacobians(Loss):
         if self._soft is not None and self._mine:
             self._soft.observe(batch.planner)
         obs = batch.obs.detach().requires_grad_()
-        answers = self._answers(batch.forward(obs))
+        with twice():
+            answers = self._answers(batch.forward(obs))
         weights, theirs = self._theirs(batch)
         unit = self._ground.spread()
         found = []

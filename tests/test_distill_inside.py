@@ -104,14 +104,14 @@ def test_heads_blocks_and_widths_may_differ() -> None:
     loss, batch = built(
         Attention(), grown("attention:8/2/1"), grown("attention:16/4/3")
     )
-    assert loss.heads == 4  # type: ignore[attr-defined]
+    assert loss.heads == 4
     loss(batch).sum().backward()
     loss, _ = built(
         Attention(heads=8, block=0), grown("attention:8/2/1"), grown("attention:16/4/3")
     )
-    assert loss.heads == 8  # type: ignore[attr-defined]
+    assert loss.heads == 8
     loss, _ = built(Attention(), grown("attention:6/3/1"), grown("attention:8/4/1"))
-    assert loss.heads == 2  # type: ignore[attr-defined]
+    assert loss.heads == 2
 
 
 def test_relations_do_not_know_the_axes_of_their_head() -> None:
@@ -120,9 +120,9 @@ def test_relations_do_not_know_the_axes_of_their_head() -> None:
     drawn = torch.linalg.qr(torch.randn(4, 4)).Q
     turned = tuple(each @ drawn for each in block)
     before = log_relations(block, 2, "alike")  # type: ignore[arg-type]
-    assert torch.allclose(log_relations(turned, 2, "alike"), before, atol=1e-4)  # type: ignore[arg-type]
+    assert torch.allclose(log_relations(turned, 2, "alike"), before, atol=1e-4)
     halves = log_relations(block, 4, "alike")  # type: ignore[arg-type]
-    assert not torch.allclose(log_relations(turned, 4, "alike"), halves, atol=1e-2)  # type: ignore[arg-type]
+    assert not torch.allclose(log_relations(turned, 4, "alike"), halves, atol=1e-2)
     assert torch.allclose(before.exp().sum(-1), torch.ones(before.shape[:-1]))
 
 

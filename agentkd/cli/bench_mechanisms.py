@@ -135,6 +135,8 @@ def _asked(
             f"--first-seed {options.first_seed} --reuse {options.reuse}: at least 0, "
             "and above 0."
         )
+    if options.reuse != 1.0 and not options.compare:
+        raise ConfigError("--reuse goes with --compare; there is a mechanism 'reuse'.")
     cases = find_cases(options.planners)
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:

@@ -89,7 +89,7 @@ def _executor(frozen: Frozen) -> Opened:
     spec = frozen.spec
     kind: Kind = "point"
     if frozen.head in ("categorical", "multicategorical", "bernoulli"):
-        kind = frozen.head  # type: ignore[assignment]
+        kind = frozen.head
 
     def answer(obs: Tensor, trace: Trace | None) -> Tensor:
         outputs = network.from_normalised(network.normalise(obs), trace)
@@ -285,7 +285,7 @@ def _packed(found: Any, action: ActionSpec, user: str) -> Tensor:
     if isinstance(found, distributions.Independent):
         return _packed(found.base_dist, action, user)
     if isinstance(found, distributions.Categorical | distributions.Bernoulli):
-        logits: Tensor = found.logits  # type: ignore[no-untyped-call]
+        logits: Tensor = found.logits
         return logits
     if isinstance(found, distributions.Normal):
         return torch.cat([found.mean, found.stddev.log()], 1)

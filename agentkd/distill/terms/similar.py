@@ -23,8 +23,8 @@ class Similar(Term):
 
     G = A Aᵀ of the last hidden layer's numbers A, (batch, width), each row brought to
     length 1; a label's loss is Σ_j (G_T − G_S)²_ij, which is the batch's size times
-    that of Tung and Mori 2019, "Similarity-preserving knowledge distillation", eq. 1 to
-    4. Widths and kinds of layers may differ.
+    that of "Similarity-preserving knowledge distillation" (ICCV 2019), eq. 1 to 4.
+    Widths and kinds of layers may differ.
     """
 
     def build(self, ground: Ground) -> Loss:

@@ -175,8 +175,8 @@ def jacobian(planner: Opened, obs: Tensor) -> Tensor:
             if not column.requires_grad:
                 found.append(nothing)
                 continue
-            (slope,) = torch.autograd.grad(
+            slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
                 column.sum(), here, retain_graph=True, allow_unused=True
             )
-            found.append(nothing if slope is None else slope)
+            found.append(nothing if slopes[0] is None else slopes[0])
     return torch.stack(found, 1)

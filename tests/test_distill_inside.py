@@ -226,6 +226,39 @@ def test_an_sb3_policy_is_opened_as_it_answers(algorithm: Any) -> None:
     assert jacobian(found, torch.from_numpy(seen)).abs().max().item() > 0
 
 
+class Answers(nn.Module):
+    """A linear layer whose answer is put into words."""
+
+    def __init__(self, size: int, say: Any) -> None:
+        super().__init__()
+        self.layer, self.say = nn.Linear(8, size), say
+
+    def forward(self, obs: Tensor) -> Any:
+        return self.say(self.layer(obs))
+
+
+@pytest.mark.parametrize(
+    ("spec", "say"),
+    [
+        (CHOICE, lambda z: z),
+        (CHOICE, lambda z: torch.distributions.Categorical(logits=z)),
+        (BOX, lambda z: z),
+        (BOX, lambda z: (z, torch.zeros(2))),
+        (BOX, lambda z: torch.distributions.Normal(z, torch.ones(2))),
+    ],
+)
+def test_a_module_is_opened_as_it_answers(spec: Spec, say: Any) -> None:
+    """Tensors, pairs and torch distributions, packed as the labels are."""
+    size = dists.action_size(spec.action)
+    policy = from_module(Answers(size, say), spec)
+    answer = policy(SEEN.numpy())
+    found = opened(policy, "test")
+    packed = found.answer(SEEN, None).detach().numpy()
+    assert found.kind == dists.kind_of(answer)
+    assert np.allclose(packed, dists.pack(answer), atol=1e-6)
+    assert jacobian(found, SEEN).abs().max().item() > 0
+
+
 def test_what_cannot_be_looked_into_is_refused() -> None:
     """Each message says what is missing and what to take instead."""
     executor = grown("attention:8/2/1")

@@ -149,4 +149,24 @@ def test_the_command_compares_and_reports(
     assert "smooth under pgd" in said
     for bad in (["--compare", "hard"], ["--mechanisms", "x"], ["--labels", "0"]):
         assert main([*words, *bad]) == 2
+    for bad in (["--first-seed", "-1"], ["--reuse", "0"], ["--reuse", "2"]):
+        assert main([*words, *bad, "--mechanisms", "smooth"]) == 2
     assert main([*words, "--only", "nobody"]) == 2
+
+
+def test_other_seeds_and_more_steps_may_be_asked_for(
+    planners: Path, tmp_path: Path
+) -> None:
+    """Settings are chosen on some seeds and measured on others; both are reported."""
+    words = ["bench", "mechanisms", "--planners", str(planners), "--labels", "64"]
+    words += ["--only", "dqn-CartPole-v1", "--executor", "linear", "--seeds", "1"]
+    words += ["--episodes", "1", "--compare", "match", "match + 0.01 slopes"]
+    steps = []
+    for reuse in ("1", "2"):
+        out = tmp_path / reuse
+        more = ["--first-seed", "7", "--reuse", reuse, "--out", str(out)]
+        assert main([*words, *more]) == 0
+        data = report(out)
+        assert (data["first_seed"], data["reuse"]) == (7, float(reuse))
+        steps.append(data["entries"][0]["steps"])
+    assert steps[1] == [2 * each for each in steps[0]]

@@ -15,6 +15,7 @@ import numpy as np
 from agentkd import environments
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.intervals import Interval
+from agentkd.deploy.bundle import read_bundle
 from agentkd.distill.loop import Budget, distill
 from agentkd.errors import ConfigError
 from agentkd.planners import load_planner
@@ -122,22 +123,32 @@ def megabytes() -> float:
 def find_cases(folder: Path) -> tuple[Case, ...]:
     """Find planners in folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5.
 
+    A planner.akd tells its environment itself, whatever its folder is called.
+
     Raises:
         ConfigError: If there is none.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder.")
-    cases = [
-        Case(each.name, each.name.partition(_ENV_MARK)[2], str(each))
-        for each in sorted(folder.iterdir())
-        if each.is_dir() and _ENV_MARK in each.name and any(each.glob("*.zip"))
-    ]
+    found = (_case(each) for each in sorted(folder.iterdir()) if each.is_dir())
+    cases = [each for each in found if each is not None]
     if not cases:
         raise ConfigError(
             f"{folder} holds no planners: folders named ALGORITHM-ENVIRONMENT, such as "
-            "sac-Swimmer-v5, with an SB3 save in each."
+            "sac-Swimmer-v5, with an SB3 save in each, or folders with a planner.akd."
         )
     return tuple(cases)
+
+
+def _case(folder: Path) -> Case | None:
+    if _ENV_MARK in folder.name and any(folder.glob("*.zip")):
+        return Case(folder.name, folder.name.partition(_ENV_MARK)[2], str(folder))
+    file = folder / "planner.akd"
+    if not file.is_file():
+        return None
+    provenance = read_bundle(file).manifest.get("provenance", {})
+    env = provenance.get("env", "") or folder.name.partition(_ENV_MARK)[2]
+    return Case(folder.name, str(env), str(folder)) if env else None
 
 
 def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:

@@ -58,7 +58,11 @@ class Options:
     executor: str = "mlp:32,32"
     """The executor's architecture."""
     seeds: int = 3
-    """How many distillations of each arm; seeds 0, 1, …."""
+    """How many distillations of each arm; seeds FIRST_SEED, FIRST_SEED + 1, …."""
+    first_seed: int = 0
+    """The first of them: choose settings on some seeds, measure on others."""
+    reuse: float = 1.0
+    """With --compare: gradient steps for each label, in units of the default."""
     episodes: int = 20
     """Episodes to measure each executor over, on the same seeds."""
     eval_seed: int = 1000
@@ -126,6 +130,13 @@ def _asked(
             f"--seeds {options.seeds} --episodes {options.episodes} --labels "
             f"{' '.join(map(str, options.labels))}: each at least 1."
         )
+    if options.first_seed < 0 or not options.reuse > 0:
+        raise ConfigError(
+            f"--first-seed {options.first_seed} --reuse {options.reuse}: at least 0, "
+            "and above 0."
+        )
+    if options.reuse != 1.0 and not options.compare:
+        raise ConfigError("--reuse goes with --compare; there is a mechanism 'reuse'.")
     cases = find_cases(options.planners)
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:
@@ -135,7 +146,7 @@ def _asked(
         )
     setting = Setting(
         executor=options.executor,
-        seeds=tuple(range(options.seeds)),
+        seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
         episodes=options.episodes,
         eval_seed=options.eval_seed,
         attack=Attack(options.attack, options.epsilon),
@@ -156,7 +167,12 @@ def _compared(options: Options) -> tuple[Mechanism, ...]:
         parse_terms(terms)
     first, *rest = options.compare
     return tuple(
-        Mechanism(terms, f"{terms}, not {first}", Arm(first), Arm(terms))
+        Mechanism(
+            terms,
+            f"{terms}, not {first}",
+            Arm(first, reuse=options.reuse),
+            Arm(terms, reuse=options.reuse),
+        )
         for terms in rest
     )
 
@@ -233,6 +249,8 @@ def _write(
         "command": "bench mechanisms",
         "architecture": options.executor,
         "seeds": options.seeds,
+        "first_seed": options.first_seed,
+        "reuse": options.reuse,
         "episodes": options.episodes,
         "eval_seed": options.eval_seed,
         "attack": options.attack,

@@ -1,10 +1,10 @@
 """From a reference to a planner.
 
 A reference is one of: an SB3 save (.zip); a folder with one, and maybe its
-VecNormalize statistics; an executor file (.akd); "tcp://host:port", where a planner is
-served; "module:attribute", which names an SB3 model, a torch module, a callable, an
-object with `predict`, or a function that makes one of these. Several references are an
-ensemble.
+VecNormalize statistics; an executor file (.akd), or a folder with one that is named
+planner.akd; "tcp://host:port", where a planner is served; "module:attribute", which
+names an SB3 model, a torch module, a callable, an object with `predict`, or a function
+that makes one of these. Several references are an ensemble.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agentkd.planners.sb3_file import Save
 
 _STATISTICS = "vecnormalize.pkl"
+_EXECUTOR = "planner.akd"
 _SAVES = ("planner.zip", "best_model.zip", "model.zip")
 
 
@@ -104,6 +105,8 @@ def _load(
     path = Path(ref)
     if path.suffix == ".akd":
         return _executor(path, spec)
+    if (path / _EXECUTOR).is_file():
+        return _executor(path / _EXECUTOR, spec)
     if path.is_dir() or path.suffix == ".zip":
         return _save(path, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
     if is_reference(ref):

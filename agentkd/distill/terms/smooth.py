@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agentkd.distill.terms.action import BoxUnits
 from agentkd.distill.terms.term import Batch, Ground, Loss, Term
@@ -56,7 +58,8 @@ class Jacobian(Loss):
     def forward(self, batch: Batch) -> Tensor:
         """Give the squared norm at each observation, (batch,)."""
         obs = batch.obs.detach().requires_grad_()
-        answers = batch.forward(obs)
+        with twice():
+            answers = batch.forward(obs)
         if self._units is not None:
             answers = self._units.executor(answers)
         unit, n = self._ground.spread(), answers.shape[1]
@@ -73,3 +76,8 @@ class Jacobian(Loss):
     def numbers(self) -> Mapping[str, float]:
         """The mean squared norm."""
         return {"norm": self._size}
+
+
+def twice() -> AbstractContextManager[None]:
+    """Compute attention so that its gradient has one; torch's fast way has none."""
+    return sdpa_kernel(SDPBackend.MATH)

@@ -90,7 +90,8 @@ class SoftLabels(Divergence):
         auto = term.tau == "auto"
         self._unit = term.unit or ("gap" if values else "absolute")
         sides = term.sides or ("planner" if values or auto else "both")
-        self._divergence = d.soft_labels if sides == "both" else d.sharpened
+        self.both = sides == "both"
+        self._divergence = d.soft_labels if self.both else d.sharpened
         self._seen = 0
         self.tau: Tensor
         self.register_buffer("tau", torch.tensor(float("nan")))

@@ -25,9 +25,12 @@ from agentkd.errors import ConfigError, did_you_mean
 _HOMES = {
     "action": "agentkd.distill.terms.action:Action",
     "adversarial": "agentkd.distill.terms.adversarial:Adversarial",
+    "attention": "agentkd.distill.terms.attention:Attention",
     "hard": "agentkd.distill.terms.hard:Hard",
     "match": "agentkd.distill.terms.match:Match",
     "robust": "agentkd.distill.terms.robust:Robust",
+    "similar": "agentkd.distill.terms.similar:Similar",
+    "slopes": "agentkd.distill.terms.slopes:Slopes",
     "smooth": "agentkd.distill.terms.smooth:Smooth",
     "soft": "agentkd.distill.terms.soft:Soft",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import resource
 import sys
 from typing import Any
@@ -134,24 +133,6 @@ def test_realtime_undoes_what_it_does() -> None:
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
     assert sys.getswitchinterval() == switch
-
-
-def test_short_slices_are_asked_for_and_given_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An ordinary thread asks for 0.1 ms at a time in the block, as before after it."""
-    asked: list[int] = []
-    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-
-    def note(_: int, ns: int) -> bool:
-        asked.append(ns)
-        return True
-
-    monkeypatch.setattr(scheduling, "_slice", note)
-    with realtime():
-        assert asked == [100_000]
-    assert asked == [100_000, 0]
 
 
 def test_what_is_granted_is_told_and_undone() -> None:

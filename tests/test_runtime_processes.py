@@ -188,6 +188,16 @@ def test_child_has_settings_of_its_own() -> None:
         assert agent.act(see(0)) == 3
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux has SCHED_IDLE")
+@pytest.mark.parametrize(("nice", "idle"), [(19, 1), (18, 0)])
+def test_who_is_as_nice_as_can_be_stands_back(nice: int, idle: int) -> None:
+    """The default gives its processor up at once; less nice, a process shares."""
+    remote = Remote(f"{HERE}:own_class", nice=nice)
+    with Agent(constant(2), planner=remote, mode="planner") as agent:
+        act_until(agent, answered())
+        assert agent.act(see(0)) == idle
+
+
 def test_answers_can_be_made_to_take_longer() -> None:
     """A planner that stands in for a larger one answers no sooner than it would."""
     port = ProcessPlanner(Remote(f"{HERE}:Echo"), at_least=0.05)

@@ -27,6 +27,7 @@ from agentkd.runtime.status import Status
 log = logging.getLogger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
+MOST_NICE = 19
 RAISED = 70
 """How a worker ends when its planner or learner raised."""
 _BOOT = (
@@ -50,14 +51,16 @@ class Remote:
         factory: "module:attribute", such as "agentkd.planners:load_policy".
         arguments: Keyword arguments for it, as JSON values.
         threads: How many threads its numerical libraries use.
-        nice: How much it yields to others, 0 to 19. With all cores busy, ticks at 1 kHz
-            came in time at 19 only; where other work competes, it may need less.
+        nice: How much it yields to others, 0 to 19. At 19 it is in SCHED_IDLE where
+            there is that: it has what nobody else wants, and gives it up at once. With
+            all cores busy, fewest ticks at 1 kHz came late so; where ordinary work
+            keeps all cores busy for good, it needs less to get anywhere.
     """
 
     factory: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
-    nice: int = 19
+    nice: int = MOST_NICE
 
     def __post_init__(self) -> None:
         """Refuse what could not be sent."""
@@ -65,7 +68,7 @@ class Remote:
             raise ConfigError(
                 f"{self.factory!r} is not a reference. Write module:attribute."
             )
-        if self.threads < 1 or not 0 <= self.nice <= 19:
+        if self.threads < 1 or not 0 <= self.nice <= MOST_NICE:
             raise ConfigError(
                 f"threads={self.threads}, nice={self.nice}: at least one thread, and "
                 "a niceness from 0 to 19."

@@ -27,9 +27,10 @@ from agentkd.runtime.scheduling import Realtime
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision
 
-_SUPERVISE = 0.02
-_LOOK = 0.01
-"""How often it is looked for decisions, in seconds: a tick has no time to call."""
+_SUPERVISE = 0.05
+_LOOK = 0.05
+"""How often it is looked for decisions, in seconds: a tick has no time to call, and
+each look takes the interpreter from it."""
 _STUCK = 5.0
 
 

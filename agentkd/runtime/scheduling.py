@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import platform
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,23 +23,6 @@ _CURRENT_AND_FUTURE = 1 | 2
 _MAY_LOCK = 1 << 14
 """CAP_IPC_LOCK in a process's capabilities."""
 GRANTED = "granted"
-_SLICE = 100_000
-"""The tick thread's share at a time, in ns: who asks for little is let in first."""
-_SETATTR = {"x86_64": 314, "aarch64": 274}
-"""The number of sched_setattr, by machine; the C library has no function for it."""
-
-
-class _Attributes(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_uint32),
-        ("policy", ctypes.c_uint32),
-        ("flags", ctypes.c_uint64),
-        ("nice", ctypes.c_int32),
-        ("priority", ctypes.c_uint32),
-        ("runtime", ctypes.c_uint64),
-        ("deadline", ctypes.c_uint64),
-        ("period", ctypes.c_uint64),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +56,9 @@ class Realtime:
 def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
     """Keep interpreter and system out of a tick's way while the block runs.
 
-    Another thread gives the interpreter up after 0.1 ms instead of 5, and Linux from
-    6.12 on lets an ordinary thread in sooner, for it asks for 0.1 ms at a time. With
-    `freeze`, what lives already is never scanned for garbage again and automatic
-    collection is off (call `gc.collect` when there is slack). All of it is undone at
-    the end.
+    Another thread gives the interpreter up after 0.1 ms instead of 5. With `freeze`,
+    what lives already is never scanned for garbage again and automatic collection is
+    off (call `gc.collect` when there is slack). All of it is undone at the end.
 
     Args:
         options: What is asked for.
@@ -96,9 +75,7 @@ def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
         if wanted.cores is not None:
             cores = tuple(wanted.cores)
             told["cores"] = _tried(lambda back: _bind(cores, back), undo)
-        if wanted.priority is None:
-            _shorten(undo)
-        else:
+        if wanted.priority is not None:
             priority = wanted.priority
             told["priority"] = _tried(lambda back: _raise(priority, back), undo)
         yield told
@@ -131,26 +108,6 @@ def _bind(cores: tuple[int, ...], undo: ExitStack) -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     undo.callback(os.sched_setaffinity, 0, before)
-
-
-def _shorten(undo: ExitStack) -> None:
-    """Ask for short slices; an older system takes no notice of it, others refuse."""
-    number = _SETATTR.get(platform.machine())
-    if sys.platform != "linux" or number is None:
-        return
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return
-    if _slice(number, _SLICE):
-        undo.callback(_slice, number, 0)
-
-
-def _slice(number: int, ns: int) -> bool:
-    nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    wanted = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=ns)
-    library = ctypes.CDLL(None)
-    return not library.syscall(
-        ctypes.c_long(number), 0, ctypes.byref(wanted), ctypes.c_uint(0)
-    )
 
 
 def _raise(priority: int, undo: ExitStack) -> None:

@@ -16,7 +16,7 @@ from agentkd.errors import AgentkdError
 from agentkd.refs import resolve
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Segment
-from agentkd.runtime.process import RAISED
+from agentkd.runtime.process import MOST_NICE, RAISED
 from agentkd.runtime.status import Status
 
 
@@ -52,6 +52,18 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def stand_back(nice: int) -> None:
+    """Let everybody who is not as nice as can be go first, where the system can.
+
+    A process of niceness 19 keeps the processor that it has for a while after an
+    ordinary one wants it; one of SCHED_IDLE gives it up at once, which ticks notice.
+    """
+    if nice < MOST_NICE or not hasattr(os, "SCHED_IDLE"):
+        return
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main() -> None:
     """Read the orders, make what they name, and serve until told to end."""
     orders = json.loads(sys.stdin.buffer.readline())
@@ -64,6 +76,7 @@ def main() -> None:
     words = Mailbox.attach(*orders["words"])
     try:
         made = resolve(orders["factory"])(**orders["arguments"])
+        stand_back(orders["nice"])
         resolve(orders["serve"])(orders, made, status, words)
     except Exception as error:
         say(words, describe(error))

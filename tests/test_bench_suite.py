@@ -65,9 +65,10 @@ def test_the_middle_half_decides() -> None:
 
 def test_pairs_name_an_environment_and_a_planner() -> None:
     """Whatever stands before the first = is the environment; both are needed."""
-    (case,) = cases_of(["envs.snake:agentkd/Snake-v0=policies/a=b"])
-    assert (case.env, case.planner) == ("envs.snake:agentkd/Snake-v0", "policies/a=b")
-    assert case.name == "policies/a=b agentkd/Snake-v0"
+    snake = "envs.snake:agentkd/Snake-v0"
+    own, made = cases_of([f"{snake}=policies/a=b", f"{snake}=policies.snake:search"])
+    assert (own.env, own.planner) == (snake, "policies/a=b")
+    assert (own.name, made.name) == ("a=b-Snake-v0", "search-Snake-v0")
     for text in ("CartPole-v1", "=planner", "CartPole-v1="):
         with pytest.raises(ConfigError, match="ENV=PLANNER"):
             cases_of([text])

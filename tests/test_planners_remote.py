@@ -297,6 +297,59 @@ def test_only_so_many_may_connect() -> None:
         assert connect(server)(batch(1)).logits.argmax() == 1
 
 
+def vanish(remote: RemotePlanner) -> None:
+    """Reset the connection, as when a machine at the other end was started anew."""
+    assert remote._line is not None
+    wire = remote._line._socket
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+
+
+@pytest.mark.parametrize("method", ["", "call", "improve"])
+def test_peer_that_vanishes_gives_its_place_back(method: str) -> None:
+    """Idle, while it is answered, or between better and better answers."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __call__(self, obs: Floats, /) -> Categorical:
+            asked.set()
+            assert go_on.wait(ENOUGH)
+            return one_hot(obs[:, 0])
+
+        def improve(self, obs: Floats, /) -> Iterator[Categorical]:
+            for _ in range(3):
+                yield self(obs)
+
+    with served(Slow(), most_connections=1) as server:
+        first = connect(server)
+        if method:
+            first._put(method, [batch(1)])
+            assert asked.wait(ENOUGH)
+        vanish(first)
+        go_on.set()
+        wait_for(lambda: not server.counts.open)
+        assert connect(server)(batch(2)).logits.argmax() == 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux has it")
+def test_silent_peers_are_asked_for_a_sign_of_life() -> None:
+    """One that is cut off without a word is noticed after a minute, not two hours."""
+    with served(Echo()) as server:
+        connect(server)
+        (line,) = server._lines
+        wire = line._socket
+        assert wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        told = [
+            wire.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE,
+                socket.TCP_KEEPINTVL,
+                socket.TCP_KEEPCNT,
+            )
+        ]
+        assert told[0] + told[1] * told[2] == 60
+
+
 def test_lost_connection_makes_the_planner_late_and_nothing_else() -> None:
     """When the server goes and comes back, the executor acts on and answers return."""
     server = PlannerServer(planner(Echo()))

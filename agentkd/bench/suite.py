@@ -19,6 +19,7 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.distill.loop import Budget, distill
 from agentkd.errors import ConfigError
 from agentkd.planners import load_planner
+from agentkd.refs import is_reference
 from agentkd.spec import env_spec
 from agentkd.types import Floats, Policy, RecurrentPolicy
 
@@ -165,7 +166,11 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
                 f"{text!r} is no pair: ENV=PLANNER, such as "
                 "LunarLander-v3=policies/lunarlander."
             )
-        cases.append(Case(f"{planner} {env.rpartition(':')[2]}", env, planner))
+        own = (
+            planner.rpartition(":")[2] if is_reference(planner) else Path(planner).stem
+        )
+        place = env.rpartition(":")[2].rpartition("/")[2]
+        cases.append(Case(f"{own}{_ENV_MARK}{place}", env, planner))
     return tuple(cases)
 
 

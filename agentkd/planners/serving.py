@@ -44,6 +44,8 @@ _UNPROVEN = 1 << 16
 _HANDSHAKE = 10.0
 _SENDING = 10.0
 _LOOK = 0.2
+_SIGNS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds of silence, seconds between two questions, how many stay unanswered."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,20 @@ class ServerCounts:
     questions: int = 0
     failed: int = 0
     thinking: float = 0.0
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Notice a peer that vanished without a word, so that its place becomes free.
+
+    After half a minute of silence it is asked for a sign of life, by the system; after
+    half a minute without one the connection is over. Where only the asking can be had,
+    the system's own times hold.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SIGNS.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 @final
@@ -164,8 +180,7 @@ class PlannerServer:
                     log.warning("A connection was not accepted: %s", error)
                     self._stop.wait(_LOOK)
                 continue
-            # A peer that vanishes must not keep its place for good.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(connection)
             line = Line(connection, _UNPROVEN)
             line.until(_HANDSHAKE)
             if len(self._lines) >= self._most_connections:

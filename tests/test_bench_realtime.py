@@ -296,6 +296,18 @@ def test_table_command_truncates_episodes_and_says_who_acted(
     assert "--episode-ticks" in capsys.readouterr().err
 
 
+def test_table_command_survives_a_planner_that_was_never_heard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arm without an answer has a dash for how long answers took."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
+    command = ["bench", "realtime", "table", "--env", "CartPole-v1", "--planner"]
+    rest = [BALANCE, "--executor", str(file), "--latencies", "50", "--ticks", "10"]
+    assert main([*command, *rest]) == 0
+    assert "–" in capsys.readouterr().out
+
+
 def test_delay_command_distils_and_delays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

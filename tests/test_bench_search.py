@@ -197,7 +197,8 @@ def test_integers_keep_what_the_floats_say() -> None:
     first = make(initial("mlp:16", CARTPOLE))
     learn([first], 0.0, 400)
     frozen = first.freeze()
-    (made,) = Integers(FineTuning(steps=100, batch=64))(frozen, make, 0.0)
+    step = Integers(FineTuning(steps=100, batch=64), timed=False)
+    (made,) = step(frozen, make, 0.0)
     assert made.name == "mlp:16 (int8)"
     policy: Any = made.policy
     said = mode(balance(OBS), CARTPOLE.action)
@@ -211,7 +212,9 @@ def test_integers_keep_what_the_floats_say() -> None:
     (few,) = Integers()(frozen, make, 0.0)
     assert few.steps == 50
     attentive = initial("attention:8/2/1", CARTPOLE)
-    assert list(Integers()(attentive, make, 0.0)) == []
+    why: list[str] = []
+    assert list(Integers(told=why.append)(attentive, make, 0.0)) == []
+    assert "attention" in why[0]
 
 
 def references(episodes: int = 4) -> References:
@@ -318,6 +321,20 @@ def test_a_search_needs_an_end(wrong: dict[str, float]) -> None:
         Effort(**wrong)  # type: ignore[arg-type]
 
 
+def test_candidates_may_look_into_the_planner() -> None:
+    """Terms that need the planner itself have it in a search, too."""
+    planner = initial("mlp:4", CARTPOLE, seed=5)
+    found = search(
+        "CartPole-v1",
+        Planner(planner, CARTPOLE, "a small one", 0, ""),
+        references(2),
+        ("linear",),
+        effort=Effort(labels=300, steps=20),
+        options=DistillerOptions(terms="match + 0.1 slopes"),
+    )
+    assert found.chosen.name == "linear"
+
+
 def test_a_search_needs_labels_or_a_dataset() -> None:
     """Steps alone are for a dataset, and something has to be learnt from."""
     with pytest.raises(ConfigError, match="labels"):
@@ -378,6 +395,8 @@ def test_the_command_picks_integers_where_they_keep_enough(
         (["--most-parameters", "3"], "within the limits"),
         (["--candidates", "mpl:3"], "mpl:3"),
         (["--data", "nowhere"], "no dataset"),
+        (["--int8", "--most-us", "3"], "no time on this machine"),
+        (["--executor", "mlp:8", "--int8"], "--int8 is not for one architecture"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -66,9 +66,16 @@ def test_the_middle_half_decides() -> None:
 def test_pairs_name_an_environment_and_a_planner() -> None:
     """Whatever stands before the first = is the environment; both are needed."""
     snake = "envs.snake:agentkd/Snake-v0"
-    own, made = cases_of([f"{snake}=policies/a=b", f"{snake}=policies.snake:search"])
+    own, made, saved = cases_of(
+        [
+            f"{snake}=policies/a=b",
+            f"{snake}=policies.snake:search",
+            f"{snake}=runs/old/planner.zip",
+        ]
+    )
     assert (own.env, own.planner) == (snake, "policies/a=b")
-    assert (own.name, made.name) == ("a=b-Snake-v0", "search-Snake-v0")
+    names = own.name, made.name, saved.name
+    assert names == ("a=b-Snake-v0", "search-Snake-v0", "old-Snake-v0")
     for text in ("CartPole-v1", "=planner", "CartPole-v1="):
         with pytest.raises(ConfigError, match="ENV=PLANNER"):
             cases_of([text])

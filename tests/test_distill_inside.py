@@ -175,6 +175,36 @@ def test_slopes_ignore_what_is_clipped() -> None:
     assert loss(batch).abs().max().item() == 0.0
 
 
+def test_slopes_ignore_labels_at_the_bounds() -> None:
+    """A planner that clips for itself answers with the bound, and no further."""
+
+    class Clipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, obs: Tensor) -> Tensor:
+            return torch.clamp(self.layer(obs) + 50.0, max=torch.tensor([2.0, 1.0]))
+
+    loss, batch = built(Slopes(), grown("mlp:4", BOX), from_module(Clipping(), BOX))
+    assert loss(batch).abs().max().item() == 0.0
+
+
+def test_a_module_without_a_gradient_is_refused_at_once() -> None:
+    """What is computed in NumPy inside has none, and that is said before learning."""
+
+    class Outside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 3)
+
+        def forward(self, obs: Tensor) -> Tensor:
+            return torch.from_numpy(self.layer(obs).numpy())
+
+    with pytest.raises(ConfigError, match="gradient"):
+        built(Slopes(), grown("mlp:4"), from_module(Outside(), CHOICE))
+
+
 def test_similar_is_blind_to_rotations_and_width() -> None:
     """Hidden numbers that are turned and padded with zeros are as alike as before."""
     from agentkd.distill.terms.similar import similarities
@@ -199,13 +229,15 @@ def test_the_planner_is_looked_into_once_for_each_label() -> None:
 
 
 def test_what_was_remembered_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where memory would grow too large it begins anew, with the same answers."""
+    """Where memory would grow too large the newest half stays; answers do, too."""
     from agentkd.distill.terms import remembered
 
-    monkeypatch.setattr(remembered, "_MOST", 24)
+    # Room for three.
+    monkeypatch.setattr(remembered, "_MOST", 3 * (8 + 40))
     memory = Remembered(lambda obs: 2 * obs)
-    for rows in ([0, 1], [2, 3], [0, 3]):
+    for rows, asked in (([0, 1], 2), ([2, 3], 4), ([0, 3], 5), ([3, 0], 5)):
         assert torch.equal(memory(SEEN[rows]), 2 * SEEN[rows])
+        assert memory.asked == asked
 
 
 @pytest.mark.parametrize("algorithm", [DQN, PPO, SAC, TD3])

@@ -308,7 +308,7 @@ def test_disagreement_is_asked_through_a_protocol() -> None:
         weights=(3.0, 1.0),
     )
     assert isinstance(both, Disagreeing)
-    dist, apart = both.answer(OBS)
+    dist, apart = both.answer_and_disagreement(OBS)
     assert calls == [1, 1]
     expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     np.testing.assert_allclose(apart, np.full(5, expected), rtol=1e-4)

@@ -412,6 +412,36 @@ def test_other_architecture_is_logged_whole(tmp_path: Path) -> None:
     assert replay(LogFile(path)).differing == 0
 
 
+def test_files_that_change_places_are_not_read_twice(tmp_path: Path) -> None:
+    """Read while it rotates, the same part may lie under both names."""
+    path = tmp_path / "run.akdlog"
+    with Agent(constant(1), log=path) as agent:
+        for i in range(5):
+            agent.act(see(i))
+    path.with_name("run.akdlog.1").write_bytes(path.read_bytes())
+    ticks = [e.tick for e in LogFile(path).events() if isinstance(e, Decided)]
+    assert ticks == list(range(5))
+
+
+def test_a_file_of_somebody_else_beside_the_log_is_kept(tmp_path: Path) -> None:
+    """PATH.new is used while files change; one that is there is not written over."""
+    other = tmp_path / "run.akdlog.new"
+    other.write_text("mine")
+    with pytest.raises(ConfigError, match=r"akdlog\.new"):
+        Agent(constant(1), log=tmp_path / "run.akdlog").start()
+    assert other.read_text() == "mine"
+
+
+def test_a_log_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executor that is too large for the limit is told, and no file stays."""
+    log = DecisionLog(tmp_path / "run.akdlog", limit=1 << 20)
+    with pytest.raises(WriteError, match="larger limit"):
+        Agent(initial("mlp:400,400", SPEC), log=log).start()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_older_file_of_another_run_is_not_read(tmp_path: Path) -> None:
     """What an earlier run left beside it is none of this log's."""
     path = tmp_path / "run.akdlog"

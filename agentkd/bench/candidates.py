@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,6 +197,10 @@ class Pruning:
             yield Made(f"{now.architecture} (pruned)", now, steps=taken)
 
 
+def _nobody(_: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Integers:
     """Fits the weights to int8 and lets the integer form act. A `Step`.
@@ -205,10 +209,15 @@ class Integers:
     with a layer that has no integer form is left as it is.
 
     Attributes:
-        tuning: How weights are fitted; None for as many steps as there is time for.
+        tuning: How weights are fitted; without `steps` it takes as many as there is
+            time for.
+        timed: Whether it does.
+        told: Told where there is nothing to fit.
     """
 
-    tuning: FineTuning | None = None
+    tuning: FineTuning = field(default_factory=FineTuning)
+    timed: bool = True
+    told: Callable[[str], None] = _nobody
 
     @property
     def name(self) -> str:
@@ -221,9 +230,12 @@ class Integers:
         """Give the one executor."""
         labels = distiller(frozen).buffer
         try:
-            tuning = self.tuning or _timely(frozen, labels, seconds)
+            tuning = self.tuning
+            if self.timed:
+                tuning = _timely(frozen, labels, tuning, seconds)
             fitted = fit_int8(frozen, labels, tuning)
-        except SpecError:
+        except SpecError as error:
+            self.told(str(error))
             return
         whole = quantise(fitted.frozen, fitted.obs)
         yield Made(
@@ -236,12 +248,19 @@ class Integers:
         )
 
 
-def _timely(frozen: Frozen, labels: LabelBuffer, seconds: float) -> FineTuning:
+def _timely(
+    frozen: Frozen, labels: LabelBuffer, tuning: FineTuning, seconds: float
+) -> FineTuning:
     """As many steps of fitting as there is time for, a few at least."""
-    begin = time.monotonic()
-    fit_int8(frozen, labels, FineTuning(steps=_TRIED))
-    took = (time.monotonic() - begin) / _TRIED
-    return FineTuning(steps=max(_TRIED, round((seconds / took) - _TRIED)))
+    took = []
+    for steps in (_TRIED, 3 * _TRIED):
+        begin = time.monotonic()
+        fit_int8(frozen, labels, replace(tuning, steps=steps))
+        took.append(time.monotonic() - begin)
+    # What does not depend on the steps is paid once more.
+    each = max((took[1] - took[0]) / (2 * _TRIED), 1e-6)
+    left = seconds - sum(took) - max(0.0, took[0] - _TRIED * each)
+    return replace(tuning, steps=max(_TRIED, round(left / each)))
 
 
 def learn(
@@ -340,9 +359,19 @@ def pick(candidates: Sequence[Candidate], target: float) -> tuple[Candidate, str
     return chosen, why
 
 
-def joined(frozen: Frozen, buffer: LabelBuffer, options: Any) -> Distiller:
-    """Make a distiller that learns from labels which others learn from too."""
-    learner = Distiller(frozen, options)
+def joined(
+    frozen: Frozen, buffer: LabelBuffer, options: Any, planner: Any = None
+) -> Distiller:
+    """Make a distiller that learns from labels which others learn from too.
+
+    Args:
+        frozen: What it begins with.
+        buffer: The labels.
+        options: How it learns.
+        planner: What answers, for terms that look into it; None where it is not at
+            hand.
+    """
+    learner = Distiller(frozen, options, planner)
     learner.buffer = buffer
     learner.expect(buffer.kind)
     return learner

@@ -217,6 +217,7 @@ def search(
         buffer=LabelBuffer(
             learning.capacity, linked=any(frozen.memory for frozen, _ in within)
         ),
+        planner=known.policy if data is None else None,
         sketches={frozen.architecture: frozen for frozen, _ in within},
         costs={frozen.architecture: cost for frozen, cost in within},
     )
@@ -282,6 +283,7 @@ class _Race:
     watch: Watch
     supply: Supply
     buffer: LabelBuffer
+    planner: Any
     sketches: Mapping[str, Frozen]
     costs: Mapping[str, Cost]
     interrupted: bool = False
@@ -342,7 +344,8 @@ class _Race:
 
     def _joined(self, frozen: Frozen) -> Distiller:
         least = max(1, min(self.options.least, len(self.buffer)))
-        return joined(frozen, self.buffer, replace(self.options, least=least))
+        learning = replace(self.options, least=least)
+        return joined(frozen, self.buffer, learning, self.planner)
 
     def _measure(self, name: str, episodes: int) -> Candidate:
         """Measure a candidate on the first of the seeds by which is chosen."""

@@ -17,7 +17,7 @@ from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.intervals import Interval
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distill.loop import Budget, distill
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import load_planner
 from agentkd.refs import is_reference
 from agentkd.spec import env_spec
@@ -147,7 +147,11 @@ def _case(folder: Path) -> Case | None:
     file = folder / "planner.akd"
     if not file.is_file():
         return None
-    provenance = read_bundle(file).manifest.get("provenance", {})
+    try:
+        provenance = read_bundle(file).manifest.get("provenance", {})
+    except LoadError:
+        # Whoever asks for it by its name is told what is wrong with it.
+        provenance = {}
     env = provenance.get("env", "") or folder.name.partition(_ENV_MARK)[2]
     return Case(folder.name, str(env), str(folder)) if env else None
 
@@ -166,9 +170,10 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
                 f"{text!r} is no pair: ENV=PLANNER, such as "
                 "LunarLander-v3=policies/lunarlander."
             )
-        own = (
-            planner.rpartition(":")[2] if is_reference(planner) else Path(planner).stem
-        )
+        own = planner.rpartition(":")[2]
+        if not is_reference(planner):
+            path = Path(planner)
+            own = path.parent.name if path.suffix and path.parent.name else path.stem
         place = env.rpartition(":")[2].rpartition("/")[2]
         cases.append(Case(f"{own}{_ENV_MARK}{place}", env, planner))
     return tuple(cases)

@@ -188,8 +188,19 @@ def _show(console: Console, rows: list[Row]) -> None:
         cells = _cells(row)
         grid.add_row(*(cells[index].replace("[", "\\[") for index in _SHOWN))
     console.print(grid)
-    middle = interquartile_mean([kept(row).mean for row in rows])
-    console.print(f"interquartile mean over planners {middle:.3f}", highlight=False)
+    for executor, middle in _middles(rows).items():
+        console.print(
+            f"interquartile mean over planners, {executor}: {middle:.3f}",
+            highlight=False,
+        )
+
+
+def _middles(rows: Sequence[Row]) -> dict[str, float]:
+    """The interquartile mean over planners, by the executor's architecture."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.executor, []).append(kept(row).mean)
+    return {executor: interquartile_mean(each) for executor, each in found.items()}
 
 
 def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -> None:
@@ -199,6 +210,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         entries.append(
             {
                 "planner": row.case.name,
+                "ref": row.case.planner,
                 "env": row.case.env,
                 "architecture": row.executor,
                 "retention": retention.mean,
@@ -230,7 +242,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         "seeds": options.seeds,
         "episodes": options.episodes,
         "eval_seed": options.eval_seed,
-        "interquartile_mean": interquartile_mean([e["retention"] for e in entries]),
+        "interquartile_mean": _middles(rows),
         "entries": entries,
         "interrupted": interrupted,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -302,8 +303,9 @@ def _acted(env: str, cells: Sequence[Any]) -> Section:
         decisions = metrics["decisions_total"]
         shares = [sum(decisions.get(name, {}).values()) / ticks for name in SOURCES]
         answer = metrics["planner_latency_us"]
-        took = [answer[name] / 1000 for name in ("p50", "p99")]
-        figures = [f"{share:.3f}" for share in shares] + [f"{ms:.1f}" for ms in took]
+        took = [answer.get(name, math.nan) / 1000 for name in ("p50", "p99")]
+        figures = [f"{share:.3f}" for share in shares]
+        figures += ["–" if math.isnan(ms) else f"{ms:.1f}" for ms in took]
         missed = f"{metrics['missed_cycles_total']}"
         rows.append([each.arm, _late(each), *figures, missed])
     columns = ["arm", "late", *SOURCES, "ms p50", "p99", "missed"]

@@ -152,6 +152,7 @@ def run(options: Options) -> int:
         from agentkd.cli.distill_auto import run_auto
 
         return run_auto(options)
+    refuse(options, _AUTO, "one architecture: give --executor auto")
     if options.data is not None:
         refuse(options, _LIVE, "--data: its labels are there already")
         from agentkd.cli.distill_data import run_data
@@ -247,6 +248,11 @@ def _budget(options: Options) -> Budget:
     return Budget(seconds, options.labels, options.steps_per_label)
 
 
+_AUTO = (
+    *("target", "candidates", "most_parameters", "most_bytes", "most_us"),
+    *("prune", "int8"),
+)
+"""Options about a search."""
 _LIVE = (
     *("boxes", "votes", "vote_noise", "ask", "ask_share", "halving"),
     *("schedule", "steps_per_label"),

@@ -34,6 +34,7 @@ from agentkd.cli.planner_choice import reference
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.distill.quantised import FineTuning
+from agentkd.distill.terms import DivergenceTerm, to_text
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ def run_auto(options: Options) -> int:
         spec = look_at(options.env)[0]
         check(spec, about, options.env)
         data = open_dataset(str(options.data), options.env, spec)
+    if options.int8 and options.most_us is not None:
+        raise ConfigError(
+            "--int8 and --most-us: no time on this machine is known of integers. Leave "
+            "one of them out."
+        )
     out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     effort = _effort(options)
@@ -119,7 +125,7 @@ def run_auto(options: Options) -> int:
         seed=options.seed,
         options=learning,
         collection=collection,
-        steps=_steps(options),
+        steps=_steps(options, learning, console),
         data=data,
         watch=lambda text, measured: _tell(console, text, measured),
     )
@@ -138,7 +144,7 @@ def run_auto(options: Options) -> int:
     if found.chosen.made.elsewhere:
         # The file tells what its floats keep, the report what its integers do.
         executor = _reached(options, integer_form(read_bundle(file)).policy)
-        view.say("It acts in integers: agentkd export executor.akd --to c-int8")
+        view.say(f"It acts in integers: agentkd export {file} --to c-int8")
     result = Distilled(
         frozen=frozen,
         planner=told,
@@ -205,16 +211,28 @@ def _effort(options: Options) -> Effort:
     return Effort(seconds=120.0 if options.seconds is None else options.seconds)
 
 
-def _steps(options: Options) -> list[Step]:
+def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
     """What is tried on the smallest that keeps the target, in this order."""
     steps: list[Step] = []
     eighth = None if options.steps is None else max(1, options.steps // 8)
     if options.prune:
         steps.append(Pruning(steps=eighth))
     if options.int8:
-        fixed = None if eighth is None else FineTuning(steps=eighth, seed=options.seed)
-        steps.append(Integers(fixed))
+        tuning = FineTuning(seed=options.seed, terms=_divergences(learning))
+        if eighth is not None:
+            tuning = replace(tuning, steps=eighth)
+
+        def told(why: str) -> None:
+            console.print(f"[dim]Not in integers: {why}[/]", highlight=False)
+
+        steps.append(Integers(tuning, timed=eighth is None, told=told))
     return steps
+
+
+def _divergences(learning: Any) -> str:
+    """Of what is minimised, the terms that integers are fitted by."""
+    floor = [each for each in learning.sum() if isinstance(each.term, DivergenceTerm)]
+    return to_text(tuple(floor)) if floor else "match"
 
 
 def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:

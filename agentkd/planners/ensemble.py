@@ -228,7 +228,7 @@ class Ensemble:
         """
         return self._apart([member(obs) for member in self.members])
 
-    def answer(self, obs: Floats, /) -> tuple[ActionDist, Floats]:
+    def answer_and_disagreement(self, obs: Floats, /) -> tuple[ActionDist, Floats]:
         """Give answer and disagreement, asking each member once."""
         found = [member(obs) for member in self.members]
         return self._together(found), self._apart(found)

@@ -105,7 +105,8 @@ def _load(
     path = Path(ref)
     if path.suffix == ".akd":
         return _executor(path, spec)
-    if (path / _EXECUTOR).is_file():
+    saved = path.is_dir() and any((path / name).is_file() for name in _SAVES)
+    if (path / _EXECUTOR).is_file() and not saved:
         return _executor(path / _EXECUTOR, spec)
     if path.is_dir() or path.suffix == ".zip":
         return _save(path, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)

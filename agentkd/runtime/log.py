@@ -3,8 +3,9 @@
 A tick hands its numbers over and goes on; a thread lays them out, adds checksums and
 writes. The file is a magic word and records; each record is its length, its CRC-32 and
 so many bytes, of which the first tells its kind. What a killed process had written is
-whole up to the last record. There are two files at most, PATH and the older PATH.1,
-which together keep the limit.
+whole up to the last record. There are two files, PATH and the older PATH.1, which
+together keep the limit; while one takes the other's place there is for a moment a
+third, PATH.new, with nothing but its beginning.
 """
 
 from __future__ import annotations
@@ -125,18 +126,23 @@ class DecisionLog:
             WriteError: If it cannot be written.
         """
         older = self.path.with_name(self.path.name + OLDER)
-        if not self._overwrite and (self.path.exists() or older.exists()):
-            raise ConfigError(
-                f"{self.path} is there already. Name another file for the log, or "
-                "remove it."
-            )
+        for there in () if self._overwrite else (self.path, older, self._fresh):
+            if there.exists():
+                raise ConfigError(
+                    f"{there} is there already. Name another file for the log, or "
+                    "remove it."
+                )
         self._header = {**header, "run": os.urandom(8).hex(), "began": time.time()}
         self._frozen = executor
         try:
             older.unlink(missing_ok=True)
             self._begin_file()
             self._fresh.replace(self.path)
+        except WriteError:
+            self._drop_fresh()
+            raise
         except OSError as error:
+            self._drop_fresh()
             raise WriteError(
                 f"The log {self.path} cannot be written: {error.strerror or error}. "
                 "Name another file, or leave the log out."
@@ -301,6 +307,14 @@ class DecisionLog:
         """Where a file gets its beginning, so that under its name it always has one."""
         return self.path.with_name(self.path.name + FRESH)
 
+    def _drop_fresh(self) -> None:
+        """Leave nothing of a file that could not be begun."""
+        with contextlib.suppress(OSError):
+            if self._file >= 0:
+                os.close(self._file)
+            self._fresh.unlink(missing_ok=True)
+        self._file = -1
+
     def _begin_file(self) -> None:
         assert self._frozen is not None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -326,9 +340,8 @@ class DecisionLog:
             self._begin_file()
             self.path.replace(self.path.with_name(self.path.name + OLDER))
             self._fresh.replace(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._fresh.unlink(missing_ok=True)
+        except (OSError, WriteError) as error:
+            self._drop_fresh()
             self._give_up(error)
 
     def _write(self, data: bytes) -> None:

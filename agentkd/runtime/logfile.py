@@ -101,6 +101,13 @@ class Gap:
 Event = Decided | Heard | Reset | Swapped | Gap
 
 
+def _follows(before: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
+    """Whether the second file goes on where the first ends."""
+    if before.get("run") != header.get("run"):
+        return False
+    return int(before.get("segment", 0)) + 1 == int(header.get("segment", 0))
+
+
 @final
 class LogFile:
     """A log that was written.
@@ -130,8 +137,9 @@ class LogFile:
         if older.exists() and not alone:
             data = _read(older)
             before = _header(data, older)
-            # One that an earlier run left is none of ours.
-            if before.get("run") == self.header.get("run"):
+            # One that an earlier run left is none of ours, and one that has just been
+            # put there may be the same again.
+            if _follows(before, self.header):
                 self._parts.insert(0, data)
                 self.whole = before.get("segment") == 0
         try:

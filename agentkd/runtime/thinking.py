@@ -20,6 +20,8 @@ from agentkd.runtime.rollforward import Foresight, RollForward
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats, Guidance, State
 
+_AT_ONCE = "answer_and_disagreement"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thought:
@@ -62,7 +64,7 @@ class Thinker:
     with goals for the executor and with what it expects to be observed. It may have a
     method `improve`, which gives better and better answers (`AnytimePolicy`), and
     `disagreement`, which says how far its members are apart (`Ensemble`); with a method
-    `answer`, which gives both, it is asked once. Where it has
+    `answer_and_disagreement`, which gives both, it is asked once. Where it has
     an attribute `epoch`, that is set to the episode's number.
 
     A planner with a memory steps through the observations one by one, and starts afresh
@@ -111,7 +113,7 @@ class Thinker:
         self._doubts = hasattr(policy, "disagreement")
         # Answer and disagreement in one: each member is asked once.
         plain = not (self.anytime or self.recurrent)
-        self._at_once = plain and self._doubts and hasattr(policy, "answer")
+        self._at_once = plain and self._doubts and hasattr(policy, _AT_ONCE)
         self._tick = -1
         self._broken = False
         self._state: State | None = None
@@ -180,7 +182,7 @@ class Thinker:
         elif self.recurrent:
             part, guidance = -1, self._step(asked, sound)
         elif self._at_once:
-            rows, apart = self._policy.answer(obs)
+            rows, apart = self._policy.answer_and_disagreement(obs)
             part, guidance = -1, self._checked(rows, len(asked))
             doubt = float(apart[-1])
         else:

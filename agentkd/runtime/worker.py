@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 from agentkd.errors import AgentkdError
 from agentkd.refs import resolve
@@ -60,8 +61,18 @@ def stand_back(nice: int) -> None:
     """
     if nice < MOST_NICE or not hasattr(os, "SCHED_IDLE"):
         return
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # Threads that libraries have started already as well.
+    for thread in threads():
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
+def threads() -> list[int]:
+    """The threads of this process, by the system's numbers; 0 where it tells none."""
+    try:
+        return [int(each.name) for each in Path("/proc/self/task").iterdir()]
+    except OSError:
+        return [0]
 
 
 def main() -> None:

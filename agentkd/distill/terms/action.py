@@ -125,6 +125,13 @@ class BoxUnits:
             return torch.tanh(mean)
         return (mean.clamp(self._low, self._high) - self._middle) / self.half
 
+    def free(self, packed: Tensor) -> Tensor:
+        """Where the box does not clip the planner's mean actions, (batch, size)."""
+        mean = packed[:, : self.size]
+        if self._kind == "squashed":
+            return torch.ones_like(mean, dtype=torch.bool)
+        return (mean > self._low) & (mean < self._high)
+
     def executor(self, outputs: Tensor) -> Tensor:
         """The executor's actions, (batch, size), not clipped where it clips."""
         if self._squashed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import final
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 _MOST = 64_000_000
-"""Numbers that are held at most; then all are forgotten."""
+"""Numbers that are held at most; then the older half is forgotten."""
+_KEY = 16
+_KEYS_NUMBERS = 40
+"""What a key costs beside, in numbers: its bytes, and its place in a table."""
 
 
 @final
@@ -34,21 +38,30 @@ class Remembered:
     def __call__(self, obs: Tensor) -> Tensor:
         """Give what belongs to observations (batch, obs): (batch, …)."""
         whole = np.ascontiguousarray(obs.detach().numpy())
-        keys = [row.tobytes() for row in whole]
+        keys = [blake2b(row.tobytes(), digest_size=_KEY).digest() for row in whole]
         places = self._places
         new = {key: at for at, key in enumerate(keys) if key not in places}
         if new:
             made = self._compute(obs[list(new.values())].detach()).detach()
-            if (len(places) + len(new)) * made[0].numel() > _MOST:
-                places.clear()
-                new = {key: at for at, key in enumerate(keys)}
-                made = self._compute(obs[list(new.values())].detach()).detach()
             self.asked += len(made)
+            known = [key for key in dict.fromkeys(keys) if key not in new]
+            most = _MOST // (made[0].numel() + _KEYS_NUMBERS)
+            if len(places) + len(new) > most:
+                self._forget(known, most // 2)
             self._keep(made, len(places))
             for key in new:
                 places[key] = len(places)
         assert self._held is not None
         return self._held[[places[key] for key in keys]]
+
+    def _forget(self, needed: list[bytes], most: int) -> None:
+        """Keep what is needed now, and of the rest the newest."""
+        newest = list(self._places)[-most:] if most else []
+        stay = list(dict.fromkeys([*newest, *needed]))
+        if self._held is not None:
+            self._held = self._held[[self._places[key] for key in stay]]
+        self._places.clear()
+        self._places.update({key: at for at, key in enumerate(stay)})
 
     def _keep(self, made: Tensor, taken: int) -> None:
         needed = taken + len(made)

@@ -31,8 +31,9 @@ class Slopes(Term):
     probabilities, weighted by the planner's: Σ_a p_T(a) |∇ log p_T(a) − ∇ log p_S(a)|².
     The executor's side is projected at random, once a step (Czarnecki et al. 2017,
     "Sobolev training for neural networks", 3). A factor e² in front is what noise of e
-    spreads adds to the loss to second order, if the planner labels anew where it leads
-    (Srinivas and Fleuret 2018, "Knowledge transfer with Jacobian matching", 3).
+    spreads adds to the loss of boxes to second order, if the planner labels anew where
+    it leads (Srinivas and Fleuret 2018, "Knowledge transfer with Jacobian matching",
+    3); for choices that is e²/2, times τ² with both sides tempered.
 
     Attributes:
         projections: How many a step.
@@ -85,9 +86,23 @@ class Jacobians(Loss):
             found = [each for each in base if isinstance(each, SoftLabels)]
             self._mine = not found
             self._soft = found[0] if found else SoftLabels(Soft(), ground)
-        self._planner = Remembered(partial(jacobian, planner))
+        # Of boxes only the means are compared.
+        width = self._units.size if self._units is not None else None
+        self._planner = Remembered(partial(jacobian, planner, width=width))
+        self._try(planner, ground.obs)
         self._random = ground.generator()
         self._apart = float("nan")
+
+    @staticmethod
+    def _try(planner: Opened, obs: int) -> None:
+        """Look into the planner once, before anything is learnt."""
+        try:
+            jacobian(planner, torch.zeros(1, obs))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"The term 'slopes' needs the planner's gradient: {error} Let the "
+                "module answer with tensors that it computed in torch."
+            ) from error
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the squared distance at each observation, (batch,)."""
@@ -153,23 +168,28 @@ class Jacobians(Loss):
         bounded = units.planner(action)
         (factor,) = torch.autograd.grad(bounded.sum(), action)
         # Where the planner is clipped, so is the executor: it may be steep there.
-        weights = (factor != 0).to(factor.dtype)
-        return weights, factor.unsqueeze(2) * packed[:, : units.size]
+        weights = units.free(said).to(factor.dtype)
+        return weights, factor.unsqueeze(2) * packed
 
     def numbers(self) -> Mapping[str, float]:
         """The mean distance, and how many labels the planner was looked into for."""
         return {"apart": self._apart, "looked": float(self._planner.asked)}
 
 
-def jacobian(planner: Opened, obs: Tensor) -> Tensor:
+def jacobian(planner: Opened, obs: Tensor, width: int | None = None) -> Tensor:
     """A planner's Jacobian of its packed numbers, (batch, width, obs).
 
     It goes back once for each of them.
+
+    Args:
+        planner: What answers.
+        obs: Where, (batch, obs).
+        width: Of how many of the numbers, the first ones; None for all.
     """
     here = obs.detach().requires_grad_()
     nothing = torch.zeros_like(here)
     with torch.enable_grad():
-        columns = planner.answer(here, None).unbind(1)
+        columns = planner.answer(here, None)[:, :width].unbind(1)
         found = []
         for column in columns:
             if not column.requires_grad:

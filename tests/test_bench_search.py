@@ -396,7 +396,7 @@ def test_the_command_picks_integers_where_they_keep_enough(
         (["--candidates", "mpl:3"], "mpl:3"),
         (["--data", "nowhere"], "no dataset"),
         (["--int8", "--most-us", "3"], "no time on this machine"),
-        (["--executor", "mlp:8", "--int8"], "--int8 is not for one architecture"),
+        (["--executor", "mlp:8"], "--candidates is not for one architecture"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

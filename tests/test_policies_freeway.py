@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from agentkd.bench.evaluate import evaluate
+from agentkd.executors.architecture import initial
 from agentkd.planners import load_planner
+from agentkd.spec import env_spec
 from envs import freeway_rules as rules
-from envs.freeway import BEST
+from envs.freeway import BEST, Freeway
 from policies import freeway
-from policies.freeway.train import Wanderers, train
+from policies.freeway.train import Players, train
 
 FOLDER = Path(freeway.__file__).parent
 
@@ -29,11 +31,14 @@ def test_the_executor_keeps_what_its_card_says(difficulty: str, score: float) ->
 
 
 def test_labels_come_from_boards_that_are_not_published() -> None:
-    """Wanderers are in no car, and on none of the boards that are measured on."""
+    """Players are in no car, and on none of the boards that are measured on."""
     published = {
         rules.drawn(game).lanes for games in rules.PUBLISHED.values() for game in games
     }
-    for obs in Wanderers("cars", 0).take(400):
+    players = Players("cars", 0)
+    alone = players.take(200)
+    players.follow(initial("linear", env_spec(Freeway("any", "cars"))))
+    for obs in [*alone, *players.take(200)]:
         position, _ = rules.restore(obs)
         assert position.board.lanes not in published
         assert position.row >= 1

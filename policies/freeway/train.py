@@ -3,7 +3,9 @@
 The boards are drawn, and none is a published one. On each a player wanders about, who
 goes wherever there is no car a turn from now, mostly up; the exact search labels every
 position he is in. So the labels cover what can happen rather than what one player does.
-One executor sees the forecast; the other, larger, the cars alone.
+Soon every second player does what the executor has learnt to do so far, so that the
+errors on its own way are labelled, too (Ross et al. 2011, DAgger). One executor sees
+the forecast; the other, larger, the cars alone.
 
 Some minutes on one core for both.
 """
@@ -27,14 +29,19 @@ from envs import freeway_rules as rules
 from envs.freeway import BEST, Freeway, Layout
 from policies.freeway import planner
 
-_WANDERING = (0.6, 0.25, 0.15)
+_WANDERING = np.array([0.6, 0.25, 0.15])
 """How often a player goes up, stays and goes down, where he can."""
 _LONGEST = 40
 _BATCH = 256
+_FOLLOWED = 2_000
+"""Steps after which players follow a newer executor."""
 
 
-class Wanderers:
-    """Positions of players who go wherever there is no car a turn from now."""
+class Players:
+    """Positions of players who wander, and of some who follow the executor.
+
+    Neither walks into a car.
+    """
 
     def __init__(self, layout: Layout, seed: int) -> None:
         """Take a layout of the observation."""
@@ -43,30 +50,44 @@ class Wanderers:
         self._env.reset(seed=seed + 1_000_000)
         self._random = np.random.default_rng(seed)
         self._seen: list[Floats] = []
+        self._executor: Frozen | None = None
+        self._boards = 0
+
+    def follow(self, executor: Frozen) -> None:
+        """Let every second player do what this one says from now on."""
+        self._executor = executor
 
     def take(self, count: int) -> Floats:
         """Give what is observed in so many positions, (count, obs)."""
         while len(self._seen) < count:
-            self._wander()
+            self._play()
         found, self._seen = self._seen[:count], self._seen[count:]
         return np.stack(found)
 
-    def _wander(self) -> None:
+    def _play(self) -> None:
         _, info = self._env.reset()
         position = rules.begin(rules.drawn(info["game"]))
+        self._boards += 1
+        led = self._executor if self._boards % 2 else None
         for turn in range(_LONGEST):
-            self._seen.append(rules.observe(position, turn, forecast=self._forecast))
+            obs = rules.observe(position, turn, forecast=self._forecast)
+            self._seen.append(obs)
             after = [rules.move(position, action) for action in range(rules.ACTIONS)]
-            weights = np.array(
-                [
-                    weight * (not crashed and moved.row > 0)
-                    for weight, (moved, crashed) in zip(_WANDERING, after, strict=True)
-                ]
-            )
-            if not weights.any():
+            free = np.array([not crashed for _, crashed in after])
+            if led is None:
+                # Who only wanders does not arrive, and is seen in more places.
+                free &= np.array([moved.row > 0 for moved, _ in after])
+            if not free.any():
                 return
-            action = int(self._random.choice(3, p=weights / weights.sum()))
+            if led is None:
+                weights = _WANDERING * free
+                action = int(self._random.choice(3, p=weights / weights.sum()))
+            else:
+                scores = led.outputs(obs[None])[0]
+                action = int(np.argmax(np.where(free, scores, -np.inf)))
             position, _ = after[action]
+            if position.row == 0:
+                return
 
 
 def train(layout: Layout, executor: str, labels: int, steps: int, seed: int) -> Frozen:
@@ -76,16 +97,18 @@ def train(layout: Layout, executor: str, labels: int, steps: int, seed: int) -> 
     search = planner(spec).policy.at(1)  # type: ignore[union-attr]
     learning = DistillerOptions(seed=seed, capacity=labels)
     distiller = Distiller(initial(executor, spec, seed=seed), learning)
-    wanderers = Wanderers(layout, seed)
+    players = Players(layout, seed)
     made = 0
     for step in range(steps):
         # Labels come in the first half, learning goes on in the second.
         while made < labels and made < 2 * labels * (step + 1) / steps:
-            obs = wanderers.take(_BATCH)
+            obs = players.take(_BATCH)
             distiller.add(obs, search(obs))
             made += _BATCH
         distiller.schedule(step / steps)
         distiller.step()
+        if step % _FOLLOWED == _FOLLOWED - 1:
+            players.follow(distiller.freeze(version=0))
     return distiller.freeze(version=1)
 
 

@@ -7,7 +7,7 @@ Soon every second player does what the executor has learnt to do so far, so that
 errors on its own way are labelled, too (Ross et al. 2011, DAgger). One executor sees
 the forecast; the other, larger, the cars alone.
 
-Some minutes on one core for both.
+Six minutes on one core for the first.
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/freeway"))
     parser.add_argument("--layout", choices=["forecast", "cars"], default="forecast")
     parser.add_argument("--executor", default="")
-    parser.add_argument("--labels", type=int, default=400_000)
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--labels", type=int, default=800_000)
+    parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     layout: Layout = arguments.layout
     name = "executor" if layout == "forecast" else "cars"
     executor = arguments.executor or (
-        "mlp:64,64" if layout == "forecast" else "mlp:192,192"
+        "mlp:128,128" if layout == "forecast" else "mlp:192,192"
     )
     frozen = train(layout, executor, arguments.labels, arguments.steps, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)

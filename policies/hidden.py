@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -114,7 +115,8 @@ def lander(spec: Spec) -> Planner:
     """Plan for `agentkd/LunarLanderHidden-v0`: the planner in policies/lunarlander."""
     whole = env_spec(gym.make("LunarLander-v3"))
     known = load_planner(str(Path(__file__).parent / "lunarlander"), whole)
-    policy = FromPositions(known.policy, lander_whole, 5)
+    answers: Any = known.policy
+    policy = FromPositions(answers, lander_whole, 5)
     return Planner(policy, spec, "lander from positions", known.parameters, "")
 
 

@@ -274,14 +274,20 @@ def test_table_command_lives_every_cell(
     assert undocumented(kept, kept["cells"][0]) == []
 
 
+def table_of(folder: Path) -> list[str]:
+    """The command with a small executor, in one environment."""
+    file = folder / "e.akd"
+    write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
+    command = ["bench", "realtime", "table", "--env", "CartPole-v1"]
+    return [*command, "--planner", BALANCE, "--executor", str(file)]
+
+
 def test_table_command_truncates_episodes_and_says_who_acted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Episodes end after so many ticks, scores have intervals, sources have shares."""
-    file = tmp_path / "e.akd"
-    write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
-    command = ["bench", "realtime", "table", "--env", "CartPole-v1", "--planner"]
-    rest = [BALANCE, "--executor", str(file), "--latencies", "0", "--episodes", "3"]
+    command = table_of(tmp_path)
+    rest = ["--latencies", "0", "--episodes", "3"]
     assert main([*command, *rest, "--episode-ticks", "7", "--json"]) == 0
     data = told(capsys)
     returns = {each["arm"]: each["returns"] for each in data["cells"]}
@@ -300,12 +306,9 @@ def test_table_command_survives_a_planner_that_was_never_heard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An arm without an answer has a dash for how long answers took."""
-    file = tmp_path / "e.akd"
-    write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
-    command = ["bench", "realtime", "table", "--env", "CartPole-v1", "--planner"]
-    rest = [BALANCE, "--executor", str(file), "--latencies", "50", "--ticks", "10"]
-    assert main([*command, *rest]) == 0
-    assert "–" in capsys.readouterr().out
+    assert main([*table_of(tmp_path), "--latencies", "50", "--ticks", "10"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "runtime 50 0.000 1.000 0.000 0.000 – – 0" in said
 
 
 def test_delay_command_distils_and_delays(

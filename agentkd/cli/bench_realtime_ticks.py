@@ -216,7 +216,8 @@ def _kept_section(kept: Sequence[Kept]) -> Section:
         rows,
         "Missed: periods without an action. µs: by how much the time from one action "
         "to the next exceeded the period. Busy: two processes at niceness 19 beside "
-        "each; ours also answer the loop and send it weights." + _notes(kept),
+        "others' loops; ours are in SCHED_IDLE, as the runtime has them, and "
+        "answer the loop and send it weights, too." + _notes(kept),
     )
     return Section("Ticks, with planner and distiller at work", "", table)
 

@@ -44,6 +44,12 @@ class Opened:
     kind: Kind
     answer: Forward
 
+    def trace(self, obs: Tensor) -> Trace:
+        """Give what is computed on the way for observations (batch, obs)."""
+        trace = Trace()
+        self.answer(obs, trace)
+        return trace
+
 
 @runtime_checkable
 class OpenPolicy(Protocol):

@@ -43,7 +43,7 @@ ABLATIONS = (
     Arm("runtime, no roll-forward", "runtime", ahead=False),
 )
 MEANING = {
-    "planner": "acts when its answer arrives, and holds in between",
+    "planner": "acts when its answer arrives, row by row, and then holds",
     "executor": "acts alone, under the routers",
     "runtime": "strategies that are in time and hold, else the executor",
 }

@@ -77,9 +77,7 @@ class Relating(Loss):
         planner = opened(ground.planner, "The term 'attention'")
 
         def inside(obs: Tensor) -> Relations:
-            trace = Trace()
-            planner.answer(obs, trace)
-            return trace.relations
+            return planner.trace(obs).relations
 
         with torch.no_grad():
             theirs = inside(nothing)

@@ -52,9 +52,7 @@ class Similarities(Loss):
         planner = opened(ground.planner, "The term 'similar'")
 
         def inside(obs: Tensor) -> Tensor:
-            trace = Trace()
-            planner.answer(obs, trace)
-            return _hidden(trace, "planner")
+            return _hidden(planner.trace(obs), "planner")
 
         self._network = (network,)
         self._planner = Remembered(inference(inside))

@@ -11,7 +11,7 @@ import pytest
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
-from agentkd.runtime import Agent, Fresh, Guard
+from agentkd.runtime import Agent, Fresh, Guard, StrategyOptions
 from tests.cli_reports import report
 from tests.runtime_children import Ahead, constant
 from tests.test_cli_run import words
@@ -30,7 +30,10 @@ def routers() -> list[Any]:
 def written(tmp_path: Path) -> Path:
     """A log of 40 ticks in four episodes."""
     path = tmp_path / "run.akdlog"
-    with Agent(constant(2), planner=Ahead(3), planner_latency=2, log=path) as agent:
+    options = StrategyOptions(trust=None)
+    with Agent(
+        constant(2), planner=Ahead(3), planner_latency=2, strategies=options, log=path
+    ) as agent:
         for i in range(40):
             if i and i % 10 == 0:
                 agent.reset()

@@ -17,6 +17,7 @@ from agentkd.runtime import (
     InlinePlanner,
     Mode,
     Remote,
+    StrategyOptions,
     ThreadPlanner,
 )
 from agentkd.runtime.codec import Seen
@@ -169,7 +170,10 @@ def test_single_rows_that_are_late_never_act(latency: int) -> None:
 
 def test_longer_strategies_serve_with_their_later_rows() -> None:
     """Four rows at a latency of two: rows 2 and 3 act, whatever the executor wants."""
-    with Agent(constant(0), planner=Ahead(4), planner_latency=2) as agent:
+    options = StrategyOptions(trust=None)
+    with Agent(
+        constant(0), planner=Ahead(4), planner_latency=2, strategies=options
+    ) as agent:
         acted = outcomes(agent, [see(i) for i in range(10)])
         metrics = agent.metrics()
     assert [source for _, source, _ in acted] == ["executor"] * 2 + ["strategy"] * 8

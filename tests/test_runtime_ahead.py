@@ -39,7 +39,8 @@ from tests.runtime_children import (
 )
 from tests.test_runtime_processes import ENOUGH, HERE, QUICK
 
-ROLLED = StrategyOptions(roll_forward=RollForward(next_ticks))
+ROLLED = StrategyOptions(roll_forward=RollForward(next_ticks), trust=None)
+TRUSTED = StrategyOptions(trust=None)
 
 
 def see(*numbers: float) -> Any:
@@ -105,7 +106,7 @@ def test_lead_is_what_nineteen_of_twenty_answers_keep() -> None:
 
 def test_lead_can_be_given() -> None:
     """A lead that is given is used from the first tick on."""
-    options = StrategyOptions(roll_forward=RollForward(next_ticks, lead=2))
+    options = StrategyOptions(roll_forward=RollForward(next_ticks, lead=2), trust=None)
     with Agent(
         constant(2), planner=Echo(), planner_latency=2, strategies=options
     ) as agent:
@@ -260,7 +261,9 @@ def test_functions_cannot_be_sent_to_another_process() -> None:
 
 def test_better_answers_come_one_after_the_other() -> None:
     """Of three answers within six ticks the first is out after two, then the next."""
-    with Agent(constant(3), planner=Anytime(3), planner_latency=6) as agent:
+    with Agent(
+        constant(3), planner=Anytime(3), planner_latency=6, strategies=TRUSTED
+    ) as agent:
         told = acted(agent, 7)
         metrics = agent.metrics()
     assert told == [
@@ -280,7 +283,9 @@ def test_better_answers_come_one_after_the_other() -> None:
 
 def test_partial_strategy_is_replaced_while_it_acts() -> None:
     """Each better answer takes over at the tick it comes; the last is whole."""
-    with Agent(constant(3), planner=Anytime(3), planner_latency=3) as agent:
+    with Agent(
+        constant(3), planner=Anytime(3), planner_latency=3, strategies=TRUSTED
+    ) as agent:
         told = [each[0] for each in acted(agent, 4)]
         strategies = agent._decider.strategies
         assert strategies.current is not None
@@ -322,7 +327,9 @@ def test_new_episode_ends_thinking_about_the_old_one() -> None:
 def test_new_episode_ends_thinking_on_the_tick_as_well() -> None:
     """Under the virtual clock the new episode's first state is asked about at once."""
     planner = Anytime(2)
-    with Agent(constant(3), planner=planner, planner_latency=6) as agent:
+    with Agent(
+        constant(3), planner=planner, planner_latency=6, strategies=TRUSTED
+    ) as agent:
         acted(agent, 2)
         agent.reset()
         told = acted(agent, 7)

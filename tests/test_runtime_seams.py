@@ -82,7 +82,7 @@ def lived(seam: Seam | None, ticks: int = 12, **options: Any) -> tuple[list[Any]
     with Agent(
         executor,
         planner=InlinePlanner(Levels(), latency_ticks=3),
-        strategies=StrategyOptions(seam=seam),
+        strategies=StrategyOptions(seam=seam, trust=None),
         **options,
     ) as agent:
         decisions = [agent.decide(see(i / 10)) for i in range(ticks)]

@@ -13,6 +13,7 @@ from agentkd.runtime.router import Router
 from agentkd.runtime.routers import Fresh, Guard, Valid
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.trust import Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,9 @@ class StrategyChoice:
     """Ticks over which one goes over into the next; for boxes."""
     advance: Literal["ticks", "commands"] = "ticks"
     """Whether each tick uses up a row of a strategy, or only each command."""
+    trust: Literal["auto", "on", "off"] = "auto"
+    """Whether a row that comes late acts only if its prediction was right, and the
+    executor acts otherwise. auto: unless another option says which late rows act."""
     workers: int = 1
     """Planners that are asked in turn, where one is too slow."""
 
@@ -110,7 +114,12 @@ class StrategyChoice:
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
-        return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance)
+        trust: Trust | Literal["auto"] | None = "auto"
+        if self.trust != "auto":
+            trust = Trust() if self.trust == "on" else None
+        return StrategyOptions(
+            roll_forward=roll, seam=seam, advance=self.advance, trust=trust
+        )
 
 
 def _function(reference: str) -> Any:

@@ -42,6 +42,7 @@ from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.staggered import Staggered, workers_needed
 from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.trust import Trust
 
 if TYPE_CHECKING:
     from agentkd.runtime.runtime import Runtime
@@ -81,6 +82,7 @@ __all__ = [
     "StrategyOptions",
     "ThreadPlanner",
     "Tick",
+    "Trust",
     "Uncertainty",
     "Unless",
     "Valid",

@@ -183,6 +183,7 @@ class Agent:
             "routers": [type(router).__name__ for router in self._routers],
             "strategies": {
                 "advance": options.advance,
+                "trust": self._decider.trust and asdict(self._decider.trust),
                 "goals": asdict(options.goals) if options.goals else None,
                 "seam": asdict(options.seam) if options.seam else None,
             },

@@ -24,8 +24,8 @@ from agentkd.spec import (
 )
 from agentkd.types import ActionDist, Floats
 
-_SEEN = struct.Struct("<qqqii")
-_ANSWER = struct.Struct("<qqqqqqdddiiiii")
+_SEEN = struct.Struct("<qqqqii")
+_ANSWER = struct.Struct("<qqqqqqdddiiiiii")
 _NO_ROWS = -1
 EXPECTED_BYTES = 1 << 20
 """What expected observations may take of an answer."""
@@ -43,6 +43,7 @@ class Seen:
         lead: Ticks by which it is rolled forward before the planner is asked.
         committed: What is done at the ticks from `tick` on as far as that is known,
             flat, (ticks, width); None for nothing.
+        heard: The number of the newest answer that the agent had when it sent this.
     """
 
     tick: int
@@ -51,6 +52,7 @@ class Seen:
     obs: Floats
     lead: int = 0
     committed: Floats | None = None
+    heard: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +75,9 @@ class Answer:
         expected: What the planner expects to be observed at each row's tick,
             (rows, obs), or None.
         doubt: How far the planner's members were apart; NaN if it has none.
+        assumed: The actions, flat, (ticks, width), that the planner counted on for the
+            ticks from `seen` to `tick` - 1, then the executor's own action at `tick`
+            if it acts there; None where the observation was not rolled forward.
     """
 
     id: int
@@ -88,6 +93,7 @@ class Answer:
     goal: Floats | None = None
     expected: Floats | None = None
     doubt: float = math.nan
+    assumed: Floats | None = None
 
     @property
     def origin(self) -> int:
@@ -156,10 +162,11 @@ class SeenCodec:
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
+        heard: int = 0,
     ) -> bytearray:
         """Write; what it gives is valid until the next call."""
         count = 0 if committed is None else min(len(committed), len(self._actions))
-        _SEEN.pack_into(self._scratch, 0, tick, epoch, time, lead, count)
+        _SEEN.pack_into(self._scratch, 0, tick, epoch, time, heard, lead, count)
         self._obs[:] = obs
         if count and committed is not None:
             self._actions[:count] = committed[:count]
@@ -167,18 +174,26 @@ class SeenCodec:
 
     def decode(self, message: bytes) -> Seen:
         """Read what `encode` wrote."""
-        tick, epoch, time, lead, count = _SEEN.unpack_from(message)
+        tick, epoch, time, heard, lead, count = _SEEN.unpack_from(message)
         numbers = np.frombuffer(message, np.float32, offset=_SEEN.size)
         obs, rest = numbers[: self._size], numbers[self._size :]
         actions = rest[: count * self._width].reshape(count, self._width)
-        return Seen(tick, epoch, time, obs, lead, actions)
+        return Seen(tick, epoch, time, obs, lead, actions, heard)
 
 
-def answer_size(spec: Spec, horizon: int, goal: int = 0) -> int:
-    """The longest answer with so many rows and a goal of that size, in bytes."""
+def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
+    """Return the size of the longest answer, in bytes.
+
+    Args:
+        spec: The environment.
+        horizon: Rows of the answer.
+        goal: Numbers of its goal.
+        ahead: The most ticks by which an observation is rolled forward.
+    """
     most = max(dists.width(kind, spec.action) for kind in KINDS)
     expected = min(4 * horizon * spec.obs.size, EXPECTED_BYTES)
-    return _ANSWER.size + 4 * (horizon * most + goal) + expected
+    assumed = (ahead + 1) * action_width(spec.action) if ahead else 0
+    return _ANSWER.size + 4 * (horizon * most + goal + assumed) + expected
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -192,6 +207,8 @@ def encode_answer(answer: Answer) -> bytes:
         pieces.append(np.ascontiguousarray(answer.goal, np.float32).tobytes())
     if answer.expected is not None:
         pieces.append(np.ascontiguousarray(answer.expected, np.float32).tobytes())
+    if answer.assumed is not None:
+        pieces.append(np.ascontiguousarray(answer.assumed, np.float32).tobytes())
     header = _ANSWER.pack(
         answer.id,
         answer.part,
@@ -206,6 +223,7 @@ def encode_answer(answer: Answer) -> bytes:
         count,
         -1 if answer.goal is None else answer.goal.size,
         -1 if answer.expected is None else len(answer.expected),
+        -1 if answer.assumed is None else len(answer.assumed),
         answer.partial,
     )
     return b"".join([header, *pieces])
@@ -238,10 +256,11 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         count,
         goal_size,
         ahead,
+        assumed_count,
         partial,
     ) = _ANSWER.unpack_from(message)
     numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-    dist, goal, expected, at = None, None, None, 0
+    dist, goal, expected, assumed, at = None, None, None, None, 0
     if kind >= 0:
         width = dists.width(KINDS[kind], spec.action)
         at = count * width
@@ -254,6 +273,10 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
     if ahead >= 0:
         expected = numbers[at : at + ahead * spec.obs.size].reshape(ahead, -1)
         at += ahead * spec.obs.size
+    if assumed_count >= 0:
+        width = action_width(spec.action)
+        assumed = numbers[at : at + assumed_count * width].reshape(-1, width)
+        at += assumed_count * width
     if at != len(numbers):
         raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
     return Answer(
@@ -270,6 +293,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         goal=goal,
         expected=expected,
         doubt=doubt,
+        assumed=assumed,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
+from agentkd.executors.frozen import one_action
 from agentkd.runtime.codec import Answer, flat_actions
 from agentkd.runtime.form import Form, default_action
 from agentkd.runtime.goals import unconditioned, write_goal
@@ -21,13 +22,14 @@ from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.routing import Chosen, Routing, actor_of
 from agentkd.runtime.seams import Actor
 from agentkd.runtime.strategies import Strategies, StrategyOptions
+from agentkd.runtime.trust import IDLE, History, Judge
+from agentkd.runtime.worth import Worth
 from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
 
 _RESERVE = 50_000
 """What is left for acting after a wait for the planner, in ns."""
 _SLICE = 50e-6
-_REMEMBERED = 1024
 _NEVER = 1 << 62
 
 Outcome = tuple[Any, Source, str, int, int, int]
@@ -61,10 +63,11 @@ class Decider:
         "_budget",
         "_deadline",
         "_default",
-        "_did",
         "_epoch",
         "_goals",
         "_held",
+        "_history",
+        "_judge",
         "_last",
         "_latency",
         "_lead",
@@ -73,6 +76,7 @@ class Decider:
         "_routing",
         "_shape",
         "_size",
+        "_standing",
         "_thinking",
         "_tick",
         "_used",
@@ -80,6 +84,8 @@ class Decider:
         "metrics",
         "spec",
         "strategies",
+        "trust",
+        "worth",
     )
 
     def __init__(
@@ -109,6 +115,14 @@ class Decider:
         patient = "executor" not in self._routing.order
         self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
+        self._history = History()
+        self._standing = wanted.advance == "commands"
+        self.worth = Worth()
+        self._judge: Judge | None = None
+        judged = any(router.judges for router in self._routing.routers)
+        self.trust = None if patient else wanted.trusted(judged=judged)
+        if self.trust is not None:
+            self._judge = Judge(self.trust, spec.action, self._history, self._foretell)
         self._record = record
         if default is None:
             self._default = default_action(spec.action)
@@ -123,7 +137,6 @@ class Decider:
         self._actor: Actor | None = None
         self._thinking = 0.0
         self._asked: Floats | None = None
-        self._did: list[tuple[int, Any]] = [(-1, None)] * _REMEMBERED
         self._arrays = not isinstance(spec.action, DiscreteSpec)
         self._boxes = isinstance(spec.action, BoxSpec)
         parts = spec.obs.parts
@@ -155,6 +168,7 @@ class Decider:
         self._acting.memory[:] = 0.0
         self.strategies.reset()
         self._routing.reset()
+        self.worth.reset()
         if self._record is not None:
             self._record.reset(self._epoch)
 
@@ -221,7 +235,7 @@ class Decider:
             return self._finish(*chosen, form, started, lateness)
         mine = form.take() if self._goals is None else None
         if self._planner is not None:
-            self._did[tick % _REMEMBERED] = (tick, mine)
+            self._history.own(tick, mine)
             self._ask(tick, seen, started - lateness)
         if self._goals is not None:
             mine = self._with_goal(form, flat, tick)
@@ -238,7 +252,7 @@ class Decider:
         write_goal(flat[self._size :], self._goals, goal, age)
         form.run()
         mine = form.take()
-        self._did[tick % _REMEMBERED] = (tick, mine)
+        self._history.own(tick, mine)
         return mine
 
     def _write(self, obs: Any, out: Floats) -> None:
@@ -278,6 +292,8 @@ class Decider:
             elif why == "fresh" and self._lead is not None:
                 # It came before its tick, when it was not known who would do what.
                 self._compare(mine)
+            if theirs is not None and self._judge is not None:
+                theirs, why = self._judged(theirs, why, tick, mine)
         if routing.routers or routing.hand_over is not None:
             routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
             return routing.choose(strategies, theirs, why, self._default)
@@ -291,6 +307,32 @@ class Decider:
         assert self._goals is not None
         goal, age = self.strategies.goal(tick)
         return goal is not None and age <= self._goals.max_age
+
+    def score(self, score: float) -> None:
+        """Take a score of the last decision, such as its reward; larger is better."""
+        if self._actor is not None:
+            self.worth.note(self._actor[0], score)
+
+    def _judged(self, theirs: Any, why: str, tick: int, mine: Any) -> tuple[Any, str]:
+        """Give a strategy's action back if the strategy is still right."""
+        strategies = self.strategies
+        track = strategies.track
+        assert self._judge is not None
+        assert track is not None
+        reason = self._judge.verdict(track, strategies.row(track, tick), tick, mine)
+        if not reason:
+            return theirs, why
+        vetoes = self.metrics.vetoes
+        vetoes["strategy", reason] = vetoes.get(("strategy", reason), 0) + 1
+        strategies.refuse(reason, drop=True)
+        return None, reason
+
+    def _foretell(self, obs: Floats) -> Any:
+        """Give the executor's action at another observation, (obs,)."""
+        frozen = self.form.frozen
+        if frozen.memory or self._goals is not None:
+            return None
+        return one_action(dists.mode(frozen(obs[None]), self.spec.action), frozen.spec)
 
     def _compare(self, mine: Any) -> None:
         strategy = self.strategies.current
@@ -347,6 +389,8 @@ class Decider:
 
     def _follow_up(self, action: Any, source: Source, tick: int) -> None:
         """Note who acted, and ask the planner about what comes of it."""
+        idle = self._standing and source not in ("strategy", "executor")
+        self._history.executed(tick, IDLE if idle else self._kept(action))
         track = self.strategies.track if source == "strategy" else None
         if track is not None:
             self.metrics.ages.record(max(0, tick - track.origin))
@@ -363,6 +407,10 @@ class Decider:
         if self._asked is not None:
             obs, self._asked = self._asked, None
             self._ask_ahead(action, obs, tick)
+
+    def _kept(self, action: Any) -> Any:
+        """Return an action that the caller cannot change."""
+        return action.copy() if self._arrays else action
 
     def _ask_ahead(self, action: Any, obs: Floats, tick: int) -> None:
         assert self._planner is not None
@@ -402,8 +450,8 @@ class Decider:
             metrics.planner_latency.record(round(answer.latency * 1e9))
             metrics.planner_ticks.record(tick - answer.origin)
             self._thinking += 0.2 * (answer.latency - self._thinking)
-            at, did = self._did[answer.tick % _REMEMBERED]
-            if at == answer.tick and did is not None and answer.rows is not None:
+            did = self._history.own_at(answer.tick)
+            if did is not None and answer.rows is not None:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
         if "strategy" in self._routing.order or self._goals is not None:
             self.strategies.offer(answer, tick, self._epoch)

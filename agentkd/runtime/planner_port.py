@@ -128,6 +128,12 @@ def report_error(count: int, text: str) -> None:
         log.warning("The planner failed %d times: %s", count, text)
 
 
+def newest_heard(answers: Sequence[Answer], before: int) -> int:
+    """Return the number of the newest whole answer; `before` if there is none."""
+    whole = [answer.id for answer in answers if not answer.partial]
+    return whole[-1] if whole else before
+
+
 @final
 class InlinePlanner:
     """A planner asked on the tick itself, whose answer is held back for some ticks.
@@ -140,6 +146,9 @@ class InlinePlanner:
         policy: The planner.
         latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A
             function gives it for each request, counted from 1.
+        after: Whether an answer is out just after the tick that it is due at, as on a
+            wall clock, instead of at it: the planner takes its next observation before
+            the agent hears the answer.
         backlog: How many observations between two requests become labels.
     """
 
@@ -148,14 +157,16 @@ class InlinePlanner:
         policy: AnyPolicy,
         *,
         latency_ticks: int | Callable[[int], int] = 0,
+        after: bool = False,
         backlog: int = BACKLOG,
     ) -> None:
         """Take the planner."""
         if not callable(latency_ticks) and latency_ticks < 0:
             raise ConfigError(f"A latency of {latency_ticks} ticks cannot be.")
         self._policy = policy
-        self._late = latency_ticks
-        self._requests = 0
+        self._late, self._after = latency_ticks, after
+        self._done: list[tuple[int, Answer]] = []
+        self._requests = self._heard = 0
         self._seen: deque[Seen] = deque(maxlen=check_backlog(backlog) + 1)
         self._flight: deque[tuple[int, Thought]] = deque()
         self._out: list[Answer] = []
@@ -189,11 +200,13 @@ class InlinePlanner:
         """Take an observation; ask the planner if no answer is outstanding."""
         seen = self._seen
         self._unlabelled += len(seen) == seen.maxlen
-        seen.append(Seen(tick, epoch, time.monotonic_ns(), obs.copy(), lead, committed))
+        now = time.monotonic_ns()
+        seen.append(Seen(tick, epoch, now, obs.copy(), lead, committed, self._heard))
         self._land(tick)
         self._leave(epoch)
         self._ticks += not more
-        if not self._flight and not more:
+        assert self._thinker is not None
+        if not self._flight and not more and self._thinker.may_ask(seen[-1]):
             self._ask(tick)
         self._busy += bool(self._flight)
 
@@ -230,15 +243,23 @@ class InlinePlanner:
         flight = self._flight
         while flight and tick >= flight[0][0]:
             _, thought = flight.popleft()
-            self._out.append(thought.answer)
+            if self._after:
+                self._done.append((tick, thought.answer))
+            else:
+                self._out.append(thought.answer)
             self._labels += thought.answer.labels
             if self._ring is not None and thought.dist is not None:
                 self._ring.push(thought.obs, thought.dist)
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
         """Take the answers that are due by now."""
-        self._land(tick)
+        if self._after:
+            self._out += [answer for due, answer in self._done if due < tick]
+            self._done = [each for each in self._done if each[0] >= tick]
+        else:
+            self._land(tick)
         out, self._out = self._out, []
+        self._heard = newest_heard(out, self._heard)
         return out
 
     def follow(self, executor: Frozen) -> None:
@@ -282,7 +303,7 @@ class ThreadPlanner:
         self._seen: deque[Seen] = deque(maxlen=check_backlog(backlog) + 1)
         self._out: deque[Answer] = deque(maxlen=64)
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._labels = self._unlabelled = self._errors = 0
+        self._labels = self._unlabelled = self._errors = self._heard = 0
         self._error = ""
         self._thread: threading.Thread | None = None
         self._thinker: Thinker | None = None
@@ -310,14 +331,15 @@ class ThreadPlanner:
         """It is ready."""
 
     def _run(self, thinker: Thinker, ring: LabelRing | None) -> None:
+        seen: list[Seen] = []
         while self._wake.get():
-            seen = []
             while self._seen:
                 seen.append(self._seen.popleft())
-            if not seen:
+            if not seen or not thinker.may_ask(seen[-1]):
                 continue
+            asked, seen = seen, []
             try:
-                for thought in thinker.thoughts(seen):
+                for thought in thinker.thoughts(asked):
                     self._hand_out(thought, ring)
                     if thought.answer.partial and self._over(thought.answer):
                         break
@@ -355,8 +377,9 @@ class ThreadPlanner:
     ) -> None:
         """Take an observation and wake the thread."""
         self._unlabelled += len(self._seen) == self._seen.maxlen
+        now = time.monotonic_ns()
         self._seen.append(
-            Seen(tick, epoch, time.monotonic_ns(), obs.copy(), lead, committed)
+            Seen(tick, epoch, now, obs.copy(), lead, committed, self._heard)
         )
         if self._wake.empty() and not more:
             self._wake.put(True)
@@ -366,6 +389,7 @@ class ThreadPlanner:
         out = []
         while self._out:
             out.append(self._out.popleft())
+        self._heard = newest_heard(out, self._heard)
         return out
 
     def follow(self, executor: Frozen) -> None:

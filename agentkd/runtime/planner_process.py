@@ -19,7 +19,12 @@ from agentkd.runtime.codec import (
 )
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell
-from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, check_backlog
+from agentkd.runtime.planner_port import (
+    BACKLOG,
+    PlannerCounts,
+    check_backlog,
+    newest_heard,
+)
 from agentkd.runtime.process import Patience, Remote, Worker
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.status import DROPPED, ERRORS, LABELS
@@ -69,6 +74,7 @@ class ProcessPlanner:
         self._patience = patience or Patience()
         self._alone = alone
         self._weights: Mailbox | None = None
+        self._heard = 0
         self._worker: Worker | None = None
 
     def open(
@@ -81,7 +87,8 @@ class ProcessPlanner:
         goal = wants.goals.size if wants.goals is not None else 0
         self._codec = SeenCodec(spec, ahead)
         self._seen = Mailbox(self._codec.bytes, self._backlog + 1)
-        self._answers = Mailbox(answer_size(spec, self._most_rows, goal), _ANSWERS)
+        most = answer_size(spec, self._most_rows, goal, ahead)
+        self._answers = Mailbox(most, _ANSWERS)
         self._bell = Bell()
         self._began, self._thought = time.monotonic(), 0.0
         shared = [self._seen.segment.fd, self._answers.segment.fd, *self._bell.handle()]
@@ -153,7 +160,9 @@ class ProcessPlanner:
     ) -> None:
         """Put an observation where the planner finds it."""
         now = time.monotonic_ns()
-        self._seen.write(self._codec.encode(tick, epoch, now, obs, lead, committed))
+        self._seen.write(
+            self._codec.encode(tick, epoch, now, obs, lead, committed, self._heard)
+        )
         if not more:
             self._bell.ring()
 
@@ -163,6 +172,7 @@ class ProcessPlanner:
             return ()
         found = [decode_answer(each, self._spec) for each in self._answers.take()]
         self._thought += sum(each.thinking for each in found if not each.partial)
+        self._heard = newest_heard(found, self._heard)
         return found
 
     def follow(self, executor: Frozen) -> None:

@@ -57,14 +57,18 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
     status.set_ready()
     failures = 0
     pace = Pace(seen.slots)
+    waiting: list[bytes] = []
     while not status.stopping:
         status.beat()
         lost = seen.missed
-        messages = seen.take()
-        status.count(DROPPED, seen.missed - lost)
-        if not messages:
+        waiting += seen.take()
+        lost = seen.missed - lost + max(0, len(waiting) - seen.slots)
+        status.count(DROPPED, lost)
+        waiting = waiting[-seen.slots :]
+        if not waiting or not thinker.may_ask(codec.decode(waiting[-1])):
             bell.wait(_IDLE)
             continue
+        messages, waiting = waiting, []
         # The oldest are given up: what a slow planner cannot label never delays it. One
         # with a memory needs them all.
         if not thinker.recurrent:

@@ -21,6 +21,7 @@ from agentkd.runtime.router import Router, check_mode
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.thinking import Demands
+from agentkd.runtime.trust import Trust
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats, Source
 
@@ -141,11 +142,12 @@ class _Clock:
 def options_of(log: LogFile) -> StrategyOptions:
     """How strategies took over from one another in a logged run."""
     told = log.header.get("strategies", {})
-    goals, seam = told.get("goals"), told.get("seam")
+    goals, seam, trust = told.get("goals"), told.get("seam"), told.get("trust")
     return StrategyOptions(
         goals=Goals(**goals) if goals else None,
         seam=Seam(**seam) if seam else None,
         advance=told.get("advance", "ticks"),
+        trust=Trust(**trust) if trust else None,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from agentkd.errors import AgentkdError, ConfigError, PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.refs import is_reference, resolve
-from agentkd.runtime.codec import Seen, shaped_action
+from agentkd.runtime.codec import Seen, flat_actions, shaped_action
 from agentkd.runtime.form import default_action
 from agentkd.runtime.form import form as acting_form
 from agentkd.runtime.goals import GoalMemory, write_goal
@@ -156,8 +156,12 @@ class Foresight:
         if self._form is not None:
             self._form = acting_form(executor)
 
-    def __call__(self, seen: Seen) -> Floats:
-        """Give the observation `seen.lead` ticks later, (obs,).
+    def __call__(self, seen: Seen) -> tuple[Floats, Floats]:
+        """Roll an observation forward by `seen.lead` ticks.
+
+        Returns:
+            The observation then, (obs,), and the actions, flat, that lead there,
+            (lead, width); one more where the executor acts: what it does there.
 
         Raises:
             PlannerError: If the model raises, or gives no observation.
@@ -171,7 +175,7 @@ class Foresight:
                 f"The roll-forward raised {type(error).__name__}: {error}"
             ) from error
 
-    def _rolled(self, seen: Seen) -> Floats:
+    def _rolled(self, seen: Seen) -> tuple[Floats, Floats]:
         action_spec = self._spec.action
         flat = () if seen.committed is None else seen.committed[: seen.lead]
         known = [shaped_action(each, action_spec) for each in flat]
@@ -179,13 +183,17 @@ class Foresight:
         sure = known if self._check is None else known[:1]
         obs = self._after(seen.obs, sure) if sure else seen.obs
         last = sure[-1] if sure else None
+        done = list(sure)
         for step in range(len(sure), seen.lead):
             wanted = known[step] if step < len(known) else None
             if wanted is None:
                 wanted = self._uncommitted(obs, seen.epoch, seen.tick + step, last)
             last = self._allowed(obs, wanted, last)
             obs = self._after(obs, [last])
-        return obs
+            done.append(last)
+        if self._form is not None:
+            done.append(self._uncommitted(obs, seen.epoch, seen.tick + seen.lead, last))
+        return obs, flat_actions(done, action_spec)
 
     def _uncommitted(self, obs: Floats, epoch: int, tick: int, last: Any) -> Any:
         # Held here: another executor may follow at any moment.

@@ -146,9 +146,12 @@ class Router(ABC):
     Attributes:
         ends: Whether a strategy that it refuses is dropped for good, not only passed
             over at this tick.
+        judges: Whether it says itself which late rows may act, so that the runtime's
+            own judgement (`Trust`) steps back.
     """
 
     ends: ClassVar[bool] = False
+    judges: bool = False
 
     @abstractmethod
     def veto(self, source: Source, moment: Moment, /) -> str:

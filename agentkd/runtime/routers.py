@@ -81,6 +81,7 @@ class Fresh(Router):
     """Refuses strategies whose observation is older than so many ticks."""
 
     ends: ClassVar[bool] = True
+    judges = True
 
     def __init__(self, max_age: int) -> None:
         """Take the most ticks."""
@@ -111,6 +112,7 @@ class Valid(Router):
     """
 
     ends: ClassVar[bool] = True
+    judges = True
 
     def __init__(
         self,
@@ -225,6 +227,7 @@ class Disagreement(Router):
                 "'strategy' or 'executor'."
             )
         self._most, self._between, self._against = most, between, against
+        self.judges = against == "strategy"
 
     def veto(self, source: Source, moment: Moment, /) -> str:
         """Refuse whom it is against, where they are too far apart."""
@@ -337,6 +340,8 @@ class Shadow(Router):
         """Choose who."""
         if source not in _DECIDERS:
             raise ConfigError(f"Shadow({source!r}): 'strategy' or 'executor'.")
+        # Without the executor a late row is better than none.
+        self.judges = source == "executor"
         self._source: Source = source
         self._other: Source = "executor" if source == "strategy" else "strategy"
         self._count, self._sum = 0, 0.0
@@ -388,6 +393,7 @@ class Unless(Router):
     def __init__(self, router: Router, condition: Router) -> None:
         """Take both."""
         self._router, self._condition = router, condition
+        self.judges = router.judges
 
     def takes_part(self, source: Source, /) -> bool:
         """Say what the router says."""

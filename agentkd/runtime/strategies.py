@@ -21,6 +21,7 @@ from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.seams import Seam
+from agentkd.runtime.trust import Trust
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
@@ -46,17 +47,36 @@ class StrategyOptions:
             on whatever happens. "commands": it is for k actions after it, for a world
             that stands still while nobody decides, such as an arm that is told
             positions; held and default actions then use up no row.
+        trust: When a late row may act in the executor's place; None for always. "auto"
+            is `Trust()`, unless a seam, advance="commands" or a router that judges
+            strategies says already how late rows are treated.
     """
 
     roll_forward: RollForward | None = None
     goals: Goals | None = None
     seam: Seam | None = None
     advance: Advance = "ticks"
+    trust: Trust | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.advance not in ("ticks", "commands"):
             raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
+        if not (self.trust is None or isinstance(self.trust, Trust)) and (
+            self.trust != "auto"
+        ):
+            raise ConfigError(f"trust is {self.trust!r}: 'auto', Trust(…) or None.")
+
+    def trusted(self, *, judged: bool) -> Trust | None:
+        """Return the limits for late rows, None for none.
+
+        Args:
+            judged: Whether a router judges strategies.
+        """
+        if isinstance(self.trust, Trust | None):
+            return self.trust
+        chosen = judged or self.seam is not None or self.advance == "commands"
+        return None if chosen else Trust()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +89,8 @@ class Track:
         start: The first tick that it may serve.
         origin: The tick of its observation.
         part: Counts the answers to one request.
+        assumed: The actions that the planner counted on from `origin` to the tick of
+            row 0, flat; see `Answer.assumed`.
     """
 
     strategy: Strategy
@@ -76,6 +98,7 @@ class Track:
     start: int
     origin: int
     part: int
+    assumed: Floats | None = None
 
     @property
     def horizon(self) -> int:
@@ -206,7 +229,9 @@ class Strategies:
         # answer's own first tick is the first.
         committed = self._freeze if self._acted and self.track is not None else 0
         start = max(answer.tick, tick + committed)
-        track = Track(strategy, actions, start, answer.origin, answer.part)
+        track = Track(
+            strategy, actions, start, answer.origin, answer.part, answer.assumed
+        )
         if start <= tick:
             self._begin(track)
         else:

@@ -118,12 +118,21 @@ class Thinker:
         self._broken = False
         self._state: State | None = None
         self._epoch: int | None = None
-        self._id = 0
+        self._id = self._answered = 0
 
     def follow(self, executor: Frozen) -> None:
         """Take another executor to act while the planner thinks."""
         if self._foresight is not None:
             self._foresight.follow(executor)
+
+    def may_ask(self, newest: Seen) -> bool:
+        """Return whether the planner may be asked about an observation now.
+
+        With a roll-forward, the actions that were sent with an observation are only
+        right if the agent had the planner's last answer when it sent them: that answer
+        changes what is done next.
+        """
+        return self._foresight is None or newest.heard >= self._answered
 
     def warm_up(self) -> None:
         """Ask about nothing once, so that the first answer is not the slowest."""
@@ -168,7 +177,7 @@ class Thinker:
         self._id += 1
         if self._told:
             self._policy.epoch = newest.epoch
-        asked = self._asked(seen)
+        asked, assumed = self._asked(seen)
         obs = np.stack([each.obs for each in asked])
         sound = np.ones(len(asked), bool)
         doubt = math.nan
@@ -176,7 +185,8 @@ class Thinker:
             guidance, part = None, -1
             for part, found in enumerate(self._policy.improve(obs)):
                 guidance = self._checked(found, 1)
-                yield self._partial(guidance, newest, asked[-1].tick, began, part)
+                partial = self._answer(guidance, newest, asked[-1].tick, began)
+                yield self._partial(replace(partial, part=part, assumed=assumed))
             if guidance is None:
                 raise PlannerError("The planner's `improve` gave no answer.")
         elif self.recurrent:
@@ -191,19 +201,22 @@ class Thinker:
             doubt = float(self._policy.disagreement(obs[-1:])[0])
         answer = self._answer(guidance, newest, asked[-1].tick, began)
         kept = np.flatnonzero(sound & (guidance.rows is not None))
-        answer = replace(answer, labels=len(kept), part=part + 1, doubt=doubt)
+        answer = replace(
+            answer, labels=len(kept), part=part + 1, doubt=doubt, assumed=assumed
+        )
+        self._answered = self._id
         yield self._labelled(answer, guidance, asked, kept)
 
-    def _asked(self, seen: Sequence[Seen]) -> Sequence[Seen]:
-        """What the planner is shown: all that was seen, or what it will come to."""
+    def _asked(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen], Floats | None]:
+        """Return what the planner is shown, and the actions that this counts on."""
         newest = seen[-1]
         if self._foresight is not None and newest.lead:
-            ahead = replace(
-                newest, tick=newest.tick + newest.lead, obs=self._foresight(newest)
-            )
+            obs, assumed = self._foresight(newest)
+            ahead = replace(newest, tick=newest.tick + newest.lead, obs=obs)
             # One that is quick labels what was really observed, too.
-            return [*seen, ahead] if len(seen) > 1 and not self.anytime else [ahead]
-        return seen[-1:] if self.anytime else seen
+            both = len(seen) > 1 and not self.anytime
+            return [*seen, ahead] if both else [ahead], assumed
+        return seen[-1:] if self.anytime else seen, None
 
     def _checked(self, found: Any, count: int) -> Guidance:
         """Bring an answer about `count` observations into one form.
@@ -264,12 +277,9 @@ class Thinker:
             np.concatenate(expected) if expected else None,
         )
 
-    def _partial(
-        self, guidance: Guidance, newest: Seen, tick: int, began: int, part: int
-    ) -> Thought:
-        answer = self._answer(guidance, newest, tick, began)
+    def _partial(self, answer: Answer) -> Thought:
         nothing = np.empty((0, self._spec.obs.size), np.float32)
-        return Thought(replace(answer, part=part, partial=True), nothing, None)
+        return Thought(replace(answer, partial=True), nothing, None)
 
     def _answer(
         self, guidance: Guidance, newest: Seen, tick: int, began: int

@@ -1,0 +1,259 @@
+"""Whether a row that arrived late is still right.
+
+A row is planned for one state, and the state changes while the planner thinks. The row
+for the observation at hand is the planner's own word and always acts. Any other row
+acts in the executor's place only if it passes these tests, in this order. The first
+that fails is the reason, and ends the strategy:
+
+1. **stale**: the planner was asked about a predicted observation (`RollForward`), or
+   says what it expects to be observed (`Guidance.expected`). Otherwise nobody knows
+   whether the row is for the present state.
+2. **changed**: the actions executed since the observation are those that the
+   prediction counted on, then the rows before this one. A veto, a swap, another
+   strategy, or an executor that did something else makes the prediction void.
+3. **surprise**: the executor does the same at the predicted and at the seen
+   observation, now and lately. Otherwise the predictions are wrong.
+4. **astray**: rows of this age have been no further from the executor than planner and
+   executor are about one and the same observation. Otherwise old rows mislead here.
+
+Until there are a few comparisons, 3 and 4 give **unproven**. Distances between actions
+are mean absolute differences in units of the bounds' distance; for choices, the share
+that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from agentkd.errors import ConfigError
+from agentkd.spec import ActionSpec, BoxSpec
+from agentkd.types import Floats
+
+if TYPE_CHECKING:
+    from agentkd.runtime.strategies import Track
+
+IDLE = object()
+"""Executed where the world stood still, because nobody decided."""
+_KEPT = 1024
+"""Ticks whose actions are remembered."""
+_FORGET = 1 / 32
+_BEFORE_BOXES, _BEFORE_CHOICES = 0.1, 1.0
+"""Distances that are expected before any was seen."""
+_FEW = 8
+_AGES = 12
+"""Ages are counted in groups: 1, 2, 3 to 4, 5 to 8, and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """When a late row may act in the executor's place.
+
+    Attributes:
+        same: The largest distance between an action that a prediction counted on and
+            the one that was executed, 0 to 1.
+        surprise: The largest distance between the executor's actions at the predicted
+            and at the seen observation, at one tick, 0 to 1.
+        sharp: The largest mean of that distance lately, as a share of how far planner
+            and executor are apart about the same observation: a late row has to be
+            nearer to the planner's word than the executor is.
+        excess: How much further rows of an age may be from the executor than planner
+            and executor are about the same observation, as a factor.
+        slack: What the two means may be beyond that, 0 to 1.
+    """
+
+    same: float = 0.01
+    surprise: float = 0.25
+    sharp: float = 0.25
+    excess: float = 1.5
+    slack: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Validate the fields.
+
+        Raises:
+            ConfigError: If a field is out of range.
+        """
+        for name in ("same", "surprise", "sharp", "slack"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
+        if not self.excess >= 1:
+            raise ConfigError(f"Trust(excess={self.excess}): at least 1.")
+
+
+class _Mean:
+    """A running mean that forgets: of all values first, then of about the last 32.
+
+    Args:
+        before: Counts as a first value, so that a few good ones prove nothing.
+    """
+
+    __slots__ = ("count", "value")
+
+    def __init__(self, before: float | None = None) -> None:
+        self.count = 0 if before is None else 1
+        self.value = before or 0.0
+
+    def note(self, value: float) -> None:
+        self.count += 1
+        self.value += max(_FORGET, 1 / self.count) * (value - self.value)
+
+
+@final
+class History:
+    """What the executor would have done and what was executed, for the last ticks."""
+
+    __slots__ = ("_did", "_own", "_ticks")
+
+    def __init__(self) -> None:
+        """Begin without ticks."""
+        self._ticks = [-1] * _KEPT
+        self._own: list[Any] = [None] * _KEPT
+        self._did: list[Any] = [None] * _KEPT
+
+    def own(self, tick: int, action: Any) -> None:
+        """Note what the executor would do at a tick."""
+        at = tick % _KEPT
+        self._ticks[at], self._own[at], self._did[at] = tick, action, None
+
+    def executed(self, tick: int, action: Any) -> None:
+        """Note what was executed at a tick; `IDLE` where nothing was."""
+        at = tick % _KEPT
+        if self._ticks[at] != tick:
+            self._ticks[at], self._own[at] = tick, None
+        self._did[at] = action
+
+    def own_at(self, tick: int) -> Any:
+        """Return what the executor would have done at a tick; None if not known."""
+        at = tick % _KEPT
+        return self._own[at] if self._ticks[at] == tick else None
+
+    def executed_at(self, tick: int) -> Any:
+        """Return what was executed at a tick; None if not known."""
+        at = tick % _KEPT
+        return self._did[at] if self._ticks[at] == tick else None
+
+
+@final
+class Judge:
+    """Applies `Trust`, tick by tick. It belongs to one thread.
+
+    Args:
+        trust: The limits.
+        action: The actions' spec.
+        history: What was executed.
+        executor: Gives the executor's action at an observation, (obs,).
+    """
+
+    def __init__(
+        self,
+        trust: Trust,
+        action: ActionSpec,
+        history: History,
+        executor: Callable[[Floats], Any],
+    ) -> None:
+        """Begin without evidence."""
+        self._trust, self._history, self._executor = trust, history, executor
+        self._boxes = isinstance(action, BoxSpec)
+        if isinstance(action, BoxSpec):
+            low, high = np.asarray(action.low), np.asarray(action.high)
+            distance = np.subtract(high, low, dtype=np.float64)
+            sound = np.isfinite(distance) & (distance > 0)
+            self._per_unit = 1.0 / np.where(sound, distance, 2.0) / len(distance)
+        self._base = _Mean()
+        before = _BEFORE_BOXES if self._boxes else _BEFORE_CHOICES
+        self._error = _Mean(before)
+        self._aged = [_Mean(before) for _ in range(_AGES)]
+        self._track: Track | None = None
+        self._next = self._step = 0
+        self._ended = ""
+
+    def verdict(self, track: Track, row: int, tick: int, mine: Any) -> str:
+        """Return why a strategy may not act at a tick; "" if it may.
+
+        Args:
+            track: The strategy that serves.
+            row: Which of its rows is for this tick.
+            tick: The tick.
+            mine: What the executor would do, None if it does not say.
+        """
+        if track is not self._track:
+            self._begin(track)
+        if tick == track.origin:
+            return ""
+        if not self._ended:
+            self._ended = self._refusal(track, row, tick, mine)
+        return self._ended
+
+    def _refusal(self, track: Track, row: int, tick: int, mine: Any) -> str:
+        expected = track.strategy.expected
+        if mine is None or (track.assumed is None and expected is None):
+            return "stale"
+        if expected is None and not self._as_assumed(track, tick):
+            return "changed"
+        trust, base = self._trust, self._base.value
+        aged = self._aged[min((tick - track.origin - 1).bit_length(), _AGES - 1)]
+        aged.note(self._apart(track.actions[row], mine))
+        if expected is not None or row == 0:
+            predicted = self._predicted(track, row)
+            if predicted is None:
+                return "stale"
+            apart, error = self._apart(predicted, mine), self._error
+            error.note(apart)
+            sharp = error.value <= trust.sharp * base + trust.slack
+            if not (sharp and apart <= trust.surprise):
+                return "surprise" if error.count > _FEW else "unproven"
+        if not aged.value <= trust.excess * base + trust.slack:
+            return "astray" if aged.count > _FEW else "unproven"
+        return ""
+
+    def _predicted(self, track: Track, row: int) -> Any:
+        """Return what the executor does at the observation that a row is for."""
+        expected = track.strategy.expected
+        if expected is not None:
+            return self._executor(expected[row])
+        return self._imagined(track)
+
+    def _begin(self, track: Track) -> None:
+        """Note how far planner and executor differ about the same observation."""
+        self._track, self._next, self._step, self._ended = track, track.origin, 0, ""
+        own = self._imagined(track)
+        if track.strategy.obs_tick == track.origin:
+            own = self._history.own_at(track.origin)
+        if own is not None:
+            self._base.note(self._apart(own, track.actions[0]))
+
+    def _imagined(self, track: Track) -> Any:
+        """Return what the executor would do at the predicted observation."""
+        lead = track.strategy.obs_tick - track.origin
+        assumed = track.assumed
+        return assumed[lead] if assumed is not None and len(assumed) > lead else None
+
+    def _as_assumed(self, track: Track, tick: int) -> bool:
+        """Compare what was executed before a tick with what the planner counted on."""
+        lead = track.strategy.obs_tick - track.origin
+        while self._next < tick:
+            did = self._history.executed_at(self._next)
+            self._next += 1
+            if did is IDLE:
+                continue
+            step, self._step = self._step, self._step + 1
+            wanted = None
+            if step >= lead:
+                wanted = track.actions[step - lead]
+            elif track.assumed is not None:
+                wanted = track.assumed[step]
+            if did is None or wanted is None:
+                return False
+            if self._apart(did, wanted) > self._trust.same:
+                return False
+        return True
+
+    def _apart(self, one: Any, other: Any) -> float:
+        left, right = np.ravel(one), np.ravel(other)
+        if self._boxes:
+            return min(1.0, float(np.abs(left - right) @ self._per_unit))
+        return float(np.mean(left != right))

@@ -314,18 +314,22 @@ class Decider:
             self.worth.note(self._actor[0], score)
 
     def _judged(self, theirs: Any, why: str, tick: int, mine: Any) -> tuple[Any, str]:
-        """Give a strategy's action back if the strategy is still right."""
-        strategies = self.strategies
-        track = strategies.track
-        assert self._judge is not None
-        assert track is not None
-        reason = self._judge.verdict(track, strategies.row(track, tick), tick, mine)
-        if not reason:
-            return theirs, why
-        vetoes = self.metrics.vetoes
-        vetoes["strategy", reason] = vetoes.get(("strategy", reason), 0) + 1
-        strategies.refuse(reason, drop=True)
-        return None, reason
+        """Return the action of the newest strategy that is still right."""
+        strategies, judge, first = self.strategies, self._judge, ""
+        assert judge is not None
+        while theirs is not None:
+            track = strategies.track
+            assert track is not None
+            reason = judge.verdict(track, strategies.row(track, tick), tick, mine)
+            if not reason:
+                return theirs, why
+            first = first or reason
+            vetoes = self.metrics.vetoes
+            vetoes["strategy", reason] = vetoes.get(("strategy", reason), 0) + 1
+            strategies.refuse(reason)
+            strategies.revert()
+            theirs, why = strategies.serve(tick)
+        return None, first
 
     def _foretell(self, obs: Floats) -> Any:
         """Give the executor's action at another observation, (obs,)."""

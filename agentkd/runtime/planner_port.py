@@ -254,6 +254,7 @@ class InlinePlanner:
     def poll(self, tick: int, /) -> Sequence[Answer]:
         """Take the answers that are due by now."""
         if self._after:
+            self._land(tick - 1)
             self._out += [answer for due, answer in self._done if due < tick]
             self._done = [each for each in self._done if each[0] >= tick]
         else:

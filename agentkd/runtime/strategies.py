@@ -165,6 +165,16 @@ class Strategies:
         if drop:
             self.track = None
 
+    def revert(self) -> bool:
+        """Go back to the strategy that acted before the one that serves.
+
+        Returns:
+            Whether there is one.
+        """
+        self.track, self.before = self.before, None
+        self._acted = self.track is not None
+        return self._acted
+
     def _turn_away(self, reason: str) -> None:
         self.refuse(reason)
         self._why = reason

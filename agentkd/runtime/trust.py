@@ -5,7 +5,7 @@ for the observation at hand is the planner's own word and always acts. Any other
 acts in the executor's place only if it passes these tests, in this order. The first
 that fails is the reason, and ends the strategy:
 
-1. **stale**: the planner was asked about a predicted observation (`RollForward`), or
+1. **unpredicted**: the planner was asked about a predicted observation (`RollForward`), or
    says what it expects to be observed (`Guidance.expected`). Otherwise nobody knows
    whether the row is for the present state.
 2. **changed**: the actions executed since the observation are those that the
@@ -137,6 +137,16 @@ class History:
         return self._did[at] if self._ticks[at] == tick else None
 
 
+class _Case:
+    """A strategy that is judged: how far its past was checked, and why it ended."""
+
+    __slots__ = ("ended", "next", "step", "track")
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+        self.next, self.step, self.ended = track.origin, 0, ""
+
+
 @final
 class Judge:
     """Applies `Trust`, tick by tick. It belongs to one thread.
@@ -167,9 +177,8 @@ class Judge:
         before = _BEFORE_BOXES if self._boxes else _BEFORE_CHOICES
         self._error = _Mean(before)
         self._aged = [_Mean(before) for _ in range(_AGES)]
-        self._track: Track | None = None
-        self._next = self._step = 0
-        self._ended = ""
+        self._case: _Case | None = None
+        self._former: _Case | None = None
 
     def verdict(self, track: Track, row: int, tick: int, mine: Any) -> str:
         """Return why a strategy may not act at a tick; "" if it may.
@@ -180,19 +189,36 @@ class Judge:
             tick: The tick.
             mine: What the executor would do, None if it does not say.
         """
-        if track is not self._track:
-            self._begin(track)
+        case = self._case
+        if case is None or case.track is not track:
+            case = self._open(track)
         if tick == track.origin:
             return ""
-        if not self._ended:
-            self._ended = self._refusal(track, row, tick, mine)
-        return self._ended
+        if not case.ended:
+            case.ended = self._refusal(case, row, tick, mine)
+        return case.ended
 
-    def _refusal(self, track: Track, row: int, tick: int, mine: Any) -> str:
+    def _open(self, track: Track) -> _Case:
+        """Take up a strategy, or again the one before the one at hand."""
+        former, self._former = self._former, self._case
+        if former is not None and former.track is track:
+            self._case = former
+            return former
+        # How far are planner and executor apart about the same observation?
+        own = self._imagined(track)
+        if track.strategy.obs_tick == track.origin:
+            own = self._history.own_at(track.origin)
+        if own is not None:
+            self._base.note(self._apart(own, track.actions[0]))
+        self._case = case = _Case(track)
+        return case
+
+    def _refusal(self, case: _Case, row: int, tick: int, mine: Any) -> str:
+        track = case.track
         expected = track.strategy.expected
         if mine is None or (track.assumed is None and expected is None):
-            return "stale"
-        if expected is None and not self._as_assumed(track, tick):
+            return "unpredicted"
+        if expected is None and not self._as_assumed(case, tick):
             return "changed"
         trust, base = self._trust, self._base.value
         aged = self._aged[min((tick - track.origin - 1).bit_length(), _AGES - 1)]
@@ -200,7 +226,7 @@ class Judge:
         if expected is not None or row == 0:
             predicted = self._predicted(track, row)
             if predicted is None:
-                return "stale"
+                return "unpredicted"
             apart, error = self._apart(predicted, mine), self._error
             error.note(apart)
             sharp = error.value <= trust.sharp * base + trust.slack
@@ -217,30 +243,22 @@ class Judge:
             return self._executor(expected[row])
         return self._imagined(track)
 
-    def _begin(self, track: Track) -> None:
-        """Note how far planner and executor differ about the same observation."""
-        self._track, self._next, self._step, self._ended = track, track.origin, 0, ""
-        own = self._imagined(track)
-        if track.strategy.obs_tick == track.origin:
-            own = self._history.own_at(track.origin)
-        if own is not None:
-            self._base.note(self._apart(own, track.actions[0]))
-
     def _imagined(self, track: Track) -> Any:
         """Return what the executor would do at the predicted observation."""
         lead = track.strategy.obs_tick - track.origin
         assumed = track.assumed
         return assumed[lead] if assumed is not None and len(assumed) > lead else None
 
-    def _as_assumed(self, track: Track, tick: int) -> bool:
-        """Compare what was executed before a tick with what the planner counted on."""
+    def _as_assumed(self, case: _Case, tick: int) -> bool:
+        """Compare what was executed before a tick with what was counted on."""
+        track = case.track
         lead = track.strategy.obs_tick - track.origin
-        while self._next < tick:
-            did = self._history.executed_at(self._next)
-            self._next += 1
+        while case.next < tick:
+            did = self._history.executed_at(case.next)
+            case.next += 1
             if did is IDLE:
                 continue
-            step, self._step = self._step, self._step + 1
+            step, case.step = case.step, case.step + 1
             wanted = None
             if step >= lead:
                 wanted = track.actions[step - lead]

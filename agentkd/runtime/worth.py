@@ -63,7 +63,7 @@ class Worth:
         self._sum = 0.0
 
     def note(self, source: Source, reward: float) -> None:
-        """Take the reward of a tick and who acted at it; what is not finite is skipped."""
+        """Take the reward of a tick and who acted; skip a reward that is not finite."""
         if not math.isfinite(reward):
             return
         self._ticks += 1
@@ -98,7 +98,7 @@ class Worth:
         self.worse = worse
 
     def summary(self) -> dict[str, Any]:
-        """Return "reward_per_tick" by source and "strategies_worse"; None if unknown."""
+        """Return "reward_per_tick" by source and "strategies_worse"."""
         means = {"strategy": self._strategy, "executor": self._executor}
         return {
             "reward_per_tick": {

@@ -28,7 +28,7 @@ class Form(Protocol):
         ...
 
     def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation holds NaN or infinity."""
+        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
         ...
 
     def take(self) -> Any:
@@ -61,12 +61,14 @@ class NumpyForm:
         self._dist: ActionDist | None = None
 
     def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation holds NaN or infinity."""
+        """Decide; see `Form.run`."""
         if not np.isfinite(self.obs).all():
             return 1
         frozen = self.frozen
         outputs, after = frozen.advance(self.obs[None], self.memory[None])
         self.memory[:] = after[0]
+        if not np.isfinite(outputs).all():
+            return 1
         self._dist = distribution(frozen.head, outputs, frozen.spec)
         return 0
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import Dense
-from agentkd.executors.native import compile_native
-from agentkd.runtime.form import NumpyForm
+from agentkd.executors.native import KERNELS, Native, compile_native
+from agentkd.runtime.form import NativeForm, NumpyForm
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.deploy_executors import CASES, lively
 
@@ -170,6 +170,51 @@ def unchecked_akx(frozen: Frozen) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agentkd.deploy.akx.np.isfinite", lambda values: np.array(True))
         return to_akx(frozen)
+
+
+@pytest.mark.parametrize("cc", COMPILERS)
+def test_the_native_form_refuses_what_is_no_number_under_fast_math(
+    cc: str, tmp_path: Path
+) -> None:
+    """Built with any flags, it decides nothing for NaN and infinity."""
+    source = KERNELS.parents[1] / "kernel.c"
+    for number, flags in enumerate(FLAGS):
+        # A path of its own, or the library that is loaded already would be found.
+        path = tmp_path / f"{number}.so"
+        shared = ("-std=gnu99", "-fPIC", "-shared", "-w", "-o", path, "-lm")
+        run(cc, *flags, source, *shared, folder=tmp_path)
+        library = ctypes.CDLL(str(path))
+        library.akd_call.restype = ctypes.c_int32
+        for frozen in (CHOICES, IMAGE):
+            native = Native(frozen, library)
+            for place in (0, len(native.obs) - 1):
+                for value in (np.nan, np.inf, -np.inf):
+                    native.obs[:] = 0.0
+                    assert native.run() == 0
+                    native.obs[place] = value
+                    assert native.run() == 1
+
+
+@pytest.mark.needs("cc")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("native", [False, True])
+def test_an_overflow_leaves_the_memory_as_it_was(native: bool) -> None:
+    """The tick after it is decided as if there had been none."""
+    frozen = lively("gru:6", DiscreteSpec(3))
+    last = frozen.layers[-1]
+    assert isinstance(last, Dense)
+    weight = np.full_like(last.weight, 3e38)
+    frozen = replace(frozen, layers=(*frozen.layers[:-1], replace(last, weight=weight)))
+    made = compile_native(lively("gru:6", DiscreteSpec(3)))
+    assert made is not None
+    acting: NumpyForm | NativeForm = NumpyForm(frozen)
+    if native:
+        acting = NativeForm(Native(frozen, made._library))
+    before = np.full(6, 0.9, np.float32)
+    acting.memory[:] = before
+    acting.obs[:] = 1.0
+    assert acting.run() == 1
+    assert (acting.memory == before).all()
 
 
 CALLER = """
@@ -370,8 +415,9 @@ def test_numbers_that_overflow_decide_nothing(tmp_path: Path) -> None:
     form = NumpyForm(frozen)
     form.obs[:] = obs
     assert form.run() == 1
-    native: Any = compile_native(lively("mlp:9", DiscreteSpec(3)))
-    native.__init__(frozen, native._library)
+    made = compile_native(lively("mlp:9", DiscreteSpec(3)))
+    assert made is not None
+    native = Native(frozen, made._library)
     with pytest.raises(NumbersError, match="overflow"):
         native.act(obs)
     write(tmp_path, frozen, "c")

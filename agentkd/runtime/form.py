@@ -66,9 +66,9 @@ class NumpyForm:
             return 1
         frozen = self.frozen
         outputs, after = frozen.advance(self.obs[None], self.memory[None])
-        self.memory[:] = after[0]
         if not np.isfinite(outputs).all():
             return 1
+        self.memory[:] = after[0]
         self._dist = distribution(frozen.head, outputs, frozen.spec)
         return 0
 
@@ -105,7 +105,11 @@ class NativeForm:
 
     def _remembering(self) -> int:
         self._before[:] = self.memory
-        return self._native.run()
+        failed = self._native.run()
+        if failed:
+            # Numbers that overflowed once would stay.
+            self.memory[:] = self._before
+        return failed
 
     def dist(self) -> ActionDist:
         """Give the distribution that `run` decided by, one row."""

@@ -148,23 +148,6 @@ def test_its_own_test_can_fail(tmp_path: Path) -> None:
     assert (done.returncode, "FAILED" in done.stdout) == (1, True)
 
 
-@pytest.mark.needs("cc")
-def test_two_executors_link_into_one_program(tmp_path: Path) -> None:
-    """Names begin with the executor's, and the file is its own header."""
-    for name in ("left", "right"):
-        (tmp_path / f"{name}.c").write_text(emit_c(lively(*CASES[0]), name))
-    (tmp_path / "main.c").write_text(
-        "#define LEFT_DECLARATIONS\n#define RIGHT_DECLARATIONS\n"
-        '#include "left.c"\n#include "right.c"\n'
-        "int main(void)\n{\n"
-        "    const float obs[LEFT_OBS] = {0.0f};\n"
-        "    int32_t a[1], b[1];\n"
-        "    return left_act(obs, a) | right_act(obs, b) | (a[0] != b[0]);\n}\n"
-    )
-    program = build(tmp_path, ["main.c", "left.c", "right.c"])
-    assert subprocess.run([program], check=False).returncode == 0
-
-
 @pytest.mark.needs("arm-none-eabi-gcc", "arm-none-eabi-size")
 @pytest.mark.parametrize("level", ["-Os", "-O2"])
 def test_code_for_a_cortex_m4_fits_a_kilobyte(level: str, tmp_path: Path) -> None:
@@ -244,6 +227,7 @@ def test_every_kernel_is_found_in_the_header() -> None:
     assert set(kernels()) == {
         *("normalise", "dense", "relu", "tanh", "silu", "elu", "activate"),
         *("best", "squash", "bound", "normalise_image", "up", "sigmoid"),
+        *("largest", "finite"),
         *("conv", "tokens", "norm", "head", "attention", "pool", "gru", "lstm"),
     }
     assert "vector" not in "".join(kernels().values())

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import from_bytes, probes, to_bytes, write_bundle
-from agentkd.deploy.onnx import as_flavour, to_onnx
+from agentkd.deploy.onnx import OPSETS, Flavour, as_flavour, run_onnx, to_onnx
 from agentkd.deploy.programs import Answer
-from agentkd.deploy.verify import Backend, verify
+from agentkd.deploy.verify import Backend, compare, reference, verify
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
 from agentkd.spec import ActionSpec
@@ -79,6 +80,45 @@ def test_a_masked_choice_is_not_taken() -> None:
     masks[np.arange(50), free[:, 0]] = 0
     (held,) = session.run(["discrete_actions"], {"obs_0": obs, "action_masks": masks})
     assert (held != free).all()
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 21, 22])
+@pytest.mark.parametrize("case", [0, 2, 3, 4, 5, 9, 10, 11, 12])
+def test_every_opset_gives_the_same_numbers(case: int, opset: int) -> None:
+    """Splits, clips, means and norms are written as each version has them."""
+    frozen = lively(*CASES[case])
+    obs = probes(frozen, 20)
+    answer = run_onnx(frozen, obs, opset=opset)
+    verdict = compare("ONNX", frozen, answer, reference(frozen, obs))
+    assert verdict.status == "agrees", verdict.text
+
+
+@pytest.mark.parametrize(
+    ("flavour", "case"),
+    [
+        *((each, case) for each in OPSETS for case in (5, 9)),
+        *((each, case) for each in OPSETS if each != "rsl-rl" for case in (3, 11, 12)),
+    ],
+)
+def test_a_flavour_has_the_opset_of_its_reader(flavour: Flavour, case: int) -> None:
+    """By default and at both ends the model is valid, and of the oldest format."""
+    frozen, known = lively(*CASES[case]), OPSETS[flavour]
+    for asked in (None, known.least, known.most):
+        data = to_onnx(frozen, flavour, opset=asked)
+        model = onnx.load_from_string(data)
+        onnx.checker.check_model(model, full_check=True)
+        (found,) = model.opset_import
+        assert found.version == (asked or known.usual)
+        assert model.ir_version == onnx.helper.find_min_ir_version_for([found])
+        onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+
+def test_unity_is_given_what_it_documents() -> None:
+    """Sentis takes 7 to 15, ML-Agents writes 9; beyond, the error names both ends."""
+    assert OPSETS["ml-agents"].usual == 9
+    for asked in (8, 16, 17):
+        with pytest.raises(ConfigError, match="choose 9 to 15, which Unity's"):
+            to_onnx(lively(*CASES[0]), "ml-agents", opset=asked)
 
 
 def test_rsl_rl_has_no_choices() -> None:

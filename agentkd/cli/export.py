@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -34,17 +33,23 @@ class Options:
     """The executor file (.akd)."""
 
     to: str
-    """onnx; c, one C99 file; c-int8, the same in integers; akx, data for the fixed C
-    runtime; torchscript; and what else docs/export.md lists."""
+    """onnx; c, one C99 file and its header; c-int8, the same in integers; akx, data for
+    the fixed C runtime; torchscript; and what else docs/export.md lists."""
 
     flavour: str = "plain"
     """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl."""
 
+    opset: int | None = None
+    """For onnx, the version of its operators. By default the one that suits the reader
+    that the flavour is for; docs/export.md lists them."""
+
     name: str = "executor"
-    """For C, what every name in the file begins with."""
+    """For C, what every name in the file begins with. Give each executor of a program
+    its own."""
 
     out: Path | None = None
-    """The file to write. By default it lies beside the executor file."""
+    """The file to write; for C, the header beside it ends in .h. By default it lies
+    beside the executor file."""
 
     runtime: Path | None = None
     """For akx, a folder into which the runtime's C sources are copied too."""
@@ -60,8 +65,10 @@ def run(options: Options) -> int:
     from rich.console import Console
     from rich.text import Text
 
+    from agentkd.deploy.akx import RUNTIME
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.export import Request, export, target, write_file
+    from agentkd.deploy.export import Request, export, target, write_files
+    from agentkd.deploy.interface import header_of
     from agentkd.errors import ConfigError
 
     bundle = read_bundle(options.file)
@@ -70,18 +77,24 @@ def run(options: Options) -> int:
         raise ConfigError(f"--runtime goes with --to akx, not {options.to}.")
     seen = _seen(options, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
-    data = export(bundle, options.to, Request(options.flavour, options.name, seen))
-    write_file(out, data)
+    header = out.with_suffix(".h") if chosen.in_c and out.name else None
+    _check_places(options.file, out, header)
+    asked = Request(options.flavour, options.name, options.opset, seen)
+    files = {out: export(bundle, options.to, asked)}
+    if header is not None:
+        files[header] = header_of(files[out].decode(), options.name).encode()
+    write_files(files)
     console = Console()
-    console.print(Text(f"{out}: {len(data):,} bytes"), soft_wrap=True)
+    for path, data in files.items():
+        console.print(Text(f"{path}: {len(data):,} bytes"), soft_wrap=True)
     if options.to in INTEGERS:
         by = seen.said if seen else "observations drawn as its normaliser says"
         console.print(Text(f"calibrated with {by}"), soft_wrap=True)
-        text, failed = _own_test(out, options.name)
+        text, failed = _own_test(files[out], options.name)
         console.print(Text(text), soft_wrap=True)
         return int(failed)
     if options.runtime is not None:
-        _copy(options.runtime)
+        write_files({options.runtime / e.name: e.read_bytes() for e in RUNTIME})
         console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
     if options.flavour != "plain" or not chosen.backend:
         return 0
@@ -110,10 +123,12 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     if given != "episodes":
         return calibrate.read(Path(given), bundle.frozen)
     env = bundle.manifest.get("provenance", {}).get("env")
-    if not isinstance(env, str):
+    if not env or not isinstance(env, str):
         raise ConfigError(
-            f"{options.file} does not say in which environment it lives; give "
-            "--calibrate a file of observations."
+            f"{options.file} names no environment, so no episodes can be lived. Give "
+            "--calibrate a .npy file of observations, (n, "
+            f"{bundle.frozen.spec.obs.size}), or leave it out to calibrate with drawn "
+            "ones."
         )
     from agentkd.bench.recording import record
 
@@ -122,7 +137,40 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     return calibrate.episodes(lived)
 
 
-def _own_test(source: Path, name: str) -> tuple[str, bool]:
+def _check_places(executor: Path, out: Path, header: Path | None) -> None:
+    """Check that nothing is lost where the files are written.
+
+    Raises:
+        ConfigError: If the executor file, or a header that agentkd did not write, would
+            be replaced, or `out` is no place for a file.
+    """
+    from agentkd.deploy.interface import HEADER_MARK
+    from agentkd.errors import ConfigError
+
+    try:
+        if out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; name a file in it.")
+        if out.exists() and out.samefile(executor):
+            raise ConfigError(f"--out {out} is the executor file itself; name another.")
+        if header == out:
+            raise ConfigError(
+                f"--out {out} is the header's name; end the C file in .c."
+            )
+        if header is not None and header.is_file():
+            with header.open("rb") as file:
+                mark = file.read(len(HEADER_MARK))
+            if mark != HEADER_MARK.encode():
+                raise ConfigError(
+                    f"{header} is there and agentkd did not write it; move it, or give "
+                    "--out another name."
+                )
+    except OSError as error:
+        raise ConfigError(
+            f"{out} could not be written: {error.strerror or error}."
+        ) from error
+
+
+def _own_test(source: bytes, name: str) -> tuple[str, bool]:
     """Build what was written and let it check itself; its words, and if it failed."""
     from agentkd.deploy.programs import STRICT, build
     from agentkd.errors import LoadError
@@ -133,7 +181,8 @@ def _own_test(source: Path, name: str) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
         flags = (*STRICT, f"-D{name.upper()}_TEST")
         try:
-            program = build(Path(folder), [str(source.resolve())], flags=flags)
+            (Path(folder) / "executor.c").write_bytes(source)
+            program = build(Path(folder), ["executor.c"], flags=flags)
             done = subprocess.run(
                 [program], capture_output=True, text=True, timeout=60, check=False
             )
@@ -154,17 +203,3 @@ def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:
             return f"{verdict.backend} differs: {verdict.text}", True
         return f"run by {verdict.backend}: within {verdict.worst:.1e} of NumPy", False
     return "", False
-
-
-def _copy(folder: Path) -> None:
-    from agentkd.deploy.akx import RUNTIME
-    from agentkd.errors import ConfigError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for source in RUNTIME:
-            shutil.copyfile(source, folder / source.name)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} could not be filled: {error.strerror or error}."
-        ) from error

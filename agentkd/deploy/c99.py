@@ -1,13 +1,13 @@
 """An executor as one C99 file: no allocation, no I/O, buffers of a known size.
 
 The arithmetic is `executors/c/akd_kernels.h`, of which only what this executor uses is
-written into the file. It takes one observation at a time, and carries golden vectors
-behind `#ifdef NAME_TEST`, with which it checks itself on the machine it was built for.
+written into the file; its functions are those of `interface.py`. It takes one
+observation at a time, and carries golden vectors behind `#ifdef NAME_TEST`, with which
+it checks itself on the machine it was built for.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,55 +23,21 @@ from agentkd.deploy.ctext import (
     literal,
     wrapped,
 )
+from agentkd.deploy.interface import (
+    Buffer,
+    Interface,
+    check_name,
+    functions,
+    header,
+)
 from agentkd.deploy.layout import BLOCK, actions, ctype
 from agentkd.deploy.selftest import self_test
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError, NumbersError
+from agentkd.errors import NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import Activation, Conv, Dense, Layer, kind
 from agentkd.executors.plan import Step, normaliser, rooms, steps, up
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
-_KEYWORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "main",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-    ]
-)
 
 
 def emit_c(
@@ -81,11 +47,11 @@ def emit_c(
 ) -> str:
     """Write an executor as the text of a C file.
 
-    It defines `int NAME_act(const float obs[], TYPE action[])`, where TYPE is int32_t
-    for choices and float for numbers, and `int NAME_outputs(const float obs[],
-    float out[])`, which gives the last layer's numbers. With a memory, both take it
-    after `obs`, the caller's. Both return 0, or 1 where the observation holds NaN or
-    infinity and nothing is written.
+    It defines `int NAME_step(struct NAME_state *, const float obs[], TYPE action[],
+    float out[])`, which is re-entrant, and `NAME_act` and `NAME_outputs`, which use a
+    static buffer; `header_of` takes the header out. TYPE is int32_t for choices and
+    float for numbers. All return 0, or 1 where the observation or the last layer's
+    numbers hold NaN or infinity and nothing is written.
 
     Args:
         frozen: The executor.
@@ -93,25 +59,23 @@ def emit_c(
         provenance: Where it came from; written into the comment at the head.
 
     Raises:
-        ConfigError: If `name` is no name in C.
+        ConfigError: If `name` cannot begin names in C.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not _NAME.fullmatch(name) or name in _KEYWORDS:
-        raise ConfigError(
-            f"{name!r} cannot begin names in C; take up to 31 letters, digits and _, "
-            "such as executor."
-        )
+    check_name(name)
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
+    face = _interface(frozen, name)
     pieces = [
         _head_comment(frozen, name, provenance or {}),
-        _declarations(frozen, name),
+        "#include <math.h>\n#include <string.h>\n",
+        header(face),
         *_kernels(frozen, name),
         *_constants(frozen, name),
-        _outputs(frozen, name),
-        _act(frozen, name),
-        self_test(frozen, name),
-        f"#endif /* {name.upper()}_DECLARATIONS */\n",
+        _forward(frozen, name),
+        _decide(frozen, name),
+        functions(face),
+        self_test(frozen, face),
     ]
     return "\n".join(pieces)
 
@@ -129,14 +93,14 @@ def _head_comment(frozen: Frozen, name: str, provenance: Mapping[str, Any]) -> s
     lines += [f"{key + ':':<14}{value}" for key, value in facts(frozen, provenance)]
     lines += [
         f"{'constants:':<14}{4 * floats} bytes",
-        f"{'buffers:':<14}{4 * (2 * room.width + room.work)} bytes, static",
+        f"{'buffers:':<14}{4 * (2 * room.width + room.work)} bytes",
         "",
-        "It promises: C99 and nothing else; no malloc, no stdio, no recursion; needs",
-        "<math.h> and <stdint.h> alone; every loop has a fixed bound. Its buffers are",
-        "static: one caller at a time.",
+        "It promises: C99 and nothing else, also valid C++; no malloc, no stdio, no",
+        "recursion; needs <math.h>, <stdint.h> and <string.h> alone; every loop has a",
+        "fixed bound. NaN and infinity are refused under -ffast-math too.",
         "",
         f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c -lm && ./a.out",
-        f"Call it from elsewhere:  #define {upper}_DECLARATIONS and include this.",
+        "Call it from elsewhere:  include the header that was written beside it.",
     ]
     if frozen.memory:
         lines.insert(2, f"{'memory:':<14}{4 * frozen.memory} bytes, the caller's")
@@ -144,9 +108,8 @@ def _head_comment(frozen: Frozen, name: str, provenance: Mapping[str, Any]) -> s
     return f"/*\n{body}\n */"
 
 
-def _declarations(frozen: Frozen, name: str) -> str:
-    upper = name.upper()
-    count = actions(frozen)
+def _interface(frozen: Frozen, name: str) -> Interface:
+    count, room = actions(frozen), rooms(frozen, BLOCK)
     match frozen.spec.action:
         case DiscreteSpec(n, start):
             said = f"`action` is one choice from {start} to {start + n - 1}."
@@ -156,36 +119,21 @@ def _declarations(frozen: Frozen, name: str) -> str:
             said = f"`action` is {count} numbers in the environment's units."
         case _:
             said = f"`action` is {count} times 0 or 1."
-    memory = f", float memory[{upper}_MEMORY]" if frozen.memory else ""
-    if frozen.memory:
-        said += (
-            "\n * `memory` is what the executor remembers: fill it with zeros where an "
-            "episode\n * begins. Both functions bring it up to date: call one of them, "
-            "once a tick."
-        )
-    define = f"\n#define {upper}_MEMORY {frozen.memory}" if frozen.memory else ""
-    return f"""#ifndef {upper}_H
-#define {upper}_H
-
-#include <math.h>
-#include <stdint.h>
-
-#define {upper}_OBS {frozen.spec.obs.size}
-#define {upper}_OUT {frozen.out}
-#define {upper}_ACTION {count}{define}
-
-/* Both return 0, or 1 where `obs` holds NaN or infinity and nothing is written.
- * Observations are as the environment gives them: the normaliser is inside.
- * {said} */
-int {name}_act(const float obs[{upper}_OBS]{memory},
-{" " * (len(name) + 9)}{ctype(frozen)} action[{upper}_ACTION]);
-/* The last layer's numbers. */
-int {name}_outputs(const float obs[{upper}_OBS]{memory}, float out[{upper}_OUT]);
-
-#endif /* {upper}_H */
-
-#ifndef {upper}_DECLARATIONS
-"""
+    scratch = [("x", room.width), ("y", room.width)]
+    if room.work:
+        scratch.append(("work", room.work))
+    return Interface(
+        name,
+        obs=frozen.spec.obs.size,
+        out=frozen.out,
+        actions=count,
+        number="float",
+        action=ctype(frozen),
+        scratch=tuple(Buffer("float", each, length) for each, length in scratch),
+        memory=Buffer("float", "memory", frozen.memory) if frozen.memory else None,
+        action_note=said,
+        out_note="`out` is the last layer's numbers.",
+    )
 
 
 _NEEDS = {
@@ -209,16 +157,15 @@ def _plain(frozen: Frozen) -> bool:
 
 
 def _kernels(frozen: Frozen, name: str) -> Iterator[str]:
-    wanted = {"normalise" if _plain(frozen) else "normalise_image"}
+    wanted = {"largest", "finite", "bound"}
+    wanted.add("normalise" if _plain(frozen) else "normalise_image")
     for layer in frozen.layers:
         wanted |= {kind(layer), _activation(layer), *_NEEDS.get(kind(layer), ())}
     match frozen.head:
         case "categorical" | "multicategorical":
             wanted.add("best")
         case "squashed":
-            wanted |= {"squash", "bound"}
-        case "clipped":
-            wanted.add("bound")
+            wanted.add("squash")
     # "up" first: the others are written after what they call.
     texts = kernels()
     for kernel in sorted(texts, key=lambda each: each not in ("up", "sigmoid")):
@@ -229,7 +176,7 @@ def _kernels(frozen: Frozen, name: str) -> Iterator[str]:
 
 
 def _constants(frozen: Frozen, name: str) -> Iterator[str]:
-    norm, room = normaliser(frozen), rooms(frozen, BLOCK)
+    norm = normaliser(frozen)
     yield "/* The normaliser. */\n" + array("float", f"{name}_mean", norm.mean)
     yield array("float", f"{name}_scale", norm.scale)
     for index, step in enumerate(steps(frozen, BLOCK)):
@@ -241,11 +188,6 @@ def _constants(frozen: Frozen, name: str) -> Iterator[str]:
         low, high = bounds(action)
         yield array("float", f"{name}_low", low)
         yield array("float", f"{name}_high", high)
-    work = f"static float {name}_work[{room.work}];\n" if room.work else ""
-    yield (
-        f"static float {name}_x[{room.width}];\n"
-        f"static float {name}_y[{room.width}];\n{work}"
-    )
 
 
 def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
@@ -283,103 +225,77 @@ def _calls(frozen: Frozen, n: str) -> list[_Call]:
     for index, (layer, step) in enumerate(
         zip(frozen.layers, steps(frozen, BLOCK), strict=True)
     ):
-        given = f"{n}_dims{index}, {n}_arrays{index}, {n}_{here}"
-        given += "" if step.kind == "attention" else f", {n}_{there}"
+        given = f"{n}_dims{index}, {n}_arrays{index}, s->{here}"
+        given += "" if step.kind == "attention" else f", s->{there}"
         if isinstance(layer, Dense):
             given = (
                 f"{n}_weight{index}, {n}_bias{index}, {step.inputs}, "
-                f"{up(step.out, BLOCK)}, {n}_{here}, {n}_{there}"
+                f"{up(step.out, BLOCK)}, s->{here}, s->{there}"
             )
         if step.work:
-            given += f", {n}_work"
+            given += ", s->work"
         if step.memory:
             given += f", memory + {memory}" if memory else ", memory"
             memory += step.memory
-        text = f"        {n}_{step.kind}({given});"
+        text = f"    {n}_{step.kind}({given});"
         if step.kind != "attention":
             here, there = there, here
         if _activation(layer) != "none":
-            text += f"\n        {n}_{_activation(layer)}({n}_{here}, {step.out});"
+            text += f"\n    {n}_{_activation(layer)}(s->{here}, {step.out});"
         calls.append(_Call(text, here))
     return calls
 
 
-def _outputs(frozen: Frozen, name: str) -> str:
-    n = name
+def _forward(frozen: Frozen, n: str) -> str:
     calls = _calls(frozen, n)
     body = "\n".join(call.text for call in calls)
-    last = f"{n}_{calls[-1].buffer}"
+    last = f"s->{calls[-1].buffer}"
     clip, size = literal(frozen.clip), frozen.spec.obs.size
     norm = normaliser(frozen)
     image = "" if _plain(frozen) else f"{len(norm.mean)}, {norm.apart}, "
     function = f"{n}_normalise" if _plain(frozen) else f"{n}_normalise_image"
-    remembers = bool(frozen.memory)
-    memory = f", float memory[{n.upper()}_MEMORY]" if remembers else ""
-    return f"""/* Leaves the last layer's numbers in {last}. */
-static int32_t {n}_forward(const float *obs{", float *memory" if remembers else ""})
+    memory = f",\n{' ' * (len(n) + 29)}float *memory" if frozen.memory else ""
+    return f"""/* Gives the last layer's numbers; NULL where nothing can be decided. */
+static const float *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
 {{
-    const int32_t whole =
-        {function}(obs, {n}_mean, {n}_scale, {clip}, {size}, {image}{n}_x);
-    if (whole != 0) {{
+    if ({function}(obs, {n}_mean, {n}_scale, {clip}, {size}, {image}s->x) == 0)
+        return NULL;
 {body}
-    }}
-    return whole;
-}}
-
-int {n}_outputs(const float obs[{n.upper()}_OBS]{memory}, float out[{n.upper()}_OUT])
-{{
-    int failed = 1;
-    if ({n}_forward(obs{", memory" if remembers else ""}) != 0) {{
-        for (int32_t i = 0; i < {n.upper()}_OUT; i++) {{
-            out[i] = {last}[i];
-        }}
-        failed = 0;
-    }}
-    return failed;
+    return {n}_finite({last}, {n.upper()}_OUT) != 0 ? {last} : NULL;
 }}
 """
 
 
-def _act(frozen: Frozen, name: str) -> str:
-    n, upper = name, name.upper()
-    last = f"{n}_{_calls(frozen, n)[-1].buffer}"
-    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++) {{\n            "
+def _decide(frozen: Frozen, n: str) -> str:
+    upper = n.upper()
+    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
     match frozen.head:
         case "categorical":
             assert isinstance(frozen.spec.action, DiscreteSpec)
             start = frozen.spec.action.start
             tail = f" + {start}" if start > 0 else f" - {-start}" if start else ""
-            body = f"action[0] = {n}_best({last}, {upper}_OUT){tail};"
+            body = f"    action[0] = {n}_best(last, {upper}_OUT){tail};"
         case "multicategorical":
             body = (
-                f"const float *scores = {last};\n        {loop}"
-                f"action[i] = {n}_best(scores, {n}_sizes[i]);\n"
-                f"            scores += {n}_sizes[i];\n        }}"
+                f"    {loop} {{\n        action[i] = {n}_best(last, {n}_sizes[i]);\n"
+                f"        last += {n}_sizes[i];\n    }}"
             )
         case "bernoulli":
-            body = f"{loop}action[i] = {last}[i] > 0.0f ? 1 : 0;\n        }}"
+            body = f"    {loop}\n        action[i] = last[i] > 0.0f ? 1 : 0;"
         case "squashed":
             body = (
-                f"{loop}const float low = {n}_low[i], high = {n}_high[i];\n"
-                f"            const float v = {n}_squash({last}[i], low, high);\n"
-                f"            action[i] = {n}_bound(v, low, high);\n"
-                "        }"
+                f"    {loop} {{\n"
+                f"        const float low = {n}_low[i], high = {n}_high[i];\n"
+                f"        const float v = {n}_squash(last[i], low, high);\n"
+                f"        action[i] = {n}_bound(v, low, high);\n    }}"
             )
         case "clipped":
             body = (
-                f"{loop}action[i] = {n}_bound({last}[i], {n}_low[i], {n}_high[i]);\n"
-                "        }"
+                f"    {loop}\n"
+                f"        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
             )
-    remembers = bool(frozen.memory)
-    memory = f", float memory[{upper}_MEMORY]" if remembers else ""
-    return f"""int {n}_act(const float obs[{upper}_OBS]{memory},
-{" " * (len(n) + 9)}{ctype(frozen)} action[{upper}_ACTION])
+    return f"""static void {n}_decide(const float *last, {ctype(frozen)} *action)
 {{
-    int failed = 1;
-    if ({n}_forward(obs{", memory" if remembers else ""}) != 0) {{
-        {body}
-        failed = 0;
-    }}
-    return failed;
+{body}
 }}
 """

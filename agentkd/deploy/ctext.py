@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -9,17 +10,27 @@ from typing import Any
 
 import numpy as np
 
+from agentkd.errors import NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import sizes
 from agentkd.executors.native import KERNELS
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def literal(value: float) -> str:
-    """A float32 in C, to nine significant digits, which give it back exactly."""
+    """Write a float32 in C, to nine significant digits, which give it back exactly.
+
+    Only bounds and clips are infinite; the largest finite number bounds as well, and no
+    compiler option forbids it.
+
+    Raises:
+        NumbersError: If it is NaN.
+    """
     number = float(value)
-    if np.isinf(number):
-        return "INFINITY" if number > 0 else "-INFINITY"
-    text = f"{number:.9g}"
+    if math.isnan(number):
+        raise NumbersError("NaN is not written to C; check the bounds and the clip.")
+    text = f"{min(max(number, -_LARGEST), _LARGEST):.9g}"
     return text + ("f" if "." in text or "e" in text else ".0f")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
@@ -22,12 +24,15 @@ class Request:
     Attributes:
         flavour: Whose conventions to follow, where the target has several.
         name: Begins every name, where the target has names.
+        opset: The version of ONNX's operators; by default the one that suits the
+            flavour's reader.
         seen: What integers are calibrated with; by default what the executor's file
             holds of its own episodes, else observations that are drawn.
     """
 
     flavour: str = "plain"
     name: str = "executor"
+    opset: int | None = None
     seen: Seen | None = None
 
 
@@ -40,12 +45,14 @@ class Target:
         write: Makes the bytes of a file.
         backend: The name under which `verify` runs it; "" if it does not.
         flavours: The conventions it knows.
+        in_c: Whether its files are C, and have a header beside them.
     """
 
     suffix: str
     write: Callable[[Bundle, Request], bytes]
     backend: str
     flavours: tuple[str, ...] = ("plain",)
+    in_c: bool = False
 
 
 def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
@@ -53,7 +60,8 @@ def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
 
     Raises:
         ConfigError: If there is no such target or flavour, or the flavour has no place
-            for this executor's actions, or a package that writes it is missing.
+            for this executor's actions or does not read the opset, or a package that
+            writes it is missing.
         NumbersError: If a weight is NaN or infinite.
         SpecError: If the executor is too large for the target.
     """
@@ -62,6 +70,8 @@ def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
     if asked.flavour not in chosen.flavours:
         hint = did_you_mean(asked.flavour, chosen.flavours)
         raise ConfigError(f"{to} has no flavour {asked.flavour!r}.{hint}")
+    if asked.opset is not None and to != "onnx":
+        raise ConfigError(f"An opset goes with onnx, not {to}.")
     return chosen.write(bundle, asked)
 
 
@@ -76,23 +86,39 @@ def target(name: str) -> Target:
     return TARGETS[name]
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files, each whole, and none unless all of them fit. Links are followed.
 
     Raises:
-        ConfigError: If it could not be written; one that was there stays.
+        ConfigError: If one could not be written; files that were there stay.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged: list[tuple[Path, Path]] = []
+    at: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        for path, data in files.items():
+            at, real = path, Path(os.path.realpath(path))
+            if real.exists() and not real.is_file():
+                raise ConfigError(
+                    f"{path} is not a regular file; choose the name of a file."
+                )
+            real.parent.mkdir(parents=True, exist_ok=True)
+            # A short name: that of the file may be as long as names can be.
+            fresh = real.with_name(f".{uuid4().hex}.tmp")
+            staged.append((fresh, real))
+            with fresh.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for fresh, at in staged:
+            fresh.replace(at)
     except OSError as error:
         raise ConfigError(
-            f"{path} could not be written: {error.strerror or error}."
+            f"{at} could not be written: {error.strerror or error}."
         ) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        for fresh, _ in staged:
+            with suppress(OSError):
+                fresh.unlink()
 
 
 def _c(bundle: Bundle, request: Request) -> bytes:
@@ -116,7 +142,8 @@ def _onnx(bundle: Bundle, request: Request) -> bytes:
     except ModuleNotFoundError as error:
         raise _missing("onnx", error, "export") from error
     provenance = bundle.manifest.get("provenance", {})
-    return to_onnx(bundle.frozen, as_flavour(request.flavour), provenance)
+    flavour = as_flavour(request.flavour)
+    return to_onnx(bundle.frozen, flavour, provenance, opset=request.opset)
 
 
 def _torchscript(bundle: Bundle, _: Request) -> bytes:
@@ -138,8 +165,8 @@ TARGETS: dict[str, Target] = {
     "onnx": Target(
         ".onnx", _onnx, "ONNX Runtime", ("plain", "ml-agents", "godot-rl", "rsl-rl")
     ),
-    "c": Target(".c", _c, "C99"),
-    "c-int8": Target(".int8.c", _c_int8, ""),
+    "c": Target(".c", _c, "C99", in_c=True),
+    "c-int8": Target(".int8.c", _c_int8, "", in_c=True),
     "akx": Target(".akx", _akx, "model.akx"),
     "torchscript": Target(".pt", _torchscript, "TorchScript"),
 }

@@ -27,6 +27,34 @@ from agentkd.types import Floats
 
 Flavour = Literal["plain", "ml-agents", "godot-rl", "rsl-rl"]
 """Whose names the graph's inputs and outputs have; docs/export.md lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opsets:
+    """Which versions of ONNX's operators a flavour's reader takes.
+
+    Attributes:
+        reader: Who reads the flavour.
+        least: The oldest that can be written.
+        most: The newest that the reader documents.
+        usual: The one written by default.
+    """
+
+    reader: str
+    least: int
+    most: int
+    usual: int
+
+
+OPSETS: Mapping[Flavour, Opsets] = {
+    "plain": Opsets("ONNX Runtime", 9, 22, 17),
+    # Unity documents 7 to 15; ML-Agents writes 9, all that its older Barracuda takes.
+    "ml-agents": Opsets("Unity's Inference Engine (Sentis)", 9, 15, 9),
+    # The plugin brings ONNX Runtime 1.15, and Godot RL writes 17.
+    "godot-rl": Opsets("ONNX Runtime 1.15 in the Godot RL plugin", 9, 19, 17),
+    "rsl-rl": Opsets("ONNX Runtime", 9, 22, 17),
+}
+"""By flavour; docs/export.md names the sources."""
 _UNITY = 3.0
 """The version of ML-Agents' model format; 3 since ML-Agents 2.0."""
 _MASKED = 1e8
@@ -36,6 +64,8 @@ def to_onnx(
     frozen: Frozen,
     flavour: Flavour = "plain",
     provenance: Mapping[str, Any] | None = None,
+    *,
+    opset: int | None = None,
 ) -> bytes:
     """Write an executor as an ONNX model, with a batch of any size.
 
@@ -48,14 +78,16 @@ def to_onnx(
         frozen: The executor.
         flavour: Whose names and shapes to use.
         provenance: Where it came from; written into the model's metadata.
+        opset: The version of the operators; by default `OPSETS[flavour].usual`.
 
     Raises:
-        ConfigError: If the flavour has no place for such actions.
+        ConfigError: If the flavour has no place for such actions, or its reader does
+            not take the opset.
         NumbersError: If a weight is NaN or infinite.
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    graph = Graph()
+    graph = Graph(_opset(flavour, opset))
     match flavour:
         case "plain":
             _plain(graph, frozen)
@@ -66,6 +98,18 @@ def to_onnx(
         case "rsl-rl":
             _rsl_rl(graph, frozen)
     return graph.model({"flavour": flavour, **dict(facts(frozen, provenance or {}))})
+
+
+def _opset(flavour: Flavour, asked: int | None) -> int:
+    known = OPSETS[flavour]
+    if asked is None:
+        return known.usual
+    if not known.least <= asked <= known.most:
+        raise ConfigError(
+            f"Opset {asked} does not go with the flavour {flavour}: choose "
+            f"{known.least} to {known.most}, which {known.reader} reads."
+        )
+    return asked
 
 
 def as_flavour(name: str) -> Flavour:
@@ -80,17 +124,17 @@ def as_flavour(name: str) -> Flavour:
     return cast(Flavour, name)
 
 
-def run_onnx(frozen: Frozen, obs: Floats) -> Answer:
+def run_onnx(frozen: Frozen, obs: Floats, *, opset: int | None = None) -> Answer:
     """Ask ONNX Runtime, on one thread, about observations (batch, obs).
 
-    With a memory they are a sequence that begins with none.
+    With a memory they are a sequence that begins with none. `opset` is as in `to_onnx`.
     """
     onnxruntime: Any = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        to_onnx(frozen), options, providers=["CPUExecutionProvider"]
+        to_onnx(frozen, opset=opset), options, providers=["CPUExecutionProvider"]
     )
     if not frozen.memory:
         actions, outputs = session.run(["action", "outputs"], {"obs": obs})
@@ -131,8 +175,7 @@ def _network(graph: Graph, frozen: Frozen, obs: str, memory: str = "") -> _Netwo
     x = graph.input(obs, ["batch", frozen.spec.obs.size])
     x = graph.node("Sub", x, graph.constant(frozen.mean, "mean"))
     x = graph.node("Mul", x, graph.constant(frozen.scale, "scale"))
-    clip = np.float32(frozen.clip)
-    x = graph.node("Clip", x, graph.constant(-clip), graph.constant(clip))
+    x = graph.clip(x, frozen.clip)
     lengths = tuple(filter(None, map(remembers, frozen.layers)))
     before = iter(graph.split(memory, lengths) if len(lengths) > 1 else [memory])
     after = []

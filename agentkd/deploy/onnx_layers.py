@@ -23,16 +23,18 @@ from agentkd.executors.layers import (
     sizes,
 )
 
-_OPSET = 17
-_IR = 8
-
 
 @final
 class Graph:
-    """Nodes, constants, inputs and outputs, in the order in which they come."""
+    """Nodes, constants, inputs and outputs, in the order in which they come.
 
-    def __init__(self) -> None:
+    Args:
+        opset: The version of the operators, from 9 on: what each is called with.
+    """
+
+    def __init__(self, opset: int) -> None:
         """Begin with none."""
+        self._opset = opset
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._inputs: list[Any] = []
@@ -64,9 +66,40 @@ class Graph:
     def split(self, x: str, lengths: tuple[int, ...]) -> list[str]:
         """Cut (batch, sum(lengths)) into pieces."""
         names = [f"{x}.{index}" for index in range(len(lengths))]
-        held = self.constant(np.array(lengths, np.int64))
-        self._nodes.append(helper.make_node("Split", [x, held], names, axis=1))
+        if self._opset < 13:
+            made = helper.make_node("Split", [x], names, axis=1, split=lengths)
+        else:
+            held = self.constant(np.array(lengths, np.int64))
+            made = helper.make_node("Split", [x, held], names, axis=1)
+        self._nodes.append(made)
         return names
+
+    def clip(self, x: str, most: float) -> str:
+        """Keep numbers within [-most, most]."""
+        if self._opset < 11:
+            return self.node("Clip", x, min=-most, max=most)
+        bound = np.float32(most)
+        return self.node("Clip", x, self.constant(-bound), self.constant(bound))
+
+    def mean(self, x: str, axis: int, *, keep: bool) -> str:
+        """Average along an axis, and keep it with a length of 1 or not."""
+        if self._opset < 18:
+            return self.node("ReduceMean", x, axes=[axis], keepdims=int(keep))
+        axes = self.constant(np.array([axis], np.int64))
+        return self.node("ReduceMean", x, axes, keepdims=int(keep))
+
+    def norm(self, norm: Norm, x: str, name: str) -> str:
+        """Normalise (batch, tokens, width) along the last axis."""
+        gain = self.constant(norm.gain, f"{name}.gain")
+        bias = self.constant(norm.bias, f"{name}.bias")
+        if self._opset >= 17:
+            node = "LayerNormalization"
+            return self.node(node, x, gain, bias, axis=-1, epsilon=EPSILON)
+        apart = self.node("Sub", x, self.mean(x, 2, keep=True))
+        square = self.mean(self.node("Mul", apart, apart), 2, keep=True)
+        wide = self.node("Add", square, self.constant(np.float32(EPSILON)))
+        even = self.node("Div", apart, self.node("Sqrt", wide))
+        return self.node("Add", self.node("Mul", even, gain), bias)
 
     def reshape(self, x: str, *shape: int, output: str = "") -> str:
         """Give an array another shape."""
@@ -85,9 +118,13 @@ class Graph:
         graph = helper.make_graph(
             self._nodes, "executor", self._inputs, self._outputs, self._constants
         )
-        opset = [helper.make_opsetid("", _OPSET)]
+        opset = [helper.make_opsetid("", self._opset)]
+        # The oldest format that goes with the opset: older readers take it.
         model = helper.make_model(
-            graph, opset_imports=opset, ir_version=_IR, producer_name="agentkd"
+            graph,
+            opset_imports=opset,
+            ir_version=helper.find_min_ir_version_for(opset),
+            producer_name="agentkd",
         )
         helper.set_model_props(model, dict(metadata))
         checker.check_model(model, full_check=True)
@@ -117,8 +154,8 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
             return _attention(graph, layer, x, name)
         case Pool():
             wide = graph.reshape(x, -1, layer.tokens, len(layer.norm.gain))
-            made = _norm(graph, layer.norm, wide, f"{name}.norm")
-            return graph.node("ReduceMean", made, axes=[1], keepdims=0)
+            made = graph.norm(layer.norm, wide, f"{name}.norm")
+            return graph.mean(made, 1, keep=False)
         case Gru() | Lstm():
             raise AssertionError("add_recurrent adds these")
 
@@ -173,12 +210,6 @@ def _dense(graph: Graph, dense: Dense, x: str, name: str) -> str:
     return activation(graph, dense.activation, made)
 
 
-def _norm(graph: Graph, norm: Norm, x: str, name: str) -> str:
-    gain = graph.constant(norm.gain, f"{name}.gain")
-    bias = graph.constant(norm.bias, f"{name}.bias")
-    return graph.node("LayerNormalization", x, gain, bias, axis=-1, epsilon=EPSILON)
-
-
 def _conv(graph: Graph, layer: Conv, x: str, name: str) -> str:
     height, width, channels = layer.shape
     if layer.channels_first:
@@ -203,7 +234,7 @@ def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
     tokens, heads, width = layer.tokens, layer.heads, len(layer.norm.gain)
     each = width // heads
     before = graph.reshape(x, -1, tokens, width)
-    mixed = _norm(graph, layer.norm, before, f"{name}.norm")
+    mixed = graph.norm(layer.norm, before, f"{name}.norm")
     mixed = _dense(graph, layer.qkv, mixed, f"{name}.qkv")
     mixed = graph.reshape(mixed, -1, tokens, 3, heads, each)
     mixed = graph.node("Transpose", mixed, perm=[2, 0, 3, 1, 4])
@@ -214,13 +245,13 @@ def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
     key = graph.node("Transpose", key, perm=[0, 1, 3, 2])
     scores = graph.node("MatMul", query, key)
     scale = graph.constant(np.float32(each**-0.5))
-    weights = graph.node("Softmax", graph.node("Mul", scores, scale), axis=-1)
+    weights = graph.node("Softmax", graph.node("Mul", scores, scale), axis=3)
     found = graph.node("MatMul", weights, value)
     found = graph.node("Transpose", found, perm=[0, 2, 1, 3])
     found = graph.reshape(found, -1, tokens, width)
     found = _dense(graph, layer.out, found, f"{name}.out")
     after = graph.node("Add", before, found)
-    inner = _norm(graph, layer.norm_after, after, f"{name}.norm_after")
+    inner = graph.norm(layer.norm_after, after, f"{name}.norm_after")
     inner = _dense(graph, layer.up, inner, f"{name}.up")
     after = graph.node("Add", after, _dense(graph, layer.down, inner, f"{name}.down"))
     return graph.reshape(after, -1, tokens * width)

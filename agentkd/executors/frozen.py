@@ -44,6 +44,10 @@ from agentkd.types import (
     State,
 )
 
+NOT_FINITE = (
+    "The observation holds NaN or infinity, or the executor's numbers overflow for it."
+)
+"""Why an executor decides nothing."""
 Head = Literal["categorical", "multicategorical", "bernoulli", "squashed", "clipped"]
 
 
@@ -192,12 +196,17 @@ class Frozen:
 
         Raises:
             SpecError: If it has a memory; `policy` then takes one.
-            NumbersError: If the observation holds NaN or infinity.
+            NumbersError: If the observation, or the last layer's numbers, hold NaN or
+                infinity.
         """
         flat = np.asarray(obs, np.float32)
         if not np.isfinite(flat).all():
-            raise NumbersError("The observation holds NaN or infinity.")
-        return one_action(dists.mode(self(flat[None]), self.spec.action), self.spec)
+            raise NumbersError(NOT_FINITE)
+        outputs = self.outputs(flat[None])
+        if not np.isfinite(outputs).all():
+            raise NumbersError(NOT_FINITE)
+        dist = distribution(self.head, outputs, self.spec)
+        return one_action(dists.mode(dist, self.spec.action), self.spec)
 
     def vector(self) -> Floats:
         """All numbers in one vector: mean, scale, then each layer's `tensors`."""

@@ -39,12 +39,13 @@ static const float *outputs(const struct net *net, const float *obs, float *memo
 }
 
 /* Decide for one observation. Choices go to `choices`, numbers to `values`.
- * Returns 0, or 1 where the observation holds NaN or infinity and nothing is decided. */
+ * Returns 0, or 1 where the observation or the last layer's numbers hold NaN or infinity
+ * and nothing is decided. */
 int32_t akd_act(const struct net *net, const float *obs, float *memory, float *values,
                 int64_t *choices)
 {
     const float *x = outputs(net, obs, memory);
-    if (!x)
+    if (!x || !akd_finite(x, net->out))
         return 1;
     switch (net->head) {
     case AKD_CATEGORICAL:

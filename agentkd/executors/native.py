@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen, Remembering, distribution
+from agentkd.executors.frozen import NOT_FINITE, Frozen, Remembering, distribution
 from agentkd.executors.plan import HEADS, KINDS, rooms, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
@@ -178,7 +178,8 @@ class Native:
         frozen: What it was compiled from.
         obs: Where the next observation is written, float32, (obs,).
         memory: What it remembers, float32, (memory,); `run` brings it up to date.
-        run: Decides for `obs`; gives 0, or 1 if it holds NaN or infinity.
+        run: Decides for `obs`; gives 0, or 1 if it, or the last layer's numbers, hold
+            NaN or infinity.
     """
 
     __slots__ = (
@@ -278,7 +279,7 @@ class Native:
 
         Raises:
             SpecError: If it has another shape.
-            NumbersError: If it holds NaN or infinity.
+            NumbersError: If it, or the last layer's numbers, hold NaN or infinity.
         """
         array = np.asarray(obs)
         if array.shape != self.obs.shape:
@@ -287,7 +288,7 @@ class Native:
             )
         self.obs[:] = array
         if self.run():
-            raise NumbersError("The observation holds NaN or infinity.")
+            raise NumbersError(NOT_FINITE)
         return self.take()
 
     def outputs(self, obs: Floats) -> Floats:

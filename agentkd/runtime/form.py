@@ -28,7 +28,7 @@ class Form(Protocol):
         ...
 
     def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation holds NaN or infinity."""
+        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
         ...
 
     def take(self) -> Any:
@@ -61,11 +61,13 @@ class NumpyForm:
         self._dist: ActionDist | None = None
 
     def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation holds NaN or infinity."""
+        """Decide; see `Form.run`."""
         if not np.isfinite(self.obs).all():
             return 1
         frozen = self.frozen
         outputs, after = frozen.advance(self.obs[None], self.memory[None])
+        if not np.isfinite(outputs).all():
+            return 1
         self.memory[:] = after[0]
         self._dist = distribution(frozen.head, outputs, frozen.spec)
         return 0
@@ -103,7 +105,11 @@ class NativeForm:
 
     def _remembering(self) -> int:
         self._before[:] = self.memory
-        return self._native.run()
+        failed = self._native.run()
+        if failed:
+            # Numbers that overflowed once would stay.
+            self.memory[:] = self._before
+        return failed
 
     def dist(self) -> ActionDist:
         """Give the distribution that `run` decided by, one row."""

@@ -8,9 +8,7 @@
 #define MODEL_OBS_MOST 256
 #define MODEL_ACTIONS_MOST 64
 #else
-#define EXECUTOR_DECLARATIONS
-#include "executor.c"
-#undef EXECUTOR_DECLARATIONS
+#include "executor.h"
 #define MODEL_OBS_MOST EXECUTOR_OBS
 #define MODEL_ACTIONS_MOST EXECUTOR_ACTION
 #endif
@@ -27,7 +25,7 @@ void model_open(struct model *model);
 void model_reset(void);
 
 /* Decides. `action` holds 32-bit words: choices as int32_t, numbers as float.
- * Gives 0, or 1 where `obs` holds NaN or infinity. */
+ * Gives 0, or 1 where nothing was decided. */
 int32_t model_act(const float *obs, uint32_t *action);
 
 #endif

@@ -1,8 +1,6 @@
 /* The executor as generated C: `agentkd export FILE --to c` or `--to c-int8`. */
 #include "executor.c"
 
-#include <string.h>
-
 #include "model.h"
 
 #ifndef MODEL_ID
@@ -12,12 +10,7 @@
 #define MODEL_VERSION 0
 #endif
 
-#ifdef EXECUTOR_MEMORY
-#ifndef EXECUTOR_STATE /* in integers it says so itself */
-#define EXECUTOR_STATE float
-#endif
-static EXECUTOR_STATE memory[EXECUTOR_MEMORY];
-#endif
+static struct executor_state state;
 
 void model_open(struct model *model)
 {
@@ -30,18 +23,12 @@ void model_open(struct model *model)
 
 void model_reset(void)
 {
-#ifdef EXECUTOR_MEMORY
-    memset(memory, 0, sizeof memory);
-#endif
+    executor_reset(&state);
 }
 
 /* The words are handed on as what the executor writes: choices or numbers. */
 int32_t model_act(const float *obs, uint32_t *action)
 {
     void *const words = action;
-#ifdef EXECUTOR_MEMORY
-    return executor_act(obs, memory, words);
-#else
-    return executor_act(obs, words);
-#endif
+    return executor_step(&state, obs, words, NULL);
 }

@@ -80,17 +80,9 @@ static const float *numbers(struct cursor *from, uint64_t count)
     return (const float *)(const void *)words(from, count);
 }
 
-static int32_t whole(const float *x, uint64_t count)
-{
-    int32_t finite = 1;
-    for (uint64_t i = 0; i < count; i++)
-        finite &= (x[i] - x[i] == 0.0f);
-    return finite;
-}
-
 static int32_t check_header(const void *data, size_t length)
 {
-    const uint32_t *word = data;
+    const uint32_t *word = (const uint32_t *)data;
     if (data == NULL || length < 4u * AKX_WORDS)
         return AKX_SHORT;
     if ((uintptr_t)data % 4u != 0u)
@@ -207,10 +199,9 @@ static int32_t shape_attention(const uint32_t *d, struct shape *s)
 
 static int32_t shape_of(const uint32_t *row, struct shape *s)
 {
-    static const struct shape nothing;
     const uint32_t *d = row + 1;
     int32_t status = AKX_OK;
-    *s = nothing;
+    memset(s, 0, sizeof *s);
     for (int32_t i = 0; i < 10; i++)
         if (d[i] > AKX_MOST)
             return AKX_SHAPE;
@@ -285,7 +276,7 @@ static int32_t check_layers(struct akx *net, struct cursor *from)
             const float *array = numbers(from, s.length[i]);
             if (from->failed != 0)
                 return AKX_SHAPE;
-            if (whole(array, s.length[i]) == 0)
+            if (akd_finite(array, (int32_t)s.length[i]) == 0)
                 return AKX_NUMBERS;
         }
         if (s.out == 0u || s.room > AKX_MOST || s.work > 16u * (uint64_t)AKX_MOST)
@@ -316,8 +307,12 @@ static int32_t check_sizes(const struct akx *net)
 
 static int32_t check_bounds(const struct akx *net)
 {
+    /* Bounds may be infinite, and are never NaN. */
+    if (akd_largest(net->low, net->out) > 0xFF000000u ||
+        akd_largest(net->high, net->out) > 0xFF000000u)
+        return AKX_NUMBERS;
     for (int32_t i = 0; i < net->out; i++)
-        if (!(net->low[i] <= net->high[i]))
+        if (net->low[i] > net->high[i])
             return AKX_NUMBERS;
     return AKX_OK;
 }
@@ -350,8 +345,10 @@ static int32_t fill(struct akx *net, const uint32_t *word, size_t length)
     }
     if (from.failed != 0)
         return AKX_SHAPE;
-    if (!(net->clip > 0.0f) || whole(net->mean, word[W_CHANNELS]) == 0 ||
-        whole(net->scale, word[W_CHANNELS]) == 0)
+    /* The clip is above 0, up to infinity. */
+    if (word[W_CLIP] - 1u >= 0x7F800000u ||
+        akd_finite(net->mean, (int32_t)word[W_CHANNELS]) == 0 ||
+        akd_finite(net->scale, (int32_t)word[W_CHANNELS]) == 0)
         return AKX_NUMBERS;
     if (net->head == AKD_MULTICATEGORICAL)
         status = check_sizes(net);
@@ -362,13 +359,12 @@ static int32_t fill(struct akx *net, const uint32_t *word, size_t length)
 
 int32_t akx_open(struct akx *net, const void *data, size_t length)
 {
-    static const struct akx nothing;
-    *net = nothing;
+    memset(net, 0, sizeof *net);
     int32_t status = check_header(data, length);
     if (status == AKX_OK)
-        status = fill(net, data, length);
+        status = fill(net, (const uint32_t *)data, length);
     if (status != AKX_OK)
-        *net = nothing;
+        memset(net, 0, sizeof *net);
     return status;
 }
 
@@ -422,7 +418,7 @@ static int32_t forward(const struct akx *net, const float *obs, float *memory,
         x = given;
     }
     *out = x;
-    return AKX_OK;
+    return akd_finite(x, net->out) != 0 ? AKX_OK : AKX_OVERFLOW;
 }
 
 int32_t akx_outputs(const struct akx *net, const float *obs, float *memory,
@@ -464,7 +460,7 @@ const char *akx_reason(int32_t status)
 {
     static const char *const reasons[] = {
         "ok",   "short", "align",   "magic",   "version", "size",       "crc",
-        "kind", "shape", "numbers", "scratch", "memory",  "observation"};
+        "kind", "shape", "numbers", "scratch", "memory",  "observation", "overflow"};
     const int32_t known = (int32_t)(sizeof reasons / sizeof reasons[0]);
     return status >= 0 && status < known ? reasons[status] : "unknown";
 }

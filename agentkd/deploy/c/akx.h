@@ -12,6 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum akx_status {
     AKX_OK,
     AKX_SHORT,       /* fewer bytes than a header, or no data at all */
@@ -25,7 +29,8 @@ enum akx_status {
     AKX_NUMBERS,     /* a weight that is NaN or infinite */
     AKX_SCRATCH,     /* the scratch buffer is too short */
     AKX_MEMORY,      /* the executor has a memory, and none was given */
-    AKX_OBSERVATION  /* the observation holds NaN or infinity; nothing was decided */
+    AKX_OBSERVATION, /* the observation holds NaN or infinity; nothing was decided */
+    AKX_OVERFLOW     /* the last layer's numbers are NaN or infinite; nothing was decided */
 };
 
 /* What akx_open found. Read it freely; let nobody but akx_open write it. */
@@ -69,5 +74,9 @@ int32_t akx_outputs(const struct akx *net, const float *obs, float *memory,
 
 /* A status in a word, such as "crc". */
 const char *akx_reason(int32_t status);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

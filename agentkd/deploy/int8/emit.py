@@ -1,7 +1,8 @@
 """An executor in integers as one C99 file: no allocation, no I/O, the same everywhere.
 
-The arithmetic is `executors/c/akd_int8.h`, which is copied into the file. Behind
-`#ifdef NAME_TEST` lie golden vectors, with which it checks itself bit by bit.
+The arithmetic is `executors/c/akd_int8.h`, which is copied into the file; its functions
+are those of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors,
+with which it checks itself bit by bit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import agentkd.executors
-from agentkd.deploy.ctext import aligned, array, comment
+from agentkd.deploy.ctext import aligned, array, comment, literal
 from agentkd.deploy.int8.reference import (
     Int8s,
     IntConv,
@@ -25,15 +26,23 @@ from agentkd.deploy.int8.reference import (
     dense_parts,
 )
 from agentkd.deploy.int8.selftest import self_test
+from agentkd.deploy.interface import (
+    Buffer,
+    Interface,
+    check_name,
+    functions,
+    header,
+)
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError
+from agentkd.errors import SpecError
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import Floats
 
 BLOCK = 4
 """Outputs that the kernel sums side by side."""
 _GOLDEN = 16
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
+_MOST = 65535
+"""Pairs of inputs, or blocks of outputs, that a layer's 16 bits count."""
 
 
 def emit_c_int8(
@@ -45,11 +54,8 @@ def emit_c_int8(
 ) -> str:
     """Write an executor in integers as the text of a C file.
 
-    It defines `int NAME_act(const float obs[], TYPE action[])`, where TYPE is int32_t
-    for choices and float for numbers, and `int NAME_outputs(const float obs[],
-    int32_t out[])`, which gives the integers. With a memory, both take it after `obs`,
-    `int16_t memory[]`, the caller's. Both return 0, or 1 where the observation holds
-    NaN or infinity and nothing is written.
+    It defines the functions that `agentkd.deploy.c99.emit_c` does, except that outputs
+    are int32_t and a memory is int16_t.
 
     Args:
         quantised: The executor.
@@ -59,23 +65,29 @@ def emit_c_int8(
             as the normaliser describes them. With a memory they are a sequence.
 
     Raises:
-        ConfigError: If `name` is no name in C.
+        ConfigError: If `name` cannot begin names in C.
+        SpecError: If a layer is wider than the kernels count.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot begin names in C; take up to 31 letters, digits and _, "
-            "such as executor."
-        )
+    check_name(name)
+    for index, part in enumerate(dense_parts(quantised.layers)):
+        if max(part.weight.shape[1] // 2, part.out // BLOCK) >= _MOST:
+            raise SpecError(
+                f"Weights {index} go from {part.weight.shape[1]:,} to {part.out:,} "
+                f"numbers; c-int8 takes fewer than {2 * _MOST:,} inputs and "
+                f"{BLOCK * _MOST:,} outputs. Export to c instead."
+            )
+    face = _interface(quantised, name)
     obs = probes(quantised, _GOLDEN) if golden is None else golden
     return "\n".join(
         [
             _head(quantised, name, provenance or {}),
-            _declarations(quantised, name),
-            kernels(quantised),
+            header(face),
+            kernels(quantised, name),
             *_constants(quantised, name),
-            _functions(quantised, name),
-            self_test(quantised, name, ctype(quantised), obs),
-            f"#endif /* {name.upper()}_DECLARATIONS */\n",
+            _forward(quantised, name),
+            _decide(quantised, name),
+            functions(face),
+            self_test(quantised, face, obs),
         ]
     )
 
@@ -99,14 +111,13 @@ _KERNEL = re.compile(
 )
 
 
-def kernels(quantised: Quantised) -> str:
-    """The text of the integer kernels, of those that an executor uses."""
+def kernels(quantised: Quantised, name: str) -> str:
+    """The integer kernels that an executor uses, under names that begin with `name`."""
     # By way of the package: the header may lie in a wheel's folder of its own.
     folder = Path(str(agentkd.executors.__file__)).parent
     text = (folder / "c" / _HEADER).read_text(encoding="utf-8")
-    wanted = {"input", "lookup", "dense"}
-    if not _plain(quantised):
-        wanted.add("input_image")
+    wanted = {"finite", "number", "lookup", "dense"}
+    wanted.add("input" if _plain(quantised) else "input_image")
     for layer in quantised.layers:
         if isinstance(layer, IntConv):
             wanted.add("conv")
@@ -115,7 +126,9 @@ def kernels(quantised: Quantised) -> str:
     if _chain(quantised):
         wanted.add("network")
     kept = _KERNEL.sub(lambda each: each[0] if each[1] in wanted else "", text)
-    return aligned(kept.replace("static inline", "static"))
+    named = kept.replace("akd_", f"{name}_").replace("AKD_I8_", f"{name.upper()}_I8_")
+    named = named.replace("AKD_INT8_H", f"{name.upper()}_INT8_H")
+    return aligned(named.replace("static inline", "static"))
 
 
 def _plain(quantised: Quantised) -> bool:
@@ -221,55 +234,40 @@ def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str
     lines += [f"{key + ':':<14}{value}" for key, value in facts.items() if value]
     lines += [
         "",
-        "It promises: C99; no malloc, no stdio, no recursion; <stdint.h>, <stddef.h>",
-        "and <string.h> alone (<arm_acle.h> where the core has SIMD); every loop has",
-        "a fixed bound; the same bits on every target. Its buffers are static: one",
-        "caller at a time.",
+        "It promises: C99, also valid C++; no malloc, no stdio, no recursion; needs",
+        "<stdint.h>, <stddef.h> and <string.h> alone (<arm_acle.h> where the core has",
+        "SIMD); every loop has a fixed bound; the same bits on every target. NaN and",
+        "infinity are refused under -ffast-math too.",
         "",
         f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c && ./a.out",
-        f"Call it from elsewhere:  #define {upper}_DECLARATIONS, then include it.",
+        "Call it from elsewhere:  include the header that was written beside it.",
     ]
     return "/*\n" + "\n".join(f" * {comment(e)}".rstrip() for e in lines) + "\n */"
 
 
-def _declarations(quantised: Quantised, name: str) -> str:
-    upper = name.upper()
-    action = quantised.spec.action
-    # For INFINITY alone.
-    needed = isinstance(action, BoxSpec) and not action.bounded
-    endless = "#include <math.h>\n" if needed else ""
-    given, define, said = "", "", ""
-    if quantised.memory:
-        given = f", int16_t memory[{upper}_MEMORY]"
-        define = (
-            f"\n#define {upper}_MEMORY {memory(quantised)}"
-            f"\n#define {upper}_STATE int16_t"
-        )
-        said = (
-            "\n * `memory` is what the executor remembers: fill it with zeros where an "
-            "episode\n * begins. Both functions bring it up to date: call one of them, "
-            "once a tick."
-        )
-    return f"""#ifndef {upper}_H
-#define {upper}_H
-
-{endless}#include <stdint.h>
-
-#define {upper}_OBS {quantised.spec.obs.size}
-#define {upper}_OUT {quantised.last.out}
-#define {upper}_ACTION {_actions(quantised)}{define}
-
-/* Both return 0, or 1 where `obs` holds NaN or infinity and nothing is written.
- * Observations are as the environment gives them: the normaliser is inside.{said} */
-int {name}_act(const float obs[{upper}_OBS]{given},
-{" " * (len(name) + 9)}{ctype(quantised)} action[{upper}_ACTION]);
-/* The last layer's integers; one unit is {quantised.step:g}. */
-int {name}_outputs(const float obs[{upper}_OBS]{given}, int32_t out[{upper}_OUT]);
-
-#endif /* {upper}_H */
-
-#ifndef {upper}_DECLARATIONS
-"""
+def _interface(quantised: Quantised, name: str) -> Interface:
+    wide, (patch, gates) = width(quantised), work(quantised)
+    scratch = [Buffer("int32_t", "last", _up(quantised.last.out, BLOCK))]
+    if gates:
+        scratch.append(Buffer("int32_t", "gates", gates))
+    scratch += [Buffer("int16_t", "x", wide), Buffer("int16_t", "y", wide)]
+    if patch:
+        scratch.append(Buffer("int16_t", "patch", patch))
+    kept = memory(quantised)
+    count = _actions(quantised)
+    return Interface(
+        name,
+        obs=quantised.spec.obs.size,
+        out=quantised.last.out,
+        actions=count,
+        number="int32_t",
+        action=ctype(quantised),
+        scratch=tuple(scratch),
+        memory=Buffer("int16_t", "memory", kept) if kept else None,
+        action_note=f"`action` is {count} "
+        + ("numbers." if isinstance(quantised.spec.action, BoxSpec) else "choices."),
+        out_note=f"`out` is the last layer's integers; one unit is {quantised.step:g}.",
+    )
 
 
 def _constants(quantised: Quantised, name: str) -> Iterator[str]:
@@ -294,7 +292,7 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
             f"{_up(inputs, 2) // 2}, {_up(out, BLOCK) // BLOCK}, {layer.shift}}}"
         )
     yield (
-        f"static const struct akd_i8_layer {name}_layers[{len(rows)}] = {{\n"
+        f"static const struct {name}_i8_layer {name}_layers[{len(rows)}] = {{\n"
         + ",\n".join(rows)
         + "\n};\n"
     )
@@ -306,7 +304,7 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
             yield array("int16_t", f"{name}_sigmoid{index}", each.sigmoid)
             yield array("int16_t", f"{name}_tanh{index}", each.tanh)
             yield (
-                f"static const struct akd_i8_unit {name}_unit{index} = {{\n"
+                f"static const struct {name}_i8_unit {name}_unit{index} = {{\n"
                 f"    {name}_layers + {part}, {name}_sigmoid{index}, "
                 f"{name}_tanh{index}, {each.out}}};\n"
             )
@@ -323,54 +321,28 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         yield array("int32_t", f"{name}_half", quantised.squash.half)
 
 
-def _functions(quantised: Quantised, name: str) -> str:
-    n, upper = name, name.upper()
-    out = quantised.last.out
-    wide = width(quantised)
+def _forward(quantised: Quantised, n: str) -> str:
+    upper = n.upper()
     squash = ""
     if quantised.squash is not None:
         squash = f"""
     for (int i = 0; i < {upper}_OUT; i++) {{
-        const int64_t product = (int64_t){n}_last[i] * {n}_half[i];
-        {n}_last[i] = {n}_centre[i] + (int32_t)((product + 16384) >> 15);
+        const int64_t product = (int64_t)s->last[i] * {n}_half[i];
+        s->last[i] = {n}_centre[i] + (int32_t)((product + 16384) >> 15);
     }}"""
-    given = f", int16_t memory[{upper}_MEMORY]" if quantised.memory else ""
-    handed = ", memory" if quantised.memory else ""
-    patch, gates = work(quantised)
-    room = f"static int16_t {n}_patch[{patch}];\n" if patch else ""
-    room += f"static int32_t {n}_gates[{gates}];\n" if gates else ""
+    memory = f",\n{' ' * (len(n) + 31)}int16_t *memory" if quantised.memory else ""
     size = f"{quantised.limit}, {upper}_OBS"
-    read = f"akd_i8_input(obs, {n}_mean, {n}_gain, {size}, {n}_x)"
+    function = "input"
     if not _plain(quantised):
         size += f", {len(quantised.mean)}, {quantised.apart}"
-        read = f"akd_i8_input_image(obs, {n}_mean, {n}_gain, {size}, {n}_x)"
-    return f"""static int16_t {n}_x[{wide}], {n}_y[{wide}];
-static int32_t {n}_last[{_up(out, BLOCK)}];
-{room}
-static int {n}_forward(const float *obs{", int16_t *memory" if handed else ""})
+        function = "input_image"
+    return f"""/* Gives the last layer's integers; NULL where nothing can be decided. */
+static const int32_t *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
 {{
-    if ({read})
-        return 1;
+    if ({n}_i8_{function}(obs, {n}_mean, {n}_gain, {size}, s->x))
+        return NULL;
 {_calls(quantised, n)}{squash}
-    return 0;
-}}
-
-int {n}_outputs(const float obs[{upper}_OBS]{given}, int32_t out[{upper}_OUT])
-{{
-    if ({n}_forward(obs{handed}))
-        return 1;
-    for (int i = 0; i < {upper}_OUT; i++)
-        out[i] = {n}_last[i];
-    return 0;
-}}
-
-int {n}_act(const float obs[{upper}_OBS]{given},
-{" " * (len(n) + 9)}{ctype(quantised)} action[{upper}_ACTION])
-{{
-    if ({n}_forward(obs{handed}))
-        return 1;
-{_act(quantised, n)}
-    return 0;
+    return s->last;
 }}
 """
 
@@ -378,56 +350,60 @@ int {n}_act(const float obs[{upper}_OBS]{given},
 def _calls(quantised: Quantised, n: str) -> str:
     if _chain(quantised):
         count = len(quantised.layers)
-        return f"    akd_i8_network({n}_layers, {count}, {n}_x, {n}_y, {n}_last);"
+        return f"    {n}_i8_network({n}_layers, {count}, s->x, s->y, s->last);"
     lines, part, at = [], 0, 0
-    here, there = f"{n}_x", f"{n}_y"
+    here, there = "s->x", "s->y"
     for index, layer in enumerate(quantised.layers):
         which = f"{n}_layers + {part}"
         match layer:
             case IntConv():
-                given = f"{which}, {n}_dims{index}, {here}, {there}, {n}_patch"
-                lines.append(f"    akd_i8_conv({given});")
+                given = f"{which}, {n}_dims{index}, {here}, {there}, s->patch"
+                lines.append(f"    {n}_i8_conv({given});")
             case IntGru():
                 own = f"memory + {at}" if at else "memory"
-                given = f"&{n}_unit{index}, {here}, {there}, {n}_gates, {own}"
-                lines.append(f"    akd_i8_gru({given});")
+                given = f"&{n}_unit{index}, {here}, {there}, s->gates, {own}"
+                lines.append(f"    {n}_i8_gru({given});")
                 at += _up(layer.out, 2)
             case IntLayer() if layer is quantised.last:
-                lines.append(f"    akd_i8_dense({which}, {here}, NULL, {n}_last);")
+                lines.append(f"    {n}_i8_dense({which}, {here}, NULL, s->last);")
             case IntLayer():
-                lines.append(f"    akd_i8_dense({which}, {here}, {there}, NULL);")
+                lines.append(f"    {n}_i8_dense({which}, {here}, {there}, NULL);")
         here, there = there, here
         part += len(dense_parts((layer,)))
     return "\n".join(lines)
 
 
-def _act(quantised: Quantised, n: str) -> str:
+def _decide(quantised: Quantised, n: str) -> str:
     upper = n.upper()
+    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
     match quantised.head:
         case "categorical":
             assert isinstance(quantised.spec.action, DiscreteSpec)
-            return f"""    int32_t best = 0;
+            body = f"""    int32_t best = 0;
     for (int32_t i = 1; i < {upper}_OUT; i++)
-        if ({n}_last[i] > {n}_last[best])
+        if (last[i] > last[best])
             best = i;
     action[0] = best + ({quantised.spec.action.start});"""
         case "multicategorical":
-            return f"""    const int32_t *scores = {n}_last;
-    for (int k = 0; k < {upper}_ACTION; k++) {{
+            body = f"""    for (int32_t k = 0; k < {upper}_ACTION; k++) {{
         int32_t best = 0;
         for (int32_t i = 1; i < {n}_sizes[k]; i++)
-            if (scores[i] > scores[best])
+            if (last[i] > last[best])
                 best = i;
         action[k] = best;
-        scores += {n}_sizes[k];
+        last += {n}_sizes[k];
     }}"""
         case "bernoulli":
-            return f"""    for (int i = 0; i < {upper}_ACTION; i++)
-        action[i] = {n}_last[i] > 0;"""
+            body = f"    {loop}\n        action[i] = last[i] > 0;"
         case _:
             # The step is a power of two: the product is exact and cannot be fused.
-            return f"""    for (int i = 0; i < {upper}_ACTION; i++) {{
-        float v = (float){n}_last[i] * {quantised.step.hex()}f;
+            body = f"""    {loop} {{
+        float v = (float)last[i] * {literal(quantised.step)};
         v = v < {n}_high[i] ? v : {n}_high[i];
         action[i] = v > {n}_low[i] ? v : {n}_low[i];
     }}"""
+    return f"""static void {n}_decide(const int32_t *last, {ctype(quantised)} *action)
+{{
+{body}
+}}
+"""

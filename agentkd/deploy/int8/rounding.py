@@ -18,6 +18,9 @@ _ON = 1e-3
 """How far from its step, in steps, a weight may be that lies on it; float32 is 1e-5."""
 _ROWS = 4.0
 """Rows for each input from which on that share is enough."""
+_WIDE = 4096
+"""Inputs beyond which each weight is rounded by itself: their covariance would take
+hundreds of megabytes, and its inverse minutes."""
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Steps that are tried, in units of the one that needs no clipping."""
 
@@ -38,6 +41,8 @@ def round_layer(
     """
     middle = x.mean(axis=0)
     lattice = _lattice(weight)
+    if lattice is None and weight.shape[1] > _WIDE:
+        lattice = np.maximum(np.abs(weight).max(axis=1) / 127.0, 1e-30)
     if lattice is not None:
         whole = _round(weight / lattice[:, None])
         return whole, lattice, sums.mean(axis=0) - (whole * lattice[:, None]) @ middle

@@ -4,45 +4,40 @@ from __future__ import annotations
 
 from agentkd.deploy.ctext import array
 from agentkd.deploy.int8.reference import Quantised
+from agentkd.deploy.interface import Interface
+from agentkd.deploy.selftest import refusals
 from agentkd.types import Floats
 
 
-def self_test(quantised: Quantised, name: str, kind: str, obs: Floats) -> str:
+def self_test(quantised: Quantised, face: Interface, obs: Floats) -> str:
     """Write a `main` behind `#ifdef NAME_TEST` that checks bit by bit.
 
     Args:
         quantised: The executor.
-        name: Begins every name in the file.
-        kind: The type of an action's numbers in C.
+        face: The functions of the file.
         obs: Observations, (rows, obs); with a memory they are a sequence.
     """
-    n, upper = name, name.upper()
-    kept, copied, again, handed = "", "", "", ""
-    if quantised.memory:
-        # A sequence: each call starts from the same memory.
-        kept = f"    int16_t memory[{upper}_MEMORY] = {{0}};\n"
-        copied = f"\n        int16_t copy[{upper}_MEMORY];"
-        copied += "\n        memcpy(copy, memory, sizeof copy);"
-        again, handed = ", copy", ", memory"
+    n, upper = face.name, face.name.upper()
     arrays = [
         array("float", f"{n}_golden_obs", obs),
         array("int32_t", f"{n}_golden_out", quantised.integers(obs)),
-        array(kind, f"{n}_golden_action", quantised.actions(obs)),
+        array(face.action, f"{n}_golden_action", quantised.actions(obs)),
     ]
     return f"""#ifdef {upper}_TEST
 #include <stdio.h>
 
 /* Observations with the integers and the actions that they must give. */
 {"".join(arrays)}
+{refusals(face)}
 int main(void)
 {{
+    static struct {n}_state state;
     int wrong = 0;
-{kept}    for (int row = 0; row < {len(obs)}; row++) {{
-        const float *obs = {n}_golden_obs + row * {upper}_OBS;
+    {n}_reset(&state);
+    for (int row = 0; row < {len(obs)}; row++) {{
         int32_t out[{upper}_OUT] = {{0}};
-        {kind} action[{upper}_ACTION] = {{0}};{copied}
-        int failed = {n}_outputs(obs{again}, out);
-        failed |= {n}_act(obs{handed}, action);
+        {face.action} action[{upper}_ACTION] = {{0}};
+        int failed = {n}_step(&state, {n}_golden_obs + row * {upper}_OBS, action, out);
         failed |= memcmp(out, {n}_golden_out + row * {upper}_OUT, sizeof out) != 0;
         for (int i = 0; i < {upper}_ACTION; i++) {{
             const int at = row * {upper}_ACTION + i;
@@ -51,10 +46,14 @@ int main(void)
         }}
         wrong += failed != 0;
     }}
-    if (wrong == 0)
+    if ({n}_refuses() == 0) {{
+        printf("{n}: FAILED, it acts on NaN or infinity\\n");
+        wrong = 1;
+    }} else if (wrong == 0) {{
         printf("{n}: {len(obs)} golden vectors, bit by bit\\n");
-    else
+    }} else {{
         printf("{n}: FAILED, %d of {len(obs)} golden vectors differ\\n", wrong);
+    }}
     return wrong != 0;
 }}
 #endif /* {upper}_TEST */

@@ -29,25 +29,47 @@ struct akd_i8_layer {
     const int32_t *multiplier; /* by output, padded */
     const int16_t *table;      /* 257 entries, or NULL */
     int32_t low, high;
-    int16_t pairs, blocks, shift;
+    uint16_t pairs, blocks, shift;
 };
 
-/* One observation in integers. Gives 1 if it holds NaN or infinity, else 0. No sum
- * follows a product, so that nothing can be fused and rounded otherwise. */
+/* Returns 0 where one of n floats is NaN or infinite, else 1. With -ffast-math a compiler
+ * takes it that none is, and removes every test of floats for it; of bits in a volatile
+ * word it can know nothing. */
+static inline int akd_i8_finite(const float *x, int n)
+{
+    for (int i = 0; i < n; i++) {
+        volatile uint32_t word;
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        word = bits;
+        if (word << 1 >= 0xFF000000u)
+            return 0;
+    }
+    return 1;
+}
+
+/* One finite number in integers. No sum follows a product, so that nothing can be fused
+ * and rounded otherwise. */
+static inline int16_t akd_i8_number(float obs, float mean, float gain, int32_t limit)
+{
+    const float most = (float)(limit * 256);
+    const float from_mean = obs - mean;
+    float v = from_mean * gain;
+    v = v < most ? v : most;
+    v = v > -most ? v : -most;
+    return (int16_t)(((int32_t)v + 128) >> 8);
+}
+
+/* One observation in integers. Returns 1 if it holds NaN or infinity, and then writes
+ * nothing; else 0. */
 static inline int akd_i8_input(const float *obs, const float *mean, const float *gain,
                                int32_t limit, int n, int16_t *x)
 {
-    const float most = (float)(limit * 256);
-    int bad = 0;
-    for (int i = 0; i < n; i++) {
-        const float from_mean = obs[i] - mean[i];
-        float v = from_mean * gain[i];
-        bad |= !(obs[i] - obs[i] == 0.0f);
-        v = v < most ? v : most;
-        v = v > -most ? v : -most;
-        x[i] = (int16_t)(((int32_t)v + 128) >> 8);
-    }
-    return bad;
+    if (!akd_i8_finite(obs, n))
+        return 1;
+    for (int i = 0; i < n; i++)
+        x[i] = akd_i8_number(obs[i], mean[i], gain[i], limit);
+    return 0;
 }
 
 /* The same for an image, whose pixels share the mean and gain of their channel: number i
@@ -56,12 +78,13 @@ static inline int akd_i8_input_image(const float *obs, const float *mean, const 
                                      int32_t limit, int n, int channels, int apart,
                                      int16_t *x)
 {
-    int bad = 0;
+    if (!akd_i8_finite(obs, n))
+        return 1;
     for (int i = 0; i < n; i++) {
         const int at = i / apart % channels;
-        bad |= akd_i8_input(obs + i, mean + at, gain + at, limit, 1, x + i);
+        x[i] = akd_i8_number(obs[i], mean[at], gain[at], limit);
     }
-    return bad;
+    return 0;
 }
 
 /* A table at a place within int16, with straight lines between its entries. */

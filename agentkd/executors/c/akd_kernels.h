@@ -1,6 +1,7 @@
 /* The arithmetic of an executor in C99: normalise, dense layers, activations, heads.
  * The native form, the generated C and the fixed runtime all compile this file. It
- * allocates nothing, does no I/O, keeps no state, and needs <math.h> and <stdint.h>.
+ * allocates nothing, does no I/O, keeps no state, and needs <math.h>, <stdint.h> and
+ * <string.h>.
  *
  * Weights lie transposed, (inputs, stride), where the stride is the number of outputs
  * rounded up to AKD_BLOCK and the rest zeros: sums run side by side over outputs, and
@@ -13,11 +14,11 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Outputs that are summed side by side: 4, or 16 on hosts whose compiler has GNU C's
  * vector types and was asked to use them. */
 #ifdef AKD_VECTOR
-#include <string.h>
 #define AKD_BLOCK 16
 #else
 #define AKD_BLOCK 4
@@ -41,19 +42,47 @@ enum akd_kind {
     AKD_LSTM
 };
 
-/* Returns 0 where the observation holds NaN or infinity, else 1. */
+/* Twice the bits of the largest magnitude among n numbers: above 0xFF000000 one is NaN,
+ * at it one is infinite. With -ffast-math a compiler takes it that no float is either, and
+ * removes every test of floats for them; of the volatile word it can know nothing. */
+static inline uint32_t akd_largest(const float *x, int32_t n)
+{
+    volatile uint32_t found;
+    uint32_t most = 0u;
+    for (int32_t i = 0; i < n; i++) {
+        const float number = x[i];
+        uint32_t bits;
+        memcpy(&bits, &number, sizeof bits);
+        bits <<= 1; /* the sign is gone */
+        most = bits > most ? bits : most;
+    }
+    found = most;
+    return found;
+}
+
+/* Returns 0 where one of n numbers is NaN or infinite, else 1. */
+static inline int32_t akd_finite(const float *x, int32_t n)
+{
+    return akd_largest(x, n) < 0xFF000000u;
+}
+
+static inline float akd_bound(float x, float low, float high)
+{
+    x = x < high ? x : high;
+    return x > low ? x : low;
+}
+
+/* Returns 0 where the observation holds NaN or infinity and nothing is written, else 1. */
 static inline int32_t akd_normalise(const float *obs, const float *mean,
                                     const float *scale, float clip, int32_t n, float *x)
 {
-    int32_t finite = 1;
+    if (akd_finite(obs, n) == 0)
+        return 0;
     for (int32_t i = 0; i < n; i++) {
-        const float from = obs[i];
-        float v = (from - mean[i]) * scale[i];
-        finite &= (from - from == 0.0f);
-        v = v < clip ? v : clip;
-        x[i] = v > -clip ? v : -clip;
+        const float v = (obs[i] - mean[i]) * scale[i];
+        x[i] = akd_bound(v, -clip, clip);
     }
-    return finite;
+    return 1;
 }
 
 /* The same for an image, whose pixels share the mean and scale of their channel: number i
@@ -62,16 +91,14 @@ static inline int32_t akd_normalise_image(const float *obs, const float *mean,
                                           const float *scale, float clip, int32_t n,
                                           int32_t channels, int32_t apart, float *x)
 {
-    int32_t finite = 1;
+    if (akd_finite(obs, n) == 0)
+        return 0;
     for (int32_t i = 0; i < n; i++) {
         const int32_t at = i / apart % channels;
-        const float from = obs[i];
-        float v = (from - mean[at]) * scale[at];
-        finite &= (from - from == 0.0f);
-        v = v < clip ? v : clip;
-        x[i] = v > -clip ? v : -clip;
+        const float v = (obs[i] - mean[at]) * scale[at];
+        x[i] = akd_bound(v, -clip, clip);
     }
-    return finite;
+    return 1;
 }
 
 /* y = bias + x W. `stride` is a whole number of blocks. */
@@ -207,12 +234,6 @@ static inline int32_t akd_best(const float *x, int32_t n)
 static inline float akd_squash(float x, float low, float high)
 {
     return low + 0.5f * (tanhf(x) + 1.0f) * (high - low);
-}
-
-static inline float akd_bound(float x, float low, float high)
-{
-    x = x < high ? x : high;
-    return x > low ? x : low;
 }
 
 /* The length of a row of weights for n outputs. */

@@ -12,6 +12,8 @@ import http.server
 import logging
 import math
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "agentkd_"
+_MOST_CLIENTS = 16
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "p99.9": "0.999", "max": "1"}
 Source = Callable[[], Mapping[str, Any]]
 """Gives an agent's metrics, as `Agent.metrics` does."""
@@ -252,13 +255,12 @@ class PrometheusServer:
                 return text(source(), labels)
 
         try:
-            self._server = http.server.ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise ConfigError(
                 f"Port {port} at {host} cannot be had: {error.strerror or error}. "
                 "Another one, or 0 for any that is free?"
             ) from error
-        self._server.daemon_threads = True
         self._thread: threading.Thread | None = None
 
     @property
@@ -285,6 +287,35 @@ class PrometheusServer:
         self._server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Answers few at a time: a client that stalls has to go when another one comes."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._open: dict[Any, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._open) >= _MOST_CLIENTS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        log.debug("%s is gone: %s", client_address, sys.exception())
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers a scrape."""
 
@@ -303,7 +334,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = self.page().encode()
         except Exception as error:
             log.exception("The metrics could not be written.")
-            self.send_error(500, f"{type(error).__name__}: {error}")
+            self.send_error(500, explain=f"{type(error).__name__}: {error}")
             return
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE)

@@ -57,9 +57,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
-    from rich.console import Console
     from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import read_bundle
     from agentkd.deploy.export import Request, export, target, write_file
     from agentkd.errors import ConfigError

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -25,7 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from agentkd.printable import logger
+
+log = logger(__name__)
 
 _COMPILE = 120.0
 """Seconds for the compiler."""

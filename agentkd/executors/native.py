@@ -8,7 +8,6 @@ caller uses NumPy.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import platform
 import shutil
@@ -26,10 +25,11 @@ from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.frozen import Frozen, Remembering, distribution
 from agentkd.executors.kernel_cache import load
 from agentkd.executors.plan import HEADS, KINDS, rooms, steps
+from agentkd.printable import logger
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
 KERNELS = Path(__file__).with_name("c") / "akd_kernels.h"

@@ -9,7 +9,6 @@ taken for the answer to the next question.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -31,10 +30,11 @@ from agentkd.planners.wire import (
     proven,
     token_of_environment,
 )
+from agentkd.printable import logger, printable
 from agentkd.spec import Spec, from_json, to_json
 from agentkd.types import ActionDist, Floats, Guidance, State
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _BACKOFF, _MOST_BACKOFF = 0.1, 5.0
 _HANDSHAKE = 10.0
@@ -99,7 +99,7 @@ class RemotePlanner:
         self._about: dict[str, Any] | None = None
         about = self._connect(time.monotonic() + patience)
         self.spec: Spec = spec or from_json(about["spec"])
-        self.name, self.horizon = str(about["name"]), int(about["horizon"])
+        self.name, self.horizon = printable(about["name"]), int(about["horizon"])
         self.parameters = int(about["parameters"])
         if about["recurrent"]:
             self.initial_state = self._initial_state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -35,10 +34,11 @@ from agentkd.planners.wire import (
     proof,
     proven,
 )
+from agentkd.printable import logger
 from agentkd.spec import from_json, to_json
 from agentkd.types import Floats
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _STRANGERS = 32
 """Connections that may be open without having proven themselves."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import logging
 import math
 import os
 import socket
@@ -21,8 +20,9 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from agentkd.errors import ConfigError, WriteError
+from agentkd.printable import logger, printable
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "agentkd_"
@@ -189,6 +189,7 @@ def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
 
 
 def _escaped(label: str) -> str:
+    label = printable(label, lines=True)
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 

@@ -226,6 +226,40 @@ def test_a_server_that_drips_its_answer_is_given_up() -> None:
         mine.interrupt()
 
 
+def test_a_planner_that_is_given_up_waits_for_no_handshake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An agent that closes does not wait for a server that says nothing."""
+    monkeypatch.setattr(remote, "_HANDSHAKE", 10 * ENOUGH)
+    silent = threading.Event()
+    greeted: list[Line] = []
+
+    def talk(line: Line, connection: socket.socket) -> None:
+        if not greeted:
+            greeted.append(line)
+            welcome(line)
+            return
+        silent.set()
+        ended(connection)
+
+    with impostor(talk) as address:
+        mine = RemotePlanner(address, token="", patience=10 * ENOUGH)
+        failed: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                mine(batch(1))
+            except PlannerError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert silent.wait(ENOUGH)
+        mine.interrupt()
+        thread.join(ENOUGH)
+        assert failed
+
+
 def test_a_full_server_is_asked_again(kept: Callable[..., Any]) -> None:
     """A client has patience until a place is free."""
     with PlannerServer(planner(Echo()), most_connections=1) as server:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agentkd.cli.main import main
 from agentkd.deploy.programs import build
 from agentkd.errors import LoadError
 
@@ -35,16 +34,3 @@ def test_what_a_compiler_leaves_is_removed_with_its_folder(
     ):
         build(Path(name), ["main.c"], cc=str(compiler))
     assert list(temporary.iterdir()) == []
-
-
-def test_reinforce_leaves_no_folder_of_a_logger(
-    temporary: Path, tmp_path: Path
-) -> None:
-    """Stable-Baselines3 makes one where it is given no logger."""
-    words = ["reinforce", "CartPole-v1", "--planner", "tests.cli_planners:balance"]
-    words += ["--executor", "mlp:8", "--episodes", "1", "--environments", "1"]
-    words += ["--rollout", "32", "--batch", "32", "--steps", "32"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    # One folder for each user is torch's own cache.
-    left = {each.name.partition("_")[0] for each in temporary.iterdir()}
-    assert left <= {"torchinductor"}

@@ -135,7 +135,12 @@ def _own_test(source: Path, name: str) -> tuple[str, bool]:
         try:
             program = build(Path(folder), [str(source.resolve())], flags=flags)
             done = subprocess.run(
-                [program], capture_output=True, text=True, timeout=60, check=False
+                [program],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60,
+                check=False,
             )
         except (LoadError, OSError, subprocess.TimeoutExpired) as error:
             return f"its own test did not run: {error}", True

@@ -180,6 +180,7 @@ def build(
         env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=_SECONDS,
         check=False,
     )

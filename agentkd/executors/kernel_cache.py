@@ -186,7 +186,11 @@ def _digest(folder: _Folder, name: str) -> str:
 
 
 def _loaded(folder: _Folder, name: str, functions: Sequence[str]) -> ctypes.CDLL:
-    library = ctypes.CDLL(f"{folder.place}/{name}")
+    try:
+        library = ctypes.CDLL(f"{folder.place}/{name}")
+    except OSError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise OSError(f"{folder.path} holds no library to load: {reason}") from error
     missing = [each for each in functions if not hasattr(library, each)]
     if missing:
         raise OSError(f"{name} does not define {', '.join(missing)}")

@@ -259,14 +259,18 @@ class RemotePlanner:
     def _greet(self) -> dict[str, Any]:
         end = time.monotonic() + _HANDSHAKE
         line = Line(connect(*self._where, _HANDSHAKE), MOST_UNPROVEN)
+        # From here on `interrupt` ends the waiting.
+        self._line = line
+        if self._gone.is_set():
+            self._hang_up()
+            raise ConnectionError("it was given up")
         try:
             line.within(end - time.monotonic())
             about = self._introduced(line)
             line.trust(self._most)
         except BaseException:
-            line.close()
+            self._hang_up()
             raise
-        self._line = line
         if self._about is not None and about != self._about:
             self._hang_up()
             raise PlannerError(

@@ -62,9 +62,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
-    from rich.console import Console
     from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.akx import RUNTIME
     from agentkd.deploy.bundle import read_bundle
     from agentkd.deploy.export import Request, export, target, write_files
@@ -184,7 +184,12 @@ def _own_test(source: bytes, name: str) -> tuple[str, bool]:
             (Path(folder) / "executor.c").write_bytes(source)
             program = build(Path(folder), ["executor.c"], flags=flags)
             done = subprocess.run(
-                [program], capture_output=True, text=True, timeout=60, check=False
+                [program],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60,
+                check=False,
             )
         except (LoadError, OSError, subprocess.TimeoutExpired) as error:
             return f"its own test did not run: {error}", True

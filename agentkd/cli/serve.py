@@ -12,9 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
 from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 from agentkd.planners.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
 

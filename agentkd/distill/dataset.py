@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,11 @@ from agentkd import dists
 from agentkd import spec as specs
 from agentkd.dists import Kind
 from agentkd.errors import AgentkdError, LoadError
+from agentkd.printable import logger
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 FORMAT, SCHEMA = "agentkd-labels", 1
 MANIFEST = "manifest.json"

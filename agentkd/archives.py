@@ -1,19 +1,26 @@
-"""Zips and arrays whose declared sizes are compared with the bytes that are there."""
+"""Zips, arrays and saved tensors: declared sizes are compared with what is there."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import pickle
+import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from agentkd.errors import LoadError
-from agentkd.files import loading
+from agentkd.errors import LoadError, UnsafeError
+from agentkd.files import loading, reason
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_ENTRIES = 4096
 """Entries that a zip may have."""
@@ -158,3 +165,53 @@ def read_array(stream: IO[bytes], size: int) -> Any:
         data = stream.read(math.prod(shape) * dtype.itemsize)
         flat = np.frombuffer(data, dtype)
         return flat.reshape(shape, order="F" if turned else "C")
+
+
+def check_tensor(tensor: torch.Tensor, at: str) -> None:
+    """Make sure that a tensor is plain numbers, each of which is stored.
+
+    Raises:
+        LoadError: If it is something else, as a view that repeats its numbers is.
+    """
+    import torch
+
+    if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
+        raise LoadError(f"{at} holds {tensor.dtype}, not numbers.")
+    # Only such tensors have a storage and strides that can be asked.
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        raise LoadError(f"{at} is a tensor of layout {tensor.layout}, not plain.")
+    if tensor.is_neg() or tensor.is_quantized:
+        raise LoadError(f"{at} is a view of other numbers, not plain.")
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:
+        raise LoadError(
+            f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored."
+        )
+
+
+def load_tensors(raw: bytes, what: str) -> Any:
+    """Read what `torch.save` wrote, tensors and plain values only.
+
+    Raises:
+        LoadError: If it is damaged, or not as large as it says.
+        UnsafeError: If it holds anything else.
+    """
+    import torch
+
+    if raw[:2] == b"PK":
+        with opened_zip(io.BytesIO(raw), what) as file:
+            if any(each.compress_type for each in file.infolist()):
+                raise LoadError(f"{what} is compressed, which torch.save does not do.")
+    try:
+        with loading(what), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats of old versions of torch
+            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except LoadError as error:
+        text = reason(error.__cause__ or error)
+        if isinstance(error.__cause__, pickle.UnpicklingError) and re.search(
+            "weights.only", text, re.IGNORECASE
+        ):
+            raise UnsafeError(
+                f"{what} holds more than tensors, so it was not read: {text}"
+            ) from error
+        raise

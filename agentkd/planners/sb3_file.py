@@ -7,25 +7,25 @@ pickles are left alone and the weights are read as tensors only.
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.archives import NoZipError, opened_zip, read_entry
-from agentkd.errors import LoadError, NumbersError, UnsafeError
+from agentkd.archives import (
+    NoZipError,
+    check_tensor,
+    load_tensors,
+    opened_zip,
+    read_entry,
+)
+from agentkd.errors import LoadError, NumbersError
 from agentkd.fields import parse_json
-from agentkd.files import digest_of, loading, reason, regular
-
-if TYPE_CHECKING:
-    import torch
+from agentkd.files import digest_of, loading, regular
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -91,24 +91,6 @@ def _not_a_save(path: Path, names: list[str]) -> LoadError:
     )
 
 
-def _check_tensor(tensor: torch.Tensor, at: str) -> None:
-    """Make sure that a tensor is plain numbers, each of which is stored."""
-    import torch
-
-    if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
-        raise LoadError(f"{at} holds {tensor.dtype}, not numbers.")
-    # Only such tensors have a storage and strides that can be asked.
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
-        raise LoadError(f"{at} is a tensor of layout {tensor.layout}, not plain.")
-    if tensor.is_neg() or tensor.is_quantized:
-        raise LoadError(f"{at} is a view of other numbers, not plain.")
-    stored = tensor.untyped_storage().nbytes()
-    if tensor.numel() * tensor.element_size() > stored:
-        raise LoadError(
-            f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored."
-        )
-
-
 def weights_of(
     state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS
 ) -> Weights:
@@ -131,7 +113,7 @@ def weights_of(
         at = f"{where}: {str(name)[:80]!r}"
         if not isinstance(tensor, torch.Tensor):
             raise LoadError(f"{at} is a {type(tensor).__name__}, not a tensor.")
-        _check_tensor(tensor, at)
+        check_tensor(tensor, at)
         total += 4 * tensor.numel()
         if total > most:
             raise LoadError(f"{where}: weights of more than {most:,} bytes.")
@@ -143,34 +125,6 @@ def weights_of(
             )
         weights[str(name)] = array
     return weights
-
-
-def load_tensors(raw: bytes, what: str) -> Any:
-    """Read what `torch.save` wrote, tensors and plain values only.
-
-    Raises:
-        LoadError: If it is damaged, or not as large as it says.
-        UnsafeError: If it holds anything else.
-    """
-    import torch
-
-    if raw[:2] == b"PK":
-        with opened_zip(io.BytesIO(raw), what) as file:
-            if any(each.compress_type for each in file.infolist()):
-                raise LoadError(f"{what} is compressed, which torch.save does not do.")
-    try:
-        with loading(what), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats of old versions of torch
-            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except LoadError as error:
-        text = reason(error.__cause__ or error)
-        if isinstance(error.__cause__, pickle.UnpicklingError) and re.search(
-            "weights.only", text, re.IGNORECASE
-        ):
-            raise UnsafeError(
-                f"{what} holds more than tensors, so it was not read: {text}"
-            ) from error
-        raise
 
 
 def _read_weights(raw: bytes, path: Path) -> Weights:

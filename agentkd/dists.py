@@ -170,12 +170,17 @@ def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")
     low, high = np.asarray(action.low, np.float64), np.asarray(action.high, np.float64)
-    inside_low, inside_high = low.astype(np.float32), high.astype(np.float32)
-    up = np.nextafter(inside_low, np.float32(np.inf))
-    down = np.nextafter(inside_high, np.float32(-np.inf))
+    with np.errstate(over="ignore"):
+        near_low, near_high = low.astype(np.float32), high.astype(np.float32)
+        up = np.nextafter(near_low, np.float32(np.inf))
+        down = np.nextafter(near_high, np.float32(-np.inf))
+    inside_low = np.where(near_low < low, up, near_low)
+    inside_high = np.where(near_high > high, down, near_high)
+    # Bounds that are nearer than neighbouring float32 leave none between them.
+    none = inside_low > inside_high
     return (
-        np.where(inside_low < low, up, inside_low),
-        np.where(inside_high > high, down, inside_high),
+        np.where(none, near_low, inside_low),
+        np.where(none, near_low, inside_high),
     )
 
 

@@ -6,6 +6,7 @@ AgentkdError
 ├── RefError          a reference that leads nowhere
 ├── LoadError         a file that is not what it should be
 │   ├── UnsafeError   a file that could only be read by running its code
+│   ├── TooLargeError a file of more bytes than are read
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
 │   └── WireError     what came over a wire is no message of agentkd's
@@ -53,6 +54,10 @@ class LoadError(AgentkdError):
 
 class UnsafeError(LoadError):
     """A file that could only be read by running the code it holds."""
+
+
+class TooLargeError(LoadError):
+    """A file of more bytes than are read."""
 
 
 BundleReason = Literal[

@@ -10,15 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import SpecError
+from agentkd.errors import LoadError, SpecError
+from agentkd.fields import Fields
+from agentkd.files import loading
+from agentkd.sizes import (
+    INT32,
+    MOST,
+    check_bounds,
+    check_choices,
+    check_start,
+    shape_size,
+)
 from agentkd.types import Floats
 
 PartKind = Literal["box", "discrete", "multidiscrete", "multibinary"]
+Layout = Literal["single", "dict", "tuple"]
+_MOST_PARTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,28 @@ class Part:
     sizes: tuple[int, ...] = ()
     start: int = 0
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        where = f"The observation's part {self.name!r}"
+        if self.kind not in get_args(PartKind):
+            raise SpecError(f"{where}: no kind {self.kind!r}.")
+        numbers = shape_size(self.shape, where)
+        choices = {"discrete": 1, "multidiscrete": numbers}.get(self.kind, 0)
+        if choices:
+            check_choices(self.sizes, where)
+        if len(self.sizes) != choices or (self.kind == "discrete" and self.shape):
+            raise SpecError(
+                f"{where}: a {self.kind} of shape {self.shape} cannot have "
+                f"{len(self.sizes)} choices."
+            )
+        check_start(self.start, max(self.sizes, default=1), where)
+        try:
+            kind = np.dtype(self.dtype).kind
+        except Exception as error:  # NumPy raises nearly anything for a bad name
+            raise SpecError(f"{where}: no dtype {self.dtype!r}.") from error
+        if kind not in "biuf":
+            raise SpecError(f"{where}: {self.dtype} are no numbers.")
+
     @property
     def size(self) -> int:
         """How many numbers it takes in the flat observation."""
@@ -52,7 +86,19 @@ class ObsSpec:
     """The parts of an observation, in the order in which they are laid out."""
 
     parts: tuple[Part, ...]
-    layout: Literal["single", "dict", "tuple"] = "single"
+    layout: Layout = "single"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        count = len(self.parts)
+        if self.layout not in get_args(Layout):
+            raise SpecError(f"No layout {self.layout!r} of an observation.")
+        if not 1 <= count <= _MOST_PARTS or (self.layout == "single" and count > 1):
+            raise SpecError(f"An observation ({self.layout}) of {count} parts.")
+        if len({part.name for part in self.parts}) < count:
+            raise SpecError("Two parts of an observation have the same name.")
+        if self.size > MOST:
+            raise SpecError(f"An observation of {self.size} numbers; {MOST} at most.")
 
     @property
     def size(self) -> int:
@@ -67,6 +113,11 @@ class DiscreteSpec:
     n: int
     start: int = 0
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_choices((self.n,), "A choice")
+        check_start(self.start, self.n, "A choice")
+
 
 @dataclass(frozen=True, slots=True)
 class MultiDiscreteSpec:
@@ -74,12 +125,20 @@ class MultiDiscreteSpec:
 
     sizes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_choices(self.sizes, "Several choices")
+
 
 @dataclass(frozen=True, slots=True)
 class MultiBinarySpec:
     """n yes/no choices."""
 
     n: int
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        check_choices((self.n,), "Yes/no choices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +149,22 @@ class BoxSpec:
     high: tuple[float, ...]
     shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        size = shape_size(self.shape, "A box")
+        if not len(self.low) == len(self.high) == size:
+            raise SpecError(
+                f"A box of shape {self.shape} with {len(self.low)} lower and "
+                f"{len(self.high)} upper bounds; it needs {size} of each."
+            )
+        check_bounds(self.low, self.high)
+
     @property
     def bounded(self) -> bool:
-        """Whether every number has two finite bounds."""
-        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
+        """Whether every number has two bounds whose distance float32 can hold."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.array(self.high, np.float32) - np.array(self.low, np.float32)
+        return bool(np.isfinite(distance).all())
 
 
 ActionSpec = DiscreteSpec | MultiDiscreteSpec | MultiBinarySpec | BoxSpec
@@ -111,6 +182,12 @@ class Spec:
 
     obs: ObsSpec
     action: ActionSpec
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        for each, kind in ((self.obs, ObsSpec), (self.action, ActionSpec)):
+            if not isinstance(each, kind):
+                raise SpecError(f"A spec of a {type(each).__name__}.")
 
 
 def _part(space: Any, name: str = "") -> Part:
@@ -326,33 +403,49 @@ def to_json(spec: Spec) -> dict[str, Any]:
     return {"obs": asdict(spec.obs), "action": {"kind": kind, **action}}
 
 
-def from_json(data: Mapping[str, Any]) -> Spec:
+def from_json(data: Any) -> Spec:
     """Read what `to_json` wrote.
 
     Raises:
-        SpecError: If a key is missing or unknown.
+        SpecError: If a field is missing, unknown, of another type or no spec.
     """
     try:
-        parts = tuple(
-            Part(
-                name=str(each["name"]),
-                kind=each["kind"],
-                shape=tuple(map(int, each["shape"])),
-                dtype=np.dtype(str(each["dtype"])).name,
-                sizes=tuple(map(int, each["sizes"])),
-                start=int(each["start"]),
-            )
-            for each in data["obs"]["parts"]
-        )
-        fields = dict(data["action"])
-        kind = _ACTION_KINDS[fields.pop("kind")]
-        if kind is BoxSpec:
-            bounds = {k: tuple(float(x) for x in fields[k]) for k in ("low", "high")}
-            action = BoxSpec(**bounds, shape=tuple(fields["shape"]))
-        else:
-            action = kind(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-            )
-        return Spec(ObsSpec(parts, data["obs"]["layout"]), action)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"Not a spec: {error!r} in {dict(data)!r}.") from error
+        with loading("Not a spec"):
+            fields = Fields(data, "Not a spec")
+            obs = fields.fields("obs")
+            parts = tuple(map(_part_of, obs.objects("parts")))
+            layout = cast(Layout, obs.text("layout"))
+            return Spec(ObsSpec(parts, layout), _action_of(fields.fields("action")))
+    except LoadError as error:
+        raise SpecError(str(error)) from error
+
+
+def _part_of(fields: Fields) -> Part:
+    return Part(
+        name=fields.text("name"),
+        kind=cast(PartKind, fields.text("kind")),
+        shape=fields.wholes("shape"),
+        dtype=fields.text("dtype"),
+        sizes=fields.wholes("sizes"),
+        start=fields.whole("start", least=-INT32),
+    )
+
+
+def _action_of(fields: Fields) -> ActionSpec:
+    match fields.choice("kind", _ACTION_KINDS):
+        case "discrete":
+            return DiscreteSpec(fields.whole("n"), fields.whole("start", least=-INT32))
+        case "multidiscrete":
+            return MultiDiscreteSpec(fields.wholes("sizes"))
+        case "multibinary":
+            return MultiBinarySpec(fields.whole("n"))
+        case _:
+            low, high = (_bounds_of(fields.items(end)) for end in ("low", "high"))
+            return BoxSpec(low, high, fields.wholes("shape"))
+
+
+def _bounds_of(values: list[Any]) -> tuple[float, ...]:
+    """Read bounds: numbers, and infinities as text."""
+    if all(type(each) in (int, float) or each in ("inf", "-inf") for each in values):
+        return tuple(map(float, values))
+    raise LoadError("A bound is no number")

@@ -29,7 +29,7 @@ from agentkd.bench.report import (
     write_report,
     write_whole,
 )
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError, LoadError, WriteError
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
 LINES = Plot(
@@ -132,14 +132,14 @@ def test_what_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
     """Neither an empty file nor another program's JSON is taken for a report."""
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"report\.json"):
+    with pytest.raises(LoadError, match=r"report\.json"):
         read_report(path)
 
 
 def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
     """It says which schema it is and which are read."""
     write_report(tmp_path, {"schema": 99}, [])
-    with pytest.raises(ConfigError, match="schema 99"):
+    with pytest.raises(LoadError, match="schema 99"):
         read_report(tmp_path / "report.json")
 
 

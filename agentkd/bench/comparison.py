@@ -96,7 +96,8 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
     """Take the returns that an earlier report holds.
 
     Raises:
-        ConfigError: If it is no report, holds no returns, or is of another environment.
+        LoadError: If it is no report.
+        ConfigError: If it holds no returns, or is of another environment.
     """
     data = read_report(path)
     if data.get("env") != env:
@@ -133,11 +134,14 @@ def _usable(returns: Any) -> bool:
     )
 
 
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
 def _saved(data: Mapping[str, Any]) -> list[tuple[str, Any, int]]:
     """Name, returns and parameters of each policy in a report."""
     sizes = {
-        name: int(data.get(f"{name}_parameters") or 0)
-        for name in ("planner", "executor")
+        name: _size(data.get(f"{name}_parameters")) for name in ("planner", "executor")
     }
     out: list[tuple[str, Any, int]] = []
     returns = data.get("returns")
@@ -158,7 +162,7 @@ def _saved(data: Mapping[str, Any]) -> list[tuple[str, Any, int]]:
             (
                 str(each.get("ref")),
                 each.get("returns"),
-                int(each.get("parameters") or 0),
+                _size(each.get("parameters")),
             )
             for each in policies
             if isinstance(each, Mapping)

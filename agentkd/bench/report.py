@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentkd.bench.origin import origin
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.fields import MOST_BYTES, parse_json
+from agentkd.files import read_file
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -147,7 +149,7 @@ def _ours(out: Path) -> bool:
         return True
     try:
         read_report(out / "report.json")
-    except ConfigError:
+    except LoadError:
         return False
     return True
 
@@ -237,16 +239,13 @@ def read_report(path: Path) -> dict[str, Any]:
     """Read a report.json.
 
     Raises:
-        ConfigError: If it is missing, or not one of ours.
+        LoadError: If it is missing, or not one of ours.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no report: {error}") from error
+    data = parse_json(read_file(path, MOST_BYTES), path)
     if not isinstance(data, dict) or not {"argv", "schema", "versions"} <= set(data):
-        raise ConfigError(f"{path} is no report of agentkd's.")
+        raise LoadError(f"{path} is no report of agentkd's.")
     if data["schema"] != SCHEMA:
-        raise ConfigError(
+        raise LoadError(
             f"{path} is a report of schema {data['schema']!r}; this agentkd reads "
             f"schema {SCHEMA}. Make it again."
         )

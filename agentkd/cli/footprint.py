@@ -143,9 +143,10 @@ def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     """The forms of an executor, each with vectors that it has to meet."""
     from agentkd.deploy.c99 import emit_c
     from agentkd.deploy.emulators import Program
-    from agentkd.deploy.golden import TOLERANCE, golden
+    from agentkd.deploy.golden import golden
     from agentkd.deploy.int8.calibrate import integer_form
     from agentkd.deploy.int8.program import whole_program
+    from agentkd.executors.difference import TOLERANCE
 
     name, frozen = "executor", bundle.frozen
     programs = {

@@ -157,6 +157,8 @@ def _range(values: Floats) -> str:
 
 def meaning(bundle: Bundle) -> dict[str, str]:
     """What the numbers of an executor mean, as far as its maker told."""
+    from agentkd.deploy.contract import RESET
+
     told, frozen = bundle.contract, bundle.frozen
     out = {
         "observed": _listed(told.obs_names, told.obs_units),
@@ -164,9 +166,8 @@ def meaning(bundle: Bundle) -> dict[str, str]:
     }
     if told.period is not None:
         out["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
-    memory = bundle.manifest.get("contract", {}).get("memory", {})
-    if memory.get("size"):
-        out["memory"] = f"{memory['size']} numbers; reset: {memory['reset']}"
+    if frozen.memory:
+        out["memory"] = f"{frozen.memory} numbers; reset: {RESET}"
     known = set(describe(frozen))
     return {name: text for name, text in out.items() if text and name not in known}
 
@@ -186,7 +187,7 @@ def _listed(names: Sequence[str], units: Sequence[str]) -> str:
 def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
     """What an executor takes, as far as it was measured."""
     out = {}
-    if isinstance(footprint.get("weights_bytes"), int):
+    if "weights_bytes" in footprint:
         out["weights"] = f"{footprint['weights_bytes']:,} bytes in float32"
     for each in footprint.get("cores", ()):
         count = each.get("instructions")
@@ -231,7 +232,9 @@ def _value(name: str, value: Any) -> str:
     """A fact in words; what does not look as expected is shown as it is."""
     match name, value:
         case "planner", Mapping():
-            refs = " + ".join(map(str, value.get("refs", [])))
+            found = value.get("refs", ())
+            named = isinstance(found, (list, tuple))
+            refs = " + ".join(map(str, found)) if named else str(found)
             return f"{value.get('name', '')}, {refs}"
         case "labels", int():
             return f"{value:,}"

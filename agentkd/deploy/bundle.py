@@ -11,25 +11,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
 from agentkd import spec as specs
 from agentkd.deploy import contract as contracts
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
-from agentkd.deploy.vectors import answers, probes, vectors
-from agentkd.errors import AgentkdError, BundleError, NumbersError
-from agentkd.executors.description import describe, rebuild
+from agentkd.deploy.vectors import answers, most_rows, probes, vectors
+from agentkd.errors import (
+    BundleError,
+    BundleReason,
+    LoadError,
+    NumbersError,
+    TooLargeError,
+)
+from agentkd.executors.architecture import parse
+from agentkd.executors.description import check_layers, describe, rebuild
+from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.frozen import Frozen, Head
 from agentkd.executors.layers import tensors as layer_tensors
+from agentkd.fields import Fields, parse_json
+from agentkd.files import loading, read_file, read_tensors
 from agentkd.types import Floats
 
 __all__ = [
@@ -50,7 +59,12 @@ FORMAT = "agentkd.bundle"
 SCHEMA = 2
 _LARGEST = 256 * 1024 * 1024
 _ENTRIES = {"golden.safetensors", "weights.safetensors"}
-_TOLERANCE = 1e-5
+_SUBJECTS = {
+    "layout": "The file",
+    "manifest": "The manifest and the weights",
+    "tensors": "Its tensors",
+    "golden": "Its golden vectors",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +75,15 @@ class Bundle:
         frozen: The executor.
         manifest: Everything that is written about it; "provenance" is the maker's.
         digest: SHA-256 of the whole file, in hexadecimal.
-        golden: Observations "obs", the "outputs" they gave where it was made, and
-            "starts", 1 where an episode begins and else 0.
+        golden: Observations "obs", the "outputs" and "actions" they gave where it was
+            made, and "starts", 1 where an episode begins and else 0.
         contract: What its numbers mean.
     """
 
     frozen: Frozen
     manifest: Mapping[str, Any]
     digest: str
-    golden: Mapping[str, Floats]
+    golden: Mapping[str, Any]
     contract: Contract
 
 
@@ -138,9 +152,7 @@ def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
     return _seal(manifest, tensors)
 
 
-def _seal(
-    manifest: Mapping[str, Any], tensors: Mapping[str, dict[str, Floats]]
-) -> bytes:
+def _seal(manifest: Mapping[str, Any], tensors: Mapping[str, dict[str, Any]]) -> bytes:
     """Write manifest and tensors as a file, with the sums of all of it."""
     entries = {
         f"{name}.safetensors": write_tensors(held) for name, held in tensors.items()
@@ -213,14 +225,16 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises:
         BundleError: If it is missing, damaged, of another format, or gives other
-            outputs here than where it was made. Its `reason` says which in one word.
+            outputs or actions here than where it was made. Its `reason` says which in
+            one word.
     """
     target = Path(path)
     try:
-        data = target.read_bytes()
-    except OSError as error:
-        why = error.strerror or error
-        raise BundleError(f"{target}: {why}.", "unreadable") from error
+        data = read_file(target, _LARGEST)
+    except TooLargeError as error:
+        raise BundleError(str(error), "large") from error
+    except LoadError as error:
+        raise BundleError(str(error), "unreadable") from error
     try:
         return from_bytes(data)
     except BundleError as error:
@@ -235,31 +249,58 @@ def from_bytes(data: bytes) -> Bundle:
     """
     if len(data) > _LARGEST:
         raise BundleError(f"{len(data)} bytes; at most {_LARGEST} are read.", "large")
-    manifest, entries = _open(data)
-    frozen = _assemble(manifest, _load(entries["weights.safetensors"]))
-    if not np.isfinite(frozen.vector()).all():
-        raise BundleError("A weight is NaN or infinite.", "tensors")
-    contract = Contract()
-    if "contract" in manifest:
-        contract = contracts.from_json(manifest["contract"], frozen)
+    with _because("layout"):
+        manifest, entries = _open(data)
+    weights = _load(entries["weights.safetensors"])
+    with _because("manifest"):
+        frozen = _assemble(manifest, weights)
+        contract = Contract()
+        if "contract" in manifest:
+            contract = contracts.from_json(manifest["contract"], frozen)
     golden = _load(entries["golden.safetensors"])
-    _prove(frozen, golden)
+    with _because("golden"):
+        _prove(frozen, golden)
     return Bundle(frozen, manifest, _sha(data), golden, contract)
 
 
-def _prove(frozen: Frozen, golden: dict[str, Floats]) -> None:
-    """Run the golden vectors; fill in the starts that old files do not have."""
+@contextmanager
+def _because(reason: BundleReason) -> Iterator[None]:
+    """Turn every exception of the block into a `BundleError` of this reason."""
     try:
-        obs, wanted = golden["obs"], golden["outputs"]
-        starts = golden.setdefault("starts", np.ones(len(obs), np.float32))
-        apart = np.abs(answers(frozen, obs, starts) - wanted)
-        worst = float(np.max(apart / (1.0 + np.abs(wanted))))
-    except (AgentkdError, KeyError, TypeError, ValueError) as error:
+        with loading(_SUBJECTS[reason], keep=(BundleError,)):
+            yield
+    except BundleError:
+        raise
+    except LoadError as error:
+        raise BundleError(str(error), reason) from error.__cause__ or error
+
+
+def _prove(frozen: Frozen, golden: dict[str, Any]) -> None:
+    """Run the golden vectors; fill in what old files do not have."""
+    obs, wanted = golden["obs"], golden["outputs"]
+    rows = len(obs)
+    if not 1 <= rows <= 2 * most_rows(frozen):
+        raise LoadError(f"{rows} rows, and 1 to {2 * most_rows(frozen)} are run")
+    starts = golden.setdefault("starts", np.ones(rows, np.float32))
+    taken = golden.setdefault("actions", actions_of(frozen, _floats(wanted)))
+    if set(golden) != {"obs", "outputs", "starts", "actions"}:
+        raise LoadError(f"they are {sorted(golden)}")
+    if not all(np.isfinite(each).all() for each in golden.values()):
+        raise LoadError("a number is NaN or infinite")
+    got = answers(frozen, _floats(obs), _floats(starts))
+    worst, text = difference(
+        frozen, got, actions_of(frozen, got), _floats(wanted), taken
+    )
+    if text:
         raise BundleError(
-            f"Its golden vectors do not fit: {error}.", "golden"
-        ) from error
-    if not worst <= _TOLERANCE:
-        raise BundleError(f"Its golden vectors differ here by {worst:.2g}.", "golden")
+            f"Its golden vectors differ here by {worst:.2g}: {text}.", "golden"
+        )
+
+
+def _floats(array: Any) -> Floats:
+    if array.dtype != np.float32:
+        raise LoadError(f"an array of {array.dtype}, float32 needed")
+    return cast(Floats, array)
 
 
 def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -272,10 +313,10 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     text = entries["manifest.json"]
     if comment != _sha(text):
         raise BundleError("The manifest is not the one that was written.", "checksum")
-    manifest = _read_manifest(text)
-    sums = manifest["entries"]
+    with _because("manifest"):
+        manifest, sums = _read_manifest(text)
     held = {name: each for name, each in entries.items() if name != "manifest.json"}
-    if not isinstance(sums, dict) or set(sums) != _ENTRIES or set(held) != _ENTRIES:
+    if set(sums) != _ENTRIES or set(held) != _ENTRIES:
         raise BundleError(
             f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout"
         )
@@ -290,56 +331,73 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     return manifest, held
 
 
-def _read_manifest(text: bytes) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(text)
-        kind, schema = manifest["format"], manifest["schema"]
-        sums = manifest["entries"]
-        canonical = _canonical(manifest) == text
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"The manifest cannot be read: {error!r}.") from error
+def _read_manifest(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parse the manifest; give it and the entries' sums."""
+    manifest = parse_json(text, "The manifest")
+    fields = Fields(manifest, "The manifest")
+    kind, schema = fields.text("format"), fields.whole("schema")
     if kind != FORMAT or schema != SCHEMA:
         raise BundleError(
             f"It is a {kind!r} of schema {schema}; this agentkd reads {FORMAT!r} of "
             f"schema {SCHEMA}.",
             "schema",
         )
-    if not canonical or not isinstance(sums, dict):
+    sums = fields.fields("entries")
+    _check_provenance(fields.fields("provenance", {}))
+    _check_footprint(fields.fields("footprint", {}))
+    if _canonical(manifest) != text:
         raise BundleError("The manifest is not written as manifests are.")
-    return manifest
+    return manifest, {name: sums.text(name) for name in manifest["entries"]}
 
 
-def _load(data: bytes) -> dict[str, Floats]:
-    try:
+def _check_provenance(fields: Fields) -> None:
+    """Check the types of what other commands use."""
+    planner = fields.get("planner", None)
+    if isinstance(planner, Mapping):
+        fields.fields("planner").text("name", "")
+        fields.fields("planner").texts("refs", ())
+
+
+def _check_footprint(fields: Fields) -> None:
+    """Check the types of what was measured, which reports print."""
+    fields.whole("weights_bytes", 0)
+    for core in fields.objects("cores", ()):
+        for name in ("label", "form"):
+            core.text(name)
+        for name in ("flash", "ram", "stack"):
+            core.whole(name)
+        if core.get("instructions", None) is not None:
+            core.whole("instructions")
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    with _because("tensors"):
         return read_tensors(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"Its tensors cannot be read: {error}.", "tensors") from error
-
-
-def _known(name: Any, kinds: Any) -> str:
-    if name not in get_args(kinds):
-        raise BundleError(f"{name!r} is not one of {', '.join(get_args(kinds))}.")
-    return str(name)
 
 
 def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Frozen:
-    try:
-        head = _known(manifest["head"], Head)
-        layers = tuple(
-            rebuild(description, f"layer.{i}.", tensors)
-            for i, description in enumerate(manifest["layers"])
-        )
-        return Frozen(
-            architecture=str(manifest["architecture"]),
-            spec=specs.from_json(manifest["spec"]),
-            mean=tensors["mean"],
-            scale=tensors["scale"],
-            clip=float(manifest["clip"]),
-            layers=layers,
-            head=cast(Head, head),
-            version=int(manifest["version"]),
-        )
-    except BundleError:
-        raise
-    except (AgentkdError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"The manifest and the weights disagree: {error}") from error
+    fields = Fields(manifest, "The manifest")
+    layers = tuple(
+        rebuild(description, f"layer.{i}.", tensors)
+        for i, description in enumerate(fields.objects("layers"))
+    )
+    architecture = parse(fields.text("architecture"))
+    frozen = Frozen(
+        architecture=str(architecture),
+        spec=specs.from_json(manifest["spec"]),
+        mean=tensors["mean"],
+        scale=tensors["scale"],
+        clip=fields.number("clip"),
+        layers=layers,
+        head=cast(Head, fields.choice("head", get_args(Head))),
+        version=fields.whole("version"),
+    )
+    check_layers(architecture, layers)
+    if set(_tensors(frozen)) != set(tensors):
+        raise BundleError(f"It holds the tensors {sorted(tensors)[:8]}.", "tensors")
+    for name in ("memory", "parameters"):
+        if fields.whole(name, getattr(frozen, name)) != getattr(frozen, name):
+            raise BundleError(f"{name} is not {getattr(frozen, name)}.")
+    if not np.isfinite(frozen.vector()).all():
+        raise BundleError("A weight is NaN or infinite.", "tensors")
+    return frozen

@@ -24,6 +24,7 @@ _UNIX = 3 << 8 | _VERSION
 _DATE = 1 << 5 | 1
 """The first of January 1980, the least that a ZIP can hold."""
 _MODE = 0o600 << 16
+_MOST_ENTRIES = 16
 
 
 def pack(entries: Mapping[str, bytes], comment: str) -> bytes:
@@ -54,8 +55,8 @@ def pack(entries: Mapping[str, bytes], comment: str) -> bytes:
 def unpack(data: bytes) -> tuple[dict[str, bytes], str]:
     """Find the entries and the comment, trusting none of them yet.
 
-    Whoever has checked their sums packs them again and compares: then no byte is left
-    that nobody looked at.
+    The caller checks their sums, packs them again and compares, so that every byte is
+    checked.
 
     Raises:
         BundleError: If the data are empty, something else, end early, or are laid out
@@ -71,6 +72,8 @@ def unpack(data: bytes) -> tuple[dict[str, bytes], str]:
     at = 0
     while data[at : at + 4] == _LOCAL_MAGIC:
         name, body, at = _entry(data, at)
+        if len(entries) == _MOST_ENTRIES:
+            raise BundleError(f"It has more than {_MOST_ENTRIES} entries.", "layout")
         if name in entries:
             raise BundleError(f"It holds {name!r} twice.", "layout")
         entries[name] = body

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 from agentkd.errors import BundleError, ConfigError
 from agentkd.executors.frozen import Frozen, Head
+from agentkd.fields import Fields
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -136,44 +137,37 @@ def _memory(frozen: Frozen) -> int:
     return frozen.memory
 
 
-def from_json(data: Mapping[str, Any], frozen: Frozen) -> Contract:
+def from_json(data: Any, frozen: Frozen) -> Contract:
     """Read what `to_json` wrote, for the executor that it is about.
 
     Raises:
-        BundleError: If a key is missing or of another type, or it is about another
-            executor than this.
+        LoadError: If a field is missing or of another type.
+        BundleError: If it is about another executor than this.
     """
+    fields = Fields(data, "The contract")
+    obs, action = fields.fields("observation"), fields.fields("action")
+    known = fields.get("period") is not None
+    contract = Contract(
+        obs_names=obs.texts("names"),
+        obs_units=obs.texts("units"),
+        action_names=action.texts("names"),
+        action_units=action.texts("units"),
+        period=fields.number("period") if known else None,
+    )
+    told = [obs.whole("size"), action.whole("size")]
+    told += [fields.fields("memory").whole("size")]
+    clip = fields.fields("normaliser").number("clip")
     try:
-        obs, action = data["observation"], data["action"]
-        period = data["period"]
-        contract = Contract(
-            obs_names=_words(obs["names"]),
-            obs_units=_words(obs["units"]),
-            action_names=_words(action["names"]),
-            action_units=_words(action["units"]),
-            period=None if period is None else float(period),
-        )
-        told = [obs["size"], action["size"], data["normaliser"]["clip"]]
-        told.append(data["memory"]["size"])
         true = to_json(contract, frozen)
     except ConfigError as error:
         raise BundleError(f"Its contract does not fit: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"Its contract cannot be read: {error!r}.") from error
-    wanted = [true["observation"]["size"], true["action"]["size"], frozen.clip]
-    wanted.append(true["memory"]["size"])
-    if told != wanted:
+    wanted = [true[name]["size"] for name in ("observation", "action", "memory")]
+    if told != wanted or clip != frozen.clip:
         raise BundleError(
-            "Its contract is about another executor: sizes of observation and action, "
-            f"clip and memory are {told}, not {wanted}."
+            "Its contract is about another executor: sizes of observation, action and "
+            f"memory are {told}, and clip {clip}, not {wanted} and {frozen.clip}."
         )
     return contract
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(e, str) for e in value):
-        raise TypeError(f"{value!r} is no list of words")
-    return tuple(cast("list[str]", value))
 
 
 def parse(names: Sequence[str], units: Sequence[str], period: float | None) -> Contract:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.difference import actions_of
 from agentkd.executors.frozen import Frozen
 from agentkd.types import Floats
 
@@ -20,6 +22,11 @@ _EPISODE = 128
 _NUMBERS = 1 << 18
 """Of large observations fewer are taken, so that these make a megabyte at most."""
 _FEWEST = 16
+_MOST_ROWS = 4096
+_MOST_WORK = 1 << 34
+"""Multiplications that all golden vectors together may take, some seconds."""
+_AT_ONCE = 1 << 24
+"""Multiplications of the rows that are computed at once, a bound on memory."""
 
 
 def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
@@ -30,7 +37,7 @@ def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
     return (frozen.mean + probe / spread).astype(np.float32)
 
 
-def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Floats]:
+def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
     """Observations, drawn ones and those of episodes, and what is given for them.
 
     An executor that remembers gets 1,024 steps: of the episodes as far as they go, and
@@ -41,8 +48,8 @@ def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Floats
         episodes: Observations of its own episodes, each (steps, obs).
 
     Returns:
-        "obs" (n, obs), "outputs" (n, out), and "starts" (n,): 1 where an episode
-        begins, else 0.
+        "obs" (n, obs), "outputs" (n, out), "actions" (n, numbers or choices), and
+        "starts" (n,): 1 where an episode begins, else 0.
 
     Raises:
         NumbersError: If an observation is NaN or infinite.
@@ -59,7 +66,9 @@ def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Floats
     if remembers:
         starts[:] = 0.0
         starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
-    return {"obs": obs, "outputs": answers(frozen, obs, starts), "starts": starts}
+    outputs = answers(frozen, obs, starts)
+    actions = actions_of(frozen, outputs)
+    return {"obs": obs, "outputs": outputs, "actions": actions, "starts": starts}
 
 
 def answers(frozen: Frozen, obs: Floats, starts: Floats | None = None) -> Floats:
@@ -78,10 +87,24 @@ def answers(frozen: Frozen, obs: Floats, starts: Floats | None = None) -> Floats
     if starts is not None and starts.shape != (len(obs),):
         raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
     if not frozen.memory:
-        return frozen.outputs(obs).astype(np.float32)
+        return _in_pieces(frozen, obs)
     begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
     pieces = [frozen.follow(each) for each in np.split(obs, begins)]
     return np.concatenate(pieces).astype(np.float32)
+
+
+def _in_pieces(frozen: Frozen, obs: Floats) -> Floats:
+    """Answer some rows at a time, so that large layers fit into memory."""
+    most = max(1, _AT_ONCE // (frozen.spec.obs.size + frozen.work))
+    out = np.empty((len(obs), frozen.out), np.float32)
+    for at in range(0, len(obs), most):
+        out[at : at + most] = frozen.outputs(obs[at : at + most])
+    return out
+
+
+def most_rows(frozen: Frozen) -> int:
+    """How many golden observations are worth the time that they take."""
+    return int(min(_MOST_ROWS, max(_FEWEST, _MOST_WORK // frozen.work)))
 
 
 def _fits(frozen: Frozen, obs: Floats) -> None:
@@ -93,7 +116,7 @@ def _fits(frozen: Frozen, obs: Floats) -> None:
 def _rows(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
     """Single observations: drawn ones, and some of all episodes."""
     size = frozen.spec.obs.size
-    most = max(_FEWEST, _NUMBERS // size)
+    most = min(most_rows(frozen), max(_FEWEST, _NUMBERS // size))
     rows = np.concatenate([np.empty((0, size), np.float32), *episodes])
     even = np.linspace(0, len(rows) - 1, min(REAL, most, len(rows))).astype(int)
     return [probes(frozen, min(DRAWN, most)), rows[even]]
@@ -102,7 +125,7 @@ def _rows(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
 def _steps(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
     """Episodes, the last perhaps cut; drawn ones where they are too few."""
     found: list[Floats] = []
-    left = STEPS
+    left = min(STEPS, most_rows(frozen))
     for episode in episodes:
         piece = episode[:left]
         left -= len(piece)

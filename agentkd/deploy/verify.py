@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentkd import dists
 from agentkd.deploy.bundle import Bundle, answers, probes
-from agentkd.deploy.golden import TOLERANCE, margins
 from agentkd.deploy.programs import Answer, run_akx, run_c
 from agentkd.errors import AgentkdError, LoadError
-from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.difference import actions_of, difference
+from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native, compiler
 from agentkd.types import Floats
 
@@ -62,8 +61,7 @@ def verify(
 ) -> Iterator[Verdict]:
     """Run a bundle's golden vectors, then random observations, on every backend.
 
-    Numbers must be within 1e-5 of the reference, relative to 1 + |x|; choices must be
-    the same wherever the reference's scores are further apart than that.
+    Outputs and actions are compared as `difference` says, within 1e-5.
 
     Args:
         bundle: What to run.
@@ -81,6 +79,7 @@ def verify(
         # and reading the file has compared the golden ones.
         assert wanted.outputs is not None
         wanted.outputs[: len(bundle.golden["obs"])] = bundle.golden["outputs"]
+        wanted.actions[: len(bundle.golden["obs"])] = bundle.golden["actions"]
     for backend in BACKENDS if backends is None else backends:
         missing = backend.missing()
         if missing:
@@ -97,50 +96,16 @@ def verify(
 def reference(frozen: Frozen, obs: Floats) -> Answer:
     """What NumPy gives for observations (batch, obs); with a memory, for a sequence."""
     outputs = answers(frozen, obs)
-    dist = distribution(frozen.head, outputs, frozen.spec)
-    return Answer(outputs, _rows(dists.mode(dist, frozen.spec.action)))
+    return Answer(outputs, actions_of(frozen, outputs))
 
 
 def compare(name: str, frozen: Frozen, answer: Answer, wanted: Answer) -> Verdict:
-    """Hold an answer against the reference's."""
+    """Compare an answer with the reference's."""
     assert wanted.outputs is not None
-    worst, text = 0.0, ""
-    if answer.outputs is not None:
-        worst, text = _first("output", answer.outputs, wanted.outputs)
-    if np.issubdtype(wanted.actions.dtype, np.floating):
-        further, first = _first("action", answer.actions, wanted.actions)
-        worst, text = max(worst, further), text or first
-    elif not text:
-        near = margins(frozen, wanted.outputs) <= _tie(wanted.outputs)
-        apart = (answer.actions != wanted.actions) & ~near[:, None]
-        if apart.any():
-            row, column = (int(each) for each in np.argwhere(apart)[0])
-            got, other = answer.actions[row, column], wanted.actions[row, column]
-            text = _said("action", row, column, got, other)
+    worst, text = difference(
+        frozen, answer.outputs, answer.actions, wanted.outputs, wanted.actions
+    )
     return Verdict(name, "differs" if text else "agrees", worst, text)
-
-
-def _tie(outputs: Floats) -> Any:
-    """How near two scores may be for rounding to decide between them."""
-    return 2 * TOLERANCE * (1 + np.abs(outputs).max(axis=1))
-
-
-def _first(what: str, got: Any, wanted: Any) -> tuple[float, str]:
-    """The worst difference, and the first that is too large in words."""
-    if got.shape != wanted.shape:
-        return float("inf"), f"{what}s have shape {got.shape}, not {wanted.shape}"
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(got.astype(np.float64) - wanted) / (1.0 + np.abs(wanted))
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    worst = float(apart.max(initial=0.0))
-    if worst <= TOLERANCE:
-        return worst, ""
-    row, column = (int(each) for each in np.argwhere(apart > TOLERANCE)[0])
-    return worst, _said(what, row, column, got[row, column], wanted[row, column])
-
-
-def _said(what: str, row: int, column: int, got: Any, wanted: Any) -> str:
-    return f"row {row}, {what} {column}: {got:.9g} instead of {wanted:.9g}"
 
 
 def _rows(actions: Any) -> Any:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, final
-from zipfile import BadZipFile, ZipFile
+from typing import IO, Any, cast, final
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.distill.sequences import HOLE, Sequences, walk_back
-from agentkd.dists import Kind, kind_of, pack
+from agentkd.archives import array_header, opened_zip, read_array
+from agentkd.distill.sequences import CUT, HOLE, Sequences, walk_back
+from agentkd.dists import KINDS, Kind, kind_of, pack, width
 from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.files import loading, regular
+from agentkd.sizes import is_whole
+from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats
 
 _MOST_BYTES = 1 << 30
+_MOST_FILE = 1 << 36
+"""Bytes of a file of labels that are read at most, some at a time."""
+_MOST_VALUE = 4096
+_COUNTS = ("split", "first", "seen", "refused")
 _PIECE = 65_536
 
 
@@ -224,46 +232,92 @@ class LabelBuffer:
                 refused=self._refused,
             )
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, spec: Spec | None = None) -> None:
         """Read what `save` wrote, into an empty buffer.
 
-        Raises:
-            LoadError: If the file is damaged or of another kind.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                split, kind, first = (data[n] for n in ("split", "kind", "first"))
-                seen, refused = int(data["seen"]), int(data["refused"])
-                links = np.asarray(data["links"], np.int32)
-            if not str(kind):
-                return
-            with ZipFile(path) as file, file.open("rows.npy") as rows:
-                self._read(rows, int(first))
-            if self._linked:
-                self._links[: self._size] = np.roll(links, -int(first))[-self._size :]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise LoadError(f"{path} holds no labels: {error}") from error
-        self._kind = str(kind)  # type: ignore[assignment]
-        self._split = int(split)
-        self._seen, self._refused = seen, refused
+        Args:
+            path: The file.
+            spec: The environment that the labels have to be of.
 
-    def _read(self, file: IO[bytes], first: int) -> None:
+        Raises:
+            LoadError: If the file is damaged, or of other labels.
+        """
+        with (
+            regular(path, _MOST_FILE) as stream,
+            opened_zip(stream, path) as file,
+            loading(f"{path} holds no labels: it"),
+        ):
+            one = {name: _only(file, name) for name in ("kind", *_COUNTS)}
+            split, first, seen, refused = (_count(one[name]) for name in _COUNTS)
+            kind = str(one["kind"])
+            if not kind:
+                return
+            if kind not in KINDS:
+                raise LoadError(f"labels of {kind!r:.40}")
+            links = _column(file, "links")
+            with file.open("rows.npy") as rows:
+                size = file.getinfo("rows.npy").file_size
+                shape, dtype, turned = array_header(rows, size)
+                if dtype != np.float32 or turned or len(shape) != 2:
+                    raise LoadError(f"rows of {dtype}, {shape}")
+                _check_fit(spec, kind, split, shape[1])
+                if first >= max(1, shape[0]):
+                    raise LoadError(f"{shape[0]} rows, the oldest at {first}")
+                if len(links) != shape[0] and (self._linked or len(links)):
+                    raise LoadError(f"{shape[0]} rows and {len(links)} links")
+                self._read(rows, first, *shape)
+            if self._linked:
+                self._links[: self._size] = np.roll(links, -first)[-self._size :]
+            self._kind, self._split = kind, split
+            self._seen, self._refused = seen, refused
+
+    def _read(self, file: IO[bytes], first: int, count: int, width: int) -> None:
         """Read rows some at a time, the oldest of which is the `first`.
 
         Read whole, they would be in memory twice.
         """
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("rows of another version")
-        shape, turned, dtype = np.lib.format.read_array_header_1_0(file)
-        if len(shape) != 2 or turned or dtype != np.float32:
-            raise ValueError(f"rows of {dtype}, {shape}")
-        count, width = shape
         self._set_aside(width)
         kept = min(count, self._capacity)
         for start in range(0, count, _PIECE):
             size = min(_PIECE, count - start)
             piece = np.frombuffer(file.read(4 * size * width), np.float32)
+            if not np.isfinite(piece).all():
+                raise LoadError("a label with NaN or infinity")
             place = (np.arange(start, start + size) - first) % count - (count - kept)
             # Where there is less room than before, the oldest make it.
             self._rows[place[place >= 0]] = piece.reshape(size, width)[place >= 0]
         self._size, self._next = kept, kept % len(self._rows)
+
+
+def _only(file: ZipFile, name: str) -> Any:
+    """Read an array of one value."""
+    size = file.getinfo(f"{name}.npy").file_size
+    if size > _MOST_VALUE:
+        raise LoadError(f"{name!r} has {size:,} bytes")
+    with file.open(f"{name}.npy") as entry:
+        return read_array(entry, size).item()
+
+
+def _check_fit(spec: Spec | None, kind: Kind, split: int, wide: int) -> None:
+    """Make sure that rows hold an observation, and then an answer."""
+    wanted = (split, wide)
+    if spec is not None:
+        obs = spec.obs.size
+        wanted = obs, obs + width(kind, spec.action)
+    if (split, wide) != wanted or not 0 < split < wide:
+        raise LoadError(f"rows of {wide} numbers, {split} of them observed")
+
+
+def _count(value: Any) -> int:
+    if not is_whole(value, 0, 2**62):
+        raise LoadError(f"{value!r:.40} is no count")
+    return int(value)
+
+
+def _column(file: ZipFile, name: str) -> NDArray[np.int32]:
+    """Read the links, a whole number for each row."""
+    with file.open(f"{name}.npy") as entry:
+        links = read_array(entry, file.getinfo(f"{name}.npy").file_size)
+    if links.ndim != 1 or links.dtype != np.int32 or not (links >= CUT).all():
+        raise LoadError(f"links of {links.dtype}, {links.shape}")
+    return cast(NDArray[np.int32], links)

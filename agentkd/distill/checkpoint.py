@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,16 @@ from typing import Any
 
 import torch
 
+from agentkd.archives import load_tensors
 from agentkd.distill.distiller import Distiller
 from agentkd.errors import LoadError, WriteError
+from agentkd.fields import Fields
+from agentkd.files import loading, read_file
 
 _STATE = "distiller.pt"
 _LABELS = "labels.npz"
+_LARGEST = 1 << 32
+"""Bytes of state that are read at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +92,24 @@ def load_checkpoint(
     path = folder / _STATE
     if not path.exists():
         raise LoadError(f"{folder} holds no checkpoint: {_STATE} is missing.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise LoadError(f"{path} is damaged: {error}") from error
+    state = load_tensors(read_file(path, _LARGEST), str(path))
+    fields = Fields(state, str(path))
     mine = _made_of(distiller)
-    if state.get("made_of") != mine:
+    if fields.text("made_of") != mine:
         raise LoadError(
-            f"{path} is of an executor {state.get('made_of')}; this one is {mine}. "
+            f"{path} is of an executor {fields.text('made_of')}; this one is {mine}. "
             "Give the same --executor and environment, or another folder."
         )
     planner = expected.planner if expected is not None else ""
-    if planner and state["planner"] and state["planner"] != planner:
+    found, seconds = fields.text("planner"), fields.number("seconds")
+    if planner and found and found != planner:
         raise LoadError(
-            f"{path} was learnt from another planner, of digest "
-            f"{state['planner'][:12]} instead of {planner[:12]}. Give the same "
-            "--planner, or another folder."
+            f"{path} was learnt from another planner, of digest {found[:12]} instead "
+            f"of {planner[:12]}. Give the same --planner, or another folder."
         )
-    distiller.restore(state)
+    if seconds < 0:
+        raise LoadError(f"{path} was learnt for {seconds} s.")
+    with loading(path):
+        distiller.restore(state)
     distiller.load_labels(folder / _LABELS)
-    return Checkpoint(str(state["planner"]), float(state["seconds"]))
+    return Checkpoint(found, seconds)

@@ -11,21 +11,20 @@ names is there. No more than a part is held in memory. `DatasetWriter` writes th
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast, final, get_args
+from typing import Any, Protocol, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
 from agentkd import dists
 from agentkd import spec as specs
-from agentkd.dists import Kind
-from agentkd.errors import AgentkdError, LoadError
+from agentkd.dists import KINDS, Kind
+from agentkd.errors import LoadError
+from agentkd.fields import MOST_BYTES, Fields, parse_json
+from agentkd.files import loading, read_file, read_tensors
 from agentkd.printable import logger
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats
@@ -131,6 +130,15 @@ class Dataset(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file of labels: its name, how many labels it has, and its SHA-256."""
+
+    file: str
+    labels: int
+    sha256: str
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class FolderDataset:
@@ -149,7 +157,7 @@ class FolderDataset:
     episodes: int
     complete: bool
     refused: int
-    _entries: tuple[Mapping[str, Any], ...]
+    _entries: tuple[_Part, ...]
 
     @property
     def parts(self) -> int:
@@ -162,29 +170,45 @@ class FolderDataset:
         Raises:
             LoadError: If it is damaged.
         """
-        entry = self._entries[index]
-        path = self.folder / entry["file"]
-        remedy = "Record it anew, or remove that file: the others are read without it."
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise LoadError(
-                    f"{path} is not what was written: its SHA-256 differs. {remedy}"
-                )
-            return self._rows(load_tensors(data))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise LoadError(f"{path} cannot be read: {error}. {remedy}") from error
+            return self._read(self._entries[index])
+        except LoadError as error:
+            raise LoadError(
+                f"{error} Record it anew, or remove that file: the others are read "
+                "without it."
+            ) from error
 
-    def _rows(self, tensors: Mapping[str, NDArray[Any]]) -> Rows:
+    def _read(self, entry: _Part) -> Rows:
+        path = self.folder / entry.file
+        data = read_file(path, _LARGEST)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise LoadError(f"{path} is not what was written: its SHA-256 differs.")
+        with loading(path):
+            return self._rows(read_tensors(data), entry.labels)
+
+    def _rows(self, tensors: Mapping[str, NDArray[Any]], count: int) -> Rows:
         spec = self.about.spec
-        obs, packed = tensors["obs"], tensors["dist"]
         wide = dists.width(self.kind, spec.action)
-        if obs.shape[1:] != (spec.obs.size,) or packed.shape[1:] != (wide,):
-            raise ValueError(f"labels of {obs.shape} and {packed.shape}")
-        columns = tensors["reward"], tensors["episode"], tensors["ended"]
-        if {len(each) for each in (packed, *columns)} != {len(obs)}:
-            raise ValueError("columns of different lengths")
-        return Rows(obs, dists.unpack(self.kind, packed, spec.action), *columns)
+        for name, dtype, shape in (
+            ("obs", np.float32, (count, spec.obs.size)),
+            ("dist", np.float32, (count, wide)),
+            ("reward", np.float32, (count,)),
+            ("episode", np.int32, (count,)),
+            ("ended", np.uint8, (count,)),
+        ):
+            found = tensors[name]
+            if found.shape != shape or found.dtype != dtype:
+                raise LoadError(
+                    f"{name} is {found.dtype} of {found.shape}, not {shape}"
+                )
+        packed = tensors["dist"]
+        return Rows(
+            tensors["obs"],
+            dists.unpack(self.kind, packed, spec.action),
+            tensors["reward"],
+            tensors["episode"],
+            tensors["ended"],
+        )
 
 
 def read_dataset(folder: Path) -> FolderDataset:
@@ -197,60 +221,64 @@ def read_dataset(folder: Path) -> FolderDataset:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_bytes())
-        found = data["format"], data["schema"]
-        kind, entries = data["kind"], tuple(_present(folder, data["parts"]))
-        dataset = FolderDataset(
-            folder=folder,
-            about=_about(data),
-            kind=cast(Kind, kind),
-            labels=sum(int(entry["labels"]) for entry in entries),
-            episodes=int(data["episodes"]),
-            complete=bool(data["complete"]),
-            refused=int(data["refused"]),
-            _entries=entries,
-        )
-    except LoadError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AgentkdError) as error:
+        text = read_file(path, MOST_BYTES)
+        fields = Fields(parse_json(text, path, infinite=True), str(path))
+        found = fields.text("format"), fields.whole("schema")
+        kind = fields.choice("kind", KINDS)
+        with loading(path):
+            entries = tuple(_present(folder, fields))
+            about = _about(fields)
+    except LoadError as error:
         raise LoadError(
-            f"{folder} holds no dataset: {error!r}. `agentkd record` writes one."
+            f"{folder} holds no dataset: {error} `agentkd record` writes one."
         ) from error
     if found != (FORMAT, SCHEMA):
         raise LoadError(
             f"{path} is a {found[0]!r} of schema {found[1]}; this agentkd reads "
             f"{FORMAT!r} of schema {SCHEMA}."
         )
-    if not dataset.labels or kind not in get_args(Kind):
+    if not entries:
         raise LoadError(f"{folder} holds no labels. Record it anew.")
-    return dataset
-
-
-def _about(data: Mapping[str, Any]) -> About:
-    planner, returns = data["planner"], data["returns"]
-    return About(
-        env=str(data["env"]),
-        spec=specs.from_json(data["spec"]),
-        planner=str(planner["name"]),
-        refs=tuple(map(str, planner["refs"])),
-        digest=str(planner["digest"]),
-        parameters=int(planner["parameters"]),
-        seed=int(data["seed"]),
-        planner_returns=tuple(map(float, returns["planner"])),
-        random_returns=tuple(map(float, returns["random"])),
-        eval_seed=int(returns["eval_seed"]),
-        more=dict(data["collection"]),
+    return FolderDataset(
+        folder=folder,
+        about=about,
+        kind=cast(Kind, kind),
+        labels=sum(entry.labels for entry in entries),
+        episodes=fields.whole("episodes"),
+        complete=fields.flag("complete"),
+        refused=fields.whole("refused"),
+        _entries=entries,
     )
 
 
-def _present(
-    folder: Path, entries: Sequence[Mapping[str, Any]]
-) -> Iterator[Mapping[str, Any]]:
-    for entry in entries:
-        name = str(entry["file"])
-        if Path(name).name != name or int(entry["bytes"]) > _LARGEST:
+def _about(fields: Fields) -> About:
+    planner, returns = fields.fields("planner"), fields.fields("returns")
+    return About(
+        env=fields.text("env"),
+        spec=specs.from_json(fields.get("spec")),
+        planner=planner.text("name"),
+        refs=planner.texts("refs"),
+        digest=planner.text("digest"),
+        parameters=planner.whole("parameters"),
+        seed=fields.whole("seed", least=-(2**63)),
+        planner_returns=returns.numbers("planner"),
+        random_returns=returns.numbers("random"),
+        eval_seed=returns.whole("eval_seed", least=-(2**63)),
+        more=dict(fields.get("collection")),
+    )
+
+
+def _present(folder: Path, fields: Fields) -> Iterator[_Part]:
+    """Give the parts that are there."""
+    for entry in fields.objects("parts"):
+        name, size = entry.text("file"), entry.whole("bytes", most=_LARGEST)
+        # A label has more than one byte.
+        part = _Part(
+            name, entry.whole("labels", least=1, most=size), entry.text("sha256")
+        )
+        if Path(name).name != name:
             raise LoadError(f"{folder / MANIFEST} names {name!r}: not a part of it.")
         if (folder / name).is_file():
-            yield entry
+            yield part
         else:
             log.warning("%s is missing; it is left out.", folder / name)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agentkd import dists
 from agentkd.distill.buffer import LabelBuffer
+from agentkd.distill.restoring import all_like, restore_adam
 from agentkd.distill.terms import (
     Batch,
     Ground,
@@ -24,10 +25,12 @@ from agentkd.distill.terms import (
     to_text,
 )
 from agentkd.dists import Kind
-from agentkd.errors import ConfigError, LoadError
+from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen, distribution
 from agentkd.executors.layers import Conv
 from agentkd.executors.network import Network
+from agentkd.fields import Fields
+from agentkd.files import loading
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
 _AVERAGE = 16.0
@@ -168,7 +171,7 @@ class Distiller:
         Raises:
             LoadError: If the file is damaged.
         """
-        self.buffer.load(path)
+        self.buffer.load(path, self._frozen.spec)
         self.expect(self.buffer.kind)
 
     def expect(self, kind: Kind | None) -> None:
@@ -196,7 +199,8 @@ class Distiller:
 
     def _restore_terms(self) -> None:
         if self._objective is not None and self._restored:
-            self._objective.load_state_dict(self._restored)
+            with loading("The saved state of the terms"):
+                self._objective.load_state_dict(self._restored)
             self._restored = {}
 
     def schedule(self, progress: float) -> None:
@@ -389,21 +393,24 @@ class Distiller:
         Raises:
             LoadError: If it is of another executor.
         """
-        try:
-            self.network.load_state_dict(state["network"])
-            self._average = [tensor.clone() for tensor in state["average"]]
-            self._adam.load_state_dict(state["adam"])
-            self.steps = int(state["steps"])
-            self._normalised_at = int(state["normalised_at"])
+        with loading("The saved state"):
+            fields = Fields(state, "The saved state")
+            network, terms = self.network.state_dict(), fields.text("terms", "")
+            parameters = {str(i): p for i, p in enumerate(self.network.parameters())}
+            average = dict(
+                zip(map(str, parameters), fields.items("average"), strict=True)
+            )
+            kept = all_like(fields.get("network"), network, "The network's")
+            self._average = list(all_like(average, parameters, "Average").values())
+            self.network.load_state_dict(kept)
+            restore_adam(self._adam, fields.get("adam"), "The saved state")
+            self.steps = fields.whole("steps")
+            self._normalised_at = fields.whole("normalised_at")
             self._random = np.random.default_rng([self.options.seed, self.steps])
             # What other terms learnt means nothing to these.
-            if state.get("terms") == to_text(self.options.sum()):
-                self._restored = state["objective"]
+            if terms == to_text(self.options.sum()):
+                self._restored = dict(fields.get("objective"))
                 self._restore_terms()
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise LoadError(
-                f"The saved state does not fit this executor: {error}"
-            ) from error
         self._keep()
 
 

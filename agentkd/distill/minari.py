@@ -8,9 +8,9 @@ dataset names is imported, made or followed: no environment, no link to another 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,9 @@ from agentkd import dists
 from agentkd.distill.collector import GOES_ON, TERMINATED, TRUNCATED
 from agentkd.distill.dataset import About, Rows
 from agentkd.dists import Kind
-from agentkd.errors import AgentkdError, LoadError, SpecError
+from agentkd.errors import LoadError, SpecError
+from agentkd.fields import MOST_BYTES, Fields, parse_json
+from agentkd.files import loading, read_file, regular
 from agentkd.planners.blackbox import from_actions
 from agentkd.spec import (
     BoxSpec,
@@ -39,6 +41,11 @@ from agentkd.spec import (
 METADATA, DATA = "metadata.json", "main_data.hdf5"
 PREFIX = "minari:"
 _PART = 65_536
+_LARGEST = 1 << 40
+"""Bytes of a file that is read, some episodes at a time."""
+_RATIO = 1000
+_FLOOR = 1 << 20
+"""How far compressed arrays may unpack."""
 _KINDS: Mapping[type[Any], Kind] = {
     DiscreteSpec: "categorical",
     MultiDiscreteSpec: "multicategorical",
@@ -79,18 +86,18 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDa
         raise LoadError(
             'Minari datasets need the package h5py: pip install "agentkd[minari]".'
         ) from error
-    try:
-        data = json.loads((folder / METADATA).read_bytes())
-        form = str(data.get("data_format", "hdf5"))
+    with loading(f"{folder} holds no Minari dataset: it", keep=(SpecError,)):
+        text = read_file(folder / METADATA, MOST_BYTES)
+        data = parse_json(text, folder / METADATA, infinite=True)
+        fields = Fields(data, METADATA)
+        form = fields.text("data_format", "hdf5")
         if form == "hdf5":
-            observation = _space(json.loads(data["observation_space"]))
-            action = _space(json.loads(data["action_space"]))
+            observation, action = (
+                _space(parse_json(fields.text(name), name, infinite=True))
+                for name in ("observation_space", "action_space")
+            )
             spec = spec or Spec(obs_spec(observation), action_spec(action))
             lengths, returns = _episodes(h5py, file)
-    except AgentkdError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{folder} holds no Minari dataset: {error!r}.") from error
     if form != "hdf5" or spec is None:
         raise LoadError(
             f"{folder} is in Minari's {form!r} format; only 'hdf5' is read. Convert it "
@@ -158,13 +165,8 @@ class MinariDataset:
             LoadError: If it is damaged, or not what its spaces say.
         """
         h5py = import_module("h5py")
-        try:
-            with h5py.File(self.file, "r") as file:
-                pieces = [self._episode(h5py, file, i) for i in self._groups[index]]
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise LoadError(f"{self.file} cannot be read: {error}.") from error
-        except SpecError as error:
-            raise LoadError(f"{self.file}: {error}") from error
+        with loading(self.file), _opened(h5py, self.file) as file:
+            pieces = [self._episode(h5py, file, i) for i in self._groups[index]]
         return Rows(
             np.concatenate([each.obs for each in pieces]),
             dists.stack([each.dist for each in pieces], self.about.spec.action),
@@ -203,16 +205,28 @@ def _array(h5py: Any, group: Any, name: str, count: int) -> Any:
         return named
     if found.external or found.is_virtual:
         raise ValueError(f"{name} lies in another file")
+    stored = found.id.get_storage_size()
+    if found.dtype.kind not in "biuf" or found.nbytes > _RATIO * stored + _FLOOR:
+        raise ValueError(
+            f"{name} is {found.dtype} of shape {found.shape}, {stored} bytes are stored"
+        )
     rows = found[:count]
     if len(rows) != count:
         raise ValueError(f"{name} has {len(rows)} rows instead of {count}")
     return rows
 
 
+@contextmanager
+def _opened(h5py: Any, path: Path) -> Iterator[Any]:
+    """Open an HDF5 file through a stream that is known to be a regular file."""
+    with regular(path, _LARGEST) as stream, h5py.File(stream, "r") as file:
+        yield file
+
+
 def _episodes(h5py: Any, path: Path) -> tuple[list[int], list[float]]:
     """The lengths and the returns of all episodes, in their order."""
     lengths, returns = [], []
-    with h5py.File(path, "r") as file:
+    with _opened(h5py, path) as file:
         for index in range(len(file)):
             group = file[f"episode_{index}"]
             count = int(group["rewards"].shape[0])
@@ -236,8 +250,9 @@ def _grouped(lengths: Sequence[int]) -> Iterator[range]:
 def _environment(data: Mapping[str, Any]) -> str:
     """The environment's id that a dataset names, "" where it names none."""
     try:
-        return str(json.loads(data["env_spec"])["id"])
-    except (KeyError, TypeError, ValueError):
+        text = Fields(data, METADATA).text("env_spec")
+        return Fields(parse_json(text, "env_spec"), "env_spec").text("id")
+    except LoadError:
         return ""
 
 

@@ -13,13 +13,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import Literal, cast, final, get_args
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.executors.frozen import Frozen, head_for
+from agentkd.executors.frozen import (
+    MOST_LAYERS,
+    MOST_PARAMETERS,
+    Frozen,
+    head_for,
+)
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -33,16 +38,20 @@ from agentkd.executors.layers import (
     Tokens,
     sizes,
 )
+from agentkd.sizes import is_whole
 from agentkd.spec import ObsSpec, Spec
 from agentkd.types import Floats
 
 CLIP = 10.0
 """Normalised observations stay within ±10 standard deviations, as in SB3."""
 _WIDEST = 65536
+_MOST_KERNEL = 999
 _MOST_TOKENS = 64
 _WITHIN = 2.0**0.5
 _KINDS = ["mlp", "linear", "cnn", "gru", "lstm", "attention"]
-_CONV = re.compile(r"(\d{1,5})x(\d{1,3})(?:/(\d{1,3}))?")
+_CONV = re.compile(r"(\d{1,5})x(\d{1,3})(?:/(\d{1,3}))?", re.ASCII)
+_TRANSFORMER = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})/([1-9]\d{0,4})", re.ASCII)
+_WIDTH = re.compile(r"\d{1,5}", re.ASCII)
 _EXAMPLES = (
     "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attention:16/2/1."
 )
@@ -54,6 +63,10 @@ class Mlp:
 
     hidden: tuple[int, ...]
     activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        _check_widths(self.hidden, self.activation)
 
     def __str__(self) -> str:
         """Write it as it is read."""
@@ -69,6 +82,17 @@ class Cnn:
     convolutions: tuple[tuple[int, int, int], ...]
     hidden: tuple[int, ...]
     activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        channels = tuple(each[0] for each in self.convolutions)
+        _check_widths((*channels, *self.hidden), self.activation)
+        for each in self.convolutions:
+            if not all(is_whole(n, 1, _MOST_KERNEL) for n in each[1:]):
+                raise ConfigError(
+                    f"A convolution of {each}: kernel and stride are 1 to "
+                    f"{_MOST_KERNEL}."
+                )
 
     def __str__(self) -> str:
         """Write it as it is read."""
@@ -89,6 +113,10 @@ class Recurrent:
     width: int
     activation: Activation = "relu"
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        _check_widths((*self.hidden, self.width), self.activation)
+
     def __str__(self) -> str:
         """Write it as it is read."""
         words = [*map(str, self.hidden), str(self.width), *_tail(self.activation)]
@@ -103,12 +131,35 @@ class Transformer:
     heads: int
     blocks: int
 
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        _check_widths((self.width, self.heads), "none")
+        if not is_whole(self.blocks, 1, MOST_LAYERS - 3):
+            raise ConfigError(
+                f"{self.blocks} blocks of attention; 1 to {MOST_LAYERS - 3} are read."
+            )
+        if self.width % self.heads:
+            raise ConfigError(
+                f"attention: a width of {self.width} cannot be shared by {self.heads} "
+                "heads."
+            )
+
     def __str__(self) -> str:
         """Write it as it is read."""
         return f"attention:{self.width}/{self.heads}/{self.blocks}"
 
 
 Architecture = Mlp | Cnn | Recurrent | Transformer
+
+
+def _check_widths(widths: tuple[int, ...], activation: str) -> None:
+    if not all(is_whole(width, 1, _WIDEST) for width in widths):
+        raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
+    if len(widths) >= MOST_LAYERS:
+        raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
+    if activation not in get_args(Activation):
+        hint = did_you_mean(activation, get_args(Activation))
+        raise ConfigError(f"No activation {activation!r}.{hint}")
 
 
 def _tail(activation: Activation) -> list[str]:
@@ -142,7 +193,7 @@ def parse(architecture: str) -> Architecture:
     convolutions = []
     while kind == "cnn" and words and "x" in words[0]:
         convolutions.append(_convolution(architecture, words.pop(0)))
-    widths = tuple(int(word) if word.isdigit() else 0 for word in words)
+    widths = tuple(int(word) if _WIDTH.fullmatch(word) else 0 for word in words)
     if not all(1 <= width <= _WIDEST for width in widths):
         raise ConfigError(
             f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}"
@@ -170,18 +221,12 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
 
 
 def _transformer(architecture: str, words: list[str]) -> Transformer:
-    numbers = words[0].split("/") if len(words) == 1 else []
-    if len(numbers) != 3 or not all(each.isdigit() and int(each) for each in numbers):
+    found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
+    if found is None:
         raise ConfigError(
             f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
         )
-    width, heads, blocks = map(int, numbers)
-    if width % heads or width > _WIDEST or blocks > _MOST_TOKENS:
-        raise ConfigError(
-            f"{architecture!r}: a width of {width} cannot be shared by {heads} heads."
-            if width % heads
-            else f"{architecture!r} is too large."
-        )
+    width, heads, blocks = map(int, found.groups())
     return Transformer(width, heads, blocks)
 
 
@@ -203,10 +248,10 @@ def initial(
         ConfigError: If it does not suit the observation.
     """
     made_of = parse(architecture)
-    random = np.random.default_rng(seed)
-    layers = _body(made_of, spec.obs, random)
+    draws = _Draws(seed)
+    layers = _body(made_of, spec.obs, draws)
     before = sizes(layers[-1])[1] if layers else spec.obs.size
-    layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, random))
+    layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
     mean, scale = np.zeros(spec.obs.size), np.ones(spec.obs.size)
     return Frozen(
         architecture=str(made_of),
@@ -219,31 +264,29 @@ def initial(
     )
 
 
-def _body(
-    made_of: Architecture, obs: ObsSpec, random: np.random.Generator
-) -> list[Layer]:
+def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     match made_of:
         case Mlp():
-            return _chain(obs.size, made_of.hidden, made_of.activation, random)
+            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
         case Cnn():
-            return _cnn(made_of, obs, random)
+            return _cnn(made_of, obs, draws)
         case Recurrent():
-            layers = _chain(obs.size, made_of.hidden, made_of.activation, random)
+            layers = _chain(obs.size, made_of.hidden, made_of.activation, draws)
             before = sizes(layers[-1])[1] if layers else obs.size
-            return [*layers, _recurrent(made_of, before, random)]
+            return [*layers, _recurrent(made_of, before, draws)]
         case Transformer():
-            return _blocks(made_of, obs, random)
+            return _blocks(made_of, obs, draws)
 
 
 def _chain(
     inputs: int,
     hidden: tuple[int, ...],
     activation: Activation,
-    random: np.random.Generator,
+    draws: _Draws,
 ) -> list[Layer]:
     widths = [inputs, *hidden]
     return [
-        _dense(before, out, activation, _WITHIN, random)
+        _dense(before, out, activation, _WITHIN, draws)
         for before, out in pairwise(widths)
     ]
 
@@ -253,9 +296,9 @@ def _dense(
     out: int,
     activation: Activation,
     gain: float,
-    random: np.random.Generator,
+    draws: _Draws,
 ) -> Dense:
-    weight = _orthogonal(out, inputs, random) * np.float32(gain)
+    weight = draws.orthogonal(out, inputs) * np.float32(gain)
     return Dense(weight, np.zeros(out, np.float32), activation)
 
 
@@ -281,7 +324,7 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
     return (shape[0], shape[1], shape[2]), False
 
 
-def _cnn(made_of: Cnn, obs: ObsSpec, random: np.random.Generator) -> list[Layer]:
+def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     shape, first = image_shape(obs)
     layers: list[Layer] = []
     for out, kernel, stride in made_of.convolutions:
@@ -290,9 +333,7 @@ def _cnn(made_of: Cnn, obs: ObsSpec, random: np.random.Generator) -> list[Layer]
                 f"{made_of}: a kernel of {kernel} does not fit an image of "
                 f"{shape[0]} x {shape[1]}."
             )
-        flat = _orthogonal(out, kernel * kernel * shape[2], random) * np.float32(
-            _WITHIN
-        )
+        flat = draws.orthogonal(out, kernel * kernel * shape[2]) * np.float32(_WITHIN)
         conv = Conv(
             weight=flat.reshape(out, kernel, kernel, shape[2]),
             bias=np.zeros(out, np.float32),
@@ -304,17 +345,15 @@ def _cnn(made_of: Cnn, obs: ObsSpec, random: np.random.Generator) -> list[Layer]
         layers.append(conv)
         shape, first = (*conv.grid, out), False
     flat_size = shape[0] * shape[1] * shape[2]
-    return layers + _chain(flat_size, made_of.hidden, made_of.activation, random)
+    return layers + _chain(flat_size, made_of.hidden, made_of.activation, draws)
 
 
-def _recurrent(
-    made_of: Recurrent, inputs: int, random: np.random.Generator
-) -> Gru | Lstm:
+def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
     gates = 3 if made_of.kind == "gru" else 4
     width = made_of.width
 
     def stacked(size: int) -> Dense:
-        each = [_orthogonal(width, size, random) for _ in range(gates)]
+        each = [draws.orthogonal(width, size) for _ in range(gates)]
         return Dense(np.concatenate(each), np.zeros(gates * width, np.float32))
 
     given, kept = stacked(inputs), stacked(width)
@@ -347,13 +386,11 @@ def token_shape(obs: ObsSpec) -> tuple[int, int]:
     )
 
 
-def _blocks(
-    made_of: Transformer, obs: ObsSpec, random: np.random.Generator
-) -> list[Layer]:
+def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     tokens, piece = token_shape(obs)
     width, inner = made_of.width, 2 * made_of.width
-    weight = [_orthogonal(width, piece, random) for _ in range(tokens)]
-    place = 0.02 * random.standard_normal((tokens, width))
+    weight = [draws.orthogonal(width, piece) for _ in range(tokens)]
+    place = 0.02 * draws.random.standard_normal((tokens, width))
     layers: list[Layer] = [Tokens(np.stack(weight), place.astype(np.float32))]
     # Residuals grow with the number of sums into them (Radford et al. 2019, 2.3).
     back = (2 * made_of.blocks) ** -0.5
@@ -362,11 +399,11 @@ def _blocks(
             tokens=tokens,
             heads=made_of.heads,
             norm=_norm(width),
-            qkv=_dense(width, 3 * width, "none", 1.0, random),
-            out=_dense(width, width, "none", back, random),
+            qkv=_dense(width, 3 * width, "none", 1.0, draws),
+            out=_dense(width, width, "none", back, draws),
             norm_after=_norm(width),
-            up=_dense(width, inner, "relu", _WITHIN, random),
-            down=_dense(inner, width, "none", back, random),
+            up=_dense(width, inner, "relu", _WITHIN, draws),
+            down=_dense(inner, width, "none", back, draws),
         )
         for _ in range(made_of.blocks)
     ]
@@ -375,6 +412,25 @@ def _blocks(
 
 def _norm(width: int) -> Norm:
     return Norm(np.ones(width, np.float32), np.zeros(width, np.float32))
+
+
+@final
+class _Draws:
+    """Draws initial weights, up to the parameters that an executor may have."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self._left = MOST_PARAMETERS
+
+    def orthogonal(self, out: int, inputs: int) -> Floats:
+        """Draw a matrix, (out, inputs)."""
+        self._left -= out * inputs
+        if self._left < 0:
+            raise ConfigError(
+                f"More than {MOST_PARAMETERS:,} parameters: an executor is tiny. "
+                f"{_EXAMPLES}"
+            )
+        return _orthogonal(out, inputs, self.random)
 
 
 def _orthogonal(out: int, inputs: int, random: np.random.Generator) -> Floats:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from agentkd.errors import SpecError, did_you_mean
+from agentkd.executors.architecture import (
+    Architecture,
+    Cnn,
+    Mlp,
+    Recurrent,
+    Transformer,
+)
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -19,6 +26,7 @@ from agentkd.executors.layers import (
     Tokens,
     kind,
 )
+from agentkd.fields import Fields
 from agentkd.types import Floats
 
 _KINDS = ("dense", "conv", "tokens", "attention", "pool", "gru", "lstm")
@@ -44,14 +52,13 @@ def describe(layer: Layer) -> dict[str, Any]:
     return out
 
 
-def rebuild(
-    description: Mapping[str, Any], prefix: str, tensors: Mapping[str, Floats]
-) -> Layer:
+def rebuild(fields: Fields, prefix: str, tensors: Mapping[str, Floats]) -> Layer:
     """Make a layer of its description and the arrays whose names begin with `prefix`.
 
     Raises:
-        SpecError: If the kind or an activation is unknown.
-        KeyError: If something is missing.
+        SpecError: If the kind is unknown.
+        LoadError: If a field is missing or of another type.
+        KeyError: If an array is missing.
     """
 
     def array(name: str) -> Floats:
@@ -63,25 +70,25 @@ def rebuild(
     def norm(name: str) -> Norm:
         return Norm(array(f"{name}.gain"), array(f"{name}.bias"))
 
-    match description["kind"]:
+    match fields.text("kind"):
         case "dense":
-            return Dense(array("weight"), array("bias"), _activation(description))
+            return Dense(array("weight"), array("bias"), _activation(fields))
         case "conv":
-            height, width, channels = map(int, description["shape"])
+            height, width, channels = fields.wholes("shape", least=1)
             return Conv(
                 weight=array("weight"),
                 bias=array("bias"),
-                activation=_activation(description),
-                stride=int(description["stride"]),
+                activation=_activation(fields),
+                stride=fields.whole("stride", least=1),
                 shape=(height, width, channels),
-                channels_first=bool(description["channels_first"]),
+                channels_first=fields.flag("channels_first"),
             )
         case "tokens":
             return Tokens(array("weight"), array("bias"))
         case "attention":
             return Attention(
-                tokens=int(description["tokens"]),
-                heads=int(description["heads"]),
+                tokens=fields.whole("tokens", least=1),
+                heads=fields.whole("heads", least=1),
                 norm=norm("norm"),
                 qkv=dense("qkv"),
                 out=dense("out"),
@@ -90,7 +97,7 @@ def rebuild(
                 down=dense("down"),
             )
         case "pool":
-            return Pool(int(description["tokens"]), norm("norm"))
+            return Pool(fields.whole("tokens", least=1), norm("norm"))
         case "gru":
             return Gru(dense("inputs"), dense("hidden"))
         case "lstm":
@@ -100,9 +107,42 @@ def rebuild(
             raise SpecError(f"No layer of kind {other!r}.{hint}")
 
 
-def _activation(description: Mapping[str, Any]) -> Activation:
-    name = description["activation"]
-    if name not in get_args(Activation):
-        hint = did_you_mean(str(name), get_args(Activation))
-        raise SpecError(f"No activation {name!r}.{hint}")
-    return cast(Activation, name)
+def _activation(fields: Fields) -> Activation:
+    return cast(Activation, fields.choice("activation", get_args(Activation)))
+
+
+def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
+    """Make sure that layers are those that an architecture names, but for the last.
+
+    Raises:
+        SpecError: If they are others.
+    """
+    found = [_outline(layer) for layer in layers[:-1]]
+    match made_of:
+        case Transformer():
+            blocks = [("attention", made_of.width)] * made_of.blocks
+            wanted = [("tokens", made_of.width), *blocks, ("pool", made_of.width)]
+        case Cnn():
+            dense = [("dense", width) for width in made_of.hidden]
+            wanted = [("conv", each[0]) for each in made_of.convolutions] + dense
+        case Recurrent():
+            dense = [("dense", width) for width in made_of.hidden]
+            wanted = [*dense, (made_of.kind, made_of.width)]
+        case Mlp():
+            wanted = [("dense", width) for width in made_of.hidden]
+    if found != wanted or not isinstance(layers[-1], Dense):
+        raise SpecError(f"{made_of} has the layers {wanted}; these are {found}.")
+
+
+def _outline(layer: Layer) -> tuple[str, int]:
+    """A layer's kind and width."""
+    match layer:
+        case Dense() | Conv():
+            width = len(layer.bias)
+        case Tokens():
+            width = layer.weight.shape[1]
+        case Attention() | Pool():
+            width = len(layer.norm.gain)
+        case Gru() | Lstm():
+            width = layer.hidden.weight.shape[1]
+    return kind(layer), width

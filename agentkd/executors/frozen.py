@@ -14,6 +14,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.layers import (
+    MOST_WORK,
     Gru,
     Layer,
     Lstm,
@@ -23,7 +24,9 @@ from agentkd.executors.layers import (
     sizes,
     tensors,
     with_tensors,
+    work,
 )
+from agentkd.sizes import is_whole
 from agentkd.spec import (
     BoxSpec,
     DiscreteSpec,
@@ -48,6 +51,11 @@ NOT_FINITE = (
     "The observation holds NaN or infinity, or the executor's numbers overflow for it."
 )
 """Why an executor decides nothing."""
+MOST_LAYERS = 64
+"""Layers that an executor may have."""
+MOST_PARAMETERS = 1 << 26
+"""Trained numbers that an executor may have: 256 MiB."""
+
 Head = Literal["categorical", "multicategorical", "bernoulli", "squashed", "clipped"]
 
 
@@ -96,15 +104,9 @@ class Frozen:
     version: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the shapes follow one another."""
+        """Validate the fields; shapes have to follow one another."""
+        self._check_numbers()
         size = self.spec.obs.size
-        if self.mean.shape != (size,) or self.scale.shape != (size,):
-            raise SpecError(
-                f"The normaliser has shapes {self.mean.shape} and {self.scale.shape}; "
-                f"observations have {size} numbers."
-            )
-        if not self.layers:
-            raise SpecError("An executor needs at least one layer.")
         for index, layer in enumerate(self.layers):
             inputs, out = sizes(layer)
             if inputs != size:
@@ -112,11 +114,46 @@ class Frozen:
                     f"Layer {index} takes {inputs} numbers and gets {size}."
                 )
             size = out
+        if self.work > MOST_WORK or self.parameters > MOST_PARAMETERS:
+            raise SpecError(
+                f"An executor of {self.parameters:,} parameters and {self.work:,} "
+                f"multiplications; at most {MOST_PARAMETERS:,} and {MOST_WORK:,}."
+            )
         if size != dists.action_size(self.spec.action):
             raise SpecError(
                 f"The last layer gives {size} numbers; {self.spec.action} needs "
                 f"{dists.action_size(self.spec.action)}."
             )
+
+    def _check_numbers(self) -> None:
+        size = self.spec.obs.size
+        for name, each in (("mean", self.mean), ("scale", self.scale)):
+            if each.shape != (size,) or each.dtype != np.float32:
+                raise SpecError(
+                    f"The normaliser's {name} is {each.dtype} of shape {each.shape}; "
+                    f"observations have {size} numbers, float32."
+                )
+        if not 0 < self.clip <= np.finfo(np.float32).max:
+            raise SpecError(f"clip is {self.clip}; a finite float32 above 0 is needed.")
+        if not is_whole(self.version, 0, 2**63 - 1):
+            raise SpecError(f"version is {self.version!r:.40}, not a whole number.")
+        if not 1 <= len(self.layers) <= MOST_LAYERS:
+            raise SpecError(
+                f"An executor of {len(self.layers)} layers; not 1 to {MOST_LAYERS}."
+            )
+        if self.head not in (
+            head_for(self.spec),
+            head_for(self.spec, squashed=False),
+        ):
+            raise SpecError(
+                f"The head {self.head!r} does not fit {type(self.spec.action).__name__}"
+                " with these bounds."
+            )
+
+    @property
+    def work(self) -> int:
+        """How many multiplications one observation takes."""
+        return sum(map(work, self.layers))
 
     @property
     def frozen(self) -> Frozen:
@@ -131,7 +168,7 @@ class Frozen:
     @property
     def out(self) -> int:
         """How many numbers the last layer gives."""
-        return sizes(self.layers[-1])[1]
+        return dists.action_size(self.spec.action)
 
     @property
     def memory(self) -> int:

@@ -79,7 +79,7 @@ int32_t akd_outputs(const struct net *net, const float *obs, int32_t count, floa
 {
     int32_t whole = 0;
     for (int32_t n = 0; n < count; n++, obs += net->obs, out += net->out) {
-        const float *x = outputs(net, obs, memory + n * apart);
+        const float *x = outputs(net, obs, memory + (int64_t)n * apart);
         whole += x != NULL;
         for (int32_t i = 0; i < net->out; i++)
             out[i] = x ? x[i] : NAN;

@@ -7,6 +7,7 @@ take and give rows of it, (batch, memory).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -14,11 +15,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from agentkd.errors import SpecError
+from agentkd.sizes import MOST, is_whole
 from agentkd.types import Floats
 
 Activation = Literal["relu", "tanh", "silu", "elu", "none"]
 EPSILON = 1e-5
 """Added to the variance in `Norm`, as everywhere in the field."""
+MOST_WORK = 1 << 28
+"""Multiplications that a layer may take for one observation."""
 
 Value = TypeVar("Value")
 
@@ -162,59 +166,120 @@ def sizes(layer: Layer) -> tuple[int, int]:
     """How many numbers a layer takes, and how many it gives.
 
     Raises:
-        SpecError: If its own parts do not fit each other.
+        SpecError: If its arrays do not fit each other, are not float32, or it is
+            larger than `MOST` numbers or `MOST_WORK` multiplications.
     """
+    found = tensors(layer)
+    shapes = {name: each.shape for name, each in found.items()}
+    inputs, out, work, wanted = _measure(layer)
+    for name, each in found.items():
+        if shapes[name] != wanted.get(name) or each.dtype != np.float32:
+            raise _misfit(layer, f"{name} is {each.dtype}, {wanted.get(name)} needed")
+    if max(inputs, out) > MOST or work > MOST_WORK:
+        raise _misfit(
+            layer,
+            f"{max(inputs, out):,} numbers and {work:,} multiplications; at most "
+            f"{MOST:,} and {MOST_WORK:,}",
+        )
+    return inputs, out
+
+
+def work(layer: Layer) -> int:
+    """How many multiplications a layer takes for one observation.
+
+    No buffer in any form of the layer is larger than this and the layer's numbers.
+    """
+    return _measure(layer)[2]
+
+
+def _measure(layer: Layer) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+    """Numbers taken and given, multiplications, and the shapes of all arrays."""
     match layer:
         case Dense():
-            found = layer.weight.shape[1], len(layer.bias)
-            fits = layer.weight.shape == (found[1], found[0])
+            out, inputs = _dims(layer, layer.weight, 2)
+            return inputs, out, inputs * out, _dense_shapes("", out, inputs)
         case Conv():
-            down, across = layer.grid
-            out, kernel, _, channels = layer.weight.shape
-            found = int(np.prod(layer.shape)), down * across * out
-            fits = (
-                layer.weight.shape == (len(layer.bias), kernel, kernel, channels)
-                and channels == layer.shape[2]
-                and layer.stride > 0
-                and min(down, across) > 0
-            )
+            return _measure_conv(layer)
         case Tokens():
-            tokens, width, piece = layer.weight.shape
-            found = tokens * piece, tokens * width
-            fits = layer.bias.shape == (tokens, width)
+            tokens, width, piece = _dims(layer, layer.weight, 3)
+            shapes = {"weight": (tokens, width, piece), "bias": (tokens, width)}
+            return tokens * piece, tokens * width, tokens * width * piece, shapes
         case Attention():
-            width = len(layer.norm.gain)
-            found = layer.tokens * width, layer.tokens * width
-            inner = len(layer.up.bias)
-            fits = (
-                layer.heads > 0
-                and width % layer.heads == 0
-                and _fits(layer.qkv, 3 * width, width)
-                and _fits(layer.out, width, width)
-                and _fits(layer.up, inner, width)
-                and _fits(layer.down, width, inner)
-                and len(layer.norm.bias) == width
-                and len(layer.norm_after.gain) == len(layer.norm_after.bias) == width
-            )
+            return _measure_attention(layer)
         case Pool():
-            width = len(layer.norm.gain)
-            found = layer.tokens * width, width
-            fits = layer.tokens > 0 and len(layer.norm.bias) == width
+            (width,) = _dims(layer, layer.norm.gain, 1)
+            tokens = _count(layer, "tokens", layer.tokens)
+            return tokens * width, width, tokens * width, _norm_shapes("norm.", width)
         case Gru() | Lstm():
-            inputs, width = layer.inputs.weight.shape[1], layer.hidden.weight.shape[1]
             gates = 3 if isinstance(layer, Gru) else 4
-            found = inputs, width
-            fits = _fits(layer.inputs, gates * width, inputs) and _fits(
-                layer.hidden, gates * width, width
+            (_, inputs), (_, width) = (
+                _dims(layer, each.weight, 2) for each in (layer.inputs, layer.hidden)
             )
-    if not fits:
-        shapes = {name: each.shape for name, each in tensors(layer).items()}
-        raise SpecError(f"A {kind(layer)} layer of shapes {shapes} cannot be.")
-    return found
+            shapes = _dense_shapes("inputs.", gates * width, inputs)
+            shapes |= _dense_shapes("hidden.", gates * width, width)
+            return inputs, width, gates * width * (inputs + width), shapes
 
 
-def _fits(dense: Dense, out: int, inputs: int) -> bool:
-    return dense.weight.shape == (out, inputs) and dense.bias.shape == (out,)
+def _measure_conv(layer: Conv) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+    out, kernel, _, channels = _dims(layer, layer.weight, 4)
+    stride = _count(layer, "stride", layer.stride)
+    image = [_count(layer, "shape", each) for each in layer.shape]
+    if len(image) != 3 or kernel > min(image[:2]):
+        raise _misfit(layer, f"a kernel of {kernel} for an image of {layer.shape}")
+    down, across = ((each - kernel) // stride + 1 for each in image[:2])
+    patch = kernel * kernel * channels
+    if down * across * patch > MOST:
+        raise _misfit(layer, f"{down} x {across} patches of {patch} numbers")
+    shapes = {"weight": (out, kernel, kernel, image[2]), "bias": (out,)}
+    return math.prod(image), down * across * out, down * across * out * patch, shapes
+
+
+def _measure_attention(
+    layer: Attention,
+) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+    (width,), (inner,) = (
+        _dims(layer, each, 1) for each in (layer.norm.gain, layer.up.bias)
+    )
+    tokens = _count(layer, "tokens", layer.tokens)
+    heads = _count(layer, "heads", layer.heads)
+    if width % heads:
+        raise _misfit(layer, f"{heads} heads for a width of {width}")
+    shapes = {
+        **_norm_shapes("norm.", width),
+        **_dense_shapes("qkv.", 3 * width, width),
+        **_dense_shapes("out.", width, width),
+        **_norm_shapes("norm_after.", width),
+        **_dense_shapes("up.", inner, width),
+        **_dense_shapes("down.", width, inner),
+    }
+    each = 4 * width * width + 2 * width * inner + 2 * tokens * width
+    return tokens * width, tokens * width, tokens * each, shapes
+
+
+def _dense_shapes(prefix: str, out: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}weight": (out, inputs), f"{prefix}bias": (out,)}
+
+
+def _norm_shapes(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}gain": (width,), f"{prefix}bias": (width,)}
+
+
+def _dims(layer: Layer, array: Floats, count: int) -> tuple[int, ...]:
+    """Give an array's sizes, of which there have to be `count`."""
+    if array.ndim != count or not array.size:
+        raise _misfit(layer, f"an array of {count} dimensions, none empty, is needed")
+    return array.shape
+
+
+def _count(layer: Layer, name: str, value: int) -> int:
+    if not is_whole(value, 1, MOST):
+        raise _misfit(layer, f"{name} is {value!r:.40}")
+    return int(value)
+
+
+def _misfit(layer: Layer, why: str) -> SpecError:
+    shapes = {name: each.shape for name, each in tensors(layer).items()}
+    return SpecError(f"A {kind(layer)} layer of shapes {shapes} cannot be: {why}.")
 
 
 def kind(layer: Layer) -> str:

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.frozen import NOT_FINITE, Frozen, Remembering, distribution
 from agentkd.executors.kernel_cache import load
-from agentkd.executors.plan import HEADS, KINDS, rooms, steps
+from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
 from agentkd.printable import logger
+from agentkd.sizes import INT32
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
@@ -38,6 +40,8 @@ _BLOCK = 16
 _ALIGN = 64
 _TOLERANCE = 1e-4
 """Largest difference from NumPy, relative to 1 + |x|, before a build is refused."""
+_MOST_PADDED = 1 << 27
+"""Floats that padded weights may take, 512 MiB."""
 
 
 class _Layer(ctypes.Structure):
@@ -201,6 +205,9 @@ class Native:
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
         out = frozen.out
+        # The C code trusts these; a frozen executor has checked them.
+        assert len(low) in (0, out)
+        assert sum(sizes) in (0, out)
         net = _Net(
             obs=size,
             layer_count=len(frozen.layers),
@@ -222,9 +229,10 @@ class Native:
         self.frozen = frozen
         self.obs: Floats = _aligned(np.zeros(size, np.float32))
         self.memory: Floats = _aligned(np.zeros(frozen.memory, np.float32))
+        # As many numbers as akd_act writes; the shape is only a view of them.
         shape = action.shape if isinstance(action, BoxSpec) else (out,)
-        self._values: Floats = _aligned(np.zeros(shape, np.float32))
-        self._choices = _aligned(np.zeros(max(len(sizes), out), np.int64))
+        self._values: Floats = _aligned(np.zeros(out, np.float32)).reshape(shape)
+        self._choices = _aligned(np.zeros(out, np.int64))
         self._scalar = ctypes.c_int64.from_address(self._choices.ctypes.data)
         self._keep = keep
         self._library = library
@@ -290,6 +298,11 @@ class Native:
 
         `state` is the memory before, (batch, memory).
         """
+        if np.shape(state) != (len(obs), self.frozen.memory):
+            raise SpecError(
+                f"The memory has shape {np.shape(state)}, not "
+                f"({len(obs)}, {self.frozen.memory})."
+            )
         after = np.array(state, np.float32, order="C")
         return self._outputs(obs, after, self.frozen.memory), after
 
@@ -304,6 +317,8 @@ class Native:
                 f"Observations have shape {obs.shape}, not (batch, {len(self.obs)})."
             )
         rows = np.ascontiguousarray(obs, np.float32)
+        if len(rows) * max(1, apart) >= INT32:
+            raise SpecError(f"{len(rows)} observations at once are too many.")
         out = np.empty((len(rows), self.frozen.out), np.float32)
         self._library.akd_outputs(
             self._net,
@@ -334,15 +349,26 @@ def compile_native(frozen: Frozen) -> Native | None:
     library = _library()
     if library is None:
         return None
+    if padded_size(frozen, _BLOCK) > _MOST_PADDED:
+        log.warning("The executor is too large for the native form; NumPy runs.")
+        return None
     native = Native(frozen, library)
     probe = np.random.default_rng(0).standard_normal((8, frozen.spec.obs.size))
-    obs = (frozen.mean + probe / np.maximum(np.abs(frozen.scale), 1e-8)).astype("f4")
+    most = np.finfo(np.float32).max
+    spread = frozen.mean + probe / np.maximum(np.abs(frozen.scale), 1e-8)
+    obs = np.clip(spread, -most, most).astype(np.float32)
     if frozen.memory:
         expected, got = frozen.follow(obs), native.follow(obs)
     else:
         expected, got = frozen.outputs(obs), native.outputs(obs)
-    apart = float(np.max(np.abs(expected - got) / (1.0 + np.abs(expected))))
-    if not apart < _TOLERANCE:
-        log.warning("The native executor is %g off NumPy; NumPy runs instead.", apart)
+    native.memory[:] = 0.0
+    taken = np.stack([np.ravel(native.act(each)) for each in obs])
+    native.memory[:] = 0.0
+    wanted = actions_of(frozen, expected)
+    _, text = difference(
+        frozen, got, taken.astype(wanted.dtype), expected, wanted, _TOLERANCE
+    )
+    if text:
+        log.warning("The native executor differs; NumPy runs instead: %s.", text)
         return None
     return native

@@ -24,6 +24,7 @@ from agentkd.executors.layers import (
     kind,
     memory,
     sizes,
+    tensors,
 )
 from agentkd.types import Floats
 
@@ -88,6 +89,16 @@ class Rooms:
 def steps(frozen: Frozen, block: int) -> tuple[Step, ...]:
     """Lay an executor out for kernels that sum `block` outputs side by side."""
     return tuple(_step(layer, block) for layer in frozen.layers)
+
+
+def padded_size(frozen: Frozen, block: int) -> int:
+    """At most so many floats do the padded arrays of an executor take together."""
+    arrays = (each for layer in frozen.layers for each in tensors(layer).values())
+    # The axis of outputs is the first, and of tokens' weights the second.
+    return sum(
+        each.size + block * each.size // each.shape[-2 if each.ndim == 3 else 0]
+        for each in arrays
+    )
 
 
 def rooms(frozen: Frozen, block: int) -> Rooms:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
-from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
 from agentkd.errors import LoadError, UnsafeError
+from agentkd.files import loading
 
 _RECORDS = re.compile(
     r"(gym|gymnasium)\.(spaces|utils\.seeding)(\..+)?"
@@ -26,6 +28,12 @@ _SCALARS = re.compile(r"u?int\d*|float\d+|bool_?|generic|number")
 _NUMBERS = re.compile(r"[?bBhHiIlLqQefdu]\d*")
 _PLAIN = {("builtins", "object"), ("__builtin__", "object"), ("numpy", "ndarray")}
 _ARRAYS = re.compile(r"numpy\.(_?core)\.(multiarray|numeric)")
+
+
+_MOST_STEPS = 1 << 17
+"""Instructions that a pickle may have; statistics of 50 parts have some thousands."""
+_MOST_NAMES = 256
+_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class Record:
@@ -44,7 +52,9 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         """Remember the state; of a pair, (state, slots), both."""
-        for each in state if isinstance(state, tuple) else (state,):
+        if self.state:
+            raise LoadError("An object in it is built twice.")
+        for each in state[:2] if isinstance(state, tuple) else (state,):
             if isinstance(each, dict):
                 self.state.update(each)
 
@@ -58,7 +68,8 @@ class _Dtype:
 
     def __init__(self, code: Any, *_flags: Any) -> None:
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise LoadError(f"An array of dtype {code!r} is not plain numbers.")
+            shown = code[:20] if isinstance(code, str) else type(code).__name__
+            raise LoadError(f"An array of dtype {shown!r} is not plain numbers.")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -76,9 +87,11 @@ class _Array:
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
+def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray, str)):
         raise LoadError("An array in it is not plain numbers.")
+    if not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
+        raise LoadError("An array in it has a shape that is none.")
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
     flat = np.frombuffer(raw, dtype.dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C")
@@ -95,12 +108,29 @@ def _scalar(dtype: Any, data: Any) -> Any:
 def _record(kind: Any, *_args: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Record):
         return kind()
-    raise UnsafeError(f"It builds a {kind!r}, which is not a space or statistics.")
+    raise UnsafeError("It builds something that is neither a space nor statistics.")
 
 
 def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
     """Make bytes of text, as pickles from before protocol 3 do."""
-    return str(text).encode("latin1" if encoding == "latin1" else "ascii")
+    if not isinstance(text, str):
+        raise LoadError("It makes bytes of something that is no text.")
+    return text.encode("latin1" if encoding == "latin1" else "ascii")
+
+
+def _ordered(pairs: Any = ()) -> dict[Any, Any]:
+    """Make a dictionary of a list of pairs."""
+    found = {}
+    for key, value in pairs:
+        _check_key(key)
+        found[key] = value
+    return found
+
+
+def _check_key(key: Any) -> None:
+    """Allow plain keys only: the hash of tuples in tuples can take for ever."""
+    if type(key) not in _KEYS:
+        raise LoadError(f"A key in it is a {type(key).__name__}.")
 
 
 _CALLS: dict[str, Any] = {
@@ -110,16 +140,58 @@ _CALLS: dict[str, Any] = {
 }
 _OTHERS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("copyreg", "_reconstructor"): _record,
     ("copy_reg", "_reconstructor"): _record,
     ("_codecs", "encode"): _latin1,
 }
 
 
+def _check_keys(stack: list[Any]) -> None:
+    for key in stack[::2]:
+        _check_key(key)
+
+
+def _check_built(stack: list[Any]) -> None:
+    """Allow stand-ins only to be given a state: functions have one, too."""
+    if not isinstance(stack[-2], (Record, _Dtype, _Array)):
+        raise LoadError("It builds something that is no object.")
+
+
+def _refuse_set(_: list[Any]) -> None:
+    raise LoadError("It holds a set, which statistics and spaces do not.")
+
+
+_CHECKS: dict[bytes, Callable[[list[Any]], None]] = {
+    pickle.BUILD: _check_built,
+    pickle.SETITEM: lambda stack: _check_key(stack[-2]),
+    pickle.SETITEMS: _check_keys,
+    pickle.DICT: _check_keys,
+    pickle.EMPTY_SET: _refuse_set,
+    pickle.ADDITEMS: _refuse_set,
+    pickle.FROZENSET: _refuse_set,
+}
+
+
+def _checked(opcode: bytes) -> Callable[[Any], None]:
+    """Check the stack before an instruction is carried out."""
+    plain: Any = pickle._Unpickler.dispatch[opcode[0]]
+
+    def load(unpickler: Any) -> None:
+        _CHECKS[opcode](unpickler.stack)
+        plain(unpickler)
+
+    return load
+
+
 # The Python form: the C form can be made to allocate gigabytes by a few bytes.
 class _Unpickler(pickle._Unpickler):
     """Gives records for the names it knows and refuses all others."""
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        **{opcode[0]: _checked(opcode) for opcode in _CHECKS},
+    }
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
@@ -136,19 +208,21 @@ class _Unpickler(pickle._Unpickler):
         )
         if not plain and not _RECORDS.fullmatch(module):
             raise UnsafeError(
-                f"It names {module}.{name}, which is neither a space nor statistics. "
-                "Reading it would run its code, so it was not read. If you trust who "
-                "made it, allow unpickling (allow_pickle=True, --unpickle), which runs "
-                "whatever code the file holds."
+                f"It names {module[:80]}.{name[:80]}, which is neither a space nor "
+                "statistics. Reading it would run its code, so it was not read. If you "
+                "trust who made it, allow unpickling (allow_pickle=True, --unpickle), "
+                "which runs whatever code the file holds."
             )
         key = f"{module}.{name}"
         if key not in self._known:
+            if len(self._known) == _MOST_NAMES:
+                raise LoadError(f"It names more than {_MOST_NAMES} classes.")
             self._known[key] = type(name.rpartition(".")[2], (Record,), {})
         return self._known[key]
 
-    def persistent_load(self, pid: Any, /) -> Any:
+    def persistent_load(self, _pid: Any, /) -> Any:
         """Refuse references to things outside the file."""
-        raise UnsafeError(f"It refers to something outside the file: {pid!r}.")
+        raise UnsafeError("It refers to something outside the file.")
 
 
 def read(data: bytes) -> Any:
@@ -163,29 +237,40 @@ def read(data: bytes) -> Any:
 
     Raises:
         UnsafeError: If it names anything but spaces, statistics and arrays.
-        LoadError: If it is damaged, or holds arrays of anything but numbers.
+        LoadError: If it is damaged, has too many instructions, or holds arrays of
+            anything but numbers.
     """
-    try:
-        return settled(_Unpickler(data).load())
-    except LoadError:
-        raise
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise LoadError(f"Not a readable pickle: {error!r}.") from error
+    with loading("The pickle", keep=(UnsafeError,)):
+        # Walking over the instructions runs none, and bounds the work and the memory.
+        for count, _ in enumerate(pickletools.genops(data)):
+            if count > _MOST_STEPS:
+                raise LoadError(f"A pickle of more than {_MOST_STEPS} instructions.")
+        return _settled(_Unpickler(data).load(), {})
 
 
-def settled(value: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """Put the arrays in the place of what they were rebuilt from."""
+def _settled(value: Any, done: dict[int, Any]) -> Any:
+    """Put arrays in the place of their stand-ins, in each object once.
+
+    Args:
+        value: What was read.
+        done: What each object became, by its identity.
+    """
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, _Dtype):
         return value.dtype
-    if id(value) in seen:
+    if not isinstance(value, (Record, dict, list, tuple)):
         return value
-    deeper = seen | {id(value)}
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = value
     if isinstance(value, Record):
-        value.state = {k: settled(v, deeper) for k, v in value.state.items()}
+        value.state = _settled(value.state, done)
     elif isinstance(value, dict):
-        return {k: settled(v, deeper) for k, v in value.items()}
-    elif isinstance(value, (list, tuple)):
-        return type(value)(settled(v, deeper) for v in value)
-    return value
+        for key, each in value.items():
+            value[key] = _settled(each, done)
+    elif isinstance(value, list):
+        value[:] = [_settled(each, done) for each in value]
+    else:
+        done[id(value)] = tuple([_settled(each, done) for each in value])
+    return done[id(value)]

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentkd.errors import ConfigError, LoadError, RefError, SpecError
+from agentkd.errors import AgentkdError, ConfigError, LoadError, RefError, SpecError
+from agentkd.files import loading
 from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
@@ -223,8 +224,9 @@ def _save(
     digest = known.digest if known else ""
     try:
         read = read_save(save)
-        description = describe(read, algorithm)
-        policy, built_for, size = sb3.build(description, spec, known)
+        with loading(save, keep=(AgentkdError,)):
+            description = describe(read, algorithm)
+            policy, built_for, size = sb3.build(description, spec, known)
         name = description.algorithm
     except LoadError:
         if not allow_pickle or not save.is_file():

@@ -7,12 +7,7 @@ pickles are left alone and the weights are read as tensors only.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import LoadError, NumbersError, UnsafeError
+from agentkd.archives import (
+    NoZipError,
+    check_tensor,
+    load_tensors,
+    opened_zip,
+    read_entry,
+)
+from agentkd.errors import LoadError, NumbersError
+from agentkd.fields import parse_json
+from agentkd.files import digest_of, loading, regular
 
 Weights = Mapping[str, NDArray[np.float32]]
 
+LIMIT_FILE = 16 * 2**30
+"""Bytes that a save may have, with its optimiser's state."""
 LIMIT_DATA = 256 * 2**20
 """Bytes of JSON that are read at most; a replay buffer is not in it."""
 LIMIT_WEIGHTS = 4 * 2**30
@@ -72,16 +78,6 @@ def _fields(item: Any) -> Mapping[str, Any]:
     return {key: value for key, value in item.items() if key != ":serialized:"}
 
 
-def _entry(file: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
-    size = file.getinfo(name).file_size
-    if size > limit:
-        raise LoadError(
-            f"{path}: {name!r} would take {size:,} bytes; at most {limit:,} are read."
-        )
-    with file.open(name) as entry:
-        return entry.read(limit + 1)
-
-
 def _not_a_save(path: Path, names: list[str]) -> LoadError:
     if {"parameters", "parameter_list"} <= set(names):
         what = "a save of the older, TensorFlow-based stable-baselines"
@@ -95,31 +91,36 @@ def _not_a_save(path: Path, names: list[str]) -> LoadError:
     )
 
 
-def weights_of(state: Mapping[str, Any], where: str) -> Weights:
+def weights_of(
+    state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS
+) -> Weights:
     """Take a state dict's tensors as float32 arrays that share their memory.
 
     Args:
         state: Tensors by name.
         where: What they come from, for messages.
+        most: Bytes that they may take together.
 
     Raises:
-        LoadError: If something in it is no tensor of numbers.
+        LoadError: If something in it is no tensor of stored numbers.
         NumbersError: If a number is NaN or infinite.
     """
     import torch
 
     weights: dict[str, NDArray[np.float32]] = {}
+    total = 0
     for name, tensor in state.items():
+        at = f"{where}: {str(name)[:80]!r}"
         if not isinstance(tensor, torch.Tensor):
-            raise LoadError(
-                f"{where}: {name!r} is a {type(tensor).__name__}, not a tensor."
-            )
-        if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
-            raise LoadError(f"{where}: {name!r} holds {tensor.dtype}, not numbers.")
+            raise LoadError(f"{at} is a {type(tensor).__name__}, not a tensor.")
+        check_tensor(tensor, at)
+        total += 4 * tensor.numel()
+        if total > most:
+            raise LoadError(f"{where}: weights of more than {most:,} bytes.")
         array = tensor.detach().to("cpu", torch.float32).numpy()
         if not np.isfinite(array).all():
             raise NumbersError(
-                f"{where}: {name!r} holds NaN or infinity; the training diverged. "
+                f"{at} holds NaN or infinity; the training diverged. "
                 "Use an earlier checkpoint."
             )
         weights[str(name)] = array
@@ -127,27 +128,12 @@ def weights_of(state: Mapping[str, Any], where: str) -> Weights:
 
 
 def _read_weights(raw: bytes, path: Path) -> Weights:
-    import io
-
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats of old versions of torch
-            state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0][:300]
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise UnsafeError(
-                f"{path}: 'policy.pth' holds more than tensors, so it was not read: "
-                f"{reason}"
-            ) from error
-        raise LoadError(f"{path}: 'policy.pth' is damaged: {reason}") from error
-    except Exception as error:  # torch raises nearly anything for a damaged file
-        raise LoadError(f"{path}: 'policy.pth' is damaged: {error!r}.") from error
+    what = f"{path}: 'policy.pth'"
+    state = load_tensors(raw, what)
     if not isinstance(state, dict):
-        raise LoadError(f"{path}: 'policy.pth' holds a {type(state).__name__}.")
-    return weights_of(state, str(path))
+        raise LoadError(f"{what} holds a {type(state).__name__}.")
+    with loading(path, keep=(NumbersError,)):
+        return weights_of(state, str(path), most=4 * len(raw))
 
 
 def read_save(path: Path) -> Save:
@@ -158,30 +144,27 @@ def read_save(path: Path) -> Save:
         UnsafeError: If its weights are more than tensors.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not path.is_file():
+    if not path.exists():
         raise LoadError(f"No file {path}.")
-    if path.stat().st_size == 0:
-        raise LoadError(f"{path} is empty.")
-    try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        with zipfile.ZipFile(path) as file:
-            names = file.namelist()
-            if "data" not in names or "policy.pth" not in names:
-                raise _not_a_save(path, names)
-            raw = _entry(file, "data", LIMIT_DATA, path)
-            tensors = _entry(file, "policy.pth", LIMIT_WEIGHTS, path)
-    except zipfile.BadZipFile as error:
-        raise LoadError(
-            f"{path} is not a zip, or was cut short ({error}). An SB3 save is a zip; "
-            "copy it again, or save the model again with model.save(path)."
-        ) from error
-    except (EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise LoadError(f"{path} cannot be read: {error}.") from error
-    try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path}: 'data' is not JSON: {error}.") from error
+    with regular(path, LIMIT_FILE) as stream:
+        if not stream.read(1):
+            raise LoadError(f"{path} is empty.")
+        stream.seek(0)
+        with loading(path):
+            digest = digest_of(stream)
+        try:
+            with opened_zip(stream, path) as file:
+                names = file.namelist()
+                if "data" not in names or "policy.pth" not in names:
+                    raise _not_a_save(path, names)
+                raw = read_entry(file, "data", LIMIT_DATA, path)
+                tensors = read_entry(file, "policy.pth", LIMIT_WEIGHTS, path)
+        except NoZipError as error:
+            raise LoadError(
+                f"{path} is not a zip, or was cut short. An SB3 save is a zip; copy it "
+                "again, or save the model again with model.save(path)."
+            ) from error
+    data = parse_json(raw, f"{path}: 'data'", limit=LIMIT_DATA, infinite=True)
     if not isinstance(data, dict):
         raise LoadError(f"{path}: 'data' is not a JSON object.")
     return Save(path, digest, data, _read_weights(tensors, path))

@@ -7,8 +7,6 @@ them ("[0 0 0 ... 0]"), and for dictionaries, the space's pickle is read inertly
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import re
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -17,9 +15,14 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import LoadError, SpecError
+from agentkd.fields import parse_json
+from agentkd.files import loading
 from agentkd.planners import inert
 from agentkd.spec import ActionSpec, ObsSpec, action_spec, obs_spec
 
+_MOST_TEXT = 1 << 20
+"""Characters of an array's textual form that are read; NumPy abbreviates earlier."""
+_ARRAYS = ("low", "high", "nvec", "start")
 _DTYPE = re.compile(r"(?:<class 'numpy\.)?(\w+?)(?:'>)?")
 
 
@@ -32,7 +35,7 @@ def _numbers(text: Any) -> Any:
     """Read an array's textual form; give None for one that is abbreviated."""
     if not isinstance(text, str):
         return np.asarray(text)
-    if "..." in text:
+    if "..." in text or len(text) > _MOST_TEXT:
         return None
     return np.array([float(x) for x in re.sub(r"[\[\],]", " ", text).split()])
 
@@ -42,7 +45,8 @@ def _readable(item: Mapping[str, Any]) -> Any:
     kind = re.sub(r".*\.|'>$", "", str(item.get(":type:", "")))
     shape = item.get("shape", item.get("_shape"))
     if isinstance(shape, str):
-        shape = json.loads(shape.replace("(", "[").replace(",)", "]").replace(")", "]"))
+        text = shape.replace("(", "[").replace(",)", "]").replace(")", "]")
+        shape = parse_json(text, "A space's shape")
     if kind == "Discrete":
         start = int(item.get("start", 0))
         return _named(kind, {"n": int(item["n"]), "start": start})
@@ -62,26 +66,31 @@ def _readable(item: Mapping[str, Any]) -> Any:
     return None
 
 
-def _settled(record: Any) -> Any:
-    """Build the space from its inert record."""
+def _settled(record: Any, *, inner: bool = False) -> Any:
+    """Build the space from its inert record; spaces in inner spaces stay records."""
     if not isinstance(record, inert.Record):
         raise LoadError(f"A space was expected, not a {type(record).__name__}.")
     fields = dict(record.state)
     kind = type(record).__name__
     fields["shape"] = fields.get("_shape", fields.get("shape"))
+    for each in _ARRAYS:
+        if not isinstance(fields.get(each, 0), (np.ndarray, np.number, int, float)):
+            raise LoadError(f"A space's {each} is no array.")
     dtype = fields.get("dtype")
     name = type(dtype).__name__ if isinstance(dtype, inert.Record) else dtype
     if isinstance(dtype, type):
         name = dtype.__name__
     if kind == "Box":
+        if not isinstance(name, (str, np.dtype)):
+            raise LoadError("A space's dtype is none.")
         fields["dtype"] = np.dtype(name)
     if kind == "MultiBinary" and fields["shape"] is None:
         fields["shape"] = (int(fields["n"]),)
-    if kind == "Dict":
+    if kind == "Dict" and not inner:
         inside = fields["spaces"].items()
-        fields["spaces"] = {str(key): _settled(each) for key, each in inside}
-    elif kind == "Tuple":
-        fields["spaces"] = [_settled(each) for each in fields["spaces"]]
+        fields["spaces"] = {str(k): _settled(v, inner=True) for k, v in inside}
+    elif kind == "Tuple" and not inner:
+        fields["spaces"] = [_settled(each, inner=True) for each in fields["spaces"]]
     return _named(kind, fields)
 
 
@@ -99,15 +108,14 @@ def space(item: Any, what: str) -> Any:
     if not isinstance(item, dict):
         raise LoadError(f"The save has no readable {what!r}.")
     try:
-        found = _readable(item)
-        if found is None:
-            raw = base64.b64decode(item[":serialized:"], validate=False)
-            found = _settled(inert.read(raw))
+        with loading(f"The save's {what!r}"):
+            found = _readable(item)
+            if found is None:
+                raw = base64.b64decode(item[":serialized:"], validate=False)
+                found = _settled(inert.read(raw))
+            return found
     except LoadError as error:
         raise type(error)(f"{what!r}: {error}") from error
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise LoadError(f"The save's {what!r} is damaged: {error!r}.") from error
-    return found
 
 
 def image_parts(found: Any) -> frozenset[str]:
@@ -140,4 +148,5 @@ def read_spaces(data: Mapping[str, Any]) -> tuple[ObsSpec, ActionSpec, frozenset
         raise SpecError(
             "The save's actions do not start at 0, which SB3 does not support."
         )
-    return obs_spec(obs), action_spec(action), image_parts(obs)
+    with loading("The save's spaces", keep=(SpecError,)):
+        return obs_spec(obs), action_spec(action), image_parts(obs)

@@ -5,13 +5,14 @@ Only reached where the caller allowed unpickling by name.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from agentkd.archives import opened_zip, read_entry
 from agentkd.errors import LoadError
+from agentkd.fields import parse_json
+from agentkd.files import digest_of, loading, regular
+from agentkd.planners.sb3_file import LIMIT_DATA, LIMIT_FILE
 from agentkd.planners.sb3_policy import algorithm_of_options, known_algorithm
 from agentkd.refs import working_directory_on_path
 
@@ -33,15 +34,13 @@ def unpickle(path: Path, algorithm: str | None) -> tuple[Any, str]:
     import stable_baselines3
 
     working_directory_on_path()
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if algorithm is None:
-        try:
-            with zipfile.ZipFile(path) as file:
-                data = json.loads(file.read("data"))
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-            raise LoadError(f"{path} is not an SB3 save: {error}.") from error
-        algorithm = algorithm_of_options(data, {})
+    with regular(path, LIMIT_FILE) as stream, loading(path):
+        digest = digest_of(stream)
+        if algorithm is None:
+            with opened_zip(stream, path) as file:
+                raw = read_entry(file, "data", LIMIT_DATA, path)
+            data = parse_json(raw, path, limit=LIMIT_DATA, infinite=True)
+            algorithm = algorithm_of_options(data, {})
     if algorithm is None:
         raise LoadError(
             f"{path} does not tell its algorithm; say which it is (algorithm='PPO')."

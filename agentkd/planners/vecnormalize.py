@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd.errors import LoadError, NumbersError, SpecError
+from agentkd.files import loading, read_file
 from agentkd.planners import inert
 from agentkd.spec import ObsSpec
 from agentkd.types import Floats
@@ -61,8 +62,15 @@ def _get(found: Any, name: str, default: Any = None) -> Any:
     return fields.get(name, default)
 
 
+def _array(value: Any, where: str) -> Doubles:
+    # Lists in lists, each of which holds another twice, would never end.
+    if not isinstance(value, (np.ndarray, np.number, int, float)):
+        raise LoadError(f"{where}: statistics that are a {type(value).__name__}.")
+    return np.asarray(value, np.float64)
+
+
 def _moments(rms: Any, where: str) -> tuple[Doubles, Doubles]:
-    mean, var = (np.asarray(_get(rms, n), np.float64) for n in ("mean", "var"))
+    mean, var = (_array(_get(rms, n), where) for n in ("mean", "var"))
     if mean.shape != var.shape:
         raise LoadError(f"{where}: mean {mean.shape} and variance {var.shape} differ.")
     if not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):
@@ -90,12 +98,20 @@ def statistics_of(found: Any, where: str, digest: str = "") -> Statistics | None
     rms = _get(found, "obs_rms")
     if isinstance(rms, dict):
         keys = _get(found, "norm_obs_keys") or list(rms)
+        if not all(isinstance(key, str) and key in rms for key in keys):
+            raise LoadError(f"{where}: its parts do not have the names that it says.")
         parts = {str(key): _moments(rms[key], where) for key in keys}
     elif rms is None:
         raise LoadError(f"{where} holds no statistics of observations.")
     else:
         parts = {"": _moments(rms, where)}
     clip, epsilon = (float(_get(found, n)) for n in ("clip_obs", "epsilon"))
+    least = min(float(var.min(initial=np.inf)) for _, var in parts.values())
+    if not (clip > 0 and 0 <= epsilon < np.inf and least + epsilon > 0):
+        raise NumbersError(
+            f"{where}: a clip of {clip} and an epsilon of {epsilon} for variances from "
+            f"{least} on."
+        )
     return Statistics(parts, clip, epsilon, digest)
 
 
@@ -124,12 +140,7 @@ def read_statistics(path: Path, *, allow_pickle: bool = False) -> Statistics | N
         UnsafeError: If it could only be read by running its code.
         NumbersError: If a number is NaN or infinite.
     """
-    try:
-        if path.stat().st_size > LIMIT:
-            raise LoadError(f"{path} has more than {LIMIT:,} bytes: not statistics.")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise LoadError(f"{path} cannot be read: {error}.") from error
+    raw = read_file(path, LIMIT)
     digest = hashlib.sha256(raw).hexdigest()
     try:
         found = inert.read(raw)
@@ -137,10 +148,8 @@ def read_statistics(path: Path, *, allow_pickle: bool = False) -> Statistics | N
         if not allow_pickle:
             raise type(error)(f"{path}: {error}") from error
         found = _unpickled(raw, path)
-    try:
+    with loading(path, keep=(NumbersError,)):
         return statistics_of(found, str(path), digest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LoadError(f"{path}: damaged statistics: {error!r}.") from error
 
 
 def _laid_out(values: Doubles, shape: tuple[int, ...], size: int, name: str) -> Doubles:

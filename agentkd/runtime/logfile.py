@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +11,17 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.deploy.bundle import from_bytes
-from agentkd.errors import AgentkdError, LoadError
+from agentkd.errors import LoadError
 from agentkd.executors.frozen import Frozen
-from agentkd.runtime.codec import Answer, decode_answer, decode_weights, shaped_action
+from agentkd.fields import Fields, parse_json
+from agentkd.files import loading, read_file
+from agentkd.runtime.codec import (
+    Answer,
+    action_width,
+    decode_answer,
+    decode_weights,
+    shaped_action,
+)
 from agentkd.runtime.log import (
     CALLED,
     DECIDED,
@@ -38,6 +44,8 @@ from agentkd.types import Floats
 
 _LONGEST = 1 << 28
 """The longest record that is believed, in bytes."""
+_LARGEST = 1 << 31
+"""Bytes of a log that are read at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +113,7 @@ def _follows(before: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
     """Whether the second file goes on where the first ends."""
     if before.get("run") != header.get("run"):
         return False
-    return int(before.get("segment", 0)) + 1 == int(header.get("segment", 0))
+    return bool(before.get("segment", 0) + 1 == header.get("segment", 0))
 
 
 @final
@@ -142,13 +150,19 @@ class LogFile:
             if _follows(before, self.header):
                 self._parts.insert(0, data)
                 self.whole = before.get("segment") == 0
-        try:
-            self.spec: Spec = from_json(self.header["spec"])
-        except (AgentkdError, KeyError) as error:
-            raise LoadError(f"{self.path}: its header is damaged: {error}") from error
+        with loading(f"{self.path}: its header"):
+            self.spec: Spec = from_json(self.header.get("spec"))
 
     def events(self) -> Iterator[Event]:
-        """Give what happened, in order, as far as records are whole."""
+        """Give what happened, in order, as far as records are whole.
+
+        Raises:
+            LoadError: If a whole record cannot be read.
+        """
+        with loading(self.path):
+            yield from self._events()
+
+    def _events(self) -> Iterator[Event]:
         self.ended, self.torn = False, 0
         frozen: Frozen | None = None
         for data in self._parts:
@@ -172,18 +186,15 @@ class LogFile:
             self.torn = len(data) - whole
 
     def _event(self, kind: int, body: bytes, names: Mapping[int, str]) -> Event:
-        try:
-            if kind == DECIDED:
-                return self._decided(body, names)
-            (number,) = NUMBER.unpack_from(body)
-            if kind == RESET:
-                return Reset(number)
-            if kind == LOST:
-                return Gap(number)
-            if kind == HEARD:
-                return Heard(number, decode_answer(body[NUMBER.size :], self.spec))
-        except (AgentkdError, KeyError, ValueError, struct.error) as error:
-            raise LoadError(f"{self.path}: a record is unreadable: {error}") from error
+        if kind == DECIDED:
+            return self._decided(body, names)
+        (number,) = NUMBER.unpack_from(body)
+        if kind == RESET:
+            return Reset(number)
+        if kind == LOST:
+            return Gap(number)
+        if kind == HEARD:
+            return Heard(number, decode_answer(body[NUMBER.size :], self.spec))
         raise LoadError(
             f"{self.path} holds a record of kind {chr(kind)!r}, which this version "
             "does not know. Read it with the version that wrote it."
@@ -193,6 +204,8 @@ class LogFile:
         tick, epoch, late, left, taken, version, source, reason = TICK.unpack_from(body)
         numbers = np.frombuffer(body, np.float32, offset=TICK.size)
         size = self.spec.obs.size
+        if len(numbers) != size + action_width(self.spec.action):
+            raise LoadError(f"{self.path}: a decision of {len(numbers)} numbers.")
         return Decided(
             tick=tick,
             epoch=epoch,
@@ -208,26 +221,25 @@ class LogFile:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LoadError(f"{path} cannot be read: {error.strerror}.") from error
+    data = read_file(path, _LARGEST)
     if not data.startswith(MAGIC):
         raise LoadError(f"{path} is no decision log of agentkd's.")
     return data
 
 
 def _header(data: bytes, path: Path) -> dict[str, Any]:
-    for kind, body, _ in _records(data, len(MAGIC)):
-        if kind != HEADER:
-            break
-        try:
-            found = json.loads(body)
-        except ValueError:
-            break
-        if isinstance(found, dict):
-            return found
-    raise LoadError(f"{path} ends before its header does: nothing can be read of it.")
+    """Read the header, and check the types of what is used of it."""
+    kind, body, _ = next(_records(data, len(MAGIC)), (0, b"", 0))
+    if kind != HEADER:
+        raise LoadError(
+            f"{path} ends before its header does: nothing can be read of it."
+        )
+    found = parse_json(body, f"{path}: its header")
+    fields = Fields(found, f"{path}: its header")
+    fields.whole("segment", 0)
+    fields.texts("routers", ())
+    fields.text("mode", "")
+    return dict(found)
 
 
 def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
@@ -244,14 +256,12 @@ def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _executor(kind: int, body: bytes, before: Frozen | None, path: Path) -> Frozen:
-    (version,) = NUMBER.unpack_from(body)
-    rest = body[NUMBER.size :]
-    try:
+    with loading(f"{path}: an executor in it"):
+        (version,) = NUMBER.unpack_from(body)
+        rest = body[NUMBER.size :]
         if kind == EXECUTOR:
             frozen = from_bytes(rest).frozen
             return frozen.with_vector(frozen.vector(), version)
         if before is None:
-            raise LoadError("weights without an executor")
+            raise LoadError(f"{path}: weights without an executor.")
         return before.with_vector(decode_weights(rest), version)
-    except AgentkdError as error:
-        raise LoadError(f"{path}: an executor in it is damaged: {error}") from error

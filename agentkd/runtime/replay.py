@@ -8,8 +8,9 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import AgentkdError, ConfigError, SpecError
 from agentkd.executors.frozen import Frozen
+from agentkd.files import loading
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.form import Form, form
@@ -180,7 +181,8 @@ def replay(
             f"The run had {len(named)} routers ({', '.join(named) or 'none'}); "
             f"{len(routers)} are given. Give those of the run."
         )
-    return _Replay(log, executor, routers, tolerance, native=native).run()
+    with loading(log.path, keep=(AgentkdError,)):
+        return _Replay(log, executor, routers, tolerance, native=native).run()
 
 
 @final

@@ -5,8 +5,8 @@ for the observation at hand is the planner's own word and always acts. Any other
 acts in the executor's place only if it passes these tests, in this order. The first
 that fails is the reason, and ends the strategy:
 
-1. **unpredicted**: the planner was asked about a predicted observation (`RollForward`), or
-   says what it expects to be observed (`Guidance.expected`). Otherwise nobody knows
+1. **unpredicted**: the planner was asked about a predicted observation, or says what
+   it expects to be observed (`RollForward`, `Guidance.expected`). Else nobody knows
    whether the row is for the present state.
 2. **changed**: the actions executed since the observation are those that the
    prediction counted on, then the rows before this one. A veto, a swap, another

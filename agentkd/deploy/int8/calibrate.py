@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from agentkd.archives import opened_zip, read_array
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.deploy.vectors import vectors
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.frozen import Frozen
+from agentkd.files import loading, regular
 from agentkd.types import Floats
+
+_LARGEST = 1 << 31
+"""Bytes of observations that are read at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,21 +76,16 @@ def read(path: Path, frozen: Frozen) -> Seen:
         ConfigError: If the file cannot be read, or they do not fit the executor.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                obs = np.asarray(loaded["obs"], np.float32)
-                starts = loaded.get("starts")
-        else:
-            obs, starts = np.asarray(loaded, np.float32), None
-        begins = np.zeros(len(obs), np.float32)
-        begins[:1] = 1.0
-        if starts is not None:
-            begins = np.asarray(starts, np.float32)
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        with regular(path, _LARGEST) as stream, loading(path):
+            obs, starts = _arrays(stream)
+    except LoadError as error:
         raise ConfigError(
-            f"{path} holds no observations: {error}. Save them by numpy.save, (n, obs)."
+            f"{path} holds no observations: {error} Save them by numpy.save, (n, obs)."
         ) from error
+    begins = np.zeros(len(obs), np.float32)
+    begins[:1] = 1.0
+    if starts is not None:
+        begins = starts
     size = frozen.spec.obs.size
     if obs.ndim != 2 or obs.shape[1] != size or begins.shape != (len(obs),):
         raise ConfigError(
@@ -91,6 +93,25 @@ def read(path: Path, frozen: Frozen) -> Seen:
             f"starts; (n, {size}) and (n,) were expected."
         )
     return Seen(obs, begins, f"{len(obs)} observations of {path}")
+
+
+def _arrays(stream: IO[bytes]) -> tuple[Floats, Floats | None]:
+    """Read observations, and starts where they are told."""
+    zipped = stream.read(2) == b"PK"
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if not zipped:
+        return np.atleast_1d(read_array(stream, size)).astype(np.float32), None
+    with opened_zip(stream, "it") as file:
+        found = {}
+        for name in file.namelist():
+            with file.open(name) as entry:
+                found[name] = read_array(entry, file.getinfo(name).file_size)
+    starts = found.get("starts.npy")
+    return (
+        found["obs.npy"].astype(np.float32),
+        None if starts is None else starts.astype(np.float32),
+    )
 
 
 def episodes(pieces: list[Floats]) -> Seen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from agentkd.distill import divergence as d
+from agentkd.distill.restoring import restore_adam
 from agentkd.distill.terms.action import BoxUnits
 from agentkd.distill.terms.soft import Soft, SoftLabels
 from agentkd.distill.terms.term import Batch, Ground, Loss, Term
@@ -112,8 +112,7 @@ class Adversary(Loss):
 
     def set_extra_state(self, state: Any) -> None:
         """Go on with an optimiser's averages."""
-        # Copied: an optimiser takes the tensors themselves, and would share them.
-        self._adam.load_state_dict(deepcopy(state))
+        restore_adam(self._adam, state, "The discriminator")
 
     def logits(self, obs: Tensor, answers: Tensor) -> Tensor:
         """How much pairs look like the planner's, above 0 for yes: (batch,).

@@ -1,0 +1,217 @@
+"""Zips, arrays and saved tensors: declared sizes are compared with what is there."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from agentkd.errors import LoadError, UnsafeError
+from agentkd.files import loading, reason
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_ENTRIES = 4096
+"""Entries that a zip may have."""
+_MOST_DIRECTORY = 1 << 20
+"""Bytes of a zip's directory that are read at most."""
+_RATIO = 200
+"""How far an entry may unpack beyond its stored size, above a floor."""
+_FLOOR = 1 << 24
+_END = struct.Struct("<4s4H2IH")
+_TAIL = _END.size + (1 << 16)
+_LOCATOR = 20
+_WIDE = struct.Struct("<4sQ2H2I4Q")
+
+
+class NoZipError(LoadError):
+    """A file that is no zip, or was cut short."""
+
+
+@contextmanager
+def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
+    """Open a zip after checking the size of its directory, and read the directory.
+
+    Raises:
+        NoZipError: If it is no zip.
+        LoadError: If it has too many entries, a name twice, or an entry
+            that is larger than the file allows.
+    """
+    with loading(what):
+        _check_directory(stream, what)
+        try:
+            file = zipfile.ZipFile(stream)
+        except zipfile.BadZipFile as error:
+            raise NoZipError(f"{what} is no zip: {error}.") from error
+    with file:
+        entries = file.infolist()
+        if len(entries) > MOST_ENTRIES:
+            raise LoadError(
+                f"{what} has {len(entries)} entries; {MOST_ENTRIES} at most."
+            )
+        names = {entry.filename for entry in entries}
+        if len(names) < len(entries):
+            raise LoadError(f"{what} holds an entry twice.")
+        size = stream.seek(0, os.SEEK_END)
+        packed = sum(entry.compress_size for entry in entries)
+        if packed > size:
+            raise LoadError(f"{what} has {size:,} bytes; its entries claim {packed:,}.")
+        for entry in entries:
+            stored = entry.compress_type == zipfile.ZIP_STORED
+            if stored and entry.file_size != entry.compress_size:
+                raise LoadError(f"{what}: {entry.filename!r} has two sizes.")
+            if entry.file_size > max(_FLOOR, _RATIO * entry.compress_size):
+                raise LoadError(
+                    f"{what}: {entry.filename!r} unpacks {entry.compress_size:,} bytes "
+                    f"to {entry.file_size:,}; at most {_RATIO} to one is read."
+                )
+        yield file
+
+
+def _check_directory(stream: IO[bytes], what: object) -> None:
+    """Make sure that the directory is small: zipfile makes an object of each entry."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _TAIL - _LOCATOR - _WIDE.size))
+    tail = stream.read()
+    at = len(tail) - _END.size
+    if at < 0 or tail[at : at + 4] != b"PK\x05\x06":
+        at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or at + _END.size > len(tail):
+        raise NoZipError(f"{what} is no zip, or was cut short.")
+    directory = _END.unpack_from(tail, at)[5]
+    locator = at - _LOCATOR
+    wide = locator - _WIDE.size
+    if (
+        wide >= 0
+        and tail[locator : locator + 4] == b"PK\x06\x07"
+        and tail[wide : wide + 4] == b"PK\x06\x06"
+    ):
+        # As zipfile does: the record of large zips, which torch.save always writes.
+        directory = _WIDE.unpack_from(tail, wide)[8]
+    if directory > _MOST_DIRECTORY:
+        raise LoadError(
+            f"{what}: the zip's directory has {directory:,} bytes; at most "
+            f"{_MOST_DIRECTORY:,} are read."
+        )
+
+
+def read_entry(file: zipfile.ZipFile, name: str, limit: int, what: object) -> bytes:
+    """Read an entry of an opened zip.
+
+    Raises:
+        LoadError: If it is missing, damaged, or larger than `limit` bytes.
+    """
+    with loading(f"{what}: {name!r}"):
+        size = file.getinfo(name).file_size
+        if size > limit:
+            raise LoadError(
+                f"{what}: {name!r} has {size:,} bytes; at most {limit:,} are read."
+            )
+        with file.open(name) as entry:
+            data = entry.read(limit + 1)
+        if len(data) != size:
+            raise LoadError(f"{what}: {name!r} holds {len(data)} bytes, not {size}.")
+        return data
+
+
+def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], Any, bool]:
+    """Read the header of a .npy file, and compare it with the bytes that follow.
+
+    Args:
+        stream: The file, at its beginning.
+        size: How many bytes it has.
+
+    Returns:
+        Shape, dtype, and whether it lies in Fortran's order; numbers or text.
+
+    Raises:
+        LoadError: If the array does not have exactly the bytes that are there.
+    """
+    with loading("The array"):
+        start = stream.tell()
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            found = np.lib.format.read_array_header_1_0(stream)
+        else:
+            found = np.lib.format.read_array_header_2_0(stream)
+        shape, turned, dtype = found
+        held = size - (stream.tell() - start)
+        if dtype.kind not in "biufU":
+            raise LoadError(f"an array of {dtype} is not read")
+        if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != held:
+            raise LoadError(f"{held} bytes for an array of {dtype}, shape {shape}")
+        return shape, dtype, bool(turned)
+
+
+def read_array(stream: IO[bytes], size: int) -> Any:
+    """Read a .npy file of `size` bytes that are known to be there.
+
+    Raises:
+        LoadError: If the array does not have exactly the bytes that are there.
+    """
+    shape, dtype, turned = array_header(stream, size)
+    with loading("The array"):
+        data = stream.read(math.prod(shape) * dtype.itemsize)
+        flat = np.frombuffer(data, dtype)
+        return flat.reshape(shape, order="F" if turned else "C")
+
+
+def check_tensor(tensor: torch.Tensor, at: str) -> None:
+    """Make sure that a tensor is plain numbers, each of which is stored.
+
+    Raises:
+        LoadError: If it is something else, as a view that repeats its numbers is.
+    """
+    import torch
+
+    if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
+        raise LoadError(f"{at} holds {tensor.dtype}, not numbers.")
+    # Only such tensors have a storage and strides that can be asked.
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        raise LoadError(f"{at} is a tensor of layout {tensor.layout}, not plain.")
+    if tensor.is_neg() or tensor.is_quantized:
+        raise LoadError(f"{at} is a view of other numbers, not plain.")
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:
+        raise LoadError(
+            f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored."
+        )
+
+
+def load_tensors(raw: bytes, what: str) -> Any:
+    """Read what `torch.save` wrote, tensors and plain values only.
+
+    Raises:
+        LoadError: If it is damaged, or not as large as it says.
+        UnsafeError: If it holds anything else.
+    """
+    import torch
+
+    if raw[:2] == b"PK":
+        with opened_zip(io.BytesIO(raw), what) as file:
+            if any(each.compress_type for each in file.infolist()):
+                raise LoadError(f"{what} is compressed, which torch.save does not do.")
+    try:
+        with loading(what), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats of old versions of torch
+            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except LoadError as error:
+        text = reason(error.__cause__ or error)
+        if isinstance(error.__cause__, pickle.UnpicklingError) and re.search(
+            "weights.only", text, re.IGNORECASE
+        ):
+            raise UnsafeError(
+                f"{what} holds more than tensors, so it was not read: {text}"
+            ) from error
+        raise

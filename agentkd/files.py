@@ -1,0 +1,117 @@
+"""Bounded reading of files that may be hostile, and one wrapper for what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from agentkd.errors import AgentkdError, LoadError, TooLargeError
+
+_MOST_HEADER = 1 << 22
+"""Bytes of a safetensors header that are read at most."""
+
+
+@contextmanager
+def loading(
+    what: object,
+    error: type[LoadError] = LoadError,
+    *,
+    keep: tuple[type[AgentkdError], ...] = (),
+) -> Iterator[None]:
+    """Turn every exception of the block into a `LoadError` that gives the reason.
+
+    The original exception is the error's `__cause__`.
+
+    Args:
+        what: The name of the file, for the message.
+        error: The class to raise.
+        keep: Classes of errors that pass unchanged, besides `error`.
+
+    Raises:
+        LoadError: If the block raises anything but `error` and `keep`.
+    """
+    try:
+        yield
+    except (error, *keep):
+        raise
+    except AgentkdError as found:
+        raise error(f"{what}: {found}") from found
+    except OSError as found:
+        raise error(f"{what} cannot be read: {found.strerror or found}.") from found
+    except Exception as found:  # damaged data raise nearly anything
+        raise error(f"{what} is damaged: {reason(found)}.") from found
+
+
+def reason(error: BaseException) -> str:
+    """Give an exception's class and the start of its message."""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def regular(path: str | Path, limit: int) -> Iterator[IO[bytes]]:
+    """Open a regular file of at most `limit` bytes for reading.
+
+    Raises:
+        LoadError: If it is missing, no regular file (a folder, pipe or device), or
+            larger.
+    """
+    try:
+        # A pipe without a writer would block without O_NONBLOCK.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise LoadError(f"{path} cannot be read: {text}.") from error
+    with os.fdopen(descriptor, "rb", closefd=True) as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise LoadError(f"{path} is no regular file.")
+        if found.st_size > limit:
+            raise TooLargeError(
+                f"{path} has {found.st_size:,} bytes; at most {limit:,} are read."
+            )
+        yield stream
+
+
+def read_file(path: str | Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    Raises:
+        LoadError: If it cannot be read, is no regular file, or is larger.
+    """
+    with regular(path, limit) as stream, loading(path):
+        data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise TooLargeError(f"{path} grows; at most {limit:,} bytes are read.")
+        return data
+
+
+def digest_of(stream: IO[bytes]) -> str:
+    """Give the SHA-256 of what is left of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    while piece := stream.read(1 << 20):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def read_tensors(data: bytes) -> dict[str, Any]:
+    """Read the bytes of a safetensors file as arrays.
+
+    Raises:
+        LoadError: If they are damaged, or the header is too long.
+    """
+    from safetensors.numpy import load
+
+    with loading("The tensors"):
+        (header,) = struct.unpack_from("<Q", data)
+        if header > _MOST_HEADER:
+            raise LoadError(
+                f"The header has {header:,} bytes; at most {_MOST_HEADER:,} are read."
+            )
+        return dict(load(data))

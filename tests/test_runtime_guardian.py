@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from agentkd.distill.process_source import ProcessSource
+from agentkd.distill.source import CollectionOptions
+from agentkd.executors.architecture import initial
 from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
 from agentkd.runtime.guardian import offspring
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.runtime_children import constant
 
 HERE = "tests.runtime_children"
@@ -141,6 +145,42 @@ def test_a_child_that_reads_input_finds_none(tmp_path: Path) -> None:
     with Agent(constant(0), planner=planner) as agent:
         # The call returns 0, which is no planner: that much is reached.
         until(lambda: "is no planner" in agent.metrics()["planner_error"])
+
+
+MOTHER = """
+import subprocess
+from pathlib import Path
+import numpy as np
+from agentkd.types import Categorical
+Path("pid").write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+def planner(obs):
+    return Categorical(np.zeros((len(obs), 2), np.float32))
+"""
+
+
+def test_children_of_a_collecting_planner_end_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a planner starts while it labels for a distiller ends with the source."""
+    (tmp_path / "mother.py").write_text(MOTHER)
+    monkeypatch.chdir(tmp_path)
+    spec = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
+    source = ProcessSource(
+        "CartPole-v1",
+        "mother:planner",
+        {},
+        initial("mlp:4", spec),
+        spec,
+        CollectionOptions(environments=2),
+        0,
+    )
+    try:
+        until(lambda: bool(source.take()))
+        child = int((tmp_path / "pid").read_text())
+        assert alive(child)
+    finally:
+        source.close()
+    assert not alive(child)
 
 
 def test_offspring_are_found_over_generations() -> None:

@@ -42,7 +42,8 @@ _SUPERVISE = 0.02
 class Agent:
     """Acts at once with the executor, and with the planner where it was in time.
 
-    Use it in a `with` block; without planner and learner it also works as it is.
+    Use it in a `with` block; without planner and learner it also works as it is. The
+    block waits for neither of them: they join when they are ready (see `start`).
     `act` and `decide` are for one thread.
 
         with Agent(executor, planner=Remote("mine:make_planner")) as agent:

@@ -52,6 +52,10 @@ def _guard(parent: int) -> None:
         signal.signal(number, lambda *_: None)
     _prctl(_SUBREAPER, 1)
     own = os.getpid()
+    if sys.platform == "linux":
+        # A planner never has the real-time priority of a thread that starts it.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     worker = os.fork()
     if worker:
         _leave(worker, _watch(worker, parent, reader))

@@ -181,7 +181,7 @@ def set_level(pids: Iterable[int], level: Level) -> None:
     """Give all threads of processes a level.
 
     Raises:
-        PermissionError: If the system does not allow it.
+        OSError: If the system does not allow it.
     """
     for pid in pids:
         done: set[int] = set()
@@ -197,11 +197,8 @@ def _set_thread(thread: int, level: Level) -> None:
     os.setpriority(os.PRIO_PROCESS, thread, level.nice)
     if sys.platform != "linux":
         return
-    # A thread that was given a real-time priority keeps it.
-    ordinary = (os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE)
-    if os.sched_getscheduler(thread) in ordinary:
-        policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
-        os.sched_setscheduler(thread, policy, os.sched_param(0))
+    policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
+    os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
 def _threads(pid: int) -> list[int]:

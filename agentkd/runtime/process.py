@@ -304,7 +304,7 @@ class Worker:
         try:
             # Its guardian needs no processor and stays as it is.
             set_level(family(root)[1:], ladder.level)
-        except PermissionError as error:
+        except OSError as error:
             if ladder.raised == raised:
                 return
             # A new start is the only way up; from then on it keeps a share.

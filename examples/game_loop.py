@@ -106,6 +106,8 @@ def main() -> None:
         {"executor": EXECUTOR, "spec": to_json(spec)},
     )
     with Agent(executor, planner=planner, learner=learner, period=FRAME) as agent:
+        # Without this the executor would play alone until they are loaded.
+        agent.await_ready()
         frames, over = play(world, agent, arguments.seconds)
     counts = agent.metrics()
     thinking = counts["planner_latency_us"]["p50"] / 1000

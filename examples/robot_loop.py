@@ -105,6 +105,7 @@ def main() -> None:
     )
     executor = initial("mlp:32,32", spec)
     with Agent(executor, planner=planner, learner=learner, period=PERIOD) as agent:
+        agent.await_ready()  # this executor has everything to learn
         obs, _ = robot.reset(seed=0)
         clock.start()
         while clock.wait().scheduled < seconds:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -109,6 +111,21 @@ class Guiding:
         return Guidance(one_hot(obs[:, 0]) if self.rows else None, goal)
 
 
+class Laborious:
+    """Counts for a while before it answers, in a child process as well if told."""
+
+    def __init__(self, rounds: int, children: int = 0) -> None:
+        self.rounds = rounds
+        code = "while True: pass"
+        for _ in range(children):
+            subprocess.Popen([sys.executable, "-c", code])
+
+    def __call__(self, obs: Floats) -> ActionDist:
+        if obs[:, 0].any():
+            sum(range(self.rounds))
+        return one_hot(obs[:, 0])
+
+
 class Counting:
     """Has a memory: its choice is how many observations this episode had before."""
 
@@ -142,6 +159,44 @@ class Faulty:
 def no_factory() -> Any:
     """A factory that fails."""
     raise ValueError("the file is not there")
+
+
+def gated(path: str, attempts: str = "") -> Any:
+    """A planner that is ready once a file exists; with `attempts`, else it fails."""
+    while not Path(path).exists():
+        if attempts:
+            with Path(attempts).open("a") as file:
+                file.write("x")
+            raise OSError("no camera yet")
+        time.sleep(0.002)
+    return Faulty("hang")
+
+
+def with_children(record: str, way: str) -> Any:
+    """A planner that started a process, whose id it wrote down."""
+    code = "import time; time.sleep(1000)"
+    if way == "deaf":
+        code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + code
+    if way == "daemon":
+        # Its parent ends at once: an orphan in a session of its own.
+        code = (
+            f"""import os, sys
+os.setsid()
+if os.fork():
+    sys.exit()
+open({record!r} + "+", "w").write(str(os.getpid()))
+os.rename({record!r} + "+", {record!r})
+"""
+            + code
+        )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=way == "session"
+    )
+    if way != "daemon":
+        Path(record).write_text(str(child.pid))
+    while not Path(record).exists():
+        time.sleep(0.002)
+    return Faulty("hang")
 
 
 def own_settings() -> Any:
@@ -201,6 +256,13 @@ class Towards:
         if self.fault == "size":
             return np.zeros(3, np.float32)
         return constant(int(self.votes.argmax())).vector()
+
+
+def gated_learner(path: str) -> Towards:
+    """A learner that is ready once a file exists."""
+    while not Path(path).exists():
+        time.sleep(0.002)
+    return Towards()
 
 
 class Steps:

@@ -389,7 +389,7 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
     class Watched:
         open, await_ready, submit = port.open, port.await_ready, port.submit
         supervise, counts, close = port.supervise, port.counts, port.close
-        follow = port.follow
+        follow, ready = port.follow, True
         mute = False
 
         def poll(self, tick: int, /) -> Any:

@@ -427,7 +427,7 @@ def test_planner_with_a_memory_takes_no_turns() -> None:
     """Each of several would miss what the others saw."""
     agent = Agent(constant(2), planner=Remote(f"{HERE}:Counting"), workers=2)
     with pytest.raises(WorkerError, match="workers=1"):
-        agent.start()
+        agent.start(wait=True)
 
 
 def test_how_many_take_turns() -> None:

@@ -67,6 +67,7 @@ def lived() -> Agent:
         planner_latency=2,
         learner=InlineLearner(Towards()),
         routers=[Guard(lambda obs, action: action != 3), Shadow("executor")],
+        period=10.0,
     )
     with agent:
         for i in range(40):

@@ -152,11 +152,11 @@ def test_planner_that_errs_again_and_again_is_made_anew(fault: str, words: str) 
 def test_planner_that_cannot_be_made_says_why() -> None:
     """A factory that fails ends the start with the child's own words, and no child."""
     agent = Agent(constant(2), planner=Remote(f"{HERE}:no_factory"))
-    with pytest.raises(WorkerError, match="the file is not there"), agent:
-        pass
+    with pytest.raises(WorkerError, match="the file is not there"):
+        agent.start(wait=True)
     nowhere = Agent(constant(2), planner=Remote(f"{HERE}:Faultly"))
-    with pytest.raises(WorkerError, match="Did you mean 'Faulty'"), nowhere:
-        pass
+    with pytest.raises(WorkerError, match="Did you mean 'Faulty'"):
+        nowhere.start(wait=True)
 
 
 def test_planner_that_is_never_ready_is_given_up() -> None:
@@ -166,18 +166,15 @@ def test_planner_that_is_never_ready_is_given_up() -> None:
         Remote("time:sleep", {}),
         patience=patience,
     )
-    with pytest.raises(WorkerError, match="sleep"), Agent(constant(0), planner=port):
-        pass
+    with pytest.raises(WorkerError, match="sleep"):
+        Agent(constant(0), planner=port).start(wait=True)
 
 
 def test_horizon_beyond_the_mailbox_is_refused() -> None:
     """A planner with more rows than there is room for says what to give."""
     port = ProcessPlanner(Remote(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8)
-    with (
-        pytest.raises(WorkerError, match="most_rows=9"),
-        Agent(constant(0), planner=port),
-    ):
-        pass
+    with pytest.raises(WorkerError, match="most_rows=9"):
+        Agent(constant(0), planner=port).start(wait=True)
 
 
 def test_child_has_settings_of_its_own() -> None:
@@ -194,8 +191,8 @@ def test_who_is_as_nice_as_can_be_stands_back(nice: int, idle: int) -> None:
     """The default gives its processor up at once; less nice, a process shares."""
     remote = Remote(f"{HERE}:own_class", nice=nice)
     with Agent(constant(2), planner=remote, mode="planner") as agent:
-        act_until(agent, answered())
-        assert agent.act(see(0)) == idle
+        # It is lowered by the first look after it became ready.
+        act_until(agent, lambda _: agent.act(see(0)) == idle)
 
 
 def test_answers_can_be_made_to_take_longer() -> None:
@@ -303,6 +300,7 @@ from tests.runtime_children import constant
 from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
 port = ProcessPlanner(Remote("{HERE}:Faulty", {{"fault": "hang"}}))
 with Agent(constant(0), planner=port) as agent:
+    agent.await_ready()
     agent.act([0, 1, 0])
     time.sleep(0.2)
     print(port.pid, flush=True)

@@ -177,6 +177,7 @@ async def test_cancelled_run_leaves_nothing() -> None:
         constant(0),
         planner=ProcessPlanner(Remote(f"{HERE}:Echo"), patience=QUICK),
         hz=500,
+        wait=True,
     )
     pids = []
 
@@ -198,7 +199,7 @@ async def test_cancelled_start_leaves_nothing() -> None:
     """Cancelled while the planner loads, the runtime ends its process at once."""
     patience = Patience(start=600, grace=0.1)
     port = ProcessPlanner(Remote("signal:pause"), patience=patience)
-    runtime = Runtime(constant(0), planner=port)
+    runtime = Runtime(constant(0), planner=port, wait=True)
     entering = asyncio.ensure_future(runtime.__aenter__())
     pid = None
     while pid is None:
@@ -276,8 +277,9 @@ async def test_remote_planner_is_made_here_under_the_virtual_clock() -> None:
 
 async def test_planner_that_does_not_load_says_why() -> None:
     """Entering fails with the child's words, and leaves nothing behind."""
+    planner = Remote(f"{HERE}:no_factory")
     with pytest.raises(WorkerError, match="the file is not there"):
-        async with Runtime(constant(0), planner=Remote(f"{HERE}:no_factory")):
+        async with Runtime(constant(0), planner=planner, wait=True):
             pass
 
 

@@ -236,6 +236,8 @@ async def live(
         budget=setting.budget,
         log=log,
         realtime=setting.realtime,
+        # Arms are compared from their first tick on.
+        wait=True,
     )
     if began is not None:
         began(runtime)

@@ -139,7 +139,9 @@ async def _round(name: str, hz: float, seconds: float) -> RunResult:
             "agentkd.distill.service:build",
             {"executor": "mlp:64,64", "spec": to_json(SPEC)},
         )
-    async with Runtime(executor, planner=planner, learner=learner, hz=hz) as runtime:
+    async with Runtime(
+        executor, planner=planner, learner=learner, hz=hz, wait=True
+    ) as runtime:
         async for _ in runtime.run(Stub(), seconds=seconds):
             pass
     return runtime.result

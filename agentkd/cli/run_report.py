@@ -12,7 +12,15 @@ from rich.text import Text
 from agentkd.bench.arms import Lived
 from agentkd.bench.intervals import mean_interval, retention
 from agentkd.bench.report import write_report
-from agentkd.cli.run_sections import MEANING, Outcome, cells, figure, interval, sections
+from agentkd.cli.run_sections import (
+    MEANING,
+    Outcome,
+    cells,
+    count,
+    figure,
+    interval,
+    sections,
+)
 from agentkd.cli.run_view import RunView
 
 if TYPE_CHECKING:
@@ -143,7 +151,7 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
         console.print(
             f"one decision p50 {latency.get('p50', 0):.1f} µs, p99 "
             f"{latency.get('p99', 0):.1f} µs   deadlines missed "
-            f"{data['deadline_miss_total']:,}   cycles missed "
+            f"{count(data['deadline_miss_total'])}   cycles missed "
             f"{data['missed_cycles_total']:,}"
         )
     file = str(out / "executor.akd")

@@ -137,12 +137,16 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
     for name, arm in data["arms"].items():
         metrics = arm["metrics"]
         latency, late = metrics["decision_latency_us"], metrics["tick_lateness_us"]
+        by_planner = metrics["decision_latency_by_planner_us"]
+        with_planner, without = by_planner["ready"], by_planner["absent"]
         rows.append(
             [
                 name,
                 _slashed(latency, ("p50", "p99", "p99.9"), "{:.1f}"),
+                _slashed(with_planner, ("p50", "p99"), "{:.1f}"),
+                _slashed(without, ("p50", "p99"), "{:.1f}"),
                 _slashed(late, ("p50", "p99", "max"), "{:.0f}"),
-                f"{metrics['deadline_miss_total']:,}",
+                count(metrics["deadline_miss_total"]),
                 f"{metrics['missed_cycles_total']:,}",
                 _who(metrics),
             ]
@@ -151,13 +155,16 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
         [
             "arm",
             "decision µs p50/p99/p99.9",
+            "planner ready p50/p99",
+            "not ready p50/p99",
             "tick's lateness µs p50/p99/max",
             "deadlines missed",
             "cycles missed",
             "decisions by source and reason",
         ],
         rows,
-        "A tick is late by what its clock woke late; virtual ticks never are.",
+        "A tick is late by what its clock woke late. Virtual ticks never are, and no "
+        "deadline is counted for them.",
     )
     name, lived = list(outcome.arms.items())[-1]
     timeline = lived.result.timeline
@@ -180,7 +187,14 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
     return Section("Time and who acted", "", table, tuple(plots))
 
 
+def count(number: int | None) -> str:
+    """Write a count, or a dash where nothing could be counted."""
+    return "–" if number is None else f"{number:,}"
+
+
 def _slashed(summary: Mapping[str, float], keys: Sequence[str], form: str) -> str:
+    if not summary["count"]:
+        return "–"
     return " / ".join(form.format(summary.get(key, 0.0)) for key in keys)
 
 

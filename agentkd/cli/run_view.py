@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentkd.bench.arms import ArmLook, Lived, Setting
+from agentkd.cli.run_sections import count
 from agentkd.cli.terminal import Console
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
@@ -173,7 +174,7 @@ def _panel(
         f"{metrics['planner_answers_total']:,}, "
         f"{late.get('p50', 0):.0f} ticks late at p50",
         "deadlines missed",
-        f"{metrics['deadline_miss_total']:,} "
+        f"{count(metrics['deadline_miss_total'])} "
         f"(+ {metrics['missed_cycles_total']:,} cycles)",
     )
     refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())

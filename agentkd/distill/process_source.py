@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -29,8 +27,8 @@ from agentkd.planners import load_policy
 from agentkd.printable import logger
 from agentkd.refs import working_directory_on_path
 from agentkd.runtime.mailbox import Mailbox
+from agentkd.runtime.process import end, spawn
 from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.worker import end_with_parent
 from agentkd.spec import Spec
 from agentkd.types import Floats, Labels
 
@@ -41,6 +39,7 @@ _RETURNS = 20
 _BATCHES = 8
 """Ticks of all environments for which there is room on the way at least."""
 _RESTARTS = 3
+_COLLECT = "agentkd.distill.process_source:collect"
 _PATIENCE, _STARTING = 60.0, 300.0
 """Seconds without a label after which a child hangs: at work, and while it starts."""
 
@@ -100,28 +99,14 @@ class ProcessSource:
     def _spawn(self) -> subprocess.Popen[bytes]:
         order = {**self._order, "seed": self._order["seed"] + 7919 * self.restarts}
         self._lively, self._heard = False, time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "agentkd.distill.process_source"],
-            pass_fds=self._fds,
-            stdin=subprocess.PIPE,
-            # What a planner prints must not tear the live display.
-            stdout=self._errors,
-            stderr=self._errors,
-            env={
-                **os.environ,
-                # Settled before any library asks: more threads than cores only fight.
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            # Ctrl-C is the parent's to answer.
-            start_new_session=True,
-        )
-        assert child.stdin is not None
-        # The pipe stays open: when it closes, the child knows that its parent is gone.
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(json.dumps(order).encode() + b"\n")
-            child.stdin.flush()
-        return child
+        environment = {
+            **os.environ,
+            # Settled before any library asks: more threads than cores only fight.
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        # What a planner prints must not tear the live display.
+        return spawn(_COLLECT, order, self._fds, environment, self._errors)
 
     def take(self) -> list[Labels]:
         """Give the labels that have come.
@@ -179,18 +164,10 @@ class ProcessSource:
             box.segment.close()
 
     def _stop(self) -> None:
-        self._child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(2.0)
-        if self._child.poll() is None:
-            self._child.kill()
-            self._child.wait()
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
+        end(self._child)
 
 
-def _collect(order: Mapping[str, Any]) -> None:
+def collect(order: Mapping[str, Any]) -> None:
     """Collect until the parent ends this process."""
     working_directory_on_path()
     spec = specs.from_json(order["spec"])
@@ -233,9 +210,3 @@ def _segment(fd: int, size: int) -> Any:
     from agentkd.runtime.memory import Segment
 
     return Segment(size, fd)
-
-
-if __name__ == "__main__":
-    _order = json.loads(sys.stdin.buffer.readline())
-    end_with_parent()
-    _collect(_order)

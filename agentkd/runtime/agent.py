@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +20,7 @@ from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.form import form
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.metrics import Metrics
+from agentkd.runtime.port_metrics import port_metrics
 from agentkd.runtime.ports import (
     AnyLearner,
     AnyPlanner,
@@ -39,7 +42,8 @@ _SUPERVISE = 0.02
 class Agent:
     """Acts at once with the executor, and with the planner where it was in time.
 
-    Use it in a `with` block; without planner and learner it also works as it is.
+    Use it in a `with` block; without planner and learner it also works as it is. The
+    block waits for neither of them: they join when they are ready (see `start`).
     `act` and `decide` are for one thread.
 
         with Agent(executor, planner=Remote("mine:make_planner")) as agent:
@@ -122,22 +126,36 @@ class Agent:
         plain = not self._routers and self._strategies.goals is None
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and plain
-        self._open = self._simple
+        self._open, self._started = self._simple, False
         self._stop = threading.Event()
         self._closing = threading.Lock()
         self._supervisor: threading.Thread | None = None
 
-    def start(self, *, supervisor: bool = True) -> None:
-        """Start planner and learner and wait until they are ready.
+    def start(
+        self,
+        *,
+        wait: bool = False,
+        timeout: float | None = None,
+        supervisor: bool = True,
+    ) -> None:
+        """Start planner and learner; the executor acts from the first tick.
+
+        They join when they are ready. A start that fails is logged, counted in
+        `metrics` and tried again, unless it can never succeed.
 
         Args:
-            supervisor: Look after them from a thread; else somebody calls `supervise`.
+            wait: Return only when both are ready.
+            timeout: Seconds to wait at most; None for as long as a start may take.
+            supervisor: Look after them from a thread; else call `supervise`.
 
         Raises:
-            WorkerError: If one of them cannot be started, with what it said.
+            ConfigError: If the agent was started before.
+            WorkerError: If shared memory cannot be allocated; with `wait`, if a start
+                fails or takes longer than `timeout`. The agent is closed then.
         """
-        if self._stop.is_set() or (self._open and not self._simple):
+        if self._stop.is_set() or self._started:
             raise ConfigError("An agent runs once. Make a new one.")
+        self._started = True
         if self._simple:
             return
         try:
@@ -152,9 +170,8 @@ class Agent:
                 executor = self.executor if takes_part else None
                 wants = Demands(options.roll_forward, options.goals, executor)
                 self._planner.open(self.spec, ring, wants)
-            for port in (self._planner, self._learner):
-                if port is not None and not self._stop.is_set():
-                    port.await_ready()
+            if wait:
+                self.await_ready(timeout)
         except BaseException:
             self._stop.set()
             self._close_ports()
@@ -168,6 +185,57 @@ class Agent:
                 target=self._supervise_on, name="supervisor", daemon=True
             )
             self._supervisor.start()
+
+    def await_ready(self, timeout: float | None = None) -> None:
+        """Wait until planner and learner are ready.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as a start may take.
+
+        Raises:
+            WorkerError: If a start fails or takes longer, with what the process said.
+        """
+        end = time.monotonic() + (timeout or 0.0)
+        for port in (self._planner, self._learner):
+            if port is not None and not self._stop.is_set():
+                left = max(0.0, end - time.monotonic())
+                port.await_ready(None if timeout is None else left)
+
+    async def astart(
+        self,
+        *,
+        wait: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 (as in `start`)
+        supervisor: bool = True,
+    ) -> None:
+        """Start as `start` does, without blocking the event loop.
+
+        A start that is cancelled closes the agent.
+
+        Raises:
+            ConfigError: If the agent was started before.
+            WorkerError: As `start`.
+        """
+        import asyncio
+
+        start = asyncio.to_thread(
+            self.start, wait=wait, timeout=timeout, supervisor=supervisor
+        )
+        starting = asyncio.ensure_future(start)
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Close first: it makes the start, which runs in a thread, give up.
+            await self.aclose()
+            with contextlib.suppress(Exception):
+                await starting
+            raise
+
+    async def aclose(self) -> None:
+        """Close as `close` does, without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
 
     def _header(self) -> dict[str, Any]:
         """What a log says of the run, to be replayed."""
@@ -212,7 +280,8 @@ class Agent:
                 self._log.close()
 
     def __enter__(self) -> Self:
-        self.start()
+        if not self._started or self._stop.is_set():
+            self.start()
         return self
 
     def __exit__(
@@ -222,6 +291,19 @@ class Agent:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        if not self._started or self._stop.is_set():
+            await self.astart()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     def _supervise_on(self) -> None:
         while not self._stop.wait(_SUPERVISE):
@@ -343,6 +425,9 @@ class Agent:
         acted = out["decisions_total"].get("strategy", {})
         out["strategy_coverage"] = sum(acted.values()) / ticks
         out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
+        if self._period is None:
+            # Without a deadline none is missed, and none is met.
+            out["deadline_miss_total"] = None
         out["executor_version"] = self.executor.version
         out["executor_parameters"] = self.executor.parameters
         out["strategy_accepted_total"] = self._decider.strategies.accepted
@@ -353,25 +438,9 @@ class Agent:
         if self._log is not None:
             out.update(self._log.counts())
         if self._open or self._stop.is_set():
-            self._add_ports(out)
+            planner, learner = self._planner, self._learner
+            out |= port_metrics(
+                planner.counts() if planner is not None else None,
+                learner.counts() if learner is not None else None,
+            )
         return out
-
-    def _add_ports(self, out: dict[str, Any]) -> None:
-        """Add what planner and learner counted."""
-        if self._planner is not None:
-            planner = self._planner.counts()
-            out["labels_total"] = planner.labels
-            out["observations_unlabelled_total"] = planner.unlabelled
-            out["planner_errors_total"] = planner.errors
-            out["planner_restarts_total"] = dict(planner.restarts)
-            out["planner_error"] = planner.error
-            out["planner_busy_ratio"] = planner.busy
-        if self._learner is not None:
-            learner = self._learner.counts()
-            out["labels_learnt_total"] = learner.labels
-            out["labels_dropped_total"] = learner.dropped
-            out["learner_steps_total"] = learner.steps
-            out["learner_errors_total"] = learner.errors
-            out["learner_restarts_total"] = dict(learner.restarts)
-            out["learner_error"] = learner.error
-            out["learner_progress"] = dict(learner.progress)

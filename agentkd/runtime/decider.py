@@ -131,7 +131,9 @@ class Decider:
         else:
             self._default = np.asarray(default)
         self._deadline = period or _NEVER
-        self._budget = budget
+        # Where no strategy can act, there is nothing to wait for.
+        acts = "strategy" in self._routing.order or self._goals is not None
+        self._budget = budget if acts else 0
         self._tick = self._epoch = self._alone = self._held = 0
         self._last: Any = None
         self._actor: Actor | None = None
@@ -386,7 +388,9 @@ class Decider:
         taken = perf_counter_ns() - started
         if taken + lateness > self._deadline:
             metrics.deadline_misses += 1
-        metrics.latency[source].record(taken)
+        attached = self._planner is not None and self._planner.ready
+        latency = metrics.latency_attached if attached else metrics.latency
+        latency[source].record(taken)
         if self._record is not None:
             self._record.decide(action, source, reason, form.frozen.version, taken)
         return action, source, reason, tick, form.frozen.version, taken
@@ -453,7 +457,8 @@ class Decider:
             metrics.answers += 1
             metrics.planner_latency.record(round(answer.latency * 1e9))
             metrics.planner_ticks.record(tick - answer.origin)
-            self._thinking += 0.2 * (answer.latency - self._thinking)
+            share = 0.2 if metrics.answers > 1 else 1.0
+            self._thinking += share * (answer.latency - self._thinking)
             did = self._history.own_at(answer.tick)
             if did is not None and answer.rows is not None:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
@@ -462,7 +467,9 @@ class Decider:
 
     def _wait(self, tick: int, limit: int) -> None:
         """Wait for this tick's answer until `limit`, if the planner is fast lately."""
-        if self._thinking * 1e9 > self._budget or not self.metrics.answers:
+        assert self._planner is not None
+        slow = self._thinking * 1e9 > self._budget or not self.metrics.answers
+        if slow or not self._planner.ready:
             return
         while True:
             strategy = self.strategies.current

@@ -10,6 +10,7 @@ from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
 from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.status import Health
 from agentkd.runtime.worker import describe
 from agentkd.types import Floats, Learner
 
@@ -31,6 +32,7 @@ class LearnerCounts:
         restarts: Starts after the first, by cause.
         error: What the last failure said.
         progress: What its last step told.
+        health: Whether it is ready, and how its starts went.
     """
 
     labels: int = 0
@@ -40,6 +42,7 @@ class LearnerCounts:
     restarts: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
     progress: Mapping[str, float] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
 
 
 @runtime_checkable
@@ -50,14 +53,17 @@ class LearnerPort(Protocol):
     """Whether it learns on the tick, so that runs can be repeated exactly."""
 
     def open(self, executor: Frozen) -> LabelRing:
-        """Start; gives the ring that labels go into."""
+        """Start without waiting; return the ring that labels go into."""
         ...
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout: float | None = None) -> None:
         """Return when it learns.
 
+        Args:
+            timeout: Seconds to wait at most, None for as long as a start may take.
+
         Raises:
-            WorkerError: If it cannot be started.
+            WorkerError: If its start fails or takes longer.
         """
         ...
 
@@ -117,7 +123,7 @@ class InlineLearner:
         self._ring = LabelRing(executor.spec)
         return self._ring
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout: float | None = None) -> None:
         """It is ready."""
 
     def learn(self) -> None:

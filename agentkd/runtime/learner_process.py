@@ -87,13 +87,16 @@ class ProcessLearner:
             raise ConfigError("The learner is not open. Use the agent in a with block.")
         return self._worker
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout: float | None = None) -> None:
         """Wait until the learner is made.
+
+        Args:
+            timeout: Seconds to wait at most, None for as long as patience allows.
 
         Raises:
             WorkerError: If its factory raised, or its process died or took too long.
         """
-        self._opened().await_ready()
+        self._opened().await_ready(timeout)
 
     def learn(self) -> None:
         """It learns elsewhere."""
@@ -126,6 +129,7 @@ class ProcessLearner:
             dict(worker.restarts),
             worker.error,
             self._progress,
+            worker.health(),
         )
 
     def close(self) -> None:

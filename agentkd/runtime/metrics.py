@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, final, get_args
 
 import numpy as np
@@ -151,6 +151,7 @@ class Metrics:
         "epochs",
         "inside_jump",
         "latency",
+        "latency_attached",
         "lateness",
         "missed_cycles",
         "nan_observations",
@@ -169,7 +170,9 @@ class Metrics:
         """Begin at 0."""
         self.decisions: dict[tuple[str, str], int] = {}
         self.vetoes: dict[tuple[str, str], int] = {}
+        # Decisions without a planner that is ready, and with one.
         self.latency = {source: Histogram() for source in get_args(Source)}
+        self.latency_attached = {source: Histogram() for source in get_args(Source)}
         self.lateness = Histogram()
         self.periods = Histogram()
         self.planner_latency = Histogram()
@@ -190,9 +193,11 @@ class Metrics:
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as plain values."""
-        whole = Histogram()
-        for each in self.latency.values():
-            whole.add(each)
+        by_planner = {"absent": self.latency, "ready": self.latency_attached}
+        by_source = {
+            source: _joined(each[source] for each in by_planner.values())
+            for source in self.latency
+        }
         decided = {source: _counted(self.decisions, source) for source in self.latency}
         return {
             "decisions_total": _nested(self.decisions),
@@ -204,11 +209,15 @@ class Metrics:
             "deadline_miss_total": self.deadline_misses,
             "missed_cycles_total": self.missed_cycles,
             "nan_observations_total": self.nan_observations,
-            "decision_latency_us": whole.summary(),
+            "decision_latency_us": _joined(by_source.values()).summary(),
             "decision_latency_by_source_us": {
                 source: each.summary()
-                for source, each in self.latency.items()
+                for source, each in by_source.items()
                 if each.summary()["count"]
+            },
+            "decision_latency_by_planner_us": {
+                planner: _joined(each.values()).summary()
+                for planner, each in by_planner.items()
             },
             "tick_lateness_us": self.lateness.summary(),
             "tick_period_us": self.periods.summary(),
@@ -225,6 +234,13 @@ class Metrics:
             "swaps_total": self.swaps,
             **self.agreement.summary(),
         }
+
+
+def _joined(each: Iterable[Histogram]) -> Histogram:
+    whole = Histogram()
+    for one in each:
+        whole.add(one)
+    return whole
 
 
 def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

@@ -15,6 +15,7 @@ from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.status import Health
 from agentkd.runtime.thinking import Demands, Thinker, Thought
 from agentkd.spec import Spec
 from agentkd.types import Floats, GuidingPolicy, Policy, RecurrentPolicy
@@ -37,6 +38,7 @@ class PlannerCounts:
         restarts: Starts after the first, by cause; lost connections under "lost".
         error: What the last failure said.
         busy: The share of the time that it spent thinking, 0 to 1.
+        health: Whether it is ready, and how its starts went.
     """
 
     labels: int = 0
@@ -45,6 +47,7 @@ class PlannerCounts:
     restarts: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
     busy: float = 0.0
+    health: Health = field(default_factory=Health)
 
 
 @runtime_checkable
@@ -54,7 +57,7 @@ class PlannerPort(Protocol):
     def open(
         self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
     ) -> None:
-        """Start.
+        """Start, and return without waiting for the planner.
 
         Args:
             spec: The environment.
@@ -63,11 +66,19 @@ class PlannerPort(Protocol):
         """
         ...
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether the planner can answer. It is read on the tick."""
+        ...
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """Return when the planner can be asked.
 
+        Args:
+            timeout: Seconds to wait at most, None for as long as a start may take.
+
         Raises:
-            WorkerError: If it cannot be started.
+            WorkerError: If its start fails or takes longer.
         """
         ...
 
@@ -184,7 +195,12 @@ class InlinePlanner:
             self._policy, spec, backlog=ring is not None, demands=demands
         )
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """It is ready."""
+        return True
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """It is ready."""
 
     def submit(
@@ -308,7 +324,7 @@ class ThreadPlanner:
         self._error = ""
         self._thread: threading.Thread | None = None
         self._thinker: Thinker | None = None
-        self._thought, self._closing = 0.0, False
+        self._thought, self._closing, self._failing = 0.0, False, False
         self._opened = time.monotonic()
 
     def open(
@@ -328,7 +344,12 @@ class ThreadPlanner:
         )
         self._thread.start()
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether its last answer was one, and no error."""
+        return not self._failing
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """It is ready."""
 
     def _run(self, thinker: Thinker, ring: LabelRing | None) -> None:
@@ -344,7 +365,9 @@ class ThreadPlanner:
                     self._hand_out(thought, ring)
                     if thought.answer.partial and self._over(thought.answer):
                         break
+                self._failing = False
             except PlannerError as error:
+                self._failing = True
                 self._errors += 1
                 self._error = str(error)
                 report_error(self._errors, self._error)

@@ -140,13 +140,21 @@ class ProcessPlanner:
             raise ConfigError("The planner is not open. Use the agent in a with block.")
         return self._worker
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether the planner is loaded and its process is there."""
+        return self._worker is not None and self._worker.ready
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """Wait until the planner is loaded.
+
+        Args:
+            timeout: Seconds to wait at most, None for as long as patience allows.
 
         Raises:
             WorkerError: If its factory raised, or its process died or took too long.
         """
-        self._opened().await_ready()
+        self._opened().await_ready(timeout)
 
     def submit(
         self,
@@ -199,6 +207,7 @@ class ProcessPlanner:
             dict(worker.restarts),
             worker.error,
             min(1.0, self._thought / max(1e-9, time.monotonic() - self._began)),
+            worker.health(),
         )
 
     def close(self) -> None:

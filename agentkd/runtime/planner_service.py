@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentkd.deploy.bundle import from_bytes
-from agentkd.errors import PlannerError
+from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.codec import (
     Answer,
@@ -41,6 +41,7 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
 
     Raises:
         PlannerError: After several errors in a row: only a new start may help.
+        ConfigError: If the planner does not fit its port.
     """
     spec = from_json(orders["spec"])
     codec = SeenCodec(spec, orders["ahead"])
@@ -124,12 +125,12 @@ def _thinker(
 ) -> Thinker:
     thinker = Thinker(made, spec, backlog=backlog, demands=demands)
     if thinker.horizon > orders["most_rows"]:
-        raise PlannerError(
+        raise ConfigError(
             f"The planner's horizon is {thinker.horizon}; give "
             f"ProcessPlanner(most_rows={thinker.horizon})."
         )
     if thinker.recurrent and not orders["alone"]:
-        raise PlannerError(
+        raise ConfigError(
             "A planner with a memory has to see every observation; it cannot be one of "
             "several workers. Give workers=1."
         )

@@ -1,8 +1,9 @@
 """Worker processes: started, watched, killed when they hang, and started again.
 
-A worker is a fresh interpreter that gets its orders as one line of JSON and shares
-memory by descriptor. So nothing is pickled, the user's main module is not imported a
-second time, and the number of threads is settled before any library asks for it.
+A worker is a fresh interpreter that gets its orders as JSON and shares memory by
+descriptor. So nothing is pickled, the user's main module is not imported a second time,
+and the number of threads is settled before any library asks for it. A guardian process
+(`agentkd.runtime.guardian`) ends each worker together with all that it has started.
 """
 
 from __future__ import annotations
@@ -10,30 +11,42 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import IO, Any, Literal, final
 
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
+from agentkd.runtime import guardian
 from agentkd.runtime.mailbox import Mailbox
-from agentkd.runtime.status import Status
+from agentkd.runtime.memory import Segment
+from agentkd.runtime.priority import (
+    MOST_NICE,
+    NEVER,
+    Ladder,
+    family,
+    levels,
+    lowest_reachable,
+    niceness,
+    set_level,
+    usage,
+)
+from agentkd.runtime.status import Health, State, Status
 
 log = logger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
-MOST_NICE = 19
-RAISED = 70
-"""How a worker ends when its planner or learner raised."""
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from agentkd.runtime.worker import main; main()"
-)
+RAISED, HOPELESS = 70, 71
+"""How a worker ends when its planner or learner raised, and when a new start would."""
+_WORK = "agentkd.runtime.worker:main"
+_ENDING = 5.0
+"""Seconds for a guardian to end all that its worker started."""
 _THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -51,10 +64,10 @@ class Remote:
         factory: "module:attribute", such as "agentkd.planners:load_policy".
         arguments: Keyword arguments for it, as JSON values.
         threads: How many threads its numerical libraries use.
-        nice: How much it yields to others, 0 to 19. At 19 it is in SCHED_IDLE where
-            there is that: it has what nobody else wants, and gives it up at once. With
-            all cores busy, fewest ticks at 1 kHz came late so; where ordinary work
-            keeps all cores busy for good, it needs less to get anywhere.
+        nice: How much it yields to other programs once it is ready, 0 to 19. At 19 it
+            is in SCHED_IDLE on Linux, where it gives a processor up at once. A worker
+            that hardly runs is raised from there step by step. Where the system allows
+            no raise, niceness 10 is the most.
     """
 
     factory: str
@@ -63,7 +76,7 @@ class Remote:
     nice: int = MOST_NICE
 
     def __post_init__(self) -> None:
-        """Refuse what could not be sent."""
+        """Validate the fields."""
         if not is_reference(self.factory):
             raise ConfigError(
                 f"{self.factory!r} is not a reference. Write module:attribute."
@@ -100,6 +113,8 @@ class Patience:
         backoff: Before it is started again; doubles up to `most_backoff`.
         most_backoff: The longest wait before a start.
         grace: To end by itself when told to.
+        silence: Without a heartbeat, although it could run, before its priority is
+            raised; at most a quarter of `answer`.
     """
 
     start: float = 120.0
@@ -107,6 +122,63 @@ class Patience:
     backoff: float = 0.1
     most_backoff: float = 10.0
     grace: float = 1.0
+    silence: float = 0.2
+
+
+def spawn(
+    entry: str,
+    orders: Mapping[str, Any],
+    descriptors: Sequence[int],
+    environment: Mapping[str, str],
+    output: int | IO[bytes],
+) -> subprocess.Popen[bytes]:
+    """Start a guardian and its worker; it takes about a millisecond.
+
+    The process returned is the guardian. It ends as the worker ends. Close its `stdin`
+    to end both and all that the worker started.
+
+    Args:
+        entry: "module:function" of ours that the worker calls with its orders.
+        orders: JSON values.
+        descriptors: What the worker shares with this process.
+        environment: Its environment variables.
+        output: Where its output and errors go: 2 for this process's errors.
+
+    Raises:
+        OSError: If the process cannot be started.
+    """
+    # In a pipe, long orders would have to wait for the worker to read them.
+    text = json.dumps(dict(orders)).encode()
+    letter = Segment(len(text))
+    letter.buffer[: len(text)] = text
+    command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
+    told = [os.getpid(), json.dumps(sys.path), entry, letter.fd, len(text)]
+    try:
+        return subprocess.Popen(
+            [*command, *map(str, told)],
+            stdin=subprocess.PIPE,
+            # What a planner prints must not mix with this program's output.
+            stdout=output,
+            stderr=None if output == 2 else output,
+            env=environment,
+            pass_fds=[*descriptors, letter.fd],
+            # Ctrl-C is for the parent, which ends its workers in order.
+            process_group=0,
+        )
+    finally:
+        letter.close()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a guardian, its worker and all that the worker started."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_ENDING)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @final
@@ -138,7 +210,6 @@ class Worker:
         self.words = Mailbox(8192, 4)
         self.restarts: dict[str, int] = {"died": 0, "hung": 0, "raised": 0}
         self.error = ""
-        self.failed_to_start = False
         self._name, self._remote, self._patience = name, remote, patience
         self._wake = wake
         self._descriptors = [
@@ -150,108 +221,155 @@ class Worker:
             "serve": serve,
             "factory": remote.factory,
             "arguments": dict(remote.arguments),
-            "nice": remote.nice,
             "status": self.status.segment.handle(),
             "words": self.words.handle(),
             **orders,
         }
+        steps = levels(remote.nice, niceness(), lowest_reachable())
+        self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
-        self._failures = 0
-        self._closed = False
+        self._failures = self._starts_failed = 0
+        self._state: State = "starting"
+        self._hopeless = self._closed = False
+        self._told = ""
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
-        """The process's id, None while there is none."""
-        return self._process.pid if self._process else None
+        """The worker's process id, None while there is none."""
+        return self.status.pid if self._process else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves, as far as is known."""
+        return self._process is not None and self.status.ready
+
+    def health(self) -> Health:
+        """Return how it is."""
+        state = "ready" if self.ready else self._state
+        return Health(state, self._starts_failed, self._ladder.raised)
 
     def _start(self) -> None:
         environment = dict(os.environ)
         for name in _THREADS:
             environment[name] = str(self._remote.threads)
         self.status.begin()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            # What a planner prints must not mix with this program's output.
-            stdout=2,
-            env=environment,
-            pass_fds=self._descriptors,
-            # Ctrl-C is for the parent, which ends its workers in order.
-            process_group=0,
-        )
-        assert self._process.stdin is not None
-        # A worker that is gone already is found by the next check.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(self._orders).encode() + b"\n")
-            self._process.stdin.flush()
+        self._process = spawn(_WORK, self._orders, self._descriptors, environment, 2)
 
     def check(self) -> None:
-        """Start, or kill and reap, as needed; takes milliseconds when it acts."""
+        """Start, kill and reap, or raise its priority, as needed."""
         with self._lock:
             if not self._closed:
                 self._check()
 
     def _check(self) -> None:
         self._listen()
+        now = time.monotonic()
         if self._process is None:
-            if time.monotonic() >= self._start_at:
+            if now >= self._start_at and not self._hopeless:
                 try:
                     self._start()
-                except OSError as error:
-                    self.error = f"{sys.executable} could not be started: {error}"
-                    self._fail("died")
+                except (OSError, WorkerError) as error:
+                    self._fail("died", f"It could not be started: {error}")
             return
         code = self._process.poll()
         if code is not None:
             self._listen()
-            self._fail("raised" if code == RAISED else "died", code)
+            self._hopeless = code == HOPELESS
+            if code in (RAISED, HOPELESS):
+                self._fail("raised", self.error)
+            else:
+                self._fail("died", f"{_ended(code)} {self.error}".strip())
         elif self.status.ready:
-            if self.status.silence > self._patience.answer:
-                self._fail("hung")
-        elif self.status.silence > self._patience.start:
-            self._fail("hung")
+            self._yield(now, self._process.pid)
+            heard = max(self.status.heard, self._ladder.changed)
+            if now - heard > self._patience.answer:
+                self._fail("hung", f"It was silent for {now - heard:.1f} s.")
+        elif now - self.status.heard > self._patience.start:
+            silent = now - self.status.heard
+            self._fail("hung", f"It was not ready after {silent:.1f} s.")
+
+    def _yield(self, now: float, root: int) -> None:
+        """Give the worker the priority that it should have."""
+        ladder = self._ladder
+        first = self._state != "ready"
+        if first:
+            self._state, self._told = "ready", ""
+            ladder.begin(now)
+        raised = ladder.raised
+        changed = ladder.look(now, self.status.heard, lambda: usage(root))
+        if not (first or changed) or not self._remote.nice:
+            return
+        try:
+            # Its guardian needs no processor and stays as it is.
+            set_level(family(root)[1:], ladder.level)
+        except OSError as error:
+            if ladder.raised == raised:
+                return
+            # A new start is the only way up; from then on it keeps a share.
+            ladder.keep_to(levels(self._remote.nice, niceness(), NEVER))
+            self._fail("hung", f"Its priority could not be raised: {error}.")
+            return
+        if ladder.raised > raised:
+            log.info("The %s hardly ran: now at %s.", self._name, ladder.level)
 
     def _listen(self) -> None:
         for message in self.words.take():
             self.error = message.decode(errors="replace")
-            log.warning("The %s: %s", self._name, self.error.strip().split("\n")[-1])
+            if self.ready:
+                log.warning("The %s: %s", self._name, _last_line(self.error))
 
-    def _fail(self, cause: Cause, code: int | None = None) -> None:
+    def _fail(self, cause: Cause, words: str) -> None:
         was_ready = self.status.ready
-        self.failed_to_start |= not was_ready
-        self._failures = 0 if was_ready else self._failures + 1
+        self.error = words
         self._reap()
+        self._failures = 0 if was_ready else self._failures + 1
+        self._starts_failed += not was_ready
+        self._state = "restarting" if was_ready else "failed"
+        if self._hopeless:
+            self._report(f"did not start and cannot: {_last_line(words)}")
+            return
         self.restarts[cause] += 1
         pause = self._patience.backoff * 2.0 ** min(self._failures, 20)
-        self._start_at = time.monotonic() + min(pause, self._patience.most_backoff)
-        if cause == "died":
-            self.error = f"It ended with code {code}. {self.error}".strip()
-        elif cause == "hung":
-            self.error = f"It was silent for {self.status.silence:.1f} s."
-        log.warning("The %s %s; it is started again.", self._name, cause)
+        pause = min(pause, self._patience.most_backoff)
+        self._start_at = time.monotonic() + pause
+        if was_ready:
+            self._report(f"{cause}; it is started again.")
+        else:
+            self._report(f"did not start and is tried again: {_last_line(words)}")
+
+    def _report(self, what: str) -> None:
+        """Log a failure, once for each reason until it serves again."""
+        if what != self._told:
+            log.warning("The %s %s", self._name, what)
+        self._told = what
 
     def _reap(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        if process is not None:
+            end(process)
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout: float | None = None) -> None:
         """Start and wait until it serves.
+
+        Args:
+            timeout: Seconds to wait at most, None for as long as a start may take.
 
         Raises:
             WorkerError: If it raised, died or took too long on the way, with its words.
         """
-        while not self.status.ready or self._process is None:
+        failed = self._starts_failed
+        limit = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not self.ready:
             self.check()
-            if self.failed_to_start or self._closed:
+            late = time.monotonic() > limit
+            if late or self._starts_failed > failed or self._hopeless or self._closed:
                 text = self.error or "It said nothing."
+                if late:
+                    text = (
+                        f"It is not ready after {timeout:.3g} s. {self.error}".strip()
+                    )
                 raise WorkerError(
                     f"The {self._name} {self._remote.factory} did not start: {text}"
                 )
@@ -272,3 +390,15 @@ class Worker:
             self._listen()
             self.status.segment.close()
             self.words.segment.close()
+
+
+def _last_line(text: str) -> str:
+    return text.strip().split("\n")[-1]
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"It ended with code {code}."
+    with contextlib.suppress(ValueError):
+        return f"It was ended by {signal.Signals(-code).name}."
+    return f"It was ended by signal {-code}."

@@ -76,7 +76,12 @@ class _Answers:
     ) -> None:
         """Everything is there already."""
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """It is ready."""
+        return True
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """It is ready."""
 
     def submit(

@@ -65,6 +65,9 @@ class Runtime:
         realtime: What is asked of the system for the tick thread on the wall clock.
         native: Whether executors are compiled.
         views: How many decisions wait for the consumer.
+        wait: Enter the block only when planner and learner are ready. Else the executor
+            acts from the first tick, and they join when they are.
+        timeout: Seconds to wait at most; None for as long as a start may take.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Runtime:
         realtime: Realtime | None = None,
         native: bool = True,
         views: int = 1024,
+        wait: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """Prepare; entering the block starts planner and learner."""
         if not 0 < hz < float("inf"):
@@ -106,12 +111,13 @@ class Runtime:
             mode=mode,
             routers=routers,
             strategies=strategies,
-            period=period,
+            # A decision takes no virtual time, so it misses no deadline.
+            period=None if virtual else period,
             budget=0.0 if virtual else budget,
             log=log,
             native=native,
         )
-        self._views = views
+        self._views, self._wait, self._timeout = views, wait, timeout
         self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
         self._result: RunResult | None = None
@@ -122,16 +128,9 @@ class Runtime:
         if self._entered:
             raise ConfigError("A runtime is entered once. Make a new one.")
         self._entered = True
-        start = asyncio.to_thread(self._agent.start, supervisor=False)
-        starting = asyncio.ensure_future(start)
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # Close first: it makes the start, which runs in a thread, give up.
-            await asyncio.to_thread(self._agent.close)
-            with contextlib.suppress(Exception):
-                await starting
-            raise
+        await self._agent.astart(
+            wait=self._wait, timeout=self._timeout, supervisor=False
+        )
         self._supervision = asyncio.create_task(self._supervise(), name="supervision")
         return self
 
@@ -148,7 +147,7 @@ class Runtime:
                 self._supervision.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._supervision
-            await asyncio.to_thread(self._agent.close)
+            await self._agent.aclose()
             if self._loop is not None:
                 self._result = self._loop.result()
 

@@ -24,6 +24,7 @@ from agentkd.runtime.planner_port import (
     check_backlog,
 )
 from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.status import Health
 from agentkd.runtime.thinking import Demands
 from agentkd.spec import Spec
 from agentkd.types import Floats
@@ -91,14 +92,24 @@ class Staggered:
         for slot in self._slots:
             slot.port.open(spec, ring, demands)
 
-    def await_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether one of them can answer."""
+        return any(slot.port.ready for slot in self._slots)
+
+    def await_ready(self, timeout: float | None = None) -> None:
         """Return when all of them can be asked.
 
+        Args:
+            timeout: Seconds to wait at most, None for as long as a start may take.
+
         Raises:
-            WorkerError: If one cannot be started.
+            WorkerError: If the start of one fails or takes longer.
         """
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
         for slot in self._slots:
-            slot.port.await_ready()
+            left = end - time.monotonic()
+            slot.port.await_ready(None if timeout is None else max(0.0, left))
 
     def submit(
         self,
@@ -116,7 +127,8 @@ class Staggered:
             self._forgive()
         slot = None
         if tick >= self._next and not more:
-            slot = next((each for each in self._slots if each.asked < 0), None)
+            free = (one for one in self._slots if one.asked < 0 and one.port.ready)
+            slot = next(free, None)
         if slot is None:
             if self._labels:
                 self._unlabelled += len(self._kept) == self._kept.maxlen
@@ -180,12 +192,23 @@ class Staggered:
             restarts=_summed([one.restarts for one in each]),
             error=next((one.error for one in each if one.error), ""),
             busy=sum(one.busy for one in each) / len(each),
+            health=_health([one.health for one in each]),
         )
 
     def close(self) -> None:
         """End all of them."""
         for slot in self._slots:
             slot.port.close()
+
+
+def _health(each: Sequence[Health]) -> Health:
+    """Return "ready" where one of them is, else how the first one is."""
+    ready = any(one.state == "ready" for one in each)
+    return Health(
+        "ready" if ready else each[0].state,
+        sum(one.starts_failed for one in each),
+        sum(one.raised for one in each),
+    )
 
 
 def _summed(each: Sequence[Mapping[str, int]]) -> dict[str, int]:

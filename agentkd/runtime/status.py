@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import time
-from typing import final
+from dataclasses import dataclass
+from typing import Literal, final
 
 from agentkd.runtime.memory import Segment
 
-_BEAT, _STATE, _STOP, LABELS, ERRORS, DROPPED, STEPS, _WORDS = range(8)
+_BEAT, _STATE, _STOP, _PID, LABELS, ERRORS, DROPPED, STEPS, _WORDS = range(9)
 _STARTING, _READY = 0, 1
+
+State = Literal["starting", "ready", "failed", "restarting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a planner or a learner is.
+
+    Attributes:
+        state: "starting" until it is ready for the first time; "failed" after a start
+            that failed, until one succeeds; "restarting" after it was lost.
+        starts_failed: Starts that failed.
+        raised: How often its priority was raised because it hardly ran.
+    """
+
+    state: State = "ready"
+    starts_failed: int = 0
+    raised: int = 0
 
 
 @final
@@ -26,15 +45,24 @@ class Status:
         self._times[_BEAT] = time.monotonic()
 
     @property
-    def silence(self) -> float:
-        """Seconds since the last heartbeat."""
-        return time.monotonic() - self._times[_BEAT]
+    def heard(self) -> float:
+        """When the last heartbeat was, by the monotonic clock."""
+        return self._times[_BEAT]
 
     def begin(self) -> None:
         """Note that a worker is being started."""
         self._numbers[_STATE] = _STARTING
-        self._numbers[_STOP] = 0
+        self._numbers[_STOP] = self._numbers[_PID] = 0
         self.beat()
+
+    def set_pid(self, pid: int) -> None:
+        """Note the worker's process."""
+        self._numbers[_PID] = pid
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, None while it has not begun."""
+        return int(self._numbers[_PID]) or None
 
     @property
     def ready(self) -> bool:

@@ -145,7 +145,9 @@ class _Run:
         world = Metronome(
             OBS, round(self._hz * self._seconds) + 1000, time.perf_counter_ns
         )
-        runtime = Runtime(initial("mlp:64,64", SPEC), planner=self._port, hz=self._hz)
+        runtime = Runtime(
+            initial("mlp:64,64", SPEC), planner=self._port, hz=self._hz, wait=True
+        )
         async with runtime:
             harm = asyncio.ensure_future(self._harm(runtime))
             async for _ in runtime.run(world, seconds=self._seconds):

@@ -167,7 +167,12 @@ def ours(
     async def run() -> Runtime:
         executor = initial("mlp:64,64", SPEC)
         async with Runtime(
-            executor, planner=planner, learner=learner, hz=hz, realtime=realtime
+            executor,
+            planner=planner,
+            learner=learner,
+            hz=hz,
+            realtime=realtime,
+            wait=True,
         ) as runtime:
             async for _ in runtime.run(world, seconds=seconds):
                 pass
@@ -238,7 +243,7 @@ def chunks(hz: float, seconds: float, *, policy_ms: float, horizon: int) -> Kept
 
     async def run() -> Any:
         executor = initial("mlp:64,64", SPEC)
-        async with Runtime(executor, planner=remote, hz=hz) as runtime:
+        async with Runtime(executor, planner=remote, hz=hz, wait=True) as runtime:
             async for _ in runtime.run(world, seconds=seconds):
                 pass
         return runtime.result

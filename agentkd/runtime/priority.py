@@ -1,0 +1,234 @@
+"""The priority of worker processes: below the tick's, and high enough to get on.
+
+A worker in SCHED_IDLE gives a processor up as soon as a tick wants it. Where other
+programs keep every processor busy, it also hardly runs at all. So a worker that is
+silent although it could run is raised step by step, and lowered again once it has been
+quick for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from agentkd.runtime.guardian import offspring
+
+MOST_NICE, NEVER = 19, 20
+_SHARING = 10
+"""At this niceness a worker gets a tenth of a processor beside one busy program."""
+_MAY_NICE = 1 << 23
+"""CAP_SYS_NICE in a process's capabilities."""
+_RUNS = 0.5
+"""A worker with less than this share of one processor hardly runs."""
+_PAUSE, _MOST_PAUSE = 10.0, 300.0
+"""Seconds without silence before a worker is lowered; they double after each raise."""
+_STATE, _USER, _SYSTEM = 0, 11, 12
+"""Fields of /proc/PID/stat after the command's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A priority.
+
+    Attributes:
+        nice: The niceness, 0 to 19.
+        idle: Whether it is SCHED_IDLE, which runs only where nothing else wants to.
+    """
+
+    nice: int
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes did with the processors.
+
+    Attributes:
+        seconds: Processor time that they used since they began.
+        runnable: Whether one of their threads runs or waits for a processor.
+    """
+
+    seconds: float
+    runnable: bool
+
+
+def niceness() -> int:
+    """Return this process's niceness, at least 0."""
+    return max(0, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def lowest_reachable() -> int:
+    """Return the lowest niceness that this process may give back to its workers.
+
+    Without CAP_SYS_NICE and a limit on niceness (RLIMIT_NICE, `ulimit -e`) a process
+    never comes back from SCHED_IDLE or from a higher niceness: then it is `NEVER`.
+    """
+    own = niceness()
+    if sys.platform != "linux":
+        return NEVER
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
+    if limit == resource.RLIM_INFINITY or _may_nice():
+        return own
+    return max(own, 20 - limit)
+
+
+def _may_nice() -> bool:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "CapEff":
+                return bool(int(value, 16) & _MAY_NICE)
+    return False
+
+
+def levels(nice: int, own: int, reachable: int) -> tuple[Level, ...]:
+    """Return the priorities of a worker, lowest first.
+
+    Args:
+        nice: The niceness that was asked for; 19 begins in SCHED_IDLE.
+        own: The niceness of this process, which a worker never goes below.
+        reachable: What `lowest_reachable` gave. Above 10, a worker could not be raised
+            far enough to get on. Then it has one level, of niceness 10 at most.
+    """
+    if reachable > _SHARING:
+        return (Level(max(own, min(nice, _SHARING))),)
+    nice = max(own, nice)
+    steps = sorted({nice, _SHARING, max(own, reachable)}, reverse=True)
+    found = [Level(step) for step in steps if step <= nice]
+    if nice == MOST_NICE:
+        found.insert(0, Level(nice, idle=True))
+    return tuple(found)
+
+
+@final
+class Ladder:
+    """Chooses a worker's level from its heartbeats and its use of the processors.
+
+    Args:
+        steps: The levels, lowest first.
+        bound: Seconds of silence after which a worker that could run is looked at, and
+            seconds for which it is looked at before it is raised.
+    """
+
+    def __init__(self, steps: Sequence[Level], bound: float) -> None:
+        """Begin at the lowest level."""
+        self.raised = 0
+        self.changed = 0.0
+        self._steps, self._bound = steps, bound
+        self._at = 0
+        self._quick_since = 0.0
+        self._pause, self._lowered = _PAUSE, False
+        self._looking: tuple[float, float] | None = None
+
+    @property
+    def level(self) -> Level:
+        """The level that the worker should have."""
+        return self._steps[self._at]
+
+    def begin(self, now: float) -> None:
+        """Note that a worker became ready; it keeps the level of the one before."""
+        self.changed = self._quick_since = now
+        self._looking = None
+
+    def keep_to(self, steps: Sequence[Level]) -> None:
+        """Take other levels."""
+        self._steps, self._at = steps, 0
+
+    def look(self, now: float, heard: float, measure: Callable[[], Usage]) -> bool:
+        """Return whether the level changed.
+
+        Args:
+            now: The time, in seconds.
+            heard: When the worker's last heartbeat was.
+            measure: Measures the worker; called only where it is silent.
+        """
+        if now - heard < self._bound:
+            self._looking = None
+            if not self._at or now - self._quick_since < self._pause:
+                return False
+            self._at -= 1
+            self._lowered = True
+            self.changed = self._quick_since = now
+            return True
+        self._quick_since = now
+        if self._looking is None:
+            self._looking = now, measure().seconds
+            return False
+        began, before = self._looking
+        if now - began < self._bound:
+            return False
+        usage = measure()
+        self._looking = now, usage.seconds
+        runs = usage.seconds - before >= _RUNS * (now - began)
+        if runs or not usage.runnable or self._at + 1 == len(self._steps):
+            return False
+        self._at += 1
+        self.raised += 1
+        if self._lowered:
+            self._pause, self._lowered = min(2 * self._pause, _MOST_PAUSE), False
+        self.changed = now
+        return True
+
+
+def set_level(pids: Iterable[int], level: Level) -> None:
+    """Give all threads of processes a level.
+
+    Raises:
+        OSError: If the system does not allow it.
+    """
+    for pid in pids:
+        done: set[int] = set()
+        # A thread that starts meanwhile has the level of the one that started it.
+        while fresh := set(_threads(pid)) - done:
+            for thread in fresh:
+                with contextlib.suppress(ProcessLookupError):
+                    _set_thread(thread, level)
+            done |= fresh
+
+
+def _set_thread(thread: int, level: Level) -> None:
+    os.setpriority(os.PRIO_PROCESS, thread, level.nice)
+    if sys.platform != "linux":
+        return
+    policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
+    os.sched_setscheduler(thread, policy, os.sched_param(0))
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+    except FileNotFoundError:
+        return [pid] if sys.platform != "linux" else []
+
+
+def usage(pid: int) -> Usage:
+    """Measure a process and its descendants."""
+    ticks, runnable = 0, False
+    for each in family(pid):
+        whole = _stat(Path(f"/proc/{each}/stat"))
+        if whole is None:
+            continue
+        ticks += int(whole[_USER]) + int(whole[_SYSTEM])
+        for thread in _threads(each):
+            fields = _stat(Path(f"/proc/{each}/task/{thread}/stat"))
+            runnable |= fields is not None and fields[_STATE] == "R"
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), runnable)
+
+
+def family(pid: int) -> list[int]:
+    """Return the ids of a process and its descendants."""
+    return [pid, *offspring(pid)]
+
+
+def _stat(path: Path) -> list[str] | None:
+    try:
+        return path.read_text().rpartition(")")[2].split()
+    except (OSError, ProcessLookupError):
+        return None

@@ -15,9 +15,10 @@ from agentkd.bench.intervals import Interval, paired
 from agentkd.bench.suite import Case
 from agentkd.distill.asking import Ask
 from agentkd.distill.distiller import DistillerOptions
-from agentkd.distill.loop import Budget, distill, kind_of_planner, look_at
+from agentkd.distill.loop import Budget, distill, kind_of_planner
 from agentkd.distill.source import CollectionOptions
 from agentkd.dists import Kind
+from agentkd.environments import look_at
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import load_planner

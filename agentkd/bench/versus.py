@@ -293,7 +293,9 @@ class Contest:
         clock = Clock()
         clock.since = time.monotonic()
         driven = method != "ppd"
-        envs = DummyVecEnv([lambda: Monitor(environments.make(self.env))] * _ENVS)
+        envs = DummyVecEnv(
+            [lambda: Monitor(environments.make(self.env, finite=True))] * _ENVS
+        )
         envs.seed(self.seed)
         model = GuidedPPO(
             "MlpPolicy",

@@ -57,7 +57,7 @@ def run(options: Options) -> int:
 
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
 
     torch.set_num_threads(1)
     unknown = [each for each in options.methods if each not in METHODS]

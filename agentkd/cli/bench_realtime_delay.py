@@ -139,7 +139,8 @@ def _folders(options: Options) -> list[Path]:
 def _case(options: Options, folder: Path, show: Any) -> Any:
     from agentkd.bench.realtime.delay import Case
     from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.distill.loop import Budget, distill, look_at
+    from agentkd.distill.loop import Budget, distill
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     env = folder.name.partition("-")[2]

@@ -181,7 +181,7 @@ class _Case:
 
 def _case(options: Options, index: int) -> _Case:
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.process import Remote
     from agentkd.spec import to_json

@@ -132,13 +132,9 @@ def run(options: Options) -> int:
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.asking import check_memory, make_asking
     from agentkd.distill.distiller import Distiller
-    from agentkd.distill.loop import (
-        distill,
-        kind_of_planner,
-        look_at,
-        squashed_head,
-    )
+    from agentkd.distill.loop import distill, kind_of_planner, squashed_head
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
 

@@ -59,9 +59,10 @@ def run_auto(options: Options) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report."""
     from agentkd.cli.distill import distiller_options, opened_as
     from agentkd.cli.distill_data import check
-    from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.loop import Distilled
     from agentkd.distill.offline import by_name, open_dataset
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     named = bool(options.planner)

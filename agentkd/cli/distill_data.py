@@ -101,7 +101,7 @@ def run_data(options: Options, data: str) -> int:
 
 def _spec_of(env: str) -> tuple[Spec | None, str]:
     """The environment's spec, or why there is none."""
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
 
     if not env:
         return None, ""

@@ -46,8 +46,8 @@ class Options:
 def run(options: Options) -> int:
     """Take it over, compare, write."""
     from agentkd.deploy.bundle import probes, write_bundle
-    from agentkd.distill.loop import look_at
     from agentkd.distill.students import difference, from_sb3
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     source = Path(options.save)

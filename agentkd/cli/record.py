@@ -67,9 +67,10 @@ def run(options: Options) -> int:
     from agentkd.deploy.bundle import read_bundle
     from agentkd.distill.dataset import About
     from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distill.loop import kind_of_planner, look_at
+    from agentkd.distill.loop import kind_of_planner
     from agentkd.distill.recording import check_recording, record
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
 

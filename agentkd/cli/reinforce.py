@@ -92,9 +92,10 @@ def run(options: Options) -> int:
     from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.loop import Distilled
     from agentkd.distill.prune import dense_layers
     from agentkd.distill.students import from_sb3
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
@@ -254,7 +255,7 @@ def _model(
     from agentkd.distill.guided import GuidedPPO
 
     def make() -> Any:
-        return Monitor(environments.make(options.env))
+        return Monitor(environments.make(options.env, finite=True))
 
     envs = DummyVecEnv([make] * options.environments)
     envs.seed(options.seed)

@@ -170,7 +170,7 @@ def run(options: Options) -> int:
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.seams import HandOver
 

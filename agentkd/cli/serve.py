@@ -69,7 +69,7 @@ def run(options: Options) -> int:
     token = _token(options.token_file)
     spec = None
     if options.env is not None:
-        from agentkd.distill.loop import look_at
+        from agentkd.environments import look_at
 
         spec, _ = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))

@@ -26,7 +26,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
-from agentkd.spec import Spec, env_spec, flatten_one
+from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats, Labels
 
 log = logging.getLogger(__name__)
@@ -119,17 +119,6 @@ class Distilled:
     terms: Terms = ()
 
 
-def look_at(env: str) -> tuple[Spec, Floats]:
-    """Give an environment's spec, and an observation that it begins with, (1, obs)."""
-    probe = environments.make(env)
-    try:
-        spec = env_spec(probe)
-        obs, _ = probe.reset(seed=0)
-        return spec, flatten_one(spec.obs, obs)[None]
-    finally:
-        probe.close()
-
-
 def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
     """Ask a planner about an observation (1, obs) to see what it answers with."""
     policy = one_row(planner.policy)
@@ -202,7 +191,7 @@ def distill(
     if end.seconds is None and end.labels is None:
         raise ConfigError("steps alone are for a dataset; give seconds or labels.")
     way = collection or CollectionOptions()
-    spec, probe = look_at(env)
+    spec, probe = environments.look_at(env)
     known = (
         planner
         if isinstance(planner, Planner)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from agentkd.bench.origin import origin
 from agentkd.errors import ConfigError, WriteError
+from agentkd.interrupt import held
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -229,8 +230,9 @@ def write_report(
     except OSError as error:
         raise WriteError(f"{out} cannot be made: {error.strerror}.") from error
     text = json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(out / "report.json", text)
-    write_whole(out / "report.html", page(full, sections))
+    with held():
+        write_whole(out / "report.json", text)
+        write_whole(out / "report.html", page(full, sections))
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,20 @@ def _case(folder: Path) -> Case | None:
         # Whoever asks for it by its name is told what is wrong with it.
         provenance = {}
     env = provenance.get("env", "") or folder.name.partition(_ENV_MARK)[2]
-    return Case(folder.name, str(env), str(folder)) if env else None
+    env = environments.named_by_file(str(env))
+    return Case(folder.name, env, str(folder)) if env else None
+
+
+def with_env_args(cases: Sequence[Case], words: Sequence[str]) -> tuple[Case, ...]:
+    """Give arguments to every case's environment; see `with_arguments`.
+
+    Raises:
+        ConfigError: If a word is no argument.
+    """
+    return tuple(
+        replace(case, env=environments.with_arguments(case.env, words))
+        for case in cases
+    )
 
 
 def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
@@ -174,7 +187,7 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
         if not is_reference(planner):
             path = Path(planner)
             own = path.parent.name if path.suffix and path.parent.name else path.stem
-        place = env.rpartition(":")[2].rpartition("/")[2]
+        place = environments.split(env)[0].rpartition(":")[2].rpartition("/")[2]
         cases.append(Case(f"{own}{_ENV_MARK}{place}", env, planner))
     return tuple(cases)
 

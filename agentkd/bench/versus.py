@@ -193,9 +193,11 @@ class Contest:
             raise LoadError("no --python was given that has imitation 1.0.1")
         with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
             folder = Path(name)
+            base, arguments = environments.split(self.env)
             export(from_sb3(self.planner, self.spec), folder / "planner.npz")
             order = {
-                "env": OLDER.get(self.env, self.env),
+                "env": OLDER.get(base, base),
+                "env_args": arguments,
                 "planner": str(folder / "planner.npz"),
                 "method": method,
                 "hidden": list(_widths(self.executor)),

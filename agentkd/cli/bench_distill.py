@@ -20,6 +20,7 @@ from agentkd.bench.suite import (
     interquartile_mean,
     kept,
     measure,
+    with_env_args,
 )
 from agentkd.errors import ConfigError
 
@@ -59,6 +60,8 @@ class Options:
     """Besides or instead, environments and planners as ENV=PLANNER."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     executor: tuple[str, ...] = ("mlp:64,64",)
     """The executor's architecture; each planner is distilled into each of several."""
     seconds: float = 60.0
@@ -127,6 +130,7 @@ def _chosen(options: Options) -> list[Case]:
     cases = cases_of(options.pairs)
     if options.planners is not None:
         cases = (*find_cases(options.planners), *cases)
+    cases = with_env_args(cases, options.env_args)
     if not cases or not options.executor:
         raise ConfigError(
             "Nothing to distil: give --planners FOLDER or --pairs ENV=PLANNER, and at "

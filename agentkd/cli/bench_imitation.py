@@ -27,6 +27,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: str
     """An SB3 save or its folder: a multilayer perceptron, which others can be given."""
     python: str | None = None
@@ -152,6 +154,7 @@ def _write(
     options: Options, out: Path, outcomes: list[Outcome], *, interrupted: bool
 ) -> None:
     from agentkd.bench.report import Plot, Section, Series, Table, write_report
+    from agentkd.environments import split
 
     data = {
         "command": "bench imitation",
@@ -188,7 +191,7 @@ def _write(
         ),
         "Ours are whole distillations of that time.",
     )
-    older = OLDER.get(options.env)
+    older = OLDER.get(split(options.env)[0])
     text = (
         f"Until {options.target:g} is kept, or {options.seconds:g} s. Executors of "
         f"{options.executor}, one core each but ours, which uses two."

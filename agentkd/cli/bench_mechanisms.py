@@ -23,7 +23,7 @@ from agentkd.bench.mechanisms import (
     find_mechanisms,
 )
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
-from agentkd.bench.suite import Case, find_cases
+from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.errors import ConfigError
 
 _COLUMNS = (
@@ -49,6 +49,8 @@ class Options:
     """A folder of folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     mechanisms: tuple[str, ...] = ()
     """Some of those that docs/distillation.md lists; all that fit, if none is given."""
     compare: tuple[str, ...] = ()
@@ -137,7 +139,7 @@ def _asked(
         )
     if options.reuse != 1.0 and not options.compare:
         raise ConfigError("--reuse goes with --compare; there is a mechanism 'reuse'.")
-    cases = find_cases(options.planners)
+    cases = with_env_args(find_cases(options.planners), options.env_args)
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:
         raise ConfigError(

@@ -48,6 +48,8 @@ class Options:
 
     env: tuple[str, ...]
     """Environments: Gymnasium ids, "module:Id-v0", or "module:attribute"."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     planner: str
     """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
     executor: tuple[str, ...]

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from typing import final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from agentkd.bench.evaluate import Watch
@@ -36,13 +42,13 @@ class EvalView:
     @contextlib.contextmanager
     def watch(self, name: str) -> Iterator[Watch]:
         """Show a policy's episodes as they end."""
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             yield self._lines(name)
             return
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[score]}"),
             TimeRemainingColumn(),
             console=self.console,

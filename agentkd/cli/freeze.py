@@ -35,6 +35,8 @@ class Options:
     """Replace a file that is there."""
     env: str | None = None
     """The environment it is for; left out, the spaces that it was trained with."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     vecnormalize: str | None = None
     """Statistics of its normaliser, if they are not beside it."""
     algorithm: str | None = None

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError
+from agentkd.interrupt import held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -70,14 +73,14 @@ def run(options: Options) -> int:
     from agentkd.distill.loop import kind_of_planner
     from agentkd.distill.recording import check_recording, record
     from agentkd.distill.source import CollectionOptions
-    from agentkd.environments import look_at
+    from agentkd.environments import folder_name, look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
-    out = options.out or Path("runs") / f"labels-{options.env.replace(':', '.')}"
+    out = options.out or Path("runs") / f"labels-{folder_name(options.env)}"
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     kind_of_planner(known, spec, probe)
@@ -117,14 +120,15 @@ def run(options: Options) -> int:
             "planner_share": options.planner_share if frozen else 1.0,
         },
     )
-    terminal = console.is_terminal
-    with console.status("recording …") if terminal else nullcontext() as status:
+    live = console.is_interactive
+    with console.status("recording …") if live else nullcontext() as status:
 
         def show(so_far: int, rate: float) -> None:
             if status is not None:
                 status.update(f"{so_far:,} labels, {rate:,.0f}/s")
 
-        with DatasetWriter(out, about) as writer:
+        # The last labels are written, too, before another Ctrl-C ends the command.
+        with held(), DatasetWriter(out, about) as writer:
             result = record(
                 options.env,
                 known,

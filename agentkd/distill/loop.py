@@ -16,7 +16,6 @@ from agentkd.distill.asking import check_memory
 from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.head_start import HeadStart
-from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
 from agentkd.distill.source import CollectionOptions, LocalSource, Source
@@ -24,6 +23,7 @@ from agentkd.distill.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
+from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
 from agentkd.spec import Spec
@@ -246,19 +246,22 @@ def carry_out(
     """
     distiller, source = run.distiller, run.source
     fault = ""
-    try:
-        with ctrl_c() as asked:
-            run.loop(lambda: asked() or (stop is not None and stop()))
-    except KeyboardInterrupt:
-        run.interrupted = True
-    except AgentkdError as error:
-        # What was learnt before is worth keeping; where nothing was, the error is all.
-        if not distiller.steps:
-            raise
-        fault = f"{type(error).__name__}: {error}"
-    finally:
-        source.close()
-    run.save()
+    # What was learnt is not lost to another Ctrl-C while it is put away.
+    with ctrl_c(patience=2) as again:
+        try:
+            with ctrl_c() as asked:
+                run.loop(lambda: asked() or (stop is not None and stop()))
+        except KeyboardInterrupt:
+            run.interrupted = True
+        except AgentkdError as error:
+            # What was learnt before is worth keeping; else the error is all.
+            if not distiller.steps:
+                raise
+            fault = f"{type(error).__name__}: {error}"
+        finally:
+            source.close()
+        run.save()
+    run.interrupted |= again()
     return Distilled(
         frozen=distiller.freeze(version=run.version + 1),
         planner=planner,
@@ -337,7 +340,10 @@ class Run:
         """Learn until the budget is used or `stop` says so."""
         self._looked = self._saved = self.elapsed
         self._before = self.labels, self.distiller.steps
-        while self.done < 1.0 and not self.interrupted:
+        while self.done < 1.0:
+            self.interrupted = stop()
+            if self.interrupted:
+                break
             self.distiller.schedule(self.done)
             if self.budget.seconds is not None:
                 self._side_by_side()
@@ -349,7 +355,6 @@ class Run:
                 self.look()
             if self.elapsed - self._saved >= _CHECKPOINT_EVERY:
                 self.save()
-            self.interrupted = stop()
         self.look()
 
     def _take_turns(self) -> None:

@@ -179,15 +179,14 @@ class ProcessSource:
             box.segment.close()
 
     def _stop(self) -> None:
-        self._child.terminate()
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(2.0)
         if self._child.poll() is None:
             self._child.kill()
             self._child.wait()
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._child.stdin.close()
 
 
 def _collect(order: Mapping[str, Any]) -> None:

@@ -100,6 +100,8 @@ def with_arguments(name: str, words: Sequence[str]) -> str:
     """
     if not words:
         return name
+    if not name:
+        raise ConfigError("--env-args are for an environment: name one.")
     base, arguments = split(name)
     for word in words:
         arguments |= _arguments(word)

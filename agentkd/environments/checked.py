@@ -73,7 +73,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return getattr(self.env, name)
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> Any:  # type: ignore[override]
         """The environment's own: one made of it again is checked anew."""
         return self.env.spec
 

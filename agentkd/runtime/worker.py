@@ -38,8 +38,12 @@ def end_with_parent() -> None:
     """End this process when the parent's end of standard input closes.
 
     The kernel sends SIGIO then, which ends a process even while its only thread is
-    deep in a library; a thread does the same where pipes send no signal.
+    deep in a library; a thread does the same where pipes send no signal. Signals that
+    a whole group gets, as systemd sends them, are the parent's to answer.
     """
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        # A function and not SIG_IGN, which programs started from here would inherit.
+        signal.signal(each, lambda *_: None)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     with contextlib.suppress(OSError):
         fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())

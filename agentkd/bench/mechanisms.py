@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from agentkd.bench.agreement import Sample
-from agentkd.bench.attacked import Attack, Attacked, units
 from agentkd.bench.evaluate import evaluate, evaluate_random
 from agentkd.bench.intervals import Interval, paired
 from agentkd.bench.suite import Case
 from agentkd.distill.asking import Ask
-from agentkd.distill.distiller import DistillerOptions
-from agentkd.distill.loop import Budget, distill, kind_of_planner
 from agentkd.distill.source import CollectionOptions
 from agentkd.dists import Kind
 from agentkd.environments import look_at
@@ -23,6 +20,9 @@ from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import load_planner
 from agentkd.types import Floats
+
+if TYPE_CHECKING:
+    from agentkd.bench.attacked import Attack
 
 _ENVIRONMENTS = 4
 """Few, so that an executor drives early: the first does after 32 ticks."""
@@ -256,6 +256,9 @@ class Bench:
 
     def __init__(self, case: Case, others: Sequence[str], setting: Setting) -> None:
         """Load and measure the planner."""
+        from agentkd.bench.attacked import units
+        from agentkd.distill.loop import kind_of_planner
+
         self.case, self.setting = case, setting
         self._others = tuple(others)
         self._spec, probe = look_at(case.env)
@@ -331,6 +334,8 @@ class Bench:
         under: str,
         watch: Callable[[str], None],
     ) -> float:
+        from agentkd.bench.attacked import Attacked
+
         key = arm, labels, seed
         if key not in self._made:
             watch(f"distilling {arm.terms}, {labels} labels, seed {seed}")
@@ -346,6 +351,9 @@ class Bench:
         return (made.returns[under] - self.random) / (self.planner - self.random)
 
     def _distil(self, arm: Arm, labels: int, seed: int) -> _Made:
+        from agentkd.distill.distiller import DistillerOptions
+        from agentkd.distill.loop import Budget, distill
+
         refs = self.case.planner, *(self._others if arm.together else ())
         planner = load_planner(
             refs if arm.together else self.case.planner,

@@ -106,10 +106,8 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
             that no run of ours left; or if both flags are.
         WriteError: If it cannot be made or written to.
     """
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
     try:
-        _check_out(out, overwrite=overwrite, resume=resume)
+        check_out(out, overwrite=overwrite, resume=resume)
         out.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(out)
@@ -122,7 +120,14 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
         ) from error
 
 
-def _check_out(out: Path, *, overwrite: bool, resume: bool) -> None:
+def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Check what `prepare_out` would refuse, and change nothing.
+
+    Raises:
+        ConfigError: As `prepare_out`.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out needs a folder.")
     held = sorted(each.name for each in out.iterdir()) if out.exists() else []

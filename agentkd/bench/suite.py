@@ -16,11 +16,9 @@ from agentkd import environments
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.intervals import Interval
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.loop import Budget, distill
 from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import load_planner
 from agentkd.refs import is_reference
-from agentkd.spec import env_spec
 from agentkd.types import Floats, Policy, RecurrentPolicy
 
 _DRAWS = 4000
@@ -213,9 +211,9 @@ def measure(
         eval_seed: The first episode's seed.
         watch: Told what is done next.
     """
-    probe = environments.make(case.env)
-    spec = env_spec(probe)
-    probe.close()
+    from agentkd.distill.loop import Budget, distill
+
+    spec, _ = environments.look_at(case.env)
     known = load_planner(case.planner, spec)
     watch("measuring the planner")
     planner = evaluate(

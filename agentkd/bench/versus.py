@@ -42,14 +42,6 @@ OLDER: Mapping[str, str] = {
     "Walker2d-v5": "Walker2d-v4",
 }
 """What gymnasium 0.29 calls the environment, where its name differs."""
-METHODS = (
-    "agentkd",
-    "imitation DAgger",
-    "imitation BC",
-    "student-driven",
-    "teacher-driven",
-    "ppd",
-)
 _LADDER = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 _EVERY = 3.0
 """Seconds of training between two snapshots of PPD's methods."""
@@ -148,7 +140,7 @@ class Contest:
                 case "student-driven" | "teacher-driven" | "ppd":
                     self._guided(method)
                 case _:
-                    raise ConfigError(f"No method {method!r}; there are {METHODS}.")
+                    raise ConfigError(f"No method {method!r}.")
         except (LoadError, WorkerError) as error:
             fault = str(error)
         return Outcome(method, tuple(self._snapshots), self.target, fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -13,18 +13,12 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.attacked import Attack
-from agentkd.bench.mechanisms import (
-    Arm,
-    Bench,
-    Difference,
-    Mechanism,
-    Setting,
-    find_mechanisms,
-)
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
 from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.bench.mechanisms import Difference, Mechanism, Setting
 
 _COLUMNS = (
     "planner",
@@ -81,6 +75,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Go through planners, budgets and mechanisms."""
+    from agentkd.bench.mechanisms import Bench, find_mechanisms
+
+    find_mechanisms(options.mechanisms)
     import torch
 
     torch.set_num_threads(1)
@@ -127,6 +124,9 @@ def _asked(
     Raises:
         ConfigError: If one cannot be meant.
     """
+    from agentkd.bench.attacked import Attack
+    from agentkd.bench.mechanisms import Setting, find_mechanisms
+
     if options.seeds < 1 or options.episodes < 1 or min(options.labels, default=0) < 1:
         raise ConfigError(
             f"--seeds {options.seeds} --episodes {options.episodes} --labels "
@@ -159,6 +159,7 @@ def _asked(
 
 
 def _compared(options: Options) -> tuple[Mechanism, ...]:
+    from agentkd.bench.mechanisms import Arm, Mechanism
     from agentkd.distill.terms import parse_terms
 
     if options.mechanisms or len(options.compare) < 2:

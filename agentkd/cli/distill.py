@@ -132,12 +132,13 @@ def run(options: Options) -> int:
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.asking import check_memory, make_asking
     from agentkd.distill.distiller import Distiller
     from agentkd.distill.loop import distill, kind_of_planner, squashed_head
     from agentkd.distill.source import CollectionOptions
-    from agentkd.environments import folder_name, look_at
+    from agentkd.environments import look_at
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
 
@@ -159,7 +160,7 @@ def run(options: Options) -> int:
         return run_data(options, options.data)
     if options.steps is not None:
         raise ConfigError("--steps is for --data and for --executor auto.")
-    out = options.out or Path("runs") / f"distill-{folder_name(options.env)}"
+    out = out_folder("distill", options.env, options.out)
     spec, probe = look_at(options.env)
     opened = opened_as(options)
     known = load_planner(reference(options), spec, **opened)

@@ -60,10 +60,11 @@ def run_auto(options: Options) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report."""
     from agentkd.cli.distill import distiller_options, opened_as
     from agentkd.cli.distill_data import check
+    from agentkd.cli.first_look import out_folder
     from agentkd.distill.loop import Distilled
     from agentkd.distill.offline import by_name, open_dataset
     from agentkd.distill.source import CollectionOptions
-    from agentkd.environments import folder_name, look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     named = bool(options.planner)
@@ -86,7 +87,7 @@ def run_auto(options: Options) -> int:
             "--int8 and --most-us: no time on this machine is known of integers. Leave "
             "one of them out."
         )
-    out = options.out or Path("runs") / f"distill-{folder_name(options.env)}"
+    out = out_folder("distill", options.env, options.out)
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     effort = _effort(options)
     learning = distiller_options(options)

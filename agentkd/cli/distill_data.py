@@ -13,9 +13,9 @@ from agentkd.bench.report import prepare_out
 from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView, Goals
+from agentkd.cli.first_look import out_folder
 from agentkd.cli.planner_choice import access, reference
 from agentkd.deploy.bundle import write_bundle
-from agentkd.environments import folder_name
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.interrupt import ctrl_c
@@ -44,7 +44,7 @@ def run_data(options: Options, data: str) -> int:
     if spec is not None:
         check(spec, about, env)
     name = env or Path(data).name
-    out = options.out or Path("runs") / f"distill-{folder_name(name)}"
+    out = out_folder("distill", name, options.out)
     learning = distiller_options(options)
     seconds = options.seconds
     if seconds is None and options.steps is None:

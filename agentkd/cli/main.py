@@ -211,11 +211,15 @@ def _main(words: Sequence[str] | None) -> int:
 def _run(name: str, words: Sequence[str]) -> int:
     import tyro
 
+    from agentkd.cli.first_look import first_look
+
     home, _, _ = _COMMANDS[name]
     try:
         command = import_module(home)
         options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
-        return int(command.run(_with_arguments(options)))
+        options = _with_arguments(options)
+        first_look(name, options)
+        return int(command.run(options))
     except ModuleNotFoundError as error:
         # Any other module is the user's business, and its traceback with it.
         package = (error.name or "").partition(".")[0]

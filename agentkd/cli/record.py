@@ -67,20 +67,21 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import read_bundle
     from agentkd.distill.dataset import About
     from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
     from agentkd.distill.loop import kind_of_planner
     from agentkd.distill.recording import check_recording, record
     from agentkd.distill.source import CollectionOptions
-    from agentkd.environments import folder_name, look_at
+    from agentkd.environments import look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
-    out = options.out or Path("runs") / f"labels-{folder_name(options.env)}"
+    out = out_folder("record", options.env, options.out)
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     kind_of_planner(known, spec, probe)

@@ -94,16 +94,17 @@ def run(options: Options) -> int:
     from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.loop import Distilled
     from agentkd.distill.prune import dense_layers
     from agentkd.distill.students import from_sb3
-    from agentkd.environments import folder_name, look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
     _check(options)
-    out = options.out or Path("runs") / f"reinforce-{folder_name(options.env)}"
+    out = out_folder("reinforce", options.env, options.out)
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     frozen = _beginning(options, known, spec, probe)

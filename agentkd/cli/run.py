@@ -169,11 +169,12 @@ def run(options: Options) -> int:
     from agentkd.bench.arms import Setting
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.first_look import out_folder
     from agentkd.cli.run_report import write
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.environments import folder_name, look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.seams import HandOver
 
@@ -182,7 +183,7 @@ def run(options: Options) -> int:
         HandOver(strategies.seam, spec.action)
     known = load_planner(reference(options), spec, **access(options))
     executor = _executor(options, known, spec, probe)
-    out = options.out or Path("runs") / f"run-{folder_name(options.env)}"
+    out = out_folder("run", options.env, options.out)
     prepare_out(out, overwrite=options.overwrite, resume=False)
     setting = Setting(
         env=options.env,

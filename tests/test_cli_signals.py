@@ -19,7 +19,7 @@ from agentkd.runtime.logfile import LogFile
 pytestmark = pytest.mark.timeout(330)
 PLANNER = "tests.cli_planners:balance"
 ROOT = Path(__file__).parents[1]
-LOOP = "agentkd.distill.loop"
+LOOP = "agentkd.distill.run"
 
 
 def signalled(number: int, event: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,7 +88,7 @@ def test_amid_learning_executor_and_report_are_left(
     [
         "agentkd.deploy.bundle:write_bundle",
         "agentkd.bench.report:write_whole",
-        f"{LOOP}:Distiller.freeze@3",
+        "agentkd.distill.loop:Distiller.freeze@3",
     ],
 )
 def test_what_is_being_written_is_written(event: str, tmp_path: Path) -> None:

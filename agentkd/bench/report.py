@@ -21,7 +21,7 @@ _MARK = ".agentkd"
 # What of an earlier run an overwriting one removes. The executor is not among it: it
 # is replaced whole, and may be what the new run starts from.
 _FILES = ("report.json", "report.html")
-_FOLDERS = ("checkpoint", "tensorboard")
+_FOLDERS = ("checkpoint", "rows", "tensorboard")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.bench.rows import Rows
 from agentkd.bench.suite import (
     Case,
     Row,
@@ -76,6 +77,8 @@ class Options:
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    resume: bool = False
+    """Go on from what an earlier run with the same options left in --out."""
 
 
 def run(options: Options) -> int:
@@ -90,7 +93,8 @@ def run(options: Options) -> int:
         )
     chosen = _chosen(options)
     if options.out is not None:
-        prepare_out(options.out, overwrite=options.overwrite)
+        prepare_out(options.out, overwrite=options.overwrite, resume=options.resume)
+    kept_rows = Rows(options.out, resume=options.resume)
     works = [(case, executor) for case in chosen for executor in options.executor]
     console = Console()
     rows: list[Row] = []
@@ -111,6 +115,7 @@ def run(options: Options) -> int:
                     episodes=options.episodes,
                     eval_seed=options.eval_seed,
                     watch=show,
+                    rows=kept_rows,
                 )
             except KeyboardInterrupt:
                 interrupted = True

@@ -14,6 +14,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.bench.rows import Rows
 from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.errors import ConfigError
 
@@ -71,6 +72,8 @@ class Options:
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    resume: bool = False
+    """Go on from what an earlier run with the same options left in --out."""
 
 
 def run(options: Options) -> int:
@@ -83,7 +86,8 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     cases, mechanisms, setting = _asked(options)
     if options.out is not None:
-        prepare_out(options.out, overwrite=options.overwrite)
+        prepare_out(options.out, overwrite=options.overwrite, resume=options.resume)
+    rows = Rows(options.out, resume=options.resume)
     console = Console()
     found: list[Difference] = []
     chosen = [case for case in cases if not options.only or case.name in options.only]
@@ -101,7 +105,7 @@ def run(options: Options) -> int:
                     for each in cases
                     if each.env == case.env and each != case
                 ]
-                bench = Bench(case, others, setting)
+                bench = Bench(case, others, setting, rows)
                 for labels in options.labels:
                     for mechanism in filter(bench.fits, mechanisms):
                         for one in bench.compare(mechanism, labels, show):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -58,3 +60,16 @@ class Breaking(gym.Wrapper[Any, Any, Any, Any]):
         if self.steps == 300:
             raise OSError("the cable is loose")
         return super().step(action)
+
+
+class Noted:
+    """Balances, and notes the process that it is in."""
+
+    def __init__(self, spec: Any) -> None:
+        note = os.environ.get("AGENTKD_TEST_NOTE")
+        if note:
+            with Path(note).open("a", encoding="utf-8") as file:
+                file.write(f"{os.getpid()}\n")
+
+    def __call__(self, obs: Floats, /) -> Categorical:
+        return balance(obs)

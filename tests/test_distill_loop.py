@@ -14,6 +14,7 @@ import pytest
 from agentkd.distill import Budget, CollectionOptions, Progress, distill
 from agentkd.distill.collector import Collector
 from agentkd.distill.head_start import HeadStart
+from agentkd.environments.checked import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
@@ -426,13 +427,16 @@ def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:
 
 
 def test_an_environment_that_raises_is_told_apart() -> None:
-    """The fault names the environment's own error."""
+    """The fault names the environment and its own error."""
     collector = Collector(
-        lambda: Counting(fault=3), say(0), env_spec(Counting()), count=2
+        lambda: Checked(Counting(fault=3), "cart"),
+        say(0),
+        env_spec(Counting()),
+        count=2,
     )
     for _ in range(2):
         collector.step(say(0), share=1.0)
-    with pytest.raises(EpisodeError, match="wheel came off"):
+    with pytest.raises(EpisodeError, match=r"cart: step raised.*wheel came off"):
         collector.step(say(0), share=1.0)
 
 

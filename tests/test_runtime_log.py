@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -363,18 +364,53 @@ def test_full_disk_ends_the_log_and_nothing_else(
     assert replay(LogFile(path)).differing == 0
 
 
-def test_log_of_an_earlier_run_is_kept_unless_it_is_meant(tmp_path: Path) -> None:
-    """A file that is there is not written over, except on demand."""
+def test_logs_of_earlier_runs_are_renamed_and_the_oldest_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each new run begins a log; so many earlier ones can still be read."""
     path = tmp_path / "run.akdlog"
+    for ticks in (1, 2, 3, 4):
+        with Agent(constant(2), log=DecisionLog(path, keep=2)) as agent:
+            live(agent, ticks)
+    assert len(decided(path)) == 4
+    assert [len(decided(logs.earlier(path, n))) for n in (1, 2)] == [3, 2]
+    assert not logs.earlier(path, 3).exists()
+    assert "run.earlier-1.akdlog now" in caplog.text
+    with Agent(constant(2), log=DecisionLog(path, overwrite=True)) as agent:
+        live(agent, 5)
+    assert len(decided(path)) == 5
+    assert len(decided(logs.earlier(path, 1))) == 3
+
+
+def test_both_files_of_an_earlier_run_are_renamed(tmp_path: Path) -> None:
+    """The older file goes with its log, also where a kill left one of them alone."""
+    path = tmp_path / "run.akdlog"
+    older = tmp_path / "run.akdlog.1"
     with Agent(constant(2), log=path) as agent:
         live(agent, 5)
-    before = path.read_bytes()
-    with pytest.raises(ConfigError, match="there already"):
-        Agent(constant(2), log=path).start()
-    assert path.read_bytes() == before
-    with Agent(constant(2), log=DecisionLog(path, overwrite=True)) as agent:
+    older.write_bytes(path.read_bytes())
+    path.unlink()
+    with Agent(constant(2), log=path) as agent:
+        live(agent, 2)
+    assert not older.exists()
+    assert len(decided(logs.earlier(path, 1))) == 5
+    path.rename(tmp_path / "run.akdlog.new")
+    with Agent(constant(2), log=path) as agent:
         live(agent, 3)
-    assert len(decided(path)) == 3
+    assert [len(decided(logs.earlier(path, n))) for n in (1, 2)] == [2, 5]
+
+
+def test_a_log_that_is_being_written_is_not_renamed(tmp_path: Path) -> None:
+    """A second agent with the same log is refused, and the first goes on."""
+    path = tmp_path / "run.akdlog"
+    with Agent(constant(2), log=path) as agent:
+        live(agent, 3)
+        for overwrite in (False, True):
+            other = DecisionLog(path, overwrite=overwrite)
+            with pytest.raises(ConfigError, match="another agent"):
+                Agent(constant(2), log=other).start()
+        live(agent, 4)
+    assert len(decided(path)) == 7
 
 
 def test_log_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -423,11 +459,12 @@ def test_files_that_change_places_are_not_read_twice(tmp_path: Path) -> None:
     assert ticks == list(range(5))
 
 
-def test_a_file_of_somebody_else_beside_the_log_is_kept(tmp_path: Path) -> None:
-    """PATH.new is used while files change; one that is there is not written over."""
-    other = tmp_path / "run.akdlog.new"
+@pytest.mark.parametrize("end", ["", ".1", ".new"])
+def test_a_file_of_another_kind_is_kept(end: str, tmp_path: Path) -> None:
+    """What is no decision log is neither renamed nor written over."""
+    other = tmp_path / f"run.akdlog{end}"
     other.write_text("mine")
-    with pytest.raises(ConfigError, match=r"akdlog\.new"):
+    with pytest.raises(ConfigError, match=f"{re.escape(other.name)} is there already"):
         Agent(constant(1), log=tmp_path / "run.akdlog").start()
     assert other.read_text() == "mine"
 

@@ -7,14 +7,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, final
 
 import numpy as np
 
 from agentkd import environments
-from agentkd.errors import AgentkdError, ConfigError, EpisodeError, WorkerError
+from agentkd.errors import ConfigError, EpisodeError, WorkerError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.ports import AnyLearner, AnyPlanner
@@ -126,42 +126,20 @@ class Scored:
         self.ticks = 0
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """Begin an episode.
-
-        Raises:
-            EpisodeError: If the environment raises.
-        """
+        """Begin an episode."""
         self.current, self._began = 0.0, self.ticks
-        with self._told("reset"):
-            return self._env.reset(seed=seed)
+        return self._env.reset(seed=seed)
 
     def step(self, action: Any) -> Any:
-        """Do a tick.
-
-        Raises:
-            EpisodeError: If the environment raises.
-        """
-        with self._told("step"):
-            obs, reward, terminated, truncated, info = self._env.step(action)
+        """Do a tick."""
+        obs, reward, terminated, truncated, info = self._env.step(action)
         self.ticks += 1
-        self.current += float(reward)
+        self.current += reward
         if self._most is not None and self.ticks - self._began >= self._most:
             truncated = True
         if terminated or truncated:
             self.scores.append((self.ticks, self.current))
         return obs, reward, terminated, truncated, info
-
-    @contextlib.contextmanager
-    def _told(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except AgentkdError:
-            raise
-        except Exception as error:
-            raise EpisodeError(
-                f"The environment raised {type(error).__name__} in the {where} of "
-                f"tick {self.ticks}, episode {len(self.scores)}: {error}"
-            ) from error
 
 
 @final
@@ -260,8 +238,7 @@ async def live(
         fault = str(error)
     finally:
         pressed.cancel()
-        if not fault:
-            env.close()
+        env.close()
     return Lived(
         result=_result(runtime),
         executor=runtime.agent.executor,

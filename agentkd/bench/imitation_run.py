@@ -208,6 +208,7 @@ def main() -> None:
         order["env"],
         rng=np.random.default_rng(order["seed"]),
         n_envs=_ENVS,
+        env_make_kwargs=order["env_args"],
         post_wrappers=[lambda env, _: wrappers.RolloutInfoWrapper(env)],
     )
     expert = Expert(venv.observation_space, venv.action_space, order["planner"])

@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from agentkd import environments
-from agentkd.errors import AgentkdError, ConfigError, EpisodeError
+from agentkd.errors import ConfigError
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import Actions, Floats
 
@@ -176,12 +176,7 @@ class Lockstep:
     def _reset(self, index: int, choose: Chooser) -> None:
         row = self.rows[index]
         row.steps, row.total = 0, 0.0
-        try:
-            obs, _ = row.env.reset(seed=self.seed + row.episode)
-        except AgentkdError:
-            raise
-        except Exception as error:
-            raise self._fault(index, "reset", error) from error
+        obs, _ = row.env.reset(seed=self.seed + row.episode)
         self._see(index, obs)
         choose.begin(index)
 
@@ -189,15 +184,7 @@ class Lockstep:
         """Do a step; gives whether the episode ended."""
         row = self.rows[index]
         taken: Any = int(action) if self._discrete else self._shaped(action)
-        try:
-            obs, reward, terminated, truncated, _ = row.env.step(taken)
-            reward = float(reward)
-        except AgentkdError:
-            raise
-        except Exception as error:
-            raise self._fault(index, "step", error) from error
-        if not math.isfinite(reward):
-            raise EpisodeError(f"The reward is {reward}, {self.where(index)}.")
+        obs, reward, terminated, truncated, _ = row.env.step(taken)
         row.steps += 1
         row.total += reward
         self._see(index, obs)
@@ -212,9 +199,3 @@ class Lockstep:
             self._obs[index] = obs.ravel()
         else:
             self._obs[index] = flatten_one(self.spec.obs, obs)
-
-    def _fault(self, index: int, what: str, error: Exception) -> EpisodeError:
-        return EpisodeError(
-            f"The environment's {what} raised {type(error).__name__}, "
-            f"{self.where(index)}: {error}"
-        )

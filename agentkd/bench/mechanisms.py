@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from agentkd.bench.agreement import Sample
-from agentkd.bench.attacked import Attack, Attacked, units
 from agentkd.bench.evaluate import evaluate, evaluate_random
 from agentkd.bench.intervals import Interval, paired
+from agentkd.bench.rows import Rows
 from agentkd.bench.suite import Case
 from agentkd.distill.asking import Ask
-from agentkd.distill.distiller import DistillerOptions
-from agentkd.distill.loop import Budget, distill, kind_of_planner, look_at
 from agentkd.distill.source import CollectionOptions
 from agentkd.dists import Kind
+from agentkd.environments import look_at
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import load_planner
 from agentkd.types import Floats
+
+if TYPE_CHECKING:
+    from agentkd.bench.attacked import Attack
 
 _ENVIRONMENTS = 4
 """Few, so that an executor drives early: the first does after 32 ticks."""
@@ -238,7 +240,6 @@ class _Made:
     frozen: Frozen
     labels: int
     steps: int
-    returns: dict[str, float] = field(default_factory=dict)
 
 
 @final
@@ -251,10 +252,20 @@ class Bench:
         case: The planner.
         others: References of other planners for its environment.
         setting: What all arms have in common.
+        rows: Where results are kept, and those of an earlier run found.
     """
 
-    def __init__(self, case: Case, others: Sequence[str], setting: Setting) -> None:
+    def __init__(
+        self,
+        case: Case,
+        others: Sequence[str],
+        setting: Setting,
+        rows: Rows | None = None,
+    ) -> None:
         """Load and measure the planner."""
+        from agentkd.bench.attacked import units
+        from agentkd.distill.loop import kind_of_planner
+
         self.case, self.setting = case, setting
         self._others = tuple(others)
         self._spec, probe = look_at(case.env)
@@ -272,6 +283,17 @@ class Bench:
         if self.planner == self.random:
             raise ConfigError(f"{case.name} returns as much as random play.")
         self._made: dict[tuple[Arm, int, int], _Made] = {}
+        self._found: dict[tuple[Arm, int, int, str], dict[str, Any]] = {}
+        self._rows = rows or Rows(None)
+        self._origin = {
+            "planner": case.planner,
+            "digest": self._planner.digest,
+            "others": list(others),
+            "env": case.env,
+            "executor": setting.executor,
+            "attack": asdict(setting.attack),
+            **measure,
+        }
 
     def _measure(self) -> Mapping[str, Any]:
         return {"episodes": self.setting.episodes, "seed": self.setting.eval_seed}
@@ -297,17 +319,16 @@ class Bench:
         found = []
         for under in unders:
             arms = mechanism.without, mechanism.within
-            kept = [
-                tuple(
-                    self._retention(arm, labels, seed, under, watch)
+            measured = [
+                [
+                    self._measured(arm, labels, seed, under, watch)
                     for seed in self.setting.seeds
-                )
+                ]
                 for arm in arms
             ]
+            kept = [tuple(map(self._retention, each)) for each in measured]
             change = paired([b - a for a, b in zip(*kept, strict=True)])
-            first = self.setting.seeds[0]
-            made = [self._made[arm, labels, first] for arm in arms]
-            counts = [(each.labels, each.steps) for each in made]
+            counts = [(each[0]["labels"], each[0]["steps"]) for each in measured]
             found.append(
                 Difference(
                     mechanism=mechanism,
@@ -322,29 +343,54 @@ class Bench:
             )
         return found
 
-    def _retention(
+    def _measured(
         self,
         arm: Arm,
         labels: int,
         seed: int,
         under: str,
         watch: Callable[[str], None],
-    ) -> float:
+    ) -> dict[str, Any]:
+        """Give the return of an arm's executor, and its labels and gradient steps."""
+        place = arm, labels, seed, under
+        if place not in self._found:
+            key = {"arm": asdict(arm), "labels": labels, "seed": seed, "under": under}
+            self._found[place] = self._rows.once(
+                {**key, **self._origin}, lambda: self._lived(*place, watch)
+            )
+        return self._found[place]
+
+    def _lived(
+        self,
+        arm: Arm,
+        labels: int,
+        seed: int,
+        under: str,
+        watch: Callable[[str], None],
+    ) -> dict[str, Any]:
+        from agentkd.bench.attacked import Attacked
+
         key = arm, labels, seed
         if key not in self._made:
             watch(f"distilling {arm.terms}, {labels} labels, seed {seed}")
             self._made[key] = self._distil(arm, labels, seed)
         made = self._made[key]
-        if under not in made.returns:
-            watch(f"measuring {arm.terms}, seed {seed} {under}")
-            policy: Any = made.frozen.policy
-            if under:
-                policy = Attacked(policy, self.setting.attack, self._unit, seed)
-            got = evaluate(self.case.env, policy, spec=self._spec, **self._measure())
-            made.returns[under] = float(np.mean(got.returns))
-        return (made.returns[under] - self.random) / (self.planner - self.random)
+        watch(f"measuring {arm.terms}, seed {seed} {under}")
+        policy: Any = made.frozen.policy
+        if under:
+            policy = Attacked(policy, self.setting.attack, self._unit, seed)
+        got = evaluate(self.case.env, policy, spec=self._spec, **self._measure())
+        reached = float(np.mean(got.returns))
+        return {"return": reached, "labels": made.labels, "steps": made.steps}
+
+    def _retention(self, measured: Mapping[str, Any]) -> float:
+        apart = self.planner - self.random
+        return float((measured["return"] - self.random) / apart)
 
     def _distil(self, arm: Arm, labels: int, seed: int) -> _Made:
+        from agentkd.distill.distiller import DistillerOptions
+        from agentkd.distill.loop import Budget, distill
+
         refs = self.case.planner, *(self._others if arm.together else ())
         planner = load_planner(
             refs if arm.together else self.case.planner,

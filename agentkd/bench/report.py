@@ -16,13 +16,14 @@ from agentkd.bench.origin import origin
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
 from agentkd.files import read_file
+from agentkd.interrupt import held
 
 SCHEMA = 1
 _MARK = ".agentkd"
 # What of an earlier run an overwriting one removes. The executor is not among it: it
 # is replaced whole, and may be what the new run starts from.
 _FILES = ("report.json", "report.html")
-_FOLDERS = ("checkpoint", "tensorboard")
+_FOLDERS = ("checkpoint", "rows", "tensorboard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,8 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
             that no run of ours left; or if both flags are.
         WriteError: If it cannot be made or written to.
     """
-    if overwrite and resume:
-        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
     try:
-        _check_out(out, overwrite=overwrite, resume=resume)
+        check_out(out, overwrite=overwrite, resume=resume)
         out.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(out)
@@ -123,7 +122,14 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
         ) from error
 
 
-def _check_out(out: Path, *, overwrite: bool, resume: bool) -> None:
+def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Check what `prepare_out` would refuse, and change nothing.
+
+    Raises:
+        ConfigError: As `prepare_out`.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out needs a folder.")
     held = sorted(each.name for each in out.iterdir()) if out.exists() else []
@@ -231,8 +237,9 @@ def write_report(
     except OSError as error:
         raise WriteError(f"{out} cannot be made: {error.strerror}.") from error
     text = json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(out / "report.json", text)
-    write_whole(out / "report.html", page(full, sections))
+    with held():
+        write_whole(out / "report.json", text)
+        write_whole(out / "report.html", page(full, sections))
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -36,14 +36,15 @@ from agentkd.bench.supply import Fixed, Live, Supply
 from agentkd.distill.buffer import LabelBuffer
 from agentkd.distill.dataset import Dataset
 from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.interrupt import ctrl_c
-from agentkd.distill.loop import look_at, squashed_head
+from agentkd.distill.loop import squashed_head
 from agentkd.distill.offline import by_name
 from agentkd.distill.source import CollectionOptions
+from agentkd.environments import look_at
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
+from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner, load_planner
 from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy

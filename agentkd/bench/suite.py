@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ import numpy as np
 from agentkd import environments
 from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.bench.intervals import Interval
+from agentkd.bench.rows import Rows
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.loop import Budget, distill
 from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import load_planner
 from agentkd.refs import is_reference
-from agentkd.spec import env_spec
 from agentkd.types import Floats, Policy, RecurrentPolicy
 
 _DRAWS = 4000
@@ -54,6 +53,7 @@ class Run:
         labels: Labels that were made.
         seconds: How long it took.
         steps: Gradient steps that were taken.
+        parameters: The executor's.
     """
 
     seed: int
@@ -61,6 +61,7 @@ class Run:
     labels: int
     seconds: float
     steps: int = 0
+    parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,20 @@ def _case(folder: Path) -> Case | None:
         # Whoever asks for it by its name is told what is wrong with it.
         provenance = {}
     env = provenance.get("env", "") or folder.name.partition(_ENV_MARK)[2]
-    return Case(folder.name, str(env), str(folder)) if env else None
+    env = environments.named_by_file(str(env))
+    return Case(folder.name, env, str(folder)) if env else None
+
+
+def with_env_args(cases: Sequence[Case], words: Sequence[str]) -> tuple[Case, ...]:
+    """Give arguments to every case's environment; see `with_arguments`.
+
+    Raises:
+        ConfigError: If a word is no argument.
+    """
+    return tuple(
+        replace(case, env=environments.with_arguments(case.env, words))
+        for case in cases
+    )
 
 
 def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
@@ -174,7 +188,7 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
         if not is_reference(planner):
             path = Path(planner)
             own = path.parent.name if path.suffix and path.parent.name else path.stem
-        place = env.rpartition(":")[2].rpartition("/")[2]
+        place = environments.split(env)[0].rpartition(":")[2].rpartition("/")[2]
         cases.append(Case(f"{own}{_ENV_MARK}{place}", env, planner))
     return tuple(cases)
 
@@ -188,6 +202,7 @@ def measure(
     episodes: int,
     eval_seed: int,
     watch: Callable[[str], None],
+    rows: Rows | None = None,
 ) -> Row:
     """Distil one planner once for each seed, and measure on the same episodes.
 
@@ -199,19 +214,21 @@ def measure(
         episodes: Of each measurement.
         eval_seed: The first episode's seed.
         watch: Told what is done next.
+        rows: Where results are kept, and those of an earlier run found.
     """
-    probe = environments.make(case.env)
-    spec = env_spec(probe)
-    probe.close()
+    from agentkd.distill.loop import Budget, distill
+
+    rows = rows or Rows(None)
+
+    spec, _ = environments.look_at(case.env)
     known = load_planner(case.planner, spec)
-    watch("measuring the planner")
-    planner = evaluate(
-        case.env, known.policy, episodes=episodes, seed=eval_seed, spec=spec
-    )
-    random = evaluate_random(case.env, episodes=episodes, seed=eval_seed)
-    runs = []
-    parameters = 0
-    for seed in seeds:
+    place = {"env": case.env, "episodes": episodes, "eval_seed": eval_seed}
+    origin = {"planner": case.planner, "digest": known.digest, **place}
+
+    def reached(policy: Policy | RecurrentPolicy) -> Evaluation:
+        return evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=spec)
+
+    def distilled(seed: int) -> dict[str, Any]:
         watch(f"distilling, seed {seed}")
         result = distill(
             case.env, case.planner, executor, budget=Budget(seconds=seconds), seed=seed
@@ -219,24 +236,44 @@ def measure(
         if result.interrupted and not result.fault:
             raise KeyboardInterrupt
         watch(f"measuring the executor, seed {seed}")
-        got = evaluate(
-            case.env, result.frozen.policy, episodes=episodes, seed=eval_seed, spec=spec
+        run = Run(
+            seed,
+            reached(result.frozen.policy).returns,
+            result.labels,
+            result.seconds,
+            result.steps,
+            result.frozen.parameters,
         )
-        parameters = result.frozen.parameters
-        runs.append(Run(seed, got.returns, result.labels, result.seconds, result.steps))
+        return asdict(run)
+
+    watch("measuring the planner")
+    planner = rows.once(origin, lambda: asdict(reached(known.policy)))
+    random = rows.once(
+        {"random": True, **place},
+        lambda: asdict(evaluate_random(case.env, episodes=episodes, seed=eval_seed)),
+    )
+    runs = []
+    for seed in seeds:
+        key = {"executor": executor, "seconds": seconds, "seed": seed, **origin}
+        runs.append(rows.once(key, lambda seed=seed: distilled(seed)))  # type: ignore[misc]
     around = np.random.default_rng(0).standard_normal((_TOGETHER, spec.obs.size))
     rate = labelling_rate(known.policy, around.astype(np.float32))
     return Row(
         case=case,
         executor=executor,
-        planner=planner,
-        random=random,
-        runs=tuple(runs),
+        planner=Evaluation(**tuples(planner)),
+        random=Evaluation(**tuples(random)),
+        runs=tuple(Run(**tuples(run)) for run in runs),
         planner_parameters=known.parameters,
-        executor_parameters=parameters,
+        executor_parameters=max((run["parameters"] for run in runs), default=0),
         planner_rate=rate,
         megabytes=megabytes(),
     )
+
+
+def tuples(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Make tuples of the lists of a result that was kept as JSON."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in result.items()}
 
 
 def kept(row: Row, confidence: float = 0.95) -> Interval:

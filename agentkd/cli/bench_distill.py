@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.bench.rows import Rows
 from agentkd.bench.suite import (
     Case,
     Row,
@@ -19,6 +20,7 @@ from agentkd.bench.suite import (
     interquartile_mean,
     kept,
     measure,
+    with_env_args,
 )
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
@@ -59,6 +61,8 @@ class Options:
     """Besides or instead, environments and planners as ENV=PLANNER."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     executor: tuple[str, ...] = ("mlp:64,64",)
     """The executor's architecture; each planner is distilled into each of several."""
     seconds: float = 60.0
@@ -73,6 +77,8 @@ class Options:
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    resume: bool = False
+    """Go on from what an earlier run with the same options left in --out."""
 
 
 def run(options: Options) -> int:
@@ -87,7 +93,8 @@ def run(options: Options) -> int:
         )
     chosen = _chosen(options)
     if options.out is not None:
-        prepare_out(options.out, overwrite=options.overwrite)
+        prepare_out(options.out, overwrite=options.overwrite, resume=options.resume)
+    kept_rows = Rows(options.out, resume=options.resume)
     works = [(case, executor) for case in chosen for executor in options.executor]
     console = Console()
     rows: list[Row] = []
@@ -108,6 +115,7 @@ def run(options: Options) -> int:
                     episodes=options.episodes,
                     eval_seed=options.eval_seed,
                     watch=show,
+                    rows=kept_rows,
                 )
             except KeyboardInterrupt:
                 interrupted = True
@@ -127,6 +135,7 @@ def _chosen(options: Options) -> list[Case]:
     cases = cases_of(options.pairs)
     if options.planners is not None:
         cases = (*find_cases(options.planners), *cases)
+    cases = with_env_args(cases, options.env_args)
     if not cases or not options.executor:
         raise ConfigError(
             "Nothing to distil: give --planners FOLDER or --pairs ENV=PLANNER, and at "

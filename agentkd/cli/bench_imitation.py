@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 from rich.table import Table as Grid
 
-from agentkd.bench.versus import METHODS, OLDER, Contest, Outcome, Snapshot, look
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.bench.versus import Outcome, Snapshot
+
+Method = Literal[
+    "agentkd",
+    "imitation DAgger",
+    "imitation BC",
+    "student-driven",
+    "teacher-driven",
+    "ppd",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +38,13 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: str
     """An SB3 save or its folder: a multilayer perceptron, which others can be given."""
     python: str | None = None
     """The Python that has imitation; without it, its methods are left out."""
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[Method, ...] = get_args(Method)
     """Which to time."""
     executor: str = "mlp:64,64"
     """Our executor's architecture; the others' policies have the same widths."""
@@ -57,14 +70,14 @@ def run(options: Options) -> int:
 
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
-    from agentkd.distill.loop import look_at
+    from agentkd.bench.versus import Contest, look
+    from agentkd.environments import look_at
 
     torch.set_num_threads(1)
-    unknown = [each for each in options.methods if each not in METHODS]
-    if unknown or not options.seconds > 0 or options.episodes < 1:
+    if not options.seconds > 0 or options.episodes < 1:
         raise ConfigError(
-            f"methods {unknown or list(options.methods)}, seconds {options.seconds:g}, "
-            f"episodes {options.episodes}: of {METHODS}, above 0, at least 1."
+            f"--seconds {options.seconds:g} --episodes {options.episodes}: above 0, "
+            "at least 1."
         )
     spec, _ = look_at(options.env)
     planner = look(options.planner, spec)
@@ -152,6 +165,8 @@ def _write(
     options: Options, out: Path, outcomes: list[Outcome], *, interrupted: bool
 ) -> None:
     from agentkd.bench.report import Plot, Section, Series, Table, write_report
+    from agentkd.bench.versus import OLDER
+    from agentkd.environments import split
 
     data = {
         "command": "bench imitation",
@@ -188,7 +203,7 @@ def _write(
         ),
         "Ours are whole distillations of that time.",
     )
-    older = OLDER.get(options.env)
+    older = OLDER.get(split(options.env)[0])
     text = (
         f"Until {options.target:g} is kept, or {options.seconds:g} s. Executors of "
         f"{options.executor}, one core each but ours, which uses two."

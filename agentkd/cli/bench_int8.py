@@ -24,6 +24,8 @@ class Options:
     """A folder of folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     executor: str = "mlp:64,64"
     """The executor's architecture."""
     seconds: float | None = None
@@ -47,12 +49,12 @@ def run(options: Options) -> int:
 
     from agentkd.bench.integers import compare
     from agentkd.bench.report import write_whole
-    from agentkd.bench.suite import find_cases
+    from agentkd.bench.suite import find_cases, with_env_args
     from agentkd.cli.terminal import Console
     from agentkd.distill.loop import Budget
 
     torch.set_num_threads(1)
-    cases = find_cases(options.planners)
+    cases = with_env_args(find_cases(options.planners), options.env_args)
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:
         raise ConfigError(

@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.attacked import Attack
-from agentkd.bench.mechanisms import (
-    Arm,
-    Bench,
-    Difference,
-    Mechanism,
-    Setting,
-    find_mechanisms,
-)
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
-from agentkd.bench.suite import Case, find_cases
+from agentkd.bench.rows import Rows
+from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.bench.mechanisms import Difference, Mechanism, Setting
 
 _COLUMNS = (
     "planner",
@@ -49,6 +44,8 @@ class Options:
     """A folder of folders named ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5."""
     only: tuple[str, ...] = ()
     """Names of some of these folders; all of them, if none is given."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     mechanisms: tuple[str, ...] = ()
     """Some of those that docs/distillation.md lists; all that fit, if none is given."""
     compare: tuple[str, ...] = ()
@@ -75,16 +72,22 @@ class Options:
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    resume: bool = False
+    """Go on from what an earlier run with the same options left in --out."""
 
 
 def run(options: Options) -> int:
     """Go through planners, budgets and mechanisms."""
+    from agentkd.bench.mechanisms import Bench, find_mechanisms
+
+    find_mechanisms(options.mechanisms)
     import torch
 
     torch.set_num_threads(1)
     cases, mechanisms, setting = _asked(options)
     if options.out is not None:
-        prepare_out(options.out, overwrite=options.overwrite)
+        prepare_out(options.out, overwrite=options.overwrite, resume=options.resume)
+    rows = Rows(options.out, resume=options.resume)
     console = Console()
     found: list[Difference] = []
     chosen = [case for case in cases if not options.only or case.name in options.only]
@@ -102,7 +105,7 @@ def run(options: Options) -> int:
                     for each in cases
                     if each.env == case.env and each != case
                 ]
-                bench = Bench(case, others, setting)
+                bench = Bench(case, others, setting, rows)
                 for labels in options.labels:
                     for mechanism in filter(bench.fits, mechanisms):
                         for one in bench.compare(mechanism, labels, show):
@@ -125,6 +128,9 @@ def _asked(
     Raises:
         ConfigError: If one cannot be meant.
     """
+    from agentkd.bench.attacked import Attack
+    from agentkd.bench.mechanisms import Setting, find_mechanisms
+
     if options.seeds < 1 or options.episodes < 1 or min(options.labels, default=0) < 1:
         raise ConfigError(
             f"--seeds {options.seeds} --episodes {options.episodes} --labels "
@@ -137,7 +143,7 @@ def _asked(
         )
     if options.reuse != 1.0 and not options.compare:
         raise ConfigError("--reuse goes with --compare; there is a mechanism 'reuse'.")
-    cases = find_cases(options.planners)
+    cases = with_env_args(find_cases(options.planners), options.env_args)
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:
         raise ConfigError(
@@ -157,6 +163,7 @@ def _asked(
 
 
 def _compared(options: Options) -> tuple[Mechanism, ...]:
+    from agentkd.bench.mechanisms import Arm, Mechanism
     from agentkd.distill.terms import parse_terms
 
     if options.mechanisms or len(options.compare) < 2:

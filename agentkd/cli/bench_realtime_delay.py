@@ -43,6 +43,8 @@ class Options:
 
     planners: Path
     """The folder with the planners' folders."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     names: str = ",".join(_PLANNERS)
     """Which of them, separated by commas."""
     delays: str = "0,1,2,3,5,8"
@@ -139,10 +141,11 @@ def _folders(options: Options) -> list[Path]:
 def _case(options: Options, folder: Path, show: Any) -> Any:
     from agentkd.bench.realtime.delay import Case
     from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.distill.loop import Budget, distill, look_at
+    from agentkd.distill.loop import Budget, distill
+    from agentkd.environments import look_at, with_arguments
     from agentkd.planners import load_planner
 
-    env = folder.name.partition("-")[2]
+    env = with_arguments(folder.name.partition("-")[2], options.env_args)
     spec, _ = look_at(env)
     known = load_planner(str(folder), spec)
     path = options.executors / f"{folder.name}.akd" if options.executors else None

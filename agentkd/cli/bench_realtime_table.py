@@ -49,6 +49,8 @@ class Options:
 
     env: tuple[str, ...]
     """Environments: Gymnasium ids, "module:Id-v0", or "module:attribute"."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     planner: str
     """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
     executor: tuple[str, ...]
@@ -182,7 +184,7 @@ class _Case:
 
 def _case(options: Options, index: int) -> _Case:
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.process import Remote
     from agentkd.spec import to_json

@@ -13,9 +13,10 @@ import tyro
 from agentkd.cli.distill_view import DistillView, Goals
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import ConfigError
+from agentkd.interrupt import ctrl_c
 
 if TYPE_CHECKING:
-    from agentkd.distill.loop import Budget
+    from agentkd.distill.loop import Budget, Distilled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Options:
     env: tyro.conf.Positional[str] = ""
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data
     it may be left out."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...] = ()
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -129,16 +132,13 @@ def run(options: Options) -> int:
     from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distill.asking import check_memory, make_asking
     from agentkd.distill.distiller import Distiller
-    from agentkd.distill.loop import (
-        distill,
-        kind_of_planner,
-        look_at,
-        squashed_head,
-    )
+    from agentkd.distill.loop import distill, kind_of_planner, squashed_head
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.executors.architecture import initial
     from agentkd.planners import load_planner
 
@@ -160,7 +160,7 @@ def run(options: Options) -> int:
         return run_data(options, options.data)
     if options.steps is not None:
         raise ConfigError("--steps is for --data and for --executor auto.")
-    out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
+    out = out_folder("distill", options.env, options.out)
     spec, probe = look_at(options.env)
     opened = opened_as(options)
     known = load_planner(reference(options), spec, **opened)
@@ -193,24 +193,26 @@ def run(options: Options) -> int:
     random = evaluate_random(options.env, **measure)
     goals = Goals(mean(planner.returns), mean(random.returns))
     logs = tensorboard(out / "tensorboard")
-    with view.live(goals, logs) as watch:
-        result = distill(
-            options.env,
-            reference(options),
-            options.executor,
-            budget=budget,
-            seed=options.seed,
-            options=learning,
-            collection=collection,
-            access=opened,
-            watch=watch,
-            checkpoint=out / "checkpoint",
-            resume=options.resume,
-        )
-    provenance = distill_file.provenance(options, known, result)
     file = out / "executor.akd"
-    # Written before it is measured: whatever happens now, what was learnt is safe.
-    write_bundle(file, result.frozen, provenance, contract=contract)
+    with ctrl_c(patience=2):
+        with view.live(goals, logs) as watch:
+            result = distill(
+                options.env,
+                reference(options),
+                options.executor,
+                budget=budget,
+                seed=options.seed,
+                options=learning,
+                collection=collection,
+                access=opened,
+                watch=watch,
+                checkpoint=out / "checkpoint",
+                resume=options.resume,
+            )
+        need_steps(result)
+        provenance = distill_file.provenance(options, known, result)
+        # Written before it is measured: whatever happens now, what was learnt is safe.
+        write_bundle(file, result.frozen, provenance, contract=contract)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = Evaluation((), ())
     try:
@@ -246,6 +248,16 @@ def _budget(options: Options) -> Budget:
             "--seconds, learning takes as many steps as there is time for."
         )
     return Budget(seconds, options.labels, options.steps_per_label)
+
+
+def need_steps(result: Distilled) -> None:
+    """Keep an executor that learnt nothing from taking an earlier one's place.
+
+    Raises:
+        KeyboardInterrupt: If the distillation was interrupted before its first step.
+    """
+    if result.interrupted and not result.steps:
+        raise KeyboardInterrupt
 
 
 _AUTO = (

@@ -37,6 +37,7 @@ from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.distill.quantised import FineTuning
 from agentkd.distill.terms import DivergenceTerm, to_text
 from agentkd.errors import ConfigError
+from agentkd.interrupt import held
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
@@ -60,9 +61,11 @@ def run_auto(options: Options) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report."""
     from agentkd.cli.distill import distiller_options, opened_as
     from agentkd.cli.distill_data import check
-    from agentkd.distill.loop import Distilled, look_at
+    from agentkd.cli.first_look import out_folder
+    from agentkd.distill.loop import Distilled
     from agentkd.distill.offline import by_name, open_dataset
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     named = bool(options.planner)
@@ -85,7 +88,7 @@ def run_auto(options: Options) -> int:
             "--int8 and --most-us: no time on this machine is known of integers. Leave "
             "one of them out."
         )
-    out = options.out or Path("runs") / f"distill-{options.env.replace(':', '.')}"
+    out = out_folder("distill", options.env, options.out)
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     effort = _effort(options)
     learning = distiller_options(options)
@@ -132,7 +135,8 @@ def run_auto(options: Options) -> int:
         data=data,
         watch=lambda text, measured: _tell(console, text, measured),
     )
-    provenance = _write_front(options, out, found, contract)
+    with held():
+        provenance = _write_front(options, out, found, contract)
     frozen = found.chosen.made.frozen
     console.print(_grid(found))
     for name, reason in found.left_out.items():
@@ -140,14 +144,18 @@ def run_auto(options: Options) -> int:
     console.print(Text(found.why, "bold"))
     view = DistillView(options.env, told, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
-    executor = _reached(options, frozen.policy)
-    facts = provenance | distill_file.measured(planner, random, executor, options)
     file = out / "executor.akd"
-    distill_file.write_proven(file, frozen, facts, contract, options)
-    if found.chosen.made.elsewhere:
-        # The file tells what its floats keep, the report what its integers do.
-        executor = _reached(options, integer_form(read_bundle(file)).policy)
-        view.say(f"It acts in integers: agentkd export {file} --to c-int8")
+    executor, interrupted = Evaluation((), ()), found.interrupted
+    try:
+        executor = _reached(options, frozen.policy)
+        facts = provenance | distill_file.measured(planner, random, executor, options)
+        distill_file.write_proven(file, frozen, facts, contract, options)
+        if found.chosen.made.elsewhere:
+            # The file tells what its floats keep, the report what its integers do.
+            executor = _reached(options, integer_form(read_bundle(file)).policy)
+            view.say(f"It acts in integers: agentkd export {file} --to c-int8")
+    except KeyboardInterrupt:
+        interrupted = True
     result = Distilled(
         frozen=frozen,
         planner=told,
@@ -155,7 +163,7 @@ def run_auto(options: Options) -> int:
         steps=found.chosen.steps,
         seconds=found.seconds,
         refused=0,
-        interrupted=found.interrupted,
+        interrupted=interrupted,
         fault="",
         restarts=0,
         rejected=0,

@@ -13,10 +13,12 @@ from agentkd.bench.report import prepare_out
 from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView, Goals
+from agentkd.cli.first_look import out_folder
 from agentkd.cli.planner_choice import access, reference
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.architecture import initial
+from agentkd.interrupt import ctrl_c
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 def run_data(options: Options, data: str) -> int:
     """Distil from a dataset, measure where the environment can be made, report."""
-    from agentkd.cli.distill import distiller_options, mean, tensorboard
+    from agentkd.cli.distill import distiller_options, mean, need_steps, tensorboard
     from agentkd.distill.loop import Budget
     from agentkd.distill.offline import distill_dataset, open_dataset
     from agentkd.planners import load_planner
@@ -42,7 +44,7 @@ def run_data(options: Options, data: str) -> int:
     if spec is not None:
         check(spec, about, env)
     name = env or Path(data).name
-    out = options.out or Path("runs") / f"distill-{name.replace(':', '.')}"
+    out = out_folder("distill", name, options.out)
     learning = distiller_options(options)
     seconds = options.seconds
     if seconds is None and options.steps is None:
@@ -69,21 +71,23 @@ def run_data(options: Options, data: str) -> int:
         view.say(f"Nothing can be measured: {missing}")
     bests, floor = _references(options, env, about, planner, spec, view)
     goals = Goals(mean(bests.returns), mean(floor.returns))
-    with view.live(goals, tensorboard(out / "tensorboard")) as watch:
-        result = distill_dataset(
-            dataset,
-            options.executor,
-            budget=budget,
-            seed=options.seed,
-            options=learning,
-            watch=watch,
-            checkpoint=out / "checkpoint",
-            resume=options.resume,
-        )
-    result = replace(result, planner=replace(result.planner, name=shown.name))
     file = out / "executor.akd"
-    provenance = _provenance(options, dataset, env, result)
-    write_bundle(file, result.frozen, provenance, contract=contract)
+    with ctrl_c(patience=2):
+        with view.live(goals, tensorboard(out / "tensorboard")) as watch:
+            result = distill_dataset(
+                dataset,
+                options.executor,
+                budget=budget,
+                seed=options.seed,
+                options=learning,
+                watch=watch,
+                checkpoint=out / "checkpoint",
+                resume=options.resume,
+            )
+        need_steps(result)
+        result = replace(result, planner=replace(result.planner, name=shown.name))
+        provenance = _provenance(options, dataset, env, result)
+        write_bundle(file, result.frozen, provenance, contract=contract)
     executor = Evaluation((), ())
     if spec is not None:
         view.say(f"Measuring the executor over {options.episodes} episodes …")
@@ -101,7 +105,7 @@ def run_data(options: Options, data: str) -> int:
 
 def _spec_of(env: str) -> tuple[Spec | None, str]:
     """The environment's spec, or why there is none."""
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
 
     if not env:
         return None, ""

@@ -112,7 +112,7 @@ class DistillView:
                 f"agreement {_number(look.agreement, 3)}"
             )
 
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             yield lines
         else:
             with Live(bar, console=self.console, refresh_per_second=8) as live:

@@ -31,6 +31,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     policies: tyro.conf.Positional[tuple[str, ...]]
     """SB3 saves or their folders, module:attribute, executor files (.akd), and earlier
     results: a report.json or a folder with one."""

@@ -37,7 +37,7 @@ class EvalView:
     @contextlib.contextmanager
     def watch(self, name: str) -> Iterator[Watch]:
         """Show a policy's episodes as they end."""
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             yield self._lines(name)
             return
         bar = Progress(

@@ -131,8 +131,10 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
             "ones."
         )
     from agentkd.bench.recording import record
+    from agentkd.environments import named_by_file
 
     frozen = bundle.frozen
+    env = named_by_file(env)
     lived = record(env, frozen.policy, steps=STEPS, seed=SEED, spec=frozen.spec)
     return calibrate.episodes(lived)
 

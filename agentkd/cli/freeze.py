@@ -35,6 +35,8 @@ class Options:
     """Replace a file that is there."""
     env: str | None = None
     """The environment it is for; left out, the spaces that it was trained with."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     vecnormalize: str | None = None
     """Statistics of its normaliser, if they are not beside it."""
     algorithm: str | None = None
@@ -46,8 +48,8 @@ class Options:
 def run(options: Options) -> int:
     """Take it over, compare, write."""
     from agentkd.deploy.bundle import probes, write_bundle
-    from agentkd.distill.loop import look_at
     from agentkd.distill.students import difference, from_sb3
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     source = Path(options.save)

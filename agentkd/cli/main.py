@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from types import TracebackType
+from typing import Any
 
+from agentkd.cli.output import lasting_output
+from agentkd.cli.signals import like_ctrl_c
 from agentkd.errors import AgentkdError, did_you_mean
 from agentkd.printable import printable
 
@@ -161,10 +165,21 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if it did what it should, 1 if what it ran failed, 2 if it was asked for
-        something that cannot be, 130 after Ctrl-C.
+        something that cannot be, 128 + n if signal n ended it: 130 after Ctrl-C, 143
+        after SIGTERM, 129 after SIGHUP.
     """
     if words is None:
         sys.excepthook = _show_traceback
+    with lasting_output() as output, like_ctrl_c() as ending:
+        status = ending.status(_main(words))
+        output.flush()
+        if output.error is not None:
+            sys.stderr.write(f"Standard output: {output.error.strerror}\n")
+            return status or 1
+        return status
+
+
+def _main(words: Sequence[str] | None) -> int:
     asked = list(sys.argv[1:] if words is None else words)
     if not asked or asked[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
@@ -211,10 +226,14 @@ def _show_traceback(
 def _run(name: str, words: Sequence[str]) -> int:
     import tyro
 
+    from agentkd.cli.first_look import first_look
+
     home, _, _ = _COMMANDS[name]
     try:
         command = import_module(home)
         options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
+        options = _with_arguments(options)
+        first_look(name, options)
         return int(command.run(options))
     except ModuleNotFoundError as error:
         # Any other module is the user's business, and its traceback with it.
@@ -225,3 +244,15 @@ def _run(name: str, words: Sequence[str]) -> int:
             f"{name} needs the package {package!r}: "
             'pip install "agentkd[train]" (or [all]).'
         ) from error
+
+
+def _with_arguments(options: Any) -> Any:
+    """Put --env-args into the environments' names, which carry them from here on."""
+    words, env = getattr(options, "env_args", ()), getattr(options, "env", None)
+    if not words or not hasattr(options, "env"):
+        return options
+    from agentkd.environments import with_arguments
+
+    if isinstance(env, tuple):
+        return replace(options, env=tuple(with_arguments(one, words) for one in env))
+    return replace(options, env=with_arguments(env or "", words))

@@ -13,6 +13,7 @@ from rich.text import Text
 from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+from agentkd.interrupt import held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -64,19 +67,21 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import read_bundle
     from agentkd.distill.dataset import About
     from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distill.loop import kind_of_planner, look_at
+    from agentkd.distill.loop import kind_of_planner
     from agentkd.distill.recording import check_recording, record
     from agentkd.distill.source import CollectionOptions
+    from agentkd.environments import look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
-    out = options.out or Path("runs") / f"labels-{options.env.replace(':', '.')}"
+    out = out_folder("record", options.env, options.out)
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     kind_of_planner(known, spec, probe)
@@ -116,14 +121,15 @@ def run(options: Options) -> int:
             "planner_share": options.planner_share if frozen else 1.0,
         },
     )
-    terminal = console.is_terminal
-    with console.status("recording …") if terminal else nullcontext() as status:
+    live = console.is_interactive
+    with console.status("recording …") if live else nullcontext() as status:
 
         def show(so_far: int, rate: float) -> None:
             if status is not None:
                 status.update(f"{so_far:,} labels, {rate:,.0f}/s")
 
-        with DatasetWriter(out, about) as writer:
+        # The last labels are written, too, before another Ctrl-C ends the command.
+        with held(), DatasetWriter(out, about) as writer:
             result = record(
                 options.env,
                 known,

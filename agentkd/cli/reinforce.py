@@ -14,6 +14,7 @@ import tyro
 from agentkd.bench.origin import origin
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.interrupt import ctrl_c, held
 
 if TYPE_CHECKING:
     from agentkd.deploy.contract import Contract
@@ -34,6 +35,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -88,19 +91,21 @@ def run(options: Options) -> int:
     import torch
     from stable_baselines3.common.logger import Logger
 
-    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
+    from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import Distilled, look_at
+    from agentkd.distill.loop import Distilled
     from agentkd.distill.prune import dense_layers
     from agentkd.distill.students import from_sb3
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
     torch.set_num_threads(1)
     _check(options)
-    out = options.out or Path("runs") / f"reinforce-{options.env.replace(':', '.')}"
+    out = out_folder("reinforce", options.env, options.out)
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     frozen = _beginning(options, known, spec, probe)
@@ -122,17 +127,20 @@ def run(options: Options) -> int:
     model.set_logger(Logger(None, []))
     begin = time.monotonic()
     looks: list[tuple[int, float, float]] = []
-    interrupted, fault = False, ""
-    try:
-        model.learn(options.steps, callback=_callbacks(options, view.say, looks))
-    except KeyboardInterrupt:
-        interrupted = True
-    except AgentkdError as error:
-        if not model._n_updates:
-            raise
-        interrupted, fault = True, f"{type(error).__name__}: {error}"
-    finally:
-        model.env.close()
+    fault = ""
+    with ctrl_c(patience=2) as asked:
+        try:
+            callbacks = _callbacks(options, view.say, looks, asked)
+            model.learn(options.steps, callback=callbacks)
+        except AgentkdError as error:
+            if not model._n_updates:
+                raise
+            fault = f"{type(error).__name__}: {error}"
+        finally:
+            model.env.close()
+        interrupted = asked() or bool(fault)
+    if interrupted and not model._n_updates:
+        raise KeyboardInterrupt
     result = Distilled(
         frozen=replace(from_sb3(model), version=1),
         planner=known,
@@ -161,12 +169,17 @@ def run(options: Options) -> int:
     file = out / "executor.akd"
     told = _contract(options)
     # Written before it is measured: whatever happens now, what was learnt is safe.
-    write_bundle(file, result.frozen, provenance, contract=told)
+    with held():
+        write_bundle(file, result.frozen, provenance, contract=told)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
-    executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
-    kept = distill_file.measured(planner, random, executor, options)
-    facts = provenance | kept
-    distill_file.write_proven(file, result.frozen, facts, told, options)
+    executor = Evaluation((), ())
+    try:
+        executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+        kept = distill_file.measured(planner, random, executor, options)
+        facts = provenance | kept
+        distill_file.write_proven(file, result.frozen, facts, told, options)
+    except KeyboardInterrupt:
+        result = replace(result, interrupted=True)
     return _report(options, out, result, (planner, random, executor), view, looks)
 
 
@@ -257,7 +270,7 @@ def _model(
     from agentkd.distill.guided import GuidedPPO
 
     def make() -> Any:
-        return Monitor(environments.make(options.env))
+        return Monitor(environments.make(options.env, finite=True))
 
     envs = DummyVecEnv([make] * options.environments)
     envs.seed(options.seed)
@@ -284,6 +297,7 @@ def _callbacks(
     options: Options,
     say: Callable[[str], None],
     looks: list[tuple[int, float, float]],
+    asked: Callable[[], bool],
 ) -> list[Any]:
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -291,10 +305,10 @@ def _callbacks(
     from agentkd.distill.guidance import mean_return
 
     class Watch(BaseCallback):
-        """Notes the return of the last episodes after each rollout."""
+        """Notes returns after each rollout; ends the training after Ctrl-C."""
 
         def _on_step(self) -> bool:
-            return True
+            return not asked()
 
         def _on_rollout_end(self) -> None:
             model: Any = self.model

@@ -17,6 +17,7 @@ from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.interrupt import held
 from agentkd.planners.wire import SCHEME
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Options:
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an
     ensemble."""
@@ -166,11 +169,12 @@ def run(options: Options) -> int:
     from agentkd.bench.arms import Setting
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.first_look import out_folder
     from agentkd.cli.run_report import write
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import look_at
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.runtime.seams import HandOver
 
@@ -179,7 +183,7 @@ def run(options: Options) -> int:
         HandOver(strategies.seam, spec.action)
     known = load_planner(reference(options), spec, **access(options))
     executor = _executor(options, known, spec, probe)
-    out = options.out or Path("runs") / f"run-{options.env.replace(':', '.')}"
+    out = out_folder("run", options.env, options.out)
     prepare_out(out, overwrite=options.overwrite, resume=False)
     setting = Setting(
         env=options.env,
@@ -220,16 +224,17 @@ def run(options: Options) -> int:
         learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    write_bundle(
-        out / "executor.akd",
-        executor,
-        _provenance(options, known, learnt),
-        contract=_contract(options),
-    )
     ended = [*([learnt] if learnt is not None else []), *lived.values()]
     stopped = any(each.interrupted or each.fault for each in ended)
     outcome = Outcome(setting, known, executor, on_time, random, learnt, lived, stopped)
-    return write(options, out, outcome, view)
+    with held():
+        write_bundle(
+            out / "executor.akd",
+            executor,
+            _provenance(options, known, learnt),
+            contract=_contract(options),
+        )
+        return write(options, out, outcome, view)
 
 
 async def _live(

@@ -87,7 +87,7 @@ class RunView:
                 f"version {look.metrics['executor_version']}"
             )
 
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             yield lines
             return
         with Live(console=self.console, refresh_per_second=8, transient=True) as screen:

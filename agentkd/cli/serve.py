@@ -42,6 +42,8 @@ class Options:
     ensemble."""
     env: str | None = None
     """The environment that it is for; SB3 saves and .akd files know theirs."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     host: str = "127.0.0.1"
     """The address to listen at. Any but this machine's own needs a token."""
     port: int = DEFAULT_PORT
@@ -69,7 +71,7 @@ def run(options: Options) -> int:
     token = _token(options.token_file)
     spec = None
     if options.env is not None:
-        from agentkd.distill.loop import look_at
+        from agentkd.environments import look_at
 
         spec, _ = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))

@@ -1,12 +1,15 @@
-"""What a distillation leaves behind to go on later: tensors and labels, no code."""
+"""What a distillation leaves behind to go on later: tensors and labels, no code.
+
+The newest checkpoint lies in the folder, the one before it in the folder `before`. Each
+file is written under another name first, so that a kill or a full disk at any moment
+leaves a whole checkpoint.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,11 +18,15 @@ from agentkd.distill.distiller import Distiller
 from agentkd.errors import LoadError, WriteError
 from agentkd.fields import Fields
 from agentkd.files import loading, read_file
+from agentkd.printable import logger
+
+log = logger(__name__)
 
 _STATE = "distiller.pt"
 _LABELS = "labels.npz"
 _LARGEST = 1 << 32
 """Bytes of state that are read at most."""
+_BEFORE = "before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +42,15 @@ class Checkpoint:
     seconds: float = 0.0
 
 
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(fresh)
-        fresh.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise WriteError(
-            f"{path} could not be written: {error}. What was there before is whole."
-        ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) -> None:
     """Leave the distiller's state and its labels in `folder`.
 
     Raises:
         WriteError: If the disk refuses; an earlier checkpoint stays as it was.
     """
+    before = folder / _BEFORE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        before.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{folder} cannot be made: {error}.") from error
     state = {
@@ -65,8 +59,23 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
         "planner": checkpoint.planner,
         "seconds": checkpoint.seconds,
     }
-    _whole(folder / _LABELS, distiller.buffer.save)
-    _whole(folder / _STATE, lambda path: torch.save(state, path))
+    names = _LABELS, _STATE
+    fresh = [folder / f".{name}.tmp" for name in names]
+    try:
+        distiller.buffer.save(fresh[0])
+        torch.save(state, fresh[1])
+        for name, path in zip(names, fresh, strict=True):
+            if (folder / name).exists():
+                (folder / name).replace(before / name)
+            path.replace(folder / name)
+    except (OSError, RuntimeError) as error:
+        raise WriteError(
+            f"{folder} could not be written: {error}. The checkpoint before is whole."
+        ) from error
+    finally:
+        for path in fresh:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _made_of(distiller: Distiller) -> str:
@@ -80,6 +89,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Bring a distiller to where `save_checkpoint` left it.
 
+    Where the newest checkpoint is damaged or half written, the one before is used.
+
     Args:
         folder: What `save_checkpoint` was given.
         distiller: One of the same executor, without labels.
@@ -89,6 +100,20 @@ def load_checkpoint(
         LoadError: If there is no checkpoint, it is damaged, or of another executor,
             environment or planner.
     """
+    try:
+        return _load(folder, distiller, expected)
+    except LoadError as error:
+        try:
+            found = _load(folder / _BEFORE, distiller, expected)
+        except LoadError:
+            raise error from None
+        log.warning("%s The checkpoint before it is used.", error)
+        return found
+
+
+def _load(
+    folder: Path, distiller: Distiller, expected: Checkpoint | None
+) -> Checkpoint:
     path = folder / _STATE
     if not path.exists():
         raise LoadError(f"{folder} holds no checkpoint: {_STATE} is missing.")

@@ -250,28 +250,18 @@ class Collector:
 
     def _move(self, index: int, action: Any) -> float | None:
         env = self._envs[index]
-        try:
-            taken = (
-                int(action) if isinstance(self._spec.action, DiscreteSpec) else action
-            )
-            obs, reward, terminated, truncated, _ = env.step(taken)
-            self._returns[index] += float(reward)
-            self._reward[index] = reward
-            self._ended[index] = (
-                TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
-            )
-            ended = terminated or truncated
-            whole = float(self._returns[index])
-            pure = bool(self._pure[index])
-            if ended:
-                obs, _ = env.reset()
-        except AgentkdError:
-            raise
-        except Exception as error:
-            raise EpisodeError(
-                f"The environment raised {type(error).__name__} after "
-                f"{self.labels} labels: {error}"
-            ) from error
+        taken = int(action) if isinstance(self._spec.action, DiscreteSpec) else action
+        obs, reward, terminated, truncated, _ = env.step(taken)
+        self._returns[index] += reward
+        self._reward[index] = reward
+        self._ended[index] = (
+            TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
+        )
+        ended = terminated or truncated
+        whole = float(self._returns[index])
+        pure = bool(self._pure[index])
+        if ended:
+            obs, _ = env.reset()
         self._obs[index] = self._flat(obs)
         if not ended:
             return None

@@ -158,7 +158,7 @@ def to_sb3(
     """
     kind = _algorithm(algorithm)
     shape, layers = dense_layers(frozen)
-    made = environments.make(env) if isinstance(env, str) else env
+    made = environments.make(env, finite=True) if isinstance(env, str) else env
     spec = env_spec(made)
     if spec.obs.size != frozen.spec.obs.size or spec.action != frozen.spec.action:
         raise SpecError(

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
-
-import numpy as np
+from typing import Any
 
 from agentkd import dists, environments
 from agentkd.distill.asking import check_memory
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.head_start import HeadStart
-from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.process_source import ProcessSource
 from agentkd.distill.progress import Progress, Watch
+from agentkd.distill.run import Run
 from agentkd.distill.source import CollectionOptions, LocalSource, Source
 from agentkd.distill.terms import Terms
-from agentkd.errors import AgentkdError, ConfigError, WriteError
+from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
+from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
 from agentkd.printable import logger
-from agentkd.spec import Spec, env_spec, flatten_one
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.spec import Spec
+from agentkd.types import ActionDist, Floats
 
 log = logger(__name__)
-
-_BURST = 0.02
-_PUBLISH = 32
-"""Ticks of all environments after which an executor drives them, taking turns."""
-_STEPS = 16
-"""Gradient steps between two looks at the budget, where steps are what is counted."""
-_CHECKPOINT_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +35,8 @@ class Budget:
     """How long a distillation goes on: by time, by labels or by gradient steps.
 
     Attributes:
-        seconds: Of wall time; collecting and learning then run side by side. With
+        seconds: Of wall time from the first label on; starting processes does not
+            count. Collecting and learning then run side by side. With
             `labels` as well, collecting ends at so many and learning goes on.
         labels: How many labels; without `seconds`, learning and collecting take turns
             in one process, and the same seed gives the same executor.
@@ -91,7 +83,7 @@ class Distilled:
         planner: What it was distilled from.
         labels: Labels that were made.
         steps: Gradient steps that were taken.
-        seconds: How long it took, the set-up and earlier runs counted in.
+        seconds: How long it learnt from its first label on, earlier runs counted in.
         refused: Labels left out because they held NaN or infinity.
         interrupted: Whether it was ended before its budget.
         fault: What ended it, if planner or environment failed for good; "" otherwise.
@@ -117,17 +109,6 @@ class Distilled:
     unsaved: str
     history: tuple[Progress, ...]
     terms: Terms = ()
-
-
-def look_at(env: str) -> tuple[Spec, Floats]:
-    """Give an environment's spec, and an observation that it begins with, (1, obs)."""
-    probe = environments.make(env)
-    try:
-        spec = env_spec(probe)
-        obs, _ = probe.reset(seed=0)
-        return spec, flatten_one(spec.obs, obs)[None]
-    finally:
-        probe.close()
 
 
 def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
@@ -197,12 +178,11 @@ def distill(
         AgentkdError: If planner or environment fail before anything was learnt; later
             their words are in `Distilled.fault`, beside what was learnt.
     """
-    begin = time.monotonic()
     end = budget or Budget(seconds=60.0)
     if end.seconds is None and end.labels is None:
         raise ConfigError("steps alone are for a dataset; give seconds or labels.")
     way = collection or CollectionOptions()
-    spec, probe = look_at(env)
+    spec, probe = environments.look_at(env)
     known = (
         planner
         if isinstance(planner, Planner)
@@ -236,9 +216,7 @@ def distill(
         )
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)
-    run = Run(
-        distiller, source, end, way, begin - earlier, every, watch, checkpoint, origin
-    )
+    run = Run(distiller, source, end, way, earlier, every, watch, checkpoint, origin)
     return carry_out(run, known, stop)
 
 
@@ -257,19 +235,23 @@ def carry_out(
     """
     distiller, source = run.distiller, run.source
     fault = ""
-    try:
-        with ctrl_c() as asked:
-            run.loop(lambda: asked() or (stop is not None and stop()))
-    except KeyboardInterrupt:
-        run.interrupted = True
-    except AgentkdError as error:
-        # What was learnt before is worth keeping; where nothing was, the error is all.
-        if not distiller.steps:
-            raise
-        fault = f"{type(error).__name__}: {error}"
-    finally:
-        source.close()
-    run.save()
+    # What was learnt is not lost to another Ctrl-C while it is put away.
+    with ctrl_c(patience=2) as again:
+        try:
+            with ctrl_c() as asked:
+                run.loop(lambda: asked() or (stop is not None and stop()))
+        except KeyboardInterrupt:
+            run.interrupted = True
+        except AgentkdError as error:
+            # What was learnt before is worth keeping; else the error is all.
+            if not distiller.steps:
+                raise
+            fault = f"{type(error).__name__}: {error}"
+        finally:
+            run.stop_clock()
+            source.close()
+        run.save()
+    run.interrupted |= again()
     return Distilled(
         frozen=distiller.freeze(version=run.version + 1),
         planner=planner,
@@ -286,187 +268,3 @@ def carry_out(
         history=tuple(run.history),
         terms=distiller.options.sum(),
     )
-
-
-@final
-@dataclass(slots=True)
-class Run:
-    """The state of one distillation between its first and its last label.
-
-    Labels that are `held_out` are never learnt from; agreement is measured on them,
-    else on labels that are about to be learnt from.
-    """
-
-    distiller: Distiller
-    source: Source
-    budget: Budget
-    way: CollectionOptions
-    begin: float
-    every: float
-    watch: Watch | None
-    checkpoint: Path | None
-    origin: Checkpoint
-    held_out: Labels | None = None
-    version: int = 0
-    unsaved: str = ""
-    interrupted: bool = False
-    history: list[Progress] = field(default_factory=list)
-    _owed: float = 0.0
-    _published: int = 0
-    _looked: float = 0.0
-    _saved: float = 0.0
-    _before: tuple[int, int] = (0, 0)
-    _divergence: list[float] = field(default_factory=list)
-    _agreement: list[float] = field(default_factory=list)
-    _rate: float = 0.0
-    _current: Frozen | None = None
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began, earlier runs counted in."""
-        return time.monotonic() - self.begin
-
-    @property
-    def labels(self) -> int:
-        """Labels so far, those refused counted in."""
-        return self.distiller.buffer.seen + self.distiller.buffer.refused
-
-    @property
-    def done(self) -> float:
-        """The share of the budget that is used, 0 to 1."""
-        budget = self.budget
-        shares = [0.0]
-        if budget.seconds is not None:
-            shares.append(self.elapsed / budget.seconds)
-        elif budget.labels is not None:
-            shares.append(self.labels / budget.labels)
-        if budget.steps is not None:
-            shares.append(self.distiller.steps / budget.steps)
-        return min(1.0, max(shares))
-
-    def loop(self, stop: Callable[[], bool]) -> None:
-        """Learn until the budget is used or `stop` says so."""
-        self._looked = self._saved = self.elapsed
-        self._before = self.labels, self.distiller.steps
-        while self.done < 1.0 and not self.interrupted:
-            self.distiller.schedule(self.done)
-            if self.budget.seconds is not None:
-                self._side_by_side()
-            elif self.budget.labels is not None:
-                self._take_turns()
-            else:
-                self._count_steps()
-            if self.elapsed - self._looked >= self.every:
-                self.look()
-            if self.elapsed - self._saved >= _CHECKPOINT_EVERY:
-                self.save()
-            self.interrupted = stop()
-        self.look()
-
-    def _take_turns(self) -> None:
-        before = self.labels
-        self._learn_of(self.source.take())
-        self._owed += self.budget.ratio * (self.labels - before)
-        while self._owed >= 1.0:
-            self._owed -= 1.0
-            self._step()
-        if self.labels - self._published >= _PUBLISH * self.way.environments:
-            self._published = self.labels
-            self._publish()
-
-    def _side_by_side(self) -> None:
-        most = self.budget.labels
-        if most is None or self.labels < most:
-            self._learn_of(self.source.take())
-        until = time.monotonic() + _BURST
-        while time.monotonic() < until:
-            if not self._step():
-                time.sleep(0.002)
-
-    def _count_steps(self) -> None:
-        self._learn_of(self.source.take())
-        for _ in range(_STEPS):
-            if self.done < 1.0:
-                self._step()
-
-    def _learn_of(self, batches: list[Labels]) -> None:
-        for obs, dist, link in batches:
-            if self.held_out is None:
-                self._compare(Labels(obs[:64], dists.rows(dist, slice(0, 64))))
-            self.distiller.add(obs, dist, link)
-
-    def _compare(self, labels: Labels) -> None:
-        """Note how far the executor agrees with labels."""
-        if self._current is None or self._current.memory:
-            return
-        obs, dist, _ = labels
-        action = self._current.spec.action
-        said, mine = dists.mode(dist, action), dists.mode(self._current(obs), action)
-        self._agreement.append(float(dists.agreement(mine, said, action).mean()))
-
-    def _step(self) -> bool:
-        metrics = self.distiller.step()
-        if not metrics:
-            return False
-        self._divergence.append(metrics["divergence"])
-        self._rate = metrics["learning_rate"]
-        return True
-
-    def _publish(self) -> None:
-        if self.distiller.steps == 0:
-            return
-        self.version += 1
-        self._current = self.distiller.freeze(self.version)
-        self.source.update(self._current, self.way.share(self.labels))
-
-    def look(self) -> None:
-        """Note how it goes, and tell whoever watches."""
-        now = self.elapsed
-        labels, steps = self._before
-        if self.budget.labels is None or self.budget.seconds is not None:
-            self._publish()
-        if self._current is not None and self._current.memory:
-            # A label alone says nothing of a memory.
-            self._agreement.append(self.distiller.agreement(self.labels - labels))
-        elif self.held_out is not None:
-            self._compare(self.held_out)
-        passed = max(1e-9, now - self._looked)
-        returns = self.source.returns()
-        progress = Progress(
-            seconds=now,
-            done=self.done,
-            labels=self.labels,
-            steps=self.distiller.steps,
-            labels_per_second=(self.labels - labels) / passed,
-            steps_per_second=(self.distiller.steps - steps) / passed,
-            divergence=_mean(self._divergence),
-            agreement=_mean(self._agreement),
-            executor_return=_mean(returns),
-            planner_share=self.way.share(self.labels),
-            learning_rate=self._rate,
-            refused=self.distiller.buffer.refused,
-        )
-        self._looked, self._before = now, (self.labels, self.distiller.steps)
-        self._divergence.clear()
-        self._agreement.clear()
-        self.history.append(progress)
-        if self.watch is not None:
-            self.watch(progress)
-
-    def save(self) -> None:
-        """Leave a checkpoint, if one was asked for."""
-        self._saved = self.elapsed
-        if self.checkpoint is None or not self.distiller.steps:
-            return
-        now = replace(self.origin, seconds=self.elapsed)
-        try:
-            save_checkpoint(self.checkpoint, self.distiller, now)
-            self.unsaved = ""
-        except WriteError as error:
-            # Learning goes on: the executor is worth more than the way back.
-            self.unsaved = str(error)
-            log.warning("No checkpoint: %s", error)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from agentkd import dists
 from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
 from agentkd.distill.dataset import Dataset, Rows, read_dataset
 from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.loop import Budget, Distilled, Run, carry_out
+from agentkd.distill.loop import Budget, Distilled, carry_out
 from agentkd.distill.minari import PREFIX, is_minari, local_path, read_minari
 from agentkd.distill.progress import Watch
+from agentkd.distill.run import Run
 from agentkd.distill.sequences import CUT, links_of
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import ConfigError, PlannerError
@@ -93,7 +93,6 @@ def distill_dataset(
         ConfigError: If an option cannot be meant.
         LoadError: If the dataset is damaged.
     """
-    begin = time.monotonic()
     end = budget or Budget(seconds=60.0)
     if end.labels is not None or (end.seconds is None and end.steps is None):
         raise ConfigError("The dataset has its labels: give seconds or steps.")
@@ -131,7 +130,7 @@ def distill_dataset(
         source=source,
         budget=end,
         way=CollectionOptions(schedule="constant", least_share=1.0),
-        begin=begin - earlier,
+        earlier=earlier,
         every=every,
         watch=watch,
         checkpoint=checkpoint,

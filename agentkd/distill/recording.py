@@ -13,10 +13,10 @@ import numpy as np
 from agentkd import environments
 from agentkd.distill.collector import Collector
 from agentkd.distill.dataset_writer import DatasetWriter
-from agentkd.distill.interrupt import ctrl_c
 from agentkd.distill.source import CollectionOptions
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
+from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner
 from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy

@@ -225,7 +225,7 @@ class DistilCallback(BaseCallback):
 
 def _mean_return(planner: Planner, env: Any, episodes: int) -> float:
     """A planner's mean return over episodes whose seeds are 0, 1, …."""
-    made = environments.make(env) if isinstance(env, str) else env()
+    made = environments.make(env, finite=True) if isinstance(env, str) else env()
     spec, policy = planner.spec, planner.policy
     total = 0.0
     try:

@@ -5,12 +5,14 @@ writes. The file is a magic word and records; each record is its length, its CRC
 so many bytes, of which the first tells its kind. What a killed process had written is
 whole up to the last record. There are two files, PATH and the older PATH.1, which
 together keep the limit; while one takes the other's place there is for a moment a
-third, PATH.new, with nothing but its beginning.
+third, PATH.new, with nothing but its beginning. A log of an earlier run is renamed:
+decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import struct
@@ -25,7 +27,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from agentkd.deploy.bundle import to_bytes
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, encode_answer, encode_weights
@@ -87,21 +89,29 @@ class DecisionLog:
     """Writes the decisions of one agent. It is a `Recorder`.
 
     Args:
-        path: The file; it must not be there, unless it may be replaced.
+        path: The file.
         limit: Bytes that it and the older file may take together.
-        overwrite: Whether an earlier log goes.
+        overwrite: Whether a log of an earlier run goes; else it is renamed.
+        keep: How many logs of earlier runs stay.
     """
 
     def __init__(
-        self, path: str | Path, *, limit: int = 64 << 20, overwrite: bool = False
+        self,
+        path: str | Path,
+        *,
+        limit: int = 64 << 20,
+        overwrite: bool = False,
+        keep: int = 3,
     ) -> None:
         """Take the place; `open` begins."""
         if limit < LEAST:
             raise ConfigError(f"A log of {limit} bytes; at least {LEAST}.")
+        if keep < 0:
+            raise ConfigError(f"keep is {keep}; it has to be at least 0.")
         self.path = Path(path)
         self.error = ""
         self.records = self.dropped = 0
-        self._limit, self._overwrite = limit, overwrite
+        self._limit, self._keep = limit, 0 if overwrite else keep
         self._queue: deque[tuple[int, Any]] = deque()
         self._unsaid = 0
         self._seen: tuple[int, int, int, bytes] = (0, 0, 0, b"")
@@ -122,23 +132,17 @@ class DecisionLog:
             executor: The executor that acts first.
 
         Raises:
-            ConfigError: If there is a file that may not be replaced.
+            ConfigError: If another process or agent writes this log.
             WriteError: If it cannot be written.
         """
-        older = self.path.with_name(self.path.name + OLDER)
-        for there in () if self._overwrite else (self.path, older, self._fresh):
-            if there.exists():
-                raise ConfigError(
-                    f"{there} is there already. Name another file for the log, or "
-                    "remove it."
-                )
         self._header = {**header, "run": os.urandom(8).hex(), "began": time.time()}
         self._frozen = executor
         try:
-            older.unlink(missing_ok=True)
+            self._need_unused()
+            self._make_room()
             self._begin_file()
             self._fresh.replace(self.path)
-        except WriteError:
+        except AgentkdError:
             self._drop_fresh()
             raise
         except OSError as error:
@@ -149,6 +153,49 @@ class DecisionLog:
             ) from error
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+
+    def _need_unused(self) -> None:
+        """Check that the files in the way are logs, and that nobody writes them.
+
+        Raises:
+            ConfigError: If one is another kind of file, or another agent's log.
+        """
+        for end in ("", OLDER, FRESH):
+            _need_log(self.path.with_name(self.path.name + end))
+        try:
+            there = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            fcntl.flock(there, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"The log {self.path} is being written by another agent. Name another "
+                "file."
+            ) from error
+        except OSError:  # a file system without locks
+            return
+        finally:
+            os.close(there)
+
+    def _make_room(self) -> None:
+        """Rename the logs of earlier runs, each with its older file; the last goes."""
+        fresh = self._fresh
+        if not self.path.exists() and fresh.exists():
+            # A run that was killed while it rotated.
+            fresh.replace(self.path)
+        fresh.unlink(missing_ok=True)
+        for number in range(self._keep, -1, -1):
+            here = self.path if number == 0 else earlier(self.path, number)
+            there = earlier(self.path, number + 1)
+            for end in (OLDER, ""):
+                source = here.with_name(here.name + end)
+                if number == self._keep:
+                    source.unlink(missing_ok=True)
+                elif source.exists():
+                    source.replace(there.with_name(there.name + end))
+                    if number == 0 and not end:
+                        log.warning("The earlier log %s is %s now.", source, there)
 
     def close(self) -> None:
         """Write what is left, mark the end, and close the file."""
@@ -309,9 +356,10 @@ class DecisionLog:
 
     def _drop_fresh(self) -> None:
         """Leave nothing of a file that could not be begun."""
+        if self._file < 0:
+            return
         with contextlib.suppress(OSError):
-            if self._file >= 0:
-                os.close(self._file)
+            os.close(self._file)
             self._fresh.unlink(missing_ok=True)
         self._file = -1
 
@@ -319,6 +367,8 @@ class DecisionLog:
         assert self._frozen is not None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._file = os.open(self._fresh, flags, 0o644)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
         self._names = {}
         header = json.dumps({**self._header, "segment": self._segment}).encode()
@@ -365,3 +415,23 @@ class DecisionLog:
             "on without it.",
             self.error,
         )
+
+
+def _need_log(path: Path) -> None:
+    """Check that a file is a log, or one that has hardly begun."""
+    if not path.exists():
+        return
+    begun = False
+    if path.is_file():
+        with path.open("rb") as file:
+            begun = MAGIC.startswith(file.read(len(MAGIC)))
+    if not begun:
+        raise ConfigError(
+            f"{path} is there already and is no decision log. Name another file for "
+            "the log."
+        )
+
+
+def earlier(path: Path, number: int) -> Path:
+    """Give the name that the log of an earlier run has, 1 the last one's."""
+    return path.with_name(f"{path.stem}.earlier-{number}{path.suffix}")

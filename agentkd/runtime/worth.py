@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any, final
 
+from agentkd.printable import logger
 from agentkd.types import Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _WINDOW = 50
 """Ticks that are counted together."""

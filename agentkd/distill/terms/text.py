@@ -9,6 +9,7 @@ The keys are the fields of the term's dataclass, and so are their defaults.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 import re
@@ -17,10 +18,13 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from agentkd.distill.terms.term import Term, Terms, Weighted
 from agentkd.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from agentkd.distill.terms.term import Term, Terms, Weighted
 
 _HOMES = {
     "action": "agentkd.distill.terms.action:Action",
@@ -71,16 +75,57 @@ def parse_terms(text: str) -> Terms:
     Raises:
         ConfigError: If it cannot be read, with the nearest name where one is unknown.
     """
+    return tuple(_parse_term(piece) for piece in _pieces(text))
+
+
+def check_terms(text: str) -> None:
+    """Check names, factors and options' keys of a line of terms, without torch.
+
+    Raises:
+        ConfigError: As `parse_terms`, which checks the options' values as well.
+    """
+    for piece in _pieces(text):
+        name, factor, options = _split(piece)
+        _factor(factor, piece)
+        keys = _fields(name)
+        for option in filter(None, map(str.strip, options.split(","))):
+            _need_key(option.partition("=")[0].strip(), keys, name)
+
+
+def _fields(name: str) -> list[str]:
+    """A term's options, read from its source: importing it would import torch."""
+    module, _, kind = _HOMES[name].partition(":")
+    source = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    body = next(
+        each.body
+        for each in tree.body
+        if isinstance(each, ast.ClassDef) and each.name == kind
+    )
+    targets = (each.target for each in body if isinstance(each, ast.AnnAssign))
+    return [each.id for each in targets if isinstance(each, ast.Name)]
+
+
+def _pieces(text: str) -> list[str]:
     pieces = [piece.strip() for piece in _PLUS.split(text)]
     if not all(pieces):
         raise ConfigError(
             f"{text!r} is no sum of terms: there is nothing beside a '+'. Write for "
             "example 'match', or 'soft:tau=2 + 0.3 hard'."
         )
-    return tuple(_parse_term(piece) for piece in pieces)
+    return pieces
 
 
 def _parse_term(piece: str) -> Weighted:
+    from agentkd.distill.terms.term import Weighted
+
+    name, factor, options = _split(piece)
+    term = read_options(_known()[name], options, name)
+    return Weighted(term, _factor(factor, piece))
+
+
+def _split(piece: str) -> tuple[str, str | None, str]:
+    """Give a term's name, factor and options."""
     match = _TERM.fullmatch(piece)
     if match is None:
         raise ConfigError(
@@ -90,8 +135,7 @@ def _parse_term(piece: str) -> Weighted:
     name = match["name"]
     if name not in _HOMES:
         raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
-    term = read_options(_known()[name], match["options"] or "", name)
-    return Weighted(term, _factor(match["weight"], piece))
+    return name, match["weight"], match["options"] or ""
 
 
 def _factor(text: str | None, piece: str) -> float:
@@ -122,15 +166,19 @@ def read_options(kind: type[_Options], text: str, name: str) -> _Options:
     given: dict[str, Any] = {}
     for piece in filter(None, (each.strip() for each in text.split(","))):
         key, equals, value = (part.strip() for part in piece.partition("="))
-        if key not in keys:
-            known = did_you_mean(key, keys) if keys else " It has none."
-            raise ConfigError(f"{name!r} has no option {key!r}.{known}")
+        _need_key(key, keys, name)
         if not equals or not value:
             raise ConfigError(f"{name!r}: write {key}=VALUE, not {piece!r}.")
         if key in given:
             raise ConfigError(f"{name!r} is given {key} twice.")
         given[key] = _value(hints[key], value, f"{name}:{key}")
     return kind(**given)
+
+
+def _need_key(key: str, keys: list[str], name: str) -> None:
+    if key not in keys:
+        known = did_you_mean(key, keys) if keys else " It has none."
+        raise ConfigError(f"{name!r} has no option {key!r}.{known}")
 
 
 def _value(hint: Any, text: str, where: str) -> Any:

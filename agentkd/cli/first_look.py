@@ -1,0 +1,122 @@
+"""What can be known to be wrong with the options before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from agentkd.environments import check_name, folder_name
+from agentkd.errors import ConfigError, LoadError, RefError
+from agentkd.refs import is_reference, working_directory_on_path
+
+_FOLDERS = {
+    "distill": "distill",
+    "record": "labels",
+    "reinforce": "reinforce",
+    "run": "run",
+}
+"""What the folders of commands that always write one begin with."""
+_SCHEME = "tcp://"
+
+
+def first_look(command: str, options: Any) -> None:
+    """Check the options that all commands have alike, the quick ones first.
+
+    Args:
+        command: Its name, such as "bench distill".
+        options: Its options; by their names it is known what they are.
+
+    Raises:
+        AgentkdError: If one cannot be meant.
+    """
+    for text in _texts(options, "executor", "architecture", "candidates"):
+        _check_executor(text)
+    for text in _texts(options, "terms", "compare"):
+        from agentkd.distill.terms import check_terms
+
+        check_terms(text)
+    for text in _texts(options, "planner", "policies", "reference"):
+        check_planner(text)
+    planners = getattr(options, "planners", None)
+    if planners is not None and not Path(planners).is_dir():
+        raise ConfigError(f"--planners {planners} is no folder.")
+    for text in _texts(options, "vecnormalize"):
+        if not Path(text).is_file():
+            raise LoadError(f"--vecnormalize {text} is no file.")
+    data = getattr(options, "data", None)
+    if data and not data.startswith("minari:") and not Path(data).exists():
+        raise LoadError(f"--data {data} is not there.")
+    _check_out(command, options)
+    for text in _texts(options, "env"):
+        if text:
+            check_name(text)
+
+
+def out_folder(command: str, env: str, out: Path | None) -> Path:
+    """Give the folder that a command writes into, by default runs/COMMAND-ENV."""
+    return out or Path("runs") / f"{_FOLDERS[command]}-{folder_name(env)}"
+
+
+def check_planner(ref: str) -> None:
+    """Check that a planner's reference leads to a file, a folder or a module.
+
+    Raises:
+        RefError: If it does not.
+    """
+    path = Path(ref)
+    if ref.startswith(_SCHEME) or path.exists():
+        return
+    if path.suffix in (".akd", ".zip") or not is_reference(ref):
+        raise RefError(
+            f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an "
+            "executor file (.akd), tcp://host:port, or module:attribute."
+        )
+    working_directory_on_path()
+    module = ref.partition(":")[0]
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise RefError(
+            f"{ref!r}: no module {module!r} on the path, which begins with "
+            f"{Path.cwd()}. Install it, or run from the folder that holds it."
+        )
+
+
+def _check_executor(text: str) -> None:
+    from agentkd.executors.architecture import parse
+
+    if text.endswith(".akd"):
+        if not Path(text).is_file():
+            raise LoadError(f"No executor file {text}.")
+    elif text != "auto":
+        parse(text)
+
+
+def _check_out(command: str, options: Any) -> None:
+    place = getattr(options, "place", options)
+    out = getattr(place, "out", None)
+    folder = command in _FOLDERS or command.startswith("bench ") or command == "eval"
+    if not folder or not hasattr(place, "overwrite"):
+        return
+    env = getattr(options, "env", "")
+    if out is None and command in _FOLDERS and env:
+        out = out_folder(command, env, None)
+    if out is not None:
+        from agentkd.bench.report import check_out
+
+        resume = getattr(options, "resume", False)
+        check_out(out, overwrite=place.overwrite, resume=resume)
+
+
+def _texts(options: Any, *names: str) -> Iterator[str]:
+    """Give the options of these names as texts, one or several each."""
+    for name in names:
+        value = getattr(options, name, None)
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, tuple):
+            yield from value

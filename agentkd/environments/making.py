@@ -1,0 +1,273 @@
+"""Environments by name: a Gymnasium id, "module:Id-v0", or "module:attribute".
+
+A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`.
+So reports, executor files and worker processes carry them with the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from agentkd.errors import (
+    AgentkdError,
+    ConfigError,
+    EpisodeError,
+    RefError,
+    did_you_mean,
+)
+from agentkd.printable import logger
+from agentkd.refs import is_reference, resolve, working_directory_on_path
+from agentkd.spec import Spec, env_spec, flatten_one
+from agentkd.types import Floats
+
+log = logger(__name__)
+
+
+def make(name: str, *, finite: bool = False, **options: Any) -> Any:
+    """Make an environment.
+
+    Args:
+        name: A Gymnasium id such as "LunarLander-v3"; "module:Id-v0", where importing
+            the module registers the id; or "module:attribute", a class or function
+            that makes an environment. Arguments may follow as a JSON object.
+        finite: Whether NaN or infinity in an observation is an error.
+        options: Keyword arguments for it, before those in the name.
+
+    Returns:
+        A `gymnasium.Env` that checks what it returns; see `checked.Checked`.
+
+    Raises:
+        RefError: If nothing goes by that name, or a package that it needs is missing.
+        EpisodeError: If it cannot be built.
+        SpecError: If its spaces are not supported.
+    """
+    from agentkd.environments.checked import Checked
+
+    base, arguments = split(name)
+    return Checked(_made(base, {**options, **arguments}), name, finite=finite)
+
+
+def look_at(name: str) -> tuple[Spec, Floats]:
+    """Give an environment's spec, and an observation that it begins with, (1, obs).
+
+    Raises:
+        AgentkdError: As `make`, and if its reset fails.
+    """
+    probe = make(name)
+    try:
+        spec = env_spec(probe)
+        obs, _ = probe.reset(seed=0)
+        return spec, flatten_one(spec.obs, obs)[None]
+    finally:
+        probe.close()
+
+
+def split(name: str) -> tuple[str, dict[str, Any]]:
+    """Give a name without its arguments, and these.
+
+    Raises:
+        RefError: If what follows the name is no JSON object.
+    """
+    base, brace, rest = name.partition("{")
+    if not brace:
+        return name, {}
+    try:
+        arguments = json.loads(brace + rest)
+    except (ValueError, RecursionError) as error:
+        raise RefError(
+            f"The arguments of the environment {name!r} are no JSON object: {error}. "
+            'Write for example LunarLander-v3{"gravity": -5}.'
+        ) from error
+    return base.strip(), arguments
+
+
+def with_arguments(name: str, words: Sequence[str]) -> str:
+    """Give a name that carries arguments.
+
+    Args:
+        name: The environment's, which may carry some already.
+        words: Each a JSON object, or KEY=VALUE with a JSON value or plain text.
+
+    Raises:
+        ConfigError: If a word is neither.
+    """
+    if not words:
+        return name
+    if not name:
+        raise ConfigError("--env-args are for an environment: name one.")
+    base, arguments = split(name)
+    for word in words:
+        arguments |= _arguments(word)
+    return base + json.dumps(arguments, sort_keys=True)
+
+
+def _arguments(word: str) -> dict[str, Any]:
+    if word.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(word))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--env-args {word}: no JSON object: {error}.") from error
+    key, equals, value = word.partition("=")
+    if not equals or not key.isidentifier():
+        raise ConfigError(
+            f"--env-args {word}: neither KEY=VALUE, such as gravity=-5, nor a JSON "
+            "object, such as '{\"gravity\": -5}'."
+        )
+    python = {"True": True, "False": False, "None": None}
+    if value in python:
+        return {key: python[value]}
+    try:
+        return {key: json.loads(value)}
+    except (ValueError, RecursionError):
+        return {key: value}
+
+
+def folder_name(name: str) -> str:
+    """Give a name in a form that serves as a folder's."""
+    base, arguments = split(name)
+    words = [base.replace(":", ".")]
+    words += [f"{key}={value}" for key, value in sorted(arguments.items())]
+    return re.sub(r"[^\w.+=-]+", "-", "-".join(words)).strip("-")[:100]
+
+
+def named_by_file(name: str) -> str:
+    """Check a name that comes from a file, whose maker may be hostile.
+
+    Raises:
+        RefError: If it would call something that is not registered as an environment,
+            with arguments of the file's choice.
+    """
+    base, arguments = split(name)
+    if arguments and is_reference(base) and not _names_an_id(base):
+        raise RefError(
+            f"The file names the environment {name!r}. Functions are not called with "
+            "arguments that a file gives: name the environment yourself."
+        )
+    return name
+
+
+def check_name(name: str) -> None:
+    """Check that something goes by a name, without making it.
+
+    Raises:
+        RefError: If nothing does.
+        EpisodeError: If the module that it names cannot be imported.
+    """
+    base, _ = split(name)
+    try:
+        _find(base)
+    except AgentkdError:
+        raise
+    except Exception as error:
+        raise _unbuilt(name, error) from error
+
+
+def _find(base: str) -> Any:
+    """Give what makes the environment: a function, or a Gymnasium spec."""
+    import gymnasium as gym
+
+    working_directory_on_path()
+    if is_reference(base) and not _names_an_id(base):
+        return resolve(base)
+    try:
+        if ":" in base:
+            module, _, base = base.partition(":")
+            importlib.import_module(module)
+        return gym.spec(_with_version(base))
+    except gym.error.UnregisteredEnv as error:
+        hint = did_you_mean(base, gym.registry)
+        hint = hint if "mean" in hint else ""
+        raise RefError(f"No environment {base!r}: {error}.{hint}") from error
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise RefError(f"No environment {base!r}: {error}") from error
+
+
+def _with_version(base: str) -> str:
+    """Add the newest version to a Gymnasium id that has none, as `gym.make` does."""
+    from gymnasium.envs import registration
+
+    space, name, version = registration.parse_env_id(base)
+    if version is None and base not in registration.registry:
+        version = registration.find_highest_version(space, name)
+    return registration.get_env_id(space, name, version)
+
+
+def _made(base: str, options: dict[str, Any]) -> Any:
+    import gymnasium as gym
+
+    found: Any = None
+    try:
+        found = _find(base)
+        if not isinstance(found, gym.envs.registration.EnvSpec):
+            return found(**options)
+        _quiet_mujoco(found.id)
+        return gym.make(base, **options)
+    except AgentkdError:
+        raise
+    except gym.error.DependencyNotInstalled as error:
+        raise RefError(f"{base} needs a package that is missing: {error}") from error
+    except (gym.error.UnregisteredEnv, gym.error.NameNotFound) as error:
+        raise RefError(f"No environment {base!r}: {error}") from error
+    except Exception as error:
+        raise _unbuilt(base, error, found, options) from error
+
+
+def _unbuilt(
+    name: str, error: Exception, found: Any = None, options: Any = None
+) -> EpisodeError:
+    from agentkd.environments.checked import told
+
+    given = f" with {options}" if options else ""
+    hint = "AGENTKD_DEBUG=1 shows the traceback."
+    if isinstance(error, TypeError) and found is not None:
+        hint = f"{_takes(found)}Give arguments with --env-args KEY=VALUE. {hint}"
+    return EpisodeError(
+        f"The environment {name}{given} could not be built: {told(error)}. {hint}"
+    )
+
+
+def _takes(found: Any) -> str:
+    """Say which arguments an environment takes, where that can be known."""
+    entry = getattr(found, "entry_point", found)
+    with contextlib.suppress(Exception):
+        if isinstance(entry, str):
+            entry = resolve(entry)
+        names = [each for each in inspect.signature(entry).parameters if each != "self"]
+        return f"It takes {', '.join(names) or 'no arguments'}. "
+    return ""
+
+
+@cache
+def _quiet_mujoco(name: str) -> None:
+    """Send MuJoCo's warnings to the log, each once.
+
+    It would print them for every copy of an environment, in the middle of whatever is
+    shown, and leave a file in the working directory.
+    """
+    import gymnasium as gym
+
+    known = gym.registry.get(name)
+    if known is None or "mujoco" not in str(known.entry_point):
+        return
+    with contextlib.suppress(ImportError):
+        import mujoco
+
+        mujoco.set_mju_user_warning(_warn_once)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.info("MuJoCo: %s", text)
+
+
+def _names_an_id(name: str) -> bool:
+    """Whether "module:X" is a Gymnasium id, which ends in a version."""
+    _, _, version = name.rpartition("-v")
+    return version.isdigit()

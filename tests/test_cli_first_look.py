@@ -1,0 +1,114 @@
+"""A typing error is told before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentkd.cli.main import _COMMANDS
+from agentkd.distill.terms import check_terms, parse_terms, term_names
+from agentkd.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+import sys
+from agentkd.cli.main import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as ended:
+    status = ended.code
+print(status, "torch" in sys.modules, "stable_baselines3" in sys.modules)
+"""
+PLANNER = ("--planner", "tests.cli_planners:balance")
+DISTIL = ("distill", "CartPole-v1", *PLANNER)
+
+
+def run(*words: str) -> tuple[str, str]:
+    """Give the last line of output, and what was said beside it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"},
+        timeout=300,
+    )
+    *said, last = ended.stdout.strip().splitlines()
+    return last, ended.stderr + "\n".join(said)
+
+
+@pytest.mark.timeout(330)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("distil", "CartPole-v1"), "'distill'"),
+        (("distill", "CartPole-v1", "--plannner", "x"), "--plann"),
+        (("bench", "distill", "--secnds", "1"), "--sec"),
+        (("bench", "imitation", "A", "--planner", "x", "--methods", "pdd"), "pdd"),
+        (("bench", "mechanisms", "--sed", "1", "--planners", "."), "--sed"),
+        (("distill", "CartPoll-v1", *PLANNER), "CartPole"),
+        (("run", "nowhere:Env", *PLANNER), "nowhere"),
+        (("eval", "tests.cli_planners:Braking", *PLANNER[1:]), "Breaking"),
+        (("record", "nowhere.deep:A-v0", *PLANNER), "nowhere"),
+        (("distill", "CartPole-v1", "--planner", "runs/no.zip"), "runs/no.zip"),
+        (("eval", "CartPole-v1", "nowhere.deep:planner"), "nowhere"),
+        (("reinforce", "CartPole-v1", "--planner", "no/folder"), "no/folder"),
+        (("serve", "no/folder"), "no/folder"),
+        (("bench", "distill", "--planners", "no/folder"), "no/folder"),
+        ((*DISTIL, "--executor", "mpl:64,64"), "mlp"),
+        ((*DISTIL, "--executor", "mlp:64,sixty"), "sixty"),
+        (("run", "CartPole-v1", *PLANNER, "--executor", "no.akd"), "no.akd"),
+        ((*DISTIL, "--terms", "soft:tua=2"), "'tau'"),
+        ((*DISTIL, "--terms", "match + hrd"), "'hard'"),
+        ((*DISTIL, "--out", __file__), "is a file"),
+        ((*DISTIL, "--out", str(ROOT / "tests")), "agentkd did not write"),
+        ((*DISTIL, "--env-args", "suton"), "KEY=VALUE"),
+        ((*DISTIL, "--data", "no/folder"), "no/folder"),
+        ((*DISTIL, "--vecnormalize", "no.pkl"), "no.pkl"),
+        (("bench", "realtime", "seams", "--out", __file__), "is a file"),
+    ],
+)
+def test_a_typing_error_is_told_without_torch(
+    words: tuple[str, ...], told: str
+) -> None:
+    """The status is 2, the value is named, and no heavy package was imported."""
+    last, said = run(*words)
+    assert last == "2 False False", said
+    assert told in said
+
+
+@pytest.mark.timeout(330)
+def test_no_command_s_options_import_torch() -> None:
+    """Reading the options of every command needs no heavy package."""
+    homes = {home for home, _, _ in _COMMANDS.values()}
+    script = f"import sys, {', '.join(sorted(homes))}; print('torch' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert ended.stdout.strip() == "False"
+
+
+def test_terms_are_checked_as_they_are_read() -> None:
+    """The quick check knows the terms and options that the slow reader knows."""
+    from agentkd.distill.terms.text import _fields, _known
+
+    for name in term_names():
+        assert _fields(name) == list(_known()[name].__dataclass_fields__)
+    for text in ("match", "0.7 soft:tau=2 + 0.3*hard", "robust:by=pgd,eps=0.1"):
+        check_terms(text)
+        parse_terms(text)
+    for text in ("", "match +", "soft:tua=1", "smooth:of=3", "0 hard", "7", "sft"):
+        with pytest.raises(ConfigError) as quick:
+            check_terms(text)
+        with pytest.raises(ConfigError) as slow:
+            parse_terms(text)
+        assert str(quick.value) == str(slow.value)

@@ -1,0 +1,349 @@
+"""After a kill at any moment `distill` and `bench` go on from what they had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd.bench.report import prepare_out
+from agentkd.bench.rows import Rows
+from agentkd.deploy.bundle import read_bundle
+from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distill.loop import Budget, distill
+from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.executors.architecture import initial
+from agentkd.planners import Planner
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
+from agentkd.types import Floats, Point
+
+pytestmark = pytest.mark.timeout(330)
+ROOT = Path(__file__).parents[1]
+PLANNER = "tests.cli_planners:balance"
+SPEC = Spec(
+    ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,))
+)
+
+
+def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that is killed at an event; at none, where it is "none"."""
+    start = ["-m", "tests.signalled", str(int(signal.SIGKILL)), event]
+    if event == "none":
+        start = ["-m", "agentkd"]
+    return subprocess.run(
+        [sys.executable, *start, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=320,
+    )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        # After the first checkpoint, amid the second one, and once all is learnt.
+        "agentkd.distill.run:Run._learn_of@8",
+        "agentkd.distill.run:Run._step@40",
+        "torch:save@2",
+        "agentkd.deploy.bundle:write_bundle@2",
+        "agentkd.bench.report:write_whole",
+    ],
+)
+def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> None:
+    """The first checkpoint is there at once, and --resume ends what was begun."""
+    out = tmp_path / "out"
+    words = ["distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"]
+    words += ["--labels", "1000", "--episodes", "2", "--out", str(out)]
+    killed = run(event, *words)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    held = run("none", *words)
+    assert held.returncode == 2
+    assert "--resume" in held.stderr
+    ended = run("none", *words, "--resume")
+    assert ended.returncode == 0, ended.stderr
+    read_bundle(out / "executor.akd")
+    data = json.loads((out / "report.json").read_text())
+    assert data["labels"] >= 1000
+    assert not data["interrupted"]
+
+
+def learnt(steps: int) -> Distiller:
+    """A distiller that has learnt a little."""
+    distiller = Distiller(initial("mlp:4", SPEC), DistillerOptions(least=8))
+    random = np.random.default_rng(0)
+    obs: Floats = random.normal(size=(64, 3)).astype(np.float32)
+    distiller.add(obs, Point(np.tanh(obs[:, :1])))
+    for _ in range(steps):
+        distiller.step()
+    return distiller
+
+
+@pytest.mark.parametrize("name", ["distiller.pt", "labels.npz"])
+@pytest.mark.parametrize("harm", ["missing", "empty", "half", "other"])
+def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
+    name: str, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is wrong with either file, what was saved before comes back whole."""
+    for steps in (3, 5):
+        checkpoint = Checkpoint(seconds=float(steps))
+        save_checkpoint(tmp_path, learnt(steps), checkpoint)
+    file = tmp_path / name
+    data = file.read_bytes()
+    file.unlink()
+    if harm != "missing":
+        kept = {"empty": b"", "half": data[: len(data) // 2], "other": b"x" * 2000}
+        file.write_bytes(kept[harm])
+    fresh = Distiller(initial("mlp:4", SPEC), DistillerOptions(least=8))
+    assert load_checkpoint(tmp_path, fresh).seconds == 3.0
+    assert fresh.steps == 3
+    assert len(fresh.buffer) == 64
+    assert "before" in caplog.text
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+def test_a_kill_between_any_two_renames_leaves_a_checkpoint(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files are renamed twice; stopped anywhere, one of the two is whole."""
+    save_checkpoint(tmp_path, learnt(3), Checkpoint(seconds=3.0))
+    left = count
+    replace = Path.replace
+
+    class Killed(BaseException):
+        """Nothing after it happens, as with a kill."""
+
+    def counted(self: Path, target: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    try:
+        save_checkpoint(tmp_path, learnt(5), Checkpoint(seconds=5.0))
+    except Killed:
+        assert count < 4
+    monkeypatch.undo()
+    fresh = Distiller(initial("mlp:4", SPEC), DistillerOptions(least=8))
+    assert load_checkpoint(tmp_path, fresh).seconds in (3.0, 5.0)
+    assert len(fresh.buffer) == 64
+
+
+def test_nothing_whole_is_told_as_the_newest_is(tmp_path: Path) -> None:
+    """Where both are damaged the message is about the newest."""
+    with pytest.raises(LoadError, match="no checkpoint"):
+        load_checkpoint(tmp_path, learnt(0))
+
+
+def test_labels_are_kept_before_the_first_step(tmp_path: Path) -> None:
+    """A planner whose answers are dear loses none to an early end."""
+    asked = 0
+
+    def dear(obs: Floats) -> Any:
+        nonlocal asked
+        asked += len(obs)
+        if asked > 100:
+            raise KeyboardInterrupt
+        from tests.cli_planners import balance
+
+        return balance(obs)
+
+    from agentkd.environments import look_at
+
+    spec, _ = look_at("CartPole-v1")
+    planner = Planner(dear, spec, "dear", 0, "")
+    first = distill(
+        "CartPole-v1", planner, "mlp:8", budget=Budget(labels=5000), checkpoint=tmp_path
+    )
+    assert first.interrupted
+    assert first.labels >= 64
+    asked = -(10**9)
+    second = distill(
+        "CartPole-v1",
+        planner,
+        "mlp:8",
+        budget=Budget(labels=600),
+        checkpoint=tmp_path,
+        resume=True,
+    )
+    assert second.labels >= 600
+    assert second.steps > 0
+
+
+def test_starting_does_not_count_as_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock begins with the first label, however long that takes."""
+    from agentkd.distill import loop, run
+
+    now = 0.0
+
+    class Clock:
+        """A clock that a test moves."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += max(seconds, 0.001)
+
+    class Slow:
+        """A source that gives its first labels after 100 s."""
+
+        restarts = dropped = 0
+
+        def take(self) -> list[Any]:
+            nonlocal now
+            now += 1.0
+            if now < 100:
+                return []
+            obs: Floats = np.zeros((8, 3), np.float32)
+            return [(obs, Point(np.zeros((8, 1), np.float32)), None)]
+
+        def update(self, frozen: Any, share: float) -> None: ...
+
+        def returns(self) -> tuple[float, ...]:
+            return ()
+
+        def close(self) -> None:
+            nonlocal now
+            now += 50.0
+
+    monkeypatch.setattr(run, "time", Clock)
+    distiller = Distiller(initial("mlp:4", SPEC), DistillerOptions(least=8))
+    step = distiller.step
+    monkeypatch.setattr(distiller, "step", lambda: Clock.sleep(0.01) or step())
+    going = run.Run(
+        distiller,
+        Slow(),
+        Budget(seconds=10.0),
+        loop.CollectionOptions(),
+        earlier=2.0,
+        every=1.0,
+        watch=None,
+        checkpoint=None,
+        origin=Checkpoint(),
+    )
+    result = loop.carry_out(going, Planner(lambda obs: obs, SPEC, "", 0, ""))  # type: ignore[arg-type, return-value]
+    assert 10.0 <= result.seconds < 12.0
+    assert result.steps > 0
+    assert not result.interrupted
+
+
+BENCH = ["bench", "distill", "--pairs", f"CartPole-v1={PLANNER}", "--episodes", "2"]
+
+
+@pytest.mark.parametrize(
+    ("event", "kept"),
+    [
+        ("agentkd.bench.suite:evaluate@2", 2),
+        ("agentkd.bench.suite:evaluate@3", 3),
+        ("agentkd.bench.report:write_whole@5", 4),
+    ],
+)
+def test_a_bench_that_was_killed_goes_on(event: str, kept: int, tmp_path: Path) -> None:
+    """Planner, random actions and each seed's run are kept as they end."""
+    out = tmp_path / "out"
+    words = [*BENCH, "--executor", "linear", "--seconds", "0.5", "--seeds", "2"]
+    words += ["--out", str(out)]
+    killed = run(event, *words)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    files = sorted((out / "rows").glob("*.json"))
+    assert len(files) == kept
+    before = {file: file.read_bytes() for file in files}
+    ended = run("none", *words, "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert all(file.read_bytes() == data for file, data in before.items())
+    data = json.loads((out / "report.json").read_text())
+    assert [each["seed"] for each in data["entries"][0]["runs"]] == [0, 1]
+    assert len(list((out / "rows").glob("*.json"))) == 4
+
+
+def test_a_row_is_made_once_and_again_where_it_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row depends on its key; one that does not have its sum is not believed."""
+    made: list[int] = []
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"value": float("nan"), "returns": [1.5, 2.0]}
+
+    Rows(tmp_path).once({"seed": 1}, make)
+    rows = Rows(tmp_path, resume=True)
+    assert rows.once({"seed": 1}, make)["returns"] == [1.5, 2.0]
+    assert len(made) == 1
+    rows.once({"seed": 2}, make)
+    assert len(made) == 2
+    file = next((tmp_path / "rows").glob("*.json"))
+    whole = file.read_text()
+    for text in (whole[:40], "", "[]", whole.replace("1.5", "2.5")):
+        file.write_text(text)
+        count = len(made)
+        rows.once({"seed": 1}, make)
+        rows.once({"seed": 2}, make)
+        assert len(made) == count + 1
+    assert "damaged" in caplog.text
+    Rows(tmp_path).once({"seed": 1}, make)
+    assert len(made) == 7
+    with pytest.raises(ConfigError, match="--out"):
+        Rows(None, resume=True)
+
+
+def test_overwriting_removes_the_rows(tmp_path: Path) -> None:
+    """A new run begins anew; a damaged row never comes from another one."""
+    prepare_out(tmp_path / "out")
+    Rows(tmp_path / "out").once({"seed": 1}, dict)
+    prepare_out(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "rows").exists()
+
+
+FULL = """
+import resource, signal, sys
+from agentkd.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("room", [0, 3000, 40_000])
+def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> None:
+    """The earlier executor and checkpoint stay whole, and the error is a sentence."""
+    out = tmp_path / "out"
+    words = ["distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"]
+    words += ["--episodes", "2", "--out", str(out)]
+    assert run("none", *words, "--labels", "400").returncode == 0
+    before = (out / "executor.akd").read_bytes()
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(room), *words, "--labels", "900", "--resume"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=320,
+    )
+    assert "Traceback" not in ended.stderr
+    told = ended.stderr + ended.stdout
+    if ended.returncode:
+        assert ended.returncode == 2, told
+        assert "could not be written" in " ".join(told.split()), told
+        assert (out / "executor.akd").read_bytes() == before
+    else:
+        read_bundle(out / "executor.akd")
+    again = run("none", *words, "--labels", "900", "--resume")
+    assert again.returncode == 0, again.stderr
+    with pytest.raises(WriteError):
+        prepare_out(Path("/proc/nowhere"))

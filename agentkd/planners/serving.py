@@ -1,4 +1,4 @@
-"""The other end of a remote planner: answers whoever connects and knows the token."""
+"""The planner server: answers clients that know the token, over TCP."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class PlannerServer:
         planner: The planner.
         host: The address to listen at; this machine only, unless there is a token.
         port: The port; 0 for one that is free.
-        token: What whoever connects has to know; "" for nothing.
+        token: What clients must know; "" for nothing.
         most_connections: How many may be open, apart from those not yet proven.
         most_bytes: The largest message that is taken.
 

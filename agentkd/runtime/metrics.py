@@ -191,6 +191,26 @@ class Metrics:
         self.swaps = 0
         self.weights_rejected = 0
 
+    def jumped(
+        self, action: Any, last: Any, actor: tuple[Any, ...], before: Any
+    ) -> None:
+        """Record how far an action is from the last one.
+
+        Args:
+            action: The action, an array.
+            last: The one before it.
+            actor: Who acts: the source, and which strategy.
+            before: Who acted before, None for nobody.
+        """
+        if actor[0] == "strategy" and actor == before:
+            jumps = self.inside_jump
+        elif actor != before:
+            jumps = self.seam_jump
+        else:
+            return
+        jump = float(np.abs(action - last).max())
+        jumps.record(round(min(jump, 1e12) * JUMP))
+
     def snapshot(self) -> dict[str, Any]:
         """Everything as plain values."""
         by_planner = {"absent": self.latency, "ready": self.latency_attached}

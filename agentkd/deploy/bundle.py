@@ -1,9 +1,10 @@
 """The executor file, `.akd`: a stored ZIP that proves itself before it runs.
 
 It holds a manifest (what the executor is, for which environment, where it came from),
-the weights, and golden vectors: observations with the outputs that they gave where it
-was made. Every entry's SHA-256 is in the manifest, and the manifest's own stands in the
-ZIP comment, so that a damaged file is refused before anything runs. Needs no torch.
+the weights, golden vectors: observations with the outputs that they gave where it was
+made, and, where its maker gave some, kept labels. Every entry's SHA-256 is in the
+manifest, and the manifest's own stands in the ZIP comment, so that a damaged file is
+refused before anything runs. Needs no torch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors.numpy import save as write_tensors
 
 from agentkd import spec as specs
 from agentkd.deploy import contract as contracts
+from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, probes, vectors
@@ -30,7 +32,7 @@ from agentkd.errors import AgentkdError, BundleError, NumbersError
 from agentkd.executors.description import describe, rebuild
 from agentkd.executors.frozen import Frozen, Head
 from agentkd.executors.layers import tensors as layer_tensors
-from agentkd.types import Floats
+from agentkd.types import Floats, Labels
 
 __all__ = [
     "FORMAT",
@@ -50,6 +52,7 @@ FORMAT = "agentkd.bundle"
 SCHEMA = 2
 _LARGEST = 256 * 1024 * 1024
 _ENTRIES = {"golden.safetensors", "weights.safetensors"}
+_OPTIONAL = {f"{kept.ENTRY}.safetensors"}
 _TOLERANCE = 1e-5
 
 
@@ -64,6 +67,7 @@ class Bundle:
         golden: Observations "obs", the "outputs" they gave where it was made, and
             "starts", 1 where an episode begins and else 0.
         contract: What its numbers mean.
+        labels: A sample of the labels that it was made from, None where it has none.
     """
 
     frozen: Frozen
@@ -71,6 +75,7 @@ class Bundle:
     digest: str
     golden: Mapping[str, Floats]
     contract: Contract
+    labels: Labels | None = None
 
 
 def _tensors(frozen: Frozen) -> dict[str, Floats]:
@@ -91,6 +96,7 @@ def to_bytes(
     contract: Contract | None = None,
     golden: Sequence[Floats] = (),
     footprint: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> bytes:
     """Write an executor as the bytes of a file; the same executor gives the same bytes.
 
@@ -101,10 +107,13 @@ def to_bytes(
         golden: Observations of its own episodes, each (steps, obs), to prove it by;
             drawn ones come besides.
         footprint: What it takes, as JSON values.
+        labels: A sample of the labels that it was made from, for learning on.
 
     Raises:
-        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
+            infinite.
         ConfigError: If the contract does not fit the executor.
+        SpecError: If the labels do not fit it.
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
@@ -127,6 +136,8 @@ def to_bytes(
             **(footprint or {}),
         },
     }
+    if labels is not None:
+        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, frozen.spec)
     return _seal(manifest, tensors)
 
 
@@ -135,6 +146,8 @@ def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
     old = bundle.manifest.get("footprint", {})
     manifest = {**bundle.manifest, "footprint": {**old, **footprint}}
     tensors = {"weights": _tensors(bundle.frozen), "golden": dict(bundle.golden)}
+    if bundle.labels is not None:
+        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.frozen.spec)[1]
     return _seal(manifest, tensors)
 
 
@@ -163,6 +176,7 @@ def write_bundle(
     contract: Contract | None = None,
     golden: Sequence[Floats] = (),
     footprint: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> Bundle:
     """Write an executor file whole or not at all, and read it back.
 
@@ -171,7 +185,9 @@ def write_bundle(
     Raises:
         BundleError: If the file could not be written; one that was there stays.
         ConfigError: If the contract does not fit the executor.
-        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
+            infinite.
+        SpecError: If the labels do not fit the executor.
     """
     data = to_bytes(
         frozen,
@@ -179,6 +195,7 @@ def write_bundle(
         contract=contract,
         golden=golden,
         footprint=footprint,
+        labels=labels,
     )
     return replace_bundle(path, data)
 
@@ -244,7 +261,11 @@ def from_bytes(data: bytes) -> Bundle:
         contract = contracts.from_json(manifest["contract"], frozen)
     golden = _load(entries["golden.safetensors"])
     _prove(frozen, golden)
-    return Bundle(frozen, manifest, _sha(data), golden, contract)
+    labels, name = None, f"{kept.ENTRY}.safetensors"
+    if kept.ENTRY in manifest or name in entries:
+        found = _load(entries[name]) if name in entries else {}
+        labels = kept.read(manifest.get(kept.ENTRY), found, frozen.spec)
+    return Bundle(frozen, manifest, _sha(data), golden, contract, labels)
 
 
 def _prove(frozen: Frozen, golden: dict[str, Floats]) -> None:
@@ -275,7 +296,11 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     manifest = _read_manifest(text)
     sums = manifest["entries"]
     held = {name: each for name, each in entries.items() if name != "manifest.json"}
-    if not isinstance(sums, dict) or set(sums) != _ENTRIES or set(held) != _ENTRIES:
+    if (
+        not isinstance(sums, dict)
+        or set(sums) != set(held)
+        or set(held) - _OPTIONAL != _ENTRIES
+    ):
         raise BundleError(
             f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout"
         )

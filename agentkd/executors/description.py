@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from agentkd.errors import SpecError, did_you_mean
+from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -18,6 +19,7 @@ from agentkd.executors.layers import (
     Pool,
     Tokens,
     kind,
+    tensors,
 )
 from agentkd.types import Floats
 
@@ -42,6 +44,19 @@ def describe(layer: Layer) -> dict[str, Any]:
         case Pool():
             out["tokens"] = layer.tokens
     return out
+
+
+def interchangeable(first: Frozen, second: Frozen) -> bool:
+    """Return whether the numbers of one executor make sense in the other."""
+
+    def form(frozen: Frozen) -> Any:
+        layers = [
+            (describe(layer), {k: v.shape for k, v in tensors(layer).items()})
+            for layer in frozen.layers
+        ]
+        return frozen.spec, frozen.head, frozen.clip, layers
+
+    return bool(form(first) == form(second))
 
 
 def rebuild(

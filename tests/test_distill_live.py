@@ -229,6 +229,20 @@ def test_after_harmful_candidates_learning_returns_to_the_last_good_weights() ->
     assert max(apart) > 0.05
 
 
+def test_what_knows_nothing_has_nothing_to_lose() -> None:
+    """Random weights are replaced before there is enough to compare; later they pass.
+
+    An executor that somebody swapped in is compared at once.
+    """
+    options = DistillerOptions(batch=64, learning_rate=5e-3)
+    start = initial("mlp:16", BOX, seed=1)
+    learner = LiveDistiller(start, options, untaught=True)
+    learner.follow(start.vector())
+    assert feed(learner, 3) > 0
+    learner.follow(start.vector() * np.float32(0.5))
+    assert feed(learner, 1) == 0
+
+
 def test_kept_labels_stay_in_the_mix() -> None:
     """While live labels come from one place only, the other one is not forgotten."""
     kind: Kind = "squashed"

@@ -145,7 +145,7 @@ def test_a_planner_that_rolls_forward_takes_its_own_architecture_only() -> None:
     model = RollForward(f"{HERE}:next_ticks")
     with Agent(
         constant(0),
-        planner=Remote(f"{HERE}:Echo"),
+        planner=Remote(f"{HERE}:Echo", nice=0),
         strategies=StrategyOptions(roll_forward=model),
     ) as agent:
         with pytest.raises(SpecError, match="rolls linear forward"):
@@ -426,11 +426,11 @@ def test_a_learner_process_hears_of_swaps_and_its_old_weights_are_dropped(
     """What was learnt before a swap by hand is never swapped in after it."""
     record = tmp_path / "heard"
     learner = ProcessLearner(
-        Remote("tests.test_runtime_swaps:gated", {"record": str(record)}),
+        Remote("tests.test_runtime_swaps:gated", {"record": str(record)}, nice=0),
         publish_seconds=0.01,
         patience=Patience(start=60),
     )
-    planner = Remote(f"{HERE}:Echo")
+    planner = Remote(f"{HERE}:Echo", nice=0)
     with Agent(constant(0), planner=planner, learner=learner) as agent:
         end = time.monotonic() + ENOUGH
         while agent.executor.version < 2:

@@ -65,6 +65,8 @@ class LiveDistiller:
         seeds: Labels that stand in where there are none of these: their share of a
             batch falls as live labels come, and the gate does not measure on them.
         live: How kept labels are mixed in and candidates compared.
+        untaught: Whether `frozen` begins with random weights: it has nothing to lose,
+            so that candidates pass while too few labels are held out to compare them.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class LiveDistiller:
         kept: Labels | None = None,
         seeds: Labels | None = None,
         live: LiveOptions | None = None,
+        untaught: bool = False,
     ) -> None:
         """Begin with the weights of `frozen`."""
         self.live = live or LiveOptions()
@@ -90,7 +93,7 @@ class LiveDistiller:
         self._anchor = _Anchor(frozen, labels) if labels is not None else None
         beside = self._remember if self._anchor is not None else None
         self.distiller = Distiller(frozen, options, beside=beside)
-        self._base = frozen
+        self._base, self._untaught = frozen, untaught
         self._acting: Frozen | None = frozen
         self._refused: dict[str, int] = {}
         self._harmful = 0
@@ -118,6 +121,8 @@ class LiveDistiller:
             reason = "architecture"
         elif self._gate is not None:
             reason = self._gate.judge(candidate, self._acting)
+            if reason == "few" and self._untaught:
+                reason = None
         if reason is None:
             self._acting, self._harmful = candidate, 0
             return candidate.vector()
@@ -137,6 +142,7 @@ class LiveDistiller:
         if weights is None:
             self._acting = None
             return
+        self._untaught &= bool(np.array_equal(weights, self._base.vector()))
         self._go_back(weights)
         if self._gate is not None and self._acting is not None:
             self._gate.begin(self._acting)

@@ -108,7 +108,14 @@ def build(
         normalise=bundle is None,
     )
     live = LiveOptions(kept_share, GateOptions() if gate else None)
-    return LiveDistiller(frozen, options, kept=labels, seeds=seeds, live=live)
+    return LiveDistiller(
+        frozen,
+        options,
+        kept=labels,
+        seeds=seeds,
+        live=live,
+        untaught=bundle is None,
+    )
 
 
 def _golden(bundle: Bundle) -> Labels:

@@ -140,6 +140,16 @@ def test_an_executor_is_swapped_in_from_its_file(tmp_path: Path) -> None:
     assert agent.metrics()["swaps_refused_total"] == {"file": 2}
 
 
+@pytest.mark.parametrize("other", [None, 3, b"executor.akd", {}])
+def test_what_is_no_executor_is_refused(other: Any) -> None:
+    """Neither an agent nor a swap takes it, and the error says what it was."""
+    agent = Agent(constant(1))
+    for take in (agent.swap, Agent):
+        with pytest.raises(ConfigError, match="is no executor"):
+            take(other)
+    assert agent.act(see(0)) == 1
+
+
 def test_a_planner_that_rolls_forward_takes_its_own_architecture_only() -> None:
     """The planner's process holds a copy of the executor: another form is refused."""
     model = RollForward(f"{HERE}:next_ticks")

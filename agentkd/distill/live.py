@@ -1,4 +1,4 @@
-"""A distiller that learns while its executor acts, and harms it not."""
+"""A distiller that learns while its executor acts, behind a gate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class LiveOptions:
     """How a distiller learns beside an executor that acts.
 
     Attributes:
-        kept_share: The share of each batch that is drawn from the kept labels.
+        kept_share: The weight of the kept labels in the loss of each step; the live
+            labels have the rest.
         gate: How candidates are compared with the executor that acts; None lets each
             one through.
     """
@@ -53,8 +54,8 @@ class LiveOptions:
 class LiveDistiller:
     """Learns from the labels of a live run. It is a `Learner` and `Gated`.
 
-    Batches are mixed of live and kept labels. `snapshot` gives weights only if they
-    pass the gate; after some harmful candidates in a row, learning returns to the
+    Each step learns from live and from kept labels. `snapshot` gives weights only if
+    they pass the gate; after some harmful candidates in a row, learning returns to the
     weights of the executor that acts, with a fresh optimiser.
 
     Args:
@@ -62,8 +63,8 @@ class LiveDistiller:
         options: How to learn.
         kept: Labels that it was made from: they stay in the mix, and the gate measures
             on a part of them.
-        seeds: Labels that stand in where there are none of these: their share of a
-            batch falls as live labels come, and the gate does not measure on them.
+        seeds: Labels that stand in where there are none of these: their weight falls
+            as live labels come, and the gate does not measure on them.
         live: How kept labels are mixed in and candidates compared.
         untaught: Whether `frozen` begins with random weights: it has nothing to lose,
             so that candidates pass while too few labels are held out to compare them.

@@ -63,7 +63,7 @@ def build(
         data: A dataset that `agentkd record` wrote, to take kept labels from.
         keep: Whether kept labels are used. Leave them out where the robot or the task
             changed, so that the planner's answers are not what they were.
-        kept_share: The share of each batch that is drawn from kept labels.
+        kept_share: The weight of kept labels in the loss of each step.
         gate: Whether weights have to pass the gate.
 
     Raises:

@@ -423,5 +423,10 @@ def _open_executor(
                 "watch=True follows an executor's file: give its path, not a Frozen."
             )
         return executor, None
+    if not isinstance(executor, str | Path):
+        raise ConfigError(
+            f"{type(executor).__name__} is no executor: give a Frozen or the path of "
+            "an .akd file."
+        )
     bundle = read_bundle(executor)
     return bundle.frozen, Watched(executor, bundle.digest) if watch else None

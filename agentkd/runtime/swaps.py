@@ -136,6 +136,11 @@ class Swaps:
         with self._lock, self._counting():
             if isinstance(executor, str | Path):
                 executor = read_bundle(executor).frozen
+            if not isinstance(executor, Frozen):
+                raise ConfigError(
+                    f"{type(executor).__name__} is no executor: give a Frozen or the "
+                    "path of an .akd file."
+                )
             self._replace(executor)
             if self._learner is not None:
                 self._learner.follow(executor)

@@ -159,11 +159,12 @@ class Metrics:
         "periods",
         "planner_latency",
         "planner_ticks",
+        "rollbacks",
         "router_errors",
         "seam_jump",
         "swaps",
+        "swaps_refused",
         "vetoes",
-        "weights_rejected",
     )
 
     def __init__(self, action: ActionSpec) -> None:
@@ -189,7 +190,8 @@ class Metrics:
         self.router_errors = 0
         self.epochs = 1
         self.swaps = 0
-        self.weights_rejected = 0
+        self.swaps_refused: dict[str, int] = {}
+        self.rollbacks: dict[str, int] = {}
 
     def jumped(
         self, action: Any, last: Any, actor: tuple[Any, ...], before: Any
@@ -250,8 +252,9 @@ class Metrics:
                 "seam": self.seam_jump.summary(JUMP),
                 "inside": self.inside_jump.summary(JUMP),
             },
-            "weights_rejected_total": self.weights_rejected,
             "swaps_total": self.swaps,
+            "swaps_refused_total": dict(self.swaps_refused),
+            "rollbacks_total": dict(self.rollbacks),
             **self.agreement.summary(),
         }
 

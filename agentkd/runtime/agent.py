@@ -13,6 +13,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.decider import Decider, Outcome
@@ -98,7 +99,7 @@ class Agent:
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
         check_mode(mode)
-        executor, watched = _open_executor(executor, watch=watch)
+        executor, contract, watched = _open_executor(executor, watch=watch)
         if not 0 <= budget < float("inf") or (period is not None and not period > 0):
             raise ConfigError(
                 f"budget={budget}, period={period}: seconds, at least 0 and above 0."
@@ -146,6 +147,7 @@ class Agent:
             native=native,
             rollback=rollback,
             watched=watched,
+            contract=contract,
         )
 
     def start(self, *, supervisor: bool = True) -> None:
@@ -278,7 +280,8 @@ class Agent:
 
         Raises:
             SpecError: If its observation, action or memory differ from those of the
-                present one, which acts on; or if a planner that rolls forward holds
+                present one, which acts on; if both come from files that tell other
+                names or units; or if a planner that rolls forward holds
                 an executor of another architecture.
             NumbersError: If it gives NaN or infinity; the present one acts on.
             BundleError: If the file cannot be read; the present one acts on.
@@ -416,17 +419,18 @@ class Agent:
 
 def _open_executor(
     executor: Frozen | str | Path, *, watch: bool
-) -> tuple[Frozen, Watched | None]:
+) -> tuple[Frozen, Contract | None, Watched | None]:
     if isinstance(executor, Frozen):
         if watch:
             raise ConfigError(
                 "watch=True follows an executor's file: give its path, not a Frozen."
             )
-        return executor, None
+        return executor, None, None
     if not isinstance(executor, str | Path):
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give a Frozen or the path of "
             "an .akd file."
         )
     bundle = read_bundle(executor)
-    return bundle.frozen, Watched(executor, bundle.digest) if watch else None
+    watched = Watched(executor, bundle.digest) if watch else None
+    return bundle.frozen, bundle.contract, watched

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import final
 
-from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.errors import BundleError
-from agentkd.executors.frozen import Frozen
 
 _EVERY = 0.1
 """Seconds between two looks."""
@@ -42,8 +41,8 @@ class Watched:
         self._told = False
         self._next = 0.0
 
-    def changed(self, *, now: bool = False) -> Frozen | None:
-        """Return the file's executor if it is another one than at the last look.
+    def changed(self, *, now: bool = False) -> Bundle | None:
+        """Return what the file holds if it is something else than at the last look.
 
         Args:
             now: Look even if the last look was a moment ago.
@@ -68,7 +67,7 @@ class Watched:
         if bundle.digest == self._digest:
             return None
         self._digest = bundle.digest
-        return bundle.frozen
+        return bundle
 
     def _look(self) -> _Facts | None:
         """Return what tells one state of the file from another; None for no file."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
@@ -138,6 +139,31 @@ def test_an_executor_is_swapped_in_from_its_file(tmp_path: Path) -> None:
             agent.swap(str(tmp_path / name))
     assert agent.act(see(0)) == 1
     assert agent.metrics()["swaps_refused_total"] == {"file": 2}
+
+
+def test_names_and_units_have_to_be_the_same_as_far_as_files_tell(
+    tmp_path: Path,
+) -> None:
+    """The same numbers in another order, or in other units, are another robot's."""
+    names, units = ("x", "v", "lean"), ("m", "m/s", "rad")
+    told = Contract(obs_names=names, obs_units=units)
+    others = {
+        "order": replace(told, obs_names=("v", "x", "lean")),
+        "unit": replace(told, obs_units=("m", "m/s", "deg")),
+        "untold": Contract(),
+        "same": replace(told, period=0.5),
+    }
+    write_bundle(tmp_path / "first.akd", constant(0), contract=told)
+    for name, contract in others.items():
+        write_bundle(tmp_path / f"{name}.akd", constant(1), contract=contract)
+    agent = Agent(tmp_path / "first.akd")
+    for name in ("order", "unit"):
+        with pytest.raises(SpecError, match="does not fit: its obs_"):
+            agent.swap(tmp_path / f"{name}.akd")
+    assert agent.act(see(0)) == 0
+    for name in ("untold", "same"):
+        agent.swap(tmp_path / f"{name}.akd")
+    assert agent.act(see(0)) == 1
 
 
 @pytest.mark.parametrize("other", [None, 3, b"executor.akd", {}])
@@ -302,7 +328,8 @@ def act_until(agent: Agent, choice: int) -> None:
 
 def look(watched: Watched) -> Frozen | None:
     """Look at once."""
-    return watched.changed(now=True)
+    found = watched.changed(now=True)
+    return found.frozen if found is not None else None
 
 
 def test_a_file_is_read_when_it_is_whole(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Agent:
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
         check_mode(mode)
-        executor, watched = open_executor(executor, watch=watch)
+        executor, contract, watched = open_executor(executor, watch=watch)
         if not 0 <= budget < float("inf") or (period is not None and not period > 0):
             raise ConfigError(
                 f"budget={budget}, period={period}: seconds, at least 0 and above 0."
@@ -149,6 +149,7 @@ class Agent:
             native=native,
             rollback=rollback,
             watched=watched,
+            contract=contract,
         )
 
     def start(
@@ -354,7 +355,8 @@ class Agent:
 
         Raises:
             SpecError: If its observation, action or memory differ from those of the
-                present one, which acts on; or if a planner that rolls forward holds
+                present one, which acts on; if both come from files that tell other
+                names or units; or if a planner that rolls forward holds
                 an executor of another architecture.
             NumbersError: If it gives NaN or infinity; the present one acts on.
             BundleError: If the file cannot be read; the present one acts on.

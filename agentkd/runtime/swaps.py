@@ -12,7 +12,8 @@ from typing import final
 
 import numpy as np
 
-from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.errors import (
     AgentkdError,
     ConfigError,
@@ -63,6 +64,21 @@ def check_fit(present: Frozen, executor: Frozen) -> None:
         )
 
 
+def check_contract(present: Contract, contract: Contract) -> None:
+    """Make sure that the numbers of two executors mean the same, as far as is told.
+
+    Raises:
+        SpecError: With the names or units that differ.
+    """
+    for field in ("obs_names", "obs_units", "action_names", "action_units"):
+        here, there = getattr(present, field), getattr(contract, field)
+        if here and there and here != there:
+            raise SpecError(
+                f"The executor does not fit: its {field} are {', '.join(there)}, the "
+                f"present one's {', '.join(here)}. The present one acts on."
+            )
+
+
 def _difference(present: Spec, other: Spec) -> str:
     """Say how two environments differ; "" if they do not."""
     here, there = present.obs, other.obs
@@ -101,6 +117,7 @@ class Swaps:
         native: Whether executors are compiled.
         rollback: When to go back by itself, None for never.
         watched: A file to follow, None for none.
+        contract: What the numbers of the first executor mean, if its file tells.
     """
 
     def __init__(
@@ -113,12 +130,14 @@ class Swaps:
         native: bool,
         rollback: Rollback | None = None,
         watched: Watched | None = None,
+        contract: Contract | None = None,
     ) -> None:
         """Begin with the decider's executor."""
         self._decider, self._metrics = decider, decider.metrics
         self._planner, self._learner = planner, learner
         self._running, self._native = running, native
         self._watched = watched
+        self._contract = contract or Contract()
         self.scores = Scores(rollback) if rollback is not None else None
         self._former: deque[Frozen] = deque(maxlen=_REMEMBERED)
         # Versions never come twice, whatever is rolled back.
@@ -131,11 +150,14 @@ class Swaps:
         """The executor that acts now."""
         return self._decider.form.frozen
 
-    def swap(self, executor: Frozen | str | Path) -> None:
+    def swap(self, executor: Frozen | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
         with self._lock, self._counting():
             if isinstance(executor, str | Path):
-                executor = read_bundle(executor).frozen
+                executor = read_bundle(executor)
+            if isinstance(executor, Bundle):
+                check_contract(self._contract, executor.contract)
+                executor = executor.frozen
             if not isinstance(executor, Frozen):
                 raise ConfigError(
                     f"{type(executor).__name__} is no executor: give a Frozen or the "
@@ -215,14 +237,14 @@ class Swaps:
             return
         try:
             with self._counting():
-                executor = self._watched.changed()
+                bundle = self._watched.changed()
         except AgentkdError as error:
             log.warning("The file is not swapped in: %s", error)
             return
-        if executor is None:
+        if bundle is None:
             return
         try:
-            self.swap(executor)
+            self.swap(bundle)
         except AgentkdError as error:
             log.warning("%s is not swapped in: %s", self._watched.path, error)
 

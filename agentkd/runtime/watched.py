@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import final
 
-from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.errors import BundleError, ConfigError
 from agentkd.executors.frozen import Frozen
 
@@ -42,8 +43,8 @@ class Watched:
         self._told = False
         self._next = 0.0
 
-    def changed(self, *, now: bool = False) -> Frozen | None:
-        """Return the file's executor if it is another one than at the last look.
+    def changed(self, *, now: bool = False) -> Bundle | None:
+        """Return what the file holds if it is something else than at the last look.
 
         Args:
             now: Look even if the last look was a moment ago.
@@ -68,7 +69,7 @@ class Watched:
         if bundle.digest == self._digest:
             return None
         self._digest = bundle.digest
-        return bundle.frozen
+        return bundle
 
     def _look(self) -> _Facts | None:
         """Return what tells one state of the file from another; None for no file."""
@@ -106,8 +107,8 @@ class Watched:
 
 def open_executor(
     executor: Frozen | str | Path, *, watch: bool
-) -> tuple[Frozen, Watched | None]:
-    """Return an executor, or that of a file, and what follows the file.
+) -> tuple[Frozen, Contract | None, Watched | None]:
+    """Return an executor, or that of a file; its contract; and what follows the file.
 
     Raises:
         ConfigError: If it is neither, or `watch` is set without a file.
@@ -118,11 +119,12 @@ def open_executor(
             raise ConfigError(
                 "watch=True follows an executor's file: give its path, not a Frozen."
             )
-        return executor, None
+        return executor, None, None
     if not isinstance(executor, str | Path):
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give a Frozen or the path of "
             "an .akd file."
         )
     bundle = read_bundle(executor)
-    return bundle.frozen, Watched(executor, bundle.digest) if watch else None
+    watched = Watched(executor, bundle.digest) if watch else None
+    return bundle.frozen, bundle.contract, watched

@@ -8,6 +8,7 @@
 #define AKX_WORDS 16u   /* of the header */
 #define AKX_MOST 1048576u /* numbers in a layer */
 #define AKX_LAYERS 64u
+#define AKX_FLOAT 3.402823466e+38f /* the largest float */
 #define AKX_ROW 12u    /* words of a layer in the table: kind, ten integers, a spare */
 #ifdef AKX_DENSE_ONLY
 #define AKX_ARRAYS 2u /* the most arrays of a layer */
@@ -316,9 +317,13 @@ static int32_t check_sizes(const struct akx *net)
 
 static int32_t check_bounds(const struct akx *net)
 {
-    for (int32_t i = 0; i < net->out; i++)
-        if (!(net->low[i] <= net->high[i]))
+    for (int32_t i = 0; i < net->out; i++) {
+        const float low = net->low[i], high = net->high[i];
+        if (!(low <= high && low <= AKX_FLOAT && high >= -AKX_FLOAT))
             return AKX_NUMBERS;
+        if (net->head == AKD_SQUASHED && !(high - low <= AKX_FLOAT))
+            return AKX_NUMBERS;
+    }
     return AKX_OK;
 }
 

@@ -165,7 +165,8 @@ def test_odd_values_in_a_manifest_are_refused(change: Callable[[Any], object]) -
 
 def test_a_card_shows_what_a_maker_wrote_whatever_it_is() -> None:
     """Provenance that looks unexpected is shown as it is."""
-    for odd in (5, [], {}, "x", None, [{}], {"mean": 1}, {"a": [1.0]}):
+    odds: list[Any] = [5, [], {}, "x", None, [{}], {"mean": 1}, {"a": [1.0]}]
+    for odd in odds:
         names = ("planner", "labels", "retention", "returns", "command", "versions")
         assert isinstance(inspect.origin(dict.fromkeys(names, odd)), dict)
     assert inspect.origin({"planner": {"refs": 5}})["planner"] == ", 5"
@@ -416,3 +417,14 @@ def test_labels_of_no_size_are_refused(checkpoint: Path) -> None:
                 file.writestr(f"{name}.npy", out.getvalue())
         with pytest.raises(LoadError, match="bytes for an array"):
             load_checkpoint(checkpoint, learner())
+
+
+def test_golden_vectors_compare_actions() -> None:
+    """Other bounds than those of the maker give other actions, and are noticed."""
+
+    def change(manifest: Any) -> None:
+        manifest["spec"]["action"].update(low=[-2, -2])
+
+    with pytest.raises(BundleError, match="action") as caught:
+        from_bytes(bundle(change))
+    assert caught.value.reason == "golden"

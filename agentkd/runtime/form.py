@@ -147,10 +147,9 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
     match action:
         case DiscreteSpec(_, start):
             return start
-        case BoxSpec(low, high, shape):
+        case BoxSpec(low, _, shape):
             zeros = np.zeros(len(low), np.float32)
-            bounds = np.asarray(low, np.float32), np.asarray(high, np.float32)
-            return np.clip(zeros, *bounds).reshape(shape)
+            return np.clip(zeros, *dists.bounds(action)).reshape(shape)
         case MultiBinarySpec(n):
             return np.zeros(n, np.int8)
         case _:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from agentkd.distill.distiller import Distiller
-from agentkd.errors import LoadError, WriteError
+from agentkd.errors import ConfigError, LoadError, WriteError
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,26 @@ def _made_of(distiller: Distiller) -> str:
     """What must be the same for weights to mean the same."""
     frozen = distiller.freeze()
     return f"{frozen.architecture}, {frozen.head}, {frozen.spec}"
+
+
+def go_on(folder: Path | None, distiller: Distiller, expected: Checkpoint) -> float:
+    """Bring a distiller to where an earlier run ended or was killed.
+
+    A run that was killed before its first checkpoint is begun anew.
+
+    Returns:
+        Seconds that it has learnt.
+
+    Raises:
+        ConfigError: If there is no folder.
+        LoadError: As `load_checkpoint`.
+    """
+    if folder is None:
+        raise ConfigError("resume needs the checkpoint's folder.")
+    if not any((place / _STATE).exists() for place in (folder, folder / _BEFORE)):
+        log.warning("%s holds no checkpoint yet: learning begins anew.", folder)
+        return 0.0
+    return load_checkpoint(folder, distiller, expected).seconds
 
 
 def load_checkpoint(

@@ -231,7 +231,8 @@ class LabelBuffer:
             LoadError: If the file is damaged or of another kind.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            # Opened here: where it is damaged, NumPy would not close it.
+            with path.open("rb") as held, np.load(held, allow_pickle=False) as data:
                 split, kind, first = (data[n] for n in ("split", "kind", "first"))
                 seen, refused = int(data["seen"]), int(data["refused"])
                 links = np.asarray(data["links"], np.int32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +61,9 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
     try:
         distiller.buffer.save(fresh[0])
         torch.save(state, fresh[1])
+        for name in names:
+            _keep(folder / name, before)
         for name, path in zip(names, fresh, strict=True):
-            if (folder / name).exists():
-                (folder / name).replace(before / name)
             path.replace(folder / name)
     except (OSError, RuntimeError) as error:
         raise WriteError(
@@ -72,6 +73,19 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
         for path in fresh:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def _keep(path: Path, folder: Path) -> None:
+    """Put a file, if it is there, into a folder as well."""
+    if not path.exists():
+        return
+    fresh = folder / f".{path.name}.tmp"
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, fresh)
+    fresh.replace(folder / path.name)
 
 
 def _made_of(distiller: Distiller) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from agentkd import dists, environments
 from agentkd.deploy.kept import BYTES
 from agentkd.distill.asking import check_memory
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
+from agentkd.distill.checkpoint import Checkpoint, go_on
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.head_start import HeadStart
 from agentkd.distill.process_source import ProcessSource
@@ -209,9 +209,7 @@ def distill(
     origin = Checkpoint(planner=known.digest)
     earlier = 0.0
     if resume:
-        if checkpoint is None:
-            raise ConfigError("resume needs the checkpoint's folder.")
-        earlier = load_checkpoint(checkpoint, distiller, origin).seconds
+        earlier = go_on(checkpoint, distiller, origin)
         seed += distiller.steps
     apart = end.seconds is not None and not isinstance(planner, Planner)
     if apart:

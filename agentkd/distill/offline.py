@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.deploy.kept import BYTES
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
+from agentkd.distill.checkpoint import Checkpoint, go_on
 from agentkd.distill.dataset import Dataset, Rows, read_dataset
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.loop import Budget, Distilled, carry_out
@@ -115,9 +115,7 @@ def distill_dataset(
     origin = Checkpoint(planner=about.digest)
     earlier = 0.0
     if resume:
-        if checkpoint is None:
-            raise ConfigError("resume needs the checkpoint's folder.")
-        earlier = load_checkpoint(checkpoint, distiller, origin).seconds
+        earlier = go_on(checkpoint, distiller, origin)
     fresh = not len(distiller.buffer)
     for labels in source.fill():
         if fresh:

@@ -6,6 +6,7 @@ AgentkdError
 ├── RefError          a reference that leads nowhere
 ├── LoadError         a file that is not what it should be
 │   ├── UnsafeError   a file that could only be read by running its code
+│   ├── StatisticsError  a save without its normaliser; a warning in the library
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
 │   └── WireError     what came over a wire is no message of agentkd's
@@ -45,6 +46,13 @@ class LoadError(AgentkdError):
 
 class UnsafeError(LoadError):
     """A file that could only be read by running the code it holds."""
+
+
+class StatisticsError(LoadError, UserWarning):
+    """A save that saw normalised observations, without its normaliser's statistics.
+
+    It is warned of, and raised where such warnings are errors, as in the commands.
+    """
 
 
 BundleReason = Literal[

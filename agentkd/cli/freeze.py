@@ -36,7 +36,7 @@ class Options:
     env: str | None = None
     """The environment it is for; left out, the spaces that it was trained with."""
     vecnormalize: str | None = None
-    """Statistics of its normaliser, if they are not beside it."""
+    """Statistics of its normaliser, if they are not beside it; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if the save does not tell."""
     unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from agentkd.errors import AgentkdError, did_you_mean
+from agentkd.errors import AgentkdError, StatisticsError, did_you_mean
 
 _COMMANDS = {
     "distill": (
@@ -200,7 +201,10 @@ def _run(name: str, words: Sequence[str]) -> int:
     try:
         command = import_module(home)
         options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
-        return int(command.run(options))
+        with warnings.catch_warnings():
+            if hasattr(options, "vecnormalize"):
+                warnings.simplefilter("error", StatisticsError)
+            return int(command.run(options))
     except ModuleNotFoundError as error:
         # Any other module is the user's business, and its traceback with it.
         package = (error.name or "").partition(".")[0]

@@ -25,6 +25,8 @@ from agentkd.errors import LoadError, NumbersError, UnsafeError
 
 Weights = Mapping[str, NDArray[np.float32]]
 
+_COMPILED = re.compile(r"(^|\.)_orig_mod\.")
+"""What torch.compile puts into the names of the weights of what it compiled."""
 LIMIT_DATA = 256 * 2**20
 """Bytes of JSON that are read at most; a replay buffer is not in it."""
 LIMIT_WEIGHTS = 4 * 2**30
@@ -98,6 +100,8 @@ def _not_a_save(path: Path, names: list[str]) -> LoadError:
 def weights_of(state: Mapping[str, Any], where: str) -> Weights:
     """Take a state dict's tensors as float32 arrays that share their memory.
 
+    The names are those of the model before torch.compile.
+
     Args:
         state: Tensors by name.
         where: What they come from, for messages.
@@ -122,7 +126,10 @@ def weights_of(state: Mapping[str, Any], where: str) -> Weights:
                 f"{where}: {name!r} holds NaN or infinity; the training diverged. "
                 "Use an earlier checkpoint."
             )
-        weights[str(name)] = array
+        plain = _COMPILED.sub(r"\1", str(name))
+        if plain in weights:
+            raise LoadError(f"{where}: two arrays are named {plain!r}.")
+        weights[plain] = array
     return weights
 
 

@@ -37,7 +37,7 @@ from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
 from agentkd.refs import is_reference, resolve
-from agentkd.spec import BoxSpec, Spec
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 if TYPE_CHECKING:
@@ -322,7 +322,15 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
 
 
 def _alike(left: Spec, right: Spec) -> bool:
-    return left.obs.size == right.obs.size and left.action == right.action
+    """Whether two specs lay observations out alike; one may be flattened."""
+
+    def parts(obs: ObsSpec) -> list[Part]:
+        return [replace(part, dtype="float32") for part in obs.parts]
+
+    flat = [Part("", "box", (left.obs.size,), "float32")]
+    both = (parts(left.obs), parts(right.obs))
+    alike = both[0] == both[1] or flat in both
+    return alike and left.obs.size == right.obs.size and left.action == right.action
 
 
 def _ensemble(

@@ -304,7 +304,7 @@ class Remembering(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y, h = self.rnn(x.unsqueeze(0), self.h)
-        self.h[:] = h
+        self.h[:] = h  # type: ignore[operator]
         out: torch.Tensor = self.out(y.squeeze(0))
         return out
 

@@ -234,10 +234,13 @@ def saw_normalised(data: Mapping[str, Any]) -> Told:
     # clipped, at 10 if nothing else was said.
     size = np.maximum(np.maximum(np.abs(last), np.abs(raw)), 1e-6)
     far = np.median(np.abs(last - raw) / size) > _FAR
-    return "probably" if far and np.abs(last).max() <= _CLIP else "unknown"
+    # Where an episode begins they do not, but raw numbers are small there.
+    begun = np.abs(last).max() <= 1.0 and np.abs(raw).max() <= _LARGE
+    normal = far and np.abs(last).max() <= _CLIP and not begun
+    return "probably" if normal else "unknown"
 
 
-_FAR, _CLIP = 0.5, 10.0
+_FAR, _CLIP, _LARGE = 0.5, 10.0, 20.0
 
 
 def last_observations(data: Mapping[str, Any]) -> tuple[Any, Any] | None:

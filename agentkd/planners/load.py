@@ -38,6 +38,7 @@ from agentkd.planners.locate import (
 from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
+from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Policy, RecurrentPolicy
@@ -276,7 +277,7 @@ def _check_statistics(save: Save, beside: Beside, known: Statistics | None) -> N
         ConfigError: If statistics were found for a policy that saw raw observations.
     """
     told = saw_normalised(save.data)
-    own, path = beside.own, save.path
+    own, path = beside.own, printable(str(save.path))
     if known is not None and _contradicted(save, known):
         raise ConfigError(
             f"{own} lies beside {path}, but the save tells that its policy saw the "
@@ -297,8 +298,9 @@ def _check_statistics(save: Save, beside: Beside, known: Statistics | None) -> N
         )
     if known is not None and beside.late:
         warnings.warn(
-            f"{path} has no VecNormalize statistics of its own step: those of {own} "
-            f"are used. Give others by vecnormalize=… (--vecnormalize).{near}",
+            f"{path} has no VecNormalize statistics of its own step: those of "
+            f"{printable(str(own))} are used. Give others by vecnormalize=… "
+            f"(--vecnormalize).{near}",
             UserWarning,
             stacklevel=5,
         )

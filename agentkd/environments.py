@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from functools import cache
 from typing import Any
 
 from agentkd.errors import RefError, did_you_mean
+from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve, working_directory_on_path
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def make(name: str, **options: Any) -> Any:

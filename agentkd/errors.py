@@ -23,9 +23,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from agentkd.printable import printable
+
 
 class AgentkdError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    Its text may quote a file or a peer: control characters in it are escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
 
 
 class ConfigError(AgentkdError):

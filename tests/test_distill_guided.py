@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -398,8 +399,13 @@ REINFORCE = [
 
 
 @pytest.mark.parametrize("weight", ["1.0", "gap:2"])
-def test_reinforce_leaves_an_executor_and_a_report(weight: str, tmp_path: Path) -> None:
-    """And what it leaves can be gone on from."""
+def test_reinforce_leaves_an_executor_and_a_report(
+    weight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves can be gone on from, and nothing is in the temporary folder."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     out = tmp_path / "out"
     words = [*REINFORCE, "--batch", "64", "--weight", weight]
     assert main([*words, "--out", str(out)]) == 0
@@ -414,6 +420,9 @@ def test_reinforce_leaves_an_executor_and_a_report(weight: str, tmp_path: Path) 
     assert main([*words, *more, "--out", str(tmp_path / "more")]) == 0
     after = read_bundle(tmp_path / "more" / "executor.akd").frozen
     assert np.array_equal(after.vector(), frozen.vector())
+    # One folder for each user is torch's own cache.
+    left = {each.name.partition("_")[0] for each in temporary.iterdir()}
+    assert left <= {"torchinductor"}
 
 
 @pytest.mark.parametrize(

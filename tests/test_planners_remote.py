@@ -291,7 +291,7 @@ def test_only_so_many_may_connect() -> None:
     with served(Echo(), most_connections=1) as server:
         first = connect(server)
         with pytest.raises(PlannerError, match="connections are open"):
-            connect(server)
+            connect(server, patience=0)
         first.interrupt()
         wait_for(lambda: not server.counts.open)
         assert connect(server)(batch(1)).logits.argmax() == 1
@@ -323,7 +323,7 @@ def test_peer_that_vanishes_gives_its_place_back(method: str) -> None:
     with served(Slow(), most_connections=1) as server:
         first = connect(server)
         if method:
-            first._put(method, [batch(1)])
+            first._put(0.0, method, [batch(1)])
             assert asked.wait(ENOUGH)
         vanish(first)
         go_on.set()
@@ -336,7 +336,7 @@ def test_silent_peers_are_asked_for_a_sign_of_life() -> None:
     """One that is cut off without a word is noticed after a minute, not two hours."""
     with served(Echo()) as server:
         connect(server)
-        (line,) = server._lines
+        (line,) = server._served
         wire = line._socket
         assert wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         told = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -159,13 +161,31 @@ def test_source_that_raises_is_an_answer_too() -> None:
     """A scrape that fails says so and ends nothing."""
 
     def broken() -> dict[str, Any]:
-        raise RuntimeError("no metrics")
+        raise RuntimeError("no \u2026\r\nmetrics: <b>")
 
     with PrometheusServer(broken, 0) as server:
         url = f"http://127.0.0.1:{server.port}/metrics"
         for _ in range(2):
-            with pytest.raises(urllib.error.HTTPError, match="no metrics"):
+            with pytest.raises(urllib.error.HTTPError) as failed:
                 urllib.request.urlopen(url, timeout=20)
+            with failed.value as answer:
+                assert answer.code == 500
+                assert "metrics: &lt;b&gt;" in answer.read().decode()
+
+
+def test_clients_that_ask_nothing_hold_no_threads() -> None:
+    """The oldest has to go when another one comes, and a scrape is answered."""
+    with PrometheusServer(dict, 0) as server, contextlib.ExitStack() as stack:
+        where = ("127.0.0.1", server.port)
+        idle = [
+            stack.enter_context(socket.create_connection(where, timeout=50))
+            for _ in range(40)
+        ]
+        assert [each.recv(1) for each in idle[:24]] == [b""] * 24
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{server.port}/metrics", timeout=50
+        ) as answer:
+            assert answer.status == 200
 
 
 def test_port_that_cannot_be_is_refused() -> None:

@@ -46,6 +46,7 @@ def time_elsewhere(
                 env={**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=_START + 10 * seconds,
                 check=False,
             )

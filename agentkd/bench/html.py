@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from typing import TYPE_CHECKING, Any
 
 from agentkd.bench.plots import svg
+from agentkd.printable import printable
 
 if TYPE_CHECKING:
     from agentkd.bench.report import Section, Table
@@ -69,6 +70,11 @@ _CARDS: tuple[tuple[str, str, str], ...] = (
     ("deadline_miss_total", "deadlines missed", "{:,.0f}"),
 )
 _NUMBER = re.compile(r"[\[(]?[-+]?\.?\d")
+
+
+def escape(text: str) -> str:
+    """Escape markup, and control characters too."""
+    return escape_markup(printable(text, lines=True))
 
 
 def _is_number(value: Any) -> bool:

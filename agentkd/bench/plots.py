@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from agentkd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +60,14 @@ def svg(plot: Plot) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    plot = replace(
+        plot,
+        title=printable(plot.title),
+        x_label=printable(plot.x_label),
+        y_label=printable(plot.y_label),
+        levels=tuple(printable(each) for each in plot.levels),
+    )
+    shown = [replace(each, name=printable(each.name)) for each in shown]
     # Ids come from this salt instead of chance.
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": plot.title}):
         rows = plot.kind == "rows"

@@ -221,6 +221,7 @@ class Contest:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
+                errors="replace",
             ) as child,
         ):
             assert child.stdin is not None

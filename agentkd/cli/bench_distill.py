@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
@@ -21,6 +20,7 @@ from agentkd.bench.suite import (
     kept,
     measure,
 )
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 
 _COLUMNS = (
@@ -186,7 +186,7 @@ def _show(console: Console, rows: list[Row]) -> None:
         grid.add_column(name, justify="right" if index > 1 else "left", no_wrap=True)
     for row in rows:
         cells = _cells(row)
-        grid.add_row(*(cells[index].replace("[", "\\[") for index in _SHOWN))
+        grid.add_row(*(cells[index] for index in _SHOWN))
     console.print(grid)
     for executor, middle in _middles(rows).items():
         console.print(

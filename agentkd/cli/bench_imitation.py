@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.versus import METHODS, OLDER, Contest, Outcome, Snapshot, look
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 
 

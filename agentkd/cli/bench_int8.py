@@ -44,11 +44,11 @@ class Options:
 def run(options: Options) -> int:
     """Compare one planner's executor after another, and print a table."""
     import torch
-    from rich.console import Console
 
     from agentkd.bench.integers import compare
     from agentkd.bench.report import write_whole
     from agentkd.bench.suite import find_cases
+    from agentkd.cli.terminal import Console
     from agentkd.distill.loop import Budget
 
     torch.set_num_threads(1)
@@ -86,14 +86,13 @@ def run(options: Options) -> int:
         kept = pair.kept
         console.print(
             f"{case.name}  {kept.mean:.4f} [{kept.low:.4f}, {kept.high:.4f}]",
-            markup=False,
             highlight=False,
         )
         if options.out is not None:
             # Whatever happens to the next ones, these are measured.
             data = _data(options, pairs)
             write_whole(options.out, json.dumps(data, indent=1) + "\n")
-    console.print("\n".join(_table(pairs)), markup=False, highlight=False)
+    console.print("\n".join(_table(pairs)), highlight=False)
     return 0
 
 

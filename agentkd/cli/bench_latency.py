@@ -11,10 +11,9 @@ import tyro
 from agentkd.errors import ConfigError, SpecError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from agentkd.bench.energy import Bill
     from agentkd.bench.latency import Form, Latency
+    from agentkd.cli.terminal import Console
     from agentkd.executors.frozen import Frozen
     from agentkd.planners import Planner
     from agentkd.types import Floats
@@ -67,10 +66,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
-    from rich.console import Console
-
     from agentkd.bench.latency import measure, observations, timer
     from agentkd.bench.report import prepare_out
+    from agentkd.cli.terminal import Console
 
     _one_thread()
     if not options.seconds > 0 or options.rounds < 1:
@@ -87,10 +85,16 @@ def run(options: Options) -> int:
     frozen, planner = _subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
+    from rich.text import Text
+
     console = Console()
     console.print(
-        f"executor [cyan]{frozen.architecture}[/], {frozen.parameters:,} parameters: "
-        f"{frozen.spec.obs.size} numbers in, {_width(frozen)} out"
+        Text.assemble(
+            "executor ",
+            (frozen.architecture, "cyan"),
+            f", {frozen.parameters:,} parameters: {frozen.spec.obs.size} numbers in, "
+            f"{_width(frozen)} out",
+        )
     )
     forms = _forms(options, frozen, planner)
     obs = observations(frozen.spec, frozen.mean)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.bench.latency import Latency
 from agentkd.bench.report import Section, Table, write_report
+from agentkd.cli.terminal import Console
 from agentkd.executors.frozen import Frozen
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from agentkd.bench.mechanisms import (
 )
 from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
 from agentkd.bench.suite import Case, find_cases
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 
 _COLUMNS = (

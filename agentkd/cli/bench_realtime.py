@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from agentkd.bench.report import Section, Table, prepare_out, write_report
+from agentkd.cli.terminal import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,11 @@ class Place:
         else:
             console = Console()
             for section in sections:
-                console.print(f"[bold]{section.title}[/]", highlight=False)
+                console.print(Text(section.title, "bold"))
                 if section.table is not None:
                     console.print(grid(section.table))
                     if section.table.caption:
-                        console.print(
-                            f"[dim]{section.table.caption}[/]", highlight=False
-                        )
+                        console.print(Text(section.table.caption, "dim"))
             if verdict:
                 console.print(verdict, highlight=False)
         if self.out is not None:

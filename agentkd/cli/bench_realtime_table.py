@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.bench.intervals import mean_interval
@@ -109,8 +110,8 @@ def run(options: Options) -> int:
                     )
                     cells.append(found)
                     mean = found.mean / options.unit
-                    note = f"  [red]{found.fault}[/]" if found.fault else ""
-                    console.print(f"{head}  {mean:.3f}{note}", highlight=False)
+                    note = (f"  {found.fault}" if found.fault else "", "red")
+                    console.print(Text.assemble(f"{head}  {mean:.3f}", note))
     below = best_at_all(cells)
     verdict = "At every latency the runtime is at or above planner and executor alone."
     if below:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 
 from agentkd.bench.report import Section, Table, prepare_out, write_report
 from agentkd.bench.ticks import Ticks, measure
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 
 _NAMES = (

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from agentkd.bench.candidates import (
     DEFAULT,
@@ -31,6 +31,7 @@ from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView
 from agentkd.cli.planner_choice import reference
+from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.distill.quantised import FineTuning
@@ -105,11 +106,13 @@ def run_auto(options: Options) -> int:
     console = Console()
     told = known if data is None or known is not None else by_name(data)
     assert told is not None
-    console.print(f"[bold]{options.env}[/]   planner [cyan]{told.name}[/]")
+    console.print(
+        Text.assemble((options.env, "bold"), "   planner ", (told.name, "cyan"))
+    )
     count = options.episodes
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
     choosing = choosing_seed(options.eval_seed)
-    console.print(f"[dim]Measuring planner and chance, 2 x {count} episodes …[/]")
+    console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
     (best, floor), (planner, random) = (
         _both(options, known, data, spec, seed)
         for seed in (choosing, options.eval_seed)
@@ -133,8 +136,8 @@ def run_auto(options: Options) -> int:
     frozen = found.chosen.made.frozen
     console.print(_grid(found))
     for name, reason in found.left_out.items():
-        console.print(f"[dim]{name} was left out: {reason}.[/]", highlight=False)
-    console.print(f"[bold]{found.why}[/]", highlight=False)
+        console.print(Text(f"{name} was left out: {reason}.", "dim"))
+    console.print(Text(found.why, "bold"))
     view = DistillView(options.env, told, frozen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
     executor = _reached(options, frozen.policy)
@@ -223,7 +226,7 @@ def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
             tuning = replace(tuning, steps=eighth)
 
         def told(why: str) -> None:
-            console.print(f"[dim]Not in integers: {why}[/]", highlight=False)
+            console.print(Text(f"Not in integers: {why}", "dim"))
 
         steps.append(Integers(tuning, timed=eighth is None, told=told))
     return steps
@@ -237,12 +240,13 @@ def _divergences(learning: Any) -> str:
 
 def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
     if text:
-        console.print(f"[dim]{text}[/]", highlight=False)
+        console.print(Text(text, "dim"))
     for each in measured:
         console.print(
-            f"  {each.name:<24} {each.kept.mean:6.3f}  "
-            f"[dim]{each.steps:>8,} steps, {each.labels:,} labels[/]",
-            highlight=False,
+            Text.assemble(
+                f"  {each.name:<24} {each.kept.mean:6.3f}  ",
+                (f"{each.steps:>8,} steps, {each.labels:,} labels", "dim"),
+            )
         )
 
 

@@ -234,24 +234,31 @@ def _print(
     console = view.console
     console.print(grid)
     console.print(
-        f"retention [bold]{kept.mean:.3f}[/] ({kept.low:.3f} … {kept.high:.3f})   "
-        f"{data['labels']:,} labels in {data['seconds']:.1f} s   one decision "
-        f"{latency['p50']:.2f} µs ({latency['form']})"
+        Text.assemble(
+            "retention ",
+            (f"{kept.mean:.3f}", "bold"),
+            f" ({kept.low:.3f} … {kept.high:.3f})   "
+            f"{data['labels']:,} labels in {data['seconds']:.1f} s   one decision "
+            f"{latency['p50']:.2f} µs ({latency['form']})",
+        )
     )
     if not data["steps"]:
-        console.print("[red]Nothing was learnt: there were too few labels.[/]")
+        text = "Nothing was learnt: there were too few labels."
+        console.print(text, style="red")
     if data["steps_rejected_total"]:
         console.print(
-            f"[yellow]{data['steps_rejected_total']:,} gradient steps ended in NaN or "
-            "infinity and were undone.[/]"
+            f"{data['steps_rejected_total']:,} gradient steps ended in NaN or "
+            "infinity and were undone.",
+            style="yellow",
         )
     if data["unsaved"]:
         console.print(Text(f"No way to resume: {data['unsaved']}", style="yellow"))
     if data["interrupted"]:
-        console.print("[yellow]Ended early: this is what it had learnt.[/]")
+        console.print("Ended early: this is what it had learnt.", style="yellow")
         if data["fault"]:
             console.print(Text(data["fault"], style="red"))
-        console.print("[dim]Go on with the same command and[/] --resume")
+        again = ("Go on with the same command and", "dim")
+        console.print(Text.assemble(again, " --resume"))
     file = str(out / "executor.akd")
     command = [
         *["agentkd", "run", data["env"], "--planner", *data["planner"]],

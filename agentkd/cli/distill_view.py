@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from agentkd.cli.terminal import Console
 from agentkd.distill.progress import Progress as Look
 from agentkd.distill.progress import Watch
 from agentkd.executors.frozen import Frozen
@@ -55,14 +57,19 @@ class DistillView:
             else ""
         )
         self.console.print(
-            f"[bold]{env}[/]   planner [cyan]{planner.name}[/], {size} parameters   "
-            f"executor [cyan]{executor.architecture}[/], {executor.parameters:,} "
-            f"parameters{share}"
+            Text.assemble(
+                (env, "bold"),
+                "   planner ",
+                (planner.name, "cyan"),
+                f", {size} parameters   executor ",
+                (executor.architecture, "cyan"),
+                f", {executor.parameters:,} parameters{share}",
+            )
         )
 
     def say(self, text: str) -> None:
         """Write a line."""
-        self.console.print(f"[dim]{text}[/]")
+        self.console.print(text, style="dim")
 
     @contextlib.contextmanager
     def live(self, goals: Goals, logs: Any) -> Iterator[Watch]:
@@ -71,7 +78,7 @@ class DistillView:
             TextColumn("distilling"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
             expand=True,
         )
@@ -144,13 +151,13 @@ def _table(look: Look, goals: Goals) -> Table:
     colour = "green" if kept >= 0.95 else "yellow" if kept >= 0.5 else "red"
     grid.add_row(
         "return (last 20 of its own)",
-        f"[bold]{_number(look.executor_return)}[/]",
+        Text(_number(look.executor_return), "bold"),
         "planner, random",
         f"{_number(goals.planner)}, {_number(goals.random)}",
     )
     grid.add_row(
         "retention",
-        f"[bold {colour}]{_number(kept, 3)}[/]",
+        Text(_number(kept, 3), f"bold {colour}"),
         "agreement on new states",
         _number(look.agreement, 3),
     )
@@ -167,5 +174,5 @@ def _table(look: Look, goals: Goals) -> Table:
         f"{look.planner_share:.0%}",
     )
     if look.refused:
-        grid.add_row("[red]labels refused (NaN)[/]", f"{look.refused:,}", "", "")
+        grid.add_row(Text("labels refused (NaN)", "red"), f"{look.refused:,}", "", "")
     return grid

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from agentkd.bench.comparison import Candidate, Measured
 from agentkd.bench.evaluate import Evaluation, evaluate
 from agentkd.bench.intervals import mean_interval, retention
 from agentkd.bench.report import Section, Table
+from agentkd.cli.terminal import Console
 from agentkd.errors import AgentkdError, ConfigError
 
 if TYPE_CHECKING:

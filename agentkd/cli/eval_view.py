@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import final
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from agentkd.bench.evaluate import Watch
+from agentkd.cli.terminal import Console
 
 _LINE_EVERY = 5.0
 
@@ -24,14 +24,15 @@ class EvalView:
         """Say what is measured."""
         self.console = Console()
         self.console.print(
-            f"[bold]{env}[/]   {episodes} episodes each, seeds {seed} to "
-            f"{seed + episodes - 1}",
-            highlight=False,
+            Text.assemble(
+                (env, "bold"),
+                f"   {episodes} episodes each, seeds {seed} to {seed + episodes - 1}",
+            )
         )
 
     def say(self, text: str) -> None:
         """Write a line."""
-        self.console.print(f"[dim]{text}[/]")
+        self.console.print(text, style="dim")
 
     @contextlib.contextmanager
     def watch(self, name: str) -> Iterator[Watch]:
@@ -42,8 +43,8 @@ class EvalView:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[score]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
+            TextColumn("{task.fields[score]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,

@@ -57,9 +57,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
-    from rich.console import Console
     from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import read_bundle
     from agentkd.deploy.export import Request, export, target, write_file
     from agentkd.errors import ConfigError
@@ -135,7 +135,12 @@ def _own_test(source: Path, name: str) -> tuple[str, bool]:
         try:
             program = build(Path(folder), [str(source.resolve())], flags=flags)
             done = subprocess.run(
-                [program], capture_output=True, text=True, timeout=60, check=False
+                [program],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60,
+                check=False,
             )
         except (LoadError, OSError, subprocess.TimeoutExpired) as error:
             return f"its own test did not run: {error}", True

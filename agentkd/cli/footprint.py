@@ -14,8 +14,7 @@ import tyro
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import Bundle
     from agentkd.deploy.cores import Core
     from agentkd.deploy.emulators import Measured, Program
@@ -86,8 +85,9 @@ class Row:
 
 def run(options: Options) -> int:
     """Measure every core whose tools are here, and print a table."""
-    from rich.console import Console
+    from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import read_bundle
     from agentkd.deploy.cores import CORES, core
 
@@ -109,7 +109,8 @@ def run(options: Options) -> int:
         console.print(line, style="yellow", soft_wrap=True, highlight=False)
     wrong = [f"{row.core.label}, {row.form}" for row in rows if row.measured.wrong]
     if wrong:
-        console.print(f"[red]wrong answers[/]: {'; '.join(wrong)}", soft_wrap=True)
+        text = Text.assemble(("wrong answers", "red"), f": {'; '.join(wrong)}")
+        console.print(text, soft_wrap=True)
     elif options.record and rows:
         _record(console, options, bundle, rows, facts)
     return 1 if wrong or not rows else 0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
 _TOLERANCE = 1e-3

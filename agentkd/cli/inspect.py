@@ -33,12 +33,13 @@ class Options:
 
 def run(options: Options) -> int:
     """Read the file, which checks every byte of it, and print a card."""
-    from rich.console import Console
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import read_bundle
+    from agentkd.printable import printable
 
     bundle = read_bundle(options.file)
     grid = Table.grid(padding=(0, 2))
@@ -55,12 +56,15 @@ def run(options: Options) -> int:
         "SHA-256": bundle.digest,
     }
     for name, value in facts.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(printable(name), printable(value))
     console = Console()
     console.print(Panel(grid, title=Text(str(options.file)), title_align="left"))
     console.print(
-        "[green]whole[/]: every entry has the SHA-256 that was written, and its golden "
-        "vectors give here what they gave where it was made"
+        Text.assemble(
+            ("whole", "green"),
+            ": every entry has the SHA-256 that was written, and its golden vectors "
+            "give here what they gave where it was made",
+        )
     )
     return 0
 

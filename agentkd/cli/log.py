@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tyro
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, WriteError, did_you_mean
 from agentkd.runtime.log import OLDER
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
@@ -291,10 +291,11 @@ def _print(
 ) -> None:
     header = log.header
     console.print(
-        f"[bold]{log.path.name}[/]   executor {header.get('architecture')}, mode "
-        f"{header.get('mode')}, routers "
-        f"{', '.join(header.get('routers', [])) or 'none'}",
-        highlight=False,
+        Text.assemble(
+            (log.path.name, "bold"),
+            f"   executor {header.get('architecture')}, mode {header.get('mode')}, "
+            f"routers {', '.join(header.get('routers', [])) or 'none'}",
+        )
     )
     console.print(
         f"{summary.ticks:,} ticks ({summary.first:,} to {summary.last:,}), "
@@ -380,9 +381,10 @@ def _print_replay(console: Console, again: Replay) -> None:
     console.print(f"{again.ticks:,} ticks were decided again{skipped}.")
     first = again.first
     if first is None:
-        console.print("[green]Every one came out as it was logged.[/]")
+        console.print("Every one came out as it was logged.", style="green")
         return
-    console.print(f"[red]{again.differing:,} came out otherwise[/], the first:")
+    differing = (f"{again.differing:,} came out otherwise", "red")
+    console.print(Text.assemble(differing, ", the first:"))
     console.print(
         Text(
             f"  tick {first.tick}, episode {first.epoch}\n"

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from types import TracebackType
 
 from agentkd.errors import AgentkdError, did_you_mean
+from agentkd.printable import printable
 
 _COMMANDS = {
     "distill": (
@@ -161,6 +163,8 @@ def main(words: Sequence[str] | None = None) -> int:
         0 if it did what it should, 1 if what it ran failed, 2 if it was asked for
         something that cannot be, 130 after Ctrl-C.
     """
+    if words is None:
+        sys.excepthook = _show_traceback
     asked = list(sys.argv[1:] if words is None else words)
     if not asked or asked[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
@@ -182,8 +186,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except AgentkdError as error:
         if os.environ.get(_DEBUG):
             raise
-        from rich.console import Console
         from rich.text import Text
+
+        from agentkd.cli.terminal import Console
 
         text = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True).print(text, soft_wrap=True)
@@ -191,6 +196,16 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what nobody caught; it may quote a file or a peer."""
+    import traceback
+
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(printable(text, lines=True))
 
 
 def _run(name: str, words: Sequence[str]) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
 from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 
 
@@ -148,7 +148,7 @@ def _measured(
     count, seed = options.episodes, options.eval_seed
     if not count:
         return (), ()
-    console.print(f"[dim]Measuring the planner over {count} episodes …[/]")
+    console.print(f"Measuring the planner over {count} episodes …", style="dim")
     planner = evaluate(
         options.env, known.policy, episodes=count, seed=seed, spec=spec
     ).returns
@@ -191,11 +191,12 @@ def _report(
     write_report(out, data, [Section("What was recorded", text + ".")])
     console.print(text, highlight=False)
     if result.refused:
-        console.print(f"[red]{result.refused:,} held NaN or infinity: left out.[/]")
+        text = f"{result.refused:,} held NaN or infinity: left out."
+        console.print(text, style="red")
     if result.fault:
         console.print(Text(result.fault, style="red"))
     if result.interrupted:
-        console.print("[yellow]Ended early: this is what was recorded.[/]")
+        console.print("Ended early: this is what was recorded.", style="yellow")
     for name, words in (
         ("labels", str(out)),
         ("next:", f"agentkd distill --data {out}"),

@@ -86,6 +86,7 @@ class Options:
 def run(options: Options) -> int:
     """Measure planner and random actions, train, measure the executor, report."""
     import torch
+    from stable_baselines3.common.logger import Logger
 
     from agentkd.bench.evaluate import evaluate, evaluate_random
     from agentkd.bench.report import prepare_out
@@ -117,6 +118,8 @@ def run(options: Options) -> int:
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
     model = _model(options, known, frozen, _mean(planner), _mean(random))
+    # Without a logger Stable-Baselines3 makes a folder in the temporary folder.
+    model.set_logger(Logger(None, []))
     begin = time.monotonic()
     looks: list[tuple[int, float, float]] = []
     interrupted, fault = False, ""

@@ -128,15 +128,15 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
             name,
             figure(arm["return"], 1),
             interval(arm["return_interval"]),
-            f"[{colour}]{figure(arm['retention'], 3)}[/]",
-            f"[dim]{MEANING[name]}[/]",
+            Text(figure(arm["retention"], 3), colour),
+            Text(MEANING[name], "dim"),
         )
     grid.add_row("random actions", *cells(data, "random"), "0.000", "")
     console = view.console
     console.print(grid)
     if data["interrupted"]:
         console.print(
-            "[yellow]It ended early: this is what was measured until then.[/]"
+            "It ended early: this is what was measured until then.", style="yellow"
         )
     if "decision_latency_us" in data:
         latency = data["decision_latency_us"]

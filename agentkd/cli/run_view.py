@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentkd.bench.arms import ArmLook, Lived, Setting
+from agentkd.cli.terminal import Console
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner
 from agentkd.runtime.scheduling import GRANTED
@@ -39,15 +40,19 @@ class RunView:
             f"({1000 * setting.latency / setting.hz:.0f} ms)"
         )
         self.console.print(
-            f"[bold]{setting.env}[/] at {setting.hz:g} Hz, {setting.clock} clock   "
-            f"planner [cyan]{planner.name}[/] ({planner.parameters:,} parameters), "
-            f"{late}   executor [cyan]{executor.architecture}[/] "
-            f"({executor.parameters:,})"
+            Text.assemble(
+                (setting.env, "bold"),
+                f" at {setting.hz:g} Hz, {setting.clock} clock   planner ",
+                (planner.name, "cyan"),
+                f" ({planner.parameters:,} parameters), {late}   executor ",
+                (executor.architecture, "cyan"),
+                f" ({executor.parameters:,})",
+            )
         )
 
     def say(self, text: str) -> None:
         """Write a line."""
-        self.console.print(f"[dim]{text}[/]")
+        self.console.print(text, style="dim")
 
     def goals(self, planner: Sequence[float], random: Sequence[float]) -> None:
         """Take the returns between which every arm stands."""
@@ -97,13 +102,12 @@ class RunView:
         count = len(lived.result.returns)
         score = f"{sum(returns) / len(returns):8.1f}" if returns else "       –"
         who = _sources(lived.result.metrics)
-        note = "  [yellow]interrupted[/]" if lived.interrupted else ""
+        note = ("  interrupted" if lived.interrupted else "", "yellow")
         if lived.fault:
-            note = f"  [red]{lived.fault}[/]"
-        self.console.print(
-            f"{name:>9}  return {score}  {count} episodes, "
-            f"{lived.result.ticks:,} ticks  {who}{note}"
-        )
+            note = (f"  {lived.fault}", "red")
+        text = f"{name:>9}  return {score}  {count} episodes, "
+        text += f"{lived.result.ticks:,} ticks  {who}"
+        self.console.print(Text.assemble(text, note))
         for what, told in lived.result.metrics.get("realtime", {}).items():
             if told != GRANTED:
                 self.console.print(Text(f"{'':>9}  {what}: {told}", style="yellow"))
@@ -139,9 +143,9 @@ def _panel(
         grid.add_column()
     grid.add_row(
         "return, last 20",
-        "–" if mean is None else f"[bold]{mean:,.1f}[/]",
+        Text("–" if mean is None else f"{mean:,.1f}", "bold"),
         "retention",
-        "–" if kept is None else f"[bold]{kept:.3f}[/]",
+        Text("–" if kept is None else f"{kept:.3f}", "bold"),
     )
     grid.add_row(
         "episodes, ticks",
@@ -151,7 +155,7 @@ def _panel(
     )
     grid.add_row(
         "acting now",
-        f"[bold cyan]{decision.source}[/] ({decision.reason})",
+        Text.assemble((decision.source, "bold cyan"), f" ({decision.reason})"),
         "who acted",
         _sources(metrics),
     )
@@ -195,5 +199,5 @@ def _panel(
     left = look.seconds * (1 / look.done - 1) if look.done else 0.0
     bar = ProgressBar(total=1.0, completed=look.done, width=60)
     foot = Text(f"{look.done:.0%}, {left:.0f} s left", style="dim")
-    title = f"{name}, {setting.clock} clock"
+    title = Text(f"{name}, {setting.clock} clock")
     return Panel(Group(grid, bar, foot), title=title, title_align="left")

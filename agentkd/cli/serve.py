@@ -12,9 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 
 from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 from agentkd.planners.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
 
@@ -47,10 +47,10 @@ class Options:
     port: int = DEFAULT_PORT
     """The port; 0 for one that is free, which is printed."""
     token_file: Path | None = None
-    """A file with what whoever connects has to know, or - for the first line of
+    """A file that holds the token, or - for the first line of
     standard input. Else AGENTKD_TOKEN, or the file AGENTKD_TOKEN_FILE."""
     connections: int = 8
-    """How many agents may be connected."""
+    """How many agents may be connected; others try again until a place is free."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if they are not beside it."""
     algorithm: str | None = None

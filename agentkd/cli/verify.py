@@ -24,9 +24,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Say yes, or name the first difference. 1 if anything differs."""
-    from rich.console import Console
     from rich.text import Text
 
+    from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import read_bundle
     from agentkd.deploy.verify import verify
     from agentkd.errors import ConfigError

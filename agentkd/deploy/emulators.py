@@ -8,6 +8,7 @@ time, so that the numbers are the same on each run; they are not cycles.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -131,7 +132,7 @@ def _measure(
         objects.append(folder / f"{source.stem}.o")
         more = flags if source.stem == "model" else ()
         include = (f"-I{folder}", f"-I{_TARGETS}")
-        _run([*compiler, *more, *include, "-c", source, "-o", objects[-1]])
+        _run([*compiler, *more, *include, "-c", source, "-o", objects[-1]], folder)
     elf = folder / "program.elf"
     link: list[Any] = [*compiler, *objects, "-o", elf, "-Wl,--gc-sections"]
     if on.rom[1]:
@@ -143,8 +144,8 @@ def _measure(
             text = text.replace(f"@{key}@", f"{value:#x}")
         script.write_text(text, encoding="utf-8")
         link += ["-nostartfiles", f"-T{script}"]
-    _run([*link, "-lm"])
-    said = _said(_run([*on.emulator, elf], status=(0, 1)))
+    _run([*link, "-lm"], folder)
+    said = _said(_run([*on.emulator, elf], folder, status=(0, 1)))
     sizes = _sizes(on, objects[0])
     rest = [_sizes(on, each) for each in objects[1:]]
     library = 0
@@ -168,13 +169,18 @@ def _measure(
     )
 
 
-def _run(command: Sequence[Any], status: Sequence[int] = (0,)) -> str:
+def _run(
+    command: Sequence[Any], folder: Path | None = None, status: Sequence[int] = (0,)
+) -> str:
+    """Run a command whose temporary files lie in `folder`; give what it printed."""
     words = [str(each) for each in command]
+    temporary = {} if folder is None else {"TMPDIR": str(folder)}
     try:
         done = subprocess.run(
             words,
             capture_output=True,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **temporary},
             text=True,
             errors="replace",
             timeout=_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -175,8 +176,11 @@ def build(
     done = subprocess.run(
         [command, *flags, *sources, "-o", str(program), "-lm"],
         cwd=folder,
+        # What a compiler that is killed leaves behind goes with the folder.
+        env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=_SECONDS,
         check=False,
     )

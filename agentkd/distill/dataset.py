@@ -11,7 +11,6 @@ names is there. No more than a part is held in memory. `DatasetWriter` writes th
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,11 @@ from agentkd.dists import KINDS, Kind
 from agentkd.errors import LoadError
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors
+from agentkd.printable import logger
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 FORMAT, SCHEMA = "agentkd-labels", 1
 MANIFEST = "manifest.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import final
@@ -10,9 +9,10 @@ from typing import final
 from agentkd.distill.source import Source
 from agentkd.errors import AgentkdError
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.types import Labels
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _AT_ONCE = 0.01
 _SLOW = 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +25,11 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
+from agentkd.printable import logger
 from agentkd.spec import Spec, env_spec, flatten_one
 from agentkd.types import ActionDist, Floats, Labels
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _BURST = 0.02
 _PUBLISH = 32

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from agentkd.errors import PlannerError
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.native import compile_native
 from agentkd.planners import load_policy
+from agentkd.printable import logger
 from agentkd.refs import working_directory_on_path
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.ring import LabelRing
@@ -34,7 +34,7 @@ from agentkd.runtime.worker import end_with_parent
 from agentkd.spec import Spec
 from agentkd.types import Floats, Labels
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _TICKS = 32
 _RETURNS = 20

@@ -8,13 +8,10 @@ caller uses NumPy.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -27,12 +24,14 @@ from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.frozen import Frozen, Remembering, distribution
+from agentkd.executors.kernel_cache import load
 from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
+from agentkd.printable import logger
 from agentkd.sizes import INT32
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
 KERNELS = Path(__file__).with_name("c") / "akd_kernels.h"
@@ -74,48 +73,29 @@ class _Net(ctypes.Structure):
     )
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "agentkd"
-
-
 def compiler() -> str | None:
     """The C compiler, named in CC or the system's; None where there is none."""
     wanted = os.environ.get("CC")
     for name in [wanted] if wanted else ["cc", "gcc", "clang"]:
         found = shutil.which(name)
         if found:
-            return found
+            # Compilers run in folders of their own.
+            return str(Path(found).absolute())
     return None
 
 
-def _build(compiler: str, source: Path) -> Path:
-    """Compile into the cache, or find it there.
+def _key(command: str, source: Path) -> bytes:
+    """Everything that the library depends on.
 
-    The compiler's identity and the processor are part of the key: a cache on a shared
-    home must not hand one machine's instructions to another.
+    The compiler's identity and the processor are part of it: a cache on a shared home
+    must not hand one machine's instructions to another.
     """
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=30
+        [command, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
-    key = hashlib.sha256(source.read_bytes())
-    key.update(KERNELS.read_bytes())
-    for piece in (version, " ".join(_FLAGS).encode(), _processor().encode()):
-        key.update(piece)
-    folder = _cache_folder()
-    library = folder / f"kernel-{key.hexdigest()[:20]}.so"
-    if library.exists():
-        return library
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
-        library = folder / library.name
-    fresh = folder / f"{library.name}.{os.getpid()}.tmp"
-    command = [compiler, *_FLAGS, str(source), "-o", str(fresh), "-lm"]
-    subprocess.run(command, capture_output=True, check=True, timeout=120)
-    fresh.replace(library)
-    return library
+    flags = " ".join(_FLAGS).encode()
+    pieces = (source.read_bytes(), KERNELS.read_bytes(), version, flags)
+    return b"\0".join((*pieces, _processor().encode()))
 
 
 def _processor() -> str:
@@ -140,8 +120,12 @@ def _library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        path = _build(command, Path(__file__).with_name("kernel.c"))
-        library = ctypes.CDLL(str(path))
+        source = Path(__file__).with_name("kernel.c").resolve()
+        library = load(
+            [command, *_FLAGS, str(source), "-lm"],
+            _key(command, source),
+            ("akd_call", "akd_outputs"),
+        )
     except subprocess.CalledProcessError as error:
         text = (error.stderr or b"").decode(errors="replace").strip()
         log.warning("The native executor did not compile (NumPy runs): %s", text)

@@ -21,6 +21,7 @@ from agentkd.files import loading
 from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
+from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Policy, RecurrentPolicy
@@ -245,9 +246,9 @@ def _warn_of_statistics(read: Save, save: Path) -> None:
     normalised = read.data.get("_last_original_obs") is not None
     if normalised and "n_steps" in read.data and "gae_lambda" in read.data:
         warnings.warn(
-            f"{save} was trained behind VecNormalize, but there is no {_STATISTICS} "
-            "beside it. Unless only rewards were normalised, it will act badly; give "
-            "its statistics (vecnormalize=…).",
+            f"{printable(str(save))} was trained behind VecNormalize, but there is no "
+            f"{_STATISTICS} beside it. Unless only rewards were normalised, it will "
+            "act badly; give its statistics (vecnormalize=…).",
             stacklevel=4,
         )
 

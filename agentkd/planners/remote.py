@@ -9,9 +9,7 @@ taken for the answer to the next question.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +18,28 @@ from typing import Any, TypeVar, final
 from agentkd.errors import AgentkdError, PlannerError, WireError
 from agentkd.planners.wire import (
     MOST_BYTES,
+    MOST_UNPROVEN,
     PROTOCOL,
     Frame,
     Line,
     address_of,
     answer_of,
+    connect,
+    names_of,
     proof,
     proven,
     token_of_environment,
 )
+from agentkd.printable import logger, printable
 from agentkd.spec import Spec, from_json, to_json
 from agentkd.types import ActionDist, Floats, Guidance, State
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _BACKOFF, _MOST_BACKOFF = 0.1, 5.0
 _HANDSHAKE = 10.0
+"""Seconds for one try to connect, the handshake included."""
+_MOST_HORIZON = 1 << 16
 Said = TypeVar("Said")
 
 
@@ -59,8 +63,11 @@ class RemotePlanner:
         spec: The environment; None to take the other end's.
         token: What both ends have to know; None to take it from the environment
             (AGENTKD_TOKEN, or the file AGENTKD_TOKEN_FILE).
-        answer_seconds: For one answer; then the connection is given up.
-        patience: Seconds for which a connection is sought, again and again.
+        answer_seconds: For one question and its answer, or for each better answer;
+            then the connection is given up.
+        patience: Seconds for which a question is put again, over new connections. A
+            server that is full counts as one that is not there. The last try to connect
+            begins within this time and takes at most ten seconds more.
         most_bytes: The largest message that is taken.
 
     Raises:
@@ -90,9 +97,9 @@ class RemotePlanner:
         self._line: Line | None = None
         self._gone = threading.Event()
         self._about: dict[str, Any] | None = None
-        about = self._connect()
+        about = self._connect(time.monotonic() + patience)
         self.spec: Spec = spec or from_json(about["spec"])
-        self.name, self.horizon = str(about["name"]), int(about["horizon"])
+        self.name, self.horizon = printable(about["name"]), int(about["horizon"])
         self.parameters = int(about["parameters"])
         if about["recurrent"]:
             self.initial_state = self._initial_state
@@ -112,7 +119,7 @@ class RemotePlanner:
         answer = answer_of(frame, self.spec)
         if state is None:
             return answer
-        return answer, tuple(frame.arrays[len(frame.header["names"]) :])
+        return answer, tuple(frame.arrays[len(names_of(frame)) :])
 
     def interrupt(self) -> None:
         """Give up whatever is waited for, until `resume`."""
@@ -127,17 +134,23 @@ class RemotePlanner:
         return self._asked("begin", [], {"batch": batch}).arrays
 
     def _disagreement(self, obs: Floats) -> Floats:
-        return self._asked("disagreement", [obs]).arrays[0]
+        arrays = self._asked("disagreement", [obs]).arrays
+        if len(arrays) != 1 or arrays[0].shape != (len(obs),):
+            shapes = [array.shape for array in arrays]
+            raise WireError(f"A disagreement of the shapes {shapes}.")
+        return arrays[0]
 
     def _improve(self, obs: Floats) -> Iterator[ActionDist | Guidance]:
         whole = False
         try:
-            number = self._with_patience(lambda: self._put("improve", [obs]))
+            number = self._with_patience(lambda end: self._put(end, "improve", [obs]))
             while not whole:
                 frame = self._hear(number)
                 whole = bool(frame.header.get("last"))
                 if not whole or frame.arrays:
                     yield answer_of(frame, self.spec)
+                if self._line is not None:
+                    self._line.within(self._answer_seconds)
         except OSError as error:
             self._lost(error)
             if not self._gone.is_set():
@@ -153,21 +166,25 @@ class RemotePlanner:
     ) -> Frame:
         """Ask until there is an answer, over new connections where need be."""
         return self._with_patience(
-            lambda: self._hear(self._put(method, arrays, more or {}))
+            lambda end: self._hear(self._put(end, method, arrays, more or {}))
         )
 
     def _put(
-        self, method: str, arrays: Sequence[Floats], more: dict[str, Any] | None = None
+        self,
+        end: float,
+        method: str,
+        arrays: Sequence[Floats],
+        more: dict[str, Any] | None = None,
     ) -> int:
         self._id += 1
         question = {"type": "ask", "id": self._id, "epoch": self.epoch}
         line = self._line
         if line is None:
-            self._connect()
+            self._connect(end)
             line = self._line
         if line is None:
             raise PlannerError(f"{self.address} was given up.")
-        line.patience(self._answer_seconds)
+        line.within(self._answer_seconds)
         line.send({**question, "method": method, **(more or {})}, arrays)
         return self._id
 
@@ -191,11 +208,12 @@ class RemotePlanner:
             raise PlannerError(str(header.get("text")))
         return frame
 
-    def _with_patience(self, ask: Callable[[], Said]) -> Said:
+    def _with_patience(self, ask: Callable[[float], Said]) -> Said:
+        """Ask until there is an answer; `ask` is told when patience ends."""
         end, pause = time.monotonic() + self._patience, _BACKOFF
         while True:
             try:
-                return ask()
+                return ask(end)
             except OSError as error:
                 self._lost(error)
                 if self._gone.is_set() or time.monotonic() >= end:
@@ -219,13 +237,13 @@ class RemotePlanner:
         if line is not None:
             line.close()
 
-    def _connect(self) -> dict[str, Any]:
-        """Connect, again and again with longer pauses, as long as patience lasts.
+    def _connect(self, end: float) -> dict[str, Any]:
+        """Connect, again and again with longer pauses, until patience ends.
 
         Returns:
             What the other end says of its planner.
         """
-        end, pause = time.monotonic() + self._patience, _BACKOFF
+        pause = _BACKOFF
         while not self._gone.is_set():
             try:
                 return self._greet()
@@ -239,14 +257,20 @@ class RemotePlanner:
         raise PlannerError(f"{self.address} was given up.")
 
     def _greet(self) -> dict[str, Any]:
-        connection = socket.create_connection(self._where, timeout=_HANDSHAKE)
-        line = Line(connection, self._most)
-        try:
-            about = self._introduced(line)
-        except BaseException:
-            line.close()
-            raise
+        end = time.monotonic() + _HANDSHAKE
+        line = Line(connect(*self._where, _HANDSHAKE), MOST_UNPROVEN)
+        # From here on `interrupt` ends the waiting.
         self._line = line
+        if self._gone.is_set():
+            self._hang_up()
+            raise ConnectionError("it was given up")
+        try:
+            line.within(end - time.monotonic())
+            about = self._introduced(line)
+            line.trust(self._most)
+        except BaseException:
+            self._hang_up()
+            raise
         if self._about is not None and about != self._about:
             self._hang_up()
             raise PlannerError(
@@ -283,7 +307,9 @@ class RemotePlanner:
     def _unrefused(self, line: Line) -> dict[str, Any]:
         said = dict(line.receive().header)
         if said.get("type") == "refused":
-            raise PlannerError(f"{self.address} refuses: {said.get('text')}")
+            text = f"{self.address} refuses: {said.get('text')}"
+            # A place may become free; nothing else that is refused changes by itself.
+            raise ConnectionError(text) if said.get("retry") else PlannerError(text)
         return said
 
 
@@ -299,10 +325,10 @@ def _checked(welcome: dict[str, Any], address: str) -> dict[str, Any]:
         "doubts": bool,
     }
     for key, kind in wanted.items():
-        if not isinstance(welcome.get(key), kind):
-            raise WireError(f"{address} does not tell its {key}: {welcome!r}")
+        if type(welcome.get(key)) is not kind:
+            raise WireError(f"{address} does not tell its {key}: {welcome!r:.500}")
     with contextlib.suppress(AgentkdError):
         from_json(welcome["spec"])
-        if welcome["horizon"] >= 1:
+        if 1 <= welcome["horizon"] <= _MOST_HORIZON:
             return {key: welcome[key] for key in wanted}
-    raise WireError(f"{address} tells of itself what cannot be: {welcome!r}")
+    raise WireError(f"{address} tells of itself what cannot be: {welcome!r:.500}")

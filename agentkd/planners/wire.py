@@ -2,10 +2,12 @@
 
 A frame is `AKD1`, the length of a JSON header, the length of the payload, then both.
 The header names the arrays whose numbers are the payload, one after another, in little
-endian. Lengths are checked against caps before anything is allocated; nothing is ever
-unpickled. Both ends prove that they know the token without sending it (HMAC-SHA-256
-over both ends' nonces). The traffic itself is not encrypted: beyond one machine use a
-tunnel or a private network.
+endian. Lengths are checked against caps, memory is taken as bytes arrive, and each
+message has one time limit, however slowly it comes. Nothing is ever unpickled.
+
+Both ends prove that they know the token without sending it (HMAC-SHA-256 over the
+nonces of both). The traffic itself is not encrypted: beyond one machine use a tunnel or
+a private network.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import json
 import math
 import os
@@ -39,16 +42,15 @@ DEFAULT_PORT = 4750
 MOST_BYTES = 64 << 20
 _MAGIC = b"AKD1"
 _FRAME = struct.Struct("<4sIQ")
+MOST_UNPROVEN = 1 << 16
+"""Bytes of a payload while the other end has not proven that it knows the token."""
 _MOST_HEADER = 1 << 16
-_MOST_DIMENSIONS = 4
-_NO_HEADER = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
+_MOST_ARRAYS, _MOST_DIMENSIONS = 256, 4
+_MOST_TOKEN = 1 << 12
+_NAMES = ("rows", "goal", "expected")
+"""What an answer may hold, in this order."""
+_PIECE = 1 << 18
+"""Bytes for which memory is taken before they arrive."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +77,8 @@ def address_of(text: str) -> tuple[str, int]:
     if not colon or rest.endswith("]"):
         host, port = rest, str(DEFAULT_PORT)
     host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not host or not digits or int(port) > 65535:
         raise ConfigError(
             f"{text!r} is no address. Write tcp://host:port, such as "
             f"tcp://127.0.0.1:{DEFAULT_PORT}."
@@ -85,7 +88,10 @@ def address_of(text: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is reached from this machine only."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def token_of_environment() -> str:
@@ -105,9 +111,12 @@ def read_token(path: Path) -> str:
         ConfigError: If it cannot be read, or is empty.
     """
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        with path.open(encoding="utf-8") as file:
+            token = file.read(_MOST_TOKEN).strip()
     except OSError as error:
         raise ConfigError(f"The token {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The token in {path} is not UTF-8 text.") from error
     if not token:
         raise ConfigError(f"The token in {path} is empty.")
     return token
@@ -115,8 +124,10 @@ def read_token(path: Path) -> str:
 
 def proof(token: str, who: str, nonces: Sequence[str]) -> str:
     """Prove to know a token: an HMAC over who proves it and both ends' nonces."""
-    message = "\n".join(["agentkd", str(PROTOCOL), who, *nonces]).encode()
-    return hmac.new(token.encode(), message, hashlib.sha256).hexdigest()
+    words = ["agentkd", str(PROTOCOL), who, *nonces]
+    message = "\n".join(words).encode(errors="replace")
+    secret = token.encode(errors="surrogateescape")
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
 def proven(token: str, who: str, nonces: Sequence[str], given: Any) -> bool:
@@ -128,9 +139,46 @@ def proven(token: str, who: str, nonces: Sequence[str], given: Any) -> bool:
     )
 
 
+def connect(host: str, port: int, seconds: float) -> socket.socket:
+    """Connect to the first address of a host that answers.
+
+    Args:
+        host: The host.
+        port: The port.
+        seconds: For all addresses together.
+
+    Raises:
+        OSError: If none answers in time.
+        ConfigError: If the host cannot be a name.
+    """
+    end = time.monotonic() + seconds
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:
+        raise ConfigError(f"{host!r} is no host: {error}.") from error
+    failed = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in found:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long")
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(left)
+            connection.connect(address)
+            # A port in which nobody listens may be given to this very socket.
+            if connection.getsockname() == connection.getpeername():
+                raise ConnectionRefusedError("nobody listens there")
+        except OSError as error:
+            connection.close()
+            failed = error
+        else:
+            return connection
+    raise failed
+
+
 @final
 class Line:
-    """A connection that carries frames.
+    """A connection that carries frames. One thread uses it; others may `hang_up`.
 
     Args:
         connection: The socket.
@@ -141,18 +189,13 @@ class Line:
         """Take the socket; it is this object's from now on."""
         self._socket, self._most = connection, most
         self._end: float | None = None
+        self._unsent = memoryview(b"")
         # A question is one small packet, and its answer another: nothing is gathered.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def patience(self, seconds: float | None) -> None:
-        """How long each sending and receiving may take; None for any."""
-        self._end = None
-        self._socket.settimeout(seconds)
-
-    def until(self, seconds: float) -> None:
-        """How long everything together may take, until `patience` is called."""
+    def within(self, seconds: float) -> None:
+        """Limit all sending and receiving together, until this is called again."""
         self._end = time.monotonic() + seconds
-        self._socket.settimeout(seconds)
 
     def trust(self, most: int) -> None:
         """Take payloads of so many bytes from now on."""
@@ -163,8 +206,73 @@ class Line:
 
         Raises:
             WireError: If it is larger than the cap.
+            OSError: If the connection is lost, or the time is over.
+        """
+        data = self._laid_out(header, arrays)
+        unsent, self._unsent = self._unsent, memoryview(b"")
+        self._limit()
+        # Its timeout is for the whole, unlike that of `recv`.
+        self._socket.sendall(bytes(unsent) + data if unsent else data)
+
+    def offer(self, header: Mapping[str, Any], arrays: Sequence[Floats] = ()) -> bool:
+        """Send a frame without waiting for the peer; the next call sends the rest.
+
+        Returns:
+            False if the peer has not yet taken the frame before: this one is not sent.
+
+        Raises:
+            WireError: If it is larger than the cap.
             OSError: If the connection is lost.
         """
+        data = self._laid_out(header, arrays)
+        self._push()
+        if self._unsent:
+            return False
+        self._unsent = memoryview(data)
+        self._push()
+        return True
+
+    def wait(self) -> None:
+        """Wait for the next message, without a limit.
+
+        Raises:
+            OSError: If the connection is lost.
+        """
+        self._socket.settimeout(None)
+        if not self._socket.recv(1, socket.MSG_PEEK):
+            raise ConnectionError("the other end closed the connection")
+
+    def receive(self) -> Frame:
+        """Receive a frame.
+
+        Raises:
+            WireError: If it is none, or larger than the cap.
+            OSError: If the connection is lost, or the time is over.
+        """
+        magic, head, size = _FRAME.unpack(self._exactly(_FRAME.size))
+        if magic != _MAGIC:
+            raise WireError(f"{bytes(magic)!r} does not begin a message of agentkd's.")
+        if head > _MOST_HEADER or size > self._most:
+            raise WireError(
+                f"A message of {head} + {size} bytes was announced; at most "
+                f"{_MOST_HEADER} + {self._most} are taken."
+            )
+        header, shapes, counts = _header(self._exactly(head))
+        if 4 * sum(counts) != size:
+            raise WireError(f"{size} bytes for arrays of the shapes {shapes}.")
+        payload = self._exactly(size)
+        numbers = np.frombuffer(payload, "<f4").astype(np.float32, copy=False)
+        ends = np.cumsum(counts, dtype=np.int64)
+        try:
+            arrays = [
+                numbers[end - count : end].reshape(shape)
+                for end, count, shape in zip(ends, counts, shapes, strict=True)
+            ]
+        except (ValueError, OverflowError) as error:
+            raise WireError(f"Arrays of shapes that cannot be: {error}") from error
+        return Frame(header, tuple(arrays))
+
+    def _laid_out(self, header: Mapping[str, Any], arrays: Sequence[Floats]) -> bytes:
         flat = [np.ascontiguousarray(array, "<f4") for array in arrays]
         shapes = [array.shape for array in flat]
         head = json.dumps({**header, "shapes": shapes}).encode()
@@ -176,72 +284,67 @@ class Line:
                 "cap at both ends."
             )
         pieces = [_FRAME.pack(_MAGIC, len(head), size), head]
-        self._socket.sendall(b"".join(pieces + [array.tobytes() for array in flat]))
+        return b"".join(pieces + [array.tobytes() for array in flat])
 
-    def receive(self) -> Frame:
-        """Receive a frame.
+    def _push(self) -> None:
+        """Send as much as the system takes at once."""
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
-        Raises:
-            WireError: If it is none, or larger than the cap.
-            OSError: If the connection is lost, or patience is at its end.
-        """
-        magic, head, size = _FRAME.unpack(self._exactly(_FRAME.size))
-        if magic != _MAGIC:
-            raise WireError(f"{bytes(magic)!r} does not begin a message of agentkd's.")
-        if head > _MOST_HEADER or size > self._most:
-            raise WireError(
-                f"A message of {head} + {size} bytes was announced; at most "
-                f"{_MOST_HEADER} + {self._most} are taken."
-            )
-        try:
-            header = json.loads(self._exactly(head))
-            shapes = header.pop("shapes")
-            counts = [_count(shape) for shape in shapes]
-        except _NO_HEADER as error:
-            raise WireError(f"A header that is none: {error!r}") from error
-        payload = self._exactly(size)
-        if 4 * sum(counts) != size:
-            raise WireError(f"{size} bytes for arrays of the shapes {shapes}.")
-        numbers = np.frombuffer(payload, "<f4").astype(np.float32, copy=False)
-        ends = np.cumsum(counts)
-        try:
-            arrays = [
-                numbers[end - count : end].reshape(shape)
-                for end, count, shape in zip(ends, counts, shapes, strict=True)
-            ]
-        except (ValueError, OverflowError) as error:
-            raise WireError(f"Arrays of shapes that cannot be: {error}") from error
-        return Frame(header, tuple(arrays))
+    def _limit(self) -> None:
+        left = None
+        if self._end is not None:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("it took too long")
+        self._socket.settimeout(left)
 
     def _exactly(self, count: int) -> bytes:
-        data = bytearray(count)
-        view, at = memoryview(data), 0
-        while at < count:
-            if self._end is not None:
-                left = self._end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("it took too long")
-                self._socket.settimeout(left)
-            got = self._socket.recv_into(view[at:])
+        data = bytearray()
+        while len(data) < count:
+            self._limit()
+            got = self._socket.recv(min(count - len(data), _PIECE))
             if not got:
                 raise ConnectionError("the other end closed the connection")
-            at += got
+            data += got
         return bytes(data)
 
-    def close(self) -> None:
-        """End the connection, also for somebody who waits for it in another thread."""
+    def hang_up(self) -> None:
+        """End the connection from another thread; its own thread closes it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.hang_up()
         self._socket.close()
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], list[Any], list[int]]:
+    """Read a header; gives it, the shapes of the arrays, and how many numbers each has.
+
+    Raises:
+        WireError: If it is none.
+    """
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"A header that is no JSON: {error!r:.200}") from error
+    shapes = header.pop("shapes", None) if isinstance(header, dict) else None
+    if not isinstance(shapes, list) or len(shapes) > _MOST_ARRAYS:
+        raise WireError(f"A header without at most {_MOST_ARRAYS} shapes.")
+    return header, shapes, [_count(shape) for shape in shapes]
 
 
 def _count(shape: Any) -> int:
     """How many numbers an array of a shape has."""
-    if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"{shape!r} is no shape")
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise ValueError(f"{shape!r} is no shape")
-    return math.prod(shape)
+    sizes = shape if isinstance(shape, list) else [None]
+    whole = all(type(size) is int and 0 <= size <= MOST_BYTES for size in sizes)
+    if not whole or len(sizes) > _MOST_DIMENSIONS:
+        raise WireError(f"{shape!r:.100} is no shape.")
+    return math.prod(sizes)
 
 
 def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Floats]]:
@@ -262,6 +365,19 @@ def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Fl
     return {"kind": kind, "names": names, "guidance": guides}, arrays
 
 
+def names_of(frame: Frame) -> list[str]:
+    """What the first arrays of an answer are.
+
+    Raises:
+        WireError: If it does not tell, or they are not there.
+    """
+    names = frame.header.get("names")
+    known = [name for name in _NAMES if isinstance(names, list) and name in names]
+    if names != known or len(known) > len(frame.arrays):
+        raise WireError(f"An answer without its arrays: {names!r:.100}.")
+    return known
+
+
 def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
     """Read what `answer_frame` laid out.
 
@@ -269,15 +385,13 @@ def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
         WireError: If it is not that.
     """
     header = frame.header
-    names, kind = header.get("names"), header.get("kind")
-    if not isinstance(names, list) or len(names) > len(frame.arrays):
-        raise WireError(f"An answer without its arrays: {names!r}.")
+    names, kind = names_of(frame), header.get("kind")
     found = dict(zip(names, frame.arrays, strict=False))
     rows = None
     if "rows" in found:
         packed = found["rows"]
-        if kind not in KINDS or packed.ndim != 2:
-            raise WireError(f"Rows of kind {kind!r} and shape {packed.shape}.")
+        if not isinstance(kind, str) or kind not in KINDS or packed.ndim != 2:
+            raise WireError(f"Rows of kind {kind!r:.100} and shape {packed.shape}.")
         if packed.shape[1] != dists.width(kind, spec.action):
             raise WireError(f"Rows of shape {packed.shape} for {spec.action}.")
         rows = dists.unpack(kind, packed, spec.action)

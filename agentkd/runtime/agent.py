@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, NumbersError
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.form import form
 from agentkd.runtime.log import DecisionLog
@@ -30,7 +30,7 @@ from agentkd.runtime.thinking import Demands
 from agentkd.spec import to_json
 from agentkd.types import Decision, Strategy
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _SUPERVISE = 0.02
 

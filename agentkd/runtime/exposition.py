@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import logging
 import math
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,11 +20,13 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from agentkd.errors import ConfigError, WriteError
+from agentkd.printable import logger, printable
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "agentkd_"
+_MOST_CLIENTS = 16
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "p99.9": "0.999", "max": "1"}
 Source = Callable[[], Mapping[str, Any]]
 """Gives an agent's metrics, as `Agent.metrics` does."""
@@ -186,6 +189,7 @@ def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
 
 
 def _escaped(label: str) -> str:
+    label = printable(label, lines=True)
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
@@ -252,13 +256,12 @@ class PrometheusServer:
                 return text(source(), labels)
 
         try:
-            self._server = http.server.ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise ConfigError(
                 f"Port {port} at {host} cannot be had: {error.strerror or error}. "
                 "Another one, or 0 for any that is free?"
             ) from error
-        self._server.daemon_threads = True
         self._thread: threading.Thread | None = None
 
     @property
@@ -285,6 +288,35 @@ class PrometheusServer:
         self._server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    """Answers few at a time: a client that stalls has to go when another one comes."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._open: dict[Any, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._open) >= _MOST_CLIENTS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        log.debug("%s is gone: %s", client_address, sys.exception())
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers a scrape."""
 
@@ -303,7 +335,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = self.page().encode()
         except Exception as error:
             log.exception("The metrics could not be written.")
-            self.send_error(500, f"{type(error).__name__}: {error}")
+            self.send_error(500, explain=f"{type(error).__name__}: {error}")
             return
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, final, runtime_checkable
 
 from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.worker import describe
 from agentkd.types import Floats, Learner
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 ENOUGH = 3
 """Errors in a row after which a learner is given up, or made anew."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import struct
 import threading
@@ -28,11 +27,12 @@ import numpy as np
 from agentkd.deploy.bundle import to_bytes
 from agentkd.errors import ConfigError, WriteError
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, encode_answer, encode_weights
 from agentkd.runtime.form import Form
 from agentkd.types import Floats, Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAGIC = b"AKDLOG1\n"
 FRAME = struct.Struct("<II")

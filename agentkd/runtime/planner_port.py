@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -13,13 +12,14 @@ from typing import Protocol, final, runtime_checkable
 
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.thinking import Demands, Thinker, Thought
 from agentkd.spec import Spec
 from agentkd.types import Floats, GuidingPolicy, Policy, RecurrentPolicy
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 AnyPolicy = Policy | RecurrentPolicy | GuidingPolicy
 BACKLOG = 256

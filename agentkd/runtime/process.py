@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -20,11 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from agentkd.errors import ConfigError, WorkerError
+from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.status import Status
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
 MOST_NICE = 19

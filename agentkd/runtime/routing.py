@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 
 from agentkd.errors import SpecError
+from agentkd.printable import logger
 from agentkd.runtime.form import Form
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.router import Mode, Moment, Router, taking_part
@@ -17,7 +17,7 @@ from agentkd.runtime.strategies import Strategies, Track
 from agentkd.spec import Spec
 from agentkd.types import Floats, Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Chosen = tuple[Any, Source, str]
 """Action, source, reason."""

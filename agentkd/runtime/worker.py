@@ -31,7 +31,7 @@ def describe(error: BaseException) -> str:
 
 def say(words: Mailbox, text: str) -> None:
     """Send a text to the parent, its end where it is too long."""
-    words.write(text.encode()[-words.size :])
+    words.write(text.encode(errors="backslashreplace")[-words.size :])
 
 
 def end_with_parent() -> None:

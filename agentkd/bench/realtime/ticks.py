@@ -214,6 +214,7 @@ def theirs(
                 command,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=4 * seconds + 120,
                 check=False,
                 # Its own packages, not those of this program.
@@ -263,6 +264,7 @@ def check_python(path: Path, systems: Sequence[str]) -> None:
             [str(path), "-c", code],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=120,
             check=False,
         )

@@ -124,9 +124,11 @@ def _repeated(
 
 def _print_tally(name: str, tally: Tally, seconds: float) -> None:
     counts = tally.verdicts
+    known = f"{counts['accepted']:>9,} accepted {counts['refused']:>9,} refused"
+    if tally.inputs and not counts.total():
+        known = " " * len(known)  # libFuzzer counts inputs alone
     print(
-        f"{name:<13}{tally.inputs:>9,} inputs {counts['accepted']:>9,} accepted "
-        f"{counts['refused']:>9,} refused {counts['finding']:>5,} findings "
+        f"{name:<13}{tally.inputs:>9,} inputs {known} {counts['finding']:>5,} findings "
         f"{seconds:>7.0f} s",
         flush=True,
     )

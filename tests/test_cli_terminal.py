@@ -160,12 +160,12 @@ OTHERS = (
     ),
     "bench int8 --planners planners --labels 300 --episodes 2",
     (
-        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 --methods "
-        "agentkd --seconds 1 --episodes 1 --target 0.99"
+        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 "
+        "--methods agentkd --seconds 1 --episodes 1 --target 0.99"
     ),
     (
-        "bench realtime delay --planners planners --names ppo-LunarLander-v3 --delays 1 "
-        "--episodes 1 --distil-seconds 1 --ways async,runtime"
+        "bench realtime delay --planners planners --names ppo-LunarLander-v3 "
+        "--delays 1 --episodes 1 --distil-seconds 1 --ways async,runtime"
     ),
     f"bench realtime table {TABLE} --executor EXECUTOR --episodes 1",
     "bench realtime faults --hz 100 --seconds 1 --faults none",

@@ -242,7 +242,10 @@ def test_output_that_is_closed_early_ends_no_work(
     assert child.stdout is not None
     child.stdout.readline()
     child.stdout.close()
-    said = child.stderr.read() if child.stderr is not None else b""
+    said = b""
+    if child.stderr is not None:
+        with child.stderr:
+            said = child.stderr.read()
     assert child.wait() == 0, said
     assert said == b""
     assert (out / "executor.akd").exists()

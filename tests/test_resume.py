@@ -335,7 +335,7 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=320,
     )
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr
     told = ended.stderr + ended.stdout
     if ended.returncode:
         assert ended.returncode == 2, told

@@ -24,8 +24,8 @@ from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
+from tests.waiting import ENOUGH
 
-pytestmark = pytest.mark.timeout(330)
 ROOT = Path(__file__).parents[1]
 PLANNER = "tests.cli_planners:balance"
 SPEC = Spec(
@@ -44,7 +44,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=320,
+        timeout=ENOUGH,
     )
 
 
@@ -333,7 +333,7 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=320,
+        timeout=ENOUGH,
     )
     assert "Traceback" not in ended.stderr
     told = ended.stderr + ended.stdout

@@ -369,10 +369,10 @@ def test_learner_that_raises_is_given_up_after_three_times() -> None:
 
 def test_decision_beyond_its_deadline_is_counted() -> None:
     """A decision that takes longer than the period, lateness included, is a miss."""
-    agent = Agent(constant(0), period=10.0)
+    agent = Agent(constant(0), period=1000.0)
     agent.decide(see(0), lateness=9.0)
     assert agent.metrics()["deadline_miss_total"] == 0
-    agent.decide(see(0), lateness=11.0)
+    agent.decide(see(0), lateness=1001.0)
     hurried = Agent(constant(0), period=1e-9)
     hurried.act(see(0))
     assert agent.metrics()["deadline_miss_total"] == 1

@@ -26,7 +26,8 @@ def loading(
 ) -> Iterator[None]:
     """Turn every exception of the block into a `LoadError` that gives the reason.
 
-    The original exception is the error's `__cause__`.
+    The original exception is the error's `__cause__`. A `LoadError` of the block
+    passes, with the name of the file before its message.
 
     Args:
         what: The name of the file, for the message.
@@ -38,8 +39,10 @@ def loading(
     """
     try:
         yield
-    except (error, *keep):
-        raise
+    except (error, *keep) as found:
+        if type(found) is not LoadError or str(what) in str(found):
+            raise
+        raise LoadError(f"{what}: {found}") from found
     except AgentkdError as found:
         raise error(f"{what}: {found}") from found
     except OSError as found:
@@ -68,15 +71,23 @@ def regular(path: str | Path, limit: int) -> Iterator[IO[bytes]]:
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
         raise LoadError(f"{path} cannot be read: {text}.") from error
-    with os.fdopen(descriptor, "rb", closefd=True) as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise LoadError(f"{path} is no regular file.")
-        if found.st_size > limit:
-            raise TooLargeError(
-                f"{path} has {found.st_size:,} bytes; at most {limit:,} are read."
-            )
+    try:
+        _check(descriptor, path, limit)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
         yield stream
+
+
+def _check(descriptor: int, path: str | Path, limit: int) -> None:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise LoadError(f"{path} is no regular file.")
+    if found.st_size > limit:
+        raise TooLargeError(
+            f"{path} has {found.st_size:,} bytes; at most {limit:,} are read."
+        )
 
 
 def read_file(path: str | Path, limit: int) -> bytes:

@@ -178,8 +178,32 @@ class Learner(Protocol):
         """Learn for some milliseconds; gives numbers to show, {} for nothing to do."""
         ...
 
-    def snapshot(self) -> Floats:
-        """Give the executor's numbers as `Frozen.vector` lays them out."""
+    def snapshot(self) -> Floats | None:
+        """Return the executor's numbers as `Frozen.vector` lays them out.
+
+        None if they should not replace the executor that acts.
+        """
+        ...
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """A learner that compares its weights with the executor that acts."""
+
+    def follow(self, weights: Floats | None, /) -> None:
+        """Take note of an executor that acts and is not from `snapshot`; go on from it.
+
+        It is told at the start, and after a swap or rollback that the learner did not
+        cause.
+
+        Args:
+            weights: As `Frozen.vector` lays them out; None for an executor of another
+                architecture.
+        """
+        ...
+
+    def refused(self) -> Mapping[str, int]:
+        """Return how many snapshots were refused, by reason."""
         ...
 
 

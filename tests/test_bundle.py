@@ -25,6 +25,7 @@ from agentkd.deploy.bundle import (
 )
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import NORMALISER, Contract, parse
+from agentkd.dists import pack as pack_dist
 from agentkd.errors import (
     BundleError,
     BundleReason,
@@ -45,6 +46,7 @@ from agentkd.spec import (
     Part,
     Spec,
 )
+from agentkd.types import Labels, Point, QValues
 
 OBS = ObsSpec((Part("", "box", (3,), "float32"),))
 ACTIONS: list[ActionSpec] = [
@@ -140,6 +142,8 @@ def sealed(change: Mapping[str, object], **tensors: Mapping[str, object]) -> byt
         f"{name}.safetensors": save({**original, **tensors.get(name, {})})  # type: ignore[dict-item]
         for name, original in (("weights", weights), ("golden", whole.golden))
     }
+    if tensors.get("labels"):
+        held["labels.safetensors"] = save(dict(tensors["labels"]))  # type: ignore[arg-type]
     sums = {name: hashlib.sha256(each).hexdigest() for name, each in held.items()}
     manifest = {**whole.manifest, "entries": sums, **change}
     text = json.dumps(manifest, sort_keys=True, indent=1).encode()
@@ -385,3 +389,89 @@ def test_a_missing_and_an_empty_file_say_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="empty") as caught:
         read_bundle(tmp_path / "empty.akd")
     assert caught.value.reason == "empty"
+
+
+def kept(count: int = 5) -> Labels:
+    """Labels that fit the small executor."""
+    random = np.random.default_rng(0)
+    obs = random.standard_normal((count, 3)).astype(np.float32)
+    return Labels(obs, QValues(random.standard_normal((count, 2)).astype(np.float32)))
+
+
+def test_a_bundle_keeps_labels(tmp_path: Path) -> None:
+    """They come back as they were, and a recorded footprint leaves them there."""
+    bundle = write_bundle(tmp_path / "e.akd", small(), labels=kept())
+    again = from_bytes(with_footprint(bundle, {"cores": []}))
+    for each in (bundle, again):
+        assert each.labels is not None
+        assert isinstance(each.labels.dist, QValues)
+        assert np.array_equal(each.labels.obs, kept().obs)
+        assert np.array_equal(each.labels.dist.values, pack_dist(kept().dist))
+    assert write_bundle(tmp_path / "f.akd", small()).labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        (Labels(kept().obs[:, :2], kept().dist), SpecError),
+        (Labels(kept().obs[:4], kept().dist), SpecError),
+        (Labels(kept().obs, Point(kept().obs[:, :2])), SpecError),
+        (Labels(np.full_like(kept().obs, np.nan), kept().dist), NumbersError),
+        (
+            Labels(kept().obs, QValues(np.full((5, 2), np.inf, np.float32))),
+            NumbersError,
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_not_written(
+    labels: Labels, error: type[Exception]
+) -> None:
+    """Other sizes, other kinds and numbers that are none are refused by the writer."""
+    with pytest.raises(error):
+        to_bytes(small(), {}, labels=labels)
+
+
+OBS_ROWS, DIST_ROWS = kept().obs, np.zeros((5, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("about", "tensors"),
+    [
+        ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS[:, :2], "dist": DIST_ROWS}),
+        ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS[:4]}),
+        ({"kind": "qvalues", "count": 6}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"kind": "point", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        (
+            {"kind": "multicategorical", "count": 5},
+            {"obs": OBS_ROWS, "dist": DIST_ROWS},
+        ),
+        ({"kind": ["qvalues"], "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"kind": "rumour", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ("qvalues", {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        (None, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS}),
+        ({"kind": "qvalues", "count": 0}, {"obs": OBS_ROWS[:0], "dist": DIST_ROWS[:0]}),
+        (
+            {"kind": "qvalues", "count": 5},
+            {"obs": np.full_like(OBS_ROWS, np.inf), "dist": DIST_ROWS},
+        ),
+        (
+            {"kind": "qvalues", "count": 5},
+            {"obs": OBS_ROWS, "dist": np.full_like(DIST_ROWS, np.nan)},
+        ),
+        (
+            {"kind": "qvalues", "count": 5},
+            {"obs": OBS_ROWS.astype(np.float64), "dist": DIST_ROWS},
+        ),
+        ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS[0], "dist": DIST_ROWS}),
+        ({"kind": "qvalues", "count": 5}, {}),
+    ],
+)
+def test_kept_labels_that_cannot_be_meant_are_refused(
+    about: object, tensors: Mapping[str, object]
+) -> None:
+    """With right sums, sizes, kinds and numbers are looked at before they are used."""
+    with pytest.raises(BundleError) as caught:
+        from_bytes(sealed({"labels": about}, labels=tensors))
+    assert caught.value.reason == "tensors"

@@ -16,6 +16,8 @@ from agentkd.bench import evaluate as evaluation
 from agentkd.cli.distill_file import period_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
+from agentkd.dists import pack
+from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 from tests.waiting import ENOUGH
 
@@ -56,6 +58,28 @@ def test_a_planner_goes_in_and_an_executor_comes_out(
     said = capsys.readouterr().out
     assert "retention" in said
     assert "agentkd run CartPole-v1 --planner" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "most"), [((), 1_000_000), (("--kept-bytes", "480"), 480)]
+)
+def test_the_file_keeps_labels(
+    given: tuple[str, ...], most: int, tmp_path: Path
+) -> None:
+    """Some of the newer half, as many as was said, with the planner's own answers."""
+    assert main(words(tmp_path, *given)) == 0
+    labels = read_bundle(tmp_path / "executor.akd").labels
+    assert labels is not None
+    assert 20 <= len(labels.obs) <= min(most // 24, 208)
+    right = balance(labels.obs)
+    assert np.array_equal(pack(labels.dist), pack(right))
+
+
+def test_the_file_keeps_no_labels_if_none_are_wanted(tmp_path: Path) -> None:
+    """0 bytes hold none, and fewer cannot be."""
+    assert main(words(tmp_path, "--kept-bytes", "0")) == 0
+    assert read_bundle(tmp_path / "executor.akd").labels is None
+    assert main(words(tmp_path, "--kept-bytes", "-1", "--overwrite")) == 2
 
 
 def test_the_file_says_what_its_numbers_mean_and_what_was_kept(tmp_path: Path) -> None:

@@ -155,13 +155,19 @@ CART = "CartPole-v1=tests.cli_planners:balance"
 TABLE = "--env CartPole-v1 --planner tests.cli_planners:balance --latencies 1"
 OTHERS = (
     f"bench distill --pairs {CART} --seconds 1 --seeds 1 --episodes 1",
-    "bench mechanisms --planners planners --mechanisms soft --labels 200 --seeds 1 "
-    "--episodes 1",
+    (
+        "bench mechanisms --planners planners --mechanisms soft --labels 200 --seeds 1 "
+        "--episodes 1"
+    ),
     "bench int8 --planners planners --labels 300 --episodes 2",
-    "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 --methods "
-    "agentkd --seconds 1 --episodes 1 --target 0.99",
-    "bench realtime delay --planners planners --names ppo-LunarLander-v3 --delays 1 "
-    "--episodes 1 --distil-seconds 1 --ways async,runtime",
+    (
+        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 --methods "
+        "agentkd --seconds 1 --episodes 1 --target 0.99"
+    ),
+    (
+        "bench realtime delay --planners planners --names ppo-LunarLander-v3 --delays 1 "
+        "--episodes 1 --distil-seconds 1 --ways async,runtime"
+    ),
     f"bench realtime table {TABLE} --executor EXECUTOR --episodes 1",
     "bench realtime faults --hz 100 --seconds 1 --faults none",
     "bench realtime seams --seconds 3",

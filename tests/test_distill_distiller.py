@@ -303,6 +303,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         save_checkpoint(tmp_path, distiller, Checkpoint(seconds=2))
     assert load_checkpoint(tmp_path, distiller).seconds == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "before",
         "distiller.pt",
         "labels.npz",
     ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +16,8 @@ import pytest
 
 from agentkd import environments
 from agentkd.bench.evaluate import evaluate
+from agentkd.cli.main import _COMMANDS, main
+from agentkd.deploy.bundle import read_bundle
 from agentkd.environments.checked import Checked, misfit
 from agentkd.errors import ConfigError, EpisodeError, RefError, SpecError
 from agentkd.executors.architecture import initial
@@ -198,8 +204,6 @@ def test_an_observation_is_compared_with_its_space(
     if not words:
         assert found == ""
     else:
-        import re
-
         assert re.search(words, found), found
 
 
@@ -297,3 +301,30 @@ def test_a_name_is_checked_without_making_anything() -> None:
     for wrong in (f"{HERE}:Heavi", "nowhere:Env", "CartPoll-v1", "nowhere:A-v0"):
         with pytest.raises(RefError):
             environments.check_name(wrong)
+
+
+def test_every_command_with_an_environment_takes_its_arguments() -> None:
+    """--env-args is there wherever an environment or planners' folders are named."""
+    for home, _, _ in _COMMANDS.values():
+        fields = import_module(home).Options.__dataclass_fields__
+        named = "env" in fields or "planners" in fields
+        assert named == ("env_args" in fields), home
+
+
+def test_arguments_go_with_labels_reports_and_executors(tmp_path: Path) -> None:
+    """What was recorded with arguments is distilled and measured with them."""
+    labels, out = tmp_path / "labels", tmp_path / "out"
+    planner = ["--planner", "tests.cli_planners:balance"]
+    words = ["record", "CartPole-v1", "--env-args", "sutton_barto_reward=true"]
+    words += [*planner, "--labels", "64", "--episodes", "1", "--environments", "4"]
+    assert main([*words, "--out", str(labels)]) == 0
+    words = ["distill", "--data", str(labels), "--executor", "linear", "--steps", "5"]
+    assert main([*words, "--episodes", "1", "--out", str(out)]) == 0
+    name = 'CartPole-v1{"sutton_barto_reward": true}'
+    for folder in (labels, out):
+        assert json.loads((folder / "report.json").read_text())["env"] == name
+    provenance = read_bundle(out / "executor.akd").manifest["provenance"]
+    assert provenance["env"] == name
+    # There every step but the last one pays nothing.
+    got = json.loads((labels / "report.json").read_text())["planner_return"]
+    assert got <= 0

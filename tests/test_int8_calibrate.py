@@ -118,7 +118,7 @@ def test_episodes_can_be_lived_for_it(
     words = ["export", str(file), "--to", "c-int8", "--calibrate", "episodes"]
     write_bundle(file, frozen)
     assert main(words) == 2
-    assert "which environment" in " ".join(capsys.readouterr().err.split())
+    assert "names no environment" in " ".join(capsys.readouterr().err.split())
     write_bundle(file, frozen, {"env": "CartPole-v1"})
     assert main(words) == 0
     said = " ".join(capsys.readouterr().out.split())

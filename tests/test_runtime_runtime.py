@@ -19,6 +19,7 @@ from agentkd.runtime import (
     ProcessLearner,
     ProcessPlanner,
     Remote,
+    Rollback,
     RunResult,
     Runtime,
     WallClock,
@@ -334,3 +335,26 @@ async def test_timeline_tells_who_acted_when() -> None:
     assert result.timeline["tick"].tolist() == list(range(40))
     assert set(result.timeline["source"]) == {0.0}
     assert np.all(result.timeline["reward"] == 1.0)
+
+
+async def test_rewards_that_fall_after_a_swap_roll_it_back() -> None:
+    """The environment's rewards are the scores; the file's executor acts again."""
+
+    class Paying(Steps):
+        """Pays for the choice 2."""
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            obs, _, ended, cut, info = super().step(action)
+            return obs, float(action == 2) + 0.01 * (self.t % 2), ended, cut, info
+
+    rule = Rollback(window=20)
+    async with Runtime(constant(2), clock="virtual", rollback=rule) as runtime:
+        acted = []
+        async for decision in runtime.run(Paying(slow=0.0005), seed=0):
+            acted.append(decision.action)
+            if len(acted) == 40:
+                runtime.agent.swap(constant(1))
+            if 1 in acted and acted[-1] == 2:
+                break
+        metrics = runtime.agent.metrics()
+    assert metrics["rollbacks_total"] == {"score": 1}

@@ -103,8 +103,8 @@ def test_start_that_waits_too_long_says_so(tmp_path: Path) -> None:
     """A timeout ends the wait and the agent, with the time in the error."""
     planner = gated(tmp_path / "gate")
     agent = Agent(constant(2), planner=planner)
-    with pytest.raises(WorkerError, match=r"not ready after 0\.01 s"):
-        agent.start(wait=True, timeout=0.01)
+    with pytest.raises(WorkerError, match="not ready after 0 s"):
+        agent.start(wait=True, timeout=0.0)
     assert planner.pid is None
 
 

@@ -92,6 +92,9 @@ class Options:
     steps_per_label: float | None = None
     """Gradient steps for each label, without --seconds: how often labels are used
     again; by default 1/8, or more where there are few."""
+    kept_bytes: int = 1_000_000
+    """Bytes of labels that the executor file keeps, for learning on live; 0 for none.
+    An executor with a memory keeps none."""
     names: tuple[str, ...] = ()
     """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
     units: tuple[str, ...] = ()
@@ -145,6 +148,11 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    if options.kept_bytes < 0:
+        raise ConfigError(
+            f"--kept-bytes is {options.kept_bytes}; 0 keeps no labels, 1000000 some "
+            "thousands."
+        )
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
     if options.executor == "auto":
@@ -208,18 +216,23 @@ def run(options: Options) -> int:
                 watch=watch,
                 checkpoint=out / "checkpoint",
                 resume=options.resume,
+                kept_bytes=options.kept_bytes,
             )
         need_steps(result)
         provenance = distill_file.provenance(options, known, result)
         # Written before it is measured: whatever happens now, what was learnt is safe.
-        write_bundle(file, result.frozen, provenance, contract=contract)
+        write_bundle(
+            file, result.frozen, provenance, contract=contract, labels=result.kept
+        )
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = Evaluation((), ())
     try:
         executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
         kept = distill_file.measured(planner, random, executor, options)
         facts = provenance | kept
-        distill_file.write_proven(file, result.frozen, facts, contract, options)
+        distill_file.write_proven(
+            file, result.frozen, facts, contract, options, result.kept
+        )
     except KeyboardInterrupt:
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write

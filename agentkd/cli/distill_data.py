@@ -83,18 +83,23 @@ def run_data(options: Options, data: str) -> int:
                 watch=watch,
                 checkpoint=out / "checkpoint",
                 resume=options.resume,
+                kept_bytes=options.kept_bytes,
             )
         need_steps(result)
         result = replace(result, planner=replace(result.planner, name=shown.name))
         provenance = _provenance(options, dataset, env, result)
-        write_bundle(file, result.frozen, provenance, contract=contract)
+        write_bundle(
+            file, result.frozen, provenance, contract=contract, labels=result.kept
+        )
     executor = Evaluation((), ())
     if spec is not None:
         view.say(f"Measuring the executor over {options.episodes} episodes …")
         try:
             executor = _measure(options, env, result.frozen.policy, spec)
             facts = provenance | distill_file.measured(bests, floor, executor, options)
-            distill_file.write_proven(file, result.frozen, facts, contract, lives)
+            distill_file.write_proven(
+                file, result.frozen, facts, contract, lives, result.kept
+            )
         except KeyboardInterrupt:
             result = replace(result, interrupted=True)
     # A Minari dataset's reference is the dataset: no planner goes by that name.

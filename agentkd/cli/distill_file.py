@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agentkd.executors.frozen import Frozen
     from agentkd.planners import Planner
     from agentkd.spec import Spec
+    from agentkd.types import Labels
 
 
 def contract(options: Options, spec: Spec) -> Contract:
@@ -104,6 +105,7 @@ def write_proven(
     facts: Mapping[str, Any],
     told: Contract,
     options: Measuring,
+    labels: Labels | None = None,
 ) -> None:
     """Write an executor's file with golden vectors of episodes that it lives."""
     own = record(
@@ -113,7 +115,7 @@ def write_proven(
         seed=options.eval_seed,
         spec=frozen.spec,
     )
-    write_bundle(file, frozen, facts, contract=told, golden=own)
+    write_bundle(file, frozen, facts, contract=told, golden=own, labels=labels)
 
 
 def measured(

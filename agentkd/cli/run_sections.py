@@ -129,6 +129,13 @@ def _learning_section(data: dict[str, Any], learnt: Lived) -> Section:
         f"{data['labels']:,} labels: every state that the agent visited, answered late "
         "by the planner."
     )
+    metrics = learnt.result.metrics
+    refused = metrics.get("swaps_refused_total", {})
+    why = ", ".join(f"{name} {count:,}" for name, count in sorted(refused.items()))
+    text += (
+        f" {metrics.get('swaps_total', 0):,} executors were swapped in, "
+        f"{sum(refused.values()):,} refused{f' ({why})' if why else ''}."
+    )
     return Section("Learning from late answers", text, None, (plot,))
 
 

@@ -1,9 +1,10 @@
 """The executor file, `.akd`: a stored ZIP that proves itself before it runs.
 
 It holds a manifest (what the executor is, for which environment, where it came from),
-the weights, and golden vectors: observations with the outputs that they gave where it
-was made. Every entry's SHA-256 is in the manifest, and the manifest's own stands in the
-ZIP comment, so that a damaged file is refused before anything runs. Needs no torch.
+the weights, golden vectors: observations with the outputs that they gave where it was
+made, and, where its maker gave some, kept labels. Every entry's SHA-256 is in the
+manifest, and the manifest's own stands in the ZIP comment, so that a damaged file is
+refused before anything runs. Needs no torch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.numpy import save as write_tensors
 
 from agentkd import spec as specs
 from agentkd.deploy import contract as contracts
+from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, most_rows, probes, vectors
@@ -39,7 +41,7 @@ from agentkd.executors.frozen import Frozen, Head
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors
-from agentkd.types import Floats
+from agentkd.types import Floats, Labels
 
 __all__ = [
     "FORMAT",
@@ -65,6 +67,7 @@ _SUBJECTS = {
     "tensors": "Its tensors",
     "golden": "Its golden vectors",
 }
+_OPTIONAL = {f"{kept.ENTRY}.safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Bundle:
         golden: Observations "obs", the "outputs" and "actions" they gave where it was
             made, and "starts", 1 where an episode begins and else 0.
         contract: What its numbers mean.
+        labels: A sample of the labels that it was made from, None where it has none.
     """
 
     frozen: Frozen
@@ -85,6 +89,7 @@ class Bundle:
     digest: str
     golden: Mapping[str, Any]
     contract: Contract
+    labels: Labels | None = None
 
 
 def _tensors(frozen: Frozen) -> dict[str, Floats]:
@@ -105,6 +110,7 @@ def to_bytes(
     contract: Contract | None = None,
     golden: Sequence[Floats] = (),
     footprint: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> bytes:
     """Write an executor as the bytes of a file; the same executor gives the same bytes.
 
@@ -115,10 +121,13 @@ def to_bytes(
         golden: Observations of its own episodes, each (steps, obs), to prove it by;
             drawn ones come besides.
         footprint: What it takes, as JSON values.
+        labels: A sample of the labels that it was made from, for learning on.
 
     Raises:
-        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
+            infinite.
         ConfigError: If the contract does not fit the executor.
+        SpecError: If the labels do not fit it.
     """
     if not np.isfinite(frozen.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
@@ -141,6 +150,8 @@ def to_bytes(
             **(footprint or {}),
         },
     }
+    if labels is not None:
+        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, frozen.spec)
     return _seal(manifest, tensors)
 
 
@@ -149,6 +160,8 @@ def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
     old = bundle.manifest.get("footprint", {})
     manifest = {**bundle.manifest, "footprint": {**old, **footprint}}
     tensors = {"weights": _tensors(bundle.frozen), "golden": dict(bundle.golden)}
+    if bundle.labels is not None:
+        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.frozen.spec)[1]
     return _seal(manifest, tensors)
 
 
@@ -175,6 +188,7 @@ def write_bundle(
     contract: Contract | None = None,
     golden: Sequence[Floats] = (),
     footprint: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> Bundle:
     """Write an executor file whole or not at all, and read it back.
 
@@ -183,7 +197,9 @@ def write_bundle(
     Raises:
         BundleError: If the file could not be written; one that was there stays.
         ConfigError: If the contract does not fit the executor.
-        NumbersError: If a weight, or an observation of an episode, is NaN or infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
+            infinite.
+        SpecError: If the labels do not fit the executor.
     """
     data = to_bytes(
         frozen,
@@ -191,6 +207,7 @@ def write_bundle(
         contract=contract,
         golden=golden,
         footprint=footprint,
+        labels=labels,
     )
     return replace_bundle(path, data)
 
@@ -260,7 +277,12 @@ def from_bytes(data: bytes) -> Bundle:
     golden = _load(entries["golden.safetensors"])
     with _because("golden"):
         _prove(frozen, golden)
-    return Bundle(frozen, manifest, _sha(data), golden, contract)
+    labels, name = None, f"{kept.ENTRY}.safetensors"
+    if kept.ENTRY in manifest or name in entries:
+        found = _load(entries[name]) if name in entries else {}
+        with _because("tensors"):
+            labels = kept.read(manifest.get(kept.ENTRY), found, frozen.spec)
+    return Bundle(frozen, manifest, _sha(data), golden, contract, labels)
 
 
 @contextmanager
@@ -316,7 +338,7 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     with _because("manifest"):
         manifest, sums = _read_manifest(text)
     held = {name: each for name, each in entries.items() if name != "manifest.json"}
-    if set(sums) != _ENTRIES or set(held) != _ENTRIES:
+    if set(sums) != set(held) or set(held) - _OPTIONAL != _ENTRIES:
         raise BundleError(
             f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout"
         )

@@ -174,6 +174,18 @@ class LabelBuffer:
         rows = self._rows[places]
         return rows[:, : self._split], rows[:, self._split :]
 
+    def sample(self, count: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw labels of the newer half, each at most once.
+
+        Returns:
+            At most `count` observations (n, obs) and packed distributions (n, width).
+        """
+        oldest = self._next if self._size == len(self._rows) else 0
+        newer = np.arange(self._size // 2, self._size)
+        chosen = np.sort(random.permutation(newer)[:count])
+        rows = self._rows[(oldest + chosen) % max(1, len(self._rows))]
+        return rows[:, : self._split], rows[:, self._split :]
+
     def draw_sequences(
         self,
         count: int,

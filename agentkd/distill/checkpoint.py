@@ -8,6 +8,7 @@ leaves a whole checkpoint.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from agentkd.archives import load_tensors
 from agentkd.distill.distiller import Distiller
-from agentkd.errors import LoadError, WriteError
+from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import Fields
 from agentkd.files import loading, read_file
 from agentkd.printable import logger
@@ -64,9 +65,9 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
     try:
         distiller.buffer.save(fresh[0])
         torch.save(state, fresh[1])
+        for name in names:
+            _keep(folder / name, before)
         for name, path in zip(names, fresh, strict=True):
-            if (folder / name).exists():
-                (folder / name).replace(before / name)
             path.replace(folder / name)
     except (OSError, RuntimeError) as error:
         raise WriteError(
@@ -78,10 +79,43 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
                 path.unlink(missing_ok=True)
 
 
+def _keep(path: Path, folder: Path) -> None:
+    """Put a file, if it is there, into a folder as well."""
+    if not path.exists():
+        return
+    fresh = folder / f".{path.name}.tmp"
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, fresh)
+    fresh.replace(folder / path.name)
+
+
 def _made_of(distiller: Distiller) -> str:
     """What must be the same for weights to mean the same."""
     frozen = distiller.freeze()
     return f"{frozen.architecture}, {frozen.head}, {frozen.spec}"
+
+
+def go_on(folder: Path | None, distiller: Distiller, expected: Checkpoint) -> float:
+    """Bring a distiller to where an earlier run ended or was killed.
+
+    A run that was killed before its first checkpoint is begun anew.
+
+    Returns:
+        Seconds that it has learnt.
+
+    Raises:
+        ConfigError: If there is no folder.
+        LoadError: As `load_checkpoint`.
+    """
+    if folder is None:
+        raise ConfigError("resume needs the checkpoint's folder.")
+    if not any((place / _STATE).exists() for place in (folder, folder / _BEFORE)):
+        log.warning("%s holds no checkpoint yet: learning begins anew.", folder)
+        return 0.0
+    return load_checkpoint(folder, distiller, expected).seconds
 
 
 def load_checkpoint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentkd import dists
+from agentkd.deploy.kept import capacity
 from agentkd.distill.buffer import LabelBuffer
+from agentkd.distill.moments import by_channel, moments
 from agentkd.distill.restoring import all_like, restore_adam
 from agentkd.distill.terms import (
     Batch,
@@ -31,13 +33,12 @@ from agentkd.executors.layers import Conv
 from agentkd.executors.network import Network
 from agentkd.fields import Fields
 from agentkd.files import loading
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+from agentkd.types import ActionDist, Floats, Labels, Policy, RecurrentPolicy
 
 _AVERAGE = 16.0
 _LEAST_STD = 1e-2
 _SETTLED = 4096
 """Labels from which on a change of the normaliser is compensated."""
-_CHUNK = 65536
 _CHECK = 64
 _SHARE = 8
 """With a memory, one sequence is drawn for so many labels of a batch."""
@@ -62,6 +63,7 @@ class DistillerOptions:
             the memory is made and nothing is learnt.
         terms: What is minimised, as `agentkd.distill.terms` reads it: "match" alone,
             or "soft:tau=2 + 0.3 hard"; or the terms themselves.
+        normalise: Whether the normaliser follows the labels.
     """
 
     batch: int = 512
@@ -75,6 +77,7 @@ class DistillerOptions:
     ticks: int = 32
     burn_in: int = 8
     terms: str | Terms = "match"
+    normalise: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -120,6 +123,7 @@ class Distiller:
         frozen: The executor to start from.
         options: How to learn.
         planner: What the labels are from, for terms that ask it themselves.
+        beside: A loss of the network that is added to that of each batch.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Distiller:
         frozen: Frozen,
         options: DistillerOptions | None = None,
         planner: Policy | RecurrentPolicy | None = None,
+        beside: Callable[[Network], Tensor] | None = None,
     ) -> None:
         """Begin with the weights of `frozen` and no labels."""
         self.options = options or DistillerOptions()
@@ -135,18 +140,16 @@ class Distiller:
         self.steps = 0
         self.rejected = 0
         self._random = np.random.default_rng(self.options.seed)
-        self._adam = torch.optim.Adam(
-            self.network.parameters(), lr=self.options.learning_rate, fused=True
-        )
+        self._adam = self._optimiser()
         self._average = [p.detach().clone() for p in self.network.parameters()]
         self._objective: Objective | None = None
         self._restored: Mapping[str, Any] = {}
-        self._planner = planner
+        self._planner, self._beside = planner, beside
         self._frozen = frozen
         # A normaliser that was set by labels is not given up for a few new ones.
         untouched = not frozen.mean.any() and bool((frozen.scale == 1).all())
         self._normalised_at = 0 if untouched else _SETTLED // 2
-        self._progress = 0.0
+        self._progress, self._rising = 0.0, 0
         self._good = self._state()
 
     def add(
@@ -221,6 +224,8 @@ class Distiller:
         for group in self._adam.param_groups:
             group["lr"] = rate
         loss = self._objective(self._draw()).mean()
+        if self._beside is not None:
+            loss = loss + self._beside(self.network)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -263,6 +268,19 @@ class Distiller:
             self._progress,
         )
 
+    def sample(self, size: int) -> Labels | None:
+        """Return labels of the newer half that take at most `size` bytes; None of none.
+
+        Executors with a memory give none: single labels say nothing of it.
+        """
+        kind, spec = self.buffer.kind, self._frozen.spec
+        most = capacity(spec, kind, size) if kind and not self._frozen.memory else 0
+        random = np.random.default_rng(self.options.seed)
+        obs, packed = self.buffer.sample(most, random)
+        if not len(obs) or kind is None:
+            return None
+        return Labels(obs, dists.unpack(kind, packed, spec.action))
+
     def agreement(self, newest: int) -> float:
         """How far the executor agrees with the planner on sequences, 0 to 1.
 
@@ -291,26 +309,26 @@ class Distiller:
 
     def _rate(self) -> float:
         options = self.options
-        warm = min(1.0, (self.steps + 1) / max(1, options.warmup))
+        risen = self.steps - self._rising + 1
+        warm = min(1.0, risen / max(1, options.warmup))
         cosine = 0.5 * (1 + np.cos(np.pi * self._progress))
         share = options.floor + (1 - options.floor) * cosine
         return float(options.learning_rate * warm * share)
 
     @torch.no_grad()
     def _follow(self) -> None:
-        weight = (_AVERAGE + 1) / (self.steps + _AVERAGE)
+        weight = (_AVERAGE + 1) / (self.steps - self._rising + _AVERAGE)
         torch._foreach_lerp_(self._average, list(self.network.parameters()), weight)
 
     def _renormalise(self) -> None:
-        if len(self.buffer) < 2 * self._normalised_at or (
-            self._normalised_at == len(self.buffer)
-        ):
+        held, before = len(self.buffer), self._normalised_at
+        if not self.options.normalise or held < 2 * before or held == before:
             return
-        self._normalised_at = len(self.buffer)
-        mean, std = _moments(self.buffer.all()[0])
+        self._normalised_at = held
+        mean, std = moments(self.buffer.all()[0])
         first = self._frozen.layers[0]
         if isinstance(first, Conv):
-            mean, std = _by_channel(first, mean, std)
+            mean, std = by_channel(first, mean, std)
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
         if len(self.buffer) < _SETTLED:
@@ -354,7 +372,10 @@ class Distiller:
         if self._objective is not None:
             self._objective.load_state_dict(self._good["objective"])
             self._objective.restart()
-        self._adam = torch.optim.Adam(
+        self._adam = self._optimiser()
+
+    def _optimiser(self) -> torch.optim.Adam:
+        return torch.optim.Adam(
             self.network.parameters(), lr=self.options.learning_rate, fused=True
         )
 
@@ -369,6 +390,9 @@ class Distiller:
     def warm_start(self, vector: Floats) -> None:
         """Go on from an executor's numbers, as `Frozen.vector` lays them out.
 
+        The optimiser and the average of the weights begin anew, and the learning rate
+        rises once more.
+
         Raises:
             SpecError: If they are of another executor.
             NumbersError: If they hold NaN or infinity.
@@ -376,6 +400,9 @@ class Distiller:
         fresh = Network(self._frozen.with_vector(vector, 0))
         self.network.load_state_dict(fresh.state_dict())
         self._average = [p.detach().clone() for p in self.network.parameters()]
+        self._adam, self._rising = self._optimiser(), self.steps
+        if self._objective is not None:
+            self._objective.restart()
         self._keep()
 
     def state(self) -> dict[str, Any]:
@@ -412,32 +439,3 @@ class Distiller:
                 self._restored = dict(fields.get("objective"))
                 self._restore_terms()
         self._keep()
-
-
-def _moments(obs: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of observations (n, obs), taken in pieces."""
-    count = len(obs)
-    pieces = range(0, count, _CHUNK)
-    mean = (
-        sum(obs[i : i + _CHUNK].sum(axis=0, dtype=np.float64) for i in pieces) / count
-    )
-    square = sum(
-        np.square(obs[i : i + _CHUNK] - mean).sum(axis=0, dtype=np.float64)
-        for i in pieces
-    )
-    std = np.sqrt(square / count)
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-
-def _by_channel(image: Conv, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
-    """Let the pixels of a channel share one mean and one deviation."""
-    height, width, channels = image.shape
-    laid = (channels, height * width)
-    if not image.channels_first:
-        laid = laid[::-1]
-    pixels = 1 if image.channels_first else 0
-    means, stds = mean.reshape(laid), std.reshape(laid)
-    shared = means.mean(axis=pixels, keepdims=True)
-    square = (stds**2 + (means - shared) ** 2).mean(axis=pixels, keepdims=True)
-    whole = np.broadcast_to(shared, laid), np.broadcast_to(np.sqrt(square), laid)
-    return whole[0].reshape(-1).copy(), whole[1].reshape(-1).copy()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agentkd import dists, environments
+from agentkd.deploy.kept import BYTES
 from agentkd.distill.asking import check_memory
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
+from agentkd.distill.checkpoint import Checkpoint, go_on
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.head_start import HeadStart
 from agentkd.distill.process_source import ProcessSource
@@ -25,7 +26,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
 from agentkd.printable import logger
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Labels
 
 log = logger(__name__)
 
@@ -93,6 +94,8 @@ class Distilled:
         unsaved: Why no checkpoint could be written; "" where one was, or none asked.
         history: Looks at it on the way.
         terms: What was minimised.
+        kept: A sample of the labels, for the executor's file; None if none was asked
+            for, or the executor has a memory.
     """
 
     frozen: Frozen
@@ -109,6 +112,7 @@ class Distilled:
     unsaved: str
     history: tuple[Progress, ...]
     terms: Terms = ()
+    kept: Labels | None = None
 
 
 def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
@@ -148,6 +152,7 @@ def distill(
     checkpoint: Path | None = None,
     resume: bool = False,
     stop: Callable[[], bool] | None = None,
+    kept_bytes: int = BYTES,
 ) -> Distilled:
     """Distil a planner into an executor while environments run.
 
@@ -167,6 +172,7 @@ def distill(
         checkpoint: A folder in which to leave what is needed to go on later.
         resume: Go on from that folder.
         stop: Asked now and then; True ends the distillation with what was learnt.
+        kept_bytes: What the sample of labels in `Distilled.kept` may take; 0 for none.
 
     Returns:
         The executor and what is known about it. Ctrl-C ends it early, with what was
@@ -203,9 +209,7 @@ def distill(
     origin = Checkpoint(planner=known.digest)
     earlier = 0.0
     if resume:
-        if checkpoint is None:
-            raise ConfigError("resume needs the checkpoint's folder.")
-        earlier = load_checkpoint(checkpoint, distiller, origin).seconds
+        earlier = go_on(checkpoint, distiller, origin)
         seed += distiller.steps
     apart = end.seconds is not None and not isinstance(planner, Planner)
     if apart:
@@ -217,11 +221,14 @@ def distill(
     else:
         source = LocalSource(env, known.policy, frozen, spec, way, seed)
     run = Run(distiller, source, end, way, earlier, every, watch, checkpoint, origin)
-    return carry_out(run, known, stop)
+    return carry_out(run, known, stop, kept_bytes)
 
 
 def carry_out(
-    run: Run, planner: Planner, stop: Callable[[], bool] | None = None
+    run: Run,
+    planner: Planner,
+    stop: Callable[[], bool] | None = None,
+    kept_bytes: int = BYTES,
 ) -> Distilled:
     """Bring a distillation to its end, close its source, and give what came of it.
 
@@ -229,6 +236,7 @@ def carry_out(
         run: The distillation.
         planner: What its labels come from.
         stop: Asked now and then; True ends it with what was learnt.
+        kept_bytes: What the sample of labels in `Distilled.kept` may take; 0 for none.
 
     Raises:
         AgentkdError: If the source fails before anything was learnt.
@@ -267,4 +275,5 @@ def carry_out(
         unsaved=run.unsaved,
         history=tuple(run.history),
         terms=distiller.options.sum(),
+        kept=distiller.sample(kept_bytes),
     )

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint
+from agentkd.deploy.kept import BYTES
+from agentkd.distill.checkpoint import Checkpoint, go_on
 from agentkd.distill.dataset import Dataset, Rows, read_dataset
 from agentkd.distill.distiller import Distiller, DistillerOptions
 from agentkd.distill.loop import Budget, Distilled, carry_out
@@ -66,6 +67,7 @@ def distill_dataset(
     checkpoint: Path | None = None,
     resume: bool = False,
     stop: Callable[[], bool] | None = None,
+    kept_bytes: int = BYTES,
 ) -> Distilled:
     """Distil an executor from a dataset alone.
 
@@ -84,6 +86,7 @@ def distill_dataset(
         checkpoint: A folder in which to leave what is needed to go on later.
         resume: Go on from that folder.
         stop: Asked now and then; True ends the distillation with what was learnt.
+        kept_bytes: What the sample of labels in `Distilled.kept` may take; 0 for none.
 
     Returns:
         The executor and what is known about it. Its planner is known by name only: it
@@ -112,9 +115,7 @@ def distill_dataset(
     origin = Checkpoint(planner=about.digest)
     earlier = 0.0
     if resume:
-        if checkpoint is None:
-            raise ConfigError("resume needs the checkpoint's folder.")
-        earlier = load_checkpoint(checkpoint, distiller, origin).seconds
+        earlier = go_on(checkpoint, distiller, origin)
     fresh = not len(distiller.buffer)
     for labels in source.fill():
         if fresh:
@@ -137,7 +138,7 @@ def distill_dataset(
         origin=origin,
         held_out=source.held_out,
     )
-    result = carry_out(run, by_name(dataset), stop)
+    result = carry_out(run, by_name(dataset), stop, kept_bytes)
     return replace(result, labels=dataset.labels - source.held_back)
 
 

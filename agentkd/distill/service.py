@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from agentkd import dists
 from agentkd import spec as specs
-from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.deploy import kept
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.distill.distiller import DistillerOptions
+from agentkd.distill.gate import GateOptions
+from agentkd.distill.live import LiveDistiller, LiveOptions
+from agentkd.distill.offline import open_dataset
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
+from agentkd.executors.frozen import Frozen, distribution
+from agentkd.types import Labels
+
+_RATE, _WARMUP = 2e-3, 50
+"""Learning rate and steps over which it rises, for an architecture."""
+_GENTLE_RATE, _GENTLE_WARMUP = 5e-4, 1000
+"""The same for an executor that is good already: a fresh Adam takes steps of the
+learning rate's size whatever the gradient, and would throw good weights away."""
 
 
 def build(
@@ -21,10 +35,20 @@ def build(
     seed: int = 0,
     squashed: bool = True,
     batch: int = 256,
-    learning_rate: float = 2e-3,
+    learning_rate: float | None = None,
+    warmup: int | None = None,
     capacity: int = 200_000,
-) -> Distiller:
+    data: str | None = None,
+    keep: bool = True,
+    kept_share: float = 0.25,
+    gate: bool = True,
+) -> LiveDistiller:
     """Make a distiller that learns for as long as it lives, at a constant rate.
+
+    It starts from the labels that the executor's file keeps, or from those of `data`;
+    without either from the file's golden observations, with the executor's own answers
+    as labels. Its weights replace the executor that acts only if they pass the gate
+    (`agentkd.distill.gate`).
 
     Args:
         executor: An architecture such as "mlp:64,64", or the path of an .akd file to go
@@ -33,14 +57,30 @@ def build(
         seed: For the weights of an architecture and for which labels are drawn.
         squashed: For bounded boxes, whether an architecture ends in tanh.
         batch: Labels in one gradient step.
-        learning_rate: Of Adam.
+        learning_rate: Of Adam; by default 0.002 for an architecture, 0.0005 for a file.
+        warmup: Gradient steps over which it rises; by default 50, or 1000 for a file.
         capacity: The most labels held in memory.
+        data: A dataset that `agentkd record` wrote, to take kept labels from.
+        keep: Whether kept labels are used. Leave them out where the robot or the task
+            changed, so that the planner's answers are not what they were.
+        kept_share: The weight of kept labels in the loss of each step.
+        gate: Whether weights have to pass the gate.
+
+    Raises:
+        ConfigError: If an argument does not fit the executor.
+        LoadError: If the file or the dataset cannot be read.
     """
     torch.set_num_threads(1)
+    bundle: Bundle | None = None
     if executor.endswith(".akd"):
-        frozen = read_bundle(executor).frozen
+        bundle = read_bundle(executor)
+        frozen = bundle.frozen
     else:
-        assert spec is not None, "an architecture needs the environment's spec"
+        if spec is None:
+            raise ConfigError(
+                f"The architecture {executor} needs the environment's spec: give "
+                "spec=agentkd.spec.to_json(spec)."
+            )
         frozen = initial(executor, specs.from_json(spec), seed=seed, squashed=squashed)
     if frozen.memory:
         raise ConfigError(
@@ -48,7 +88,61 @@ def build(
             "distil it with agentkd distill. In a live run take one without, such as "
             "mlp:64,64."
         )
+    labels: Labels | None = None
+    seeds: Labels | None = None
+    if keep:
+        if data is not None:
+            labels = _of_data(data, frozen, seed)
+        elif bundle is not None:
+            labels = bundle.labels
+        if labels is None and bundle is not None:
+            seeds = _golden(bundle)
+    rate, rise = (_GENTLE_RATE, _GENTLE_WARMUP) if bundle else (_RATE, _WARMUP)
     options = DistillerOptions(
-        batch=batch, learning_rate=learning_rate, capacity=capacity, seed=seed
+        batch=batch,
+        learning_rate=rate if learning_rate is None else learning_rate,
+        warmup=rise if warmup is None else warmup,
+        capacity=capacity,
+        seed=seed,
+        # The file's normaliser is of more labels than a robot's narrow day gives.
+        normalise=bundle is None,
     )
-    return Distiller(frozen, options)
+    live = LiveOptions(kept_share, GateOptions() if gate else None)
+    return LiveDistiller(
+        frozen,
+        options,
+        kept=labels,
+        seeds=seeds,
+        live=live,
+        untaught=bundle is None,
+    )
+
+
+def _golden(bundle: Bundle) -> Labels:
+    """Return the golden observations with the executor's own answers."""
+    frozen, golden = bundle.frozen, bundle.golden
+    outputs = np.asarray(golden["outputs"], np.float32)
+    return Labels(golden["obs"], distribution(frozen.head, outputs, frozen.spec))
+
+
+def _of_data(path: str, frozen: Frozen, seed: int) -> Labels:
+    """Return labels spread over a dataset, as many as a file would keep."""
+    dataset = open_dataset(path, spec=frozen.spec)
+    about = dataset.about.spec
+    if about.obs.size != frozen.spec.obs.size or about.action != frozen.spec.action:
+        raise ConfigError(
+            f"{path} has labels of {about.obs.size} numbers and {about.action}; the "
+            f"executor takes {frozen.spec.obs.size} and {frozen.spec.action}."
+        )
+    most = kept.capacity(frozen.spec, dataset.kind)
+    random = np.random.default_rng(seed)
+    found = []
+    for index in range(dataset.parts):
+        rows = dataset.part(index)
+        share = min(1.0, most / max(1, dataset.labels))
+        chosen = np.flatnonzero(random.random(len(rows)) < share)
+        found.append((rows.obs[chosen], dists.rows(rows.dist, chosen)))
+    return Labels(
+        np.concatenate([obs for obs, _ in found]),
+        dists.stack([dist for _, dist in found], frozen.spec.action),
+    )

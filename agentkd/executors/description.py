@@ -13,6 +13,7 @@ from agentkd.executors.architecture import (
     Recurrent,
     Transformer,
 )
+from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -25,6 +26,7 @@ from agentkd.executors.layers import (
     Pool,
     Tokens,
     kind,
+    tensors,
 )
 from agentkd.fields import Fields
 from agentkd.types import Floats
@@ -50,6 +52,19 @@ def describe(layer: Layer) -> dict[str, Any]:
         case Pool():
             out["tokens"] = layer.tokens
     return out
+
+
+def interchangeable(first: Frozen, second: Frozen) -> bool:
+    """Return whether the numbers of one executor make sense in the other."""
+
+    def form(frozen: Frozen) -> Any:
+        layers = [
+            (describe(layer), {k: v.shape for k, v in tensors(layer).items()})
+            for layer in frozen.layers
+        ]
+        return frozen.spec, frozen.head, frozen.clip, layers
+
+    return bool(form(first) == form(second))
 
 
 def rebuild(fields: Fields, prefix: str, tensors: Mapping[str, Floats]) -> Layer:

@@ -173,9 +173,13 @@ _CHECKS: dict[bytes, Callable[[list[Any]], None]] = {
 }
 
 
+# The Python form: the C form can be made to allocate gigabytes by a few bytes.
+_Base = pickle._Unpickler
+
+
 def _checked(opcode: bytes) -> Callable[[Any], None]:
     """Check the stack before an instruction is carried out."""
-    plain: Any = pickle._Unpickler.dispatch[opcode[0]]
+    plain: Any = _Base.dispatch[opcode[0]]
 
     def load(unpickler: Any) -> None:
         _CHECKS[opcode](unpickler.stack)
@@ -184,12 +188,11 @@ def _checked(opcode: bytes) -> Callable[[Any], None]:
     return load
 
 
-# The Python form: the C form can be made to allocate gigabytes by a few bytes.
-class _Unpickler(pickle._Unpickler):
+class _Unpickler(_Base):
     """Gives records for the names it knows and refuses all others."""
 
     dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,
+        **_Base.dispatch,
         **{opcode[0]: _checked(opcode) for opcode in _CHECKS},
     }
 

@@ -39,6 +39,7 @@ from agentkd.runtime.routers import (
     spread,
 )
 from agentkd.runtime.scheduling import Realtime, realtime
+from agentkd.runtime.scores import Rollback
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.staggered import Staggered, workers_needed
 from agentkd.runtime.strategies import StrategyOptions
@@ -73,6 +74,7 @@ __all__ = [
     "Realtime",
     "Remote",
     "RollForward",
+    "Rollback",
     "Router",
     "RunResult",
     "Runtime",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
 import numpy as np
 
-from agentkd.errors import AgentkdError, ConfigError, NumbersError
+from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
 from agentkd.runtime.decider import Decider, Outcome
@@ -28,8 +28,11 @@ from agentkd.runtime.ports import (
     planner_port,
 )
 from agentkd.runtime.router import Mode, Router, check_mode
+from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.swaps import Swaps
 from agentkd.runtime.thinking import Demands
+from agentkd.runtime.watched import open_executor
 from agentkd.spec import to_json
 from agentkd.types import Decision, Strategy
 
@@ -51,7 +54,7 @@ class Agent:
                 robot.send(agent.act(robot.observe()))
 
     Args:
-        executor: Acts whenever the planner is late.
+        executor: Acts whenever the planner is late; or the path of an executor file.
         planner: A `Remote` (a process of its own), a port, or a policy together with
             `planner_latency`; None for the executor alone.
         learner: A `Remote` or a port; its weights are swapped in as they come.
@@ -68,11 +71,18 @@ class Agent:
         log: A file for the decision log, or a `DecisionLog`; the agent then needs its
             block.
         native: Whether executors are compiled.
+        watch: Follow the executor's file: when it is replaced, its new executor is
+            swapped in. The agent then needs its block.
+        rollback: Return to the former executor if scores fall after a swap; give each
+            score to `score`. The agent then needs its block.
+
+    Raises:
+        BundleError: If the executor's file cannot be read.
     """
 
     def __init__(
         self,
-        executor: Frozen,
+        executor: Frozen | str | Path,
         *,
         planner: AnyPlanner | None = None,
         learner: AnyLearner | None = None,
@@ -86,16 +96,18 @@ class Agent:
         default: Any = None,
         log: DecisionLog | str | Path | None = None,
         native: bool = True,
+        watch: bool = False,
+        rollback: Rollback | None = None,
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
         check_mode(mode)
+        executor, contract, watched = open_executor(executor, watch=watch)
         if not 0 <= budget < float("inf") or (period is not None and not period > 0):
             raise ConfigError(
                 f"budget={budget}, period={period}: seconds, at least 0 and above 0."
             )
         if mode == "planner" and planner is None:
             raise ConfigError('mode="planner" needs a planner.')
-        self._native = native
         self._strategies = strategies or StrategyOptions()
         if executor.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
@@ -120,9 +132,8 @@ class Agent:
         )
         self.spec = self._decider.spec
         self._metrics = self._decider.metrics
-        self._simple = (
-            self._planner is None and self._learner is None and self._log is None
-        )
+        others = self._planner, self._learner, self._log, watched, rollback
+        self._simple = all(other is None for other in others)
         plain = not self._routers and self._strategies.goals is None
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and plain
@@ -130,6 +141,16 @@ class Agent:
         self._stop = threading.Event()
         self._closing = threading.Lock()
         self._supervisor: threading.Thread | None = None
+        self._swaps = Swaps(
+            self._decider,
+            self._planner,
+            self._learner,
+            lambda: self._open,
+            native=native,
+            rollback=rollback,
+            watched=watched,
+            contract=contract,
+        )
 
     def start(
         self,
@@ -239,7 +260,6 @@ class Agent:
 
     def _header(self) -> dict[str, Any]:
         """What a log says of the run, to be replayed."""
-        options = self._strategies
         default = self._default
         return {
             "spec": to_json(self.spec),
@@ -249,12 +269,7 @@ class Agent:
             "period": self._period,
             "default": default if default is None else np.asarray(default).tolist(),
             "routers": [type(router).__name__ for router in self._routers],
-            "strategies": {
-                "advance": options.advance,
-                "trust": self._decider.trust and asdict(self._decider.trust),
-                "goals": asdict(options.goals) if options.goals else None,
-                "seam": asdict(options.seam) if options.seam else None,
-            },
+            "strategies": self._strategies.to_json(self._decider.trust),
         }
 
     def close(self) -> None:
@@ -267,7 +282,7 @@ class Agent:
         opened, self._open = self._open, self._simple
         self._close_ports()
         if opened:
-            self._swap_if_new()
+            self._swaps.take_learnt()
 
     def _close_ports(self) -> None:
         # A start that is cancelled closes from its own thread too.
@@ -318,8 +333,10 @@ class Agent:
             self._planner.supervise()
         if self._learner is not None:
             self._learner.supervise()
-            if not self._learner.inline:
-                self._swap_if_new()
+        if self._learner is None or not self._learner.inline:
+            self._swaps.take_learnt()
+            self._swaps.heed_scores()
+        self._swaps.follow_file()
         self._metrics.agreement.settle()
 
     @property
@@ -327,36 +344,51 @@ class Agent:
         """The executor that acts now."""
         return self._decider.form.frozen
 
-    def swap(self, executor: Frozen) -> None:
+    def swap(self, executor: Frozen | str | Path) -> None:
         """Let another executor act from the next tick on.
 
-        It is compiled and tried before it takes over, on the caller's time.
+        It is compiled and tried before it takes over, on the caller's time. A distiller
+        goes on from it, if its architecture is the one that the distiller learns.
+
+        Args:
+            executor: The executor, or the path of its file.
 
         Raises:
-            NumbersError: If it gives NaN or infinity; the present one stays.
+            SpecError: If its observation, action or memory differ from those of the
+                present one, which acts on; if both come from files that tell other
+                names or units; or if a planner that rolls forward holds
+                an executor of another architecture.
+            NumbersError: If it gives NaN or infinity; the present one acts on.
+            BundleError: If the file cannot be read; the present one acts on.
         """
-        random = np.random.default_rng(0).standard_normal((8, len(executor.mean)))
-        spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
-        obs = (executor.mean + random * spread).astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            outputs = executor.follow(obs)
-        if not np.isfinite(outputs).all():
-            raise NumbersError("The executor answers with NaN or infinity.")
-        self._decider.form = form(executor, native=self._native)
-        if self._planner is not None and self._open:
-            self._planner.follow(executor)
-        self._metrics.swaps += 1
+        self._swaps.swap(executor)
 
-    def _swap_if_new(self) -> None:
-        weights = self._learner.weights() if self._learner is not None else None
-        if weights is None:
-            return
-        present = self._decider.form.frozen
-        try:
-            self.swap(present.with_vector(weights, present.version + 1))
-        except AgentkdError as error:
-            self._metrics.weights_rejected += 1
-            log.warning("New weights are not swapped in: %s", error)
+    def rollback(self) -> Frozen:
+        """Let the executor that acted before the last swap act again.
+
+        The distiller, if there is one, goes on from it.
+
+        Returns:
+            The executor that acts now.
+
+        Raises:
+            ConfigError: If there was no swap.
+        """
+        return self._swaps.rollback()
+
+    def score(self, score: float) -> None:
+        """Take a score of the last action, such as its reward; larger is better.
+
+        `rollback` needs them, and `strategies_worse` in the metrics.
+
+        Raises:
+            NumbersError: If it is NaN or infinite.
+        """
+        if not math.isfinite(score):
+            raise NumbersError(f"A score of {score}; it has to be finite.")
+        self._decider.score(score)
+        if self._swaps.scores is not None:
+            self._swaps.scores.add(score)
 
     def reset(self) -> None:
         """Begin a new episode: strategies of the old one no longer count."""
@@ -401,7 +433,8 @@ class Agent:
         out = self._decider.decide(obs, lateness)
         if self._learner is not None and self._learner.inline:
             self._learner.learn()
-            self._swap_if_new()
+            self._swaps.take_learnt()
+            self._swaps.heed_scores()
         return out
 
     @property
@@ -433,6 +466,7 @@ class Agent:
         out["strategy_accepted_total"] = self._decider.strategies.accepted
         out["strategy_rejected_total"] = dict(self._decider.strategies.rejected)
         out["lead_ticks"] = self._decider.lead
+        out |= self._decider.worth.summary()
         for router in self._routers:
             out.update(router.counts())
         if self._log is not None:
@@ -442,5 +476,6 @@ class Agent:
             out |= port_metrics(
                 planner.counts() if planner is not None else None,
                 learner.counts() if learner is not None else None,
+                out["swaps_refused_total"],
             )
         return out

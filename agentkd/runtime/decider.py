@@ -15,7 +15,7 @@ from agentkd.runtime.codec import Answer, flat_actions
 from agentkd.runtime.form import Form, default_action
 from agentkd.runtime.goals import unconditioned, write_goal
 from agentkd.runtime.log import Recorder
-from agentkd.runtime.metrics import JUMP, Metrics
+from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.planner_port import PlannerPort
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.router import Mode, Router
@@ -122,14 +122,15 @@ class Decider:
         judged = any(router.judges for router in self._routing.routers)
         self.trust = None if patient else wanted.trusted(judged=judged)
         if self.trust is not None:
-            self._judge = Judge(self.trust, spec.action, self._history, self._foretell)
+            self._judge = Judge(
+                self.trust,
+                spec.action,
+                self._history,
+                self._foretell,
+                self.metrics.vetoes,
+            )
         self._record = record
-        if default is None:
-            self._default = default_action(spec.action)
-        elif isinstance(spec.action, DiscreteSpec):
-            self._default = int(default)
-        else:
-            self._default = np.asarray(default)
+        self._default = default_action(spec.action, default)
         self._deadline = period or _NEVER
         # Where no strategy can act, there is nothing to wait for.
         acts = "strategy" in self._routing.order or self._goals is not None
@@ -295,7 +296,8 @@ class Decider:
                 # It came before its tick, when it was not known who would do what.
                 self._compare(mine)
             if theirs is not None and self._judge is not None:
-                theirs, why = self._judged(theirs, why, tick, mine)
+                served = self._judge.choose(strategies, (theirs, why), tick, mine)
+                theirs, why = served
         if routing.routers or routing.hand_over is not None:
             routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
             return routing.choose(strategies, theirs, why, self._default)
@@ -314,24 +316,6 @@ class Decider:
         """Take a score of the last decision, such as its reward; larger is better."""
         if self._actor is not None:
             self.worth.note(self._actor[0], score)
-
-    def _judged(self, theirs: Any, why: str, tick: int, mine: Any) -> tuple[Any, str]:
-        """Return the action of the newest strategy that is still right."""
-        strategies, judge, first = self.strategies, self._judge, ""
-        assert judge is not None
-        while theirs is not None:
-            track = strategies.track
-            assert track is not None
-            reason = judge.verdict(track, strategies.row(track, tick), tick, mine)
-            if not reason:
-                return theirs, why
-            first = first or reason
-            vetoes = self.metrics.vetoes
-            vetoes["strategy", reason] = vetoes.get(("strategy", reason), 0) + 1
-            strategies.refuse(reason)
-            strategies.revert()
-            theirs, why = strategies.serve(tick)
-        return None, first
 
     def _foretell(self, obs: Floats) -> Any:
         """Give the executor's action at another observation, (obs,)."""
@@ -377,7 +361,7 @@ class Decider:
         if self._planner is not None:
             self._follow_up(action, source, tick)
         if source in ("strategy", "executor"):
-            self._last = action.copy() if self._arrays else action
+            self._last = self._kept(action)
             self._held = 0
         else:
             self._held = self._held + 1 if source == "hold" else 0
@@ -407,10 +391,10 @@ class Decider:
         if source not in ("strategy", "executor"):
             self.strategies.idled()
         if self._boxes and self._last is not None and source != "hold":
-            self._note_jump(action, actor)
+            self.metrics.jumped(action, self._last, actor, self._actor)
         hand_over = self._routing.hand_over
         if hand_over is not None:
-            hand_over.acted(actor, action.copy() if self._arrays else action, tick)
+            hand_over.acted(actor, self._kept(action), tick)
         self._actor = actor
         if self._asked is not None:
             obs, self._asked = self._asked, None
@@ -427,16 +411,6 @@ class Decider:
         actions = [action, *self.strategies.upcoming(tick + 1, lead - 1)]
         committed = flat_actions(actions, self.spec.action)
         self._planner.submit(tick, self._epoch, obs, lead, committed)
-
-    def _note_jump(self, action: Any, actor: Actor) -> None:
-        if actor[0] == "strategy" and actor == self._actor:
-            jumps = self.metrics.inside_jump
-        elif actor != self._actor:
-            jumps = self.metrics.seam_jump
-        else:
-            return
-        jump = float(np.abs(action - self._last).max())
-        jumps.record(round(min(jump, 1e12) * JUMP))
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None

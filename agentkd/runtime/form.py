@@ -133,15 +133,23 @@ def form(frozen: Frozen, *, native: bool = True) -> Form:
     return NumpyForm(frozen)
 
 
-def default_action(action: ActionSpec) -> Any:
-    """What is done before anybody decided: the first choice, or the nearest to 0."""
+def default_action(action: ActionSpec, wanted: Any = None) -> Any:
+    """Return what is done before anybody decided.
+
+    Args:
+        action: The actions.
+        wanted: What the user wants; None for the first choice, or the action nearest
+            to 0.
+    """
+    if wanted is not None:
+        whole = isinstance(action, DiscreteSpec)
+        return int(wanted) if whole else np.asarray(wanted)
     match action:
         case DiscreteSpec(_, start):
             return start
-        case BoxSpec(low, high, shape):
+        case BoxSpec(low, _, shape):
             zeros = np.zeros(len(low), np.float32)
-            bounds = np.asarray(low, np.float32), np.asarray(high, np.float32)
-            return np.clip(zeros, *bounds).reshape(shape)
+            return np.clip(zeros, *dists.bounds(action)).reshape(shape)
         case MultiBinarySpec(n):
             return np.zeros(n, np.int8)
         case _:

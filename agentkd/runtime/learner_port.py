@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, final, runtime_checkable
 
 from agentkd.errors import ConfigError
+from agentkd.executors.description import interchangeable
 from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.status import Health
 from agentkd.runtime.worker import describe
-from agentkd.types import Floats, Learner
+from agentkd.types import Floats, Gated, Learner
 
 log = logger(__name__)
 
@@ -33,6 +34,7 @@ class LearnerCounts:
         error: What the last failure said.
         progress: What its last step told.
         health: Whether it is ready, and how its starts went.
+        refused: Weights that were not handed on, by reason.
     """
 
     labels: int = 0
@@ -43,6 +45,7 @@ class LearnerCounts:
     error: str = ""
     progress: Mapping[str, float] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -75,6 +78,13 @@ class LearnerPort(Protocol):
         """Take the newest weights that were not taken yet."""
         ...
 
+    def follow(self, executor: Frozen) -> None:
+        """Take note of an executor that acts and is not from `weights`.
+
+        Weights that were learnt before are not handed on any more.
+        """
+        ...
+
     def supervise(self) -> None:
         """Look after whatever runs in the background; not on the tick's way."""
         ...
@@ -86,6 +96,11 @@ class LearnerPort(Protocol):
     def close(self) -> None:
         """End, and leave nothing running; `weights` then gives the last ones."""
         ...
+
+
+def refused_by(learner: Learner) -> Mapping[str, int]:
+    """Return how many of its weights a learner refused itself, by reason."""
+    return learner.refused() if isinstance(learner, Gated) else {}
 
 
 @final
@@ -117,10 +132,14 @@ class InlineLearner:
         self._fresh: Floats | None = None
         self._learnt = False
         self._ring: LabelRing | None = None
+        self._opened: Frozen | None = None
+        self._acting: Frozen | None = None
+        self._foreign = False
 
     def open(self, executor: Frozen) -> LabelRing:
         """Make the ring."""
         self._ring = LabelRing(executor.spec)
+        self._opened = self._acting = executor
         return self._ring
 
     def await_ready(self, timeout: float | None = None) -> None:
@@ -133,6 +152,7 @@ class InlineLearner:
             return
         self._ticks += 1
         try:
+            self._hear()
             for batch in ring.take(ring.rows):
                 self._labels += len(batch.obs)
                 self._learner.add(batch.obs, batch.dist)
@@ -143,7 +163,7 @@ class InlineLearner:
                 self._progress, self._learnt = progress, True
                 self._steps += 1
             if self._learnt and self._ticks % self._swap_every == 0:
-                self._fresh, self._learnt = self._learner.snapshot(), False
+                self._propose()
             self._failures = 0
         except Exception as error:
             self._errors += 1
@@ -151,10 +171,28 @@ class InlineLearner:
             self._error = describe(error)
             log.exception("The distiller raised; the executor stays.")
 
+    def _hear(self) -> None:
+        """Tell the learner of the executor that acts, if it is not its own."""
+        executor, self._acting = self._acting, None
+        if executor is None or self._opened is None:
+            return
+        self._foreign = not interchangeable(executor, self._opened)
+        self._fresh = None
+        if isinstance(self._learner, Gated):
+            self._learner.follow(None if self._foreign else executor.vector())
+
+    def _propose(self) -> None:
+        self._learnt = False
+        self._fresh = self._learner.snapshot()
+
     def weights(self) -> Floats | None:
         """Take the weights of the last snapshot."""
         fresh, self._fresh = self._fresh, None
-        return fresh
+        return None if self._foreign or self._acting is not None else fresh
+
+    def follow(self, executor: Frozen) -> None:
+        """Take note of an executor; the learner hears of it at the next tick."""
+        self._acting = executor
 
     def supervise(self) -> None:
         """Nothing runs in the background."""
@@ -169,11 +207,12 @@ class InlineLearner:
             {},
             self._error,
             self._progress,
+            refused=refused_by(self._learner),
         )
 
     def close(self) -> None:
         """Take a last snapshot, and give the ring back."""
-        if self._learnt and self._failures < ENOUGH:
-            self._fresh, self._learnt = self._learner.snapshot(), False
+        if self._learnt and self._failures < ENOUGH and self._acting is None:
+            self._propose()
         if self._ring is not None:
             self._ring.segment.close()

@@ -183,6 +183,8 @@ class Loop:
         self._return += float(reward)
         self._length += 1
         self._timeline.note(decision, lateness, float(reward))
+        if math.isfinite(reward):
+            self._agent.score(float(reward))
         if terminated or truncated:
             self._returns.append(self._return)
             self._lengths.append(self._length)

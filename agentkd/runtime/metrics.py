@@ -159,11 +159,12 @@ class Metrics:
         "periods",
         "planner_latency",
         "planner_ticks",
+        "rollbacks",
         "router_errors",
         "seam_jump",
         "swaps",
+        "swaps_refused",
         "vetoes",
-        "weights_rejected",
     )
 
     def __init__(self, action: ActionSpec) -> None:
@@ -189,7 +190,28 @@ class Metrics:
         self.router_errors = 0
         self.epochs = 1
         self.swaps = 0
-        self.weights_rejected = 0
+        self.swaps_refused: dict[str, int] = {}
+        self.rollbacks: dict[str, int] = {}
+
+    def jumped(
+        self, action: Any, last: Any, actor: tuple[Any, ...], before: Any
+    ) -> None:
+        """Record how far an action is from the last one.
+
+        Args:
+            action: The action, an array.
+            last: The one before it.
+            actor: Who acts: the source, and which strategy.
+            before: Who acted before, None for nobody.
+        """
+        if actor[0] == "strategy" and actor == before:
+            jumps = self.inside_jump
+        elif actor != before:
+            jumps = self.seam_jump
+        else:
+            return
+        jump = float(np.abs(action - last).max())
+        jumps.record(round(min(jump, 1e12) * JUMP))
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -230,8 +252,9 @@ class Metrics:
                 "seam": self.seam_jump.summary(JUMP),
                 "inside": self.inside_jump.summary(JUMP),
             },
-            "weights_rejected_total": self.weights_rejected,
             "swaps_total": self.swaps,
+            "swaps_refused_total": dict(self.swaps_refused),
+            "rollbacks_total": dict(self.rollbacks),
             **self.agreement.summary(),
         }
 

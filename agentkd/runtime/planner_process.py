@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from agentkd.deploy.bundle import to_bytes
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, SpecError
+from agentkd.executors.description import interchangeable
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime.codec import (
     Answer,
@@ -75,6 +76,7 @@ class ProcessPlanner:
         self._alone = alone
         self._weights: Mailbox | None = None
         self._heard = 0
+        self._rolled: Frozen | None = None
         self._worker: Worker | None = None
 
     def open(
@@ -128,6 +130,7 @@ class ProcessPlanner:
             told["roll"] = wants.roll.as_references()
             told["executor"] = told["weights"] = None
         if wants.roll is not None and wants.executor is not None:
+            self._rolled = wants.executor
             self._weights = Mailbox(4 * len(wants.executor.vector()))
             shared.append(self._weights.segment.fd)
             file = to_bytes(wants.executor, {})
@@ -185,8 +188,14 @@ class ProcessPlanner:
 
     def follow(self, executor: Frozen) -> None:
         """Send another executor to act while the planner thinks."""
-        if self._weights is not None:
-            self._weights.write(encode_weights(executor.vector()))
+        if self._weights is None or self._rolled is None:
+            return
+        if not interchangeable(executor, self._rolled):
+            raise SpecError(
+                f"The planner's process rolls {self._rolled.architecture} forward and "
+                f"takes no {executor.architecture}. Make a new Agent for it."
+            )
+        self._weights.write(encode_weights(executor.vector()))
 
     def supervise(self) -> None:
         """Kill the process where it hangs; start it where there is none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from agentkd.runtime.learner_port import LearnerCounts
@@ -10,13 +12,16 @@ from agentkd.runtime.status import Health
 
 
 def port_metrics(
-    planner: PlannerCounts | None, learner: LearnerCounts | None
+    planner: PlannerCounts | None,
+    learner: LearnerCounts | None,
+    refused: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the counts as plain values, by name.
 
     Args:
         planner: What the planner counted, None without one.
         learner: What the learner counted, None without one.
+        refused: Swaps that the agent refused, by reason.
     """
     out: dict[str, Any] = {}
     if planner is not None:
@@ -28,6 +33,8 @@ def port_metrics(
         out["planner_busy_ratio"] = planner.busy
         _add_health(out, "planner", planner.health)
     if learner is not None:
+        both = Counter(refused) + Counter(learner.refused)
+        out["swaps_refused_total"] = dict(both)
         out["labels_learnt_total"] = learner.labels
         out["labels_dropped_total"] = learner.dropped
         out["learner_steps_total"] = learner.steps

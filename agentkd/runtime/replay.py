@@ -14,15 +14,12 @@ from agentkd.files import loading
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.form import Form, form
-from agentkd.runtime.goals import Goals
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.planner_port import PlannerCounts
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.router import Router, check_mode
-from agentkd.runtime.seams import Seam
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.thinking import Demands
-from agentkd.runtime.trust import Trust
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats, Source
 
@@ -145,18 +142,6 @@ class _Clock:
         """It is known."""
 
 
-def options_of(log: LogFile) -> StrategyOptions:
-    """How strategies took over from one another in a logged run."""
-    told = log.header.get("strategies", {})
-    goals, seam, trust = told.get("goals"), told.get("seam"), told.get("trust")
-    return StrategyOptions(
-        goals=Goals(**goals) if goals else None,
-        seam=Seam(**seam) if seam else None,
-        advance=told.get("advance", "ticks"),
-        trust=Trust(**trust) if trust else None,
-    )
-
-
 def replay(
     log: LogFile,
     executor: Frozen | None = None,
@@ -243,7 +228,7 @@ class _Replay:
             default,
             None,
             0,
-            options_of(self._log),
+            StrategyOptions.from_json(self._log.header.get("strategies", {})),
             self._clock,
         )
         spec = self._log.spec

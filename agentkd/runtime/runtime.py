@@ -24,6 +24,7 @@ from agentkd.runtime.ports import (
 from agentkd.runtime.result import RunResult
 from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision
 
@@ -48,7 +49,7 @@ class Runtime:
     virtual clock everything happens on the tick, in the same order in each run.
 
     Args:
-        executor: Acts whenever the planner is late.
+        executor: Acts whenever the planner is late; or the path of an executor file.
         planner: A `Remote` (a process of its own under the wall clock), a port, or a
             policy; None for the executor alone.
         learner: A `Remote` or a port; under the virtual clock also a learner itself.
@@ -68,11 +69,15 @@ class Runtime:
         wait: Enter the block only when planner and learner are ready. Else the executor
             acts from the first tick, and they join when they are.
         timeout: Seconds to wait at most; None for as long as a start may take.
+        watch: Follow the executor's file: when it is replaced, its new executor is
+            swapped in.
+        rollback: Return to the former executor if the environment's rewards fall after
+            a swap.
     """
 
     def __init__(
         self,
-        executor: Frozen,
+        executor: Frozen | str | Path,
         *,
         planner: AnyPlanner | None = None,
         learner: AnyLearner | None = None,
@@ -90,6 +95,8 @@ class Runtime:
         views: int = 1024,
         wait: bool = False,
         timeout: float | None = None,
+        watch: bool = False,
+        rollback: Rollback | None = None,
     ) -> None:
         """Prepare; entering the block starts planner and learner."""
         if not 0 < hz < float("inf"):
@@ -116,6 +123,8 @@ class Runtime:
             budget=0.0 if virtual else budget,
             log=log,
             native=native,
+            watch=watch,
+            rollback=rollback,
         )
         self._views, self._wait, self._timeout = views, wait, timeout
         self._realtime = realtime or Realtime()

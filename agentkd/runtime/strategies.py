@@ -12,7 +12,8 @@ counted under one of these reasons, or under that of a router:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from agentkd import dists
@@ -66,6 +67,30 @@ class StrategyOptions:
             self.trust != "auto"
         ):
             raise ConfigError(f"trust is {self.trust!r}: 'auto', Trust(…) or None.")
+
+    def to_json(self, trust: Trust | None) -> dict[str, Any]:
+        """Return what a replay needs to know, as JSON values.
+
+        Args:
+            trust: The limits for late rows that were in force.
+        """
+        return {
+            "advance": self.advance,
+            "trust": trust and asdict(trust),
+            "goals": self.goals and asdict(self.goals),
+            "seam": self.seam and asdict(self.seam),
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> StrategyOptions:
+        """Read what `to_json` gave."""
+        goals, seam, trust = told.get("goals"), told.get("seam"), told.get("trust")
+        return cls(
+            goals=Goals(**goals) if goals else None,
+            seam=Seam(**seam) if seam else None,
+            advance=told.get("advance", "ticks"),
+            trust=Trust(**trust) if trust else None,
+        )
 
     def trusted(self, *, judged: bool) -> Trust | None:
         """Return the limits for late rows, None for none.

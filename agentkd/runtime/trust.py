@@ -34,7 +34,7 @@ from agentkd.spec import ActionSpec, BoxSpec
 from agentkd.types import Floats
 
 if TYPE_CHECKING:
-    from agentkd.runtime.strategies import Track
+    from agentkd.runtime.strategies import Strategies, Track
 
 IDLE = object()
 """Executed where the world stood still, because nobody decided."""
@@ -156,6 +156,7 @@ class Judge:
         action: The actions' spec.
         history: What was executed.
         executor: Gives the executor's action at an observation, (obs,).
+        vetoes: Where refusals are counted, by source and reason.
     """
 
     def __init__(
@@ -164,9 +165,11 @@ class Judge:
         action: ActionSpec,
         history: History,
         executor: Callable[[Floats], Any],
+        vetoes: dict[tuple[str, str], int],
     ) -> None:
         """Begin without evidence."""
         self._trust, self._history, self._executor = trust, history, executor
+        self._vetoes = vetoes
         self._boxes = isinstance(action, BoxSpec)
         if isinstance(action, BoxSpec):
             low, high = np.asarray(action.low), np.asarray(action.high)
@@ -179,6 +182,35 @@ class Judge:
         self._aged = [_Mean(before) for _ in range(_AGES)]
         self._case: _Case | None = None
         self._former: _Case | None = None
+
+    def choose(
+        self, strategies: Strategies, served: tuple[Any, str], tick: int, mine: Any
+    ) -> tuple[Any, str]:
+        """Return the action of the newest strategy that is still right, and why.
+
+        Args:
+            strategies: The strategies; those that are not right end.
+            served: The newest one's action and why it serves.
+            tick: The tick.
+            mine: What the executor would do, None if it does not say.
+
+        Returns:
+            The action, None if no strategy is right; and why.
+        """
+        (action, why), first = served, ""
+        while action is not None:
+            track = strategies.track
+            assert track is not None
+            reason = self.verdict(track, strategies.row(track, tick), tick, mine)
+            if not reason:
+                return action, why
+            first = first or reason
+            key = "strategy", reason
+            self._vetoes[key] = self._vetoes.get(key, 0) + 1
+            strategies.refuse(reason)
+            strategies.revert()
+            action, why = strategies.serve(tick)
+        return None, first
 
     def verdict(self, track: Track, row: int, tick: int, mine: Any) -> str:
         """Return why a strategy may not act at a tick; "" if it may.

@@ -307,13 +307,19 @@ static int32_t check_sizes(const struct akx *net)
 
 static int32_t check_bounds(const struct akx *net)
 {
-    /* Bounds may be infinite, and are never NaN. */
+    /* Bounds may be infinite outwards, and are never NaN; told by bits. */
     if (akd_largest(net->low, net->out) > 0xFF000000u ||
         akd_largest(net->high, net->out) > 0xFF000000u)
         return AKX_NUMBERS;
-    for (int32_t i = 0; i < net->out; i++)
-        if (net->low[i] > net->high[i])
+    for (int32_t i = 0; i < net->out; i++) {
+        const float low = net->low[i], high = net->high[i], span = high - low;
+        const int32_t endless = akd_finite(&span, 1) == 0;
+        if (low > high || (akd_finite(&low, 1) == 0 && low > 0.0f) ||
+            (akd_finite(&high, 1) == 0 && high < 0.0f))
             return AKX_NUMBERS;
+        if (net->head == AKD_SQUASHED && endless)
+            return AKX_NUMBERS;
+    }
     return AKX_OK;
 }
 

@@ -1,0 +1,273 @@
+"""Swaps: replacing the executor between two ticks, and going back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.errors import (
+    AgentkdError,
+    ConfigError,
+    LoadError,
+    NumbersError,
+    SpecError,
+)
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime.decider import Decider
+from agentkd.runtime.form import form
+from agentkd.runtime.learner_port import LearnerPort
+from agentkd.runtime.planner_port import PlannerPort
+from agentkd.runtime.scores import Rollback, Scores
+from agentkd.runtime.watched import Watched
+from agentkd.spec import Part, Spec
+
+log = logging.getLogger(__name__)
+
+_REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
+    (LoadError, "file"),
+    (SpecError, "unfit"),
+    (NumbersError, "numbers"),
+    (AgentkdError, "other"),
+)
+"""Why a swap is refused, by the error."""
+_REMEMBERED = 8
+"""Executors that `rollback` can return to."""
+
+
+def check_fit(present: Frozen, executor: Frozen) -> None:
+    """Make sure that an executor may take over from the present one.
+
+    Its architecture, its normaliser and its weights may differ.
+
+    Raises:
+        SpecError: With the first difference in observation, action or memory.
+    """
+    difference = _difference(present.spec, executor.spec)
+    if not difference and executor.memory != present.memory:
+        difference = (
+            f"{executor.architecture} remembers {executor.memory} numbers, "
+            f"{present.architecture} {present.memory}"
+        )
+    if difference:
+        raise SpecError(
+            f"The executor does not fit: {difference}. The present one acts on. Swap "
+            "in one that was made for the same environment, or make a new Agent."
+        )
+
+
+def check_contract(present: Contract, contract: Contract) -> None:
+    """Make sure that the numbers of two executors mean the same, as far as is told.
+
+    Raises:
+        SpecError: With the names or units that differ.
+    """
+    for field in ("obs_names", "obs_units", "action_names", "action_units"):
+        here, there = getattr(present, field), getattr(contract, field)
+        if here and there and here != there:
+            raise SpecError(
+                f"The executor does not fit: its {field} are {', '.join(there)}, the "
+                f"present one's {', '.join(here)}. The present one acts on."
+            )
+
+
+def _difference(present: Spec, other: Spec) -> str:
+    """Say how two environments differ; "" if they do not."""
+    here, there = present.obs, other.obs
+    if here.size != there.size:
+        return f"it observes {there.size} numbers, the present one {here.size}"
+    if here.layout != there.layout or len(here.parts) != len(there.parts):
+        return f"it observes {_names(other)}, the present one {_names(present)}"
+    for mine, its in zip(here.parts, there.parts, strict=True):
+        if _meaning(mine) != _meaning(its):
+            return f"it observes {its}, the present one {mine}"
+    if present.action != other.action:
+        return f"it acts in {other.action}, the present one in {present.action}"
+    return ""
+
+
+def _names(spec: Spec) -> str:
+    return f"a {spec.obs.layout} of {[part.name for part in spec.obs.parts]}"
+
+
+def _meaning(part: Part) -> tuple[object, ...]:
+    """Everything but the float type: observations are laid out in float32."""
+    real = np.issubdtype(np.dtype(part.dtype), np.floating)
+    dtype = "float" if real else part.dtype
+    return part.name, part.kind, part.shape, dtype, part.sizes, part.start
+
+
+@final
+class Swaps:
+    """Replaces the executor of a decider and tells planner and learner.
+
+    Args:
+        decider: What acts.
+        planner: Told of each executor, None for nobody.
+        learner: Gives weights, and is told of executors that are not its own.
+        running: Whether planner and learner are open.
+        native: Whether executors are compiled.
+        rollback: When to go back by itself, None for never.
+        watched: A file to follow, None for none.
+        contract: What the numbers of the first executor mean, if its file tells.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        planner: PlannerPort | None,
+        learner: LearnerPort | None,
+        running: Callable[[], bool],
+        *,
+        native: bool,
+        rollback: Rollback | None = None,
+        watched: Watched | None = None,
+        contract: Contract | None = None,
+    ) -> None:
+        """Begin with the decider's executor."""
+        self._decider, self._metrics = decider, decider.metrics
+        self._planner, self._learner = planner, learner
+        self._running, self._native = running, native
+        self._watched = watched
+        self._contract = contract or Contract()
+        self.scores = Scores(rollback) if rollback is not None else None
+        self._former: deque[Frozen] = deque(maxlen=_REMEMBERED)
+        # Versions never come twice, whatever is rolled back.
+        self._newest = decider.form.frozen.version
+        # The user's thread, the tick's and the supervisor's may all swap.
+        self._lock = threading.RLock()
+
+    @property
+    def executor(self) -> Frozen:
+        """The executor that acts now."""
+        return self._decider.form.frozen
+
+    def swap(self, executor: Frozen | Bundle | str | Path) -> None:
+        """Let another executor act from the next tick on; see `Agent.swap`."""
+        with self._lock, self._counting():
+            if isinstance(executor, str | Path):
+                executor = read_bundle(executor)
+            if isinstance(executor, Bundle):
+                check_contract(self._contract, executor.contract)
+                executor = executor.frozen
+            if not isinstance(executor, Frozen):
+                raise ConfigError(
+                    f"{type(executor).__name__} is no executor: give a Frozen or the "
+                    "path of an .akd file."
+                )
+            self._replace(executor)
+            if self._learner is not None:
+                self._learner.follow(executor)
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count a refusal by its reason, and pass it on."""
+        try:
+            yield
+        except AgentkdError as error:
+            counts = self._metrics.swaps_refused
+            reason = next(why for kind, why in _REASONS if isinstance(error, kind))
+            counts[reason] = counts.get(reason, 0) + 1
+            raise
+
+    def _replace(self, executor: Frozen) -> None:
+        """Check and compile an executor, and let it act."""
+        present = self.executor
+        check_fit(present, executor)
+        _check_numbers(executor)
+        made = form(executor, native=self._native)
+        if self._planner is not None and self._running():
+            self._planner.follow(executor)
+        self._former.append(present)
+        if self.scores is not None:
+            self.scores.swapped(present)
+        self._decider.form = made
+        self._newest = max(self._newest, executor.version)
+        self._metrics.swaps += 1
+
+    def rollback(self, reason: str = "asked", to: Frozen | None = None) -> Frozen:
+        """Let a former executor act again; see `Agent.rollback`."""
+        with self._lock:
+            if to is None:
+                if not self._former:
+                    raise ConfigError(
+                        "There is no executor to return to: none was swapped in, or "
+                        f"{_REMEMBERED} rollbacks in a row used up the former ones."
+                    )
+                to = self._former[-1]
+            kept = list(self._former)
+            if to in kept:
+                kept = kept[: len(kept) - 1 - kept[::-1].index(to)]
+            self.swap(to)
+            self._former.clear()
+            self._former.extend(kept)
+            if self.scores is not None:
+                self.scores.rolled_back()
+            counts = self._metrics.rollbacks
+            counts[reason] = counts.get(reason, 0) + 1
+        return to
+
+    def take_learnt(self) -> None:
+        """Swap the learner's newest weights in, if there are new ones."""
+        if self._learner is None:
+            return
+        with self._lock:
+            weights = self._learner.weights()
+            if weights is None:
+                return
+            present = self.executor
+            try:
+                with self._counting():
+                    self._replace(present.with_vector(weights, self._newest + 1))
+            except AgentkdError as error:
+                log.warning("New weights are not swapped in: %s", error)
+                self._learner.follow(present)
+
+    def follow_file(self) -> None:
+        """Swap the watched file in, if it was replaced."""
+        if self._watched is None:
+            return
+        try:
+            with self._counting():
+                bundle = self._watched.changed()
+        except AgentkdError as error:
+            log.warning("The file is not swapped in: %s", error)
+            return
+        if bundle is None:
+            return
+        try:
+            self.swap(bundle)
+        except AgentkdError as error:
+            log.warning("%s is not swapped in: %s", self._watched.path, error)
+
+    def heed_scores(self) -> None:
+        """Roll back if the scores fell after a swap."""
+        if self.scores is None:
+            return
+        former = self.scores.fallen()
+        if former is not None:
+            log.warning("The scores fell after a swap: the former executor acts again.")
+            self.rollback("score", former)
+
+
+def _check_numbers(executor: Frozen) -> None:
+    """Try an executor on observations as its normaliser describes them.
+
+    Raises:
+        NumbersError: If it answers with NaN or infinity.
+    """
+    random = np.random.default_rng(0).standard_normal((8, len(executor.mean)))
+    spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
+    obs = (executor.mean + random * spread).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        outputs = executor.follow(obs)
+    if not np.isfinite(outputs).all():
+        raise NumbersError("The executor answers with NaN or infinity.")

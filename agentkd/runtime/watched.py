@@ -1,0 +1,130 @@
+"""A file that is followed: its executor, whenever another one was put there."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+from typing import final
+
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.errors import BundleError, ConfigError
+from agentkd.executors.frozen import Frozen
+
+_EVERY = 0.1
+"""Seconds between two looks."""
+_SETTLED = 2.0
+"""Seconds after which a file's times tell that nothing is being written: a change
+within one step of the file system's clock would not show in them."""
+
+_Facts = tuple[int, int, int, int, int]
+
+
+@final
+class Watched:
+    """Follows the executor file at a path.
+
+    It may be renamed over, rewritten in place, deleted and put back, or be a symbolic
+    link that is switched. A file that is only half written is read again until it is
+    whole, or the same twice and bad.
+
+    Args:
+        path: The file.
+        digest: The digest of the executor that acts, as `Bundle.digest` gives it.
+    """
+
+    def __init__(self, path: str | Path, digest: str) -> None:
+        """Take the place; `changed` looks."""
+        self.path = Path(path).absolute()
+        self._digest = digest
+        self._facts: _Facts | None = None
+        self._bad: tuple[_Facts, str] | None = None
+        self._told = False
+        self._next = 0.0
+
+    def changed(self, *, now: bool = False) -> Bundle | None:
+        """Return what the file holds if it is something else than at the last look.
+
+        Args:
+            now: Look even if the last look was a moment ago.
+
+        Raises:
+            BundleError: If the file is bad and stays so; once for each bad file.
+        """
+        moment = time.monotonic()
+        if moment < self._next and not now:
+            return None
+        self._next = moment + _EVERY
+        facts = self._look()
+        if facts is None or facts == self._facts:
+            return None
+        try:
+            bundle = read_bundle(self.path)
+        except BundleError as error:
+            self._judge(facts, error)
+            return None
+        self._bad = None
+        self._remember(facts)
+        if bundle.digest == self._digest:
+            return None
+        self._digest = bundle.digest
+        return bundle
+
+    def _look(self) -> _Facts | None:
+        """Return what tells one state of the file from another; None for no file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            # It may be on its way: the executor that acts stays.
+            self._facts = self._bad = None
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return (
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
+
+    def _judge(self, facts: _Facts, error: BundleError) -> None:
+        """Raise the error if the file was as bad before, else wait for the rest."""
+        bad = facts, str(error)
+        if self._bad != bad:
+            self._bad, self._told = bad, False
+            return
+        self._remember(facts)
+        if not self._told:
+            self._told = True
+            raise error
+
+    def _remember(self, facts: _Facts) -> None:
+        if time.time() - max(facts[3], facts[4]) * 1e-9 > _SETTLED:
+            self._facts = facts
+
+
+def open_executor(
+    executor: Frozen | str | Path, *, watch: bool
+) -> tuple[Frozen, Contract | None, Watched | None]:
+    """Return an executor, or that of a file; its contract; and what follows the file.
+
+    Raises:
+        ConfigError: If it is neither, or `watch` is set without a file.
+        BundleError: If the file cannot be read.
+    """
+    if isinstance(executor, Frozen):
+        if watch:
+            raise ConfigError(
+                "watch=True follows an executor's file: give its path, not a Frozen."
+            )
+        return executor, None, None
+    if not isinstance(executor, str | Path):
+        raise ConfigError(
+            f"{type(executor).__name__} is no executor: give a Frozen or the path of "
+            "an .akd file."
+        )
+    bundle = read_bundle(executor)
+    watched = Watched(executor, bundle.digest) if watch else None
+    return bundle.frozen, bundle.contract, watched

@@ -122,7 +122,7 @@ def test_an_earlier_run_is_kept_unless_it_is_meant(
         (["--planner-latency", "soon"], "'soon'"),
         (["--planner-latency", "real"], "--clock wall"),
         (["--learn-ticks", "0"], "--learn-ticks 0"),
-        (["--executor", "gone.akd", "--learn-ticks", "5"], "--learn-ticks"),
+        (["--executor", "kept.akd", "--learn-ticks", "5"], "--learn-ticks"),
         (["--executor", "mpl:3"], "Did you mean 'mlp'"),
         (["--hz", "0"], "--hz 0"),
         (["--ticks", "0"], "--ticks 0"),
@@ -134,9 +134,15 @@ def test_an_earlier_run_is_kept_unless_it_is_meant(
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(
-    more: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each wrong option ends in status 2 before anything is measured or made."""
+    monkeypatch.chdir(tmp_path)
+    write_bundle(Path("kept.akd"), initial("mlp:4", CARTPOLE))
     out = tmp_path / "out"
     assert main(words(out, *more)) == 2
     said = capsys.readouterr()

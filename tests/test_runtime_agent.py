@@ -42,6 +42,7 @@ from tests.runtime_children import (
     Towards,
     constant,
 )
+from tests.waiting import ENOUGH
 
 
 def see(*numbers: float) -> Any:
@@ -397,8 +398,9 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
             return () if self.mute else poll(tick)
 
     watched = Watched()
+    budget = round(1e9 * ENOUGH)
     decider = Decider(
-        NumpyForm(constant(2)), watched, "runtime", None, None, None, 500_000_000
+        NumpyForm(constant(2)), watched, "runtime", None, None, None, budget
     )
     while not decider.metrics.answers:
         decider.decide(see(1))

@@ -245,7 +245,12 @@ def test_last_weights_are_swapped_in_at_the_end() -> None:
         Remote(f"{HERE}:Towards"), publish_seconds=1000, patience=QUICK
     )
     with Agent(constant(0), planner=planner(), learner=learner) as agent:
-        act_until(agent, lambda m: m["learner_steps_total"] > 0)
+
+        def learnt() -> bool:
+            agent.act(see(3))
+            return bool(agent.metrics()["learner_steps_total"] > 0)
+
+        wait_for(learnt)
         assert agent.executor.version == 0
     assert agent.executor.version == 1
     assert agent.executor.act(see(0)) == 3

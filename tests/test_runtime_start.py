@@ -269,3 +269,16 @@ def test_staggered_planners_join_one_by_one(tmp_path: Path) -> None:
         assert agent.metrics()["planner_state"] == "ready"
         with pytest.raises(WorkerError, match="not ready"):
             agent.await_ready(timeout=0.0)
+
+
+def test_state_at_the_end_is_how_it_was(tmp_path: Path) -> None:
+    """A planner that became ready after the last look at it was ready at the end."""
+    gate = tmp_path / "gate"
+    planner = gated(gate)
+    agent = Agent(constant(2), planner=planner)
+    agent.start(supervisor=False)
+    with agent:
+        agent.supervise()
+        gate.touch()
+        wait_for(lambda: agent.metrics()["planner_state"] == "ready")
+    assert agent.metrics()["planner_state"] == "ready"

@@ -387,6 +387,8 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
+            # It may have become ready since the last look.
+            self._state = self.health().state
             self.status.stop()
             self._wake()
             if self._process is not None:

@@ -1,6 +1,7 @@
-# make demo, make test, make check, make lint, make clean.
+# make demo, make test, make fuzz, make check, make lint, make clean.
 # The first call makes .venv and installs into it; PYTHON=python3.12 chooses another Python,
-# WORKERS=1 runs the tests in one process, PIP_FLAGS goes to pip.
+# WORKERS=1 runs the tests in one process, PIP_FLAGS goes to pip; make fuzz SECONDS=1800
+# runs for so long, TARGET=bundle on one format only.
 
 # On Linux the torch of the package index brings gigabytes for GPUs that nothing here needs;
 # docs/dependencies.md says how to have the small one.
@@ -9,6 +10,8 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$each && break; done)
 WORKERS ?= 2
+SECONDS ?= 300
+TARGET ?=
 PIP_FLAGS ?=
 ENV := .venv
 PY := $(ENV)/bin/python
@@ -17,12 +20,13 @@ STAMP := $(ENV)/.installed
 # Tiny networks gain nothing from threads, and workers would fight for the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check lint clean python
+.PHONY: help demo test fuzz check lint clean python
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a slow planner, an executor learning from it, a clock: 3 minutes"
 	@echo "make test    the tests"
+	@echo "make fuzz    hostile files and messages for every reader: 5 minutes, or SECONDS=1800"
 	@echo "make check   everything a change must pass: format, lint, types, layers, spelling"
 	@echo "make lint    put format and simple lint findings right"
 	@echo "make clean   remove caches and what runs left; .venv stays"
@@ -32,6 +36,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+fuzz: $(STAMP)
+	$(PY) -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
 check: $(STAMP)
 	scripts/check

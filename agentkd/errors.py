@@ -7,6 +7,7 @@ AgentkdError
 ├── LoadError         a file that is not what it should be
 │   ├── UnsafeError   a file that could only be read by running its code
 │   ├── TooLargeError a file of more bytes than are read
+│   ├── StatisticsError  a save without its normaliser; a warning in the library
 │   └── BundleError   an executor file that is damaged or of another format
 ├── PlannerError      a planner that raised, hung, died or answered garbage
 │   └── WireError     what came over a wire is no message of agentkd's
@@ -58,6 +59,13 @@ class UnsafeError(LoadError):
 
 class TooLargeError(LoadError):
     """A file of more bytes than are read."""
+
+
+class StatisticsError(LoadError, UserWarning):
+    """A save that saw normalised observations, without its normaliser's statistics.
+
+    It is warned of, and raised where such warnings are errors, as in the commands.
+    """
 
 
 BundleReason = Literal[

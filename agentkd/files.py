@@ -97,9 +97,11 @@ def read_file(path: str | Path, limit: int) -> bytes:
         LoadError: If it cannot be read, is no regular file, or is larger.
     """
     with regular(path, limit) as stream, loading(path):
-        data = stream.read(limit + 1)
-        if len(data) > limit:
-            raise TooLargeError(f"{path} grows; at most {limit:,} bytes are read.")
+        # A stream sets aside as many bytes as it is asked for.
+        size = os.fstat(stream.fileno()).st_size
+        data = stream.read(size + 1)
+        if len(data) > size:
+            raise LoadError(f"{path} grows while it is read.")
         return data
 
 

@@ -53,7 +53,8 @@ def _example(part: Part, batch: int, random: np.random.Generator) -> Floats:
     if part.kind == "multibinary":
         return random.integers(2, size=(batch, part.size)).astype(np.float32)
     if np.issubdtype(np.dtype(part.dtype), np.integer):
-        return random.integers(256, size=(batch, part.size)).astype(np.float32)
+        most = min(255, int(np.iinfo(part.dtype).max))
+        return random.integers(most + 1, size=(batch, part.size)).astype(np.float32)
     return random.standard_normal((batch, part.size)).astype(np.float32)
 
 

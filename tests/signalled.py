@@ -24,7 +24,7 @@ class OnImport:
 
     def find_spec(self, name: str, *_: Any) -> None:
         if name == self.module:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             os.kill(os.getpid(), self.number)
 
 

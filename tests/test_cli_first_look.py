@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_terms_are_checked_as_they_are_read() -> None:
     from agentkd.distill.terms.text import _fields, _known
 
     for name in term_names():
-        assert _fields(name) == list(_known()[name].__dataclass_fields__)
+        assert _fields(name) == [field.name for field in fields(_known()[name])]
     for text in ("match", "0.7 soft:tau=2 + 0.3*hard", "robust:by=pgd,eps=0.1"):
         check_terms(text)
         parse_terms(text)

@@ -174,7 +174,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
 
 def test_nested_questions_share_what_was_pressed() -> None:
     """Inside a block that holds Ctrl-C back, a loop hears of it and may end."""
-    seen = []
+    seen: list[bool | str] = []
 
     def inside() -> None:
         with held():

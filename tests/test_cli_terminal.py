@@ -161,12 +161,12 @@ OTHERS = (
     ),
     "bench int8 --planners planners --labels 300 --episodes 2",
     (
-        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 --methods "
-        "agentkd --seconds 1 --episodes 1 --target 0.99"
+        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 "
+        "--methods agentkd --seconds 1 --episodes 1 --target 0.99"
     ),
     (
-        "bench realtime delay --planners planners --names ppo-LunarLander-v3 --delays 1 "
-        "--episodes 1 --distil-seconds 1 --ways async,runtime"
+        "bench realtime delay --planners planners --names ppo-LunarLander-v3 "
+        "--delays 1 --episodes 1 --distil-seconds 1 --ways async,runtime"
     ),
     f"bench realtime table {TABLE} --executor EXECUTOR --episodes 1",
     "bench realtime faults --hz 100 --seconds 1 --faults none",
@@ -243,7 +243,10 @@ def test_output_that_is_closed_early_ends_no_work(
     assert child.stdout is not None
     child.stdout.readline()
     child.stdout.close()
-    said = child.stderr.read() if child.stderr is not None else b""
+    said = b""
+    if child.stderr is not None:
+        with child.stderr:
+            said = child.stderr.read()
     assert child.wait() == 0, said
     assert said == b""
     assert (out / "executor.akd").exists()

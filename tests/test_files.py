@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_file(tmp_path / "large", 100)
     (tmp_path / "small").write_bytes(b"x" * 100)
     assert read_file(tmp_path / "small", 100) == b"x" * 100
+
+
+def test_a_high_limit_sets_no_memory_aside(tmp_path: Path) -> None:
+    """As much is asked for as the file holds, not as it might."""
+    (tmp_path / "small").write_bytes(b"x" * 100)
+    tracemalloc.start()
+    try:
+        assert len(read_file(tmp_path / "small", 1 << 32)) == 100
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize(

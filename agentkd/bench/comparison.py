@@ -135,7 +135,7 @@ def _usable(returns: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def _saved(data: Mapping[str, Any]) -> list[tuple[str, Any, int]]:

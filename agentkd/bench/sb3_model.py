@@ -48,7 +48,7 @@ _HIDDEN = {
     "quantiles": "quantile_net.quantile_net.",
     "linear": "action_net.",
 }
-_BUFFERED = ("SAC", "TQC", "TD3", "DDPG", "DQN", "QRDQN")
+_BUFFERED = ("SAC", "TQC", "CrossQ", "TD3", "DDPG", "DQN", "QRDQN")
 
 
 def predict_form(model: Any, note: str) -> Form:

@@ -121,7 +121,7 @@ class Options:
     """With auto: fit the smallest that keeps the target to integers, too, for a device
     that has no floats: agentkd export FILE --to c-int8."""
     vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if they are not beside it."""
+    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if the save does not tell."""
     unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False

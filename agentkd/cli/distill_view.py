@@ -86,11 +86,11 @@ class DistillView:
         printed = 0.0
 
         def log(look: Look) -> None:
-            if logs is None:
-                return
-            for name, value in _curves(look, goals).items():
-                if math.isfinite(value):
-                    logs.add_scalar(f"distill/{name}", value, look.labels)
+            # A full disk ends the curves, and nothing else.
+            with contextlib.suppress(OSError):
+                for name, value in _curves(look, goals).items():
+                    if logs is not None and math.isfinite(value):
+                        logs.add_scalar(f"distill/{name}", value, look.labels)
 
         def left(look: Look) -> str:
             if look.done <= 0 or look.done >= 1:
@@ -124,7 +124,8 @@ class DistillView:
 
                 yield table
         if logs is not None:
-            logs.close()
+            with contextlib.suppress(OSError):
+                logs.close()
 
 
 def _curves(look: Look, goals: Goals) -> dict[str, float]:

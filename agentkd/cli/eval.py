@@ -54,7 +54,7 @@ class Options:
     overwrite: bool = False
     """Replace the report that is there."""
     vecnormalize: str | None = None
-    """Statistics of the planners' normaliser, if they are not beside them."""
+    """Statistics of the planners' normaliser, if not beside them; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if a save does not tell."""
     unpickle: bool = False
@@ -100,8 +100,10 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
             own |= {"algorithm": None}
-        if ref.endswith(".akd"):
-            own |= {"vecnormalize": None}
+        if ref.endswith(".akd") or own["vecnormalize"] == "off":
+            own |= {
+                "vecnormalize": None if ":" in ref or ref.endswith(".akd") else "off"
+            }
         return candidates(ref, options.env, spec, own)
 
     access = {

@@ -38,7 +38,7 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     vecnormalize: str | None = None
-    """Statistics of its normaliser, if they are not beside it."""
+    """Statistics of its normaliser, if they are not beside it; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if the save does not tell."""
     unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False

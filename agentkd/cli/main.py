@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Any
 
 from agentkd.cli.output import lasting_output
 from agentkd.cli.signals import like_ctrl_c
-from agentkd.errors import AgentkdError, did_you_mean
+from agentkd.errors import AgentkdError, StatisticsError, did_you_mean
 from agentkd.printable import printable
 
 _COMMANDS = {
@@ -234,7 +235,10 @@ def _run(name: str, words: Sequence[str]) -> int:
         options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
         options = _with_arguments(options)
         first_look(name, options)
-        return int(command.run(options))
+        with warnings.catch_warnings():
+            if hasattr(options, "vecnormalize"):
+                warnings.simplefilter("error", StatisticsError)
+            return int(command.run(options))
     except ModuleNotFoundError as error:
         # Any other module is the user's business, and its traceback with it.
         package = (error.name or "").partition(".")[0]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, TextIO, final
 
@@ -65,6 +66,7 @@ def lasting_output() -> Iterator[Lasting]:
             os.fstat(descriptor)
         except OSError:  # closed: a file opened later would take its number
             os.open(os.devnull, os.O_RDWR)
+    threading.excepthook = _tell_in_a_line
     before = sys.stdout, sys.stderr
     streams = [_patient(each) for each in before]
     sys.stdout, sys.stderr = streams
@@ -74,6 +76,15 @@ def lasting_output() -> Iterator[Lasting]:
         for stream in streams:
             stream.flush()
         sys.stdout, sys.stderr = before
+        threading.excepthook = threading.__excepthook__
+
+
+def _tell_in_a_line(failed: threading.ExceptHookArgs) -> None:
+    """Tell that a thread could not write, such as TensorBoard's on a full disk."""
+    if isinstance(failed.exc_value, OSError):
+        sys.stderr.write(f"{failed.exc_value}\n")
+    else:
+        threading.__excepthook__(failed)
 
 
 def _patient(stream: TextIO | None) -> Lasting:

@@ -79,7 +79,7 @@ class Options:
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
     vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if they are not beside it."""
+    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if the save does not tell."""
     unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False

@@ -54,7 +54,7 @@ class Options:
     connections: int = 8
     """How many agents may be connected; others try again until a place is free."""
     vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if they are not beside it."""
+    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
     algorithm: str | None = None
     """The SB3 algorithm, if the save does not tell."""
     unpickle: bool = False

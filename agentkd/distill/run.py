@@ -102,6 +102,9 @@ class Run:
 
     def loop(self, stop: Callable[[], bool]) -> None:
         """Learn until the budget is used or `stop` says so."""
+        if self.labels:
+            # Those of a dataset or of an earlier run are learnt from at once.
+            self._began = time.monotonic()
         self._looked = self._save_at = self.elapsed
         self._before = self.labels, self.distiller.steps
         while self.done < 1.0:

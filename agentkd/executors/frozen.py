@@ -133,7 +133,7 @@ class Frozen:
                     f"The normaliser's {name} is {each.dtype} of shape {each.shape}; "
                     f"observations have {size} numbers, float32."
                 )
-        if not 0 < self.clip <= np.finfo(np.float32).max:
+        if not 0 < self.clip <= float(np.finfo(np.float32).max):
             raise SpecError(f"clip is {self.clip}; a finite float32 above 0 is needed.")
         if not is_whole(self.version, 0, 2**63 - 1):
             raise SpecError(f"version is {self.version!r:.40}, not a whole number.")

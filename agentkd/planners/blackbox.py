@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,13 @@ def from_actions(
             return Bernoulli(np.where(whole > 0, odds, -odds).astype(np.float32))
 
 
+def _parameters(predict: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(predict).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlackBox:
     """An object with only `predict`, which takes what the environment gives, batched.
@@ -101,7 +109,8 @@ class BlackBox:
     It is a `Policy`.
 
     Attributes:
-        predict: Gives actions, or a pair whose first item is the actions.
+        predict: Gives actions, or a pair whose first item is the actions; called with
+            `deterministic=True` if it has such a parameter.
         spec: The environment.
         smoothing: The probability that a chosen action leaves to all actions alike.
     """
@@ -110,10 +119,32 @@ class BlackBox:
     spec: Spec
     smoothing: float = SMOOTHING
 
+    def __post_init__(self) -> None:
+        """Refuse what needs more than observations.
+
+        Raises:
+            SpecError: If `predict` takes action masks.
+        """
+        if "action_masks" in _parameters(self.predict):
+            raise SpecError(
+                "predict takes action_masks, and a planner gets only observations. "
+                "Write a function planner(spec) whose object finds the masks from the "
+                "observations, and give module:planner."
+            )
+
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for flat observations (batch, size)."""
-        answer = self.predict(unflatten(self.spec.obs, obs))
+        known = _parameters(self.predict)
+        options = {"deterministic": True} if "deterministic" in known else {}
+        answer = self.predict(unflatten(self.spec.obs, obs), **options)
         if isinstance(answer, tuple):
+            if "state" in known and len(answer) > 1 and answer[1] is not None:
+                raise PlannerError(
+                    "predict answers with a state: it has a memory, which would be "
+                    "lost. Write a function planner(spec) that returns an object with "
+                    "initial_state(batch) and a call (obs, state) that returns "
+                    "(distribution, state), and give module:planner."
+                )
             answer = answer[0]
         try:
             return from_actions(answer, len(obs), self.spec.action, self.smoothing)

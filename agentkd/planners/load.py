@@ -1,7 +1,7 @@
 """From a reference to a planner.
 
-A reference is one of: an SB3 save (.zip); a folder with one, and maybe its
-VecNormalize statistics; an executor file (.akd), or a folder with one that is named
+A reference is one of: an SB3 save, whatever its suffix; a folder with one, and maybe
+its VecNormalize statistics; an executor file (.akd), or a folder with one that is named
 planner.akd; "tcp://host:port", where a planner is served; "module:attribute", which
 names an SB3 model, a torch module, a callable, an object with `predict`, or a function
 that makes one of these. Several references are an ensemble.
@@ -14,25 +14,43 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agentkd.errors import AgentkdError, ConfigError, LoadError, RefError, SpecError
+from agentkd.errors import (
+    AgentkdError,
+    ConfigError,
+    LoadError,
+    RefError,
+    SpecError,
+    StatisticsError,
+)
 from agentkd.files import loading
+from agentkd.planners.locate import (
+    SAVES,
+    Beside,
+    find_save,
+    find_statistics,
+    kind_of,
+    last_observations,
+    listed,
+    saw_normalised,
+)
 from agentkd.planners.objects import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.wire import SCHEME
 from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve
-from agentkd.spec import BoxSpec, Spec
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 if TYPE_CHECKING:
     from agentkd.planners.ensemble import Boxes
     from agentkd.planners.sb3_file import Save
+    from agentkd.planners.vecnormalize import Statistics
 
-_STATISTICS = "vecnormalize.pkl"
 _EXECUTOR = "planner.akd"
-_SAVES = ("planner.zip", "best_model.zip", "model.zip")
+RAW = "off"
+"""Instead of a file of statistics: the observations are not normalised."""
 
 
 def load_planner(
@@ -52,8 +70,9 @@ def load_planner(
         ref: A reference, or several for an ensemble.
         spec: The environment. It may be left out for SB3 saves and models and for
             executor files, which know theirs.
-        vecnormalize: The file of VecNormalize statistics; left out, a
-            `vecnormalize.pkl` beside the save is used.
+        vecnormalize: The file of VecNormalize statistics; left out, what lies beside
+            the save and belongs to it is used; see `agentkd.planners.locate`. "off" if
+            the planner takes the observations as they are.
         algorithm: The algorithm of an SB3 save, such as "PPO", where it is not told.
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code
             the file holds: only for files whose maker you trust.
@@ -69,6 +88,10 @@ def load_planner(
         UnsafeError: If it could only be read by running its code.
         SpecError: If the planner is for another environment.
         ConfigError: If the options do not go together.
+
+    Warns:
+        StatisticsError: If a save tells that it saw normalised observations, and no
+            statistics belong to it.
     """
     if votes is None and vote_noise:
         raise ConfigError(f"vote_noise is {vote_noise}, but no votes are asked for.")
@@ -93,33 +116,38 @@ def _load(
     boxes: Boxes,
 ) -> Planner:
     if not isinstance(ref, str):
-        if vecnormalize is not None:
+        if vecnormalize not in (None, RAW):
             raise ConfigError(
                 "One file of statistics cannot serve an ensemble; lay each member's "
-                f"beside it as {_STATISTICS}."
+                "beside it, with its name: a.zip and a_vecnormalize.pkl."
             )
-        return _ensemble(
-            ref, spec, algorithm=algorithm, allow_pickle=allow_pickle, boxes=boxes
-        )
+        options = {
+            "vecnormalize": vecnormalize,
+            "algorithm": algorithm,
+            "allow_pickle": allow_pickle,
+        }
+        return _ensemble(ref, spec, options, boxes=boxes)
     _need_several(boxes, ref)
     if ref.startswith(SCHEME):
         return _remote(ref, spec)
     path = Path(ref)
-    if path.suffix == ".akd":
+    kind = kind_of(path)
+    if kind == "executor" or (kind is None and path.suffix == ".akd"):
         return _executor(path, spec)
-    saved = path.is_dir() and any((path / name).is_file() for name in _SAVES)
+    saved = path.is_dir() and any((path / name).is_file() for name in SAVES)
     if (path / _EXECUTOR).is_file() and not saved:
         return _executor(path / _EXECUTOR, spec)
-    if path.is_dir() or path.suffix == ".zip":
-        return _save(path, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
-    if is_reference(ref):
+    if is_reference(ref) and not path.exists():
         if algorithm is not None:
             raise ConfigError(f"{ref!r} is an object: it needs no algorithm.")
         return _object(ref, spec, vecnormalize, allow_pickle=allow_pickle)
-    raise RefError(
-        f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an executor "
-        "file (.akd), tcp://host:port, or module:attribute."
-    )
+    save = find_save(path)
+    if not save.exists() and save.suffix != ".zip":
+        raise RefError(
+            f"No planner {ref!r}. Give an SB3 save, a folder with one, an executor "
+            "file (.akd), tcp://host:port, or module:attribute."
+        )
+    return _save(save, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
 
 
 def _need_several(boxes: Boxes, ref: str) -> None:
@@ -165,6 +193,11 @@ def _object(
 ) -> Planner:
     found = resolve(ref)
     known = None
+    if vecnormalize == RAW:
+        raise ConfigError(
+            f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} "
+            "is for saves."
+        )
     if vecnormalize is not None:
         from agentkd.planners.vecnormalize import read_statistics
 
@@ -180,30 +213,8 @@ def _remote(ref: str, spec: Spec | None) -> Planner:
     return Planner(policy, policy.spec, name, policy.parameters, "")
 
 
-def _found(folder: Path) -> tuple[Path, Path | None]:
-    """Find the save in a folder, and its statistics.
-
-    Laid out as ours, planner.zip and vecnormalize.pkl, or as rl-baselines3-zoo does,
-    ENV.zip and ENV/vecnormalize.pkl.
-    """
-    saves = sorted(folder.glob("*.zip"))
-    named = [folder / name for name in _SAVES if (folder / name).is_file()]
-    if not saves:
-        raise LoadError(f"No .zip in {folder}; it should hold the SB3 save.")
-    if len(saves) > 1 and not named:
-        names = ", ".join(save.name for save in saves[:6])
-        raise LoadError(f"{folder} holds {len(saves)} saves ({names}); name one.")
-    save = named[0] if named else saves[0]
-    return save, _beside(save)
-
-
-def _beside(save: Path) -> Path | None:
-    places = (save.parent / _STATISTICS, save.with_suffix("") / _STATISTICS)
-    return next((place for place in places if place.is_file()), None)
-
-
 def _save(
-    path: Path,
+    save: Path,
     spec: Spec | None,
     vecnormalize: str | None,
     algorithm: str | None,
@@ -215,19 +226,24 @@ def _save(
     from agentkd.planners.sb3_policy import describe
     from agentkd.planners.vecnormalize import read_statistics
 
-    save, beside = _found(path) if path.is_dir() else (path, _beside(path))
-    if vecnormalize is not None:
-        beside = Path(vecnormalize)
+    beside = Beside(None) if vecnormalize is not None else find_statistics(save)
+    given = beside.own
+    if vecnormalize is not None and vecnormalize != RAW:
+        given = Path(vecnormalize)
     known = None
-    if beside is not None:
-        known = read_statistics(beside, allow_pickle=allow_pickle)
+    if given is not None:
+        known = read_statistics(given, allow_pickle=allow_pickle)
     digest = known.digest if known else ""
     try:
         read = read_save(save)
+        if vecnormalize is None:
+            _check_statistics(read, beside, known)
         with loading(save, keep=(AgentkdError,)):
             description = describe(read, algorithm)
             policy, built_for, size = sb3.build(description, spec, known)
         name = description.algorithm
+    except StatisticsError:
+        raise
     except LoadError:
         if not allow_pickle or not save.is_file():
             raise
@@ -236,20 +252,57 @@ def _save(
         model, own = unpickle(save, algorithm)
         planner = from_object(model, str(save), spec, statistics=known)
         return replace(planner, digest=_joined(own, digest))
-    if known is None and beside is None:
-        _warn_of_statistics(read, save)
     return Planner(policy, built_for, name, size, _joined(read.digest, digest))
 
 
-def _warn_of_statistics(read: Save, save: Path) -> None:
-    """Say so where an on-policy save tells that it saw normalised observations."""
-    normalised = read.data.get("_last_original_obs") is not None
-    if normalised and "n_steps" in read.data and "gae_lambda" in read.data:
+def _contradicted(save: Save, known: Statistics) -> bool:
+    """Whether a save's last observations tell that these statistics were not used."""
+    from agentkd.planners.sb3_spaces import read_spaces
+    from agentkd.planners.vecnormalize import normaliser
+
+    told, pair = saw_normalised(save.data), last_observations(save.data)
+    if told != "unknown" or pair is None:
+        return told == "no"
+    obs = read_spaces(save.data)[0].obs
+    if obs.layout != "single":
+        return False
+    last, raw = (each.reshape(-1, obs.size).astype("float32") for each in pair)
+    return bool(abs(normaliser(known, obs)(raw) - last).mean() > 1.0)
+
+
+def _check_statistics(save: Save, beside: Beside, known: Statistics | None) -> None:
+    """Compare the statistics that were found with what the save tells of itself.
+
+    Raises:
+        ConfigError: If statistics were found for a policy that saw raw observations.
+    """
+    told = saw_normalised(save.data)
+    own, path = beside.own, printable(str(save.path))
+    if known is not None and _contradicted(save, known):
+        raise ConfigError(
+            f"{own} lies beside {path}, but the save tells that its policy saw the "
+            f"observations as they are. Say which is right: vecnormalize={RAW!r} "
+            f"(--vecnormalize {RAW}), or the file's name."
+        )
+    near = f" Near it are {listed(beside.near)}." if beside.near else ""
+    suspected = told == "probably" or (told == "unknown" and beside.unclear)
+    if own is None and (told == "yes" or suspected):
+        verb = "was trained" if told == "yes" else "may have been trained"
         warnings.warn(
-            f"{printable(str(save))} was trained behind VecNormalize, but there is no "
-            f"{_STATISTICS} beside it. Unless only rewards were normalised, it will "
-            "act badly; give its statistics (vecnormalize=…).",
-            stacklevel=4,
+            f"{path} {verb} behind VecNormalize, and no statistics belong to it by "
+            f"their name.{near} Unless only rewards were normalised, it will act badly "
+            "without them: give their file (vecnormalize=…, --vecnormalize), or "
+            f"{RAW!r} if it takes the observations as they are.",
+            StatisticsError if told == "yes" else UserWarning,
+            stacklevel=5,
+        )
+    if known is not None and beside.late:
+        warnings.warn(
+            f"{path} has no VecNormalize statistics of its own step: those of "
+            f"{printable(str(own))} are used. Give others by vecnormalize=… "
+            f"(--vecnormalize).{near}",
+            UserWarning,
+            stacklevel=5,
         )
 
 
@@ -274,22 +327,25 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
 
 
 def _alike(left: Spec, right: Spec) -> bool:
-    return left.obs.size == right.obs.size and left.action == right.action
+    """Whether two specs lay observations out alike; one may be flattened."""
+
+    def parts(obs: ObsSpec) -> list[Part]:
+        return [replace(part, dtype="float32") for part in obs.parts]
+
+    flat = [Part("", "box", (left.obs.size,), "float32")]
+    both = (parts(left.obs), parts(right.obs))
+    alike = both[0] == both[1] or flat in both
+    return alike and left.obs.size == right.obs.size and left.action == right.action
 
 
 def _ensemble(
-    refs: Sequence[str],
-    spec: Spec | None,
-    *,
-    algorithm: str | None,
-    allow_pickle: bool,
-    boxes: Boxes,
+    refs: Sequence[str], spec: Spec | None, options: dict[str, Any], *, boxes: Boxes
 ) -> Planner:
     from agentkd.planners.ensemble import Ensemble
 
     members: list[Planner] = []
     for ref in refs:
-        member = load_planner(ref, spec, algorithm=algorithm, allow_pickle=allow_pickle)
+        member = load_planner(ref, spec, **options)
         spec = spec or member.spec
         members.append(member)
     if len(members) == 1:

@@ -6,6 +6,7 @@ for up to a few hundred observations is as fast as torch; convolutions run in to
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,29 +61,45 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+REMEDY = (
+    "Load the model in a function of yours and give module:function; or, if you trust "
+    "who made the file, allow unpickling (allow_pickle=True, --unpickle), which runs "
+    "whatever code it holds."
+)
+"""What to do about a policy that cannot be rebuilt from its weights."""
+
+
 def activation(name: str) -> Activation:
-    """Find an activation by the name of its class in torch.nn.
+    """Find an activation by the name of its class in torch.nn, in evaluation mode.
 
     It may write its result into its argument.
 
     Raises:
-        LoadError: If torch.nn has no such activation.
+        LoadError: If torch.nn has no such class, or its objects need arguments, have
+            weights or change the shape.
     """
     if name in _ACTIVATIONS:
         return _ACTIVATIONS[name]
     import torch
-    from torch.nn.modules import activation as known
+    from torch.nn import modules as known
 
     if name not in known.__all__:
         raise LoadError(
-            f"The policy's activation {name!r} is not one of torch.nn."
-            f"{did_you_mean(name, known.__all__)} To use one of your own, load the "
-            "model in a function of yours and give module:function."
+            f"The policy's activation {name!r} is not a class of torch.nn."
+            f"{did_you_mean(name, known.__all__)} {REMEDY}"
         )
+    shape = (2, 3)
     try:
-        module: torch.nn.Module = getattr(known, name)()
-    except TypeError as error:
-        raise LoadError(f"The activation {name!r} cannot be made: {error}.") from error
+        module: torch.nn.Module = getattr(known, name)().eval()
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Softmax without a dimension
+            kept = module(torch.zeros(shape)).shape == shape
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise LoadError(f"The activation {name!r} fails: {error}. {REMEDY}") from error
+    if not kept:
+        raise LoadError(f"The activation {name!r} changes the shape. {REMEDY}")
+    if module.state_dict():
+        raise LoadError(f"The activation {name!r} has weights of its own. {REMEDY}")
 
     def apply(x: Floats) -> Floats:
         with torch.inference_mode():
@@ -105,6 +122,12 @@ class Linear:
         if self.bias is not None:
             y += self.bias
         return y
+
+    def after(self, first: Linear) -> Linear:
+        """Give the one layer that does what `first` and then this one do."""
+        shift = 0.0 if first.bias is None else self.weight @ first.bias
+        bias = shift if self.bias is None else self.bias + shift
+        return Linear(self.weight @ first.weight, np.asarray(bias, np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,10 +27,10 @@ def from_object(
     """Make a planner of an object.
 
     Args:
-        found: A `Planner`, an SB3 model, a torch module, a policy with or without
-            memory, a callable, an object with `predict`; or a function or class whose
-            first parameter is named `spec`, which is called with it and gives one of
-            these.
+        found: A `Planner`, an SB3 model or policy, a torch module, a policy with or
+            without memory, a callable, an object with `predict`; or a function or class
+            whose first parameter is named `spec`, which is called with it and gives one
+            of these.
         ref: Where it comes from, for messages and the planner's name.
         spec: The environment; only SB3 models and planners do without.
         statistics: VecNormalize statistics, for SB3 models.
@@ -43,8 +43,10 @@ def from_object(
     """
     if isinstance(found, Planner):
         return found
-    if is_model(found):
-        return from_model(found, spec, statistics)
+    # A policy that torch.compile wrapped is a policy still.
+    model = getattr(found, "_orig_mod", found) if is_module(found) else found
+    if is_model(model):
+        return from_model(model, spec, statistics)
     if statistics is not None:
         raise ConfigError(
             f"{ref} is not an SB3 model: VecNormalize statistics cannot be used with "

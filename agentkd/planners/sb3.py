@@ -14,7 +14,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import LoadError, SpecError
 from agentkd.planners import heads
-from agentkd.planners.network import Linear, Lstm, Perceptron, activation
+from agentkd.planners.network import REMEDY, Linear, Lstm, Perceptron, activation
 from agentkd.planners.sb3_inputs import Inputs, read_inputs
 from agentkd.planners.sb3_policy import Description, check_action
 from agentkd.planners.vecnormalize import Statistics, normaliser
@@ -111,7 +111,14 @@ class _Builder:
         )
 
     def squashed(self, width: int) -> tuple[Perceptron, heads.Head]:
-        trunk = self.layers("actor.latent_pi.", width, ends=True)
+        prefix, about = "actor.latent_pi.", self.description
+        if about.algorithm == "CrossQ":
+            layers, last = self.taker.renormed(prefix, width, about.epsilon)
+            trunk = Perceptron(layers, self.between, ends=True)
+            if last is not None:
+                trunk = Perceptron((*layers, last), self.between, ends=False)
+        else:
+            trunk = self.layers(prefix, width, ends=True)
         width = _width(trunk.layers, width)
         clipped = bool(self.taker.names("actor.mu.0."))
         layer = self.taker.linear("actor.mu.0" if clipped else "actor.mu", width)
@@ -120,7 +127,6 @@ class _Builder:
         if log_std is None:
             deviation = self.taker.linear("actor.log_std", width)
             return trunk, heads.Squashed(layer, deviation)
-        about = self.description
         limit = about.clip_mean if clipped else inf
         return trunk, heads.StateDependent(layer, log_std, about.use_expln, True, limit)
 
@@ -135,8 +141,13 @@ class _Builder:
                 layers = self.layers("quantile_net.quantile_net.", width)
             case _:
                 layers = self.layers("action_net.", width)
+                if self.taker.has("action_net.weight"):  # sb3-contrib before 1.7
+                    only = self.taker.linear("action_net", width)
+                    layers = Perceptron((only,), self.between, ends=False)
         if not layers.layers:
-            raise LoadError(f"{self.description.where} holds no layers that act.")
+            raise LoadError(
+                f"{self.description.where} holds no layers that act. {REMEDY}"
+            )
         out = _width(layers.layers, width)
         action = self.spec.action
         if self.description.kind in ("values", "quantiles"):
@@ -206,8 +217,7 @@ def build(
     if left := taker.left(_CRITICS + ignored):
         raise LoadError(
             f"{where}: {description.algorithm}'s policy has no weights "
-            f"{', '.join(left[:4])}. The policy is of a class of its own: load it in a "
-            "function of yours and give module:function, or allow unpickling."
+            f"{', '.join(left[:4])}: it is another network. {REMEDY}"
         )
     probe(policy, spec, where)
     return policy, spec, taker.parameters

@@ -31,6 +31,8 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 LIMIT_FILE = 16 * 2**30
 """Bytes that a save may have, with its optimiser's state."""
+_COMPILED = re.compile(r"(^|\.)_orig_mod\.")
+"""What torch.compile puts into the names of the weights of what it compiled."""
 LIMIT_DATA = 256 * 2**20
 """Bytes of JSON that are read at most; a replay buffer is not in it."""
 LIMIT_WEIGHTS = 4 * 2**30
@@ -96,6 +98,8 @@ def weights_of(
 ) -> Weights:
     """Take a state dict's tensors as float32 arrays that share their memory.
 
+    The names are those of the model before torch.compile.
+
     Args:
         state: Tensors by name.
         where: What they come from, for messages.
@@ -123,7 +127,10 @@ def weights_of(
                 f"{at} holds NaN or infinity; the training diverged. "
                 "Use an earlier checkpoint."
             )
-        weights[str(name)] = array
+        plain = _COMPILED.sub(r"\1", str(name))
+        if plain in weights:
+            raise LoadError(f"{where}: two arrays are named {plain!r}.")
+        weights[plain] = array
     return weights
 
 

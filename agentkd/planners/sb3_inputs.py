@@ -25,6 +25,8 @@ class Feature:
         turn: Whether its channels come last and have to come first.
         scale: What it is multiplied with.
         cnn: The convolutions it goes through, else it is flattened.
+        start: For one choice, the number of the first. SB3 one-hots the number itself,
+            so that its columns are further right by as much.
     """
 
     span: slice
@@ -32,23 +34,46 @@ class Feature:
     turn: bool
     scale: float
     cnn: NatureCnn | None
+    start: int = 0
 
     @property
     def plain(self) -> bool:
         """Whether its numbers are taken as they are."""
-        return not self.turn and self.scale == 1.0 and self.cnn is None
+        changed = self.turn or self.scale != 1.0 or self.cnn is not None or self.start
+        return not changed
 
     def __call__(self, obs: Floats) -> Floats:
         """Map flat observations to this part's features, (batch, features)."""
         x = obs[:, self.span]
         if self.plain:
             return x
+        if self.start:
+            return _moved(x, self.start)
         x = x.reshape(len(x), *self.shape)
         if self.turn:
             x = x.transpose(0, 3, 1, 2)
         if self.scale != 1.0:
             x = x * np.float32(self.scale)
         return x.reshape(len(x), -1) if self.cnn is None else self.cnn(x)
+
+
+def _moved(one_hot: Floats, start: int) -> Floats:
+    """Move the columns of one-hot vectors to where SB3 has them.
+
+    Raises:
+        SpecError: If a number has no column there.
+    """
+    n = one_hot.shape[1]
+    moved = np.zeros((len(one_hot), n), np.float32)
+    columns = np.arange(n) + start
+    there = (columns >= 0) & (columns < n)
+    if one_hot[:, ~there].any():
+        raise SpecError(
+            f"The observation holds a choice of Discrete({n}, start={start}) beyond 0 "
+            f"to {n - 1}, which SB3 cannot take: it does not subtract the start."
+        )
+    moved[:, columns[there]] = one_hot[:, there]
+    return moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +102,8 @@ class Inputs:
 def _describe(part: Part) -> str:
     name = f"{part.name!r}: " if part.name else ""
     if part.sizes:
-        return f"{name}{part.kind} of {part.sizes}"
+        start = f" from {part.start} on" if part.start else ""
+        return f"{name}{part.kind} of {part.sizes}{start}"
     return f"{name}{part.kind} of shape {part.shape}"
 
 
@@ -87,11 +113,14 @@ def _described(spec: ObsSpec) -> str:
 
 def _turned(saved: Part, given: Part) -> bool | None:
     """Whether `given` has its channels last and `saved` first; None if they differ."""
-    if (saved.kind, saved.sizes) != (given.kind, given.sizes):
+    facts = ((part.kind, part.sizes, part.start) for part in (saved, given))
+    if len(set(facts)) > 1:
         return None
     if saved.shape == given.shape:
         return False
-    last = len(given.shape) == 3 and saved.shape == given.shape[-1:] + given.shape[:-1]
+    # SB3 puts the channels of bytes first, and only of bytes.
+    image = len(given.shape) == 3 and "uint8" in (saved.dtype, given.dtype)
+    last = image and saved.shape == given.shape[-1:] + given.shape[:-1]
     return True if last else None
 
 
@@ -156,7 +185,7 @@ def read_inputs(
         cnn = taker.cnn(at, part.shape) if taker.names(f"{at}cnn.") else None
         scale = 1.0 / 255.0 if part.name in images else 1.0
         shape = named[part.name].shape or (prod(part.sizes),)
-        features.append(Feature(span, shape, turn, scale, cnn))
+        features.append(Feature(span, shape, turn, scale, cnn, part.start))
         size += part.size if cnn is None else len(cnn.linear.weight)
     if len(features) < len(given.parts):
         raise _mismatch(saved, given, where)

@@ -1,61 +1,57 @@
-"""A Stable-Baselines3 model in memory as a planner.
+"""A Stable-Baselines3 model or policy in memory as a planner.
 
 A policy of SB3's own classes is rebuilt like one from a file; on a CPU its weights
-share the model's memory, so that what it learns is followed. A policy or a features
-extractor of another class is asked through its own methods.
+share the model's memory, so that what it learns is followed. A policy, a features
+extractor or an activation of another class is asked through its own methods. What does
+not choose the actions that the model's `predict` chooses is not used: then `predict`
+itself answers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from agentkd.errors import SpecError
+from agentkd.errors import LoadError, PlannerError, SpecError
 from agentkd.planners import sb3
-from agentkd.planners.blackbox import from_actions
 from agentkd.planners.planner import Planner
+from agentkd.planners.sb3_asked import Asked, AskedRecurrent, View
+from agentkd.planners.sb3_compare import agrees
 from agentkd.planners.sb3_file import weights_of
 from agentkd.planners.sb3_policy import (
     ALGORITHMS,
     EXTRACTORS,
+    EXTRACTORS_MODULE,
     Description,
     algorithm_of_module,
     check_action,
+    masked,
+    refuse_masks,
 )
-from agentkd.planners.sb3_spaces import image_parts
-from agentkd.planners.tensors import distribution, tensors
-from agentkd.planners.vecnormalize import (
-    Normaliser,
-    Statistics,
-    normaliser,
-    statistics_of,
-)
-from agentkd.spec import ObsSpec, Spec, action_spec, obs_spec, unflatten
-from agentkd.types import (
-    ActionDist,
-    Floats,
-    Policy,
-    QValues,
-    RecurrentPolicy,
-    SquashedGaussian,
-    State,
+from agentkd.planners.sb3_spaces import image_parts, spaces_spec
+from agentkd.planners.vecnormalize import Statistics, normaliser, statistics_of
+from agentkd.spec import Spec
+from agentkd.types import Policy, RecurrentPolicy
+
+_BASES = (
+    ("stable_baselines3.common.base_class", "BaseAlgorithm"),
+    ("stable_baselines3.common.policies", "BasePolicy"),
 )
 
 
 def is_model(found: Any) -> bool:
-    """Whether an object is an SB3 algorithm; SB3 is not imported for it."""
+    """Whether an object is an SB3 model or policy; SB3 is not imported for it."""
     return any(
-        base.__module__ == "stable_baselines3.common.base_class"
-        for base in type(found).__mro__
+        (base.__module__, base.__name__) in _BASES for base in type(found).__mro__
     )
 
 
 def _own(policy: Any) -> bool:
     """Whether a policy, its extractor and its activation are SB3's and torch's own."""
-    activation = getattr(policy, "activation_fn", None)
-    if activation is not None and not activation.__module__.startswith("torch.nn."):
+    from torch import nn
+
+    activation = getattr(policy, "activation_fn", nn.ReLU)
+    if getattr(nn, getattr(activation, "__name__", ""), None) is not activation:
         return False
     extractor = getattr(policy, "features_extractor_class", None)
     own = algorithm_of_module(type(policy).__module__) is not None
@@ -63,161 +59,118 @@ def _own(policy: Any) -> bool:
         extractor is None
         or (
             extractor.__name__ in EXTRACTORS
-            and extractor.__module__ == "stable_baselines3.common.torch_layers"
+            and extractor.__module__ == EXTRACTORS_MODULE
         )
     )
 
 
 def describe_model(model: Any, name: str) -> Description:
     """Say what policy of SB3's own a model in memory has; `name` is its algorithm."""
-    policy = model.policy
+    policy = _policy(model)
     actor = getattr(policy, "actor", policy)
     options = getattr(policy, "dist_kwargs", None) or {}
     squash = options.get("squash_output", getattr(policy, "squash_output", False))
-    images = image_parts(model.observation_space)
+    spec = spaces_spec(policy.observation_space, policy.action_space)
+    images = image_parts(policy.observation_space)
     acting = getattr(policy, "activation_fn", None)
     return Description(
         algorithm=name,
         kind=ALGORITHMS[name],
-        obs=obs_spec(model.observation_space),
-        action=action_spec(model.action_space),
+        obs=spec.obs,
+        action=spec.action,
         images=images if getattr(policy, "normalize_images", True) else frozenset(),
-        activation=acting.__name__ if acting is not None else "ReLU",
+        activation="ReLU" if acting is None else getattr(acting, "__name__", "?"),
         use_expln=bool(options.get("use_expln", getattr(actor, "use_expln", False))),
         squash=bool(squash),
         clip_mean=float(getattr(actor, "clip_mean", 2.0)),
+        epsilon=float(getattr(policy, "batch_norm_eps", 1e-3)),
         weights=weights_of(policy.state_dict(), f"The {name} model"),
         where=f"The {name} model",
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """A policy of a class of its own, asked through its own methods."""
-
-    policy: Any
-    spec: Spec
-    saved: ObsSpec
-    normaliser: Normaliser | None
-
-    def observed(self, obs: Floats) -> Any:
-        """Bring flat observations to tensors as the policy takes them."""
-        outer = self.spec.obs
-        if self.normaliser is not None:
-            obs = self.normaliser(obs)
-            parts = (replace(p, dtype="float32") for p in outer.parts)
-            outer = replace(outer, parts=tuple(parts))
-        own = unflatten(outer, obs)
-        if isinstance(own, dict):
-            own = {part.name: _turn(own[part.name], part) for part in self.saved.parts}
-        else:
-            own = _turn(own, self.saved.parts[0])
-        tensor, _ = self.policy.obs_to_tensor(own)
-        return tensor
-
-    def __call__(self, obs: Floats, /) -> ActionDist:
-        """Give the action distribution for raw flat observations (batch, size)."""
-        import torch
-
-        policy, action = self.policy, self.spec.action
-        with torch.inference_mode():
-            seen = self.observed(obs)
-            if hasattr(policy, "get_distribution"):
-                found = policy.get_distribution(seen)
-                squashed = getattr(found, "bijector", None) is not None
-                return distribution(found.distribution, action, squashed=squashed)
-            if hasattr(getattr(policy, "actor", None), "get_action_dist_params"):
-                mean, log_std, options = policy.actor.get_action_dist_params(seen)
-                found = policy.actor.action_dist
-                found = found.proba_distribution(mean, log_std, **options).distribution
-                return SquashedGaussian(*tensors(found.mean, found.stddev.log()))
-            if hasattr(policy, "quantile_net"):
-                return QValues(*tensors(policy.quantile_net(seen).mean(dim=1)))
-            if hasattr(policy, "q_net"):
-                return QValues(*tensors(policy.q_net(seen)))
-            actions = policy._predict(seen, deterministic=True)
-            shape = getattr(policy.action_space, "shape", ())
-            own = actions.cpu().numpy().reshape(-1, *shape)
-            if policy.squash_output:
-                own = policy.unscale_action(own)
-            return from_actions(own, len(obs), action)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _AskedRecurrent:
-    """A recurrent policy of a class of its own."""
-
-    asked: _Asked
-
-    def initial_state(self, batch: int) -> State:
-        """Give the memory that an episode starts with: zeros."""
-        layers, _, width = self.asked.policy.lstm_hidden_state_shape
-        shape = (batch, layers, width)
-        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-
-    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
-        """Give the action distribution for (batch, size) and the next memory."""
-        import torch
-
-        with torch.inference_mode():
-            before = tuple(
-                torch.from_numpy(np.ascontiguousarray(each.swapaxes(0, 1)))
-                for each in state
-            )
-            found, after = self.asked.policy.get_distribution(
-                self.asked.observed(obs), before, torch.zeros(len(obs))
-            )
-            squashed = getattr(found, "bijector", None) is not None
-            action = self.asked.spec.action
-            dist = distribution(found.distribution, action, squashed=squashed)
-            hidden, cell = tensors(*(each.transpose(0, 1) for each in after))
-        return dist, (hidden, cell)
-
-
-def _turn(values: Any, part: Any) -> Any:
-    """Put an image's channels first where the policy wants them so."""
-    if part.kind == "box" and values.shape[1:] != part.shape and values.ndim == 4:
-        return values.transpose(0, 3, 1, 2)
-    return values
+def _policy(model: Any) -> Any:
+    """Give a model's policy, or the policy itself, as it was before torch.compile."""
+    policy = getattr(model, "policy", model)
+    return getattr(policy, "_orig_mod", policy)
 
 
 def from_model(
     model: Any, spec: Spec | None = None, statistics: Statistics | None = None
 ) -> Planner:
-    """Make a planner of an SB3 model in memory.
+    """Make a planner of an SB3 model, or of its policy, in memory.
 
     Args:
-        model: A `BaseAlgorithm`.
+        model: A `BaseAlgorithm` or a `BasePolicy`.
         spec: The environment; None for the spaces that the model was made with.
         statistics: VecNormalize statistics; None for those of the model's own
             environment, if it has such.
 
     Raises:
-        SpecError: If it is for another environment.
-        LoadError: If its weights cannot be understood.
+        SpecError: If it is for another environment, or needs action masks.
+        PlannerError: If its `predict` fails, or nothing else chooses what it chooses.
     """
+    policy = _policy(model)
     name = type(model).__name__
-    wrapper = model.get_vec_normalize_env()
-    if statistics is None and wrapper is not None:
-        statistics = statistics_of(wrapper, f"The {name} model's environment")
-    policy = model.policy
-    policy.set_training_mode(False)
-    if name in ALGORITHMS and _own(policy):
-        rebuilt, spec, size = sb3.build(describe_model(model, name), spec, statistics)
-        return Planner(rebuilt, spec, name, size, "")
+    if model is policy:
+        name = algorithm_of_module(type(policy).__module__) or name
     where = f"The {name} model"
-    saved = obs_spec(model.observation_space)
-    spec = spec or Spec(saved, action_spec(model.action_space))
-    check_action(action_spec(model.action_space), spec.action, where)
-    if saved.size != spec.obs.size or saved.layout != spec.obs.layout:
+    if any(masked(base.__module__) for base in type(policy).__mro__):
+        refuse_masks(where)
+    if statistics is None and hasattr(model, "get_vec_normalize_env"):
+        wrapper = model.get_vec_normalize_env()
+        if wrapper is not None:
+            statistics = statistics_of(wrapper, f"{where}'s environment")
+    saved = spaces_spec(policy.observation_space, policy.action_space)
+    given = spec or saved
+    check_action(saved.action, given.action, where)
+    normal = None if statistics is None else normaliser(statistics, given.obs)
+    view = View(given.obs, saved.obs, normal)
+    policy.set_training_mode(False)
+    # Rebuilt, CrossQ would not be followed: its layers are computed from its weights.
+    if name in ALGORITHMS and name != "CrossQ" and _own(policy):
+        try:
+            description = describe_model(model, name)
+            rebuilt, _, size = sb3.build(description, given, statistics)
+            if agrees(rebuilt, model.predict, given, view, policy.observation_space):
+                return Planner(rebuilt, given, name, size, "")
+        except LoadError:
+            pass  # A network of its own, which is asked.
+    if not view.fits:
         raise SpecError(
-            f"{where} takes observations of {saved.size} numbers ({saved.layout}); the "
-            f"environment gives {spec.obs.size} ({spec.obs.layout})."
+            f"{where} takes observations of {saved.obs.size} numbers "
+            f"({saved.obs.layout}); the environment gives {given.obs.size} "
+            f"({given.obs.layout})."
         )
-    normal = None if statistics is None else normaliser(statistics, spec.obs)
-    asked = _Asked(policy, spec, saved, normal)
-    recurrent = hasattr(policy, "lstm_hidden_state_shape")
-    answer: Policy | RecurrentPolicy = _AskedRecurrent(asked) if recurrent else asked
-    sb3.probe(answer, spec, where)
+    answer = _asked(Asked(policy, given, view, model.predict), where)
     size = sum(each.numel() for each in policy.parameters())
-    return Planner(answer, spec, f"{name} ({type(policy).__name__})", size, "")
+    return Planner(answer, given, f"{name} ({type(policy).__name__})", size, "")
+
+
+def _asked(asked: Asked, where: str) -> Policy | RecurrentPolicy:
+    """Give the policy that asks for distributions; for actions, if only they are right.
+
+    Raises:
+        PlannerError: If `predict` fails, or chooses what nothing else tells.
+    """
+    ways: tuple[Policy | RecurrentPolicy, ...] = (
+        asked,
+        replace(asked, by_predict=True),
+    )
+    if hasattr(asked.policy, "lstm_hidden_state_shape"):
+        ways = (AskedRecurrent(asked),)
+    failed: Exception | None = None
+    for way in ways:
+        try:
+            space = asked.policy.observation_space
+            if agrees(way, asked.predict, asked.spec, asked.view, space):
+                return way
+        except Exception as error:  # a class of the user's own may raise anything
+            failed = error
+    why = "" if failed is None else f" ({failed!r})"
+    raise PlannerError(
+        f"{where}'s predict fails, or chooses other actions than its policy's own "
+        f"methods tell{why}. Write a function planner(spec) that returns an object "
+        "with predict(obs), or, for a memory, with initial_state(batch) and a call "
+        "(obs, state); give module:planner."
+    ) from failed

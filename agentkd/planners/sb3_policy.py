@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentkd.errors import ConfigError, LoadError, SpecError, UnsafeError, did_you_mean
+from agentkd.planners.network import REMEDY
 from agentkd.planners.sb3_file import Save, Weights
 from agentkd.planners.sb3_spaces import read_spaces
 from agentkd.spec import ActionSpec, BoxSpec, ObsSpec
@@ -29,6 +30,7 @@ ALGORITHMS: Mapping[str, Kind] = {
     "RecurrentPPO": "recurrent",
     "SAC": "squashed",
     "TQC": "squashed",
+    "CrossQ": "squashed",
     "TD3": "deterministic",
     "DDPG": "deterministic",
     "DQN": "values",
@@ -43,19 +45,49 @@ _MODULES: tuple[tuple[str, str], ...] = (
     (r"sb3_contrib\.(common\.recurrent|ppo_recurrent)\.policies", "RecurrentPPO"),
     (r"stable_baselines3\.sac\.policies", "SAC"),
     (r"sb3_contrib\.tqc\.policies", "TQC"),
+    (r"sb3_contrib\.crossq\.policies", "CrossQ"),
     (r"stable_baselines3\.td3\.policies", "TD3"),
     (r"stable_baselines3\.dqn\.policies", "DQN"),
     (r"sb3_contrib\.qrdqn\.policies", "QRDQN"),
     (r"sb3_contrib\.ars\.policies", "ARS"),
 )
 _ON_POLICY = ("actor-critic", "recurrent")
-REMEDY = (
-    "Load the model in a function of yours and give module:function; or, if you trust "
-    "who made the file, allow unpickling (allow_pickle=True, --unpickle), which runs "
-    "whatever code it holds."
-)
-"""What to do about a class that is not Stable-Baselines3's own."""
 EXTRACTORS = ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
+EXTRACTORS_MODULE = "stable_baselines3.common.torch_layers"
+_MASKED = r"sb3_contrib\.(common\.maskable|ppo_mask)\.policies"
+_OPTIONS = frozenset(
+    [
+        "net_arch",
+        "activation_fn",
+        "ortho_init",
+        "use_sde",
+        "log_std_init",
+        "full_std",
+        "use_expln",
+        "squash_output",
+        "features_extractor_class",
+        "features_extractor_kwargs",
+        "share_features_extractor",
+        "normalize_images",
+        "optimizer_class",
+        "optimizer_kwargs",
+        "n_critics",
+        "n_quantiles",
+        "clip_mean",
+        "with_bias",
+        "sde_net_arch",
+        "lstm_hidden_size",
+        "n_lstm_layers",
+        "shared_lstm",
+        "enable_critic_lstm",
+        "lstm_kwargs",
+        "batch_norm",
+        "batch_norm_momentum",
+        "batch_norm_eps",
+        "renorm_warmup_steps",
+    ]
+)
+"""The options of SB3's policies; what each does is in the weights, or is read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +104,7 @@ class Description:
         use_expln: Whether gSDE bounds its deviation with `expln`.
         squash: Whether the actions end in tanh, where the algorithm leaves it open.
         clip_mean: gSDE of SAC keeps its mean within [-clip_mean, clip_mean].
+        epsilon: CrossQ's renormalisation adds it to the variance.
         weights: The policy's arrays.
         where: The file, for messages.
     """
@@ -85,6 +118,7 @@ class Description:
     use_expln: bool
     squash: bool
     clip_mean: float
+    epsilon: float
     weights: Weights
     where: str
 
@@ -92,6 +126,26 @@ class Description:
 def algorithm_of_module(module: str) -> str | None:
     """Name an algorithm whose policies are defined in a module, None for others."""
     return next((name for known, name in _MODULES if re.fullmatch(known, module)), None)
+
+
+def masked(module: str) -> bool:
+    """Whether a module defines MaskablePPO's policies."""
+    return re.fullmatch(_MASKED, module) is not None
+
+
+def refuse_masks(where: str) -> None:
+    """Refuse a policy that acts only together with masks.
+
+    Raises:
+        SpecError: Always.
+    """
+    raise SpecError(
+        f"{where} is a policy of MaskablePPO. It needs action masks, and a planner "
+        "gets only observations: without masks it chooses illegal actions. Write a "
+        "function planner(spec) that finds the masks from the observations and returns "
+        "Categorical(model.policy.get_distribution(obs, masks).distribution.logits), "
+        "and give module:planner."
+    )
 
 
 def known_algorithm(algorithm: str) -> str:
@@ -116,6 +170,7 @@ _MARKS: tuple[tuple[str, str], ...] = (
     ("_last_lstm_states", "RecurrentPPO"),
     ("n_epochs", "PPO"),
     ("gae_lambda", "A2C"),
+    ("n_quantiles", "QRDQN"),
     ("target_entropy", "SAC"),
     ("policy_delay", "TD3"),
 )
@@ -124,6 +179,8 @@ _MARKS: tuple[tuple[str, str], ...] = (
 def algorithm_of_options(data: Mapping[str, Any], weights: Weights) -> str | None:
     """Name the algorithm that has such options and weights, None for others."""
     name = next((name for mark, name in _MARKS if mark in data), None)
+    if name == "SAC" and "policy_delay" in data:
+        return "CrossQ"
     if name == "TD3":
         both = str(data.get("policy_delay")), str(data.get("target_noise_clip"))
         return "DDPG" if both == ("1", "0.0") else "TD3"
@@ -135,26 +192,25 @@ def algorithm_of_options(data: Mapping[str, Any], weights: Weights) -> str | Non
 
 def _choose(save: Save, asked: str | None) -> str:
     """Name the algorithm whose policy the save holds."""
+    if masked(save.module):
+        refuse_masks(str(save.path))
     found = algorithm_of_module(save.module)
     marked = algorithm_of_options(save.data, save.weights)
     if found is not None and marked and ALGORITHMS[marked] == ALGORITHMS[found]:
         found = marked
-    if asked is not None:
-        name = known_algorithm(asked)
-        if found is not None and ALGORITHMS[name] != ALGORITHMS[found]:
-            raise LoadError(
-                f"{save.path} is a save of {found}, not of {name}. "
-                "Leave the algorithm out and it is inferred."
-            )
-        return name
+    name = None if asked is None else known_algorithm(asked)
     if found is None:
         raise UnsafeError(
-            f"{save.path}: its policy is of a class of its own, from the module "
-            f"{save.module!r}; known are those of {', '.join(ALGORITHMS)}. If the "
-            "class only sets options, say which of these it is "
-            f"(algorithm={marked or 'PPO'!r}). {REMEDY}"
+            f"{save.path}: its policy is {save.policy_class or 'a class'} of the "
+            f"module {save.module!r}, whose network only its own code tells. Known are "
+            f"the policies of {', '.join(ALGORITHMS)}. {REMEDY}"
         )
-    return found
+    if name is not None and ALGORITHMS[name] != ALGORITHMS[found]:
+        raise LoadError(
+            f"{save.path} is a save of {found}, not of {name}. "
+            "Leave the algorithm out and it is inferred."
+        )
+    return name or found
 
 
 def class_name(text: str) -> str:
@@ -162,11 +218,16 @@ def class_name(text: str) -> str:
     return re.sub(r".*\.|'>$", "", text)
 
 
-def _check_extractor(save: Save) -> None:
-    text = str(save.policy_kwargs.get("features_extractor_class", ""))
-    if not text:
-        return
-    if class_name(text) not in EXTRACTORS or "stable_baselines3." not in text:
+def _check_options(save: Save) -> None:
+    unknown = sorted(set(save.policy_kwargs) - _OPTIONS - {":type:"})
+    if unknown:
+        raise LoadError(
+            f"{save.path}: the policy's options {', '.join(unknown)} are not known. "
+            f"{REMEDY}"
+        )
+    text = save.policy_kwargs.get("features_extractor_class")
+    own = (f"<class '{EXTRACTORS_MODULE}.{name}'>" for name in EXTRACTORS)
+    if text is not None and text not in own:
         raise UnsafeError(
             f"{save.path}: its features extractor {text} is of a class of its own. "
             f"Known are {', '.join(EXTRACTORS)}. {REMEDY}"
@@ -182,7 +243,7 @@ def _activation(save: Save, kind: Kind) -> str:
     text = save.policy_kwargs.get("activation_fn")
     if text is None:
         return default_activation(kind)
-    if not re.fullmatch(r"<class 'torch\.nn\.[\w.]+'>", str(text)):
+    if not re.fullmatch(r"<class 'torch\.nn\.modules\.\w+\.\w+'>", str(text)):
         raise UnsafeError(
             f"{save.path}: its activation {text} is not a class of torch.nn. {REMEDY}"
         )
@@ -204,21 +265,25 @@ def describe(save: Save, algorithm: str | None = None) -> Description:
     """
     name = _choose(save, algorithm)
     kind = ALGORITHMS[name]
-    _check_extractor(save)
+    _check_options(save)
     options = save.policy_kwargs
-    obs, action, images = read_spaces(save.data)
-    linear = save.policy_class == "ARSLinearPolicy"
-    squash = options.get("squash_output", kind == "linear" and not linear)
+    spec, images = read_spaces(save.data)
+    squash = options.get("squash_output")
+    if squash is None and kind == "linear":
+        if save.policy_class not in ("ARSPolicy", "ARSLinearPolicy"):
+            raise LoadError(f"{save.path} does not tell which policy of ARS it has.")
+        squash = save.policy_class == "ARSPolicy"
     return Description(
         algorithm=name,
         kind=kind,
-        obs=obs,
-        action=action,
+        obs=spec.obs,
+        action=spec.action,
         images=images if options.get("normalize_images", True) else frozenset(),
         activation=_activation(save, kind),
         use_expln=bool(options.get("use_expln", False)),
         squash=bool(squash),
         clip_mean=float(options.get("clip_mean", 2.0)),
+        epsilon=float(options.get("batch_norm_eps", 1e-3)),
         weights=save.weights,
         where=str(save.path),
     )

@@ -1,7 +1,8 @@
 """Spaces as an SB3 save tells them, as a spec.
 
-The readable items beside a pickled space are enough for most. Where NumPy abbreviated
-them ("[0 0 0 ... 0]"), and for dictionaries, the space's pickle is read inertly.
+A space's pickle is read inertly, for it is what SB3 takes. Where that fails, the
+readable items beside it suffice for most, unless NumPy abbreviated them
+("[0 0 0 ... 0]").
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agentkd.errors import LoadError, SpecError
 from agentkd.fields import parse_json
 from agentkd.files import loading
 from agentkd.planners import inert
-from agentkd.spec import ActionSpec, ObsSpec, action_spec, obs_spec
+from agentkd.spec import Spec, action_spec, obs_spec
 
 _MOST_TEXT = 1 << 20
 """Characters of an array's textual form that are read; NumPy abbreviates earlier."""
@@ -109,13 +110,18 @@ def space(item: Any, what: str) -> Any:
         raise LoadError(f"The save has no readable {what!r}.")
     try:
         with loading(f"The save's {what!r}"):
-            found = _readable(item)
-            if found is None:
-                raw = base64.b64decode(item[":serialized:"], validate=False)
-                found = _settled(inert.read(raw))
-            return found
+            raw = base64.b64decode(item[":serialized:"], validate=False)
+            return _settled(inert.read(raw))
     except LoadError as error:
-        raise type(error)(f"{what!r}: {error}") from error
+        failed = type(error)(f"{what!r}: {error}")
+    try:
+        with loading(what):
+            found = _readable(item)
+    except LoadError:
+        found = None
+    if found is None:
+        raise failed
+    return found
 
 
 def image_parts(found: Any) -> frozenset[str]:
@@ -136,17 +142,27 @@ def image_parts(found: Any) -> frozenset[str]:
     )
 
 
-def read_spaces(data: Mapping[str, Any]) -> tuple[ObsSpec, ActionSpec, frozenset[str]]:
+def spaces_spec(obs: Any, action: Any) -> Spec:
+    """Describe the spaces of an SB3 policy.
+
+    Raises:
+        SpecError: If SB3 reads them otherwise than they say.
+    """
+    if np.any(getattr(action, "start", 0)):
+        raise SpecError(
+            f"The policy's actions start at {action.start}, but SB3's predict counts "
+            "them from 0. Let them start at 0 and add the start in the environment."
+        )
+    return Spec(obs_spec(obs), action_spec(action))
+
+
+def read_spaces(data: Mapping[str, Any]) -> tuple[Spec, frozenset[str]]:
     """Read both spaces of a save.
 
     Returns:
-        The observation, the actions, and the names of the images.
+        The observation and the actions, and the names of the images.
     """
     obs = space(data.get("observation_space"), "observation_space")
     action = space(data.get("action_space"), "action_space")
-    if np.any(getattr(action, "start", 0)):
-        raise SpecError(
-            "The save's actions do not start at 0, which SB3 does not support."
-        )
     with loading("The save's spaces", keep=(SpecError,)):
-        return obs_spec(obs), action_spec(action), image_parts(obs)
+        return spaces_spec(obs, action), image_parts(obs)

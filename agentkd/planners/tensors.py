@@ -35,6 +35,12 @@ def tensors(*values: torch.Tensor) -> list[Floats]:
 
 def _pair(mean: Any, log_std: Any, *, squashed: bool = False) -> ActionDist:
     first, second = tensors(mean, log_std)
+    if second.ndim > 1 and second.shape != first.shape:
+        raise SpecError(
+            f"A torch module answered with a pair of shapes {first.shape} and "
+            f"{second.shape}. A pair is (mean, log_std), with log_std of the mean's "
+            f"shape or {first.shape[1:]}."
+        )
     wide = np.broadcast_to(second, first.shape)
     return (SquashedGaussian if squashed else Gaussian)(first, wide)
 

@@ -157,7 +157,7 @@ def _laid_out(values: Doubles, shape: tuple[int, ...], size: int, name: str) -> 
     channels_first = (shape[-1:] + shape[:-1]) if len(shape) == 3 else None
     if values.shape != shape and values.shape == channels_first:
         return values.transpose(1, 2, 0).ravel()
-    if values.size != size:
+    if values.shape not in (shape, (size,)):
         what = f"the observation's part {name!r}" if name else "the observation"
         raise SpecError(
             f"The VecNormalize statistics have shape {values.shape}, {what} has "

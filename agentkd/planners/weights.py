@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd.errors import LoadError, did_you_mean
-from agentkd.planners.network import Linear, Lstm, NatureCnn
+from agentkd.planners.network import REMEDY, Linear, Lstm, NatureCnn
 from agentkd.planners.sb3_file import Weights
 from agentkd.types import Floats
 
@@ -27,6 +27,10 @@ class Taker:
     def names(self, prefix: str) -> list[str]:
         """List the weights whose name begins so."""
         return [name for name in self._weights if name.startswith(prefix)]
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return name in self._weights
 
     def left(self, ignored: tuple[str, ...]) -> list[str]:
         """List the weights that nothing took, without those that begin so."""
@@ -82,14 +86,44 @@ class Taker:
         if indices != list(range(0, 2 * len(indices), 2)):
             raise LoadError(
                 f"The layers {prefix}{indices} are not plain linear layers with an "
-                "activation between them. Load the model in a function of yours and "
-                "give module:function, or allow unpickling."
+                f"activation without weights between them. {REMEDY}"
             )
         layers: list[Linear] = []
         for index in indices:
             layers.append(self.linear(f"{prefix}{index}", inputs))
             inputs = len(layers[-1].weight)
         return tuple(layers)
+
+    def renormed(
+        self, prefix: str, inputs: int, epsilon: float
+    ) -> tuple[tuple[Linear, ...], Linear | None]:
+        """Take linear layers with a batch renormalisation before each and at the end.
+
+        In evaluation each renormalisation is a scale and a shift of its inputs
+        (arXiv:1702.03275), which become part of the layer that follows.
+
+        Returns:
+            The layers, and the last renormalisation as a diagonal layer; None where
+            there are none.
+        """
+        layers: list[Linear] = []
+        before: Linear | None = None
+        indices = {name[len(prefix) :].split(".")[0] for name in self.names(prefix)}
+        for index in sorted(map(int, indices)):
+            at = f"{prefix}{index}"
+            if f"{at}.ra_mean" in self._weights:
+                mean, var, scale, bias = (
+                    self.take(f"{at}.{name}")
+                    for name in ("ra_mean", "ra_var", "scale", "bias")
+                )
+                self.optional(f"{at}.steps")
+                slope = scale / np.sqrt(var + np.float32(epsilon))
+                before = Linear(np.diag(slope), bias - mean * slope)
+            else:
+                layer = self.linear(at, inputs)
+                layers.append(layer if before is None else layer.after(before))
+                before, inputs = None, len(layer.weight)
+        return tuple(layers), before
 
     def lstm(self, prefix: str, inputs: int) -> Lstm:
         """Take the cells of a torch.nn.LSTM."""

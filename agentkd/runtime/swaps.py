@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from agentkd.errors import (
     SpecError,
 )
 from agentkd.executors.frozen import Frozen
+from agentkd.printable import logger
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.form import form
 from agentkd.runtime.learner_port import LearnerPort
@@ -30,7 +30,7 @@ from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
 from agentkd.spec import Part, Spec
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (LoadError, "file"),

@@ -23,6 +23,7 @@ from agentkd.spec import BoxSpec
 _PENALTY = 10.0
 """Of the gradient's distance from 1 (Gulrajani et al. 2017, 4)."""
 _SLOPE = 0.2
+_WIDEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Adversarial(Term):
         keep: What keeps D smooth: "spectral" norms of 1, by which D changes at most
             as much as its input; or a "penalty" on gradients away from 1.
         until: The share of the run at which the term has faded to nothing.
-        width: Of D's two hidden layers.
-        rate: D's learning rate.
+        width: Of D's two hidden layers, 1 to 4,096.
+        rate: D's learning rate, above 0 and up to 1.
     """
 
     form: Literal["fool", "reward"] = "fool"
@@ -57,9 +58,10 @@ class Adversarial(Term):
             raise ConfigError(
                 f"until is {self.until}; it is a share of the run, up to 1."
             )
-        if self.width < 1 or not self.rate > 0:
+        if not 1 <= self.width <= _WIDEST or not 0 < self.rate <= 1:
             raise ConfigError(
-                f"width={self.width}, rate={self.rate}: at least 1, and above 0."
+                f"width={self.width}, rate={self.rate}: the width is 1 to {_WIDEST}, "
+                "the rate above 0 and up to 1."
             )
 
     def build(self, ground: Ground) -> Loss:

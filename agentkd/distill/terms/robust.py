@@ -17,6 +17,8 @@ from agentkd.distill.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.spec import BoxSpec
 
+_MOST_STEPS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Robust(Term):
@@ -31,7 +33,7 @@ class Robust(Term):
     Attributes:
         by: How δ is found: by chance, "noise", or against the executor, "fgsm", "pgd".
         eps: How far, in units of the observations' spread.
-        steps: Of "pgd".
+        steps: Of "pgd", 1 to 1,000.
         to: Whose answer has to hold there.
     """
 
@@ -42,9 +44,10 @@ class Robust(Term):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not 0 < self.eps < math.inf or self.steps < 1:
+        if not 0 < self.eps < math.inf or not 1 <= self.steps <= _MOST_STEPS:
             raise ConfigError(
-                f"eps={self.eps}, steps={self.steps}: above 0, and at least 1."
+                f"eps={self.eps}, steps={self.steps}: eps is above 0, steps are 1 to "
+                f"{_MOST_STEPS}."
             )
 
     def build(self, ground: Ground) -> Loss:

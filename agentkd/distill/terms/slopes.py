@@ -14,7 +14,7 @@ from torch.nn import functional
 from agentkd.distill import divergence as d
 from agentkd.distill.terms.action import BoxUnits
 from agentkd.distill.terms.remembered import Remembered
-from agentkd.distill.terms.smooth import twice
+from agentkd.distill.terms.smooth import MOST_PROJECTIONS, twice
 from agentkd.distill.terms.soft import Soft, SoftLabels
 from agentkd.distill.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
@@ -36,15 +36,17 @@ class Slopes(Term):
     3); for choices that is e²/2, times τ² with both sides tempered.
 
     Attributes:
-        projections: How many a step.
+        projections: Random projections per step, 1 to 1,024.
     """
 
     projections: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.projections < 1:
-            raise ConfigError(f"projections is {self.projections}; at least 1.")
+        if not 1 <= self.projections <= MOST_PROJECTIONS:
+            raise ConfigError(
+                f"projections is {self.projections}; it is 1 to {MOST_PROJECTIONS}."
+            )
 
     def build(self, ground: Ground) -> Loss:
         """Make the loss.

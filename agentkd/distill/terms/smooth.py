@@ -16,6 +16,9 @@ from agentkd.distill.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.spec import BoxSpec
 
+MOST_PROJECTIONS = 1024
+"""Random projections in one step; more would make a step last minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Smooth(Term):
@@ -26,15 +29,17 @@ class Smooth(Term):
     "Robust learning with Jacobian regularization").
 
     Attributes:
-        projections: How many a step.
+        projections: Random projections per step, 1 to 1,024.
     """
 
     projections: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.projections < 1:
-            raise ConfigError(f"projections is {self.projections}; at least 1.")
+        if not 1 <= self.projections <= MOST_PROJECTIONS:
+            raise ConfigError(
+                f"projections is {self.projections}; it is 1 to {MOST_PROJECTIONS}."
+            )
 
     def build(self, ground: Ground) -> Loss:
         """Make the loss."""

@@ -1,0 +1,30 @@
+"""Every target by name; each is imported only when it is run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from tests.fuzz.target import Target
+
+TARGETS = {
+    "architecture": "spec:ARCHITECTURE",
+    "bundle": "bundle:TARGET",
+    "checkpoint": "checkpoint:TARGET",
+    "dataset": "dataset:TARGET",
+    "log": "log:LOG",
+    "messages": "log:MESSAGES",
+    "report": "report:TARGET",
+    "sb3": "sb3:SAVE",
+    "spec": "spec:SPEC",
+    "statistics": "sb3:STATISTICS",
+    "terms": "terms:TARGET",
+    "wire-client": "wire:CLIENT",
+    "wire-server": "wire:SERVER",
+}
+
+
+def target(name: str) -> Target:
+    """Import a target."""
+    module, _, attribute = TARGETS[name].partition(":")
+    found: Target = getattr(import_module(f"tests.fuzz.targets.{module}"), attribute)
+    return found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,8 @@ def test_terms_are_checked_as_they_are_read() -> None:
     from agentkd.distill.terms.text import _fields, _known
 
     for name in term_names():
-        assert _fields(name) == [field.name for field in fields(_known()[name])]
+        known: Any = _known()[name]
+        assert _fields(name) == [field.name for field in fields(known)]
     for text in ("match", "0.7 soft:tau=2 + 0.3*hard", "robust:by=pgd,eps=0.1"):
         check_terms(text)
         parse_terms(text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ENOUGH = 300.0
-"""Seconds after which a test gives up. It fails then; a quick machine passes no sooner.
+"""Seconds after which a test gives up and fails; nothing is asserted about times.
 
 `timeout` in pyproject.toml is above it, so that a test says what it waited for.
 """

@@ -62,7 +62,7 @@ def test_a_budget_of_labels_repeats_itself_exactly() -> None:
     """The same seed gives the same executor; another seed another one."""
     vectors = [
         distill(
-            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=800), seed=seed
+            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=320), seed=seed
         ).frozen.vector()
         for seed in (3, 3, 4)
     ]

@@ -13,6 +13,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from tests.waiting import ENOUGH
+
 
 class OnImport:
     """Sends a signal when a module is imported."""
@@ -60,5 +62,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.alarm(300)
+    signal.alarm(round(ENOUGH))
     sys.exit(main())

@@ -14,6 +14,7 @@ import pytest
 from agentkd.cli.main import _COMMANDS
 from agentkd.distill.terms import check_terms, parse_terms, term_names
 from agentkd.errors import ConfigError
+from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -37,13 +38,12 @@ def run(*words: str) -> tuple[str, str]:
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"},
-        timeout=300,
+        timeout=ENOUGH,
     )
     *said, last = ended.stdout.strip().splitlines()
     return last, ended.stderr + "\n".join(said)
 
 
-@pytest.mark.timeout(330)
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -83,7 +83,6 @@ def test_a_typing_error_is_told_without_torch(
     assert told in said
 
 
-@pytest.mark.timeout(330)
 def test_no_command_s_options_import_torch() -> None:
     """Reading the options of every command needs no heavy package."""
     homes = {home for home, _, _ in _COMMANDS.values()}
@@ -94,7 +93,7 @@ def test_no_command_s_options_import_torch() -> None:
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
+        timeout=ENOUGH,
     )
     assert ended.stdout.strip() == "False"
 

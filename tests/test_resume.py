@@ -25,8 +25,8 @@ from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
+from tests.waiting import ENOUGH
 
-pytestmark = pytest.mark.timeout(330)
 ROOT = Path(__file__).parents[1]
 PLANNER = "tests.cli_planners:balance"
 SPEC = Spec(
@@ -45,7 +45,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=320,
+        timeout=ENOUGH,
     )
 
 
@@ -340,7 +340,7 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=320,
+        timeout=ENOUGH,
     )
     assert "Traceback" not in ended.stderr, ended.stderr
     told = ended.stderr + ended.stdout

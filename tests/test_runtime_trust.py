@@ -33,8 +33,9 @@ from agentkd.runtime.router import Moment
 from agentkd.runtime.thinking import Thinker
 from agentkd.runtime.worth import Worth
 from agentkd.types import Decision, Source
-from tests.test_runtime_processes import ENOUGH, QUICK
+from tests.test_runtime_processes import QUICK
 from tests.trust_world import Regulator, ahead, best, executor, moved
+from tests.waiting import ENOUGH
 
 HERE = "tests.trust_world"
 RIGHT = 0.03

@@ -46,7 +46,7 @@ def first_look(command: str, options: Any) -> None:
         from agentkd.planners.load import RAW
 
         if text != RAW and not Path(text).is_file():
-            raise LoadError(f"--vecnormalize {text} is no file.")
+            raise LoadError(f"--vecnormalize {text} is no file, and not {RAW!r}.")
     data = getattr(options, "data", None)
     if data and not data.startswith("minari:") and not Path(data).exists():
         raise LoadError(f"--data {data} is no dataset: nothing is there.")

@@ -446,6 +446,12 @@ OBS_ROWS, DIST_ROWS = kept().obs, np.zeros((5, 2), np.float32)
             {"obs": OBS_ROWS, "dist": DIST_ROWS},
         ),
         ({"kind": ["qvalues"], "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"kind": "qvalues", "count": 5.0}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        ({"kind": "r" * 9999, "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
+        (
+            {"kind": "qvalues", "count": [5] * 9999},
+            {"obs": OBS_ROWS, "dist": DIST_ROWS},
+        ),
         ({"kind": "rumour", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ("qvalues", {"obs": OBS_ROWS, "dist": DIST_ROWS}),
@@ -475,3 +481,4 @@ def test_kept_labels_that_cannot_be_meant_are_refused(
     with pytest.raises(BundleError) as caught:
         from_bytes(sealed({"labels": about}, labels=tensors))
     assert caught.value.reason == "tensors"
+    assert len(str(caught.value)) < 400

@@ -136,3 +136,29 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"agentkd {version('agentkd')}\n"
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "", "."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["log"],
+        ["inspect"],
+        ["freeze"],
+        ["eval", "CartPole-v1"],
+        ["distill", "CartPole-v1", "--planner"],
+        ["distill", "CartPole-v1", "--data"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_is_none_is_told_in_a_line(
+    words: list[str],
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A name that is too long, empty or a folder's ends in status 2."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, place]) == 2
+    assert "error: " in capsys.readouterr().err

@@ -72,6 +72,23 @@ def test_a_dataset_is_distilled_where_its_environment_cannot_be_made(
     assert (tmp_path / "out" / "executor.akd").is_file()
 
 
+def test_a_dataset_calls_nothing_that_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function that stands for the environment is not called."""
+    data = recorded(tmp_path / "labels")
+    manifest = json.loads((data / "manifest.json").read_text())
+    made = tmp_path / "made"
+    for env in (f'os:mkdir{{"path": "{made}"}}', "os:abort"):
+        (data / "manifest.json").write_text(json.dumps({**manifest, "env": env}))
+        assert distilled(data, tmp_path / "out", "--overwrite") == 0
+        assert "name the environment yourself" in capsys.readouterr().out
+        auto = ["--executor", "auto", "--steps", "9"]
+        assert distilled(data, tmp_path / "auto", *auto) == 2
+        assert "name the environment yourself" in capsys.readouterr().err
+    assert not made.exists()
+
+
 def test_an_executor_may_drive(tmp_path: Path) -> None:
     """Labels stay the planner's, for states that the executor visits."""
     data = recorded(tmp_path / "labels")
@@ -101,7 +118,7 @@ def test_a_dataset_is_overwritten_only_if_it_is_meant(
     [
         (["distill", "--data", "nowhere"], "no dataset"),
         (["distill", "--data", "minari:none/of-v0"], "no dataset"),
-        (["distill", "--data", "nowhere", "--labels", "9"], "--labels"),
+        (["distill", "--data", ".", "--labels", "9"], "--labels"),
         (["distill", "CartPole-v1"], "--planner"),
         (["distill", "--planner", BALANCE], "environment"),
         (["distill", "CartPole-v1", "--planner", BALANCE, "--steps", "9"], "--steps"),

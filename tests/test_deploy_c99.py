@@ -24,6 +24,7 @@ from agentkd.executors.frozen import Frozen
 from agentkd.planners import load_planner
 from agentkd.spec import (
     ActionSpec,
+    BoxSpec,
     DiscreteSpec,
     ObsSpec,
     Part,
@@ -133,6 +134,17 @@ def test_an_observation_that_is_no_number_decides_nothing(value: float) -> None:
     obs[0, 3] = value
     with pytest.raises(LoadError, match="status 1"):
         run_c(frozen, obs)
+
+
+@pytest.mark.needs("cc")
+@pytest.mark.parametrize("most", [30.0, 5e3, 1e38])
+def test_its_own_test_takes_wide_bounds(most: float, tmp_path: Path) -> None:
+    """Rounding of squashed actions near zero is small beside their range."""
+    action = BoxSpec((-most,) * 64, (most,) * 64, (64,))
+    (tmp_path / "net.c").write_text(emit_c(lively("mlp:64,64,tanh", action), "net"))
+    program = build(tmp_path, ["net.c"], flags=(*STRICT, "-O3", "-DNET_TEST"))
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:22]) == (0, "net: 16 golden vectors")
 
 
 @pytest.mark.needs("cc")

@@ -285,12 +285,26 @@ def test_a_folder_is_named_after_an_environment() -> None:
     assert name == "envs.a.agentkd-F-v0-gravity=-5-text=a-b"
 
 
-def test_a_file_calls_nothing_with_arguments() -> None:
-    """A name in a file may make a registered environment, never call a function."""
-    for good in ("A-v0", 'A-v0{"x": 1}', "mine:make", 'mine:A-v0{"x": 1}'):
+def test_a_file_makes_only_environments() -> None:
+    """A name in a file makes what is registered or a class, and calls no function."""
+    for good in ("A-v0", 'A-v0{"x": 1}', f"{HERE}:Heavy", 'mine:A-v0{"x": 1}', ""):
         assert environments.named_by_file(good) == good
-    with pytest.raises(RefError, match="name the environment yourself"):
-        environments.named_by_file('os:system{"command": "true"}')
+    for bad in (
+        'os:system{"command": "true"}',
+        "os:abort",
+        "sys:exit",
+        "antigravity:X-v0",
+        "idlelib.idle:main",
+        f"{HERE}:import_module",
+        f'{HERE}:Heavy{{"gravity": 1}}',
+        "gymnasium:make",
+        "gymnasium:Space",
+    ):
+        with pytest.raises(RefError, match="name the environment yourself"):
+            environments.named_by_file(bad)
+    for missing in ("nowhere:Env", f"{HERE}:Nothing"):
+        with pytest.raises(RefError):
+            environments.named_by_file(missing)
 
 
 def test_a_name_is_checked_without_making_anything() -> None:

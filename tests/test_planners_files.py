@@ -526,13 +526,14 @@ def test_an_extractor_that_was_saved_once(tmp_path: Path) -> None:
 
 
 def test_options_of_old_versions(tmp_path: Path) -> None:
-    """net_arch as a list with a dictionary, as it was before 1.8, does no harm."""
+    """net_arch as a list with a dictionary, and a device, as it was, do no harm."""
     path = tmp_path / "p.zip"
     arch = {"net_arch": {"pi": [4], "vf": [4]}}
     PPO(
         "MlpPolicy", Env(VECTOR, BOX), policy_kwargs=arch, n_steps=8, batch_size=8
     ).save(path)
-    with_data(path, lambda d: d.update(policy_kwargs={"net_arch": [arch["net_arch"]]}))
+    old = {"net_arch": [arch["net_arch"]], "device": "cpu"}
+    with_data(path, lambda d: d.update(policy_kwargs=old))
     assert load_planner(str(path)).parameters == 3 * 4 + 4 + 4 * 2 + 2 + 2
 
 

@@ -191,6 +191,17 @@ def test_a_model_with_a_predict_of_its_own() -> None:
     np.testing.assert_allclose(acts(from_model(model)), wanted, atol=1e-5)
 
 
+def test_a_model_whose_predict_fails_is_refused() -> None:
+    """SB3 makes a model of a single number's space, and cannot ask it."""
+
+    class Number(gym.Env[Any, Any]):
+        observation_space: Any = spaces.Box(-1, 1, (), np.float32)
+        action_space: Any = spaces.Discrete(2)
+
+    with pytest.raises(PlannerError, match="predict fails: IndexError"):
+        from_model(PPO("MlpPolicy", Number(), **SMALL))
+
+
 @pytest.mark.parametrize("kind", [PPO, SAC, TD3, DQN])
 def test_a_bare_policy_acts_as_its_predict(kind: Any) -> None:
     """A policy without its model is no torch module like any other."""

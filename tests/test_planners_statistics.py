@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from agentkd import dists
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.planners import load_planner
-from agentkd.planners.locate import find_save, find_statistics, saw_normalised
+from agentkd.planners.locate import find_save, find_statistics, kind_of, saw_normalised
 from agentkd.planners.sb3_file import read_save
 from agentkd.planners.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.spec import obs_spec
@@ -287,6 +288,25 @@ def test_other_zips_of_the_hub_are_no_saves(sac: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(LoadError, match="2 saves"):
         find_save(tmp_path)
+
+
+def test_what_lies_beside_a_save_is_read_within_limits(
+    sac: Path, tmp_path: Path
+) -> None:
+    """A zip of a million entries is no save, and a sparse file is no statistics."""
+    shutil.copy(sac / "sac.zip", tmp_path / "sac.zip")
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, 1 << 28, 0, 0)
+    with (tmp_path / "other").open("wb") as file:
+        file.truncate(1 << 28)
+        file.seek(1 << 28)
+        file.write(end)
+    assert kind_of(tmp_path / "other") is None
+    with (tmp_path / "vecnormalize.pkl").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(LoadError, match="at most"):
+        load_planner(str(tmp_path / "sac.zip"))
+    with pytest.raises(LoadError, match="too long"):
+        load_planner("x" * 300)
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 3), (3, 1)])

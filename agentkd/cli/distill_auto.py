@@ -65,7 +65,7 @@ def run_auto(options: Options) -> int:
     from agentkd.distill.loop import Distilled
     from agentkd.distill.offline import by_name, open_dataset
     from agentkd.distill.source import CollectionOptions
-    from agentkd.environments import look_at
+    from agentkd.environments import look_at, named_by_file
     from agentkd.planners import load_planner
 
     named = bool(options.planner)
@@ -77,9 +77,8 @@ def run_auto(options: Options) -> int:
     else:
         about = open_dataset(options.data, options.env).about
         refs = () if "minari" in about.more else about.refs
-        options = replace(
-            options, env=options.env or about.env, planner=options.planner or refs
-        )
+        env = options.env or named_by_file(about.env)
+        options = replace(options, env=env, planner=options.planner or refs)
         spec = look_at(options.env)[0]
         check(spec, about, options.env)
         data = open_dataset(str(options.data), options.env, spec)

@@ -38,9 +38,10 @@ def run_data(options: Options, data: str) -> int:
     spec, missing = _spec_of(options.env)
     dataset = open_dataset(data, options.env, spec)
     about = dataset.about
-    env = options.env or about.env
-    if spec is None and not missing:
-        spec, missing = _spec_of(env)
+    env = options.env
+    if not env:
+        env, missing = _named(about.env)
+        spec, missing = _spec_of(env) if env else (None, missing)
     if spec is not None:
         check(spec, about, env)
     name = env or Path(data).name
@@ -87,7 +88,7 @@ def run_data(options: Options, data: str) -> int:
             )
         need_steps(result)
         result = replace(result, planner=replace(result.planner, name=shown.name))
-        provenance = _provenance(options, dataset, env, result)
+        provenance = _provenance(options, dataset, env or about.env, result)
         write_bundle(
             file, result.frozen, provenance, contract=contract, labels=result.kept
         )
@@ -106,6 +107,16 @@ def run_data(options: Options, data: str) -> int:
     known = () if "minari" in about.more else about.refs
     told = replace(options, env=name, planner=options.planner or known)
     return write(told, out, result, bests, floor, executor, view)
+
+
+def _named(env: str) -> tuple[str, str]:
+    """The environment that a dataset names, or "" and why it is not made."""
+    from agentkd.environments import named_by_file
+
+    try:
+        return named_by_file(env), ""
+    except AgentkdError as error:
+        return "", str(error)
 
 
 def _spec_of(env: str) -> tuple[Spec | None, str]:

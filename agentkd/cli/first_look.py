@@ -49,7 +49,7 @@ def first_look(command: str, options: Any) -> None:
             raise LoadError(f"--vecnormalize {text} is no file, and not {RAW!r}.")
     data = getattr(options, "data", None)
     if data and not data.startswith("minari:") and not Path(data).exists():
-        raise LoadError(f"--data {data} is not there.")
+        raise LoadError(f"--data {data} is no dataset: nothing is there.")
     _check_out(command, options)
     for text in _texts(options, "env"):
         if text:

@@ -199,7 +199,8 @@ def _main(words: Sequence[str] | None) -> int:
         return 2
     try:
         return _run(name, asked)
-    except AgentkdError as error:
+    except (AgentkdError, OSError) as error:
+        # What the system refuses names the path: too long, not allowed, a full disk.
         if os.environ.get(_DEBUG):
             raise
         from rich.text import Text

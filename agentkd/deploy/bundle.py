@@ -362,8 +362,8 @@ def _read_manifest(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     kind, schema = fields.text("format"), fields.whole("schema")
     if kind != FORMAT or schema != SCHEMA:
         raise BundleError(
-            f"It is a {kind!r} of schema {schema}; this agentkd reads {FORMAT!r} of "
-            f"schema {SCHEMA}.",
+            f"It is a {kind!r:.40} of schema {schema}; this agentkd reads {FORMAT!r} "
+            f"of schema {SCHEMA}.",
             "schema",
         )
     sums = fields.fields("entries")

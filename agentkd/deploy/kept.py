@@ -13,7 +13,8 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.dists import Kind
-from agentkd.errors import BundleError, NumbersError, SpecError
+from agentkd.errors import LoadError, NumbersError, SpecError
+from agentkd.fields import Fields
 from agentkd.spec import Spec
 from agentkd.types import Floats, Labels
 
@@ -47,29 +48,26 @@ def read(about: Any, tensors: Mapping[str, Floats], spec: Spec) -> Labels:
     """Read what `lay_out` gave, as it was found in a file.
 
     Raises:
-        BundleError: If it does not fit the executor's spec, or holds NaN or infinity.
+        LoadError: If it does not fit the executor's spec, or holds NaN or infinity.
     """
-    if (
-        not isinstance(about, Mapping)
-        or set(about) != {"count", "kind"}
-        or about["kind"] not in get_args(Kind)
-        or set(tensors) != {"obs", "dist"}
-        or any(held.dtype != np.float32 or held.ndim != 2 for held in tensors.values())
-        or not 0 < len(tensors["obs"]) == len(tensors["dist"]) == about["count"]
+    fields = Fields(about, "Its kept labels")
+    kind = cast(Kind, fields.choice("kind", get_args(Kind)))
+    count = fields.whole("count", least=1)
+    if set(tensors) != {"obs", "dist"} or any(
+        held.dtype != np.float32 or held.shape[:1] != (count,) or held.ndim != 2
+        for held in tensors.values()
     ):
-        raise BundleError(
-            f"Its kept labels cannot be read: {about!r}, "
-            f"{ {name: held.shape for name, held in tensors.items()} }.",
-            "tensors",
+        raise LoadError(
+            f"Its {count} kept labels are not the tensors 'obs' and 'dist' of as many "
+            "rows of float32."
         )
-    kind = cast(Kind, about["kind"])
     try:
         labels = Labels(
             tensors["obs"], dists.unpack(kind, tensors["dist"], spec.action)
         )
         _check(labels, spec)
     except (NumbersError, SpecError) as error:
-        raise BundleError(f"Its kept labels do not fit: {error}", "tensors") from error
+        raise LoadError(f"Its kept labels do not fit: {error}") from error
     return labels
 
 

@@ -27,10 +27,13 @@ def self_test(frozen: Frozen, face: Interface) -> str:
             "The executor's numbers overflow for usual observations, so that it would "
             "decide nothing; check its weights."
         )
+    wanted = f"{n}_golden_action[row * {upper}_ACTION + i]"
+    # Squashed actions are rounded in units of their bounds' distance.
+    span = f"{n}_high[i] - {n}_low[i]" if frozen.head == "squashed" else "0.0f"
     apart = (
-        f"{n}_apart(action[i], {n}_golden_action[row * {upper}_ACTION + i])"
+        f"{n}_apart(action[i], {wanted}, {span})"
         if face.action == "float"
-        else f"action[i] == {n}_golden_action[row * {upper}_ACTION + i] ? 0.0f : 1.0f"
+        else f"action[i] == {wanted} ? 0.0f : 1.0f"
     )
     arrays = "\n".join(
         [
@@ -44,9 +47,11 @@ def self_test(frozen: Frozen, face: Interface) -> str:
 
 /* Observations with what they gave where the executor was made. */
 {arrays}
-static float {n}_apart(float got, float wanted)
+/* How far apart two numbers are, relative to their size or that of their range. */
+static float {n}_apart(float got, float wanted, float span)
 {{
-    return fabsf(got - wanted) / (1.0f + fabsf(wanted));
+    const float size = 1.0f + fabsf(wanted);
+    return fabsf(got - wanted) / (size > span ? size : span);
 }}
 
 {refusals(face)}
@@ -62,7 +67,8 @@ int main(void)
         {face.action} action[{upper}_ACTION] = {{0}};
         failed |= {n}_step(&state, obs, action, out);
         for (int32_t i = 0; failed == 0 && i < {upper}_OUT; i++) {{
-            const float d = {n}_apart(out[i], {n}_golden_out[row * {upper}_OUT + i]);
+            const float wanted = {n}_golden_out[row * {upper}_OUT + i];
+            const float d = {n}_apart(out[i], wanted, 0.0f);
             worst = d > worst ? d : worst;
         }}
         for (int32_t i = 0; failed == 0 && i < {upper}_ACTION; i++) {{

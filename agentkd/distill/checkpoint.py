@@ -154,9 +154,10 @@ def _load(
     state = load_tensors(read_file(path, _LARGEST), str(path))
     fields = Fields(state, str(path))
     mine = _made_of(distiller)
-    if fields.text("made_of") != mine:
+    made = fields.text("made_of")
+    if made != mine:
         raise LoadError(
-            f"{path} is of an executor {fields.text('made_of')}; this one is {mine}. "
+            f"{path} is of an executor {made:.400}; this one is {mine}. "
             "Give the same --executor and environment, or another folder."
         )
     planner = expected.planner if expected is not None else ""

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -141,16 +142,29 @@ def named_by_file(name: str) -> str:
     """Check a name that comes from a file, whose maker may be hostile.
 
     Raises:
-        RefError: If it would call something that is not registered as an environment,
-            with arguments of the file's choice.
+        RefError: If it would import a module of the standard library, or call anything
+            but what is registered as an environment or a class of `gymnasium.Env`; the
+            latter only without arguments.
     """
     base, arguments = split(name)
-    if arguments and is_reference(base) and not _names_an_id(base):
+    module, colon, _ = base.partition(":")
+    refused = bool(colon) and module.partition(".")[0] in sys.stdlib_module_names
+    if not refused and is_reference(base) and not _names_an_id(base):
+        refused = bool(arguments) or not _is_class_of_gymnasium(base)
+    if refused:
         raise RefError(
-            f"The file names the environment {name!r}. Functions are not called with "
-            "arguments that a file gives: name the environment yourself."
+            f"The file names the environment {name!r:.200}. Functions that a file "
+            "names are not called: name the environment yourself."
         )
     return name
+
+
+def _is_class_of_gymnasium(name: str) -> bool:
+    import gymnasium as gym
+
+    check_name(name)
+    found = resolve(name)
+    return isinstance(found, type) and issubclass(found, gym.Env)
 
 
 def check_name(name: str) -> None:

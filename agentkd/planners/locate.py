@@ -18,8 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from agentkd.archives import opened_zip
 from agentkd.errors import LoadError
+from agentkd.files import loading, read_file, regular
 from agentkd.planners import inert
+from agentkd.planners.sb3_file import LIMIT_FILE
+from agentkd.planners.vecnormalize import LIMIT
 
 SAVES = ("planner.zip", "best_model.zip", "model.zip")
 """Of several saves in a folder the first of these is meant."""
@@ -52,13 +56,18 @@ _CHECKPOINT = re.compile(r"_\d+_steps$")
 
 
 def kind_of(path: Path) -> Literal["save", "executor"] | None:
-    """Say what a file is by its entries; None if it is neither."""
-    if not path.is_file():
-        return None
+    """Say what a file is by its entries; None if it is neither.
+
+    Raises:
+        LoadError: If the system refuses the path.
+    """
+    with loading(path):
+        if not path.is_file():
+            return None
     try:
-        with zipfile.ZipFile(path) as file:
+        with regular(path, LIMIT_FILE) as stream, opened_zip(stream, path) as file:
             names = set(file.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except LoadError:
         return None
     if names >= _SAVE:
         return "save"
@@ -129,7 +138,7 @@ def find_statistics(save: Path) -> Beside:
     Raises:
         LoadError: If several belong to it alike and differ.
     """
-    if not save.is_file():
+    if kind_of(save) != "save":
         return Beside(None)
     name = re.sub(r"\.(zip|pkl|pickle|p)$", "", save.name)
     words, folder = _words(name), save.parent
@@ -151,7 +160,7 @@ def find_statistics(save: Path) -> Beside:
         of_environments = (inside[each] for each in folders if _of_the_zoo(each))
         claims.append([path for paths in of_environments for path in paths])
     found = next((claim for claim in claims if claim), [])
-    if len({path.read_bytes() for path in found}) > 1:
+    if len({read_file(path, LIMIT) for path in found}) > 1:
         raise LoadError(
             f"Several statistics may belong to {save}: {listed(found)}. Say which "
             "(vecnormalize=…, --vecnormalize)."
@@ -186,9 +195,9 @@ def _is_statistics(path: Path) -> bool:
     if _CUSTOMARY.search(path.name):
         return kind_of(path) is None
     try:
-        with path.open("rb") as stream:
+        with regular(path, LIMIT) as stream, loading(path):
             return _CLASS in stream.read(_FIRST_BYTES)
-    except OSError:
+    except LoadError:
         return False
 
 

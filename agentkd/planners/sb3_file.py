@@ -151,13 +151,14 @@ def read_save(path: Path) -> Save:
         UnsafeError: If its weights are more than tensors.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not path.exists():
-        raise LoadError(f"No file {path}.")
+    with loading(path):
+        if not path.exists():
+            raise LoadError(f"No file {path}.")
     with regular(path, LIMIT_FILE) as stream:
-        if not stream.read(1):
-            raise LoadError(f"{path} is empty.")
-        stream.seek(0)
         with loading(path):
+            if not stream.read(1):
+                raise LoadError(f"{path} is empty.")
+            stream.seek(0)
             digest = digest_of(stream)
         try:
             with opened_zip(stream, path) as file:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from agentkd.errors import LoadError, PlannerError, SpecError
+from agentkd.errors import AgentkdError, LoadError, PlannerError, SpecError
+from agentkd.files import reason
 from agentkd.planners import sb3
 from agentkd.planners.planner import Planner
 from agentkd.planners.sb3_asked import Asked, AskedRecurrent, View
@@ -136,6 +137,10 @@ def from_model(
                 return Planner(rebuilt, given, name, size, "")
         except LoadError:
             pass  # A network of its own, which is asked.
+        except AgentkdError:
+            raise
+        except Exception as error:  # SB3 may fail in any way
+            raise PlannerError(f"{where}'s predict fails: {reason(error)}.") from error
     if not view.fits:
         raise SpecError(
             f"{where} takes observations of {saved.obs.size} numbers "

@@ -57,6 +57,7 @@ EXTRACTORS_MODULE = "stable_baselines3.common.torch_layers"
 _MASKED = r"sb3_contrib\.(common\.maskable|ppo_mask)\.policies"
 _OPTIONS = frozenset(
     [
+        "device",
         "net_arch",
         "activation_fn",
         "ortho_init",

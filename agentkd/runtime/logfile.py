@@ -135,9 +135,10 @@ class LogFile:
         """Read the header."""
         self.path = Path(path)
         self.ended, self.torn = False, 0
-        older = self.path.with_name(self.path.name + OLDER)
+        older = Path(f"{self.path}{OLDER}")
         # One that was killed while it changed files may have left the older alone.
-        alone = older.exists() and not self.path.exists()
+        with loading(self.path):
+            alone = older.exists() and not self.path.exists()
         newest = _read(older if alone else self.path)
         self.header = _header(newest, older if alone else self.path)
         self._parts = [newest]

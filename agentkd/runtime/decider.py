@@ -296,8 +296,8 @@ class Decider:
                 # It came before its tick, when it was not known who would do what.
                 self._compare(mine)
             if theirs is not None and self._judge is not None:
-                served = self._judge.choose(strategies, (theirs, why), tick, mine)
-                theirs, why = served
+                seen = obs, mine
+                theirs, why = self._judge.choose(strategies, (theirs, why), tick, seen)
         if routing.routers or routing.hand_over is not None:
             routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
             return routing.choose(strategies, theirs, why, self._default)

@@ -45,7 +45,8 @@ def seed() -> Mapping[str, bytes]:
     learner.step()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         save_checkpoint(Path(name), learner, Checkpoint("d1", 1.5))
-        return {each.name: each.read_bytes() for each in Path(name).iterdir()}
+        files = [each for each in Path(name).iterdir() if each.is_file()]
+        return {each.name: each.read_bytes() for each in files}
 
 
 @functools.cache

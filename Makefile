@@ -1,4 +1,4 @@
-# make demo, make test, make fuzz, make check, make lint, make clean.
+# make demo, make test, make live, make fuzz, make check, make lint, make clean.
 # The first call makes .venv and installs into it; PYTHON=python3.12 chooses another Python,
 # WORKERS=1 runs the tests in one process, PIP_FLAGS goes to pip; make fuzz SECONDS=1800
 # runs for so long, TARGET=bundle on one format only.
@@ -20,12 +20,13 @@ STAMP := $(ENV)/.installed
 # Tiny networks gain nothing from threads, and workers would fight for the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test fuzz check lint clean python
+.PHONY: help demo test live fuzz check lint clean python
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a slow planner, an executor learning from it, a clock: 3 minutes"
 	@echo "make test    the tests"
+	@echo "make live    a robot's own loop on the wall clock: 4 minutes"
 	@echo "make fuzz    hostile files and messages for every reader: 5 minutes, or SECONDS=1800"
 	@echo "make check   everything a change must pass: format, lint, types, layers, spelling"
 	@echo "make lint    put format and simple lint findings right"
@@ -36,6 +37,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+live: $(STAMP)
+	$(PY) -m pytest -m live tests/test_live.py
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

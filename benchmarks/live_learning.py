@@ -101,8 +101,8 @@ class Options:
     """Gradient steps per tick under the virtual clock."""
     batch: int = 64
     """Labels in a gradient step."""
-    distil_seconds: float = 40.0
-    """How long each executor is distilled first."""
+    distil_labels: int = 200_000
+    """Labels that each executor is distilled from first."""
     jobs: int = 1
     """Runs at the same time under the virtual clock."""
     out: Path = Path("runs/live-learning")
@@ -128,7 +128,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides its result, as JSON values."""
-        names = ["ticks", "window", "clock", "distil_seconds"]
+        names = ["ticks", "window", "clock", "distil_labels"]
         if self.arm != "alone":
             names += ["hz"] if self.options.clock == "wall" else ["steps"]
             names += ["batch"]
@@ -165,8 +165,10 @@ def executor_of(name: str, options: Options) -> Path:
     if not file.exists():
         torch.set_num_threads(1)
         robot = ROBOTS[name]
-        print(f"distilling {robot.env} for {options.distil_seconds:g} s", flush=True)
-        budget = Budget(seconds=options.distil_seconds)
+        print(
+            f"distilling {robot.env} from {options.distil_labels:,} labels", flush=True
+        )
+        budget = Budget(labels=options.distil_labels)
         made = distill(robot.env, planner_of(robot, options), budget=budget)
         write_bundle(file, made.frozen, {"env": robot.env}, labels=made.kept)
     return file

@@ -15,8 +15,17 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from blockbuster import BlockBuster, blockbuster_ctx  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+from agentkd.runtime import Agent  # noqa: E402
+from tests.runtime_children import constant  # noqa: E402
 
 torch.set_num_threads(1)
+# How long an example or its data took says nothing about it.
+settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any speed")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -42,5 +51,7 @@ def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture
 def nonblocking() -> Iterator[BlockBuster]:
     """Make a blocking call inside the event loop an error, where agentkd makes it."""
+    # The kernel is built by the first agent of a process, whichever test that is in.
+    Agent(constant(0))
     with blockbuster_ctx("agentkd") as blockbuster:
         yield blockbuster

@@ -13,6 +13,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from tests.waiting import ENOUGH
+
 
 class OnImport:
     """Sends a signal when a module is imported."""
@@ -22,7 +24,7 @@ class OnImport:
 
     def find_spec(self, name: str, *_: Any) -> None:
         if name == self.module:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             os.kill(os.getpid(), self.number)
 
 
@@ -60,5 +62,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.alarm(300)
+    signal.alarm(round(ENOUGH))
     sys.exit(main())

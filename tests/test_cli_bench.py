@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agentkd import dists
+from agentkd.bench import latency
 from agentkd.bench.elsewhere import time_elsewhere
 from agentkd.bench.energy import Bill, Energy
 from agentkd.bench.forms import acting_form, alike, executor_forms, policy_form
@@ -174,7 +175,7 @@ def test_a_form_that_raises_is_left_out_with_a_note() -> None:
     def later(obs: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls > 25:
+        if calls > latency._WARM:
             raise OSError("unplugged")
 
     def at_once(obs: Any) -> None:

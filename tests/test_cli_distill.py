@@ -19,6 +19,7 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.dists import pack
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
+from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
 BALANCE = "tests.cli_planners:balance"
@@ -238,7 +239,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [
         *[sys.executable, "-m", "agentkd", "distill", ENV, "--planner", BALANCE],
-        *["--executor", "mlp:8", "--seconds", "60", "--episodes", "2"],
+        *["--executor", "mlp:8", "--seconds", "10000", "--episodes", "2"],
         *["--out", str(out)],
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -260,7 +261,7 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
                     break
             # As a terminal does: to every process of the group.
             os.killpg(process.pid, signal.SIGINT)
-            rest, errors = process.communicate(timeout=40)
+            rest, errors = process.communicate(timeout=ENOUGH)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -269,5 +270,5 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
     data = report(out)
     assert data["interrupted"]
     assert data["labels"] > 0
-    assert 0 < data["seconds"] < 55
+    assert 0 < data["seconds"] < 10_000
     assert read_bundle(out / "executor.akd").frozen.parameters == 58

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentkd.cli.main import _COMMANDS
 from agentkd.distill.terms import check_terms, parse_terms, term_names
 from agentkd.errors import ConfigError
+from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -35,13 +38,12 @@ def run(*words: str) -> tuple[str, str]:
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"},
-        timeout=300,
+        timeout=ENOUGH,
     )
     *said, last = ended.stdout.strip().splitlines()
     return last, ended.stderr + "\n".join(said)
 
 
-@pytest.mark.timeout(330)
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -81,7 +83,6 @@ def test_a_typing_error_is_told_without_torch(
     assert told in said
 
 
-@pytest.mark.timeout(330)
 def test_no_command_s_options_import_torch() -> None:
     """Reading the options of every command needs no heavy package."""
     homes = {home for home, _, _ in _COMMANDS.values()}
@@ -92,7 +93,7 @@ def test_no_command_s_options_import_torch() -> None:
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
+        timeout=ENOUGH,
     )
     assert ended.stdout.strip() == "False"
 
@@ -102,7 +103,8 @@ def test_terms_are_checked_as_they_are_read() -> None:
     from agentkd.distill.terms.text import _fields, _known
 
     for name in term_names():
-        assert _fields(name) == list(_known()[name].__dataclass_fields__)
+        known: Any = _known()[name]
+        assert _fields(name) == [field.name for field in fields(known)]
     for text in ("match", "0.7 soft:tau=2 + 0.3*hard", "robust:by=pgd,eps=0.1"):
         check_terms(text)
         parse_terms(text)

@@ -13,6 +13,7 @@ import pytest
 from agentkd.cli import main as cli
 from agentkd.cli.main import _COMMANDS, main
 from agentkd.errors import BundleError
+from tests.waiting import ENOUGH
 
 COMMANDS = tuple(_COMMANDS)
 
@@ -77,7 +78,7 @@ def test_an_error_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=ENOUGH,
     )
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -11,6 +11,7 @@ from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.cli_reports import report, undocumented
+from tests.waiting import longer
 
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
 BALANCE = "tests.cli_planners:balance"
@@ -121,7 +122,7 @@ def test_an_earlier_run_is_kept_unless_it_is_meant(
         (["--planner-latency", "soon"], "'soon'"),
         (["--planner-latency", "real"], "--clock wall"),
         (["--learn-ticks", "0"], "--learn-ticks 0"),
-        (["--executor", "gone.akd", "--learn-ticks", "5"], "--learn-ticks"),
+        (["--executor", "kept.akd", "--learn-ticks", "5"], "--learn-ticks"),
         (["--executor", "mpl:3"], "Did you mean 'mlp'"),
         (["--hz", "0"], "--hz 0"),
         (["--ticks", "0"], "--ticks 0"),
@@ -133,9 +134,15 @@ def test_an_earlier_run_is_kept_unless_it_is_meant(
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(
-    more: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each wrong option ends in status 2 before anything is measured or made."""
+    monkeypatch.chdir(tmp_path)
+    write_bundle(Path("kept.akd"), initial("mlp:4", CARTPOLE))
     out = tmp_path / "out"
     assert main(words(out, *more)) == 2
     said = capsys.readouterr()
@@ -163,12 +170,18 @@ def test_on_the_wall_clock_planner_and_distiller_are_processes(tmp_path: Path) -
     """Two short arms in real time, learning included; every tick is accounted for."""
     out = tmp_path / "out"
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", "mlp:8"]
-    rest = ["--hz", "100", "--ticks", "100", "--learn-ticks", "200"]
-    assert main([*command, *rest, "--arms", "runtime", "--out", str(out)]) == 0
-    data = report(out)
-    assert data["clock"] == "wall"
-    assert data["planner_latency_ticks"] is None
-    arm = data["arms"]["runtime"]
-    assert sum(sum(e.values()) for e in data["decisions_total"].values()) == 100
-    assert arm["metrics"]["planner_answers_total"] > 0
-    assert data["learning"]["metrics"]["learner_steps_total"] > 0
+    command += ["--hz", "100", "--arms", "runtime", "--out", str(out), "--overwrite"]
+    for seconds in longer(1.0):
+        ticks = round(100 * seconds)
+        rest = ["--ticks", str(ticks), "--learn-ticks", str(2 * ticks)]
+        assert main([*command, *rest]) == 0
+        data = report(out)
+        assert data["clock"] == "wall"
+        assert data["planner_latency_ticks"] is None
+        total = data["decisions_total"].values()
+        assert sum(sum(reasons.values()) for reasons in total) == ticks
+        arms = data["arms"]["runtime"], data["learning"]
+        answered, learnt = (arm["metrics"] for arm in arms)
+        if answered["planner_answers_total"] and learnt["learner_steps_total"]:
+            return
+    raise AssertionError("neither answers nor steps")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ import pytest
 from agentkd.deploy.bundle import read_bundle
 from agentkd.interrupt import ctrl_c, held
 from agentkd.runtime.logfile import LogFile
+from tests.waiting import ENOUGH, wait_for
 
-pytestmark = pytest.mark.timeout(330)
 PLANNER = "tests.cli_planners:balance"
 ROOT = Path(__file__).parents[1]
 LOOP = "agentkd.distill.run"
@@ -30,7 +29,7 @@ def signalled(number: int, event: str, *words: str) -> subprocess.CompletedProce
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=320,
+        timeout=ENOUGH,
     )
 
 
@@ -38,7 +37,7 @@ def distil(out: Path) -> list[str]:
     """A distillation that would not end by itself before the signal comes."""
     return [
         *("distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"),
-        *("--seconds", "200", "--episodes", "2", "--out", str(out)),
+        *("--seconds", "10000", "--episodes", "2", "--out", str(out)),
     ]
 
 
@@ -94,7 +93,7 @@ def test_amid_learning_executor_and_report_are_left(
 def test_what_is_being_written_is_written(event: str, tmp_path: Path) -> None:
     """A signal amid writing waits until executor and report are whole."""
     out = tmp_path / "out"
-    words = [word.replace("200", "1") for word in distil(out)]
+    words = [word.replace("10000", "1") for word in distil(out)]
     ended = signalled(signal.SIGTERM, event, *words)
     assert ended.returncode in (0, 143), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -107,7 +106,7 @@ def test_a_run_closes_its_log_and_ends_its_workers(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [
         *("run", "CartPole-v1", "--planner", "tests.cli_planners:Noted", "--log"),
-        *("--executor", "mlp:8", "--seconds", "200", "--learn-ticks", "20"),
+        *("--executor", "mlp:8", "--seconds", "10000", "--learn-ticks", "20"),
         *("--arms", "runtime", "--out", str(out)),
     ]
     note = tmp_path / "planners"
@@ -129,14 +128,14 @@ def test_a_run_closes_its_log_and_ends_its_workers(tmp_path: Path) -> None:
 
 
 def _await_end(pid: int) -> None:
-    until = time.monotonic() + 100
-    while time.monotonic() < until:
+    def gone() -> bool:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{pid} is still there")
+            return True
+        return False
+
+    wait_for(gone, lambda: f"{pid} is still there")
 
 
 def test_a_recording_is_whole_after_sigterm(tmp_path: Path) -> None:
@@ -168,14 +167,14 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
             text=True,
             check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            timeout=300,
+            timeout=ENOUGH,
         )
         assert ended.returncode == status, ended.stderr
 
 
 def test_nested_questions_share_what_was_pressed() -> None:
     """Inside a block that holds Ctrl-C back, a loop hears of it and may end."""
-    seen = []
+    seen: list[bool | str] = []
 
     def inside() -> None:
         with held():

@@ -281,7 +281,7 @@ def test_a_process_of_its_own_chooses_too() -> None:
         "CartPole-v1",
         "tests.cli_planners:balance",
         "mlp:8",
-        budget=Budget(seconds=50.0),
+        budget=Budget(seconds=10_000.0),
         collection=CollectionOptions(halving=100, ask="disagreement", ask_share=0.1),
         watch=looks.append,
         every=0.1,

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import ActionDist, Categorical, Floats, Labels
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
@@ -152,10 +152,7 @@ def test_a_killed_writer_leaves_what_it_had_written(tmp_path: Path) -> None:
     out = tmp_path / "labels"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", ENDLESS, str(out)], env=environment):
-        pass_by = time.monotonic() + 40
-        while not (out / "part-00003.safetensors").exists():
-            assert time.monotonic() < pass_by
-            time.sleep(0.01)
+        wait_for((out / "part-00003.safetensors").exists)
         pid = int((tmp_path / "pid").read_text())
         os.kill(pid, signal.SIGKILL)
     dataset = read_dataset(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def test_a_budget_of_labels_repeats_itself_exactly() -> None:
     """The same seed gives the same executor; another seed another one."""
     vectors = [
         distill(
-            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=800), seed=seed
+            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=320), seed=seed
         ).frozen.vector()
         for seed in (3, 3, 4)
     ]
@@ -174,7 +173,7 @@ def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
             "CartPole-v1",
             "rules:balance",
             "mlp:16",
-            budget=Budget(seconds=60.0),
+            budget=Budget(seconds=10_000.0),
             watch=looks.append,
             every=0.1,
             stop=enough,
@@ -190,7 +189,7 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
         working_in(tmp_path),
         pytest.raises(PlannerError, match="no luck today"),
     ):
-        distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=60.0))
+        distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=10_000.0))
 
 
 def test_what_was_learnt_outlives_its_planner(
@@ -200,7 +199,9 @@ def test_what_was_learnt_outlives_its_planner(
     monkeypatch.setattr("agentkd.distill.process_source._RESTARTS", 1)
     (tmp_path / "mortal.py").write_text(MORTAL)
     with working_in(tmp_path):
-        result = distill("CartPole-v1", "mortal:planner", budget=Budget(seconds=60.0))
+        result = distill(
+            "CartPole-v1", "mortal:planner", budget=Budget(seconds=10_000.0)
+        )
     assert "worn out" in result.fault
     assert result.interrupted
     assert result.restarts == 1
@@ -475,7 +476,25 @@ def label(number: int) -> Any:
     return np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32))
 
 
-def test_labels_come_from_here_until_they_come_from_there() -> None:
+class Clock:
+    """A clock on which each look takes a millisecond."""
+
+    now = 0.0
+
+    @classmethod
+    def monotonic(cls) -> float:
+        cls.now += 0.001
+        return cls.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    """Give the source that has a head start a clock of its own."""
+    monkeypatch.setattr("agentkd.distill.head_start.time", Clock)
+    return Clock
+
+
+def test_labels_come_from_here_until_they_come_from_there(clock: type[Clock]) -> None:
     """Then what collected here ends, and is not asked again."""
     here = Given([label(n) for n in range(100_000)])
     there = Given([[], [], label(-1), [], label(-2)])
@@ -493,7 +512,7 @@ def test_labels_come_from_here_until_they_come_from_there() -> None:
     assert (here.closed, there.closed) == (1, 1)
 
 
-def test_what_fails_here_is_left_to_the_other_source() -> None:
+def test_what_fails_here_is_left_to_the_other_source(clock: type[Clock]) -> None:
     """Neither a start that fails nor a planner that raises ends anything."""
     here = Given([label(0), PlannerError("worn out")])
     source = HeadStart(lambda: here, Given([[], [], label(-1)]))
@@ -508,12 +527,12 @@ def test_what_fails_here_is_left_to_the_other_source() -> None:
     assert HeadStart(failing, Given([])).take() == []
 
 
-def test_a_slow_planner_does_not_keep_the_distiller_waiting() -> None:
+def test_a_slow_planner_does_not_keep_the_distiller_waiting(clock: type[Clock]) -> None:
     """After one tick that took long, the rest comes from there."""
 
     class Slow(Given):
         def take(self) -> list[Any]:
-            time.sleep(0.15)
+            clock.now += 0.15
             return super().take()
 
     here = Slow([label(0), label(1)])

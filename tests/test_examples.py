@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from agentkd.cli import run
+from tests.waiting import ENOUGH, longer
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
-# What each is run with here, so that it takes seconds, and what it has to say.
+# What each is run with here, so that it takes seconds, and what it has to say; those
+# that are given a time may need a longer one where the machine is busy.
 SHORT: dict[str, tuple[list[str], str]] = {
     "fine_tuning.py": (["--steps", "2048"], r"before, \d+ now"),
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
     "online_distillation.py": (["--steps", "4096"], r"written: .*executor\.akd"),
-    "robot_loop.py": (["--seconds", "6"], r"executor version [1-9]"),
+    "robot_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
 }
 # Takes minutes and has no arguments; it has a test of its own.
 DEMO = "demo.py"
@@ -35,23 +37,27 @@ def test_every_example_is_listed() -> None:
     assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, DEMO}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", sorted(SHORT))
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     """It ends well, warns of nothing and prints what it is for."""
     arguments, expected = SHORT[name]
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(expected, done.stdout), done.stdout
-    assert "Traceback" not in done.stderr
+    for seconds in longer(6.0):
+        words = [each.format(seconds=seconds) for each in arguments]
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / name), *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=ENOUGH,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        said = re.search(expected, done.stdout)
+        if said or words == arguments:
+            break
+    assert said, done.stdout
 
 
 def test_the_demo_runs_in_small(

@@ -31,6 +31,7 @@ from examples.firmware.link import (
     stuff,
     unstuff,
 )
+from tests.waiting import ENOUGH
 
 EMULATED = pytest.mark.needs(
     "make", "arm-none-eabi-gcc", "qemu-system-arm", "timeout", "cc"
@@ -73,7 +74,7 @@ def from_data(executor: Path) -> Built:
 
 @pytest.fixture
 def board(built: Built) -> Iterator[Board]:
-    with emulate(built, "m4f", 60) as running:
+    with emulate(built, "m4f", 1200) as running:
         yield running
 
 
@@ -127,7 +128,7 @@ def test_numbers_come_back_as_numbers(tmp_path: Path) -> None:
     frozen = lively(PENDULUM)
     write_bundle(file, frozen)
     made = build(file, "m4f", "float", tmp_path / "b", ID, 3)
-    with emulate(made, "m4f", 60) as running:
+    with emulate(made, "m4f", 1200) as running:
         device = Device(Line(running.line), floats=True)
         assert device.hello().actions == 1
         for obs in np.random.default_rng(0).standard_normal((20, 3)).astype("f4"):
@@ -180,11 +181,11 @@ def test_an_observation_that_comes_twice_is_decided_once(board: Board) -> None:
     answers = []
     for _ in range(2):
         line.send(frame("o", 5, OBS.tobytes()))
-        answers.append(parse(next(line.frames(5.0))))
+        answers.append(parse(next(line.frames(ENOUGH))))
     assert answers[0] == answers[1]
     # The same number with other contents is still the frame that was answered.
     line.send(frame("o", 5, (5 * OBS).tobytes()))
-    assert parse(next(line.frames(5.0))) == answers[0]
+    assert parse(next(line.frames(ENOUGH))) == answers[0]
 
 
 @EMULATED
@@ -231,7 +232,7 @@ def test_a_program_that_breaks_says_where(built: Built, tmp_path: Path) -> None:
     raw[at : at + 2] = b"\xff\xde"  # udf
     broken = tmp_path / "broken.elf"
     broken.write_bytes(raw)
-    with emulate(replace(built, elf=broken), "m4f", 60) as running:
+    with emulate(replace(built, elf=broken), "m4f", 1200) as running:
         device = Device(Line(running.line), floats=False)
         with pytest.raises(DeviceError, match=f"broke at {place:#010x}"):
             device.act(OBS)
@@ -260,7 +261,7 @@ def test_an_update_ships_data_and_no_code(from_data: Built, tmp_path: Path) -> N
     wanted = [other.act(obs) for obs in steps()]
     before = [lively(CART).act(obs) for obs in steps()]
     for each, expected in ((from_data, before), (updated, wanted)):
-        with emulate(each, "m7", 60) as running:
+        with emulate(each, "m7", 1200) as running:
             device = Device(Line(running.line), floats=False)
             assert [int(device.act(obs).action[0]) for obs in steps()] == expected
     assert before != wanted
@@ -284,7 +285,7 @@ def test_a_model_that_is_none_is_named_and_nothing_is_decided(
         raw[200] ^= 1
         model = tmp_path / "bad.akx"
         model.write_bytes(raw)
-    with emulate(replace(from_data, model=model), "m7", 60) as running:
+    with emulate(replace(from_data, model=model), "m7", 1200) as running:
         device = Device(Line(running.line), floats=False)
         with pytest.raises(DeviceError, match=name):
             device.hello()
@@ -300,7 +301,7 @@ def test_an_emulator_that_does_not_start_says_why(
     monkeypatch.setitem(MACHINES, "m4f", "abacus")
     with (
         pytest.raises(DeviceError, match="unsupported machine"),
-        emulate(built, "m4f", 60),
+        emulate(built, "m4f", 1200),
     ):
         pass
 

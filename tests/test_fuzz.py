@@ -38,7 +38,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", formats.TARGETS)
 def test_hostile_files_and_messages_are_refused_or_work(name: str, told: str) -> None:
     """Each input is refused by an error of the library's, or what is read works."""
@@ -48,7 +47,6 @@ def test_hostile_files_and_messages_are_refused_or_work(name: str, told: str) ->
 
 
 @pytest.mark.needs("gcc")
-@pytest.mark.timeout(600)
 def test_the_c_runtime_touches_nothing_outside_its_buffers(tmp_path: Path) -> None:
     """Changed files with right checksums run under sanitizers, or are refused."""
     command = [sys.executable, "-m", "tests.fuzz", "--target", "akx", "--inputs", "300"]

@@ -25,7 +25,8 @@ from agentkd.runtime import Agent
 from agentkd.spec import to_json
 from agentkd.types import Categorical, Floats
 from tests.runtime_children import SPEC, Echo, constant, one_hot
-from tests.test_runtime_processes import ENOUGH, act_until, answered
+from tests.test_runtime_processes import act_until, answered
+from tests.waiting import ENOUGH, wait_for
 
 SHORT = 0.2
 """Seconds of a limit that has to end a wait; nothing is expected to be faster."""
@@ -37,13 +38,6 @@ def planner(policy: Any) -> Planner:
 
 def batch(*numbers: float) -> Floats:
     return np.array([[each, 0, 0] for each in numbers], np.float32)
-
-
-def wait_for(done: Callable[[], Any]) -> None:
-    end = time.monotonic() + ENOUGH
-    while not done():
-        time.sleep(0.001)
-        assert time.monotonic() < end
 
 
 @pytest.fixture

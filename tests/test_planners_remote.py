@@ -11,8 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,8 @@ from tests.runtime_children import (
     constant,
     one_hot,
 )
-from tests.test_runtime_processes import ENOUGH, act_until, answered
+from tests.test_runtime_processes import act_until, answered
+from tests.waiting import ENOUGH, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,14 +63,6 @@ def served(policy: Any, spec: Spec = SPEC, **options: Any) -> Iterator[PlannerSe
         yield server
 
 
-def wait_for(done: Callable[[], bool]) -> None:
-    """Wait for what another thread does; the other end counts after it has sent."""
-    end = time.monotonic() + ENOUGH
-    while not done():
-        time.sleep(0.001)
-        assert time.monotonic() < end
-
-
 _CONNECTED: list[RemotePlanner] = []
 
 
@@ -88,7 +80,7 @@ def kept(remote: RemotePlanner) -> RemotePlanner:
 
 
 def connect(server: PlannerServer, **options: Any) -> RemotePlanner:
-    return kept(RemotePlanner(server.address, **{"patience": 5.0, **options}))
+    return kept(RemotePlanner(server.address, **{"patience": ENOUGH, **options}))
 
 
 def test_answers_are_those_of_the_planner() -> None:
@@ -229,7 +221,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
     with served(Echo()) as server:
         good = connect(server)
         host, port = address_of(server.address)
-        with socket.create_connection((host, port), timeout=20) as bad:
+        with socket.create_connection((host, port), timeout=ENOUGH) as bad:
             bad.sendall(garbage)
             with contextlib.suppress(OSError):
                 # The server may have closed it already.
@@ -395,8 +387,7 @@ def test_closing_ends_the_waiting() -> None:
     with served(Hanging()) as server:
         with Agent(constant(2), planner=connect(server)) as agent:
             agent.act(see(1))
-            while not server.counts.open:
-                time.sleep(0.001)
+            wait_for(lambda: server.counts.open)
         names = {thread.name for thread in threading.enumerate()}
         assert "planner" not in names
         release.set()
@@ -410,10 +401,7 @@ def test_goals_arrive_from_afar() -> None:
     with served(Guiding()) as server:
         options = StrategyOptions(goals=Goals(2, 10**6))
         with Agent(follower(), planner=connect(server), strategies=options) as agent:
-            end = time.monotonic() + ENOUGH
-            while agent.act(see(1)) != 1:
-                time.sleep(0.001)
-                assert time.monotonic() < end
+            wait_for(lambda: agent.act(see(1)) == 1)
 
 
 def test_address_is_a_reference_like_any_other(
@@ -491,13 +479,13 @@ def test_serve_command_serves_until_it_is_told_to_end() -> None:
             line = child.stdout.readline()
             assert line, "it said nothing"
         address = line[line.index("tcp://") :].split()[0]
-        remote = kept(RemotePlanner(address, token="secret", patience=5))
+        remote = kept(RemotePlanner(address, token="secret", patience=ENOUGH))
         answer = remote(np.array([[0, 0, 0.2, 0]], np.float32))
         assert answer.logits.argmax() == 1
         child.send_signal(signal.SIGINT)
         rest = child.stdout.read()
         assert "1 question" in rest
-        assert child.wait(20) == 0
+        assert child.wait(ENOUGH) == 0
 
 
 def test_spec_is_plain_json() -> None:

@@ -42,6 +42,7 @@ from tests.runtime_children import (
     Towards,
     constant,
 )
+from tests.waiting import ENOUGH
 
 
 def see(*numbers: float) -> Any:
@@ -369,10 +370,10 @@ def test_learner_that_raises_is_given_up_after_three_times() -> None:
 
 def test_decision_beyond_its_deadline_is_counted() -> None:
     """A decision that takes longer than the period, lateness included, is a miss."""
-    agent = Agent(constant(0), period=10.0)
+    agent = Agent(constant(0), period=1000.0)
     agent.decide(see(0), lateness=9.0)
     assert agent.metrics()["deadline_miss_total"] == 0
-    agent.decide(see(0), lateness=11.0)
+    agent.decide(see(0), lateness=1001.0)
     hurried = Agent(constant(0), period=1e-9)
     hurried.act(see(0))
     assert agent.metrics()["deadline_miss_total"] == 1
@@ -397,8 +398,9 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
             return () if self.mute else poll(tick)
 
     watched = Watched()
+    budget = round(1e9 * ENOUGH)
     decider = Decider(
-        NumpyForm(constant(2)), watched, "runtime", None, None, None, 500_000_000
+        NumpyForm(constant(2)), watched, "runtime", None, None, None, budget
     )
     while not decider.metrics.answers:
         decider.decide(see(1))

@@ -37,7 +37,8 @@ from tests.runtime_children import (
     never_two,
     next_ticks,
 )
-from tests.test_runtime_processes import ENOUGH, HERE, QUICK
+from tests.test_runtime_processes import HERE, QUICK, act_until, answered
+from tests.waiting import ENOUGH
 
 ROLLED = StrategyOptions(roll_forward=RollForward(next_ticks), trust=None)
 TRUSTED = StrategyOptions(trust=None)
@@ -302,12 +303,8 @@ def test_partial_answers_cross_threads_and_processes(where: str) -> None:
         remote = Remote(f"{HERE}:Anytime", {"parts": 3, "seconds": 0.05})
         port = ProcessPlanner(remote, patience=QUICK)
     with Agent(constant(3), planner=port) as agent:
-        end = time.monotonic() + ENOUGH
-        while not agent.metrics()["planner_answers_total"]:
-            agent.act(see(1))
-            time.sleep(0.001)
-            assert time.monotonic() < end
-        assert agent.metrics()["planner_partial_answers_total"] >= 2
+        act_until(agent, answered())
+        act_until(agent, lambda m: m["planner_partial_answers_total"] >= 2)
 
 
 def test_new_episode_ends_thinking_about_the_old_one() -> None:

@@ -23,6 +23,7 @@ from agentkd.runtime.exposition import (
     text,
 )
 from tests.runtime_children import Ahead, Towards, constant
+from tests.waiting import ENOUGH
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*"'
@@ -146,16 +147,16 @@ def test_scrape_over_http() -> None:
     agent = lived()
     with PrometheusServer(agent.metrics, 0, labels={"robot": "r2"}) as server:
         base = f"http://127.0.0.1:{server.port}"
-        with urllib.request.urlopen(f"{base}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"{base}/metrics", timeout=ENOUGH) as answer:
             assert answer.headers["Content-Type"] == CONTENT_TYPE
             found = parsed(answer.read().decode())
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{base}/", timeout=20)
+            urllib.request.urlopen(f"{base}/", timeout=ENOUGH)
         with pytest.raises(ConfigError, match="cannot be had"):
             PrometheusServer(agent.metrics, server.port)
     assert found["agentkd_ticks_total"][1] == {'agentkd_ticks_total{robot="r2"}': 40}
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"{base}/metrics", timeout=20)
+        urllib.request.urlopen(f"{base}/metrics", timeout=ENOUGH)
 
 
 def test_source_that_raises_is_an_answer_too() -> None:
@@ -168,7 +169,7 @@ def test_source_that_raises_is_an_answer_too() -> None:
         url = f"http://127.0.0.1:{server.port}/metrics"
         for _ in range(2):
             with pytest.raises(urllib.error.HTTPError) as failed:
-                urllib.request.urlopen(url, timeout=20)
+                urllib.request.urlopen(url, timeout=ENOUGH)
             with failed.value as answer:
                 assert answer.code == 500
                 assert "metrics: &lt;b&gt;" in answer.read().decode()
@@ -179,12 +180,12 @@ def test_clients_that_ask_nothing_hold_no_threads() -> None:
     with PrometheusServer(dict, 0) as server, contextlib.ExitStack() as stack:
         where = ("127.0.0.1", server.port)
         idle = [
-            stack.enter_context(socket.create_connection(where, timeout=50))
+            stack.enter_context(socket.create_connection(where, timeout=ENOUGH))
             for _ in range(40)
         ]
         assert [each.recv(1) for each in idle[:24]] == [b""] * 24
         with urllib.request.urlopen(
-            f"http://127.0.0.1:{server.port}/metrics", timeout=50
+            f"http://127.0.0.1:{server.port}/metrics", timeout=ENOUGH
         ) as answer:
             assert answer.status == 200
 

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,11 @@ from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
 from agentkd.runtime.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.runtime_children import constant
+from tests.waiting import wait_for
 
 HERE = "tests.runtime_children"
-QUICK = Patience(start=60, answer=1.0, backoff=0.01, most_backoff=0.05, grace=2.0)
-LIMIT = 40.0
-"""Seconds after which a test gives up; nothing is asserted about times."""
+QUICK = Patience(start=60, answer=60, backoff=0.01, most_backoff=0.05, grace=2.0)
+HASTY = replace(QUICK, answer=1.0)
 WAYS = ("plain", "session", "daemon", "deaf")
 
 pytestmark = pytest.mark.skipif(
@@ -38,13 +37,6 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def port(record: Path, way: str, patience: Patience = QUICK) -> ProcessPlanner:
@@ -72,14 +64,14 @@ def test_children_of_a_planner_end_before_it_is_started_again(
 ) -> None:
     """A planner that is killed or hangs takes its children along."""
     record = tmp_path / "pid"
-    planner = port(record, way)
+    planner = port(record, way, HASTY)
     with Agent(constant(0), planner=planner) as agent:
         agent.await_ready()
         child, worker = int(record.read_text()), planner.pid
         assert worker is not None
         record.unlink()
         os.kill(worker, number)
-        until(record.exists)
+        wait_for(record.exists)
         assert not alive(child)
 
 
@@ -90,7 +82,7 @@ def test_a_planner_killed_says_by_what(tmp_path: Path) -> None:
         agent.await_ready()
         assert planner.pid is not None
         os.kill(planner.pid, signal.SIGSEGV)
-        until(lambda: "SIGSEGV" in agent.metrics()["planner_error"])
+        wait_for(lambda: "SIGSEGV" in agent.metrics()["planner_error"])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -100,8 +92,8 @@ def test_children_of_a_planner_end_with_a_killed_parent(
     """When the agent's process is killed, planner and children end, even in a hang."""
     record = tmp_path / "pid"
     script = f"""
-import time
 from tests.runtime_children import constant
+from tests.waiting import wait_for
 from agentkd.runtime import Agent, ProcessPlanner, Remote
 arguments = {{"record": {str(record)!r}, "way": {way!r}}}
 port = ProcessPlanner(Remote("{HERE}:with_children", arguments))
@@ -122,7 +114,7 @@ with Agent(constant(0), planner=port) as agent:
         assert alive(worker)
         assert alive(child)
         parent.kill()
-    until(lambda: not alive(worker) and not alive(child))
+    wait_for(lambda: not alive(worker) and not alive(child))
 
 
 def test_worker_ends_with_its_guardian(tmp_path: Path) -> None:
@@ -134,8 +126,8 @@ def test_worker_ends_with_its_guardian(tmp_path: Path) -> None:
         assert worker is not None
         stat = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
         os.kill(int(stat[1]), signal.SIGKILL)
-        until(lambda: not alive(worker))
-        until(lambda: planner.ready and planner.pid != worker)
+        wait_for(lambda: not alive(worker))
+        wait_for(lambda: planner.ready and planner.pid != worker)
 
 
 def test_a_child_that_reads_input_finds_none(tmp_path: Path) -> None:
@@ -144,11 +136,12 @@ def test_a_child_that_reads_input_finds_none(tmp_path: Path) -> None:
     planner = ProcessPlanner(remote, patience=QUICK)
     with Agent(constant(0), planner=planner) as agent:
         # The call returns 0, which is no planner: that much is reached.
-        until(lambda: "is no planner" in agent.metrics()["planner_error"])
+        wait_for(lambda: "is no planner" in agent.metrics()["planner_error"])
 
 
 MOTHER = """
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from agentkd.types import Categorical
@@ -175,7 +168,7 @@ def test_children_of_a_collecting_planner_end_with_it(
         0,
     )
     try:
-        until(lambda: bool(source.take()))
+        wait_for(lambda: bool(source.take()))
         child = int((tmp_path / "pid").read_text())
         assert alive(child)
     finally:

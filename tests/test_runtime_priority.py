@@ -28,10 +28,9 @@ from agentkd.runtime.priority import (
     usage,
 )
 from tests.runtime_children import constant
+from tests.waiting import ENOUGH, wait_for
 
 HERE = "tests.runtime_children"
-LIMIT = 50.0
-"""Seconds after which a test gives up; nothing is asserted about times."""
 IDLE, LEAST, SOME, OWN = Level(19, idle=True), Level(19), Level(10), Level(0)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="priorities of Linux")
@@ -157,7 +156,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + ENOUGH
     number = 0
     while time.monotonic() < end:
         number += 1
@@ -170,7 +169,6 @@ def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str,
 
 
 @linux
-@pytest.mark.timeout(200)
 def test_planner_answers_where_every_core_is_busy() -> None:
     """Planner and learner get on beside one busy program for each core and more."""
     # In SCHED_IDLE each answer would take more than a minute.
@@ -200,7 +198,7 @@ def classes(pid: int) -> set[tuple[int, int]]:
 @raisable
 def test_starved_planner_is_raised_with_its_children() -> None:
     """A planner that hardly runs is raised, all threads and children of it."""
-    patience = Patience(start=60, answer=LIMIT, silence=0.05)
+    patience = Patience(start=60, answer=ENOUGH, silence=0.05)
     port = ProcessPlanner(
         Remote(f"{HERE}:Laborious", {"rounds": 10**9, "children": 1}),
         patience=patience,
@@ -321,7 +319,7 @@ print("got on")
         preexec_fn=without_the_right_to_raise,
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=ENOUGH,
         check=False,
     )
     assert done.stdout == "got on\n", done.stderr
@@ -336,10 +334,8 @@ def test_usage_counts_what_a_process_and_its_children_compute() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], process_group=0) as child:
         try:
-            end = time.monotonic() + LIMIT
-            while not (usage(child.pid).seconds > 0.5 and usage(child.pid).runnable):
-                assert time.monotonic() < end
-                time.sleep(0.01)
+            wait_for(lambda: usage(child.pid).seconds > 0.5)
+            wait_for(lambda: usage(child.pid).runnable)
         finally:
             os.killpg(child.pid, 9)
 

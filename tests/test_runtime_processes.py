@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from agentkd.runtime import (
     Remote,
 )
 from tests.runtime_children import SPEC, Towards, constant
+from tests.waiting import ENOUGH, wait_for
 
 HERE = "tests.runtime_children"
-QUICK = Patience(start=60, answer=1.0, backoff=0.01, most_backoff=0.05, grace=2.0)
-ENOUGH = 40.0
-"""Seconds after which a test gives up; nothing is asserted about times."""
+QUICK = Patience(start=60, answer=60, backoff=0.01, most_backoff=0.05, grace=60)
+"""Starts again at once; long enough that only a real hang is taken for one."""
+HASTY = replace(QUICK, answer=1.0)
+"""For planners that are to be found hung."""
 
 
 def see(*numbers: float) -> Any:
@@ -91,7 +95,7 @@ def test_planner_process_answers_and_ends() -> None:
 
 def test_budget_lets_a_fast_planner_act() -> None:
     """With a generous budget a process is waited for, and its strategy acts."""
-    with Agent(constant(2), planner=planner(), budget=20.0) as agent:
+    with Agent(constant(2), planner=planner(), budget=ENOUGH) as agent:
         act_until(agent, answered())
         decision = agent.decide(see(3))
     assert (decision.action, decision.source) == (3, "strategy")
@@ -100,7 +104,7 @@ def test_budget_lets_a_fast_planner_act() -> None:
 @pytest.mark.parametrize(("fault", "cause"), [("die", "died"), ("hang", "hung")])
 def test_planner_that_dies_or_hangs_is_started_again(fault: str, cause: str) -> None:
     """The executor acts on, the loss is counted under its cause, answers come again."""
-    port = planner(fault)
+    port = planner(fault, patience=HASTY)
     with Agent(constant(2), planner=port) as agent:
         act_until(agent, answered())
         first = port.pid
@@ -116,7 +120,7 @@ def test_planner_that_dies_or_hangs_is_started_again(fault: str, cause: str) -> 
 
 def test_stopped_planner_never_blocks_a_tick() -> None:
     """A planner that is stopped (SIGSTOP) is found hung; ticks fill its mailbox."""
-    port = planner()
+    port = planner(patience=HASTY)
     with Agent(constant(2), planner=port) as agent:
         act_until(agent, answered())
         first = port.pid
@@ -125,7 +129,7 @@ def test_stopped_planner_never_blocks_a_tick() -> None:
         for number in range(100_000):
             agent.act(see(number))
         metrics = act_until(
-            agent, lambda metrics: metrics["planner_restarts_total"]["hung"] == 1
+            agent, lambda metrics: metrics["planner_restarts_total"]["hung"] > 0
         )
         metrics = act_until(agent, answered(metrics["planner_answers_total"]))
     assert gone(first)
@@ -226,10 +230,7 @@ def test_learner_process_teaches_the_executor() -> None:
         Remote(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK
     )
     with Agent(constant(0), planner=planner(), learner=learner) as agent:
-        end = time.monotonic() + ENOUGH
-        while agent.act(see(3)) != 3 or agent.executor.version < 2:
-            time.sleep(0.001)
-            assert time.monotonic() < end
+        wait_for(lambda: agent.act(see(3)) == 3 and agent.executor.version >= 2)
         metrics = agent.metrics()
         pid = learner.pid
     assert gone(pid)
@@ -244,11 +245,12 @@ def test_last_weights_are_swapped_in_at_the_end() -> None:
         Remote(f"{HERE}:Towards"), publish_seconds=1000, patience=QUICK
     )
     with Agent(constant(0), planner=planner(), learner=learner) as agent:
-        end = time.monotonic() + ENOUGH
-        while agent.metrics()["learner_steps_total"] == 0:
+
+        def learnt() -> bool:
             agent.act(see(3))
-            time.sleep(0.001)
-            assert time.monotonic() < end
+            return bool(agent.metrics()["learner_steps_total"] > 0)
+
+        wait_for(learnt)
         assert agent.executor.version == 0
     assert agent.executor.version == 1
     assert agent.executor.act(see(0)) == 3
@@ -319,10 +321,7 @@ with Agent(constant(0), planner=port) as agent:
     with parent, parent.stdout:
         child = int(parent.stdout.readline())
         parent.kill()
-    end = time.monotonic() + ENOUGH
-    while _alive(child):
-        time.sleep(0.01)
-        assert time.monotonic() < end
+    wait_for(lambda: not _alive(child))
 
 
 def _alive(pid: int) -> bool:
@@ -337,13 +336,14 @@ def _alive(pid: int) -> bool:
 def test_descriptors_are_given_back() -> None:
     """A planner that comes and goes leaves no open file behind."""
     folder = Path("/proc/self/fd")
-    with Agent(constant(0), planner=planner()) as agent:
-        act_until(agent, answered())
-    before = len(list(folder.iterdir()))
+    left = []
     for _ in range(3):
         with Agent(constant(0), planner=planner()) as agent:
             act_until(agent, answered())
-    assert len(list(folder.iterdir())) <= before
+        # Memory that is looked at is given back once the agent is no more.
+        gc.collect()
+        left.append(len(list(folder.iterdir())))
+    assert left[-1] <= left[0]
 
 
 def test_spec_is_what_the_child_gets() -> None:

@@ -358,10 +358,10 @@ def test_tick_without_time_takes_the_shortest_way() -> None:
         constant(2),
         planner=Echo(),
         planner_latency=0,
-        period=100.0,
+        period=1000.0,
         routers=[Deadline(10.0), Valid(holds)],
     ) as agent:
-        assert told(agent.decide(see(1), lateness=95.0)) == (2, "executor", "deadline")
+        assert told(agent.decide(see(1), lateness=995.0)) == (2, "executor", "deadline")
         assert asked == []
         assert told(agent.decide(see(1), lateness=5.0)) == (1, "strategy", "fresh")
 

@@ -26,9 +26,10 @@ from agentkd.runtime import (
 )
 from agentkd.types import Decision
 from tests.runtime_children import Ahead, Echo, Steps, Towards, constant
+from tests.waiting import ENOUGH, wait_for
 
 HERE = "tests.runtime_children"
-QUICK = Patience(start=60, answer=1.0, backoff=0.01, grace=2.0)
+QUICK = Patience(start=60, answer=60, backoff=0.01, grace=60)
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +139,15 @@ async def test_virtual_consumer_sees_every_decision() -> None:
 async def test_slow_consumer_slows_no_tick() -> None:
     """On the wall clock a busy consumer misses views; every tick is measured."""
     seen = 0
+
+    def ticks() -> int:
+        return int(runtime.agent.metrics()["ticks_total"])
+
     async with Runtime(constant(0), hz=1000, views=4) as runtime:
         async for _ in runtime.run(Steps(), ticks=200):
             seen += 1
-            await asyncio.sleep(0.05)
+            if seen == 1:
+                await asyncio.to_thread(wait_for, lambda: ticks() >= 100)
     result = runtime.result
     assert result.ticks == 200
     assert seen + result.metrics["views_dropped_total"] == 200
@@ -224,7 +230,7 @@ async def test_wall_run_with_processes_blocks_no_loop(nonblocking: BlockBuster) 
         constant(0), planner=planner, learner=learner, hz=200
     ) as runtime:
         killed = None
-        async for _ in runtime.run(Steps(length=50), seconds=40):
+        async for _ in runtime.run(Steps(length=50), seconds=ENOUGH):
             metrics = runtime.agent.metrics()
             if killed is None and metrics["swaps_total"]:
                 killed = planner.pid

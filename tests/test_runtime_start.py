@@ -26,11 +26,10 @@ from agentkd.runtime import (
     Staggered,
 )
 from tests.runtime_children import Steps, Towards, constant
+from tests.waiting import ENOUGH, wait_for
 
 HERE = "tests.runtime_children"
 QUICK = Patience(start=60, answer=30.0, backoff=0.01, most_backoff=0.05, grace=0.1)
-LIMIT = 40.0
-"""Seconds after which a test gives up; nothing is asserted about times."""
 
 
 def see(*numbers: float) -> Any:
@@ -45,7 +44,7 @@ def gated(gate: Path, attempts: Path | None = None) -> ProcessPlanner:
 
 def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Act until the metrics are as wanted."""
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + ENOUGH
     while time.monotonic() < end:
         agent.act(see(1))
         metrics = agent.metrics()
@@ -197,10 +196,9 @@ def test_close_ends_a_start_that_waits_in_another_thread(tmp_path: Path) -> None
 
     thread = threading.Thread(target=start)
     thread.start()
-    while planner.pid is None and thread.is_alive():
-        time.sleep(0.002)
+    wait_for(lambda: planner.pid is not None or not thread.is_alive())
     agent.close()
-    thread.join(LIMIT)
+    thread.join(ENOUGH)
     assert len(raised) == 1
 
 
@@ -210,7 +208,7 @@ async def test_agent_starts_without_blocking_the_loop(
     """In asyncio an agent starts, waits and closes off the event loop."""
     gate = tmp_path / "gate"
     agent = Agent(constant(2), planner=gated(gate))
-    waiting = asyncio.ensure_future(agent.astart(wait=True, timeout=LIMIT))
+    waiting = asyncio.ensure_future(agent.astart(wait=True, timeout=ENOUGH))
     beats = 0
     while agent._planner.pid is None:  # type: ignore[union-attr]
         beats += 1
@@ -271,3 +269,16 @@ def test_staggered_planners_join_one_by_one(tmp_path: Path) -> None:
         assert agent.metrics()["planner_state"] == "ready"
         with pytest.raises(WorkerError, match="not ready"):
             agent.await_ready(timeout=0.0)
+
+
+def test_state_at_the_end_is_how_it_was(tmp_path: Path) -> None:
+    """A planner that became ready after the last look at it was ready at the end."""
+    gate = tmp_path / "gate"
+    planner = gated(gate)
+    agent = Agent(constant(2), planner=planner)
+    agent.start(supervisor=False)
+    with agent:
+        agent.supervise()
+        gate.touch()
+        wait_for(lambda: agent.metrics()["planner_state"] == "ready")
+    assert agent.metrics()["planner_state"] == "ready"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +41,9 @@ from agentkd.spec import (
 )
 from agentkd.types import Floats
 from tests.runtime_children import SPEC, Echo, Towards, constant
+from tests.waiting import ENOUGH, wait_for
 
 HERE = "tests.runtime_children"
-ENOUGH = 40.0
 
 
 def see(*numbers: float) -> Floats:
@@ -320,10 +319,7 @@ def test_a_watched_file_is_followed(
 
 def act_until(agent: Agent, choice: int) -> None:
     """Act until this choice is made."""
-    end = time.monotonic() + ENOUGH
-    while agent.act(see(0)) != choice:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    wait_for(lambda: agent.act(see(0)) == choice)
 
 
 def look(watched: Watched) -> Frozen | None:
@@ -388,10 +384,7 @@ def test_a_watched_file_for_something_else_is_counted(tmp_path: Path) -> None:
     write_bundle(file, constant(1))
     with Agent(file, watch=True) as agent:
         write_bundle(file, initial("linear", OTHERS["more choices"][0]))
-        end = time.monotonic() + ENOUGH
-        while agent.metrics()["swaps_refused_total"] != {"unfit": 1}:
-            assert time.monotonic() < end
-            time.sleep(0.001)
+        wait_for(lambda: agent.metrics()["swaps_refused_total"] == {"unfit": 1})
         assert agent.act(see(0)) == 1
         write_bundle(file, constant(3))
         act_until(agent, 3)
@@ -465,26 +458,20 @@ def test_a_learner_process_hears_of_swaps_and_its_old_weights_are_dropped(
     learner = ProcessLearner(
         Remote("tests.test_runtime_swaps:gated", {"record": str(record)}, nice=0),
         publish_seconds=0.01,
-        patience=Patience(start=60),
+        patience=Patience(start=ENOUGH),
     )
     planner = Remote(f"{HERE}:Echo", nice=0)
     with Agent(constant(0), planner=planner, learner=learner) as agent:
-        end = time.monotonic() + ENOUGH
-        while agent.executor.version < 2:
-            agent.act(see(3))
-            time.sleep(0.001)
-            assert time.monotonic() < end
+
+        def acting(done: Callable[[], bool]) -> Callable[[], bool]:
+            return lambda: agent.act(see(3)) in range(4) and done()
+
+        wait_for(acting(lambda: agent.executor.version >= 2))
         agent.swap(initial("mlp:5", SPEC))
-        while "-1" not in record.read_text():
-            agent.act(see(3))
-            time.sleep(0.001)
-            assert time.monotonic() < end
+        wait_for(acting(lambda: "-1" in record.read_text()))
         assert agent.executor.architecture == "mlp:5"
         agent.swap(constant(1))
-        while agent.executor.version < 3:
-            agent.act(see(3))
-            time.sleep(0.001)
-            assert time.monotonic() < end
+        wait_for(acting(lambda: agent.executor.version >= 3))
         assert agent.metrics()["swaps_refused_total"]["odd"] > 0
     heard = record.read_text().split()
     assert heard[:2] == ["0", "-1"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.runtime import (
     Agent,
@@ -33,8 +33,9 @@ from agentkd.runtime.router import Moment
 from agentkd.runtime.thinking import Thinker
 from agentkd.runtime.worth import Worth
 from agentkd.types import Decision, Source
-from tests.test_runtime_processes import ENOUGH, QUICK
+from tests.test_runtime_processes import QUICK
 from tests.trust_world import Regulator, ahead, best, executor, moved
+from tests.waiting import ENOUGH
 
 HERE = "tests.trust_world"
 RIGHT = 0.03
@@ -279,3 +280,17 @@ def test_strategies_that_cost_reward_are_reported(
         for _ in range(50):
             same.note("strategy" if block % 2 else "executor", random.normal(0, 1))
     assert not same.worse
+
+
+def test_an_agent_is_told_what_its_strategies_are_worth() -> None:
+    """Scores that the user gives are in the metrics, by who acted."""
+    planner = InlinePlanner(Regulator(), latency_ticks=0)
+    with Agent(executor(), planner=planner) as agent:
+        for _ in range(100):
+            agent.act(np.zeros(2, np.float32))
+            agent.score(0.5)
+        metrics = agent.metrics()
+        with pytest.raises(NumbersError, match="nan"):
+            agent.score(float("nan"))
+    assert metrics["strategies_worse"] == 0
+    assert metrics["reward_per_tick"] == {"strategy": 0.5, "executor": None}

@@ -276,9 +276,9 @@ class Contest:
             more = True
 
             def _on_rollout_start(self) -> None:
-                # Here an update has just been made.
+                # Here an update has just been made, but for the first time.
                 now = self.passed + time.monotonic() - self.since
-                if now - self.last < _EVERY:
+                if not self.num_timesteps or now - self.last < _EVERY:
                     return
                 self.last = self.passed = now
                 frozen = from_sb3(self.model)

@@ -7,7 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import final
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from agentkd.bench.evaluate import Watch
@@ -43,7 +49,7 @@ class EvalView:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[score]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,

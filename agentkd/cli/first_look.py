@@ -43,8 +43,10 @@ def first_look(command: str, options: Any) -> None:
     if planners is not None and not Path(planners).is_dir():
         raise ConfigError(f"--planners {planners} is no folder.")
     for text in _texts(options, "vecnormalize"):
-        if not Path(text).is_file():
-            raise LoadError(f"--vecnormalize {text} is no file.")
+        from agentkd.planners.load import RAW
+
+        if text != RAW and not Path(text).is_file():
+            raise LoadError(f"--vecnormalize {text} is no file, and not {RAW!r}.")
     data = getattr(options, "data", None)
     if data and not data.startswith("minari:") and not Path(data).exists():
         raise LoadError(f"--data {data} is not there.")

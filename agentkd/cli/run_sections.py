@@ -139,6 +139,21 @@ def _learning_section(data: dict[str, Any], learnt: Lived) -> Section:
     return Section("Learning from late answers", text, None, (plot,))
 
 
+def _worse(arms: Mapping[str, Any]) -> str:
+    """Warn of arms in which strategies cost reward; "" if there are none."""
+    told = []
+    for name, arm in arms.items():
+        metrics = arm["metrics"]
+        if metrics.get("strategies_worse"):
+            means = metrics["reward_per_tick"]
+            told.append(
+                f"Warning, {name}: strategies do worse than the executor, "
+                f"{means['strategy']:.4g} of reward a tick against "
+                f"{means['executor']:.4g}."
+            )
+    return " ".join(told)
+
+
 def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
     rows = []
     for name, arm in data["arms"].items():
@@ -191,7 +206,7 @@ def _timing_section(data: dict[str, Any], outcome: Outcome) -> Section:
             "",
         ),
     ]
-    return Section("Time and who acted", "", table, tuple(plots))
+    return Section("Time and who acted", _worse(data["arms"]), table, tuple(plots))
 
 
 def count(number: int | None) -> str:

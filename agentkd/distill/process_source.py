@@ -27,8 +27,10 @@ from agentkd.planners import load_policy
 from agentkd.printable import logger
 from agentkd.refs import working_directory_on_path
 from agentkd.runtime.mailbox import Mailbox
+from agentkd.runtime.priority import usage
 from agentkd.runtime.process import end, spawn
 from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.silence import Silence
 from agentkd.spec import Spec
 from agentkd.types import Floats, Labels
 
@@ -75,7 +77,7 @@ class ProcessSource:
             self._ring = LabelRing(spec, _BATCHES * options.environments)
         self.restarts = 0
         self._lively = False
-        self._heard = time.monotonic()
+        self._silence = Silence()
         self._weights = Mailbox(8 + 4 * len(frozen.vector()))
         self._returns = Mailbox(4 * _RETURNS)
         self._recent: tuple[float, ...] = ()
@@ -122,10 +124,14 @@ class ProcessSource:
             self._lively, self._heard = True, time.monotonic()
             return labels
         ended = self._child.poll() is not None
-        patience = _PATIENCE if self._lively else _STARTING
-        if not ended and time.monotonic() - self._heard < patience:
+        limit = _PATIENCE if self._lively else _STARTING
+        pid, now = self._child.pid, time.monotonic()
+        if not ended and not self._silence.beyond(
+            limit, now, self._heard, lambda: usage(pid)
+        ):
             return []
-        why = self._last_words() if ended else f"gave no label for {patience:.0f} s"
+        silent = now - self._heard
+        why = self._last_words() if ended else f"gave no label for {silent:.0f} s"
         if not self._lively or self.restarts >= _RESTARTS:
             raise PlannerError(f"The collecting process {why}")
         self._stop()

@@ -79,6 +79,8 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "planner_ready": ("Whether the planner is ready, 0 or 1.", ()),
     "learner_ready": ("Whether the distiller is ready, 0 or 1.", ()),
     "planner_busy_ratio": ("Share of the time that the planner thinks.", ()),
+    "reward_per_tick": ("Mean reward by who acted.", ("source",)),
+    "strategies_worse": ("Whether strategies do worse than the executor, 0 or 1.", ()),
     "lead_ticks": ("Ticks by which observations are rolled forward.", ()),
     "learner_progress": ("What the distiller tells of itself.", ("number",)),
 }

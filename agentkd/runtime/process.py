@@ -37,6 +37,7 @@ from agentkd.runtime.priority import (
     set_level,
     usage,
 )
+from agentkd.runtime.silence import Silence
 from agentkd.runtime.status import Health, State, Status
 
 log = logger(__name__)
@@ -106,6 +107,9 @@ class Remote:
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a worker may take, in seconds.
+
+    Time in which a worker could run and other programs had the processors does not
+    count towards `start` and `answer` (`agentkd.runtime.silence`).
 
     Attributes:
         start: From its start until it is ready.
@@ -227,6 +231,7 @@ class Worker:
         }
         steps = levels(remote.nice, niceness(), lowest_reachable())
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
+        self._silence = Silence()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._failures = self._starts_failed = 0
@@ -281,14 +286,15 @@ class Worker:
                 self._fail("raised", self.error)
             else:
                 self._fail("died", f"{_ended(code)} {self.error}".strip())
-        elif self.status.ready:
-            self._yield(now, self._process.pid)
+            return
+        root, patience = self._process.pid, self._patience
+        heard, what, limit = self.status.heard, "not ready after", patience.start
+        if self.status.ready:
+            self._yield(now, root)
             heard = max(self.status.heard, self._ladder.changed)
-            if now - heard > self._patience.answer:
-                self._fail("hung", f"It was silent for {now - heard:.1f} s.")
-        elif now - self.status.heard > self._patience.start:
-            silent = now - self.status.heard
-            self._fail("hung", f"It was not ready after {silent:.1f} s.")
+            what, limit = "silent for", patience.answer
+        if self._silence.beyond(limit, now, heard, lambda: usage(root)):
+            self._fail("hung", f"It was {what} {now - heard:.1f} s.")
 
     def _yield(self, now: float, root: int) -> None:
         """Give the worker the priority that it should have."""
@@ -381,6 +387,8 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
+            # It may have become ready since the last look.
+            self._state = self.health().state
             self.status.stop()
             self._wake()
             if self._process is not None:

@@ -104,5 +104,5 @@ class Worth:
             "reward_per_tick": {
                 name: each.mean if each.count else None for name, each in means.items()
             },
-            "strategies_worse": self.worse,
+            "strategies_worse": int(self.worse),
         }

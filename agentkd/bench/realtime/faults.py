@@ -34,7 +34,8 @@ MEANING = {
 }
 _SLOWER = 10.0
 _LOOK = 0.002
-_GIVE_UP = 60.0
+_GIVE_UP = 300.0
+"""Seconds that a run goes on for a planner that has not recovered at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Survived:
         answers: The planner's answers.
         restarts: How often it was started again, by cause.
         recovery: Seconds from the fault, or from its end where it has one, to the first
-            answer after it; NaN without a fault.
+            answer after it; NaN without a fault, and if there was none.
         error: The planner's last words.
     """
 
@@ -100,7 +101,8 @@ def survive(
     Args:
         fault: What.
         hz: Ticks per second.
-        seconds: How long the run is.
+        seconds: How long the run is. It goes on until the planner answers again, for
+            300 s at most.
         answer_seconds: How long an answer takes.
         patience: Seconds of silence after which the planner counts as hung.
 
@@ -143,15 +145,21 @@ class _Run:
 
     async def live(self) -> Survived:
         world = Metronome(
-            OBS, round(self._hz * self._seconds) + 1000, time.perf_counter_ns
+            OBS,
+            round(self._hz * (self._seconds + _GIVE_UP)) + 1000,
+            time.perf_counter_ns,
         )
         runtime = Runtime(
             initial("mlp:64,64", SPEC), planner=self._port, hz=self._hz, wait=True
         )
         async with runtime:
             harm = asyncio.ensure_future(self._harm(runtime))
-            async for _ in runtime.run(world, seconds=self._seconds):
-                pass
+            began = time.monotonic()
+            async for _ in runtime.run(world):
+                over = time.monotonic() - began - self._seconds
+                if over > _GIVE_UP or (over > 0 and harm.done()):
+                    break
+            await runtime.stop()
             harm.cancel()
             await asyncio.gather(harm, return_exceptions=True)
         metrics = runtime.result.metrics
@@ -216,8 +224,7 @@ class _Run:
 
 async def _until(done: Callable[[], Any]) -> None:
     # Counters of other threads and processes ring no bell: they are looked at.
-    end = time.monotonic() + _GIVE_UP
     while True:
-        if done() or time.monotonic() > end:
+        if done():
             return
         await asyncio.sleep(_LOOK)

@@ -16,7 +16,7 @@ from agentkd.distill.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.spec import BoxSpec
 
-MOST_PROJECTIONS = 1024
+MOST_PROJECTIONS = 4096
 """Random projections in one step; more would make a step last minutes."""
 
 

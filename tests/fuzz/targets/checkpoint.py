@@ -45,7 +45,7 @@ def seed() -> Mapping[str, bytes]:
     learner.step()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         save_checkpoint(Path(name), learner, Checkpoint("d1", 1.5))
-        files = [each for each in Path(name).iterdir() if each.is_file()]
+        files = (each for each in Path(name).iterdir() if each.is_file())
         return {each.name: each.read_bytes() for each in files}
 
 

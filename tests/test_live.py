@@ -1,0 +1,73 @@
+"""A robot's own loop on the wall clock, minutes long: make live.
+
+The planner is a published one; where it is not beside the checkout the tests skip.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentkd import Agent, Remote, read_bundle
+from agentkd.executors.frozen import Frozen
+from agentkd.runtime import RollForward, StrategyOptions
+from benchmarks.cheetah import PLANNER, lived
+
+HERE = "benchmarks.cheetah"
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An executor file, distilled from the planner."""
+    from agentkd.cli.main import main
+
+    if not Path(PLANNER).exists():
+        pytest.skip(f"{PLANNER} is not beside this checkout; or set LIVE_PLANNER")
+    out = tmp_path_factory.mktemp("live")
+    command = ["distill", "HalfCheetah-v5", "--planner", PLANNER, "--seconds", "40"]
+    assert main([*command, "--out", str(out), "--overwrite"]) == 0
+    return out / "executor.akd"
+
+
+@pytest.fixture(scope="module")
+def executor(file: Path) -> Frozen:
+    """Its executor."""
+    return read_bundle(file).frozen
+
+
+@pytest.fixture(scope="module")
+def alone(executor: Frozen) -> float:
+    """What it earns alone in the first 240 ticks."""
+    return lived(Agent(executor), hz=20, seconds=14, part=240)[0]
+
+
+@pytest.mark.parametrize("roll", [None, RollForward(f"{HERE}:ahead")])
+def test_a_planner_four_ticks_late_costs_nothing(
+    executor: Frozen, alone: float, roll: Any
+) -> None:
+    """With and without a roll-forward the robot earns what its executor does."""
+    agent = Agent(
+        executor,
+        planner=Remote(f"{HERE}:Chunk", {"think": 0.2}),
+        strategies=StrategyOptions(roll_forward=roll),
+        period=0.05,
+    )
+    both = lived(agent, hz=20, seconds=14, part=240)[0]
+    assert both >= 0.95 * alone, agent.metrics()
+
+
+def test_live_learning_does_not_harm(executor: Frozen, file: Path) -> None:
+    """A good executor that goes on learning never earns less than half for long."""
+    before = lived(Agent(executor), hz=50, seconds=30, part=150)
+    agent = Agent(
+        executor,
+        planner=Remote(f"{HERE}:Chunk", {"think": 0.0}),
+        learner=Remote("agentkd.distill.service:build", {"executor": str(file)}),
+        mode="executor",
+    )
+    learning = lived(agent, hz=50, seconds=90, part=150)
+    floor = 0.5 * sum(before[1:]) / len(before[1:])
+    assert min(learning[2:]) >= floor, agent.metrics()

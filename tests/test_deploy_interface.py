@@ -17,7 +17,7 @@ from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.interface import check_name
 from agentkd.deploy.programs import STRICT, build
-from agentkd.errors import ConfigError, NumbersError, SpecError
+from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.frozen import Frozen
 from agentkd.executors.layers import Dense

@@ -253,8 +253,7 @@ class InlinePlanner:
         """Leave an anytime planner in the middle when its episode is over."""
         anytime = self._thinker is not None and self._thinker.anytime
         if anytime and self._flight and self._flight[0][1].answer.epoch != epoch:
-            # What never comes is not waited for.
-            self._heard = self._flight[-1][1].answer.id
+            self._heard = self._flight[-1][1].answer.id  # it never comes
             self._flight.clear()
 
     def _land(self, tick: int) -> None:

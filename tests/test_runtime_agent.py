@@ -447,6 +447,31 @@ def test_default_action_fits_the_space(action: Any, expected: Any) -> None:
 def test_default_can_be_chosen() -> None:
     """What is done before anybody decided is the caller's, if they say so."""
     assert Agent(constant(0), default=3).act(see(np.nan)) == 3
+    box = BoxSpec((0.1, -np.inf), (0.1, np.inf), (2, 1))
+    chosen = default_action(box, [[0.1], [7]])
+    assert chosen.dtype == np.float32
+    assert chosen.shape == (2, 1)
+    assert np.array_equal(default_action(MultiDiscreteSpec((2, 3)), (1, 2)), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("action", "wanted"),
+    [
+        (DiscreteSpec(3, 5), 4),
+        (DiscreteSpec(3, 5), 5.5),
+        (DiscreteSpec(3), [1]),
+        (BoxSpec((-1.0,), (1.0,), (1,)), "brake"),
+        (BoxSpec((-1.0,), (1.0,), (1,)), 0.0),
+        (BoxSpec((-1.0,), (1.0,), (1,)), [np.nan]),
+        (BoxSpec((-1.0,), (1.0,), (1,)), [1.5]),
+        (MultiDiscreteSpec((2, 3)), [2, 0]),
+        (MultiBinarySpec(2), [0, 2]),
+    ],
+)
+def test_default_that_is_no_action_is_refused(action: Any, wanted: Any) -> None:
+    """A robot never gets a default of another type, shape or range."""
+    with pytest.raises(ConfigError, match="default"):
+        default_action(action, wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,27 @@ def test_answers_survive_the_wire(spec: Spec, dist: Categorical) -> None:
     assert (back.thinking, back.latency) == (0.25, 0.5)
     assert type(back.rows) is type(dist)
     assert np.array_equal(dists.pack(back.rows), dists.pack(dist))
+
+
+def test_what_an_answer_counted_on_survives_the_wire() -> None:
+    """Assumed actions and the predicted observation are read back, in their place."""
+    rows = Categorical(np.eye(4, dtype=np.float32)[:3])
+    assumed, predicted = (
+        np.array([[1], [3]], np.float32),
+        np.arange(3, dtype=np.float32),
+    )
+    expected = np.ones((3, 3), np.float32)
+    answer = Answer(3, 1, 42, 9, 0.25, 0.5, rows, 40, expected=expected)
+    rolled = replace(answer, assumed=assumed, predicted=predicted)
+    back = decode_answer(encode_answer(rolled), SPEC)
+    assert (back.origin, back.tick) == (40, 42)
+    assert back.assumed is not None
+    assert back.predicted is not None
+    assert np.array_equal(back.assumed, assumed)
+    assert np.array_equal(back.predicted, predicted)
+    back = decode_answer(encode_answer(answer), SPEC)
+    assert back.assumed is None
+    assert back.predicted is None
 
 
 def test_answer_of_another_environment_is_refused() -> None:

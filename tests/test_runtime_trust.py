@@ -162,6 +162,32 @@ def test_a_model_that_is_wrong_loses_the_ticks_to_the_executor() -> None:
     assert sum(refused.get(reason, 0) for reason in reasons) > 20
 
 
+@pytest.mark.parametrize(
+    ("model", "acts"), [(ahead, True), (lambda obs, actions: obs * 0 - 0.7, False)]
+)
+def test_an_executor_that_never_moves_does_not_hide_a_wrong_model(
+    model: Any, acts: bool
+) -> None:
+    """Predictions are compared with what is seen, whatever the executor does there."""
+    options = StrategyOptions(roll_forward=RollForward(model))
+    planner = InlinePlanner(Regulator(), latency_ticks=4, after=True)
+    with Agent(executor(0.0), planner=planner, strategies=options) as agent:
+        told = list(lived(agent, 400))
+    assert ("strategy" in {decision.source for decision, _ in told}) is acts
+    assert max(wrong(told), default=0.0) < RIGHT
+
+
+@pytest.mark.parametrize(("off", "acts"), [(0.0, True), (2.0, False)])
+def test_expectations_are_compared_with_what_is_seen(off: float, acts: bool) -> None:
+    """An executor that does the same everywhere does not hide wrong expectations."""
+    planner = InlinePlanner(Regulator(expects=True, wrong=off), latency_ticks=1)
+    still = executor(0.0)
+    options = StrategyOptions(roll_forward=RollForward(ahead))
+    with Agent(still, planner=planner, strategies=options) as agent:
+        told = list(lived(agent, 400))
+    assert ("strategy" in {decision.source for decision, _ in told}) is acts
+
+
 @pytest.mark.parametrize(("off", "acts"), [(0.0, True), (0.5, False)])
 def test_expected_observations_are_predictions_too(off: float, acts: bool) -> None:
     """A planner that says what it expects is believed while that comes about."""
@@ -220,7 +246,13 @@ def test_a_choice_of_ones_own_takes_the_place_of_trust() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"same": -0.1}, {"surprise": 2}, {"slack": float("nan")}, {"excess": 0.5}],
+    [
+        {"same": -0.1},
+        {"surprise": 2},
+        {"slack": float("nan")},
+        {"missed": 1.5},
+        {"excess": 0.5},
+    ],
 )
 def test_limits_are_validated(fields: dict[str, float]) -> None:
     """A limit out of its range is refused with its name."""

@@ -141,6 +141,7 @@ class Agent:
         self._stop = threading.Event()
         self._closing = threading.Lock()
         self._supervisor: threading.Thread | None = None
+        self._trouble = ""
         self._swaps = Swaps(
             self._decider,
             self._planner,
@@ -322,13 +323,22 @@ class Agent:
 
     def _supervise_on(self) -> None:
         while not self._stop.wait(_SUPERVISE):
-            try:
-                self.supervise()
-            except Exception:
-                log.exception("Supervision failed; it goes on.")
+            self.supervise()
 
     def supervise(self) -> None:
-        """Restart what died or hangs, and swap new weights in; off the tick's way."""
+        """Restart what died or hangs, and swap new weights in; off the tick's way.
+
+        An error is logged, once until it goes away, and ends nothing.
+        """
+        try:
+            self._supervise()
+            self._trouble = ""
+        except Exception as error:
+            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
+            if self._trouble != trouble:
+                log.exception("Supervision failed; it goes on.")
+
+    def _supervise(self) -> None:
         if self._planner is not None:
             self._planner.supervise()
         if self._learner is not None:

@@ -25,7 +25,7 @@ from agentkd.spec import (
 from agentkd.types import ActionDist, Floats
 
 _SEEN = struct.Struct("<qqqqii")
-_ANSWER = struct.Struct("<qqqqqqdddiiiiii")
+_ANSWER = struct.Struct("<qqqqqqdddiiiiiii")
 _NO_ROWS = -1
 EXPECTED_BYTES = 1 << 20
 """What expected observations may take of an answer."""
@@ -78,6 +78,8 @@ class Answer:
         assumed: The actions, flat, (ticks, width), that the planner counted on for the
             ticks from `seen` to `tick` - 1, then the executor's own action at `tick`
             if it acts there; None where the observation was not rolled forward.
+        predicted: The observation, (obs,), that the planner was asked about then; None
+            where it was the one seen.
     """
 
     id: int
@@ -94,6 +96,7 @@ class Answer:
     expected: Floats | None = None
     doubt: float = math.nan
     assumed: Floats | None = None
+    predicted: Floats | None = None
 
     @property
     def origin(self) -> int:
@@ -192,8 +195,8 @@ def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
     """
     most = max(dists.width(kind, spec.action) for kind in KINDS)
     expected = min(4 * horizon * spec.obs.size, EXPECTED_BYTES)
-    assumed = (ahead + 1) * action_width(spec.action) if ahead else 0
-    return _ANSWER.size + 4 * (horizon * most + goal + assumed) + expected
+    rolled = (ahead + 1) * action_width(spec.action) + spec.obs.size if ahead else 0
+    return _ANSWER.size + 4 * (horizon * most + goal + rolled) + expected
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -203,12 +206,12 @@ def encode_answer(answer: Answer) -> bytes:
         rows = np.ascontiguousarray(dists.pack(answer.rows), np.float32)
         kind, count = KINDS.index(dists.kind_of(answer.rows)), len(rows)
         pieces.append(rows.tobytes())
-    if answer.goal is not None:
-        pieces.append(np.ascontiguousarray(answer.goal, np.float32).tobytes())
-    if answer.expected is not None:
-        pieces.append(np.ascontiguousarray(answer.expected, np.float32).tobytes())
-    if answer.assumed is not None:
-        pieces.append(np.ascontiguousarray(answer.assumed, np.float32).tobytes())
+    numbers = answer.goal, answer.expected, answer.assumed, answer.predicted
+    pieces += [
+        np.ascontiguousarray(each, np.float32).tobytes()
+        for each in numbers
+        if each is not None
+    ]
     header = _ANSWER.pack(
         answer.id,
         answer.part,
@@ -224,6 +227,7 @@ def encode_answer(answer: Answer) -> bytes:
         -1 if answer.goal is None else answer.goal.size,
         -1 if answer.expected is None else len(answer.expected),
         -1 if answer.assumed is None else len(answer.assumed),
+        answer.predicted is not None,
         answer.partial,
     )
     return b"".join([header, *pieces])
@@ -257,10 +261,11 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         goal_size,
         ahead,
         assumed_count,
+        rolled,
         partial,
     ) = _ANSWER.unpack_from(message)
     numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-    dist, goal, expected, assumed, at = None, None, None, None, 0
+    dist, goal, expected, assumed, predicted, at = None, None, None, None, None, 0
     if kind >= 0:
         width = dists.width(KINDS[kind], spec.action)
         at = count * width
@@ -277,6 +282,9 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         width = action_width(spec.action)
         assumed = numbers[at : at + assumed_count * width].reshape(-1, width)
         at += assumed_count * width
+    if rolled:
+        predicted = numbers[at : at + spec.obs.size]
+        at += spec.obs.size
     if at != len(numbers):
         raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
     return Answer(
@@ -294,6 +302,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         expected=expected,
         doubt=doubt,
         assumed=assumed,
+        predicted=predicted,
     )
 
 

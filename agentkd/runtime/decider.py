@@ -296,8 +296,8 @@ class Decider:
                 # It came before its tick, when it was not known who would do what.
                 self._compare(mine)
             if theirs is not None and self._judge is not None:
-                served = self._judge.choose(strategies, (theirs, why), tick, mine)
-                theirs, why = served
+                seen = obs, mine
+                theirs, why = self._judge.choose(strategies, (theirs, why), tick, seen)
         if routing.routers or routing.hand_over is not None:
             routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
             return routing.choose(strategies, theirs, why, self._default)
@@ -319,7 +319,8 @@ class Decider:
 
     def _foretell(self, obs: Floats) -> Any:
         """Give the executor's action at another observation, (obs,)."""
-        frozen = self.form.frozen
+        # That of this tick: a swap may come meanwhile.
+        frozen = self._acting.frozen
         if frozen.memory or self._goals is not None:
             return None
         return one_action(dists.mode(frozen(obs[None]), self.spec.action), frozen.spec)
@@ -434,7 +435,8 @@ class Decider:
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
             did = self._history.own_at(answer.tick)
-            if did is not None and answer.rows is not None:
+            here = answer.epoch == self._epoch or answer.tick == answer.origin
+            if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
         if "strategy" in self._routing.order or self._goals is not None:
             self.strategies.offer(answer, tick, self._epoch)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from agentkd import dists
+from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen, distribution, one_action
 from agentkd.executors.native import Native, compile_native
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
@@ -140,10 +141,12 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
         action: The actions.
         wanted: What the user wants; None for the first choice, or the action nearest
             to 0.
+
+    Raises:
+        ConfigError: If that is no action of these.
     """
     if wanted is not None:
-        whole = isinstance(action, DiscreteSpec)
-        return int(wanted) if whole else np.asarray(wanted)
+        return _fitting(wanted, action)
     match action:
         case DiscreteSpec(_, start):
             return start
@@ -154,3 +157,38 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
             return np.zeros(n, np.int8)
         case _:
             return np.zeros(len(action.sizes), np.int64)
+
+
+def _fitting(wanted: Any, action: ActionSpec) -> Any:
+    """Return an action in the type and shape that the environment takes.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    like = np.asarray(default_action(action))
+    try:
+        found = np.asarray(wanted, np.float64)
+    except (TypeError, ValueError):
+        found = np.asarray(np.nan)
+    match action:
+        case DiscreteSpec(n, start):
+            low, high = np.asarray(start), np.asarray(start + n - 1)
+        case BoxSpec(lowest, highest, shape):
+            low, high = (np.reshape(each, shape) for each in (lowest, highest))
+        case MultiBinarySpec():
+            low, high = np.zeros_like(like), np.ones_like(like)
+        case _:
+            low, high = np.zeros_like(like), np.asarray(action.sizes) - 1
+    fits = found.shape == like.shape and bool(np.isfinite(found).all())
+    fits = fits and bool(((low <= found) & (found <= high)).all())
+    whole = isinstance(action, BoxSpec) or bool((found == np.floor(found)).all())
+    if not (fits and whole):
+        raise ConfigError(
+            f"The default {wanted!r} is no action of {action}. Give one of shape "
+            f"{like.shape} within the bounds, or leave it out."
+        )
+    if isinstance(action, BoxSpec):
+        # A bound of 0.1 has its own nearest float32 inside.
+        inside = np.clip(np.ravel(found).astype(np.float32), *dists.bounds(action))
+        return inside.reshape(action.shape)
+    return int(found) if isinstance(action, DiscreteSpec) else found.astype(like.dtype)

@@ -214,12 +214,12 @@ class InlinePlanner:
         more: bool = False,
     ) -> None:
         """Take an observation; ask the planner if no answer is outstanding."""
+        self._land(tick)
+        self._leave(epoch)
         seen = self._seen
         self._unlabelled += len(seen) == seen.maxlen
         now = time.monotonic_ns()
         seen.append(Seen(tick, epoch, now, obs.copy(), lead, committed, self._heard))
-        self._land(tick)
-        self._leave(epoch)
         self._ticks += not more
         assert self._thinker is not None
         if not self._flight and not more and self._thinker.may_ask(seen[-1]):
@@ -253,6 +253,7 @@ class InlinePlanner:
         """Leave an anytime planner in the middle when its episode is over."""
         anytime = self._thinker is not None and self._thinker.anytime
         if anytime and self._flight and self._flight[0][1].answer.epoch != epoch:
+            self._heard = self._flight[-1][1].answer.id  # it never comes
             self._flight.clear()
 
     def _land(self, tick: int) -> None:

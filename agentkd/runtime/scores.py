@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, NumbersError
+from agentkd.errors import ConfigError
 from agentkd.executors.frozen import Frozen
 
 
@@ -56,14 +56,8 @@ class Scores:
         self._lock = threading.Lock()
 
     def add(self, score: float) -> None:
-        """Take a score of the last action; larger is better.
-
-        Raises:
-            NumbersError: If it is NaN or infinite.
-        """
+        """Take a score of the last action, a finite number; larger is better."""
         number = float(score)
-        if not math.isfinite(number):
-            raise NumbersError(f"The score is {number}; it has to be a finite number.")
         with self._lock:
             if self._former is None:
                 self._before.append(number)

@@ -50,14 +50,20 @@ def workers_needed(latency: float, period: float) -> int:
 
 @final
 class _Slot:
-    """A planner, and since when it owes an answer."""
+    """A planner, since when it owes an answer, and whether it raised instead."""
 
-    __slots__ = ("asked", "failures", "port")
+    __slots__ = ("asked", "errors", "port", "raised", "restarts")
 
     def __init__(self, port: PlannerPort) -> None:
         self.port = port
         self.asked = -1
-        self.failures = 0
+        self.errors = self.restarts = 0
+        self.raised = False
+
+    @property
+    def free(self) -> bool:
+        """Whether it may be asked; one that raised shows only then that it is well."""
+        return self.asked < 0 and (self.port.ready or self.raised)
 
 
 @final
@@ -121,21 +127,20 @@ class Staggered:
         *,
         more: bool = False,
     ) -> None:
-        """Hand an observation to whose turn it is, if it is somebody's."""
+        """Send the observation to the next free planner, if it is time for one."""
         self._collect(tick)
         if tick % _LOOK == 0:
             self._forgive()
         slot = None
         if tick >= self._next and not more:
-            free = (one for one in self._slots if one.asked < 0 and one.port.ready)
-            slot = next(free, None)
+            slot = next((one for one in self._slots if one.free), None)
         if slot is None:
             if self._labels:
                 self._unlabelled += len(self._kept) == self._kept.maxlen
                 seen = Seen(tick, epoch, time.monotonic_ns(), obs.copy())
                 self._kept.append(seen)
             return
-        slot.asked = tick
+        slot.asked, slot.raised = tick, False
         self._next = tick + self._stride
         for seen in self._kept:
             slot.port.submit(seen.tick, seen.epoch, seen.obs, more=True)
@@ -143,14 +148,15 @@ class Staggered:
         slot.port.submit(tick, epoch, obs, lead, committed)
 
     def _forgive(self) -> None:
-        """Let whoever failed be asked again: its answer never comes."""
+        """Let a planner that failed be asked again: its answer never comes."""
         for slot in self._slots:
             if slot.asked < 0:
                 continue
             counts = slot.port.counts()
-            failures = counts.errors + sum(counts.restarts.values())
-            if failures != slot.failures:
-                slot.failures, slot.asked = failures, -1
+            errors, restarts = counts.errors, sum(counts.restarts.values())
+            if (errors, restarts) != (slot.errors, slot.restarts):
+                slot.asked, slot.raised = -1, errors > slot.errors
+                slot.errors, slot.restarts = errors, restarts
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
         """Take the answers that came, oldest observation first."""

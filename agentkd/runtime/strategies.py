@@ -116,6 +116,7 @@ class Track:
         part: Counts the answers to one request.
         assumed: The actions that the planner counted on from `origin` to the tick of
             row 0, flat; see `Answer.assumed`.
+        predicted: The observation that row 0 is for, (obs,), if it was predicted.
     """
 
     strategy: Strategy
@@ -124,6 +125,7 @@ class Track:
     origin: int
     part: int
     assumed: Floats | None = None
+    predicted: Floats | None = None
 
     @property
     def horizon(self) -> int:
@@ -265,7 +267,13 @@ class Strategies:
         committed = self._freeze if self._acted and self.track is not None else 0
         start = max(answer.tick, tick + committed)
         track = Track(
-            strategy, actions, start, answer.origin, answer.part, answer.assumed
+            strategy,
+            actions,
+            start,
+            answer.origin,
+            answer.part,
+            answer.assumed,
+            answer.predicted,
         )
         if start <= tick:
             self._begin(track)

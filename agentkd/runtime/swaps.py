@@ -203,9 +203,10 @@ class Swaps:
                         f"{_REMEMBERED} rollbacks in a row used up the former ones."
                     )
                 to = self._former[-1]
+            # Those after it are not returned to; of all that are kept, if it is older.
             kept = list(self._former)
-            if to in kept:
-                kept = kept[: len(kept) - 1 - kept[::-1].index(to)]
+            while kept and kept.pop() is not to:
+                pass
             self.swap(to)
             self._former.clear()
             self._former.extend(kept)

@@ -178,6 +178,7 @@ class Thinker:
         if self._told:
             self._policy.epoch = newest.epoch
         asked, assumed = self._asked(seen)
+        predicted = None if assumed is None else asked[-1].obs
         obs = np.stack([each.obs for each in asked])
         sound = np.ones(len(asked), bool)
         doubt = math.nan
@@ -186,7 +187,8 @@ class Thinker:
             for part, found in enumerate(self._policy.improve(obs)):
                 guidance = self._checked(found, 1)
                 partial = self._answer(guidance, newest, asked[-1].tick, began)
-                yield self._partial(replace(partial, part=part, assumed=assumed))
+                partial = replace(partial, assumed=assumed, predicted=predicted)
+                yield self._partial(replace(partial, part=part))
             if guidance is None:
                 raise PlannerError("The planner's `improve` gave no answer.")
         elif self.recurrent:
@@ -201,9 +203,8 @@ class Thinker:
             doubt = float(self._policy.disagreement(obs[-1:])[0])
         answer = self._answer(guidance, newest, asked[-1].tick, began)
         kept = np.flatnonzero(sound & (guidance.rows is not None))
-        answer = replace(
-            answer, labels=len(kept), part=part + 1, doubt=doubt, assumed=assumed
-        )
+        answer = replace(answer, assumed=assumed, predicted=predicted)
+        answer = replace(answer, labels=len(kept), part=part + 1, doubt=doubt)
         self._answered = self._id
         yield self._labelled(answer, guidance, asked, kept)
 

@@ -12,7 +12,9 @@ that fails is the reason, and ends the strategy:
    prediction counted on, then the rows before this one. A veto, a swap, another
    strategy, or an executor that did something else makes the prediction void.
 3. **surprise**: the executor does the same at the predicted and at the seen
-   observation, now and lately. Otherwise the predictions are wrong.
+   observation, now and lately, and predictions explain at least half of how the
+   observations move: an executor that does the same everywhere notices nothing.
+   Otherwise the predictions are wrong.
 4. **astray**: rows of this age have been no further from the executor than planner and
    executor are about one and the same observation. Otherwise old rows mislead here.
 
@@ -44,6 +46,7 @@ _FORGET = 1 / 32
 _BEFORE_BOXES, _BEFORE_CHOICES = 0.1, 1.0
 """Distances that are expected before any was seen."""
 _FEW = 8
+_ROUNDING, _LEAST = 1e-8, 1e-16
 _AGES = 12
 """Ages are counted in groups: 1, 2, 3 to 4, 5 to 8, and so on."""
 
@@ -63,6 +66,9 @@ class Trust:
         excess: How much further rows of an age may be from the executor than planner
             and executor are about the same observation, as a factor.
         slack: What the two means may be beyond that, 0 to 1.
+        missed: The largest share of an observation's movement that predictions miss
+            lately, 0 to 1: squared differences, predicted from seen, over those from
+            answer to answer; the mean over the observation's numbers.
     """
 
     same: float = 0.01
@@ -70,6 +76,7 @@ class Trust:
     sharp: float = 0.25
     excess: float = 1.5
     slack: float = 0.01
+    missed: float = 0.5
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -77,7 +84,7 @@ class Trust:
         Raises:
             ConfigError: If a field is out of range.
         """
-        for name in ("same", "surprise", "sharp", "slack"):
+        for name in ("same", "surprise", "sharp", "slack", "missed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
         if not self.excess >= 1:
@@ -100,6 +107,40 @@ class _Mean:
     def note(self, value: float) -> None:
         self.count += 1
         self.value += max(_FORGET, 1 / self.count) * (value - self.value)
+
+
+class _Missed:
+    """The share of how far observations move that predictions miss, lately.
+
+    A constant prediction, or that of no movement, has a share near 1 and an exact one
+    0. The first movement counts as missed, so that a few good predictions prove
+    nothing.
+    """
+
+    __slots__ = ("_error", "_last", "_moved", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last: Any = None
+        self._error: Any = None
+        self._moved: Any = None
+
+    def note(self, predicted: Floats, seen: Floats) -> float:
+        """Compare a prediction with what was seen, (obs,); return the share, 0 to 1."""
+        last, self._last = self._last, seen.astype(np.float64)
+        if last is None:
+            return 1.0
+        moved = np.square(self._last - last)
+        if self._moved is None:
+            self.count, self._error, self._moved = 1, moved.copy(), moved.copy()
+        self.count += 1
+        weight = max(_FORGET, 1 / self.count)
+        self._error += weight * (np.square(predicted - self._last) - self._error)
+        self._moved += weight * (moved - self._moved)
+        # Differences of float32's own size are none.
+        least = np.maximum(_ROUNDING * np.square(self._last), _LEAST)
+        most = np.maximum(np.maximum(self._moved, self._error), least)
+        return float(np.mean(self._error / most))
 
 
 @final
@@ -140,11 +181,12 @@ class History:
 class _Case:
     """A strategy that is judged: how far its past was checked, and why it ended."""
 
-    __slots__ = ("ended", "next", "step", "track")
+    __slots__ = ("ended", "missed", "next", "step", "track")
 
     def __init__(self, track: Track) -> None:
         self.track = track
         self.next, self.step, self.ended = track.origin, 0, ""
+        self.missed: float | None = None
 
 
 @final
@@ -178,13 +220,17 @@ class Judge:
             self._per_unit = 1.0 / np.where(sound, distance, 2.0) / len(distance)
         self._base = _Mean()
         before = _BEFORE_BOXES if self._boxes else _BEFORE_CHOICES
-        self._error = _Mean(before)
+        self._error, self._missed = _Mean(before), _Missed()
         self._aged = [_Mean(before) for _ in range(_AGES)]
         self._case: _Case | None = None
         self._former: _Case | None = None
 
     def choose(
-        self, strategies: Strategies, served: tuple[Any, str], tick: int, mine: Any
+        self,
+        strategies: Strategies,
+        served: tuple[Any, str],
+        tick: int,
+        seen: tuple[Floats, Any],
     ) -> tuple[Any, str]:
         """Return the action of the newest strategy that is still right, and why.
 
@@ -192,7 +238,8 @@ class Judge:
             strategies: The strategies; those that are not right end.
             served: The newest one's action and why it serves.
             tick: The tick.
-            mine: What the executor would do, None if it does not say.
+            seen: The observation, (obs,), and what the executor would do, None if it
+                does not say.
 
         Returns:
             The action, None if no strategy is right; and why.
@@ -201,7 +248,7 @@ class Judge:
         while action is not None:
             track = strategies.track
             assert track is not None
-            reason = self.verdict(track, strategies.row(track, tick), tick, mine)
+            reason = self._verdict(track, strategies.row(track, tick), tick, seen)
             if not reason:
                 return action, why
             first = first or reason
@@ -212,22 +259,17 @@ class Judge:
             action, why = strategies.serve(tick)
         return None, first
 
-    def verdict(self, track: Track, row: int, tick: int, mine: Any) -> str:
-        """Return why a strategy may not act at a tick; "" if it may.
-
-        Args:
-            track: The strategy that serves.
-            row: Which of its rows is for this tick.
-            tick: The tick.
-            mine: What the executor would do, None if it does not say.
-        """
+    def _verdict(
+        self, track: Track, row: int, tick: int, seen: tuple[Floats, Any]
+    ) -> str:
+        """Return why a strategy may not act at a tick; "" if it may."""
         case = self._case
         if case is None or case.track is not track:
             case = self._open(track)
         if tick == track.origin:
             return ""
         if not case.ended:
-            case.ended = self._refusal(case, row, tick, mine)
+            case.ended = self._refusal(case, row, tick, seen)
         return case.ended
 
     def _open(self, track: Track) -> _Case:
@@ -245,8 +287,10 @@ class Judge:
         self._case = case = _Case(track)
         return case
 
-    def _refusal(self, case: _Case, row: int, tick: int, mine: Any) -> str:
-        track = case.track
+    def _refusal(
+        self, case: _Case, row: int, tick: int, seen: tuple[Floats, Any]
+    ) -> str:
+        track, (obs, mine) = case.track, seen
         expected = track.strategy.expected
         if mine is None or (track.assumed is None and expected is None):
             return "unpredicted"
@@ -256,14 +300,18 @@ class Judge:
         aged = self._aged[min((tick - track.origin - 1).bit_length(), _AGES - 1)]
         aged.note(self._apart(track.actions[row], mine))
         if expected is not None or row == 0:
+            there = track.predicted if expected is None else expected[row]
             predicted = self._predicted(track, row)
-            if predicted is None:
+            if predicted is None or there is None:
                 return "unpredicted"
+            if case.missed is None:
+                case.missed = self._missed.note(there, obs)
             apart, error = self._apart(predicted, mine), self._error
             error.note(apart)
             sharp = error.value <= trust.sharp * base + trust.slack
-            if not (sharp and apart <= trust.surprise):
-                return "surprise" if error.count > _FEW else "unproven"
+            if not (sharp and apart <= trust.surprise and case.missed <= trust.missed):
+                few = min(error.count, self._missed.count) <= _FEW
+                return "unproven" if few else "surprise"
         if not aged.value <= trust.excess * base + trust.slack:
             return "astray" if aged.count > _FEW else "unproven"
         return ""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.executors.architecture import initial
-from agentkd.runtime.codec import Answer, decode_answer, encode_answer
+from agentkd.runtime.codec import Answer, action_width, decode_answer, encode_answer
 from agentkd.runtime.log import EXECUTOR, FRAME, HEADER, MAGIC, DecisionLog
 from agentkd.runtime.logfile import Event, LogFile
 from agentkd.runtime.mailbox import Mailbox
@@ -36,10 +36,12 @@ def _answers(spec: Spec) -> list[Answer]:
         rows = Gaussian(np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32))
     goal = np.ones((1, 4), np.float32)
     expected = np.ones((3, 7), np.float32)
+    assumed = np.ones((3, action_width(spec.action)), np.float32)
     return [
         Answer(1, 0, 0, 2, 0.01, 0.02, rows),
         Answer(2, 0, 1, 1, 0.01, 0.02, rows, 1, 1, True, goal, expected, 0.5),
         Answer(3, 0, 2, 0, 0.01, 0.02, None, goal=goal),
+        Answer(4, 0, 4, 0, 0.01, 0.02, rows, 2, assumed=assumed, predicted=expected[0]),
     ]
 
 

@@ -23,7 +23,7 @@ from agentkd.runtime import (
 )
 from agentkd.types import Floats
 from tests.runtime_children import Anytime, Echo, Steps, constant, next_ticks
-from tests.test_runtime_processes import ENOUGH
+from tests.waiting import ENOUGH
 
 OBS = np.zeros(3, np.float32)
 

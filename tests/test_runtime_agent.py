@@ -535,3 +535,25 @@ def test_modes_are_told_apart() -> None:
         "planner": [0, 1, 2, 3],
         "executor": [2, 2, 2, 2],
     }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rollback": 3},
+        {"strategies": "fast"},
+        {"routers": 3},
+        {"routers": ["fresh"]},
+        {"log": 3},
+        {"workers": "a"},
+        {"workers": True},
+        {"watch": "yes"},
+        {"period": "0.1"},
+        {"budget": None},
+        {"planner_latency": 1.5},
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    """The error names the argument, its value and what to give."""
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is .*; give "):
+        Agent(constant(0), **wrong)

@@ -16,6 +16,7 @@ import numpy as np
 from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.frozen import Frozen
 from agentkd.printable import logger
+from agentkd.runtime.arguments import check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.form import form
 from agentkd.runtime.log import DecisionLog
@@ -27,7 +28,7 @@ from agentkd.runtime.ports import (
     learner_port,
     planner_port,
 )
-from agentkd.runtime.router import Mode, Router, check_mode
+from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps
@@ -100,14 +101,8 @@ class Agent:
         rollback: Rollback | None = None,
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
-        check_mode(mode)
+        check_arguments(locals())
         executor, contract, watched = open_executor(executor, watch=watch)
-        if not 0 <= budget < float("inf") or (period is not None and not period > 0):
-            raise ConfigError(
-                f"budget={budget}, period={period}: seconds, at least 0 and above 0."
-            )
-        if mode == "planner" and planner is None:
-            raise ConfigError('mode="planner" needs a planner.')
         self._strategies = strategies or StrategyOptions()
         if executor.memory and self._strategies.roll_forward is not None:
             raise ConfigError(

@@ -122,6 +122,20 @@ _KINDS_FOR: dict[type[Any], tuple[Kind, ...]] = {
 }
 
 
+def check_kind(kind: Kind, action: ActionSpec) -> None:
+    """Make sure that a kind of distribution fits the actions.
+
+    Raises:
+        SpecError: If it does not.
+    """
+    if kind not in _KINDS_FOR[type(action)]:
+        raise SpecError(
+            f"The policy answered with a {kind} distribution; {action} takes "
+            f"{' or '.join(_KINDS_FOR[type(action)])}. It was probably made for "
+            "another environment."
+        )
+
+
 def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
     """Make sure that a policy's answer fits the actions, the batch, and is finite.
 
@@ -130,12 +144,7 @@ def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
         NumbersError: If a number is NaN or infinite.
     """
     kind = kind_of(dist)
-    if kind not in _KINDS_FOR[type(action)]:
-        raise SpecError(
-            f"The policy answered with a {kind} distribution; {action} takes "
-            f"{' or '.join(_KINDS_FOR[type(action)])}. It was probably made for "
-            "another environment."
-        )
+    check_kind(kind, action)
     rows = pack(dist)
     expected = (batch, width(kind, action))
     if rows.shape != expected:

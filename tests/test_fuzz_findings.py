@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from safetensors.numpy import load, save
 from agentkd.bench.comparison import saved
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.container import unpack
-from agentkd.errors import BundleError, SpecError
+from agentkd.distill.dataset import About, read_dataset
+from agentkd.distill.dataset_writer import DatasetWriter
+from agentkd.errors import BundleError, LoadError, SpecError
 from agentkd.executors.architecture import initial
+from agentkd.fields import parse_json
 from agentkd.spec import DiscreteSpec, Spec
+from agentkd.types import Categorical
 from tests.deploy_executors import OBS
 from tests.fuzz import mutate
 from tests.fuzz.targets.bundle import sealed, sums
@@ -53,3 +58,37 @@ def test_a_report_of_a_negative_size_names_none(tmp_path: Path) -> None:
     path.write_text(json.dumps(told))
     (found,) = saved(path, "report.json", "X-v0")
     assert found.parameters == 0
+
+
+def test_an_observation_that_overflows_is_clipped_without_a_warning() -> None:
+    """A normaliser that overflows float32 gives the clip."""
+    frozen = initial("linear", SPEC)
+    huge = replace(frozen, scale=np.full_like(frozen.scale, 3e38))
+    most = huge.outputs(np.full((1, OBS.size), 3e38, np.float32))
+    plain = replace(frozen, scale=np.full_like(frozen.scale, 1.0))
+    clipped = plain.outputs(np.full((1, OBS.size), 1e6, np.float32))
+    assert np.allclose(most, clipped)
+
+
+def test_labels_of_another_kind_of_action_are_no_dataset(tmp_path: Path) -> None:
+    """Yes/no answers do not belong to a choice, however many numbers they have."""
+    with DatasetWriter(tmp_path, About("X-v0", SPEC)) as writer:
+        obs, none = np.zeros((4, OBS.size), np.float32), np.zeros(4, np.uint8)
+        dist = Categorical(np.zeros((4, 3), np.float32))
+        writer.add(obs, dist, obs[:, 0], none.astype(bool), none)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"categorical"', '"bernoulli"'))
+    with pytest.raises(LoadError, match="bernoulli"):
+        read_dataset(tmp_path)
+
+
+def test_the_structure_of_json_is_looked_at_without_a_copy() -> None:
+    """Millions of texts inside each other are refused within the document's memory."""
+    text = b'{"a":' * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(LoadError, match="in each other"):
+            parse_json(text, "x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agentkd.archives import array_header, opened_zip, read_array
 from agentkd.distill.sequences import CUT, HOLE, Sequences, walk_back
-from agentkd.dists import KINDS, Kind, kind_of, pack, width
+from agentkd.dists import KINDS, Kind, check_kind, kind_of, pack, width
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.files import loading, regular
 from agentkd.sizes import is_whole
@@ -314,6 +314,7 @@ def _check_fit(spec: Spec | None, kind: Kind, split: int, wide: int) -> None:
     """Make sure that rows hold an observation, and then an answer."""
     wanted = (split, wide)
     if spec is not None:
+        check_kind(kind, spec.action)
         obs = spec.obs.size
         wanted = obs, obs + width(kind, spec.action)
     if (split, wide) != wanted or not 0 < split < wide:

@@ -228,6 +228,7 @@ def read_dataset(folder: Path) -> FolderDataset:
         with loading(path):
             entries = tuple(_present(folder, fields))
             about = _about(fields)
+            dists.check_kind(cast(Kind, kind), about.spec.action)
     except LoadError as error:
         raise LoadError(
             f"{folder} holds no dataset: {error} `agentkd record` writes one."

@@ -200,16 +200,18 @@ class Frozen:
             obs: (batch, obs).
             state: The memory before, (batch, memory); zeros where an episode begins.
         """
-        x: Floats = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
         after, at = [], 0
-        for layer in self.layers:
-            if isinstance(layer, Gru | Lstm):
-                until = at + memory(layer)
-                x, kept = advance(layer, x, state[:, at:until])
-                after.append(kept)
-                at = until
-            else:
-                x = apply(layer, x)
+        # Callers look at what comes of an overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            x: Floats = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
+            for layer in self.layers:
+                if isinstance(layer, Gru | Lstm):
+                    until = at + memory(layer)
+                    x, kept = advance(layer, x, state[:, at:until])
+                    after.append(kept)
+                    at = until
+                else:
+                    x = apply(layer, x)
         return x, np.concatenate(after, axis=1) if after else state
 
     def follow(self, obs: Floats) -> Floats:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -358,3 +359,22 @@ async def test_rewards_that_fall_after_a_swap_roll_it_back() -> None:
                 break
         metrics = runtime.agent.metrics()
     assert metrics["rollbacks_total"] == {"score": 1}
+
+
+async def test_a_slow_consumer_starves_no_other_task() -> None:
+    """Supervision goes on while decisions come faster than they are looked at."""
+    passed = asyncio.Event()
+
+    async def other() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        passed.set()
+
+    async with Runtime(constant(0), hz=1000) as runtime:
+        task = asyncio.create_task(other())
+        async for _ in runtime.run(Steps(), seconds=ENOUGH):
+            time.sleep(0.01)  # noqa: ASYNC251 (a consumer that is slower than ticks)
+            if passed.is_set():
+                break
+        await task
+    assert passed.is_set()

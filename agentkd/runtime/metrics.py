@@ -60,10 +60,10 @@ class Histogram:
         Args:
             unit: Nanoseconds in the unit of the result; 1000 gives microseconds.
         """
+        if not (self._highest or self._counts[0]):
+            return {"count": 0}
         counts = np.asarray(self._counts)
         total = int(counts.sum())
-        if not total:
-            return {"count": 0}
         cumulated = np.cumsum(counts)
         out = {}
         for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -218,7 +219,9 @@ class Runtime:
         try:
             while loop.running or loop.views:
                 await asyncio.sleep(0 if loop.views else _LOOK)
-                while loop.views:
+                # A consumer that is slower than the ticks starves no other task.
+                until = time.monotonic() + _SUPERVISE
+                while loop.views and time.monotonic() < until:
                     yield loop.views.popleft()
         finally:
             await self.stop()

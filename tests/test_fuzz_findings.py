@@ -19,6 +19,7 @@ from agentkd.distill.dataset_writer import DatasetWriter
 from agentkd.errors import BundleError, LoadError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.fields import parse_json
+from agentkd.planners.network import Linear, Perceptron
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Categorical
 from tests.deploy_executors import OBS
@@ -92,3 +93,11 @@ def test_the_structure_of_json_is_looked_at_without_a_copy() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_planner_that_overflows_answers_infinity_without_a_warning() -> None:
+    """As in torch; what asks it refuses the answer."""
+    big = np.full((2, 2), 3e38, np.float32)
+    layer = Linear(big, big[0])
+    answer = Perceptron((layer, layer), lambda x: x, ends=False)(big)
+    assert not np.isfinite(answer).any()

@@ -125,9 +125,11 @@ class Linear:
 
     def after(self, first: Linear) -> Linear:
         """Give the one layer that does what `first` and then this one do."""
-        shift = 0.0 if first.bias is None else self.weight @ first.bias
-        bias = shift if self.bias is None else self.bias + shift
-        return Linear(self.weight @ first.weight, np.asarray(bias, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = 0.0 if first.bias is None else self.weight @ first.bias
+            bias = shift if self.bias is None else self.bias + shift
+            weight = self.weight @ first.weight
+        return Linear(weight, np.asarray(bias, np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,10 +143,12 @@ class Perceptron:
     def __call__(self, x: Floats) -> Floats:
         """Map (batch, in) to (batch, out)."""
         last = len(self.layers) - (0 if self.ends else 1)
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            if index < last:
-                x = self.between(x)
+        # As in torch, an overflow is infinity; who asks checks the answer.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for index, layer in enumerate(self.layers):
+                x = layer(x)
+                if index < last:
+                    x = self.between(x)
         return x
 
 

@@ -52,7 +52,8 @@ class Normaliser:
 
     def __call__(self, obs: Floats) -> Floats:
         """Normalise in double precision, as SB3 does; give float32."""
-        scaled = (obs - self.mean) / self.deviation
+        with np.errstate(over="ignore"):  # clipped at once
+            scaled = (obs - self.mean) / self.deviation
         np.minimum(scaled, self.clip, out=scaled)
         return np.maximum(scaled, -self.clip, out=scaled).astype(np.float32)
 

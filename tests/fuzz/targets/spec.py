@@ -11,6 +11,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.executors.architecture import initial, parse
+from agentkd.fields import parse_json
 from agentkd.spec import ObsSpec, Part, Spec, flatten, from_json, to_json, unflatten
 from tests.deploy_executors import CASES, FIRST, OBS
 from tests.fuzz import mutate
@@ -34,12 +35,8 @@ def build_spec(draw: Draw) -> Files:
 
 
 def read_spec(folder: Path) -> Spec:
-    """Read it; text that is no JSON object is not the reader's business."""
-    try:
-        data = json.loads((folder / "spec.json").read_bytes())
-    except (ValueError, RecursionError):
-        data = {}
-    return from_json(data)
+    """Read it within the limits of all JSON."""
+    return from_json(parse_json((folder / "spec.json").read_bytes(), "spec.json"))
 
 
 def work_spec(spec: Spec) -> None:

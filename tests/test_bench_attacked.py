@@ -128,7 +128,7 @@ def test_units_are_spreads_and_leave_choices_alone() -> None:
         Part("b", "discrete", (), "int64", (2,)),
     )
     obs = np.array([[0.0, 5.0, 1.0, 0.0], [4.0, 5.0, 0.0, 1.0]], np.float32)
-    assert units(obs, ObsSpec(parts)).tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert units(obs, ObsSpec(parts, "tuple")).tolist() == [2.0, 0.0, 0.0, 0.0]
 
 
 def test_attacks_that_cannot_be() -> None:

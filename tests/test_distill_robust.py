@@ -182,7 +182,7 @@ def test_smoothing_makes_the_weights_smaller() -> None:
 def test_what_cannot_be_meant_is_refused() -> None:
     """A ball has a radius, a search has steps."""
     for options in ({"eps": 0.0}, {"eps": math.nan}, {"eps": math.inf}, {"steps": 0}):
-        with pytest.raises(ConfigError, match="above 0, and at least 1"):
+        with pytest.raises(ConfigError, match="eps is above 0, steps are 1"):
             Robust(**options)
     with pytest.raises(ConfigError, match="projections is 0"):
         Smooth(0)

@@ -346,8 +346,12 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
     told = ended.stderr + ended.stdout
     if ended.returncode:
         assert ended.returncode == 2, told
-        assert "could not be written" in " ".join(told.split()), told
-        assert (out / "executor.akd").read_bytes() == before
+        said = " ".join(told.split())
+        assert "could not be written" in said or "cannot be written to" in said, told
+        if room < len(before):
+            assert (out / "executor.akd").read_bytes() == before
+        # Where there was room for it, the newer one may be there: whole.
+        read_bundle(out / "executor.akd")
     else:
         read_bundle(out / "executor.akd")
     again = run("none", *words, "--labels", "900", "--resume")

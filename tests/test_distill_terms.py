@@ -262,6 +262,7 @@ def test_a_line_is_read_as_it_is_written(
         ("action:huber=0", "huber is 0"),
         ("match + smooth:projections=99999999999", "it is 1 to 4096"),
         ("match + slopes:projections=0", "it is 1 to 4096"),
+        ("soft:tau=1e99", "up to 1e"),
         ("match + robust:steps=1001", "steps are 1 to 1000"),
         ("match + adversarial:width=5000", "the width is 1 to 4096"),
         ("match + adversarial:rate=inf", "above 0 and up to 1"),

@@ -20,6 +20,10 @@ _EVERY = 50
 CHOICES = ("categorical", "qvalues", "multicategorical", "bernoulli")
 
 
+_HOTTEST = 1e6
+"""The highest temperature: every answer is even there already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Soft(DivergenceTerm):
     """KL from the planner's probabilities to the executor's, for choices.
@@ -43,8 +47,10 @@ class Soft(DivergenceTerm):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if isinstance(self.tau, (int, float)) and not 0 < self.tau < float("inf"):
-            raise ConfigError(f"The temperature tau is {self.tau}; it is above 0.")
+        if isinstance(self.tau, (int, float)) and not 0 < self.tau <= _HOTTEST:
+            raise ConfigError(
+                f"The temperature tau is {self.tau}; it is above 0, up to {_HOTTEST:g}."
+            )
         if not 0 < self.entropy < 1:
             raise ConfigError(
                 f"entropy is {self.entropy}; it is a share between 0 and 1."

@@ -82,6 +82,7 @@ def limited() -> Iterator[None]:
             the end: a reader must not take it for a reason to refuse.
     """
     signal.signal(signal.SIGPROF, _ring)
+    logged = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("ignore")
@@ -91,6 +92,7 @@ def limited() -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            logging.disable(logged)
     for each in heard:
         where = each.filename.rpartition("/agentkd/")[2]
         raise RuntimeWarning(f"{each.message} in {where}:{each.lineno}")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
-    from agentkd.distill.loop import Budget, Distilled
+    from agentkd.distillation.loop import Budget, Distilled
     from agentkd.errors import AgentkdError
     from agentkd.executors.architecture import initial
-    from agentkd.executors.frozen import Frozen
+    from agentkd.executors.executor import Executor
     from agentkd.planners import Planner, load_planner
     from agentkd.runtime.agent import Agent
-    from agentkd.runtime.process import Remote
+    from agentkd.runtime.process import Process
     from agentkd.runtime.runtime import Runtime
     from agentkd.spec import Spec, env_spec
     from agentkd.types import Decision, Policy, Strategy
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "agentkd.runtime.agent",
     "AgentkdError": "agentkd.errors",
-    "Budget": "agentkd.distill.loop",
+    "Budget": "agentkd.distillation.loop",
     "Bundle": "agentkd.deploy.bundle",
     "Decision": "agentkd.types",
-    "Distilled": "agentkd.distill.loop",
-    "Frozen": "agentkd.executors.frozen",
+    "Distilled": "agentkd.distillation.loop",
+    "Executor": "agentkd.executors.executor",
     "Planner": "agentkd.planners",
     "Policy": "agentkd.types",
-    "Remote": "agentkd.runtime.process",
+    "Process": "agentkd.runtime.process",
     "Runtime": "agentkd.runtime.runtime",
     "Spec": "agentkd.spec",
     "Strategy": "agentkd.types",
@@ -49,10 +49,10 @@ __all__ = [
     "Bundle",
     "Decision",
     "Distilled",
-    "Frozen",
+    "Executor",
     "Planner",
     "Policy",
-    "Remote",
+    "Process",
     "Runtime",
     "Spec",
     "Strategy",

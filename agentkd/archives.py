@@ -45,8 +45,8 @@ def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         NoZipError: If it is no zip.
-        LoadError: If it has too many entries, a name twice, or an entry
-            that is larger than the file allows.
+        LoadError: If it has too many entries, a name twice, or an entry that is larger than the
+            file allows.
     """
     with loading(what):
         _check_directory(stream, what)
@@ -57,9 +57,7 @@ def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
     with file:
         entries = file.infolist()
         if len(entries) > MOST_ENTRIES:
-            raise LoadError(
-                f"{what} has {len(entries)} entries; {MOST_ENTRIES} at most."
-            )
+            raise LoadError(f"{what} has {len(entries)} entries; {MOST_ENTRIES} at most.")
         names = {entry.filename for entry in entries}
         if len(names) < len(entries):
             raise LoadError(f"{what} holds an entry twice.")
@@ -115,9 +113,7 @@ def read_entry(file: zipfile.ZipFile, name: str, limit: int, what: object) -> by
     with loading(f"{what}: {name!r}"):
         size = file.getinfo(name).file_size
         if size > limit:
-            raise LoadError(
-                f"{what}: {name!r} has {size:,} bytes; at most {limit:,} are read."
-            )
+            raise LoadError(f"{what}: {name!r} has {size:,} bytes; at most {limit:,} are read.")
         with file.open(name) as entry:
             data = entry.read(limit + 1)
         if len(data) != size:
@@ -184,9 +180,7 @@ def check_tensor(tensor: torch.Tensor, at: str) -> None:
         raise LoadError(f"{at} is a view of other numbers, not plain.")
     stored = tensor.untyped_storage().nbytes()
     if tensor.numel() * tensor.element_size() > stored:
-        raise LoadError(
-            f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored."
-        )
+        raise LoadError(f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored.")
 
 
 def load_tensors(raw: bytes, what: str) -> Any:

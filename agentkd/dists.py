@@ -1,7 +1,7 @@
 """Functions on action distributions, with NumPy only.
 
-A distribution also has a packed form, a kind and float32 rows of fixed width,
-which is how it lies in a label buffer, a file or shared memory.
+A distribution also has a packed form, a kind and float32 rows of fixed width, which is how it lies
+in a label buffer, a file or shared memory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agentkd.errors import NumbersError, SpecError
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-)
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import (
     ActionDist,
     Actions,
@@ -34,13 +28,7 @@ from agentkd.types import (
 )
 
 Kind = Literal[
-    "categorical",
-    "qvalues",
-    "multicategorical",
-    "bernoulli",
-    "gaussian",
-    "squashed",
-    "point",
+    "categorical", "qvalues", "multicategorical", "bernoulli", "gaussian", "squashed", "point"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -152,29 +140,21 @@ def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
             f"The policy's {kind} distribution has shape {rows.shape}; {expected} was "
             f"expected for {batch} observations and {action}."
         )
-    if isinstance(dist, MultiCategorical) and dist.sizes != getattr(
-        action, "sizes", None
-    ):
-        raise SpecError(
-            f"The policy chooses out of {dist.sizes}, the environment out of {action}."
-        )
-    if isinstance(dist, SquashedGaussian) and not (
-        isinstance(action, BoxSpec) and action.bounded
-    ):
+    if isinstance(dist, MultiCategorical) and dist.sizes != getattr(action, "sizes", None):
+        raise SpecError(f"The policy chooses out of {dist.sizes}, the environment out of {action}.")
+    if isinstance(dist, SquashedGaussian) and not (isinstance(action, BoxSpec) and action.bounded):
         raise SpecError(f"A squashed Gaussian needs finite bounds; they are {action}.")
     finite = np.isfinite(rows)
     if not finite.all():
         bad = int((~finite.all(axis=1)).sum())
-        raise NumbersError(
-            f"The policy's answer holds NaN or infinity in {bad} of {batch} rows."
-        )
+        raise NumbersError(f"The policy's answer holds NaN or infinity in {bad} of {batch} rows.")
 
 
 def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     """The bounds of a box in float32, (d,) each, rounded inwards.
 
-    To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is
-    kept in float64.
+    To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is kept in
+    float64.
     """
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")
@@ -187,10 +167,7 @@ def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     inside_high = np.where(near_high > high, down, near_high)
     # Bounds that are nearer than neighbouring float32 leave none between them.
     none = inside_low > inside_high
-    return (
-        np.where(none, near_low, inside_low),
-        np.where(none, near_low, inside_high),
-    )
+    return (np.where(none, near_low, inside_low), np.where(none, near_low, inside_high))
 
 
 def unsquash(squashed: Floats, action: ActionSpec) -> Floats:
@@ -230,9 +207,7 @@ def mode(dist: ActionDist, action: ActionSpec) -> Actions:
             return _boxed(point, action)
 
 
-def sample(
-    dist: ActionDist, action: ActionSpec, random: np.random.Generator
-) -> Actions:
+def sample(dist: ActionDist, action: ActionSpec, random: np.random.Generator) -> Actions:
     """Draw actions, in the environment's units: (batch, …).
 
     Action values and points are exact: they give their mode.
@@ -278,9 +253,9 @@ def stack(dists: Sequence[ActionDist], action: ActionSpec) -> ActionDist:
 def entropy(dist: ActionDist, action: ActionSpec) -> Floats:
     """The entropy of each distribution of a batch in nats, (batch,).
 
-    Several choices: the sum. Gaussians: the differential entropy, before tanh where
-    they are squashed. Action values: of their softmax in units of their own standard
-    deviation over the choices, as in an ensemble.
+    Several choices: the sum. Gaussians: the differential entropy, before tanh where they are
+    squashed. Action values: of their softmax in units of their own standard deviation over the
+    choices, as in an ensemble.
 
     Raises:
         SpecError: For points, which have none.
@@ -322,8 +297,8 @@ def _entropy_of(logits: Floats) -> Floats:
 def agreement(left: Actions, right: Actions, action: ActionSpec) -> Floats:
     """How far two batches of actions agree, 0 to 1 for each row, shape (batch,).
 
-    Choices: the share that is equal. Boxes: one minus the mean absolute difference in
-    units of the bounds' distance (of 2, where a bound is infinite), not below 0.
+    Choices: the share that is equal. Boxes: one minus the mean absolute difference in units of the
+    bounds' distance (of 2, where a bound is infinite), not below 0.
     """
     first = np.reshape(left, (len(left), -1))
     second = np.reshape(right, (len(right), -1))

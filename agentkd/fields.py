@@ -33,12 +33,12 @@ def parse_json(
         text: The document, in UTF-8.
         what: Its name, for messages.
         limit: The most bytes.
-        infinite: Whether NaN and infinities may occur, which are no JSON but which
-            other programs write.
+        infinite: Whether NaN and infinities may occur, which are no JSON but which other programs
+            write.
 
     Raises:
-        LoadError: If it is no JSON, exceeds a limit, names a key twice, or holds a
-            number or text that cannot be represented.
+        LoadError: If it is no JSON, exceeds a limit, names a key twice, or holds a number or text
+            that cannot be represented.
     """
 
     def number(word: str) -> float:
@@ -114,8 +114,8 @@ class Fields:
         where: Its name, for messages.
 
     Raises:
-        LoadError: If `value` is no object; by every method, if the field is missing
-            without a default, or of another type.
+        LoadError: If `value` is no object; by every method, if the field is missing without a
+            default, or of another type.
     """
 
     __slots__ = ("_found", "_where")
@@ -149,12 +149,7 @@ class Fields:
         return found
 
     def whole(
-        self,
-        name: str,
-        default: Any = _MISSING,
-        *,
-        least: int = 0,
-        most: int = 2**63 - 1,
+        self, name: str, default: Any = _MISSING, *, least: int = 0, most: int = 2**63 - 1
     ) -> int:
         """Give a whole number from `least` to `most`."""
         return _whole(self.get(name, default), self._at(name), least, most)
@@ -192,12 +187,7 @@ class Fields:
         return tuple(_text(each, at) for each in self.items(name, default))
 
     def wholes(
-        self,
-        name: str,
-        default: Any = _MISSING,
-        *,
-        least: int = 0,
-        most: int = 2**63 - 1,
+        self, name: str, default: Any = _MISSING, *, least: int = 0, most: int = 2**63 - 1
     ) -> tuple[int, ...]:
         """Give a list of whole numbers from `least` to `most`."""
         at = self._at(name)

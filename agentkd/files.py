@@ -19,15 +19,12 @@ _MOST_HEADER = 1 << 22
 
 @contextmanager
 def loading(
-    what: object,
-    error: type[LoadError] = LoadError,
-    *,
-    keep: tuple[type[AgentkdError], ...] = (),
+    what: object, error: type[LoadError] = LoadError, *, keep: tuple[type[AgentkdError], ...] = ()
 ) -> Iterator[None]:
     """Turn every exception of the block into a `LoadError` that gives the reason.
 
-    The original exception is the error's `__cause__`. A `LoadError` of the block
-    passes, with the name of the file before its message.
+    The original exception is the error's `__cause__`. A `LoadError` of the block passes, with the
+    name of the file before its message.
 
     Args:
         what: The name of the file, for the message.
@@ -62,8 +59,7 @@ def regular(path: str | Path, limit: int) -> Iterator[IO[bytes]]:
     """Open a regular file of at most `limit` bytes for reading.
 
     Raises:
-        LoadError: If it is missing, no regular file (a folder, pipe or device), or
-            larger.
+        LoadError: If it is missing, no regular file (a folder, pipe or device), or larger.
     """
     try:
         # A pipe without a writer would block without O_NONBLOCK.
@@ -85,9 +81,7 @@ def _check(descriptor: int, path: str | Path, limit: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise LoadError(f"{path} is no regular file.")
     if found.st_size > limit:
-        raise TooLargeError(
-            f"{path} has {found.st_size:,} bytes; at most {limit:,} are read."
-        )
+        raise TooLargeError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read.")
 
 
 def read_file(path: str | Path, limit: int) -> bytes:
@@ -124,7 +118,5 @@ def read_tensors(data: bytes) -> dict[str, Any]:
     with loading("The tensors"):
         (header,) = struct.unpack_from("<Q", data)
         if header > _MOST_HEADER:
-            raise LoadError(
-                f"The header has {header:,} bytes; at most {_MOST_HEADER:,} are read."
-            )
+            raise LoadError(f"The header has {header:,} bytes; at most {_MOST_HEADER:,} are read.")
         return dict(load(data))

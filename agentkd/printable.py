@@ -1,9 +1,8 @@
 """Text of unknown origin, made safe to print: in a terminal, a log or a report.
 
-A name in a file, the words of a peer, or the message of an exception may hold control
-characters. Printed as they are they move the cursor, rewrite lines, change the
-terminal's title, or turn the order of what is read around. Here they are shown as
-Python's escapes instead.
+A name in a file, the words of a peer, or the message of an exception may hold control characters.
+Printed as they are they move the cursor, rewrite lines, change the terminal's title, or turn the
+order of what is read around. Here they are shown as Python's escapes instead.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ def resolve(text: str) -> Any:
     """
     if not is_reference(text):
         raise RefError(
-            f"{text!r} is not a reference. Write module:attribute, "
-            "such as policies.mine:planner."
+            f"{text!r} is not a reference. Write module:attribute, such as policies.mine:planner."
         )
     working_directory_on_path()
     name, _, path = text.partition(":")

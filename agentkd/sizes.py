@@ -36,8 +36,7 @@ def shape_size(shape: Any, where: str) -> int:
         raise SpecError(f"{where}: {shape!r:.80} is no shape.")
     if not all(is_whole(n, 1) for n in shape) or math.prod(map(int, shape)) > MOST:
         raise SpecError(
-            f"{where}: a shape of {shape!r:.80}; sizes are at least 1, and at most "
-            f"{MOST} together."
+            f"{where}: a shape of {shape!r:.80}; sizes are at least 1, and at most {MOST} together."
         )
     return math.prod(map(int, shape))
 

@@ -1,9 +1,9 @@
 """What an environment looks like from outside: flat observations, typed actions.
 
-Inside agentkd every observation is a flat float32 vector, (batch, size). `ObsSpec`
-knows its parts, so that an image or a dictionary comes back in its own shape for a
-policy that wants it. Spaces are read by the names of their classes, so that neither
-Gymnasium nor the old gym needs to be importable.
+Inside agentkd every observation is a flat float32 vector, (batch, size). `ObsSpec` knows its parts,
+so that an image or a dictionary comes back in its own shape for a policy that wants it. Spaces are
+read by the names of their classes, so that neither Gymnasium nor the old gym needs to be
+importable.
 """
 
 from __future__ import annotations
@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 from agentkd.errors import LoadError, SpecError
 from agentkd.fields import Fields
 from agentkd.files import loading
-from agentkd.sizes import (
-    INT32,
-    MOST,
-    check_bounds,
-    check_choices,
-    check_start,
-    shape_size,
-)
+from agentkd.sizes import INT32, MOST, check_bounds, check_choices, check_start, shape_size
 from agentkd.types import Floats
 
 PartKind = Literal["box", "discrete", "multidiscrete", "multibinary"]
@@ -369,8 +362,7 @@ def unflatten(spec: ObsSpec, flat: Floats) -> Any:
     """
     if flat.ndim != 2 or flat.shape[1] != spec.size:
         raise SpecError(
-            f"Flat observations have shape {flat.shape}; "
-            f"(batch, {spec.size}) was expected."
+            f"Flat observations have shape {flat.shape}; (batch, {spec.size}) was expected."
         )
     out: list[NDArray[Any]] = []
     offset = 0
@@ -394,9 +386,7 @@ def unflatten(spec: ObsSpec, flat: Floats) -> Any:
 def to_json(spec: Spec) -> dict[str, Any]:
     """Write a spec as plain JSON values; infinities become strings."""
     action = {
-        key: [str(x) if np.isinf(x) else x for x in value]
-        if key in ("low", "high")
-        else value
+        key: [str(x) if np.isinf(x) else x for x in value] if key in ("low", "high") else value
         for key, value in asdict(spec.action).items()
     }
     kind = next(k for k, c in _ACTION_KINDS.items() if isinstance(spec.action, c))

@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.errors import AgentkdError, NumbersError, SpecError
 from agentkd.spec import MultiDiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import (
-    ActionDist,
-    Floats,
-    MultiCategorical,
-    Policy,
-    RecurrentPolicy,
-    State,
-)
+from agentkd.types import ActionDist, Floats, MultiCategorical, Policy, RecurrentPolicy, State
 
 _KINDS = ActionDist.__args__
 
@@ -35,8 +28,8 @@ class ContractError(AgentkdError, AssertionError):
 def example_observations(obs: ObsSpec, batch: int, seed: int = 0) -> Floats:
     """Make flat observations that could occur, (batch, size).
 
-    Numbers are drawn from a normal distribution, whole ones from 0 to 255, and of
-    choices one is 1 and the others 0.
+    Numbers are drawn from a normal distribution, whole ones from 0 to 255, and of choices one is 1
+    and the others 0.
     """
     random = np.random.default_rng(seed)
     pieces = [_example(part, batch, random) for part in obs.parts]
@@ -45,10 +38,7 @@ def example_observations(obs: ObsSpec, batch: int, seed: int = 0) -> Floats:
 
 def _example(part: Part, batch: int, random: np.random.Generator) -> Floats:
     if part.sizes:
-        chosen = [
-            np.eye(n, dtype=np.float32)[random.integers(n, size=batch)]
-            for n in part.sizes
-        ]
+        chosen = [np.eye(n, dtype=np.float32)[random.integers(n, size=batch)] for n in part.sizes]
         return np.concatenate(chosen, axis=1)
     if part.kind == "multibinary":
         return random.integers(2, size=(batch, part.size)).astype(np.float32)
@@ -67,18 +57,17 @@ def check_policy(
 ) -> None:
     """Check that a policy can be a planner or an executor of an environment.
 
-    Its answers have to fit the actions, be finite and float32, be the same when it is
-    asked again, not depend on the other rows of the batch, and stay as they are when it
-    is asked something else. It must not change what it is given. A memory, where it has
-    one, has to be a tuple of arrays (batch, …), be handled row by row, and not be
-    changed in place.
+    Its answers have to fit the actions, be finite and float32, be the same when it is asked again,
+    not depend on the other rows of the batch, and stay as they are when it is asked something else.
+    It must not change what it is given. A memory, where it has one, has to be a tuple of arrays
+    (batch, …), be handled row by row, and not be changed in place.
 
     Args:
         policy: What is checked; one with `initial_state` is a `RecurrentPolicy`.
         spec: The environment.
         obs: Flat observations to ask about, (at least 2, size); made up if left out.
-        tolerance: How far two answers may differ that should be the same, relative to
-            1 + |x|. Arithmetic on another batch rounds differently.
+        tolerance: How far two answers may differ that should be the same, relative to 1 + |x|.
+            Arithmetic on another batch rounds differently.
 
     Raises:
         ContractError: With what is wrong; it is an `AssertionError`.
@@ -86,8 +75,7 @@ def check_policy(
     rows = example_observations(spec.obs, 5) if obs is None else obs
     if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] != spec.obs.size:
         raise SpecError(
-            f"Observations have shape {rows.shape}; (2 or more, {spec.obs.size}) is "
-            "needed."
+            f"Observations have shape {rows.shape}; (2 or more, {spec.obs.size}) is needed."
         )
     rows = np.ascontiguousarray(rows, np.float32)
     if hasattr(policy, "initial_state"):
@@ -110,9 +98,7 @@ def _check_feedforward(policy: Any, spec: Spec, rows: Floats, tolerance: float) 
     _same(again, kept, tolerance, "Asked again, it answers something else")
     other = ask(rows[::-1])
     _same(_numbers(first), kept, 0.0, "A later call changes its earlier answer")
-    _same(
-        _numbers(other)[::-1], kept, tolerance, "An answer depends on its row's place"
-    )
+    _same(_numbers(other)[::-1], kept, tolerance, "An answer depends on its row's place")
     for index in range(len(rows)):
         alone = ask(rows[index : index + 1])
         _same_kind(alone, first)
@@ -131,8 +117,7 @@ def _check_recurrent(policy: Any, spec: Spec, rows: Floats, tolerance: float) ->
         answer = _called(policy, given, state)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise ContractError(
-                f"It has a memory, so it has to give (distribution, state), not "
-                f"{_named(answer)}."
+                f"It has a memory, so it has to give (distribution, state), not {_named(answer)}."
             )
         dist, after = answer
         _fits(dist, spec, len(obs))
@@ -170,9 +155,7 @@ def _check_recurrent(policy: Any, spec: Spec, rows: Floats, tolerance: float) ->
         )
     fresh = _initial(policy, batch)
     for one_memory, other in zip(fresh, start, strict=True):
-        _same(
-            one_memory, other, 0.0, "An episode's first memory is not always the same"
-        )
+        _same(one_memory, other, 0.0, "An episode's first memory is not always the same")
 
 
 def _called(policy: Any, *arguments: Any) -> Any:
@@ -180,8 +163,7 @@ def _called(policy: Any, *arguments: Any) -> Any:
         return policy(*arguments)
     except Exception as error:
         raise ContractError(
-            f"For observations {arguments[0].shape} it raises "
-            f"{type(error).__name__}: {error}"
+            f"For observations {arguments[0].shape} it raises {type(error).__name__}: {error}"
         ) from error
 
 
@@ -220,9 +202,7 @@ def _fits(answer: Any, spec: Spec, batch: int) -> None:
 def _initial(policy: Any, batch: int) -> State:
     state = policy.initial_state(batch)
     if not isinstance(state, tuple):
-        raise ContractError(
-            f"initial_state gives {_named(state)}; it has to be a tuple of arrays."
-        )
+        raise ContractError(f"initial_state gives {_named(state)}; it has to be a tuple of arrays.")
     _fits_state(state, state, batch)
     return state
 
@@ -256,8 +236,7 @@ def _numbers(dist: ActionDist) -> Floats:
 def _same_kind(mine: ActionDist, other: ActionDist) -> None:
     if dists.kind_of(mine) != dists.kind_of(other):
         raise ContractError(
-            f"Its answers are of different kinds: {dists.kind_of(mine)} and "
-            f"{dists.kind_of(other)}."
+            f"Its answers are of different kinds: {dists.kind_of(mine)} and {dists.kind_of(other)}."
         )
 
 

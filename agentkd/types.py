@@ -1,7 +1,7 @@
 """The words of agentkd as types: action distributions, strategies, decisions, policies.
 
-All values are frozen; functions on them live in `agentkd.dists`. Arrays are batched,
-(batch, …), and float32. This module needs NumPy only.
+All values are frozen; functions on them live in `agentkd.dists`. Arrays are batched, (batch, …),
+and float32. This module needs NumPy only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Categorical:
 class QValues:
     """One choice out of n by action values, shape (batch, n), in units of return.
 
-    It becomes a distribution only with a temperature, which the distiller chooses from
-    the gap between the best two values.
+    It becomes a distribution only with a temperature, which the distiller chooses from the gap
+    between the best two values.
     """
 
     values: Floats
@@ -82,13 +82,7 @@ class Point:
 
 
 ActionDist = (
-    Categorical
-    | QValues
-    | MultiCategorical
-    | Bernoulli
-    | Gaussian
-    | SquashedGaussian
-    | Point
+    Categorical | QValues | MultiCategorical | Bernoulli | Gaussian | SquashedGaussian | Point
 )
 
 State = tuple[Floats, ...]
@@ -123,9 +117,8 @@ class Labels(NamedTuple):
     Attributes:
         obs: (batch, obs).
         dist: The planner's answers.
-        link: How many labels before it the one of the tick before came, (batch,); 0
-            where there is none, so that whoever has a memory begins afresh. None where
-            nobody knows.
+        link: How many labels before it the one of the tick before came, (batch,); 0 where there is
+            none, so that whoever has a memory begins afresh. None where nobody knows.
     """
 
     obs: Floats
@@ -167,7 +160,7 @@ class Disagreeing(Protocol):
         ...
 
 
-class Learner(Protocol):
+class DistillerLike(Protocol):
     """Whatever turns labels into executor weights."""
 
     def add(self, obs: Floats, dist: ActionDist, /) -> None:
@@ -179,7 +172,7 @@ class Learner(Protocol):
         ...
 
     def snapshot(self) -> Floats | None:
-        """Return the executor's numbers as `Frozen.vector` lays them out.
+        """Return the executor's numbers as `Executor.vector` lays them out.
 
         None if they should not replace the executor that acts.
         """
@@ -188,16 +181,15 @@ class Learner(Protocol):
 
 @runtime_checkable
 class Gated(Protocol):
-    """A learner that compares its weights with the executor that acts."""
+    """A distiller that compares its weights with the executor that acts."""
 
     def follow(self, weights: Floats | None, /) -> None:
         """Take note of an executor that acts and is not from `snapshot`; go on from it.
 
-        It is told at the start, and after a swap or rollback that the learner did not
-        cause.
+        It is told at the start, and after a swap or rollback that the distiller did not cause.
 
         Args:
-            weights: As `Frozen.vector` lays them out; None for an executor of another
+            weights: As `Executor.vector` lays them out; None for an executor of another
                 architecture.
         """
         ...
@@ -212,12 +204,11 @@ class Guidance:
     """A planner's answer that is more than a distribution.
 
     Attributes:
-        rows: As many rows of the action distribution for each observation as the
-            planner's horizon, or None where it gives goals only.
-        goal: A vector for each observation that conditions the executor, (batch, size),
-            or None.
-        expected: What the planner expects to be observed at each row's tick,
-            (batch · horizon, obs), or None.
+        rows: As many rows of the action distribution for each observation as the planner's horizon,
+            or None where it gives goals only.
+        goal: A vector for each observation that conditions the executor, (batch, size), or None.
+        expected: What the planner expects to be observed at each row's tick, (batch · horizon,
+            obs), or None.
     """
 
     rows: ActionDist | None = None
@@ -231,21 +222,20 @@ class Strategy:
 
     Attributes:
         id: The number of the request that it answers.
-        epoch: The episode it belongs to; a reset begins a new one.
-        obs_tick: The tick that row 0 is for: that of the observation, or the one that
-            it was rolled forward to.
+        episode: The episode it belongs to; a reset begins a new one.
+        obs_tick: The tick that row 0 is for: that of the observation, or the one that it was rolled
+            forward to.
         ready_tick: The tick at which it arrived.
         valid_until: The last tick that it may serve.
         rows: One row of the action distribution for each tick, or None.
         goal: A vector that conditions the executor, shape (1, size), or None.
         partial: Whether the planner was still improving it.
-        expected: What the planner expects to be observed at each row's tick,
-            (rows, obs), or None.
+        expected: What the planner expects to be observed at each row's tick, (rows, obs), or None.
         doubt: How far the planner's members were apart; NaN if it has none.
     """
 
     id: int
-    epoch: int
+    episode: int
     obs_tick: int
     ready_tick: int
     valid_until: int

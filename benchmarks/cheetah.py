@@ -17,8 +17,7 @@ from agentkd.runtime import WallClock
 from agentkd.types import Floats, Point
 
 PLANNER = os.environ.get(
-    "LIVE_PLANNER",
-    str(Path(__file__).resolve().parents[2] / "shared/planners/sac-HalfCheetah-v5"),
+    "LIVE_PLANNER", str(Path(__file__).resolve().parents[2] / "shared/planners/sac-HalfCheetah-v5")
 )
 _worlds: list[Any] = []
 
@@ -79,13 +78,7 @@ class Chunk:
 
 
 def lived(
-    agent: Agent,
-    *,
-    hz: float,
-    seconds: float,
-    part: int,
-    seed: int = 0,
-    parts: int | None = None,
+    agent: Agent, *, hz: float, seconds: float, part: int, seed: int = 0, parts: int | None = None
 ) -> list[float]:
     """Run on the wall clock and return the sum of rewards of each part.
 

@@ -2,8 +2,8 @@
 
     python benchmarks/late_rows.py --seeds 10
 
-The robot is HalfCheetah-v5; the planner is a saved actor, rolled out for 16 rows in an
-exact model, 200 ms late at 20 Hz. Each arm lives the same 240 ticks from a seed:
+The robot is HalfCheetah-v5; the planner is a saved actor, rolled out for 16 rows in an exact model,
+200 ms late at 20 Hz. Each arm lives the same 240 ticks from a seed:
 
 * executor: the executor alone.
 * late: rows as they come, by default.
@@ -29,8 +29,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from agentkd import Agent, Remote, read_bundle
-from agentkd.executors.frozen import Frozen
+from agentkd import Agent, Process, read_bundle
+from agentkd.executors.executor import Executor
 from agentkd.runtime import InlinePlanner, RollForward, StrategyOptions
 from benchmarks.cheetah import PLANNER, Chunk, lived
 
@@ -60,11 +60,11 @@ def main(options: Options) -> None:
         command = ["distill", "HalfCheetah-v5", "--planner", PLANNER, "--seconds", "40"]
         where = ["--out", str(options.out), "--overwrite"]
         subprocess.run([sys.executable, "-m", "agentkd", *command, *where], check=True)
-    frozen = read_bundle(file).frozen
+    executor = read_bundle(file).executor
     earned: dict[str, list[float]] = {arm: [] for arm in _ARMS}
     for seed in range(options.seed, options.seed + options.seeds):
         for arm in _ARMS:
-            earned[arm].append(_live(frozen, arm, seed))
+            earned[arm].append(_live(executor, arm, seed))
         told = ", ".join(f"{arm} {earned[arm][-1]:.0f}" for arm in _ARMS)
         sys.stderr.write(f"seed {seed}: {told}\n")
     table = _table(earned)
@@ -72,17 +72,17 @@ def main(options: Options) -> None:
     (options.out / "late-rows.json").write_text(json.dumps(earned, indent=1))
 
 
-def _live(frozen: Frozen, arm: str, seed: int) -> float:
+def _live(executor: Executor, arm: str, seed: int) -> float:
     if arm == "executor":
-        return _wall(Agent(frozen), seed)
+        return _wall(Agent(executor), seed)
     roll = RollForward("benchmarks.cheetah:ahead") if "ahead" in arm else None
     trust: Any = None if "untested" in arm else "auto"
     strategies = StrategyOptions(roll_forward=roll, trust=trust)
     if "virtual" in arm:
         late = InlinePlanner(Chunk(0.0), latency_ticks=_LATE, after=True)
-        return _virtual(Agent(frozen, planner=late, strategies=strategies), seed)
-    planner = Remote("benchmarks.cheetah:Chunk", {"think": _LATE / _HZ})
-    return _wall(Agent(frozen, planner=planner, strategies=strategies), seed)
+        return _virtual(Agent(executor, planner=late, strategies=strategies), seed)
+    planner = Process("benchmarks.cheetah:Chunk", {"think": _LATE / _HZ})
+    return _wall(Agent(executor, planner=planner, strategies=strategies), seed)
 
 
 def _wall(agent: Agent, seed: int) -> float:

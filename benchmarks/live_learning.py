@@ -2,13 +2,13 @@
 
     python benchmarks/live_learning.py --planners DIR
 
-DIR holds saved planners in folders such as `sac-HalfCheetah-v5`. For each robot an
-executor is distilled once. Then it acts alone, and in each arm it acts while a
-distiller learns from the planner's labels. The question is whether, after the first
-ticks, any window of ticks falls below half of the mean that the executor reaches alone.
+DIR holds saved planners in folders such as `sac-HalfCheetah-v5`. For each robot an executor is
+distilled once. Then it acts alone, and in each arm it acts while a distiller learns from the
+planner's labels. The question is whether, after the first ticks, any window of ticks falls below
+half of the mean that the executor reaches alone.
 
-Each run is a file in the output folder; a run whose file is there is not repeated, so
-that the command goes on where it was interrupted.
+Each run is a file in the output folder; a run whose file is there is not repeated, so that the
+command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from agentkd import Agent, Remote, env_spec, load_planner, read_bundle, write_bundle
+from agentkd import Agent, Process, env_spec, load_planner, read_bundle, write_bundle
 from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.runtime import InlineLearner, InlinePlanner, ProcessLearner, WallClock
+from agentkd.runtime import InlineDistiller, InlinePlanner, ProcessDistiller, WallClock
 from agentkd.spec import to_json
 
 _LATENCY = 2
@@ -80,8 +80,8 @@ class Options:
     robots: tuple[str, ...] = ("cheetah", "swimmer", "lander")
     """Which robots: cheetah, swimmer, lander, cheetah-tqc."""
     arms: tuple[str, ...] = ("plain", "gate")
-    """Which arms: plain (no gate, no kept labels, a high learning rate), kept (no gate)
-    and gate."""
+    """Which arms: plain (no gate, no kept labels, a high learning rate), kept (no gate) and
+    gate."""
     runs: int = 20
     """Runs of each robot and arm."""
     seed: int = 0
@@ -93,8 +93,8 @@ class Options:
     window: int = 150
     """Ticks of a window."""
     clock: Literal["virtual", "wall"] = "virtual"
-    """Whether ticks take time. On the wall clock planner and distiller have processes
-    of their own."""
+    """Whether ticks take time. On the wall clock planner and distiller have processes of their
+    own."""
     hz: float = 50.0
     """Ticks per second on the wall clock."""
     steps: int = 4
@@ -115,7 +115,7 @@ class Run:
 
     Attributes:
         robot: The robot's name.
-        arm: The arm's name; "alone" for the executor without a learner.
+        arm: The arm's name; "alone" for the executor without a distiller.
         seed: Of the environment and of the distiller.
         options: Of all runs.
     """
@@ -159,18 +159,16 @@ def executor_of(name: str, options: Options) -> Path:
     """Distil a robot's executor if it is not there, and return its file."""
     import torch
 
-    from agentkd.distill.loop import Budget, distill
+    from agentkd.distillation.loop import Budget, distill
 
     file = options.out / f"{name}.akd"
     if not file.exists():
         torch.set_num_threads(1)
         robot = ROBOTS[name]
-        print(
-            f"distilling {robot.env} from {options.distil_labels:,} labels", flush=True
-        )
+        print(f"distilling {robot.env} from {options.distil_labels:,} labels", flush=True)
         budget = Budget(labels=options.distil_labels)
         made = distill(robot.env, planner_of(robot, options), budget=budget)
-        write_bundle(file, made.frozen, {"env": robot.env}, labels=made.kept)
+        write_bundle(file, made.executor, {"env": robot.env}, labels=made.kept)
     return file
 
 
@@ -186,12 +184,12 @@ def live(run: Run) -> dict[str, Any]:
     """Make a run and write its result."""
     import torch
 
-    from agentkd.distill.service import build
+    from agentkd.distillation.service import build
 
     torch.set_num_threads(1)
     options, robot = run.options, ROBOTS[run.robot]
     file = options.out / f"{run.robot}.akd"
-    frozen = read_bundle(file).frozen
+    executor = read_bundle(file).executor
     env = environment(robot)
     spec = env_spec(env)
     ports: dict[str, Any] = {}
@@ -202,19 +200,19 @@ def live(run: Run) -> dict[str, Any]:
         how |= {"batch": options.batch, **ARMS[run.arm]}
         if wall:
             asked = {"ref": reference, "spec": to_json(spec), "access": {}}
-            planner: Any = Remote("agentkd.planners.service:build", asked)
-            learner: Any = ProcessLearner(Remote("agentkd.distill.service:build", how))
+            planner: Any = Process("agentkd.planners.spawn:build", asked)
+            distiller: Any = ProcessDistiller(Process("agentkd.distillation.service:build", how))
         else:
             policy = load_planner(reference, spec).policy
             planner = InlinePlanner(policy, latency_ticks=_LATENCY)
-            learner = InlineLearner(
+            distiller = InlineDistiller(
                 build(**how), steps_per_tick=options.steps, swap_every=_SWAP_EVERY
             )
-        ports = {"planner": planner, "learner": learner, "mode": "executor"}
+        ports = {"planner": planner, "distiller": distiller, "mode": "executor"}
     began = time.monotonic()
     windows = [0.0]
     clock = WallClock(1 / options.hz) if wall else None
-    with Agent(frozen, **ports) as agent:
+    with Agent(executor, **ports) as agent:
         obs, _ = env.reset(seed=run.seed)
         if clock is not None:
             clock.start()
@@ -235,9 +233,7 @@ def live(run: Run) -> dict[str, Any]:
         "arm": run.arm,
         "seed": run.seed,
         "settings": run.settings,
-        "windows": [
-            round(each, 2) for each in windows[: options.ticks // options.window]
-        ],
+        "windows": [round(each, 2) for each in windows[: options.ticks // options.window]],
         "swaps": metrics["swaps_total"],
         "refused": metrics["swaps_refused_total"],
         "agreement": metrics["executor_agreement"],

@@ -1,8 +1,8 @@
 """Freeway: cross eight lanes of traffic without standing where a car is.
 
-`agentkd/Freeway-v0` draws boards of every difficulty, `agentkd/FreewayEasy-v0`,
-`…Medium-v0` and `…Hard-v0` of one; `agentkd/FreewayCars-v0` and so on observe the cars
-alone, without the forecast. The rules are in `envs.freeway_rules`.
+`agentkd/Freeway-v0` draws boards of every difficulty, `agentkd/FreewayEasy-v0`, `…Medium-v0` and
+`…Hard-v0` of one; `agentkd/FreewayCars-v0` and so on observe the cars alone, without the forecast.
+The rules are in `envs.freeway_rules`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,18 @@ _GAMES = 1 << 32
 class Freeway(gym.Env[Floats, np.int64]):
     """Cross eight lanes in as few turns as possible, within 100.
 
-    Actions: 0 up, 1 stay, 2 down. The only reward is paid at the goal: 100 minus the
-    turns taken. A collision takes player and cars back to where they began, and the
-    turns go on. The observation determines the position; see `rules.observe`.
+    Actions: 0 up, 1 stay, 2 down. The only reward is paid at the goal: 100 minus the turns taken. A
+    collision takes player and cars back to where they began, and the turns go on. The observation
+    determines the position; see `rules.observe`.
 
-    Reset with seed i, the game is the i-th of the published ones of its difficulty
-    (0 to 7; for "any" 0 to 23, the easy ones first). Any other seed, and none, draws a
-    board that can be crossed in as many turns as the difficulty says, and that is none
-    of the published ones.
+    Reset with seed i, the game is the i-th of the published ones of its difficulty (0 to 7; for
+    "any" 0 to 23, the easy ones first). Any other seed, and none, draws a board that can be crossed
+    in as many turns as the difficulty says, and that is none of the published ones.
 
     Args:
         difficulty: Which boards are drawn.
-        layout: "forecast" observes the cars and which crossings will be covered when
-            the player could be there; "cars" leaves the second out.
+        layout: "forecast" observes the cars and which crossings will be covered when the player
+            could be there; "cars" leaves the second out.
         render_mode: "ansi" or None.
 
     Raises:
@@ -115,9 +114,7 @@ class Freeway(gym.Env[Floats, np.int64]):
             if fits and board.lanes not in _held_out():
                 return game
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Take a turn: the player moves, then the cars."""
         self._position, crashed = rules.move(self._position, int(action))
         self._turn += 1

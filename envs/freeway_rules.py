@@ -1,12 +1,12 @@
 """The rules of Freeway, with NumPy only: cars, crossing, observations and back.
 
-Eight lanes lie between the start, row 9, and the goal, row 0. Each lane is nine cells
-wide; the player crosses in the middle one. A lane's cars move in a cycle that depends
-on nothing but the turns since the start, so a position is three numbers: the board, the
-clock and the row. A collision takes the player back to the start and all cars with it.
+Eight lanes lie between the start, row 9, and the goal, row 0. Each lane is nine cells wide; the
+player crosses in the middle one. A lane's cars move in a cycle that depends on nothing but the
+turns since the start, so a position is three numbers: the board, the clock and the row. A collision
+takes the player back to the start and all cars with it.
 
-Source: the game of the Real-Time Reasoning Gym (Wen et al. 2025, arXiv 2511.04898), by
-its rules; its boards come from the same draws, so that the same seed is the same board.
+Source: the game of the Real-Time Reasoning Gym (Wen et al. 2025, arXiv 2511.04898), by its rules;
+its boards come from the same draws, so that the same seed is the same board.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def _covered(lane: Lane) -> tuple[bool, ...]:
 def drawn(game: int) -> Board:
     """Draw the board of a game.
 
-    NumPy's old generator, whose numbers never change, draws what the published game
-    draws, in its order.
+    NumPy's old generator, whose numbers never change, draws what the published game draws, in its
+    order.
 
     Args:
         game: The seed, 0 to 2³² − 1.
@@ -164,8 +164,8 @@ def begin(board: Board) -> Position:
 def move(position: Position, action: int) -> tuple[Position, bool]:
     """Take a turn.
 
-    The player moves first. Who reaches the goal is through; else the cars move, and who
-    is then where a car is begins again.
+    The player moves first. Who reaches the goal is through; else the cars move, and who is then
+    where a car is begins again.
 
     Returns:
         The position that follows, and whether there was a collision.
@@ -213,8 +213,8 @@ def _lanes_seen(board: Board, clock: int) -> Floats:
 def _forecast(board: Board, clock: int, row: int) -> Floats:
     """Which crossings will be covered when the player could be there, (140,).
 
-    Entry (j, m): whether the lane j rows ahead is covered j + m turns from now, when a
-    player who stood still m times is there. j is −1, 0, …, 8, and m is 0, …, 13.
+    Entry (j, m): whether the lane j rows ahead is covered j + m turns from now, when a player who
+    stood still m times is there. j is −1, 0, …, 8, and m is 0, …, 13.
     """
     seen = np.zeros((_FARTHEST - _NEAREST + 1, SLACK), np.float32)
     for index, ahead in enumerate(range(_NEAREST, _FARTHEST + 1)):
@@ -230,10 +230,9 @@ def _forecast(board: Board, clock: int, row: int) -> Floats:
 def observe(position: Position, turn: int, *, forecast: bool = True) -> Floats:
     """Give what is observed, (215,), or (75,) without the forecast.
 
-    For each lane from the goal on: velocity in cells a turn, length in cells, three
-    times whether there is a car, three times the place of its head in cells from the
-    crossing. Then the row, one number for each of 1 to 9; the clock and the turn, in
-    hundreds; and the forecast.
+    For each lane from the goal on: velocity in cells a turn, length in cells, three times whether
+    there is a car, three times the place of its head in cells from the crossing. Then the row, one
+    number for each of 1 to 9; the clock and the turn, in hundreds; and the forecast.
     """
     board, clock, row = position
     rows = np.zeros(START + 2, np.float32)
@@ -274,9 +273,7 @@ def _lane_seen(row: Floats, clock: int) -> Lane:
     lane = Lane(stride, period, ())
     entry = 0 if stride > 0 else _LAST
     places = (row[2 + _CARS + car] for car in range(_CARS) if row[2 + car] > 0.5)
-    phases = (
-        round((float(place) + _CROSSING - entry) * period / stride) for place in places
-    )
+    phases = (round((float(place) + _CROSSING - entry) * period / stride) for place in places)
     return Lane(stride, period, tuple((each - clock) % lane.cycle for each in phases))
 
 
@@ -304,5 +301,5 @@ PUBLISHED = {
     "medium": (1069, 1093, 1536, 1858, 1338, 2496, 1933, 1863),
     "hard": (1447, 2408, 2418, 2661, 1100, 1944, 1310, 2453),
 }
-"""The seeds of the published games. Three lie beside the turns of their difficulty:
-the first and the fifth easy one take 13, the first medium one takes 12."""
+"""The seeds of the published games. Three lie beside the turns of their difficulty: the first and
+the fifth easy one take 13, the first medium one takes 12."""

@@ -1,8 +1,8 @@
 """Robots and toys of which only positions are observed, so that a memory is needed.
 
-`agentkd/HalfCheetahHidden-v0` and `agentkd/HopperHidden-v0` are MuJoCo robots without
-`qvel`; `agentkd/LunarLanderHidden-v0`, `agentkd/CartPoleHidden-v0` and
-`agentkd/PendulumHidden-v0` are cheap.
+`agentkd/HalfCheetahHidden-v0` and `agentkd/HopperHidden-v0` are MuJoCo robots without `qvel`;
+`agentkd/LunarLanderHidden-v0`, `agentkd/CartPoleHidden-v0` and `agentkd/PendulumHidden-v0` are
+cheap.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from agentkd.errors import ConfigError
 
 
 class HiddenVelocities(
-    gym.ObservationWrapper[NDArray[Any], Any, NDArray[Any]],
-    gym.utils.RecordConstructorArgs,
+    gym.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], gym.utils.RecordConstructorArgs
 ):
     """An environment of which some observed numbers are left out.
 
@@ -43,9 +42,7 @@ class HiddenVelocities(
             raise ConfigError(f"keep is {list(keep)}; indices from 0 to {size - 1}.")
         self._keep = np.asarray(keep)
         self.observation_space = gym.spaces.Box(
-            space.low[self._keep],
-            space.high[self._keep],
-            dtype=space.dtype.type,
+            space.low[self._keep], space.high[self._keep], dtype=space.dtype.type
         )
 
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:

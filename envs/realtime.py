@@ -18,34 +18,33 @@ Held = Literal["last", "default"]
 class RealTime(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """An environment whose time passes, in periods, while the caller thinks.
 
-    An observation is made at the beginning of a period. Who answers with `step` within
-    that period is in time, and it is as if the world had waited. Else the periods that
-    went by are lived with what is held, the last action or the default one, and the
-    answer counts from the period in which it came. Then `step` gives what is observed
-    at the beginning of the next period, and the sum of the rewards of all of them. If
-    the episode ends before, the answer comes too late and is not applied.
+    An observation is made at the beginning of a period. Who answers with `step` within that period
+    is in time, and it is as if the world had waited. Else the periods that went by are lived with
+    what is held, the last action or the default one, and the answer counts from the period in which
+    it came. Then `step` gives what is observed at the beginning of the next period, and the sum of
+    the rewards of all of them. If the episode ends before, the answer comes too late and is not
+    applied.
 
-    Two clocks: with `period` time is real, its schedule absolute, and `step` returns
-    when the next period begins. With `latency` it is counted, so that everything can be
-    repeated: that many periods go by before each answer.
+    Two clocks: with `period` time is real, its schedule absolute, and `step` returns when the next
+    period begins. With `latency` it is counted, so that everything can be repeated: that many
+    periods go by before each answer.
 
-    `info` holds, besides the environment's own: "elapsed", the periods that went by
-    before this answer; "missed", those of the whole episode; "applied", whether the
-    answer was. An environment whose own step takes longer than a period is late by
-    itself, and that counts as well.
+    `info` holds, besides the environment's own: "elapsed", the periods that went by before this
+    answer; "missed", those of the whole episode; "applied", whether the answer was. An environment
+    whose own step takes longer than a period is late by itself, and that counts as well.
 
     Attributes:
-        lateness: Seconds from the beginning of its period to the last answer; 0 when
-            time is counted.
+        lateness: Seconds from the beginning of its period to the last answer; 0 when time is
+            counted.
 
     Args:
         env: The environment.
         period: Seconds.
         latency: Periods, or a function that gives them for each answer.
-        held: What is applied while nobody has answered: "last" or "default". Before
-            the first answer it is always the default.
-        default: The default action; left out, the first choice, or 0, or of a box
-            without 0 the number nearest to it.
+        held: What is applied while nobody has answered: "last" or "default". Before the first
+            answer it is always the default.
+        default: The default action; left out, the first choice, or 0, or of a box without 0 the
+            number nearest to it.
         now: The time in seconds, for another clock.
         sleep: Sleeps some seconds, for another clock.
 
@@ -84,9 +83,7 @@ class RealTime(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         self._now, self._sleep = now, sleep
         self._default = _resting(env.action_space) if default is None else default
         if not env.action_space.contains(self._default):
-            raise ConfigError(
-                f"The default action {self._default!r} is not in {env.action_space}."
-            )
+            raise ConfigError(f"The default action {self._default!r} is not in {env.action_space}.")
         self._last = self._default
         self.lateness = 0.0
         self._missed = self._periods = 0
@@ -144,7 +141,7 @@ class RealTime(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 
 def _resting(space: gym.Space[Any]) -> Any:
     """The first choice, or the action nearest to 0."""
-    from agentkd.runtime.form import default_action
+    from agentkd.executors.acting import default_action
 
     found = default_action(action_spec(space))
     if isinstance(space, gym.spaces.Discrete):

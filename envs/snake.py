@@ -1,7 +1,7 @@
 """Snake: eat what does not last, grow, and do not get in your own way.
 
-`agentkd/Snake-v0` draws games with 1, 5 or 8 obstacles, `agentkd/SnakeEasy-v0`,
-`…Medium-v0` and `…Hard-v0` with 1, 5 and 8. The rules are in `envs.snake_rules`.
+`agentkd/Snake-v0` draws games with 1, 5 or 8 obstacles, `agentkd/SnakeEasy-v0`, `…Medium-v0` and
+`…Hard-v0` with 1, 5 and 8. The rules are in `envs.snake_rules`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _FIRST, _GAMES = 1000, 1 << 32
 class Snake(gym.Env[Floats, np.int64]):
     """Eat as much as possible in 100 turns, on six by six cells.
 
-    Actions: 0 straight on, 1 left, 2 right, as the snake sees it. Food pays 1, death
-    costs 1 and ends the game. The observation determines the position but for what is
-    chance, which is where food will appear; see `rules.observe`.
+    Actions: 0 straight on, 1 left, 2 right, as the snake sees it. Food pays 1, death costs 1 and
+    ends the game. The observation determines the position but for what is chance, which is where
+    food will appear; see `rules.observe`.
 
-    Reset with seed i, the game is the i-th of the published ones of its difficulty (0
-    to 7; for "any" 0 to 23, those with the fewest obstacles first). Any other seed, and
-    none, draws one that is not among them.
+    Reset with seed i, the game is the i-th of the published ones of its difficulty (0 to 7; for
+    "any" 0 to 23, those with the fewest obstacles first). Any other seed, and none, draws one that
+    is not among them.
 
     Args:
         difficulty: How many obstacles there are.
@@ -50,9 +50,7 @@ class Snake(gym.Env[Floats, np.int64]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
 
-    def __init__(
-        self, difficulty: Difficulty = "any", render_mode: str | None = None
-    ) -> None:
+    def __init__(self, difficulty: Difficulty = "any", render_mode: str | None = None) -> None:
         """Lay out the spaces."""
         if difficulty not in OBSTACLES:
             hint = did_you_mean(str(difficulty), OBSTACLES)
@@ -75,8 +73,8 @@ class Snake(gym.Env[Floats, np.int64]):
 
         Args:
             seed: See the class.
-            options: {"game": …} names the game by its seed, with the fewest obstacles
-                of the difficulty.
+            options: {"game": …} names the game by its seed, with the fewest obstacles of the
+                difficulty.
 
         Returns:
             The observation, and the game, its obstacles and the snake's length.
@@ -99,9 +97,7 @@ class Snake(gym.Env[Floats, np.int64]):
             self._begin(game, self._obstacles[which])
         return rules.observe(self._position), self._info()
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Take a turn."""
         self._position, reward, over = rules.move(self._position, int(action))
         if not over and rules.due(self._position):
@@ -111,11 +107,7 @@ class Snake(gym.Env[Floats, np.int64]):
         return rules.observe(self._position), reward, over, False, self._info()
 
     def _info(self) -> dict[str, Any]:
-        return {
-            "game": self._game,
-            "obstacles": self._blocked,
-            "length": len(self._position.body),
-        }
+        return {"game": self._game, "obstacles": self._blocked, "length": len(self._position.body)}
 
     def render(self) -> str | None:
         """Draw the board as text: @ the head, o the body, digits food, # obstacles."""

@@ -1,11 +1,11 @@
 """The rules of Snake, with NumPy only: body, food that does not last, and obstacles.
 
-The snake lives on six by six cells within walls, some of which are obstacles. Food
-appears every third turn, stays for ten and makes the snake longer. Cells are numbers
-on a grid of 13 by 13, large enough for whatever is seen around any head.
+The snake lives on six by six cells within walls, some of which are obstacles. Food appears every
+third turn, stays for ten and makes the snake longer. Cells are numbers on a grid of 13 by 13, large
+enough for whatever is seen around any head.
 
-Source: the game of the Real-Time Reasoning Gym (Wen et al. 2025, arXiv 2511.04898), by
-its rules; its boards and foods come from the same draws.
+Source: the game of the Real-Time Reasoning Gym (Wen et al. 2025, arXiv 2511.04898), by its rules;
+its boards and foods come from the same draws.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ CELLS = tuple(_cell(x, y) for y in reversed(range(SIDE)) for x in range(SIDE))
 def drawn(game: int, obstacles: int) -> tuple[Position, tuple[int, ...]]:
     """Draw a game.
 
-    NumPy's old generator, whose numbers never change, draws what the published game
-    draws, in its order.
+    NumPy's old generator, whose numbers never change, draws what the published game draws, in its
+    order.
 
     Args:
         game: The seed, 0 to 2³² − 1.
         obstacles: How many.
 
     Returns:
-        The position at the start, and the cells on which food appears, one after
-        another and again from the first; the first three lie there already.
+        The position at the start, and the cells on which food appears, one after another and again
+        from the first; the first three lie there already.
     """
     random = np.random.RandomState(game)
     begin = _cell(2, 2)
@@ -118,8 +118,8 @@ def move(position: Position, action: int) -> tuple[Position, float, bool]:
 def _aged(food: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     """Age the food by a turn.
 
-    When food goes, the food next in age is passed over in that turn. The published
-    game does so, and scores are compared with its.
+    When food goes, the food next in age is passed over in that turn. The published game does so,
+    and scores are compared with its.
     """
     kept: list[tuple[int, int]] = []
     passed = False
@@ -166,9 +166,9 @@ _WINDOWS = _window()
 def observe(position: Position) -> Floats:
     """Give what is observed, (364,).
 
-    Three planes of 11 by 11 cells around the head, which looks up: what is solid; how
-    many moves until a piece of the body is gone, in 36ths; how many turns are left to
-    the food, in tenths. Then the turn, in hundreds.
+    Three planes of 11 by 11 cells around the head, which looks up: what is solid; how many moves
+    until a piece of the body is gone, in 36ths; how many turns are left to the food, in tenths.
+    Then the turn, in hundreds.
     """
     solid, body, heading, food, turn = position
     planes = np.zeros((3, WIDTH * WIDTH), np.float32)
@@ -190,8 +190,8 @@ def observe(position: Position) -> Floats:
 def restore(obs: Floats) -> Position:
     """Read a position from an observation, (364,); its head looks up.
 
-    Food that is as old is put in the order of the cells; else it is the position that
-    was observed, turned and shifted.
+    Food that is as old is put in the order of the cells; else it is the position that was observed,
+    turned and shifted.
 
     Raises:
         SpecError: If it is no observation of Snake.
@@ -208,9 +208,7 @@ def restore(obs: Floats) -> Position:
         if blocked < 0.5:
             solid &= ~(1 << cell)
     orders = np.rint(seen[1] * _MOST)
-    body = [
-        cells[index] for index in np.argsort(orders, kind="stable") if orders[index]
-    ]
+    body = [cells[index] for index in np.argsort(orders, kind="stable") if orders[index]]
     if not body or body[-1] != _CENTRE:
         raise SpecError("The observation has no head in its middle.")
     lives = np.rint(seen[2] * LIFE)
@@ -225,8 +223,8 @@ def flood(position: Position) -> tuple[list[int], int]:
     A piece of the body is in the way until it has moved on.
 
     Returns:
-        For each distance from 1 on the bits of the cells that are first reached with
-        so many moves, and how many cells there are in all.
+        For each distance from 1 on the bits of the cells that are first reached with so many moves,
+        and how many cells there are in all.
     """
     taken, body = position.solid, position.body
     for cell in body:

@@ -1,7 +1,7 @@
 """The whole idea in a minute or two: `make demo`.
 
-A planner that lands well answers eight ticks late at 50 Hz, as a large model would.
-Alone, it crashes. An executor that begins with nothing learns from its late answers
+A planner that lands well answers eight ticks late at 50 Hz, as a large model would. Alone, it
+crashes. An executor that begins with nothing learns from its late answers
 while it flies, and then lands on time.
 """
 

@@ -1,7 +1,7 @@
 """An executor is distilled, goes on learning from rewards in PPO, and comes back.
 
-The environment is not the one the planner knew: its pole is twice as long. The planner
-still guides for as long as it returns more than the executor.
+The environment is not the one the planner knew: its pole is twice as long. The planner still guides
+for as long as it returns more than the executor.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agentkd import Planner, env_spec, write_bundle
-from agentkd.distill import Budget, distill
-from agentkd.distill.finetune import CriticFirst, to_sb3
-from agentkd.distill.guidance import Gap, Guide
-from agentkd.distill.guided import GuidedPPO
-from agentkd.distill.students import from_sb3
-from agentkd.executors.frozen import Frozen
+from agentkd.distillation import Budget, distill
+from agentkd.distillation.sb3.from_sb3 import from_sb3
+from agentkd.distillation.sb3.guide import Gap, Guide
+from agentkd.distillation.sb3.guided_ppo import GuidedPPO
+from agentkd.distillation.sb3.to_sb3 import CriticFirst, to_sb3
+from agentkd.executors.executor import Executor
 from agentkd.types import Categorical, Floats
 
 
@@ -38,7 +38,7 @@ def long_pole() -> gym.Env[Floats, int]:
     return env
 
 
-def mean_return(executor: Frozen, episodes: int = 10) -> float:
+def mean_return(executor: Executor, episodes: int = 10) -> float:
     """Let the executor act on the long pole."""
     env, total = long_pole(), 0.0
     for seed in range(episodes):
@@ -61,7 +61,7 @@ def main() -> None:
     spec = env_spec(gym.make("CartPole-v1"))
     planner = Planner(balance, spec, "rule", 2, "")
     budget = Budget(labels=4000)
-    executor = distill("CartPole-v1", planner, "mlp:16", budget=budget).frozen
+    executor = distill("CartPole-v1", planner, "mlp:16", budget=budget).executor
     before = mean_return(executor)
 
     environments = VecNormalize(make_vec_env(long_pole, 8, seed=0), norm_obs=False)
@@ -80,9 +80,7 @@ def main() -> None:
     model.learn(arguments.steps, callback=CriticFirst(arguments.steps // 5))
     tuned = from_sb3(model)
 
-    print(
-        f"on the long pole, of 1000: {before:.0f} before, {mean_return(tuned):.0f} now"
-    )
+    print(f"on the long pole, of 1000: {before:.0f} before, {mean_return(tuned):.0f} now")
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "executor.akd"
     write_bundle(path, tuned, {"planner": "rule, then PPO", "steps": arguments.steps})

@@ -1,8 +1,8 @@
 """A game at 60 frames a second, with a player that thinks for longer than one.
 
-Every frame asks the agent, moves the world by a fixed step and draws. The planner tries
-thousands of futures, which takes longer than a frame; the executor learns from it and
-acts within the frame. A frame that takes longer than its 16.7 ms is counted:
+Every frame asks the agent, moves the world by a fixed step and draws. The planner tries thousands
+of futures, which takes longer than a frame; the executor learns from it and acts within the frame.
+A frame that takes longer than its 16.7 ms is counted:
 
     python examples/game_loop.py --seconds 20
 """
@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd import Agent, Remote, env_spec, initial
+from agentkd import Agent, Process, env_spec, initial
 from agentkd.runtime import ProcessPlanner
 from agentkd.spec import to_json
 from agentkd.types import Categorical, Floats
@@ -100,12 +100,11 @@ def main() -> None:
     spec = env_spec(world)
     executor = initial(EXECUTOR, spec)
     # Without a backlog it is only ever asked about the newest frame.
-    planner = ProcessPlanner(Remote("game_loop:Futures"), backlog=0)
-    learner = Remote(
-        "agentkd.distill.service:build",
-        {"executor": EXECUTOR, "spec": to_json(spec)},
+    planner = ProcessPlanner(Process("game_loop:Futures"), backlog=0)
+    distiller = Process(
+        "agentkd.distillation.service:build", {"executor": EXECUTOR, "spec": to_json(spec)}
     )
-    with Agent(executor, planner=planner, learner=learner, period=FRAME) as agent:
+    with Agent(executor, planner=planner, distiller=distiller, period=FRAME) as agent:
         # Without this the executor would play alone until they are loaded.
         agent.await_ready()
         frames, over = play(world, agent, arguments.seconds)

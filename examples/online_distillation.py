@@ -1,7 +1,7 @@
 """PPO learns, and an executor is distilled from it while it does.
 
-At the end there are two policies: the one that PPO trained, and a tiny one in a file
-that needs no torch to run.
+At the end there are two policies: the one that PPO trained, and a tiny one in a file that needs no
+torch to run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from agentkd import env_spec, write_bundle
-from agentkd.bench.evaluate import evaluate
-from agentkd.distill.sb3_callback import DistilCallback
+from agentkd.distillation.sb3.callback import DistilCallback
+from agentkd.measure.evaluate import evaluate
 
 
 def main() -> None:

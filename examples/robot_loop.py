@@ -1,9 +1,9 @@
 """A robot with a loop of its own: observe, ask the agent, move, 25 times a second.
 
-The robot balances a pole on a cart that somebody shoves now and then. Its planner
-works an optimal controller out afresh for each state, in a process of its own; it is
-good, and too late. The executor starts knowing nothing, learns from each answer, and
-moves the robot meanwhile. Watch it fall less and less often:
+The robot balances a pole on a cart that somebody shoves now and then. Its planner works an optimal
+controller out afresh for each state, in a process of its own; it is good, and too late. The
+executor starts knowing nothing, learns from each answer, and moves the robot meanwhile. Watch it
+fall less and less often:
 
     python examples/robot_loop.py --seconds 20
 """
@@ -17,7 +17,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from agentkd import Agent, Remote, env_spec, initial
+from agentkd import Agent, Process, env_spec, initial
 from agentkd.runtime import WallClock
 from agentkd.spec import to_json
 from agentkd.types import Floats, Point
@@ -30,9 +30,9 @@ PERIOD = 0.04
 class Regulator:
     """A planner: a linear-quadratic regulator for the state at hand.
 
-    It differentiates a simulator of the robot around the state and iterates the Riccati
-    equation. Nothing about it is special: a planner is any function from observations
-    (batch, size) to an action distribution.
+    It differentiates a simulator of the robot around the state and iterates the Riccati equation.
+    Nothing about it is special: a planner is any function from observations (batch, size) to an
+    action distribution.
     """
 
     def __init__(self) -> None:
@@ -98,13 +98,12 @@ def main() -> None:
     spec = env_spec(robot)
     clock = WallClock(PERIOD)
 
-    planner = Remote("robot_loop:Regulator")
-    learner = Remote(
-        "agentkd.distill.service:build",
-        {"executor": "mlp:32,32", "spec": to_json(spec)},
+    planner = Process("robot_loop:Regulator")
+    distiller = Process(
+        "agentkd.distillation.service:build", {"executor": "mlp:32,32", "spec": to_json(spec)}
     )
     executor = initial("mlp:32,32", spec)
-    with Agent(executor, planner=planner, learner=learner, period=PERIOD) as agent:
+    with Agent(executor, planner=planner, distiller=distiller, period=PERIOD) as agent:
         agent.await_ready()  # this executor has everything to learn
         obs, _ = robot.reset(seed=0)
         clock.start()

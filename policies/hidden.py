@@ -1,8 +1,7 @@
 """Planners for robots that do not show their velocities.
 
-A planner that knows what to do with velocities is given them from the last two
-positions: a planner with a memory. What is observed at the first tick does not tell
-them; they are taken to be 0.
+A planner that knows what to do with velocities is given them from the last two positions: a planner
+with a memory. What is observed at the first tick does not tell them; they are taken to be 0.
 
     agentkd distill envs.hidden:agentkd/LunarLanderHidden-v0 --executor gru:32
     --planner policies.hidden:lander
@@ -45,10 +44,7 @@ class FromPositions:
 
     def initial_state(self, batch: int) -> State:
         """Nothing was observed yet: positions (batch, size), and that it was not."""
-        return (
-            np.zeros((batch, self.size), np.float32),
-            np.zeros((batch, 1), np.float32),
-        )
+        return (np.zeros((batch, self.size), np.float32), np.zeros((batch, 1), np.float32))
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Answer for positions (batch, size) and keep them."""
@@ -125,6 +121,4 @@ def pendulum(spec: Spec) -> Planner:
     from policies.mpc import pendulum as whole
 
     policy = one_row(whole(spec).policy)
-    return Planner(
-        FromPositions(policy, pendulum_whole, 2), spec, "MPC pendulum, hidden", 0, ""
-    )
+    return Planner(FromPositions(policy, pendulum_whole, 2), spec, "MPC pendulum, hidden", 0, "")

@@ -1,7 +1,7 @@
 """Planners that try many futures of a robot: `policies.mpc:half_cheetah` and others.
 
-Each restores the simulation's state from what its environment observes, and pays what
-the environment pays. `planner` finds the robot by what is observed and done.
+Each restores the simulation's state from what its environment observes, and pays what the
+environment pays. `planner` finds the robot by what is observed and done.
 
     agentkd distill InvertedPendulum-v5 --planner policies.mpc:planner --labels 4000
 """
@@ -17,9 +17,9 @@ import numpy as np
 
 from agentkd.errors import SpecError
 from agentkd.planners import Planner
-from agentkd.planners.mpc import MpcOptions, SamplingControl
-from agentkd.planners.physics import Moves, Physics
-from agentkd.planners.rollouts import Doubles, Rollouts
+from agentkd.planners.search.mpc import MpcOptions, SamplingControl
+from agentkd.planners.search.physics import Moves, Physics
+from agentkd.planners.search.rollouts import Doubles, Rollouts
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats
 
@@ -173,9 +173,7 @@ def half_cheetah(spec: Spec) -> Planner:
 
 def swimmer(spec: Spec) -> Planner:
     """Plan for Swimmer-v5, two seconds ahead."""
-    options = MpcOptions(
-        "cem", ticks=50, knots=8, horizon=HORIZON, samples=24, iterations=2
-    )
+    options = MpcOptions("cem", ticks=50, knots=8, horizon=HORIZON, samples=24, iterations=2)
     return _planner(spec, "swimmer", swimmer_world(), options)
 
 
@@ -191,12 +189,7 @@ def pendulum(spec: Spec) -> Planner:
     return _planner(spec, "pendulum", Pendulum(), options)
 
 
-_BY_SHAPE = {
-    (17, 6): half_cheetah,
-    (8, 2): swimmer,
-    (4, 1): inverted_pendulum,
-    (3, 1): pendulum,
-}
+_BY_SHAPE = {(17, 6): half_cheetah, (8, 2): swimmer, (4, 1): inverted_pendulum, (3, 1): pendulum}
 
 
 def planner(spec: Spec) -> Planner:

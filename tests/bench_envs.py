@@ -73,10 +73,7 @@ class Arm(Walk):
     """Takes a matrix of doubles and observes a dictionary."""
 
     observation_space = gym.spaces.Dict(
-        {
-            "joint": gym.spaces.Box(-1, 1, (2, 2), np.float64),
-            "mode": gym.spaces.Discrete(3),
-        }
+        {"joint": gym.spaces.Box(-1, 1, (2, 2), np.float64), "mode": gym.spaces.Discrete(3)}
     )
     action_space = gym.spaces.Box(-2, 2, (1, 2), np.float64)
 

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before anything loads a numeric library, and inherited by every child process: with
-# more threads than cores, tests that take 2 s take a minute.
+# Before anything loads a numeric library, and inherited by every child process: with more threads
+# than cores, tests that take 2 s take a minute.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -22,9 +22,7 @@ from tests.runtime_children import constant  # noqa: E402
 
 torch.set_num_threads(1)
 # How long an example or its data took says nothing about it.
-settings.register_profile(
-    "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
 
 

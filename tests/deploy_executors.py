@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -39,19 +39,19 @@ CASES: list[tuple[str, ActionSpec]] = [
 NAMES = [f"{architecture} {type(action).__name__}" for architecture, action in CASES]
 
 
-def lively(architecture: str, action: ActionSpec, seed: int = 2) -> Frozen:
+def lively(architecture: str, action: ActionSpec, seed: int = 2) -> Executor:
     """Make an executor with a normaliser, whose outputs are not all near zero."""
     obs = OBS
     if architecture.startswith("cnn"):
         obs = LAST if "tanh" in architecture else FIRST
-    frozen = initial(architecture, Spec(obs, action), seed=1)
+    executor = initial(architecture, Spec(obs, action), seed=1)
     random = np.random.default_rng(seed)
-    vector = frozen.vector()
+    vector = executor.vector()
     vector += 0.3 * random.standard_normal(vector.shape).astype(np.float32)
-    frozen = frozen.with_vector(vector, 1)
+    executor = executor.with_vector(vector, 1)
     if obs is FIRST:
         # One mean and scale a channel, as the distiller gives images.
-        mean, scale = frozen.mean, frozen.scale
+        mean, scale = executor.mean, executor.scale
         for half in (slice(0, 72), slice(72, 144)):
             mean[half], scale[half] = mean[half][0], scale[half][0]
-    return frozen
+    return executor

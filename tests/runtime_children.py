@@ -1,4 +1,4 @@
-"""Planners, learners and environments for the runtime's tests; children import them."""
+"""Planners, distillers and environments for the runtime's tests; children import them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,23 @@ from typing import Any
 import numpy as np
 
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import (
-    ActionDist,
-    Categorical,
-    Floats,
-    Guidance,
-    Point,
-    State,
-)
+from agentkd.types import ActionDist, Categorical, Floats, Guidance, Point, State
 
 SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(4))
 BOX = Spec(SPEC.obs, BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))
 
 
-def constant(choice: int) -> Frozen:
+def constant(choice: int) -> Executor:
     """An executor that always makes the same choice."""
-    frozen = initial("linear", SPEC)
+    executor = initial("linear", SPEC)
     bias = np.eye(4, dtype=np.float32)[choice]
-    first = frozen.layers[0]
+    first = executor.layers[0]
     assert isinstance(first, Dense)
     layer = replace(first, weight=np.zeros_like(first.weight), bias=bias)
-    return replace(frozen, layers=(layer,))
+    return replace(executor, layers=(layer,))
 
 
 def one_hot(choices: Any) -> Categorical:
@@ -189,9 +182,7 @@ os.rename({record!r} + "+", {record!r})
 """
             + code
         )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], start_new_session=way == "session"
-    )
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=way == "session")
     if way != "daemon":
         Path(record).write_text(str(child.pid))
     while not Path(record).exists():
@@ -220,7 +211,7 @@ def own_class() -> Any:
 
 
 class Towards:
-    """A learner whose executor makes the choice that most labels made.
+    """A distiller whose executor makes the choice that most labels made.
 
     Told to, it gives NaN, raises, or dies, once it has `after` labels.
     """
@@ -258,8 +249,8 @@ class Towards:
         return constant(int(self.votes.argmax())).vector()
 
 
-def gated_learner(path: str) -> Towards:
-    """A learner that is ready once a file exists."""
+def gated_distiller(path: str) -> Towards:
+    """A distiller that is ready once a file exists."""
     while not Path(path).exists():
         time.sleep(0.002)
     return Towards()

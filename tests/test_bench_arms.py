@@ -16,12 +16,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.bench.arms import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.bench.ticks import measure
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
+from agentkd.measure.live import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats
 from tests.waiting import longer
@@ -80,11 +80,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> type[World]:
     return World
 
 
-def always(choice: int) -> Frozen:
+def always(choice: int) -> Executor:
     """An executor that always makes one choice."""
-    frozen = initial("linear", SPEC)
+    executor = initial("linear", SPEC)
     bias = np.array([1 - choice, choice], np.float32)
-    return replace(frozen, layers=(Dense(np.zeros((2, 2), np.float32), bias, "none"),))
+    return replace(executor, layers=(Dense(np.zeros((2, 2), np.float32), bias, "none"),))
 
 
 def ones(obs: Floats, /) -> Categorical:
@@ -111,10 +111,7 @@ def test_the_arms_do_what_they_are_called() -> None:
     # One row for the tick it was asked about is too late two ticks on.
     assert runtime.returns == (0.0,) * 4
     on_time = replace(SETTING, latency=0)
-    assert (
-        asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns
-        == (6.0,) * 4
-    )
+    assert asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns == (6.0,) * 4
 
 
 def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:
@@ -126,9 +123,7 @@ def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:
     assert lived.result.unfinished_return == 3.0
 
 
-async def interruptible(
-    setting: Setting, watch: Callable[[ArmLook], None] | None = None
-) -> Lived:
+async def interruptible(setting: Setting, watch: Callable[[ArmLook], None] | None = None) -> Lived:
     """Live an arm as the command does, with Ctrl-C taken over."""
     with Interrupt() as interrupt:
         return await live(setting, "executor", always(1), ones, None, watch, interrupt)
@@ -163,7 +158,7 @@ def test_ctrl_c_ends_an_arm_with_what_it_had() -> None:
 
 def test_looks_tell_how_far_an_arm_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share that is done grows to one and fits the ticks."""
-    monkeypatch.setattr("agentkd.bench.arms._LOOK", -1.0)
+    monkeypatch.setattr("agentkd.measure.live._LOOK", -1.0)
     looks: list[ArmLook] = []
     setting = replace(SETTING, episodes=None, ticks=2_000)
     asyncio.run(live(setting, "executor", always(1), ones, None, looks.append))

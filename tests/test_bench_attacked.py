@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from agentkd import dists
-from agentkd.bench.attacked import Attack, Attacked, units
 from agentkd.cli import eval as command
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distill.attacks import Way
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.attack import Attack, Attacked, units
+from agentkd.measure.perturb import Way
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -48,18 +48,17 @@ def states(count: int = 64) -> Floats:
     return random.standard_normal((count, 3)).astype(np.float32) * [1, 10, 1]  # type: ignore[return-value]
 
 
-def lively(spec: Spec, *, squashed: bool = True) -> Frozen:
+def lively(spec: Spec, *, squashed: bool = True) -> Executor:
     """Make an executor whose outputs are not all near zero."""
-    frozen = initial("mlp:8", spec, seed=1, squashed=squashed)
-    noise = np.random.default_rng(2).standard_normal(frozen.vector().shape)
-    return frozen.with_vector(frozen.vector() + 0.3 * noise.astype(np.float32), 1)
+    executor = initial("mlp:8", spec, seed=1, squashed=squashed)
+    noise = np.random.default_rng(2).standard_normal(executor.vector().shape)
+    return executor.with_vector(executor.vector() + 0.3 * noise.astype(np.float32), 1)
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 @pytest.mark.parametrize("by", WAYS)
 def test_what_is_shown_is_near_what_is(by: Way, action: ActionSpec) -> None:
-    """At most eps in each number's own unit, not at all where that is 0; noise: on
-    average."""
+    """At most eps in each number's own unit, not at all where that is 0; noise: on average."""
     obs = np.asarray(states(), np.float32)
     policy = Attacked(lively(Spec(OBS, action)), Attack(by, 0.2, 5), UNIT)
     off = policy.shown(obs) - obs
@@ -75,14 +74,12 @@ def test_what_is_shown_is_near_what_is(by: Way, action: ActionSpec) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 @pytest.mark.parametrize("squashed", [True, False])
-def test_a_search_does_more_harm_than_chance(
-    action: ActionSpec, *, squashed: bool
-) -> None:
+def test_a_search_does_more_harm_than_chance(action: ActionSpec, *, squashed: bool) -> None:
     """Than a corner of the same bounds, by the measure that the search has."""
     many = ObsSpec((Part("", "box", (6,), "float32"),))
-    frozen = lively(Spec(many, action), squashed=squashed)
+    executor = lively(Spec(many, action), squashed=squashed)
     obs = np.random.default_rng(0).standard_normal((256, 6)).astype(np.float32)
-    policy = Attacked(frozen, Attack("pgd", 0.1), np.ones(6, np.float32))
+    policy = Attacked(executor, Attack("pgd", 0.1), np.ones(6, np.float32))
     network, own = policy._network, policy._own
     assert network is not None
 
@@ -98,24 +95,21 @@ def test_a_search_does_more_harm_than_chance(
 
 def test_on_a_line_the_worst_is_known() -> None:
     """One weight of 1 on a box: the answer moves by eps, as far as it can."""
-    spec = Spec(
-        ObsSpec((Part("", "box", (1,), "float32"),)), BoxSpec((-9,), (9,), (1,))
-    )
-    frozen = initial("linear", spec, squashed=False)
-    frozen = frozen.with_vector(np.array([0, 1, 1, 0], np.float32), 1)
+    spec = Spec(ObsSpec((Part("", "box", (1,), "float32"),)), BoxSpec((-9,), (9,), (1,)))
+    executor = initial("linear", spec, squashed=False)
+    executor = executor.with_vector(np.array([0, 1, 1, 0], np.float32), 1)
     obs = np.array([[0.5], [-2.0]], np.float32)
-    np.testing.assert_allclose(dists.pack(frozen(obs)), obs, atol=1e-6)
+    np.testing.assert_allclose(dists.pack(executor(obs)), obs, atol=1e-6)
     one = np.ones(1, np.float32)
-    moved = dists.pack(Attacked(frozen, Attack("pgd", 0.25), one)(obs)) - obs
+    moved = dists.pack(Attacked(executor, Attack("pgd", 0.25), one)(obs)) - obs
     np.testing.assert_allclose(np.abs(moved), [[0.25], [0.25]], rtol=1e-4)
 
 
 def test_the_same_seed_shows_the_same() -> None:
     """An attack repeats itself, and another seed is another one."""
-    frozen, obs = lively(Spec(OBS, ACTIONS[0])), np.asarray(states(), np.float32)
+    executor, obs = lively(Spec(OBS, ACTIONS[0])), np.asarray(states(), np.float32)
     first, again, other = (
-        Attacked(frozen, Attack("noise", 0.1), UNIT, seed).shown(obs)
-        for seed in (0, 0, 1)
+        Attacked(executor, Attack("noise", 0.1), UNIT, seed).shown(obs) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -123,10 +117,7 @@ def test_the_same_seed_shows_the_same() -> None:
 
 def test_units_are_spreads_and_leave_choices_alone() -> None:
     """A number in a one-hot choice has no half; what never moved has no spread."""
-    parts = (
-        Part("a", "box", (2,), "float32"),
-        Part("b", "discrete", (), "int64", (2,)),
-    )
+    parts = (Part("a", "box", (2,), "float32"), Part("b", "discrete", (), "int64", (2,)))
     obs = np.array([[0.0, 5.0, 1.0, 0.0], [4.0, 5.0, 0.0, 1.0]], np.float32)
     assert units(obs, ObsSpec(parts, "tuple")).tolist() == [2.0, 0.0, 0.0, 0.0]
 
@@ -163,13 +154,13 @@ BALANCE = "tests.cli_planners:balance"
 def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An executor that is the balancing rule itself."""
     monkeypatch.setattr(command, "_SECONDS", 0.01)
-    frozen = initial("linear", CARTPOLE)
+    executor = initial("linear", CARTPOLE)
     rule = 4.0 * np.array([0.05, 0.1, 1.0, 0.3], np.float32)
     weight = np.stack([-rule, rule])
     numbers = np.concatenate([np.zeros(4), np.ones(4), weight.ravel(), np.zeros(2)])
-    frozen = frozen.with_vector(numbers.astype(np.float32), 1)
+    executor = executor.with_vector(numbers.astype(np.float32), 1)
     file = tmp_path / "good.akd"
-    write_bundle(file, frozen)
+    write_bundle(file, executor)
     return str(file)
 
 
@@ -205,9 +196,7 @@ def test_noise_meets_planners_too(good: str, tmp_path: Path) -> None:
     assert found == [1.0, 1.0]
 
 
-def test_without_a_planner_the_first_executor_gives_the_unit(
-    good: str, tmp_path: Path
-) -> None:
+def test_without_a_planner_the_first_executor_gives_the_unit(good: str, tmp_path: Path) -> None:
     """There is no agreement then, and no retention, but a return."""
     out = tmp_path / "out"
     words = ["eval", "CartPole-v1", good, "--episodes", "2", "--out", str(out)]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.bench.energy import Clocks, find_rapl, measure
-from agentkd.bench.latency import Form
 from agentkd.errors import ConfigError
+from agentkd.measure.energy import Clocks, find_rapl, measure
+from agentkd.measure.latency import Form
 
 OBS = np.zeros((4, 1), np.float32)
 
@@ -59,9 +59,7 @@ def test_idle_power_is_subtracted() -> None:
 def test_a_noisy_idle_never_makes_energy_negative() -> None:
     """Where others took more while we slept than we do at work, nothing is left."""
     machine = Machine(idle=30.0, busy=20.0)
-    bill = measure(
-        [machine.form("x", 0.001)], OBS, meter=machine, clocks=machine.clocks()
-    )
+    bill = measure([machine.form("x", 0.001)], OBS, meter=machine, clocks=machine.clocks())
     assert bill.rows[0].microjoules == 0.0
 
 
@@ -69,11 +67,7 @@ def test_without_a_meter_it_is_processor_time_and_says_so() -> None:
     """2 ms at 4 W are 8 mJ, called an estimate, with why it is one."""
     machine = Machine(idle=20.0, busy=30.0)
     bill = measure(
-        [machine.form("x", 0.002)],
-        OBS,
-        watts=4.0,
-        missing="no counters",
-        clocks=machine.clocks(),
+        [machine.form("x", 0.002)], OBS, watts=4.0, missing="no counters", clocks=machine.clocks()
     )
     assert bill.rows[0].microjoules == pytest.approx(8_000)
     assert bill.source == "estimate"
@@ -130,9 +124,7 @@ def test_packages_are_added_up_and_counters_begin_anew(tmp_path: Path) -> None:
     assert rapl.joules() == pytest.approx(300e-6)
 
 
-def test_why_there_are_no_counters_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_why_there_are_no_counters_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No folder, no package, no permission, no number: each has its words."""
     assert find_rapl(tmp_path / "gone") == (None, f"no {tmp_path / 'gone'} here")
     (tmp_path / "dtpm").mkdir()
@@ -144,5 +136,5 @@ def test_why_there_are_no_counters_is_said(
     def denied(*_: object, **__: object) -> str:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr("agentkd.bench.energy._number", denied)
+    monkeypatch.setattr("agentkd.measure.energy._number", denied)
     assert "is not readable" in find_rapl(tmp_path)[1]

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from agentkd import environments
-from agentkd.bench.agreement import Sample, agreement_with
-from agentkd.bench.evaluate import evaluate, evaluate_random
 from agentkd.errors import (
     ConfigError,
     EpisodeError,
@@ -19,6 +17,8 @@ from agentkd.errors import (
     SpecError,
 )
 from agentkd.executors.architecture import initial
+from agentkd.measure.agreement import Sample, agreement_with
+from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.spec import env_spec
 from agentkd.types import Categorical, Floats, Point, State
 
@@ -83,9 +83,7 @@ def test_the_same_arguments_give_the_same_returns() -> None:
     """An evaluation repeats itself exactly, chance's own too."""
     spec = env_spec(environments.make("Pendulum-v1"))
     policy = initial("mlp:16", spec, seed=3)
-    first, second = (
-        evaluate("Pendulum-v1", policy, episodes=3, seed=5) for _ in range(2)
-    )
+    first, second = (evaluate("Pendulum-v1", policy, episodes=3, seed=5) for _ in range(2))
     assert first == second
     assert len(set(first.returns)) == 3
     chance = [evaluate_random("Pendulum-v1", episodes=3, seed=5) for _ in range(2)]
@@ -140,9 +138,7 @@ def test_progress_tells_each_episode() -> None:
 
 def test_an_episode_without_end_is_cut_and_counted() -> None:
     """An environment that never ends gives returns all the same."""
-    got = evaluate(
-        "tests.bench_envs:Endless", always(1), episodes=3, seed=0, max_steps=50
-    )
+    got = evaluate("tests.bench_envs:Endless", always(1), episodes=3, seed=0, max_steps=50)
     assert (got.lengths, got.cut) == ((50, 50, 50), 3)
 
 
@@ -192,14 +188,10 @@ def test_a_policy_that_raises_is_told_with_its_place() -> None:
 def test_a_policy_for_other_actions_is_refused() -> None:
     """A point where there are choices is no action."""
     with pytest.raises(SpecError, match="another environment"):
-        evaluate(
-            WALK, lambda obs: Point(np.zeros((len(obs), 1), "f4")), episodes=1, seed=0
-        )
+        evaluate(WALK, lambda obs: Point(np.zeros((len(obs), 1), "f4")), episodes=1, seed=0)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"episodes": 0}, {"seed": -1}, {"max_steps": 0}, {"copies": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"episodes": 0}, {"seed": -1}, {"max_steps": 0}, {"copies": 0}])
 def test_numbers_that_cannot_be_meant_are_refused(wrong: dict[str, int]) -> None:
     """Each is named with its value."""
     ((name, value),) = wrong.items()

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from agentkd.bench.intervals import Interval, mean_interval, retention
 from agentkd.errors import ConfigError
+from agentkd.measure.intervals import Interval, mean_interval, retention
 
 
 def test_equal_values_have_an_interval_without_width() -> None:
@@ -17,9 +17,7 @@ def test_equal_values_have_an_interval_without_width() -> None:
     assert mean_interval([0.1] * 3) == Interval(0.1, 0.1, 0.1)
 
 
-@pytest.mark.parametrize(
-    ("values", "reason"), [([], "no values"), ([math.nan, 1.0], "NaN")]
-)
+@pytest.mark.parametrize(("values", "reason"), [([], "no values"), ([math.nan, 1.0], "NaN")])
 def test_no_mean_without_numbers(values: list[float], reason: str) -> None:
     """What has no mean says why."""
     got = mean_interval(values)
@@ -61,9 +59,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(4)
     hits = [
         got.low <= 3.0 <= got.high
-        for got in (
-            mean_interval(random.normal(3.0, 2.0, 10).tolist()) for _ in range(300)
-        )
+        for got in (mean_interval(random.normal(3.0, 2.0, 10).tolist()) for _ in range(300))
     ]
     assert 0.91 <= np.mean(hits) <= 0.98
 
@@ -122,9 +118,7 @@ def test_retention_is_undefined_where_the_planner_is_random() -> None:
 def test_retention_has_no_interval_where_the_planner_is_hardly_better() -> None:
     """Where the sign of the difference is open, so is everything."""
     random = np.random.default_rng(0)
-    executor, planner, chance = (
-        random.normal(each, 50, 10).tolist() for each in (3, 2, 0)
-    )
+    executor, planner, chance = (random.normal(each, 50, 10).tolist() for each in (3, 2, 0))
     got = retention(executor, planner, chance)
     assert math.isfinite(got.mean)
     assert math.isnan(got.low)
@@ -132,12 +126,9 @@ def test_retention_has_no_interval_where_the_planner_is_hardly_better() -> None:
 
 
 @pytest.mark.parametrize(
-    "samples",
-    [([], [1.0], [0.0]), ([1.0], [], [0.0]), ([math.nan], [1.0], [0.0])],
+    "samples", [([], [1.0], [0.0]), ([1.0], [], [0.0]), ([math.nan], [1.0], [0.0])]
 )
-def test_retention_needs_numbers(
-    samples: tuple[list[float], list[float], list[float]],
-) -> None:
+def test_retention_needs_numbers(samples: tuple[list[float], list[float], list[float]]) -> None:
     """A policy without returns has no retention."""
     got = retention(*samples)
     assert math.isnan(got.mean)
@@ -151,12 +142,8 @@ def test_a_confidence_is_between_0_and_1(confidence: float) -> None:
         mean_interval([1.0, 2.0], confidence)
 
 
-@pytest.mark.parametrize(
-    ("sign", "low", "high"), [(1.0, 5.75, 23.25), (-1.0, -23.25, -5.75)]
-)
-def test_an_interval_is_the_one_that_others_find(
-    sign: float, low: float, high: float
-) -> None:
+@pytest.mark.parametrize(("sign", "low", "high"), [(1.0, 5.75, 23.25), (-1.0, -23.25, -5.75)])
+def test_an_interval_is_the_one_that_others_find(sign: float, low: float, high: float) -> None:
     """Scipy 1.17's BCa, at the widened confidence, gives the same within 2 %."""
     skewed = [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 9, 12, 15, 20, 28, 40, 66]
     got = mean_interval([sign * each for each in skewed])

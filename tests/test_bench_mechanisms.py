@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
-from agentkd.bench.attacked import Attack
-from agentkd.bench.intervals import paired, student
 from agentkd.bench.mechanisms import MECHANISMS, Bench, Setting, find_mechanisms
 from agentkd.bench.suite import Case
 from agentkd.cli.main import main
-from agentkd.distill.distiller import DistillerOptions
+from agentkd.distillation.distiller import DistillerOptions
 from agentkd.errors import ConfigError
+from agentkd.measure.attack import Attack
+from agentkd.measure.intervals import paired, student
 from tests.cli_reports import report, undocumented
 
 
@@ -69,11 +69,7 @@ def planners(tmp_path: Path) -> Path:
     for name, seed in (("dqn-CartPole-v1", 0), ("more-CartPole-v1", 1)):
         (folder / name).mkdir(parents=True)
         model = DQN(
-            "MlpPolicy",
-            "CartPole-v1",
-            policy_kwargs={"net_arch": [8]},
-            buffer_size=10,
-            seed=seed,
+            "MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, buffer_size=10, seed=seed
         )
         model.save(folder / name / "model.zip")
     return folder
@@ -154,9 +150,7 @@ def test_the_command_compares_and_reports(
     assert main([*words, "--only", "nobody"]) == 2
 
 
-def test_other_seeds_and_more_steps_may_be_asked_for(
-    planners: Path, tmp_path: Path
-) -> None:
+def test_other_seeds_and_more_steps_may_be_asked_for(planners: Path, tmp_path: Path) -> None:
     """Settings are chosen on some seeds and measured on others; both are reported."""
     words = ["bench", "mechanisms", "--planners", str(planners), "--labels", "64"]
     words += ["--only", "dqn-CartPole-v1", "--executor", "linear", "--seeds", "1"]

@@ -76,9 +76,7 @@ def case() -> delays.Case:
         ("repeat", 0, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]),
     ],
 )
-def test_delays_are_what_they_are_said_to_be(
-    way: Any, delay: int, expected: list[int]
-) -> None:
+def test_delays_are_what_they_are_said_to_be(way: Any, delay: int, expected: list[int]) -> None:
     """Each way decides on what was observed d ticks before, at its own pace."""
     ACTED.clear()
     returns = delays.delayed(case(), way, delay, episodes=1, seed=0)
@@ -94,10 +92,7 @@ def test_runtime_acts_with_its_executor_while_the_planner_is_late() -> None:
         layer.weight[:] = 0
         layer.bias[:] = np.eye(5)[3]
     for delay, expected in ((0, 12.0), (1, 2.0), (4, 2.0)):
-        assert delays.delayed(found, "runtime", delay, episodes=2, seed=0) == (
-            expected,
-            expected,
-        )
+        assert delays.delayed(found, "runtime", delay, episodes=2, seed=0) == (expected, expected)
     assert len(delays.random_returns(found, episodes=3, seed=0)) == 3
     with pytest.raises(ConfigError, match="No way"):
         delays.delayed(found, "sideways", 1, episodes=1, seed=0)  # type: ignore[arg-type]
@@ -161,8 +156,8 @@ def test_blend_keeps_seams_within_a_chunk_s_own_step() -> None:
 
 
 def test_planner_slower_than_its_chunks_starves_the_arm_and_it_is_counted() -> None:
-    """Two seconds for one of chunk, of which every other answer is over when it comes:
-    three ticks of four hold the last position, and still nothing is skipped."""
+    """Two seconds for one of chunk, of which every other answer is over when it comes: three ticks
+    of four hold the last position, and still nothing is skipped."""
     found = by_commands(Scene(warm_up=2.0, latency=2.0))
     assert found.starved == 0.75 * found.ticks
     assert found.skipped == 0
@@ -203,10 +198,7 @@ def test_runtime_below_an_arm_is_told() -> None:
     """A latency at which the runtime is beaten is named; others are not."""
 
     def cells(values: dict[str, float], latency: int) -> list[Cell]:
-        return [
-            Cell("e", arm, latency, (value,), value, True, {})
-            for arm, value in values.items()
-        ]
+        return [Cell("e", arm, latency, (value,), value, True, {}) for arm, value in values.items()]
 
     good = cells({"planner": 1.0, "executor": 2.0, "runtime": 2.0}, 0)
     bad = cells({"planner": 3.0, "executor": 2.0, "runtime": 2.0}, 4)
@@ -236,14 +228,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return data
 
 
-def test_seams_command_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_seams_command_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table, the JSON and the report say the same."""
-    assert (
-        main(["bench", "realtime", "seams", "--json", "--out", str(tmp_path / "s")])
-        == 0
-    )
+    assert main(["bench", "realtime", "seams", "--json", "--out", str(tmp_path / "s")]) == 0
     data = told(capsys)
     assert [each["rule"] for each in data["exact"]][2] == "by commands"
     assert data["exact"][2]["skipped"] == 0
@@ -254,9 +241,7 @@ def test_seams_command_reports(
     assert "0 positions are skipped" in " ".join(capsys.readouterr().out.split())
 
 
-def test_table_command_lives_every_cell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_command_lives_every_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two environments, two latencies, three arms; the executor's line is flat."""
     file = tmp_path / "e.akd"
     write_bundle(file, initial("mlp:4", CARTPOLE, seed=2))
@@ -347,9 +332,7 @@ def test_what_cannot_be_meant_is_refused_at_once(
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
-def test_family_within_a_family_names_its_members(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_family_within_a_family_names_its_members(capsys: pytest.CaptureFixture[str]) -> None:
     """`agentkd bench realtime` says what there is."""
     assert main(["bench", "realtime"]) == 2
     said = capsys.readouterr().out

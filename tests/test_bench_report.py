@@ -17,9 +17,10 @@ from typing import Any, final
 import numpy as np
 import pytest
 
-from agentkd.bench.html import page
-from agentkd.bench.plots import svg
-from agentkd.bench.report import (
+from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.report.html import page
+from agentkd.report.plots import svg
+from agentkd.report.report import (
     Plot,
     Section,
     Series,
@@ -29,7 +30,6 @@ from agentkd.bench.report import (
     write_report,
     write_whole,
 )
-from agentkd.errors import ConfigError, LoadError, WriteError
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
 LINES = Plot(
@@ -46,10 +46,7 @@ ROWS = Plot(
     "Latency",
     "µs",
     "",
-    (
-        Series("native", [1.0, 2.0], [1.5], [1.0], [2.0]),
-        Series("SB3 predict", [100.0], [100.0]),
-    ),
+    (Series("native", [1.0, 2.0], [1.5], [1.0], [2.0]), Series("SB3 predict", [100.0], [100.0])),
     kind="rows",
     log=True,
 )
@@ -180,9 +177,7 @@ def small_files() -> Iterator[int]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits files as Unix does")
-def test_a_file_cut_short_by_the_system_is_no_file(
-    tmp_path: Path, small_files: int
-) -> None:
+def test_a_file_cut_short_by_the_system_is_no_file(tmp_path: Path, small_files: int) -> None:
     """The system stops the write half way; the old file is there, whole."""
     path = tmp_path / "report.json"
     write_whole(path, "old")
@@ -289,8 +284,8 @@ def test_all_text_is_escaped() -> None:
     elements = Elements(report(data, section))
     assert "script" not in {tag for tag, _ in elements.found}
     shown = elements.text.replace("\n", " ")
-    # Title and heading twice each (command, env), subtitle twice, section twice, table
-    # three times, plot four times with the legend, its note, and the footer thrice.
+    # Title and heading twice each (command, env), subtitle twice, section twice, table three times,
+    # plot four times with the legend, its note, and the footer thrice.
     assert shown.count(NASTY) == 19
 
 
@@ -372,11 +367,7 @@ def test_two_series_never_share_a_colour() -> None:
     drawn = {
         match[1].lower()
         for _, attrs in found
-        if (
-            match := re.search(
-                r"stroke: (#\w+); stroke-width: 1.6", attrs.get("style") or ""
-            )
-        )
+        if (match := re.search(r"stroke: (#\w+); stroke-width: 1.6", attrs.get("style") or ""))
     }
     assert len(drawn) == len(names)
 

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.bench.candidates import (
+from agentkd.cli.main import main
+from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.deploy.int8.emit import constants
+from agentkd.distillation import Distiller, DistillerOptions
+from agentkd.distillation.auto.candidates import (
     Candidate,
     Cost,
     Integers,
@@ -23,20 +28,15 @@ from agentkd.bench.candidates import (
     learn,
     pick,
 )
-from agentkd.bench.evaluate import evaluate, evaluate_random
-from agentkd.bench.intervals import Interval
-from agentkd.bench.search import Effort, References, halve, search
-from agentkd.cli.main import main
-from agentkd.deploy.bundle import read_bundle
-from agentkd.deploy.int8.calibrate import integer_form
-from agentkd.deploy.int8.emit import constants
-from agentkd.distill import Distiller, DistillerOptions
-from agentkd.distill.prune import prune
-from agentkd.distill.quantised import FineTuning
+from agentkd.distillation.auto.search import Effort, References, halve, search
+from agentkd.distillation.int8 import FineTuning
+from agentkd.distillation.prune import prune
 from agentkd.dists import mode
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate, evaluate_random
+from agentkd.measure.intervals import Interval
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats, Policy
@@ -50,17 +50,14 @@ FEW = ("linear", "mlp:4", "mlp:16")
 
 def candidate(name: str, size: int, kept: float) -> Candidate:
     """A candidate of so many bytes that kept so much."""
-    frozen = initial("linear", CARTPOLE)
+    executor = initial("linear", CARTPOLE)
     cost = Cost(size // 4, size, size / 100)
-    return Candidate(name, Made(name, frozen), cost, Interval(kept, kept, kept), 0, 0)
+    return Candidate(name, Made(name, executor), cost, Interval(kept, kept, kept), 0, 0)
 
 
 def ladder(*kept: float) -> list[Candidate]:
     """Candidates of 100, 200, … bytes."""
-    return [
-        candidate(str(index), 100 * (index + 1), value)
-        for index, value in enumerate(kept)
-    ]
+    return [candidate(str(index), 100 * (index + 1), value) for index, value in enumerate(kept)]
 
 
 @pytest.mark.parametrize(
@@ -98,17 +95,13 @@ def test_the_smallest_that_keeps_the_target_is_picked() -> None:
 
 def test_the_front_holds_what_nothing_smaller_beats() -> None:
     """Each on it keeps more than all that are smaller."""
-    assert [each.name for each in front(ladder(0.5, 0.4, 0.9, 0.9, 1.0))] == [
-        "0",
-        "2",
-        "4",
-    ]
+    assert [each.name for each in front(ladder(0.5, 0.4, 0.9, 0.9, 1.0))] == ["0", "2", "4"]
 
 
 def test_costs_are_counted() -> None:
     """Bytes hold the normaliser too; a limit is told with the value beyond it."""
-    frozen = initial("mlp:8", CARTPOLE)
-    cost = cost_of(frozen)
+    executor = initial("mlp:8", CARTPOLE)
+    cost = cost_of(executor)
     assert (cost.parameters, cost.bytes) == (58, 4 * (58 + 8))
     assert cost.microseconds > 0
     assert Limits().beyond(cost) == ""
@@ -119,11 +112,11 @@ def test_costs_are_counted() -> None:
         Limits(bytes=0)
 
 
-def drawn(architecture: str, spec: Spec = CARTPOLE) -> Frozen:
+def drawn(architecture: str, spec: Spec = CARTPOLE) -> Executor:
     """An executor with arbitrary numbers."""
-    frozen = initial(architecture, spec)
-    vector = np.random.default_rng(0).standard_normal(frozen.vector().shape)
-    return frozen.with_vector(vector.astype(np.float32), 0)
+    executor = initial(architecture, spec)
+    vector = np.random.default_rng(0).standard_normal(executor.vector().shape)
+    return executor.with_vector(vector.astype(np.float32), 0)
 
 
 OBS = np.random.default_rng(1).standard_normal((500, 4)).astype(np.float32)
@@ -146,11 +139,11 @@ def test_pruning_keeps_head_normaliser_and_clip() -> None:
     """Only hidden units go."""
     box = BoxSpec((-2, -1), (2, 1), (2,))
     spec = Spec(CARTPOLE.obs, box)
-    frozen = replace(drawn("mlp:8", spec), clip=3.0)
-    smaller = prune(frozen, OBS, 0.25)
+    executor = replace(drawn("mlp:8", spec), clip=3.0)
+    smaller = prune(executor, OBS, 0.25)
     assert (smaller.head, smaller.clip) == ("squashed", 3.0)
     assert smaller.architecture == "mlp:6"
-    assert np.array_equal(smaller.mean, frozen.mean)
+    assert np.array_equal(smaller.mean, executor.mean)
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
@@ -162,11 +155,11 @@ def test_what_cannot_be_pruned_is_refused() -> None:
         prune(drawn("linear"), OBS, 0.5)
 
 
-def taught(architecture: str, obs: Floats) -> Callable[[Frozen], Distiller]:
+def taught(architecture: str, obs: Floats) -> Callable[[Executor], Distiller]:
     """A maker of distillers that have the rule's labels."""
 
-    def make(frozen: Frozen) -> Distiller:
-        distiller = Distiller(frozen, DistillerOptions(batch=64))
+    def make(executor: Executor) -> Distiller:
+        distiller = Distiller(executor, DistillerOptions(batch=64))
         distiller.add(obs, balance(obs))
         return distiller
 
@@ -180,10 +173,10 @@ def test_pruning_learns_on_after_each_cut() -> None:
     learn([first], 0.0, 400)
     step = Pruning(shares=(0.25, 0.5), steps=100)
     made = list(step(first.freeze(), make, 0.0))
-    assert [each.frozen.architecture for each in made] == ["mlp:12", "mlp:8"]
+    assert [each.executor.architecture for each in made] == ["mlp:12", "mlp:8"]
     said = mode(balance(OBS), CARTPOLE.action)
     for each in made:
-        mine = mode(each.frozen(OBS), CARTPOLE.action)
+        mine = mode(each.executor(OBS), CARTPOLE.action)
         assert (mine == said).mean() > 0.95
     assert list(step(initial("linear", CARTPOLE), make, 0.0)) == []
 
@@ -196,9 +189,9 @@ def test_integers_keep_what_the_floats_say() -> None:
     make = taught("mlp:16", OBS)
     first = make(initial("mlp:16", CARTPOLE))
     learn([first], 0.0, 400)
-    frozen = first.freeze()
+    executor = first.freeze()
     step = Integers(FineTuning(steps=100, batch=64), timed=False)
-    (made,) = step(frozen, make, 0.0)
+    (made,) = step(executor, make, 0.0)
     assert made.name == "mlp:16 (int8)"
     policy: Any = made.policy
     said = mode(balance(OBS), CARTPOLE.action)
@@ -209,7 +202,7 @@ def test_integers_keep_what_the_floats_say() -> None:
     assert "unknown" in Limits(microseconds=5.0).beyond(cost)
     assert Limits(bytes=10_000).beyond(cost) == ""
     # Without steps there is time for a few.
-    (few,) = Integers()(frozen, make, 0.0)
+    (few,) = Integers()(executor, make, 0.0)
     assert few.steps == 50
     attentive = initial("attention:8/2/1", CARTPOLE)
     why: list[str] = []
@@ -243,7 +236,7 @@ def test_a_search_finds_the_smallest_and_repeats_itself() -> None:
     assert first.chosen.name == "linear"
     assert first.chosen.kept.mean == 1.0
     assert 4000 <= first.labels < 4000 + 12 * 16
-    vectors = [each.chosen.made.frozen.vector() for each in found]
+    vectors = [each.chosen.made.executor.vector() for each in found]
     assert np.array_equal(vectors[0], vectors[1])
     assert {each.name for each in first.candidates} == set(FEW)
     dropped = [each.note for each in first.candidates if each is not first.chosen]
@@ -265,14 +258,11 @@ def test_a_search_takes_further_steps_on_the_same_front() -> None:
             return balance(obs)
 
         def __call__(
-            self,
-            frozen: Frozen,
-            distiller: Callable[[Frozen], Distiller],
-            seconds: float,
+            self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
         ) -> Iterator[Made]:
-            assert len(distiller(frozen).buffer) > 100
+            assert len(distiller(executor).buffer) > 100
             policy: Policy = self.policy
-            yield Made("shrunk", frozen, policy, bytes=1)
+            yield Made("shrunk", executor, policy, bytes=1)
 
     step = Same()
     found = search(
@@ -291,12 +281,7 @@ def test_candidates_beyond_the_limits_take_no_part() -> None:
     """They are named with what they are beyond; where all are, that is the error."""
     effort = Effort(labels=300, steps=60)
     found = search(
-        "CartPole-v1",
-        RULE,
-        references(2),
-        FEW,
-        limits=Limits(parameters=40),
-        effort=effort,
+        "CartPole-v1", RULE, references(2), FEW, limits=Limits(parameters=40), effort=effort
     )
     assert set(found.left_out) == {"mlp:16"}
     assert "114 parameters" in found.left_out["mlp:16"]
@@ -311,10 +296,7 @@ def test_candidates_beyond_the_limits_take_no_part() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{}, {"labels": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}],
-)
+@pytest.mark.parametrize("wrong", [{}, {"labels": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}])
 def test_a_search_needs_an_end(wrong: dict[str, float]) -> None:
     """Seconds, or labels and steps."""
     with pytest.raises(ConfigError):
@@ -362,7 +344,7 @@ def test_the_command_leaves_front_and_report(
     assert undocumented(data, data["candidates"][0]) == []
     names = [each["name"] for each in data["candidates"]]
     assert set(names) >= set(FEW)
-    assert read_bundle(out / "executor.akd").frozen.architecture == data["architecture"]
+    assert read_bundle(out / "executor.akd").executor.architecture == data["architecture"]
     on_front = [each["name"] for each in data["candidates"] if each["front"]]
     assert len(list((out / "candidates").glob("*.akd"))) == len(on_front)
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -437,11 +419,7 @@ def test_a_planner_of_nothing_but_nan_ends_a_search() -> None:
     planner = Planner(late, CARTPOLE, "late", 0, "")
     with pytest.raises(PlannerError, match="nothing but NaN"):
         search(
-            "CartPole-v1",
-            planner,
-            references(2),
-            ("mlp:4",),
-            effort=Effort(labels=100, steps=10),
+            "CartPole-v1", planner, references(2), ("mlp:4",), effort=Effort(labels=100, steps=10)
         )
 
 
@@ -451,10 +429,8 @@ def test_what_a_step_makes_beyond_the_limits_is_left_out() -> None:
     class Slow:
         name = "slow"
 
-        def __call__(
-            self, frozen: Frozen, distiller: object, seconds: float
-        ) -> Iterator[Made]:
-            yield Made("slow", frozen, bytes=10**9)
+        def __call__(self, executor: Executor, distiller: object, seconds: float) -> Iterator[Made]:
+            yield Made("slow", executor, bytes=10**9)
 
     found = search(
         "CartPole-v1",

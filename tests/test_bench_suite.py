@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from stable_baselines3 import DQN
 
-from agentkd.bench.evaluate import Evaluation
 from agentkd.bench.suite import (
     Case,
     Row,
@@ -22,6 +21,7 @@ from agentkd.bench.suite import (
 )
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError
+from agentkd.measure.evaluate import Evaluation
 from agentkd.types import Categorical, Floats, State
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
@@ -67,11 +67,7 @@ def test_pairs_name_an_environment_and_a_planner() -> None:
     """Whatever stands before the first = is the environment; both are needed."""
     snake = "envs.snake:agentkd/Snake-v0"
     own, made, saved = cases_of(
-        [
-            f"{snake}=policies/a=b",
-            f"{snake}=policies.snake:search",
-            f"{snake}=runs/old/planner.zip",
-        ]
+        [f"{snake}=policies/a=b", f"{snake}=policies.snake:search", f"{snake}=runs/old/planner.zip"]
     )
     assert (own.env, own.planner) == (snake, "policies/a=b")
     names = own.name, made.name, saved.name

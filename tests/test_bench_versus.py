@@ -19,7 +19,7 @@ from agentkd import dists
 from agentkd.bench import imitation_run, versus
 from agentkd.bench.versus import Contest, Outcome, Snapshot, export
 from agentkd.cli.main import main
-from agentkd.distill.students import from_sb3
+from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import load_planner
 from agentkd.spec import MultiBinarySpec, ObsSpec, Part, Spec, env_spec
@@ -36,22 +36,21 @@ def saved(folder: Path, kind: Any = DQN, env: str = "CartPole-v1") -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "env"),
-    [(DQN, "CartPole-v1"), (PPO, "Pendulum-v1"), (SAC, "Pendulum-v1")],
+    ("kind", "env"), [(DQN, "CartPole-v1"), (PPO, "Pendulum-v1"), (SAC, "Pendulum-v1")]
 )
 def test_the_planner_that_others_are_given_is_the_planner(
     kind: Any, env: str, tmp_path: Path
 ) -> None:
     """Rebuilt by torch alone from layers, it does the same."""
-    frozen = from_sb3(saved(tmp_path, kind, env))
-    export(frozen, tmp_path / "planner.npz")
+    executor = from_sb3(saved(tmp_path, kind, env))
+    export(executor, tmp_path / "planner.npz")
     made = gym.make(env)
     spaces = made.observation_space, made.action_space
     expert = imitation_run.Expert(*spaces, str(tmp_path / "planner.npz"))
-    size = frozen.spec.obs.size
+    size = executor.spec.obs.size
     obs = np.random.default_rng(0).standard_normal((50, size)).astype(np.float32)
     theirs, _ = expert.predict(obs, deterministic=True)
-    mine = dists.mode(frozen(obs), frozen.spec.action)
+    mine = dists.mode(executor(obs), executor.spec.action)
     assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
 
 
@@ -111,11 +110,11 @@ def test_what_they_learn_is_measured_as_it_acts(env: str, tmp_path: Path) -> Non
         for parameter in policy.parameters():
             parameter.mul_(2.0)
     imitation_run.save(policy, tmp_path / "snapshot.npz")
-    frozen = contest(tmp_path, env)._imported(tmp_path / "snapshot.npz")
-    shape = 50, frozen.spec.obs.size
+    executor = contest(tmp_path, env)._imported(tmp_path / "snapshot.npz")
+    shape = 50, executor.spec.obs.size
     obs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     theirs, _ = policy.predict(obs, deterministic=True)
-    mine = dists.mode(frozen(obs), frozen.spec.action)
+    mine = dists.mode(executor(obs), executor.spec.action)
     assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
 
 
@@ -151,9 +150,7 @@ def test_a_method_goes_on_until_the_target_is_kept(
     monkeypatch.setattr(imitation_run, "__file__", str(script))
     outcome = contest(tmp_path, target=target).run("imitation DAgger", sys.executable)
     assert outcome.fault == ""
-    assert [each.seconds for each in outcome.snapshots] == [1.0, 2.0, 3.0, 4.0, 5.0][
-        :taken
-    ]
+    assert [each.seconds for each in outcome.snapshots] == [1.0, 2.0, 3.0, 4.0, 5.0][:taken]
     assert (outcome.reached is None) == (target > 0)
 
 
@@ -204,9 +201,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_leaves_a_table_and_a_report(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a method could not be had, with the reason."""
     monkeypatch.setattr(versus, "_EVERY", 0.05)

@@ -16,25 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from agentkd.deploy.bundle import (
-    from_bytes,
-    read_bundle,
-    to_bytes,
-    with_footprint,
-    write_bundle,
-)
+from agentkd.deploy.bundle import from_bytes, read_bundle, to_bytes, with_footprint, write_bundle
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import NORMALISER, Contract, parse
 from agentkd.dists import pack as pack_dist
-from agentkd.errors import (
-    BundleError,
-    BundleReason,
-    ConfigError,
-    NumbersError,
-    SpecError,
-)
+from agentkd.errors import BundleError, BundleReason, ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import tensors as tensors_of
 from agentkd.spec import (
     ActionSpec,
@@ -58,7 +46,7 @@ ACTIONS: list[ActionSpec] = [
 ]
 
 
-def small() -> Frozen:
+def small() -> Executor:
     """Make the smallest executor that has everything."""
     return initial("mlp:2", Spec(OBS, DiscreteSpec(2)), seed=3)
 
@@ -66,12 +54,12 @@ def small() -> Frozen:
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda a: type(a).__name__)
 def test_a_bundle_gives_back_the_executor(action: ActionSpec, tmp_path: Path) -> None:
     """What is read decides exactly as what was written, for each kind of action."""
-    frozen = initial("mlp:8,8,tanh", Spec(OBS, action), seed=1)
-    write_bundle(tmp_path / "e.akd", frozen, {"planner": "none"})
+    executor = initial("mlp:8,8,tanh", Spec(OBS, action), seed=1)
+    write_bundle(tmp_path / "e.akd", executor, {"planner": "none"})
     bundle = read_bundle(tmp_path / "e.akd")
     obs = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
-    assert np.array_equal(bundle.frozen.outputs(obs), frozen.outputs(obs))
-    assert bundle.frozen.spec == frozen.spec
+    assert np.array_equal(bundle.executor.outputs(obs), executor.outputs(obs))
+    assert bundle.executor.spec == executor.spec
     assert bundle.manifest["provenance"] == {"planner": "none"}
 
 
@@ -135,8 +123,8 @@ def test_other_damage_is_refused_by_name(draw: st.DataObject) -> None:
 def sealed(change: Mapping[str, object], **tensors: Mapping[str, object]) -> bytes:
     """A bundle with other contents, whose sums are right: somebody made it so."""
     whole = from_bytes(to_bytes(small(), {}))
-    weights = {"mean": whole.frozen.mean, "scale": whole.frozen.scale}
-    for index, layer in enumerate(whole.frozen.layers):
+    weights = {"mean": whole.executor.mean, "scale": whole.executor.scale}
+    for index, layer in enumerate(whole.executor.layers):
         weights |= tensors_of(layer, f"layer.{index}.")
     held = {
         f"{name}.safetensors": save({**original, **tensors.get(name, {})})  # type: ignore[dict-item]
@@ -152,9 +140,7 @@ def sealed(change: Mapping[str, object], **tensors: Mapping[str, object]) -> byt
 
 def contract(**change: object) -> dict[str, object]:
     """A change of the contract in the manifest."""
-    return {
-        "contract": {**from_bytes(to_bytes(small(), {})).manifest["contract"], **change}
-    }
+    return {"contract": {**from_bytes(to_bytes(small(), {})).manifest["contract"], **change}}
 
 
 NAN = np.full((2, 3), np.nan, np.float32)
@@ -175,16 +161,8 @@ NAN = np.full((2, 3), np.nan, np.float32)
         (contract(period=-1.0), {}, "manifest"),
         (contract(period="soon"), {}, "manifest"),
         (contract(observation={"size": 9, "names": [], "units": []}), {}, "manifest"),
-        (
-            contract(observation={"size": 3, "names": ["a"], "units": []}),
-            {},
-            "manifest",
-        ),
-        (
-            contract(observation={"size": 3, "names": "abc", "units": []}),
-            {},
-            "manifest",
-        ),
+        (contract(observation={"size": 3, "names": ["a"], "units": []}), {}, "manifest"),
+        (contract(observation={"size": 3, "names": "abc", "units": []}), {}, "manifest"),
         (contract(memory={"size": 5, "reset": ""}), {}, "manifest"),
         ({"contract": None}, {}, "manifest"),
         ({}, {"weights": {"layer.0.weight": NAN}}, "tensors"),
@@ -197,20 +175,16 @@ NAN = np.full((2, 3), np.nan, np.float32)
     ],
 )
 def test_a_wrong_bundle_with_right_sums_is_refused_by_name(
-    change: Mapping[str, object],
-    tensors: Mapping[str, Mapping[str, object]],
-    reason: str,
+    change: Mapping[str, object], tensors: Mapping[str, Mapping[str, object]], reason: str
 ) -> None:
     """Sums prove only that nothing was damaged; what is said is looked at, too."""
-    assert from_bytes(sealed({})).frozen.parameters == small().parameters
+    assert from_bytes(sealed({})).executor.parameters == small().parameters
     with pytest.raises(BundleError) as caught:
         from_bytes(sealed(change, **tensors))
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b"{}", b"[1]", b'{"a": 1, "a": 2}', b"\xff"]
-)
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"{}", b"[1]", b'{"a": 1, "a": 2}', b"\xff"])
 def test_a_manifest_that_is_none_is_refused(text: bytes) -> None:
     """Whatever stands there, the answer is a refusal and no other error."""
     data = pack({"manifest.json": text}, hashlib.sha256(text).hexdigest())
@@ -266,7 +240,7 @@ def test_a_bundle_from_before_there_were_contracts_is_read() -> None:
     bundle = from_bytes(zipped(entries, hashlib.sha256(text).hexdigest()))
     assert bundle.contract == Contract()
     assert bundle.golden["starts"].tolist() == [1.0] * 64
-    assert np.array_equal(bundle.frozen.vector(), small().vector())
+    assert np.array_equal(bundle.executor.vector(), small().vector())
 
 
 TOLD = Contract(("x", "y", "spin"), ("m", "m", ""), ("left", "right"), (), 0.02)
@@ -297,9 +271,7 @@ def test_the_contract_comes_back_and_stands_in_the_manifest() -> None:
         (Contract(period=float("nan")), "above 0"),
     ],
 )
-def test_a_contract_that_does_not_fit_is_not_written(
-    told: Contract, words: str
-) -> None:
+def test_a_contract_that_does_not_fit_is_not_written(told: Contract, words: str) -> None:
     """Each name has its number, and each number its name."""
     with pytest.raises(ConfigError, match=words):
         to_bytes(small(), {}, contract=told)
@@ -355,10 +327,10 @@ def test_a_footprint_is_added_and_nothing_else_changes() -> None:
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     """NaN never reaches a file."""
-    frozen = small()
-    tensors_of(frozen.layers[0])["weight"][0, 0] = np.nan
+    executor = small()
+    tensors_of(executor.layers[0])["weight"][0, 0] = np.nan
     with pytest.raises(NumbersError):
-        write_bundle(tmp_path / "e.akd", frozen)
+        write_bundle(tmp_path / "e.akd", executor)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -417,15 +389,10 @@ def test_a_bundle_keeps_labels(tmp_path: Path) -> None:
         (Labels(kept().obs[:4], kept().dist), SpecError),
         (Labels(kept().obs, Point(kept().obs[:, :2])), SpecError),
         (Labels(np.full_like(kept().obs, np.nan), kept().dist), NumbersError),
-        (
-            Labels(kept().obs, QValues(np.full((5, 2), np.inf, np.float32))),
-            NumbersError,
-        ),
+        (Labels(kept().obs, QValues(np.full((5, 2), np.inf, np.float32))), NumbersError),
     ],
 )
-def test_labels_that_do_not_fit_are_not_written(
-    labels: Labels, error: type[Exception]
-) -> None:
+def test_labels_that_do_not_fit_are_not_written(labels: Labels, error: type[Exception]) -> None:
     """Other sizes, other kinds and numbers that are none are refused by the writer."""
     with pytest.raises(error):
         to_bytes(small(), {}, labels=labels)
@@ -441,17 +408,11 @@ OBS_ROWS, DIST_ROWS = kept().obs, np.zeros((5, 2), np.float32)
         ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS[:4]}),
         ({"kind": "qvalues", "count": 6}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"kind": "point", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
-        (
-            {"kind": "multicategorical", "count": 5},
-            {"obs": OBS_ROWS, "dist": DIST_ROWS},
-        ),
+        ({"kind": "multicategorical", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"kind": ["qvalues"], "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"kind": "qvalues", "count": 5.0}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"kind": "r" * 9999, "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
-        (
-            {"kind": "qvalues", "count": [5] * 9999},
-            {"obs": OBS_ROWS, "dist": DIST_ROWS},
-        ),
+        ({"kind": "qvalues", "count": [5] * 9999}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"kind": "rumour", "count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ({"count": 5}, {"obs": OBS_ROWS, "dist": DIST_ROWS}),
         ("qvalues", {"obs": OBS_ROWS, "dist": DIST_ROWS}),
@@ -466,10 +427,7 @@ OBS_ROWS, DIST_ROWS = kept().obs, np.zeros((5, 2), np.float32)
             {"kind": "qvalues", "count": 5},
             {"obs": OBS_ROWS, "dist": np.full_like(DIST_ROWS, np.nan)},
         ),
-        (
-            {"kind": "qvalues", "count": 5},
-            {"obs": OBS_ROWS.astype(np.float64), "dist": DIST_ROWS},
-        ),
+        ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS.astype(np.float64), "dist": DIST_ROWS}),
         ({"kind": "qvalues", "count": 5}, {"obs": OBS_ROWS[0], "dist": DIST_ROWS}),
         ({"kind": "qvalues", "count": 5}, {}),
     ],

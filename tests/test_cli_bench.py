@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from agentkd import dists
-from agentkd.bench import latency
 from agentkd.bench.elsewhere import time_elsewhere
-from agentkd.bench.energy import Bill, Energy
-from agentkd.bench.forms import acting_form, alike, executor_forms, policy_form
-from agentkd.bench.latency import Form, measure, observations
 from agentkd.bench.sb3_model import sb3_form
 from agentkd.cli.bench_latency_report import base_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure import latency
+from agentkd.measure.energy import Bill, Energy
+from agentkd.measure.forms import acting_form, alike, executor_forms, policy_form
+from agentkd.measure.latency import Form, measure, observations
 from agentkd.planners import load_planner
 from agentkd.spec import (
     ActionSpec,
@@ -47,12 +47,12 @@ ACTIONS: list[ActionSpec] = [
 PLANNER = Path(__file__).parents[1] / "policies" / "lunarlander"
 
 
-def lively(architecture: str, spec: Spec) -> Frozen:
+def lively(architecture: str, spec: Spec) -> Executor:
     """Make an executor whose outputs are not all near zero."""
-    frozen = initial(architecture, spec, seed=1)
-    vector = frozen.vector()
+    executor = initial(architecture, spec, seed=1)
+    vector = executor.vector()
     noise = np.random.default_rng(2).standard_normal(vector.shape)
-    return frozen.with_vector(vector + 0.3 * noise.astype(np.float32), 1)
+    return executor.with_vector(vector + 0.3 * noise.astype(np.float32), 1)
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
@@ -60,17 +60,17 @@ def lively(architecture: str, spec: Spec) -> Frozen:
 def test_every_form_decides_alike(architecture: str, action: ActionSpec) -> None:
     """What is compared by time is the same decision: ONNX, torch, native, NumPy."""
     spec = Spec(OBS, action)
-    frozen = lively(architecture, spec)
+    executor = lively(architecture, spec)
     obs = 2 * observations(spec)
-    reference = Form("NumPy", frozen.act)
-    forms = [each for each in executor_forms(frozen) if each.name != "native kernel"]
-    for form in [*forms, acting_form(frozen)]:
+    reference = Form("NumPy", executor.act)
+    forms = [each for each in executor_forms(executor) if each.name != "native kernel"]
+    for form in [*forms, acting_form(executor)]:
         if form.name == "ExecuTorch" and form.decide is None:
             continue
         if form.decide is None:
             pytest.skip(form.note)
         assert alike(form, reference, obs, spec) > 1 - 1e-5, form.name
-        one, wanted = form.decide(obs[0]), frozen.act(obs[0])
+        one, wanted = form.decide(obs[0]), executor.act(obs[0])
         assert np.shape(one) == np.shape(wanted), form.name
 
 
@@ -103,9 +103,7 @@ def test_sb3_predicts_what_the_planner_decides() -> None:
         (MultiBinarySpec(2), "PPO"),
     ],
 )
-def test_without_a_planner_a_fresh_model_fits_the_actions(
-    action: ActionSpec, name: str
-) -> None:
+def test_without_a_planner_a_fresh_model_fits_the_actions(action: ActionSpec, name: str) -> None:
     """SAC where it can be, else what takes such actions; it says so."""
     form, model = sb3_form(None, Spec(OBS, action))
     assert type(model).__name__ == name
@@ -146,11 +144,7 @@ def test_forms_take_turns_and_each_call_is_counted() -> None:
 
         return decide
 
-    forms = [
-        Form("a", called("a")),
-        Form("gone", None, "no such"),
-        Form("b", called("b")),
-    ]
+    forms = [Form("a", called("a")), Form("gone", None, "no such"), Form("b", called("b"))]
     rounds: list[tuple[int, int]] = []
     times = measure(
         forms,
@@ -191,9 +185,7 @@ def test_a_form_that_raises_is_left_out_with_a_note() -> None:
         measure(forms, obs, rounds=0)
 
 
-def test_the_table_compares_with_sb3(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_compares_with_sb3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file and a planner in; every form out, on the screen and in the report."""
     file = tmp_path / "e.akd"
     write_bundle(file, initial("mlp:8", load_planner(str(PLANNER)).spec))
@@ -248,10 +240,7 @@ def test_what_is_missing_is_a_row_that_says_so(
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     words = ["bench", "latency", "--obs", "3", "--actions", "2"]
-    assert (
-        main([*words, "--seconds", "0.02", "--rounds", "1", "--energy-seconds", "0"])
-        == 0
-    )
+    assert main([*words, "--seconds", "0.02", "--rounds", "1", "--energy-seconds", "0"]) == 0
     said = capsys.readouterr().out
     assert "agentkd[export]" in said
     assert "agentkd[train]" in said
@@ -305,12 +294,9 @@ def test_energy_stands_in_the_table_with_how_it_is_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Each form has its microjoules, and the estimate says that it is one."""
-    rows = (
-        Energy("NumPy", 123.4, 1000, 1.0, 1.0),
-        Energy("Agent.act", 8.8, 9, 1.0, 1.0),
-    )
+    rows = (Energy("NumPy", 123.4, 1000, 1.0, 1.0), Energy("Agent.act", 8.8, 9, 1.0, 1.0))
     bill = Bill(rows, "estimate", "Energy is an estimate: such and such.", float("nan"))
-    monkeypatch.setattr("agentkd.bench.energy.measure", lambda *_, **__: bill)
+    monkeypatch.setattr("agentkd.measure.energy.measure", lambda *_, **__: bill)
     words = ["bench", "latency", "--obs", "3", "--actions", "2", "--seconds", "0.02"]
     assert main([*words, "--rounds", "1", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
@@ -329,15 +315,13 @@ def test_another_python_that_cannot_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing interpreter, and one without torch, are a row with the reason."""
-    frozen = initial("mlp:4", Spec(OBS, DiscreteSpec(3)))
-    gone = time_elsewhere(
-        "/no/such/python", frozen, "ExecuTorch", seconds=0.1, rounds=1
-    )
+    executor = initial("mlp:4", Spec(OBS, DiscreteSpec(3)))
+    gone = time_elsewhere("/no/such/python", executor, "ExecuTorch", seconds=0.1, rounds=1)
     assert gone.calls == 0
     assert "/no/such/python" in gone.note
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
-    without = time_elsewhere(str(bare), frozen, "ExecuTorch", seconds=0.1, rounds=1)
+    without = time_elsewhere(str(bare), executor, "ExecuTorch", seconds=0.1, rounds=1)
     assert without.calls == 0
     assert "No module named" in without.note

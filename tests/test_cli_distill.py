@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.bench import evaluate as evaluation
 from agentkd.cli.distill_file import period_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
 from agentkd.dists import pack
+from agentkd.measure import evaluate as evaluation
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 from tests.waiting import ENOUGH
@@ -39,7 +39,7 @@ def test_a_planner_goes_in_and_an_executor_comes_out(
     out = tmp_path / "out"
     assert main(words(out)) == 0
     bundle = read_bundle(out / "executor.akd")
-    assert bundle.frozen.architecture == "mlp:8"
+    assert bundle.executor.architecture == "mlp:8"
     assert bundle.manifest["provenance"]["planner"]["refs"] == [BALANCE]
     data = report(out)
     assert data["command"] == "distill"
@@ -60,12 +60,8 @@ def test_a_planner_goes_in_and_an_executor_comes_out(
     assert "agentkd run CartPole-v1 --planner" in said
 
 
-@pytest.mark.parametrize(
-    ("given", "most"), [((), 1_000_000), (("--kept-bytes", "480"), 480)]
-)
-def test_the_file_keeps_labels(
-    given: tuple[str, ...], most: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("given", "most"), [((), 1_000_000), (("--kept-bytes", "480"), 480)])
+def test_the_file_keeps_labels(given: tuple[str, ...], most: int, tmp_path: Path) -> None:
     """Some of the newer half, as many as was said, with the planner's own answers."""
     assert main(words(tmp_path, *given)) == 0
     labels = read_bundle(tmp_path / "executor.akd").labels
@@ -103,9 +99,7 @@ def test_the_file_says_what_its_numbers_mean_and_what_was_kept(tmp_path: Path) -
     assert np.abs(bundle.golden["obs"][64]).max() <= 0.05
 
 
-@pytest.mark.parametrize(
-    ("env", "period"), [("Pendulum-v1", 0.05), ("InvertedPendulum-v5", 0.04)]
-)
+@pytest.mark.parametrize(("env", "period"), [("Pendulum-v1", 0.05), ("InvertedPendulum-v5", 0.04)])
 def test_the_clock_is_the_environment_s_own(env: str, period: float) -> None:
     """The length of a simulated step goes before the frames a second it is drawn at."""
     assert period_of(env) == pytest.approx(period)
@@ -117,7 +111,7 @@ def test_labels_alone_repeat_themselves_exactly(tmp_path: Path) -> None:
     for seed in ("3", "3", "4"):
         out = tmp_path / f"out{len(vectors)}"
         assert main(words(out, "--seed", seed)) == 0
-        vectors.append(read_bundle(out / "executor.akd").frozen.vector().tolist())
+        vectors.append(read_bundle(out / "executor.akd").executor.vector().tolist())
     assert vectors[0] == vectors[1]
     assert vectors[0] != vectors[2]
 
@@ -227,7 +221,7 @@ def test_an_interruption_while_measuring_keeps_the_executor(
     monkeypatch.setattr(evaluation, "evaluate", interrupted)
     out = tmp_path / "out"
     main(words(out))
-    assert read_bundle(out / "executor.akd").frozen.architecture == "mlp:8"
+    assert read_bundle(out / "executor.akd").executor.architecture == "mlp:8"
     data = report(out)
     assert data["interrupted"]
     assert data["executor_return"] is None
@@ -271,4 +265,4 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert data["interrupted"]
     assert data["labels"] > 0
     assert 0 < data["seconds"] < 10_000
-    assert read_bundle(out / "executor.akd").frozen.parameters == 58
+    assert read_bundle(out / "executor.akd").executor.parameters == 58

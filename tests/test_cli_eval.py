@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agentkd.bench import comparison
-from agentkd.bench.report import write_report
 from agentkd.cli import eval as command
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.executors.architecture import initial
+from agentkd.report import comparison
+from agentkd.report.report import write_report
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.cli_reports import report, undocumented
 
@@ -84,9 +84,7 @@ def test_planner_and_executor_stand_side_by_side(
     assert "random" in said
 
 
-def test_the_same_command_gives_the_same_returns(
-    executor: str, evaluated: Evaluated
-) -> None:
+def test_the_same_command_gives_the_same_returns(executor: str, evaluated: Evaluated) -> None:
     """Seeds are fixed; another seed gives other episodes."""
     first, again = evaluated(executor, BALANCE), evaluated(executor, BALANCE)
     other = evaluated(executor, BALANCE, "--seed", "5")
@@ -123,10 +121,7 @@ def test_a_memory_is_measured_without_agreement(evaluated: Evaluated) -> None:
 
 
 def test_saved_results_join_in(
-    executor: str,
-    evaluated: Evaluated,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    executor: str, evaluated: Evaluated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder with a report, or its file; what was measured otherwise is told."""
     write_report(
@@ -136,10 +131,7 @@ def test_saved_results_join_in(
             "env": ENV,
             "seed": 77,
             "executor_parameters": 30,
-            "arms": {
-                "executor": {"returns": [100.0, 200.0]},
-                "runtime": {"returns": []},
-            },
+            "arms": {"executor": {"returns": [100.0, 200.0]}, "runtime": {"returns": []}},
         },
         [],
     )

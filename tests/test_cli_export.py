@@ -51,9 +51,7 @@ def names(folder: Path) -> set[str]:
         ("c", "x" * 253 + ".c", "x" * 253 + ".h"),
     ],
 )
-def test_a_header_lies_beside_each_c_file(
-    to: str, out: str, header: str, file: Path
-) -> None:
+def test_a_header_lies_beside_each_c_file(to: str, out: str, header: str, file: Path) -> None:
     """Whatever the file is called, it is checked, and two files are written."""
     folder = file.parent / "made"
     words = ["export", str(file), "--to", to, f"--out={folder / out}"]
@@ -84,13 +82,9 @@ def test_the_written_files_link_under_the_given_name(file: Path) -> None:
 
 def refused(file: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What an export that fails says, on one line; it leaves everything as it was."""
-    before = {
-        each: each.read_bytes() for each in file.parent.iterdir() if each.is_file()
-    }
+    before = {each: each.read_bytes() for each in file.parent.iterdir() if each.is_file()}
     assert main(["export", str(file), *words]) == 2
-    after = {
-        each: each.read_bytes() for each in file.parent.iterdir() if each.is_file()
-    }
+    after = {each: each.read_bytes() for each in file.parent.iterdir() if each.is_file()}
     assert after == before
     return " ".join(capsys.readouterr().err.split())
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentkd.cli.main import _COMMANDS
-from agentkd.distill.terms import check_terms, parse_terms, term_names
+from agentkd.distillation.terms import check_terms, parse_terms, term_names
 from agentkd.errors import ConfigError
 from tests.waiting import ENOUGH
 
@@ -74,9 +74,7 @@ def run(*words: str) -> tuple[str, str]:
         (("bench", "realtime", "seams", "--out", __file__), "is a file"),
     ],
 )
-def test_a_typing_error_is_told_without_torch(
-    words: tuple[str, ...], told: str
-) -> None:
+def test_a_typing_error_is_told_without_torch(words: tuple[str, ...], told: str) -> None:
     """The status is 2, the value is named, and no heavy package was imported."""
     last, said = run(*words)
     assert last == "2 False False", said
@@ -100,7 +98,7 @@ def test_no_command_s_options_import_torch() -> None:
 
 def test_terms_are_checked_as_they_are_read() -> None:
     """The quick check knows the terms and options that the slow reader knows."""
-    from agentkd.distill.terms.text import _fields, _known
+    from agentkd.distillation.terms.text import _fields, _known
 
     for name in term_names():
         known: Any = _known()[name]

@@ -25,9 +25,7 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.needs("gcc")
-def test_both_forms_are_built_run_and_shown(
-    file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_both_forms_are_built_run_and_shown(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On this machine float and int8 answer right, and the estimate is called one."""
     assert main(["footprint", file, "--int8", "--cores", "host"]) == 0
     said = capsys.readouterr().out
@@ -64,9 +62,7 @@ def test_the_estimate_names_its_part_and_its_assumption(
 
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
-def test_json_holds_the_same_numbers(
-    file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_holds_the_same_numbers(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing but JSON is on stdout; energy is instructions times the stated cost."""
     assert main(["footprint", file, "--cores", "m4f", "rv64", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
@@ -97,7 +93,7 @@ def test_what_was_measured_is_recorded_in_the_file(
     assert (row["core"], row["form"]) == ("host", "float")
     assert "gcc" in after.manifest["footprint"]["compilers"]["host"]
     assert "energy_uj" not in row
-    assert (before.frozen.vector() == after.frozen.vector()).all()
+    assert (before.executor.vector() == after.executor.vector()).all()
     capsys.readouterr()
     assert main(["inspect", file]) == 0
     assert f"flash {row['flash']:,}" in capsys.readouterr().out
@@ -112,9 +108,7 @@ def test_a_missing_tool_is_named(
     assert "arm-none-eabi-gcc" in capsys.readouterr().out
 
 
-def test_an_unknown_core_is_refused(
-    file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_core_is_refused(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It suggests the nearest, with status 2."""
     assert main(["footprint", file, "--cores", "m4"]) == 2
     assert "m4f" in capsys.readouterr().err

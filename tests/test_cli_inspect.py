@@ -69,14 +69,11 @@ def test_the_contract_and_what_was_kept_stand_on_the_card(
         file,
         initial("mlp:4", Spec(OBS, DiscreteSpec(2))),
         {
-            "retention": {"mean": 0.98, "low": 0.9, "high": 1.0, "episodes": 20}
-            | {"seed": 1000},
+            "retention": {"mean": 0.98, "low": 0.9, "high": 1.0, "episodes": 20} | {"seed": 1000},
             "returns": {"planner": 250.0, "executor": 245.5},
             "versions": {"numpy": "2.4.6"},
         },
-        contract=Contract(
-            ("x", "y", "spin"), ("m", "m", ""), ("left", "right"), (), 0.02
-        ),
+        contract=Contract(("x", "y", "spin"), ("m", "m", ""), ("left", "right"), (), 0.02),
         footprint={"cores": [{**core, "flash": 6756, "ram": 416, "stack": 184}]},
     )
     assert main(["inspect", str(file)]) == 0
@@ -132,11 +129,11 @@ def test_the_normaliser_s_ranges_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Means and deviations, from the least to the greatest."""
-    frozen = initial("mlp:4", Spec(OBS, DiscreteSpec(2)))
-    vector = frozen.vector()
+    executor = initial("mlp:4", Spec(OBS, DiscreteSpec(2)))
+    vector = executor.vector()
     vector[:6] = np.array([-1, 0, 2, 0.5, 1, 4])
     file = tmp_path / "e.akd"
-    write_bundle(file, frozen.with_vector(vector, 7))
+    write_bundle(file, executor.with_vector(vector, 7))
     assert main(["inspect", str(file)]) == 0
     said = capsys.readouterr().out
     assert "means -1 to 2, deviations 0.25 to 2" in said
@@ -152,12 +149,7 @@ def test_a_damaged_file_is_refused(
     write_bundle(file, initial("mlp:4", Spec(OBS, DiscreteSpec(2))))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    contents = {
-        "empty": b"",
-        "cut": bytes(data[:-100]),
-        "flipped": bytes(data),
-        "other": b"hello",
-    }
+    contents = {"empty": b"", "cut": bytes(data[:-100]), "flipped": bytes(data), "other": b"hello"}
     file.write_bytes(contents[damage])
     assert main(["inspect", str(file)]) == 2
     said = capsys.readouterr()

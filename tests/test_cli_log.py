@@ -47,9 +47,7 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]
     return data
 
 
-def test_summary_counts_what_was_decided(
-    written: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_summary_counts_what_was_decided(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ticks, episodes, sources and reasons are those of the run."""
     data = told([str(written)], capsys)
     assert (data["ticks"], data["episodes"], data["ended"]) == (40, 4, True)
@@ -71,7 +69,7 @@ def test_filters_choose_decisions(
     assert main([*command, "--source", "executor", "--ticks", "10:19"]) == 0
     lines = out.read_text().splitlines()
     assert lines[0] == (
-        "tick,epoch,source,reason,version,taken_us,lateness_us,action0,obs0,obs1,obs2"
+        "tick,episode,source,reason,version,taken_us,lateness_us,action0,obs0,obs1,obs2"
     )
     rows = [line.split(",") for line in lines[1:]]
     assert rows
@@ -133,9 +131,7 @@ def test_what_cannot_be_meant_is_refused(
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
-def test_run_writes_a_log_that_replays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_writes_a_log_that_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`run --log` leaves a log for each arm; metrics go where they were asked to."""
     out, prom = tmp_path / "out", tmp_path / "agent.prom"
     more = ["--log", "--prometheus", "0", "--prometheus-file", str(prom)]

@@ -19,9 +19,7 @@ COMMANDS = tuple(_COMMANDS)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
-def test_help_names_every_command(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Without a command, or asked for help, it lists them, each with an example."""
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -29,9 +27,7 @@ def test_help_names_every_command(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_explains_each_option(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_command_explains_each_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` ends with status 0, and no option goes without a sentence."""
     with pytest.raises(SystemExit) as ended:
         main([*name.split(), "--help"])
@@ -45,9 +41,7 @@ def test_each_command_explains_each_option(
         assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field
 
 
-def test_a_family_of_commands_names_its_members(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_family_of_commands_names_its_members(capsys: pytest.CaptureFixture[str]) -> None:
     """`agentkd bench` alone says what there is, and a wrong member what is near."""
     assert main(["bench"]) == 2
     assert "bench latency" in capsys.readouterr().out
@@ -55,9 +49,7 @@ def test_a_family_of_commands_names_its_members(
     assert "Did you mean 'bench latency'?" in capsys.readouterr().err
 
 
-def test_an_unknown_command_is_told_with_the_nearest(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     """A typing error ends in status 2 and a suggestion."""
     assert main(["distil", "CartPole-v1"]) == 2
     assert "Did you mean 'distill'?" in capsys.readouterr().err
@@ -87,18 +79,14 @@ def test_an_error_is_a_sentence_and_not_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_traceback_can_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_traceback_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AGENTKD_DEBUG=1 lets the error through."""
     monkeypatch.setenv("AGENTKD_DEBUG", "1")
     with pytest.raises(BundleError):
         main(["inspect", str(tmp_path / "no.akd")])
 
 
-def test_square_brackets_in_an_error_are_text(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_square_brackets_in_an_error_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     """What a user wrote is shown as it is, not taken for colours."""
     assert main(["inspect", "[red]odd[/red].akd"]) == 2
     assert "[red]odd[/red].akd" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.dataset import read_dataset
+from agentkd.distillation.dataset import read_dataset
 from tests.cli_reports import report, undocumented
 
 BALANCE = "tests.cli_planners:balance"
@@ -44,7 +44,7 @@ def test_what_is_recorded_is_distilled_without_the_planner(
     assert found["returns"]["planner"] == [500.0] * 3
     assert found["retention"] > 0.9
     assert found["labels"] < 2000
-    assert read_bundle(tmp_path / "out" / "executor.akd").frozen.parameters == 114
+    assert read_bundle(tmp_path / "out" / "executor.akd").executor.parameters == 114
 
 
 def test_steps_repeat_themselves_exactly(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_steps_repeat_themselves_exactly(tmp_path: Path) -> None:
     for index, seed in enumerate(("1", "1", "2")):
         out = tmp_path / f"out{index}"
         assert distilled(data, out, "--seed", seed) == 0
-        vectors.append(read_bundle(out / "executor.akd").frozen.vector().tolist())
+        vectors.append(read_bundle(out / "executor.akd").executor.vector().tolist())
     assert vectors[0] == vectors[1] != vectors[2]
 
 
@@ -151,7 +151,7 @@ def test_an_executor_with_a_memory_drives_and_learns(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert distilled(data, out, "--executor", "gru:6") == 0
     bundle = read_bundle(out / "executor.akd")
-    assert bundle.frozen.memory == 6
+    assert bundle.executor.memory == 6
     assert len(bundle.golden["obs"]) >= 1000
     assert bundle.contract.period == 0.02
     assert "retention" in bundle.manifest["provenance"]

@@ -26,9 +26,7 @@ def words(out: Path, *more: str, env: str = "CartPole-v1") -> list[str]:
     ]
 
 
-def test_three_arms_live_the_same_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_three_arms_live_the_same_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It learns live, lives each arm for 200 ticks, and reports who acted."""
     out = tmp_path / "out"
     assert main(words(out)) == 0
@@ -53,7 +51,7 @@ def test_three_arms_live_the_same_seeds(
     assert data["missed_cycles_total"] == 0
     assert sum(sum(e.values()) for e in data["decisions_total"].values()) == 200
     bundle = read_bundle(out / "executor.akd")
-    assert bundle.frozen.architecture == "mlp:8"
+    assert bundle.executor.architecture == "mlp:8"
     assert bundle.contract.period == 1 / 50
     assert "<svg" in (out / "report.html").read_text()
     said = capsys.readouterr().out
@@ -64,7 +62,7 @@ def test_three_arms_live_the_same_seeds(
 def test_an_executor_file_is_run_as_it_is(tmp_path: Path) -> None:
     """Nothing is learnt, and the chosen arms alone live."""
     file = tmp_path / "e.akd"
-    frozen = write_bundle(file, initial("mlp:4", CARTPOLE, seed=2)).frozen
+    executor = write_bundle(file, initial("mlp:4", CARTPOLE, seed=2)).executor
     out = tmp_path / "out"
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
     rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor"]
@@ -73,8 +71,8 @@ def test_an_executor_file_is_run_as_it_is(tmp_path: Path) -> None:
     assert sorted(data["arms"]) == ["executor", "runtime"]
     assert all(len(arm["returns"]) == 2 for arm in data["arms"].values())
     assert "learning" not in data
-    kept = read_bundle(out / "executor.akd").frozen
-    assert (kept.vector() == frozen.vector()).all()
+    kept = read_bundle(out / "executor.akd").executor
+    assert (kept.vector() == executor.vector()).all()
 
 
 def test_the_same_command_gives_the_same_run(tmp_path: Path) -> None:
@@ -160,9 +158,7 @@ def test_an_executor_for_another_environment_is_refused(
     write_bundle(file, initial("mlp:4", box))
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "Distil one for this environment" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "Distil one for this environment" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -182,6 +178,6 @@ def test_on_the_wall_clock_planner_and_distiller_are_processes(tmp_path: Path) -
         assert sum(sum(reasons.values()) for reasons in total) == ticks
         arms = data["arms"]["runtime"], data["learning"]
         answered, learnt = (arm["metrics"] for arm in arms)
-        if answered["planner_answers_total"] and learnt["learner_steps_total"]:
+        if answered["planner_answers_total"] and learnt["distiller_steps_total"]:
             return
     raise AssertionError("neither answers nor steps")

@@ -18,7 +18,7 @@ from tests.waiting import ENOUGH, wait_for
 
 PLANNER = "tests.cli_planners:balance"
 ROOT = Path(__file__).parents[1]
-LOOP = "agentkd.distill.run"
+LOOP = "agentkd.distillation.run"
 
 
 def signalled(number: int, event: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def distil(out: Path) -> list[str]:
     [
         (signal.SIGTERM, "import:torch"),
         (signal.SIGHUP, "import:gymnasium"),
-        (signal.SIGTERM, "agentkd.bench.lockstep:Lockstep._step@20"),
+        (signal.SIGTERM, "agentkd.measure.lockstep:Lockstep._step@20"),
         (signal.SIGTERM, f"{LOOP}:Run.loop"),
     ],
 )
@@ -86,8 +86,8 @@ def test_amid_learning_executor_and_report_are_left(
     "event",
     [
         "agentkd.deploy.bundle:write_bundle",
-        "agentkd.bench.report:write_whole",
-        "agentkd.distill.loop:Distiller.freeze@3",
+        "agentkd.report.report:write_whole",
+        "agentkd.distillation.loop:Distiller.freeze@3",
     ],
 )
 def test_what_is_being_written_is_written(event: str, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_run_closes_its_log_and_ends_its_workers(tmp_path: Path) -> None:
     note = tmp_path / "planners"
     os.environ["AGENTKD_TEST_NOTE"] = str(note)
     try:
-        event = "agentkd.bench.arms:Scored.step@60"
+        event = "agentkd.measure.live:Scored.step@60"
         ended = signalled(signal.SIGTERM, event, *command)
     finally:
         del os.environ["AGENTKD_TEST_NOTE"]
@@ -140,12 +140,12 @@ def _await_end(pid: int) -> None:
 
 def test_a_recording_is_whole_after_sigterm(tmp_path: Path) -> None:
     """Labels up to the signal are there to be distilled from."""
-    from agentkd.distill import open_dataset
+    from agentkd.distillation import open_dataset
 
     out = tmp_path / "labels"
     ended = signalled(
         signal.SIGTERM,
-        "agentkd.distill.collector:Collector.step@30",
+        "agentkd.distillation.collector:Collector.step@30",
         *("record", "CartPole-v1", "--planner", PLANNER, "--episodes", "0"),
         *("--out", str(out)),
     )

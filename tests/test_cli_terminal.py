@@ -155,10 +155,7 @@ CART = "CartPole-v1=tests.cli_planners:balance"
 TABLE = "--env CartPole-v1 --planner tests.cli_planners:balance --latencies 1"
 OTHERS = (
     f"bench distill --pairs {CART} --seconds 1 --seeds 1 --episodes 1",
-    (
-        "bench mechanisms --planners planners --mechanisms soft --labels 200 --seeds 1 "
-        "--episodes 1"
-    ),
+    ("bench mechanisms --planners planners --mechanisms soft --labels 200 --seeds 1 --episodes 1"),
     "bench int8 --planners planners --labels 300 --episodes 2",
     (
         "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 "
@@ -172,7 +169,7 @@ OTHERS = (
     "bench realtime faults --hz 100 --seconds 1 --faults none",
     "bench realtime seams --seconds 3",
     "bench realtime ticks --hz 50 --seconds 1 --rounds 1 --no-chunks",
-    "freeze planners/ppo-LunarLander-v3/planner.zip --out frozen.akd --overwrite",
+    "freeze planners/ppo-LunarLander-v3/planner.zip --out executor.akd --overwrite",
     "distill --data labels --seconds 1 --episodes 1 --out runs/data --overwrite",
 )
 
@@ -224,9 +221,7 @@ def test_any_terminal_will_do(
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_output_that_is_closed_early_ends_no_work(
-    both: bool, tmp_path: Path, folder: Path
-) -> None:
+def test_output_that_is_closed_early_ends_no_work(both: bool, tmp_path: Path, folder: Path) -> None:
     """With `| head -1` the executor and the report are written all the same."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "agentkd", "distill", "CartPole-v1"]
@@ -254,9 +249,7 @@ def test_output_that_is_closed_early_ends_no_work(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["inspect", "EXECUTOR"]])
-def test_standard_output_may_be_closed_or_full(
-    words: list[str], folder: Path, cart: Path
-) -> None:
+def test_standard_output_may_be_closed_or_full(words: list[str], folder: Path, cart: Path) -> None:
     """Closed from the start it is nobody's; a full disk is told, with status 1."""
     words = [str(cart) if word == "EXECUTOR" else word for word in words]
     command = [sys.executable, "-m", "agentkd", *words]

@@ -18,7 +18,7 @@ from agentkd.deploy.programs import STRICT, build, run_akx
 from agentkd.deploy.verify import compare, reference
 from agentkd.errors import LoadError, NumbersError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import ActionSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.deploy_executors import CASES, NAMES, lively
 
@@ -31,47 +31,45 @@ MANY = 10_000
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
 def test_ten_thousand_observations(architecture: str, action: ActionSpec) -> None:
     """Numbers within 1e-5 of NumPy, and the same choice wherever there is no tie."""
-    frozen = lively(architecture, action)
-    obs = 2 * probes(frozen, MANY, seed=3)
-    verdict = compare("akx", frozen, run_akx(frozen, obs), reference(frozen, obs))
+    executor = lively(architecture, action)
+    obs = 2 * probes(executor, MANY, seed=3)
+    verdict = compare("akx", executor, run_akx(executor, obs), reference(executor, obs))
     assert verdict.status == "agrees", verdict.text
 
 
 @pytest.mark.needs("cc")
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
-def test_the_dense_runtime_runs_what_is_dense(
-    architecture: str, action: ActionSpec
-) -> None:
+def test_the_dense_runtime_runs_what_is_dense(architecture: str, action: ActionSpec) -> None:
     """The same numbers; what has other layers is refused as of an unknown kind."""
-    frozen = lively(architecture, action)
-    obs = probes(frozen, 200, seed=3)
+    executor = lively(architecture, action)
+    obs = probes(executor, 200, seed=3)
     flags = (*STRICT, "-DAKX_DENSE_ONLY")
     if architecture.startswith(("mlp", "linear")):
-        answer = run_akx(frozen, obs, flags=flags)
-        verdict = compare("akx", frozen, answer, reference(frozen, obs))
+        answer = run_akx(executor, obs, flags=flags)
+        verdict = compare("akx", executor, answer, reference(executor, obs))
         assert verdict.status == "agrees", verdict.text
         return
     with pytest.raises(LoadError, match="status 7"):
-        run_akx(frozen, obs, flags=flags)
+        run_akx(executor, obs, flags=flags)
 
 
 @pytest.mark.needs("clang")
 def test_the_runtime_has_no_warning_under_clang() -> None:
     """As strict as the generated file."""
-    frozen = lively(*CASES[0])
+    executor = lively(*CASES[0])
     flags = (*STRICT, "-Wconversion", "-Wshadow")
-    run_akx(frozen, probes(frozen, 5), cc="clang", flags=flags)
+    run_akx(executor, probes(executor, 5), cc="clang", flags=flags)
 
 
 @pytest.mark.needs("cc", "valgrind")
 def test_valgrind_has_nothing_to_say() -> None:
     """No byte is read that was not written."""
-    frozen = lively(*CASES[3])
+    executor = lively(*CASES[3])
     under = ("valgrind", "-q", "--error-exitcode=99")
-    run_akx(frozen, probes(frozen, 20), under=under)
+    run_akx(executor, probes(executor, 20), under=under)
 
 
-def small(case: int) -> Frozen:
+def small(case: int) -> Executor:
     """An executor with the actions of a case, as small as its kind can be."""
     architecture, action = CASES[case]
     kind = architecture.partition(":")[0]
@@ -84,8 +82,8 @@ def small(case: int) -> Frozen:
 def test_whatever_is_wrong_with_a_file_is_named(case: int, tmp_path: Path) -> None:
     """Each truncation, flipped bit and hostile header is refused, or runs safely.
 
-    Under the address and undefined-behaviour sanitisers: nothing outside the file and
-    the buffers is touched.
+    Under the address and undefined-behaviour sanitisers: nothing outside the file and the buffers
+    is touched.
     """
     (tmp_path / "model.akx").write_bytes(to_akx(small(case)))
     for source in (*RUNTIME, HERE / "akx_refuses.c"):
@@ -105,23 +103,23 @@ def test_whatever_is_wrong_with_a_file_is_named(case: int, tmp_path: Path) -> No
 @pytest.mark.needs("cc")
 def test_an_observation_that_is_no_number_decides_nothing() -> None:
     """The status says so."""
-    frozen = lively(*CASES[0])
-    obs = probes(frozen, 1)
+    executor = lively(*CASES[0])
+    obs = probes(executor, 1)
     obs[0, 0] = np.nan
     with pytest.raises(LoadError, match="status 12"):
-        run_akx(frozen, obs)
+        run_akx(executor, obs)
 
 
 def test_the_header_is_as_documented() -> None:
     """Little endian, its own length, the checksum of all after it."""
-    frozen = lively(*CASES[1])
-    data = to_akx(frozen)
+    executor = lively(*CASES[1])
+    data = to_akx(executor)
     assert data[:4] == b"AKX1"
     version, size, crc = struct.unpack("<3I", data[4:16])
     assert (version, size, crc) == (2, len(data), zlib.crc32(data[16:]))
     words = struct.unpack("<6IifI", data[16:52])
-    assert words == (0, 7, 5, 2, 0, 1, 2, frozen.clip, frozen.version)
-    assert to_akx(frozen) == data
+    assert words == (0, 7, 5, 2, 0, 1, 2, executor.clip, executor.version)
+    assert to_akx(executor) == data
 
 
 def test_an_update_of_weights_has_the_same_length() -> None:
@@ -133,9 +131,9 @@ def test_an_update_of_weights_has_the_same_length() -> None:
 
 def test_weights_that_are_no_numbers_are_not_written() -> None:
     """NaN stops the export."""
-    frozen = lively(*CASES[0])
+    executor = lively(*CASES[0])
     with pytest.raises(NumbersError):
-        to_akx(replace(frozen, scale=np.full(7, np.inf, np.float32)))
+        to_akx(replace(executor, scale=np.full(7, np.inf, np.float32)))
 
 
 @pytest.mark.needs("arm-none-eabi-gcc", "arm-none-eabi-size")
@@ -152,11 +150,7 @@ def test_the_runtime_is_small_on_a_cortex_m4(
     command = ["arm-none-eabi-gcc", *STRICT, *cpu, *flags, "-Os", "-c", "akx.c"]
     subprocess.run(command, cwd=tmp_path, check=True)
     sizes = subprocess.run(
-        ["arm-none-eabi-size", "akx.o"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
+        ["arm-none-eabi-size", "akx.o"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     text, data, bss = map(int, sizes.splitlines()[1].split()[:3])
     assert 0 < text <= most

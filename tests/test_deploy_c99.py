@@ -16,11 +16,11 @@ from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.ctext import comment, kernels, literal
 from agentkd.deploy.programs import STRICT, build, run_c
 from agentkd.deploy.verify import compare, reference
-from agentkd.distill.distiller import Distiller
+from agentkd.distillation.distiller import Distiller
 from agentkd.environments import make
 from agentkd.errors import ConfigError, LoadError, NumbersError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.planners import load_planner
 from agentkd.spec import (
     ActionSpec,
@@ -62,20 +62,20 @@ def test_it_compiles_and_its_own_test_passes(
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
 def test_ten_thousand_observations(architecture: str, action: ActionSpec) -> None:
     """Numbers within 1e-5 of NumPy, and the same choice wherever there is no tie."""
-    frozen = lively(architecture, action)
-    obs = 2 * probes(frozen, MANY, seed=3)
-    verdict = compare("C99", frozen, run_c(frozen, obs), reference(frozen, obs))
+    executor = lively(architecture, action)
+    obs = 2 * probes(executor, MANY, seed=3)
+    verdict = compare("C99", executor, run_c(executor, obs), reference(executor, obs))
     assert verdict.status == "agrees", verdict.text
 
 
-def distilled() -> tuple[Frozen, Floats]:
+def distilled() -> tuple[Executor, Floats]:
     """Distil LunarLander for a moment; give the executor and what it then sees."""
     env = make("LunarLander-v3")
     spec = env_spec(env)
     planner = load_planner(str(ROOT / "policies" / "lunarlander"), spec)
     policy: Any = planner.policy
     distiller = Distiller(initial("mlp:64,64", spec))
-    frozen: Frozen | None = None
+    executor: Executor | None = None
     seen: list[Floats] = []
     episode = 0
     while len(seen) < MANY:
@@ -85,27 +85,27 @@ def distilled() -> tuple[Frozen, Floats]:
             flat = flatten_one(spec.obs, obs)
             flight.append(flat)
             # One's own states are seen by who flies: the planner first, then it.
-            act = 0 if frozen is None else frozen.act(flat)
+            act = 0 if executor is None else executor.act(flat)
             obs, _, ended, cut, _ = env.step(act)
             over = ended or cut or len(flight) == 400
-        if frozen is None or episode < 8:
+        if executor is None or episode < 8:
             rows = np.stack(flight)
             distiller.add(rows, policy(rows))
             for _ in range(40):
                 distiller.step()
-            frozen = distiller.network.freeze(1).with_vector(distiller.snapshot(), 1)
+            executor = distiller.network.freeze(1).with_vector(distiller.snapshot(), 1)
         else:
             seen += flight
     env.close()
-    assert frozen is not None
-    return frozen, np.stack(seen[:MANY])
+    assert executor is not None
+    return executor, np.stack(seen[:MANY])
 
 
 @pytest.mark.needs("cc")
 def test_real_episodes_of_a_distilled_executor() -> None:
     """Over 10,000 states that it flew through itself, C decides as NumPy does."""
-    frozen, obs = distilled()
-    verdict = compare("C99", frozen, run_c(frozen, obs), reference(frozen, obs))
+    executor, obs = distilled()
+    verdict = compare("C99", executor, run_c(executor, obs), reference(executor, obs))
     assert verdict.status == "agrees", verdict.text
 
 
@@ -113,27 +113,27 @@ def test_real_episodes_of_a_distilled_executor() -> None:
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
 def test_no_undefined_behaviour(architecture: str, action: ActionSpec) -> None:
     """UBSan has nothing to say."""
-    frozen = lively(architecture, action)
-    run_c(frozen, probes(frozen, 20), cc="gcc", flags=UBSAN)
+    executor = lively(architecture, action)
+    run_c(executor, probes(executor, 20), cc="gcc", flags=UBSAN)
 
 
 @pytest.mark.needs("cc", "valgrind")
 def test_no_byte_is_read_that_was_not_written() -> None:
     """Valgrind has nothing to say."""
-    frozen = lively(*CASES[3])
+    executor = lively(*CASES[3])
     under = ("valgrind", "-q", "--error-exitcode=9", "--track-origins=yes")
-    run_c(frozen, probes(frozen, 20), under=under)
+    run_c(executor, probes(executor, 20), under=under)
 
 
 @pytest.mark.needs("cc")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_an_observation_that_is_no_number_decides_nothing(value: float) -> None:
     """It returns 1, as the native form does."""
-    frozen = lively(*CASES[0])
-    obs = probes(frozen, 1)
+    executor = lively(*CASES[0])
+    obs = probes(executor, 1)
     obs[0, 3] = value
     with pytest.raises(LoadError, match="status 1"):
-        run_c(frozen, obs)
+        run_c(executor, obs)
 
 
 @pytest.mark.needs("cc")
@@ -175,11 +175,7 @@ def test_code_for_a_cortex_m4_fits_a_kilobyte(level: str, tmp_path: Path) -> Non
         text=True,
         check=True,
     ).stdout
-    section = {
-        words[0]: int(words[1])
-        for words in map(str.split, sizes.splitlines()[2:])
-        if words
-    }
+    section = {words[0]: int(words[1]) for words in map(str.split, sizes.splitlines()[2:]) if words}
     assert 0 < section[".text"] <= 1024
     assert section[".bss"] == 512
 
@@ -193,9 +189,9 @@ def test_a_name_that_is_none_in_c_is_refused(name: str) -> None:
 
 def test_weights_that_are_no_numbers_are_not_written() -> None:
     """NaN stops the export."""
-    frozen = lively(*CASES[0])
+    executor = lively(*CASES[0])
     with pytest.raises(NumbersError):
-        emit_c(replace(frozen, mean=np.full(7, np.nan, np.float32)))
+        emit_c(replace(executor, mean=np.full(7, np.nan, np.float32)))
 
 
 def test_the_head_says_what_made_it() -> None:

@@ -16,10 +16,10 @@ from agentkd.deploy.akx import RUNTIME, to_akx
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.programs import build
 from agentkd.errors import NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import NativeForm, NumpyForm
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.executors.native import KERNELS, Native, compile_native
-from agentkd.runtime.form import NativeForm, NumpyForm
 from agentkd.spec import DiscreteSpec
 from tests.deploy_executors import lively
 from tests.deploy_programs import (
@@ -39,12 +39,12 @@ from tests.deploy_programs import (
 
 @pytest.mark.parametrize("cc", COMPILERS)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("frozen", [UNIT, IMAGE], ids=["unit", "image"])
+@pytest.mark.parametrize("executor", [UNIT, IMAGE], ids=["unit", "image"])
 def test_the_guard_survives_every_optimisation(
-    frozen: Frozen, form: str, cc: str, tmp_path: Path
+    executor: Executor, form: str, cc: str, tmp_path: Path
 ) -> None:
     """The file's own test, which tries NaN and infinity, passes under -Ofast too."""
-    write(tmp_path, frozen, form)
+    write(tmp_path, executor, form)
     for flags in FLAGS:
         command = [cc, "-std=c99", *WARNINGS, *flags, "-DNET_TEST", "net.c"]
         run(*command, "-o", "net", "-lm", folder=tmp_path)
@@ -61,9 +61,7 @@ def test_the_own_test_notices_a_guard_that_is_gone(form: str, tmp_path: Path) ->
     text = text.replace("word << 1 >= 0xFF000000u", "word << 1 > 0xFFFFFFFFu")
     (tmp_path / "net.c").write_text(text)
     run("gcc", "-w", "-DNET_TEST", "net.c", "-o", "net", "-lm", folder=tmp_path)
-    done = subprocess.run(
-        [tmp_path / "net"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([tmp_path / "net"], capture_output=True, text=True, check=False)
     assert (done.returncode, "NaN" in done.stdout) == (1, True)
 
 
@@ -97,9 +95,7 @@ int main(int argc, char **argv)
 
 
 @pytest.mark.parametrize("cc", COMPILERS)
-def test_the_runtime_refuses_what_is_no_number_under_fast_math(
-    cc: str, tmp_path: Path
-) -> None:
+def test_the_runtime_refuses_what_is_no_number_under_fast_math(cc: str, tmp_path: Path) -> None:
     """Observations, weights, scales, bounds and clips that are NaN are refused."""
     for source in RUNTIME:
         shutil.copy(source, tmp_path)
@@ -122,32 +118,30 @@ def test_the_runtime_refuses_what_is_no_number_under_fast_math(
             assert done.returncode == numbers
 
 
-def with_clip(frozen: Frozen, clip: float) -> Frozen:
+def with_clip(executor: Executor, clip: float) -> Executor:
     """An executor with a clip that its constructor refuses."""
-    odd = copy(frozen)
+    odd = copy(executor)
     object.__setattr__(odd, "clip", clip)
     return odd
 
 
-def with_nan(frozen: Frozen) -> Dense:
-    first = frozen.layers[0]
+def with_nan(executor: Executor) -> Dense:
+    first = executor.layers[0]
     assert isinstance(first, Dense)
     weight = first.weight.copy()
     weight[-1, -1] = np.nan
     return replace(first, weight=weight)
 
 
-def unchecked_akx(frozen: Frozen) -> bytes:
+def unchecked_akx(executor: Executor) -> bytes:
     """A model.akx whose checksum is right and whose numbers are not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agentkd.deploy.akx.np.isfinite", lambda values: np.array(True))
-        return to_akx(frozen)
+        return to_akx(executor)
 
 
 @pytest.mark.parametrize("cc", COMPILERS)
-def test_the_native_form_refuses_what_is_no_number_under_fast_math(
-    cc: str, tmp_path: Path
-) -> None:
+def test_the_native_form_refuses_what_is_no_number_under_fast_math(cc: str, tmp_path: Path) -> None:
     """Built with any flags, it decides nothing for NaN and infinity."""
     source = KERNELS.parents[1] / "kernel.c"
     for number, flags in enumerate(FLAGS):
@@ -158,8 +152,8 @@ def test_the_native_form_refuses_what_is_no_number_under_fast_math(
         run(cc, "-shared", "kernel.o", "-o", path, "-lm", folder=tmp_path)
         library = ctypes.CDLL(str(path))
         library.akd_call.restype = ctypes.c_int32
-        for frozen in (CHOICES, IMAGE):
-            native = Native(frozen, library)
+        for executor in (CHOICES, IMAGE):
+            native = Native(executor, library)
             for place in (0, len(native.obs) - 1):
                 for value in (np.nan, np.inf, -np.inf):
                     native.obs[:] = 0.0
@@ -173,16 +167,16 @@ def test_the_native_form_refuses_what_is_no_number_under_fast_math(
 @pytest.mark.parametrize("native", [False, True])
 def test_an_overflow_leaves_the_memory_as_it_was(native: bool) -> None:
     """The tick after it is decided as if there had been none."""
-    frozen = lively("gru:6", DiscreteSpec(3))
-    last = frozen.layers[-1]
+    executor = lively("gru:6", DiscreteSpec(3))
+    last = executor.layers[-1]
     assert isinstance(last, Dense)
     weight = np.full_like(last.weight, 3e38)
-    frozen = replace(frozen, layers=(*frozen.layers[:-1], replace(last, weight=weight)))
+    executor = replace(executor, layers=(*executor.layers[:-1], replace(last, weight=weight)))
     made = compile_native(lively("gru:6", DiscreteSpec(3)))
     assert made is not None
-    acting: NumpyForm | NativeForm = NumpyForm(frozen)
+    acting: NumpyForm | NativeForm = NumpyForm(executor)
     if native:
-        acting = NativeForm(Native(frozen, made._library))
+        acting = NativeForm(Native(executor, made._library))
     before = np.full(6, 0.9, np.float32)
     acting.memory[:] = before
     acting.obs[:] = 1.0
@@ -190,32 +184,32 @@ def test_an_overflow_leaves_the_memory_as_it_was(native: bool) -> None:
     assert (acting.memory == before).all()
 
 
-def overflowing(architecture: str = "mlp:9") -> Frozen:
+def overflowing(architecture: str = "mlp:9") -> Executor:
     """An executor whose weights are finite and whose numbers are not."""
-    frozen = lively(architecture, DiscreteSpec(3))
-    last = frozen.layers[-1]
+    executor = lively(architecture, DiscreteSpec(3))
+    last = executor.layers[-1]
     assert isinstance(last, Dense)
     weight = np.full_like(last.weight, 3e38)
-    return replace(frozen, layers=(*frozen.layers[:-1], replace(last, weight=weight)))
+    return replace(executor, layers=(*executor.layers[:-1], replace(last, weight=weight)))
 
 
 @pytest.mark.needs("cc")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_numbers_that_overflow_decide_nothing(tmp_path: Path) -> None:
     """C, NumPy and the native form say so instead of choosing among infinities."""
-    frozen = overflowing()
+    executor = overflowing()
     obs = np.full(7, 50.0, np.float32)
     with pytest.raises(NumbersError, match="overflow"):
-        frozen.act(obs)
-    form = NumpyForm(frozen)
+        executor.act(obs)
+    form = NumpyForm(executor)
     form.obs[:] = obs
     assert form.run() == 1
     made = compile_native(lively("mlp:9", DiscreteSpec(3)))
     assert made is not None
-    native = Native(frozen, made._library)
+    native = Native(executor, made._library)
     with pytest.raises(NumbersError, match="overflow"):
         native.act(obs)
-    write(tmp_path, frozen, "c")
+    write(tmp_path, executor, "c")
     (tmp_path / "main.c").write_text(
         '#include "net.h"\nint main(void)\n{\n    static struct net_state state;\n'
         "    float obs[NET_OBS];\n    int32_t action[1] = {77};\n"

@@ -19,7 +19,7 @@ from agentkd.deploy.interface import check_name
 from agentkd.deploy.programs import STRICT, build
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.deploy_programs import (
@@ -50,13 +50,13 @@ int main()
 
 @pytest.mark.parametrize("cc", COMPILERS)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("frozen", [EDGES, UNIT], ids=["edges", "unit"])
+@pytest.mark.parametrize("executor", [EDGES, UNIT], ids=["edges", "unit"])
 def test_a_program_in_cplusplus_links_with_it(
-    frozen: Frozen, form: str, cc: str, tmp_path: Path
+    executor: Executor, form: str, cc: str, tmp_path: Path
 ) -> None:
     """The header serves C99, C++11 and C++17, and the C file is valid C++ as well."""
-    write(tmp_path, frozen, form)
-    kind = "float" if isinstance(frozen.spec.action, BoxSpec) else "int32_t"
+    write(tmp_path, executor, form)
+    kind = "float" if isinstance(executor.spec.action, BoxSpec) else "int32_t"
     caller = CALLER.replace("KIND", kind)
     (tmp_path / "main.cpp").write_text(caller)
     (tmp_path / "main.c").write_text(caller.replace("main()", "main(void)"))
@@ -94,14 +94,13 @@ def test_a_program_in_cplusplus_links_with_the_runtime(cc: str, tmp_path: Path) 
 def test_executors_and_the_runtime_link_into_one_program(tmp_path: Path) -> None:
     """Each file exports four functions and nothing else, all under its own name."""
     names = {"left": ("c", UNIT), "right": ("c", UNIT), "whole": ("c-int8", UNIT)}
-    for name, (form, frozen) in names.items():
-        write(tmp_path, frozen, form, name)
+    for name, (form, executor) in names.items():
+        write(tmp_path, executor, form, name)
     for source in RUNTIME:
         shutil.copy(source, tmp_path)
     include = "".join(f'#include "{name}.h"\n' for name in names)
     body = "".join(
-        f"    static struct {name}_state {name};\n    static float {name}_x[2];\n"
-        for name in names
+        f"    static struct {name}_state {name};\n    static float {name}_x[2];\n" for name in names
     )
     call = "".join(f"    failed |= {n}_step(&{n}, obs, {n}_x, 0);\n" for n in names)
     (tmp_path / "main.c").write_text(
@@ -120,9 +119,7 @@ def test_executors_and_the_runtime_link_into_one_program(tmp_path: Path) -> None
         run("cc", "-c", f"{name}.c", folder=tmp_path)
         said = run("nm", "-g", "--defined-only", f"{name}.o", folder=tmp_path)
         found = {line.split()[-1].lstrip("_") for line in said.splitlines()}
-        assert found == {
-            f"{name}_{each}" for each in ("act", "outputs", "reset", "step")
-        }
+        assert found == {f"{name}_{each}" for each in ("act", "outputs", "reset", "step")}
 
 
 THREADS = """
@@ -195,9 +192,7 @@ def test_threads_and_instances_do_not_disturb_each_other(
         pytest.skip("this compiler has no thread sanitiser")
     assert done.returncode == 0, done.stderr
     obs = probes(UNIT, 50, seed=3).astype("<f4").tobytes()
-    ran = subprocess.run(
-        [tmp_path / "main"], input=obs, capture_output=True, check=False
-    )
+    ran = subprocess.run([tmp_path / "main"], input=obs, capture_output=True, check=False)
     if flags and b"unexpected memory mapping" in ran.stderr:
         pytest.skip("the thread sanitiser does not run under this kernel")
     assert (ran.returncode, ran.stderr) == (0, b"")
@@ -267,9 +262,9 @@ def test_extreme_weights_are_valid_literals(tmp_path: Path) -> None:
 def test_a_wide_layer_of_integers_is_written_and_runs(tmp_path: Path) -> None:
     """70,000 inputs, more than 16 bits count, pass the file's own test."""
     spec = Spec(ObsSpec((Part("", "box", (70_000,), "float32"),)), DiscreteSpec(2))
-    frozen = initial("linear", spec, seed=1)
-    seen = probes(frozen, 32, seed=3)
-    text = emit_c_int8(quantise(frozen, seen), "net", golden=seen[:2])
+    executor = initial("linear", spec, seed=1)
+    seen = probes(executor, 32, seed=3)
+    text = emit_c_int8(quantise(executor, seen), "net", golden=seen[:2])
     (tmp_path / "net.c").write_text(text)
     program = build(tmp_path, ["net.c"], flags=(*STRICT, "-DNET_TEST"))
     assert "golden vectors" in run(program, folder=tmp_path)

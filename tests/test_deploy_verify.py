@@ -16,7 +16,7 @@ from agentkd.deploy.onnx import OPSETS, Flavour, as_flavour, run_onnx, to_onnx
 from agentkd.deploy.programs import Answer
 from agentkd.deploy.verify import Backend, compare, reference, verify
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import ActionSpec
 from agentkd.types import Floats
 from tests.deploy_executors import CASES, NAMES, lively
@@ -36,8 +36,8 @@ def test_every_backend_agrees(architecture: str, action: ActionSpec) -> None:
 def test_the_first_difference_is_named() -> None:
     """Backend, row, output and both values."""
 
-    def wrong(frozen: Frozen, obs: Floats) -> Answer:
-        outputs = frozen.outputs(obs).copy()
+    def wrong(executor: Executor, obs: Floats) -> Answer:
+        outputs = executor.outputs(obs).copy()
         outputs[7, 2] += 1
         return Answer(outputs, np.zeros((len(obs), 1), np.int64))
 
@@ -70,13 +70,13 @@ def test_a_flavour_has_the_names_it_promises(
 
 def test_a_masked_choice_is_not_taken() -> None:
     """Unity's masks are 0 for what is not to be had."""
-    frozen = lively(*CASES[0])
-    obs = probes(frozen, 50)
-    data = to_onnx(frozen, "ml-agents")
+    executor = lively(*CASES[0])
+    obs = probes(executor, 50)
+    data = to_onnx(executor, "ml-agents")
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     masks = np.ones((50, 4), np.float32)
     (free,) = session.run(["discrete_actions"], {"obs_0": obs, "action_masks": masks})
-    assert np.array_equal(free[:, 0], frozen.outputs(obs).argmax(1))
+    assert np.array_equal(free[:, 0], executor.outputs(obs).argmax(1))
     masks[np.arange(50), free[:, 0]] = 0
     (held,) = session.run(["discrete_actions"], {"obs_0": obs, "action_masks": masks})
     assert (held != free).all()
@@ -86,10 +86,10 @@ def test_a_masked_choice_is_not_taken() -> None:
 @pytest.mark.parametrize("case", [0, 2, 3, 4, 5, 9, 10, 11, 12])
 def test_every_opset_gives_the_same_numbers(case: int, opset: int) -> None:
     """Splits, clips, means and norms are written as each version has them."""
-    frozen = lively(*CASES[case])
-    obs = probes(frozen, 20)
-    answer = run_onnx(frozen, obs, opset=opset)
-    verdict = compare("ONNX", frozen, answer, reference(frozen, obs))
+    executor = lively(*CASES[case])
+    obs = probes(executor, 20)
+    answer = run_onnx(executor, obs, opset=opset)
+    verdict = compare("ONNX", executor, answer, reference(executor, obs))
     assert verdict.status == "agrees", verdict.text
 
 
@@ -102,9 +102,9 @@ def test_every_opset_gives_the_same_numbers(case: int, opset: int) -> None:
 )
 def test_a_flavour_has_the_opset_of_its_reader(flavour: Flavour, case: int) -> None:
     """By default and at both ends the model is valid, and of the oldest format."""
-    frozen, known = lively(*CASES[case]), OPSETS[flavour]
+    executor, known = lively(*CASES[case]), OPSETS[flavour]
     for asked in (None, known.least, known.most):
-        data = to_onnx(frozen, flavour, opset=asked)
+        data = to_onnx(executor, flavour, opset=asked)
         model = onnx.load_from_string(data)
         onnx.checker.check_model(model, full_check=True)
         (found,) = model.opset_import

@@ -9,21 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentkd.distill.terms import Adversarial, Batch, Ground, parse_terms
-from agentkd.distill.terms.adversarial import Adversary
-from agentkd.distill.terms.objective import Objective
+from agentkd.distillation.terms import Adversarial, Batch, Ground, parse_terms
+from agentkd.distillation.terms.adversarial import Adversary
+from agentkd.distillation.terms.objective import Objective
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.network import Network
-from agentkd.spec import (
-    BoxSpec,
-    DiscreteSpec,
-    MultiDiscreteSpec,
-    ObsSpec,
-    Part,
-    Spec,
-)
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, ObsSpec, Part, Spec
 
 OBS = ObsSpec((Part("", "box", (2,), "float32"),))
 CHOICE = Spec(OBS, DiscreteSpec(3))
@@ -32,8 +25,8 @@ BOX = Spec(OBS, BoxSpec((-2.0,), (2.0,), (1,)))
 
 def ground(spec: Spec = CHOICE, kind: Kind = "categorical", seed: int = 0) -> Ground:
     """Make a ground on a small network."""
-    frozen = initial("mlp:8", spec)
-    return Ground(kind, frozen.head, spec.action, 2, Network(frozen), seed)
+    executor = initial("mlp:8", spec)
+    return Ground(kind, executor.head, spec.action, 2, Network(executor), seed)
 
 
 def adversary(term: Adversarial, place: Ground | None = None) -> Adversary:
@@ -157,9 +150,7 @@ def test_it_fades() -> None:
     """From `until` on it costs nothing and learns nothing; half way it costs half."""
     enemy = adversary(Adversarial(until=0.5, rate=1e-12))
     outputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-    whole, half, none = (
-        enemy(batch(outputs, -outputs, progress)) for progress in (0.0, 0.25, 0.5)
-    )
+    whole, half, none = (enemy(batch(outputs, -outputs, progress)) for progress in (0.0, 0.25, 0.5))
     assert torch.allclose(half, whole / 2, rtol=1e-3)
     assert not none.any()
 

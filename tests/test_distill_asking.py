@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agentkd.cli.main import main
-from agentkd.distill import Budget, CollectionOptions, Collector, Progress, distill
-from agentkd.distill.asking import (
+from agentkd.distillation import Budget, CollectionOptions, Collector, Progress, distill
+from agentkd.distillation.asking import (
     Ask,
     Asking,
     Chance,
@@ -33,14 +33,7 @@ from agentkd.spec import (
     Spec,
     env_spec,
 )
-from agentkd.types import (
-    ActionDist,
-    Bernoulli,
-    Categorical,
-    Floats,
-    MultiCategorical,
-    Point,
-)
+from agentkd.types import ActionDist, Bernoulli, Categorical, Floats, MultiCategorical, Point
 from tests.cli_planners import balance
 
 BOX = BoxSpec((-1.0,), (1.0,), (1,))
@@ -115,14 +108,10 @@ def test_uncertainty_is_the_entropy_of_the_executors_answer() -> None:
         return Bernoulli(np.concatenate([0 * obs, obs], axis=1))
 
     found = Uncertainty(MultiBinarySpec(2))(obs, both)
-    np.testing.assert_allclose(
-        found, [2 * np.log(2.0), np.log(2.0) + quarter], rtol=1e-5
-    )
+    np.testing.assert_allclose(found, [2 * np.log(2.0), np.log(2.0) + quarter], rtol=1e-5)
 
     def two(obs: Floats, /) -> ActionDist:
-        return MultiCategorical(
-            np.concatenate([0 * obs] * 2 + [obs * 0] * 3, 1), (2, 3)
-        )
+        return MultiCategorical(np.concatenate([0 * obs] * 2 + [obs * 0] * 3, 1), (2, 3))
 
     found = Uncertainty(MultiDiscreteSpec((2, 3)))(obs, two)
     np.testing.assert_allclose(found, np.full(2, np.log(6.0)), rtol=1e-5)
@@ -265,7 +254,7 @@ def test_a_budget_of_labels_counts_what_is_asked(ask: Ask) -> None:
     obs, _ = env.reset(seed=0)
     total, over = 0.0, False
     while not over:
-        obs, reward, ended, cut, _ = env.step(found.frozen.act(obs))
+        obs, reward, ended, cut, _ = env.step(found.executor.act(obs))
         total, over = total + float(reward), ended or cut
     assert total > 400
 

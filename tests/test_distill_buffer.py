@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentkd.distill.buffer import LabelBuffer
+from agentkd.distillation.buffer import LabelBuffer
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.types import Categorical, Floats, Gaussian, QValues
 
@@ -75,9 +75,7 @@ def test_memory_is_bounded_by_the_capacity() -> None:
 def test_memory_is_bounded_by_bytes_too() -> None:
     """Labels of images are fewer: 400 bytes hold ten labels of ten numbers."""
     buffer = LabelBuffer(1_000_000, most_bytes=400)
-    buffer.add(
-        np.zeros((50, 8), np.float32), Categorical(np.zeros((50, 2), np.float32))
-    )
+    buffer.add(np.zeros((50, 8), np.float32), Categorical(np.zeros((50, 2), np.float32)))
     assert len(buffer) == 10
     assert buffer.nbytes == 400
 
@@ -100,9 +98,7 @@ def test_labels_of_another_kind_or_width_are_refused() -> None:
     with pytest.raises(SpecError, match="qvalues"):
         buffer.add(np.zeros((1, 3), np.float32), QValues(np.zeros((1, 2), np.float32)))
     with pytest.raises(SpecError):
-        buffer.add(
-            np.zeros((1, 4), np.float32), Categorical(np.zeros((1, 2), np.float32))
-        )
+        buffer.add(np.zeros((1, 4), np.float32), Categorical(np.zeros((1, 2), np.float32)))
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
@@ -121,8 +117,7 @@ def test_no_capacity_is_no_buffer() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(-3, 60)), max_size=12),
-    st.integers(1, 60),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-3, 60)), max_size=12), st.integers(1, 60)
 )
 def test_the_oldest_are_forgotten(rounds: list[tuple[int, int]], capacity: int) -> None:
     """Whatever is added and forgotten, what is held are the newest, in their order."""
@@ -186,14 +181,14 @@ START = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from agentkd.distill.distiller import Distiller
+from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distillation.distiller import Distiller
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Point
 obs = ObsSpec((Part("", "box", (17,), "float32"),))
 spec = Spec(obs, BoxSpec((-1,) * 6, (1,) * 6, (6,)))
-learner = Distiller(initial("mlp:64,64", spec))
+distiller = Distiller(initial("mlp:64,64", spec))
 def most():
     # What getrusage tells may be that of the process that started this one.
     status = Path("/proc/self/status")
@@ -204,13 +199,13 @@ def most():
 WRITE = """
 rows = np.random.default_rng(0).standard_normal((20_000, 23)).astype(np.float32)
 for _ in range(50):
-    learner.add(rows[:, :17], Point(rows[:, 17:]))
-    learner.step()
-save_checkpoint(Path(sys.argv[1]), learner, Checkpoint())
-print(len(learner.buffer), most())
+    distiller.add(rows[:, :17], Point(rows[:, 17:]))
+    distiller.step()
+save_checkpoint(Path(sys.argv[1]), distiller, Checkpoint())
+print(len(distiller.buffer), most())
 """
 READ = """
-load_checkpoint(Path(sys.argv[1]), learner)
-learner.step()
-print(len(learner.buffer), most())
+load_checkpoint(Path(sys.argv[1]), distiller)
+distiller.step()
+print(len(distiller.buffer), most())
 """

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agentkd.distill.sb3_callback import DistilCallback
+from agentkd.distillation.sb3.callback import DistilCallback
 from agentkd.dists import pack
 from agentkd.errors import ConfigError
 from agentkd.planners.objects import from_object
@@ -44,8 +44,8 @@ def test_observations_are_those_before_normalisation() -> None:
     model = PPO("MlpPolicy", envs, n_steps=128, **small())
     callback = DistilCallback("mlp:16", every=256, steps_per_round=100)
     model.learn(1024, callback=callback)
-    # The angular velocity of a pendulum that is driven at random spreads over some
-    # units; normalised it would have a deviation of one.
+    # The angular velocity of a pendulum that is driven at random spreads over some units;
+    # normalised it would have a deviation of one.
     assert 1 / callback.executor.scale[2] > 1.5
     assert agreement_at_last(callback) > 0.8
 
@@ -54,13 +54,9 @@ def test_observations_are_those_before_normalisation() -> None:
     ("algorithm", "env", "head"),
     [(DQN, "CartPole-v1", "categorical"), (SAC, "Pendulum-v1", "squashed")],
 )
-def test_off_policy_models_are_followed_too(
-    algorithm: Any, env: str, head: str
-) -> None:
+def test_off_policy_models_are_followed_too(algorithm: Any, env: str, head: str) -> None:
     """Whatever collects, the newest states are labelled by the model as it is."""
-    model = algorithm(
-        "MlpPolicy", env, learning_starts=64, train_freq=8, batch_size=32, **small()
-    )
+    model = algorithm("MlpPolicy", env, learning_starts=64, train_freq=8, batch_size=32, **small())
     callback = DistilCallback("mlp:8", every=128, steps_per_round=20)
     model.learn(300, callback=callback)
     # Two whole rounds and what was left at the end.
@@ -107,11 +103,7 @@ def test_the_best_planner_so_far_is_followed() -> None:
     """It is frozen when it does best; what the model learns later changes nothing."""
     Paying.pay = [1.0, 5.0, 3.0, 4.0, 2.0, 0.0]
     model = PPO(
-        "MlpPolicy",
-        make_vec_env("CartPole-v1", 4),
-        n_steps=64,
-        learning_rate=0.01,
-        **small(),
+        "MlpPolicy", make_vec_env("CartPole-v1", 4), n_steps=64, learning_rate=0.01, **small()
     )
     callback = DistilCallback(
         "mlp:8",

@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distill import Budget, distill_dataset
-from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.dataset import (
-    About,
-    FolderDataset,
-    Rows,
-    read_dataset,
-)
-from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
-from agentkd.distill.offline import DatasetSource, open_dataset
-from agentkd.distill.recording import record
+from agentkd.distillation import Budget, distill_dataset
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.dataset import About, FolderDataset, Rows, read_dataset
+from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
+from agentkd.distillation.offline import DatasetSource, open_dataset
+from agentkd.distillation.recording import record
 from agentkd.dists import Kind, mode, pack, unpack
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, WriteError
 from agentkd.executors.architecture import initial
@@ -34,9 +29,7 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
-ARM = Spec(
-    ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1, -1), (1, 1), (2,))
-)
+ARM = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1, -1), (1, 1), (2,)))
 ABOUT = About("CartPole-v1", CARTPOLE, planner="rule", digest="d1", parameters=4)
 
 
@@ -166,8 +159,8 @@ ENDLESS = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from agentkd.distill.dataset import About
-from agentkd.distill.dataset_writer import DatasetWriter
+from agentkd.distillation.dataset import About
+from agentkd.distillation.dataset_writer import DatasetWriter
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical
 out = Path(sys.argv[1])
@@ -181,9 +174,7 @@ with DatasetWriter(out, About("CartPole-v1", spec), part=1000) as writer:
 """
 
 
-def test_a_full_disk_costs_no_earlier_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_costs_no_earlier_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is told once, and what was written can be distilled from."""
     real = os.fsync
     left = [4]
@@ -232,9 +223,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         {"planner": None},
     ],
 )
-def test_a_manifest_that_is_none_is_refused(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_manifest_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     """Whatever is wrong with it, the error names the folder."""
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 1)
@@ -256,7 +245,7 @@ def test_an_executor_is_distilled_from_labels_alone(tmp_path: Path) -> None:
     assert result.labels < dataset.labels == 6000
     assert result.history[-1].agreement > 0.97
     again = distill_dataset(dataset, "mlp:16", budget=Budget(steps=1500))
-    assert np.array_equal(again.frozen.vector(), result.frozen.vector())
+    assert np.array_equal(again.executor.vector(), result.executor.vector())
     with pytest.raises(PlannerError, match="cannot be asked"):
         result.planner.policy(np.zeros((1, 4), np.float32))  # type: ignore[call-arg]
 
@@ -283,7 +272,7 @@ def test_held_out_episodes_are_never_given(tmp_path: Path) -> None:
 
 def test_a_dataset_larger_than_memory_is_learnt_from(tmp_path: Path) -> None:
     """The buffer keeps to its bound, and labels go through it."""
-    from agentkd.distill import DistillerOptions
+    from agentkd.distillation import DistillerOptions
 
     with DatasetWriter(tmp_path, ABOUT, part=256) as writer:
         record("CartPole-v1", RULE, CARTPOLE, writer, labels=4000, chance=0.1)
@@ -302,9 +291,7 @@ def test_an_interrupted_offline_distillation_goes_on(tmp_path: Path) -> None:
         ticks(writer, 100)
     dataset = read_dataset(tmp_path / "data")
     folder = tmp_path / "checkpoint"
-    first = distill_dataset(
-        dataset, "mlp:4", budget=Budget(steps=30), checkpoint=folder
-    )
+    first = distill_dataset(dataset, "mlp:4", budget=Budget(steps=30), checkpoint=folder)
     second = distill_dataset(
         dataset, "mlp:4", budget=Budget(steps=50), checkpoint=folder, resume=True
     )
@@ -317,9 +304,7 @@ def test_an_executor_for_something_else_is_refused(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 20)
     dataset = read_dataset(tmp_path)
-    fitting = distill_dataset(
-        dataset, initial("mlp:3", CARTPOLE), budget=Budget(steps=3)
-    )
+    fitting = distill_dataset(dataset, initial("mlp:3", CARTPOLE), budget=Budget(steps=3))
     assert fitting.steps == 3
     for spec in (ARM, Spec(ARM.obs, CARTPOLE.action)):
         with pytest.raises(ConfigError, match="is of"):
@@ -382,7 +367,7 @@ def test_episodes_are_linked_across_chunks_and_cut_at_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only where an episode begins does it say so."""
-    monkeypatch.setattr("agentkd.distill.offline._CHUNK", 32)
+    monkeypatch.setattr("agentkd.distillation.offline._CHUNK", 32)
     with DatasetWriter(tmp_path, ABOUT, part=64) as writer:
         ticks(writer, 40, length=20)
     source = DatasetSource(read_dataset(tmp_path), capacity=10_000, seed=0)

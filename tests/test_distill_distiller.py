@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from agentkd.distill.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.errors import ConfigError, LoadError, SpecError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
@@ -76,10 +72,10 @@ def test_without_labels_there_is_nothing_to_learn() -> None:
 
 def test_the_normaliser_follows_the_labels() -> None:
     """Mean and scale are those of the observations that were labelled."""
-    frozen = learnt(1).freeze()
+    executor = learnt(1).freeze()
     obs = states(1)
-    assert np.allclose(frozen.mean, obs.mean(0), rtol=1e-4)
-    assert np.allclose(frozen.scale * obs.std(0), 1.0, rtol=1e-4)
+    assert np.allclose(executor.mean, obs.mean(0), rtol=1e-4)
+    assert np.allclose(executor.scale * obs.std(0), 1.0, rtol=1e-4)
 
 
 def test_a_number_that_never_moves_keeps_its_own_unit() -> None:
@@ -191,9 +187,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert other.step() != {}
 
 
-ALL = (
-    "0.7 soft:tau=auto + 0.3 hard + 0.1 adversarial + 0.5 robust:by=fgsm + 1e-4 smooth"
-)
+ALL = "0.7 soft:tau=auto + 0.3 hard + 0.1 adversarial + 0.5 robust:by=fgsm + 1e-4 smooth"
 
 
 def test_all_terms_together_still_learn_the_planner() -> None:
@@ -223,9 +217,7 @@ def test_a_checkpoint_brings_what_terms_learnt_back(tmp_path: Path) -> None:
         distiller.step()
     save_checkpoint(tmp_path, distiller, Checkpoint())
     for terms, same in (("match + 0.1 adversarial", True), ("match", False)):
-        other = Distiller(
-            initial("mlp:8", SPEC), DistillerOptions(batch=128, terms=terms)
-        )
+        other = Distiller(initial("mlp:8", SPEC), DistillerOptions(batch=128, terms=terms))
         load_checkpoint(tmp_path, other)
         assert (len(other.state()["objective"]) > 1) == same
         if same:
@@ -298,7 +290,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agentkd.distill.checkpoint.torch.save", full)
+    monkeypatch.setattr("agentkd.distillation.checkpoint.torch.save", full)
     with pytest.raises(WriteError, match="No space left"):
         save_checkpoint(tmp_path, distiller, Checkpoint(seconds=2))
     assert load_checkpoint(tmp_path, distiller).seconds == 1

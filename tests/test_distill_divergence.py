@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentkd.distill import divergence as d
+from agentkd.distillation import divergence as d
 from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 
 
@@ -70,18 +70,14 @@ def test_a_smoothed_label_by_hand() -> None:
 def test_a_yes_is_a_choice_of_two() -> None:
     """softmax(0, z) gives yes the probability 1 / (1 + exp(-z))."""
     odds = row(0.4, -2.0)
-    for pair, z in zip(
-        d.blocks("bernoulli", MultiBinarySpec(2), odds), (0.4, -2.0), strict=True
-    ):
+    for pair, z in zip(d.blocks("bernoulli", MultiBinarySpec(2), odds), (0.4, -2.0), strict=True):
         expected = 1 / (1 + math.exp(-z))
         assert torch.softmax(pair, 1)[0, 1].item() == pytest.approx(expected)
 
 
 def test_choices_lie_side_by_side() -> None:
     """Scores of a choice of two and one of three are split between them."""
-    first, second = d.blocks(
-        "multicategorical", MultiDiscreteSpec((2, 3)), row(1, 2, 3, 4, 5)
-    )
+    first, second = d.blocks("multicategorical", MultiDiscreteSpec((2, 3)), row(1, 2, 3, 4, 5))
     assert first.tolist() == [[1, 2]]
     assert second.tolist() == [[3, 4, 5]]
     (only,) = d.blocks("qvalues", DiscreteSpec(2), row(1, 2))

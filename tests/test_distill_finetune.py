@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from agentkd import dists
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.finetune import CriticFirst, to_sb3
-from agentkd.distill.students import from_sb3
+from agentkd.distillation.sb3.from_sb3 import from_sb3
+from agentkd.distillation.sb3.to_sb3 import CriticFirst, to_sb3
 from agentkd.errors import AgentkdError, ConfigError, LoadError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.planners.objects import from_object
 from agentkd.spec import DiscreteSpec, env_spec
 from agentkd.types import Floats
@@ -36,15 +36,15 @@ def nets() -> dict[str, Any]:
     return {"policy_kwargs": {"net_arch": [12, 8]}}
 
 
-def drawn(env: str, architecture: str, *, squashed: bool = True) -> Frozen:
+def drawn(env: str, architecture: str, *, squashed: bool = True) -> Executor:
     """An executor with arbitrary numbers, its normaliser's among them."""
     random = np.random.default_rng(3)
     made = gym.make(env)
-    frozen = initial(architecture, env_spec(made), squashed=squashed)
-    vector = 0.4 * random.standard_normal(frozen.vector().shape)
-    size = frozen.spec.obs.size
+    executor = initial(architecture, env_spec(made), squashed=squashed)
+    vector = 0.4 * random.standard_normal(executor.vector().shape)
+    size = executor.spec.obs.size
     vector[size : 2 * size] = random.uniform(0.3, 3.0, size)
-    return frozen.with_vector(vector.astype(np.float32), 0)
+    return executor.with_vector(vector.astype(np.float32), 0)
 
 
 def observations(env: str, count: int = 64) -> Floats:
@@ -64,54 +64,51 @@ def acts(model: Any, obs: Any) -> Any:
 @pytest.mark.parametrize("architecture", ["mlp:12,8", "mlp:6,tanh", "linear"])
 def test_a_model_begins_as_the_executor(algorithm: str, architecture: str) -> None:
     """Normaliser, tanh and scaling are inside: the first answers are the same."""
-    frozen = drawn("Pendulum-v1", architecture)
+    executor = drawn("Pendulum-v1", architecture)
     options = SMALL if algorithm in ("PPO", "A2C") else OFF
-    model = to_sb3(frozen, algorithm, "Pendulum-v1", **options)
+    model = to_sb3(executor, algorithm, "Pendulum-v1", **options)
     obs = observations("Pendulum-v1")
-    mine = dists.mode(frozen(obs), frozen.spec.action)
+    mine = dists.mode(executor(obs), executor.spec.action)
     assert np.ptp(mine) > 0.5
     assert np.abs(acts(model, obs) - mine).max() <= 1e-5
 
 
 def test_logits_are_taken_over_as_they_are() -> None:
     """PPO's probabilities are the executor's."""
-    frozen = drawn("CartPole-v1", "mlp:12,8,silu")
-    model = to_sb3(frozen, "PPO", "CartPole-v1", **SMALL)
+    executor = drawn("CartPole-v1", "mlp:12,8,silu")
+    model = to_sb3(executor, "PPO", "CartPole-v1", **SMALL)
     obs = observations("CartPole-v1")
     with torch.inference_mode():
         found = model.policy.get_distribution(torch.from_numpy(obs)).distribution
-    theirs = torch.log_softmax(torch.from_numpy(frozen.outputs(obs)), dim=1)
+    theirs = torch.log_softmax(torch.from_numpy(executor.outputs(obs)), dim=1)
     assert (found.logits - theirs).abs().max() <= 1e-5
 
 
 def test_an_executor_that_is_clipped_becomes_a_ppo() -> None:
     """Where the mean leaves the box both clip it."""
-    frozen = drawn("Pendulum-v1", "mlp:12", squashed=False)
-    model = to_sb3(frozen, "PPO", "Pendulum-v1", **SMALL)
+    executor = drawn("Pendulum-v1", "mlp:12", squashed=False)
+    model = to_sb3(executor, "PPO", "Pendulum-v1", **SMALL)
     obs = observations("Pendulum-v1")
-    assert (
-        np.abs(acts(model, obs) - dists.mode(frozen(obs), frozen.spec.action)).max()
-        <= 1e-5
-    )
+    assert np.abs(acts(model, obs) - dists.mode(executor(obs), executor.spec.action)).max() <= 1e-5
     with pytest.raises(ConfigError, match="tanh"):
-        to_sb3(frozen, "SAC", "Pendulum-v1", **OFF)
+        to_sb3(executor, "SAC", "Pendulum-v1", **OFF)
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
 def test_there_and_back_and_learning_between(algorithm: str) -> None:
     """Untouched, the executor comes back; after learning, what was learnt does."""
-    frozen = drawn("Pendulum-v1", "mlp:12,8")
+    executor = drawn("Pendulum-v1", "mlp:12,8")
     options: dict[str, Any] = {**SMALL, "n_steps": 64} if algorithm == "PPO" else OFF
-    model = to_sb3(frozen, algorithm, "Pendulum-v1", **options)
+    model = to_sb3(executor, algorithm, "Pendulum-v1", **options)
     back = from_sb3(model)
-    assert np.allclose(back.vector(), frozen.vector(), atol=1e-7)
-    assert (back.head, back.clip) == (frozen.head, frozen.clip)
+    assert np.allclose(back.vector(), executor.vector(), atol=1e-7)
+    assert (back.head, back.clip) == (executor.head, executor.clip)
     model.learn(128)
     learnt = from_sb3(model)
     obs = observations("Pendulum-v1")
-    apart = np.abs(acts(model, obs) - dists.mode(learnt(obs), frozen.spec.action))
+    apart = np.abs(acts(model, obs) - dists.mode(learnt(obs), executor.spec.action))
     assert apart.max() <= 1e-5
-    assert not np.allclose(learnt.vector(), frozen.vector(), atol=1e-7)
+    assert not np.allclose(learnt.vector(), executor.vector(), atol=1e-7)
     # What learns on does not change what was taken before.
     before = learnt.vector()
     model.learn(64)
@@ -123,10 +120,7 @@ def test_a_dictionary_is_laid_out_alike() -> None:
 
     class Two(gym.Env[Any, Any]):
         observation_space = gym.spaces.Dict(
-            {
-                "z": gym.spaces.Box(-5, 5, (2,), np.float32),
-                "a": gym.spaces.Discrete(3),
-            }
+            {"z": gym.spaces.Box(-5, 5, (2,), np.float32), "a": gym.spaces.Discrete(3)}
         )
         action_space = gym.spaces.Discrete(2)
 
@@ -137,55 +131,55 @@ def test_a_dictionary_is_laid_out_alike() -> None:
             return self.observation_space.sample(), 0.0, False, True, {}
 
     spec = env_spec(Two())
-    frozen = initial("mlp:5", spec)
-    vector = np.random.default_rng(0).standard_normal(frozen.vector().shape)
-    frozen = frozen.with_vector(vector.astype(np.float32), 0)
-    model = to_sb3(frozen, "PPO", Two(), **SMALL)
+    executor = initial("mlp:5", spec)
+    vector = np.random.default_rng(0).standard_normal(executor.vector().shape)
+    executor = executor.with_vector(vector.astype(np.float32), 0)
+    model = to_sb3(executor, "PPO", Two(), **SMALL)
     env = Two()
     env.observation_space.seed(1)
     for _ in range(20):
         obs = env.observation_space.sample()
         from agentkd.spec import flatten_one
 
-        assert acts(model, obs) == frozen.act(flatten_one(spec.obs, obs))
+        assert acts(model, obs) == executor.act(flatten_one(spec.obs, obs))
 
 
 def test_the_critic_learns_first() -> None:
     """Until then the actor stays to the bit, and the critic does not."""
-    frozen = drawn("CartPole-v1", "mlp:8")
-    model = to_sb3(frozen, "PPO", "CartPole-v1", n_steps=64, batch_size=32, **SMALL)
+    executor = drawn("CartPole-v1", "mlp:8")
+    model = to_sb3(executor, "PPO", "CartPole-v1", n_steps=64, batch_size=32, **SMALL)
     values = model.policy.value_net.weight.detach().clone()
     model.learn(128, callback=CriticFirst(10_000))
-    assert np.array_equal(from_sb3(model).vector(), frozen.vector())
+    assert np.array_equal(from_sb3(model).vector(), executor.vector())
     assert not torch.equal(model.policy.value_net.weight, values)
     model.learn(128, callback=CriticFirst(64))
-    assert not np.array_equal(from_sb3(model).vector(), frozen.vector())
+    assert not np.array_equal(from_sb3(model).vector(), executor.vector())
 
 
 def test_the_critic_of_sac_learns_first() -> None:
     """It is the same where actor and critic have optimisers of their own."""
-    frozen = drawn("Pendulum-v1", "mlp:8")
-    model = to_sb3(frozen, "SAC", "Pendulum-v1", **OFF)
+    executor = drawn("Pendulum-v1", "mlp:8")
+    model = to_sb3(executor, "SAC", "Pendulum-v1", **OFF)
     before = [each.detach().clone() for each in model.critic.parameters()]
     model.learn(40, callback=CriticFirst(1000))
-    assert np.array_equal(from_sb3(model).vector(), frozen.vector())
+    assert np.array_equal(from_sb3(model).vector(), executor.vector())
     after = list(model.critic.parameters())
     assert not all(map(torch.equal, before, after))
 
 
 def test_what_sb3_cannot_do_is_refused() -> None:
     """Each with its reason."""
-    frozen = drawn("CartPole-v1", "mlp:8")
+    executor = drawn("CartPole-v1", "mlp:8")
     with pytest.raises(ConfigError, match="logits"):
-        to_sb3(frozen, "DQN", "CartPole-v1")
+        to_sb3(executor, "DQN", "CartPole-v1")
     with pytest.raises(ConfigError, match="Did you mean"):
-        to_sb3(frozen, "PPPO", "CartPole-v1")
+        to_sb3(executor, "PPPO", "CartPole-v1")
     with pytest.raises(ConfigError, match="none of"):
-        to_sb3(frozen, DQN, "CartPole-v1")
+        to_sb3(executor, DQN, "CartPole-v1")
     with pytest.raises(SpecError, match="environment"):
-        to_sb3(frozen, "PPO", "Pendulum-v1")
+        to_sb3(executor, "PPO", "Pendulum-v1")
     with pytest.raises(ConfigError, match="std"):
-        to_sb3(frozen, "PPO", "CartPole-v1", std=0.0)
+        to_sb3(executor, "PPO", "CartPole-v1", std=0.0)
 
 
 STUDENTS: list[tuple[type[BaseAlgorithm], str, dict[str, Any]]] = [
@@ -225,14 +219,14 @@ def test_a_student_of_sb3_is_an_executor(
     obs = observations(env)
     theirs = acts(model, obs)
     for student in (model, _saved(model, tmp_path)):
-        frozen = from_sb3(student)
-        mine = dists.mode(frozen(obs), frozen.spec.action)
+        executor = from_sb3(student)
+        mine = dists.mode(executor(obs), executor.spec.action)
         assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
-        assert np.ptp(frozen.outputs(obs)[:, 0]) > 0
-        if isinstance(frozen.spec.action, DiscreteSpec):
+        assert np.ptp(executor.outputs(obs)[:, 0]) > 0
+        if isinstance(executor.spec.action, DiscreteSpec):
             said: Any = from_object(model, "student").policy(obs)  # type: ignore[call-arg]
             scale = 1 + np.abs(dists.pack(said))
-            assert (np.abs(frozen.outputs(obs) - dists.pack(said)) / scale).max() < 1e-5
+            assert (np.abs(executor.outputs(obs) - dists.pack(said)) / scale).max() < 1e-5
 
 
 def _saved(model: Any, folder: Path) -> str:
@@ -245,12 +239,12 @@ def test_statistics_go_inside() -> None:
     envs = VecNormalize(make_vec_env("Pendulum-v1", 2), clip_obs=2.0)
     model = PPO("MlpPolicy", envs, n_steps=64, **SMALL, **nets())
     model.learn(256)
-    frozen = from_sb3(model)
+    executor = from_sb3(model)
     obs = observations("Pendulum-v1")
     theirs = acts(model, envs.normalize_obs(obs))
-    mine = dists.mode(frozen(obs), frozen.spec.action)
+    mine = dists.mode(executor(obs), executor.spec.action)
     assert np.abs(mine - theirs).max() <= 1e-5
-    assert frozen.clip == 2.0
+    assert executor.clip == 2.0
 
 
 def test_what_is_no_executor_is_refused() -> None:
@@ -264,16 +258,14 @@ def test_what_is_no_executor_is_refused() -> None:
         from_sb3("tests.cli_planners:balance", spec)
 
 
-def test_freeze_writes_an_executor_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_freeze_writes_an_executor_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file does what the save does, and is not written over."""
     model = PPO("MlpPolicy", "Pendulum-v1", **SMALL, **nets())
     save = _saved(model, tmp_path)
     assert main(["freeze", save, "--env", "Pendulum-v1"]) == 0
-    frozen = read_bundle(tmp_path / "student.akd").frozen
+    executor = read_bundle(tmp_path / "student.akd").executor
     obs = observations("Pendulum-v1")
-    mine = dists.mode(frozen(obs), frozen.spec.action)
+    mine = dists.mode(executor(obs), executor.spec.action)
     assert np.abs(acts(model, obs) - mine).max() <= 1e-5
     assert "agentkd inspect" in capsys.readouterr().out
     assert main(["freeze", save]) == 2

@@ -26,10 +26,10 @@ from torch.distributions import Normal, kl_divergence
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.finetune import to_sb3
-from agentkd.distill.guidance import Gap, Guide, Method, apart_for, gaussian_kl
-from agentkd.distill.guided import GuidedPPO
-from agentkd.distill.students import from_sb3
+from agentkd.distillation.sb3.from_sb3 import from_sb3
+from agentkd.distillation.sb3.guide import Gap, Guide, Method, apart_for, gaussian_kl
+from agentkd.distillation.sb3.guided_ppo import GuidedPPO
+from agentkd.distillation.sb3.to_sb3 import to_sb3
 from agentkd.dists import Kind, mode
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.executors.architecture import initial
@@ -137,8 +137,7 @@ def test_action_values_are_tempered_by_their_own_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("executor", "weight"),
-    [(-500, 2.0), (-100, 2.0), (-75, 1.5), (-50, 1.0), (0, 0.0), (50, 0.0)],
+    ("executor", "weight"), [(-500, 2.0), (-100, 2.0), (-75, 1.5), (-50, 1.0), (0, 0.0), (50, 0.0)]
 )
 def test_the_weight_follows_the_gap(executor: float, weight: float) -> None:
     """From `start` for random play to nothing at the planner's return, also below 0."""
@@ -173,9 +172,7 @@ def agreed(model: GuidedPPO) -> float:
     return float((mine == mode(balance(obs), CARTPOLE.action)).mean())
 
 
-@pytest.mark.parametrize(
-    "method", ["ppd", "kickstart", "student-driven", "teacher-driven"]
-)
+@pytest.mark.parametrize("method", ["ppd", "kickstart", "student-driven", "teacher-driven"])
 def test_every_method_brings_the_executor_to_the_planner(method: Method) -> None:
     """Also where the reward is not looked at."""
     model = cart(method, learning_rate=3e-3)
@@ -211,9 +208,7 @@ def test_the_clip_keeps_the_divergence_from_being_escaped() -> None:
     for method in ("ppd", "kickstart"):
         model = cart(method)
         model.learn(128)
-        model.collect_rollouts(
-            model.env, _nobody(model), model.rollout_buffer, model.n_steps
-        )
+        model.collect_rollouts(model.env, _nobody(model), model.rollout_buffer, model.n_steps)
         labels = model._labels()
         batch = next(iter(model.rollout_buffer.get(None)))
         rows = labels[model.rollout_buffer.chosen]  # type: ignore[attr-defined]
@@ -221,8 +216,7 @@ def test_the_clip_keeps_the_divergence_from_being_escaped() -> None:
         rare = batch._replace(old_log_prob=batch.old_log_prob + 50.0)
         likely = batch._replace(old_log_prob=batch.old_log_prob - math.log(3.0))
         found[method] = [
-            model._losses(each, rows, 0.2).apart.item() / plain
-            for each in (rare, likely)
+            model._losses(each, rows, 0.2).apart.item() / plain for each in (rare, likely)
         ]
     assert found["ppd"] == pytest.approx([0.8, 3.0], rel=1e-4)
     assert found["kickstart"] == pytest.approx([1.0, 1.0])
@@ -240,9 +234,7 @@ def test_labels_belong_to_the_states_of_a_batch() -> None:
     """Whatever the order in which a buffer gives its rows."""
     model = cart()
     model.learn(128)
-    model.collect_rollouts(
-        model.env, _nobody(model), model.rollout_buffer, model.n_steps
-    )
+    model.collect_rollouts(model.env, _nobody(model), model.rollout_buffer, model.n_steps)
     labels = model._labels()
     for batch in model.rollout_buffer.get(50):
         rows = labels[model.rollout_buffer.chosen]  # type: ignore[attr-defined]
@@ -280,10 +272,7 @@ def test_observations_of_parts_reach_the_planner_flat() -> None:
 
     class Two(gym.Env[Any, Any]):
         observation_space = gym.spaces.Dict(
-            {
-                "z": gym.spaces.Box(-5, 5, (2,), np.float32),
-                "a": gym.spaces.Discrete(3),
-            }
+            {"z": gym.spaces.Box(-5, 5, (2,), np.float32), "a": gym.spaces.Discrete(3)}
         )
         action_space = gym.spaces.Discrete(2)
 
@@ -312,11 +301,7 @@ def test_observations_of_parts_reach_the_planner_flat() -> None:
     )
     model.learn(640)
     chosen = [
-        int(
-            model.predict({"a": np.array(each), "z": np.zeros(2)}, deterministic=True)[
-                0
-            ]
-        )
+        int(model.predict({"a": np.array(each), "z": np.zeros(2)}, deterministic=True)[0])
         for each in range(3)
     ]
     assert chosen == [0, 0, 1]
@@ -337,9 +322,9 @@ def test_planners_of_boxes_guide_an_executor(kind: Kind) -> None:
         return Point(action) if kind == "point" else Gaussian(action, std)
 
     known = Planner(planner, spec, kind, 0, "")
-    frozen = initial("mlp:16", spec)
+    executor = initial("mlp:16", spec)
     model = to_sb3(
-        frozen,
+        executor,
         GuidedPPO,
         "Pendulum-v1",
         planner=known,
@@ -362,10 +347,7 @@ def test_a_planner_that_fails_is_named() -> None:
         raise ValueError("worn out")
 
     model = GuidedPPO(
-        "MlpPolicy",
-        "CartPole-v1",
-        planner=Planner(mortal, CARTPOLE, "mortal", 0, ""),
-        **small(),
+        "MlpPolicy", "CartPole-v1", planner=Planner(mortal, CARTPOLE, "mortal", 0, ""), **small()
     )
     with pytest.raises(PlannerError, match="worn out"):
         model.learn(64)
@@ -384,9 +366,7 @@ def test_a_guided_model_is_saved_without_its_planner(tmp_path: Path) -> None:
     loaded = PPO.load(tmp_path / "model.zip", device="cpu")
     obs = np.zeros((3, 4), np.float32)
     with torch.inference_mode():
-        values = [
-            each.policy.predict_values(torch.zeros(1, 4)) for each in (loaded, model)
-        ]
+        values = [each.policy.predict_values(torch.zeros(1, 4)) for each in (loaded, model)]
     assert torch.equal(*values)
     assert loaded.predict(obs, deterministic=True)[0].shape == (3,)
 
@@ -413,13 +393,13 @@ def test_reinforce_leaves_an_executor_and_a_report(
     assert undocumented(data) == []
     assert data["retention"] > 0.2
     assert data["environment_steps"] == 1280
-    frozen = read_bundle(out / "executor.akd").frozen
-    assert frozen.parameters == 58
-    assert frozen.mean.any()
+    executor = read_bundle(out / "executor.akd").executor
+    assert executor.parameters == 58
+    assert executor.mean.any()
     more = ["--executor", str(out / "executor.akd"), "--critic-first", "10000"]
     assert main([*words, *more, "--out", str(tmp_path / "more")]) == 0
-    after = read_bundle(tmp_path / "more" / "executor.akd").frozen
-    assert np.array_equal(after.vector(), frozen.vector())
+    after = read_bundle(tmp_path / "more" / "executor.akd").executor
+    assert np.array_equal(after.vector(), executor.vector())
     # One folder for each user is torch's own cache.
     left = {each.name.partition("_")[0] for each in temporary.iterdir()}
     assert left <= {"torchinductor"}

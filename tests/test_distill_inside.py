@@ -11,8 +11,8 @@ from stable_baselines3 import DQN, PPO, SAC, TD3
 from torch import Tensor, nn
 
 from agentkd import dists
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.terms import (
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.terms import (
     Attention,
     Batch,
     Ground,
@@ -25,18 +25,18 @@ from agentkd.distill.terms import (
     parse_terms,
     to_text,
 )
-from agentkd.distill.terms.attention import log_relations
-from agentkd.distill.terms.objective import Objective
-from agentkd.distill.terms.remembered import Remembered
-from agentkd.distill.terms.slopes import jacobian
+from agentkd.distillation.terms.attention import log_relations
+from agentkd.distillation.terms.cache import Remembered
+from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms.slopes import jacobian
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.planners import load_planner
 from agentkd.planners.module import from_module
-from agentkd.planners.opened import Opened, opened
-from agentkd.planners.sb3_live import from_model
+from agentkd.planners.sb3.live import from_model
+from agentkd.planners.torch_view import Opened, opened
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 
 OBS = ObsSpec((Part("", "box", (8,), "float32"),))
@@ -45,7 +45,7 @@ BOX = Spec(OBS, BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,)))
 SEEN = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
 
-def grown(architecture: str, spec: Spec = CHOICE, seed: int = 0) -> Frozen:
+def grown(architecture: str, spec: Spec = CHOICE, seed: int = 0) -> Executor:
     """Make an executor with weights that mean something."""
     sketch = initial(architecture, spec, seed=seed)
     vector = sketch.vector()
@@ -54,7 +54,7 @@ def grown(architecture: str, spec: Spec = CHOICE, seed: int = 0) -> Frozen:
     return sketch.with_vector(vector, 0)
 
 
-def built(term: Term, executor: Frozen, planner: Any) -> tuple[Loss, Batch]:
+def built(term: Term, executor: Executor, planner: Any) -> tuple[Loss, Batch]:
     """Make a loss beside `match`, and a batch of what was seen."""
     network = Network(executor)
     answer = planner(SEEN.numpy())
@@ -84,9 +84,7 @@ def built(term: Term, executor: Frozen, planner: Any) -> tuple[Loss, Batch]:
         (Slopes(projections=3), "attention:8/2/1", BOX),
     ],
 )
-def test_there_is_nothing_to_learn_from_oneself(
-    term: Term, architecture: str, spec: Spec
-) -> None:
+def test_there_is_nothing_to_learn_from_oneself(term: Term, architecture: str, spec: Spec) -> None:
     """An executor that is the planner itself has a loss of 0; another one has not."""
     planner = grown(architecture, spec)
     loss, batch = built(term, planner, planner)
@@ -101,9 +99,7 @@ def test_there_is_nothing_to_learn_from_oneself(
 
 def test_heads_blocks_and_widths_may_differ() -> None:
     """Four heads of a width of 16 teach two of 8: both are cut into four."""
-    loss, batch = built(
-        Attention(), grown("attention:8/2/1"), grown("attention:16/4/3")
-    )
+    loss, batch = built(Attention(), grown("attention:8/2/1"), grown("attention:16/4/3"))
     assert loss.heads == 4
     loss(batch).sum().backward()
     loss, _ = built(
@@ -143,10 +139,7 @@ def test_slopes_are_those_of_finite_differences(spec: Spec) -> None:
     for i in range(8):
         aside = torch.zeros(8)
         aside[i] = step
-        ahead, behind = (
-            found.answer(SEEN + aside, None),
-            found.answer(SEEN - aside, None),
-        )
+        ahead, behind = (found.answer(SEEN + aside, None), found.answer(SEEN - aside, None))
         assert torch.allclose(slopes[:, :, i], (ahead - behind) / (2 * step), atol=5e-3)
 
 
@@ -207,7 +200,7 @@ def test_a_module_without_a_gradient_is_refused_at_once() -> None:
 
 def test_similar_is_blind_to_rotations_and_width() -> None:
     """Hidden numbers that are turned and padded with zeros are as alike as before."""
-    from agentkd.distill.terms.similar import similarities
+    from agentkd.distillation.terms.similar import similarities
 
     hidden = torch.randn(5, 4)
     wide = torch.cat([hidden @ torch.linalg.qr(torch.randn(4, 4)).Q, hidden * 0], 1)
@@ -230,7 +223,7 @@ def test_the_planner_is_looked_into_once_for_each_label() -> None:
 
 def test_what_was_remembered_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory would grow too large the newest half stays; answers do, too."""
-    from agentkd.distill.terms import remembered
+    from agentkd.distillation.terms import cache as remembered
 
     # Room for three.
     monkeypatch.setattr(remembered, "_MOST", 3 * (8 + 40))
@@ -357,13 +350,11 @@ def test_they_are_read_and_written() -> None:
 def test_a_distiller_learns_with_them(tmp_path: Any) -> None:
     """Through the loop: the relations come nearer, and numbers are shown."""
     planner = grown("attention:8/4/2")
-    options = DistillerOptions(
-        terms="match + attention + 0.1 slopes + 0.001 smooth", batch=32
-    )
-    learner = Distiller(initial("attention:8/2/1", CHOICE), options, planner)
+    options = DistillerOptions(terms="match + attention + 0.1 slopes + 0.001 smooth", batch=32)
+    distiller = Distiller(initial("attention:8/2/1", CHOICE), options, planner)
     obs = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
-    learner.add(obs, planner(obs))
-    first, *_, last = [learner.step() for _ in range(60)]
+    distiller.add(obs, planner(obs))
+    first, *_, last = [distiller.step() for _ in range(60)]
     assert last["attention.apart"] < 0.5 * first["attention.apart"]
     assert last["slopes.looked"] <= 200
 

@@ -12,17 +12,17 @@ import pytest
 
 from agentkd import dists
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distill.dataset import About
-from agentkd.distill.dataset_writer import DatasetWriter
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.gate import MARGINS, Gate, GateOptions
-from agentkd.distill.live import LiveDistiller, LiveOptions
-from agentkd.distill.service import build
+from agentkd.distillation.dataset import About
+from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.gate import MARGINS, Gate, GateOptions
+from agentkd.distillation.live import LiveDistiller, LiveOptions
+from agentkd.distillation.service import build
 from agentkd.dists import KINDS, Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
-from agentkd.runtime import Agent, InlineLearner
+from agentkd.executors.executor import Executor
+from agentkd.runtime import Agent, InlineDistiller
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -71,13 +71,13 @@ def rule(kind: Kind) -> Callable[[Floats], ActionDist]:
     return planner
 
 
-def learnt(kind: Kind, steps: int, at: float = 0.0, sign: int = 1) -> Frozen:
+def learnt(kind: Kind, steps: int, at: float = 0.0, sign: int = 1) -> Executor:
     """Distil the rule for so many steps from states around a place.
 
     With a sign of -1 the rule is another one: it sees each number with that sign.
     """
-    frozen = initial("mlp:32", Spec(OBS, ACTIONS[kind]), seed=1)
-    distiller = Distiller(frozen, DistillerOptions(batch=128, learning_rate=1e-2))
+    executor = initial("mlp:32", Spec(OBS, ACTIONS[kind]), seed=1)
+    distiller = Distiller(executor, DistillerOptions(batch=128, learning_rate=1e-2))
     obs = states(2048, seed=1, at=at)
     distiller.add(obs, rule(kind)(sign * obs))
     for _ in range(steps):
@@ -85,9 +85,7 @@ def learnt(kind: Kind, steps: int, at: float = 0.0, sign: int = 1) -> Frozen:
     return distiller.freeze()
 
 
-def gate_of(
-    kind: Kind, began: Frozen, kept: Labels | None = None, count: int = 512
-) -> Gate:
+def gate_of(kind: Kind, began: Executor, kept: Labels | None = None, count: int = 512) -> Gate:
     """Make a gate that holds recent labels."""
     gate = Gate(began, kept)
     obs = states(count, seed=2)
@@ -155,8 +153,7 @@ def test_labels_are_held_out_in_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"block": 0}, {"every": 1}, {"least": 1}, {"blocks": 4}, {"certainty": -1.0}],
+    "options", [{"block": 0}, {"every": 1}, {"least": 1}, {"blocks": 4}, {"certainty": -1.0}]
 )
 def test_a_gate_is_checked(options: dict[str, Any]) -> None:
     """Runs of nothing and comparisons of one sample are refused."""
@@ -164,49 +161,49 @@ def test_a_gate_is_checked(options: dict[str, Any]) -> None:
         GateOptions(**options)
 
 
-def feed(learner: LiveDistiller, rounds: int, at: float = 0.0, steps: int = 3) -> int:
+def feed(distiller: LiveDistiller, rounds: int, at: float = 0.0, steps: int = 3) -> int:
     """Give labels as a run does, and count the snapshots that pass."""
     planner = rule("squashed")
     passed = 0
     for index in range(rounds):
         obs = states(32, seed=100 + index, at=at)
-        learner.add(obs, planner(obs))
+        distiller.add(obs, planner(obs))
         for _ in range(steps):
-            learner.step()
-        passed += learner.snapshot() is not None
+            distiller.step()
+        passed += distiller.snapshot() is not None
     return passed
 
 
-def error(frozen: Frozen, at: float = 0.0) -> float:
+def error(executor: Executor, at: float = 0.0) -> float:
     """How far an executor's actions are from the rule's, in the mean square."""
     obs = states(1024, seed=9, at=at)
-    mine = dists.mode(frozen(obs), BOX.action)
+    mine = dists.mode(executor(obs), BOX.action)
     right = dists.mode(rule("squashed")(obs), BOX.action)
     return float(np.square(mine - right).mean())
 
 
-def acting(learner: LiveDistiller) -> Frozen:
-    """The executor that a learner believes to act."""
-    assert learner._acting is not None
-    return learner._acting
+def acting(distiller: LiveDistiller) -> Executor:
+    """The executor that a distiller believes to act."""
+    assert distiller._acting is not None
+    return distiller._acting
 
 
 def test_a_poor_executor_learns() -> None:
     """Swaps come, and what they bring is much better than what was there."""
     poor = learnt("squashed", 3)
-    learner = LiveDistiller(poor, DistillerOptions(batch=64, learning_rate=5e-3))
-    assert feed(learner, 80) > 2
-    assert error(acting(learner)) < 0.25 * error(poor)
+    distiller = LiveDistiller(poor, DistillerOptions(batch=64, learning_rate=5e-3))
+    assert feed(distiller, 80) > 2
+    assert error(acting(distiller)) < 0.25 * error(poor)
 
 
 def test_a_good_executor_is_not_thrown_away() -> None:
     """With a learning rate that ruins it, none of what was ruined is handed on."""
     good = learnt("squashed", 400)
     wild = DistillerOptions(batch=64, learning_rate=0.3, warmup=1)
-    learner = LiveDistiller(good, wild)
-    feed(learner, 60)
-    assert error(acting(learner)) <= 1.05 * error(good)
-    assert learner.refused()["recent"] > 5
+    distiller = LiveDistiller(good, wild)
+    feed(distiller, 60)
+    assert error(acting(distiller)) <= 1.05 * error(good)
+    assert distiller.refused()["recent"] > 5
     free = LiveDistiller(good, wild, live=LiveOptions(gate=None))
     assert feed(free, 60) == 60
     assert error(acting(free)) > 2 * error(good)
@@ -215,14 +212,12 @@ def test_a_good_executor_is_not_thrown_away() -> None:
 def test_after_harmful_candidates_learning_returns_to_the_last_good_weights() -> None:
     """Five in a row, and the network is again the executor that acts."""
     good = learnt("squashed", 400)
-    learner = LiveDistiller(
-        good, DistillerOptions(batch=64, learning_rate=0.3, warmup=1)
-    )
+    distiller = LiveDistiller(good, DistillerOptions(batch=64, learning_rate=0.3, warmup=1))
     apart = []
     for index in range(60):
-        feed(learner, 1)
-        network = learner.distiller.freeze().vector()
-        apart.append(float(np.abs(network - acting(learner).vector()).max()))
+        feed(distiller, 1)
+        network = distiller.distiller.freeze().vector()
+        apart.append(float(np.abs(network - acting(distiller).vector()).max()))
         if index > 20 and apart[-1] == 0:
             break
     assert apart[-1] == 0
@@ -236,11 +231,11 @@ def test_what_knows_nothing_has_nothing_to_lose() -> None:
     """
     options = DistillerOptions(batch=64, learning_rate=5e-3)
     start = initial("mlp:16", BOX, seed=1)
-    learner = LiveDistiller(start, options, untaught=True)
-    learner.follow(start.vector())
-    assert feed(learner, 3) > 0
-    learner.follow(start.vector() * np.float32(0.5))
-    assert feed(learner, 1) == 0
+    distiller = LiveDistiller(start, options, untaught=True)
+    distiller.follow(start.vector())
+    assert feed(distiller, 3) > 0
+    distiller.follow(start.vector() * np.float32(0.5))
+    assert feed(distiller, 1) == 0
 
 
 def test_kept_labels_stay_in_the_mix() -> None:
@@ -253,8 +248,8 @@ def test_kept_labels_stay_in_the_mix() -> None:
     no_gate = LiveOptions(gate=None)
     with_kept = LiveDistiller(good, fast, kept=kept, live=no_gate)
     without = LiveDistiller(good, fast, live=no_gate)
-    for learner in (with_kept, without):
-        feed(learner, 60, at=-2.0)
+    for distiller in (with_kept, without):
+        feed(distiller, 60, at=-2.0)
     assert error(acting(with_kept), at=4.0) < 0.5 * error(acting(without), at=4.0)
 
 
@@ -263,23 +258,23 @@ def test_kept_labels_may_be_of_another_kind() -> None:
     good = learnt("squashed", 300)
     obs = states(256, seed=3)
     kept = Labels(obs, Point(dists.mode(rule("squashed")(obs), BOX.action)))
-    learner = LiveDistiller(good, DistillerOptions(batch=64), kept=kept)
-    feed(learner, 40)
-    assert learner.distiller.steps > 0
-    assert error(acting(learner)) <= 1.05 * error(good)
+    distiller = LiveDistiller(good, DistillerOptions(batch=64), kept=kept)
+    feed(distiller, 40)
+    assert distiller.distiller.steps > 0
+    assert error(acting(distiller)) <= 1.05 * error(good)
 
 
 def test_an_executor_that_somebody_else_swapped_in_is_gone_on_from() -> None:
-    """The learner continues from it, and of another architecture it has nothing."""
+    """The distiller continues from it, and of another architecture it has nothing."""
     poor, good = learnt("squashed", 3), learnt("squashed", 400)
-    learner = LiveDistiller(poor, DistillerOptions(batch=64))
-    learner.follow(good.vector())
-    assert np.array_equal(learner.distiller.snapshot(), good.vector())
-    learner.follow(None)
-    assert feed(learner, 20) == 0
-    assert learner.refused() == {"architecture": 20}
-    learner.follow(poor.vector())
-    assert feed(learner, 60) > 0
+    distiller = LiveDistiller(poor, DistillerOptions(batch=64))
+    distiller.follow(good.vector())
+    assert np.array_equal(distiller.distiller.snapshot(), good.vector())
+    distiller.follow(None)
+    assert feed(distiller, 20) == 0
+    assert distiller.refused() == {"architecture": 20}
+    distiller.follow(poor.vector())
+    assert feed(distiller, 60) > 0
 
 
 class Drift:
@@ -315,7 +310,7 @@ def drive(agent: Agent, ticks: int, seed: int) -> list[float]:
     return parts[:-1]
 
 
-def steering(steps: int) -> tuple[Frozen, Labels]:
+def steering(steps: int) -> tuple[Executor, Labels]:
     """Distil the steering, and keep some labels."""
     distiller = Distiller(
         initial("mlp:16", BOX, seed=1), DistillerOptions(batch=128, learning_rate=1e-2)
@@ -334,16 +329,16 @@ def test_live_learning_does_not_harm_a_good_executor() -> None:
 
     The learning rate is one that without the gate makes the robot drift away.
     """
-    frozen, kept = steering(300)
-    alone = drive(Agent(frozen), 600, 0)
+    executor, kept = steering(300)
+    alone = drive(Agent(executor), 600, 0)
     floor = 0.5 * float(np.mean(alone))
     wild = DistillerOptions(batch=32, learning_rate=1.0, warmup=1)
     worst = {}
     for name, live in (("gate", LiveOptions()), ("none", LiveOptions(gate=None))):
-        learner = LiveDistiller(frozen, wild, kept=kept, live=live)
-        port = InlineLearner(learner, swap_every=25)
+        distiller = LiveDistiller(executor, wild, kept=kept, live=live)
+        port = InlineDistiller(distiller, swap_every=25)
         with Agent(
-            frozen, planner=steer, planner_latency=1, learner=port, mode="executor"
+            executor, planner=steer, planner_latency=1, distiller=port, mode="executor"
         ) as agent:
             worst[name] = min(drive(agent, 600, 0))
     assert worst["gate"] >= floor
@@ -352,11 +347,11 @@ def test_live_learning_does_not_harm_a_good_executor() -> None:
 
 def test_a_poor_executor_gets_better_while_it_acts() -> None:
     """In a closed loop, from an executor that hardly steers, returns rise."""
-    frozen, _ = steering(1)
-    learner = LiveDistiller(frozen, DistillerOptions(batch=64, learning_rate=5e-3))
-    port = InlineLearner(learner, swap_every=25)
+    executor, _ = steering(1)
+    distiller = LiveDistiller(executor, DistillerOptions(batch=64, learning_rate=5e-3))
+    port = InlineDistiller(distiller, swap_every=25)
     with Agent(
-        frozen, planner=steer, planner_latency=1, learner=port, mode="executor"
+        executor, planner=steer, planner_latency=1, distiller=port, mode="executor"
     ) as agent:
         parts = drive(agent, 1500, 0)
         metrics = agent.metrics()
@@ -365,7 +360,7 @@ def test_a_poor_executor_gets_better_while_it_acts() -> None:
     assert sum(metrics["swaps_refused_total"].values()) > 0
 
 
-def files(folder: Path) -> tuple[Frozen, Labels, Path]:
+def files(folder: Path) -> tuple[Executor, Labels, Path]:
     """Write an executor with kept labels."""
     good = learnt("squashed", 50)
     obs = states(400, seed=3)
@@ -377,14 +372,14 @@ def files(folder: Path) -> tuple[Frozen, Labels, Path]:
 def test_a_file_is_where_learning_begins(tmp_path: Path) -> None:
     """Kept labels anchor it; without them its golden observations do, less and less."""
     good, kept, file = files(tmp_path)
-    learner = build(str(file))
-    assert np.array_equal(learner.distiller.snapshot(), good.vector())
-    anchor = learner._anchor
+    distiller = build(str(file))
+    assert np.array_equal(distiller.distiller.snapshot(), good.vector())
+    anchor = distiller._anchor
     assert anchor is not None
     assert anchor.count == 300
-    assert learner._gate is not None
-    assert learner._gate._kept is not None
-    assert len(learner._gate._kept.obs) == 100
+    assert distiller._gate is not None
+    assert distiller._gate._kept is not None
+    assert len(distiller._gate._kept.obs) == 100
     write_bundle(tmp_path / "bare.akd", good)
     bare = build(str(tmp_path / "bare.akd"))
     assert bare._anchor is not None
@@ -409,15 +404,15 @@ def test_a_dataset_gives_kept_labels(tmp_path: Path) -> None:
             np.zeros(400, np.int32),
             np.zeros(400, np.uint8),
         )
-    learner = build(str(file), data=str(tmp_path / "data"))
-    assert learner._anchor is not None
-    assert learner._anchor.count == 300
+    distiller = build(str(file), data=str(tmp_path / "data"))
+    assert distiller._anchor is not None
+    assert distiller._anchor.count == 300
     other = Spec(OBS, DiscreteSpec(2))
     with pytest.raises(ConfigError, match="labels of 3 numbers"):
         build("mlp:8", to_json(other), data=str(tmp_path / "data"))
 
 
-def test_a_learner_that_cannot_be_meant_is_refused() -> None:
+def test_a_distiller_that_cannot_be_meant_is_refused() -> None:
     """An architecture without a spec, and shares of more than all, name the remedy."""
     with pytest.raises(ConfigError, match="needs the environment's spec"):
         build("mlp:8")

@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.distill import Budget, CollectionOptions, Progress, distill
-from agentkd.distill.collector import Collector
-from agentkd.distill.head_start import HeadStart
+from agentkd.distillation import Budget, CollectionOptions, Progress, distill
+from agentkd.distillation.collector import Collector
+from agentkd.distillation.head_start import HeadStart
 from agentkd.environments.checked import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
@@ -55,7 +55,7 @@ def test_the_executor_does_what_the_planner_does() -> None:
     result = distill("CartPole-v1", BALANCE, "mlp:16", budget=Budget(labels=4000))
     assert result.labels >= 4000
     assert not result.interrupted
-    assert play(result.frozen, 5) == 500.0
+    assert play(result.executor, 5) == 500.0
 
 
 def test_a_budget_of_labels_repeats_itself_exactly() -> None:
@@ -63,7 +63,7 @@ def test_a_budget_of_labels_repeats_itself_exactly() -> None:
     vectors = [
         distill(
             "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=320), seed=seed
-        ).frozen.vector()
+        ).executor.vector()
         for seed in (3, 3, 4)
     ]
     assert np.array_equal(vectors[0], vectors[1])
@@ -133,9 +133,7 @@ def test_a_planner_that_raises_later_leaves_what_was_learnt() -> None:
     assert result.steps > 0
 
 
-def test_resuming_with_other_environments_still_lets_the_executor_drive(
-    tmp_path: Path,
-) -> None:
+def test_resuming_with_other_environments_still_lets_the_executor_drive(tmp_path: Path) -> None:
     """What is published does not hang on how labels divide."""
     published: list[bool] = []
     for count, labels in ((16, 1008), (12, 4000)):
@@ -179,16 +177,13 @@ def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
             stop=enough,
         )
     assert result.labels > 2000
-    assert result.frozen.version > 1
+    assert result.executor.version > 1
 
 
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     """The planner's own words reach the caller."""
     (tmp_path / "faulty.py").write_text(FAULTY)
-    with (
-        working_in(tmp_path),
-        pytest.raises(PlannerError, match="no luck today"),
-    ):
+    with working_in(tmp_path), pytest.raises(PlannerError, match="no luck today"):
         distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=10_000.0))
 
 
@@ -196,17 +191,15 @@ def test_what_was_learnt_outlives_its_planner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planner that dies is tried again, and in the end the executor is kept."""
-    monkeypatch.setattr("agentkd.distill.process_source._RESTARTS", 1)
+    monkeypatch.setattr("agentkd.distillation.process_source._RESTARTS", 1)
     (tmp_path / "mortal.py").write_text(MORTAL)
     with working_in(tmp_path):
-        result = distill(
-            "CartPole-v1", "mortal:planner", budget=Budget(seconds=10_000.0)
-        )
+        result = distill("CartPole-v1", "mortal:planner", budget=Budget(seconds=10_000.0))
     assert "worn out" in result.fault
     assert result.interrupted
     assert result.restarts == 1
     assert result.steps > 0
-    assert np.isfinite(result.frozen.vector()).all()
+    assert np.isfinite(result.executor.vector()).all()
 
 
 RULES = """
@@ -328,15 +321,12 @@ def test_every_visited_state_is_labelled_by_the_planner(
     seen = [collector.step(say(1), share=0.5) for _ in range(20)]
     visited = np.concatenate([step.obs[:, 0] for step in seen])
     assert all(
-        isinstance(s.dist, Categorical) and (s.dist.logits.argmax(1) == 0).all()
-        for s in seen
+        isinstance(s.dist, Categorical) and (s.dist.logits.argmax(1) == 0).all() for s in seen
     )
     assert np.bincount(visited.astype(int)).tolist() == [32] * 5
 
 
-def test_drivers_share_by_their_shares(
-    counting: tuple[Collector, list[Counting]],
-) -> None:
+def test_drivers_share_by_their_shares(counting: tuple[Collector, list[Counting]]) -> None:
     """With share 1 the planner drives alone, with 0 the executor."""
     collector, made = counting
     for _ in range(10):
@@ -406,9 +396,7 @@ def test_the_planners_share_falls_and_stops() -> None:
         ("none", [0.0, 0.0, 0.0, 0.0]),
     ],
 )
-def test_the_share_falls_as_its_schedule_says(
-    schedule: Any, shares: list[float]
-) -> None:
+def test_the_share_falls_as_its_schedule_says(schedule: Any, shares: list[float]) -> None:
     """Half of it is gone after `halving` labels, where it falls at all."""
     options = CollectionOptions(halving=100, least_share=0.1, schedule=schedule)
     assert [options.share(n) for n in (0, 100, 200, 100_000)] == shares
@@ -420,9 +408,7 @@ def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:
     """Rewards belong to the state they were paid in; a fifth tick ends an episode."""
     collector = Collector(Counting, say(1), env_spec(Counting()), count=2)
     seen = [collector.step(say(1), share=1.0) for _ in range(6)]
-    assert [step.begins.tolist() for step in seen] == [
-        [at % 5 == 0] * 2 for at in range(6)
-    ]
+    assert [step.begins.tolist() for step in seen] == [[at % 5 == 0] * 2 for at in range(6)]
     assert [int(step.ended[0]) for step in seen] == [0, 0, 0, 0, 1, 0]
     assert all((step.reward == 1.0).all() for step in seen)
 
@@ -430,10 +416,7 @@ def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:
 def test_an_environment_that_raises_is_told_apart() -> None:
     """The fault names the environment and its own error."""
     collector = Collector(
-        lambda: Checked(Counting(fault=3), "cart"),
-        say(0),
-        env_spec(Counting()),
-        count=2,
+        lambda: Checked(Counting(fault=3), "cart"), say(0), env_spec(Counting()), count=2
     )
     for _ in range(2):
         collector.step(say(0), share=1.0)
@@ -458,7 +441,7 @@ class Given:
             raise batch
         return [batch] if batch else []
 
-    def update(self, frozen: Any, share: float) -> None:
+    def update(self, executor: Any, share: float) -> None:
         """Count."""
         self.updates += 1
 
@@ -490,7 +473,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     """Give the source that has a head start a clock of its own."""
-    monkeypatch.setattr("agentkd.distill.head_start.time", Clock)
+    monkeypatch.setattr("agentkd.distillation.head_start.time", Clock)
     return Clock
 
 

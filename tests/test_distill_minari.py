@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distill import Budget, distill_dataset
-from agentkd.distill.minari import read_minari
-from agentkd.distill.offline import open_dataset
+from agentkd.distillation import Budget, distill_dataset
+from agentkd.distillation.minari import read_minari
+from agentkd.distillation.offline import open_dataset
 from agentkd.dists import mode
 from agentkd.errors import LoadError
 from agentkd.spec import BoxSpec, MultiDiscreteSpec, obs_spec
@@ -93,9 +93,7 @@ def test_recorded_actions_become_labels(tmp_path: Path) -> None:
 def test_an_executor_is_distilled_from_recorded_actions(tmp_path: Path) -> None:
     """Hard labels are enough to find what decides."""
     path = lay_out(tmp_path / "one", [episode(40, seed) for seed in range(40)])
-    result = distill_dataset(
-        open_dataset(path), "mlp:16", budget=Budget(steps=400), every=0.0
-    )
+    result = distill_dataset(open_dataset(path), "mlp:16", budget=Budget(steps=400), every=0.0)
     assert result.history[-1].agreement > 0.9
     assert result.labels == 38 * 40
 
@@ -140,16 +138,12 @@ def test_boxes_become_points_and_several_choices_several(tmp_path: Path) -> None
     dataset = open_dataset(lay_out(tmp_path / "several", [one], action=several))
     assert isinstance(dataset.about.spec.action, MultiDiscreteSpec)
     assert isinstance(dataset.part(0).dist, MultiCategorical)
-    assert (
-        mode(dataset.part(0).dist, dataset.about.spec.action).tolist() == [[1, 2]] * 3
-    )
+    assert mode(dataset.part(0).dist, dataset.about.spec.action).tolist() == [[1, 2]] * 3
 
 
-def test_many_episodes_are_read_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_episodes_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes stay whole, and no part is larger than asked for."""
-    monkeypatch.setattr("agentkd.distill.minari._PART", 10)
+    monkeypatch.setattr("agentkd.distillation.minari._PART", 10)
     path = lay_out(tmp_path / "one", [episode(n, n) for n in (4, 6, 7, 3, 12, 1)])
     dataset = open_dataset(path)
     parts = [dataset.part(index) for index in range(dataset.parts)]
@@ -177,9 +171,7 @@ def test_nothing_outside_of_the_file_is_followed(tmp_path: Path) -> None:
         ({"observation_space": json.dumps({"type": "Text"})}, "not supported"),
     ],
 )
-def test_what_is_not_read_is_named(
-    more: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
+def test_what_is_not_read_is_named(more: dict[str, Any], reason: str, tmp_path: Path) -> None:
     """Other formats, damaged descriptions and strange spaces are told apart."""
     from agentkd.errors import AgentkdError
 
@@ -206,9 +198,7 @@ def test_a_truncated_file_is_an_error_of_ours(tmp_path: Path) -> None:
         open_dataset(path)
 
 
-def test_without_h5py_the_remedy_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_h5py_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra that brings it is in the message."""
 
     def missing(name: str) -> Any:
@@ -216,6 +206,6 @@ def test_without_h5py_the_remedy_is_told(
             raise ModuleNotFoundError(name=name)
         return import_module(name)
 
-    monkeypatch.setattr("agentkd.distill.minari.import_module", missing)
+    monkeypatch.setattr("agentkd.distillation.minari.import_module", missing)
     with pytest.raises(LoadError, match=r"agentkd\[minari\]"):
         open_dataset(lay_out(tmp_path / "one", [episode(3, 0)]))

@@ -10,10 +10,10 @@ import torch
 
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.int8.reference import dense_parts
-from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.quantised import FineTuning, divergence_of, fit_int8, nearest
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.int8 import FineTuning, divergence_of, fit_int8, nearest
 from agentkd.errors import ConfigError, SpecError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec
 from agentkd.types import Categorical, Floats, Point
@@ -28,38 +28,38 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def uneven(architecture: str, action: ActionSpec) -> Frozen:
+def uneven(architecture: str, action: ActionSpec) -> Executor:
     """An executor with one huge weight an output: int8 leaves few steps for the rest.
 
     The huge ones belong to a number that hardly moves.
     """
-    frozen = lively(architecture, action)
-    first = frozen.layers[0]
+    executor = lively(architecture, action)
+    first = executor.layers[0]
     assert isinstance(first, Dense)
     weight = first.weight.copy()
     weight[:, 0] = 60.0 * np.sign(weight[:, 0])
-    return replace(frozen, layers=(replace(first, weight=weight), *frozen.layers[1:]))
+    return replace(executor, layers=(replace(first, weight=weight), *executor.layers[1:]))
 
 
-def observations(frozen: Frozen, rows: int, seed: int = 0) -> Floats:
+def observations(executor: Executor, rows: int, seed: int = 0) -> Floats:
     random = np.random.default_rng(seed)
     z = random.standard_normal((rows, 7))
     z[:, 0] *= 0.02
-    return (frozen.mean + z / frozen.scale).astype(np.float32)
+    return (executor.mean + z / executor.scale).astype(np.float32)
 
 
-def divergence(frozen: Frozen, calibration: Floats, obs: Floats, told: Floats) -> float:
+def divergence(executor: Executor, calibration: Floats, obs: Floats, told: Floats) -> float:
     """How far the integer form is from the planner, over other observations."""
-    if frozen.head == "squashed":
-        given = quantise(frozen, calibration).outputs(obs)
+    if executor.head == "squashed":
+        given = quantise(executor, calibration).outputs(obs)
         return float(np.mean((given - told) ** 2))
-    far = divergence_of(frozen, "categorical")
-    outputs = torch.from_numpy(quantise(frozen, calibration).outputs(obs))
+    far = divergence_of(executor, "categorical")
+    outputs = torch.from_numpy(quantise(executor, calibration).outputs(obs))
     return float(far(outputs, torch.from_numpy(told)).mean())
 
 
 @pytest.mark.parametrize(
-    ("frozen", "share"),
+    ("executor", "share"),
     [
         (lively("mlp:8,8", DiscreteSpec(4)), 0.8),
         (lively("mlp:8,8", BOX), 0.7),
@@ -68,34 +68,32 @@ def divergence(frozen: Frozen, calibration: Floats, obs: Floats, told: Floats) -
     ],
     ids=["choice", "numbers", "uneven choice", "uneven numbers"],
 )
-def test_it_lowers_what_rounding_after_training_loses(
-    frozen: Frozen, share: float
-) -> None:
+def test_it_lowers_what_rounding_after_training_loses(executor: Executor, share: float) -> None:
     """The planner is the float executor: all there is to lose is lost by rounding.
 
-    Over observations that were no labels, the integer form of a narrow executor comes
-    nearer to the planner; least so where one huge weight an output leaves few steps.
+    Over observations that were no labels, the integer form of a narrow executor comes nearer to the
+    planner; least so where one huge weight an output leaves few steps.
     """
-    obs, other = observations(frozen, 4000), observations(frozen, 4000, 1)
-    answers = frozen(obs)
-    dist = answers if isinstance(answers, Point) else Categorical(frozen.outputs(obs))
-    told = frozen(other)
-    wanted = told.action if isinstance(told, Point) else frozen.outputs(other)
-    fitted = fit_int8(frozen, (obs, dist), SHORT)
+    obs, other = observations(executor, 4000), observations(executor, 4000, 1)
+    answers = executor(obs)
+    dist = answers if isinstance(answers, Point) else Categorical(executor.outputs(obs))
+    told = executor(other)
+    wanted = told.action if isinstance(told, Point) else executor.outputs(other)
+    fitted = fit_int8(executor, (obs, dist), SHORT)
     assert fitted.after < share * fitted.before
-    before = divergence(frozen, fitted.obs, other, wanted)
-    after = divergence(fitted.frozen, fitted.obs, other, wanted)
+    before = divergence(executor, fitted.obs, other, wanted)
+    after = divergence(fitted.executor, fitted.obs, other, wanted)
     assert after < share * before
 
 
 def test_the_integer_form_has_the_weights_as_they_are() -> None:
     """What was fitted lies on steps, and quantising it rounds nothing."""
-    frozen = uneven("mlp:6,6", DiscreteSpec(4))
-    obs = observations(frozen, 1000)
-    fitted = fit_int8(frozen, (obs, frozen(obs)), replace(SHORT, steps=50))
-    assert fitted.frozen is not frozen
-    parts = dense_parts(quantise(fitted.frozen, fitted.obs).layers)
-    for layer, part in zip(fitted.frozen.layers, parts, strict=True):
+    executor = uneven("mlp:6,6", DiscreteSpec(4))
+    obs = observations(executor, 1000)
+    fitted = fit_int8(executor, (obs, executor(obs)), replace(SHORT, steps=50))
+    assert fitted.executor is not executor
+    parts = dense_parts(quantise(fitted.executor, fitted.obs).layers)
+    for layer, part in zip(fitted.executor.layers, parts, strict=True):
         assert isinstance(layer, Dense)
         most = np.abs(part.weight.astype(int)).max(axis=1)
         step = np.abs(layer.weight).max(axis=1) / most
@@ -104,23 +102,23 @@ def test_the_integer_form_has_the_weights_as_they_are() -> None:
 
 def test_what_is_not_better_is_not_taken() -> None:
     """A single, absurd step leaves the executor as it was."""
-    frozen = lively("mlp:5", DiscreteSpec(3))
-    obs = observations(frozen, 500)
+    executor = lively("mlp:5", DiscreteSpec(3))
+    obs = observations(executor, 500)
     options = FineTuning(steps=1, learning_rate=1e3)
-    fitted = fit_int8(frozen, (obs, frozen(obs)), options)
-    assert fitted.frozen is frozen
+    fitted = fit_int8(executor, (obs, executor(obs)), options)
+    assert fitted.executor is executor
     assert fitted.after == fitted.before
 
 
 def test_it_repeats_itself() -> None:
     """The same labels and seed give the same weights, from a buffer too."""
-    frozen = uneven("mlp:6", DiscreteSpec(4))
-    obs = observations(frozen, 300)
+    executor = uneven("mlp:6", DiscreteSpec(4))
+    obs = observations(executor, 300)
     buffer = LabelBuffer()
-    buffer.add(obs, frozen(obs))
+    buffer.add(obs, executor(obs))
     options = replace(SHORT, steps=20)
-    one = fit_int8(frozen, buffer, options).frozen
-    two = fit_int8(frozen, (obs, frozen(obs)), options).frozen
+    one = fit_int8(executor, buffer, options).executor
+    two = fit_int8(executor, (obs, executor(obs)), options).executor
     np.testing.assert_array_equal(one.vector(), two.vector())
 
 
@@ -136,10 +134,10 @@ def test_rounding_is_to_the_nearest_and_gradients_pass() -> None:
 
 def test_convolutions_are_fitted_too() -> None:
     """Each filter has a step of its own."""
-    frozen = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
+    executor = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
     random = np.random.default_rng(0)
-    obs = random.normal(frozen.mean, 1.0, (200, 144)).astype(np.float32)
-    fitted = fit_int8(frozen, (obs, frozen(obs)), replace(SHORT, steps=30, batch=64))
+    obs = random.normal(executor.mean, 1.0, (200, 144)).astype(np.float32)
+    fitted = fit_int8(executor, (obs, executor(obs)), replace(SHORT, steps=30, batch=64))
     assert fitted.after <= fitted.before
 
 
@@ -150,11 +148,11 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     dist = Categorical(np.zeros((4, 3), np.float32))
     with pytest.raises(SpecError, match="memory"):
         fit_int8(unit, (obs, dist))
-    frozen = lively("mlp:5", DiscreteSpec(3))
+    executor = lively("mlp:5", DiscreteSpec(3))
     with pytest.raises(ConfigError, match="no labels"):
-        fit_int8(frozen, LabelBuffer())
+        fit_int8(executor, LabelBuffer())
     with pytest.raises(ConfigError, match="boxes"):
-        fit_int8(frozen, (obs, Point(np.zeros((4, 3), np.float32))))
+        fit_int8(executor, (obs, Point(np.zeros((4, 3), np.float32))))
     with pytest.raises(ConfigError, match="steps"):
         FineTuning(steps=0)
     with pytest.raises(ConfigError, match="learning_rate"):

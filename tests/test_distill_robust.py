@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distill.attacks import Way, perturbed
-from agentkd.distill.terms import Batch, Ground, Robust, Smooth, Weighted
-from agentkd.distill.terms.match import Match
-from agentkd.distill.terms.objective import Objective
-from agentkd.distill.terms.term import Loss, Term
+from agentkd.distillation.terms import Batch, Ground, Robust, Smooth, Weighted
+from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms.term import Loss, Term
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
+from agentkd.measure.perturb import Way, perturbed
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec
 
 BOX = BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,))
@@ -44,9 +44,7 @@ def obs(count: int = 64, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, generator=random) / NETWORK.unit
 
 
-def built(
-    term: Term, action: ActionSpec = BOX, kind: Kind = "point"
-) -> tuple[Objective, Loss]:
+def built(term: Term, action: ActionSpec = BOX, kind: Kind = "point") -> tuple[Objective, Loss]:
     """Make a term beside `match`, on the linear executor."""
     head = "clipped" if isinstance(action, BoxSpec) else "categorical"
     whole = Objective(
@@ -166,9 +164,7 @@ def test_projections_give_the_norm_on_average() -> None:
 def test_smoothing_makes_the_weights_smaller() -> None:
     """Its gradient reaches the weights: following it, the norm falls."""
     plane = Linear(WEIGHT.clone(), NETWORK.unit)
-    loss = Smooth().build(
-        Ground("categorical", "categorical", DiscreteSpec(2), 3, plane)
-    )
+    loss = Smooth().build(Ground("categorical", "categorical", DiscreteSpec(2), 3, plane))
     seen = obs(64)
     adam = torch.optim.Adam(plane.parameters(), 0.05)
     for _ in range(60):

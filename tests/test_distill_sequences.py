@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from agentkd.distill.asking import check_memory
-from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.collector import Collector
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.sequences import CUT, HOLE, links_of, walk_back
-from agentkd.distill.service import build
+from agentkd.distillation.asking import check_memory
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.collector import Collector
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.sequences import CUT, HOLE, links_of, walk_back
+from agentkd.distillation.service import build
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, to_json
 from agentkd.types import Categorical, Floats
@@ -137,18 +137,16 @@ def recalled(architecture: str, steps: int) -> float:
         wanted[-1, np.arange(8), shown] = 4.0
         link = np.full((10, 8), 8, np.int32)
         link[0] = 0
-        distiller.add(
-            obs.reshape(80, 2), Categorical(wanted.reshape(80, 2)), link.ravel()
-        )
+        distiller.add(obs.reshape(80, 2), Categorical(wanted.reshape(80, 2)), link.ravel())
     for turn in range(steps):
         distiller.schedule(turn / steps)
         distiller.step()
-    frozen = distiller.freeze()
+    executor = distiller.freeze()
     right = 0
     for choice in (0, 1):
         one = np.zeros((10, 2), np.float32)
         one[0, 0], one[-1, 1] = 2.0 * choice - 1.0, 1.0
-        right += int(frozen.follow(one)[-1].argmax() == choice)
+        right += int(executor.follow(one)[-1].argmax() == choice)
     return right / 2
 
 
@@ -176,30 +174,30 @@ class Blink(gym.Env[Floats, Any]):
 
 def test_an_executor_that_drives_sees_every_state_and_forgets_in_time() -> None:
     """Its memory is what its own sequence gives, whoever drove before."""
-    frozen = lively_small()
+    executor = lively_small()
     seen: list[Floats] = []
 
     class Spy:
         """Passes on what the collector asks."""
 
         def initial_state(self, batch: int) -> Any:
-            return frozen.policy.initial_state(batch)  # type: ignore[union-attr]
+            return executor.policy.initial_state(batch)  # type: ignore[union-attr]
 
         def __call__(self, obs: Floats, state: Any, /) -> Any:
             seen.append(np.concatenate([obs, state[0]], axis=1))
-            return frozen.policy(obs, state)  # type: ignore[call-arg]
+            return executor.policy(obs, state)  # type: ignore[call-arg]
 
     def planner(obs: Floats) -> Categorical:
         return Categorical(np.zeros((len(obs), 2), np.float32))
 
     collector = Collector(Blink, planner, SPEC, count=3, seed=0)
     links = [collector.step(Spy(), 0.5).labels.link for _ in range(6)]
-    zero = np.zeros((3, frozen.memory), np.float32)
+    zero = np.zeros((3, executor.memory), np.float32)
     for tick, rows in enumerate(seen):
         if tick % 2 == 0:
             assert (rows[:, 2:] == 0).all()
         else:
-            _, after = frozen.advance(seen[tick - 1][:, :2], zero)
+            _, after = executor.advance(seen[tick - 1][:, :2], zero)
             assert (rows[:, 2:] == after).all()
     assert [each.tolist() for each in links if each is not None] == [
         [0, 0, 0] if tick % 2 == 0 else [3, 3, 3] for tick in range(6)
@@ -207,15 +205,15 @@ def test_an_executor_that_drives_sees_every_state_and_forgets_in_time() -> None:
     collector.close()
 
 
-def lively_small() -> Frozen:
-    frozen = initial("gru:4", SPEC, seed=3)
-    vector = frozen.vector()
+def lively_small() -> Executor:
+    executor = initial("gru:4", SPEC, seed=3)
+    vector = executor.vector()
     vector += np.random.default_rng(0).standard_normal(len(vector)).astype(np.float32)
-    return frozen.with_vector(vector, 1)
+    return executor.with_vector(vector, 1)
 
 
 def test_labels_without_links_teach_no_memory() -> None:
-    """They are refused, and so is a live learner with a memory."""
+    """They are refused, and so is a live distiller with a memory."""
     distiller = Distiller(initial("gru:4", SPEC))
     with pytest.raises(ConfigError, match="link"):
         distiller.add(numbered(3), flat(3))
@@ -238,11 +236,11 @@ def test_images_and_tokens_are_learnt(architecture: str) -> None:
     for step in range(250):
         distiller.schedule(step / 250)
         distiller.step()
-    frozen = distiller.freeze()
-    said = frozen.outputs(obs[3000:]).argmax(1)
+    executor = distiller.freeze()
+    said = executor.outputs(obs[3000:]).argmax(1)
     assert (said == logits[3000:].argmax(1)).mean() > 0.9
     if architecture.startswith("cnn"):
-        assert len(set(frozen.mean.tolist())) == 1
+        assert len(set(executor.mean.tolist())) == 1
 
 
 def test_sequences_with_gaps_are_refused() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distill import divergence as d
-from agentkd.distill.terms import (
+from agentkd.distillation import divergence as d
+from agentkd.distillation.terms import (
     Action,
     Batch,
     Divergence,
@@ -26,14 +26,8 @@ from agentkd.distill.terms import (
 )
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import Head
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-)
+from agentkd.executors.executor import Head
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 
 BOX = BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,))
 
@@ -113,8 +107,7 @@ def test_hard_and_soft_labels_mix_by_their_factors() -> None:
     soft = d.soft_labels(executor, planner, 1.0).item()
     hard = d.hard_labels(executor, planner).item()
     mixed = Objective(
-        parse_terms("0.7 soft + 0.3 hard"),
-        ground("categorical", "categorical", DiscreteSpec(2)),
+        parse_terms("0.7 soft + 0.3 hard"), ground("categorical", "categorical", DiscreteSpec(2))
     )
     found = mixed(Batch(executor, executor, planner, nn.Identity())).item()
     assert found == pytest.approx(0.7 * soft + 0.3 * hard)
@@ -125,10 +118,7 @@ def test_several_choices_add_up() -> None:
     """The divergence of independent choices is the sum of theirs."""
     executor, planner = row(0.1, 0.9, 0.0, 1.0, 2.0), row(1.0, 0.0, 3.0, 0.0, 0.0)
     place = ground("multicategorical", "multicategorical", MultiDiscreteSpec((2, 3)))
-    for term, one in (
-        (Soft(1.0), lambda e, p: d.soft_labels(e, p, 1.0)),
-        (Hard(), d.hard_labels),
-    ):
+    for term, one in ((Soft(1.0), lambda e, p: d.soft_labels(e, p, 1.0)), (Hard(), d.hard_labels)):
         apart = one(executor[:, :2], planner[:, :2])
         apart = apart + one(executor[:, 2:], planner[:, 2:])
         found = said(term.build(place), executor, planner)
@@ -201,9 +191,7 @@ def test_every_divergence_is_zero_at_most_once_and_grows() -> None:
     planner = row(0.4, 0.2, 0.0, 0.0)
     for term in (Action(), Action("pre-tanh"), Action(huber=0.05)):
         divergence = box("squashed", "squashed", term)
-        steps = [
-            said(divergence, row(0.4 + x, 0.2), planner).item() for x in (0, 0.1, 0.5)
-        ]
+        steps = [said(divergence, row(0.4 + x, 0.2), planner).item() for x in (0, 0.1, 0.5)]
         assert all(near < far for near, far in pairwise(steps))
 
 
@@ -228,15 +216,10 @@ def test_what_does_not_go_together_is_refused() -> None:
             " soft:tau=auto, entropy=.2 +1e+1 hard",
             (Weighted(Soft("auto", entropy=0.2)), Weighted(Hard(), 10.0)),
         ),
-        (
-            "action:compare=precision,huber=1e-1",
-            (Weighted(Action("precision", 0.1)),),
-        ),
+        ("action:compare=precision,huber=1e-1", (Weighted(Action("precision", 0.1)),)),
     ],
 )
-def test_a_line_is_read_as_it_is_written(
-    text: str, terms: tuple[Weighted, ...]
-) -> None:
+def test_a_line_is_read_as_it_is_written(text: str, terms: tuple[Weighted, ...]) -> None:
     """Factors, names and options are found, and written back they are read alike."""
     assert parse_terms(text) == terms
     assert parse_terms(to_text(terms)) == terms

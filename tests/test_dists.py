@@ -7,13 +7,7 @@ import pytest
 
 from agentkd import dists
 from agentkd.errors import NumbersError, SpecError
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-)
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import (
     ActionDist,
     Bernoulli,
@@ -43,21 +37,11 @@ EACH: list[tuple[ActionDist, ActionSpec]] = [
     (SquashedGaussian(numbers((0.0, 9.0)), numbers((0.0, 0.1))), BOX),
     (Point(numbers((1.0, 2.0))), BOX),
 ]
-MODES = [
-    [6, 5],
-    [1, 0],
-    [[1, 0]],
-    [[0, 1, 1]],
-    [[0.5, 10.0]],
-    [[0.0, 10.0]],
-    [[1.0, 2.0]],
-]
+MODES = [[6, 5], [1, 0], [[1, 0]], [[0, 1, 1]], [[0.5, 10.0]], [[0.0, 10.0]], [[1.0, 2.0]]]
 NAMES = [dists.kind_of(dist) for dist, _ in EACH]
 
 
-@pytest.mark.parametrize(
-    ("pair", "expected"), list(zip(EACH, MODES, strict=True)), ids=NAMES
-)
+@pytest.mark.parametrize(("pair", "expected"), list(zip(EACH, MODES, strict=True)), ids=NAMES)
 def test_the_mode_is_in_the_environments_units(
     pair: tuple[ActionDist, ActionSpec], expected: list[float]
 ) -> None:
@@ -116,11 +100,7 @@ def test_bounds_are_rounded_inwards() -> None:
         (Categorical(numbers((0, 1))), BOX, SpecError),
         (Point(numbers((0, 1))), DiscreteSpec(2), SpecError),
         (Categorical(numbers((0, 1))), DiscreteSpec(3), SpecError),
-        (
-            MultiCategorical(numbers((0, 1, 2, 3, 4)), (3, 2)),
-            MultiDiscreteSpec((2, 3)),
-            SpecError,
-        ),
+        (MultiCategorical(numbers((0, 1, 2, 3, 4)), (3, 2)), MultiDiscreteSpec((2, 3)), SpecError),
         (
             SquashedGaussian(numbers((0,)), numbers((0,))),
             BoxSpec((-np.inf,), (1.0,), (1,)),
@@ -141,9 +121,7 @@ def test_an_answer_that_does_not_fit_is_refused(
 def test_agreement_of_choices_is_their_share() -> None:
     """One of two choices alike is a half."""
     agreed = dists.agreement(
-        np.array([[1, 2], [1, 1]]),
-        np.array([[1, 2], [1, 0]]),
-        MultiDiscreteSpec((2, 3)),
+        np.array([[1, 2], [1, 1]]), np.array([[1, 2], [1, 0]]), MultiDiscreteSpec((2, 3))
     )
     assert agreed.tolist() == [1.0, 0.5]
 

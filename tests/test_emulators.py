@@ -15,30 +15,28 @@ from agentkd.deploy.int8.program import whole_program
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.deploy_executors import lively
 
 ALL = [
     pytest.param(
-        each,
-        marks=pytest.mark.needs(f"{each.prefix}gcc", *each.emulator[:1]),
-        id=each.name,
+        each, marks=pytest.mark.needs(f"{each.prefix}gcc", *each.emulator[:1]), id=each.name
     )
     for each in CORES.values()
 ]
 M4F = pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 
 
-def executor(architecture: str, obs: int, action: ActionSpec) -> Frozen:
+def executor(architecture: str, obs: int, action: ActionSpec) -> Executor:
     """An executor of trained size, untrained."""
     spec = Spec(ObsSpec((Part("", "box", (obs,), "float32"),)), action)
-    frozen = initial(architecture, spec, seed=1)
-    last = frozen.layers[-1]
+    executor = initial(architecture, spec, seed=1)
+    last = executor.layers[-1]
     assert isinstance(last, Dense)
     last = replace(last, weight=(last.weight * 100).astype(np.float32))
-    return replace(frozen, layers=(*frozen.layers[:-1], last))
+    return replace(executor, layers=(*executor.layers[:-1], last))
 
 
 LANDER = executor("mlp:64,64", 8, DiscreteSpec(4))
@@ -49,38 +47,32 @@ UNIT = executor("gru:32", 8, DiscreteSpec(4))
 EYE = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
 
 
-def int8(frozen: Frozen, rows: int = 48) -> Program:
-    return whole_program(quantise(frozen), rows)
+def int8(executor: Executor, rows: int = 48) -> Program:
+    return whole_program(quantise(executor), rows)
 
 
-def floats(frozen: Frozen) -> Program:
+def floats(executor: Executor) -> Program:
     return Program(
-        emit_c(frozen),
-        "executor",
-        *golden(frozen, 16),
-        tolerance=1e-5,
-        memory=frozen.memory,
+        emit_c(executor), "executor", *golden(executor, 16), tolerance=1e-5, memory=executor.memory
     )
 
 
 @pytest.mark.parametrize("on", ALL)
 @pytest.mark.parametrize(
-    "frozen", [LANDER, ARM, UNIT, EYE], ids=["choice", "numbers", "memory", "image"]
+    "executor", [LANDER, ARM, UNIT, EYE], ids=["choice", "numbers", "memory", "image"]
 )
-def test_integers_are_the_same_bits_on_every_core(frozen: Frozen, on: Core) -> None:
+def test_integers_are_the_same_bits_on_every_core(executor: Executor, on: Core) -> None:
     """Choices, numbers by tables, a sequence and images equal NumPy's on each."""
-    measured = measure(int8(frozen), on)
+    measured = measure(int8(executor), on)
     assert measured.wrong == 0
     assert (measured.instructions is not None) == bool(on.round)
 
 
 @pytest.mark.parametrize("on", ALL)
-@pytest.mark.parametrize("frozen", [ARM, UNIT], ids=["numbers", "memory"])
-def test_floats_are_within_a_hundred_thousandth_on_every_core(
-    frozen: Frozen, on: Core
-) -> None:
+@pytest.mark.parametrize("executor", [ARM, UNIT], ids=["numbers", "memory"])
+def test_floats_are_within_a_hundred_thousandth_on_every_core(executor: Executor, on: Core) -> None:
     """The generated float C agrees with NumPy, with tanh and without an FPU too."""
-    assert measure(floats(frozen), on).wrong == 0
+    assert measure(floats(executor), on).wrong == 0
 
 
 @M4F
@@ -96,10 +88,7 @@ def test_the_simd_path_and_the_portable_one_give_the_same_bits() -> None:
 @M4F
 def test_a_lander_keeps_to_its_budget_on_a_cortex_m4f() -> None:
     """8-64-64-4: 25,000 instructions float, 20,000 int8, 1 KB of code, 5 KB weights."""
-    whole, real = (
-        measure(int8(LANDER), core("m4f")),
-        measure(floats(LANDER), core("m4f")),
-    )
+    whole, real = (measure(int8(LANDER), core("m4f")), measure(floats(LANDER), core("m4f")))
     assert (whole.instructions or 0) <= 20_000
     assert (real.instructions or 0) <= 25_000
     assert max(whole.code, real.code) <= 1024

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from agentkd import environments
-from agentkd.bench.evaluate import evaluate
 from agentkd.cli.main import _COMMANDS, main
 from agentkd.deploy.bundle import read_bundle
 from agentkd.environments.checked import Checked, misfit
 from agentkd.errors import ConfigError, EpisodeError, RefError, SpecError
 from agentkd.executors.architecture import initial
+from agentkd.measure.evaluate import evaluate
 from agentkd.spec import env_spec
 
 HERE = "tests.test_environments"
@@ -114,9 +114,7 @@ def after(obs: Any = GOOD, reward: Any = 1.0, *rest: Any) -> tuple[Any, ...]:
         (OSError("the cable is loose"), r"step raised OSError.*cable.*on the action 1"),
     ],
 )
-def test_a_wrong_step_is_told_with_environment_step_and_remedy(
-    result: Any, words: str
-) -> None:
+def test_a_wrong_step_is_told_with_environment_step_and_remedy(result: Any, words: str) -> None:
     """Each kind of wrong result names the environment, the step and the seed."""
     env = Checked(Told(step=result), "my.robot:Arm")
     env.reset(seed=7)
@@ -166,7 +164,7 @@ def test_what_other_libraries_accept_passes(result: Any) -> None:
 
 
 def test_nan_can_be_refused() -> None:
-    """Learners that would fail on it have it refused by the environment's name."""
+    """Distillers that would fail on it have it refused by the environment's name."""
     bad = after(np.array([np.nan, 0], np.float32))
     env = Checked(Told(step=bad), "arm", finite=True)
     env.reset()
@@ -196,9 +194,7 @@ WORLD = gym.spaces.Dict({"eye": IMAGE, "at": gym.spaces.Discrete(3, start=1)})
         (gym.spaces.Tuple([BOX]), (GOOD[:1],), "0: it has shape"),
     ],
 )
-def test_an_observation_is_compared_with_its_space(
-    space: Any, obs: Any, words: str
-) -> None:
+def test_an_observation_is_compared_with_its_space(space: Any, obs: Any, words: str) -> None:
     """Structure, shape, kind and range have to fit; "" says that they do."""
     found = misfit(space, obs)
     if not words:
@@ -254,13 +250,8 @@ def test_one_that_cannot_be_built_says_what_it_takes() -> None:
 
 def test_a_name_carries_arguments() -> None:
     """They are read from KEY=VALUE and JSON, and a name with them makes the same."""
-    name = environments.with_arguments(
-        f"{HERE}:Heavy", ["mass=2.5", '{"name": "a b"}', "name=c=d"]
-    )
-    assert environments.split(name) == (
-        f"{HERE}:Heavy",
-        {"mass": 2.5, "name": "c=d"},
-    )
+    name = environments.with_arguments(f"{HERE}:Heavy", ["mass=2.5", '{"name": "a b"}', "name=c=d"])
+    assert environments.split(name) == (f"{HERE}:Heavy", {"mass": 2.5, "name": "c=d"})
     made = environments.make(name)
     assert (made.unwrapped.mass, made.unwrapped.name) == (2.5, "c=d")
     assert environments.with_arguments("A-v0", []) == "A-v0"

@@ -79,9 +79,7 @@ def by_rule(obs: Floats) -> int:
     ("difficulty", "rule", "exact"),
     [("Easy", 0.993, 0.993), ("Medium", 0.0, 0.962), ("Hard", 0.0, 0.902)],
 )
-def test_the_published_games_are_those(
-    difficulty: str, rule: float, exact: float
-) -> None:
+def test_the_published_games_are_those(difficulty: str, rule: float, exact: float) -> None:
     """Rule, exact planner and default agent score what is published."""
     env = f"agentkd/Freeway{difficulty}-v0"
     spec = env_spec(environments.make(f"envs.freeway:{env}"))

@@ -52,10 +52,7 @@ def test_turns_are_the_snakes_own() -> None:
 
 @pytest.mark.parametrize(
     ("position", "action"),
-    [
-        (at((4, 0), (5, 0)), STRAIGHT),
-        (at((2, 1), (1, 1), (1, 2), (2, 2), (3, 2), heading=1), LEFT),
-    ],
+    [(at((4, 0), (5, 0)), STRAIGHT), (at((2, 1), (1, 1), (1, 2), (2, 2), (3, 2), heading=1), LEFT)],
     ids=["wall", "room"],
 )
 def test_the_wall_is_death_and_room_is_not(position: Position, action: int) -> None:

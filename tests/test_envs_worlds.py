@@ -78,9 +78,7 @@ def test_who_is_in_time_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("held", "while_late"), [("last", 7), ("default", 1)])
-def test_periods_that_go_by_are_lived_with_what_is_held(
-    held: Any, while_late: int
-) -> None:
+def test_periods_that_go_by_are_lived_with_what_is_held(held: Any, while_late: int) -> None:
     """The default before the first answer; then the last action, or the default."""
     inner, wall = Count(), Wall()
     world = RealTime(inner, period=0.5, held=held, now=wall.now, sleep=wall.sleep)

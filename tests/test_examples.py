@@ -20,8 +20,8 @@ from tests.waiting import ENOUGH, longer
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
-# What each is run with here, so that it takes seconds, and what it has to say; those
-# that are given a time may need a longer one where the machine is busy.
+# What each is run with here, so that it takes seconds, and what it has to say; those that are given
+# a time may need a longer one where the machine is busy.
 SHORT: dict[str, tuple[list[str], str]] = {
     "fine_tuning.py": (["--steps", "2048"], r"before, \d+ now"),
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
@@ -60,9 +60,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     assert said, done.stdout
 
 
-def test_the_demo_runs_in_small(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_demo_runs_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a hundredth of its ticks it does all that it does, and writes its report."""
 
     def small(options: run.Options) -> int:
@@ -83,8 +81,7 @@ def quoted(snippet: str, text: str) -> bool:
     wanted = textwrap.dedent(snippet).strip().splitlines()
     lines = text.splitlines()
     return any(
-        textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
-        == wanted
+        textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines() == wanted
         for start in range(len(lines) - len(wanted) + 1)
     )
 

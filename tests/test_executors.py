@@ -13,7 +13,7 @@ from agentkd import dists
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors import native as native_module
 from agentkd.executors.architecture import initial, parse
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.executors.network import Network
 from agentkd.spec import (
@@ -39,13 +39,13 @@ ACTIONS: list[ActionSpec] = [
 ARCHITECTURES = ["mlp:64,64", "mlp:17,tanh", "mlp:100,silu", "mlp:3,5,elu", "linear"]
 
 
-def lively(architecture: str, action: ActionSpec) -> Frozen:
+def lively(architecture: str, action: ActionSpec) -> Executor:
     """Make an executor whose outputs are not all near zero."""
-    frozen = initial(architecture, Spec(OBS, action), seed=1)
+    executor = initial(architecture, Spec(OBS, action), seed=1)
     random = np.random.default_rng(2)
-    vector = frozen.vector()
+    vector = executor.vector()
     vector += 0.3 * random.standard_normal(vector.shape).astype(np.float32)
-    return frozen.with_vector(vector, 1)
+    return executor.with_vector(vector, 1)
 
 
 def observations(count: int) -> np.ndarray:
@@ -57,14 +57,14 @@ def observations(count: int) -> np.ndarray:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_native_and_numpy_decide_alike(architecture: str, action: ActionSpec) -> None:
     """The native form gives NumPy's numbers within 1e-5, and the same choices."""
-    frozen = lively(architecture, action)
-    native = compile_native(frozen)
+    executor = lively(architecture, action)
+    native = compile_native(executor)
     if native is None:
         pytest.skip("no C compiler (cc)")
     obs = observations(300)
-    expected = frozen.outputs(obs)
+    expected = executor.outputs(obs)
     assert np.allclose(native.outputs(obs), expected, rtol=1e-5, atol=1e-5)
-    wanted = dists.mode(frozen(obs), action)
+    wanted = dists.mode(executor(obs), action)
     got = np.stack([native.act(each) for each in obs])
     if isinstance(action, BoxSpec):
         assert np.allclose(got, wanted, atol=1e-5)
@@ -76,13 +76,13 @@ def test_native_and_numpy_decide_alike(architecture: str, action: ActionSpec) ->
 
 def test_nan_and_infinity_are_refused_by_both_forms() -> None:
     """An observation that is no number decides nothing."""
-    frozen = lively("mlp:8", DiscreteSpec(3))
-    native = compile_native(frozen)
+    executor = lively("mlp:8", DiscreteSpec(3))
+    native = compile_native(executor)
     for value in (np.nan, np.inf, -np.inf):
         obs = np.zeros(7, np.float32)
         obs[3] = value
         with pytest.raises(NumbersError):
-            frozen.act(obs)
+            executor.act(obs)
         if native is not None:
             with pytest.raises(NumbersError):
                 native.act(obs)
@@ -90,8 +90,8 @@ def test_nan_and_infinity_are_refused_by_both_forms() -> None:
 
 def test_each_action_is_an_array_of_its_own() -> None:
     """A later decision does not change an earlier action."""
-    frozen = lively("mlp:8", BoxSpec((-1.0,), (1.0,), (1,)))
-    native = compile_native(frozen)
+    executor = lively("mlp:8", BoxSpec((-1.0,), (1.0,), (1,)))
+    native = compile_native(executor)
     if native is None:
         pytest.skip("no C compiler (cc)")
     first = native.act(np.ones(7))
@@ -112,9 +112,7 @@ def test_without_a_compiler_there_is_no_native_form(
             assert compile_native(lively("mlp:8", DiscreteSpec(3))) is None
     finally:
         native_module._library.cache_clear()
-    assert [r.message.split(":")[0] for r in caplog.records] == [
-        "No C compiler (cc, gcc, clang)"
-    ]
+    assert [r.message.split(":")[0] for r in caplog.records] == ["No C compiler (cc, gcc, clang)"]
 
 
 def test_a_broken_compiler_is_told(
@@ -138,47 +136,44 @@ def test_a_broken_compiler_is_told(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_trainable_form_is_the_frozen_one(architecture: str) -> None:
     """Torch computes what NumPy computes, and freezing gives the same numbers back."""
-    frozen = lively(architecture, DiscreteSpec(4))
-    network = Network(frozen)
+    executor = lively(architecture, DiscreteSpec(4))
+    network = Network(executor)
     obs = observations(50)
     with torch.no_grad():
         outputs = network(torch.from_numpy(obs)).numpy()
-    assert np.allclose(outputs, frozen.outputs(obs), rtol=1e-4, atol=1e-4)
-    assert np.array_equal(network.freeze(1).vector(), frozen.vector())
+    assert np.allclose(outputs, executor.outputs(obs), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(network.freeze(1).vector(), executor.vector())
 
 
 def test_a_new_normaliser_changes_nothing_that_the_executor_does() -> None:
     """renormalise() changes the first layer against the normaliser."""
-    frozen = lively("mlp:16", DiscreteSpec(4))
-    network = Network(frozen)
+    executor = lively("mlp:16", DiscreteSpec(4))
+    network = Network(executor)
     obs = (observations(50) * 0.1).astype(np.float32)
     mean = np.linspace(-1, 1, 7, dtype=np.float32)
     scale = np.linspace(0.5, 2, 7, dtype=np.float32)
     network.renormalise(mean, scale)
     after = network.freeze(2)
     assert np.array_equal(after.mean, mean)
-    assert np.allclose(after.outputs(obs), frozen.outputs(obs), atol=1e-3)
+    assert np.allclose(after.outputs(obs), executor.outputs(obs), atol=1e-3)
 
 
 def test_a_vector_is_all_there_is_to_an_executor() -> None:
     """with_vector(vector()) is the same executor; other lengths and NaN are refused."""
-    frozen = lively("mlp:5,6", MultiDiscreteSpec((2, 3)))
-    copy = initial("mlp:5,6", frozen.spec, seed=9).with_vector(frozen.vector(), 7)
-    assert np.array_equal(
-        copy.outputs(observations(9)), frozen.outputs(observations(9))
-    )
+    executor = lively("mlp:5,6", MultiDiscreteSpec((2, 3)))
+    copy = initial("mlp:5,6", executor.spec, seed=9).with_vector(executor.vector(), 7)
+    assert np.array_equal(copy.outputs(observations(9)), executor.outputs(observations(9)))
     assert copy.version == 7
     with pytest.raises(SpecError):
-        frozen.with_vector(frozen.vector()[:-1], 8)
+        executor.with_vector(executor.vector()[:-1], 8)
     with pytest.raises(NumbersError):
-        frozen.with_vector(frozen.vector() * np.float32(np.nan), 8)
+        executor.with_vector(executor.vector() * np.float32(np.nan), 8)
 
 
 def test_parameters_counts_weights_and_biases() -> None:
     """17-64-64-6 has 17·64+64 + 64·64+64 + 64·6+6 parameters."""
     spec = Spec(
-        ObsSpec((Part("", "box", (17,), "float32"),)),
-        BoxSpec((-1.0,) * 6, (1.0,) * 6, (6,)),
+        ObsSpec((Part("", "box", (17,), "float32"),)), BoxSpec((-1.0,) * 6, (1.0,) * 6, (6,))
     )
     assert initial("mlp:64,64", spec).parameters == 5702
 

@@ -121,15 +121,9 @@ def folder(file: Path, planted: bytes) -> None:
     (file / "in").mkdir(parents=True)
 
 
-@pytest.mark.parametrize(
-    "damage", [truncated, empty, exchanged, writable, link, pipe, folder]
-)
+@pytest.mark.parametrize("damage", [truncated, empty, exchanged, writable, link, pipe, folder])
 def test_a_library_that_is_not_as_it_was_written_is_built_again(
-    damage: Callable[[Path, bytes], None],
-    cache: Path,
-    builds: Path,
-    make: Make,
-    tmp_path: Path,
+    damage: Callable[[Path, bytes], None], cache: Path, builds: Path, make: Make, tmp_path: Path
 ) -> None:
     """Damaged, exchanged, linked or open to others: it is replaced, not loaded."""
     make()
@@ -160,11 +154,7 @@ def test_a_library_in_a_folder_that_others_could_write_to_is_built_again(
 
 
 def test_another_user_s_cache_is_not_used(
-    cache: Path,
-    builds: Path,
-    make: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    cache: Path, builds: Path, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Neither its folder nor its library: the process builds for itself."""
     make()
@@ -175,9 +165,7 @@ def test_another_user_s_cache_is_not_used(
     def told(fd: int) -> os.stat_result:
         status = real(fd)
         inside = os.path.samestat(status, cache.stat())
-        return (
-            os.stat_result((*status[:4], mine + 1, *status[5:])) if inside else status
-        )
+        return os.stat_result((*status[:4], mine + 1, *status[5:])) if inside else status
 
     monkeypatch.setattr(os, "fstat", told)
     assert make().seven() == 7
@@ -247,15 +235,7 @@ def full(cache: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        no_home,
-        relative_home,
-        file_for_base,
-        file_for_folder,
-        link_for_folder,
-        nowhere,
-        full,
-    ],
+    [no_home, relative_home, file_for_base, file_for_folder, link_for_folder, nowhere, full],
 )
 def test_without_a_cache_the_library_is_built_privately(
     fault: Callable[[Path, pytest.MonkeyPatch], None],
@@ -287,13 +267,7 @@ def test_a_relative_cache_is_ignored_as_its_specification_says(
 
 
 @pytest.mark.parametrize(
-    "script",
-    [
-        "exit 1",
-        "exit 0",
-        "echo garbage > library",
-        "cc -shared -o library -xc /dev/null",
-    ],
+    "script", ["exit 1", "exit 0", "echo garbage > library", "cc -shared -o library -xc /dev/null"]
 )
 def test_a_compiler_that_makes_no_library_leaves_nothing(
     script: str, cache: Path, tmp_path: Path

@@ -10,7 +10,7 @@ from torch import nn
 from agentkd.deploy.bundle import from_bytes, probes, to_bytes
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, parse
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import (
     Attention,
     Conv,
@@ -46,71 +46,61 @@ def from_torch(tensor: torch.Tensor) -> Floats:
 
 
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
-def test_every_form_gives_what_numpy_gives(
-    architecture: str, action: ActionSpec
-) -> None:
+def test_every_form_gives_what_numpy_gives(architecture: str, action: ActionSpec) -> None:
     """torch and native C, over a sequence where there is a memory."""
-    frozen = lively(architecture, action)
-    obs = probes(frozen, 40, seed=3)
-    wanted = frozen.follow(obs)
-    network, native = Network(frozen), compile_native(frozen)
+    executor = lively(architecture, action)
+    obs = probes(executor, 40, seed=3)
+    wanted = executor.follow(obs)
+    network, native = Network(executor), compile_native(executor)
     begins = torch.zeros((40, 1), dtype=torch.bool)
     with torch.no_grad():
         followed, _ = network.follow(torch.from_numpy(obs)[:, None], begins)
     near(from_torch(followed[:, 0]), wanted)
     if native is not None:
         near(native.follow(obs), wanted)
-    if not frozen.memory:
-        near(frozen.outputs(obs), wanted)
+    if not executor.memory:
+        near(executor.outputs(obs), wanted)
         near(from_torch(network(torch.from_numpy(obs))), wanted)
 
 
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
-def test_an_executor_keeps_the_contract_of_policies(
-    architecture: str, action: ActionSpec
-) -> None:
+def test_an_executor_keeps_the_contract_of_policies(architecture: str, action: ActionSpec) -> None:
     """Batches, rows, and a memory that is handled row by row, in NumPy and in C."""
-    frozen = lively(architecture, action)
-    check_policy(frozen.policy, frozen.spec)
-    native = compile_native(frozen)
+    executor = lively(architecture, action)
+    check_policy(executor.policy, executor.spec)
+    native = compile_native(executor)
     if native is not None:
-        check_policy(native.policy, frozen.spec)
+        check_policy(native.policy, executor.spec)
 
 
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
-def test_what_is_frozen_from_torch_is_what_went_in(
-    architecture: str, action: ActionSpec
-) -> None:
+def test_what_is_frozen_from_torch_is_what_went_in(architecture: str, action: ActionSpec) -> None:
     """Nothing is lost on the way to torch and back, into a vector, into a file."""
-    frozen = lively(architecture, action)
-    vector = frozen.vector()
-    assert (Network(frozen).freeze(3).vector() == vector).all()
-    assert (frozen.with_vector(vector, 2).vector() == vector).all()
-    read = from_bytes(to_bytes(frozen, {})).frozen
+    executor = lively(architecture, action)
+    vector = executor.vector()
+    assert (Network(executor).freeze(3).vector() == vector).all()
+    assert (executor.with_vector(vector, 2).vector() == vector).all()
+    read = from_bytes(to_bytes(executor, {})).executor
     assert (read.vector() == vector).all()
-    assert read.layers[0].__class__ is frozen.layers[0].__class__
-    assert frozen.parameters == len(vector) - 2 * len(frozen.mean)
+    assert read.layers[0].__class__ is executor.layers[0].__class__
+    assert executor.parameters == len(vector) - 2 * len(executor.mean)
 
 
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
-def test_another_normaliser_changes_nothing(
-    architecture: str, action: ActionSpec
-) -> None:
+def test_another_normaliser_changes_nothing(architecture: str, action: ActionSpec) -> None:
     """The first layer makes up for it, whatever it is; images have it by channel."""
-    frozen = lively(architecture, action)
-    network = Network(frozen)
-    obs = (frozen.mean + 0.1 * RANDOM.standard_normal((9, len(frozen.mean)))).astype(
-        np.float32
-    )
-    before = frozen.follow(obs)
-    mean, scale = frozen.mean + 0.5, np.abs(frozen.scale) * 0.7 + 0.1
-    first = frozen.layers[0]
+    executor = lively(architecture, action)
+    network = Network(executor)
+    obs = (executor.mean + 0.1 * RANDOM.standard_normal((9, len(executor.mean)))).astype(np.float32)
+    before = executor.follow(obs)
+    mean, scale = executor.mean + 0.5, np.abs(executor.scale) * 0.7 + 0.1
+    first = executor.layers[0]
     if isinstance(first, Conv):
         if not first.channels_first:
             # A mean and a scale a channel to begin with.
-            frozen.mean[:], frozen.scale[:] = 0.2, 0.5
-            network, before = Network(frozen), frozen.follow(obs)
-        mean, scale = frozen.mean + 0.5, np.abs(frozen.scale) * 0.7 + 0.1
+            executor.mean[:], executor.scale[:] = 0.2, 0.5
+            network, before = Network(executor), executor.follow(obs)
+        mean, scale = executor.mean + 0.5, np.abs(executor.scale) * 0.7 + 0.1
     network.renormalise(mean.astype(np.float32), scale.astype(np.float32))
     near(network.freeze(1).follow(obs), before, 1e-4)
 
@@ -160,9 +150,7 @@ def test_a_convolution_is_torchs(first: bool) -> None:
 
 def test_a_block_of_attention_is_torchs() -> None:
     """torch's own encoder layer, with normalisation first."""
-    theirs = nn.TransformerEncoderLayer(
-        6, 2, 10, dropout=0.0, batch_first=True, norm_first=True
-    )
+    theirs = nn.TransformerEncoderLayer(6, 2, 10, dropout=0.0, batch_first=True, norm_first=True)
     with torch.no_grad():
         for each in theirs.parameters():
             each.copy_(torch.randn(each.shape, generator=torch.manual_seed(1)) * 0.3)
@@ -194,45 +182,45 @@ def test_a_block_of_attention_is_torchs() -> None:
 
 def test_the_memory_starts_afresh_where_an_episode_begins() -> None:
     """A sequence of two episodes is two sequences."""
-    frozen = lively("gru:6", DiscreteSpec(3))
-    obs = probes(frozen, 10, seed=5)
+    executor = lively("gru:6", DiscreteSpec(3))
+    obs = probes(executor, 10, seed=5)
     begins = torch.zeros((10, 1), dtype=torch.bool)
     begins[4] = True
     with torch.no_grad():
-        followed, _ = Network(frozen).follow(torch.from_numpy(obs)[:, None], begins)
-    apart = np.concatenate([frozen.follow(obs[:4]), frozen.follow(obs[4:])])
+        followed, _ = Network(executor).follow(torch.from_numpy(obs)[:, None], begins)
+    apart = np.concatenate([executor.follow(obs[:4]), executor.follow(obs[4:])])
     near(from_torch(followed[:, 0]), apart)
 
 
 def test_a_trace_holds_layers_and_relations() -> None:
     """Each layer's numbers, and queries, keys and values head by head."""
-    frozen = lively("attention:8/2/2", DiscreteSpec(4))
+    executor = lively("attention:8/2/2", DiscreteSpec(4))
     trace = Trace()
-    network = Network(frozen)
-    obs = torch.from_numpy(probes(frozen, 3))
+    network = Network(executor)
+    obs = torch.from_numpy(probes(executor, 3))
     out = network.from_normalised(network.normalise(obs), trace)
     assert torch.equal(trace.layers[-1], out)
-    assert len(trace.layers) == len(frozen.layers)
+    assert len(trace.layers) == len(executor.layers)
     assert [each.shape for each in trace.relations[1]] == [(3, 2, 7, 4)] * 3
 
 
 def test_an_executor_with_a_memory_asks_for_it() -> None:
     """It is no plain policy, and says what to use."""
-    frozen = lively("gru:6", DiscreteSpec(3))
-    obs = probes(frozen, 2)
-    for ask in (frozen, frozen.outputs):
+    executor = lively("gru:6", DiscreteSpec(3))
+    obs = probes(executor, 2)
+    for ask in (executor, executor.outputs):
         with pytest.raises(SpecError, match="memory"):
             ask(obs)
     with pytest.raises(SpecError, match="memory"):
-        Network(frozen)(torch.from_numpy(obs))
+        Network(executor)(torch.from_numpy(obs))
 
 
 def test_only_pooled_tokens_pass_through_the_last_layer() -> None:
     """The layers of an attention executor follow one another."""
-    frozen = lively("attention:8/2/1", DiscreteSpec(4))
-    kinds = [type(layer).__name__ for layer in frozen.layers]
+    executor = lively("attention:8/2/1", DiscreteSpec(4))
+    kinds = [type(layer).__name__ for layer in executor.layers]
     assert kinds == ["Tokens", "Attention", "Pool", "Dense"]
-    assert isinstance(frozen.layers[2], Pool)
+    assert isinstance(executor.layers[2], Pool)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +287,7 @@ def test_what_does_not_suit_the_observation_is_refused(
 
 def test_frames_become_tokens() -> None:
     """A stack of frames is cut into its rows."""
-    first: Frozen = initial("attention:4/1/1", spec_of(3, 5))
+    first: Executor = initial("attention:4/1/1", spec_of(3, 5))
     assert tensors(first.layers[0])["weight"].shape == (3, 4, 5)
 
 

@@ -11,15 +11,11 @@ from agentkd.executors.layers import Conv, Dense, Norm, Pool, sizes
 from agentkd.executors.native import compile_native
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 
-SPEC = Spec(
-    ObsSpec((Part("", "box", (6,), "float32"),)),
-    BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)),
-)
+SPEC = Spec(ObsSpec((Part("", "box", (6,), "float32"),)), BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["mlp:65536,65536", "mlp:" + ",".join(["8192"] * 40), "mlp:" + "8," * 70 + "8"],
+    "name", ["mlp:65536,65536", "mlp:" + ",".join(["8192"] * 40), "mlp:" + "8," * 70 + "8"]
 )
 def test_an_executor_that_is_too_large_is_refused_unmade(name: str) -> None:
     """A word of a few characters cannot ask for gigabytes."""

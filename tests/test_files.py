@@ -195,10 +195,7 @@ def test_zips_that_claim_too_much_are_refused() -> None:
         (zipped(("a", b"x"))[:-5], "no zip"),
         (b"", "no zip"),
     ):
-        with (
-            pytest.raises(LoadError, match=said),
-            opened_zip(io.BytesIO(data), "it") as file,
-        ):
+        with pytest.raises(LoadError, match=said), opened_zip(io.BytesIO(data), "it") as file:
             read_entry(file, "a", 1 << 40, "it")
 
 
@@ -215,9 +212,7 @@ def test_an_array_has_the_bytes_that_are_there(array: Any) -> None:
             read_array(io.BytesIO(wrong), len(wrong))
 
 
-@pytest.mark.parametrize(
-    "shape", [(10**15,), (2**40, 2**40), (0, 10**18), (-1,), (-2, -3)]
-)
+@pytest.mark.parametrize("shape", [(10**15,), (2**40, 2**40), (0, 10**18), (-1,), (-2, -3)])
 def test_an_array_of_no_size_is_refused(shape: tuple[int, ...]) -> None:
     """A header alone allocates nothing."""
     out = io.BytesIO()

@@ -18,19 +18,19 @@ import pytest
 import torch
 
 from agentkd import Agent
-from agentkd.bench.report import read_report
 from agentkd.cli import inspect
 from agentkd.deploy.bundle import from_bytes, read_bundle, to_bytes
 from agentkd.deploy.container import pack, unpack
-from agentkd.distill import open_dataset
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from agentkd.distill.dataset import read_dataset
-from agentkd.distill.distiller import Distiller
+from agentkd.distillation import open_dataset
+from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distillation.dataset import read_dataset
+from agentkd.distillation.distiller import Distiller
 from agentkd.errors import BundleError, LoadError
 from agentkd.executors.architecture import initial
-from agentkd.planners import inert
 from agentkd.planners.load import load_planner
-from agentkd.planners.vecnormalize import read_statistics
+from agentkd.planners.sb3 import safe_pickle as inert
+from agentkd.planners.sb3.vecnormalize import read_statistics
+from agentkd.report.report import read_report
 from agentkd.runtime.log import FRAME, HEADER, MAGIC
 from agentkd.runtime.logfile import LogFile
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
@@ -41,9 +41,7 @@ BOX = BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,))
 BIG = 10**400
 
 
-def bundle(
-    change: Callable[[Any], object], action: ActionSpec = BOX, name: str = "mlp:8"
-) -> bytes:
+def bundle(change: Callable[[Any], object], action: ActionSpec = BOX, name: str = "mlp:8") -> bytes:
     """A bundle whose manifest was changed, and sealed again with right sums."""
     spec = Spec(ObsSpec((Part("", "box", (6,), "float32"),)), action)
     entries, _ = unpack(to_bytes(initial(name, spec), {"env": "X-v0"}))
@@ -106,12 +104,11 @@ def test_bounds_are_numbers_that_can_be_acted(low: Any, high: Any, head: str) ->
 def test_open_bounds_are_acted_in_both_forms(low: float, high: float) -> None:
     """Infinite, very large and equal bounds are no fault where nothing is squashed."""
     spec = Spec(
-        ObsSpec((Part("", "box", (6,), "float32"),)),
-        BoxSpec((low, low), (high, high), (2,)),
+        ObsSpec((Part("", "box", (6,), "float32"),)), BoxSpec((low, low), (high, high), (2,))
     )
-    frozen = from_bytes(to_bytes(initial("mlp:8", spec, squashed=False), {})).frozen
+    executor = from_bytes(to_bytes(initial("mlp:8", spec, squashed=False), {})).executor
     first, second = (
-        Agent(frozen, native=native).decide(np.ones(6, np.float32)).action
+        Agent(executor, native=native).decide(np.ones(6, np.float32)).action
         for native in (True, False)
     )
     assert np.isfinite(first).all()
@@ -193,9 +190,7 @@ def nested(bottom: Any, pair: Callable[[Any], Any]) -> Any:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(
-    "pair", [lambda x: [x, x], lambda x: (x, x), lambda x: {"a": x, "b": x}]
-)
+@pytest.mark.parametrize("pair", [lambda x: [x, x], lambda x: (x, x), lambda x: {"a": x, "b": x}])
 def test_each_object_of_a_pickle_is_visited_once(pair: Any, protocol: int) -> None:
     """Lists that hold one list twice, 60 deep, end at once."""
     inert.read(pickle.dumps(nested([0], pair), protocol))
@@ -307,7 +302,7 @@ def test_deep_json_is_refused_everywhere(tmp_path: Path) -> None:
             read()
 
 
-def learner() -> Distiller:
+def distiller() -> Distiller:
     spec = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
     made = Distiller(initial("mlp:8", spec))
     made.expect("categorical")
@@ -317,7 +312,7 @@ def learner() -> Distiller:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint of some labels and a step."""
-    made = learner()
+    made = distiller()
     random = np.random.default_rng(0)
     obs = random.standard_normal((64, 4)).astype(np.float32)
     made.add(obs, Categorical(obs[:, :2].copy()))
@@ -360,14 +355,14 @@ def test_a_checkpoint_of_other_state_is_refused(
     change(state)
     torch.save(state, checkpoint / "distiller.pt")
     with pytest.raises(LoadError):
-        load_checkpoint(checkpoint, learner())
+        load_checkpoint(checkpoint, distiller())
 
 
 def test_a_checkpoint_that_is_a_list_is_refused(checkpoint: Path) -> None:
     """Its state has names."""
     torch.save([1], checkpoint / "distiller.pt")
     with pytest.raises(LoadError, match="no object"):
-        load_checkpoint(checkpoint, learner())
+        load_checkpoint(checkpoint, distiller())
 
 
 @pytest.mark.parametrize(
@@ -389,15 +384,13 @@ def test_a_checkpoint_that_is_a_list_is_refused(checkpoint: Path) -> None:
     ],
     ids=range(13),
 )
-def test_labels_that_do_not_fit_are_refused(
-    change: dict[str, Any], checkpoint: Path
-) -> None:
+def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], checkpoint: Path) -> None:
     """Rows, links and counts have to go together, and with the executor."""
     with np.load(checkpoint / "labels.npz") as data:
         held = dict(data)
     np.savez(checkpoint / "labels.npz", **{**held, **change})
     with pytest.raises(LoadError):
-        load_checkpoint(checkpoint, learner())
+        load_checkpoint(checkpoint, distiller())
 
 
 def test_labels_of_no_size_are_refused(checkpoint: Path) -> None:
@@ -416,7 +409,7 @@ def test_labels_of_no_size_are_refused(checkpoint: Path) -> None:
                     np.save(out, array)
                 file.writestr(f"{name}.npy", out.getvalue())
         with pytest.raises(LoadError, match="bytes for an array"):
-            load_checkpoint(checkpoint, learner())
+            load_checkpoint(checkpoint, distiller())
 
 
 def test_golden_vectors_compare_actions() -> None:

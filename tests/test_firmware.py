@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import write_bundle
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats
 from examples.firmware import fly
@@ -33,24 +33,20 @@ from examples.firmware.link import (
 )
 from tests.waiting import ENOUGH
 
-EMULATED = pytest.mark.needs(
-    "make", "arm-none-eabi-gcc", "qemu-system-arm", "timeout", "cc"
-)
+EMULATED = pytest.mark.needs("make", "arm-none-eabi-gcc", "qemu-system-arm", "timeout", "cc")
 CART = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
-PENDULUM = Spec(
-    ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-2.0,), (2.0,), (1,))
-)
+PENDULUM = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-2.0,), (2.0,), (1,)))
 OBS = np.array([0.1, -0.2, 0.03, 0.4], np.float32)
 ID = 0x00C0FFEE
 
 
-def lively(spec: Spec, seed: int = 0) -> Frozen:
+def lively(spec: Spec, seed: int = 0) -> Executor:
     """An executor whose answers depend on what it sees."""
-    frozen = initial("mlp:8,8,tanh", spec, seed=seed)
+    executor = initial("mlp:8,8,tanh", spec, seed=seed)
     random = np.random.default_rng(seed)
-    vector = frozen.vector()
+    vector = executor.vector()
     vector += 0.5 * random.standard_normal(vector.shape).astype(np.float32)
-    return frozen.with_vector(vector, 3)
+    return executor.with_vector(vector, 3)
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +121,14 @@ def test_a_board_decides_as_the_host_does(
 def test_numbers_come_back_as_numbers(tmp_path: Path) -> None:
     """An action that is a force is within a hundred-thousandth of the host's."""
     file = tmp_path / "executor.akd"
-    frozen = lively(PENDULUM)
-    write_bundle(file, frozen)
+    executor = lively(PENDULUM)
+    write_bundle(file, executor)
     made = build(file, "m4f", "float", tmp_path / "b", ID, 3)
     with emulate(made, "m4f", 1200) as running:
         device = Device(Line(running.line), floats=True)
         assert device.hello().actions == 1
         for obs in np.random.default_rng(0).standard_normal((20, 3)).astype("f4"):
-            assert fly.same(device.act(obs).action, frozen.act(obs))
+            assert fly.same(device.act(obs).action, executor.act(obs))
 
 
 @EMULATED
@@ -163,12 +159,7 @@ def test_lost_and_damaged_frames_are_asked_for_again(board: Board) -> None:
     device = Device(line, floats=False)
     good = device.act(OBS).action
     whole = frame("o", 9, OBS.tobytes())
-    for rubbish in (
-        whole[:-9],
-        b"\x07" * 50 + b"\0",
-        b"\xff" * 9000 + b"\0",
-        b"\0\0\0",
-    ):
+    for rubbish in (whole[:-9], b"\x07" * 50 + b"\0", b"\xff" * 9000 + b"\0", b"\0\0\0"):
         line.send(rubbish)
         assert device.act(OBS).action == good
     assert device.again > 0
@@ -223,9 +214,7 @@ def test_a_program_that_breaks_says_where(built: Built, tmp_path: Path) -> None:
         ["arm-none-eabi-nm", built.elf], capture_output=True, text=True, check=True
     ).stdout
     (place,) = (
-        int(line.split()[0], 16)
-        for line in listed.splitlines()
-        if line.endswith(" model_act")
+        int(line.split()[0], 16) for line in listed.splitlines() if line.endswith(" model_act")
     )
     raw = bytearray(built.elf.read_bytes())
     at = offset(raw, place)
@@ -243,9 +232,7 @@ def offset(elf: bytearray, address: int) -> int:
     (table,) = struct.unpack_from("<I", elf, 28)
     size, count = struct.unpack_from("<2H", elf, 42)
     for index in range(count):
-        kind, begin, virtual, _, length = struct.unpack_from(
-            "<5I", elf, table + index * size
-        )
+        kind, begin, virtual, _, length = struct.unpack_from("<5I", elf, table + index * size)
         if kind == 1 and virtual <= address < virtual + length:
             return int(begin + address - virtual)
     raise AssertionError(f"{address:#x} is in no segment")
@@ -299,10 +286,7 @@ def test_an_emulator_that_does_not_start_says_why(
 ) -> None:
     """A board that it does not know is refused in the emulator's own words."""
     monkeypatch.setitem(MACHINES, "m4f", "abacus")
-    with (
-        pytest.raises(DeviceError, match="unsupported machine"),
-        emulate(built, "m4f", 1200),
-    ):
+    with pytest.raises(DeviceError, match="unsupported machine"), emulate(built, "m4f", 1200):
         pass
 
 

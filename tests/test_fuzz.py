@@ -51,11 +51,7 @@ def test_the_c_runtime_touches_nothing_outside_its_buffers(tmp_path: Path) -> No
     """Changed files with right checksums run under sanitizers, or are refused."""
     command = [sys.executable, "-m", "tests.fuzz", "--target", "akx", "--inputs", "300"]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^akx +314 inputs +[1-9]\d* accepted", done.stdout)
@@ -87,9 +83,7 @@ def test_an_error_that_is_not_the_librarys_is_a_finding(tmp_path: Path) -> None:
     def fail(_: Path) -> None:
         raise KeyError("x")
 
-    verdicts = [
-        attempt(target_of(read), b"", tmp_path, peak()) for read in (refuse, fail, str)
-    ]
+    verdicts = [attempt(target_of(read), b"", tmp_path, peak()) for read in (refuse, fail, str)]
     assert [each.verdict for each in verdicts] == ["refused", "finding", "accepted"]
     assert verdicts[1].kind.startswith("KeyError in ")
 
@@ -131,18 +125,13 @@ def test_an_unchanged_archive_is_a_zip(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(zipped([("a", b"12"), ("b/c", b"")]))
     with zipfile.ZipFile(tmp_path / "x.zip") as file:
         assert file.testzip() is None
-        assert {name: file.read(name) for name in file.namelist()} == {
-            "a": b"12",
-            "b/c": b"",
-        }
+        assert {name: file.read(name) for name in file.namelist()} == {"a": b"12", "b/c": b""}
 
 
 def test_mutations_leave_the_original_as_it_is() -> None:
     """Changed trees are copies, and nearly all differ from it."""
     tree = {"a": [1, 2, {"b": "text"}], "c": 1.5}
     before = mutate.written(tree)
-    changed = {
-        mutate.written(mutate.tree(Draw(bytes((seed,))), tree)) for seed in range(50)
-    }
+    changed = {mutate.written(mutate.tree(Draw(bytes((seed,))), tree)) for seed in range(50)}
     assert mutate.written(tree) == before
     assert len(changed - {before}) > 40

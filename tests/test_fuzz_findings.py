@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from agentkd.bench.comparison import saved
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.container import unpack
-from agentkd.distill.dataset import About, read_dataset
-from agentkd.distill.dataset_writer import DatasetWriter
+from agentkd.distillation.dataset import About, read_dataset
+from agentkd.distillation.dataset_writer import DatasetWriter
 from agentkd.errors import BundleError, LoadError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.fields import parse_json
-from agentkd.planners.network import Linear, Perceptron
+from agentkd.planners.sb3.network import Linear, Perceptron
+from agentkd.report.comparison import saved
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Categorical
 from tests.deploy_executors import OBS
@@ -38,9 +38,7 @@ def test_weights_that_overflow_are_refused_without_a_warning() -> None:
         if name.endswith("weight"):
             weights[name] = np.full_like(array, 3e38)
     entries["weights.safetensors"] = save(weights)
-    text = mutate.written(
-        {**manifest, "entries": sums(entries)}, sort_keys=True, indent=1
-    )
+    text = mutate.written({**manifest, "entries": sums(entries)}, sort_keys=True, indent=1)
     with pytest.raises(BundleError, match="golden vectors"):
         from_bytes(sealed(text, entries))
 
@@ -63,10 +61,10 @@ def test_a_report_of_a_negative_size_names_none(tmp_path: Path) -> None:
 
 def test_an_observation_that_overflows_is_clipped_without_a_warning() -> None:
     """A normaliser that overflows float32 gives the clip."""
-    frozen = initial("linear", SPEC)
-    huge = replace(frozen, scale=np.full_like(frozen.scale, 3e38))
+    executor = initial("linear", SPEC)
+    huge = replace(executor, scale=np.full_like(executor.scale, 3e38))
     most = huge.outputs(np.full((1, OBS.size), 3e38, np.float32))
-    plain = replace(frozen, scale=np.full_like(frozen.scale, 1.0))
+    plain = replace(executor, scale=np.full_like(executor.scale, 1.0))
     clipped = plain.outputs(np.full((1, OBS.size), 1e6, np.float32))
     assert np.allclose(most, clipped)
 

@@ -16,15 +16,10 @@ import pytest
 from agentkd import dists
 from agentkd.deploy.int8.emit import emit_c_int8, packed, probes
 from agentkd.deploy.int8.quantise import calibration, quantise
-from agentkd.deploy.int8.reference import (
-    Quantised,
-    dense_parts,
-    lookup,
-    requantise,
-)
+from agentkd.deploy.int8.reference import Quantised, dense_parts, lookup, requantise
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import (
     ActionSpec,
@@ -55,26 +50,26 @@ def executor(
     action: ActionSpec = CASES["choice"][1],
     squashed: bool = True,
     obs: int = 7,
-) -> Frozen:
+) -> Executor:
     """An executor with a normaliser and biases, whose outputs differ well."""
     spec = Spec(ObsSpec((Part("", "box", (obs,), "float32"),)), action)
-    frozen = initial(architecture, spec, seed=3, squashed=squashed)
+    executor = initial(architecture, spec, seed=3, squashed=squashed)
     random = np.random.default_rng(4)
-    vector = frozen.vector()
+    vector = executor.vector()
     vector += random.normal(0, 0.1, vector.shape).astype(np.float32)
-    frozen = frozen.with_vector(vector, 1)
-    last = frozen.layers[-1]
+    executor = executor.with_vector(vector, 1)
+    last = executor.layers[-1]
     assert isinstance(last, Dense)
     last = replace(last, weight=(last.weight * 20).astype(np.float32))
-    return replace(frozen, layers=(*frozen.layers[:-1], last))
+    return replace(executor, layers=(*executor.layers[:-1], last))
 
 
-def observations(frozen: Frozen, rows: int) -> Floats:
+def observations(executor: Executor, rows: int) -> Floats:
     """Near the normaliser's mean, far from it, and absurd."""
     random = np.random.default_rng(5)
-    z = random.standard_normal((rows, len(frozen.mean)))
+    z = random.standard_normal((rows, len(executor.mean)))
     z *= np.exp(random.normal(0.0, 1.5, (rows, 1)))
-    obs = (frozen.mean + z / frozen.scale).astype(np.float32)
+    obs = (executor.mean + z / executor.scale).astype(np.float32)
     obs[0], obs[1], obs[2], obs[3] = 3e38, -3e38, 1e-42, 0.0
     return obs
 
@@ -111,9 +106,9 @@ def rows_of(quantised: Quantised, obs: Floats) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_c_equals_numpy_bit_by_bit(case: str, compiler: str, tmp_path: Path) -> None:
     """Over 10,000 observations, of every head and activation, not one bit differs."""
-    frozen = executor(*CASES[case])
-    quantised = quantise(frozen)
-    obs = observations(frozen, 10_000)
+    floats = executor(*CASES[case])
+    quantised = quantise(floats)
+    obs = observations(floats, 10_000)
     wanted, actions = quantised.integers(obs), rows_of(quantised, obs)
     loaded = library(quantised, tmp_path, compiler, "-O3", "-march=native")
     integers, taken = ask(loaded, obs, wanted.shape[1], actions)
@@ -126,10 +121,10 @@ def test_c_equals_numpy_bit_by_bit(case: str, compiler: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("case", CASES)
 def test_generated_c_has_no_undefined_behaviour(case: str, tmp_path: Path) -> None:
     """Its own test passes under the sanitisers, with absurd observations in it."""
-    frozen = executor(*CASES[case])
-    quantised = quantise(frozen)
+    floats = executor(*CASES[case])
+    quantised = quantise(floats)
     source, built = tmp_path / "executor.c", tmp_path / "executor"
-    source.write_text(emit_c_int8(quantised, golden=observations(frozen, 64)))
+    source.write_text(emit_c_int8(quantised, golden=observations(floats, 64)))
     checks = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
     words = ["gcc", *STRICT, *checks, "-DEXECUTOR_TEST", source, "-o", built]
     subprocess.run([str(each) for each in words], check=True)
@@ -175,10 +170,10 @@ def test_nan_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.needs("gcc")
 def test_ties_go_to_the_lowest_index(tmp_path: Path) -> None:
     """With equal scores C and NumPy take the first choice."""
-    frozen = executor()
+    floats = executor()
     last = Dense(np.zeros((5, 10), np.float32), np.ones(5, np.float32), "none")
-    quantised = quantise(replace(frozen, layers=(*frozen.layers[:-1], last)))
-    obs = observations(frozen, 8)
+    quantised = quantise(replace(floats, layers=(*floats.layers[:-1], last)))
+    obs = observations(floats, 8)
     loaded = library(quantised, tmp_path, "gcc")
     _, taken = ask(loaded, obs, 5, rows_of(quantised, obs))
     assert (taken == -1).all()
@@ -188,10 +183,10 @@ def test_ties_go_to_the_lowest_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_integers_stay_near_the_floats(case: str) -> None:
     """Where calibration was, outputs are within a few hundredths of their spread."""
-    frozen = executor(*CASES[case])
-    quantised = quantise(frozen)
-    obs = calibration(frozen)
-    left, right = dists.pack(frozen(obs)), dists.pack(quantised(obs))
+    floats = executor(*CASES[case])
+    quantised = quantise(floats)
+    obs = calibration(floats)
+    left, right = dists.pack(floats(obs)), dists.pack(quantised(obs))
     assert np.sqrt(np.mean((left - right) ** 2)) < 0.03 * left.std()
 
 
@@ -226,11 +221,9 @@ def test_lookup_meets_the_entries_and_is_straight_between_them() -> None:
 def test_no_sum_can_overflow() -> None:
     """Weights and inputs at their largest stay within int32, also in wide layers."""
     for inputs, bias in ((4, 1e3), (600, 1.0), (5000, 0.0)):
-        frozen = executor("linear", DiscreteSpec(3), obs=inputs)
-        layer = Dense(
-            np.ones((3, inputs), np.float32), np.full(3, bias, np.float32), "none"
-        )
-        quantised = quantise(replace(frozen, layers=(layer,)))
+        floats = executor("linear", DiscreteSpec(3), obs=inputs)
+        layer = Dense(np.ones((3, inputs), np.float32), np.full(3, bias, np.float32), "none")
+        quantised = quantise(replace(floats, layers=(layer,)))
         made = quantised.last
         wide = np.abs(made.weight.astype(np.int64)).sum(axis=1) * quantised.limit
         assert (wide + np.abs(made.bias.astype(np.int64)) < 2**31).all()
@@ -264,45 +257,45 @@ def test_weights_are_laid_out_in_blocks_and_pairs() -> None:
 
 def test_calibration_that_fits_beats_none() -> None:
     """Observations far from the normaliser's are met better if they were seen."""
-    frozen = executor(*CASES["clipped"])
-    obs = (frozen.mean + 0.02 * observations(frozen, 500)[4:]).astype(np.float32)
+    floats = executor(*CASES["clipped"])
+    obs = (floats.mean + 0.02 * observations(floats, 500)[4:]).astype(np.float32)
 
     def error(quantised: Quantised) -> float:
-        return float(np.mean((quantised.outputs(obs) - frozen.outputs(obs)) ** 2))
+        return float(np.mean((quantised.outputs(obs) - floats.outputs(obs)) ** 2))
 
-    assert error(quantise(frozen, obs)) < error(quantise(frozen))
+    assert error(quantise(floats, obs)) < error(quantise(floats))
 
 
 def test_what_cannot_be_quantised_is_refused() -> None:
     """NaN weights, no observations, or ones of another shape: an error that says so."""
-    frozen = executor()
+    floats = executor()
     with pytest.raises(SpecError, match="shape"):
-        quantise(frozen, np.zeros((4, 6), np.float32))
+        quantise(floats, np.zeros((4, 6), np.float32))
     with pytest.raises(SpecError, match="one or more"):
-        quantise(frozen, np.zeros((0, 7), np.float32))
+        quantise(floats, np.zeros((0, 7), np.float32))
     with pytest.raises(NumbersError, match="calibrate"):
-        quantise(frozen, np.full((4, 7), np.nan, np.float32))
-    broken = replace(frozen, mean=np.full(7, np.nan, np.float32))
+        quantise(floats, np.full((4, 7), np.nan, np.float32))
+    broken = replace(floats, mean=np.full(7, np.nan, np.float32))
     with pytest.raises(NumbersError, match="NaN"):
         quantise(broken)
-    linear = frozen.layers[-1]
+    linear = floats.layers[-1]
     assert isinstance(linear, Dense)
     last = replace(linear, activation="relu")
     with pytest.raises(SpecError, match="relu"):
-        quantise(replace(frozen, layers=(*frozen.layers[:-1], last)))
+        quantise(replace(floats, layers=(*floats.layers[:-1], last)))
     with pytest.raises(ConfigError, match="7th"):
-        emit_c_int8(quantise(frozen), "7th")
+        emit_c_int8(quantise(floats), "7th")
     with pytest.raises(SpecError, match="shape"):
-        quantise(frozen)(np.zeros((2, 3), np.float32))
+        quantise(floats)(np.zeros((2, 3), np.float32))
 
 
 def test_an_executor_of_zeros_and_one_with_a_dead_input_are_quantised() -> None:
     """Nothing divides by zero: the zero executor answers zero."""
-    frozen = executor()
-    zeros = frozen.with_vector(np.zeros_like(frozen.vector()), 1)
-    obs = probes(quantise(frozen), 9)
+    floats = executor()
+    zeros = floats.with_vector(np.zeros_like(floats.vector()), 1)
+    obs = probes(quantise(floats), 9)
     assert not quantise(zeros).integers(obs).any()
-    scale = frozen.scale.copy()
+    scale = floats.scale.copy()
     scale[2] = 0.0
-    dead = quantise(replace(frozen, scale=scale))
-    assert np.isfinite(dead.outputs(observations(frozen, 9))).all()
+    dead = quantise(replace(floats, scale=scale))
+    assert np.isfinite(dead.outputs(observations(floats, 9))).all()

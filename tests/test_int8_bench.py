@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from agentkd.bench.integers import Pair, compare
-from agentkd.bench.lockstep import Evaluation
 from agentkd.bench.suite import Case
 from agentkd.cli.bench_int8 import episodes_of
 from agentkd.cli.main import main
-from agentkd.distill.loop import Budget
+from agentkd.distillation.loop import Budget
 from agentkd.errors import ConfigError
+from agentkd.measure.lockstep import Evaluation
 
 CASE = Case("some-CartPole-v1", "CartPole-v1", "tests.cli_planners:balance")
 PLANNER = Path(__file__).parents[1] / "policies" / "lunarlander" / "planner.zip"

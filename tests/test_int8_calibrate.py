@@ -25,10 +25,10 @@ from tests.deploy_executors import lively
 
 def lived(architecture: str, lengths: tuple[int, ...]) -> tuple[Bundle, list[Floats]]:
     """An executor's file with episodes in it, far from what would be drawn."""
-    frozen = lively(architecture, DiscreteSpec(3))
+    executor = lively(architecture, DiscreteSpec(3))
     random = np.random.default_rng(0)
     own = [random.normal(3, 0.1, (n, 7)).astype(np.float32) for n in lengths]
-    return from_bytes(to_bytes(frozen, {}, golden=own)), own
+    return from_bytes(to_bytes(executor, {}, golden=own)), own
 
 
 def test_a_file_with_episodes_gives_them() -> None:
@@ -61,65 +61,61 @@ def test_the_export_uses_the_files_own_episodes() -> None:
 
 
 @pytest.mark.parametrize("lengths", [(40, 30), ()], ids=["episodes", "drawn"])
-def test_the_integer_form_of_a_file_is_the_exported_one(
-    lengths: tuple[int, ...],
-) -> None:
+def test_the_integer_form_of_a_file_is_the_exported_one(lengths: tuple[int, ...]) -> None:
     """Whoever compares with exported integers has these and no others."""
     bundle, _ = lived("mlp:5", lengths)
     text = emit_c_int8(integer_form(bundle), "executor", {}).encode()
     assert export(bundle, "c-int8") == text
-    drawn = emit_c_int8(quantise(bundle.frozen), "executor", {}).encode()
+    drawn = emit_c_int8(quantise(bundle.executor), "executor", {}).encode()
     assert (text == drawn) == (not lengths)
 
 
 def test_files_of_observations_are_read(tmp_path: Path) -> None:
     """A .npy file is one episode; a .npz file says where episodes begin."""
-    frozen = lively("gru:6", DiscreteSpec(3))
+    executor = lively("gru:6", DiscreteSpec(3))
     obs = np.ones((6, 7))
     np.save(tmp_path / "one.npy", obs)
-    assert read(tmp_path / "one.npy", frozen).starts.tolist() == [1, 0, 0, 0, 0, 0]
+    assert read(tmp_path / "one.npy", executor).starts.tolist() == [1, 0, 0, 0, 0, 0]
     np.savez(tmp_path / "two.npz", obs=obs, starts=[1, 0, 0, 1, 0, 0])
-    seen = read(tmp_path / "two.npz", frozen)
+    seen = read(tmp_path / "two.npz", executor)
     assert seen.starts.tolist() == [1, 0, 0, 1, 0, 0]
     assert seen.obs.dtype == np.float32
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     """Missing, damaged, of another shape, or pickled: an error that says which."""
-    frozen = lively("mlp:5", DiscreteSpec(3))
+    executor = lively("mlp:5", DiscreteSpec(3))
     with pytest.raises(ConfigError, match="No such file"):
-        read(tmp_path / "none.npy", frozen)
+        read(tmp_path / "none.npy", executor)
     (tmp_path / "text.npy").write_text("not an array")
     with pytest.raises(ConfigError, match="no observations"):
-        read(tmp_path / "text.npy", frozen)
+        read(tmp_path / "text.npy", executor)
     for bad in (np.zeros((4, 6)), np.zeros(7), np.float32(3)):
         np.save(tmp_path / "bad.npy", bad)
         with pytest.raises(ConfigError, match=r"bad\.npy"):
-            read(tmp_path / "bad.npy", frozen)
+            read(tmp_path / "bad.npy", executor)
     np.savez(tmp_path / "bad.npz", obs=np.zeros((4, 7)), starts=[1, 0])
     with pytest.raises(ConfigError, match=r"\(2,\) starts"):
-        read(tmp_path / "bad.npz", frozen)
+        read(tmp_path / "bad.npz", executor)
     np.savez(tmp_path / "other.npz", numbers=np.zeros((4, 7)))
     with pytest.raises(ConfigError, match="obs"):
-        read(tmp_path / "other.npz", frozen)
+        read(tmp_path / "other.npz", executor)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ConfigError, match="no observations"):
-        read(tmp_path / "objects.npy", frozen)
+        read(tmp_path / "objects.npy", executor)
 
 
-def test_episodes_can_be_lived_for_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_episodes_can_be_lived_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--calibrate episodes` needs to know the environment, and says what it lived."""
     made = environments.make("CartPole-v1")
-    frozen = initial("mlp:4", env_spec(made))
+    executor = initial("mlp:4", env_spec(made))
     made.close()
     file = tmp_path / "executor.akd"
     words = ["export", str(file), "--to", "c-int8", "--calibrate", "episodes"]
-    write_bundle(file, frozen)
+    write_bundle(file, executor)
     assert main(words) == 2
     assert "names no environment" in " ".join(capsys.readouterr().err.split())
-    write_bundle(file, frozen, {"env": "CartPole-v1"})
+    write_bundle(file, executor, {"env": "CartPole-v1"})
     assert main(words) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "calibrated with 4096 observations of" in said

@@ -28,7 +28,7 @@ from agentkd.deploy.int8.reference import (
 )
 from agentkd.deploy.vectors import answers
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.executor import Executor, distribution
 from agentkd.executors.layers import Conv, patches
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from tests.deploy_executors import lively
@@ -45,12 +45,12 @@ CASES: list[tuple[str, ActionSpec]] = [
 NAMES = [architecture for architecture, _ in CASES]
 
 
-def sequence(frozen: Frozen, rows: int) -> Any:
+def sequence(executor: Executor, rows: int) -> Any:
     """Observations near the normaliser's mean and far from it."""
     random = np.random.default_rng(5)
-    z = random.standard_normal((rows, len(frozen.mean)))
+    z = random.standard_normal((rows, len(executor.mean)))
     z *= np.exp(random.normal(0.0, 1.0, (rows, 1)))
-    return (frozen.mean + z / frozen.scale).astype(np.float32)
+    return (executor.mean + z / executor.scale).astype(np.float32)
 
 
 def run(quantised: Quantised, obs: Any, folder: Path, compiler: str) -> Any:
@@ -83,9 +83,9 @@ def test_c_equals_numpy_bit_by_bit(
     architecture: str, action: ActionSpec, compiler: str, tmp_path: Path
 ) -> None:
     """Over 2,000 steps of one episode, or as many images, not one bit differs."""
-    frozen = lively(architecture, action)
-    quantised = quantise(frozen)
-    obs = sequence(frozen, 2000)
+    executor = lively(architecture, action)
+    quantised = quantise(executor)
+    obs = sequence(executor, 2000)
     integers, taken, wanted = run(quantised, obs, tmp_path, compiler)
     np.testing.assert_array_equal(integers, quantised.integers(obs))
     np.testing.assert_array_equal(taken, wanted)
@@ -111,12 +111,12 @@ def test_generated_c_has_no_undefined_behaviour(
 @pytest.mark.parametrize(("architecture", "action"), CASES, ids=NAMES)
 def test_integers_stay_near_the_floats(architecture: str, action: ActionSpec) -> None:
     """Where calibration was, outputs are within a few hundredths of their spread."""
-    frozen = lively(architecture, action)
-    quantised = quantise(frozen)
-    obs = calibration(frozen)[:1000]
+    executor = lively(architecture, action)
+    quantised = quantise(executor)
+    obs = calibration(executor)[:1000]
     starts = np.zeros(len(obs), np.float32)
-    given = answers(frozen, obs, starts)
-    left = dists.pack(distribution(frozen.head, given, frozen.spec))
+    given = answers(executor, obs, starts)
+    left = dists.pack(distribution(executor.head, given, executor.spec))
     right = dists.pack(quantised.distribution(quantised.integers(obs)))
     assert np.sqrt(np.mean((left - right) ** 2)) < 0.03 * left.std()
 
@@ -191,10 +191,10 @@ def test_a_wide_memory_gets_coarser_weights() -> None:
 def test_patches_lie_where_the_float_layer_takes_them() -> None:
     """Gathered numbers are those of the float executor's own patches."""
     for architecture in ("cnn:4x3/2,5x2,9", "cnn:6x2/2,tanh"):
-        frozen = lively(architecture, DiscreteSpec(3))
-        layer, conv = frozen.layers[0], quantise(frozen).layers[0]
+        executor = lively(architecture, DiscreteSpec(3))
+        layer, conv = executor.layers[0], quantise(executor).layers[0]
         assert isinstance(conv, IntConv)
-        image = np.arange(2 * frozen.spec.obs.size, dtype=np.float32).reshape(2, -1)
+        image = np.arange(2 * executor.spec.obs.size, dtype=np.float32).reshape(2, -1)
         assert isinstance(layer, Conv)
         found = patches(layer, image)
         np.testing.assert_array_equal(
@@ -206,17 +206,17 @@ def test_patches_lie_where_the_float_layer_takes_them() -> None:
 
 def test_an_image_has_one_mean_and_gain_a_channel() -> None:
     """Where the normaliser is the channels', the integers' is too."""
-    frozen = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
-    quantised = quantise(frozen)
+    executor = lively("cnn:4x3/2,5x2,9", DiscreteSpec(3))
+    quantised = quantise(executor)
     assert len(quantised.mean) == 2
-    np.testing.assert_array_equal(quantised.per_number(quantised.mean), frozen.mean)
+    np.testing.assert_array_equal(quantised.per_number(quantised.mean), executor.mean)
 
 
 def test_a_policy_with_a_memory_answers_as_the_sequence_does() -> None:
     """`policy` keeps each row's memory apart, and `act` without one is refused."""
-    frozen = lively("gru:6", DiscreteSpec(3))
-    quantised = quantise(frozen)
-    obs = sequence(frozen, 30)
+    executor = lively("gru:6", DiscreteSpec(3))
+    quantised = quantise(executor)
+    obs = sequence(executor, 30)
     policy: Any = quantised.policy
     state = policy.initial_state(2)
     for tick in range(15):
@@ -231,14 +231,14 @@ def test_a_policy_with_a_memory_answers_as_the_sequence_does() -> None:
 
 def test_episodes_are_told_apart_in_calibration() -> None:
     """Where an episode begins the memory is zeros again."""
-    frozen = lively("gru:6", DiscreteSpec(3))
-    obs = sequence(frozen, 64)
+    executor = lively("gru:6", DiscreteSpec(3))
+    obs = sequence(executor, 64)
     starts = np.zeros(64, np.float32)
     starts[::8] = 1.0
-    texts = {emit_c_int8(quantise(frozen, obs, each)) for each in (None, starts)}
+    texts = {emit_c_int8(quantise(executor, obs, each)) for each in (None, starts)}
     assert len(texts) == 2
     with pytest.raises(SpecError, match="starts"):
-        quantise(frozen, obs, starts[:5])
+        quantise(executor, obs, starts[:5])
 
 
 def test_what_has_no_integer_form_is_refused_by_name() -> None:

@@ -63,24 +63,20 @@ def test_the_library_shows_what_an_embedder_needs() -> None:
     [
         "agentkd",
         "agentkd.runtime, agentkd.deploy.bundle, agentkd.executors.native",
-        "agentkd.executors.architecture, agentkd.executors.frozen, agentkd.refs",
+        "agentkd.executors.architecture, agentkd.executors.executor, agentkd.refs",
     ],
 )
 def test_what_acts_in_time_imports_no_training_code(modules: str) -> None:
     """A robot's loop starts without torch, Gymnasium or Stable-Baselines3."""
     code = f"import sys, {modules}; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-RUN = "agentkd.read_bundle({file!r}).frozen.act(np.zeros(3))"
-AGENT = "agentkd.Agent(agentkd.read_bundle({file!r}).frozen).act(np.zeros(3))"
+RUN = "agentkd.read_bundle({file!r}).executor.act(np.zeros(3))"
+AGENT = "agentkd.Agent(agentkd.read_bundle({file!r}).executor).act(np.zeros(3))"
 # A tool for people, a second ZIP reader, the rest of the network: none of it acts.
 SLOW = {"asyncio", "difflib", "email", "http", "importlib.metadata", "ssl", "zipfile"}
 LATER = {"logging", "numpy.random", "subprocess", "tempfile"}
@@ -94,9 +90,9 @@ def test_a_device_loads_numpy_and_safetensors_and_no_more(
 ) -> None:
     """A bundle is read and acts with two packages, and without the slow modules."""
     part = Part("", "box", (3,), "float32")
-    frozen = initial("mlp:4", Spec(ObsSpec((part,)), DiscreteSpec(2)))
+    executor = initial("mlp:4", Spec(ObsSpec((part,)), DiscreteSpec(2)))
     file = str(tmp_path / "executor.akd")
-    write_bundle(file, frozen)
+    write_bundle(file, executor)
     # Whatever is there before the first line is the interpreter's own.
     lines = [
         "import sys; before = set(sys.modules)",
@@ -133,9 +129,7 @@ def _leaves_without_flag(node: ast.AST) -> bool:
     else:
         reasons = [test]
     return any(
-        isinstance(each, ast.UnaryOp)
-        and isinstance(each.op, ast.Not)
-        and _flag(each.operand)
+        isinstance(each, ast.UnaryOp) and isinstance(each.op, ast.Not) and _flag(each.operand)
         for each in reasons
     )
 
@@ -176,8 +170,7 @@ def unpickles(source: str) -> list[int]:
     return [
         node.lineno
         for node in _unasked(ast.parse(source))
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call))
-        and _reads(node)
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)) and _reads(node)
     ]
 
 
@@ -186,8 +179,7 @@ def _reads(node: ast.Import | ast.ImportFrom | ast.Attribute | ast.Call) -> bool
         return node.module == "pickle" or node.module in _READERS
     if isinstance(node, ast.Import):
         return any(
-            each.name in _READERS or (each.name == "pickle" and each.asname)
-            for each in node.names
+            each.name in _READERS or (each.name == "pickle" and each.asname) for each in node.names
         )
     if isinstance(node, ast.Attribute):
         return ast.unparse(node.value) == "pickle" and node.attr in _PICKLE
@@ -245,9 +237,7 @@ def test_safe_reading_is_not_taken_for_unpickling(source: str) -> None:
     assert unpickles(source) == []
 
 
-@pytest.mark.parametrize(
-    "path", SOURCES, ids=[str(each.relative_to(ROOT)) for each in SOURCES]
-)
+@pytest.mark.parametrize("path", SOURCES, ids=[str(each.relative_to(ROOT)) for each in SOURCES])
 def test_no_pickle_is_read_unasked(path: Path) -> None:
     """Only the reader that runs nothing has an unpickler; the rest is flagged."""
     found = unpickles(path.read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentkd import Agent, Remote, read_bundle
-from agentkd.executors.frozen import Frozen
+from agentkd import Agent, Process, read_bundle
+from agentkd.executors.executor import Executor
 from agentkd.runtime import RollForward, StrategyOptions
 from benchmarks.cheetah import PLANNER, lived
 
@@ -33,25 +33,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def executor(file: Path) -> Frozen:
+def executor(file: Path) -> Executor:
     """Its executor."""
-    return read_bundle(file).frozen
+    return read_bundle(file).executor
 
 
 @pytest.fixture(scope="module")
-def alone(executor: Frozen) -> float:
+def alone(executor: Executor) -> float:
     """What it earns alone in the first 240 ticks."""
     return lived(Agent(executor), hz=20, seconds=14, part=240)[0]
 
 
 @pytest.mark.parametrize("roll", [None, RollForward(f"{HERE}:ahead")])
 def test_a_planner_four_ticks_late_costs_nothing(
-    executor: Frozen, alone: float, roll: Any
+    executor: Executor, alone: float, roll: Any
 ) -> None:
     """With and without a roll-forward the robot earns what its executor does."""
     agent = Agent(
         executor,
-        planner=Remote(f"{HERE}:Chunk", {"think": 0.2}),
+        planner=Process(f"{HERE}:Chunk", {"think": 0.2}),
         strategies=StrategyOptions(roll_forward=roll),
         period=0.05,
     )
@@ -59,13 +59,13 @@ def test_a_planner_four_ticks_late_costs_nothing(
     assert both >= 0.95 * alone, agent.metrics()
 
 
-def test_live_learning_does_not_harm(executor: Frozen, file: Path) -> None:
+def test_live_learning_does_not_harm(executor: Executor, file: Path) -> None:
     """A good executor that goes on learning never earns less than half for long."""
     before = lived(Agent(executor), hz=50, seconds=30, part=150)
     agent = Agent(
         executor,
-        planner=Remote(f"{HERE}:Chunk", {"think": 0.0}),
-        learner=Remote("agentkd.distill.service:build", {"executor": str(file)}),
+        planner=Process(f"{HERE}:Chunk", {"think": 0.0}),
+        distiller=Process("agentkd.distillation.service:build", {"executor": str(file)}),
         mode="executor",
     )
     learning = lived(agent, hz=50, seconds=90, part=150)

@@ -14,9 +14,9 @@ import envs.freeway  # noqa: F401  (registers what is made by name)
 from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.planners import load_planner
-from agentkd.planners.exact import ExactOptions, ExactSearch
 from agentkd.planners.horizon import FirstRow, RecurrentFirstRow, one_row
-from agentkd.planners.model import roll
+from agentkd.planners.sb3.model import roll
+from agentkd.planners.search.exact import ExactOptions, ExactSearch
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats
@@ -119,9 +119,7 @@ def test_where_no_way_leads_is_as_bad_as_can_be_said() -> None:
 def test_a_search_that_is_cut_short_answers_by_bounds() -> None:
     """It counts what it did not solve, and prefers what promises more."""
     long = [[(state + 1, 1.0), (state, 1.0)] for state in range(50)]
-    search = ExactSearch(
-        Graph(long), ExactOptions(expansions=3), bound=lambda state: state - 50.0
-    )
+    search = ExactSearch(Graph(long), ExactOptions(expansions=3), bound=lambda state: state - 50.0)
     answer = search(np.zeros((1, 1), np.float32))
     assert answer.logits.tolist() == [[0, -4]]
     assert search.unsolved == 2
@@ -155,9 +153,7 @@ def test_a_model_that_raises_is_a_planners_error() -> None:
         search(np.zeros((1, 0), np.float32))
 
 
-@pytest.mark.parametrize(
-    "options", [{"horizon": 0}, {"temperature": 0.0}, {"expansions": 0}]
-)
+@pytest.mark.parametrize("options", [{"horizon": 0}, {"temperature": 0.0}, {"expansions": 0}])
 def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     """With their name."""
     with pytest.raises(ConfigError, match=next(iter(options))):
@@ -203,7 +199,7 @@ def test_a_callable_may_answer_for_several_ticks() -> None:
     assert dists.pack(answer)[:, 0].tolist() == [0, 3]
 
 
-class Remembering:
+class RecurrentExecutor:
     """A policy with a memory and two rows."""
 
     horizon = 2
@@ -219,7 +215,7 @@ class Remembering:
 
 def test_one_row_of_a_planner_with_a_memory() -> None:
     """Its memory goes on as before."""
-    policy = one_row(Remembering())
+    policy = one_row(RecurrentExecutor())
     assert isinstance(policy, RecurrentFirstRow)
     state = policy.initial_state(2)
     for tick in range(2):

@@ -24,16 +24,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agentkd import dists
-from agentkd.errors import (
-    ConfigError,
-    LoadError,
-    NumbersError,
-    RefError,
-    SpecError,
-    UnsafeError,
-)
-from agentkd.planners import inert, load_planner, load_policy
-from agentkd.planners.vecnormalize import read_statistics
+from agentkd.errors import ConfigError, LoadError, NumbersError, RefError, SpecError, UnsafeError
+from agentkd.planners import load_planner, load_policy
+from agentkd.planners.sb3 import safe_pickle as inert
+from agentkd.planners.sb3.vecnormalize import read_statistics
 from agentkd.spec import Spec, env_spec
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,), np.float32)
@@ -228,9 +222,7 @@ def test_records_do_not_reach_real_classes() -> None:
 @pytest.mark.parametrize("dtype", ["f4", ">f8", "i8", "u1", "?"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_arrays_are_rebuilt_from_their_bytes(
-    dtype: str, order: Any, protocol: int
-) -> None:
+def test_arrays_are_rebuilt_from_their_bytes(dtype: str, order: Any, protocol: int) -> None:
     """Every plain dtype, layout and protocol gives the array back."""
     array = np.asarray(np.arange(6).reshape(2, 3) % 2, dtype, order)
     found = inert.read(pickle.dumps([array, array[0, 1]], protocol))
@@ -363,9 +355,7 @@ def test_other_zips(names: list[str], said: str, tmp_path: Path) -> None:
         load_planner(str(tmp_path / "p.zip"))
 
 
-@pytest.mark.parametrize(
-    ("content", "said"), [(b"{", "not JSON"), (b"[]", "not a JSON object")]
-)
+@pytest.mark.parametrize(("content", "said"), [(b"{", "not JSON"), (b"[]", "not a JSON object")])
 def test_damaged_json(content: bytes, said: str, save: Path) -> None:
     """JSON that is none is named."""
     rewrite(save, "data", lambda _: content)
@@ -375,7 +365,7 @@ def test_damaged_json(content: bytes, said: str, save: Path) -> None:
 
 def test_too_large(save: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry that would fill the memory is not unpacked."""
-    monkeypatch.setattr("agentkd.planners.sb3_file.LIMIT_WEIGHTS", 100)
+    monkeypatch.setattr("agentkd.planners.sb3.file.LIMIT_WEIGHTS", 100)
     with pytest.raises(LoadError, match="at most 100 are read"):
         load_planner(str(save))
 
@@ -415,10 +405,7 @@ def test_missing_and_foreign_weights(save: Path) -> None:
     with_weights(save, lambda s: {**s, "attention.weight": torch.ones(2, 2)})
     with pytest.raises(LoadError, match=r"attention\.weight.*module:function"):
         load_planner(str(save))
-    with_weights(
-        save,
-        lambda s: {k: v for k, v in s.items() if k[:3] not in ("act", "att")},
-    )
+    with_weights(save, lambda s: {k: v for k, v in s.items() if k[:3] not in ("act", "att")})
     with pytest.raises(LoadError, match=r"no weights 'action_net\.weight'"):
         load_planner(str(save))
 
@@ -437,9 +424,7 @@ def test_the_algorithm_that_was_asked_for(save: Path) -> None:
 
 def test_other_observations(save: Path) -> None:
     """Both shapes are said, and what to do; a stack of frames is suspected."""
-    others = {
-        n: spec_of(spaces.Box(-1.0, 1.0, (n,), np.float32), CHOICE) for n in (1, 2, 4)
-    }
+    others = {n: spec_of(spaces.Box(-1.0, 1.0, (n,), np.float32), CHOICE) for n in (1, 2, 4)}
     with pytest.raises(SpecError, match=r"\(3,\).*\(4,\).*wrappers"):
         load_planner(str(save), others[4])
     with pytest.raises(SpecError, match="3 frames stacked"):
@@ -529,9 +514,7 @@ def test_options_of_old_versions(tmp_path: Path) -> None:
     """net_arch as a list with a dictionary, and a device, as it was, do no harm."""
     path = tmp_path / "p.zip"
     arch = {"net_arch": {"pi": [4], "vf": [4]}}
-    PPO(
-        "MlpPolicy", Env(VECTOR, BOX), policy_kwargs=arch, n_steps=8, batch_size=8
-    ).save(path)
+    PPO("MlpPolicy", Env(VECTOR, BOX), policy_kwargs=arch, n_steps=8, batch_size=8).save(path)
     old = {"net_arch": [arch["net_arch"]], "device": "cpu"}
     with_data(path, lambda d: d.update(policy_kwargs=old))
     assert load_planner(str(path)).parameters == 3 * 4 + 4 + 4 * 2 + 2 + 2

@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
-from agentkd.planners import Planner, remote, serving, wire
-from agentkd.planners.remote import RemotePlanner
-from agentkd.planners.serving import PlannerServer
-from agentkd.planners.wire import Frame, Line, address_of, answer_of, proof
+from agentkd.planners import Planner
+from agentkd.planners.remote import client as remote
+from agentkd.planners.remote import server as serving
+from agentkd.planners.remote import wire
+from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.server import PlannerServer
+from agentkd.planners.remote.wire import Frame, Line, address_of, answer_of, proof
 from agentkd.runtime import Agent
 from agentkd.spec import to_json
 from agentkd.types import Categorical, Floats
@@ -193,9 +196,7 @@ def test_a_client_that_drips_its_question_is_ended(
         wait_for(lambda: server.counts.open == 0)
 
 
-def test_a_server_that_drips_its_greeting_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_drips_its_greeting_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Case attacks/17: the handshake has one limit for all its bytes."""
     monkeypatch.setattr(remote, "_HANDSHAKE", SHORT)
     with (
@@ -220,9 +221,7 @@ def test_a_server_that_drips_its_answer_is_given_up() -> None:
         mine.interrupt()
 
 
-def test_a_planner_that_is_given_up_waits_for_no_handshake(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_planner_that_is_given_up_waits_for_no_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that closes does not wait for a server that says nothing."""
     monkeypatch.setattr(remote, "_HANDSHAKE", 10 * ENOUGH)
     silent = threading.Event()
@@ -394,7 +393,7 @@ def test_a_disagreement_of_another_shape_is_refused() -> None:
     def talk(line: Line, connection: socket.socket) -> None:
         welcome(line)
         asked = line.receive().header
-        same = {"id": asked["id"], "epoch": asked["epoch"]}
+        same = {"id": asked["id"], "episode": asked["episode"]}
         line.send({"type": "answer", **same}, [np.zeros(7, np.float32)])
         line.receive()
 

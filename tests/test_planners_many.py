@@ -11,7 +11,7 @@ import pytest
 
 from agentkd import dists
 from agentkd.cli.main import main
-from agentkd.distill import Budget, distill
+from agentkd.distillation import Budget, distill
 from agentkd.errors import ConfigError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.blackbox import BlackBox
@@ -111,16 +111,14 @@ def test_what_only_predicts_is_distilled() -> None:
     obs, _ = env.reset(seed=0)
     total, ended, cut = 0.0, False, False
     while not (ended or cut):
-        obs, reward, ended, cut, _ = env.step(found.frozen.act(obs))
+        obs, reward, ended, cut, _ = env.step(found.executor.act(obs))
         total += float(reward)
     assert total == 500.0
 
 
 def test_votes_are_shares() -> None:
     """Three votes of four for 2: smoothed by 0.1 over three choices."""
-    policy = Votes(
-        box_of(Draws(), DiscreteSpec(3)), spec(DiscreteSpec(3)), 4, smoothing=0.1
-    )
+    policy = Votes(box_of(Draws(), DiscreteSpec(3)), spec(DiscreteSpec(3)), 4, smoothing=0.1)
     found = np.exp(dists.pack(policy(OBS[:1])))
     expected = 0.9 * np.array([[0.25, 0.0, 0.75]]) + 0.1 / 3
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -170,16 +168,10 @@ def test_votes_in_a_box_are_a_gaussian() -> None:
 
 @pytest.mark.parametrize(
     ("action", "chosen"),
-    [
-        (DiscreteSpec(3, 5), [7]),
-        (MultiDiscreteSpec((2, 3)), [1, 2]),
-        (MultiBinarySpec(2), [1, 0]),
-    ],
+    [(DiscreteSpec(3, 5), [7]), (MultiDiscreteSpec((2, 3)), [1, 2]), (MultiBinarySpec(2), [1, 0])],
     ids=str,
 )
-def test_votes_of_one_mind_keep_the_choice(
-    action: ActionSpec, chosen: list[int]
-) -> None:
+def test_votes_of_one_mind_keep_the_choice(action: ActionSpec, chosen: list[int]) -> None:
     """Whatever is chosen, its distribution has that mode."""
 
     class Firm:
@@ -232,9 +224,7 @@ def test_votes_from_the_command_line(tmp_path: Path) -> None:
 
 def moments(*members: tuple[float, float]) -> list[tuple[Floats, Floats]]:
     """Means and variances of members, for one state of one number."""
-    return [
-        (np.array([[m]], np.float32), np.array([[v]], np.float32)) for m, v in members
-    ]
+    return [(np.array([[m]], np.float32), np.array([[v]], np.float32)) for m, v in members]
 
 
 def test_weighted_moments_by_hand() -> None:
@@ -303,9 +293,7 @@ def test_disagreement_is_asked_through_a_protocol() -> None:
         return policy
 
     both = Ensemble(
-        (member(0, [60.0, 0.0]), member(1, [0.0, 60.0])),
-        spec(DiscreteSpec(2)),
-        weights=(3.0, 1.0),
+        (member(0, [60.0, 0.0]), member(1, [0.0, 60.0])), spec(DiscreteSpec(2)), weights=(3.0, 1.0)
     )
     assert isinstance(both, Disagreeing)
     dist, apart = both.answer_and_disagreement(OBS)

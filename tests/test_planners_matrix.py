@@ -28,7 +28,7 @@ from torch import nn
 from agentkd import dists
 from agentkd.errors import LoadError, SpecError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.sb3_live import from_model
+from agentkd.planners.sb3.live import from_model
 from agentkd.spec import ObsSpec, Spec, env_spec, flatten
 from agentkd.types import RecurrentPolicy
 
@@ -211,29 +211,21 @@ def _options() -> list[Case]:  # noqa: C901 a list, in sections
         if name != "DQN":
             cases.append(Case(name, "picture", action, apart, policy="CnnPolicy"))
     lstms = ({"shared_lstm": True, "enable_critic_lstm": False}, {"n_lstm_layers": 2})
-    cases += [
-        Case("RecurrentPPO", "vector", "box", tuple(extra.items())) for extra in lstms
-    ]
+    cases += [Case("RecurrentPPO", "vector", "box", tuple(extra.items())) for extra in lstms]
     for extra in ({"squash_output": False}, {"with_bias": False}):
         cases.append(Case("ARS", "vector", "box", tuple(extra.items())))
-        cases.append(
-            Case("ARS", "vector", "box", tuple(extra.items()), policy="LinearPolicy")
-        )
+        cases.append(Case("ARS", "vector", "box", tuple(extra.items()), policy="LinearPolicy"))
     cases.append(Case("CrossQ", "vector", "box", (("batch_norm", False),)))
     cases.append(Case("CrossQ", "vector", "box", (("batch_norm_eps", 0.5),)))
     own: Any = (("features_extractor_class", Halving),)
-    cases += [
-        Case(name, "vector", _action(name), own) for name in ALGORITHMS if name != "ARS"
-    ]
+    cases += [Case(name, "vector", _action(name), own) for name in ALGORITHMS if name != "ARS"]
     return cases
 
 
 def _name(case: Case) -> str:
     kwargs = [f"{key}={getattr(each, '__name__', each)}" for key, each in case.kwargs]
     extra = [f"{key}={each}" for key, each in case.options]
-    return "-".join(
-        [case.algorithm, case.obs, case.action, case.policy, *kwargs, *extra]
-    )
+    return "-".join([case.algorithm, case.obs, case.action, case.policy, *kwargs, *extra])
 
 
 REFUSED_SPACES = ("box-whole", "multidiscrete-start", "discrete-start")
@@ -343,9 +335,7 @@ def aged(path: Path) -> None:
 
 def _old_item(space: Any) -> dict[str, Any]:
     old = _old(space)
-    fields = {
-        k: v if isinstance(v, int | str) else str(v) for k, v in vars(old).items()
-    }
+    fields = {k: v if isinstance(v, int | str) else str(v) for k, v in vars(old).items()}
     raw = base64.b64encode(pickle.dumps(old)).decode()
     kind = f"<class '{type(old).__module__}.{type(old).__name__}'>"
     return {":type:": kind, ":serialized:": raw, **fields}
@@ -401,9 +391,7 @@ def _check(case: Case, folder: Path) -> None:
         aged(path)
         found["old"] = _outcome(model, ways["file"], space)
     refused = case.action in REFUSED_SPACES
-    hidden = any(
-        name in str(value) for name in NOT_IN_FILES for _, value in case.kwargs
-    )
+    hidden = any(name in str(value) for name in NOT_IN_FILES for _, value in case.kwargs)
     for way, outcome in found.items():
         in_file = way in ("file", "alone", "old")
         expected = "refused" if refused or (hidden and in_file) else ""

@@ -22,7 +22,7 @@ from agentkd import dists
 from agentkd.errors import LoadError, PlannerError, SpecError, UnsafeError
 from agentkd.planners import load_planner
 from agentkd.planners.objects import from_object
-from agentkd.planners.sb3_live import from_model
+from agentkd.planners.sb3.live import from_model
 from agentkd.spec import Spec, action_spec, env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats, Point
@@ -273,9 +273,7 @@ def test_linear_ars_of_old_versions(bias: bool, tmp_path: Path) -> None:
         model.policy.action_net[0].weight.copy_(torch.tensor([[0.3, -0.7, 0.2]]))
     path = tmp_path / "old.zip"
     model.save(path)
-    with_weights(
-        path, lambda s: {k.replace("action_net.0.", "action_net."): s[k] for k in s}
-    )
+    with_weights(path, lambda s: {k.replace("action_net.0.", "action_net."): s[k] for k in s})
     wanted, _ = model.predict(OBS, deterministic=True)
     np.testing.assert_allclose(acts(load_planner(str(path))), wanted, atol=1e-5)
 
@@ -304,7 +302,7 @@ class Counting(nn.Module):
         return self.held
 
 
-class Remembering(nn.Module):
+class RecurrentExecutor(nn.Module):
     """A recurrent actor as exporters script it: its memory is a buffer."""
 
     def __init__(self) -> None:
@@ -329,7 +327,7 @@ class Chancy(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
-    "make", [Counting, Remembering, Chancy, lambda: torch.jit.script(Remembering())]
+    "make", [Counting, RecurrentExecutor, Chancy, lambda: torch.jit.script(RecurrentExecutor())]
 )
 def test_modules_with_a_memory_or_chance_are_refused(make: Any) -> None:
     """What answers the same question differently is no function of its question."""
@@ -344,7 +342,7 @@ def test_modules_with_a_memory_or_chance_are_refused(make: Any) -> None:
 def test_a_memory_for_many_rows_is_refused_too() -> None:
     """A module that takes only as many rows as its memory has is refused."""
 
-    class Wide(Remembering):
+    class Wide(RecurrentExecutor):
         def __init__(self) -> None:
             super().__init__()
             self.h = torch.zeros(1, 16, 8)
@@ -355,7 +353,7 @@ def test_a_memory_for_many_rows_is_refused_too() -> None:
 
 def test_what_is_advised_about_memories_works() -> None:
     """An object with an explicit memory is a planner with one."""
-    module = Remembering()
+    module = RecurrentExecutor()
 
     class Explicit:
         def initial_state(self, batch: int) -> Any:
@@ -412,12 +410,8 @@ def test_black_boxes_are_asked_deterministically_and_without_memory() -> None:
     class Box:
         remembers = False
 
-        def predict(
-            self, obs: Any, state: Any = None, deterministic: bool = False
-        ) -> Any:
-            return np.full((len(obs), 1), float(deterministic)), (
-                0 if self.remembers else None
-            )
+        def predict(self, obs: Any, state: Any = None, deterministic: bool = False) -> Any:
+            return np.full((len(obs), 1), float(deterministic)), (0 if self.remembers else None)
 
     box = Box()
     planner: Any = from_object(box, "box", SPEC)

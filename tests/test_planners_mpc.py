@@ -14,15 +14,9 @@ from hypothesis import strategies as st
 from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.planners import load_planner
-from agentkd.planners.mpc import (
-    Method,
-    MpcOptions,
-    SamplingControl,
-    choose,
-    weigh,
-)
-from agentkd.planners.physics import Physics
-from agentkd.planners.rollouts import Doubles
+from agentkd.planners.search.mpc import Method, MpcOptions, SamplingControl, choose, weigh
+from agentkd.planners.search.physics import Physics
+from agentkd.planners.search.rollouts import Doubles
 from agentkd.spec import env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Floats
@@ -197,9 +191,7 @@ def test_mppi_weights_by_hand() -> None:
 def test_cem_weights_by_hand() -> None:
     """The best share counts alike."""
     returns = np.array([3.0, 1.0, -np.inf, 5.0, 4.0, 0.0])
-    assert choose(returns, 0.5).tolist() == pytest.approx(
-        [1 / 3, 0, 0, 1 / 3, 1 / 3, 0]
-    )
+    assert choose(returns, 0.5).tolist() == pytest.approx([1 / 3, 0, 0, 1 / 3, 1 / 3, 0])
     # What is no number never counts, even among the best.
     assert choose(np.array([1.0, -np.inf, -np.inf]), 1.0).tolist() == [1, 0, 0]
 
@@ -326,9 +318,7 @@ def test_threads_change_nothing() -> None:
         for threads in (0, 2)
     )
     state = one.restore(np.zeros(17, np.float32))
-    np.testing.assert_array_equal(
-        one.roll(state, actions)[1], two.roll(state, actions)[1]
-    )
+    np.testing.assert_array_equal(one.roll(state, actions)[1], two.roll(state, actions)[1])
 
 
 def test_a_robot_that_is_not_known_is_named() -> None:

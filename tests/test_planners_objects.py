@@ -22,19 +22,14 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from agentkd import dists
 from agentkd.deploy.bundle import write_bundle
-from agentkd.errors import (
-    ConfigError,
-    PlannerError,
-    RefError,
-    SpecError,
-)
+from agentkd.errors import ConfigError, PlannerError, RefError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner, load_planner, load_policy
 from agentkd.planners.blackbox import BlackBox, from_actions
 from agentkd.planners.ensemble import Ensemble
 from agentkd.planners.module import from_module
 from agentkd.planners.objects import from_object
-from agentkd.planners.sb3_live import from_model
+from agentkd.planners.sb3.live import from_model
 from agentkd.spec import Spec, env_spec
 from agentkd.types import (
     ActionDist,
@@ -113,9 +108,7 @@ def test_importing_planners_does_not_import_torch() -> None:
         (spaces.MultiBinary(4), 4, Bernoulli),
     ],
 )
-def test_a_module_is_read_through_the_actions(
-    action: Any, out: int, kind: Any, named: Any
-) -> None:
+def test_a_module_is_read_through_the_actions(action: Any, out: int, kind: Any, named: Any) -> None:
     """The same linear layer gives logits, odds or an action, as the actions are."""
     spec, module = spec_of(VECTOR, action), torch.nn.Linear(3, out)
     planner = load_planner(named(module), spec)
@@ -169,9 +162,7 @@ def test_modules_that_give_distributions() -> None:
 
 def test_a_module_sees_the_observations_own_shape() -> None:
     """An image comes as an image, a dictionary as tensors by name."""
-    space = spaces.Dict(
-        {"i": spaces.Box(0, 255, (2, 4, 3), np.uint8), "d": spaces.Discrete(3)}
-    )
+    space = spaces.Dict({"i": spaces.Box(0, 255, (2, 4, 3), np.uint8), "d": spaces.Discrete(3)})
     seen: list[Any] = []
 
     class Module(torch.nn.Module):
@@ -341,9 +332,7 @@ def test_values_and_logits_mix_whatever_the_returns_units() -> None:
     values = np.array([[1.0, 2.0, 4.0]], np.float32)
     small = Ensemble((fixed(logits), fixed(QValues(values))), VECTOR_CHOICE)
     big = Ensemble((fixed(logits), fixed(QValues(1e4 * values + 7))), VECTOR_CHOICE)
-    np.testing.assert_allclose(
-        dists.pack(small(OBS[:1])), dists.pack(big(OBS[:1])), rtol=1e-3
-    )
+    np.testing.assert_allclose(dists.pack(small(OBS[:1])), dists.pack(big(OBS[:1])), rtol=1e-3)
     greedy = Ensemble((fixed(QValues(values)),), VECTOR_CHOICE, (0.01,))
     assert np.exp(dists.pack(greedy(OBS[:1])))[0, 2] == pytest.approx(1.0)
 
@@ -373,10 +362,7 @@ def test_gaussians_are_matched_by_their_moments() -> None:
     assert dists.pack(dist).dtype == np.float32
     np.testing.assert_allclose(dist.mean, one)
     np.testing.assert_allclose(np.exp(dist.log_std), np.sqrt(2) * one, rtol=2e-3)
-    before = (
-        fixed(SquashedGaussian(0 * one, 0 * one)),
-        fixed(SquashedGaussian(2 * one, 0 * one)),
-    )
+    before = (fixed(SquashedGaussian(0 * one, 0 * one)), fixed(SquashedGaussian(2 * one, 0 * one)))
     squashed = Ensemble(before, VECTOR_BOX)(OBS[:1])
     assert isinstance(squashed, SquashedGaussian)
     np.testing.assert_allclose(np.exp(squashed.log_std), np.sqrt(2) * one, rtol=1e-4)
@@ -437,9 +423,7 @@ def test_several_references_are_an_ensemble(tmp_path: Path, named: Any) -> None:
     """DQN's values and PPO's logits, from files, and a function, in one planner."""
     env, small = Env(VECTOR, CHOICE), {"net_arch": [4]}
     DQN("MlpPolicy", env, policy_kwargs=small, buffer_size=10).save(tmp_path / "a.zip")
-    PPO("MlpPolicy", env, policy_kwargs=small, n_steps=8, batch_size=8).save(
-        tmp_path / "b.zip"
-    )
+    PPO("MlpPolicy", env, policy_kwargs=small, n_steps=8, batch_size=8).save(tmp_path / "b.zip")
     refs = [str(tmp_path / "a.zip"), str(tmp_path / "b.zip")]
     planner = load_planner([*refs, named(lambda obs: obs.argmax(axis=1))])
     assert planner.name == "DQN + PPO + callable somewhere:it"
@@ -458,14 +442,12 @@ def test_several_references_are_an_ensemble(tmp_path: Path, named: Any) -> None:
 
 def test_an_executor_file_is_a_planner(tmp_path: Path) -> None:
     """An executor may be a planner in turn, for its own environment only."""
-    frozen = initial("mlp:4", VECTOR_CHOICE, seed=1)
-    write_bundle(tmp_path / "e.akd", frozen, {})
+    executor = initial("mlp:4", VECTOR_CHOICE, seed=1)
+    write_bundle(tmp_path / "e.akd", executor, {})
     planner = load_planner(str(tmp_path / "e.akd"), VECTOR_CHOICE)
-    np.testing.assert_array_equal(
-        dists.pack(call(planner.policy)), dists.pack(frozen(OBS))
-    )
+    np.testing.assert_array_equal(dists.pack(call(planner.policy)), dists.pack(executor(OBS)))
     assert planner.name == "executor mlp:4"
-    assert planner.parameters == frozen.parameters
+    assert planner.parameters == executor.parameters
     assert planner.spec == VECTOR_CHOICE
     with pytest.raises(SpecError, match="is an executor for"):
         load_planner(str(tmp_path / "e.akd"), VECTOR_BOX)
@@ -545,7 +527,5 @@ def test_a_model_by_reference(named: Any) -> None:
     model = A2C("MlpPolicy", Env(VECTOR, CHOICE))
     direct: Planner = load_planner(named(model))
     made = load_planner(named(lambda spec: model), VECTOR_CHOICE)
-    np.testing.assert_array_equal(
-        dists.pack(call(direct.policy)), dists.pack(call(made.policy))
-    )
+    np.testing.assert_array_equal(dists.pack(call(direct.policy)), dists.pack(call(made.policy)))
     assert direct.name == made.name == "A2C"

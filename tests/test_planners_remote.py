@@ -21,9 +21,9 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.remote import RemotePlanner
-from agentkd.planners.serving import PlannerServer
-from agentkd.planners.wire import Line, address_of, proven, read_token
+from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.server import PlannerServer
+from agentkd.planners.remote.wire import Line, address_of, proven, read_token
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner
 from agentkd.runtime.ports import planner_port
 from agentkd.spec import BoxSpec, Spec, to_json
@@ -164,9 +164,7 @@ def test_planner_that_raises_keeps_the_connection() -> None:
         wait_for(lambda: server.counts.failed == 2)
 
 
-@pytest.mark.parametrize(
-    ("mine", "theirs"), [("", "secret"), ("guess", "secret"), ("secret", "")]
-)
+@pytest.mark.parametrize(("mine", "theirs"), [("", "secret"), ("guess", "secret"), ("secret", "")])
 def test_who_does_not_know_the_token_gets_nothing(mine: str, theirs: str) -> None:
     """A wrong token is refused by either end, without being sent."""
     with served(Echo(), token=theirs) as server:
@@ -256,10 +254,8 @@ def test_reply_to_another_question_is_never_taken() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        remote = kept(
-            RemotePlanner(f"tcp://127.0.0.1:{listener.getsockname()[1]}", patience=0)
-        )
-        remote.epoch = 4
+        remote = kept(RemotePlanner(f"tcp://127.0.0.1:{listener.getsockname()[1]}", patience=0))
+        remote.episode = 4
         with pytest.raises(WireError, match="answered question"):
             remote(batch(1))
         assert remote._line is None
@@ -267,7 +263,7 @@ def test_reply_to_another_question_is_never_taken() -> None:
         listener.close()
 
     once({"id": 1})
-    once({"epoch": -1})
+    once({"episode": -1})
 
 
 def test_message_beyond_the_cap_is_not_sent() -> None:
@@ -333,11 +329,7 @@ def test_silent_peers_are_asked_for_a_sign_of_life() -> None:
         assert wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         told = [
             wire.getsockopt(socket.IPPROTO_TCP, option)
-            for option in (
-                socket.TCP_KEEPIDLE,
-                socket.TCP_KEEPINTVL,
-                socket.TCP_KEEPCNT,
-            )
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         ]
         assert told[0] + told[1] * told[2] == 60
 

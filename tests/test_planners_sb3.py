@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agentkd import dists
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.sb3_live import from_model
+from agentkd.planners.sb3.live import from_model
 from agentkd.spec import Spec, env_spec, flatten
 from agentkd.types import (
     Bernoulli,
@@ -149,9 +149,7 @@ def test_a_save_tells_its_own_spec(name: str, tmp_path: Path) -> None:
     """Without an environment the planner knows the spaces it was trained with."""
     kind, action, options, _ = ALL[name]
     env = Env(VECTOR, action)
-    kind("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, **options).save(
-        tmp_path / "p.zip"
-    )
+    kind("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, **options).save(tmp_path / "p.zip")
     assert load_planner(str(tmp_path / "p.zip")).spec == env_spec(env)
 
 
@@ -180,9 +178,7 @@ def test_squashed_gaussians_are_those_of_the_actor(kind: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("use_expln", [False, True])
 @pytest.mark.parametrize("kind", [SAC, TQC])
-def test_state_dependent_noise_of_sac(
-    kind: Any, use_expln: bool, tmp_path: Path
-) -> None:
+def test_state_dependent_noise_of_sac(kind: Any, use_expln: bool, tmp_path: Path) -> None:
     """The variance of gSDE is that of SB3, before tanh, with its bound on the mean."""
     env = Env(VECTOR, BOX)
     options = {"net_arch": [8], "use_expln": use_expln, "clip_mean": 0.3}
@@ -358,8 +354,7 @@ def test_observations_that_are_choices(space: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "activation",
-    ["ReLU", "Tanh", "ELU", "SiLU", "LeakyReLU", "Sigmoid", "GELU", "Identity"],
+    "activation", ["ReLU", "Tanh", "ELU", "SiLU", "LeakyReLU", "Sigmoid", "GELU", "Identity"]
 )
 def test_activations(activation: str, tmp_path: Path) -> None:
     """Every activation of torch.nn acts as it does in SB3."""
@@ -396,10 +391,7 @@ def test_ars_with_and_without_layers(policy: str, action: Any, tmp_path: Path) -
 def test_separate_features_extractors(tmp_path: Path) -> None:
     """Where policy and value have an extractor each, the policy's is taken."""
     env = Env(spaces.Box(0, 255, (36, 36, 1), np.uint8), CHOICE)
-    small = {
-        "share_features_extractor": False,
-        "features_extractor_kwargs": {"features_dim": 8},
-    }
+    small = {"share_features_extractor": False, "features_extractor_kwargs": {"features_dim": 8}}
     model = shaken(A2C("CnnPolicy", env, policy_kwargs=small))
     planner, spec = loaded(model, env, tmp_path)
     same_actions(model, planner, spec, env.observation_space)
@@ -407,9 +399,7 @@ def test_separate_features_extractors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("action", [BOX, CHOICE])
-def test_recurrent_ppo_keeps_its_memory(
-    layers: int, action: Any, tmp_path: Path
-) -> None:
+def test_recurrent_ppo_keeps_its_memory(layers: int, action: Any, tmp_path: Path) -> None:
     """Over several steps, with a row reset among them, it acts as in SB3."""
     env = Env(VECTOR, action)
     options = {"lstm_hidden_size": 6, "n_lstm_layers": layers, "net_arch": [5]}
@@ -425,9 +415,7 @@ def test_recurrent_ppo_keeps_its_memory(
         starts = np.array([step == 0, step in (0, 3), step == 0])
         fresh = policy.initial_state(3)
         mask = starts[:, None, None]
-        state = tuple(
-            np.where(mask, new, old) for new, old in zip(fresh, state, strict=True)
-        )
+        state = tuple(np.where(mask, new, old) for new, old in zip(fresh, state, strict=True))
         dist, state = policy(obs, state)
         expected, sb3_state = model.predict(
             obs, state=sb3_state, episode_start=starts, deterministic=True

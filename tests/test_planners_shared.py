@@ -48,8 +48,7 @@ def test_old_saves_load_for_the_environment_of_today(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [("dqn-CartPole-v1", 500, 500), ("sac-Pendulum-v1", -300, 0)],
+    ("name", "low", "high"), [("dqn-CartPole-v1", 500, 500), ("sac-Pendulum-v1", -300, 0)]
 )
 def test_old_saves_act_well(name: str, low: float, high: float) -> None:
     """An episode's return is where the collection's own measurement says."""

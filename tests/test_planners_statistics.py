@@ -20,9 +20,9 @@ from agentkd import dists
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.planners import load_planner
-from agentkd.planners.locate import find_save, find_statistics, kind_of, saw_normalised
-from agentkd.planners.sb3_file import read_save
-from agentkd.planners.vecnormalize import Statistics, normaliser, read_statistics
+from agentkd.planners.sb3.file import read_save
+from agentkd.planners.sb3.locate import find_save, find_statistics, kind_of, saw_normalised
+from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.spec import obs_spec
 from agentkd.types import Floats
 
@@ -143,9 +143,7 @@ def test_statistics_are_found(
     shutil.copy(sac / "sac.zip", tmp_path / save)
     (tmp_path / statistics).parent.mkdir(exist_ok=True)
     shutil.copy(sac / "stats.pkl", tmp_path / statistics)
-    np.testing.assert_allclose(
-        actions(tmp_path / ref), np.load(sac / "wanted.npy"), atol=1e-5
-    )
+    np.testing.assert_allclose(actions(tmp_path / ref), np.load(sac / "wanted.npy"), atol=1e-5)
 
 
 @pytest.mark.parametrize("made_by", ["Env-v0.zip", "Env-v0/config.yml"])
@@ -205,9 +203,7 @@ def test_statistics_that_differ_are_not_chosen_from(sac: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_tells_that_statistics_are_missing(
-    name: str, tmp_path: Path
-) -> None:
+def test_every_algorithm_tells_that_statistics_are_missing(name: str, tmp_path: Path) -> None:
     """What a save keeps of its last observations tells whether they were normalised."""
     model, _ = trained(name)
     path = tmp_path / "model.zip"
@@ -239,9 +235,7 @@ def test_normalised_rewards_alone_are_no_fault(tmp_path: Path) -> None:
     load_planner(str(path))
 
 
-def test_statistics_that_cannot_be_its_own_are_refused(
-    sac: Path, tmp_path: Path
-) -> None:
+def test_statistics_that_cannot_be_its_own_are_refused(sac: Path, tmp_path: Path) -> None:
     """A planner that saw raw observations is not normalised by what lies there."""
     raw, _ = trained("SAC", wrapped=False)
     path = tmp_path / "model.zip"
@@ -290,9 +284,7 @@ def test_other_zips_of_the_hub_are_no_saves(sac: Path, tmp_path: Path) -> None:
         find_save(tmp_path)
 
 
-def test_what_lies_beside_a_save_is_read_within_limits(
-    sac: Path, tmp_path: Path
-) -> None:
+def test_what_lies_beside_a_save_is_read_within_limits(sac: Path, tmp_path: Path) -> None:
     """A zip of a million entries is no save, and a sparse file is no statistics."""
     shutil.copy(sac / "sac.zip", tmp_path / "sac.zip")
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, 1 << 28, 0, 0)

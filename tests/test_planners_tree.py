@@ -10,8 +10,8 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.planners import load_planner
-from agentkd.planners.guides import chooser, lived, prior_of
-from agentkd.planners.tree import TreeOptions, TreeSearch
+from agentkd.planners.search.priors import chooser, lived, prior_of
+from agentkd.planners.search.tree import TreeOptions, TreeSearch
 from agentkd.spec import env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats
@@ -24,8 +24,8 @@ START = np.zeros((1, 1), np.float32)
 class Steps:
     """A walk of binary choices; what is paid depends on all of them.
 
-    States are the choices so far. `paid` gives the reward for a state, and after
-    `length` choices all is over.
+    States are the choices so far. `paid` gives the reward for a state, and after `length` choices
+    all is over.
     """
 
     actions = 2
@@ -36,9 +36,7 @@ class Steps:
     def restore(self, obs: Floats, /) -> tuple[int, ...]:
         return ()
 
-    def step(
-        self, state: tuple[int, ...], action: int, /
-    ) -> tuple[tuple[int, ...], float, bool]:
+    def step(self, state: tuple[int, ...], action: int, /) -> tuple[tuple[int, ...], float, bool]:
         after = (*state, action)
         return after, self.paid.get(after, 0.0), len(after) == self.length
 
@@ -100,9 +98,7 @@ def test_partial_answers_lead_to_the_whole() -> None:
 def test_what_the_prior_rules_out_is_not_tried() -> None:
     """It has the smallest logit that is finite."""
     search = TreeSearch(
-        PATIENCE,
-        TreeOptions(simulations=50),
-        prior=lambda _: np.array([1.0, 0.0], np.float32),
+        PATIENCE, TreeOptions(simulations=50), prior=lambda _: np.array([1.0, 0.0], np.float32)
     )
     logits = search(START).logits[0]
     assert logits.tolist() == pytest.approx([np.log(50), np.log(0.1)])
@@ -111,9 +107,7 @@ def test_what_the_prior_rules_out_is_not_tried() -> None:
 def test_a_value_stands_for_what_is_not_looked_at() -> None:
     """One walk for each choice does, where the value knows the rest."""
     options = TreeOptions(simulations=8)
-    search = TreeSearch(
-        PATIENCE, options, value=lambda state: 5.0 if set(state) == {1} else 0.0
-    )
+    search = TreeSearch(PATIENCE, options, value=lambda state: 5.0 if set(state) == {1} else 0.0)
     assert search(START).logits.argmax() == 1
     assert TreeSearch(PATIENCE, options)(START).logits.argmax() == 0
 
@@ -123,14 +117,8 @@ def test_a_value_stands_for_what_is_not_looked_at() -> None:
     [
         (TreeSearch(PATIENCE, value=lambda _: np.nan), "value is nan"),
         (TreeSearch(Steps({(0,): np.inf}, 2)), "pays inf"),
-        (
-            TreeSearch(PATIENCE, prior=lambda _: np.ones(3, np.float32)),
-            "for 2 choices",
-        ),
-        (
-            TreeSearch(PATIENCE, prior=lambda _: np.full(2, np.nan, np.float32)),
-            "prior gives",
-        ),
+        (TreeSearch(PATIENCE, prior=lambda _: np.ones(3, np.float32)), "for 2 choices"),
+        (TreeSearch(PATIENCE, prior=lambda _: np.full(2, np.nan, np.float32)), "prior gives"),
     ],
 )
 def test_what_is_no_number_is_a_planners_error(search: Any, message: str) -> None:
@@ -140,8 +128,7 @@ def test_what_is_no_number_is_a_planners_error(search: Any, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"simulations": 0}, {"slice": 0}, {"discount": 1.5}, {"temperature": -1.0}],
+    "options", [{"simulations": 0}, {"slice": 0}, {"discount": 1.5}, {"temperature": -1.0}]
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     """With their name."""

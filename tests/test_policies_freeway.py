@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentkd.bench.evaluate import evaluate
 from agentkd.executors.architecture import initial
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
 from agentkd.spec import env_spec
 from envs import freeway_rules as rules
@@ -32,9 +32,7 @@ def test_the_executor_keeps_what_its_card_says(difficulty: str, score: float) ->
 
 def test_labels_come_from_boards_that_are_not_published() -> None:
     """Players are in no car, and on none of the boards that are measured on."""
-    published = {
-        rules.drawn(game).lanes for games in rules.PUBLISHED.values() for game in games
-    }
+    published = {rules.drawn(game).lanes for games in rules.PUBLISHED.values() for game in games}
     players = Players("cars", 0)
     alone = players.take(200)
     players.follow(initial("linear", env_spec(Freeway("any", "cars"))))
@@ -48,7 +46,6 @@ def test_labels_come_from_boards_that_are_not_published() -> None:
 def test_the_recipe_repeats_itself() -> None:
     """The same seed gives the same executor."""
     first, second = (
-        train("forecast", "mlp:8", labels=512, steps=20, seed=3).vector()
-        for _ in range(2)
+        train("forecast", "mlp:8", labels=512, steps=20, seed=3).vector() for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)

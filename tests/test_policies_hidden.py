@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agentkd import environments
-from agentkd.bench.evaluate import evaluate
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
 from agentkd.spec import env_spec
 from agentkd.testing import check_policy
@@ -66,9 +66,7 @@ def echo(obs: Floats, /) -> Point:
         ("LunarLander-v3", lander_whole, 0.01),
     ],
 )
-def test_differences_are_near_the_velocities(
-    env: str, whole: Whole, tolerance: float
-) -> None:
+def test_differences_are_near_the_velocities(env: str, whole: Whole, tolerance: float) -> None:
     """From the second tick on the planner is given what the robot would show."""
     robot: Any = gym.make(env)
     keep = list(POSITIONS[env])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentkd.bench.evaluate import evaluate
 from agentkd.bench.suite import find_cases
 from agentkd.executors.network import Trace
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
-from agentkd.planners.opened import opened
+from agentkd.planners.torch_view import opened
 from agentkd.types import Categorical
 from policies import transformer
 from policies.transformer.train import ENVIRONMENT, train

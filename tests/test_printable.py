@@ -16,16 +16,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agentkd.bench.report import Plot, Section, Series, write_report
-from agentkd.bench.report import Table as Rows
 from agentkd.cli.main import main
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import AgentkdError, BundleError, LoadError, PlannerError
 from agentkd.planners import Planner
-from agentkd.planners.remote import RemotePlanner
-from agentkd.planners.serving import PlannerServer
+from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.server import PlannerServer
 from agentkd.printable import logger, printable
+from agentkd.report.report import Plot, Section, Series, write_report
+from agentkd.report.report import Table as Rows
 from agentkd.runtime import exposition
 from agentkd.types import Floats
 from tests.runtime_children import SPEC, Echo, constant
@@ -33,9 +33,7 @@ from tests.runtime_children import SPEC, Echo, constant
 ROOT = Path(__file__).parents[1]
 HOSTILE = "a\x1b[2J\x1b]0;t\x07b\rc\x9b1m\u202ed\u2066\u200be\u2028f\x00g\x7f"
 SHOWN = r"a\x1b[2J\x1b]0;t\x07b\rc\x9b1m\u202ed\u2066\u200be\u2028f\x00g\x7f"
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
-)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def clean(text: str) -> bool:

@@ -13,25 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.bench.report import prepare_out
-from agentkd.bench.rows import Rows
 from agentkd.deploy.bundle import read_bundle
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.loop import Budget, distill
-from agentkd.distill.source import CollectionOptions
+from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.source import CollectionOptions
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
+from agentkd.report.report import prepare_out
+from agentkd.report.rows import Rows
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
 from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
 PLANNER = "tests.cli_planners:balance"
-SPEC = Spec(
-    ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,))
-)
+SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,)))
 
 
 def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -53,11 +51,11 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
     "event",
     [
         # After the first checkpoint, amid the second one, and once all is learnt.
-        "agentkd.distill.run:Run._learn_of@8",
-        "agentkd.distill.run:Run._step@40",
+        "agentkd.distillation.run:Run._learn_of@8",
+        "agentkd.distillation.run:Run._step@40",
         "torch:save@2",
         "agentkd.deploy.bundle:write_bundle@2",
-        "agentkd.bench.report:write_whole",
+        "agentkd.report.report:write_whole",
     ],
 )
 def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> None:
@@ -171,12 +169,7 @@ def test_labels_are_kept_before_the_first_step(tmp_path: Path) -> None:
     assert first.labels >= 64
     asked = -(10**9)
     second = distill(
-        "CartPole-v1",
-        planner,
-        "mlp:8",
-        budget=Budget(labels=600),
-        checkpoint=tmp_path,
-        resume=True,
+        "CartPole-v1", planner, "mlp:8", budget=Budget(labels=600), checkpoint=tmp_path, resume=True
     )
     assert second.labels >= 600
     assert second.steps > 0
@@ -184,7 +177,7 @@ def test_labels_are_kept_before_the_first_step(tmp_path: Path) -> None:
 
 def test_starting_does_not_count_as_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock begins with the first label, however long that takes."""
-    from agentkd.distill import loop, run
+    from agentkd.distillation import loop, run
 
     now = 0.0
 
@@ -213,7 +206,7 @@ def test_starting_does_not_count_as_learning(monkeypatch: pytest.MonkeyPatch) ->
             obs: Floats = np.zeros((8, 3), np.float32)
             return [(obs, Point(np.zeros((8, 1), np.float32)), None)]
 
-        def update(self, frozen: Any, share: float) -> None: ...
+        def update(self, executor: Any, share: float) -> None: ...
 
         def returns(self) -> tuple[float, ...]:
             return ()
@@ -257,7 +250,7 @@ BENCH = ["bench", "distill", "--pairs", f"CartPole-v1={PLANNER}", "--episodes", 
     [
         ("agentkd.bench.suite:evaluate@2", 2),
         ("agentkd.bench.suite:evaluate@3", 3),
-        ("agentkd.bench.report:write_whole@5", 4),
+        ("agentkd.report.report:write_whole@5", 4),
     ],
 )
 def test_a_bench_that_was_killed_goes_on(event: str, kept: int, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The agent in a loop of the user's own, with planner and learner on the tick."""
+"""The agent in a loop of the user's own, with planner and distiller on the tick."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError, NumbersError, SpecError
+from agentkd.executors.acting import NumpyForm, default_action
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Dense
 from agentkd.runtime import (
     Agent,
-    InlineLearner,
+    InlineDistiller,
     InlinePlanner,
     Mode,
-    Remote,
+    Process,
     StrategyOptions,
     ThreadPlanner,
 )
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.form import NumpyForm, default_action
 from agentkd.runtime.thinking import Thinker
 from agentkd.spec import (
     BoxSpec,
@@ -33,15 +33,7 @@ from agentkd.spec import (
     Part,
     Spec,
 )
-from tests.runtime_children import (
-    SPEC,
-    Ahead,
-    Counting,
-    Echo,
-    Faulty,
-    Towards,
-    constant,
-)
+from tests.runtime_children import SPEC, Ahead, Counting, Echo, Faulty, Towards, constant
 from tests.waiting import ENOUGH
 
 
@@ -59,11 +51,7 @@ def test_executor_alone_acts(native: bool) -> None:
     """Without planner an agent needs no block, and act and decide agree."""
     agent = Agent(constant(3), native=native)
     decision = agent.decide(see(0))
-    assert (decision.action, decision.source, decision.reason) == (
-        3,
-        "executor",
-        "alone",
-    )
+    assert (decision.action, decision.source, decision.reason) == (3, "executor", "alone")
     assert agent.act(see(1)) == 3
     assert agent.act([0, 1, 2]) == 3
     metrics = agent.metrics()
@@ -75,8 +63,8 @@ def test_executor_alone_acts(native: bool) -> None:
 def test_native_and_numpy_act_alike() -> None:
     """The compiled executor and the one in NumPy take the same actions."""
     spec = Spec(SPEC.obs, BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,)))
-    frozen = initial("mlp:16", spec, seed=1)
-    native, plain = Agent(frozen), Agent(frozen, native=False)
+    executor = initial("mlp:16", spec, seed=1)
+    native, plain = Agent(executor), Agent(executor, native=False)
     random = np.random.default_rng(0)
     for obs in random.standard_normal((50, 3)) * 3:
         assert np.allclose(native.act(obs), plain.act(obs), atol=1e-5)
@@ -135,11 +123,11 @@ def test_dictionary_observations_are_laid_out() -> None:
     """An observation in parts is laid out as the executor was trained on it."""
     parts = (Part("b", "discrete", (), "int64", (2,)), Part("a", "box", (1,), "f4"))
     spec = Spec(ObsSpec(parts, "dict"), DiscreteSpec(3))
-    frozen = initial("linear", spec)
-    first = frozen.layers[0]
+    executor = initial("linear", spec)
+    first = executor.layers[0]
     assert isinstance(first, Dense)
     layer = replace(first, weight=np.eye(3, dtype=np.float32))
-    agent = Agent(replace(frozen, layers=(layer,)))
+    agent = Agent(replace(executor, layers=(layer,)))
     assert agent.act({"a": [0.5], "b": 1}) == 1
     assert agent.act({"a": [1.5], "b": 0}) == 2
 
@@ -172,9 +160,7 @@ def test_single_rows_that_are_late_never_act(latency: int) -> None:
 def test_longer_strategies_serve_with_their_later_rows() -> None:
     """Four rows at a latency of two: rows 2 and 3 act, whatever the executor wants."""
     options = StrategyOptions(trust=None)
-    with Agent(
-        constant(0), planner=Ahead(4), planner_latency=2, strategies=options
-    ) as agent:
+    with Agent(constant(0), planner=Ahead(4), planner_latency=2, strategies=options) as agent:
         acted = outcomes(agent, [see(i) for i in range(10)])
         metrics = agent.metrics()
     assert [source for _, source, _ in acted] == ["executor"] * 2 + ["strategy"] * 8
@@ -186,9 +172,7 @@ def test_longer_strategies_serve_with_their_later_rows() -> None:
 @pytest.mark.parametrize("latency", [0, 1, 3])
 def test_planner_alone_acts_when_its_answer_comes(latency: int) -> None:
     """Before the first answer the default, then the newest answer, held in between."""
-    with Agent(
-        constant(3), planner=Echo(), planner_latency=latency, mode="planner"
-    ) as agent:
+    with Agent(constant(3), planner=Echo(), planner_latency=latency, mode="planner") as agent:
         acted = outcomes(agent, [see(i) for i in range(1, 8)])
     pace = max(1, latency)
     for index, (action, source, _) in enumerate(acted):
@@ -202,9 +186,7 @@ def test_planner_alone_acts_when_its_answer_comes(latency: int) -> None:
 
 def test_executor_alone_still_has_its_states_labelled() -> None:
     """In executor mode the planner labels and never acts."""
-    with Agent(
-        constant(3), planner=Echo(), planner_latency=0, mode="executor"
-    ) as agent:
+    with Agent(constant(3), planner=Echo(), planner_latency=0, mode="executor") as agent:
         assert outcomes(agent, [see(1)]) == [(3, "executor", "alone")]
         metrics = agent.metrics()
     assert metrics["labels_total"] == 1
@@ -212,40 +194,34 @@ def test_executor_alone_still_has_its_states_labelled() -> None:
 
 
 def test_answers_of_an_older_episode_are_discarded_but_stay_labels() -> None:
-    """What is in flight at a reset is refused as 'epoch' and still labels its state."""
-    learner = Towards()
+    """What is in flight at a reset is refused as 'episode' and still labels its state."""
+    distiller = Towards()
     with Agent(
-        constant(0),
-        planner=Ahead(8),
-        planner_latency=3,
-        learner=InlineLearner(learner),
+        constant(0), planner=Ahead(8), planner_latency=3, distiller=InlineDistiller(distiller)
     ) as agent:
         agent.act(see(40))
         agent.reset()
         acted = outcomes(agent, [see(i) for i in range(4)])
         metrics = agent.metrics()
     assert [source for _, source, _ in acted] == ["executor"] * 4
-    assert acted[2][2] == "epoch"
-    assert metrics["strategy_rejected_total"]["epoch"] == 1
-    assert [40.0, 0.0, 0.0] in learner.obs
+    assert acted[2][2] == "episode"
+    assert metrics["strategy_rejected_total"]["episode"] == 1
+    assert [40.0, 0.0, 0.0] in distiller.obs
 
 
 @pytest.mark.parametrize("latency", [0, 1, 4])
 def test_each_state_is_labelled_once_and_in_order(latency: int) -> None:
     """Every state visited up to the last answered request is a label, in order."""
-    learner = Towards(after=10**9)
+    distiller = Towards(after=10**9)
     with Agent(
-        constant(0),
-        planner=Echo(),
-        planner_latency=latency,
-        learner=InlineLearner(learner),
+        constant(0), planner=Echo(), planner_latency=latency, distiller=InlineDistiller(distiller)
     ) as agent:
         for i in range(50):
             agent.act(see(i))
             if i == 20:
                 agent.reset()
         metrics = agent.metrics()
-    labelled = [row[0] for row in learner.obs]
+    labelled = [row[0] for row in distiller.obs]
     assert labelled == list(range(len(labelled)))
     assert len(labelled) >= 50 - 2 * latency
     assert metrics["labels_total"] == metrics["labels_learnt_total"] == len(labelled)
@@ -254,9 +230,9 @@ def test_each_state_is_labelled_once_and_in_order(latency: int) -> None:
 
 def test_backlog_is_bounded_and_counted() -> None:
     """What a backlog of two cannot hold is not labelled, and counted."""
-    planner, learner = Echo(), Towards(after=10**9)
+    planner, distiller = Echo(), Towards(after=10**9)
     port = InlinePlanner(planner, latency_ticks=5, backlog=2)
-    with Agent(constant(0), planner=port, learner=InlineLearner(learner)) as agent:
+    with Agent(constant(0), planner=port, distiller=InlineDistiller(distiller)) as agent:
         for i in range(6):
             agent.act(see(i))
         metrics = agent.metrics()
@@ -264,7 +240,7 @@ def test_backlog_is_bounded_and_counted() -> None:
     assert metrics["observations_unlabelled_total"] == 2
 
 
-def test_without_learner_nobody_is_asked_about_the_backlog() -> None:
+def test_without_distiller_nobody_is_asked_about_the_backlog() -> None:
     """Where nobody learns, only the newest observation costs the planner anything."""
     planner = Echo()
     with Agent(constant(0), planner=planner, planner_latency=3) as agent:
@@ -275,9 +251,7 @@ def test_without_learner_nobody_is_asked_about_the_backlog() -> None:
 
 def test_memory_of_a_planner_steps_through_every_state() -> None:
     """A recurrent planner sees each state in order, and starts afresh after a reset."""
-    with Agent(
-        constant(0), planner=Counting(), planner_latency=2, mode="planner"
-    ) as agent:
+    with Agent(constant(0), planner=Counting(), planner_latency=2, mode="planner") as agent:
         first = [agent.act(see(i)) for i in range(5)]
         agent.reset()
         second = [agent.act(see(i)) for i in range(5)]
@@ -290,19 +264,18 @@ def test_a_memory_with_a_gap_teaches_nothing_until_it_starts_afresh() -> None:
     """After a state that it never saw, a recurrent planner's labels are left out."""
     thinker = Thinker(Counting(), constant(0).spec, backlog=True)
 
-    def labels(*ticks: int, epoch: int) -> int:
-        seen = [Seen(tick, epoch, 0, see(tick)) for tick in ticks]
+    def labels(*ticks: int, episode: int) -> int:
+        seen = [Seen(tick, episode, 0, see(tick)) for tick in ticks]
         return len(thinker.think(seen).obs)
 
-    assert labels(0, 1, 2, epoch=0) == 3
-    assert labels(4, 5, epoch=0) == 0
-    assert labels(6, epoch=0) == 0
-    assert labels(7, 8, epoch=1) == 2
+    assert labels(0, 1, 2, episode=0) == 3
+    assert labels(4, 5, episode=0) == 0
+    assert labels(6, episode=0) == 0
+    assert labels(7, 8, episode=1) == 2
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [("raise", "no idea"), ("nan", "NaN"), ("shape", "shape")],
+    ("fault", "words"), [("raise", "no idea"), ("nan", "NaN"), ("shape", "shape")]
 )
 def test_planner_that_errs_is_counted_and_survived(fault: str, words: str) -> None:
     """An error or an unfit answer is counted, with its words; the executor acts on."""
@@ -320,7 +293,7 @@ def test_what_is_learnt_is_swapped_in() -> None:
         constant(0),
         planner=Echo(),
         planner_latency=1,
-        learner=InlineLearner(Towards(), swap_every=4),
+        distiller=InlineDistiller(Towards(), swap_every=4),
     ) as agent:
         versions = [agent.decide(see(3)).version for _ in range(12)]
         assert agent.act(see(3)) == 3
@@ -332,10 +305,8 @@ def test_what_is_learnt_is_swapped_in() -> None:
 @pytest.mark.parametrize(("fault", "reason"), [("nan", "numbers"), ("size", "unfit")])
 def test_weights_that_are_no_weights_are_refused(fault: str, reason: str) -> None:
     """NaN or a wrong number of weights is never swapped in; it is counted."""
-    learner = InlineLearner(Towards(fault), swap_every=1)
-    with Agent(
-        constant(2), planner=Echo(), planner_latency=1, learner=learner
-    ) as agent:
+    distiller = InlineDistiller(Towards(fault), swap_every=1)
+    with Agent(constant(2), planner=Echo(), planner_latency=1, distiller=distiller) as agent:
         assert [agent.act(see(3)) for _ in range(8)] == [2] * 8
         metrics = agent.metrics()
     assert metrics["swaps_refused_total"][reason] > 0
@@ -354,17 +325,15 @@ def test_executor_that_overflows_is_refused() -> None:
     assert agent.act(see(0)) == 2
 
 
-def test_learner_that_raises_is_given_up_after_three_times() -> None:
-    """A learner that fails again and again is left alone; the executor acts on."""
-    learner = InlineLearner(Towards("raise"))
-    with Agent(
-        constant(2), planner=Echo(), planner_latency=0, learner=learner
-    ) as agent:
+def test_distiller_that_raises_is_given_up_after_three_times() -> None:
+    """A distiller that fails again and again is left alone; the executor acts on."""
+    distiller = InlineDistiller(Towards("raise"))
+    with Agent(constant(2), planner=Echo(), planner_latency=0, distiller=distiller) as agent:
         for i in range(10):
             agent.act(see(i))
         metrics = agent.metrics()
-    assert metrics["learner_errors_total"] == 3
-    assert "cannot learn" in metrics["learner_error"]
+    assert metrics["distiller_errors_total"] == 3
+    assert "cannot learn" in metrics["distiller_error"]
     assert metrics["ticks_total"] == 10
 
 
@@ -399,9 +368,7 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
 
     watched = Watched()
     budget = round(1e9 * ENOUGH)
-    decider = Decider(
-        NumpyForm(constant(2)), watched, "runtime", None, None, None, budget
-    )
+    decider = Decider(NumpyForm(constant(2)), watched, "runtime", None, None, None, budget)
     while not decider.metrics.answers:
         decider.decide(see(1))
     assert decider.decide(see(1))[1] == "strategy"
@@ -417,15 +384,15 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
 
 def test_thread_planner_answers_and_labels() -> None:
     """In a thread a planner answers, errs and labels as it does elsewhere."""
-    learner = Towards(after=10**9)
+    distiller = Towards(after=10**9)
     port = ThreadPlanner(Faulty("raise"))
-    with Agent(constant(2), planner=port, learner=InlineLearner(learner)) as agent:
+    with Agent(constant(2), planner=port, distiller=InlineDistiller(distiller)) as agent:
         i = 0
-        while agent.metrics()["planner_errors_total"] == 0 or not learner.obs:
+        while agent.metrics()["planner_errors_total"] == 0 or not distiller.obs:
             agent.act(see(i, i % 50 == 49))
             i += 1
         metrics = agent.metrics()
-    numbers = [row[0] for row in learner.obs]
+    numbers = [row[0] for row in distiller.obs]
     assert numbers == sorted(set(numbers))
     assert "no idea" in metrics["planner_error"]
 
@@ -478,7 +445,7 @@ def test_default_that_is_no_action_is_refused(action: Any, wanted: Any) -> None:
     ("options", "words"),
     [
         ({"planner": Echo()}, "ThreadPlanner"),
-        ({"learner": Towards()}, "InlineLearner"),
+        ({"distiller": Towards()}, "InlineDistiller"),
         ({"mode": "planner"}, "needs a planner"),
         ({"mode": "both"}, "runtime"),
         ({"budget": -1.0}, "budget"),
@@ -515,12 +482,10 @@ def test_agent_runs_in_its_block_and_once() -> None:
         ({"factory": "a:b", "nice": 20}, "nice"),
     ],
 )
-def test_remote_is_checked_before_anything_starts(
-    arguments: dict[str, Any], words: str
-) -> None:
+def test_remote_is_checked_before_anything_starts(arguments: dict[str, Any], words: str) -> None:
     """What could not be sent to another process is refused at once."""
     with pytest.raises(ConfigError, match=words):
-        Remote(**arguments)
+        Process(**arguments)
 
 
 def test_modes_are_told_apart() -> None:
@@ -530,11 +495,7 @@ def test_modes_are_told_apart() -> None:
     for mode in modes:
         with Agent(constant(2), planner=Echo(), planner_latency=1, mode=mode) as agent:
             acted[mode] = [agent.act(see(i)) for i in range(1, 5)]
-    assert acted == {
-        "runtime": [2, 2, 2, 2],
-        "planner": [0, 1, 2, 3],
-        "executor": [2, 2, 2, 2],
-    }
+    assert acted == {"runtime": [2, 2, 2, 2], "planner": [0, 1, 2, 3], "executor": [2, 2, 2, 2]}
 
 
 @pytest.mark.parametrize(

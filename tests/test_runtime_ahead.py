@@ -12,10 +12,10 @@ import pytest
 from agentkd.errors import ConfigError, PlannerError, WorkerError
 from agentkd.runtime import (
     Agent,
-    InlineLearner,
+    InlineDistiller,
     InlinePlanner,
+    Process,
     ProcessPlanner,
-    Remote,
     RollForward,
     Staggered,
     StrategyOptions,
@@ -55,9 +55,7 @@ def acted(agent: Agent, ticks: int) -> list[tuple[Any, str, str]]:
 
 def test_planner_that_looks_ahead_is_in_time() -> None:
     """Asked about the state its answer meets, a late planner acts as one in time."""
-    with Agent(
-        constant(2), planner=Ahead(3), planner_latency=3, strategies=ROLLED
-    ) as agent:
+    with Agent(constant(2), planner=Ahead(3), planner_latency=3, strategies=ROLLED) as agent:
         told = acted(agent, 20)
         metrics = agent.metrics()
     # The first answer, asked about what was seen then, tells how late they are.
@@ -72,9 +70,7 @@ def test_planner_that_looks_ahead_is_in_time() -> None:
 
 def test_executor_is_compared_where_the_answer_meets_its_tick() -> None:
     """Agreement is known for strategies that came before their tick, too."""
-    with Agent(
-        constant(2), planner=Ahead(3), planner_latency=3, strategies=ROLLED
-    ) as agent:
+    with Agent(constant(2), planner=Ahead(3), planner_latency=3, strategies=ROLLED) as agent:
         acted(agent, 21)
         # For tick 0 late, for 6, 9, 12, 15 and 18 in time; 6 and 18 ask for a 2.
         assert agent.metrics()["executor_agreement"] == pytest.approx(2 / 6)
@@ -108,9 +104,7 @@ def test_lead_is_what_nineteen_of_twenty_answers_keep() -> None:
 def test_lead_can_be_given() -> None:
     """A lead that is given is used from the first tick on."""
     options = StrategyOptions(roll_forward=RollForward(next_ticks, lead=2), trust=None)
-    with Agent(
-        constant(2), planner=Echo(), planner_latency=2, strategies=options
-    ) as agent:
+    with Agent(constant(2), planner=Echo(), planner_latency=2, strategies=options) as agent:
         told = acted(agent, 6)
     assert told[2] == (2, "strategy", "fresh")
     assert told[4] == (0, "strategy", "fresh")
@@ -175,11 +169,7 @@ def test_planner_alone_looks_ahead_over_what_it_holds() -> None:
 
     options = StrategyOptions(roll_forward=RollForward(model, lead=3))
     with Agent(
-        constant(2),
-        planner=Ahead(1),
-        planner_latency=3,
-        strategies=options,
-        mode="planner",
+        constant(2), planner=Ahead(1), planner_latency=3, strategies=options, mode="planner"
     ) as agent:
         decisions = acted(agent, 7)
     assert [source for _, source, _ in decisions] == [
@@ -198,14 +188,10 @@ def test_planner_alone_looks_ahead_over_what_it_holds() -> None:
         (lambda obs, actions: 1 / 0, "ZeroDivisionError"),
     ],
 )
-def test_model_that_gives_no_observation_is_an_error_of_the_planner(
-    model: Any, words: str
-) -> None:
+def test_model_that_gives_no_observation_is_an_error_of_the_planner(model: Any, words: str) -> None:
     """A broken model is counted and told; the executor acts on."""
     options = StrategyOptions(roll_forward=RollForward(model, lead=1))
-    with Agent(
-        constant(2), planner=Echo(), planner_latency=1, strategies=options
-    ) as agent:
+    with Agent(constant(2), planner=Echo(), planner_latency=1, strategies=options) as agent:
         assert {source for _, source, _ in acted(agent, 4)} == {"executor"}
         metrics = agent.metrics()
     assert metrics["planner_errors_total"] > 0
@@ -215,32 +201,28 @@ def test_model_that_gives_no_observation_is_an_error_of_the_planner(
 def test_planner_with_a_memory_is_not_asked_about_what_never_was() -> None:
     """Its memory would take what was only imagined for what happened."""
     with pytest.raises(PlannerError, match="memory"):
-        Agent(
-            constant(2), planner=Counting(), planner_latency=1, strategies=ROLLED
-        ).start()
+        Agent(constant(2), planner=Counting(), planner_latency=1, strategies=ROLLED).start()
 
 
 def test_what_was_foreseen_is_a_label_and_so_is_what_was_seen() -> None:
     """Labels are the states visited, and those the planner was asked about ahead."""
-    learner = Towards(after=10**9)
+    distiller = Towards(after=10**9)
     with Agent(
         constant(0),
         planner=Ahead(4),
         planner_latency=3,
         strategies=StrategyOptions(roll_forward=RollForward(next_ticks, lead=3)),
-        learner=InlineLearner(learner),
+        distiller=InlineDistiller(distiller),
     ) as agent:
         acted(agent, 13)
-    assert [row[0] for row in learner.obs] == [3, 1, 2, 3, 6, 4, 5, 6, 9, 7, 8, 9, 12]
+    assert [row[0] for row in distiller.obs] == [3, 1, 2, 3, 6, 4, 5, 6, 9, 7, 8, 9, 12]
 
 
 def test_another_process_rolls_forward_with_the_executor_that_acts() -> None:
     """Model and check are references there; swaps reach the copy of the executor."""
     roll = RollForward(f"{HERE}:next_ticks", f"{HERE}:never_two", lead=2)
-    port = ProcessPlanner(Remote(f"{HERE}:Ahead", {"horizon": 64}), patience=QUICK)
-    with Agent(
-        constant(3), planner=port, strategies=StrategyOptions(roll_forward=roll)
-    ) as agent:
+    port = ProcessPlanner(Process(f"{HERE}:Ahead", {"horizon": 64}), patience=QUICK)
+    with Agent(constant(3), planner=port, strategies=StrategyOptions(roll_forward=roll)) as agent:
         agent.swap(constant(1))
         end = time.monotonic() + ENOUGH
         tick, decision = 0, agent.decide(see(0))
@@ -254,7 +236,7 @@ def test_another_process_rolls_forward_with_the_executor_that_acts() -> None:
 
 def test_functions_cannot_be_sent_to_another_process() -> None:
     """A model that is no reference is refused with what to give."""
-    port = ProcessPlanner(Remote(f"{HERE}:Echo"), patience=QUICK)
+    port = ProcessPlanner(Process(f"{HERE}:Echo"), patience=QUICK)
     agent = Agent(constant(3), planner=port, strategies=ROLLED)
     with pytest.raises(ConfigError, match="module:attribute"):
         agent.start()
@@ -262,9 +244,7 @@ def test_functions_cannot_be_sent_to_another_process() -> None:
 
 def test_better_answers_come_one_after_the_other() -> None:
     """Of three answers within six ticks the first is out after two, then the next."""
-    with Agent(
-        constant(3), planner=Anytime(3), planner_latency=6, strategies=TRUSTED
-    ) as agent:
+    with Agent(constant(3), planner=Anytime(3), planner_latency=6, strategies=TRUSTED) as agent:
         told = acted(agent, 7)
         metrics = agent.metrics()
     assert told == [
@@ -284,9 +264,7 @@ def test_better_answers_come_one_after_the_other() -> None:
 
 def test_partial_strategy_is_replaced_while_it_acts() -> None:
     """Each better answer takes over at the tick it comes; the last is whole."""
-    with Agent(
-        constant(3), planner=Anytime(3), planner_latency=3, strategies=TRUSTED
-    ) as agent:
+    with Agent(constant(3), planner=Anytime(3), planner_latency=3, strategies=TRUSTED) as agent:
         told = [each[0] for each in acted(agent, 4)]
         strategies = agent._decider.strategies
         assert strategies.current is not None
@@ -300,7 +278,7 @@ def test_partial_answers_cross_threads_and_processes(where: str) -> None:
     if where == "thread":
         port: Any = ThreadPlanner(Anytime(3, seconds=0.05))
     else:
-        remote = Remote(f"{HERE}:Anytime", {"parts": 3, "seconds": 0.05})
+        remote = Process(f"{HERE}:Anytime", {"parts": 3, "seconds": 0.05})
         port = ProcessPlanner(remote, patience=QUICK)
     with Agent(constant(3), planner=port) as agent:
         act_until(agent, answered())
@@ -324,9 +302,7 @@ def test_new_episode_ends_thinking_about_the_old_one() -> None:
 def test_new_episode_ends_thinking_on_the_tick_as_well() -> None:
     """Under the virtual clock the new episode's first state is asked about at once."""
     planner = Anytime(2)
-    with Agent(
-        constant(3), planner=planner, planner_latency=6, strategies=TRUSTED
-    ) as agent:
+    with Agent(constant(3), planner=planner, planner_latency=6, strategies=TRUSTED) as agent:
         acted(agent, 2)
         agent.reset()
         told = acted(agent, 7)
@@ -353,12 +329,7 @@ def test_planners_that_take_turns_answer_more_often(
     workers: int, latency: int, expected: int
 ) -> None:
     """N planners of latency L answer every L / N ticks, evenly."""
-    with Agent(
-        constant(2),
-        planner=Ahead(9),
-        planner_latency=latency,
-        workers=workers,
-    ) as agent:
+    with Agent(constant(2), planner=Ahead(9), planner_latency=latency, workers=workers) as agent:
         for i in range(80):
             agent.act(see(i))
         before = agent.metrics()["planner_answers_total"]
@@ -373,16 +344,16 @@ def test_planners_that_take_turns_answer_more_often(
 
 def test_states_between_turns_are_labels() -> None:
     """Each state is labelled once by whoever was asked next."""
-    learner = Towards(after=10**9)
+    distiller = Towards(after=10**9)
     with Agent(
         constant(0),
         planner=Echo(),
         planner_latency=4,
         workers=2,
-        learner=InlineLearner(learner),
+        distiller=InlineDistiller(distiller),
     ) as agent:
         acted(agent, 40)
-    numbers = sorted(row[0] for row in learner.obs)
+    numbers = sorted(row[0] for row in distiller.obs)
     assert numbers == list(range(len(numbers)))
     assert len(numbers) >= 34
 
@@ -403,9 +374,9 @@ def test_planner_that_fails_among_several_is_asked_again() -> None:
 
 def test_planners_in_processes_take_turns() -> None:
     """Several processes answer and push their labels into one ring, unharmed."""
-    learner = InlineLearner(Towards(after=10**9))
-    remote = Remote(f"{HERE}:Echo")
-    with Agent(constant(2), planner=remote, workers=2, learner=learner) as agent:
+    distiller = InlineDistiller(Towards(after=10**9))
+    remote = Process(f"{HERE}:Echo")
+    with Agent(constant(2), planner=remote, workers=2, distiller=distiller) as agent:
         end = time.monotonic() + ENOUGH
         i = 0
         while agent.metrics()["labels_learnt_total"] < 200:
@@ -413,7 +384,7 @@ def test_planners_in_processes_take_turns() -> None:
             i += 1
             time.sleep(0.0005)
             assert time.monotonic() < end, agent.metrics()
-    towards = learner._learner
+    towards = distiller._distiller
     assert isinstance(towards, Towards)
     numbers = [row[0] for row in towards.obs]
     assert len(set(numbers)) == len(numbers)
@@ -422,7 +393,7 @@ def test_planners_in_processes_take_turns() -> None:
 
 def test_planner_with_a_memory_takes_no_turns() -> None:
     """Each of several would miss what the others saw."""
-    agent = Agent(constant(2), planner=Remote(f"{HERE}:Counting"), workers=2)
+    agent = Agent(constant(2), planner=Process(f"{HERE}:Counting"), workers=2)
     with pytest.raises(WorkerError, match="workers=1"):
         agent.start(wait=True)
 

@@ -9,11 +9,11 @@ from typing import Any, final
 import numpy as np
 import pytest
 
+from agentkd.executors.acting import NumpyForm
 from agentkd.runtime import Agent, InlinePlanner, Mode, PlannerCounts, Runtime
 from agentkd.runtime import decider as decider_module
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.form import NumpyForm
 from agentkd.runtime.status import Health
 from agentkd.spec import Spec
 from tests.runtime_children import SPEC, Echo, Steps, constant, one_hot
@@ -53,7 +53,7 @@ class Late:
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Any,
         lead: int = 0,
         committed: Any = None,
@@ -62,7 +62,7 @@ class Late:
     ) -> None:
         answer = Answer(
             id=tick,
-            epoch=epoch,
+            episode=episode,
             tick=tick,
             labels=1,
             thinking=self.takes * 1e-9,
@@ -129,9 +129,7 @@ def test_planner_that_cannot_act_is_not_waited_for(
     assert clock.slept == 0
 
 
-def test_planner_that_is_gone_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_planner_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planner that is lost costs nothing from the next tick on, and then is back."""
     decider, port, clock = build(monkeypatch, BUDGET // 2)
     decide(decider, clock, 20)
@@ -154,9 +152,7 @@ def test_planner_that_falls_silent_is_waited_for_a_few_times(
     assert clock.slept <= 5 * BUDGET
 
 
-def test_latency_is_told_with_and_without_a_planner(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_latency_is_told_with_and_without_a_planner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decisions are timed apart while a planner is ready and while none is."""
     decider, port, clock = build(monkeypatch, BUDGET // 2)
     decide(decider, clock, 20)

@@ -11,14 +11,7 @@ from typing import Any
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.runtime import (
-    Realtime,
-    Tick,
-    VirtualClock,
-    WallClock,
-    realtime,
-    scheduling,
-)
+from agentkd.runtime import Realtime, Tick, VirtualClock, WallClock, realtime, scheduling
 
 MS = 1_000_000
 
@@ -145,9 +138,7 @@ def test_what_is_granted_is_told_and_undone() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_what_is_not_granted_is_told_and_not_fatal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_not_granted_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without privileges the block runs all the same and says what it lacks."""
 
     def refuse(*arguments: object) -> None:
@@ -167,9 +158,7 @@ def test_what_is_not_granted_is_told_and_not_fatal(
         assert "no such thing" in told["cores"]
 
 
-def test_scheduling_is_asked_for_and_given_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_scheduling_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread gets its priority inside the block and its own again after it."""
     asked: list[tuple[int, int]] = []
 
@@ -191,15 +180,9 @@ def test_garbage_can_be_left_to_python() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        ({"priority": 0}, "1 to 99"),
-        ({"cores": []}, "cores"),
-        ({"cores": [-1]}, "cores"),
-    ],
+    [({"priority": 0}, "1 to 99"), ({"cores": []}, "cores"), ({"cores": [-1]}, "cores")],
 )
-def test_scheduling_that_cannot_be_is_refused(
-    options: dict[str, Any], words: str
-) -> None:
+def test_scheduling_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
     """Priorities and cores that cannot be meant are refused."""
     with pytest.raises(ConfigError, match=words):
         Realtime(**options)

@@ -14,14 +14,8 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError, WriteError
-from agentkd.runtime import Agent, Guard, InlineLearner, Shadow
-from agentkd.runtime.exposition import (
-    CONTENT_TYPE,
-    PrometheusFile,
-    PrometheusServer,
-    scalars,
-    text,
-)
+from agentkd.runtime import Agent, Guard, InlineDistiller, Shadow
+from agentkd.runtime.exposition import CONTENT_TYPE, PrometheusFile, PrometheusServer, scalars, text
 from tests.runtime_children import Ahead, Towards, constant
 from tests.waiting import ENOUGH
 
@@ -66,7 +60,7 @@ def lived() -> Agent:
         constant(2),
         planner=Ahead(3),
         planner_latency=2,
-        learner=InlineLearner(Towards()),
+        distiller=InlineDistiller(Towards()),
         routers=[Guard(lambda obs, action: action != 3), Shadow("executor")],
         period=10.0,
     )
@@ -89,11 +83,7 @@ def test_text_is_what_prometheus_reads() -> None:
     assert kind == "summary"
     count = sum(v for k, v in latency.items() if "_count" in k)
     assert count == 40
-    assert (
-        0
-        < latency['agentkd_decision_latency_seconds{source="hold",quantile="0.5"}']
-        < 1
-    )
+    assert 0 < latency['agentkd_decision_latency_seconds{source="hold",quantile="0.5"}'] < 1
     assert found["agentkd_guard_interventions_total"][1]
     assert found["agentkd_strategy_coverage"][0] == "gauge"
 
@@ -102,11 +92,7 @@ def test_every_total_is_exported() -> None:
     """No counter of an agent is left out of the text."""
     metrics = lived().metrics()
     found = parsed(text(metrics))
-    totals = {
-        name
-        for name, value in metrics.items()
-        if name.endswith("_total") and value != {}
-    }
+    totals = {name for name, value in metrics.items() if name.endswith("_total") and value != {}}
     assert {f"agentkd_{name}" for name in totals} - set(found) == set()
 
 
@@ -129,9 +115,7 @@ def test_numbers_are_written_as_the_format_wants_them() -> None:
         }
     )
     values = {
-        line.split(" ")[0]: line.split(" ")[1]
-        for line in page.splitlines()
-        if line[0] != "#"
+        line.split(" ")[0]: line.split(" ")[1] for line in page.splitlines() if line[0] != "#"
     }
     assert values == {
         "agentkd_executor_agreement": "NaN",
@@ -180,8 +164,7 @@ def test_clients_that_ask_nothing_hold_no_threads() -> None:
     with PrometheusServer(dict, 0) as server, contextlib.ExitStack() as stack:
         where = ("127.0.0.1", server.port)
         idle = [
-            stack.enter_context(socket.create_connection(where, timeout=ENOUGH))
-            for _ in range(40)
+            stack.enter_context(socket.create_connection(where, timeout=ENOUGH)) for _ in range(40)
         ]
         assert [each.recv(1) for each in idle[:24]] == [b""] * 24
         with urllib.request.urlopen(
@@ -227,7 +210,5 @@ def test_file_that_fails_later_is_told_and_nothing_else(tmp_path: Path) -> None:
 
 def test_scalars_are_flat_numbers() -> None:
     """Nested counters become paths; texts and gaps are left out."""
-    found = scalars(
-        {"a": {"b": {"c": 2}}, "d": 1.5, "e": "words", "f": None, "g": True}
-    )
+    found = scalars({"a": {"b": {"c": 2}}, "d": 1.5, "e": "words", "f": None, "g": True})
     assert found == {"a/b/c": 2.0, "d": 1.5}

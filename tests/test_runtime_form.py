@@ -9,9 +9,9 @@ import pytest
 
 from agentkd.deploy.bundle import probes
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import form
+from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent, RollForward, StrategyOptions
-from agentkd.runtime.form import form
 from agentkd.runtime.logfile import LogFile
 from agentkd.runtime.replay import replay
 from agentkd.spec import DiscreteSpec
@@ -21,18 +21,18 @@ from tests.deploy_executors import lively
 NATIVE = pytest.mark.parametrize("native", [True, False], ids=["native", "NumPy"])
 
 
-def gru(seed: int = 2) -> tuple[Frozen, Floats]:
+def gru(seed: int = 2) -> tuple[Executor, Floats]:
     """An executor with a memory, and a sequence."""
-    frozen = lively("gru:6", DiscreteSpec(3), seed)
-    return frozen, probes(frozen, 12, seed=3)
+    executor = lively("gru:6", DiscreteSpec(3), seed)
+    return executor, probes(executor, 12, seed=3)
 
 
 @NATIVE
 def test_an_agent_remembers_until_it_is_reset(native: bool) -> None:
     """Its actions are those of the sequence; a new episode begins with nothing."""
-    frozen, obs = gru()
-    wanted = frozen.follow(obs).argmax(1).tolist()
-    agent = Agent(frozen, native=native)
+    executor, obs = gru()
+    wanted = executor.follow(obs).argmax(1).tolist()
+    agent = Agent(executor, native=native)
     for _ in range(2):
         assert [agent.act(row) for row in obs] == wanted
         agent.reset()
@@ -56,9 +56,9 @@ def test_a_swap_keeps_the_memory(native: bool) -> None:
 @NATIVE
 def test_the_distribution_is_that_of_the_decision(native: bool) -> None:
     """With the memory as it was before, however often it is asked."""
-    frozen, obs = gru()
-    acting = form(frozen, native=native)
-    wanted = frozen.follow(obs)
+    executor, obs = gru()
+    acting = form(executor, native=native)
+    wanted = executor.follow(obs)
     for row, outputs in zip(obs, wanted, strict=True):
         acting.obs[:] = row
         assert acting.run() == 0
@@ -71,8 +71,8 @@ def test_the_distribution_is_that_of_the_decision(native: bool) -> None:
 @NATIVE
 def test_a_blind_tick_is_not_remembered(native: bool) -> None:
     """NaN leaves the memory as it is."""
-    frozen, obs = gru()
-    acting = form(frozen, native=native)
+    executor, obs = gru()
+    acting = form(executor, native=native)
     acting.obs[:] = obs[0]
     acting.run()
     before = acting.memory.copy()
@@ -83,10 +83,10 @@ def test_a_blind_tick_is_not_remembered(native: bool) -> None:
 
 def test_a_memory_cannot_be_rolled_forward() -> None:
     """It is said at once, not at the first tick."""
-    frozen, _ = gru()
+    executor, _ = gru()
     options = StrategyOptions(roll_forward=RollForward(lambda obs, _: obs))
     with pytest.raises(ConfigError, match="rolled forward"):
-        Agent(frozen, strategies=options)
+        Agent(executor, strategies=options)
 
 
 def test_an_episode_that_begins_at_a_swap_begins_with_nothing() -> None:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distill.aged import aged_labels
+from agentkd.distillation.goal_labels import aged_labels
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.runtime import (
     Agent,
     Goals,
-    InlineLearner,
+    InlineDistiller,
+    Process,
     ProcessPlanner,
-    Remote,
     StrategyOptions,
     conditioned,
     unconditioned,
@@ -39,10 +39,10 @@ def see(*numbers: float) -> Any:
     return np.array([*numbers, 0, 0][:3], np.float32)
 
 
-def follower() -> Frozen:
+def follower() -> Executor:
     """An executor that chooses its goal's first number, 1 or 2, and 3 without one."""
     spec = conditioned(SPEC, GOALS)
-    frozen = initial("linear", spec)
+    executor = initial("linear", spec)
     weight = np.zeros((4, 6), np.float32)
     bias = np.zeros(4, np.float32)
     # −(goal − choice)² up to a constant; the age speaks for 3, a goal against it.
@@ -51,17 +51,14 @@ def follower() -> Frozen:
         bias[choice] = -(choice**2)
     weight[3, 5], weight[3, 4] = 20, -40
     layer = Dense(weight, bias)
-    return replace(frozen, layers=(layer,))
+    return replace(executor, layers=(layer,))
 
 
 @pytest.mark.parametrize(
     "obs",
     [
         SPEC.obs,
-        ObsSpec(
-            (Part("a", "box", (2,), "f4"), Part("b", "discrete", (), "i8", (3,))),
-            "dict",
-        ),
+        ObsSpec((Part("a", "box", (2,), "f4"), Part("b", "discrete", (), "i8", (3,))), "dict"),
         ObsSpec((Part("0", "box", (2,), "f4"), Part("1", "box", (1,), "f4")), "tuple"),
         ObsSpec((Part("obs", "box", (2,), "f4"),), "dict"),
     ],
@@ -93,9 +90,7 @@ def test_executor_without_a_goal_is_refused() -> None:
 def test_executor_acts_on_the_newest_goal(latency: int) -> None:
     """The executor follows each goal from the tick it comes, and none before."""
     options = StrategyOptions(goals=Goals(size=2, max_age=8))
-    with Agent(
-        follower(), planner=Guiding(), planner_latency=latency, strategies=options
-    ) as agent:
+    with Agent(follower(), planner=Guiding(), planner_latency=latency, strategies=options) as agent:
         decisions = [agent.decide(see(1 + i % 2)) for i in range(9)]
         for each in decisions[:latency]:
             assert (each.action, each.reason) == (3, "late")
@@ -109,16 +104,12 @@ def test_executor_acts_on_the_newest_goal(latency: int) -> None:
 
 def test_old_goal_no_longer_counts() -> None:
     """Beyond its greatest age, and in a new episode, the executor has no goal."""
-    with Agent(
-        follower(), planner=Guiding(), planner_latency=0, strategies=OPTIONS
-    ) as agent:
+    with Agent(follower(), planner=Guiding(), planner_latency=0, strategies=OPTIONS) as agent:
         assert agent.act(see(2)) == 2
         agent._decider._planner = None
         acted = [agent.act(see(0)) for _ in range(6)]
         assert acted == [2, 2, 2, 2, 3, 3]
-    with Agent(
-        follower(), planner=Guiding(), planner_latency=4, strategies=OPTIONS
-    ) as agent:
+    with Agent(follower(), planner=Guiding(), planner_latency=4, strategies=OPTIONS) as agent:
         for _ in range(5):
             agent.act(see(1))
         agent.reset()
@@ -133,18 +124,12 @@ def test_rows_act_and_the_goal_guides_after_them() -> None:
         assert agent.decide(see(1)).source == "strategy"
         agent._decider._planner.submit = lambda *_, **__: None  # type: ignore[union-attr, method-assign]
         decision = agent.decide(see(0))
-    assert (decision.action, decision.source, decision.reason) == (
-        1,
-        "executor",
-        "guided",
-    )
+    assert (decision.action, decision.source, decision.reason) == (1, "executor", "guided")
 
 
 def test_blind_observation_is_noticed_with_a_goal() -> None:
     """NaN in what is observed is not hidden by the goal."""
-    with Agent(
-        follower(), planner=Guiding(), planner_latency=0, strategies=OPTIONS
-    ) as agent:
+    with Agent(follower(), planner=Guiding(), planner_latency=0, strategies=OPTIONS) as agent:
         assert agent.decide(see(np.nan)).reason == "nan"
         assert agent.metrics()["planner_answers_total"] == 0
 
@@ -153,26 +138,24 @@ def test_goals_of_another_size_are_an_error_of_the_planner() -> None:
     """A goal that does not fit, or was not announced, is counted with its words."""
     options = StrategyOptions(goals=Goals(3, 4))
     executor = initial("linear", conditioned(SPEC, Goals(3, 4)))
-    with Agent(
-        executor, planner=Guiding(), planner_latency=0, strategies=options
-    ) as agent:
+    with Agent(executor, planner=Guiding(), planner_latency=0, strategies=options) as agent:
         agent.act(see(1))
         assert "Goals(size" in agent.metrics()["planner_error"]
 
 
 def test_live_labels_carry_goals_of_every_age() -> None:
     """What the executor learns from is what it will observe: old goals and none."""
-    learner = Towards(after=10**9)
+    distiller = Towards(after=10**9)
     with Agent(
         follower(),
         planner=Guiding(rows=True),
         planner_latency=0,
         strategies=OPTIONS,
-        learner=InlineLearner(learner),
+        distiller=InlineDistiller(distiller),
     ) as agent:
         for i in range(400):
             agent.act(see(i % 3))
-    rows = np.array(learner.obs)
+    rows = np.array(distiller.obs)
     assert rows.shape == (400, 6)
     ages = rows[:, 5] * GOALS.max_age
     for row, tick in zip(rows, range(400), strict=True):
@@ -186,13 +169,13 @@ def test_live_labels_carry_goals_of_every_age() -> None:
 
 def test_another_process_gives_goals_and_aged_labels() -> None:
     """Goals and their ages cross to the planner's process and back."""
-    learner = InlineLearner(Towards(after=10**9))
-    port = ProcessPlanner(Remote(f"{HERE}:Guiding", {"rows": True}), patience=QUICK)
-    with Agent(follower(), planner=port, strategies=OPTIONS, learner=learner) as agent:
+    distiller = InlineDistiller(Towards(after=10**9))
+    port = ProcessPlanner(Process(f"{HERE}:Guiding", {"rows": True}), patience=QUICK)
+    with Agent(follower(), planner=port, strategies=OPTIONS, distiller=distiller) as agent:
         act_until(agent, lambda m: m["labels_learnt_total"] >= 50)
         decisions = agent.metrics()["decisions_total"]
     assert "guided" in decisions["executor"]
-    assert all(len(row) == 6 for row in learner._learner.obs)  # type: ignore[attr-defined]
+    assert all(len(row) == 6 for row in distiller._distiller.obs)  # type: ignore[attr-defined]
 
 
 def test_memory_gives_the_goal_of_an_age_and_none_of_another_episode() -> None:

@@ -16,11 +16,7 @@ from tests.test_runtime_routers import lived, see
 def test_guard_vetoes_single_actions() -> None:
     """The guard stops one action; the next source acts, and the next tick is free."""
     acted, metrics = lived([Guard(lambda obs, action: action != 1)], ticks=3)
-    assert acted == [
-        (0, "strategy", "fresh"),
-        (2, "executor", "guard"),
-        (2, "strategy", "fresh"),
-    ]
+    assert acted == [(0, "strategy", "fresh"), (2, "executor", "guard"), (2, "strategy", "fresh")]
     assert metrics["strategy_rejected_total"]["guard"] == 1
     assert metrics["guard_interventions_total"] == 1
 
@@ -62,13 +58,9 @@ def test_guard_hands_control_back_only_when_it_is_sure() -> None:
 
 def test_guard_may_be_stricter_on_the_way_back() -> None:
     """A second check decides when a source that was refused may act again."""
-    guard = Guard(
-        lambda obs, action: obs[0] != 1, back=lambda obs, action: bool(obs[0] >= 4)
-    )
+    guard = Guard(lambda obs, action: obs[0] != 1, back=lambda obs, action: bool(obs[0] >= 4))
     acted, _ = lived([Only("strategy"), guard], ticks=6)
-    assert [source for _, source, _ in acted] == ["strategy"] + ["default"] * 3 + [
-        "strategy"
-    ] * 2
+    assert [source for _, source, _ in acted] == ["strategy"] + ["default"] * 3 + ["strategy"] * 2
 
 
 def test_guard_trusts_again_in_a_new_episode() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agentkd.distill.process_source import ProcessSource
-from agentkd.distill.source import CollectionOptions
+from agentkd.distillation.process_source import ProcessSource
+from agentkd.distillation.source import CollectionOptions
 from agentkd.executors.architecture import initial
-from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
+from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.runtime_children import constant
@@ -25,9 +25,7 @@ QUICK = Patience(start=60, answer=60, backoff=0.01, most_backoff=0.05, grace=2.0
 HASTY = replace(QUICK, answer=1.0)
 WAYS = ("plain", "session", "daemon", "deaf")
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc").is_dir(), reason="only Linux finds orphans"
-)
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux finds orphans")
 
 
 def alive(pid: int) -> bool:
@@ -41,13 +39,11 @@ def alive(pid: int) -> bool:
 
 def port(record: Path, way: str, patience: Patience = QUICK) -> ProcessPlanner:
     arguments = {"record": str(record), "way": way}
-    return ProcessPlanner(Remote(f"{HERE}:with_children", arguments), patience=patience)
+    return ProcessPlanner(Process(f"{HERE}:with_children", arguments), patience=patience)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_children_of_a_planner_end_when_the_agent_closes(
-    tmp_path: Path, way: str
-) -> None:
+def test_children_of_a_planner_end_when_the_agent_closes(tmp_path: Path, way: str) -> None:
     """In whatever session a planner's children are, none outlives the agent."""
     record = tmp_path / "pid"
     with Agent(constant(0), planner=port(record, way)) as agent:
@@ -86,17 +82,15 @@ def test_a_planner_killed_says_by_what(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_children_of_a_planner_end_with_a_killed_parent(
-    tmp_path: Path, way: str
-) -> None:
+def test_children_of_a_planner_end_with_a_killed_parent(tmp_path: Path, way: str) -> None:
     """When the agent's process is killed, planner and children end, even in a hang."""
     record = tmp_path / "pid"
     script = f"""
 from tests.runtime_children import constant
 from tests.waiting import wait_for
-from agentkd.runtime import Agent, ProcessPlanner, Remote
+from agentkd.runtime import Agent, ProcessPlanner, Process
 arguments = {{"record": {str(record)!r}, "way": {way!r}}}
-port = ProcessPlanner(Remote("{HERE}:with_children", arguments))
+port = ProcessPlanner(Process("{HERE}:with_children", arguments))
 with Agent(constant(0), planner=port) as agent:
     agent.await_ready()
     agent.act([0, 1, 0])
@@ -132,7 +126,7 @@ def test_worker_ends_with_its_guardian(tmp_path: Path) -> None:
 
 def test_a_child_that_reads_input_finds_none(tmp_path: Path) -> None:
     """A planner's standard input is empty: what it starts waits for nothing there."""
-    remote = Remote("subprocess:check_call", {"args": ["cat"]})
+    remote = Process("subprocess:check_call", {"args": ["cat"]})
     planner = ProcessPlanner(remote, patience=QUICK)
     with Agent(constant(0), planner=planner) as agent:
         # The call returns 0, which is no planner: that much is reached.
@@ -180,9 +174,7 @@ def test_offspring_are_found_over_generations() -> None:
     """Children and their children are found."""
     inner = "import time; print(1, flush=True); time.sleep(99)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         found = offspring(child.pid)

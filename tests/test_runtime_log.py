@@ -16,14 +16,14 @@ import pytest
 
 from agentkd.errors import ConfigError, LoadError, SpecError, WriteError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime import (
     Agent,
     DecisionLog,
     Fresh,
     Goals,
     Guard,
-    InlineLearner,
+    InlineDistiller,
     Seam,
     StrategyOptions,
     conditioned,
@@ -31,16 +31,7 @@ from agentkd.runtime import (
 from agentkd.runtime import log as logs
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.replay import replay
-from tests.runtime_children import (
-    BOX,
-    SPEC,
-    Ahead,
-    Anytime,
-    Echo,
-    Guiding,
-    Towards,
-    constant,
-)
+from tests.runtime_children import BOX, SPEC, Ahead, Anytime, Echo, Guiding, Towards, constant
 from tests.test_runtime_seams import Levels
 
 
@@ -72,7 +63,7 @@ def test_log_tells_each_decision(tmp_path: Path) -> None:
     assert [(d.action, d.source, d.reason, d.tick, d.version) for d in decisions] == [
         (d.action, d.source, d.reason, d.tick, d.version) for d in found
     ]
-    assert [each.epoch for each in found] == [i // 13 for i in range(40)]
+    assert [each.episode for each in found] == [i // 13 for i in range(40)]
     assert found[1].obs.tolist() == [1, 0, 0]
     log = LogFile(path)
     kinds = [type(each) for each in log.events()]
@@ -89,21 +80,14 @@ def agents(path: Path) -> list[Agent]:
     blend = StrategyOptions(seam=Seam(freeze=1, blend=3))
     goals = Goals(2, 4)
     guided = initial("mlp:4", conditioned(SPEC, goals), seed=1)
-    learner = InlineLearner(Towards(), swap_every=3)
+    distiller = InlineDistiller(Towards(), swap_every=3)
     return [
         Agent(constant(1), log=path),
         Agent(constant(1), planner=Echo(), planner_latency=0, log=path),
         Agent(
-            constant(1),
-            planner=Ahead(3),
-            planner_latency=2,
-            mode="planner",
-            default=3,
-            log=path,
+            constant(1), planner=Ahead(3), planner_latency=2, mode="planner", default=3, log=path
         ),
-        Agent(
-            constant(1), planner=Ahead(3), planner_latency=2, mode="executor", log=path
-        ),
+        Agent(constant(1), planner=Ahead(3), planner_latency=2, mode="executor", log=path),
         Agent(constant(1), planner=Anytime(3), planner_latency=3, log=path),
         Agent(boxes, planner=Levels(), planner_latency=3, strategies=blend, log=path),
         Agent(
@@ -121,9 +105,7 @@ def agents(path: Path) -> list[Agent]:
             strategies=StrategyOptions(goals=goals),
             log=path,
         ),
-        Agent(
-            constant(0), planner=Echo(), planner_latency=1, learner=learner, log=path
-        ),
+        Agent(constant(0), planner=Echo(), planner_latency=1, distiller=distiller, log=path),
     ]
 
 
@@ -166,13 +148,11 @@ def test_first_difference_is_named(tmp_path: Path) -> None:
     found = replay(LogFile(path), constant(1))
     assert found.differing == sum(d.source == "executor" for d in decisions) + sum(
         # What is held after the executor's action differs as well.
-        d.source == "hold"
-        and d.action == 2
-        and decisions[d.tick - 1].source == "executor"
+        d.source == "hold" and d.action == 2 and decisions[d.tick - 1].source == "executor"
         for d in decisions
     )
     assert found.first is not None
-    assert (found.first.tick, found.first.epoch) == (0, 0)
+    assert (found.first.tick, found.first.episode) == (0, 0)
     assert found.first.logged == "executor (late) 2"
     assert found.first.replayed == "executor (late) 1"
 
@@ -201,9 +181,7 @@ with Agent(constant(2), planner=Ahead(3), planner_latency=2, log=path) as agent:
             print("going", flush=True)
 """
     root = Path(__file__).parent.parent
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root
-    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root)
     assert child.stdout is not None
     with child, child.stdout:
         child.stdout.readline()
@@ -252,9 +230,9 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     path = tmp_path / "run.akdlog"
     limit = 60_000
     recorder = DecisionLog(path, limit=limit)
-    learner = InlineLearner(Towards(), swap_every=7)
+    distiller = InlineDistiller(Towards(), swap_every=7)
     with Agent(
-        constant(0), planner=Ahead(3), planner_latency=2, learner=learner, log=recorder
+        constant(0), planner=Ahead(3), planner_latency=2, distiller=distiller, log=recorder
     ) as agent:
         for _ in range(8):
             live(agent, 130)
@@ -332,9 +310,7 @@ def test_records_without_room_are_counted_and_skipped_by_the_replay(
     assert found.differing == 0
     assert found.skipped >= 4
     assert found.ticks >= 26 + 13
-    assert any(
-        isinstance(each, Swapped) and each.executor.act(see(0)) == 1 for each in events
-    )
+    assert any(isinstance(each, Swapped) and each.executor.act(see(0)) == 1 for each in events)
 
 
 def test_full_disk_ends_the_log_and_nothing_else(
@@ -441,9 +417,7 @@ def test_other_architecture_is_logged_whole(tmp_path: Path) -> None:
         live(agent, 5)
         agent.swap(initial("mlp:5", SPEC, seed=4))
         live(agent, 5)
-    swapped = [
-        each.executor for each in LogFile(path).events() if isinstance(each, Swapped)
-    ]
+    swapped = [each.executor for each in LogFile(path).events() if isinstance(each, Swapped)]
     assert [each.architecture for each in swapped] == ["linear", "mlp:5"]
     assert replay(LogFile(path)).differing == 0
 
@@ -490,4 +464,4 @@ def test_older_file_of_another_run_is_not_read(tmp_path: Path) -> None:
         live(agent, 3)
     (tmp_path / "other" / "run.akdlog").rename(path)
     assert len(decided(path)) == 3
-    assert isinstance(replace(constant(2), version=3), Frozen)
+    assert isinstance(replace(constant(2), version=3), Executor)

@@ -27,13 +27,7 @@ from agentkd.runtime.codec import (
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell
 from agentkd.runtime.ring import LabelRing
-from agentkd.spec import (
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-    Spec,
-)
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, Point, QValues
 from tests.runtime_children import SPEC, one_hot
 
@@ -51,10 +45,7 @@ def test_single_slot_keeps_the_newest() -> None:
     assert box.last() == b"ccc"
 
 
-@given(
-    slots=st.integers(1, 5),
-    bursts=st.lists(st.integers(0, 12), max_size=8),
-)
+@given(slots=st.integers(1, 5), bursts=st.lists(st.integers(0, 12), max_size=8))
 @settings(deadline=None)
 def test_mailbox_gives_the_newest_in_order(slots: int, bursts: list[int]) -> None:
     """A burst comes out as its newest messages; taken and missed make up all."""
@@ -163,11 +154,11 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
 
 
 def test_observations_survive_the_wire() -> None:
-    """An observation is read back with its tick, epoch and time."""
+    """An observation is read back with its tick, episode and time."""
     codec = SeenCodec(SPEC)
     obs = np.array([1.5, -2, np.float32(1e-30)], np.float32)
     seen = codec.decode(bytes(codec.encode(7, 2, 123, obs)))
-    assert (seen.tick, seen.epoch, seen.time) == (7, 2, 123)
+    assert (seen.tick, seen.episode, seen.time) == (7, 2, 123)
     assert np.array_equal(seen.obs, obs)
 
 
@@ -183,7 +174,7 @@ def test_answers_survive_the_wire(spec: Spec, dist: Categorical) -> None:
     """An answer is read back with its kind, its rows and its numbers."""
     answer = Answer(3, 1, 40, 9, 0.25, 0.5, dist)
     back = decode_answer(encode_answer(answer), spec)
-    assert (back.id, back.epoch, back.tick, back.labels) == (3, 1, 40, 9)
+    assert (back.id, back.episode, back.tick, back.labels) == (3, 1, 40, 9)
     assert (back.thinking, back.latency) == (0.25, 0.5)
     assert type(back.rows) is type(dist)
     assert np.array_equal(dists.pack(back.rows), dists.pack(dist))
@@ -192,10 +183,7 @@ def test_answers_survive_the_wire(spec: Spec, dist: Categorical) -> None:
 def test_what_an_answer_counted_on_survives_the_wire() -> None:
     """Assumed actions and the predicted observation are read back, in their place."""
     rows = Categorical(np.eye(4, dtype=np.float32)[:3])
-    assumed, predicted = (
-        np.array([[1], [3]], np.float32),
-        np.arange(3, dtype=np.float32),
-    )
+    assumed, predicted = (np.array([[1], [3]], np.float32), np.arange(3, dtype=np.float32))
     expected = np.ones((3, 3), np.float32)
     answer = Answer(3, 1, 42, 9, 0.25, 0.5, rows, 40, expected=expected)
     rolled = replace(answer, assumed=assumed, predicted=predicted)
@@ -245,7 +233,7 @@ def test_answers_with_goals_and_expectations_come_through(
 
     answer = Answer(
         id=7,
-        epoch=2,
+        episode=2,
         tick=seen + 3,
         labels=4,
         thinking=0.5,
@@ -261,7 +249,7 @@ def test_answers_with_goals_and_expectations_come_through(
     message = encode_answer(answer)
     assert len(message) <= answer_size(BOX, 5, 4)
     read = decode_answer(message, BOX)
-    for name in ("id", "epoch", "tick", "labels", "thinking", "latency", "seen"):
+    for name in ("id", "episode", "tick", "labels", "thinking", "latency", "seen"):
         assert getattr(read, name) == getattr(answer, name)
     assert (read.part, read.partial, read.doubt) == (3, partial, 0.25)
     for name in ("goal", "expected"):

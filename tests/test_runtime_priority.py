@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.runtime import Agent, Patience, ProcessLearner, ProcessPlanner, Remote
+from agentkd.runtime import Agent, Patience, Process, ProcessDistiller, ProcessPlanner
 from agentkd.runtime.priority import (
     NEVER,
     Ladder,
@@ -34,9 +34,7 @@ HERE = "tests.runtime_children"
 IDLE, LEAST, SOME, OWN = Level(19, idle=True), Level(19), Level(10), Level(0)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="priorities of Linux")
-raisable = pytest.mark.skipif(
-    lowest_reachable() > 0, reason="this user may not raise a worker"
-)
+raisable = pytest.mark.skipif(lowest_reachable() > 0, reason="this user may not raise a worker")
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,7 @@ class World:
         self.now = self.heard = self.used = 0.0
         self.ladder.begin(0.0)
 
-    def live(
-        self, seconds: float, *, share: float, silent: bool, runnable: bool = True
-    ) -> Level:
+    def live(self, seconds: float, *, share: float, silent: bool, runnable: bool = True) -> Level:
         for _ in range(round(seconds / 0.05)):
             self.now += 0.05
             self.used += 0.05 * share
@@ -96,8 +92,7 @@ def test_worker_that_hardly_runs_is_raised_step_by_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "silent", "runnable"),
-    [(1.0, True, True), (0.0, True, False), (0.01, False, True)],
+    ("share", "silent", "runnable"), [(1.0, True, True), (0.0, True, False), (0.01, False, True)]
 )
 def test_worker_that_computes_waits_or_answers_is_not_raised(
     share: float, silent: bool, runnable: bool
@@ -141,9 +136,7 @@ def test_worker_that_starves_again_is_lowered_later() -> None:
 def busy(processes: int) -> Iterator[None]:
     """Keep processors busy with programs of ordinary priority."""
     command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)
-    ]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
     try:
         for each in started:
             assert each.stdout is not None
@@ -170,27 +163,26 @@ def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str,
 
 @linux
 def test_planner_answers_where_every_core_is_busy() -> None:
-    """Planner and learner get on beside one busy program for each core and more."""
+    """Planner and distiller get on beside one busy program for each core and more."""
     # In SCHED_IDLE each answer would take more than a minute.
-    planner = Remote(f"{HERE}:Laborious", {"rounds": 10_000_000})
-    learner = ProcessLearner(Remote(f"{HERE}:Towards"), publish_seconds=0.02)
+    planner = Process(f"{HERE}:Laborious", {"rounds": 10_000_000})
+    distiller = ProcessDistiller(Process(f"{HERE}:Towards"), publish_seconds=0.02)
     cores = len(os.sched_getaffinity(0))
-    with Agent(constant(2), planner=planner, learner=learner) as agent:
+    with Agent(constant(2), planner=planner, distiller=distiller) as agent:
         agent.await_ready()
         with busy(cores + 1):
             before = agent.metrics()["planner_answers_total"]
             act_until(agent, lambda m: m["planner_answers_total"] >= before + 3)
             swaps = agent.metrics()["swaps_total"]
             metrics = act_until(agent, lambda m: m["swaps_total"] > swaps)
-    assert set(metrics["workers_raised_total"]) == {"planner", "learner"}
+    assert set(metrics["workers_raised_total"]) == {"planner", "distiller"}
 
 
 def classes(pid: int) -> set[tuple[int, int]]:
     """Policy and niceness of a process's threads."""
     threads = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
     return {
-        (os.sched_getscheduler(each), os.getpriority(os.PRIO_PROCESS, each))
-        for each in threads
+        (os.sched_getscheduler(each), os.getpriority(os.PRIO_PROCESS, each)) for each in threads
     }
 
 
@@ -200,8 +192,7 @@ def test_starved_planner_is_raised_with_its_children() -> None:
     """A planner that hardly runs is raised, all threads and children of it."""
     patience = Patience(start=60, answer=ENOUGH, silence=0.05)
     port = ProcessPlanner(
-        Remote(f"{HERE}:Laborious", {"rounds": 10**9, "children": 1}),
-        patience=patience,
+        Process(f"{HERE}:Laborious", {"rounds": 10**9, "children": 1}), patience=patience
     )
     cores = sorted(os.sched_getaffinity(0))
     try:
@@ -243,7 +234,7 @@ def test_refused_raise_means_a_start_at_a_level_that_gets_on(
     monkeypatch.setattr("agentkd.runtime.process.set_level", refuse)
     monkeypatch.setattr("agentkd.runtime.process.usage", lambda _: Usage(0.0, True))
     patience = Patience(start=60, answer=1000, silence=0.02, backoff=0.01)
-    slow = Remote(f"{HERE}:Laborious", {"rounds": 10**12})
+    slow = Process(f"{HERE}:Laborious", {"rounds": 10**12})
     with Agent(constant(2), planner=ProcessPlanner(slow, patience=patience)) as agent:
         agent.await_ready()
         metrics = act_until(agent, lambda m: m["planner_ready"] and len(given) == 3)
@@ -255,7 +246,7 @@ def test_refused_raise_means_a_start_at_a_level_that_gets_on(
 @linux
 def test_worker_has_not_the_real_time_priority_of_its_starter() -> None:
     """A worker started from a thread in SCHED_FIFO is an ordinary process."""
-    port = ProcessPlanner(Remote(f"{HERE}:Echo"))
+    port = ProcessPlanner(Process(f"{HERE}:Echo"))
     before = os.sched_getscheduler(0)
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
@@ -277,7 +268,7 @@ def test_worker_has_not_the_real_time_priority_of_its_starter() -> None:
 def test_worker_has_ordinary_priority_until_it_is_ready(tmp_path: Path) -> None:
     """A start takes what it needs; only then the worker stands back."""
     gate = tmp_path / "gate"
-    port = ProcessPlanner(Remote(f"{HERE}:gated", {"path": str(gate)}))
+    port = ProcessPlanner(Process(f"{HERE}:gated", {"path": str(gate)}))
     mine = os.sched_getscheduler(0), niceness()
     with Agent(constant(2), planner=port) as agent:
         act_until(agent, lambda _: port.pid is not None)
@@ -305,7 +296,7 @@ import os, subprocess, sys
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from tests.test_runtime_priority import *
 assert lowest_reachable() == NEVER
-port = ProcessPlanner(Remote("{HERE}:Laborious", {{"rounds": 200_000}}))
+port = ProcessPlanner(Process("{HERE}:Laborious", {{"rounds": 200_000}}))
 with Agent(constant(2), planner=port) as agent:
     agent.await_ready()
     with busy(len(os.sched_getaffinity(0)) + 1):
@@ -328,10 +319,7 @@ print("got on")
 @linux
 def test_usage_counts_what_a_process_and_its_children_compute() -> None:
     """A busy child of a sleeping process is seen."""
-    code = (
-        "import subprocess, sys; "
-        "subprocess.run([sys.executable, '-c', 'while True: pass'])"
-    )
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     with subprocess.Popen([sys.executable, "-c", code], process_group=0) as child:
         try:
             wait_for(lambda: usage(child.pid).seconds > 0.5)

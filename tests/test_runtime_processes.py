@@ -1,4 +1,4 @@
-"""Planners and learners in processes of their own, and everything that befalls them."""
+"""Planners and distillers in processes of their own, and everything that befalls them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.runtime import (
     Agent,
-    InlineLearner,
+    InlineDistiller,
     Patience,
-    ProcessLearner,
+    Process,
+    ProcessDistiller,
     ProcessPlanner,
-    Remote,
 )
 from tests.runtime_children import SPEC, Towards, constant
 from tests.waiting import ENOUGH, wait_for
@@ -40,7 +40,7 @@ def see(*numbers: float) -> Any:
 
 
 def planner(fault: str = "", *, patience: Patience = QUICK) -> ProcessPlanner:
-    return ProcessPlanner(Remote(f"{HERE}:Faulty", {"fault": fault}), patience=patience)
+    return ProcessPlanner(Process(f"{HERE}:Faulty", {"fault": fault}), patience=patience)
 
 
 def act_until(
@@ -86,11 +86,7 @@ def test_planner_process_answers_and_ends() -> None:
     assert gone(pid)
     assert port.pid is None
     assert metrics["planner_errors_total"] == 0
-    assert agent.metrics()["planner_restarts_total"] == {
-        "died": 0,
-        "hung": 0,
-        "raised": 0,
-    }
+    assert agent.metrics()["planner_restarts_total"] == {"died": 0, "hung": 0, "raised": 0}
 
 
 def test_budget_lets_a_fast_planner_act() -> None:
@@ -108,9 +104,7 @@ def test_planner_that_dies_or_hangs_is_started_again(fault: str, cause: str) -> 
     with Agent(constant(2), planner=port) as agent:
         act_until(agent, answered())
         first = port.pid
-        metrics = act_until(
-            agent, lambda m: m["planner_restarts_total"][cause] > 0, fault=True
-        )
+        metrics = act_until(agent, lambda m: m["planner_restarts_total"][cause] > 0, fault=True)
         act_until(agent, answered(metrics["planner_answers_total"]))
         assert port.pid != first
     assert gone(first)
@@ -128,9 +122,7 @@ def test_stopped_planner_never_blocks_a_tick() -> None:
         os.kill(first, signal.SIGSTOP)
         for number in range(100_000):
             agent.act(see(number))
-        metrics = act_until(
-            agent, lambda metrics: metrics["planner_restarts_total"]["hung"] > 0
-        )
+        metrics = act_until(agent, lambda metrics: metrics["planner_restarts_total"]["hung"] > 0)
         metrics = act_until(agent, answered(metrics["planner_answers_total"]))
     assert gone(first)
     assert metrics["observations_unlabelled_total"] > 0
@@ -145,9 +137,7 @@ def test_planner_that_errs_again_and_again_is_made_anew(fault: str, words: str) 
         act_until(agent, answered())
         metrics = act_until(agent, lambda m: words in m["planner_error"], fault=True)
         assert metrics["planner_errors_total"] >= 1
-        metrics = act_until(
-            agent, lambda m: m["planner_restarts_total"]["raised"] > 0, fault=True
-        )
+        metrics = act_until(agent, lambda m: m["planner_restarts_total"]["raised"] > 0, fault=True)
         metrics = act_until(agent, answered(metrics["planner_answers_total"]))
     assert metrics["planner_errors_total"] >= 3
     assert metrics["decisions_total"].keys() <= {"executor", "strategy"}
@@ -155,10 +145,10 @@ def test_planner_that_errs_again_and_again_is_made_anew(fault: str, words: str) 
 
 def test_planner_that_cannot_be_made_says_why() -> None:
     """A factory that fails ends the start with the child's own words, and no child."""
-    agent = Agent(constant(2), planner=Remote(f"{HERE}:no_factory"))
+    agent = Agent(constant(2), planner=Process(f"{HERE}:no_factory"))
     with pytest.raises(WorkerError, match="the file is not there"):
         agent.start(wait=True)
-    nowhere = Agent(constant(2), planner=Remote(f"{HERE}:Faultly"))
+    nowhere = Agent(constant(2), planner=Process(f"{HERE}:Faultly"))
     with pytest.raises(WorkerError, match="Did you mean 'Faulty'"):
         nowhere.start(wait=True)
 
@@ -166,24 +156,21 @@ def test_planner_that_cannot_be_made_says_why() -> None:
 def test_planner_that_is_never_ready_is_given_up() -> None:
     """A factory that takes longer than patience allows ends the start."""
     patience = Patience(start=0.3)
-    port = ProcessPlanner(
-        Remote("time:sleep", {}),
-        patience=patience,
-    )
+    port = ProcessPlanner(Process("time:sleep", {}), patience=patience)
     with pytest.raises(WorkerError, match="sleep"):
         Agent(constant(0), planner=port).start(wait=True)
 
 
 def test_horizon_beyond_the_mailbox_is_refused() -> None:
     """A planner with more rows than there is room for says what to give."""
-    port = ProcessPlanner(Remote(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8)
+    port = ProcessPlanner(Process(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8)
     with pytest.raises(WorkerError, match="most_rows=9"):
         Agent(constant(0), planner=port).start(wait=True)
 
 
 def test_child_has_settings_of_its_own() -> None:
     """Threads are limited before the child's libraries load."""
-    remote = Remote(f"{HERE}:own_settings", threads=3, nice=1)
+    remote = Process(f"{HERE}:own_settings", threads=3, nice=1)
     with Agent(constant(2), planner=remote, mode="planner") as agent:
         act_until(agent, answered())
         assert agent.act(see(0)) == 3
@@ -193,7 +180,7 @@ def test_child_has_settings_of_its_own() -> None:
 @pytest.mark.parametrize(("nice", "idle"), [(19, 1), (18, 0)])
 def test_who_is_as_nice_as_can_be_stands_back(nice: int, idle: int) -> None:
     """The default gives its processor up at once; less nice, a process shares."""
-    remote = Remote(f"{HERE}:own_class", nice=nice)
+    remote = Process(f"{HERE}:own_class", nice=nice)
     with Agent(constant(2), planner=remote, mode="planner") as agent:
         # It is lowered by the first look after it became ready.
         act_until(agent, lambda _: agent.act(see(0)) == idle)
@@ -201,21 +188,21 @@ def test_who_is_as_nice_as_can_be_stands_back(nice: int, idle: int) -> None:
 
 def test_answers_can_be_made_to_take_longer() -> None:
     """A planner that stands in for a larger one answers no sooner than it would."""
-    port = ProcessPlanner(Remote(f"{HERE}:Echo"), at_least=0.05)
+    port = ProcessPlanner(Process(f"{HERE}:Echo"), at_least=0.05)
     with Agent(constant(2), planner=port) as agent:
         act_until(agent, answered(2))
         assert agent.metrics()["planner_latency_us"]["p50"] >= 0.95 * 50_000
     with pytest.raises(ConfigError, match="at least"):
-        ProcessPlanner(Remote("a:b"), at_least=-1)
+        ProcessPlanner(Process("a:b"), at_least=-1)
 
 
 def test_labels_go_from_process_to_process() -> None:
     """Each state visited is labelled once and in order, or counted as left out."""
-    learner = InlineLearner(Towards(after=10**9))
-    with Agent(constant(2), planner=planner(), learner=learner) as agent:
+    distiller = InlineDistiller(Towards(after=10**9))
+    with Agent(constant(2), planner=planner(), distiller=distiller) as agent:
         act_until(agent, lambda m: m["labels_learnt_total"] >= 300)
     metrics = agent.metrics()
-    towards = learner._learner
+    towards = distiller._distiller
     assert isinstance(towards, Towards)
     numbers = [row[0] for row in towards.obs]
     assert numbers == sorted(set(numbers))
@@ -224,31 +211,27 @@ def test_labels_go_from_process_to_process() -> None:
     assert metrics["labels_dropped_total"] == 0
 
 
-def test_learner_process_teaches_the_executor() -> None:
-    """Planner and learner both elsewhere: weights come back and are swapped in."""
-    learner = ProcessLearner(
-        Remote(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK
-    )
-    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+def test_distiller_process_teaches_the_executor() -> None:
+    """Planner and distiller both elsewhere: weights come back and are swapped in."""
+    distiller = ProcessDistiller(Process(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK)
+    with Agent(constant(0), planner=planner(), distiller=distiller) as agent:
         wait_for(lambda: agent.act(see(3)) == 3 and agent.executor.version >= 2)
         metrics = agent.metrics()
-        pid = learner.pid
+        pid = distiller.pid
     assert gone(pid)
-    assert metrics["learner_progress"]["labels"] > 0
-    assert metrics["learner_steps_total"] > 0
+    assert metrics["distiller_progress"]["labels"] > 0
+    assert metrics["distiller_steps_total"] > 0
     assert metrics["swaps_total"] >= 2
 
 
 def test_last_weights_are_swapped_in_at_the_end() -> None:
     """What was learnt since the last swap is not lost when the agent closes."""
-    learner = ProcessLearner(
-        Remote(f"{HERE}:Towards"), publish_seconds=1000, patience=QUICK
-    )
-    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+    distiller = ProcessDistiller(Process(f"{HERE}:Towards"), publish_seconds=1000, patience=QUICK)
+    with Agent(constant(0), planner=planner(), distiller=distiller) as agent:
 
         def learnt() -> bool:
             agent.act(see(3))
-            return bool(agent.metrics()["learner_steps_total"] > 0)
+            return bool(agent.metrics()["distiller_steps_total"] > 0)
 
         wait_for(learnt)
         assert agent.executor.version == 0
@@ -256,22 +239,18 @@ def test_last_weights_are_swapped_in_at_the_end() -> None:
     assert agent.executor.act(see(0)) == 3
 
 
-def test_learner_that_dies_is_started_again_and_the_executor_stays(
-    tmp_path: Path,
-) -> None:
-    """A dead learner is counted; the new one goes on from the published weights."""
+def test_distiller_that_dies_is_started_again_and_the_executor_stays(tmp_path: Path) -> None:
+    """A dead distiller is counted; the new one goes on from the published weights."""
     record = tmp_path / "record"
-    learner = ProcessLearner(
-        Remote(f"{HERE}:Towards", {"record": str(record)}),
-        publish_seconds=0.02,
-        patience=QUICK,
+    distiller = ProcessDistiller(
+        Process(f"{HERE}:Towards", {"record": str(record)}), publish_seconds=0.02, patience=QUICK
     )
-    with Agent(constant(0), planner=planner(), learner=learner) as agent:
+    with Agent(constant(0), planner=planner(), distiller=distiller) as agent:
         act_until(agent, lambda m: m["swaps_total"] > 0)
         assert not record.exists()
-        assert learner.pid is not None
-        os.kill(learner.pid, signal.SIGKILL)
-        metrics = act_until(agent, lambda m: m["learner_restarts_total"]["died"] == 1)
+        assert distiller.pid is not None
+        os.kill(distiller.pid, signal.SIGKILL)
+        metrics = act_until(agent, lambda m: m["distiller_restarts_total"]["died"] == 1)
         swaps = metrics["swaps_total"]
         act_until(agent, lambda m: m["swaps_total"] > swaps)
     assert record.read_text() == "warm"
@@ -280,20 +259,18 @@ def test_learner_that_dies_is_started_again_and_the_executor_stays(
 @pytest.mark.parametrize(
     ("fault", "count"),
     [
-        ("raise", lambda m: m["learner_errors_total"]),
+        ("raise", lambda m: m["distiller_errors_total"]),
         ("nan", lambda m: m["swaps_refused_total"].get("numbers", 0)),
     ],
 )
-def test_learner_that_fails_leaves_the_executor_alone(
+def test_distiller_that_fails_leaves_the_executor_alone(
     fault: str, count: Callable[[dict[str, Any]], int]
 ) -> None:
-    """Neither a learner that raises nor one that gives NaN changes who acts."""
-    learner = ProcessLearner(
-        Remote(f"{HERE}:Towards", {"fault": fault}),
-        publish_seconds=0.02,
-        patience=QUICK,
+    """Neither a distiller that raises nor one that gives NaN changes who acts."""
+    distiller = ProcessDistiller(
+        Process(f"{HERE}:Towards", {"fault": fault}), publish_seconds=0.02, patience=QUICK
     )
-    with Agent(constant(2), planner=planner(), learner=learner) as agent:
+    with Agent(constant(2), planner=planner(), distiller=distiller) as agent:
         metrics = act_until(agent, lambda m: count(m) >= 3)
     assert metrics["swaps_total"] == 0
     assert agent.executor.act(see(0)) == 2
@@ -304,8 +281,8 @@ def test_nothing_outlives_a_parent_that_was_killed() -> None:
     script = f"""
 import time
 from tests.runtime_children import constant
-from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
-port = ProcessPlanner(Remote("{HERE}:Faulty", {{"fault": "hang"}}))
+from agentkd.runtime import Agent, Patience, ProcessPlanner, Process
+port = ProcessPlanner(Process("{HERE}:Faulty", {{"fault": "hang"}}))
 with Agent(constant(0), planner=port) as agent:
     agent.await_ready()
     agent.act([0, 1, 0])

@@ -80,9 +80,7 @@ def test_a_thread_that_raised_takes_its_turn_again() -> None:
         assert agent.metrics()["planner_errors_total"] == 2
 
 
-async def test_supervision_that_raises_goes_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_supervision_that_raises_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     """An error of the supervision is logged once, and the runtime ends as ever."""
     port = Troubled(Echo())
     with caplog.at_level(logging.ERROR):
@@ -93,9 +91,7 @@ async def test_supervision_that_raises_goes_on(
                     break
                 assert time.monotonic() < end
     assert runtime.result.ticks
-    assert [each.message for each in caplog.records] == [
-        "Supervision failed; it goes on."
-    ]
+    assert [each.message for each in caplog.records] == ["Supervision failed; it goes on."]
 
 
 def test_a_rollback_over_many_swaps_forgets_all_of_them() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkd.errors import ConfigError
+from agentkd.executors.acting import NumpyForm
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Dense
 from agentkd.planners.ensemble import Ensemble
@@ -34,7 +35,6 @@ from agentkd.runtime import (
     spread,
 )
 from agentkd.runtime.codec import Seen
-from agentkd.runtime.form import NumpyForm
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.router import ORDER, check_mode
 from agentkd.runtime.routing import Routing
@@ -82,11 +82,7 @@ def lived(
     """Live some ticks, the tick being observed; the executor chooses 2."""
     planner = planner or Echo()
     with Agent(
-        constant(2),
-        planner=planner,
-        planner_latency=latency,
-        routers=routers,
-        mode=mode,
+        constant(2), planner=planner, planner_latency=latency, routers=routers, mode=mode
     ) as agent:
         decisions = [agent.decide(see(i)) for i in range(ticks)]
         return [told(each) for each in decisions], agent.metrics()
@@ -135,9 +131,7 @@ def test_first_source_that_nobody_refuses_acts(
 @pytest.mark.parametrize("routers", [[], [Refusing("executor")]])
 def test_nobody_answers_a_blind_observation(mode: Mode, routers: list[Any]) -> None:
     """With NaN the last action is held, or the default taken, in every mode."""
-    with Agent(
-        constant(2), planner=Echo(), planner_latency=0, mode=mode, routers=routers
-    ) as agent:
+    with Agent(constant(2), planner=Echo(), planner_latency=0, mode=mode, routers=routers) as agent:
         assert told(agent.decide(see(np.nan))) == (0, "default", "nan")
         if not routers or mode != "executor":
             agent.decide(see(1))
@@ -148,13 +142,7 @@ def test_blind_observation_can_be_refused_to_hold() -> None:
     """A limit on holding counts without a view, too: then the default is taken."""
     agent = Agent(constant(2), routers=[Hold(1)])
     acted = [told(agent.decide(see(x))) for x in (0, np.nan, np.nan, np.nan, 1)]
-    assert [source for _, source, _ in acted] == [
-        "executor",
-        "hold",
-        "default",
-        "hold",
-        "executor",
-    ]
+    assert [source for _, source, _ in acted] == ["executor", "hold", "default", "hold", "executor"]
     assert acted[2] == (0, "default", "held")
 
 
@@ -164,13 +152,9 @@ def test_unknown_mode_is_refused_with_a_suggestion() -> None:
         check_mode("runtim")
 
 
-@pytest.mark.parametrize(
-    ("only", "mode"), [("strategy", "planner"), ("executor", "executor")]
-)
+@pytest.mark.parametrize(("only", "mode"), [("strategy", "planner"), ("executor", "executor")])
 @pytest.mark.parametrize("latency", [0, 2])
-def test_only_is_the_mode_spelt_as_a_router(
-    only: Any, mode: Mode, latency: int
-) -> None:
+def test_only_is_the_mode_spelt_as_a_router(only: Any, mode: Mode, latency: int) -> None:
     """Planner only and executor only act as the modes of these names do."""
     acted, _ = lived([Only(only)], latency=latency)
     assert acted == lived([], latency=latency, mode=mode)[0]
@@ -220,10 +204,7 @@ def test_strategy_that_expected_something_else_has_diverged() -> None:
             return Guidance(one_hot(first.ravel()), expected=expected)
 
     with Agent(
-        constant(2),
-        planner=Expecting(),
-        planner_latency=1,
-        routers=[Valid(tolerance=0.5)],
+        constant(2), planner=Expecting(), planner_latency=1, routers=[Valid(tolerance=0.5)]
     ) as agent:
         acted = [told(agent.decide(see(x))) for x in (0, 1, 7, 8)]
     assert [each[1:] for each in acted] == [
@@ -291,10 +272,7 @@ def test_uncertainty_can_be_measured_otherwise() -> None:
 def test_disputed_strategy_is_refused() -> None:
     """Where strategy and executor differ too much, the one it is against is refused."""
     acted, _ = lived([Disagreement(0.5)], ticks=4)
-    assert [source for _, source, _ in acted] == ["executor"] * 2 + [
-        "strategy",
-        "executor",
-    ]
+    assert [source for _, source, _ in acted] == ["executor"] * 2 + ["strategy", "executor"]
     acted, _ = lived([Disagreement(0.5, against="executor")], ticks=4)
     assert [source for _, source, _ in acted] == ["strategy"] * 4
 
@@ -306,9 +284,7 @@ def test_planner_in_doubt_is_refused() -> None:
         def disagreement(self, obs: Floats) -> Floats:
             return np.asarray(obs[:, 0] / 4, np.float32)
 
-    acted, _ = lived(
-        [Disagreement(0.5, between="members")], planner=Doubting(), ticks=5
-    )
+    acted, _ = lived([Disagreement(0.5, between="members")], planner=Doubting(), ticks=5)
     assert [reason for _, _, reason in acted] == ["fresh"] * 3 + ["disputed"] * 2
 
 
@@ -338,12 +314,7 @@ def test_shadow_is_compared_and_never_acts() -> None:
 def test_executor_in_the_shadow() -> None:
     """Where no strategy serves, an executor in the shadow leaves the last action."""
     acted, _ = lived([Shadow("executor")], planner=Ahead(3), latency=2, ticks=4)
-    assert [source for _, source, _ in acted] == [
-        "default",
-        "default",
-        "strategy",
-        "hold",
-    ]
+    assert [source for _, source, _ in acted] == ["default", "default", "strategy", "hold"]
 
 
 def test_tick_without_time_takes_the_shortest_way() -> None:
@@ -376,10 +347,7 @@ def test_a_condition_overrules_a_router() -> None:
 def test_routers_compose_in_their_order() -> None:
     """The first refusal of a source is its reason; every source is asked about."""
     acted, metrics = lived(
-        [Fresh(0), Refusing("strategy", "executor"), Hold(0)],
-        planner=Ahead(4),
-        latency=1,
-        ticks=3,
+        [Fresh(0), Refusing("strategy", "executor"), Hold(0)], planner=Ahead(4), latency=1, ticks=3
     )
     assert acted[0] == (0, "default", "no executor")
     assert metrics["vetoes_total"]["strategy"] == {"stale": 2}

@@ -17,9 +17,9 @@ from blockbuster import BlockBuster
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.runtime import (
     Patience,
-    ProcessLearner,
+    Process,
+    ProcessDistiller,
     ProcessPlanner,
-    Remote,
     Rollback,
     RunResult,
     Runtime,
@@ -42,14 +42,14 @@ def no_thread_stays() -> Any:
 
 
 async def virtual(
-    planner: Any = None, *, latency: int = 0, learner: Any = None, **options: Any
+    planner: Any = None, *, latency: int = 0, distiller: Any = None, **options: Any
 ) -> tuple[list[Decision], RunResult]:
     """Run 40 ticks of four episodes and give all decisions."""
     options = {"ticks": 40, "seed": 7, "env": Steps(), "mode": "runtime", **options}
     async with Runtime(
         constant(2),
         planner=planner,
-        learner=learner,
+        distiller=distiller,
         clock="virtual",
         planner_latency=latency if planner is not None else None,
         mode=options.pop("mode"),
@@ -62,12 +62,10 @@ async def test_virtual_runs_are_equal() -> None:
     """Two runs under the virtual clock are the same decision by decision."""
 
     async def once() -> tuple[list[Any], tuple[float, ...], dict[str, Any]]:
-        decisions, result = await virtual(Ahead(3), latency=2, learner=Towards())
+        decisions, result = await virtual(Ahead(3), latency=2, distiller=Towards())
         kept = [(d.action, d.source, d.reason, d.tick, d.version) for d in decisions]
         counted = {
-            name: value
-            for name, value in result.metrics.items()
-            if not name.endswith("_us")
+            name: value for name, value in result.metrics.items() if not name.endswith("_us")
         }
         return kept, result.returns, counted
 
@@ -89,8 +87,8 @@ async def test_late_planner_leaves_the_executor_to_act() -> None:
     assert {decision.source for decision in decisions} == {"executor"}
     rejected = result.metrics["strategy_rejected_total"]
     # The first answer of each new episode belongs to the one before.
-    assert rejected["late"] + rejected["epoch"] == 39
-    assert rejected["epoch"] == 3
+    assert rejected["late"] + rejected["episode"] == 39
+    assert rejected["episode"] == 3
     assert result.returns == (2.0,) * 4
 
 
@@ -107,7 +105,7 @@ async def test_episodes_have_seeds_of_their_own() -> None:
     _, result = await virtual(env=env, ticks=None, episodes=3)
     assert env.seeds == [7, 8, 9]
     assert result.ticks == 30
-    assert result.metrics["epochs_total"] == 3
+    assert result.metrics["episodes_total"] == 3
 
 
 async def test_end_in_the_middle_of_an_episode() -> None:
@@ -183,7 +181,7 @@ async def test_cancelled_run_leaves_nothing() -> None:
     """Ctrl-C cancels the task: the run ends, its children too, and it is measured."""
     runtime = Runtime(
         constant(0),
-        planner=ProcessPlanner(Remote(f"{HERE}:Echo"), patience=QUICK),
+        planner=ProcessPlanner(Process(f"{HERE}:Echo"), patience=QUICK),
         hz=500,
         wait=True,
     )
@@ -206,7 +204,7 @@ async def test_cancelled_run_leaves_nothing() -> None:
 async def test_cancelled_start_leaves_nothing() -> None:
     """Cancelled while the planner loads, the runtime ends its process at once."""
     patience = Patience(start=600, grace=0.1)
-    port = ProcessPlanner(Remote("signal:pause"), patience=patience)
+    port = ProcessPlanner(Process("signal:pause"), patience=patience)
     runtime = Runtime(constant(0), planner=port, wait=True)
     entering = asyncio.ensure_future(runtime.__aenter__())
     pid = None
@@ -222,14 +220,10 @@ async def test_cancelled_start_leaves_nothing() -> None:
 
 
 async def test_wall_run_with_processes_blocks_no_loop(nonblocking: BlockBuster) -> None:
-    """Planner and learner in processes, a death between: the event loop never waits."""
-    planner = ProcessPlanner(Remote(f"{HERE}:Faulty", {"fault": "die"}), patience=QUICK)
-    learner = ProcessLearner(
-        Remote(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK
-    )
-    async with Runtime(
-        constant(0), planner=planner, learner=learner, hz=200
-    ) as runtime:
+    """Planner and distiller in processes, a death between: the event loop never waits."""
+    planner = ProcessPlanner(Process(f"{HERE}:Faulty", {"fault": "die"}), patience=QUICK)
+    distiller = ProcessDistiller(Process(f"{HERE}:Towards"), publish_seconds=0.05, patience=QUICK)
+    async with Runtime(constant(0), planner=planner, distiller=distiller, hz=200) as runtime:
         killed = None
         async for _ in runtime.run(Steps(length=50), seconds=ENOUGH):
             metrics = runtime.agent.metrics()
@@ -271,21 +265,21 @@ async def test_every_late_decision_is_a_counted_miss() -> None:
 
 async def test_policy_needs_a_place_to_think() -> None:
     """On the wall clock a policy object is refused, with what to give instead."""
-    with pytest.raises(ConfigError, match="Remote"):
+    with pytest.raises(ConfigError, match="Process"):
         Runtime(constant(0), planner=Echo())
 
 
 async def test_remote_planner_is_made_here_under_the_virtual_clock() -> None:
     """The same reference serves both clocks; under the virtual one it is exact."""
-    planner, learner = Remote(f"{HERE}:Echo"), Remote(f"{HERE}:Towards")
-    decisions, _ = await virtual(planner, learner=learner, ticks=120)
+    planner, distiller = Process(f"{HERE}:Echo"), Process(f"{HERE}:Towards")
+    decisions, _ = await virtual(planner, distiller=distiller, ticks=120)
     assert {decision.source for decision in decisions} == {"strategy"}
     assert decisions[-1].version == 2
 
 
 async def test_planner_that_does_not_load_says_why() -> None:
     """Entering fails with the child's words, and leaves nothing behind."""
-    planner = Remote(f"{HERE}:no_factory")
+    planner = Process(f"{HERE}:no_factory")
     with pytest.raises(WorkerError, match="the file is not there"):
         async with Runtime(constant(0), planner=planner, wait=True):
             pass

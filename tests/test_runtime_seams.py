@@ -147,10 +147,8 @@ def test_choices_are_never_averaged() -> None:
     options = StrategyOptions(seam=Seam(blend=1))
     with pytest.raises(ConfigError, match="average"):
         Agent(constant(0), strategies=options)
-    frozen = StrategyOptions(seam=Seam(freeze=1))
-    with Agent(
-        constant(0), planner=Ahead(9), planner_latency=2, strategies=frozen
-    ) as agent:
+    executor = StrategyOptions(seam=Seam(freeze=1))
+    with Agent(constant(0), planner=Ahead(9), planner_latency=2, strategies=executor) as agent:
         acted = [agent.decide(np.array([i, 0, 0], np.float32)) for i in range(6)]
     assert all(each.action in range(SPEC.action.n) for each in acted)  # type: ignore[union-attr]
 
@@ -164,9 +162,7 @@ def test_negative_ticks_are_refused() -> None:
 def test_blend_that_is_cut_short_does_not_jump() -> None:
     """A strategy that comes in the middle of a blend takes over what is under way."""
     hand_over = HandOver(Seam(blend=10), BOX.action)
-    levels = {
-        ("strategy", k, 0): np.full(2, 0.5 * (k % 2), np.float32) for k in range(9)
-    }
+    levels = {("strategy", k, 0): np.full(2, 0.5 * (k % 2), np.float32) for k in range(9)}
     last, jumps = None, []
     for tick in range(36):
         actor: Any = ("strategy", tick // 4, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentkd.runtime import Agent, Patience, ProcessPlanner, Remote
+from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.priority import Usage
 from agentkd.runtime.silence import Silence
 from tests.runtime_children import constant
@@ -26,9 +26,7 @@ class World:
         while self.now < self.heard + 10_000:
             self.now += 0.02
             self.used += 0.02 * share
-            if self.silence.beyond(
-                limit, self.now, self.heard, lambda: Usage(self.used, runnable)
-            ):
+            if self.silence.beyond(limit, self.now, self.heard, lambda: Usage(self.used, runnable)):
                 break
         return self.now - self.heard
 
@@ -101,7 +99,7 @@ def test_start_on_a_loaded_machine_is_no_hang(
 
     monkeypatch.setattr("agentkd.runtime.process.usage", starved)
     patience = Patience(start=0.01)
-    remote = Remote("tests.runtime_children:gated", {"path": str(gate)})
+    remote = Process("tests.runtime_children:gated", {"path": str(gate)})
     with Agent(constant(2), planner=ProcessPlanner(remote, patience=patience)) as agent:
         metrics = act_until(agent, lambda _: looks > 30)
         assert metrics["planner_state"] == "starting"

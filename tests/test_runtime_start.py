@@ -17,11 +17,11 @@ from blockbuster import BlockBuster
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.runtime import (
     Agent,
-    InlineLearner,
+    InlineDistiller,
     Patience,
-    ProcessLearner,
+    Process,
+    ProcessDistiller,
     ProcessPlanner,
-    Remote,
     Runtime,
     Staggered,
 )
@@ -39,7 +39,7 @@ def see(*numbers: float) -> Any:
 def gated(gate: Path, attempts: Path | None = None) -> ProcessPlanner:
     """A planner that is ready once `gate` exists; with `attempts` it fails before."""
     arguments = {"path": str(gate), "attempts": str(attempts) if attempts else ""}
-    return ProcessPlanner(Remote(f"{HERE}:gated", arguments), patience=QUICK)
+    return ProcessPlanner(Process(f"{HERE}:gated", arguments), patience=QUICK)
 
 
 def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -72,26 +72,26 @@ def test_executor_acts_before_the_planner_is_ready(tmp_path: Path) -> None:
     assert by_planner["ready"]["count"] > 0
 
 
-def test_labels_wait_for_a_learner_that_is_starting(tmp_path: Path) -> None:
-    """A learner that is ready late learns from the labels that came before."""
+def test_labels_wait_for_a_distiller_that_is_starting(tmp_path: Path) -> None:
+    """A distiller that is ready late learns from the labels that came before."""
     gate = tmp_path / "gate"
-    learner = ProcessLearner(
-        Remote(f"{HERE}:gated_learner", {"path": str(gate)}),
+    distiller = ProcessDistiller(
+        Process(f"{HERE}:gated_distiller", {"path": str(gate)}),
         publish_seconds=0.02,
         patience=QUICK,
     )
-    planner = Remote(f"{HERE}:Echo")
-    with Agent(constant(0), planner=planner, learner=learner) as agent:
+    planner = Process(f"{HERE}:Echo")
+    with Agent(constant(0), planner=planner, distiller=distiller) as agent:
         act_until(agent, lambda m: m["labels_total"] > 20)
-        assert agent.metrics()["learner_state"] == "starting"
+        assert agent.metrics()["distiller_state"] == "starting"
         gate.touch()
         act_until(agent, lambda m: m["swaps_total"] > 0)
-        assert agent.metrics()["learner_state"] == "ready"
+        assert agent.metrics()["distiller_state"] == "ready"
 
 
 def test_start_that_waits(tmp_path: Path) -> None:
     """With wait=True a start returns when both are ready."""
-    agent = Agent(constant(2), planner=Remote(f"{HERE}:Echo"))
+    agent = Agent(constant(2), planner=Process(f"{HERE}:Echo"))
     agent.start(wait=True)
     with agent:
         assert agent.metrics()["planner_state"] == "ready"
@@ -124,27 +124,21 @@ def test_failed_start_is_reported_and_tried_again(
         assert agent.metrics()["planner_state"] == "ready"
     assert len(attempts.read_text()) >= 3
     said = [each for each in caplog.messages if "no camera yet" in each]
-    assert said == [
-        "The planner did not start and is tried again: OSError: no camera yet"
-    ]
+    assert said == ["The planner did not start and is tried again: OSError: no camera yet"]
 
 
 @pytest.mark.parametrize(
     ("planner", "words"),
     [
-        (ProcessPlanner(Remote(f"{HERE}:Faultly"), patience=QUICK), "Faulty"),
-        (ProcessPlanner(Remote("no_module_of:ours"), patience=QUICK), "no module"),
+        (ProcessPlanner(Process(f"{HERE}:Faultly"), patience=QUICK), "Faulty"),
+        (ProcessPlanner(Process("no_module_of:ours"), patience=QUICK), "no module"),
         (
-            ProcessPlanner(
-                Remote(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8, patience=QUICK
-            ),
+            ProcessPlanner(Process(f"{HERE}:Ahead", {"horizon": 9}), most_rows=8, patience=QUICK),
             "most_rows=9",
         ),
     ],
 )
-def test_start_that_cannot_succeed_is_not_repeated(
-    planner: ProcessPlanner, words: str
-) -> None:
+def test_start_that_cannot_succeed_is_not_repeated(planner: ProcessPlanner, words: str) -> None:
     """A bad reference is reported once, and the executor goes on alone."""
     with Agent(constant(2), planner=planner) as agent:
         metrics = act_until(agent, lambda m: m["planner_state"] == "failed")
@@ -249,7 +243,7 @@ async def test_runtime_ticks_before_the_planner_is_ready(
 def test_long_orders_hold_up_no_start(tmp_path: Path) -> None:
     """Orders longer than a pipe holds are handed over without waiting for the child."""
     arguments = {"path": str(tmp_path / "gate"), "attempts": "", "more": "x" * 500_000}
-    planner = ProcessPlanner(Remote(f"{HERE}:gated", arguments), patience=QUICK)
+    planner = ProcessPlanner(Process(f"{HERE}:gated", arguments), patience=QUICK)
     with Agent(constant(2), planner=planner) as agent:
         # The factory takes no `more`, which it says once it has read all of it.
         metrics = act_until(agent, lambda m: m["planner_starts_failed_total"] > 0)
@@ -260,8 +254,8 @@ def test_staggered_planners_join_one_by_one(tmp_path: Path) -> None:
     """With several planners the ready one answers, and none waits for the other."""
     first, second = tmp_path / "first", tmp_path / "second"
     port = Staggered([gated(first), gated(second)])
-    learner = InlineLearner(Towards(after=10**9))
-    with Agent(constant(2), planner=port, learner=learner) as agent:
+    distiller = InlineDistiller(Towards(after=10**9))
+    with Agent(constant(2), planner=port, distiller=distiller) as agent:
         for _ in range(5):
             assert agent.decide(see(1)).source == "executor"
         second.touch()

@@ -16,8 +16,8 @@ from agentkd.types import Strategy
 from tests.runtime_children import BOX, SPEC, one_hot, points
 
 
-def answer(tick: int, choices: Sequence[int], epoch: int = 0) -> Answer:
-    return Answer(1, epoch, tick, 1, 0.0, 0.0, one_hot(choices))
+def answer(tick: int, choices: Sequence[int], episode: int = 0) -> Answer:
+    return Answer(1, episode, tick, 1, 0.0, 0.0, one_hot(choices))
 
 
 def current(strategies: Strategies) -> list[Strategy]:
@@ -56,9 +56,9 @@ def test_answer_after_its_last_row_is_late() -> None:
 def test_answer_of_another_epoch_is_refused() -> None:
     """A strategy of an episode that is over never acts in the next."""
     strategies = Strategies(SPEC)
-    strategies.offer(answer(5, [3, 3], epoch=0), 6, 1)
-    assert strategies.serve(6) == (None, "epoch")
-    assert refused(strategies) == {"epoch": 1}
+    strategies.offer(answer(5, [3, 3], episode=0), 6, 1)
+    assert strategies.serve(6) == (None, "episode")
+    assert refused(strategies) == {"episode": 1}
 
 
 def test_older_answer_is_superseded() -> None:

@@ -16,13 +16,13 @@ from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime import (
     Agent,
-    InlineLearner,
+    InlineDistiller,
     Patience,
-    ProcessLearner,
-    Remote,
+    Process,
+    ProcessDistiller,
     Rollback,
     RollForward,
     StrategyOptions,
@@ -64,9 +64,7 @@ OTHERS: dict[str, tuple[Spec, str]] = {
     "choices": (observing(Part("", "discrete", (), "int64", (3,))), "observes Part"),
     "two parts": (
         observing(
-            Part("a", "box", (1,), "float32"),
-            Part("b", "box", (2,), "float32"),
-            layout="dict",
+            Part("a", "box", (1,), "float32"), Part("b", "box", (2,), "float32"), layout="dict"
         ),
         "dict",
     ),
@@ -140,9 +138,7 @@ def test_an_executor_is_swapped_in_from_its_file(tmp_path: Path) -> None:
     assert agent.metrics()["swaps_refused_total"] == {"file": 2}
 
 
-def test_names_and_units_have_to_be_the_same_as_far_as_files_tell(
-    tmp_path: Path,
-) -> None:
+def test_names_and_units_have_to_be_the_same_as_far_as_files_tell(tmp_path: Path) -> None:
     """The same numbers in another order, or in other units, are another robot's."""
     names, units = ("x", "v", "lean"), ("m", "m/s", "rad")
     told = Contract(obs_names=names, obs_units=units)
@@ -180,7 +176,7 @@ def test_a_planner_that_rolls_forward_takes_its_own_architecture_only() -> None:
     model = RollForward(f"{HERE}:next_ticks")
     with Agent(
         constant(0),
-        planner=Remote(f"{HERE}:Echo", nice=0),
+        planner=Process(f"{HERE}:Echo", nice=0),
         strategies=StrategyOptions(roll_forward=model),
     ) as agent:
         with pytest.raises(SpecError, match="rolls linear forward"):
@@ -202,9 +198,7 @@ def test_a_rollback_restores_the_executor_before_the_last_swap() -> None:
     assert agent.metrics()["rollbacks_total"] == {"asked": 2}
 
 
-def lived(
-    agent: Agent, score: Callable[[int], float], ticks: int, seed: int = 0
-) -> list[int]:
+def lived(agent: Agent, score: Callable[[int], float], ticks: int, seed: int = 0) -> list[int]:
     """Act, and score each action by a rule, with a little noise."""
     noise = np.random.default_rng(seed)
     acted = []
@@ -270,9 +264,7 @@ def test_a_score_is_a_number() -> None:
     Agent(constant(0)).score(1.0)
 
 
-@pytest.mark.parametrize(
-    "options", [{"window": 1}, {"drop": 0.0}, {"drop": float("nan")}]
-)
+@pytest.mark.parametrize("options", [{"window": 1}, {"drop": 0.0}, {"drop": float("nan")}])
 def test_a_rule_for_rollbacks_is_checked(options: Mapping[str, Any]) -> None:
     """A window of one score and a drop of nothing are refused."""
     with pytest.raises(ConfigError):
@@ -303,9 +295,7 @@ def link(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [rename, rewrite, delete_first, link])
-def test_a_watched_file_is_followed(
-    put: Callable[[Path, Path], None], tmp_path: Path
-) -> None:
+def test_a_watched_file_is_followed(put: Callable[[Path, Path], None], tmp_path: Path) -> None:
     """However a file is replaced, its executor acts some looks later."""
     file = tmp_path / "executor.akd"
     write_bundle(file, constant(1))
@@ -322,10 +312,10 @@ def act_until(agent: Agent, choice: int) -> None:
     wait_for(lambda: agent.act(see(0)) == choice)
 
 
-def look(watched: Watched) -> Frozen | None:
+def look(watched: Watched) -> Executor | None:
     """Look at once."""
     found = watched.changed(now=True)
-    return found.frozen if found is not None else None
+    return found.executor if found is not None else None
 
 
 def test_a_file_is_read_when_it_is_whole(tmp_path: Path) -> None:
@@ -399,7 +389,7 @@ def test_only_a_file_is_watched(tmp_path: Path) -> None:
 
 
 class Heeding(Towards):
-    """A learner that is told which executor acts, and refuses every other snapshot."""
+    """A distiller that is told which executor acts, and refuses every other snapshot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -417,11 +407,11 @@ class Heeding(Towards):
         return {"odd": (self.count + 1) // 2}
 
 
-def test_a_gated_learner_hears_of_swaps_and_may_refuse_its_own_weights() -> None:
+def test_a_gated_distiller_hears_of_swaps_and_may_refuse_its_own_weights() -> None:
     """It is told of the first executor and of those that others swap in; it counts."""
-    learner = Heeding()
-    port = InlineLearner(learner, swap_every=1)
-    with Agent(constant(2), planner=Echo(), planner_latency=0, learner=port) as agent:
+    distiller = Heeding()
+    port = InlineDistiller(distiller, swap_every=1)
+    with Agent(constant(2), planner=Echo(), planner_latency=0, distiller=port) as agent:
         acted = [agent.act(see(3)) for _ in range(4)]
         agent.swap(constant(1))
         agent.swap(initial("mlp:5", SPEC))
@@ -430,14 +420,14 @@ def test_a_gated_learner_hears_of_swaps_and_may_refuse_its_own_weights() -> None
         metrics = agent.metrics()
     assert acted == [3] * 4
     assert metrics["swaps_refused_total"]["odd"] >= 2
-    first, second = learner.heard
+    first, second = distiller.heard
     assert first is not None
     assert np.array_equal(first, constant(2).vector())
     assert second is None
 
 
 def gated(record: str = "") -> Towards:
-    """Make one in a learner's process that leaves what it heard in a file."""
+    """Make one in a distiller's process that leaves what it heard in a file."""
 
     class Writing(Heeding):
         def follow(self, weights: Floats | None) -> None:
@@ -450,18 +440,16 @@ def gated(record: str = "") -> Towards:
     return Writing()
 
 
-def test_a_learner_process_hears_of_swaps_and_its_old_weights_are_dropped(
-    tmp_path: Path,
-) -> None:
+def test_a_distiller_process_hears_of_swaps_and_its_old_weights_are_dropped(tmp_path: Path) -> None:
     """What was learnt before a swap by hand is never swapped in after it."""
     record = tmp_path / "heard"
-    learner = ProcessLearner(
-        Remote("tests.test_runtime_swaps:gated", {"record": str(record)}, nice=0),
+    distiller = ProcessDistiller(
+        Process("tests.test_runtime_swaps:gated", {"record": str(record)}, nice=0),
         publish_seconds=0.01,
         patience=Patience(start=ENOUGH),
     )
-    planner = Remote(f"{HERE}:Echo", nice=0)
-    with Agent(constant(0), planner=planner, learner=learner) as agent:
+    planner = Process(f"{HERE}:Echo", nice=0)
+    with Agent(constant(0), planner=planner, distiller=distiller) as agent:
 
         def acting(done: Callable[[], bool]) -> Callable[[], bool]:
             return lambda: agent.act(see(3)) in range(4) and done()
@@ -479,9 +467,9 @@ def test_a_learner_process_hears_of_swaps_and_its_old_weights_are_dropped(
 
 
 def test_versions_never_come_twice() -> None:
-    """After a rollback the learner's next executor has a number of its own."""
-    port = InlineLearner(Towards(), swap_every=1)
-    with Agent(constant(2), planner=Echo(), planner_latency=0, learner=port) as agent:
+    """After a rollback the distiller's next executor has a number of its own."""
+    port = InlineDistiller(Towards(), swap_every=1)
+    with Agent(constant(2), planner=Echo(), planner_latency=0, distiller=port) as agent:
         for _ in range(4):
             agent.act(see(3))
         newest = agent.executor.version

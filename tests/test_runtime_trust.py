@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError, NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime import (
     Agent,
     Fresh,
     InlinePlanner,
+    Process,
     ProcessPlanner,
-    Remote,
     RollForward,
     Router,
     Seam,
@@ -52,7 +52,7 @@ class Refusing(Router):
 
 
 def lived(
-    agent: Agent, ticks: int, *, noise: float = 0.0, swap: Frozen | None = None
+    agent: Agent, ticks: int, *, noise: float = 0.0, swap: Executor | None = None
 ) -> Iterator[tuple[Decision, Any]]:
     """Live in the world from a fresh start every 25 ticks; a swap comes each 13."""
     random, obs = np.random.default_rng(0), np.zeros(2, np.float32)
@@ -78,13 +78,11 @@ def wrong(told: list[tuple[Decision, Any]]) -> list[float]:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("latency", [1, 2, 4])
-def test_rows_that_act_are_those_for_the_state_that_is_seen(
-    latency: int, after: bool
-) -> None:
+def test_rows_that_act_are_those_for_the_state_that_is_seen(latency: int, after: bool) -> None:
     """With an exact model, each row is the planner's word, in either order of events.
 
-    `after` is the wall clock's order: the planner is free before the agent has heard
-    what it answered, and would be asked with actions that are not executed.
+    `after` is the wall clock's order: the planner is free before the agent has heard what it
+    answered, and would be asked with actions that are not executed.
     """
     planner = InlinePlanner(Regulator(), latency_ticks=latency, after=after)
     with Agent(executor(), planner=planner, strategies=ROLLED) as agent:
@@ -93,9 +91,7 @@ def test_rows_that_act_are_those_for_the_state_that_is_seen(
     assert max(wrong(told)) < RIGHT
 
 
-def test_a_planner_asked_too_early_is_not_believed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_planner_asked_too_early_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that counted on other actions than those executed never acts."""
     monkeypatch.setattr(Thinker, "may_ask", lambda self, newest: True)
     errors = {}
@@ -118,9 +114,7 @@ def test_what_changes_the_actions_meanwhile_makes_an_answer_void(cause: str) -> 
         planner = Staggered(two)
     routers = [Refusing()] if cause == "veto" else []
     swap = executor(0.1) if cause == "swap" else None
-    with Agent(
-        executor(), planner=planner, strategies=ROLLED, routers=routers
-    ) as agent:
+    with Agent(executor(), planner=planner, strategies=ROLLED, routers=routers) as agent:
         told = list(lived(agent, 600, swap=swap))
         refused = agent.metrics()["strategy_rejected_total"]
     assert max(wrong(told)) < RIGHT
@@ -165,9 +159,7 @@ def test_a_model_that_is_wrong_loses_the_ticks_to_the_executor() -> None:
 @pytest.mark.parametrize(
     ("model", "acts"), [(ahead, True), (lambda obs, actions: obs * 0 - 0.7, False)]
 )
-def test_an_executor_that_never_moves_does_not_hide_a_wrong_model(
-    model: Any, acts: bool
-) -> None:
+def test_an_executor_that_never_moves_does_not_hide_a_wrong_model(model: Any, acts: bool) -> None:
     """Predictions are compared with what is seen, whatever the executor does there."""
     options = StrategyOptions(roll_forward=RollForward(model))
     planner = InlinePlanner(Regulator(), latency_ticks=4, after=True)
@@ -205,7 +197,7 @@ def test_rows_are_right_on_the_wall_clock_too(where: str) -> None:
     """Whatever the timing, no row acts that is not the planner's word for the state."""
     port: Any = ThreadPlanner(Regulator(seconds=0.02))
     if where == "process":
-        remote = Remote(f"{HERE}:Regulator", {"seconds": 0.02})
+        remote = Process(f"{HERE}:Regulator", {"seconds": 0.02})
         port = ProcessPlanner(remote, patience=QUICK)
     options = StrategyOptions(roll_forward=RollForward(f"{HERE}:ahead"))
     end = time.monotonic() + ENOUGH
@@ -250,13 +242,7 @@ def test_a_choice_of_ones_own_takes_the_place_of_trust() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"same": -0.1},
-        {"surprise": 2},
-        {"slack": float("nan")},
-        {"missed": 1.5},
-        {"excess": 0.5},
-    ],
+    [{"same": -0.1}, {"surprise": 2}, {"slack": float("nan")}, {"missed": 1.5}, {"excess": 0.5}],
 )
 def test_limits_are_validated(fields: dict[str, float]) -> None:
     """A limit out of its range is refused with its name."""
@@ -266,9 +252,7 @@ def test_limits_are_validated(fields: dict[str, float]) -> None:
         StrategyOptions(trust="yes")  # type: ignore[arg-type]
 
 
-def test_strategies_that_cost_reward_are_reported(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_strategies_that_cost_reward_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     """Windows of strategies are compared with windows of the executor; once warned."""
     worth, random = Worth(), np.random.default_rng(0)
     for block in range(20):

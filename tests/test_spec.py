@@ -21,9 +21,7 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "choices": spaces.MultiDiscrete([2, 3, 4]),
     "board": spaces.MultiDiscrete(np.full((2, 2), 3)),
     "flags": spaces.MultiBinary((2, 3)),
-    "dict": spaces.Dict(
-        {"b": spaces.Discrete(3), "a": spaces.Box(-1, 1, (2, 2), np.float64)}
-    ),
+    "dict": spaces.Dict({"b": spaces.Discrete(3), "a": spaces.Box(-1, 1, (2, 2), np.float64)}),
     "tuple": spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(3))),
 }
 
@@ -31,9 +29,7 @@ SPACES: dict[str, spaces.Space[Any]] = {
 def alike(left: Any, right: Any) -> bool:
     """Whether two observations are equal, dtypes and parts included."""
     if isinstance(left, dict):
-        return left.keys() == right.keys() and all(
-            alike(left[k], right[k]) for k in left
-        )
+        return left.keys() == right.keys() and all(alike(left[k], right[k]) for k in left)
     if isinstance(left, tuple):
         return all(alike(a, b) for a, b in zip(left, right, strict=True))
     return bool(np.allclose(left, right)) and np.shape(left) == np.shape(right)
@@ -114,9 +110,7 @@ def test_what_has_no_flat_form_is_refused(space: spaces.Space[Any]) -> None:
     ],
     ids=["text", "flags", "board", "start", "integers"],
 )
-def test_actions_that_cannot_be_given_back_are_refused(
-    space: spaces.Space[Any],
-) -> None:
+def test_actions_that_cannot_be_given_back_are_refused(space: spaces.Space[Any]) -> None:
     """No executor acts with choices that the environment does not know."""
     with pytest.raises(SpecError, match="not supported"):
         specs.action_spec(space)

@@ -21,9 +21,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_what_a_compiler_leaves_is_removed_with_its_folder(
-    temporary: Path, tmp_path: Path
-) -> None:
+def test_what_a_compiler_leaves_is_removed_with_its_folder(temporary: Path, tmp_path: Path) -> None:
     """A compiler that is killed cannot remove its own temporary files."""
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\n: > $TMPDIR/left\nexit 1\n")

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from agentkd import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Guidance, Point
 
-SPEC = Spec(
-    ObsSpec((Part("", "box", (2,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,))
-)
+SPEC = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,)))
 
 
 def moved(obs: Any, action: Any, push: float = 0.0) -> Floats:
@@ -50,12 +48,7 @@ class Regulator:
     """
 
     def __init__(
-        self,
-        horizon: int = 12,
-        seconds: float = 0.0,
-        *,
-        expects: bool = False,
-        wrong: float = 0.0,
+        self, horizon: int = 12, seconds: float = 0.0, *, expects: bool = False, wrong: float = 0.0
     ) -> None:
         self.horizon, self._seconds = horizon, seconds
         self._expects, self._wrong = expects, wrong
@@ -76,12 +69,12 @@ class Regulator:
         return Guidance(point, expected=np.array(seen, np.float32))
 
 
-def executor(gain: float = 0.7) -> Frozen:
+def executor(gain: float = 0.7) -> Executor:
     """An executor that regulates less well than the planner."""
-    frozen = initial("linear", SPEC)
-    for layer in frozen.layers:
+    executor = initial("linear", SPEC)
+    for layer in executor.layers:
         assert isinstance(layer, Dense)
         layer.weight[:] = 0
         layer.bias[:] = 0
         layer.weight[:] = -gain
-    return frozen
+    return executor

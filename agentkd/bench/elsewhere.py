@@ -12,30 +12,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 import agentkd
-from agentkd.bench.latency import Latency
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.latency import Latency
 
 _START = 300
 """Seconds for what it imports and lowers."""
 
 
 def time_elsewhere(
-    python: str, frozen: Frozen, name: str, *, seconds: float, rounds: int
+    python: str, executor: Executor, name: str, *, seconds: float, rounds: int
 ) -> Latency:
     """Time a form in another Python, one thread; where it fails, its note says why.
 
     Args:
         python: The interpreter; it has torch, and what the form needs.
-        frozen: The executor.
+        executor: The executor.
         name: The form's.
-        seconds: As in `agentkd.bench.latency.measure`.
+        seconds: As in `agentkd.measure.latency.measure`.
         rounds: Likewise.
     """
     nothing = Latency(name, math.nan, math.nan, math.nan, 0)
     with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
         file = Path(folder) / "executor.akd"
-        write_bundle(file, frozen)
+        write_bundle(file, executor)
         # This library and none of the packages that lie beside it.
         home = Path(str(agentkd.__file__)).parent
         (Path(folder) / "agentkd").symlink_to(home, target_is_directory=True)
@@ -69,15 +69,13 @@ def main() -> None:
     import torch
 
     from agentkd.bench.forms_torch import executorch
-    from agentkd.bench.latency import measure, observations
+    from agentkd.measure.latency import measure, observations
 
     torch.set_num_threads(1)
     file, seconds, rounds = sys.argv[1:]
-    frozen = read_bundle(file).frozen
-    obs = observations(frozen.spec, frozen.mean)
-    (found,) = measure(
-        [executorch(frozen)], obs, seconds=float(seconds), rounds=int(rounds)
-    )
+    executor = read_bundle(file).executor
+    obs = observations(executor.spec, executor.mean)
+    (found,) = measure([executorch(executor)], obs, seconds=float(seconds), rounds=int(rounds))
     sys.stdout.write("\n" + json.dumps(asdict(found)) + "\n")
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
-from agentkd.bench.latency import Form
-from agentkd.executors.frozen import Frozen, distribution, one_action
+from agentkd.executors.executor import Executor, distribution, one_action
+from agentkd.measure.latency import Form
 from agentkd.types import Floats
 
 EXECUTORCH = "ExecuTorch"
@@ -21,7 +21,7 @@ _TRAIN = 'pip install "agentkd[train]"'
 _EXECUTORCH = "pip install executorch, or name a Python that has it: --other-python"
 
 
-def torch_eager(frozen: Frozen) -> Form:
+def torch_eager(executor: Executor) -> Form:
     """The executor's trainable form in torch, from an array to an action."""
     name = "torch eager"
     try:
@@ -30,17 +30,17 @@ def torch_eager(frozen: Frozen) -> Form:
         from agentkd.executors.network import Network
     except ModuleNotFoundError as error:
         return Form(name, None, f"no package {error.name!r}: {_TRAIN}")
-    network = Network(frozen).eval()
+    network = Network(executor).eval()
 
     def decide(obs: Floats) -> Any:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(obs[None])).numpy()
-        return _action(frozen, outputs)
+        return _action(executor, outputs)
 
     return Form(name, decide, torch.__version__)
 
 
-def torchscript(frozen: Frozen) -> Form:
+def torchscript(executor: Executor) -> Form:
     """The executor as it is exported to TorchScript, actions inside."""
     name = "TorchScript"
     try:
@@ -53,17 +53,17 @@ def torchscript(frozen: Frozen) -> Form:
         # torch calls it deprecated; that is no reason not to time it.
         warnings.simplefilter("ignore", DeprecationWarning)
         loader: Any = torch.jit
-        module = loader.load(io.BytesIO(to_torchscript(frozen)))
+        module = loader.load(io.BytesIO(to_torchscript(executor)))
 
     def decide(obs: Floats) -> Any:
         with torch.inference_mode():
             actions, _ = module(torch.from_numpy(obs[None]))
-        return one_action(actions.numpy(), frozen.spec)
+        return one_action(actions.numpy(), executor.spec)
 
     return Form(name, decide, torch.__version__)
 
 
-def executorch(frozen: Frozen) -> Form:
+def executorch(executor: Executor) -> Form:
     """The executor lowered to XNNPACK, in ExecuTorch's runtime for Python."""
     try:
         import torch
@@ -71,9 +71,7 @@ def executorch(frozen: Frozen) -> Form:
         from agentkd.executors.network import Network
 
         exir: Any = import_module("executorch.exir")
-        xnnpack: Any = import_module(
-            "executorch.backends.xnnpack.partition.xnnpack_partitioner"
-        )
+        xnnpack: Any = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         runtime: Any = import_module("executorch.runtime")
     except ModuleNotFoundError as error:
         return Form(EXECUTORCH, None, f"no package {error.name!r}: {_EXECUTORCH}")
@@ -83,9 +81,9 @@ def executorch(frozen: Frozen) -> Form:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            example = (torch.from_numpy(frozen.mean[None].copy()),)
+            example = (torch.from_numpy(executor.mean[None].copy()),)
             lowered = exir.to_edge_transform_and_lower(
-                torch.export.export(Network(frozen).eval(), example),
+                torch.export.export(Network(executor).eval(), example),
                 partitioner=[xnnpack.XnnpackPartitioner()],
             ).to_executorch()
             program = runtime.Runtime.get().load_program(bytes(lowered.buffer))
@@ -99,14 +97,12 @@ def executorch(frozen: Frozen) -> Form:
     # The program has to stay as long as its method.
     def decide(obs: Floats, _keep: Any = program) -> Any:
         (outputs,) = method.execute([torch.from_numpy(obs[None])])
-        return _action(frozen, outputs.numpy())
+        return _action(executor, outputs.numpy())
 
     return Form(EXECUTORCH, decide, f"{version('executorch')}, XNNPACK")
 
 
-def _action(frozen: Frozen, outputs: Floats) -> Any:
-    spec = frozen.spec
-    actions = dists.mode(
-        distribution(frozen.head, np.asarray(outputs), spec), spec.action
-    )
+def _action(executor: Executor, outputs: Floats) -> Any:
+    spec = executor.spec
+    actions = dists.mode(distribution(executor.head, np.asarray(outputs), spec), spec.action)
     return one_action(actions, spec)

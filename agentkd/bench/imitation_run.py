@@ -1,9 +1,9 @@
 """Run by another Python, which has `imitation` and not agentkd: DAgger and BC.
 
-The first line of stdin is the order, as JSON; the planner is a .npz of layers. After
-each round a line on stdout names a snapshot, and a line on stdin says whether to go on.
-The clock stands still meanwhile. `imitation` needs gymnasium 0.29 and SB3 2.2, so it
-cannot share an environment with agentkd.
+The first line of stdin is the order, as JSON; the planner is a .npz of layers. After each round a
+line on stdout names a snapshot, and a line on stdin says whether to go on. The clock stands still
+meanwhile. `imitation` needs gymnasium 0.29 and SB3 2.2, so it cannot share an environment with
+agentkd.
 """
 
 from __future__ import annotations
@@ -123,15 +123,13 @@ def student(venv: Any, hidden: list[int]) -> Any:
     )
 
 
-def dagger(
-    order: dict[str, Any], venv: Any, expert: Any, clock: Clock, quiet: Any
-) -> None:
+def dagger(order: dict[str, Any], venv: Any, expert: Any, clock: Clock, quiet: Any) -> None:
     """DAgger as `SimpleDAggerTrainer` does it by default, round by round."""
     bc = import_module("imitation.algorithms.bc")
     algorithm = import_module("imitation.algorithms.dagger")
     random = np.random.default_rng(order["seed"])
     policy = student(venv, order["hidden"])
-    learner = bc.BC(
+    distiller = bc.BC(
         observation_space=venv.observation_space,
         action_space=venv.action_space,
         rng=random,
@@ -143,7 +141,7 @@ def dagger(
         venv=venv,
         scratch_dir=order["folder"],
         expert_policy=expert,
-        bc_trainer=learner,
+        bc_trainer=distiller,
         rng=random,
         custom_logger=quiet,
     )
@@ -157,10 +155,8 @@ def dagger(
             return
 
 
-def behaviour(
-    order: dict[str, Any], venv: Any, expert: Any, clock: Clock, quiet: Any
-) -> None:
-    """Behaviour cloning on demonstrations, epoch by epoch."""
+def behaviour(order: dict[str, Any], venv: Any, expert: Any, clock: Clock, quiet: Any) -> None:
+    """Behaviour cloning on demonstrations, episode by episode."""
     bc = import_module("imitation.algorithms.bc")
     rollout = import_module("imitation.data.rollout")
     random = np.random.default_rng(order["seed"])
@@ -174,7 +170,7 @@ def behaviour(
     )
     steps = rollout.flatten_trajectories(trajectories)
     policy = student(venv, order["hidden"])
-    learner = bc.BC(
+    distiller = bc.BC(
         observation_space=venv.observation_space,
         action_space=venv.action_space,
         rng=random,
@@ -184,7 +180,7 @@ def behaviour(
         custom_logger=quiet,
     )
     while True:
-        learner.train(n_epochs=1, progress_bar=False)
+        distiller.train(n_epochs=1, progress_bar=False)
         if not clock.on(policy, len(steps)):
             return
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentkd.bench.evaluate import Evaluation, evaluate
-from agentkd.bench.intervals import Interval, mean_interval
-from agentkd.bench.recording import record
 from agentkd.bench.suite import Case
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.int8.calibrate import held, integer_form
 from agentkd.deploy.vectors import STEPS
-from agentkd.distill.loop import Budget, distill
+from agentkd.distillation.loop import Budget, distill
 from agentkd.executors.native import compile_native
+from agentkd.measure.evaluate import Evaluation, evaluate
+from agentkd.measure.intervals import Interval, mean_interval
+from agentkd.measure.recording import record
 
 GOLDEN_SEED = 1000
 """Where the episodes begin that an executor's file is proved by, as in `distill`."""
@@ -67,8 +67,7 @@ def compare(
 ) -> Pair:
     """Distil a planner, and measure the executor in floats and in integers.
 
-    The integers are calibrated as `agentkd export` does: by what the executor's file
-    holds.
+    The integers are calibrated as `agentkd export` does: by what the executor's file holds.
 
     Args:
         case: The planner.
@@ -83,16 +82,16 @@ def compare(
     result = distill(case.env, case.planner, executor, budget=budget, seed=seed)
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
-    frozen = result.frozen
-    policy = frozen.policy
-    own = record(case.env, policy, steps=STEPS, seed=GOLDEN_SEED, spec=frozen.spec)
-    bundle = from_bytes(to_bytes(frozen, {}, golden=own))
+    chosen = result.executor
+    policy = chosen.policy
+    own = record(case.env, policy, steps=STEPS, seed=GOLDEN_SEED, spec=chosen.spec)
+    bundle = from_bytes(to_bytes(chosen, {}, golden=own))
     seen = held(bundle)
     assert seen is not None
     watch("measuring")
-    real = (compile_native(frozen) or frozen).policy
+    real = (compile_native(chosen) or chosen).policy
     got = [
-        evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=frozen.spec)
+        evaluate(case.env, policy, episodes=episodes, seed=eval_seed, spec=chosen.spec)
         for policy in (real, integer_form(bundle).policy)
     ]
     return Pair(case, got[0], got[1], result.labels, seen.said)

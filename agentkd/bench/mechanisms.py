@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from agentkd.bench.agreement import Sample
-from agentkd.bench.evaluate import evaluate, evaluate_random
-from agentkd.bench.intervals import Interval, paired
-from agentkd.bench.rows import Rows
 from agentkd.bench.suite import Case
-from agentkd.distill.asking import Ask
-from agentkd.distill.source import CollectionOptions
+from agentkd.distillation.asking import Ask
+from agentkd.distillation.source import CollectionOptions
 from agentkd.dists import Kind
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.agreement import Sample
+from agentkd.measure.evaluate import evaluate, evaluate_random
+from agentkd.measure.intervals import Interval, paired
 from agentkd.planners import load_planner
+from agentkd.report.rows import Rows
 from agentkd.types import Floats
 
 if TYPE_CHECKING:
-    from agentkd.bench.attacked import Attack
+    from agentkd.measure.attack import Attack
 
 _ENVIRONMENTS = 4
 """Few, so that an executor drives early: the first does after 32 ticks."""
@@ -99,18 +99,9 @@ MECHANISMS: tuple[Mechanism, ...] = (
         Arm("soft:tau=2,sides=both"),
         _CHOICES,
     ),
-    Mechanism(
-        "mixture", "hard labels mixed in", _MATCH, Arm("0.7 soft + 0.3 hard"), _CHOICES
-    ),
-    Mechanism(
-        "smoothing", "smoothed hard labels", _HARD, Arm("hard:smoothing=0.1"), _CHOICES
-    ),
-    Mechanism(
-        "votes",
-        "8 votes near by, same labels",
-        Arm(votes=1),
-        Arm(votes=8, vote_noise=0.1),
-    ),
+    Mechanism("mixture", "hard labels mixed in", _MATCH, Arm("0.7 soft + 0.3 hard"), _CHOICES),
+    Mechanism("smoothing", "smoothed hard labels", _HARD, Arm("hard:smoothing=0.1"), _CHOICES),
+    Mechanism("votes", "8 votes near by, same labels", Arm(votes=1), Arm(votes=8, vote_noise=0.1)),
     Mechanism(
         "votes-dear",
         "8 votes near by, same queries",
@@ -125,9 +116,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         Arm(together=True, boxes="mixture"),
         _BOXES,
     ),
-    Mechanism(
-        "huber", "large errors on a line", _MATCH, Arm("action:huber=0.5"), _BOXES
-    ),
+    Mechanism("huber", "large errors on a line", _MATCH, Arm("action:huber=0.5"), _BOXES),
     Mechanism(
         "precision",
         "errors in the planner's spread",
@@ -136,23 +125,13 @@ MECHANISMS: tuple[Mechanism, ...] = (
         ("gaussian",),
     ),
     Mechanism(
-        "pre-tanh",
-        "errors before tanh",
-        _MATCH,
-        Arm("action:compare=pre-tanh"),
-        ("squashed",),
+        "pre-tanh", "errors before tanh", _MATCH, Arm("action:compare=pre-tanh"), ("squashed",)
     ),
-    Mechanism(
-        "adversarial", "a discriminator beside", _MATCH, Arm("match + 0.1 adversarial")
-    ),
+    Mechanism("adversarial", "a discriminator beside", _MATCH, Arm("match + 0.1 adversarial")),
     Mechanism("ask-random", "a quarter asked, by chance", _MATCH, Arm(ask="random")),
-    Mechanism(
-        "ask-uncertain", "a quarter, unsure", _MATCH, Arm(ask="uncertain"), _CHOICES
-    ),
+    Mechanism("ask-uncertain", "a quarter, unsure", _MATCH, Arm(ask="uncertain"), _CHOICES),
     Mechanism("ask-novel", "a quarter, far from asked", _MATCH, Arm(ask="novel")),
-    Mechanism(
-        "ask-disagreement", "a quarter, in dispute", _MATCH, Arm(ask="disagreement")
-    ),
+    Mechanism("ask-disagreement", "a quarter, in dispute", _MATCH, Arm(ask="disagreement")),
     Mechanism("reuse", "labels used 4 times as often", _MATCH, Arm(reuse=4.0)),
     Mechanism(
         "augment",
@@ -168,13 +147,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         Arm("0.5 match + 0.5 robust:by=pgd,eps=0.1"),
         attacked=True,
     ),
-    Mechanism(
-        "smooth",
-        "a small Jacobian",
-        _MATCH,
-        Arm("match + 0.01 smooth"),
-        attacked=True,
-    ),
+    Mechanism("smooth", "a small Jacobian", _MATCH, Arm("match + 0.01 smooth"), attacked=True),
 )
 
 
@@ -237,7 +210,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    frozen: Frozen
+    executor: Executor
     labels: int
     steps: int
 
@@ -256,15 +229,11 @@ class Bench:
     """
 
     def __init__(
-        self,
-        case: Case,
-        others: Sequence[str],
-        setting: Setting,
-        rows: Rows | None = None,
+        self, case: Case, others: Sequence[str], setting: Setting, rows: Rows | None = None
     ) -> None:
         """Load and measure the planner."""
-        from agentkd.bench.attacked import units
-        from agentkd.distill.loop import kind_of_planner
+        from agentkd.distillation.loop import kind_of_planner
+        from agentkd.measure.attack import units
 
         self.case, self.setting = case, setting
         self._others = tuple(others)
@@ -320,10 +289,7 @@ class Bench:
         for under in unders:
             arms = mechanism.without, mechanism.within
             measured = [
-                [
-                    self._measured(arm, labels, seed, under, watch)
-                    for seed in self.setting.seeds
-                ]
+                [self._measured(arm, labels, seed, under, watch) for seed in self.setting.seeds]
                 for arm in arms
             ]
             kept = [tuple(map(self._retention, each)) for each in measured]
@@ -344,12 +310,7 @@ class Bench:
         return found
 
     def _measured(
-        self,
-        arm: Arm,
-        labels: int,
-        seed: int,
-        under: str,
-        watch: Callable[[str], None],
+        self, arm: Arm, labels: int, seed: int, under: str, watch: Callable[[str], None]
     ) -> dict[str, Any]:
         """Give the return of an arm's executor, and its labels and gradient steps."""
         place = arm, labels, seed, under
@@ -361,14 +322,9 @@ class Bench:
         return self._found[place]
 
     def _lived(
-        self,
-        arm: Arm,
-        labels: int,
-        seed: int,
-        under: str,
-        watch: Callable[[str], None],
+        self, arm: Arm, labels: int, seed: int, under: str, watch: Callable[[str], None]
     ) -> dict[str, Any]:
-        from agentkd.bench.attacked import Attacked
+        from agentkd.measure.attack import Attacked
 
         key = arm, labels, seed
         if key not in self._made:
@@ -376,7 +332,7 @@ class Bench:
             self._made[key] = self._distil(arm, labels, seed)
         made = self._made[key]
         watch(f"measuring {arm.terms}, seed {seed} {under}")
-        policy: Any = made.frozen.policy
+        policy: Any = made.executor.policy
         if under:
             policy = Attacked(policy, self.setting.attack, self._unit, seed)
         got = evaluate(self.case.env, policy, spec=self._spec, **self._measure())
@@ -388,8 +344,8 @@ class Bench:
         return float((measured["return"] - self.random) / apart)
 
     def _distil(self, arm: Arm, labels: int, seed: int) -> _Made:
-        from agentkd.distill.distiller import DistillerOptions
-        from agentkd.distill.loop import Budget, distill
+        from agentkd.distillation.distiller import DistillerOptions
+        from agentkd.distillation.loop import Budget, distill
 
         refs = self.case.planner, *(self._others if arm.together else ())
         planner = load_planner(
@@ -421,4 +377,4 @@ class Bench:
         )
         if result.interrupted and not result.fault:
             raise KeyboardInterrupt
-        return _Made(result.frozen, result.labels, result.steps)
+        return _Made(result.executor, result.labels, result.steps)

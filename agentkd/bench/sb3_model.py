@@ -1,7 +1,7 @@
 """A Stable-Baselines3 model to time `predict` with: a planner's, built anew.
 
-Saves are not unpickled. A model of the right class and widths is made, and what acts
-takes the save's weights; what it predicts is then what the planner decides.
+Saves are not unpickled. A model of the right class and widths is made, and what acts takes the
+save's weights; what it predicts is then what the planner decides.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agentkd.bench.latency import Form
 from agentkd.errors import AgentkdError, LoadError
-from agentkd.planners.sb3_file import Weights, read_save
-from agentkd.planners.sb3_live import is_model
-from agentkd.planners.sb3_policy import Description, describe
+from agentkd.measure.latency import Form
+from agentkd.planners.sb3.file import Weights, read_save
+from agentkd.planners.sb3.live import is_model
+from agentkd.planners.sb3.policy import Description, describe
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import (
     ActionSpec,
@@ -79,9 +79,7 @@ def model_of(ref: str, algorithm: str | None = None) -> tuple[Any, str]:
     path = Path(ref)
     if path.is_dir():
         saves = sorted(path.glob("*.zip"))
-        named = [
-            each for each in saves if each.stem in ("planner", "best_model", "model")
-        ]
+        named = [each for each in saves if each.stem in ("planner", "best_model", "model")]
         if len(saves) != 1 and not named:
             raise LoadError(f"{ref} is not one SB3 save")
         path = (named or saves)[0]
@@ -114,12 +112,7 @@ def rebuilt(description: Description) -> Any:
     use_sde = kind in ("squashed", "actor-critic") and deviation is not None
     use_sde = use_sde and deviation is not None and deviation.ndim == 2
     model = _new(
-        name,
-        description.obs,
-        description.action,
-        arch,
-        description.activation,
-        use_sde=use_sde,
+        name, description.obs, description.action, arch, description.activation, use_sde=use_sde
     )
     _take(model, weights, _ACTS[kind], name)
     return model
@@ -180,13 +173,7 @@ def _action_space(action: ActionSpec) -> Any:
 
 
 def _new(
-    name: str,
-    obs: ObsSpec,
-    action: ActionSpec,
-    arch: Any,
-    activation: str,
-    *,
-    use_sde: bool,
+    name: str, obs: ObsSpec, action: ActionSpec, arch: Any, activation: str, *, use_sde: bool
 ) -> Any:
     import sb3_contrib
     import stable_baselines3
@@ -205,9 +192,7 @@ def _new(
 
 def _widths(weights: Weights, prefix: str) -> list[int]:
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight")
-    found = [
-        (int(m[1]), len(w)) for n, w in weights.items() if (m := pattern.fullmatch(n))
-    ]
+    found = [(int(m[1]), len(w)) for n, w in weights.items() if (m := pattern.fullmatch(n))]
     return [width for _, width in sorted(found)]
 
 
@@ -226,9 +211,7 @@ def _take(model: Any, weights: Weights, acts: tuple[str, ...], name: str) -> Non
     model.policy.load_state_dict(state)
 
 
-def sb3_form(
-    ref: str | None, spec: Spec, algorithm: str | None = None
-) -> tuple[Form, Any]:
+def sb3_form(ref: str | None, spec: Spec, algorithm: str | None = None) -> tuple[Form, Any]:
     """The form "SB3 predict", and the model; (…, None) with the reason where none is.
 
     Args:
@@ -236,7 +219,7 @@ def sb3_form(
         spec: The environment a fresh model is for.
         algorithm: The save's algorithm, where it is not told.
     """
-    from agentkd.bench.forms import missing
+    from agentkd.measure.forms import missing
 
     try:
         model, note = fresh(spec) if ref is None else model_of(ref, algorithm)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from agentkd import environments
-from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-from agentkd.bench.intervals import Interval
-from agentkd.bench.rows import Rows
 from agentkd.deploy.bundle import read_bundle
 from agentkd.errors import ConfigError, LoadError
+from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.measure.intervals import Interval
 from agentkd.planners import load_planner
 from agentkd.refs import is_reference
+from agentkd.report.rows import Rows
 from agentkd.types import Floats, Policy, RecurrentPolicy
 
 _DRAWS = 4000
@@ -76,10 +76,10 @@ class Row:
         runs: One for each seed.
         planner_parameters: Those that act.
         executor_parameters: The executor's.
-        planner_rate: Labels a second that the planner makes if nothing else is done:
-            no environment is stepped, nothing is learnt, one core.
-        megabytes: The most memory that this process had needed until then; the one that
-            collects has its own. NaN where the system does not tell.
+        planner_rate: Labels a second that the planner makes if nothing else is done: no environment
+            is stepped, nothing is learnt, one core.
+        megabytes: The most memory that this process had needed until then; the one that collects
+            has its own. NaN where the system does not tell.
     """
 
     case: Case
@@ -93,9 +93,7 @@ class Row:
     megabytes: float = math.nan
 
 
-def labelling_rate(
-    policy: Policy | RecurrentPolicy, obs: Floats, seconds: float = 0.3
-) -> float:
+def labelling_rate(policy: Policy | RecurrentPolicy, obs: Floats, seconds: float = 0.3) -> float:
     """How many observations a second a planner answers, in batches of (batch, obs)."""
     asked: Any = policy
     state = None
@@ -164,10 +162,7 @@ def with_env_args(cases: Sequence[Case], words: Sequence[str]) -> tuple[Case, ..
     Raises:
         ConfigError: If a word is no argument.
     """
-    return tuple(
-        replace(case, env=environments.with_arguments(case.env, words))
-        for case in cases
-    )
+    return tuple(replace(case, env=environments.with_arguments(case.env, words)) for case in cases)
 
 
 def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
@@ -181,8 +176,7 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
         env, _, planner = text.partition("=")
         if not env or not planner:
             raise ConfigError(
-                f"{text!r} is no pair: ENV=PLANNER, such as "
-                "LunarLander-v3=policies/lunarlander."
+                f"{text!r} is no pair: ENV=PLANNER, such as LunarLander-v3=policies/lunarlander."
             )
         own = planner.rpartition(":")[2]
         if not is_reference(planner):
@@ -216,7 +210,7 @@ def measure(
         watch: Told what is done next.
         rows: Where results are kept, and those of an earlier run found.
     """
-    from agentkd.distill.loop import Budget, distill
+    from agentkd.distillation.loop import Budget, distill
 
     rows = rows or Rows(None)
 
@@ -238,11 +232,11 @@ def measure(
         watch(f"measuring the executor, seed {seed}")
         run = Run(
             seed,
-            reached(result.frozen.policy).returns,
+            reached(result.executor.policy).returns,
             result.labels,
             result.seconds,
             result.steps,
-            result.frozen.parameters,
+            result.executor.parameters,
         )
         return asdict(run)
 
@@ -279,8 +273,8 @@ def tuples(result: Mapping[str, Any]) -> dict[str, Any]:
 def kept(row: Row, confidence: float = 0.95) -> Interval:
     """Retention over seeds and episodes.
 
-    The interval is a two-level bootstrap: executors are drawn among the seeds', then
-    episodes of each, and the planner's and random episodes as well.
+    The interval is a two-level bootstrap: executors are drawn among the seeds', then episodes of
+    each, and the planner's and random episodes as well.
     """
     random = np.random.default_rng(0)
     runs = [np.asarray(run.returns) for run in row.runs]

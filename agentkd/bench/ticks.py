@@ -12,7 +12,7 @@ import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.runtime.process import Remote
+from agentkd.runtime.process import Process
 from agentkd.runtime.result import RunResult
 from agentkd.runtime.runtime import Runtime
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec, to_json
@@ -132,16 +132,13 @@ def measure(
 
 async def _round(name: str, hz: float, seconds: float) -> RunResult:
     executor = initial("mlp:64,64", SPEC)
-    planner = learner = None
+    planner = distiller = None
     if name == "busy":
-        planner = Remote("agentkd.bench.ticks:busy_planner")
-        learner = Remote(
-            "agentkd.distill.service:build",
-            {"executor": "mlp:64,64", "spec": to_json(SPEC)},
+        planner = Process("agentkd.bench.ticks:busy_planner")
+        distiller = Process(
+            "agentkd.distillation.service:build", {"executor": "mlp:64,64", "spec": to_json(SPEC)}
         )
-    async with Runtime(
-        executor, planner=planner, learner=learner, hz=hz, wait=True
-    ) as runtime:
+    async with Runtime(executor, planner=planner, distiller=distiller, hz=hz, wait=True) as runtime:
         async for _ in runtime.run(Stub(), seconds=seconds):
             pass
     return runtime.result
@@ -165,5 +162,5 @@ def _sum(name: str, results: list[RunResult]) -> Ticks:
             for reasons in each["decisions_total"].values()
         ),
         answers=sum(each["planner_answers_total"] for each in metrics),
-        steps=sum(each.get("learner_steps_total", 0) for each in metrics),
+        steps=sum(each.get("distiller_steps_total", 0) for each in metrics),
     )

@@ -1,8 +1,8 @@
 """How long ways to distil take to keep a target: ours, `imitation`, PPD's baselines.
 
-All are given the same planner and an executor of the same widths, and measured in the
-same environment on the same seeds. The clock counts training and stands still while a
-snapshot is measured.
+All are given the same planner and an executor of the same widths, and measured in the same
+environment on the same seeds. The clock counts training and stands still while a snapshot is
+measured.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import torch
 
 from agentkd import environments
 from agentkd.bench import imitation_run
-from agentkd.bench.evaluate import evaluate
-from agentkd.distill.loop import Budget, distill
-from agentkd.distill.prune import dense_layers
-from agentkd.distill.students import from_sb3
+from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.prune import dense_layers
+from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError, WorkerError
 from agentkd.executors.architecture import Mlp, initial, parse
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import Planner, load_planner
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Policy
@@ -148,11 +148,7 @@ class Contest:
     def _note(self, method: str, policy: Policy, seconds: float, labels: int) -> bool:
         """Measure a snapshot; False if it is enough."""
         got = evaluate(
-            self.env,
-            policy,
-            episodes=self.episodes,
-            seed=self.eval_seed,
-            spec=self.spec,
+            self.env, policy, episodes=self.episodes, seed=self.eval_seed, spec=self.spec
         )
         span = self.planner_return - self.random_return
         kept = (float(np.mean(got.returns)) - self.random_return) / span
@@ -164,23 +160,19 @@ class Contest:
     def _ours(self) -> None:
         """Whole distillations, each longer than the one before.
 
-        A distillation's learning rate falls to its end, so that half of one is not what
-        one of half the time would be: each begins anew, and has its own time alone.
+        A distillation's learning rate falls to its end, so that half of one is not what one of half
+        the time would be: each begins anew, and has its own time alone.
         """
         for seconds in (each for each in _LADDER if each <= self.seconds):
             began = time.monotonic()
             result = distill(
-                self.env,
-                self.ref,
-                self.executor,
-                budget=Budget(seconds=seconds),
-                seed=self.seed,
+                self.env, self.ref, self.executor, budget=Budget(seconds=seconds), seed=self.seed
             )
             if result.interrupted and not result.fault:
                 raise KeyboardInterrupt
             # Its start counts: another way to distil has none.
             passed = time.monotonic() - began
-            if not self._note("agentkd", result.frozen, passed, result.labels):
+            if not self._note("agentkd", result.executor, passed, result.labels):
                 return
 
     def _theirs(self, method: str, python: str | None) -> None:
@@ -202,9 +194,7 @@ class Contest:
             }
             self._follow(f"imitation {method}", python, order, folder)
 
-    def _follow(
-        self, method: str, python: str, order: Mapping[str, Any], folder: Path
-    ) -> None:
+    def _follow(self, method: str, python: str, order: Mapping[str, Any], folder: Path) -> None:
         errors = folder / "errors.txt"
         # From a folder of its own, whose modules hide none of the other Python's.
         script = Path(shutil.copy(imitation_run.__file__, folder / "run"))
@@ -230,8 +220,8 @@ class Contest:
                     if not line.startswith("{"):
                         continue
                     at = json.loads(line)
-                    frozen = self._imported(Path(at["path"]))
-                    more = self._note(method, frozen, at["seconds"], at["labels"])
+                    executor = self._imported(Path(at["path"]))
+                    more = self._note(method, executor, at["seconds"], at["labels"])
                     child.stdin.write("go\n" if more else "stop\n")
                     child.stdin.flush()
             except BrokenPipeError:
@@ -242,7 +232,7 @@ class Contest:
             words = errors.read_text().strip().splitlines()[-1:] or ["nothing was said"]
             raise WorkerError(f"{python} gave no snapshot: {words[0]}")
 
-    def _imported(self, path: Path) -> Frozen:
+    def _imported(self, path: Path) -> Executor:
         """Make an executor of what the other Python wrote."""
         widths = ",".join(map(str, _widths(self.executor)))
         sketch = initial(f"mlp:{widths},tanh", self.spec, squashed=False)
@@ -262,8 +252,8 @@ class Contest:
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-        from agentkd.distill.guidance import Guide
-        from agentkd.distill.guided import GuidedPPO
+        from agentkd.distillation.sb3.guide import Guide
+        from agentkd.distillation.sb3.guided_ppo import GuidedPPO
 
         contest = self
 
@@ -281,8 +271,8 @@ class Contest:
                 if not self.num_timesteps or now - self.last < _EVERY:
                     return
                 self.last = self.passed = now
-                frozen = from_sb3(self.model)
-                self.more = contest._note(method, frozen, now, self.num_timesteps)
+                executor = from_sb3(self.model)
+                self.more = contest._note(method, executor, now, self.num_timesteps)
                 self.since = time.monotonic()
 
             def _on_step(self) -> bool:
@@ -291,9 +281,7 @@ class Contest:
         clock = Clock()
         clock.since = time.monotonic()
         driven = method != "ppd"
-        envs = DummyVecEnv(
-            [lambda: Monitor(environments.make(self.env, finite=True))] * _ENVS
-        )
+        envs = DummyVecEnv([lambda: Monitor(environments.make(self.env, finite=True))] * _ENVS)
         envs.seed(self.seed)
         model = GuidedPPO(
             "MlpPolicy",
@@ -322,25 +310,25 @@ def _widths(executor: str) -> tuple[int, ...]:
     return shape.hidden
 
 
-def export(frozen: Frozen, path: Path) -> None:
+def export(executor: Executor, path: Path) -> None:
     """Write a planner as layers that torch alone can rebuild.
 
     Raises:
         LoadError: If its actions are several choices.
     """
-    if not isinstance(frozen.spec.action, (BoxSpec, DiscreteSpec)):
+    if not isinstance(executor.spec.action, (BoxSpec, DiscreteSpec)):
         raise LoadError("imitation is only given planners of one choice or a box")
-    shape, layers = dense_layers(frozen)
+    shape, layers = dense_layers(executor)
     numbers: dict[str, Any] = {}
     for index, (weight, bias) in enumerate(layers):
         numbers[f"weight{index}"], numbers[f"bias{index}"] = weight, bias
     between = [shape.activation] * (len(layers) - 1)
     np.savez(
         path,
-        mean=frozen.mean,
-        scale=frozen.scale,
-        clip=np.float64(frozen.clip),
-        head=np.array(frozen.head),
+        mean=executor.mean,
+        scale=executor.scale,
+        clip=np.float64(executor.clip),
+        head=np.array(executor.head),
         activations=np.array([*between, "none"]),
         **numbers,
     )

@@ -10,8 +10,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 
-from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
-from agentkd.bench.rows import Rows
 from agentkd.bench.suite import (
     Case,
     Row,
@@ -24,6 +22,8 @@ from agentkd.bench.suite import (
 )
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+from agentkd.report.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.report.rows import Rows
 
 _COLUMNS = (
     "planner",
@@ -50,9 +50,8 @@ class Options:
 
     Example: agentkd bench distill --planners planners --seconds 60 --seeds 3
 
-    Any planner in any environment, and executors of several kinds from each:
-    agentkd bench distill --pairs LunarLander-v3=policies/lunarlander
-    --executor mlp:64,64 gru:32
+    Any planner in any environment, and executors of several kinds from each: agentkd bench distill
+    --pairs LunarLander-v3=policies/lunarlander --executor mlp:64,64 gru:32
     """
 
     planners: Path | None = None
@@ -143,9 +142,7 @@ def _chosen(options: Options) -> list[Case]:
         )
     unknown = set(options.only) - {case.name for case in cases}
     if unknown:
-        raise ConfigError(
-            f"No {sorted(unknown)}; there are {[case.name for case in cases]}."
-        )
+        raise ConfigError(f"No {sorted(unknown)}; there are {[case.name for case in cases]}.")
     return [case for case in cases if not options.only or case.name in options.only]
 
 
@@ -153,9 +150,7 @@ def _cells(row: Row) -> list[str]:
     retention = kept(row)
     executor = _mean([value for run in row.runs for value in run.returns])
     share = (
-        f"{row.executor_parameters / row.planner_parameters:.1%}"
-        if row.planner_parameters
-        else "–"
+        f"{row.executor_parameters / row.planner_parameters:.1%}" if row.planner_parameters else "–"
     )
     return [
         row.case.name,
@@ -199,8 +194,7 @@ def _show(console: Console, rows: list[Row]) -> None:
     console.print(grid)
     for executor, middle in _middles(rows).items():
         console.print(
-            f"interquartile mean over planners, {executor}: {middle:.3f}",
-            highlight=False,
+            f"interquartile mean over planners, {executor}: {middle:.3f}", highlight=False
         )
 
 
@@ -261,9 +255,7 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         "retention",
         "",
         tuple(
-            Series(
-                f"{row.case.name} {row.executor}", [0.0], [i.mean], [i.low], [i.high]
-            )
+            Series(f"{row.case.name} {row.executor}", [0.0], [i.mean], [i.low], [i.high])
             for row, i in zip(rows, intervals, strict=True)
         ),
         "95 % over seeds and episodes.",

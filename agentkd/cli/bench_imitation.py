@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from agentkd.bench.versus import Outcome, Snapshot
 
 Method = Literal[
-    "agentkd",
-    "imitation DAgger",
-    "imitation BC",
-    "student-driven",
-    "teacher-driven",
-    "ppd",
+    "agentkd", "imitation DAgger", "imitation BC", "student-driven", "teacher-driven", "ppd"
 ]
 
 
@@ -68,16 +63,15 @@ def run(options: Options) -> int:
     """Time one method after another."""
     import torch
 
-    from agentkd.bench.evaluate import evaluate, evaluate_random
-    from agentkd.bench.report import prepare_out
     from agentkd.bench.versus import Contest, look
     from agentkd.environments import look_at
+    from agentkd.measure.evaluate import evaluate, evaluate_random
+    from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     if not options.seconds > 0 or options.episodes < 1:
         raise ConfigError(
-            f"--seconds {options.seconds:g} --episodes {options.episodes}: above 0, "
-            "at least 1."
+            f"--seconds {options.seconds:g} --episodes {options.episodes}: above 0, at least 1."
         )
     spec, _ = look_at(options.env)
     planner = look(options.planner, spec)
@@ -119,8 +113,7 @@ def run(options: Options) -> int:
 
 def _tell(console: Console, method: str, at: Snapshot) -> None:
     console.print(
-        f"{method:<18}{at.seconds:8.1f} s  {at.labels:>10,} labels  {at.kept:7.3f}",
-        highlight=False,
+        f"{method:<18}{at.seconds:8.1f} s  {at.labels:>10,} labels  {at.kept:7.3f}", highlight=False
     )
 
 
@@ -161,12 +154,10 @@ def _show(console: Console, outcomes: list[Outcome]) -> None:
     console.print(grid)
 
 
-def _write(
-    options: Options, out: Path, outcomes: list[Outcome], *, interrupted: bool
-) -> None:
-    from agentkd.bench.report import Plot, Section, Series, Table, write_report
+def _write(options: Options, out: Path, outcomes: list[Outcome], *, interrupted: bool) -> None:
     from agentkd.bench.versus import OLDER
     from agentkd.environments import split
+    from agentkd.report.report import Plot, Section, Series, Table, write_report
 
     data = {
         "command": "bench imitation",
@@ -195,9 +186,7 @@ def _write(
         "retention",
         tuple(
             Series(
-                each.method,
-                [s.seconds for s in each.snapshots],
-                [s.kept for s in each.snapshots],
+                each.method, [s.seconds for s in each.snapshots], [s.kept for s in each.snapshots]
             )
             for each in outcomes
         ),

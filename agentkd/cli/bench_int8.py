@@ -35,8 +35,8 @@ class Options:
     seed: int = 0
     """Of the distillations."""
     episodes: tuple[str, ...] = ("40",)
-    """Episodes of each measurement, and other numbers for environments whose names
-    hold a word: 40 LunarLander=100."""
+    """Episodes of each measurement, and other numbers for environments whose names hold a word: 40
+    LunarLander=100."""
     eval_seed: int = 50_000
     """The first of the seeds to measure on."""
     out: Path | None = None
@@ -48,10 +48,10 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd.bench.integers import compare
-    from agentkd.bench.report import write_whole
     from agentkd.bench.suite import find_cases, with_env_args
     from agentkd.cli.terminal import Console
-    from agentkd.distill.loop import Budget
+    from agentkd.distillation.loop import Budget
+    from agentkd.report.report import write_whole
 
     torch.set_num_threads(1)
     cases = with_env_args(find_cases(options.planners), options.env_args)
@@ -87,8 +87,7 @@ def run(options: Options) -> int:
         pairs.append(pair)
         kept = pair.kept
         console.print(
-            f"{case.name}  {kept.mean:.4f} [{kept.low:.4f}, {kept.high:.4f}]",
-            highlight=False,
+            f"{case.name}  {kept.mean:.4f} [{kept.low:.4f}, {kept.high:.4f}]", highlight=False
         )
         if options.out is not None:
             # Whatever happens to the next ones, these are measured.

@@ -11,10 +11,10 @@ import tyro
 from agentkd.errors import ConfigError, SpecError
 
 if TYPE_CHECKING:
-    from agentkd.bench.energy import Bill
-    from agentkd.bench.latency import Form, Latency
     from agentkd.cli.terminal import Console
-    from agentkd.executors.frozen import Frozen
+    from agentkd.executors.executor import Executor
+    from agentkd.measure.energy import Bill
+    from agentkd.measure.latency import Form, Latency
     from agentkd.planners import Planner
     from agentkd.types import Floats
 
@@ -25,9 +25,8 @@ _LARGEST = 1_000_000
 class Options:
     """Measure how long one decision takes, in every form.
 
-    Examples: agentkd bench latency runs/demo/executor.akd
-    agentkd bench latency --obs 17 --actions 6
-    agentkd bench latency runs/demo/executor.akd --planner policies/lunarlander
+    Examples: agentkd bench latency runs/demo/executor.akd agentkd bench latency --obs 17 --actions
+    6 agentkd bench latency runs/demo/executor.akd --planner policies/lunarlander
     """
 
     executor: tyro.conf.Positional[Path | None] = None
@@ -35,8 +34,7 @@ class Options:
     architecture: str = "mlp:64,64"
     """The executor's architecture, where there is no file."""
     obs: int | None = None
-    """Numbers in an observation, where there is neither file nor planner; 17 if not
-    given."""
+    """Numbers in an observation, where there is neither file nor planner; 17 if not given."""
     actions: int | None = None
     """Numbers in an action, where there is neither file nor planner; 6 if not given."""
     planner: str | None = None
@@ -46,8 +44,8 @@ class Options:
     rounds: int = 20
     """In how many turns."""
     energy_seconds: float = 1.0
-    """How long each form decides without a pause to see what that takes of energy, at
-    least 1; 0 leaves it out."""
+    """How long each form decides without a pause to see what that takes of energy, at least 1; 0
+    leaves it out."""
     watts: float = 5.0
     """Power of a busy core, for the estimate of energy where it cannot be measured."""
     other_python: Path | None = None
@@ -66,15 +64,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
-    from agentkd.bench.latency import measure, observations, timer
-    from agentkd.bench.report import prepare_out
     from agentkd.cli.terminal import Console
+    from agentkd.measure.latency import measure, observations, timer
+    from agentkd.report.report import prepare_out
 
     _one_thread()
     if not options.seconds > 0 or options.rounds < 1:
         raise ConfigError(
-            f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at "
-            "least 1."
+            f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at least 1."
         )
     if not (options.energy_seconds == 0 or options.energy_seconds >= 1):
         raise ConfigError(
@@ -82,7 +79,7 @@ def run(options: Options) -> int:
         )
     if not options.watts > 0:
         raise ConfigError(f"--watts {options.watts:g}: it has to be above 0.")
-    frozen, planner = _subjects(options)
+    executor, planner = _subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
     from rich.text import Text
@@ -91,13 +88,13 @@ def run(options: Options) -> int:
     console.print(
         Text.assemble(
             "executor ",
-            (frozen.architecture, "cyan"),
-            f", {frozen.parameters:,} parameters: {frozen.spec.obs.size} numbers in, "
-            f"{_width(frozen)} out",
+            (executor.architecture, "cyan"),
+            f", {executor.parameters:,} parameters: {executor.spec.obs.size} numbers in, "
+            f"{_width(executor)} out",
         )
     )
-    forms = _forms(options, frozen, planner)
-    obs = observations(frozen.spec, frozen.mean)
+    forms = _forms(options, executor, planner)
+    obs = observations(executor.spec, executor.mean)
     with console.status("") as status:
 
         def show(done: int, of: int) -> None:
@@ -107,16 +104,16 @@ def run(options: Options) -> int:
             forms, obs, seconds=options.seconds, rounds=options.rounds, progress=show
         )
     if options.other_python is not None:
-        latencies = _with_other(options, frozen, latencies)
+        latencies = _with_other(options, executor, latencies)
     bill = _bill(console, options, forms, obs)
     from agentkd.cli.bench_latency_report import show_and_write
 
-    show_and_write(console, options, frozen, planner, latencies, timer(), bill)
+    show_and_write(console, options, executor, planner, latencies, timer(), bill)
     return 0
 
 
 def _with_other(
-    options: Options, frozen: Frozen, latencies: tuple[Latency, ...]
+    options: Options, executor: Executor, latencies: tuple[Latency, ...]
 ) -> tuple[Latency, ...]:
     """Have another Python time what this one cannot."""
     from agentkd.bench.elsewhere import time_elsewhere
@@ -125,7 +122,7 @@ def _with_other(
     return tuple(
         time_elsewhere(
             str(options.other_python),
-            frozen,
+            executor,
             EXECUTORCH,
             seconds=options.seconds,
             rounds=options.rounds,
@@ -136,11 +133,9 @@ def _with_other(
     )
 
 
-def _bill(
-    console: Console, options: Options, forms: list[Form], obs: Floats
-) -> Bill | None:
+def _bill(console: Console, options: Options, forms: list[Form], obs: Floats) -> Bill | None:
     """Measure what decisions take of energy; None if that is left out."""
-    from agentkd.bench import energy
+    from agentkd.measure import energy
 
     if not options.energy_seconds:
         return None
@@ -164,11 +159,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _width(frozen: Frozen) -> int:
-    return frozen.out
+def _width(executor: Executor) -> int:
+    return executor.out
 
 
-def _subjects(options: Options) -> tuple[Frozen, Planner | None]:
+def _subjects(options: Options) -> tuple[Executor, Planner | None]:
     """Read or make the executor, and load the planner."""
     from agentkd.deploy.bundle import read_bundle
     from agentkd.executors.architecture import initial
@@ -179,22 +174,22 @@ def _subjects(options: Options) -> tuple[Frozen, Planner | None]:
             "--obs and --actions are for an executor made up here; a file or a planner "
             "knows its own."
         )
-    frozen = None
+    executor = None
     if options.executor is not None:
-        frozen = read_bundle(options.executor).frozen
-    planner = _planner(options, frozen)
-    if frozen is None:
+        executor = read_bundle(options.executor).executor
+    planner = _planner(options, executor)
+    if executor is None:
         spec = planner.spec if planner is not None else _made_up(options)
-        frozen = initial(options.architecture, spec)
-    return frozen, planner
+        executor = initial(options.architecture, spec)
+    return executor, planner
 
 
-def _planner(options: Options, frozen: Frozen | None) -> Planner | None:
+def _planner(options: Options, executor: Executor | None) -> Planner | None:
     if options.planner is None:
         return None
     from agentkd.planners import load_planner
 
-    spec = None if frozen is None else frozen.spec
+    spec = None if executor is None else executor.spec
     planner = load_planner(
         options.planner,
         spec,
@@ -202,9 +197,9 @@ def _planner(options: Options, frozen: Frozen | None) -> Planner | None:
         algorithm=options.algorithm,
         allow_pickle=options.unpickle,
     )
-    if frozen is not None and planner.spec.obs.size != frozen.spec.obs.size:
+    if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
         raise SpecError(
-            f"{options.executor} takes {frozen.spec.obs.size} numbers, and "
+            f"{options.executor} takes {executor.spec.obs.size} numbers, and "
             f"{options.planner} {planner.spec.obs.size}: they are for different "
             "environments."
         )
@@ -220,16 +215,14 @@ def _made_up(options: Options) -> Any:
         if not 1 <= number <= _LARGEST:
             raise ConfigError(f"--{name} {number}: from 1 to {_LARGEST:,}.")
     part = Part("", "box", (obs,), "float32")
-    return Spec(
-        ObsSpec((part,)), BoxSpec((-1.0,) * actions, (1.0,) * actions, (actions,))
-    )
+    return Spec(ObsSpec((part,)), BoxSpec((-1.0,) * actions, (1.0,) * actions, (actions,)))
 
 
-def _forms(options: Options, frozen: Frozen, planner: Planner | None) -> list[Form]:
-    from agentkd.bench.forms import executor_forms, missing, policy_form
-    from agentkd.bench.latency import Form
+def _forms(options: Options, executor: Executor, planner: Planner | None) -> list[Form]:
+    from agentkd.measure.forms import executor_forms, missing, policy_form
+    from agentkd.measure.latency import Form
 
-    forms = executor_forms(frozen)
+    forms = executor_forms(executor)
     ours = "planner here"
     try:
         from agentkd.bench.sb3_model import NAME, sb3_form
@@ -237,9 +230,9 @@ def _forms(options: Options, frozen: Frozen, planner: Planner | None) -> list[Fo
     except ModuleNotFoundError as error:
         reason = missing(error, "train")
         return [*forms, Form("SB3 predict", None, reason), Form(ours, None, reason)]
-    predict, model = sb3_form(options.planner, frozen.spec, options.algorithm)
+    predict, model = sb3_form(options.planner, executor.spec, options.algorithm)
     if planner is None and model is not None:
-        planner = from_object(model, "a fresh model", frozen.spec)
+        planner = from_object(model, "a fresh model", executor.spec)
     forms.append(predict)
     if planner is None:
         return [*forms, Form(ours, None, f"nothing to compare with: no {NAME}")]

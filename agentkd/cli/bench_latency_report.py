@@ -10,14 +10,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.latency import Latency
-from agentkd.bench.report import Section, Table, write_report
 from agentkd.cli.terminal import Console
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.latency import Latency
+from agentkd.report.report import Section, Table, write_report
 
 if TYPE_CHECKING:
-    from agentkd.bench.energy import Bill, Energy
     from agentkd.cli.bench_latency import Options
+    from agentkd.measure.energy import Bill, Energy
     from agentkd.planners import Planner
 
 _BASES = ("SB3 predict", "planner here")
@@ -27,7 +27,7 @@ _ACTS = "Agent.act"
 def show_and_write(
     console: Console,
     options: Options,
-    frozen: Frozen,
+    executor: Executor,
     planner: Planner | None,
     latencies: Sequence[Latency],
     timer: float,
@@ -59,11 +59,11 @@ def show_and_write(
     console.print(Text(note, "dim"))
     if options.out is None:
         return
-    data = _data(options, frozen, planner, latencies, timer, base)
+    data = _data(options, executor, planner, latencies, timer, base)
     data |= _energy(latencies, data["forms"], bill, options)
     text = (
-        f"{frozen.architecture}, {frozen.parameters:,} parameters, "
-        f"{frozen.spec.obs.size} numbers in. Forms are timed in turns."
+        f"{executor.architecture}, {executor.parameters:,} parameters, "
+        f"{executor.spec.obs.size} numbers in. Forms are timed in turns."
     )
     section = Section("One decision, in every form", text, Table(columns, rows, note))
     write_report(options.out, data, [section])
@@ -88,10 +88,7 @@ def _row(latency: Latency, base: Latency | None, energy: Energy | None) -> list[
 
 
 def _energy(
-    latencies: Sequence[Latency],
-    forms: list[dict[str, Any]],
-    bill: Bill | None,
-    options: Options,
+    latencies: Sequence[Latency], forms: list[dict[str, Any]], bill: Bill | None, options: Options
 ) -> dict[str, Any]:
     """Put each form's energy into its row; give how all of it is known."""
     costs = {} if bill is None else {each.name: each for each in bill.rows}
@@ -106,7 +103,7 @@ def _energy(
 
 def _data(
     options: Options,
-    frozen: Frozen,
+    executor: Executor,
     planner: Planner | None,
     latencies: Sequence[Latency],
     timer: float,
@@ -117,9 +114,9 @@ def _data(
         "command": "bench latency",
         "env": "",
         "executor": None if options.executor is None else str(options.executor),
-        "architecture": frozen.architecture,
-        "executor_parameters": frozen.parameters,
-        "observation_size": frozen.spec.obs.size,
+        "architecture": executor.architecture,
+        "executor_parameters": executor.parameters,
+        "observation_size": executor.spec.obs.size,
         "planner": [] if options.planner is None else [options.planner],
         "planner_name": "" if planner is None else planner.name,
         "planner_parameters": 0 if planner is None else planner.parameters,

@@ -12,11 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.report import Plot, Section, Series, Table, prepare_out, write_report
-from agentkd.bench.rows import Rows
 from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+from agentkd.report.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.report.rows import Rows
 
 if TYPE_CHECKING:
     from agentkd.bench.mechanisms import Difference, Mechanism, Setting
@@ -100,11 +100,7 @@ def run(options: Options) -> int:
                     status.update(f"{name}: {text}")
 
                 show("measuring the planner")
-                others = [
-                    each.planner
-                    for each in cases
-                    if each.env == case.env and each != case
-                ]
+                others = [each.planner for each in cases if each.env == case.env and each != case]
                 bench = Bench(case, others, setting, rows)
                 for labels in options.labels:
                     for mechanism in filter(bench.fits, mechanisms):
@@ -120,16 +116,14 @@ def run(options: Options) -> int:
     return 130 if interrupted else 0
 
 
-def _asked(
-    options: Options,
-) -> tuple[tuple[Case, ...], tuple[Mechanism, ...], Setting]:
+def _asked(options: Options) -> tuple[tuple[Case, ...], tuple[Mechanism, ...], Setting]:
     """Look at every option before anything is measured.
 
     Raises:
         ConfigError: If one cannot be meant.
     """
-    from agentkd.bench.attacked import Attack
     from agentkd.bench.mechanisms import Setting, find_mechanisms
+    from agentkd.measure.attack import Attack
 
     if options.seeds < 1 or options.episodes < 1 or min(options.labels, default=0) < 1:
         raise ConfigError(
@@ -138,8 +132,7 @@ def _asked(
         )
     if options.first_seed < 0 or not options.reuse > 0:
         raise ConfigError(
-            f"--first-seed {options.first_seed} --reuse {options.reuse}: at least 0, "
-            "and above 0."
+            f"--first-seed {options.first_seed} --reuse {options.reuse}: at least 0, and above 0."
         )
     if options.reuse != 1.0 and not options.compare:
         raise ConfigError("--reuse goes with --compare; there is a mechanism 'reuse'.")
@@ -164,7 +157,7 @@ def _asked(
 
 def _compared(options: Options) -> tuple[Mechanism, ...]:
     from agentkd.bench.mechanisms import Arm, Mechanism
-    from agentkd.distill.terms import parse_terms
+    from agentkd.distillation.terms import parse_terms
 
     if options.mechanisms or len(options.compare) < 2:
         raise ConfigError(
@@ -205,10 +198,7 @@ def _cells(one: Difference) -> list[str]:
 
 def _say(console: Console, one: Difference) -> None:
     name, mechanism, labels, without, within, change, interval, _ = _cells(one)
-    text = (
-        f"{name}  {mechanism}, {labels} labels: {without} to {within}, {change} "
-        f"({interval})"
-    )
+    text = f"{name}  {mechanism}, {labels} labels: {without} to {within}, {change} ({interval})"
     console.print(Text(text), soft_wrap=True)
 
 
@@ -220,21 +210,15 @@ def _show(console: Console, found: Sequence[Difference]) -> None:
         console.print(Text(f"\n{name}", "bold"))
         grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for index, column in enumerate(_COLUMNS[1:-1]):
-            grid.add_column(
-                column, justify="right" if index else "left", no_wrap=index > 0
-            )
+            grid.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
         for one in found:
             if one.case.name == name:
                 grid.add_row(*(Text(cell) for cell in _cells(one)[1:-1]))
         console.print(grid)
-    console.print(
-        Text("Retention: 0 is random actions, 1 the planner. Paired by seeds.", "dim")
-    )
+    console.print(Text("Retention: 0 is random actions, 1 the planner. Paired by seeds.", "dim"))
 
 
-def _write(
-    options: Options, out: Path, found: Sequence[Difference], *, interrupted: bool
-) -> None:
+def _write(options: Options, out: Path, found: Sequence[Difference], *, interrupted: bool) -> None:
     entries: list[dict[str, Any]] = [
         {
             "planner": one.case.name,

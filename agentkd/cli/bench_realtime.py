@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.report import Section, Table, prepare_out, write_report
 from agentkd.cli.terminal import Console
+from agentkd.report.report import Section, Table, prepare_out, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,7 @@ class Place:
         """Where progress is shown: apart from the JSON, if that is wanted."""
         return Console(stderr=self.json)
 
-    def deliver(
-        self, data: Mapping[str, Any], sections: Sequence[Section], verdict: str
-    ) -> None:
+    def deliver(self, data: Mapping[str, Any], sections: Sequence[Section], verdict: str) -> None:
         """Print the tables or the JSON, and write the report."""
         if self.json:
             sys.stdout.write(json.dumps(_plain(data), indent=1) + "\n")

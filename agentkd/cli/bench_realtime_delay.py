@@ -11,17 +11,12 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.bench.realtime.delay import WAYS, Way
-from agentkd.bench.report import Plot, Section, Series, Table
 from agentkd.cli.bench_realtime import Place, whole
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.report.report import Plot, Section, Series, Table
 
 _ANYWHERE = Place()
-_PLANNERS = (
-    "dqn-CartPole-v1",
-    "ppo-LunarLander-v3",
-    "tqc-HalfCheetah-v5",
-    "sac-Swimmer-v5",
-)
+_PLANNERS = ("dqn-CartPole-v1", "ppo-LunarLander-v3", "tqc-HalfCheetah-v5", "sac-Swimmer-v5")
 _FLAT = 0.95
 
 
@@ -29,14 +24,13 @@ _FLAT = 0.95
 class Options:
     """Delay planners by 0 to 8 ticks and see what their returns become.
 
-    Each planner is in a folder ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5, with an
-    SB3 save in it. An executor is distilled from it first, for --distil-seconds, or
-    read from --executors DIR/NAME.akd. Then each way to live with a delay lives the
-    same episodes: a decision every tick about what was observed d ticks before
-    (async); one decision in d + 1 ticks, with the last action or the default meanwhile
-    (repeat, noop); and the runtime, in which the executor acts while the planner is
-    late. Time is counted in ticks, so the table is the same on every machine; what is
-    distilled in a number of seconds is not.
+    Each planner is in a folder ALGORITHM-ENVIRONMENT, such as sac-Swimmer-v5, with an SB3 save in
+    it. An executor is distilled from it first, for --distil-seconds, or read from --executors
+    DIR/NAME.akd. Then each way to live with a delay lives the same episodes: a decision every tick
+    about what was observed d ticks before (async); one decision in d + 1 ticks, with the last
+    action or the default meanwhile (repeat, noop); and the runtime, in which the executor acts
+    while the planner is late. Time is counted in ticks, so the table is the same on every machine;
+    what is distilled in a number of seconds is not.
 
     Example: agentkd bench realtime delay --planners DIR --out runs/delay
     """
@@ -58,8 +52,7 @@ class Options:
     distil_seconds: float = 60.0
     """How long each executor is distilled."""
     executors: Path | None = None
-    """A folder with executors NAME.akd; those that are missing are distilled and
-    written there."""
+    """A folder with executors NAME.akd; those that are missing are distilled and written there."""
     ways: str = "async,repeat,noop,runtime"
     """Which ways, separated by commas."""
     place: OmitArgPrefixes[Place] = _ANYWHERE
@@ -76,9 +69,7 @@ def run(options: Options) -> int:
     delays = tuple(round(each) for each in whole(options.delays, "--delays", 0))
     ways = _ways(options.ways)
     if options.episodes < 1 or options.seed < 0 or not options.distil_seconds > 0:
-        raise ConfigError(
-            "--episodes at least 1, --seed at least 0, --distil-seconds above 0."
-        )
+        raise ConfigError("--episodes at least 1, --seed at least 0, --distil-seconds above 0.")
     folders = _folders(options)
     options.place.prepare()
     console = options.place.console()
@@ -86,10 +77,7 @@ def run(options: Options) -> int:
     with console.status("") as status:
         for folder in folders:
             case = _case(options, folder, status.update)
-            measure: dict[str, Any] = {
-                "episodes": options.episodes,
-                "seed": options.seed,
-            }
+            measure: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed}
             status.update(f"{folder.name}: random actions")
             random = random_returns(case, **measure)
             rows: dict[str, list[tuple[float, ...]]] = {}
@@ -128,9 +116,7 @@ def _folders(options: Options) -> list[Path]:
     known = sorted(each.name for each in options.planners.iterdir() if each.is_dir())
     for name in names:
         if name not in known:
-            raise ConfigError(
-                f"{options.planners} has no {name!r}.{did_you_mean(name, known)}"
-            )
+            raise ConfigError(f"{options.planners} has no {name!r}.{did_you_mean(name, known)}")
         if "-" not in name:
             raise ConfigError(f"{name!r} is not of the form ALGORITHM-ENVIRONMENT.")
     if not names:
@@ -141,7 +127,7 @@ def _folders(options: Options) -> list[Path]:
 def _case(options: Options, folder: Path, show: Any) -> Any:
     from agentkd.bench.realtime.delay import Case
     from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.distill.loop import Budget, distill
+    from agentkd.distillation.loop import Budget, distill
     from agentkd.environments import look_at, with_arguments
     from agentkd.planners import load_planner
 
@@ -150,44 +136,32 @@ def _case(options: Options, folder: Path, show: Any) -> Any:
     known = load_planner(str(folder), spec)
     path = options.executors / f"{folder.name}.akd" if options.executors else None
     if path is not None and path.exists():
-        frozen = read_bundle(path).frozen
-        if frozen.spec.obs.size != spec.obs.size or frozen.spec.action != spec.action:
-            raise ConfigError(f"{path} is for {frozen.spec}, {env} is {spec}.")
-        return Case(env, known.name, known.policy, frozen, spec)
+        executor = read_bundle(path).executor
+        if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
+            raise ConfigError(f"{path} is for {executor.spec}, {env} is {spec}.")
+        return Case(env, known.name, known.policy, executor, spec)
     show(f"{folder.name}: distilling for {options.distil_seconds:g} s")
     result = distill(
-        env,
-        str(folder),
-        options.executor,
-        budget=Budget(seconds=options.distil_seconds),
-        seed=0,
+        env, str(folder), options.executor, budget=Budget(seconds=options.distil_seconds), seed=0
     )
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bundle(path, result.frozen, {"env": env, "planner": folder.name})
-    return Case(env, known.name, known.policy, result.frozen, spec)
+        write_bundle(path, result.executor, {"env": env, "planner": folder.name})
+    return Case(env, known.name, known.policy, result.executor, spec)
 
 
 def _entry(
-    name: str,
-    case: Any,
-    random: Sequence[float],
-    rows: dict[str, list[tuple[float, ...]]],
+    name: str, case: Any, random: Sequence[float], rows: dict[str, list[tuple[float, ...]]]
 ) -> dict[str, Any]:
     return {
         "planner": name,
         "env": case.env,
         "architecture": case.executor.architecture,
         "random_return": float(np.mean(random)),
-        "returns": {
-            way: [list(each) for each in returns] for way, returns in rows.items()
-        },
-        "means": {
-            way: [float(np.mean(each)) for each in returns]
-            for way, returns in rows.items()
-        },
+        "returns": {way: [list(each) for each in returns] for way, returns in rows.items()},
+        "means": {way: [float(np.mean(each)) for each in returns] for way, returns in rows.items()},
     }
 
 
@@ -199,17 +173,12 @@ def _kept(entry: dict[str, Any], value: float) -> float:
 
 
 def _section(entry: dict[str, Any], delays: Sequence[int]) -> Section:
-    rows = [
-        [way, *(f"{mean:.1f}" for mean in means)]
-        for way, means in entry["means"].items()
-    ]
+    rows = [[way, *(f"{mean:.1f}" for mean in means)] for way, means in entry["means"].items()]
     plot = Plot(
         entry["planner"],
         "delay in ticks",
         "return",
-        tuple(
-            Series(way, list(delays), means) for way, means in entry["means"].items()
-        ),
+        tuple(Series(way, list(delays), means) for way, means in entry["means"].items()),
         "Each point is the mean over the same episodes.",
     )
     columns = ["way", *(f"d={delay}" for delay in delays)]

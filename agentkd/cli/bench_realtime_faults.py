@@ -11,9 +11,9 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.bench.realtime.faults import FAULTS, MEANING, Fault, Survived, survive
-from agentkd.bench.report import Section, Table
 from agentkd.cli.bench_realtime import Place
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.report.report import Section, Table
 
 _ANYWHERE = Place()
 _COLUMNS = (
@@ -34,12 +34,11 @@ _COLUMNS = (
 class Options:
     """Kill, stop, slow down and corrupt a planner in the middle of a run at 1 kHz.
 
-    After a third of the run it is killed (SIGKILL), stopped (SIGSTOP), made to answer
-    ten times slower for a third of the run, or made to answer NaN. Decisions that were
-    lost would be the runtime's fault: there have to be none, and no more missed cycles
-    than in the run in which nothing happens. How soon answers come again depends on
-    how long a start takes, and for a planner that hangs on --patience, which is 1 s
-    here and 30 s by default.
+    After a third of the run it is killed (SIGKILL), stopped (SIGSTOP), made to answer ten times
+    slower for a third of the run, or made to answer NaN. Decisions that were lost would be the
+    runtime's fault: there have to be none, and no more missed cycles than in the run in which
+    nothing happens. How soon answers come again depends on how long a start takes, and for a
+    planner that hangs on --patience, which is 1 s here and 30 s by default.
 
     Example: agentkd bench realtime faults
     """
@@ -67,9 +66,7 @@ def run(options: Options) -> int:
         raise ConfigError(f"--rounds {options.rounds}: at least 1.")
     for name in ("hz", "seconds", "answer_ms", "patience"):
         if not 0 < getattr(options, name) < math.inf:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {getattr(options, name)}: above 0."
-            )
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: above 0.")
     options.place.prepare()
     # What befalls the planner is in the table.
     logging.getLogger("agentkd.runtime").setLevel(logging.ERROR)
@@ -144,8 +141,6 @@ def _row(survived: Survived) -> list[str]:
 
 def _verdict(found: Sequence[Survived]) -> str:
     lost = sum(_lost(each) for each in found)
-    back = [
-        f"{each.fault} {each.recovery:.2f} s" for each in found if each.recovery > 0
-    ]
+    back = [f"{each.fault} {each.recovery:.2f} s" for each in found if each.recovery > 0]
     text = f"{lost} decisions were lost."
     return text + (f" Answers were back after: {', '.join(back)}." if back else "")

@@ -9,9 +9,9 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.bench.realtime.seams import Scene, Seamed, rules
-from agentkd.bench.report import Section, Table
 from agentkd.cli.bench_realtime import Place
 from agentkd.errors import ConfigError
+from agentkd.report.report import Section, Table
 
 _ANYWHERE = Place()
 _COLUMNS = ("rule", "starved", "first", "skipped", "step", "seam", "seam/step")
@@ -21,14 +21,14 @@ _COLUMNS = ("rule", "starved", "first", "skipped", "step", "seam", "seam/step")
 class Options:
     """Live LeRobot's issue 4223 again under the virtual clock, with several rules.
 
-    An arm is told positions at 30 Hz; its planner answers with the next 30, after 0.7 s
-    the first time and 0.3 s later. Which of them is commanded first? By the largest
-    latency so far, as LeRobot's queue had it, the arm jumps over 21. By commands, which
-    is StrategyOptions(advance="commands"), none is skipped: what nobody acted on is
-    not used up. By ticks is for worlds that do not wait, and skips what is over.
+    An arm is told positions at 30 Hz; its planner answers with the next 30, after 0.7 s the first
+    time and 0.3 s later. Which of them is commanded first? By the largest latency so far, as
+    LeRobot's queue had it, the arm jumps over 21. By commands, which is
+    StrategyOptions(advance="commands"), none is skipped: what nobody acted on is not used up. By
+    ticks is for worlds that do not wait, and skips what is over.
 
-    In the second table chunks drift from one another, as those of generative policies
-    do, and a blend (Seam(blend=…)) keeps seams within a chunk's own largest step.
+    In the second table chunks drift from one another, as those of generative policies do, and a
+    blend (Seam(blend=…)) keeps seams within a chunk's own largest step.
 
     Example: agentkd bench realtime seams
     """
@@ -59,10 +59,7 @@ def run(options: Options) -> int:
         raise ConfigError("--blend, --wander and --seed: at least 0.")
     options.place.prepare()
     scene = Scene(
-        seconds=options.seconds,
-        warm_up=options.warm_up,
-        latency=options.latency,
-        seed=options.seed,
+        seconds=options.seconds, warm_up=options.warm_up, latency=options.latency, seed=options.seed
     )
     exact = [rule(scene) for rule in rules(options.blend)]
     drifting = replace(scene, wander=options.wander)

@@ -11,11 +11,11 @@ import numpy as np
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.bench.intervals import mean_interval
-from agentkd.bench.report import Plot, Section, Series, Table
 from agentkd.cli.bench_realtime import Place
 from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.errors import ConfigError
+from agentkd.measure.intervals import mean_interval
+from agentkd.report.report import Plot, Section, Series, Table
 from agentkd.runtime.result import SOURCES
 
 _ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()
@@ -25,25 +25,24 @@ _ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()
 class Options:
     """Live with a planner that is late by L: it alone, the executor alone, the runtime.
 
-    Each environment is lived at each latency by each arm, on the same seeds. On the
-    virtual clock latencies are ticks and everything can be repeated exactly; on the
-    wall clock "real" is as late as the planner is. The planner alone acts when its
-    answer arrives, without routers or roll-forward; the executor alone is under the
-    routers; the runtime has everything. --ablate adds arms that lack one thing.
+    Each environment is lived at each latency by each arm, on the same seeds. On the virtual clock
+    latencies are ticks and everything can be repeated exactly; on the wall clock "real" is as late
+    as the planner is. The planner alone acts when its answer arrives, without routers or
+    roll-forward; the executor alone is under the routers; the runtime has everything. --ablate adds
+    arms that lack one thing.
 
     Freeway under time pressure, three difficulties, the published seeds:
 
     agentkd bench realtime table --env envs.freeway:agentkd/FreewayEasy-v0
-    envs.freeway:agentkd/FreewayMedium-v0 envs.freeway:agentkd/FreewayHard-v0
-    --planner policies.freeway:planner --executor policies/freeway/executor.akd
-    --guard policies.freeway:safe --holds policies.freeway:holds
-    --roll-forward policies.freeway:ahead --episodes 8 --seed 0 --unit 89
+    envs.freeway:agentkd/FreewayMedium-v0 envs.freeway:agentkd/FreewayHard-v0 --planner
+    policies.freeway:planner --executor policies/freeway/executor.akd --guard policies.freeway:safe
+    --holds policies.freeway:holds --roll-forward policies.freeway:ahead --episodes 8 --seed 0
+    --unit 89
 
     A robot and a planner that searches, in real time, for 20 s at a time:
 
-    agentkd bench realtime table --env HalfCheetah-v5 --planner
-    policies.mpc:half_cheetah --executor cheetah.akd --clock wall --hz 20
-    --latencies real --roll-forward policies.mpc:half_cheetah_ahead
+    agentkd bench realtime table --env HalfCheetah-v5 --planner policies.mpc:half_cheetah --executor
+    cheetah.akd --clock wall --hz 20 --latencies real --roll-forward policies.mpc:half_cheetah_ahead
     --episodes 5 --episode-ticks 400
     """
 
@@ -170,9 +169,7 @@ def _check(options: Options) -> None:
         raise ConfigError("--hz, --unit and --seconds: above 0.")
     counts = options.episodes, options.ticks, options.episode_ticks
     if options.seed < 0 or any(each is not None and each < 1 for each in counts):
-        raise ConfigError(
-            "--episodes, --ticks and --episode-ticks at least 1, --seed at least 0."
-        )
+        raise ConfigError("--episodes, --ticks and --episode-ticks at least 1, --seed at least 0.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,25 +183,25 @@ def _case(options: Options, index: int) -> _Case:
     from agentkd.deploy.bundle import read_bundle
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
-    from agentkd.runtime.process import Remote
+    from agentkd.runtime.process import Process
     from agentkd.spec import to_json
 
     env = options.env[index]
     spec, _ = look_at(env)
     path = options.executor[index if len(options.executor) > 1 else 0]
-    executor = read_bundle(path).frozen
+    executor = read_bundle(path).executor
     if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
         raise ConfigError(f"{path} is for {executor.spec}, {env} is {spec}.")
     known = load_planner(options.planner, spec)
     if options.clock == "virtual":
         return _Case(env, executor, known.policy)
     arguments = {"ref": options.planner, "spec": to_json(spec)}
-    remote = Remote("agentkd.planners.service:build", arguments)
+    remote = Process("agentkd.planners.spawn:build", arguments)
     return _Case(env, executor, remote)
 
 
 def _setting(options: Options, env: str, latency: int | None) -> Any:
-    from agentkd.bench.arms import Setting
+    from agentkd.measure.live import Setting
 
     counted = options.ticks is None and options.seconds is None
     return Setting(
@@ -273,10 +270,7 @@ def _section(env: str, cells: Sequence[Any], options: Options) -> Section:
         env,
         "latency in ticks",
         "score",
-        tuple(
-            Series(arm, numbers, [scores[arm, late] for late in latencies])
-            for arm in arms
-        ),
+        tuple(Series(arm, numbers, [scores[arm, late] for late in latencies]) for arm in arms),
         "",
     )
     plots = (plot,) if len(latencies) > 1 and None not in latencies else ()

@@ -9,50 +9,31 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.bench.realtime.ticks import (
-    SYSTEMS,
-    Kept,
-    check_python,
-    chunks,
-    ours,
-    theirs,
-    together,
-)
-from agentkd.bench.report import Section, Table
+from agentkd.bench.realtime.ticks import SYSTEMS, Kept, check_python, chunks, ours, theirs, together
 from agentkd.cli.bench_realtime import Place, whole
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.report.report import Section, Table
 from agentkd.runtime.scheduling import Realtime
 
 _ANYWHERE = Place()
-_COLUMNS = (
-    "Hz",
-    "loop",
-    "actions",
-    "missed",
-    "share",
-    "µs p50",
-    "p99",
-    "p99.9",
-    "max",
-)
+_COLUMNS = ("Hz", "loop", "actions", "missed", "share", "µs p50", "p99", "p99.9", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Keep clocks while a planner and a distiller work without a pause.
 
-    Each loop commands a robot that costs nothing and writes down when it was
-    commanded; lateness is by how much the time between two commands exceeded the
-    period, so that loops with and without an absolute schedule can be compared. The
-    planner thinks for a period at least and the distiller learns all the time, each in
-    a process of its own; loops of others have the same two processes beside them. All
-    take turns in rounds, so that a noisy moment meets each of them.
+    Each loop commands a robot that costs nothing and writes down when it was commanded; lateness is
+    by how much the time between two commands exceeded the period, so that loops with and without an
+    absolute schedule can be compared. The planner thinks for a period at least and the distiller
+    learns all the time, each in a process of its own; loops of others have the same two processes
+    beside them. All take turns in rounds, so that a noisy moment meets each of them.
 
-    The second table is openpi-client's own case: a policy of 150 ms at 50 Hz, with
-    chunks of 10, 5 and 1 actions, and how much of the time its robot has no command.
+    The second table is openpi-client's own case: a policy of 150 ms at 50 Hz, with chunks of 10, 5
+    and 1 actions, and how much of the time its robot has no command.
 
-    Others' loops need a Python of their own:
-    python3 -m venv others && others/bin/pip install rtgym==0.16 openpi-client==0.1.2
+    Others' loops need a Python of their own: python3 -m venv others && others/bin/pip install
+    rtgym==0.16 openpi-client==0.1.2
 
     Example: agentkd bench realtime ticks --other-python others/bin/python
     """
@@ -85,8 +66,7 @@ def run(options: Options) -> int:
     systems = _systems(options)
     if not options.seconds > 0 or options.rounds < 1:
         raise ConfigError(
-            f"--seconds {options.seconds} --rounds {options.rounds}: above 0, at "
-            "least 1."
+            f"--seconds {options.seconds} --rounds {options.rounds}: above 0, at least 1."
         )
     realtime = Realtime(options.priority, options.cores or None)
     if options.other_python is not None and systems:
@@ -129,25 +109,19 @@ def _systems(options: Options) -> tuple[str, ...]:
 Loop = tuple[str, Callable[[], Kept]]
 
 
-def _loops(
-    options: Options, hz: float, systems: Sequence[str], realtime: Realtime
-) -> list[Loop]:
+def _loops(options: Options, hz: float, systems: Sequence[str], realtime: Realtime) -> list[Loop]:
     seconds = options.seconds / options.rounds
     loops: list[Loop] = []
     if options.idle:
         loops.append(("ours, idle", lambda: ours(hz, seconds, busy=False)))
-    loops.append(
-        ("ours, busy", lambda: ours(hz, seconds, busy=True, realtime=realtime))
-    )
+    loops.append(("ours, busy", lambda: ours(hz, seconds, busy=True, realtime=realtime)))
     python = options.other_python
     for system in systems:
         assert python is not None
 
         for busy in (False, True) if options.idle else (True,):
 
-            def timed(
-                system: str = system, python: Path = python, busy: bool = busy
-            ) -> Kept:
+            def timed(system: str = system, python: Path = python, busy: bool = busy) -> Kept:
                 return theirs(python, system, hz, seconds, busy=busy)
 
             loops.append((f"{system}, {'busy' if busy else 'idle'}", timed))
@@ -156,9 +130,7 @@ def _loops(
 
 def _chunk_loops(options: Options, systems: Sequence[str]) -> list[Loop]:
     seconds = min(20.0, options.seconds)
-    loops: list[Loop] = [
-        ("ours", lambda: chunks(50.0, seconds, policy_ms=150.0, horizon=10))
-    ]
+    loops: list[Loop] = [("ours", lambda: chunks(50.0, seconds, policy_ms=150.0, horizon=10))]
     python = options.other_python
     if python is None or "openpi" not in systems:
         return loops
@@ -166,13 +138,7 @@ def _chunk_loops(options: Options, systems: Sequence[str]) -> list[Loop]:
 
         def timed(horizon: int = horizon, python: Path = python) -> Kept:
             found = theirs(
-                python,
-                "openpi",
-                50.0,
-                seconds,
-                busy=False,
-                policy_ms=150.0,
-                horizon=horizon,
+                python, "openpi", 50.0, seconds, busy=False, policy_ms=150.0, horizon=horizon
             )
             return Kept(f"openpi, chunks of {horizon}", *_rest(found))
 
@@ -223,9 +189,7 @@ def _kept_section(kept: Sequence[Kept]) -> Section:
 
 
 def _notes(kept: Sequence[Kept]) -> str:
-    lines = [
-        f"\n{each.hz:g} Hz {each.system}: {each.note}" for each in kept if each.note
-    ]
+    lines = [f"\n{each.hz:g} Hz {each.system}: {each.note}" for each in kept if each.note]
     return "".join(lines)
 
 
@@ -237,12 +201,7 @@ def _chunk_section(slow: Sequence[Kept]) -> Section:
             rows.append([each.system, "–", "–", "–"])
             continue
         rows.append(
-            [
-                each.system,
-                f"{found.hz:.1f}",
-                f"{found.uncommanded:.1%}",
-                f"{found.longest_ms:.0f}",
-            ]
+            [each.system, f"{found.hz:.1f}", f"{found.uncommanded:.1%}", f"{found.longest_ms:.0f}"]
         )
     columns = ("loop", "actions/s", "no command", "longest ms")
     table = Table(columns, rows, _notes(slow).strip())

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 
-from agentkd.bench.report import Section, Table, prepare_out, write_report
 from agentkd.bench.ticks import Ticks, measure
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+from agentkd.report.report import Section, Table, prepare_out, write_report
 
 _NAMES = (
     "ticks",
@@ -33,8 +33,8 @@ _ALLOWED = 0.005
 class Options:
     """Keep a clock with planner and distiller idle and busy in turns.
 
-    Each of the three is a process of its own when busy: ticks, a planner that thinks
-    without a pause, a distiller that learns without one. On two cores they share.
+    Each of the three is a process of its own when busy: ticks, a planner that thinks without a
+    pause, a distiller that learns without one. On two cores they share.
 
     Example: agentkd bench ticks --hz 1000 --seconds 30
     """
@@ -54,9 +54,7 @@ class Options:
 def run(options: Options) -> int:
     """Keep the clock, and print the table."""
     if not options.hz > 0 or not options.seconds > 0:
-        raise ConfigError(
-            f"--hz {options.hz:g} --seconds {options.seconds:g}: both above 0."
-        )
+        raise ConfigError(f"--hz {options.hz:g} --seconds {options.seconds:g}: both above 0.")
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
     console = Console()
@@ -67,10 +65,7 @@ def run(options: Options) -> int:
 
         idle, busy = measure(options.hz, options.seconds, options.rounds, show)
     columns = ["", "idle", "busy"]
-    rows = [
-        [name, *cells]
-        for name, *cells in zip(_NAMES, _cells(idle), _cells(busy), strict=True)
-    ]
+    rows = [[name, *cells] for name, *cells in zip(_NAMES, _cells(idle), _cells(busy), strict=True)]
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         grid.add_column(column, justify="right" if column else "left")
@@ -80,8 +75,7 @@ def run(options: Options) -> int:
     more = busy.share - idle.share
     lost = sum(each.ticks - each.decisions for each in (idle, busy))
     verdict = (
-        f"Busy missed {100 * more:+.3f} % of the cycles more than idle; "
-        f"{lost} decisions were lost."
+        f"Busy missed {100 * more:+.3f} % of the cycles more than idle; {lost} decisions were lost."
     )
     console.print(verdict, highlight=False)
     if options.out is not None:

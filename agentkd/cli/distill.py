@@ -16,7 +16,7 @@ from agentkd.errors import ConfigError
 from agentkd.interrupt import ctrl_c
 
 if TYPE_CHECKING:
-    from agentkd.distill.loop import Budget, Distilled
+    from agentkd.distillation.loop import Budget, Distilled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,34 +27,32 @@ class Options:
     """
 
     env: tyro.conf.Positional[str] = ""
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data
-    it may be left out."""
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data it may be
+    left out."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...] = ()
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
-    ensemble."""
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     data: str | None = None
-    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or
-    minari:ID. No environment is stepped, but to measure."""
+    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or minari:ID. No
+    environment is stepped, but to measure."""
     boxes: Literal["moments", "mixture"] = "moments"
-    """How an ensemble's actions in a box become one: their mean, or where most of them
-    are, for members that may go different ways."""
+    """How an ensemble's actions in a box become one: their mean, or where most of them are, for
+    members that may go different ways."""
     votes: int | None = None
     """Use nothing of the planner but what it chooses, asked so often for each label."""
     vote_noise: float = 0.0
-    """How far off all but the first of these are asked, in units of the states'
-    spread."""
+    """How far off all but the first of these are asked, in units of the states' spread."""
     executor: str = "mlp:64,64"
-    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or
-    "auto": the smallest that keeps --target within the limits."""
+    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
+    smallest that keeps --target within the limits."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
     """How many labels to collect. Without --seconds the run repeats itself exactly."""
     steps: int | None = None
-    """How many gradient steps, with --data, or with auto and --labels: instead of
-    seconds, so that the run repeats itself exactly."""
+    """How many gradient steps, with --data, or with auto and --labels: instead of seconds, so that
+    the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
@@ -68,8 +66,8 @@ class Options:
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
     terms: str = "match"
-    """What is minimised: a sum of terms with factors and options, such as
-    "soft:tau=auto + 0.3 hard" (docs/distillation.md)."""
+    """What is minimised: a sum of terms with factors and options, such as "soft:tau=auto + 0.3
+    hard" (docs/distillation.md)."""
     temperature: str | None = None
     """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
     batch: int = 512
@@ -85,26 +83,25 @@ class Options:
     halving: int = 10_000
     """Labels after which the planner's share of the driving has halved."""
     ask: Literal["all", "random", "uncertain", "novel", "disagreement"] = "all"
-    """Which states the planner is asked about, where the executor drives: all, or a
-    share of them, for a planner whose answers are dear (docs/distillation.md)."""
+    """Which states the planner is asked about, where the executor drives: all, or a share of them,
+    for a planner whose answers are dear (docs/distillation.md)."""
     ask_share: float = 0.25
     """That share."""
     steps_per_label: float | None = None
-    """Gradient steps for each label, without --seconds: how often labels are used
-    again; by default 1/8, or more where there are few."""
+    """Gradient steps for each label, without --seconds: how often labels are used again; by default
+    1/8, or more where there are few."""
     kept_bytes: int = 1_000_000
-    """Bytes of labels that the executor file keeps, for learning on live; 0 for none.
-    An executor with a memory keeps none."""
+    """Bytes of labels that the executor file keeps, for learning on live; 0 for none. An executor
+    with a memory keeps none."""
     names: tuple[str, ...] = ()
     """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
     units: tuple[str, ...] = ()
     """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
     period: float | None = None
-    """Seconds between two decisions, for the executor file; by default the
-    environment's own."""
+    """Seconds between two decisions, for the executor file; by default the environment's own."""
     schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
-    """How that share falls: by halves, on a line, at once to --planner-share, or to
-    nothing. "constant" with a share of 1 is teacher-driven."""
+    """How that share falls: by halves, on a line, at once to --planner-share, or to nothing.
+    "constant" with a share of 1 is teacher-driven."""
     target: float = 0.97
     """With auto: the retention to keep."""
     candidates: tuple[str, ...] = ()
@@ -118,8 +115,8 @@ class Options:
     prune: bool = True
     """With auto: try to remove hidden units of the smallest that keeps the target."""
     int8: bool = False
-    """With auto: fit the smallest that keeps the target to integers, too, for a device
-    that has no floats: agentkd export FILE --to c-int8."""
+    """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
+    floats: agentkd export FILE --to c-int8."""
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if not beside it; "off" for none."""
     algorithm: str | None = None
@@ -132,26 +129,25 @@ def run(options: Options) -> int:
     """Distil, measure, write the executor and the report."""
     import torch
 
-    from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-    from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
     from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.asking import check_memory, make_asking
-    from agentkd.distill.distiller import Distiller
-    from agentkd.distill.loop import distill, kind_of_planner, squashed_head
-    from agentkd.distill.source import CollectionOptions
+    from agentkd.distillation.asking import check_memory, make_asking
+    from agentkd.distillation.distiller import Distiller
+    from agentkd.distillation.loop import distill, kind_of_planner, squashed_head
+    from agentkd.distillation.source import CollectionOptions
     from agentkd.environments import look_at
     from agentkd.executors.architecture import initial
+    from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.planners import load_planner
+    from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
     if options.kept_bytes < 0:
         raise ConfigError(
-            f"--kept-bytes is {options.kept_bytes}; 0 keeps no labels, 1000000 some "
-            "thousands."
+            f"--kept-bytes is {options.kept_bytes}; 0 keeps no labels, 1000000 some thousands."
         )
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
@@ -193,10 +189,7 @@ def run(options: Options) -> int:
 
     view = DistillView(options.env, known, sketch)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
-    measure: dict[str, Any] = {
-        "episodes": options.episodes,
-        "seed": options.eval_seed,
-    }
+    measure: dict[str, Any] = {"episodes": options.episodes, "seed": options.eval_seed}
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
     goals = Goals(mean(planner.returns), mean(random.returns))
@@ -221,36 +214,23 @@ def run(options: Options) -> int:
         need_steps(result)
         provenance = distill_file.provenance(options, known, result)
         # Written before it is measured: whatever happens now, what was learnt is safe.
-        write_bundle(
-            file, result.frozen, provenance, contract=contract, labels=result.kept
-        )
+        write_bundle(file, result.executor, provenance, contract=contract, labels=result.kept)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = Evaluation((), ())
     try:
-        executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+        executor = evaluate(options.env, result.executor.policy, spec=spec, **measure)
         kept = distill_file.measured(planner, random, executor, options)
         facts = provenance | kept
-        distill_file.write_proven(
-            file, result.frozen, facts, contract, options, result.kept
-        )
+        distill_file.write_proven(file, result.executor, facts, contract, options, result.kept)
     except KeyboardInterrupt:
         result = replace(result, interrupted=True)
     from agentkd.cli.distill_report import write
 
-    return write(
-        options,
-        out,
-        result,
-        planner,
-        random,
-        executor,
-        view,
-        votes=options.votes or 1,
-    )
+    return write(options, out, result, planner, random, executor, view, votes=options.votes or 1)
 
 
 def _budget(options: Options) -> Budget:
-    from agentkd.distill.loop import Budget
+    from agentkd.distillation.loop import Budget
 
     seconds = options.seconds
     if seconds is None and options.labels is None:
@@ -273,10 +253,7 @@ def need_steps(result: Distilled) -> None:
         raise KeyboardInterrupt
 
 
-_AUTO = (
-    *("target", "candidates", "most_parameters", "most_bytes", "most_us"),
-    *("prune", "int8"),
-)
+_AUTO = (*("target", "candidates", "most_parameters", "most_bytes", "most_us"), *("prune", "int8"))
 """Options about a search."""
 _LIVE = (
     *("boxes", "votes", "vote_noise", "ask", "ask_share", "halving"),
@@ -308,7 +285,7 @@ def opened_as(options: Options) -> dict[str, Any]:
 
 def distiller_options(options: Options) -> Any:
     """Give what the options say about learning."""
-    from agentkd.distill.distiller import DistillerOptions
+    from agentkd.distillation.distiller import DistillerOptions
 
     terms = options.terms
     if options.temperature is not None:

@@ -14,7 +14,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.candidates import (
+from agentkd.cli import distill_file
+from agentkd.cli.distill_report import write
+from agentkd.cli.distill_view import DistillView
+from agentkd.cli.planner_choice import reference
+from agentkd.cli.terminal import Console
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.distillation.auto.candidates import (
     DEFAULT,
     Candidate,
     Integers,
@@ -23,36 +30,21 @@ from agentkd.bench.candidates import (
     Step,
     front,
 )
-from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-from agentkd.bench.origin import origin
-from agentkd.bench.report import Plot, Section, Series, Table, prepare_out
-from agentkd.bench.search import Effort, Found, References, choosing_seed, search
-from agentkd.cli import distill_file
-from agentkd.cli.distill_report import write
-from agentkd.cli.distill_view import DistillView
-from agentkd.cli.planner_choice import reference
-from agentkd.cli.terminal import Console
-from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.deploy.int8.calibrate import integer_form
-from agentkd.distill.quantised import FineTuning
-from agentkd.distill.terms import DivergenceTerm, to_text
+from agentkd.distillation.auto.search import Effort, Found, References, choosing_seed, search
+from agentkd.distillation.int8 import FineTuning
+from agentkd.distillation.terms import DivergenceTerm, to_text
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
+from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.report.provenance import origin
+from agentkd.report.report import Plot, Section, Series, Table, prepare_out
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
     from agentkd.deploy.contract import Contract
-    from agentkd.distill.dataset import Dataset
+    from agentkd.distillation.dataset import Dataset
 
-_COLUMNS = (
-    "executor",
-    "parameters",
-    "bytes",
-    "µs",
-    "retention",
-    "95 % interval",
-    "",
-)
+_COLUMNS = ("executor", "parameters", "bytes", "µs", "retention", "95 % interval", "")
 _SHOWN = (0, 1, 3, 4, 5, 6)
 """The rest is in the report: on a terminal all has to fit 80 columns."""
 
@@ -62,9 +54,9 @@ def run_auto(options: Options) -> int:
     from agentkd.cli.distill import distiller_options, opened_as
     from agentkd.cli.distill_data import check
     from agentkd.cli.first_look import out_folder
-    from agentkd.distill.loop import Distilled
-    from agentkd.distill.offline import by_name, open_dataset
-    from agentkd.distill.source import CollectionOptions
+    from agentkd.distillation.loop import Distilled
+    from agentkd.distillation.offline import by_name, open_dataset
+    from agentkd.distillation.source import CollectionOptions
     from agentkd.environments import look_at, named_by_file
     from agentkd.planners import load_planner
 
@@ -108,16 +100,13 @@ def run_auto(options: Options) -> int:
     console = Console()
     told = known if data is None or known is not None else by_name(data)
     assert told is not None
-    console.print(
-        Text.assemble((options.env, "bold"), "   planner ", (told.name, "cyan"))
-    )
+    console.print(Text.assemble((options.env, "bold"), "   planner ", (told.name, "cyan")))
     count = options.episodes
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
     choosing = choosing_seed(options.eval_seed)
     console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
     (best, floor), (planner, random) = (
-        _both(options, known, data, spec, seed)
-        for seed in (choosing, options.eval_seed)
+        _both(options, known, data, spec, seed) for seed in (choosing, options.eval_seed)
     )
     found = search(
         options.env,
@@ -136,19 +125,19 @@ def run_auto(options: Options) -> int:
     )
     with held():
         provenance = _write_front(options, out, found, contract)
-    frozen = found.chosen.made.frozen
+    chosen = found.chosen.made.executor
     console.print(_grid(found))
     for name, reason in found.left_out.items():
         console.print(Text(f"{name} was left out: {reason}.", "dim"))
     console.print(Text(found.why, "bold"))
-    view = DistillView(options.env, told, frozen)
+    view = DistillView(options.env, told, chosen)
     view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
     file = out / "executor.akd"
     executor, interrupted = Evaluation((), ()), found.interrupted
     try:
-        executor = _reached(options, frozen.policy)
+        executor = _reached(options, chosen.policy)
         facts = provenance | distill_file.measured(planner, random, executor, options)
-        distill_file.write_proven(file, frozen, facts, contract, options)
+        distill_file.write_proven(file, chosen, facts, contract, options)
         if found.chosen.made.elsewhere:
             # The file tells what its floats keep, the report what its integers do.
             executor = _reached(options, integer_form(read_bundle(file)).policy)
@@ -156,7 +145,7 @@ def run_auto(options: Options) -> int:
     except KeyboardInterrupt:
         interrupted = True
     result = Distilled(
-        frozen=frozen,
+        executor=chosen,
         planner=told,
         labels=found.labels,
         steps=found.chosen.steps,
@@ -184,9 +173,7 @@ def run_auto(options: Options) -> int:
 
 
 def _reached(options: Options, policy: Any) -> Evaluation:
-    return evaluate(
-        options.env, policy, episodes=options.episodes, seed=options.eval_seed
-    )
+    return evaluate(options.env, policy, episodes=options.episodes, seed=options.eval_seed)
 
 
 def _both(
@@ -204,9 +191,7 @@ def _both(
                 "--planner, or record with --episodes."
             )
         return Evaluation(data.about.planner_returns, ()), floor
-    best = evaluate(
-        options.env, known.policy, episodes=options.episodes, seed=seed, spec=spec
-    )
+    best = evaluate(options.env, known.policy, episodes=options.episodes, seed=seed, spec=spec)
     return best, floor
 
 
@@ -214,9 +199,7 @@ def _effort(options: Options) -> Effort:
     if options.labels is not None or options.steps is not None:
         fixed = (options.labels is None) == (options.data is not None)
         if options.seconds is not None or options.steps is None or not fixed:
-            raise ConfigError(
-                "With auto: --seconds, or --labels and --steps; with --data --steps."
-            )
+            raise ConfigError("With auto: --seconds, or --labels and --steps; with --data --steps.")
         return Effort(labels=options.labels, steps=options.steps)
     return Effort(seconds=120.0 if options.seconds is None else options.seconds)
 
@@ -293,9 +276,7 @@ def _grid(found: Found) -> Grid:
     return grid
 
 
-def _write_front(
-    options: Options, out: Path, found: Found, contract: Contract
-) -> dict[str, Any]:
+def _write_front(options: Options, out: Path, found: Found, contract: Contract) -> dict[str, Any]:
     """Write the executors of the front, and the one that was picked.
 
     Returns:
@@ -313,8 +294,8 @@ def _write_front(
     for each in front(found.candidates):
         name = re.sub(r"\W+", "-", each.name).strip("-")
         path = out / "candidates" / f"{name}.akd"
-        write_bundle(path, each.made.frozen, provenance, contract=contract)
-    picked = found.chosen.made.frozen
+        write_bundle(path, each.made.executor, provenance, contract=contract)
+    picked = found.chosen.made.executor
     write_bundle(out / "executor.akd", picked, provenance, contract=contract)
     return provenance
 
@@ -370,9 +351,7 @@ def _section(found: Found, target: float) -> Section:
                 *joining,
                 Series("target", span, [target, target]),
                 *(
-                    Series(
-                        e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high]
-                    )
+                    Series(e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high])
                     for e in known
                 ),
             ),

@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-from agentkd.bench.origin import origin
-from agentkd.bench.report import prepare_out
 from agentkd.cli import distill_file
 from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView, Goals
@@ -19,18 +16,21 @@ from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.interrupt import ctrl_c
+from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.report.provenance import origin
+from agentkd.report.report import prepare_out
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
-    from agentkd.distill.dataset import About, Dataset
+    from agentkd.distillation.dataset import About, Dataset
     from agentkd.spec import Spec
 
 
 def run_data(options: Options, data: str) -> int:
     """Distil from a dataset, measure where the environment can be made, report."""
     from agentkd.cli.distill import distiller_options, mean, need_steps, tensorboard
-    from agentkd.distill.loop import Budget
-    from agentkd.distill.offline import distill_dataset, open_dataset
+    from agentkd.distillation.loop import Budget
+    from agentkd.distillation.offline import distill_dataset, open_dataset
     from agentkd.planners import load_planner
 
     if options.labels is not None:
@@ -89,18 +89,14 @@ def run_data(options: Options, data: str) -> int:
         need_steps(result)
         result = replace(result, planner=replace(result.planner, name=shown.name))
         provenance = _provenance(options, dataset, env or about.env, result)
-        write_bundle(
-            file, result.frozen, provenance, contract=contract, labels=result.kept
-        )
+        write_bundle(file, result.executor, provenance, contract=contract, labels=result.kept)
     executor = Evaluation((), ())
     if spec is not None:
         view.say(f"Measuring the executor over {options.episodes} episodes …")
         try:
-            executor = _measure(options, env, result.frozen.policy, spec)
+            executor = _measure(options, env, result.executor.policy, spec)
             facts = provenance | distill_file.measured(bests, floor, executor, options)
-            distill_file.write_proven(
-                file, result.frozen, facts, contract, lives, result.kept
-            )
+            distill_file.write_proven(file, result.executor, facts, contract, lives, result.kept)
         except KeyboardInterrupt:
             result = replace(result, interrupted=True)
     # A Minari dataset's reference is the dataset: no planner goes by that name.
@@ -146,18 +142,11 @@ def check(spec: Spec, about: About, env: str) -> None:
 
 
 def _measure(options: Options, env: str, policy: Any, spec: Spec) -> Evaluation:
-    return evaluate(
-        env, policy, episodes=options.episodes, seed=options.eval_seed, spec=spec
-    )
+    return evaluate(env, policy, episodes=options.episodes, seed=options.eval_seed, spec=spec)
 
 
 def _references(
-    options: Options,
-    env: str,
-    about: About,
-    planner: Any,
-    spec: Spec | None,
-    view: DistillView,
+    options: Options, env: str, about: About, planner: Any, spec: Spec | None, view: DistillView
 ) -> tuple[Evaluation, Evaluation]:
     """What planner and random actions get: measured now, or as the dataset says.
 
@@ -181,9 +170,7 @@ def _references(
     return Evaluation(about.planner_returns, ()), floor
 
 
-def _provenance(
-    options: Options, dataset: Dataset, env: str, result: Any
-) -> dict[str, Any]:
+def _provenance(options: Options, dataset: Dataset, env: str, result: Any) -> dict[str, Any]:
     about = dataset.about
     return {
         "env": env,

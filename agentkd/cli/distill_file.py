@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agentkd.bench.evaluate import Evaluation
-from agentkd.bench.intervals import mean_interval, retention
-from agentkd.bench.origin import origin
-from agentkd.bench.recording import record
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract, check, parse
 from agentkd.deploy.vectors import STEPS
 from agentkd.environments import make
 from agentkd.errors import AgentkdError
+from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.intervals import mean_interval, retention
+from agentkd.measure.recording import record
+from agentkd.report.provenance import origin
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options
-    from agentkd.distill.loop import Distilled
-    from agentkd.executors.frozen import Frozen
+    from agentkd.distillation.loop import Distilled
+    from agentkd.executors.executor import Executor
     from agentkd.planners import Planner
     from agentkd.spec import Spec
     from agentkd.types import Labels
@@ -42,8 +42,8 @@ def contract(options: Options, spec: Spec) -> Contract:
 def period_of(env: str) -> float | None:
     """The time between two steps of an environment, seconds; None where none is told.
 
-    Simulators of robots have it as `dt`; of others the frames a second are what their
-    makers meant by a step's length.
+    Simulators of robots have it as `dt`; of others the frames a second are what their makers meant
+    by a step's length.
     """
     try:
         made = make(env)
@@ -101,7 +101,7 @@ class Measuring(Protocol):
 
 def write_proven(
     file: Path,
-    frozen: Frozen,
+    executor: Executor,
     facts: Mapping[str, Any],
     told: Contract,
     options: Measuring,
@@ -109,13 +109,9 @@ def write_proven(
 ) -> None:
     """Write an executor's file with golden vectors of episodes that it lives."""
     own = record(
-        options.env,
-        frozen.policy,
-        steps=STEPS,
-        seed=options.eval_seed,
-        spec=frozen.spec,
+        options.env, executor.policy, steps=STEPS, seed=options.eval_seed, spec=executor.spec
     )
-    write_bundle(file, frozen, facts, contract=told, golden=own, labels=labels)
+    write_bundle(file, executor, facts, contract=told, golden=own, labels=labels)
 
 
 def measured(
@@ -125,11 +121,7 @@ def measured(
     kept = retention(executor.returns, planner.returns, random.returns)
     returns = {
         name: mean_interval(each.returns).mean
-        for name, each in (
-            ("planner", planner),
-            ("executor", executor),
-            ("random", random),
-        )
+        for name, each in (("planner", planner), ("executor", executor), ("random", random))
     }
     facts: dict[str, Any] = {}
     if all(map(math.isfinite, (kept.mean, kept.low, kept.high))):

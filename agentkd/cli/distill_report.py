@@ -13,15 +13,15 @@ import numpy as np
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.evaluate import Evaluation
-from agentkd.bench.intervals import Interval, mean_interval, retention
-from agentkd.bench.report import Plot, Section, Series, Table, write_report
 from agentkd.cli.distill_view import DistillView
-from agentkd.distill.terms import to_text
-from agentkd.runtime.form import NumpyForm, form
+from agentkd.distillation.terms import to_text
+from agentkd.executors.acting import NumpyForm, form
+from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.intervals import Interval, mean_interval, retention
+from agentkd.report.report import Plot, Section, Series, Table, write_report
 
 if TYPE_CHECKING:
-    from agentkd.distill.loop import Distilled
+    from agentkd.distillation.loop import Distilled
 
 _CALLS = 3000
 
@@ -57,8 +57,8 @@ class Told(Protocol):
 
 def decision_latency(result: Distilled) -> dict[str, float | str]:
     """Time one decision of the executor, native where that is to be had, in µs."""
-    acting = form(result.frozen)
-    acting.obs[:] = result.frozen.mean
+    acting = form(result.executor)
+    acting.obs[:] = result.executor.mean
     times = np.empty(_CALLS)
     for index in range(_CALLS):
         start = time.perf_counter_ns()
@@ -94,8 +94,7 @@ def write(
     kept = retention(executor.returns, planner.returns, random.returns)
     latency = decision_latency(result)
     agreement = next(
-        (p.agreement for p in reversed(result.history) if p.agreement == p.agreement),
-        math.nan,
+        (p.agreement for p in reversed(result.history) if p.agreement == p.agreement), math.nan
     )
     data: dict[str, Any] = {
         "command": "distill",
@@ -104,7 +103,7 @@ def write(
         "planner_name": result.planner.name,
         "planner_digest": result.planner.digest,
         "executor": str(out / "executor.akd"),
-        "architecture": result.frozen.architecture,
+        "architecture": result.executor.architecture,
         "terms": to_text(result.terms),
         "seed": options.seed,
         "eval_seed": options.eval_seed,
@@ -112,7 +111,7 @@ def write(
         "retention": kept.mean,
         "retention_interval": [kept.low, kept.high],
         "planner_parameters": result.planner.parameters,
-        "executor_parameters": result.frozen.parameters,
+        "executor_parameters": result.executor.parameters,
         "labels": result.labels,
         "planner_queries": result.labels * votes,
         "labels_refused": result.refused,
@@ -144,10 +143,7 @@ def write(
 
 
 def _sections(
-    data: dict[str, Any],
-    returns: dict[str, Interval],
-    kept: Interval,
-    result: Distilled,
+    data: dict[str, Any], returns: dict[str, Interval], kept: Interval, result: Distilled
 ) -> list[Section]:
     looks = result.history
     labels = [look.labels for look in looks]
@@ -181,25 +177,18 @@ def _sections(
         y_label="divergence",
         series=(
             Series(
-                "divergence",
-                [look.steps for look in looks],
-                [look.divergence for look in looks],
+                "divergence", [look.steps for look in looks], [look.divergence for look in looks]
             ),
         ),
         note="",
     )
-    rows = [
-        [name, f"{r.mean:.1f}", f"[{r.low:.1f}, {r.high:.1f}]"]
-        for name, r in returns.items()
-    ]
+    rows = [[name, f"{r.mean:.1f}", f"[{r.low:.1f}, {r.high:.1f}]"] for name, r in returns.items()]
     table = Table(
         columns=["policy", "return", "95 % interval"],
         rows=rows,
         caption=f"{data['episodes']} episodes each, the same seeds.",
     )
-    ended = (
-        " It was interrupted; this is what it had learnt." if result.interrupted else ""
-    )
+    ended = " It was interrupted; this is what it had learnt." if result.interrupted else ""
     text = (
         f"The executor keeps {kept.mean:.1%} of the planner's return above random "
         f"play, with {data['executor_parameters']:,} parameters instead of "
@@ -213,11 +202,7 @@ def _sections(
 
 
 def _print(
-    view: DistillView,
-    data: dict[str, Any],
-    returns: dict[str, Interval],
-    kept: Interval,
-    out: Path,
+    view: DistillView, data: dict[str, Any], returns: dict[str, Interval], kept: Interval, out: Path
 ) -> None:
     grid = Grid(title=None, show_edge=False, pad_edge=False)
     for column in ("", "return", "95 % interval", "parameters"):
@@ -227,9 +212,7 @@ def _print(
         "executor": f"{data['executor_parameters']:,}",
     }
     for name, r in returns.items():
-        grid.add_row(
-            name, f"{r.mean:.1f}", f"{r.low:.1f} … {r.high:.1f}", sizes.get(name, "")
-        )
+        grid.add_row(name, f"{r.mean:.1f}", f"{r.low:.1f} … {r.high:.1f}", sizes.get(name, ""))
     latency = data["decision_latency_us"]
     console = view.console
     console.print(grid)

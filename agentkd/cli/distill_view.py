@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
-from agentkd.distill.progress import Progress as Look
-from agentkd.distill.progress import Watch
-from agentkd.executors.frozen import Frozen
+from agentkd.distillation.progress import Progress as Look
+from agentkd.distillation.progress import Watch
+from agentkd.executors.executor import Executor
 from agentkd.planners import Planner
 
 _LINE_EVERY = 5.0
@@ -47,7 +47,7 @@ class Goals:
 class DistillView:
     """Shows a distillation: a live table on a terminal, lines elsewhere."""
 
-    def __init__(self, env: str, planner: Planner, executor: Frozen) -> None:
+    def __init__(self, env: str, planner: Planner, executor: Executor) -> None:
         """Say what is distilled into what."""
         self.console = Console()
         size = f"{planner.parameters:,}" if planner.parameters else "unknown"
@@ -169,10 +169,7 @@ def _table(look: Look, goals: Goals) -> Table:
         f"{look.steps:,} ({look.steps_per_second:,.0f}/s)",
     )
     grid.add_row(
-        "divergence",
-        f"{look.divergence:.4g}",
-        "planner drives",
-        f"{look.planner_share:.0%}",
+        "divergence", f"{look.divergence:.4g}", "planner drives", f"{look.planner_share:.0%}"
     )
     if look.refused:
         grid.add_row(Text("labels refused (NaN)", "red"), f"{look.refused:,}", "", "")

@@ -12,10 +12,10 @@ import tyro
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agentkd.bench.agreement import Sample
-    from agentkd.bench.attacked import Assault, Attack
-    from agentkd.bench.comparison import Candidate, Measured
     from agentkd.cli.eval_view import EvalView
+    from agentkd.measure.agreement import Sample
+    from agentkd.measure.attack import Assault, Attack
+    from agentkd.report.comparison import Candidate, Measured
     from agentkd.spec import Spec
 
 _SECONDS = 0.3
@@ -34,8 +34,8 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     policies: tyro.conf.Positional[tuple[str, ...]]
-    """SB3 saves or their folders, module:attribute, executor files (.akd), and earlier
-    results: a report.json or a folder with one."""
+    """SB3 saves or their folders, module:attribute, executor files (.akd), and earlier results: a
+    report.json or a folder with one."""
     reference: str | None = None
     """What retention and agreement are against; by default the first planner."""
     episodes: int = 20
@@ -43,8 +43,8 @@ class Options:
     seed: int = 1000
     """Episode i is reset with seed + i."""
     attack: Literal["noise", "fgsm", "pgd"] | None = None
-    """Measure everything once more on observations that are off: by chance, or the
-    worst that one step, or several, along an executor's own gradient find."""
+    """Measure everything once more on observations that are off: by chance, or the worst that one
+    step, or several, along an executor's own gradient find."""
     epsilon: float = 0.1
     """How far off: in units of the spread of what the reference observes."""
     attack_steps: int = 10
@@ -66,16 +66,15 @@ def run(options: Options) -> int:
     import torch
 
     from agentkd import environments
-    from agentkd.bench.report import prepare_out
     from agentkd.cli.eval_attack import attack_of, whose_states
     from agentkd.cli.eval_view import EvalView
+    from agentkd.report.report import prepare_out
     from agentkd.spec import env_spec
 
     torch.set_num_threads(1)
     if options.episodes < 1 or options.seed < 0:
         raise ConfigError(
-            f"--episodes {options.episodes} --seed {options.seed}: at least 1, and at "
-            "least 0."
+            f"--episodes {options.episodes} --seed {options.seed}: at least 1, and at least 0."
         )
     if not options.policies:
         raise ConfigError("Nothing to measure: name at least one policy.")
@@ -93,7 +92,7 @@ def run(options: Options) -> int:
 
 def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | None]:
     """Load every policy, and choose the reference; it is in the list, and first."""
-    from agentkd.bench.comparison import candidates
+    from agentkd.report.comparison import candidates
 
     def load(ref: str) -> list[Candidate]:
         own = dict(access)
@@ -101,9 +100,7 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
             # What tells how a save is read is for saves.
             own |= {"algorithm": None}
         if ref.endswith(".akd") or own["vecnormalize"] == "off":
-            own |= {
-                "vecnormalize": None if ":" in ref or ref.endswith(".akd") else "off"
-            }
+            own |= {"vecnormalize": None if ":" in ref or ref.endswith(".akd") else "off"}
         return candidates(ref, options.env, spec, own)
 
     access = {
@@ -137,11 +134,11 @@ def _measure(
     attack: Attack | None,
     whose: Candidate | None,
 ) -> int:
-    from agentkd.bench.agreement import Sample
-    from agentkd.bench.comparison import live
-    from agentkd.bench.evaluate import evaluate_random
     from agentkd.cli.eval_attack import assault
     from agentkd.cli.eval_report import Comparison, write
+    from agentkd.measure.agreement import Sample
+    from agentkd.measure.evaluate import evaluate_random
+    from agentkd.report.comparison import live
 
     sample = Sample()
     seen = sample if whose is reference else Sample()
@@ -158,40 +155,27 @@ def _measure(
                 if each is whose:
                     visited = seen
                 done.append(
-                    live(
-                        each,
-                        options.env,
-                        spec,
-                        progress=watch,
-                        visited=visited,
-                        **measure,
-                    )
+                    live(each, options.env, spec, progress=watch, visited=visited, **measure)
                 )
         done = _asked(done, sample, spec, view)
         if attack is not None:
             assaults = assault(options, attack, done, seen, sample, spec, view)
     except KeyboardInterrupt:
         interrupted = True
-    outcome = Comparison(
-        random, tuple(done), reference, sample.size, interrupted, attack, assaults
-    )
+    outcome = Comparison(random, tuple(done), reference, sample.size, interrupted, attack, assaults)
     return write(options, outcome, view)
 
 
-def _asked(
-    done: Sequence[Measured], sample: Sample, spec: Spec, view: EvalView
-) -> list[Measured]:
+def _asked(done: Sequence[Measured], sample: Sample, spec: Spec, view: EvalView) -> list[Measured]:
     """Add agreement and latency to what lived."""
-    from agentkd.bench.comparison import compared, latencies
+    from agentkd.report.comparison import compared, latencies
 
     alive = [each for each in done if not each.fault]
     view.say("Timing decisions …")
     found = [each.candidate for each in alive]
     times = latencies(found, sample, spec, seconds=_SECONDS)
     known = {
-        id(each): replace(
-            each, agreement=compared(each.candidate, sample, spec), latency=latency
-        )
+        id(each): replace(each, agreement=compared(each.candidate, sample, spec), latency=latency)
         for each, latency in zip(alive, times, strict=True)
     }
     return [known.get(id(each), each) for each in done]

@@ -11,29 +11,21 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.agreement import Sample, agreement_with
-from agentkd.bench.attacked import Assault, Attack, Attacked, units
-from agentkd.bench.comparison import Candidate, Measured
-from agentkd.bench.evaluate import Evaluation, evaluate
-from agentkd.bench.intervals import mean_interval, retention
-from agentkd.bench.report import Section, Table
 from agentkd.cli.terminal import Console
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.measure.agreement import Sample, agreement_with
+from agentkd.measure.attack import Assault, Attack, Attacked, units
+from agentkd.measure.evaluate import Evaluation, evaluate
+from agentkd.measure.intervals import mean_interval, retention
+from agentkd.report.comparison import Candidate, Measured
+from agentkd.report.report import Section, Table
 
 if TYPE_CHECKING:
     from agentkd.cli.eval import Options
     from agentkd.cli.eval_view import EvalView
     from agentkd.spec import Spec
 
-_COLUMNS = (
-    "policy",
-    "return",
-    "attacked",
-    "retention",
-    "attacked",
-    "agreement",
-    "attacked",
-)
+_COLUMNS = ("policy", "return", "attacked", "retention", "attacked", "agreement", "attacked")
 
 
 def attack_of(options: Options) -> Attack | None:
@@ -47,9 +39,7 @@ def attack_of(options: Options) -> Attack | None:
     return Attack(options.attack, options.epsilon, options.attack_steps)
 
 
-def whose_states(
-    found: Sequence[Candidate], reference: Candidate | None
-) -> Candidate | None:
+def whose_states(found: Sequence[Candidate], reference: Candidate | None) -> Candidate | None:
     """Whose visited states an attack's size is counted in: the first that acts.
 
     Raises:
@@ -134,9 +124,7 @@ def add(
             "return": reached.mean,
             "return_interval": [reached.low, reached.high],
             "retention": math.nan if kept is None else kept.mean,
-            "retention_interval": [math.nan] * 2
-            if kept is None
-            else [kept.low, kept.high],
+            "retention_interval": [math.nan] * 2 if kept is None else [kept.low, kept.high],
             "agreement": each.agreement,
             "returns": list(returns),
             "note": each.why,
@@ -180,9 +168,7 @@ def section(data: dict[str, Any]) -> Section:
         "In units of the spread of each number of an observation. Retention is against "
         "the reference without attack."
     )
-    return Section(
-        _title(data), " ".join(_notes(data)), Table(_COLUMNS, _rows(data), caption)
-    )
+    return Section(_title(data), " ".join(_notes(data)), Table(_COLUMNS, _rows(data), caption))
 
 
 def show(console: Console, data: dict[str, Any]) -> None:
@@ -191,9 +177,7 @@ def show(console: Console, data: dict[str, Any]) -> None:
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(_COLUMNS):
         name = column.replace("agreement", "agrees")
-        grid.add_column(
-            name, justify="right" if index else "left", overflow="fold", min_width=6
-        )
+        grid.add_column(name, justify="right" if index else "left", overflow="fold", min_width=6)
     for row in _rows(data):
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

@@ -11,15 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.comparison import Candidate, Measured
-from agentkd.bench.evaluate import Evaluation
-from agentkd.bench.intervals import Interval, mean_interval, retention
-from agentkd.bench.report import Plot, Section, Series, Table, write_report
+from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.intervals import Interval, mean_interval, retention
+from agentkd.report.comparison import Candidate, Measured
+from agentkd.report.report import Plot, Section, Series, Table, write_report
 
 if TYPE_CHECKING:
-    from agentkd.bench.attacked import Assault, Attack
     from agentkd.cli.eval import Options
     from agentkd.cli.eval_view import EvalView
+    from agentkd.measure.attack import Assault, Attack
 
 _COLUMNS = (
     "policy",
@@ -68,9 +68,7 @@ def write(options: Options, outcome: Comparison, view: EvalView) -> int:
     rows = [_cells(each) for each in data["policies"]]
     if outcome.random is not None:
         interval = _interval(data["random_return_interval"])
-        rows.append(
-            ["random actions", _number(data["random_return"]), interval, *[""] * 4]
-        )
+        rows.append(["random actions", _number(data["random_return"]), interval, *[""] * 4])
     notes = _notes(options, outcome)
     _print(view, data, rows, notes)
     sections = []
@@ -128,13 +126,7 @@ def _data(options: Options, outcome: Comparison) -> dict[str, Any]:
     if outcome.attack is not None:
         from agentkd.cli import eval_attack
 
-        eval_attack.add(
-            data,
-            outcome.attack,
-            outcome.assaults,
-            _returns(reference),
-            outcome.random,
-        )
+        eval_attack.add(data, outcome.attack, outcome.assaults, _returns(reference), outcome.random)
     _add_headline(data, outcome)
     return data
 
@@ -177,8 +169,7 @@ def _add_headline(data: dict[str, Any], outcome: Comparison) -> None:
         data["planner_parameters"] = planner["parameters"]
         data["returns"]["planner"] = planner["returns"]
     executor = next(
-        (p for p in data["policies"] if p["kind"] == "executor" and p is not planner),
-        None,
+        (p for p in data["policies"] if p["kind"] == "executor" and p is not planner), None
     )
     if executor is not None:
         data["executor_return"] = executor["return"]
@@ -243,9 +234,7 @@ def _notes(options: Options, outcome: Comparison) -> list[str]:
     if outcome.interrupted:
         notes.append("Interrupted: these are the policies measured until then.")
     if outcome.reference is None:
-        notes.append(
-            "No planner to compare with: give one, or name a policy with --reference."
-        )
+        notes.append("No planner to compare with: give one, or name a policy with --reference.")
     for each in outcome.measured:
         candidate = each.candidate
         name = f"{candidate.ref} ({candidate.about})"
@@ -258,8 +247,7 @@ def _notes(options: Options, outcome: Comparison) -> list[str]:
         ):
             first = "unknown" if candidate.seed is None else candidate.seed
             notes.append(
-                f"{name} lived other episodes: {len(candidate.returns)}, from seed "
-                f"{first}."
+                f"{name} lived other episodes: {len(candidate.returns)}, from seed {first}."
             )
     return notes
 
@@ -270,15 +258,11 @@ def _plots(data: dict[str, Any]) -> tuple[Plot, ...]:
         if policy["returns"]:
             low, high = policy["return_interval"]
             name = f"{policy['ref']} ({policy['name']})"
-            series.append(
-                Series(name, policy["returns"], [policy["return"]], [low], [high])
-            )
+            series.append(Series(name, policy["returns"], [policy["return"]], [low], [high]))
     floor = data["returns"]["random"]
     if floor:
         low, high = data["random_return_interval"]
-        series.append(
-            Series("random actions", floor, [data["random_return"]], [low], [high])
-        )
+        series.append(Series("random actions", floor, [data["random_return"]], [low], [high]))
     if not series:
         return ()
     note = "A dot is an episode; the diamond is the mean, the bar its 95 % interval."
@@ -286,19 +270,14 @@ def _plots(data: dict[str, Any]) -> tuple[Plot, ...]:
 
 
 def _print(
-    view: EvalView,
-    data: dict[str, Any],
-    rows: Sequence[Sequence[str]],
-    notes: list[str],
+    view: EvalView, data: dict[str, Any], rows: Sequence[Sequence[str]], notes: list[str]
 ) -> None:
     console = view.console
     wide = console.width >= _WIDE
     if not wide:
         # Names do not fit beside the figures: they get numbers, and stand above.
         for index, policy in enumerate(data["policies"], 1):
-            size = (
-                f", {policy['parameters']:,} parameters" if policy["parameters"] else ""
-            )
+            size = f", {policy['parameters']:,} parameters" if policy["parameters"] else ""
             text = f"{index:>2}  {policy['ref']}  ({policy['name']}{size})"
             console.print(Text(text), soft_wrap=True)
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -7,17 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import final
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from agentkd.bench.evaluate import Watch
 from agentkd.cli.terminal import Console
+from agentkd.measure.evaluate import Watch
 
 _LINE_EVERY = 5.0
 
@@ -31,8 +25,7 @@ class EvalView:
         self.console = Console()
         self.console.print(
             Text.assemble(
-                (env, "bold"),
-                f"   {episodes} episodes each, seeds {seed} to {seed + episodes - 1}",
+                (env, "bold"), f"   {episodes} episodes each, seeds {seed} to {seed + episodes - 1}"
             )
         )
 

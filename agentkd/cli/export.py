@@ -33,31 +33,30 @@ class Options:
     """The executor file (.akd)."""
 
     to: str
-    """onnx; c, one C99 file and its header; c-int8, the same in integers; akx, data for
-    the fixed C runtime; torchscript; and what else docs/export.md lists."""
+    """onnx; c, one C99 file and its header; c-int8, the same in integers; akx, data for the fixed C
+    runtime; torchscript; and what else docs/export.md lists."""
 
     flavour: str = "plain"
     """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl."""
 
     opset: int | None = None
-    """For onnx, the version of its operators. By default the one that suits the reader
-    that the flavour is for; docs/export.md lists them."""
+    """For onnx, the version of its operators. By default the one that suits the reader that the
+    flavour is for; docs/export.md lists them."""
 
     name: str = "executor"
-    """For C, what every name in the file begins with. Give each executor of a program
-    its own."""
+    """For C, what every name in the file begins with. Give each executor of a program its own."""
 
     out: Path | None = None
-    """The file to write; for C, the header beside it ends in .h. By default it lies
-    beside the executor file."""
+    """The file to write; for C, the header beside it ends in .h. By default it lies beside the
+    executor file."""
 
     runtime: Path | None = None
     """For akx, a folder into which the runtime's C sources are copied too."""
 
     calibrate: str | None = None
-    """For integers, what shows how large numbers become: a .npy file of observations
-    (n, obs), a .npz file with obs and starts, or the word episodes, which lives some.
-    By default the episodes that the executor's file holds."""
+    """For integers, what shows how large numbers become: a .npy file of observations (n, obs), a
+    .npz file with obs and starts, or the word episodes, which lives some. By default the episodes
+    that the executor's file holds."""
 
 
 def run(options: Options) -> int:
@@ -107,8 +106,8 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     """What integers are calibrated with; None where there are none, or they are drawn.
 
     Raises:
-        ConfigError: If the file does not hold what it should, or no environment is
-            known whose episodes could be lived.
+        ConfigError: If the file does not hold what it should, or no environment is known whose
+            episodes could be lived.
     """
     from agentkd.deploy.int8 import calibrate
     from agentkd.errors import ConfigError
@@ -121,21 +120,21 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     if given is None:
         return calibrate.held(bundle)
     if given != "episodes":
-        return calibrate.read(Path(given), bundle.frozen)
+        return calibrate.read(Path(given), bundle.executor)
     env = bundle.manifest.get("provenance", {}).get("env")
     if not env or not isinstance(env, str):
         raise ConfigError(
             f"{options.file} names no environment, so no episodes can be lived. Give "
             "--calibrate a .npy file of observations, (n, "
-            f"{bundle.frozen.spec.obs.size}), or leave it out to calibrate with drawn "
+            f"{bundle.executor.spec.obs.size}), or leave it out to calibrate with drawn "
             "ones."
         )
-    from agentkd.bench.recording import record
     from agentkd.environments import named_by_file
+    from agentkd.measure.recording import record
 
-    frozen = bundle.frozen
+    executor = bundle.executor
     env = named_by_file(env)
-    lived = record(env, frozen.policy, steps=STEPS, seed=SEED, spec=frozen.spec)
+    lived = record(env, executor.policy, steps=STEPS, seed=SEED, spec=executor.spec)
     return calibrate.episodes(lived)
 
 
@@ -143,8 +142,8 @@ def _check_places(executor: Path, out: Path, header: Path | None) -> None:
     """Check that nothing is lost where the files are written.
 
     Raises:
-        ConfigError: If the executor file, or a header that agentkd did not write, would
-            be replaced, or `out` is no place for a file.
+        ConfigError: If the executor file, or a header that agentkd did not write, would be
+            replaced, or `out` is no place for a file.
     """
     from agentkd.deploy.interface import HEADER_MARK
     from agentkd.errors import ConfigError
@@ -155,9 +154,7 @@ def _check_places(executor: Path, out: Path, header: Path | None) -> None:
         if out.exists() and out.samefile(executor):
             raise ConfigError(f"--out {out} is the executor file itself; name another.")
         if header == out:
-            raise ConfigError(
-                f"--out {out} is the header's name; end the C file in .c."
-            )
+            raise ConfigError(f"--out {out} is the header's name; end the C file in .c.")
         if header is not None and header.is_file():
             with header.open("rb") as file:
                 mark = file.read(len(HEADER_MARK))
@@ -167,9 +164,7 @@ def _check_places(executor: Path, out: Path, header: Path | None) -> None:
                     "--out another name."
                 )
     except OSError as error:
-        raise ConfigError(
-            f"{out} could not be written: {error.strerror or error}."
-        ) from error
+        raise ConfigError(f"{out} could not be written: {error.strerror or error}.") from error
 
 
 def _own_test(source: bytes, name: str) -> tuple[str, bool]:
@@ -186,12 +181,7 @@ def _own_test(source: bytes, name: str) -> tuple[str, bool]:
             (Path(folder) / "executor.c").write_bytes(source)
             program = build(Path(folder), ["executor.c"], flags=flags)
             done = subprocess.run(
-                [program],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=60,
-                check=False,
+                [program], capture_output=True, text=True, errors="replace", timeout=60, check=False
             )
         except (LoadError, OSError, subprocess.TimeoutExpired) as error:
             return f"its own test did not run: {error}", True

@@ -11,12 +11,7 @@ from agentkd.environments import check_name, folder_name
 from agentkd.errors import ConfigError, LoadError, RefError
 from agentkd.refs import is_reference, working_directory_on_path
 
-_FOLDERS = {
-    "distill": "distill",
-    "record": "labels",
-    "reinforce": "reinforce",
-    "run": "run",
-}
+_FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
 """What the folders of commands that always write one begin with."""
 _SCHEME = "tcp://"
 
@@ -34,7 +29,7 @@ def first_look(command: str, options: Any) -> None:
     for text in _texts(options, "executor", "architecture", "candidates"):
         _check_executor(text)
     for text in _texts(options, "terms", "compare"):
-        from agentkd.distill.terms import check_terms
+        from agentkd.distillation.terms import check_terms
 
         check_terms(text)
     for text in _texts(options, "planner", "policies", "reference"):
@@ -108,7 +103,7 @@ def _check_out(command: str, options: Any) -> None:
     if out is None and command in _FOLDERS and env:
         out = out_folder(command, env, None)
     if out is not None:
-        from agentkd.bench.report import check_out
+        from agentkd.report.report import check_out
 
         resume = getattr(options, "resume", False)
         check_out(out, overwrite=place.overwrite, resume=resume)

@@ -36,8 +36,8 @@ class Options:
     cores: tuple[str, ...] = ()
     """Which: m0, m3, m4f, m7, m33, rv32, rv64, aarch64, host; by default all."""
     nanojoules: float | None = None
-    """Energy of an instruction, nJ, on every core alike; by default each core's, from a
-    part's data sheet and assumed cycles, which the table names."""
+    """Energy of an instruction, nJ, on every core alike; by default each core's, from a part's data
+    sheet and assumed cycles, which the table names."""
     json: bool = False
     """Print JSON instead of a table."""
     record: bool = False
@@ -148,14 +148,14 @@ def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     from agentkd.deploy.int8.program import whole_program
     from agentkd.executors.difference import TOLERANCE
 
-    name, frozen = "executor", bundle.frozen
+    name, executor = "executor", bundle.executor
     programs = {
         "float": Program(
-            emit_c(frozen, name),
+            emit_c(executor, name),
             name,
-            *golden(frozen, _ROWS),
+            *golden(executor, _ROWS),
             tolerance=TOLERANCE,
-            memory=frozen.memory,
+            memory=executor.memory,
         )
     }
     if int8:
@@ -197,9 +197,7 @@ def _energy(rows: Sequence[Row], given: float | None) -> str:
 
     if given is not None:
         return f"Energy is an estimate: instructions × {given:g} nJ on every core."
-    lines = [
-        "Energy is an estimate: instructions × assumed cycles × current × voltage."
-    ]
+    lines = ["Energy is an estimate: instructions × assumed cycles × current × voltage."]
     for name in dict.fromkeys(row.core.name for row in rows):
         if name in POWER:
             power = POWER[name]
@@ -227,12 +225,7 @@ def _record(
     compilers = {row.core.name: compiler_version(row.core) for row in rows}
     data = with_footprint(
         bundle,
-        {
-            "cores": [{name: each[name] for name in kept} for each in facts],
-            "compilers": compilers,
-        },
+        {"cores": [{name: each[name] for name in kept} for each in facts], "compilers": compilers},
     )
     after = replace_bundle(options.file, data)
-    console.print(
-        Text(f"{options.file}: recorded, SHA-256 {after.digest}"), soft_wrap=True
-    )
+    console.print(Text(f"{options.file}: recorded, SHA-256 {after.digest}"), soft_wrap=True)

@@ -21,8 +21,8 @@ _TOLERANCE = 1e-3
 class Options:
     """Take a Stable-Baselines3 policy over as it is, as an executor file.
 
-    It has to be a multilayer perceptron. Nothing is trained: the file does what the
-    policy does deterministically. It is inspected, exported and run like any other.
+    It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
+    deterministically. It is inspected, exported and run like any other.
 
     Example: agentkd freeze runs/ppo/best_model.zip
     """
@@ -48,7 +48,7 @@ class Options:
 def run(options: Options) -> int:
     """Take it over, compare, write."""
     from agentkd.deploy.bundle import probes, write_bundle
-    from agentkd.distill.students import difference, from_sb3
+    from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
 
@@ -70,22 +70,20 @@ def run(options: Options) -> int:
         algorithm=options.algorithm,
         allow_pickle=options.unpickle,
     )
-    frozen = from_sb3(planner, spec)
-    apart = difference(frozen, planner, probes(frozen, 1024))
+    executor = from_sb3(planner, spec)
+    apart = difference(executor, planner, probes(executor, 1024))
     if not apart <= _TOLERANCE:
-        raise LoadError(
-            f"The executor differs from {planner.name} by {apart:.2g}. Distil it."
-        )
+        raise LoadError(f"The executor differs from {planner.name} by {apart:.2g}. Distil it.")
     provenance = {
         "env": options.env or "",
         "planner": {"refs": [options.save], "name": planner.name},
         "planner_digest": planner.digest,
         "command": ["agentkd", *sys.argv[1:]],
     }
-    write_bundle(out, frozen, provenance)
+    write_bundle(out, executor, provenance)
     console = Console()
     console.print(
-        f"{planner.name}: {frozen.architecture}, {frozen.parameters:,} parameters, "
+        f"{planner.name}: {executor.architecture}, {executor.parameters:,} parameters, "
         f"largest difference over 1,024 observations {apart:.1g}",
         highlight=False,
     )

@@ -11,7 +11,7 @@ import tyro
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle
-    from agentkd.executors.frozen import Frozen
+    from agentkd.executors.executor import Executor
     from agentkd.executors.layers import Layer
     from agentkd.spec import ActionSpec, ObsSpec
     from agentkd.types import Floats
@@ -45,7 +45,7 @@ def run(options: Options) -> int:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    facts = describe(bundle.frozen) | meaning(bundle)
+    facts = describe(bundle.executor) | meaning(bundle)
     for name, value in origin(bundle.manifest.get("provenance", {})).items():
         facts.setdefault(name, value)
     facts |= takes(bundle.manifest.get("footprint", {}))
@@ -69,20 +69,20 @@ def run(options: Options) -> int:
     return 0
 
 
-def describe(frozen: Frozen) -> dict[str, str]:
+def describe(executor: Executor) -> dict[str, str]:
     """What an executor is, in words, by name."""
     from agentkd.executors.layers import sizes
 
-    widths = [frozen.spec.obs.size, *(sizes(layer)[1] for layer in frozen.layers)]
+    widths = [executor.spec.obs.size, *(sizes(layer)[1] for layer in executor.layers)]
     shape = " - ".join(map(str, widths))
-    kinds = ", ".join(dict.fromkeys(map(_kind, frozen.layers)))
+    kinds = ", ".join(dict.fromkeys(map(_kind, executor.layers)))
     return {
-        "executor": f"{frozen.architecture}, version {frozen.version}",
-        "network": f"{shape}, {kinds}, {frozen.parameters:,} parameters",
-        "observations": _observations(frozen.spec.obs),
-        "actions": _actions(frozen.spec.action),
-        "head": _HEADS[frozen.head],
-        "normaliser": _normaliser(frozen),
+        "executor": f"{executor.architecture}, version {executor.version}",
+        "network": f"{shape}, {kinds}, {executor.parameters:,} parameters",
+        "observations": _observations(executor.spec.obs),
+        "actions": _actions(executor.spec.action),
+        "head": _HEADS[executor.head],
+        "normaliser": _normaliser(executor),
     }
 
 
@@ -105,8 +105,7 @@ _HEADS = {
 
 def _observations(obs: ObsSpec) -> str:
     parts = [
-        f"{part.name + ': ' if part.name else ''}{part.kind} {_shape(part.shape)} "
-        f"{part.dtype}"
+        f"{part.name + ': ' if part.name else ''}{part.kind} {_shape(part.shape)} {part.dtype}"
         for part in obs.parts
     ]
     return f"{obs.size} numbers; {', '.join(parts)}"
@@ -138,16 +137,16 @@ def _few(values: tuple[float, ...]) -> str:
     return f"({', '.join(f'{value:g}' for value in values[:_MOST])}{more})"
 
 
-def _normaliser(frozen: Frozen) -> str:
+def _normaliser(executor: Executor) -> str:
     import numpy as np
 
-    if not frozen.mean.any() and (frozen.scale == 1.0).all():
-        return f"none; clipped at ±{frozen.clip:g}"
+    if not executor.mean.any() and (executor.scale == 1.0).all():
+        return f"none; clipped at ±{executor.clip:g}"
     with np.errstate(divide="ignore"):
-        deviation = 1.0 / frozen.scale
+        deviation = 1.0 / executor.scale
     return (
-        f"means {_range(frozen.mean)}, deviations {_range(deviation)}; clipped at "
-        f"±{frozen.clip:g} deviations"
+        f"means {_range(executor.mean)}, deviations {_range(deviation)}; clipped at "
+        f"±{executor.clip:g} deviations"
     )
 
 
@@ -159,16 +158,16 @@ def meaning(bundle: Bundle) -> dict[str, str]:
     """What the numbers of an executor mean, as far as its maker told."""
     from agentkd.deploy.contract import RESET
 
-    told, frozen = bundle.contract, bundle.frozen
+    told, executor = bundle.contract, bundle.executor
     out = {
         "observed": _listed(told.obs_names, told.obs_units),
         "acted": _listed(told.action_names, told.action_units),
     }
     if told.period is not None:
         out["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
-    if frozen.memory:
-        out["memory"] = f"{frozen.memory} numbers; reset: {RESET}"
-    known = set(describe(frozen))
+    if executor.memory:
+        out["memory"] = f"{executor.memory} numbers; reset: {RESET}"
+    known = set(describe(executor))
     return {name: text for name, text in out.items() if text and name not in known}
 
 
@@ -193,8 +192,7 @@ def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
         count = each.get("instructions")
         said = "" if count is None else f"{count:,} instructions; "
         out[f"{each['label']}, {each['form']}"] = (
-            f"{said}flash {each['flash']:,}, RAM {each['ram']:,}, stack "
-            f"{each['stack']:,}"
+            f"{said}flash {each['flash']:,}, RAM {each['ram']:,}, stack {each['stack']:,}"
         )
     return out
 

@@ -30,10 +30,10 @@ Fits = Callable[[Decided], bool]
 class Options:
     """Read a decision log: a summary, single decisions, or the run once more.
 
-    `agentkd run --log` and `Agent(log=…)` write one. It holds every observation,
-    every answer of the planner and every executor that acted, so that --replay can
-    decide again and name the first tick at which something else comes out. With
-    --executor it says what another executor would have done on the same observations.
+    `agentkd run --log` and `Agent(log=…)` write one. It holds every observation, every answer of
+    the planner and every executor that acted, so that --replay can decide again and name the first
+    tick at which something else comes out. With --executor it says what another executor would have
+    done on the same observations.
 
     Example: agentkd log decisions.akdlog --show 20 --source hold
     """
@@ -46,7 +46,7 @@ class Options:
     """Only decisions of strategy, executor, hold or default."""
     reason: str | None = None
     """Only decisions with this reason, such as late."""
-    epoch: int | None = None
+    episode: int | None = None
     """Only decisions of this episode, counted from 0."""
     ticks: str | None = None
     """Only ticks FIRST:LAST, either of which may be left out."""
@@ -57,8 +57,8 @@ class Options:
     executor: Path | None = None
     """Replay with this executor file instead of those that acted."""
     routers: str | None = None
-    """The routers of the run: module:attribute of a list, or of a function that makes
-    one. Needed to replay a run that had some."""
+    """The routers of the run: module:attribute of a list, or of a function that makes one. Needed
+    to replay a run that had some."""
     tolerance: float = 1e-5
     """How far numbers of an action may be apart in a replay, relative to 1 + |x|."""
     json: bool = False
@@ -151,9 +151,7 @@ def _filter(options: Options) -> Fits:
         ConfigError: If one cannot be meant.
     """
     if options.source is not None and options.source not in ORDER:
-        raise ConfigError(
-            f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}"
-        )
+        raise ConfigError(f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}")
     if not options.tolerance >= 0:
         raise ConfigError(f"--tolerance {options.tolerance}: at least 0.")
     first, last = _range(options.ticks)
@@ -162,7 +160,7 @@ def _filter(options: Options) -> Fits:
         return (
             (options.source is None or decided.source == options.source)
             and (options.reason is None or decided.reason == options.reason)
-            and (options.epoch is None or decided.epoch == options.epoch)
+            and (options.episode is None or decided.episode == options.episode)
             and first <= decided.tick <= last
         )
 
@@ -193,7 +191,7 @@ class _Csv:
     def add(self, decided: Decided) -> None:
         action = np.ravel(decided.action).tolist()
         if not self.rows:
-            names = ["tick", "epoch", "source", "reason", "version", "taken_us"]
+            names = ["tick", "episode", "source", "reason", "version", "taken_us"]
             names += ["lateness_us"]
             names += [f"action{i}" for i in range(len(action))]
             names += [f"obs{i}" for i in range(len(decided.obs))]
@@ -201,7 +199,7 @@ class _Csv:
         self.rows += 1
         cells: list[Any] = [
             decided.tick,
-            decided.epoch,
+            decided.episode,
             decided.source,
             decided.reason,
             decided.version,
@@ -221,7 +219,7 @@ def _replayed(options: Options, log: LogFile) -> Replay:
     if options.executor is not None:
         from agentkd.deploy.bundle import read_bundle
 
-        executor = read_bundle(options.executor).frozen
+        executor = read_bundle(options.executor).executor
     routers: Sequence[Any] = ()
     if options.routers is not None:
         from agentkd.cli.strategy_choice import routers_of
@@ -275,7 +273,7 @@ def _told(again: Replay | None) -> dict[str, Any] | None:
         if first is None
         else {
             "tick": first.tick,
-            "epoch": first.epoch,
+            "episode": first.episode,
             "logged": first.logged,
             "replayed": first.replayed,
         },
@@ -283,11 +281,7 @@ def _told(again: Replay | None) -> dict[str, Any] | None:
 
 
 def _print(
-    console: Console,
-    options: Options,
-    log: LogFile,
-    summary: Summary,
-    chosen: Sequence[Decided],
+    console: Console, options: Options, log: LogFile, summary: Summary, chosen: Sequence[Decided]
 ) -> None:
     header = log.header
     console.print(
@@ -346,7 +340,7 @@ def _notes(log: LogFile, summary: Summary) -> Iterator[str]:
 
 def _rows(chosen: Sequence[Decided]) -> Table:
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("tick", "epoch"):
+    for name in ("tick", "episode"):
         grid.add_column(name, justify="right")
     for name in ("source", "reason", "action"):
         grid.add_column(name)
@@ -356,7 +350,7 @@ def _rows(chosen: Sequence[Decided]) -> Table:
     for each in chosen:
         grid.add_row(
             f"{each.tick}",
-            f"{each.epoch}",
+            f"{each.episode}",
             each.source,
             each.reason,
             _short(each.action),
@@ -387,7 +381,7 @@ def _print_replay(console: Console, again: Replay) -> None:
     console.print(Text.assemble(differing, ", the first:"))
     console.print(
         Text(
-            f"  tick {first.tick}, episode {first.epoch}\n"
+            f"  tick {first.tick}, episode {first.episode}\n"
             f"  logged    {first.logged}\n"
             f"  replayed  {first.replayed}"
         )

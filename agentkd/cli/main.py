@@ -150,11 +150,7 @@ def overview(family: str = "") -> str:
     for name, (_, does, example) in _COMMANDS.items():
         if name.startswith(family):
             lines += [f"  {name:<22}{does}", f"{'':24}{example}"]
-    lines += [
-        "",
-        "  --version, --help",
-        f"  {_DEBUG}=1 shows where an error came from",
-    ]
+    lines += ["", "  --version, --help", f"  {_DEBUG}=1 shows where an error came from"]
     return "\n".join(lines) + "\n"
 
 
@@ -165,9 +161,9 @@ def main(words: Sequence[str] | None = None) -> int:
         words: What follows "agentkd"; by default this process's own.
 
     Returns:
-        0 if it did what it should, 1 if what it ran failed, 2 if it was asked for
-        something that cannot be, 128 + n if signal n ended it: 130 after Ctrl-C, 143
-        after SIGTERM, 129 after SIGHUP.
+        0 if it did what it should, 1 if what it ran failed, 2 if it was asked for something that
+        cannot be, 128 + n if signal n ended it: 130 after Ctrl-C, 143 after SIGTERM, 129 after
+        SIGHUP.
     """
     if words is None:
         sys.excepthook = _show_traceback
@@ -246,8 +242,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         if package not in _PACKAGES:
             raise
         raise AgentkdError(
-            f"{name} needs the package {package!r}: "
-            'pip install "agentkd[train]" (or [all]).'
+            f'{name} needs the package {package!r}: pip install "agentkd[train]" (or [all]).'
         ) from error
 
 

@@ -28,8 +28,7 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
-    ensemble."""
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     labels: int | None = None
     """How many labels; 100,000 if --seconds is not given either."""
     seconds: float | None = None
@@ -37,8 +36,8 @@ class Options:
     seed: int = 0
     """For the environments and every draw."""
     random: float = 0.05
-    """The share of ticks at which something random is done, 0 to 1: the planner then
-    says what it would do where it would not have come."""
+    """The share of ticks at which something random is done, 0 to 1: the planner then says what it
+    would do where it would not have come."""
     executor: Path | None = None
     """An .akd file that drives beside the planner; the labels are the planner's."""
     planner_share: float = 0.5
@@ -46,8 +45,8 @@ class Options:
     environments: int = 16
     """How many environments are stepped together."""
     episodes: int = 20
-    """Episodes to measure planner and random actions over, so that a distillation
-    without them knows what to keep; 0 for none."""
+    """Episodes to measure planner and random actions over, so that a distillation without them
+    knows what to keep; 0 for none."""
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
     out: Path | None = None
@@ -66,17 +65,17 @@ def run(options: Options) -> int:
     """Measure planner and random actions, then record."""
     import torch
 
-    from agentkd.bench.report import prepare_out
     from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.dataset import About
-    from agentkd.distill.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distill.loop import kind_of_planner
-    from agentkd.distill.recording import check_recording, record
-    from agentkd.distill.source import CollectionOptions
+    from agentkd.distillation.dataset import About
+    from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
+    from agentkd.distillation.loop import kind_of_planner
+    from agentkd.distillation.recording import check_recording, record
+    from agentkd.distillation.source import CollectionOptions
     from agentkd.environments import look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
+    from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 0:
@@ -85,19 +84,17 @@ def run(options: Options) -> int:
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
     kind_of_planner(known, spec, probe)
-    frozen = read_bundle(options.executor).frozen if options.executor else None
-    if frozen is not None and (
-        frozen.spec.action != spec.action or frozen.spec.obs.size != spec.obs.size
+    executor = read_bundle(options.executor).executor if options.executor else None
+    if executor is not None and (
+        executor.spec.action != spec.action or executor.spec.obs.size != spec.obs.size
     ):
-        raise ConfigError(f"{options.executor} is for {frozen.spec}, not for {spec}.")
+        raise ConfigError(f"{options.executor} is for {executor.spec}, not for {spec}.")
     labels = options.labels
     if labels is None and options.seconds is None:
         labels = 100_000
     check_recording(labels, options.seconds, options.random)
     collection = CollectionOptions(
-        environments=options.environments,
-        least_share=options.planner_share,
-        schedule="constant",
+        environments=options.environments, least_share=options.planner_share, schedule="constant"
     )
     prepare_out(out, overwrite=options.overwrite)
     clear_dataset(out)
@@ -118,7 +115,7 @@ def run(options: Options) -> int:
             "environments": options.environments,
             "random": options.random,
             "executor": str(options.executor or ""),
-            "planner_share": options.planner_share if frozen else 1.0,
+            "planner_share": options.planner_share if executor else 1.0,
         },
     )
     live = console.is_interactive
@@ -139,7 +136,7 @@ def run(options: Options) -> int:
                 seconds=options.seconds,
                 seed=options.seed,
                 chance=options.random,
-                executor=(compile_native(frozen) or frozen).policy if frozen else None,
+                executor=(compile_native(executor) or executor).policy if executor else None,
                 collection=collection,
                 watch=show,
             )
@@ -149,23 +146,19 @@ def run(options: Options) -> int:
 def _measured(
     options: Options, known: Any, spec: Any, console: Console
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from agentkd.bench.evaluate import evaluate, evaluate_random
+    from agentkd.measure.evaluate import evaluate, evaluate_random
 
     count, seed = options.episodes, options.eval_seed
     if not count:
         return (), ()
     console.print(f"Measuring the planner over {count} episodes …", style="dim")
-    planner = evaluate(
-        options.env, known.policy, episodes=count, seed=seed, spec=spec
-    ).returns
+    planner = evaluate(options.env, known.policy, episodes=count, seed=seed, spec=spec).returns
     return planner, evaluate_random(options.env, episodes=count, seed=seed).returns
 
 
-def _report(
-    options: Options, out: Path, about: Any, result: Any, console: Console
-) -> int:
-    from agentkd.bench.intervals import mean_interval
-    from agentkd.bench.report import Section, write_report
+def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:
+    from agentkd.measure.intervals import mean_interval
+    from agentkd.report.report import Section, write_report
 
     returns = mean_interval(about.planner_returns)
     size = sum(each.stat().st_size for each in out.glob("part-*"))
@@ -203,10 +196,7 @@ def _report(
         console.print(Text(result.fault, style="red"))
     if result.interrupted:
         console.print("Ended early: this is what was recorded.", style="yellow")
-    for name, words in (
-        ("labels", str(out)),
-        ("next:", f"agentkd distill --data {out}"),
-    ):
+    for name, words in (("labels", str(out)), ("next:", f"agentkd distill --data {out}")):
         console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
     if result.fault:
         return 1

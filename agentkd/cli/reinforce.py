@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from agentkd.bench.origin import origin
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c, held
+from agentkd.report.provenance import origin
 
 if TYPE_CHECKING:
     from agentkd.deploy.contract import Contract
-    from agentkd.executors.frozen import Frozen
+    from agentkd.executors.executor import Executor
     from agentkd.planners import Planner
     from agentkd.spec import Spec
 
@@ -38,16 +38,15 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
-    ensemble."""
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""
     method: Literal["ppd", "kickstart", "student-driven", "teacher-driven"] = "ppd"
-    """Proximal policy distillation, kickstarting, or distillation without a reward on
-    states that the executor or the planner comes to."""
+    """Proximal policy distillation, kickstarting, or distillation without a reward on states that
+    the executor or the planner comes to."""
     weight: str = "1.0"
-    """Of the divergence beside the reward; "gap" lets it fall with the distance between
-    the executor's return and the planner's, from 1 ("gap:2": from 2)."""
+    """Of the divergence beside the reward; "gap" lets it fall with the distance between the
+    executor's return and the planner's, from 1 ("gap:2": from 2)."""
     steps: int = 200_000
     """Environment steps."""
     environments: int = 16
@@ -91,38 +90,35 @@ def run(options: Options) -> int:
     import torch
     from stable_baselines3.common.logger import Logger
 
-    from agentkd.bench.evaluate import Evaluation, evaluate, evaluate_random
-    from agentkd.bench.report import prepare_out
     from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
     from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.distill.loop import Distilled
-    from agentkd.distill.prune import dense_layers
-    from agentkd.distill.students import from_sb3
+    from agentkd.distillation.loop import Distilled
+    from agentkd.distillation.prune import dense_layers
+    from agentkd.distillation.sb3.from_sb3 import from_sb3
     from agentkd.environments import look_at
+    from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.planners import load_planner
+    from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     _check(options)
     out = out_folder("reinforce", options.env, options.out)
     spec, probe = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
-    frozen = _beginning(options, known, spec, probe)
+    chosen = _beginning(options, known, spec, probe)
     # Looked at before an earlier run is overwritten.
-    dense_layers(frozen)
-    if frozen.spec.action != spec.action or frozen.spec.obs.size != spec.obs.size:
-        raise ConfigError(f"{options.executor} is for {frozen.spec}, not for {spec}.")
+    dense_layers(chosen)
+    if chosen.spec.action != spec.action or chosen.spec.obs.size != spec.obs.size:
+        raise ConfigError(f"{options.executor} is for {chosen.spec}, not for {spec}.")
     prepare_out(out, overwrite=options.overwrite)
-    view = DistillView(options.env, known, frozen)
+    view = DistillView(options.env, known, chosen)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
-    measure: dict[str, Any] = {
-        "episodes": options.episodes,
-        "seed": options.eval_seed,
-    }
+    measure: dict[str, Any] = {"episodes": options.episodes, "seed": options.eval_seed}
     planner = evaluate(options.env, known.policy, spec=spec, **measure)
     random = evaluate_random(options.env, **measure)
-    model = _model(options, known, frozen, _mean(planner), _mean(random))
+    model = _model(options, known, chosen, _mean(planner), _mean(random))
     # Without a logger Stable-Baselines3 makes a folder in the temporary folder.
     model.set_logger(Logger(None, []))
     begin = time.monotonic()
@@ -142,7 +138,7 @@ def run(options: Options) -> int:
     if interrupted and not model._n_updates:
         raise KeyboardInterrupt
     result = Distilled(
-        frozen=replace(from_sb3(model), version=1),
+        executor=replace(from_sb3(model), version=1),
         planner=known,
         labels=model.num_timesteps,
         steps=model._n_updates,
@@ -170,14 +166,14 @@ def run(options: Options) -> int:
     told = _contract(options)
     # Written before it is measured: whatever happens now, what was learnt is safe.
     with held():
-        write_bundle(file, result.frozen, provenance, contract=told)
+        write_bundle(file, result.executor, provenance, contract=told)
     view.say(f"Measuring the executor over {options.episodes} episodes …")
     executor = Evaluation((), ())
     try:
-        executor = evaluate(options.env, result.frozen.policy, spec=spec, **measure)
+        executor = evaluate(options.env, result.executor.policy, spec=spec, **measure)
         kept = distill_file.measured(planner, random, executor, options)
         facts = provenance | kept
-        distill_file.write_proven(file, result.frozen, facts, told, options)
+        distill_file.write_proven(file, result.executor, facts, told, options)
     except KeyboardInterrupt:
         result = replace(result, interrupted=True)
     return _report(options, out, result, (planner, random, executor), view, looks)
@@ -213,7 +209,7 @@ def _mean(evaluation: Any) -> float:
 
 
 def _guide(options: Options, planner: float, random: float) -> Any:
-    from agentkd.distill.guidance import Gap, Guide
+    from agentkd.distillation.sb3.guide import Gap, Guide
 
     name, _, start = options.weight.partition(":")
     try:
@@ -222,24 +218,22 @@ def _guide(options: Options, planner: float, random: float) -> Any:
             return Guide(options.method, Gap(planner, random, begin))
         return Guide(options.method, float(options.weight))
     except ValueError:
-        raise ConfigError(
-            f"weight is {options.weight!r}; a number, gap, or gap:2."
-        ) from None
+        raise ConfigError(f"weight is {options.weight!r}; a number, gap, or gap:2.") from None
 
 
-def _beginning(options: Options, known: Planner, spec: Spec, probe: Any) -> Frozen:
+def _beginning(options: Options, known: Planner, spec: Spec, probe: Any) -> Executor:
     """The executor to begin with: of a file, or new, with a normaliser."""
     from agentkd import environments
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.collector import Collector
-    from agentkd.distill.distiller import Distiller, DistillerOptions
-    from agentkd.distill.loop import squashed_head
+    from agentkd.distillation.collector import Collector
+    from agentkd.distillation.distiller import Distiller, DistillerOptions
+    from agentkd.distillation.loop import squashed_head
     from agentkd.executors.architecture import initial
 
     if options.executor.endswith(".akd"):
-        return read_bundle(options.executor).frozen
+        return read_bundle(options.executor).executor
     squashed = squashed_head(known, spec, probe)
-    frozen = initial(options.executor, spec, seed=options.seed, squashed=squashed)
+    executor = initial(options.executor, spec, seed=options.seed, squashed=squashed)
     collector = Collector(
         lambda: environments.make(options.env),
         known.policy,
@@ -247,27 +241,27 @@ def _beginning(options: Options, known: Planner, spec: Spec, probe: Any) -> Froz
         count=options.environments,
         seed=options.seed,
     )
-    learner = Distiller(frozen, DistillerOptions(least=1, seed=options.seed))
+    distiller = Distiller(executor, DistillerOptions(least=1, seed=options.seed))
     try:
         for _ in range(_TICKS):
-            step = collector.step(frozen, 1.0)
-            learner.add(step.obs, step.dist)
+            step = collector.step(executor, 1.0)
+            distiller.add(step.obs, step.dist)
     finally:
         collector.close()
-    learner.step()
-    seen = learner.freeze()
-    return replace(frozen, mean=seen.mean, scale=seen.scale)
+    distiller.step()
+    seen = distiller.freeze()
+    return replace(executor, mean=seen.mean, scale=seen.scale)
 
 
 def _model(
-    options: Options, known: Planner, frozen: Frozen, planner: float, random: float
+    options: Options, known: Planner, executor: Executor, planner: float, random: float
 ) -> Any:
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     from agentkd import environments
-    from agentkd.distill.finetune import to_sb3
-    from agentkd.distill.guided import GuidedPPO
+    from agentkd.distillation.sb3.guided_ppo import GuidedPPO
+    from agentkd.distillation.sb3.to_sb3 import to_sb3
 
     def make() -> Any:
         return Monitor(environments.make(options.env, finite=True))
@@ -277,7 +271,7 @@ def _model(
     # Rewards of all sizes come to the critic in one; observations are the executor's.
     scaled = VecNormalize(envs, norm_obs=False, gamma=options.gamma)
     return to_sb3(
-        frozen,
+        executor,
         GuidedPPO,
         scaled,
         planner=known,
@@ -301,8 +295,8 @@ def _callbacks(
 ) -> list[Any]:
     from stable_baselines3.common.callbacks import BaseCallback
 
-    from agentkd.distill.finetune import CriticFirst
-    from agentkd.distill.guidance import mean_return
+    from agentkd.distillation.sb3.guide import mean_return
+    from agentkd.distillation.sb3.to_sb3 import CriticFirst
 
     class Watch(BaseCallback):
         """Notes returns after each rollout; ends the training after Ctrl-C."""
@@ -329,8 +323,8 @@ def _report(
     view: Any,
     looks: list[tuple[int, float, float]],
 ) -> int:
-    from agentkd.bench.report import Plot, Section, Series
     from agentkd.cli.distill_report import write
+    from agentkd.report.report import Plot, Section, Series
 
     planner, random, executor = evaluations
     steps = [look[0] for look in looks]

@@ -18,7 +18,7 @@ from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.interrupt import held
-from agentkd.planners.wire import SCHEME
+from agentkd.planners.remote.wire import SCHEME
 
 if TYPE_CHECKING:
     from agentkd.deploy.contract import Contract
@@ -34,11 +34,11 @@ _EPISODES = 20
 class Options:
     """Run an agent whose planner is late, and compare its arms on the same seeds.
 
-    Without an executor file the executor first learns from nothing, live, from the
-    planner's late answers. Then each arm lives the same episodes.
+    Without an executor file the executor first learns from nothing, live, from the planner's late
+    answers. Then each arm lives the same episodes.
 
-    Example: agentkd run LunarLander-v3 --planner policies/lunarlander
-    --clock virtual --planner-latency 8
+    Example: agentkd run LunarLander-v3 --planner policies/lunarlander --clock virtual
+    --planner-latency 8
     """
 
     env: tyro.conf.Positional[str]
@@ -46,8 +46,7 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
-    ensemble."""
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     executor: str = "mlp:64,64"
     """An executor file (.akd), or an architecture that learns from nothing."""
     hz: float = 50.0
@@ -55,23 +54,23 @@ class Options:
     clock: Literal["wall", "virtual"] = "wall"
     """Whether ticks take real time, or the planner's latency is counted in ticks."""
     planner_latency: str = "auto"
-    """Ticks by which each answer of the planner is late, or "real": as late as it is.
-    By default real on the wall clock, 4 on the virtual one."""
+    """Ticks by which each answer of the planner is late, or "real": as late as it is. By default
+    real on the wall clock, 4 on the virtual one."""
     ticks: int | None = None
     """The length of each arm in ticks."""
     seconds: float | None = None
     """The length of each arm in seconds."""
     episodes: int | None = None
-    """The length of each arm in episodes; 20 on the virtual clock, if nothing else is
-    given, and 20 seconds on the wall clock."""
+    """The length of each arm in episodes; 20 on the virtual clock, if nothing else is given, and 20
+    seconds on the wall clock."""
     learn_ticks: int | None = None
-    """Ticks to learn live before the arms are measured; 30000 on the virtual clock, as
-    long as an arm on the wall clock. 0 for an executor file."""
+    """Ticks to learn live before the arms are measured; 30000 on the virtual clock, as long as an
+    arm on the wall clock. 0 for an executor file."""
     arms: str = "planner,executor,runtime"
     """Which arms are compared, separated by commas."""
     budget: float | None = None
-    """Seconds that a decision may wait for the planner's answer on the wall clock, if
-    it was that fast lately; by default a quarter of a period, 0 for never."""
+    """Seconds that a decision may wait for the planner's answer on the wall clock, if it was that
+    fast lately; by default a quarter of a period, 0 for never."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
     strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
@@ -120,9 +119,7 @@ def latency_in_ticks(text: str, clock: str) -> int | None:
             )
         return None
     if not text.isdigit():
-        raise ConfigError(
-            f"--planner-latency {text!r}: a number of ticks, such as 4, or real."
-        )
+        raise ConfigError(f"--planner-latency {text!r}: a number of ticks, such as 4, or real.")
     return int(text)
 
 
@@ -156,26 +153,23 @@ def run(options: Options) -> int:
     arms = chosen_arms(options.arms)
     latency = latency_in_ticks(options.planner_latency, options.clock)
     check_numbers(options)
-    strategies, realtime = (
-        options.strategies.make_options(),
-        options.watching.realtime(),
-    )
+    strategies, realtime = (options.strategies.make_options(), options.watching.realtime())
     options.strategies.make_routers()
     if options.executor.endswith(".akd") and options.learn_ticks:
         raise ConfigError(
             "An executor file is run as it is; leave --learn-ticks out, or give an "
             "architecture such as mlp:64,64."
         )
-    from agentkd.bench.arms import Setting
-    from agentkd.bench.evaluate import evaluate, evaluate_random
-    from agentkd.bench.report import prepare_out
     from agentkd.cli.first_look import out_folder
     from agentkd.cli.run_report import write
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
     from agentkd.environments import look_at
+    from agentkd.measure.evaluate import evaluate, evaluate_random
+    from agentkd.measure.live import Setting
     from agentkd.planners import load_planner
+    from agentkd.report.report import prepare_out
     from agentkd.runtime.seams import HandOver
 
     spec, probe = look_at(options.env)
@@ -248,7 +242,7 @@ async def _live(
     out: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
-    from agentkd.bench.arms import ArmLook, Interrupt, live
+    from agentkd.measure.live import ArmLook, Interrupt, live
 
     learnt = None
     lived: dict[str, Any] = {}
@@ -270,14 +264,14 @@ async def _live(
     with Interrupt() as interrupt:
         if not options.executor.endswith(".akd"):
             ahead = _learning(options, setting)
-            learner = _learner(options, executor, virtual=setting.clock == "virtual")
+            distiller = _distiller(options, executor, virtual=setting.clock == "virtual")
             with view.arm("learning", ahead) as watch:
                 learnt = await live(
                     ahead,
                     "runtime",
                     executor,
                     source,
-                    learner,
+                    distiller,
                     seen("learning", watch),
                     interrupt,
                     began=began("learning"),
@@ -316,13 +310,13 @@ def _log(options: Options, out: Path, arm: str) -> Any:
 def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
     """Read the executor's file, or make one that has everything to learn."""
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distill.loop import squashed_head
+    from agentkd.distillation.loop import squashed_head
     from agentkd.executors.architecture import initial
 
     if not options.executor.endswith(".akd"):
         squashed = squashed_head(known, spec, probe)
         return initial(options.executor, spec, seed=options.seed, squashed=squashed)
-    executor = read_bundle(options.executor).frozen
+    executor = read_bundle(options.executor).executor
     if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
         raise ConfigError(
             f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
@@ -337,12 +331,12 @@ def _far(options: Options) -> bool:
 
 
 def _remote(options: Options, spec: Any) -> Any:
-    from agentkd.runtime.process import Remote
+    from agentkd.runtime.process import Process
     from agentkd.spec import to_json
 
     planner = reference(options)
-    return Remote(
-        "agentkd.planners.service:build",
+    return Process(
+        "agentkd.planners.spawn:build",
         {
             "ref": planner if isinstance(planner, str) else list(planner),
             "spec": to_json(spec),
@@ -362,9 +356,9 @@ def _learning(options: Options, setting: Any) -> Any:
     return ahead
 
 
-def _learner(options: Options, executor: Any, *, virtual: bool) -> Any:
-    from agentkd.distill.service import build
-    from agentkd.runtime.process import Remote
+def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
+    from agentkd.distillation.service import build
+    from agentkd.runtime.process import Process
     from agentkd.spec import to_json
 
     arguments: dict[str, Any] = {
@@ -375,7 +369,7 @@ def _learner(options: Options, executor: Any, *, virtual: bool) -> Any:
     }
     if virtual:
         return build(**arguments)
-    return Remote("agentkd.distill.service:build", arguments)
+    return Process("agentkd.distillation.service:build", arguments)
 
 
 def _contract(options: Options) -> Contract:

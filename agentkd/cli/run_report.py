@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agentkd.bench.arms import Lived
-from agentkd.bench.intervals import mean_interval, retention
-from agentkd.bench.report import write_report
-from agentkd.cli.run_sections import (
-    MEANING,
-    Outcome,
-    cells,
-    count,
-    figure,
-    interval,
-    sections,
-)
+from agentkd.cli.run_sections import MEANING, Outcome, cells, count, figure, interval, sections
 from agentkd.cli.run_view import RunView
+from agentkd.measure.intervals import mean_interval, retention
+from agentkd.measure.live import Lived
+from agentkd.report.report import write_report
 
 if TYPE_CHECKING:
     from agentkd.cli.run import Options
@@ -143,9 +135,7 @@ def _print(view: RunView, data: dict[str, Any], out: Path, options: Options) -> 
     console = view.console
     console.print(grid)
     if data["interrupted"]:
-        console.print(
-            "It ended early: this is what was measured until then.", style="yellow"
-        )
+        console.print("It ended early: this is what was measured until then.", style="yellow")
     if "decision_latency_us" in data:
         latency = data["decision_latency_us"]
         console.print(

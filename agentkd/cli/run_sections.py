@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentkd.bench.arms import Lived, Setting
-from agentkd.bench.evaluate import Evaluation
-from agentkd.bench.report import Plot, Section, Series, Table
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.live import Lived, Setting
 from agentkd.planners import Planner
+from agentkd.report.report import Plot, Section, Series, Table
 from agentkd.runtime.result import SOURCES
 
 MEANING = {
@@ -38,7 +38,7 @@ class Outcome:
 
     setting: Setting
     planner: Planner
-    executor: Frozen
+    executor: Executor
     reference: Evaluation
     random: Evaluation
     learnt: Lived | None
@@ -105,9 +105,7 @@ def _returns_plot(outcome: Outcome) -> Plot:
         return Series(name, list(range(1, len(returns) + 1)), list(returns))
 
     series = [episodes("planner, never late", outcome.reference.returns)]
-    series += [
-        episodes(name, each.result.returns) for name, each in outcome.arms.items()
-    ]
+    series += [episodes(name, each.result.returns) for name, each in outcome.arms.items()]
     return Plot("Return of each episode", "episode", "return", tuple(series), "")
 
 

@@ -14,10 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agentkd.bench.arms import ArmLook, Lived, Setting
 from agentkd.cli.run_sections import count
 from agentkd.cli.terminal import Console
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.live import ArmLook, Lived, Setting
 from agentkd.planners import Planner
 from agentkd.runtime.scheduling import GRANTED
 
@@ -29,7 +29,7 @@ _RECENT = 20
 class RunView:
     """Shows a run: a live panel on a terminal, lines elsewhere."""
 
-    def __init__(self, setting: Setting, planner: Planner, executor: Frozen) -> None:
+    def __init__(self, setting: Setting, planner: Planner, executor: Executor) -> None:
         """Say who runs where, and how late the planner is."""
         self.console = Console()
         self._setting = setting
@@ -37,8 +37,7 @@ class RunView:
         late = (
             "as late as it is"
             if setting.latency is None
-            else f"{setting.latency} ticks late "
-            f"({1000 * setting.latency / setting.hz:.0f} ms)"
+            else f"{setting.latency} ticks late ({1000 * setting.latency / setting.hz:.0f} ms)"
         )
         self.console.print(
             Text.assemble(
@@ -129,10 +128,7 @@ def _share(value: float | None) -> str:
 
 
 def _panel(
-    name: str,
-    look: ArmLook,
-    setting: Setting,
-    retention: Callable[[float], float | None],
+    name: str, look: ArmLook, setting: Setting, retention: Callable[[float], float | None]
 ) -> Panel:
     metrics = look.metrics
     recent = look.returns[-_RECENT:]
@@ -171,11 +167,9 @@ def _panel(
     late = metrics["planner_latency_ticks"]
     grid.add_row(
         "planner's answers",
-        f"{metrics['planner_answers_total']:,}, "
-        f"{late.get('p50', 0):.0f} ticks late at p50",
+        f"{metrics['planner_answers_total']:,}, {late.get('p50', 0):.0f} ticks late at p50",
         "deadlines missed",
-        f"{count(metrics['deadline_miss_total'])} "
-        f"(+ {metrics['missed_cycles_total']:,} cycles)",
+        f"{count(metrics['deadline_miss_total'])} (+ {metrics['missed_cycles_total']:,} cycles)",
     )
     refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
     grid.add_row(
@@ -190,12 +184,12 @@ def _panel(
         "agreement",
         _share(metrics["executor_agreement"]),
     )
-    if "learner_steps_total" in metrics:
+    if "distiller_steps_total" in metrics:
         grid.add_row(
             "labels",
             f"{metrics.get('labels_total', 0):,}",
             "gradient steps",
-            f"{metrics['learner_steps_total']:,}",
+            f"{metrics['distiller_steps_total']:,}",
         )
     left = look.seconds * (1 / look.done - 1) if look.done else 0.0
     bar = ProgressBar(total=1.0, completed=look.done, width=60)

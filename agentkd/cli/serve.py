@@ -16,10 +16,10 @@ import tyro
 from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
-from agentkd.planners.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
+from agentkd.planners.remote.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
 
 if TYPE_CHECKING:
-    from agentkd.planners.serving import PlannerServer
+    from agentkd.planners.remote.server import PlannerServer
 
 _SAY_EVERY = 10.0
 _TURN = 0.2
@@ -29,17 +29,16 @@ _TURN = 0.2
 class Options:
     """Serve a planner over TCP, for agents that ask for it by tcp://HOST:PORT.
 
-    Wherever a planner is named, its address will do: agentkd run ENV --planner
-    tcp://10.0.0.7:4750. A lost connection makes the planner late and nothing else.
-    The token is proved by both ends and never sent; observations and answers are not
-    encrypted, so use a private network or a tunnel (ssh -L) between machines.
+    Wherever a planner is named, its address will do: agentkd run ENV --planner tcp://10.0.0.7:4750.
+    A lost connection makes the planner late and nothing else. The token is proved by both ends and
+    never sent; observations and answers are not encrypted, so use a private network or a tunnel
+    (ssh -L) between machines.
 
     Example: agentkd serve policies/lunarlander --env LunarLander-v3
     """
 
     planner: tyro.conf.Positional[tuple[str, ...]]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an
-    ensemble."""
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     env: str | None = None
     """The environment that it is for; SB3 saves and .akd files know theirs."""
     env_args: tuple[str, ...] = ()
@@ -49,8 +48,8 @@ class Options:
     port: int = DEFAULT_PORT
     """The port; 0 for one that is free, which is printed."""
     token_file: Path | None = None
-    """A file that holds the token, or - for the first line of
-    standard input. Else AGENTKD_TOKEN, or the file AGENTKD_TOKEN_FILE."""
+    """A file that holds the token, or - for the first line of standard input. Else AGENTKD_TOKEN,
+    or the file AGENTKD_TOKEN_FILE."""
     connections: int = 8
     """How many agents may be connected; others try again until a place is free."""
     vecnormalize: str | None = None
@@ -64,7 +63,7 @@ class Options:
 def run(options: Options) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     from agentkd.planners import load_planner
-    from agentkd.planners.serving import PlannerServer
+    from agentkd.planners.remote.server import PlannerServer
 
     if options.connections < 1:
         raise ConfigError(f"--connections {options.connections}: at least 1.")

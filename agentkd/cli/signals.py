@@ -38,8 +38,8 @@ class Ending:
 def like_ctrl_c() -> Iterator[Ending]:
     """Let SIGTERM and SIGHUP do what Ctrl-C does inside the block.
 
-    A signal that is ignored stays ignored, as `nohup` wants it. Elsewhere than in the
-    main thread nothing is changed.
+    A signal that is ignored stays ignored, as `nohup` wants it. Elsewhere than in the main thread
+    nothing is changed.
     """
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():

@@ -23,30 +23,29 @@ class StrategyChoice:
     max_age: int | None = None
     """Refuse strategies whose observation is older than so many ticks."""
     valid: str | None = None
-    """Refuse strategies for which this no longer holds: module:attribute of a function
-    (strategy, observation, row) -> bool."""
+    """Refuse strategies for which this no longer holds: module:attribute of a function (strategy,
+    observation, row) -> bool."""
     holds: str | None = None
-    """Refuse strategies whose actions no longer lead where they should:
-    module:attribute of a function (observation, actions that are left) -> bool."""
+    """Refuse strategies whose actions no longer lead where they should: module:attribute of a
+    function (observation, actions that are left) -> bool."""
     tolerance: float | None = None
-    """Refuse strategies that expected to observe something further away than this, in
-    any number; for planners that say what they expect."""
+    """Refuse strategies that expected to observe something further away than this, in any number;
+    for planners that say what they expect."""
     guard: str | None = None
-    """Refuse anybody's action that is not safe: module:attribute of a function
-    (observation, action) -> bool."""
+    """Refuse anybody's action that is not safe: module:attribute of a function (observation,
+    action) -> bool."""
     baseline: str | None = None
-    """A trusted controller for when the guard refused all others: module:attribute of a
-    function observation -> action."""
+    """A trusted controller for when the guard refused all others: module:attribute of a function
+    observation -> action."""
     dwell: int = 0
     """Ticks for which a source that the guard refused is not asked again."""
     recover: int = 1
     """Safe actions in a row after which it acts again."""
     routers: str | None = None
-    """Routers of your own besides: module:attribute of a list, or of a function that
-    makes one."""
+    """Routers of your own besides: module:attribute of a list, or of a function that makes one."""
     roll_forward: str | None = None
-    """Ask the planner about the state in which its answer will arrive:
-    module:attribute of a function (observation, actions) -> observation."""
+    """Ask the planner about the state in which its answer will arrive: module:attribute of a
+    function (observation, actions) -> observation."""
     lead: int | None = None
     """By how many ticks; by default what 95 of 100 answers took lately."""
     freeze: int = 0
@@ -56,8 +55,8 @@ class StrategyChoice:
     advance: Literal["ticks", "commands"] = "ticks"
     """Whether each tick uses up a row of a strategy, or only each command."""
     trust: Literal["auto", "on", "off"] = "auto"
-    """Whether a row that comes late acts only if its prediction was right, and the
-    executor acts otherwise. auto: unless another option says which late rows act."""
+    """Whether a row that comes late acts only if its prediction was right, and the executor acts
+    otherwise. auto: unless another option says which late rows act."""
     workers: int = 1
     """Planners that are asked in turn, where one is too slow."""
 
@@ -75,11 +74,7 @@ class StrategyChoice:
             out.append(Fresh(self.max_age))
         if (self.valid, self.holds, self.tolerance) != (None, None, None):
             out.append(
-                Valid(
-                    _optional(self.valid),
-                    tolerance=self.tolerance,
-                    holds=_optional(self.holds),
-                )
+                Valid(_optional(self.valid), tolerance=self.tolerance, holds=_optional(self.holds))
             )
         if self.guard is not None:
             out.append(
@@ -106,10 +101,7 @@ class StrategyChoice:
         if self.roll_forward is not None:
             # What the guard refuses is not done, nor imagined to be.
             roll = RollForward(
-                self.roll_forward,
-                self.guard,
-                lead=self.lead,
-                most=max(32, self.lead or 0),
+                self.roll_forward, self.guard, lead=self.lead, most=max(32, self.lead or 0)
             )
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
@@ -117,9 +109,7 @@ class StrategyChoice:
         trust: Trust | Literal["auto"] | None = "auto"
         if self.trust != "auto":
             trust = Trust() if self.trust == "on" else None
-        return StrategyOptions(
-            roll_forward=roll, seam=seam, advance=self.advance, trust=trust
-        )
+        return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance, trust=trust)
 
 
 def _function(reference: str) -> Any:
@@ -145,9 +135,7 @@ def routers_of(reference: str) -> list[Router]:
         found = found()
     if isinstance(found, Router):
         return [found]
-    if not isinstance(found, Sequence) or not all(
-        isinstance(each, Router) for each in found
-    ):
+    if not isinstance(found, Sequence) or not all(isinstance(each, Router) for each in found):
         raise ConfigError(
             f"{reference} gives {found!r}; a router, a list of them, or a function "
             "that makes one is needed."

@@ -18,8 +18,8 @@ from agentkd.printable import printable
 class Console(rich_console.Console):
     """A console without markup that shows control characters as escapes.
 
-    Styles come as `Text` or as arguments, so a name such as "[red]" or one that holds
-    an escape sequence is printed as it is spelt.
+    Styles come as `Text` or as arguments, so a name such as "[red]" or one that holds an escape
+    sequence is printed as it is spelt.
 
     Args:
         stderr: Whether it prints to standard error.

@@ -35,18 +35,14 @@ def run(options: Options) -> int:
         raise ConfigError(f"--rows {options.rows}: take 0 or more.")
     bundle = read_bundle(options.file)
     console = Console()
-    console.print(
-        Text(f"{options.file}: whole, SHA-256 {bundle.digest}"), soft_wrap=True
-    )
+    console.print(Text(f"{options.file}: whole, SHA-256 {bundle.digest}"), soft_wrap=True)
     styles = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
     found = []
     for verdict in verify(bundle, rows=options.rows):
         found.append(verdict)
         said = verdict.text or f"within {verdict.worst:.1e}"
         line = Text.assemble(
-            f"  {verdict.backend:<14}",
-            (f"{verdict.status:<9}", styles[verdict.status]),
-            said,
+            f"  {verdict.backend:<14}", (f"{verdict.status:<9}", styles[verdict.status]), said
         )
         console.print(line, soft_wrap=True)
     rows = options.rows + len(bundle.golden["obs"])

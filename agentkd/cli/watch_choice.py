@@ -21,15 +21,15 @@ class WatchChoice:
     """What is asked of the system for the ticks, and where their metrics go."""
 
     priority: int | None = None
-    """Run the ticks under SCHED_FIFO with this priority, 1 to 99. What the system does
-    not grant is reported."""
+    """Run the ticks under SCHED_FIFO with this priority, 1 to 99. What the system does not grant is
+    reported."""
     cores: tuple[int, ...] = ()
     """Bind the ticks to these processors."""
     lock_memory: bool = False
     """Keep all memory from being paged out."""
     gc_freeze: bool = True
-    """Keep the garbage collector away from what lived before the ticks, and let it look
-    elsewhere only when there is slack."""
+    """Keep the garbage collector away from what lived before the ticks, and let it look elsewhere
+    only when there is slack."""
     log: bool = False
     """Write a decision log for each arm, to be read and replayed by agentkd log."""
     prometheus: int | None = None
@@ -45,9 +45,7 @@ class WatchChoice:
         Raises:
             ConfigError: If it cannot be.
         """
-        return Realtime(
-            self.priority, self.cores or None, self.lock_memory, self.gc_freeze
-        )
+        return Realtime(self.priority, self.cores or None, self.lock_memory, self.gc_freeze)
 
 
 @final
@@ -85,15 +83,11 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
     found = Watchers({"env": env, "arm": ""})
     with contextlib.ExitStack() as stack:
         if options.prometheus is not None:
-            server = PrometheusServer(
-                found.metrics, options.prometheus, labels=found.labels
-            )
+            server = PrometheusServer(found.metrics, options.prometheus, labels=found.labels)
             found.port = stack.enter_context(server).port
         if options.prometheus_file is not None:
             stack.enter_context(
-                PrometheusFile(
-                    found.metrics, options.prometheus_file, labels=found.labels
-                )
+                PrometheusFile(found.metrics, options.prometheus_file, labels=found.labels)
             )
         if options.tensorboard:
             found.boards = _writer(out / "tensorboard")

@@ -1,8 +1,8 @@
 """An executor as data, `model.akx`, for the fixed runtime in C: deploy/c/akx.h.
 
-A header of sixteen 32-bit words, then words and float32 in one fixed order, all little
-endian and multiples of four bytes; docs/export.md has the table. No place in the file
-is given as an offset, so that there is none to be wrong.
+A header of sixteen 32-bit words, then words and float32 in one fixed order, all little endian and
+multiples of four bytes; docs/export.md has the table. No place in the file is given as an offset,
+so that there is none to be wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from agentkd.deploy.layout import BLOCK, actions
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import KERNELS
 from agentkd.executors.plan import HEADS, KINDS, normaliser, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -36,26 +36,25 @@ _WIDEST = 1 << 20
 _DIMS = 10
 
 
-def to_akx(frozen: Frozen) -> bytes:
+def to_akx(executor: Executor) -> bytes:
     """Write an executor as the bytes of a `model.akx`.
 
     Raises:
         NumbersError: If a weight is NaN or infinite.
         SpecError: If it is larger than the runtime reads.
     """
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    laid = steps(frozen, BLOCK)
-    widest = max(frozen.spec.obs.size, *(step.room for step in laid))
+    laid = steps(executor, BLOCK)
+    widest = max(executor.spec.obs.size, *(step.room for step in laid))
     if widest > _WIDEST or len(laid) > _LAYERS:
         raise SpecError(
             f"model.akx holds up to {_LAYERS} layers of up to {_WIDEST} numbers; this "
             f"executor has {len(laid)} of up to {widest}."
         )
-    action, norm = frozen.spec.action, normaliser(frozen)
+    action, norm = executor.spec.action, normaliser(executor)
     body = [
-        struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *_padded(step.dims), 0)
-        for step in laid
+        struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *_padded(step.dims), 0) for step in laid
     ]
     if isinstance(action, MultiDiscreteSpec):
         body.append(np.asarray(action.sizes, "<u4").tobytes())
@@ -66,14 +65,14 @@ def to_akx(frozen: Frozen) -> bytes:
     tail = struct.pack(
         "<6IifI3I",
         FLOAT32,
-        frozen.spec.obs.size,
-        frozen.out,
+        executor.spec.obs.size,
+        executor.out,
         len(laid),
-        HEADS[frozen.head],
-        actions(frozen),
+        HEADS[executor.head],
+        actions(executor),
         action.start if isinstance(action, DiscreteSpec) else 0,
-        frozen.clip,
-        frozen.version & 0x7FFFFFFF,
+        executor.clip,
+        executor.version & 0x7FFFFFFF,
         len(norm.mean),
         norm.apart,
         0,

@@ -1,10 +1,9 @@
 """The executor file, `.akd`: a stored ZIP that proves itself before it runs.
 
-It holds a manifest (what the executor is, for which environment, where it came from),
-the weights, golden vectors: observations with the outputs that they gave where it was
-made, and, where its maker gave some, kept labels. Every entry's SHA-256 is in the
-manifest, and the manifest's own stands in the ZIP comment, so that a damaged file is
-refused before anything runs. Needs no torch.
+It holds a manifest (what the executor is, for which environment, where it came from), the weights,
+golden vectors: observations with the outputs that they gave where it was made, and, where its maker
+gave some, kept labels. Every entry's SHA-256 is in the manifest, and the manifest's own stands in
+the ZIP comment, so that a damaged file is refused before anything runs. Needs no torch.
 """
 
 from __future__ import annotations
@@ -27,17 +26,11 @@ from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, most_rows, probes, vectors
-from agentkd.errors import (
-    BundleError,
-    BundleReason,
-    LoadError,
-    NumbersError,
-    TooLargeError,
-)
+from agentkd.errors import BundleError, BundleReason, LoadError, NumbersError, TooLargeError
 from agentkd.executors.architecture import parse
 from agentkd.executors.description import check_layers, describe, rebuild
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.frozen import Frozen, Head
+from agentkd.executors.executor import Executor, Head
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors
@@ -75,16 +68,16 @@ class Bundle:
     """What an executor file holds.
 
     Attributes:
-        frozen: The executor.
+        executor: The executor.
         manifest: Everything that is written about it; "provenance" is the maker's.
         digest: SHA-256 of the whole file, in hexadecimal.
-        golden: Observations "obs", the "outputs" and "actions" they gave where it was
-            made, and "starts", 1 where an episode begins and else 0.
+        golden: Observations "obs", the "outputs" and "actions" they gave where it was made, and
+            "starts", 1 where an episode begins and else 0.
         contract: What its numbers mean.
         labels: A sample of the labels that it was made from, None where it has none.
     """
 
-    frozen: Frozen
+    executor: Executor
     manifest: Mapping[str, Any]
     digest: str
     golden: Mapping[str, Any]
@@ -92,9 +85,9 @@ class Bundle:
     labels: Labels | None = None
 
 
-def _tensors(frozen: Frozen) -> dict[str, Floats]:
-    tensors = {"mean": frozen.mean, "scale": frozen.scale}
-    for index, layer in enumerate(frozen.layers):
+def _tensors(executor: Executor) -> dict[str, Floats]:
+    tensors = {"mean": executor.mean, "scale": executor.scale}
+    for index, layer in enumerate(executor.layers):
         tensors |= layer_tensors(layer, f"layer.{index}.")
     return {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
 
@@ -104,7 +97,7 @@ def _sha(data: bytes) -> str:
 
 
 def to_bytes(
-    frozen: Frozen,
+    executor: Executor,
     provenance: Mapping[str, Any],
     *,
     contract: Contract | None = None,
@@ -115,43 +108,39 @@ def to_bytes(
     """Write an executor as the bytes of a file; the same executor gives the same bytes.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         provenance: Where it came from, as JSON values.
         contract: What its numbers mean.
-        golden: Observations of its own episodes, each (steps, obs), to prove it by;
-            drawn ones come besides.
+        golden: Observations of its own episodes, each (steps, obs), to prove it by; drawn ones come
+            besides.
         footprint: What it takes, as JSON values.
         labels: A sample of the labels that it was made from, for learning on.
 
     Raises:
-        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
-            infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or infinite.
         ConfigError: If the contract does not fit the executor.
         SpecError: If the labels do not fit it.
     """
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    tensors = {"weights": _tensors(frozen), "golden": vectors(frozen, golden)}
+    tensors = {"weights": _tensors(executor), "golden": vectors(executor, golden)}
     manifest = {
         "format": FORMAT,
         "schema": SCHEMA,
-        "architecture": frozen.architecture,
-        "spec": specs.to_json(frozen.spec),
-        "contract": contracts.to_json(contract or Contract(), frozen),
-        "clip": frozen.clip,
-        "layers": [describe(layer) for layer in frozen.layers],
-        "memory": frozen.memory,
-        "head": frozen.head,
-        "version": frozen.version,
-        "parameters": frozen.parameters,
+        "architecture": executor.architecture,
+        "spec": specs.to_json(executor.spec),
+        "contract": contracts.to_json(contract or Contract(), executor),
+        "clip": executor.clip,
+        "layers": [describe(layer) for layer in executor.layers],
+        "memory": executor.memory,
+        "head": executor.head,
+        "version": executor.version,
+        "parameters": executor.parameters,
         "provenance": dict(provenance),
-        "footprint": {
-            "weights_bytes": 4 * len(frozen.vector()),
-            **(footprint or {}),
-        },
+        "footprint": {"weights_bytes": 4 * len(executor.vector()), **(footprint or {})},
     }
     if labels is not None:
-        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, frozen.spec)
+        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, executor.spec)
     return _seal(manifest, tensors)
 
 
@@ -159,17 +148,15 @@ def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
     """Write a bundle again, with what was measured of it and nothing else changed."""
     old = bundle.manifest.get("footprint", {})
     manifest = {**bundle.manifest, "footprint": {**old, **footprint}}
-    tensors = {"weights": _tensors(bundle.frozen), "golden": dict(bundle.golden)}
+    tensors = {"weights": _tensors(bundle.executor), "golden": dict(bundle.golden)}
     if bundle.labels is not None:
-        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.frozen.spec)[1]
+        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.executor.spec)[1]
     return _seal(manifest, tensors)
 
 
 def _seal(manifest: Mapping[str, Any], tensors: Mapping[str, dict[str, Any]]) -> bytes:
     """Write manifest and tensors as a file, with the sums of all of it."""
-    entries = {
-        f"{name}.safetensors": write_tensors(held) for name, held in tensors.items()
-    }
+    entries = {f"{name}.safetensors": write_tensors(held) for name, held in tensors.items()}
     sums = {name: _sha(data) for name, data in entries.items()}
     text = _canonical({**manifest, "entries": sums})
     return pack({"manifest.json": text, **entries}, _sha(text))
@@ -182,7 +169,7 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
 
 def write_bundle(
     path: str | Path,
-    frozen: Frozen,
+    executor: Executor,
     provenance: Mapping[str, Any] | None = None,
     *,
     contract: Contract | None = None,
@@ -197,12 +184,11 @@ def write_bundle(
     Raises:
         BundleError: If the file could not be written; one that was there stays.
         ConfigError: If the contract does not fit the executor.
-        NumbersError: If a weight, a label, or an observation of an episode, is NaN or
-            infinite.
+        NumbersError: If a weight, a label, or an observation of an episode, is NaN or infinite.
         SpecError: If the labels do not fit the executor.
     """
     data = to_bytes(
-        frozen,
+        executor,
         provenance or {},
         contract=contract,
         golden=golden,
@@ -241,9 +227,8 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read an executor file, after checking every byte of it.
 
     Raises:
-        BundleError: If it is missing, damaged, of another format, or gives other
-            outputs or actions here than where it was made. Its `reason` says which in
-            one word.
+        BundleError: If it is missing, damaged, of another format, or gives other outputs or actions
+            here than where it was made. Its `reason` says which in one word.
     """
     target = Path(path)
     try:
@@ -270,19 +255,19 @@ def from_bytes(data: bytes) -> Bundle:
         manifest, entries = _open(data)
     weights = _load(entries["weights.safetensors"])
     with _because("manifest"):
-        frozen = _assemble(manifest, weights)
+        executor = _assemble(manifest, weights)
         contract = Contract()
         if "contract" in manifest:
-            contract = contracts.from_json(manifest["contract"], frozen)
+            contract = contracts.from_json(manifest["contract"], executor)
     golden = _load(entries["golden.safetensors"])
     with _because("golden"):
-        _prove(frozen, golden)
+        _prove(executor, golden)
     labels, name = None, f"{kept.ENTRY}.safetensors"
     if kept.ENTRY in manifest or name in entries:
         found = _load(entries[name]) if name in entries else {}
         with _because("tensors"):
-            labels = kept.read(manifest.get(kept.ENTRY), found, frozen.spec)
-    return Bundle(frozen, manifest, _sha(data), golden, contract, labels)
+            labels = kept.read(manifest.get(kept.ENTRY), found, executor.spec)
+    return Bundle(executor, manifest, _sha(data), golden, contract, labels)
 
 
 @contextmanager
@@ -297,28 +282,24 @@ def _because(reason: BundleReason) -> Iterator[None]:
         raise BundleError(str(error), reason) from error.__cause__ or error
 
 
-def _prove(frozen: Frozen, golden: dict[str, Any]) -> None:
+def _prove(executor: Executor, golden: dict[str, Any]) -> None:
     """Run the golden vectors; fill in what old files do not have."""
     obs, wanted = golden["obs"], golden["outputs"]
     rows = len(obs)
-    if not 1 <= rows <= 2 * most_rows(frozen):
-        raise LoadError(f"{rows} rows, and 1 to {2 * most_rows(frozen)} are run")
+    if not 1 <= rows <= 2 * most_rows(executor):
+        raise LoadError(f"{rows} rows, and 1 to {2 * most_rows(executor)} are run")
     starts = golden.setdefault("starts", np.ones(rows, np.float32))
-    taken = golden.setdefault("actions", actions_of(frozen, _floats(wanted)))
+    taken = golden.setdefault("actions", actions_of(executor, _floats(wanted)))
     if set(golden) != {"obs", "outputs", "starts", "actions"}:
         raise LoadError(f"they are {sorted(golden)}")
     if not all(np.isfinite(each).all() for each in golden.values()):
         raise LoadError("a number is NaN or infinite")
     # Weights that overflow give other numbers, which is said once, below.
     with np.errstate(over="ignore", invalid="ignore"):
-        got = answers(frozen, _floats(obs), _floats(starts))
-        worst, text = difference(
-            frozen, got, actions_of(frozen, got), _floats(wanted), taken
-        )
+        got = answers(executor, _floats(obs), _floats(starts))
+        worst, text = difference(executor, got, actions_of(executor, got), _floats(wanted), taken)
     if text:
-        raise BundleError(
-            f"Its golden vectors differ here by {worst:.2g}: {text}.", "golden"
-        )
+        raise BundleError(f"Its golden vectors differ here by {worst:.2g}: {text}.", "golden")
 
 
 def _floats(array: Any) -> Floats:
@@ -331,9 +312,7 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Find manifest and entries, and check every byte before any is used."""
     entries, comment = unpack(data)
     if "manifest.json" not in entries:
-        raise BundleError(
-            f"It holds {sorted(entries)}, and no manifest.json.", "layout"
-        )
+        raise BundleError(f"It holds {sorted(entries)}, and no manifest.json.", "layout")
     text = entries["manifest.json"]
     if comment != _sha(text):
         raise BundleError("The manifest is not the one that was written.", "checksum")
@@ -341,14 +320,10 @@ def _open(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         manifest, sums = _read_manifest(text)
     held = {name: each for name, each in entries.items() if name != "manifest.json"}
     if set(sums) != set(held) or set(held) - _OPTIONAL != _ENTRIES:
-        raise BundleError(
-            f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout"
-        )
+        raise BundleError(f"It holds {sorted(held)} instead of {sorted(_ENTRIES)}.", "layout")
     for name, entry in held.items():
         if _sha(entry) != sums[name]:
-            raise BundleError(
-                f"{name} is not what was written: its SHA-256 differs.", "checksum"
-            )
+            raise BundleError(f"{name} is not what was written: its SHA-256 differs.", "checksum")
     # These entries are all there is: any other byte in the file is damage.
     if pack(entries, comment) != data:
         raise BundleError("The file is not laid out as it was written.", "layout")
@@ -399,14 +374,14 @@ def _load(data: bytes) -> dict[str, Any]:
         return read_tensors(data)
 
 
-def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Frozen:
+def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Executor:
     fields = Fields(manifest, "The manifest")
     layers = tuple(
         rebuild(description, f"layer.{i}.", tensors)
         for i, description in enumerate(fields.objects("layers"))
     )
     architecture = parse(fields.text("architecture"))
-    frozen = Frozen(
+    executor = Executor(
         architecture=str(architecture),
         spec=specs.from_json(manifest["spec"]),
         mean=tensors["mean"],
@@ -417,11 +392,11 @@ def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Fro
         version=fields.whole("version"),
     )
     check_layers(architecture, layers)
-    if set(_tensors(frozen)) != set(tensors):
+    if set(_tensors(executor)) != set(tensors):
         raise BundleError(f"It holds the tensors {sorted(tensors)[:8]}.", "tensors")
     for name in ("memory", "parameters"):
-        if fields.whole(name, getattr(frozen, name)) != getattr(frozen, name):
-            raise BundleError(f"{name} is not {getattr(frozen, name)}.")
-    if not np.isfinite(frozen.vector()).all():
+        if fields.whole(name, getattr(executor, name)) != getattr(executor, name):
+            raise BundleError(f"{name} is not {getattr(executor, name)}.")
+    if not np.isfinite(executor.vector()).all():
         raise BundleError("A weight is NaN or infinite.", "tensors")
-    return frozen
+    return executor

@@ -1,9 +1,9 @@
 """An executor as one C99 file: no allocation, no I/O, buffers of a known size.
 
-The arithmetic is `executors/c/akd_kernels.h`, of which only what this executor uses is
-written into the file; its functions are those of `interface.py`. It takes one
-observation at a time, and carries golden vectors behind `#ifdef NAME_TEST`, with which
-it checks itself on the machine it was built for.
+The arithmetic is `executors/c/akd_kernels.h`, of which only what this executor uses is written into
+the file; its functions are those of `interface.py`. It takes one observation at a time, and carries
+golden vectors behind `#ifdef NAME_TEST`, with which it checks itself on the machine it was built
+for.
 """
 
 from __future__ import annotations
@@ -14,47 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.deploy.ctext import (
-    aligned,
-    array,
-    comment,
-    facts,
-    kernels,
-    literal,
-    wrapped,
-)
-from agentkd.deploy.interface import (
-    Buffer,
-    Interface,
-    check_name,
-    functions,
-    header,
-)
+from agentkd.deploy.ctext import aligned, array, comment, facts, kernels, literal, wrapped
+from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
 from agentkd.deploy.layout import BLOCK, actions, ctype
 from agentkd.deploy.selftest import self_test
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation, Conv, Dense, Layer, kind
 from agentkd.executors.plan import Step, normaliser, rooms, steps, up
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 
 def emit_c(
-    frozen: Frozen,
-    name: str = "executor",
-    provenance: Mapping[str, Any] | None = None,
+    executor: Executor, name: str = "executor", provenance: Mapping[str, Any] | None = None
 ) -> str:
     """Write an executor as the text of a C file.
 
-    It defines `int NAME_step(struct NAME_state *, const float obs[], TYPE action[],
-    float out[])`, which is re-entrant, and `NAME_act` and `NAME_outputs`, which use a
-    static buffer; `header_of` takes the header out. TYPE is int32_t for choices and
-    float for numbers. All return 0, or 1 where the observation or the last layer's
-    numbers hold NaN or infinity and nothing is written.
+    It defines `int NAME_step(struct NAME_state *, const float obs[], TYPE action[], float out[])`,
+    which is re-entrant, and `NAME_act` and `NAME_outputs`, which use a static buffer; `header_of`
+    takes the header out. TYPE is int32_t for choices and float for numbers. All return 0, or 1
+    where the observation or the last layer's numbers hold NaN or infinity and nothing is written.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         name: Begins every name in the file.
         provenance: Where it came from; written into the comment at the head.
 
@@ -63,34 +46,31 @@ def emit_c(
         NumbersError: If a weight is NaN or infinite.
     """
     check_name(name)
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    face = _interface(frozen, name)
+    face = _interface(executor, name)
     pieces = [
-        _head_comment(frozen, name, provenance or {}),
+        _head_comment(executor, name, provenance or {}),
         "#include <math.h>\n#include <string.h>\n",
         header(face),
-        *_kernels(frozen, name),
-        *_constants(frozen, name),
-        _forward(frozen, name),
-        _decide(frozen, name),
+        *_kernels(executor, name),
+        *_constants(executor, name),
+        _forward(executor, name),
+        _decide(executor, name),
         functions(face),
-        self_test(frozen, face),
+        self_test(executor, face),
     ]
     return "\n".join(pieces)
 
 
-def _head_comment(frozen: Frozen, name: str, provenance: Mapping[str, Any]) -> str:
+def _head_comment(executor: Executor, name: str, provenance: Mapping[str, Any]) -> str:
     upper = name.upper()
-    laid, room = steps(frozen, BLOCK), rooms(frozen, BLOCK)
-    norm = normaliser(frozen)
+    laid, room = steps(executor, BLOCK), rooms(executor, BLOCK)
+    norm = normaliser(executor)
     floats = sum(each.size for step in laid for each in step.arrays)
     floats += 2 * len(norm.mean)
-    lines = [
-        "An executor of agentkd: a decision for one observation. Generated; edit not.",
-        "",
-    ]
-    lines += [f"{key + ':':<14}{value}" for key, value in facts(frozen, provenance)]
+    lines = ["An executor of agentkd: a decision for one observation. Generated; edit not.", ""]
+    lines += [f"{key + ':':<14}{value}" for key, value in facts(executor, provenance)]
     lines += [
         f"{'constants:':<14}{4 * floats} bytes",
         f"{'buffers:':<14}{4 * (2 * room.width + room.work)} bytes",
@@ -102,15 +82,15 @@ def _head_comment(frozen: Frozen, name: str, provenance: Mapping[str, Any]) -> s
         f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c -lm && ./a.out",
         "Call it from elsewhere:  include the header that was written beside it.",
     ]
-    if frozen.memory:
-        lines.insert(2, f"{'memory:':<14}{4 * frozen.memory} bytes, the caller's")
+    if executor.memory:
+        lines.insert(2, f"{'memory:':<14}{4 * executor.memory} bytes, the caller's")
     body = "\n".join(f" * {comment(line)}".rstrip() for line in lines)
     return f"/*\n{body}\n */"
 
 
-def _interface(frozen: Frozen, name: str) -> Interface:
-    count, room = actions(frozen), rooms(frozen, BLOCK)
-    match frozen.spec.action:
+def _interface(executor: Executor, name: str) -> Interface:
+    count, room = actions(executor), rooms(executor, BLOCK)
+    match executor.spec.action:
         case DiscreteSpec(n, start):
             said = f"`action` is one choice from {start} to {start + n - 1}."
         case MultiDiscreteSpec():
@@ -124,13 +104,13 @@ def _interface(frozen: Frozen, name: str) -> Interface:
         scratch.append(("work", room.work))
     return Interface(
         name,
-        obs=frozen.spec.obs.size,
-        out=frozen.out,
+        obs=executor.spec.obs.size,
+        out=executor.out,
         actions=count,
         number="float",
-        action=ctype(frozen),
+        action=ctype(executor),
         scratch=tuple(Buffer("float", each, length) for each, length in scratch),
-        memory=Buffer("float", "memory", frozen.memory) if frozen.memory else None,
+        memory=Buffer("float", "memory", executor.memory) if executor.memory else None,
         action_note=said,
         out_note="`out` is the last layer's numbers.",
     )
@@ -151,17 +131,17 @@ def _activation(layer: Layer) -> Activation:
     return layer.activation if isinstance(layer, Dense | Conv) else "none"
 
 
-def _plain(frozen: Frozen) -> bool:
+def _plain(executor: Executor) -> bool:
     """Whether each number of an observation has a mean and a scale of its own."""
-    return len(normaliser(frozen).mean) == frozen.spec.obs.size
+    return len(normaliser(executor).mean) == executor.spec.obs.size
 
 
-def _kernels(frozen: Frozen, name: str) -> Iterator[str]:
+def _kernels(executor: Executor, name: str) -> Iterator[str]:
     wanted = {"largest", "finite", "bound"}
-    wanted.add("normalise" if _plain(frozen) else "normalise_image")
-    for layer in frozen.layers:
+    wanted.add("normalise" if _plain(executor) else "normalise_image")
+    for layer in executor.layers:
         wanted |= {kind(layer), _activation(layer), *_NEEDS.get(kind(layer), ())}
-    match frozen.head:
+    match executor.head:
         case "categorical" | "multicategorical":
             wanted.add("best")
         case "squashed":
@@ -175,13 +155,13 @@ def _kernels(frozen: Frozen, name: str) -> Iterator[str]:
             yield aligned(named.replace("static inline", "static"))
 
 
-def _constants(frozen: Frozen, name: str) -> Iterator[str]:
-    norm = normaliser(frozen)
+def _constants(executor: Executor, name: str) -> Iterator[str]:
+    norm = normaliser(executor)
     yield "/* The normaliser. */\n" + array("float", f"{name}_mean", norm.mean)
     yield array("float", f"{name}_scale", norm.scale)
-    for index, step in enumerate(steps(frozen, BLOCK)):
-        yield from _arrays(frozen.layers[index], step, index, name)
-    action = frozen.spec.action
+    for index, step in enumerate(steps(executor, BLOCK)):
+        yield from _arrays(executor.layers[index], step, index, name)
+    action = executor.spec.action
     if isinstance(action, MultiDiscreteSpec):
         yield array("int32_t", f"{name}_sizes", action.sizes)
     if isinstance(action, BoxSpec):
@@ -220,10 +200,10 @@ class _Call:
     buffer: str
 
 
-def _calls(frozen: Frozen, n: str) -> list[_Call]:
+def _calls(executor: Executor, n: str) -> list[_Call]:
     calls, here, there, memory = [], "x", "y", 0
     for index, (layer, step) in enumerate(
-        zip(frozen.layers, steps(frozen, BLOCK), strict=True)
+        zip(executor.layers, steps(executor, BLOCK), strict=True)
     ):
         given = f"{n}_dims{index}, {n}_arrays{index}, s->{here}"
         given += "" if step.kind == "attention" else f", s->{there}"
@@ -246,15 +226,15 @@ def _calls(frozen: Frozen, n: str) -> list[_Call]:
     return calls
 
 
-def _forward(frozen: Frozen, n: str) -> str:
-    calls = _calls(frozen, n)
+def _forward(executor: Executor, n: str) -> str:
+    calls = _calls(executor, n)
     body = "\n".join(call.text for call in calls)
     last = f"s->{calls[-1].buffer}"
-    clip, size = literal(frozen.clip), frozen.spec.obs.size
-    norm = normaliser(frozen)
-    image = "" if _plain(frozen) else f"{len(norm.mean)}, {norm.apart}, "
-    function = f"{n}_normalise" if _plain(frozen) else f"{n}_normalise_image"
-    memory = f",\n{' ' * (len(n) + 29)}float *memory" if frozen.memory else ""
+    clip, size = literal(executor.clip), executor.spec.obs.size
+    norm = normaliser(executor)
+    image = "" if _plain(executor) else f"{len(norm.mean)}, {norm.apart}, "
+    function = f"{n}_normalise" if _plain(executor) else f"{n}_normalise_image"
+    memory = f",\n{' ' * (len(n) + 29)}float *memory" if executor.memory else ""
     return f"""/* Gives the last layer's numbers; NULL where nothing can be decided. */
 static const float *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
 {{
@@ -266,13 +246,13 @@ static const float *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
 """
 
 
-def _decide(frozen: Frozen, n: str) -> str:
+def _decide(executor: Executor, n: str) -> str:
     upper = n.upper()
     loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
-    match frozen.head:
+    match executor.head:
         case "categorical":
-            assert isinstance(frozen.spec.action, DiscreteSpec)
-            start = frozen.spec.action.start
+            assert isinstance(executor.spec.action, DiscreteSpec)
+            start = executor.spec.action.start
             tail = f" + {start}" if start > 0 else f" - {-start}" if start else ""
             body = f"    action[0] = {n}_best(last, {upper}_OUT){tail};"
         case "multicategorical":
@@ -290,11 +270,8 @@ def _decide(frozen: Frozen, n: str) -> str:
                 f"        action[i] = {n}_bound(v, low, high);\n    }}"
             )
         case "clipped":
-            body = (
-                f"    {loop}\n"
-                f"        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
-            )
-    return f"""static void {n}_decide(const float *last, {ctype(frozen)} *action)
+            body = f"    {loop}\n        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
+    return f"""static void {n}_decide(const float *last, {ctype(executor)} *action)
 {{
 {body}
 }}

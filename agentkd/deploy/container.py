@@ -1,8 +1,8 @@
 """The stored ZIP of a bundle: one layout for the same entries, and no other.
 
-Python's `zipfile` writes the same bytes, and any unzip opens them. They are written and
-read here because a device should start without it, and because a reader that knows each
-byte can say what is wrong: where a file ends early, and where it was changed.
+Python's `zipfile` writes the same bytes, and any unzip opens them. They are written and read here
+because a device should start without it, and because a reader that knows each byte can say what is
+wrong: where a file ends early, and where it was changed.
 """
 
 from __future__ import annotations
@@ -47,27 +47,22 @@ def pack(entries: Mapping[str, bytes], comment: str) -> bytes:
     central = b"".join(places)
     count = len(entries)
     end = (0, 0, count, count, len(central), offset, COMMENT)
-    return b"".join(
-        [*bodies, central, _END.pack(_END_MAGIC, *end), comment.encode("ascii")]
-    )
+    return b"".join([*bodies, central, _END.pack(_END_MAGIC, *end), comment.encode("ascii")])
 
 
 def unpack(data: bytes) -> tuple[dict[str, bytes], str]:
     """Find the entries and the comment, trusting none of them yet.
 
-    The caller checks their sums, packs them again and compares, so that every byte is
-    checked.
+    The caller checks their sums, packs them again and compares, so that every byte is checked.
 
     Raises:
-        BundleError: If the data are empty, something else, end early, or are laid out
-            otherwise than `pack` does.
+        BundleError: If the data are empty, something else, end early, or are laid out otherwise
+            than `pack` does.
     """
     if not data:
         raise BundleError("The file is empty.", "empty")
     if data[:4] != _LOCAL_MAGIC[: len(data)]:
-        raise BundleError(
-            "It is no executor file: it does not begin as one.", "foreign"
-        )
+        raise BundleError("It is no executor file: it does not begin as one.", "foreign")
     entries: dict[str, bytes] = {}
     at = 0
     while data[at : at + 4] == _LOCAL_MAGIC:

@@ -1,8 +1,8 @@
 """What whoever runs an executor has to keep to: names, units, order, clock, memory.
 
-It is written into the bundle's manifest beside the formulas by which observations are
-normalised and actions scaled, both inside the executor, so that a device's maker needs
-nothing but the manifest to connect sensors and motors.
+It is written into the bundle's manifest beside the formulas by which observations are normalised
+and actions scaled, both inside the executor, so that a device's maker needs nothing but the
+manifest to connect sensors and motors.
 """
 
 from __future__ import annotations
@@ -13,16 +13,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from agentkd.errors import BundleError, ConfigError
-from agentkd.executors.frozen import Frozen, Head
+from agentkd.executors.executor import Executor, Head
 from agentkd.fields import Fields
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-    Spec,
-)
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 
 NORMALISER = "clip((obs - mean) * scale, -clip, clip)"
 RESET = "zeros at the first step of an episode"
@@ -43,8 +36,8 @@ class Contract:
     Attributes:
         obs_names: Of the observation's numbers, in their order; () if untold.
         obs_units: Likewise, such as "m/s"; "" for a number without a unit.
-        action_names: Of the action's numbers; of one choice, of what it chooses from;
-            of several choices, of the choices.
+        action_names: Of the action's numbers; of one choice, of what it chooses from; of several
+            choices, of the choices.
         action_units: Of the action's numbers.
         period: Of the control clock, seconds; None if untold.
     """
@@ -60,8 +53,8 @@ def check(contract: Contract, spec: Spec) -> None:
     """Make sure that a contract fits an environment.
 
     Raises:
-        ConfigError: If there are more or fewer names or units than numbers, a name
-            stands twice or cannot be one, or the period is no time.
+        ConfigError: If there are more or fewer names or units than numbers, a name stands twice or
+            cannot be one, or the period is no time.
     """
     named = _named(spec.action)
     numbers = named if isinstance(spec.action, BoxSpec) else 0
@@ -87,8 +80,7 @@ def _check_words(what: str, words: Sequence[str], *, names: bool) -> None:
     for word in words:
         if len(word) > _LONGEST or not word.isprintable() or (names and not word):
             raise ConfigError(
-                f"{word!r} cannot stand among {what}: take up to {_LONGEST} printable "
-                "characters."
+                f"{word!r} cannot stand among {what}: take up to {_LONGEST} printable characters."
             )
     twice = sorted({word for word in words if words.count(word) > 1})
     if names and twice:
@@ -106,38 +98,38 @@ def _named(action: ActionSpec) -> int:
             return len(low)
 
 
-def to_json(contract: Contract, frozen: Frozen) -> dict[str, Any]:
+def to_json(contract: Contract, executor: Executor) -> dict[str, Any]:
     """Write a contract as the manifest holds it.
 
     Raises:
         ConfigError: As `check`.
     """
-    check(contract, frozen.spec)
-    memory = _memory(frozen)
+    check(contract, executor.spec)
+    memory = _memory(executor)
     return {
         "observation": {
-            "size": frozen.spec.obs.size,
+            "size": executor.spec.obs.size,
             "names": list(contract.obs_names),
             "units": list(contract.obs_units),
         },
-        "normaliser": {"formula": NORMALISER, "clip": frozen.clip},
+        "normaliser": {"formula": NORMALISER, "clip": executor.clip},
         "action": {
-            "size": 1 if frozen.head == "categorical" else _named(frozen.spec.action),
+            "size": 1 if executor.head == "categorical" else _named(executor.spec.action),
             "names": list(contract.action_names),
             "units": list(contract.action_units),
-            "scaling": _SCALING[frozen.head],
+            "scaling": _SCALING[executor.head],
         },
         "period": contract.period,
         "memory": {"size": memory, "reset": RESET if memory else ""},
     }
 
 
-def _memory(frozen: Frozen) -> int:
+def _memory(executor: Executor) -> int:
     """How many numbers an executor remembers from step to step."""
-    return frozen.memory
+    return executor.memory
 
 
-def from_json(data: Any, frozen: Frozen) -> Contract:
+def from_json(data: Any, executor: Executor) -> Contract:
     """Read what `to_json` wrote, for the executor that it is about.
 
     Raises:
@@ -158,14 +150,14 @@ def from_json(data: Any, frozen: Frozen) -> Contract:
     told += [fields.fields("memory").whole("size")]
     clip = fields.fields("normaliser").number("clip")
     try:
-        true = to_json(contract, frozen)
+        true = to_json(contract, executor)
     except ConfigError as error:
         raise BundleError(f"Its contract does not fit: {error}") from error
     wanted = [true[name]["size"] for name in ("observation", "action", "memory")]
-    if told != wanted or clip != frozen.clip:
+    if told != wanted or clip != executor.clip:
         raise BundleError(
             "Its contract is about another executor: sizes of observation, action and "
-            f"memory are {told}, and clip {clip}, not {wanted} and {frozen.clip}."
+            f"memory are {told}, and clip {clip}, not {wanted} and {executor.clip}."
         )
     return contract
 

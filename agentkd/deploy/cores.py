@@ -44,12 +44,7 @@ class Core:
 
 
 def _cortex(
-    name: str,
-    label: str,
-    machine: str,
-    *flags: str,
-    code: int = 0,
-    ram: int = 0x20000000,
+    name: str, label: str, machine: str, *flags: str, code: int = 0, ram: int = 0x20000000
 ) -> Core:
     small = machine == "microbit"
     return Core(
@@ -75,10 +70,7 @@ def _riscv(bits: int, arch: str, abi: str) -> Core:
         name=f"rv{bits}",
         label=arch.upper(),
         prefix="riscv64-unknown-elf-",
-        flags=(
-            *(f"-march={arch}", f"-mabi={abi}", "-mcmodel=medany"),
-            "--specs=picolibc.specs",
-        ),
+        flags=(*(f"-march={arch}", f"-mabi={abi}", "-mcmodel=medany"), "--specs=picolibc.specs"),
         emulator=(
             *(f"qemu-system-riscv{bits}", "-M", "virt", "-bios", "none"),
             *("-display", "none"),
@@ -88,11 +80,7 @@ def _riscv(bits: int, arch: str, abi: str) -> Core:
         rom=(0x80000000, 4 << 20),
         ram=(0x80400000, 4 << 20),
         round=3,
-        packages=(
-            "gcc-riscv64-unknown-elf",
-            "picolibc-riscv64-unknown-elf",
-            "qemu-system-misc",
-        ),
+        packages=("gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf", "qemu-system-misc"),
     )
 
 

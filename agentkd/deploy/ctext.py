@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import sizes
 from agentkd.executors.native import KERNELS
 
@@ -21,8 +21,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 def literal(value: float) -> str:
     """Write a float32 in C, to nine significant digits, which give it back exactly.
 
-    Only bounds and clips are infinite; the largest finite number bounds as well, and no
-    compiler option forbids it.
+    Only bounds and clips are infinite; the largest finite number bounds as well, and no compiler
+    option forbids it.
 
     Raises:
         NumbersError: If it is NaN.
@@ -58,10 +58,7 @@ def wrapped(words: Sequence[str], indent: str = "    ", width: int = 96) -> str:
 
 def array(kind: str, name: str, values: Any) -> str:
     """Define a constant array of any numbers, flattened."""
-    words = [
-        literal(each) if kind == "float" else str(int(each))
-        for each in np.ravel(values)
-    ]
+    words = [literal(each) if kind == "float" else str(int(each)) for each in np.ravel(values)]
     return f"static const {kind} {name}[{len(words)}] = {{\n{wrapped(words)}\n}};\n"
 
 
@@ -90,12 +87,10 @@ def aligned(text: str) -> str:
         more = (line.strip() for line in found[2].splitlines())
         return "".join([found[1], *(under + line for line in more), "\n"])
 
-    return re.sub(
-        r"^(static .*,)\n((?: +[^{\n]*\n)+)(?=\{)", align, text, flags=re.MULTILINE
-    )
+    return re.sub(r"^(static .*,)\n((?: +[^{\n]*\n)+)(?=\{)", align, text, flags=re.MULTILINE)
 
 
-def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def facts(executor: Executor, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a generated file says about its executor, line by line."""
     command = provenance.get("command")
     if isinstance(command, (list, tuple)):
@@ -104,7 +99,7 @@ def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, 
     if isinstance(planner, Mapping):
         refs = " + ".join(map(str, planner.get("refs", ())))
         planner = f"{planner.get('name', '')}, {refs}"
-    sizes_through = [frozen.spec.obs.size, *(sizes(each)[1] for each in frozen.layers)]
+    sizes_through = [executor.spec.obs.size, *(sizes(each)[1] for each in executor.layers)]
     shape = " - ".join(map(str, sizes_through))
     yield "made by", f"agentkd {version('agentkd')}"
     if command:
@@ -117,6 +112,6 @@ def facts(frozen: Frozen, provenance: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield "SHA-256", f"{provenance['planner_digest']} (the planner's)"
     if provenance.get("labels"):
         yield "labels", str(provenance["labels"])
-    yield "executor", f"{frozen.architecture}, version {frozen.version}"
-    yield "network", f"{shape}, {frozen.head}"
-    yield "parameters", f"{frozen.parameters}"
+    yield "executor", f"{executor.architecture}, version {executor.version}"
+    yield "network", f"{shape}, {executor.head}"
+    yield "parameters", f"{executor.parameters}"

@@ -1,9 +1,9 @@
 """A generated executor on a core: does it give what it must, and what does it take.
 
-A program of the executor and its golden vectors is built for a core and run there. It
-says whether each vector gave what it must, how many instructions a decision takes, and
-how deep the stack becomes. Emulators count instructions, one a nanosecond of virtual
-time, so that the numbers are the same on each run; they are not cycles.
+A program of the executor and its golden vectors is built for a core and run there. It says whether
+each vector gave what it must, how many instructions a decision takes, and how deep the stack
+becomes. Emulators count instructions, one a nanosecond of virtual time, so that the numbers are the
+same on each run; they are not cycles.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class Program:
         outputs: What NAME_outputs gives for them, (rows, out); its dtype is the type.
         actions: What NAME_act gives, (rows, actions).
         tolerance: Largest difference, relative to 1 + |x|; 0 for bit by bit.
-        memory: How many numbers the caller keeps; 0 for most. The rows are then a
-            sequence.
+        memory: How many numbers the caller keeps; 0 for most. The rows are then a sequence.
         state: The type of those numbers in C.
     """
 
@@ -98,8 +97,8 @@ def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measure
         flags: More for the compiler; they come last.
 
     Raises:
-        EmulatorError: If a tool is missing, or the program does not compile, does not
-            fit, or does not end as it should.
+        EmulatorError: If a tool is missing, or the program does not compile, does not fit, or does
+            not end as it should.
     """
     missing = on.missing()
     if missing:
@@ -120,9 +119,7 @@ def compiler_version(on: Core) -> str:
     return _run([f"{on.prefix}gcc", "--version"]).partition("\n")[0].strip()
 
 
-def _measure(
-    program: Program, on: Core, folder: Path, flags: Sequence[str]
-) -> Measured:
+def _measure(program: Program, on: Core, folder: Path, flags: Sequence[str]) -> Measured:
     (folder / "model.c").write_text(program.source, encoding="utf-8")
     (folder / "data.h").write_text(_data(program), encoding="utf-8")
     compiler = [f"{on.prefix}gcc", *on.flags, *_OPTIMISE]
@@ -169,9 +166,7 @@ def _measure(
     )
 
 
-def _run(
-    command: Sequence[Any], folder: Path | None = None, status: Sequence[int] = (0,)
-) -> str:
+def _run(command: Sequence[Any], folder: Path | None = None, status: Sequence[int] = (0,)) -> str:
     """Run a command whose temporary files lie in `folder`; give what it printed."""
     words = [str(each) for each in command]
     temporary = {} if folder is None else {"TMPDIR": str(folder)}

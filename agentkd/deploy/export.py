@@ -24,10 +24,9 @@ class Request:
     Attributes:
         flavour: Whose conventions to follow, where the target has several.
         name: Begins every name, where the target has names.
-        opset: The version of ONNX's operators; by default the one that suits the
-            flavour's reader.
-        seen: What integers are calibrated with; by default what the executor's file
-            holds of its own episodes, else observations that are drawn.
+        opset: The version of ONNX's operators; by default the one that suits the flavour's reader.
+        seen: What integers are calibrated with; by default what the executor's file holds of its
+            own episodes, else observations that are drawn.
     """
 
     flavour: str = "plain"
@@ -98,9 +97,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for path, data in files.items():
             at, real = path, Path(os.path.realpath(path))
             if real.exists() and not real.is_file():
-                raise ConfigError(
-                    f"{path} is not a regular file; choose the name of a file."
-                )
+                raise ConfigError(f"{path} is not a regular file; choose the name of a file.")
             real.parent.mkdir(parents=True, exist_ok=True)
             # A short name: that of the file may be as long as names can be.
             fresh = real.with_name(f".{uuid4().hex}.tmp")
@@ -112,9 +109,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for fresh, at in staged:
             fresh.replace(at)
     except OSError as error:
-        raise ConfigError(
-            f"{at} could not be written: {error.strerror or error}."
-        ) from error
+        raise ConfigError(f"{at} could not be written: {error.strerror or error}.") from error
     finally:
         for fresh, _ in staged:
             with suppress(OSError):
@@ -123,7 +118,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 def _c(bundle: Bundle, request: Request) -> bytes:
     provenance = bundle.manifest.get("provenance", {})
-    return emit_c(bundle.frozen, request.name, provenance).encode()
+    return emit_c(bundle.executor, request.name, provenance).encode()
 
 
 def _c_int8(bundle: Bundle, request: Request) -> bytes:
@@ -133,7 +128,7 @@ def _c_int8(bundle: Bundle, request: Request) -> bytes:
 
 
 def _akx(bundle: Bundle, _: Request) -> bytes:
-    return to_akx(bundle.frozen)
+    return to_akx(bundle.executor)
 
 
 def _onnx(bundle: Bundle, request: Request) -> bytes:
@@ -143,28 +138,24 @@ def _onnx(bundle: Bundle, request: Request) -> bytes:
         raise _missing("onnx", error, "export") from error
     provenance = bundle.manifest.get("provenance", {})
     flavour = as_flavour(request.flavour)
-    return to_onnx(bundle.frozen, flavour, provenance, opset=request.opset)
+    return to_onnx(bundle.executor, flavour, provenance, opset=request.opset)
 
 
 def _torchscript(bundle: Bundle, _: Request) -> bytes:
     from agentkd.deploy.torchscript import to_torchscript
 
     try:
-        return to_torchscript(bundle.frozen)
+        return to_torchscript(bundle.executor)
     except ModuleNotFoundError as error:
         raise _missing("torchscript", error, "train") from error
 
 
 def _missing(name: str, error: ModuleNotFoundError, extra: str) -> ConfigError:
-    return ConfigError(
-        f'{name} needs the package {error.name!r}: pip install "agentkd[{extra}]".'
-    )
+    return ConfigError(f'{name} needs the package {error.name!r}: pip install "agentkd[{extra}]".')
 
 
 TARGETS: dict[str, Target] = {
-    "onnx": Target(
-        ".onnx", _onnx, "ONNX Runtime", ("plain", "ml-agents", "godot-rl", "rsl-rl")
-    ),
+    "onnx": Target(".onnx", _onnx, "ONNX Runtime", ("plain", "ml-agents", "godot-rl", "rsl-rl")),
     "c": Target(".c", _c, "C99", in_c=True),
     "c-int8": Target(".int8.c", _c_int8, "", in_c=True),
     "akx": Target(".akx", _akx, "model.akx"),

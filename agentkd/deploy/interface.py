@@ -1,8 +1,8 @@
 """The C interface of an exported executor: its header and the functions in it.
 
-An exported file defines two forms of one executor. `NAME_step` is re-entrant: all that
-changes lies in a `struct NAME_state` of the caller's. `NAME_act` and `NAME_outputs` use
-one static buffer, and serve one caller at a time.
+An exported file defines two forms of one executor. `NAME_step` is re-entrant: all that changes lies
+in a `struct NAME_state` of the caller's. `NAME_act` and `NAME_outputs` use one static buffer, and
+serve one caller at a time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ def check_name(name: str) -> None:
         why = "begins the names of agentkd's own runtime"
     if why:
         raise ConfigError(
-            f"{name!r} cannot begin names in C: it {why}. Choose another name, such as "
-            "executor."
+            f"{name!r} cannot begin names in C: it {why}. Choose another name, such as executor."
         )
 
 
@@ -159,9 +158,9 @@ int {n}_outputs(const float obs[{upper}_OBS]{given},
 def functions(face: Interface) -> str:
     """Define what `header` declares.
 
-    The file must define, before, `static const NUMBER *NAME_forward(struct NAME_scratch
-    *s, const float *obs[, MEMORY *memory])`, which gives NULL where nothing can be
-    decided, and `static void NAME_decide(const NUMBER *last, ACTION *action)`.
+    The file must define, before, `static const NUMBER *NAME_forward(struct NAME_scratch *s, const
+    float *obs[, MEMORY *memory])`, which gives NULL where nothing can be decided, and `static void
+    NAME_decide(const NUMBER *last, ACTION *action)`.
     """
     n, upper = face.name, face.name.upper()
     pad, run = " " * (len(n) + 9), " " * (len(n) + 16)
@@ -170,10 +169,7 @@ def functions(face: Interface) -> str:
         given = f", {face.memory.kind} memory[{upper}_MEMORY]"
         taken = f"{face.memory.kind} *memory, "
         handed, own = ", memory", ", state->memory"
-        reset = (
-            f"    for (int32_t i = 0; i < {upper}_MEMORY; i++)\n"
-            "        state->memory[i] = 0;\n"
-        )
+        reset = f"    for (int32_t i = 0; i < {upper}_MEMORY; i++)\n        state->memory[i] = 0;\n"
     return f"""static int {n}_run(const float *obs, {taken}{face.action} *action,
 {run}{face.number} *out, struct {n}_scratch *s)
 {{
@@ -222,7 +218,4 @@ def header_of(source: str, name: str) -> str:
     end = f"#endif /* {upper}_H */\n"
     start, stop = source.index(f"#ifndef {upper}_H\n"), source.index(end)
     made = source.partition("made by:")[2].partition("\n")[0].strip()
-    return (
-        f"{HEADER_MARK} {made}. Generated; do not edit. */\n"
-        + source[start : stop + len(end)]
-    )
+    return f"{HEADER_MARK} {made}. Generated; do not edit. */\n" + source[start : stop + len(end)]

@@ -1,7 +1,7 @@
 """Kept labels: a sample of the labels that an executor was made from, in its file.
 
-A distiller that goes on learning live mixes them into its batches and measures each
-candidate on them, so that an executor does not forget what it was distilled for.
+A distiller that goes on learning live mixes them into its batches and measures each candidate on
+them, so that an executor does not forget what it was distilled for.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def read(about: Any, tensors: Mapping[str, Floats], spec: Spec) -> Labels:
             "rows of float32."
         )
     try:
-        labels = Labels(
-            tensors["obs"], dists.unpack(kind, tensors["dist"], spec.action)
-        )
+        labels = Labels(tensors["obs"], dists.unpack(kind, tensors["dist"], spec.action))
         _check(labels, spec)
     except (NumbersError, SpecError) as error:
         raise LoadError(f"Its kept labels do not fit: {error}") from error
@@ -75,8 +73,7 @@ def _check(labels: Labels, spec: Spec) -> None:
     obs = labels.obs
     if obs.ndim != 2 or obs.shape[1] != spec.obs.size:
         raise SpecError(
-            f"Kept labels have observations of shape {obs.shape}; (labels, "
-            f"{spec.obs.size}) fits."
+            f"Kept labels have observations of shape {obs.shape}; (labels, {spec.obs.size}) fits."
         )
     if not np.isfinite(obs).all():
         raise NumbersError("A kept label's observation holds NaN or infinity.")

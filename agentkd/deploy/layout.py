@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 BLOCK = 4
 """Outputs that the portable kernels sum side by side."""
 
 
-def actions(frozen: Frozen) -> int:
+def actions(executor: Executor) -> int:
     """How many numbers or choices an action has."""
-    match frozen.spec.action:
+    match executor.spec.action:
         case DiscreteSpec():
             return 1
         case MultiDiscreteSpec(sizes):
             return len(sizes)
         case _:
-            return frozen.out
+            return executor.out
 
 
-def ctype(frozen: Frozen) -> str:
+def ctype(executor: Executor) -> str:
     """The type of an action's numbers in C."""
-    return "float" if isinstance(frozen.spec.action, BoxSpec) else "int32_t"
+    return "float" if isinstance(executor.spec.action, BoxSpec) else "int32_t"

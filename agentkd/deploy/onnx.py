@@ -1,7 +1,7 @@
 """An executor as an ONNX graph with everything inside, from normaliser to action.
 
-Game engines and robot stacks expect certain names; each such convention is a flavour.
-Written with onnx.helper: no torch, no tracing, and the same bytes each time.
+Game engines and robot stacks expect certain names; each such convention is a flavour. Written with
+onnx.helper: no torch, no tracing, and the same bytes each time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, NumbersError, did_you_mean
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Gru, Lstm
 from agentkd.executors.layers import memory as remembers
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
@@ -61,7 +61,7 @@ _MASKED = 1e8
 
 
 def to_onnx(
-    frozen: Frozen,
+    executor: Executor,
     flavour: Flavour = "plain",
     provenance: Mapping[str, Any] | None = None,
     *,
@@ -69,35 +69,34 @@ def to_onnx(
 ) -> bytes:
     """Write an executor as an ONNX model, with a batch of any size.
 
-    The plain flavour takes "obs", float32 (batch, obs), and gives "action" in the
-    environment's units, (batch, …), and "outputs", the last layer's numbers. With a
-    memory it also takes "memory", (batch, memory), zeros where an episode begins, and
-    gives "memory_out".
+    The plain flavour takes "obs", float32 (batch, obs), and gives "action" in the environment's
+    units, (batch, …), and "outputs", the last layer's numbers. With a memory it also takes
+    "memory", (batch, memory), zeros where an episode begins, and gives "memory_out".
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         flavour: Whose names and shapes to use.
         provenance: Where it came from; written into the model's metadata.
         opset: The version of the operators; by default `OPSETS[flavour].usual`.
 
     Raises:
-        ConfigError: If the flavour has no place for such actions, or its reader does
-            not take the opset.
+        ConfigError: If the flavour has no place for such actions, or its reader does not take the
+            opset.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
     graph = Graph(_opset(flavour, opset))
     match flavour:
         case "plain":
-            _plain(graph, frozen)
+            _plain(graph, executor)
         case "ml-agents":
-            _ml_agents(graph, frozen)
+            _ml_agents(graph, executor)
         case "godot-rl":
-            _godot_rl(graph, frozen)
+            _godot_rl(graph, executor)
         case "rsl-rl":
-            _rsl_rl(graph, frozen)
-    return graph.model({"flavour": flavour, **dict(facts(frozen, provenance or {}))})
+            _rsl_rl(graph, executor)
+    return graph.model({"flavour": flavour, **dict(facts(executor, provenance or {}))})
 
 
 def _opset(flavour: Flavour, asked: int | None) -> int:
@@ -124,7 +123,7 @@ def as_flavour(name: str) -> Flavour:
     return cast(Flavour, name)
 
 
-def run_onnx(frozen: Frozen, obs: Floats, *, opset: int | None = None) -> Answer:
+def run_onnx(executor: Executor, obs: Floats, *, opset: int | None = None) -> Answer:
     """Ask ONNX Runtime, on one thread, about observations (batch, obs).
 
     With a memory they are a sequence that begins with none. `opset` is as in `to_onnx`.
@@ -134,20 +133,18 @@ def run_onnx(frozen: Frozen, obs: Floats, *, opset: int | None = None) -> Answer
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        to_onnx(frozen, opset=opset), options, providers=["CPUExecutionProvider"]
+        to_onnx(executor, opset=opset), options, providers=["CPUExecutionProvider"]
     )
-    if not frozen.memory:
+    if not executor.memory:
         actions, outputs = session.run(["action", "outputs"], {"obs": obs})
         return Answer(outputs, np.asarray(actions).reshape(len(obs), -1))
-    memory = np.zeros((1, frozen.memory), np.float32)
+    memory = np.zeros((1, executor.memory), np.float32)
     pairs = []
     for row in obs:
         given = {"obs": row[None], "memory": memory}
         action, out, memory = session.run(["action", "outputs", "memory_out"], given)
         pairs.append((np.reshape(action, -1), out[0]))
-    return Answer(
-        *(np.stack(each) for each in reversed(list(zip(*pairs, strict=True))))
-    )
+    return Answer(*(np.stack(each) for each in reversed(list(zip(*pairs, strict=True)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +155,28 @@ class _Network:
     memory: str
 
 
-def _plain(graph: Graph, frozen: Frozen) -> None:
-    size = frozen.memory
+def _plain(graph: Graph, executor: Executor) -> None:
+    size = executor.memory
     memory = graph.input("memory", ["batch", size]) if size else ""
-    network = _network(graph, frozen, "obs", memory)
+    network = _network(graph, executor, "obs", memory)
     x = graph.node("Identity", network.outputs, output="outputs")
-    _action(graph, frozen, x)
-    graph.output("outputs", TensorProto.FLOAT, ["batch", frozen.out])
+    _action(graph, executor, x)
+    graph.output("outputs", TensorProto.FLOAT, ["batch", executor.out])
     if size:
         graph.node("Identity", network.memory, output="memory_out")
         graph.output("memory_out", TensorProto.FLOAT, ["batch", size])
 
 
-def _network(graph: Graph, frozen: Frozen, obs: str, memory: str = "") -> _Network:
+def _network(graph: Graph, executor: Executor, obs: str, memory: str = "") -> _Network:
     """From the input `obs`, and `memory` where there is one, to the last numbers."""
-    x = graph.input(obs, ["batch", frozen.spec.obs.size])
-    x = graph.node("Sub", x, graph.constant(frozen.mean, "mean"))
-    x = graph.node("Mul", x, graph.constant(frozen.scale, "scale"))
-    x = graph.clip(x, frozen.clip)
-    lengths = tuple(filter(None, map(remembers, frozen.layers)))
+    x = graph.input(obs, ["batch", executor.spec.obs.size])
+    x = graph.node("Sub", x, graph.constant(executor.mean, "mean"))
+    x = graph.node("Mul", x, graph.constant(executor.scale, "scale"))
+    x = graph.clip(x, executor.clip)
+    lengths = tuple(filter(None, map(remembers, executor.layers)))
     before = iter(graph.split(memory, lengths) if len(lengths) > 1 else [memory])
     after = []
-    for index, layer in enumerate(frozen.layers):
+    for index, layer in enumerate(executor.layers):
         name = f"layer.{index}"
         if isinstance(layer, Gru | Lstm):
             x, kept = add_recurrent(graph, layer, x, next(before), name)
@@ -191,9 +188,9 @@ def _network(graph: Graph, frozen: Frozen, obs: str, memory: str = "") -> _Netwo
     return _Network(x, after[0] if after else "")
 
 
-def _action(graph: Graph, frozen: Frozen, x: str) -> None:
+def _action(graph: Graph, executor: Executor, x: str) -> None:
     """From the last layer's numbers to the output "action"."""
-    name, action = "action", frozen.spec.action
+    name, action = "action", executor.spec.action
     match action:
         case DiscreteSpec(_, start):
             best = graph.node("ArgMax", x, axis=1, keepdims=0)
@@ -208,15 +205,15 @@ def _action(graph: Graph, frozen: Frozen, x: str) -> None:
             graph.output(name, TensorProto.INT8, ["batch", n])
         case BoxSpec():
             shape = graph.constant(np.array([-1, *action.shape], np.int64))
-            x = _numbers(graph, frozen, action, x)
+            x = _numbers(graph, executor, action, x)
             graph.node("Reshape", x, shape, output=name)
             graph.output(name, TensorProto.FLOAT, ["batch", *action.shape])
 
 
-def _numbers(graph: Graph, frozen: Frozen, box: BoxSpec, x: str) -> str:
+def _numbers(graph: Graph, executor: Executor, box: BoxSpec, x: str) -> str:
     """Squash or clip into the bounds; (batch, numbers)."""
     low, high = bounds(box)
-    if frozen.head == "squashed":
+    if executor.head == "squashed":
         half = graph.constant(np.float32(0.5) * (high - low))
         middle = graph.constant(np.float32(0.5) * (high + low))
         x = graph.node("Add", graph.node("Mul", graph.node("Tanh", x), half), middle)
@@ -229,24 +226,24 @@ def _choices(graph: Graph, x: str, sizes: tuple[int, ...], output: str) -> None:
     graph.node("Concat", *best, axis=1, output=output)
 
 
-def _ml_agents(graph: Graph, frozen: Frozen) -> None:
+def _ml_agents(graph: Graph, executor: Executor) -> None:
     """Unity ML-Agents: obs_0 and action_masks in, an action per branch out.
 
     Names as models that ML-Agents 2 and later exported have them.
     """
-    size, memory = frozen.memory, ""
+    size, memory = executor.memory, ""
     if size:
         memory = graph.input("recurrent_in", ["batch", 1, size])
         memory = graph.reshape(memory, -1, size)
-    network = _network(graph, frozen, "obs_0", memory)
-    x, action = network.outputs, frozen.spec.action
+    network = _network(graph, executor, "obs_0", memory)
+    x, action = network.outputs, executor.spec.action
     graph.fixed("version_number", [_UNITY])
     graph.fixed("memory_size", [float(size)])
     if size:
         graph.reshape(network.memory, -1, 1, size, output="recurrent_out")
         graph.output("recurrent_out", TensorProto.FLOAT, ["batch", 1, size])
     if isinstance(action, BoxSpec):
-        numbers = _numbers(graph, frozen, action, x)
+        numbers = _numbers(graph, executor, action, x)
         graph.fixed("continuous_action_output_shape", [len(action.low)])
         for name in ("continuous_actions", "deterministic_continuous_actions"):
             graph.node("Identity", numbers, output=name)
@@ -264,9 +261,7 @@ def _ml_agents(graph: Graph, frozen: Frozen) -> None:
     # Unity counts choices from 0, and masks with 0 those that are not to be had.
     masks = graph.input("action_masks", ["batch", sum(branches)])
     off = graph.node("Sub", masks, graph.constant(np.float32(1)))
-    x = graph.node(
-        "Add", x, graph.node("Mul", off, graph.constant(np.float32(_MASKED)))
-    )
+    x = graph.node("Add", x, graph.node("Mul", off, graph.constant(np.float32(_MASKED))))
     _choices(graph, x, branches, "discrete_actions")
     graph.node("Identity", "discrete_actions", output="deterministic_discrete_actions")
     graph.fixed("discrete_action_output_shape", [branches])
@@ -274,52 +269,51 @@ def _ml_agents(graph: Graph, frozen: Frozen) -> None:
         graph.output(name, TensorProto.INT64, ["batch", len(branches)])
 
 
-def _godot_rl(graph: Graph, frozen: Frozen) -> None:
+def _godot_rl(graph: Graph, executor: Executor) -> None:
     """Godot RL Agents: numbers as they act, scores of choices, and the state.
 
     Without a memory the state is handed back unchanged.
     """
-    size = frozen.memory
+    size = executor.memory
     state = graph.input("state_ins", ["batch", size] if size else ["states"])
-    network = _network(graph, frozen, "obs", state if size else "")
+    network = _network(graph, executor, "obs", state if size else "")
     x = network.outputs
-    if isinstance(frozen.spec.action, BoxSpec):
-        x = _numbers(graph, frozen, frozen.spec.action, x)
+    if isinstance(executor.spec.action, BoxSpec):
+        x = _numbers(graph, executor, executor.spec.action, x)
     graph.node("Identity", x, output="output")
     graph.node("Identity", network.memory or state, output="state_outs")
-    graph.output("output", TensorProto.FLOAT, ["batch", frozen.out])
+    graph.output("output", TensorProto.FLOAT, ["batch", executor.out])
     shape = ["batch", size] if size else ["states"]
     graph.output("state_outs", TensorProto.FLOAT, shape)
 
 
-def _rsl_rl(graph: Graph, frozen: Frozen) -> None:
+def _rsl_rl(graph: Graph, executor: Executor) -> None:
     """rsl_rl and Isaac Lab: obs in, actions out, numbers only.
 
     A gru also takes h_in and gives h_out, (1, batch, width); an lstm c_in, c_out too.
     """
-    action = frozen.spec.action
+    action = executor.spec.action
     if not isinstance(action, BoxSpec):
         raise ConfigError(
             f"rsl_rl's actions are numbers, and this executor chooses ({action}); "
             "take the flavour plain."
         )
-    recurrent = [each for each in frozen.layers if isinstance(each, Gru | Lstm)]
+    recurrent = [each for each in executor.layers if isinstance(each, Gru | Lstm)]
     names = {0: (), 1: ("h", "c")}.get(len(recurrent))
     if names is None:
         raise ConfigError(
-            f"rsl_rl has one recurrent layer, and {frozen.architecture} has "
+            f"rsl_rl has one recurrent layer, and {executor.architecture} has "
             f"{len(recurrent)}; take the flavour plain."
         )
     if recurrent and isinstance(recurrent[0], Gru):
         names = names[:1]
-    width = frozen.memory // max(1, len(names))
+    width = executor.memory // max(1, len(names))
     held = [
-        graph.reshape(graph.input(f"{name}_in", [1, "batch", width]), -1, width)
-        for name in names
+        graph.reshape(graph.input(f"{name}_in", [1, "batch", width]), -1, width) for name in names
     ]
     memory = graph.node("Concat", *held, axis=1) if len(held) > 1 else "".join(held)
-    network = _network(graph, frozen, "obs", memory)
-    x = _numbers(graph, frozen, action, network.outputs)
+    network = _network(graph, executor, "obs", memory)
+    x = _numbers(graph, executor, action, network.outputs)
     graph.node("Identity", x, output="actions")
     graph.output("actions", TensorProto.FLOAT, ["batch", len(action.low)])
     if not recurrent:

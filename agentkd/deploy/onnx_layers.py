@@ -42,9 +42,7 @@ class Graph:
 
     def input(self, name: str, shape: list[Any]) -> str:
         """Declare a float input."""
-        self._inputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        )
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return name
 
     def output(self, name: str, kind: int, shape: list[Any]) -> None:
@@ -103,9 +101,7 @@ class Graph:
 
     def reshape(self, x: str, *shape: int, output: str = "") -> str:
         """Give an array another shape."""
-        return self.node(
-            "Reshape", x, self.constant(np.array(shape, np.int64)), output=output
-        )
+        return self.node("Reshape", x, self.constant(np.array(shape, np.int64)), output=output)
 
     def fixed(self, name: str, value: Any) -> None:
         """Give a constant as an output of the graph."""
@@ -145,9 +141,7 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
             tokens, width, piece = layer.weight.shape
             pieces = graph.reshape(x, -1, tokens, 1, piece)
             weight = graph.constant(layer.weight.transpose(0, 2, 1), f"{name}.weight")
-            made = graph.reshape(
-                graph.node("MatMul", pieces, weight), -1, tokens * width
-            )
+            made = graph.reshape(graph.node("MatMul", pieces, weight), -1, tokens * width)
             bias = graph.constant(layer.bias.reshape(-1), f"{name}.bias")
             return graph.node("Add", made, bias)
         case Attention():
@@ -239,8 +233,7 @@ def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
     mixed = graph.reshape(mixed, -1, tokens, 3, heads, each)
     mixed = graph.node("Transpose", mixed, perm=[2, 0, 3, 1, 4])
     query, key, value = (
-        graph.node("Gather", mixed, graph.constant(np.int64(place)), axis=0)
-        for place in range(3)
+        graph.node("Gather", mixed, graph.constant(np.int64(place)), axis=0) for place in range(3)
     )
     key = graph.node("Transpose", key, perm=[0, 1, 3, 2])
     scores = graph.node("MatMul", query, key)

@@ -1,9 +1,9 @@
 """What an instruction costs on a core: an estimate from its maker's figure.
 
-Energy = instructions × cycles an instruction × current per MHz × voltage. The current
-is the one on a data sheet's first page, measured with other code than ours, without
-peripherals, at one clock and temperature. The cycles are assumed: emulators count
-instructions. It tells milli- from microjoules, and one core from another roughly.
+Energy = instructions × cycles an instruction × current per MHz × voltage. The current is the one on
+a data sheet's first page, measured with other code than ours, without peripherals, at one clock and
+temperature. The cycles are assumed: emulators count instructions. It tells milli- from microjoules,
+and one core from another roughly.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from agentkd.deploy.akx import RUNTIME, to_akx
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.layout import actions, ctype
 from agentkd.errors import LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import compiler
 from agentkd.types import Floats
 
@@ -88,7 +88,7 @@ class Answer:
 
 
 def run_c(
-    frozen: Frozen,
+    executor: Executor,
     obs: Floats,
     *,
     cc: str | None = None,
@@ -100,7 +100,7 @@ def run_c(
     With a memory they are a sequence that begins with none.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         obs: The observations.
         cc: The compiler; by default the system's.
         flags: For the compiler.
@@ -109,9 +109,9 @@ def run_c(
     Raises:
         LoadError: If there is no compiler, it does not compile, or it fails.
     """
-    copy, memory = (", copy", ", memory") if frozen.memory else ("", "")
+    copy, memory = (", copy", ", memory") if executor.memory else ("", "")
     body = _main(
-        frozen,
+        executor,
         prelude='#include "executor.c"',
         setup="",
         decide=f"        status = executor_outputs(obs{copy}, out);\n"
@@ -119,14 +119,14 @@ def run_c(
     )
     with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
         folder = Path(name)
-        (folder / "executor.c").write_text(emit_c(frozen))
+        (folder / "executor.c").write_text(emit_c(executor))
         (folder / "main.c").write_text(body)
         program = build(folder, ["main.c"], cc=cc, flags=flags)
-        return _ask(frozen, [*under, str(program)], obs)
+        return _ask(executor, [*under, str(program)], obs)
 
 
 def run_akx(
-    frozen: Frozen,
+    executor: Executor,
     obs: Floats,
     *,
     cc: str | None = None,
@@ -134,19 +134,16 @@ def run_akx(
     under: Sequence[str] = (),
 ) -> Answer:
     """Ask the fixed C runtime, reading `model.akx`; as `run_c`."""
-    data = to_akx(frozen)
-    floats = ctype(frozen) == "float"
+    data = to_akx(executor)
+    floats = ctype(executor) == "float"
     body = _main(
-        frozen,
+        executor,
         prelude='#include "akx.h"',
         setup=_AKX_SETUP.format(room=len(data) + 4),
         decide=_AKX_DECIDE.format(
-            choices="NULL" if floats else "action",
-            values="action" if floats else "NULL",
+            choices="NULL" if floats else "action", values="action" if floats else "NULL"
         ),
-    ).replace(
-        "    return status;", "    free(scratch);\n    free(data);\n    return status;"
-    )
+    ).replace("    return status;", "    free(scratch);\n    free(data);\n    return status;")
     with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
         folder = Path(name)
         (folder / "model.akx").write_bytes(data)
@@ -154,15 +151,11 @@ def run_akx(
         for source in RUNTIME:
             shutil.copy(source, folder)
         program = build(folder, ["main.c", "akx.c"], cc=cc, flags=flags)
-        return _ask(frozen, [*under, str(program), str(folder / "model.akx")], obs)
+        return _ask(executor, [*under, str(program), str(folder / "model.akx")], obs)
 
 
 def build(
-    folder: Path,
-    sources: Sequence[str],
-    *,
-    cc: str | None = None,
-    flags: Sequence[str] = STRICT,
+    folder: Path, sources: Sequence[str], *, cc: str | None = None, flags: Sequence[str] = STRICT
 ) -> Path:
     """Compile sources in a folder into a program in it.
 
@@ -189,23 +182,21 @@ def build(
     return program
 
 
-def _main(
-    frozen: Frozen, *, prelude: str, setup: str, decide: str, teardown: str = ""
-) -> str:
+def _main(executor: Executor, *, prelude: str, setup: str, decide: str, teardown: str = "") -> str:
     return _MAIN.format(
         prelude=prelude,
         setup=setup,
         decide=decide,
         teardown=teardown,
-        obs=frozen.spec.obs.size,
-        out=frozen.out,
-        memory=max(1, frozen.memory),
-        kind=ctype(frozen),
-        actions=actions(frozen),
+        obs=executor.spec.obs.size,
+        out=executor.out,
+        memory=max(1, executor.memory),
+        kind=ctype(executor),
+        actions=actions(executor),
     )
 
 
-def _ask(frozen: Frozen, command: Sequence[str], obs: Floats) -> Answer:
+def _ask(executor: Executor, command: Sequence[str], obs: Floats) -> Answer:
     done = subprocess.run(
         command,
         input=np.ascontiguousarray(obs, np.float32).tobytes(),
@@ -216,12 +207,10 @@ def _ask(frozen: Frozen, command: Sequence[str], obs: Floats) -> Answer:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[:2000]
         raise LoadError(f"the program ended with status {done.returncode}. {said}")
-    out, count = frozen.out, actions(frozen)
+    out, count = executor.out, actions(executor)
     words = np.frombuffer(done.stdout, "<u4")
     if len(words) != len(obs) * (out + count):
         raise LoadError(f"the program wrote {len(words)} words for {len(obs)} rows")
     rows = words.reshape(len(obs), out + count)
-    kind = np.float32 if ctype(frozen) == "float" else np.int32
-    return Answer(
-        rows[:, :out].copy().view(np.float32), rows[:, out:].copy().view(kind)
-    )
+    kind = np.float32 if ctype(executor) == "float" else np.int32
+    return Answer(rows[:, :out].copy().view(np.float32), rows[:, out:].copy().view(kind))

@@ -8,20 +8,20 @@ from agentkd.deploy.ctext import array
 from agentkd.deploy.golden import golden
 from agentkd.deploy.interface import Interface
 from agentkd.errors import NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 
 
-def self_test(frozen: Frozen, face: Interface) -> str:
+def self_test(executor: Executor, face: Interface) -> str:
     """Write a `main` behind `#ifdef NAME_TEST` that checks the golden vectors.
 
-    It also checks that NaN and infinity are refused, in case the compiler was told that
-    there are none. With a memory the vectors are one sequence.
+    It also checks that NaN and infinity are refused, in case the compiler was told that there are
+    none. With a memory the vectors are one sequence.
 
     Raises:
         NumbersError: If the executor's numbers overflow.
     """
     n, upper = face.name, face.name.upper()
-    obs, outputs, taken = golden(frozen)
+    obs, outputs, taken = golden(executor)
     if not np.isfinite(outputs).all():
         raise NumbersError(
             "The executor's numbers overflow for usual observations, so that it would "
@@ -29,7 +29,7 @@ def self_test(frozen: Frozen, face: Interface) -> str:
         )
     wanted = f"{n}_golden_action[row * {upper}_ACTION + i]"
     # Squashed actions are rounded in units of their bounds' distance.
-    span = f"{n}_high[i] - {n}_low[i]" if frozen.head == "squashed" else "0.0f"
+    span = f"{n}_high[i] - {n}_low[i]" if executor.head == "squashed" else "0.0f"
     apart = (
         f"{n}_apart(action[i], {wanted}, {span})"
         if face.action == "float"

@@ -12,28 +12,28 @@ import numpy as np
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import Floats
 
 
-def to_torchscript(frozen: Frozen) -> bytes:
+def to_torchscript(executor: Executor) -> bytes:
     """Write an executor as a TorchScript module.
 
-    Its `forward` takes float32 (batch, obs) and gives the action in the environment's
-    units and the last layer's numbers, as the plain ONNX graph does. With a memory it
-    takes (batch, memory) as well, and gives the memory that follows at the end.
+    Its `forward` takes float32 (batch, obs) and gives the action in the environment's units and the
+    last layer's numbers, as the plain ONNX graph does. With a memory it takes (batch, memory) as
+    well, and gives the memory that follows at the end.
 
     Raises:
         NumbersError: If a weight is NaN or infinite.
     """
     torch: Any = import_module("torch")
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights is not written.")
-    module = _module(frozen)
-    example = [torch.from_numpy(np.stack([frozen.mean, frozen.mean + 1]))]
-    if frozen.memory:
-        example.append(torch.zeros((2, frozen.memory)))
+    module = _module(executor)
+    example = [torch.from_numpy(np.stack([executor.mean, executor.mean + 1]))]
+    if executor.memory:
+        example.append(torch.zeros((2, executor.memory)))
     out = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # torch calls TorchScript deprecated; whoever asks for it has their reasons.
@@ -43,7 +43,7 @@ def to_torchscript(frozen: Frozen) -> bytes:
     return out.getvalue()
 
 
-def run_torchscript(frozen: Frozen, obs: Floats) -> Answer:
+def run_torchscript(executor: Executor, obs: Floats) -> Answer:
     """Ask the TorchScript module about observations (batch, obs).
 
     With a memory they are a sequence that begins with none.
@@ -52,9 +52,9 @@ def run_torchscript(frozen: Frozen, obs: Floats) -> Answer:
     rows = torch.from_numpy(np.ascontiguousarray(obs))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(io.BytesIO(to_torchscript(frozen)))
-        if frozen.memory:
-            memory = torch.zeros((1, frozen.memory))
+        module = torch.jit.load(io.BytesIO(to_torchscript(executor)))
+        if executor.memory:
+            memory = torch.zeros((1, executor.memory))
             pairs = []
             for row in rows:
                 action, out, memory = module(row[None], memory)
@@ -65,7 +65,7 @@ def run_torchscript(frozen: Frozen, obs: Floats) -> Answer:
     return Answer(outputs.numpy(), actions.numpy().reshape(len(obs), -1))
 
 
-def _module(frozen: Frozen) -> Any:
+def _module(executor: Executor) -> Any:
     import torch
     from torch import nn
 
@@ -76,30 +76,28 @@ def _module(frozen: Frozen) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = Network(frozen)
-            if isinstance(frozen.spec.action, BoxSpec):
-                for name, values in zip(
-                    ("low", "high"), bounds(frozen.spec.action), strict=True
-                ):
+            self.network = Network(executor)
+            if isinstance(executor.spec.action, BoxSpec):
+                for name, values in zip(("low", "high"), bounds(executor.spec.action), strict=True):
                     self.register_buffer(name, torch.from_numpy(values.copy()))
 
         def forward(self, obs: Any, memory: Any = None) -> Any:
             held = dict(self.named_buffers())
             if memory is None:
                 x = self.network(obs)
-                return _act(frozen, held, x), x
+                return _act(executor, held, x), x
             begins = obs.new_zeros((1, obs.shape[0]), dtype=torch.bool)
             ticks, after = self.network.follow(obs[None], begins, memory)
-            return _act(frozen, held, ticks[0]), ticks[0], after
+            return _act(executor, held, ticks[0]), ticks[0], after
 
     return Executor().eval()
 
 
-def _act(frozen: Frozen, held: Any, x: Any) -> Any:
+def _act(executor: Executor, held: Any, x: Any) -> Any:
     import torch
 
-    action = frozen.spec.action
-    match frozen.head:
+    action = executor.spec.action
+    match executor.head:
         case "categorical":
             assert isinstance(action, DiscreteSpec)
             return x.argmax(1) + action.start
@@ -111,7 +109,7 @@ def _act(frozen: Frozen, held: Any, x: Any) -> Any:
             return (x > 0).to(torch.int8)
         case "squashed" | "clipped":
             low, high = held["low"], held["high"]
-            if frozen.head == "squashed":
+            if executor.head == "squashed":
                 x = low + 0.5 * (torch.tanh(x) + 1) * (high - low)
             box: Any = action
             return torch.minimum(torch.maximum(x, low), high).reshape(-1, *box.shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.types import Floats
 
 DRAWN = 64
@@ -29,36 +29,36 @@ _AT_ONCE = 1 << 24
 """Multiplications of the rows that are computed at once, a bound on memory."""
 
 
-def probes(frozen: Frozen, count: int, seed: int = 0) -> Floats:
+def probes(executor: Executor, count: int, seed: int = 0) -> Floats:
     """Random observations, (count, obs), spread as the normaliser says they are."""
     random = np.random.default_rng(seed)
-    probe = random.standard_normal((count, frozen.spec.obs.size)).astype(np.float32)
-    spread = np.where(frozen.scale == 0, np.float32(1.0), frozen.scale)
-    return (frozen.mean + probe / spread).astype(np.float32)
+    probe = random.standard_normal((count, executor.spec.obs.size)).astype(np.float32)
+    spread = np.where(executor.scale == 0, np.float32(1.0), executor.scale)
+    return (executor.mean + probe / spread).astype(np.float32)
 
 
-def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
+def vectors(executor: Executor, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
     """Observations, drawn ones and those of episodes, and what is given for them.
 
-    An executor that remembers gets 1,024 steps: of the episodes as far as they go, and
-    drawn ones after them. Others get 64 drawn, and up to 192 spread over the episodes.
+    An executor that remembers gets 1,024 steps: of the episodes as far as they go, and drawn ones
+    after them. Others get 64 drawn, and up to 192 spread over the episodes.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         episodes: Observations of its own episodes, each (steps, obs).
 
     Returns:
-        "obs" (n, obs), "outputs" (n, out), "actions" (n, numbers or choices), and
-        "starts" (n,): 1 where an episode begins, else 0.
+        "obs" (n, obs), "outputs" (n, out), "actions" (n, numbers or choices), and "starts" (n,): 1
+        where an episode begins, else 0.
 
     Raises:
         NumbersError: If an observation is NaN or infinite.
         SpecError: If an episode's observations have another size.
     """
     for episode in episodes:
-        _fits(frozen, episode)
-    remembers = bool(frozen.memory)
-    pieces = _steps(frozen, episodes) if remembers else _rows(frozen, episodes)
+        _fits(executor, episode)
+    remembers = bool(executor.memory)
+    pieces = _steps(executor, episodes) if remembers else _rows(executor, episodes)
     obs = np.concatenate(pieces).astype(np.float32)
     if not np.isfinite(obs).all():
         raise NumbersError("An observation of the episodes is NaN or infinite.")
@@ -66,69 +66,69 @@ def vectors(frozen: Frozen, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
     if remembers:
         starts[:] = 0.0
         starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
-    outputs = answers(frozen, obs, starts)
-    actions = actions_of(frozen, outputs)
+    outputs = answers(executor, obs, starts)
+    actions = actions_of(executor, outputs)
     return {"obs": obs, "outputs": outputs, "actions": actions, "starts": starts}
 
 
-def answers(frozen: Frozen, obs: Floats, starts: Floats | None = None) -> Floats:
+def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Floats:
     """What an executor gives for observations (n, obs) one after another: (n, out).
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         obs: The observations.
-        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by
-            default they are one episode.
+        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by default they
+            are one episode.
 
     Raises:
         SpecError: If the shapes do not fit.
     """
-    _fits(frozen, obs)
+    _fits(executor, obs)
     if starts is not None and starts.shape != (len(obs),):
         raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
-    if not frozen.memory:
-        return _in_pieces(frozen, obs)
+    if not executor.memory:
+        return _in_pieces(executor, obs)
     begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
-    pieces = [frozen.follow(each) for each in np.split(obs, begins)]
+    pieces = [executor.follow(each) for each in np.split(obs, begins)]
     return np.concatenate(pieces).astype(np.float32)
 
 
-def _in_pieces(frozen: Frozen, obs: Floats) -> Floats:
+def _in_pieces(executor: Executor, obs: Floats) -> Floats:
     """Answer some rows at a time, so that large layers fit into memory."""
-    most = max(1, _AT_ONCE // (frozen.spec.obs.size + frozen.work))
-    out = np.empty((len(obs), frozen.out), np.float32)
+    most = max(1, _AT_ONCE // (executor.spec.obs.size + executor.work))
+    out = np.empty((len(obs), executor.out), np.float32)
     for at in range(0, len(obs), most):
-        out[at : at + most] = frozen.outputs(obs[at : at + most])
+        out[at : at + most] = executor.outputs(obs[at : at + most])
     return out
 
 
-def most_rows(frozen: Frozen) -> int:
+def most_rows(executor: Executor) -> int:
     """How many golden observations are worth the time that they take."""
-    return int(min(_MOST_ROWS, max(_FEWEST, _MOST_WORK // frozen.work)))
+    return int(min(_MOST_ROWS, max(_FEWEST, _MOST_WORK // executor.work)))
 
 
-def _fits(frozen: Frozen, obs: Floats) -> None:
-    size = frozen.spec.obs.size
+def _fits(executor: Executor, obs: Floats) -> None:
+    size = executor.spec.obs.size
     if obs.ndim != 2 or obs.shape[1] != size:
         raise SpecError(f"Observations have shape {obs.shape}, not (steps, {size}).")
 
 
-def _rows(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
+def _rows(executor: Executor, episodes: Sequence[Floats]) -> list[Floats]:
     """Single observations: drawn ones, and some of all episodes."""
-    size = frozen.spec.obs.size
-    most = min(most_rows(frozen), max(_FEWEST, _NUMBERS // size))
+    size = executor.spec.obs.size
+    most = min(most_rows(executor), max(_FEWEST, _NUMBERS // size))
     rows = np.concatenate([np.empty((0, size), np.float32), *episodes])
     even = np.linspace(0, len(rows) - 1, min(REAL, most, len(rows))).astype(int)
-    return [probes(frozen, min(DRAWN, most)), rows[even]]
+    return [probes(executor, min(DRAWN, most)), rows[even]]
 
 
-def _steps(frozen: Frozen, episodes: Sequence[Floats]) -> list[Floats]:
+def _steps(executor: Executor, episodes: Sequence[Floats]) -> list[Floats]:
     """Episodes, the last perhaps cut; drawn ones where they are too few."""
     found: list[Floats] = []
-    left = min(STEPS, most_rows(frozen))
+    left = min(STEPS, most_rows(executor))
     for episode in episodes:
         piece = episode[:left]
         left -= len(piece)
         found += [piece] if len(piece) else []
-    drawn = probes(frozen, left)
+    drawn = probes(executor, left)
     return found + [drawn[at : at + _EPISODE] for at in range(0, left, _EPISODE)]

@@ -13,7 +13,7 @@ from agentkd.deploy.bundle import Bundle, answers, probes
 from agentkd.deploy.programs import Answer, run_akx, run_c
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native, compiler
 from agentkd.types import Floats
 
@@ -33,7 +33,7 @@ class Backend:
 
     name: str
     missing: Callable[[], str]
-    run: Callable[[Frozen, Floats], Answer]
+    run: Callable[[Executor, Floats], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,7 @@ class Verdict:
 
 
 def verify(
-    bundle: Bundle,
-    *,
-    rows: int = RANDOM_ROWS,
-    backends: Iterable[Backend] | None = None,
+    bundle: Bundle, *, rows: int = RANDOM_ROWS, backends: Iterable[Backend] | None = None
 ) -> Iterator[Verdict]:
     """Run a bundle's golden vectors, then random observations, on every backend.
 
@@ -68,15 +65,15 @@ def verify(
         rows: How many random observations.
         backends: Which; by default all.
     """
-    frozen = bundle.frozen
-    drawn = probes(frozen, rows, seed=1)
+    executor = bundle.executor
+    drawn = probes(executor, rows, seed=1)
     # Half of them far out, where the clips are.
-    drawn[::2] = frozen.mean + 4 * (drawn[::2] - frozen.mean)
+    drawn[::2] = executor.mean + 4 * (drawn[::2] - executor.mean)
     obs = np.concatenate([bundle.golden["obs"], drawn])
-    wanted = reference(frozen, obs)
-    if not frozen.memory:
-        # What it gave where it was made. With a memory the drawn ones go on from there,
-        # and reading the file has compared the golden ones.
+    wanted = reference(executor, obs)
+    if not executor.memory:
+        # What it gave where it was made. With a memory the drawn ones go on from there, and reading
+        # the file has compared the golden ones.
         assert wanted.outputs is not None
         wanted.outputs[: len(bundle.golden["obs"])] = bundle.golden["outputs"]
         wanted.actions[: len(bundle.golden["obs"])] = bundle.golden["actions"]
@@ -86,24 +83,24 @@ def verify(
             yield Verdict(backend.name, "missing", float("nan"), missing)
             continue
         try:
-            answer = backend.run(frozen, obs)
+            answer = backend.run(executor, obs)
         except AgentkdError as error:
             yield Verdict(backend.name, "differs", float("inf"), str(error))
             continue
-        yield compare(backend.name, frozen, answer, wanted)
+        yield compare(backend.name, executor, answer, wanted)
 
 
-def reference(frozen: Frozen, obs: Floats) -> Answer:
+def reference(executor: Executor, obs: Floats) -> Answer:
     """What NumPy gives for observations (batch, obs); with a memory, for a sequence."""
-    outputs = answers(frozen, obs)
-    return Answer(outputs, actions_of(frozen, outputs))
+    outputs = answers(executor, obs)
+    return Answer(outputs, actions_of(executor, outputs))
 
 
-def compare(name: str, frozen: Frozen, answer: Answer, wanted: Answer) -> Verdict:
+def compare(name: str, executor: Executor, answer: Answer, wanted: Answer) -> Verdict:
     """Compare an answer with the reference's."""
     assert wanted.outputs is not None
     worst, text = difference(
-        frozen, answer.outputs, answer.actions, wanted.outputs, wanted.actions
+        executor, answer.outputs, answer.actions, wanted.outputs, wanted.actions
     )
     return Verdict(name, "differs" if text else "agrees", worst, text)
 
@@ -126,29 +123,29 @@ def _no_native() -> str:
     return _no_compiler()
 
 
-def _native(frozen: Frozen, obs: Floats) -> Answer:
-    native = compile_native(frozen)
+def _native(executor: Executor, obs: Floats) -> Answer:
+    native = compile_native(executor)
     if native is None:
         raise LoadError("it could not be built; the log says why")
-    outputs = native.follow(obs) if frozen.memory else native.outputs(obs)
+    outputs = native.follow(obs) if executor.memory else native.outputs(obs)
     native.memory[:] = 0.0
     return Answer(outputs, _rows([native.act(each) for each in obs]))
 
 
-def _onnx(frozen: Frozen, obs: Floats) -> Answer:
+def _onnx(executor: Executor, obs: Floats) -> Answer:
     from agentkd.deploy.onnx import run_onnx
 
-    return run_onnx(frozen, obs)
+    return run_onnx(executor, obs)
 
 
 def _no_onnx() -> str:
     return _lacking(("onnx", "onnxruntime"), "export")
 
 
-def _torchscript(frozen: Frozen, obs: Floats) -> Answer:
+def _torchscript(executor: Executor, obs: Floats) -> Answer:
     from agentkd.deploy.torchscript import run_torchscript
 
-    return run_torchscript(frozen, obs)
+    return run_torchscript(executor, obs)
 
 
 def _no_torch() -> str:

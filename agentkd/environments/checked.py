@@ -29,9 +29,9 @@ _NEEDS = ("reset", "step", "observation_space", "action_space")
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """Checks each result of an environment; its errors say which, where and what to do.
 
-    Observations must fit `observation_space` in structure, shape and kind of number;
-    rewards must be single finite numbers. NaN in an observation is let through, for
-    the runtime and the collector handle it, unless `finite` is set.
+    Observations must fit `observation_space` in structure, shape and kind of number; rewards must
+    be single finite numbers. NaN in an observation is let through, for the runtime and the
+    collector handle it, unless `finite` is set.
 
     Args:
         env: A `gymnasium.Env`, or an object with the same methods and spaces.
@@ -39,8 +39,8 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         finite: Whether NaN or infinity in an observation is an error.
 
     Raises:
-        EpisodeError: If `env` is no environment; later, from `reset` and `step`, if it
-            raises or returns something wrong.
+        EpisodeError: If `env` is no environment; later, from `reset` and `step`, if it raises or
+            returns something wrong.
         SpecError: If its spaces are not supported.
     """
 
@@ -127,9 +127,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         if type(truncated) is not bool:
             truncated = self._flag("truncated", truncated)
         if not isinstance(info, Mapping):
-            raise self._fault(
-                f"step returned {_described(info)} as info", "Return a dictionary."
-            )
+            raise self._fault(f"step returned {_described(info)} as info", "Return a dictionary.")
         self._steps += 1
         return obs, reward, terminated, truncated, info  # type: ignore[return-value]
 
@@ -139,9 +137,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             self.env.close()
         except Exception as error:
             log.warning(
-                "%s: close raised %s. Nothing that was measured is lost.",
-                self._name,
-                told(error),
+                "%s: close raised %s. Nothing that was measured is lost.", self._name, told(error)
             )
 
     def _check_observation(self, obs: Any, method: str) -> None:
@@ -169,9 +165,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
                 "Return a single number, for example float(reward).",
             )
         if not math.isfinite(reward):
-            raise self._fault(
-                f"The reward is {float(reward)}", "Return a finite number."
-            )
+            raise self._fault(f"The reward is {float(reward)}", "Return a finite number.")
         return float(reward)
 
     def _flag(self, name: str, value: Any) -> bool:
@@ -182,9 +176,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             )
         return bool(value)
 
-    def _raised(
-        self, method: str, error: Exception, action: Any = None
-    ) -> EpisodeError:
+    def _raised(self, method: str, error: Exception, action: Any = None) -> EpisodeError:
         hint = "AGENTKD_DEBUG=1 shows the traceback."
         if isinstance(error, TypeError) and "'seed'" in str(error):
             hint = "Let it accept seed: def reset(self, *, seed=None, options=None)."

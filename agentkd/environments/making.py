@@ -1,7 +1,7 @@
 """Environments by name: a Gymnasium id, "module:Id-v0", or "module:attribute".
 
-A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`.
-So reports, executor files and worker processes carry them with the name.
+A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`. So reports,
+executor files and worker processes carry them with the name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from agentkd.errors import (
-    AgentkdError,
-    ConfigError,
-    EpisodeError,
-    RefError,
-    did_you_mean,
-)
+from agentkd.errors import AgentkdError, ConfigError, EpisodeError, RefError, did_you_mean
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve, working_directory_on_path
 from agentkd.spec import Spec, env_spec, flatten_one
@@ -35,9 +29,9 @@ def make(name: str, *, finite: bool = False, **options: Any) -> Any:
     """Make an environment.
 
     Args:
-        name: A Gymnasium id such as "LunarLander-v3"; "module:Id-v0", where importing
-            the module registers the id; or "module:attribute", a class or function
-            that makes an environment. Arguments may follow as a JSON object.
+        name: A Gymnasium id such as "LunarLander-v3"; "module:Id-v0", where importing the module
+            registers the id; or "module:attribute", a class or function that makes an environment.
+            Arguments may follow as a JSON object.
         finite: Whether NaN or infinity in an observation is an error.
         options: Keyword arguments for it, before those in the name.
 
@@ -142,9 +136,9 @@ def named_by_file(name: str) -> str:
     """Check a name that comes from a file, whose maker may be hostile.
 
     Raises:
-        RefError: If it would import a module of the standard library, or call anything
-            but what is registered as an environment or a class of `gymnasium.Env`; the
-            latter only without arguments.
+        RefError: If it would import a module of the standard library, or call anything but what is
+            registered as an environment or a class of `gymnasium.Env`; the latter only without
+            arguments.
     """
     base, arguments = split(name)
     module, colon, _ = base.partition(":")
@@ -233,18 +227,14 @@ def _made(base: str, options: dict[str, Any]) -> Any:
         raise _unbuilt(base, error, found, options) from error
 
 
-def _unbuilt(
-    name: str, error: Exception, found: Any = None, options: Any = None
-) -> EpisodeError:
+def _unbuilt(name: str, error: Exception, found: Any = None, options: Any = None) -> EpisodeError:
     from agentkd.environments.checked import told
 
     given = f" with {options}" if options else ""
     hint = "AGENTKD_DEBUG=1 shows the traceback."
     if isinstance(error, TypeError) and found is not None:
         hint = f"{_takes(found)}Give arguments with --env-args KEY=VALUE. {hint}"
-    return EpisodeError(
-        f"The environment {name}{given} could not be built: {told(error)}. {hint}"
-    )
+    return EpisodeError(f"The environment {name}{given} could not be built: {told(error)}. {hint}")
 
 
 def _takes(found: Any) -> str:
@@ -262,8 +252,8 @@ def _takes(found: Any) -> str:
 def _quiet_mujoco(name: str) -> None:
     """Send MuJoCo's warnings to the log, each once.
 
-    It would print them for every copy of an environment, in the middle of whatever is
-    shown, and leave a file in the working directory.
+    It would print them for every copy of an environment, in the middle of whatever is shown, and
+    leave a file in the working directory.
     """
     import gymnasium as gym
 

@@ -19,12 +19,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.executors.frozen import (
-    MOST_LAYERS,
-    MOST_PARAMETERS,
-    Frozen,
-    head_for,
-)
+from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, Executor, head_for
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -52,9 +47,7 @@ _KINDS = ["mlp", "linear", "cnn", "gru", "lstm", "attention"]
 _CONV = re.compile(r"(\d{1,5})x(\d{1,3})(?:/(\d{1,3}))?", re.ASCII)
 _TRANSFORMER = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})/([1-9]\d{0,4})", re.ASCII)
 _WIDTH = re.compile(r"\d{1,5}", re.ASCII)
-_EXAMPLES = (
-    "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attention:16/2/1."
-)
+_EXAMPLES = "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attention:16/2/1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +83,7 @@ class Cnn:
         for each in self.convolutions:
             if not all(is_whole(n, 1, _MOST_KERNEL) for n in each[1:]):
                 raise ConfigError(
-                    f"A convolution of {each}: kernel and stride are 1 to "
-                    f"{_MOST_KERNEL}."
+                    f"A convolution of {each}: kernel and stride are 1 to {_MOST_KERNEL}."
                 )
 
     def __str__(self) -> str:
@@ -140,8 +132,7 @@ class Transformer:
             )
         if self.width % self.heads:
             raise ConfigError(
-                f"attention: a width of {self.width} cannot be shared by {self.heads} "
-                "heads."
+                f"attention: a width of {self.width} cannot be shared by {self.heads} heads."
             )
 
     def __str__(self) -> str:
@@ -177,9 +168,7 @@ def parse(architecture: str) -> Architecture:
         return Mlp(())
     kind, _, rest = text.partition(":")
     if kind not in _KINDS:
-        raise ConfigError(
-            f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}"
-        )
+        raise ConfigError(f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}")
     words = [word.strip() for word in rest.split(",") if word.strip()]
     if kind == "attention":
         return _transformer(architecture, words)
@@ -195,9 +184,7 @@ def parse(architecture: str) -> Architecture:
         convolutions.append(_convolution(architecture, words.pop(0)))
     widths = tuple(int(word) if _WIDTH.fullmatch(word) else 0 for word in words)
     if not all(1 <= width <= _WIDEST for width in widths):
-        raise ConfigError(
-            f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}"
-        )
+        raise ConfigError(f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}")
     match kind:
         case "cnn" if convolutions:
             return Cnn(tuple(convolutions), widths, activation)
@@ -223,20 +210,16 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
 def _transformer(architecture: str, words: list[str]) -> Transformer:
     found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
     if found is None:
-        raise ConfigError(
-            f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
-        )
+        raise ConfigError(f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1.")
     width, heads, blocks = map(int, found.groups())
     return Transformer(width, heads, blocks)
 
 
-def initial(
-    architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True
-) -> Frozen:
+def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True) -> Executor:
     """Make an untrained executor.
 
-    Weights are orthogonal (Saxe et al. 2014, gain √2 within, 0.01 at the end), so that
-    it starts near indifference.
+    Weights are orthogonal (Saxe et al. 2014, gain √2 within, 0.01 at the end), so that it starts
+    near indifference.
 
     Args:
         architecture: Such as "mlp:64,64".
@@ -253,7 +236,7 @@ def initial(
     before = sizes(layers[-1])[1] if layers else spec.obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
     mean, scale = np.zeros(spec.obs.size), np.ones(spec.obs.size)
-    return Frozen(
+    return Executor(
         architecture=str(made_of),
         spec=spec,
         mean=mean.astype(np.float32),
@@ -279,25 +262,13 @@ def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
 
 
 def _chain(
-    inputs: int,
-    hidden: tuple[int, ...],
-    activation: Activation,
-    draws: _Draws,
+    inputs: int, hidden: tuple[int, ...], activation: Activation, draws: _Draws
 ) -> list[Layer]:
     widths = [inputs, *hidden]
-    return [
-        _dense(before, out, activation, _WITHIN, draws)
-        for before, out in pairwise(widths)
-    ]
+    return [_dense(before, out, activation, _WITHIN, draws) for before, out in pairwise(widths)]
 
 
-def _dense(
-    inputs: int,
-    out: int,
-    activation: Activation,
-    gain: float,
-    draws: _Draws,
-) -> Dense:
+def _dense(inputs: int, out: int, activation: Activation, gain: float, draws: _Draws) -> Dense:
     weight = draws.orthogonal(out, inputs) * np.float32(gain)
     return Dense(weight, np.zeros(out, np.float32), activation)
 
@@ -330,8 +301,7 @@ def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     for out, kernel, stride in made_of.convolutions:
         if kernel > min(shape[:2]):
             raise ConfigError(
-                f"{made_of}: a kernel of {kernel} does not fit an image of "
-                f"{shape[0]} x {shape[1]}."
+                f"{made_of}: a kernel of {kernel} does not fit an image of {shape[0]} x {shape[1]}."
             )
         flat = draws.orthogonal(out, kernel * kernel * shape[2]) * np.float32(_WITHIN)
         conv = Conv(
@@ -367,8 +337,8 @@ def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
 def token_shape(obs: ObsSpec) -> tuple[int, int]:
     """How many tokens an observation is cut into, and how many numbers each has.
 
-    The rows of a stack of frames; else single numbers, or equal runs of them where
-    there are more than 64.
+    The rows of a stack of frames; else single numbers, or equal runs of them where there are more
+    than 64.
 
     Raises:
         ConfigError: If it cannot be cut into equal pieces.
@@ -427,8 +397,7 @@ class _Draws:
         self._left -= out * inputs
         if self._left < 0:
             raise ConfigError(
-                f"More than {MOST_PARAMETERS:,} parameters: an executor is tiny. "
-                f"{_EXAMPLES}"
+                f"More than {MOST_PARAMETERS:,} parameters: an executor is tiny. {_EXAMPLES}"
             )
         return _orthogonal(out, inputs, self.random)
 

@@ -6,14 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from agentkd.errors import SpecError, did_you_mean
-from agentkd.executors.architecture import (
-    Architecture,
-    Cnn,
-    Mlp,
-    Recurrent,
-    Transformer,
-)
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.architecture import Architecture, Cnn, Mlp, Recurrent, Transformer
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -54,15 +48,15 @@ def describe(layer: Layer) -> dict[str, Any]:
     return out
 
 
-def interchangeable(first: Frozen, second: Frozen) -> bool:
+def interchangeable(first: Executor, second: Executor) -> bool:
     """Return whether the numbers of one executor make sense in the other."""
 
-    def form(frozen: Frozen) -> Any:
+    def form(executor: Executor) -> Any:
         layers = [
             (describe(layer), {k: v.shape for k, v in tensors(layer).items()})
-            for layer in frozen.layers
+            for layer in executor.layers
         ]
-        return frozen.spec, frozen.head, frozen.clip, layers
+        return executor.spec, executor.head, executor.clip, layers
 
     return bool(form(first) == form(second))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
-from agentkd.executors.frozen import Frozen, distribution
+from agentkd.executors.executor import Executor, distribution
 from agentkd.spec import MultiDiscreteSpec
 from agentkd.types import Floats
 
@@ -15,19 +15,19 @@ TOLERANCE = 1e-5
 """Largest difference in float, relative to 1 + |x|."""
 
 
-def actions_of(frozen: Frozen, outputs: Floats) -> Any:
+def actions_of(executor: Executor, outputs: Floats) -> Any:
     """The actions that outputs (n, out) lead to, in the environment's units.
 
     Returns:
         (n, numbers or choices): float32 for boxes, else int32.
     """
-    dist = distribution(frozen.head, outputs, frozen.spec)
-    found = np.asarray(dists.mode(dist, frozen.spec.action)).reshape(len(outputs), -1)
+    dist = distribution(executor.head, outputs, executor.spec)
+    found = np.asarray(dists.mode(dist, executor.spec.action)).reshape(len(outputs), -1)
     return found.astype(np.float32 if found.dtype.kind == "f" else np.int32)
 
 
 def difference(
-    frozen: Frozen,
+    executor: Executor,
     outputs: Floats | None,
     actions: Any,
     wanted: Floats,
@@ -36,12 +36,12 @@ def difference(
 ) -> tuple[float, str]:
     """Compare outputs and actions with those that are wanted.
 
-    Numbers are compared relative to 1 + |x|, and squashed actions also to the distance
-    of their bounds. Choices have to be equal, except where the wanted outputs are so
-    near a tie that rounding decides.
+    Numbers are compared relative to 1 + |x|, and squashed actions also to the distance of their
+    bounds. Choices have to be equal, except where the wanted outputs are so near a tie that
+    rounding decides.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         outputs: What is compared, (n, out); None if only actions are known.
         actions: What is compared, (n, numbers or choices).
         wanted: The outputs that are right, (n, out).
@@ -59,12 +59,12 @@ def difference(
         return float("inf"), text
     if wanted_actions.dtype.kind == "f":
         span: Any = 0.0
-        if frozen.head == "squashed":
-            low, high = dists.bounds(frozen.spec.action)
+        if executor.head == "squashed":
+            low, high = dists.bounds(executor.spec.action)
             span = high.astype(np.float64) - low
         further, first = _first("action", actions, wanted_actions, span, tolerance)
         return max(worst, further), text or first
-    near = margins(frozen, wanted) <= _tie(wanted, tolerance)
+    near = margins(executor, wanted) <= _tie(wanted, tolerance)
     apart = (actions != wanted_actions) & ~near[:, None]
     if apart.any() and not text:
         row, column = (int(each) for each in np.argwhere(apart)[0])
@@ -73,7 +73,7 @@ def difference(
     return worst, text
 
 
-def margins(frozen: Frozen, outputs: Floats) -> Floats:
+def margins(executor: Executor, outputs: Floats) -> Floats:
     """How far each row of outputs, (batch, out), is from a tie; infinite for numbers.
 
     A difference from the reference smaller than this cannot change the action.
@@ -85,12 +85,12 @@ def margins(frozen: Frozen, outputs: Floats) -> Floats:
         top = np.partition(scores, -2, axis=1)[:, -2:]
         return np.asarray(top[:, 1] - top[:, 0], np.float32)
 
-    match frozen.head:
+    match executor.head:
         case "categorical":
             return gap(outputs)
         case "multicategorical":
-            assert isinstance(frozen.spec.action, MultiDiscreteSpec)
-            cuts = np.cumsum(frozen.spec.action.sizes)[:-1]
+            assert isinstance(executor.spec.action, MultiDiscreteSpec)
+            cuts = np.cumsum(executor.spec.action.sizes)[:-1]
             gaps = [gap(each) for each in np.split(outputs, cuts, axis=1)]
             return np.asarray(np.min(gaps, axis=0), np.float32)
         case "bernoulli":
@@ -104,9 +104,7 @@ def _tie(outputs: Floats, tolerance: float) -> Any:
     return 2 * tolerance * (1 + np.abs(outputs).max(axis=1))
 
 
-def _first(
-    what: str, got: Any, wanted: Any, span: Any, tolerance: float
-) -> tuple[float, str]:
+def _first(what: str, got: Any, wanted: Any, span: Any, tolerance: float) -> tuple[float, str]:
     """The worst difference, and the first that is too large in words."""
     if got.shape != wanted.shape:
         return float("inf"), f"{what}s have shape {got.shape}, not {wanted.shape}"

@@ -1,10 +1,9 @@
 """The compiled kernel: from the user's cache, or built for this process alone.
 
-A library is code, so it is checked before it is loaded. The cache's folder must belong
-to this user and is closed to all others. A library must be a regular file of this user
-that nobody else may write to, and its name holds the SHA-256 of its bytes. Anything
-else is built again. The folder is opened once and used by its descriptor, so it cannot
-be exchanged between the check and the use.
+A library is code, so it is checked before it is loaded. The cache's folder must belong to this user
+and is closed to all others. A library must be a regular file of this user that nobody else may
+write to, and its name holds the SHA-256 of its bytes. Anything else is built again. The folder is
+opened once and used by its descriptor, so it cannot be exchanged between the check and the use.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ class _Folder:
 def load(command: Sequence[str], key: bytes, functions: Sequence[str]) -> ctypes.CDLL:
     """Load the library that a compiler makes; build it only if it is not cached.
 
-    If the cache cannot be used, build in a temporary folder that is removed as soon as
-    the library is loaded.
+    If the cache cannot be used, build in a temporary folder that is removed as soon as the library
+    is loaded.
 
     Args:
         command: The compiler and its arguments, without the output; absolute paths.
@@ -83,10 +82,7 @@ def load(command: Sequence[str], key: bytes, functions: Sequence[str]) -> ctypes
     except subprocess.CalledProcessError:
         # A full disk looks like this too; the temporary folder may be on another.
         log.info("The kernel did not compile in the cache's folder.")
-    with (
-        tempfile.TemporaryDirectory(prefix="agentkd-") as name,
-        _opened(Path(name)) as folder,
-    ):
+    with tempfile.TemporaryDirectory(prefix="agentkd-") as name, _opened(Path(name)) as folder:
         return _built(folder, stem, command, functions)
 
 
@@ -172,8 +168,8 @@ def _digest(folder: _Folder, name: str) -> str:
     """Hash a library of this user's.
 
     Raises:
-        OSError: If it is a link, no regular file, too large, another user's, or
-            others may write to it.
+        OSError: If it is a link, no regular file, too large, another user's, or others may write to
+            it.
     """
     fd = os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=folder.fd)
     with os.fdopen(fd, "rb") as file:

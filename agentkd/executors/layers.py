@@ -1,8 +1,8 @@
 """What executors are built of: layers as frozen values, and their arithmetic in NumPy.
 
-A layer takes rows of numbers, (batch, inputs), and gives rows, (batch, outputs). Images
-lie flat by row, column and channel; tokens one after another. Layers with a memory also
-take and give rows of it, (batch, memory).
+A layer takes rows of numbers, (batch, inputs), and gives rows, (batch, outputs). Images lie flat by
+row, column and channel; tokens one after another. Layers with a memory also take and give rows of
+it, (batch, memory).
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ class Pool:
 class Gru:
     """Gated recurrent unit, gates r, z, n in this order, as in cuDNN and torch.
 
-    r = sigmoid(iᵣ + hᵣ), z = sigmoid(i_z + h_z), n = tanh(iₙ + r hₙ) and
-    h = (1 − z) n + z h, with i = inputs(x) and h = hidden(h) (Cho et al. 2014, with the
-    reset after the product).
+    r = sigmoid(iᵣ + hᵣ), z = sigmoid(i_z + h_z), n = tanh(iₙ + r hₙ) and h = (1 − z) n + z h, with
+    i = inputs(x) and h = hidden(h) (Cho et al. 2014, with the reset after the product).
 
     Attributes:
         inputs: (3 width, in).
@@ -147,8 +146,8 @@ class Gru:
 class Lstm:
     """Long short-term memory, gates i, f, g, o in this order, as in torch.
 
-    c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), of inputs(x) +
-    hidden(h) (Gers et al. 2000). Its memory is h, then c.
+    c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), of inputs(x) + hidden(h) (Gers et
+    al. 2000). Its memory is h, then c.
 
     Attributes:
         inputs: (4 width, in).
@@ -166,8 +165,8 @@ def sizes(layer: Layer) -> tuple[int, int]:
     """How many numbers a layer takes, and how many it gives.
 
     Raises:
-        SpecError: If its arrays do not fit each other, are not float32, or it is
-            larger than `MOST` numbers or `MOST_WORK` multiplications.
+        SpecError: If its arrays do not fit each other, are not float32, or it is larger than `MOST`
+            numbers or `MOST_WORK` multiplications.
     """
     found = tensors(layer)
     shapes = {name: each.shape for name, each in found.items()}
@@ -234,12 +233,8 @@ def _measure_conv(layer: Conv) -> tuple[int, int, int, dict[str, tuple[int, ...]
     return math.prod(image), down * across * out, down * across * out * patch, shapes
 
 
-def _measure_attention(
-    layer: Attention,
-) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
-    (width,), (inner,) = (
-        _dims(layer, each, 1) for each in (layer.norm.gain, layer.up.bias)
-    )
+def _measure_attention(layer: Attention) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+    (width,), (inner,) = (_dims(layer, each, 1) for each in (layer.norm.gain, layer.up.bias))
     tokens = _count(layer, "tokens", layer.tokens)
     heads = _count(layer, "heads", layer.heads)
     if width % heads:
@@ -396,9 +391,7 @@ def patches(layer: Conv, x: Floats) -> Floats:
     else:
         image = x.reshape(-1, height, width, channels)
     kernel = layer.weight.shape[1]
-    windows = np.lib.stride_tricks.sliding_window_view(
-        image, (kernel, kernel), axis=(1, 2)
-    )
+    windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), axis=(1, 2))
     # (batch, down, across, channels, kernel, kernel)
     chosen = windows[:, :: layer.stride, :: layer.stride]
     down, across = layer.grid

@@ -1,8 +1,7 @@
 """The native form of an executor: compiled once with the system's `cc`, and cached.
 
-`Frozen` is the reference; this is the same arithmetic in C, called through ctypes with
-pointers bound in advance. Where there is no compiler there is no native form, and the
-caller uses NumPy.
+`Executor` is the reference; this is the same arithmetic in C, called through ctypes with pointers
+bound in advance. Where there is no compiler there is no native form, and the caller uses NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.frozen import NOT_FINITE, Frozen, Remembering, distribution
+from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
 from agentkd.executors.kernel_cache import load
 from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
 from agentkd.printable import logger
@@ -87,8 +86,8 @@ def compiler() -> str | None:
 def _key(command: str, source: Path) -> bytes:
     """Everything that the library depends on.
 
-    The compiler's identity and the processor are part of it: a cache on a shared home
-    must not hand one machine's instructions to another.
+    The compiler's identity and the processor are part of it: a cache on a shared home must not hand
+    one machine's instructions to another.
     """
     version = subprocess.run(
         [command, "--version"], capture_output=True, check=True, timeout=30
@@ -137,14 +136,7 @@ def _library() -> ctypes.CDLL | None:
     # Without argument types a bound reference is passed on as it is, the quickest way.
     library.akd_call.restype = ctypes.c_int32
     numbers = ctypes.c_int32
-    library.akd_outputs.argtypes = [
-        pointer,
-        pointer,
-        numbers,
-        pointer,
-        numbers,
-        pointer,
-    ]
+    library.akd_outputs.argtypes = [pointer, pointer, numbers, pointer, numbers, pointer]
     library.akd_outputs.restype = ctypes.c_int32
     return library
 
@@ -163,11 +155,11 @@ class Native:
     """A compiled executor with buffers of its own: one caller at a time.
 
     Attributes:
-        frozen: What it was compiled from.
+        executor: What it was compiled from.
         obs: Where the next observation is written, float32, (obs,).
         memory: What it remembers, float32, (memory,); `run` brings it up to date.
-        run: Decides for `obs`; gives 0, or 1 if it, or the last layer's numbers, hold
-            NaN or infinity.
+        run: Decides for `obs`; gives 0, or 1 if it, or the last layer's numbers, hold NaN or
+            infinity.
     """
 
     __slots__ = (
@@ -177,16 +169,16 @@ class Native:
         "_net",
         "_scalar",
         "_values",
-        "frozen",
+        "executor",
         "memory",
         "obs",
         "run",
     )
 
-    def __init__(self, frozen: Frozen, library: ctypes.CDLL) -> None:
+    def __init__(self, executor: Executor, library: ctypes.CDLL) -> None:
         """Lay the weights out for the kernel and bind its pointers."""
-        action = frozen.spec.action
-        size = frozen.spec.obs.size
+        action = executor.spec.action
+        size = executor.spec.obs.size
         keep: list[Any] = [library]
 
         def hold(values: Any, dtype: Any = np.float32) -> int:
@@ -194,30 +186,30 @@ class Native:
             keep.append(array)
             return int(array.ctypes.data)
 
-        laid = steps(frozen, _BLOCK)
+        laid = steps(executor, _BLOCK)
         layers = (_Layer * len(laid))()
         for slot, step in zip(layers, laid, strict=True):
             addresses = [hold(each) for each in step.arrays]
             slot.kind, slot.memory = KINDS[step.kind], step.memory
             slot.dims = hold(step.dims, np.int32)
             slot.arrays = hold(addresses, np.uintp)
-        room = rooms(frozen, _BLOCK)
+        room = rooms(executor, _BLOCK)
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
-        out = frozen.out
+        out = executor.out
         # The C code trusts these; a frozen executor has checked them.
         assert len(low) in (0, out)
         assert sum(sizes) in (0, out)
         net = _Net(
             obs=size,
-            layer_count=len(frozen.layers),
-            head=HEADS[frozen.head],
+            layer_count=len(executor.layers),
+            head=HEADS[executor.head],
             out=out,
             size_count=len(sizes),
             start=action.start if isinstance(action, DiscreteSpec) else 0,
-            clip=frozen.clip,
-            mean=hold(frozen.mean),
-            scale=hold(frozen.scale),
+            clip=executor.clip,
+            mean=hold(executor.mean),
+            scale=hold(executor.scale),
             low=hold(low),
             high=hold(high),
             sizes=hold(sizes, np.int32),
@@ -226,9 +218,9 @@ class Native:
             width=room.width,
         )
         keep += [layers, net]
-        self.frozen = frozen
+        self.executor = executor
         self.obs: Floats = _aligned(np.zeros(size, np.float32))
-        self.memory: Floats = _aligned(np.zeros(frozen.memory, np.float32))
+        self.memory: Floats = _aligned(np.zeros(executor.memory, np.float32))
         # As many numbers as akd_act writes; the shape is only a view of them.
         shape = action.shape if isinstance(action, BoxSpec) else (out,)
         self._values: Floats = _aligned(np.zeros(out, np.float32)).reshape(shape)
@@ -237,8 +229,8 @@ class Native:
         self._keep = keep
         self._library = library
         self._net = ctypes.addressof(net)
-        # A call from Python pays for each argument, and for each frame on the way, more
-        # than this network costs: all pointers lie in one struct, bound once, here.
+        # A call from Python pays for each argument, and for each frame on the way, more than this
+        # network costs: all pointers lie in one struct, bound once, here.
         call = (ctypes.c_void_p * 5)(
             self._net,
             self.obs.ctypes.data,
@@ -254,13 +246,13 @@ class Native:
 
     def take(self) -> Any:
         """Give the action that `run` decided: an int, or a fresh array."""
-        match self.frozen.head:
+        match self.executor.head:
             case "categorical":
                 return self._scalar.value
             case "squashed" | "clipped":
                 return self._values.copy()
             case "multicategorical":
-                action = self.frozen.spec.action
+                action = self.executor.spec.action
                 assert isinstance(action, MultiDiscreteSpec)
                 return self._choices[: len(action.sizes)].copy()
             case "bernoulli":
@@ -275,9 +267,7 @@ class Native:
         """
         array = np.asarray(obs)
         if array.shape != self.obs.shape:
-            raise SpecError(
-                f"The observation has shape {array.shape}, not {self.obs.shape}."
-            )
+            raise SpecError(f"The observation has shape {array.shape}, not {self.obs.shape}.")
         self.obs[:] = array
         if self.run():
             raise NumbersError(NOT_FINITE)
@@ -289,8 +279,8 @@ class Native:
         Raises:
             SpecError: If they have another shape, or it has a memory.
         """
-        if self.frozen.memory:
-            raise SpecError(f"{self.frozen.architecture} has a memory: use `advance`.")
+        if self.executor.memory:
+            raise SpecError(f"{self.executor.architecture} has a memory: use `advance`.")
         return self._outputs(obs, self.memory, 0)
 
     def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
@@ -298,49 +288,41 @@ class Native:
 
         `state` is the memory before, (batch, memory).
         """
-        if np.shape(state) != (len(obs), self.frozen.memory):
+        if np.shape(state) != (len(obs), self.executor.memory):
             raise SpecError(
-                f"The memory has shape {np.shape(state)}, not "
-                f"({len(obs)}, {self.frozen.memory})."
+                f"The memory has shape {np.shape(state)}, not ({len(obs)}, {self.executor.memory})."
             )
         after = np.array(state, np.float32, order="C")
-        return self._outputs(obs, after, self.frozen.memory), after
+        return self._outputs(obs, after, self.executor.memory), after
 
     def follow(self, obs: Floats) -> Floats:
         """The last layer's numbers for a sequence, (ticks, obs), from no memory on."""
-        memory = np.zeros(self.frozen.memory, np.float32)
+        memory = np.zeros(self.executor.memory, np.float32)
         return self._outputs(obs, memory, 0)
 
     def _outputs(self, obs: Floats, memory: Floats, apart: int) -> Floats:
         if obs.ndim != 2 or obs.shape[1] != len(self.obs):
-            raise SpecError(
-                f"Observations have shape {obs.shape}, not (batch, {len(self.obs)})."
-            )
+            raise SpecError(f"Observations have shape {obs.shape}, not (batch, {len(self.obs)}).")
         rows = np.ascontiguousarray(obs, np.float32)
         if len(rows) * max(1, apart) >= INT32:
             raise SpecError(f"{len(rows)} observations at once are too many.")
-        out = np.empty((len(rows), self.frozen.out), np.float32)
+        out = np.empty((len(rows), self.executor.out), np.float32)
         self._library.akd_outputs(
-            self._net,
-            rows.ctypes.data,
-            len(rows),
-            memory.ctypes.data,
-            apart,
-            out.ctypes.data,
+            self._net, rows.ctypes.data, len(rows), memory.ctypes.data, apart, out.ctypes.data
         )
         return out
 
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return Remembering(self) if self.frozen.memory else self
+        return RecurrentExecutor(self) if self.executor.memory else self
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for observations (batch, obs)."""
-        return distribution(self.frozen.head, self.outputs(obs), self.frozen.spec)
+        return distribution(self.executor.head, self.outputs(obs), self.executor.spec)
 
 
-def compile_native(frozen: Frozen) -> Native | None:
+def compile_native(executor: Executor) -> Native | None:
     """Make the native form of an executor, checked against NumPy.
 
     Returns:
@@ -349,25 +331,23 @@ def compile_native(frozen: Frozen) -> Native | None:
     library = _library()
     if library is None:
         return None
-    if padded_size(frozen, _BLOCK) > _MOST_PADDED:
+    if padded_size(executor, _BLOCK) > _MOST_PADDED:
         log.warning("The executor is too large for the native form; NumPy runs.")
         return None
-    native = Native(frozen, library)
-    probe = np.random.default_rng(0).standard_normal((8, frozen.spec.obs.size))
+    native = Native(executor, library)
+    probe = np.random.default_rng(0).standard_normal((8, executor.spec.obs.size))
     most = np.finfo(np.float32).max
-    spread = frozen.mean + probe / np.maximum(np.abs(frozen.scale), 1e-8)
+    spread = executor.mean + probe / np.maximum(np.abs(executor.scale), 1e-8)
     obs = np.clip(spread, -most, most).astype(np.float32)
-    if frozen.memory:
-        expected, got = frozen.follow(obs), native.follow(obs)
+    if executor.memory:
+        expected, got = executor.follow(obs), native.follow(obs)
     else:
-        expected, got = frozen.outputs(obs), native.outputs(obs)
+        expected, got = executor.outputs(obs), native.outputs(obs)
     native.memory[:] = 0.0
     taken = np.stack([np.ravel(native.act(each)) for each in obs])
     native.memory[:] = 0.0
-    wanted = actions_of(frozen, expected)
-    _, text = difference(
-        frozen, got, taken.astype(wanted.dtype), expected, wanted, _TOLERANCE
-    )
+    wanted = actions_of(executor, expected)
+    _, text = difference(executor, got, taken.astype(wanted.dtype), expected, wanted, _TOLERANCE)
     if text:
         log.warning("The native executor differs; NumPy runs instead: %s.", text)
         return None

@@ -1,4 +1,4 @@
-"""The trainable form of an executor, in torch: it begins and ends as a `Frozen`."""
+"""The trainable form of an executor, in torch: it begins and ends as a `Executor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentkd.errors import SpecError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import (
     EPSILON,
     Activation,
@@ -41,8 +41,8 @@ class Trace:
 
     Attributes:
         layers: What each layer gave, (batch, out), first to last.
-        relations: Queries, keys and values of each attention block, each (batch, heads,
-            tokens, width of a head).
+        relations: Queries, keys and values of each attention block, each (batch, heads, tokens,
+            width of a head).
     """
 
     layers: list[Tensor] = field(default_factory=list)
@@ -68,32 +68,32 @@ class Network(nn.Module):
     """The layers of an executor as trainable tensors; the normaliser stands beside.
 
     Args:
-        frozen: The executor to start from; it is copied.
+        executor: The executor to start from; it is copied.
     """
 
-    def __init__(self, frozen: Frozen) -> None:
-        """Copy the numbers of `frozen`."""
+    def __init__(self, executor: Executor) -> None:
+        """Copy the numbers of `executor`."""
         super().__init__()
-        self._frozen = frozen
+        self._executor = executor
         self.mean: Tensor
         self.scale: Tensor
-        self.register_buffer("mean", torch.from_numpy(frozen.mean.copy()))
-        self.register_buffer("scale", torch.from_numpy(frozen.scale.copy()))
-        self._names = [list(tensors(layer)) for layer in frozen.layers]
+        self.register_buffer("mean", torch.from_numpy(executor.mean.copy()))
+        self.register_buffer("scale", torch.from_numpy(executor.scale.copy()))
+        self._names = [list(tensors(layer)) for layer in executor.layers]
         self.numbers = nn.ParameterList(
             torch.from_numpy(np.array(each, np.float32))
-            for layer in frozen.layers
+            for layer in executor.layers
             for each in tensors(layer).values()
         )
 
     @property
     def memory(self) -> int:
         """How many numbers it remembers from tick to tick."""
-        return self._frozen.memory
+        return self._executor.memory
 
     def _layers(self) -> Iterator[tuple[Layer, dict[str, Tensor]]]:
         at = 0
-        for layer, names in zip(self._frozen.layers, self._names, strict=True):
+        for layer, names in zip(self._executor.layers, self._names, strict=True):
             until = at + len(names)
             held = (self.numbers[i] for i in range(at, until))
             yield layer, dict(zip(names, held, strict=True))
@@ -101,7 +101,7 @@ class Network(nn.Module):
 
     def normalise(self, obs: Tensor) -> Tensor:
         """Bring observations, (…, obs), to the scale the layers see."""
-        clip = self._frozen.clip
+        clip = self._executor.clip
         return ((obs - self.mean) * self.scale).clamp(-clip, clip)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ class Network(nn.Module):
 
         Args:
             obs: (ticks, batch, obs).
-            begins: (ticks, batch), bool: where the memory starts afresh; None for
-                nowhere, which is several times as fast.
+            begins: (ticks, batch), bool: where the memory starts afresh; None for nowhere, which is
+                several times as fast.
             state: The memory before the first tick, (batch, memory); zeros if None.
 
         Returns:
@@ -164,8 +164,8 @@ class Network(nn.Module):
     def renormalise(self, mean: Floats, scale: Floats) -> None:
         """Change the normaliser and, against it, the first layer.
 
-        What the executor does stays the same wherever nothing is clipped: with
-        z = (x - m) s and z' = (x - m') s', W z + b = (W s/s') z' + b + W s (m' - m).
+        What the executor does stays the same wherever nothing is clipped: with z = (x - m) s and z'
+        = (x - m') s', W z + b = (W s/s') z' + b + W s (m' - m).
         """
         new_mean = torch.from_numpy(np.asarray(mean, np.float32))
         new_scale = torch.from_numpy(np.asarray(scale, np.float32))
@@ -192,7 +192,7 @@ class Network(nn.Module):
         self.mean.copy_(new_mean)
         self.scale.copy_(new_scale)
 
-    def freeze(self, version: int, values: Sequence[Tensor] | None = None) -> Frozen:
+    def freeze(self, version: int, values: Sequence[Tensor] | None = None) -> Executor:
         """Copy the numbers out.
 
         Args:
@@ -201,9 +201,9 @@ class Network(nn.Module):
         """
         held = list(self.parameters()) if values is None else list(values)
         arrays = map(_numpy, held)
-        layers = tuple(with_tensors(layer, arrays) for layer in self._frozen.layers)
+        layers = tuple(with_tensors(layer, arrays) for layer in self._executor.layers)
         return replace(
-            self._frozen,
+            self._executor,
             mean=_numpy(self.mean),
             scale=_numpy(self.scale),
             layers=layers,
@@ -263,9 +263,7 @@ def _linear(held: Tensors, name: str, x: Tensor) -> Tensor:
     return functional.linear(x, held[f"{name}.weight"], held[f"{name}.bias"])
 
 
-def _attention(
-    layer: Attention, held: Tensors, x: Tensor, trace: Trace | None
-) -> Tensor:
+def _attention(layer: Attention, held: Tensors, x: Tensor, trace: Trace | None) -> Tensor:
     tokens = x.reshape(x.shape[0], layer.tokens, -1)
     mixed = _linear(held, "qkv", _norm(held, "norm", tokens))
     split = mixed.reshape(x.shape[0], layer.tokens, 3, layer.heads, -1)
@@ -279,9 +277,7 @@ def _attention(
     return (tokens + _linear(held, "down", inner)).reshape(x.shape[0], -1)
 
 
-def _run(
-    layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _run(layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Go through (ticks, batch, in) by torch's own loop, which never starts afresh."""
     width = layer.hidden.weight.shape[1]
     names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")

@@ -1,7 +1,7 @@
 """An executor's layers as the C kernels take them: small integers and padded arrays.
 
-The native form, the generated C and `model.akx` are made of the same steps. What each
-kind's integers and arrays mean stands in `c/akd_kernels.h`, beside the kernel.
+The native form, the generated C and `model.akx` are made of the same steps. What each kind's
+integers and arrays mean stands in `c/akd_kernels.h`, beside the kernel.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import (
     Attention,
     Conv,
@@ -29,22 +29,8 @@ from agentkd.executors.layers import (
 from agentkd.types import Floats
 
 ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
-HEADS = {
-    "categorical": 0,
-    "multicategorical": 1,
-    "bernoulli": 2,
-    "squashed": 3,
-    "clipped": 4,
-}
-KINDS = {
-    "dense": 0,
-    "conv": 1,
-    "tokens": 2,
-    "attention": 3,
-    "pool": 4,
-    "gru": 5,
-    "lstm": 6,
-}
+HEADS = {"categorical": 0, "multicategorical": 1, "bernoulli": 2, "squashed": 3, "clipped": 4}
+KINDS = {"dense": 0, "conv": 1, "tokens": 2, "attention": 3, "pool": 4, "gru": 5, "lstm": 6}
 """Numbers of activations, heads and kinds of layers in C and in `model.akx`."""
 
 
@@ -86,25 +72,24 @@ class Rooms:
     work: int
 
 
-def steps(frozen: Frozen, block: int) -> tuple[Step, ...]:
+def steps(executor: Executor, block: int) -> tuple[Step, ...]:
     """Lay an executor out for kernels that sum `block` outputs side by side."""
-    return tuple(_step(layer, block) for layer in frozen.layers)
+    return tuple(_step(layer, block) for layer in executor.layers)
 
 
-def padded_size(frozen: Frozen, block: int) -> int:
+def padded_size(executor: Executor, block: int) -> int:
     """At most so many floats do the padded arrays of an executor take together."""
-    arrays = (each for layer in frozen.layers for each in tensors(layer).values())
+    arrays = (each for layer in executor.layers for each in tensors(layer).values())
     # The axis of outputs is the first, and of tokens' weights the second.
     return sum(
-        each.size + block * each.size // each.shape[-2 if each.ndim == 3 else 0]
-        for each in arrays
+        each.size + block * each.size // each.shape[-2 if each.ndim == 3 else 0] for each in arrays
     )
 
 
-def rooms(frozen: Frozen, block: int) -> Rooms:
+def rooms(executor: Executor, block: int) -> Rooms:
     """How much memory an executor needs in C."""
-    laid = steps(frozen, block)
-    width = max(up(frozen.spec.obs.size, block), *(step.room for step in laid))
+    laid = steps(executor, block)
+    width = max(up(executor.spec.obs.size, block), *(step.room for step in laid))
     return Rooms(width, max(step.work for step in laid))
 
 
@@ -126,9 +111,7 @@ def padded(weight: Floats, bias: Floats, block: int) -> tuple[Floats, Floats]:
 def _step(layer: Layer, block: int) -> Step:
     dims, arrays, room, work = _laid(layer, block)
     inputs, out = sizes(layer)
-    return Step(
-        kind(layer), inputs, out, memory(layer), dims, tuple(arrays), room, work
-    )
+    return Step(kind(layer), inputs, out, memory(layer), dims, tuple(arrays), room, work)
 
 
 def _laid(layer: Layer, block: int) -> tuple[tuple[int, ...], list[Floats], int, int]:
@@ -173,9 +156,7 @@ def _conv(layer: Conv, block: int) -> tuple[tuple[int, ...], list[Floats], int, 
     kernel, out = layer.weight.shape[1], len(layer.bias)
     # How far apart rows, columns and channels lie.
     apart = (width, 1, height * width)
-    row, column, channel = (
-        apart if layer.channels_first else (width * channels, channels, 1)
-    )
+    row, column, channel = apart if layer.channels_first else (width * channels, channels, 1)
     dims = (
         down,
         across,
@@ -192,9 +173,7 @@ def _conv(layer: Conv, block: int) -> tuple[tuple[int, ...], list[Floats], int, 
     return dims, _dense(layer.dense, block), room, kernel * kernel * channels
 
 
-def _attention(
-    layer: Attention, block: int
-) -> tuple[tuple[int, ...], list[Floats], int, int]:
+def _attention(layer: Attention, block: int) -> tuple[tuple[int, ...], list[Floats], int, int]:
     width, inner = len(layer.norm.gain), len(layer.up.bias)
     dims = (layer.tokens, width, layer.heads, inner)
     arrays = [
@@ -222,16 +201,16 @@ class Normaliser:
     apart: int = 1
 
 
-def normaliser(frozen: Frozen) -> Normaliser:
+def normaliser(executor: Executor) -> Normaliser:
     """Give an executor's normaliser, one pair a channel where that is all there is."""
-    first = frozen.layers[0]
+    first = executor.layers[0]
     if not isinstance(first, Conv):
-        return Normaliser(frozen.mean, frozen.scale)
+        return Normaliser(executor.mean, executor.scale)
     height, width, channels = first.shape
     apart = height * width if first.channels_first else 1
-    place = np.arange(frozen.spec.obs.size) // apart % channels
+    place = np.arange(executor.spec.obs.size) // apart % channels
     each = np.arange(channels) * apart
-    mean, scale = frozen.mean[each], frozen.scale[each]
-    if (mean[place] == frozen.mean).all() and (scale[place] == frozen.scale).all():
+    mean, scale = executor.mean[each], executor.scale[each]
+    if (mean[place] == executor.mean).all() and (scale[place] == executor.scale).all():
         return Normaliser(mean, scale, apart)
-    return Normaliser(frozen.mean, frozen.scale)
+    return Normaliser(executor.mean, executor.scale)

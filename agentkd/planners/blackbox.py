@@ -18,14 +18,7 @@ from agentkd.spec import (
     Spec,
     unflatten,
 )
-from agentkd.types import (
-    ActionDist,
-    Bernoulli,
-    Categorical,
-    Floats,
-    MultiCategorical,
-    Point,
-)
+from agentkd.types import ActionDist, Bernoulli, Categorical, Floats, MultiCategorical, Point
 
 SMOOTHING = 0.05
 """The probability that a chosen action leaves to all actions alike."""
@@ -58,9 +51,8 @@ def from_actions(
 ) -> ActionDist:
     """Turn chosen actions into an action distribution.
 
-    Choices are smoothed: the chosen one gets 1 - smoothing, and all share the rest
-    (Szegedy et al., "Rethinking the Inception Architecture", section 7). Boxes become
-    points.
+    Choices are smoothed: the chosen one gets 1 - smoothing, and all share the rest (Szegedy et al.,
+    "Rethinking the Inception Architecture", section 7). Boxes become points.
 
     Args:
         actions: In the environment's units, (batch, …).

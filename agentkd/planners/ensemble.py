@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agentkd.dists import bounds, unsquash
 from agentkd.errors import ConfigError, SpecError
-from agentkd.planners.network import sigmoid
+from agentkd.planners.sb3.network import sigmoid
 from agentkd.spec import ActionSpec, BoxSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import (
     ActionDist,
@@ -58,9 +58,9 @@ def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
 
     Args:
         dist: A Categorical, QValues, MultiCategorical or Bernoulli.
-        temperature: Divides the logits or values. None is 1 for logits, and for values
-            their own standard deviation over the choices, row by row, so that the
-            units of the return do not matter.
+        temperature: Divides the logits or values. None is 1 for logits, and for values their own
+            standard deviation over the choices, row by row, so that the units of the return do not
+            matter.
 
     Raises:
         SpecError: If it is a distribution over boxes.
@@ -118,16 +118,16 @@ def matched(moments: Moments, weights: Floats) -> tuple[Floats, Floats]:
 def highest(moments: Moments, weights: Floats, least: Floats) -> tuple[Floats, Floats]:
     """Where the mixture's density is highest, and the variance of who is there.
 
-    Two members that go left and right of an obstacle mean neither to go through it. The
-    modes are found from every member's mean by the fixed point of the density's
-    gradient (Carreira-Perpiñán 2000, "Mode-finding for mixtures of Gaussian
-    distributions"); of equally high ones the first member's is taken.
+    Two members that go left and right of an obstacle mean neither to go through it. The modes are
+    found from every member's mean by the fixed point of the density's gradient (Carreira-Perpiñán
+    2000, "Mode-finding for mixtures of Gaussian distributions"); of equally high ones the first
+    member's is taken.
 
     Args:
         moments: Of the members.
         weights: Of the members, (members,), with a sum of 1.
-        least: The smallest standard deviation a member counts with, (d,): a point has
-            none of its own.
+        least: The smallest standard deviation a member counts with, (d,): a point has none of its
+            own.
     """
     means, variances = _stacked(moments)
     variances = np.maximum(variances, np.square(least))
@@ -170,9 +170,9 @@ def _share(
 class Ensemble:
     """Several policies as one. It is a `Policy`, and `Disagreeing`.
 
-    Choices: the mean of the members' probabilities, so that members with logits and
-    members with values mix. Boxes: one Gaussian, of the mixture's moments or at its
-    highest density; before tanh where every member is a squashed Gaussian.
+    Choices: the mean of the members' probabilities, so that members with logits and members with
+    values mix. Boxes: one Gaussian, of the mixture's moments or at its highest density; before tanh
+    where every member is a squashed Gaussian.
 
     Attributes:
         members: The policies.
@@ -194,14 +194,9 @@ class Ensemble:
             raise ConfigError("An ensemble needs at least one planner.")
         if any(hasattr(member, "initial_state") for member in self.members):
             raise ConfigError("A recurrent planner cannot be a member of an ensemble.")
-        for given, what in (
-            (self.temperatures, "temperatures"),
-            (self.weights, "weights"),
-        ):
+        for given, what in ((self.temperatures, "temperatures"), (self.weights, "weights")):
             if given is not None and len(given) != len(self.members):
-                raise ConfigError(
-                    f"{len(given)} {what} for {len(self.members)} members."
-                )
+                raise ConfigError(f"{len(given)} {what} for {len(self.members)} members.")
             if any(each is not None and not 0 < each < np.inf for each in given or ()):
                 raise ConfigError(f"The {what} must be above 0; they are {given}.")
 
@@ -221,10 +216,10 @@ class Ensemble:
     def disagreement(self, obs: Floats, /) -> Floats:
         """How far the members are apart, for each observation, shape (batch,).
 
-        Choices: the mutual information between the action and the member, in nats,
-        between 0 and the logarithm of how many members there are, summed over the
-        choices. Boxes: the standard deviation of the members' mean actions, in the
-        environment's units, averaged over the dimensions.
+        Choices: the mutual information between the action and the member, in nats, between 0 and
+        the logarithm of how many members there are, summed over the choices. Boxes: the standard
+        deviation of the members' mean actions, in the environment's units, averaged over the
+        dimensions.
         """
         return self._apart([member(obs) for member in self.members])
 

@@ -20,9 +20,9 @@ _DISTS = get_args(ActionDist)
 class FunctionPolicy:
     """A callable that takes flat observations (batch, size). It is a `Policy`.
 
-    It answers with an `ActionDist`, or with an array of actions in the environment's
-    units, of which choices are smoothed. A callable with a `horizon` answers each
-    observation with as many rows.
+    It answers with an `ActionDist`, or with an array of actions in the environment's units, of
+    which choices are smoothed. A callable with a `horizon` answers each observation with as many
+    rows.
     """
 
     function: Callable[[Floats], Any]

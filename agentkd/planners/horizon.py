@@ -41,8 +41,8 @@ class RecurrentFirstRow:
 def one_row(policy: Any) -> Any:
     """Give a policy that answers each observation with one row.
 
-    A policy with a `horizon` of its own answers with as many rows. Where it can say so
-    cheaper, by `at(1)`, it is asked to.
+    A policy with a `horizon` of its own answers with as many rows. Where it can say so cheaper, by
+    `at(1)`, it is asked to.
     """
     horizon = int(getattr(policy, "horizon", 1))
     if horizon == 1:

@@ -1,10 +1,10 @@
 """From a reference to a planner.
 
-A reference is one of: an SB3 save, whatever its suffix; a folder with one, and maybe
-its VecNormalize statistics; an executor file (.akd), or a folder with one that is named
-planner.akd; "tcp://host:port", where a planner is served; "module:attribute", which
-names an SB3 model, a torch module, a callable, an object with `predict`, or a function
-that makes one of these. Several references are an ensemble.
+A reference is one of: an SB3 save, whatever its suffix; a folder with one, and maybe its
+VecNormalize statistics; an executor file (.akd), or a folder with one that is named planner.akd;
+"tcp://host:port", where a planner is served; "module:attribute", which names an SB3 model, a torch
+module, a callable, an object with `predict`, or a function that makes one of these. Several
+references are an ensemble.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from agentkd.errors import (
     StatisticsError,
 )
 from agentkd.files import loading
-from agentkd.planners.locate import (
+from agentkd.planners.objects import from_object
+from agentkd.planners.planner import Planner
+from agentkd.planners.remote.wire import SCHEME
+from agentkd.planners.sb3.locate import (
     SAVES,
     Beside,
     find_save,
@@ -35,9 +38,6 @@ from agentkd.planners.locate import (
     listed,
     saw_normalised,
 )
-from agentkd.planners.objects import from_object
-from agentkd.planners.planner import Planner
-from agentkd.planners.wire import SCHEME
 from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
@@ -45,8 +45,8 @@ from agentkd.types import Policy, RecurrentPolicy
 
 if TYPE_CHECKING:
     from agentkd.planners.ensemble import Boxes
-    from agentkd.planners.sb3_file import Save
-    from agentkd.planners.vecnormalize import Statistics
+    from agentkd.planners.sb3.file import Save
+    from agentkd.planners.sb3.vecnormalize import Statistics
 
 _EXECUTOR = "planner.akd"
 RAW = "off"
@@ -68,19 +68,18 @@ def load_planner(
 
     Args:
         ref: A reference, or several for an ensemble.
-        spec: The environment. It may be left out for SB3 saves and models and for
-            executor files, which know theirs.
-        vecnormalize: The file of VecNormalize statistics; left out, what lies beside
-            the save and belongs to it is used; see `agentkd.planners.locate`. "off" if
-            the planner takes the observations as they are.
+        spec: The environment. It may be left out for SB3 saves and models and for executor files,
+            which know theirs.
+        vecnormalize: The file of VecNormalize statistics; left out, what lies beside the save and
+            belongs to it is used; see `agentkd.planners.sb3.locate`. "off" if the planner takes the
+            observations as they are.
         algorithm: The algorithm of an SB3 save, such as "PPO", where it is not told.
-        allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code
-            the file holds: only for files whose maker you trust.
+        allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code the file
+            holds: only for files whose maker you trust.
         boxes: How the actions of an ensemble's members become one, in boxes.
-        votes: Use nothing but the actions that it chooses, asked so often for each
-            answer; see `agentkd.planners.votes`.
-        vote_noise: How far off all but the first are asked, in units of the states'
-            spread.
+        votes: Use nothing but the actions that it chooses, asked so often for each answer; see
+            `agentkd.planners.votes`.
+        vote_noise: How far off all but the first are asked, in units of the states' spread.
 
     Raises:
         RefError: If the reference leads nowhere.
@@ -90,8 +89,8 @@ def load_planner(
         ConfigError: If the options do not go together.
 
     Warns:
-        StatisticsError: If a save tells that it saw normalised observations, and no
-            statistics belong to it.
+        StatisticsError: If a save tells that it saw normalised observations, and no statistics
+            belong to it.
     """
     if votes is None and vote_noise:
         raise ConfigError(f"vote_noise is {vote_noise}, but no votes are asked for.")
@@ -152,9 +151,7 @@ def _load(
 
 def _need_several(boxes: Boxes, ref: str) -> None:
     if boxes != "moments":
-        raise ConfigError(
-            f"boxes is {boxes!r}, but {ref!r} is a single planner: name several."
-        )
+        raise ConfigError(f"boxes is {boxes!r}, but {ref!r} is a single planner: name several.")
 
 
 def _voted(planner: Planner, votes: int, noise: float) -> Planner:
@@ -195,18 +192,17 @@ def _object(
     known = None
     if vecnormalize == RAW:
         raise ConfigError(
-            f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} "
-            "is for saves."
+            f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for saves."
         )
     if vecnormalize is not None:
-        from agentkd.planners.vecnormalize import read_statistics
+        from agentkd.planners.sb3.vecnormalize import read_statistics
 
         known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
     return from_object(found, ref, spec, statistics=known)
 
 
 def _remote(ref: str, spec: Spec | None) -> Planner:
-    from agentkd.planners.remote import RemotePlanner
+    from agentkd.planners.remote.client import RemotePlanner
 
     policy = RemotePlanner(ref, spec)
     name = f"{policy.name} at {ref}"
@@ -221,10 +217,10 @@ def _save(
     *,
     allow_pickle: bool,
 ) -> Planner:
-    from agentkd.planners import sb3
-    from agentkd.planners.sb3_file import read_save
-    from agentkd.planners.sb3_policy import describe
-    from agentkd.planners.vecnormalize import read_statistics
+    from agentkd.planners.sb3 import build as sb3
+    from agentkd.planners.sb3.file import read_save
+    from agentkd.planners.sb3.policy import describe
+    from agentkd.planners.sb3.vecnormalize import read_statistics
 
     beside = Beside(None) if vecnormalize is not None else find_statistics(save)
     given = beside.own
@@ -247,7 +243,7 @@ def _save(
     except LoadError:
         if not allow_pickle or not save.is_file():
             raise
-        from agentkd.planners.sb3_unpickle import unpickle
+        from agentkd.planners.sb3.unpickle import unpickle
 
         model, own = unpickle(save, algorithm)
         planner = from_object(model, str(save), spec, statistics=known)
@@ -257,8 +253,8 @@ def _save(
 
 def _contradicted(save: Save, known: Statistics) -> bool:
     """Whether a save's last observations tell that these statistics were not used."""
-    from agentkd.planners.sb3_spaces import read_spaces
-    from agentkd.planners.vecnormalize import normaliser
+    from agentkd.planners.sb3.spaces import read_spaces
+    from agentkd.planners.sb3.vecnormalize import normaliser
 
     told, pair = saw_normalised(save.data), last_observations(save.data)
     if told != "unknown" or pair is None:
@@ -317,13 +313,11 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
     from agentkd.deploy.bundle import read_bundle
 
     bundle = read_bundle(path)
-    frozen = bundle.frozen
-    if spec is not None and not _alike(frozen.spec, spec):
-        raise SpecError(
-            f"{path} is an executor for {frozen.spec}; the environment is {spec}."
-        )
-    name = f"executor {frozen.architecture}"
-    return Planner(frozen.policy, frozen.spec, name, frozen.parameters, bundle.digest)
+    executor = bundle.executor
+    if spec is not None and not _alike(executor.spec, spec):
+        raise SpecError(f"{path} is an executor for {executor.spec}; the environment is {spec}.")
+    name = f"executor {executor.architecture}"
+    return Planner(executor.policy, executor.spec, name, executor.parameters, bundle.digest)
 
 
 def _alike(left: Spec, right: Spec) -> bool:

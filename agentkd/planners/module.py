@@ -9,7 +9,7 @@ import numpy as np
 
 from agentkd.dists import pack
 from agentkd.errors import AgentkdError, PlannerError
-from agentkd.planners.tensors import distribution
+from agentkd.planners.sb3.tensors import distribution
 from agentkd.spec import BoxSpec, ObsSpec, Spec, unflatten
 from agentkd.testing import example_observations
 from agentkd.types import ActionDist, Floats
@@ -27,8 +27,8 @@ def is_module(found: Any) -> bool:
 class ModulePolicy:
     """A torch module whose answers are read through the action spec. It is a `Policy`.
 
-    It gets the observation as the environment gives it, batched: a tensor, or a
-    dictionary or tuple of tensors; numbers as float32, choices as int64. It answers
+    It gets the observation as the environment gives it, batched: a tensor, or a dictionary or tuple
+    of tensors; numbers as float32, choices as int64. It answers
     with an `ActionDist`, a torch distribution, logits for choices, an action in the
     environment's units for boxes, or a pair (mean, log_std) for boxes.
     """
@@ -79,8 +79,8 @@ def from_module(module: Any, spec: Spec) -> ModulePolicy:
     """Make a policy of a torch module, in evaluation mode.
 
     Raises:
-        PlannerError: If it fails for a single observation, or its answers to the same
-            observation differ: it draws random numbers, or has a memory of its own.
+        PlannerError: If it fails for a single observation, or its answers to the same observation
+            differ: it draws random numbers, or has a memory of its own.
         SpecError: If its answers do not fit the actions.
     """
     policy = ModulePolicy(module, spec)

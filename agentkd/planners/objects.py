@@ -5,40 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentkd.errors import ConfigError, RefError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.planners.blackbox import BlackBox
 from agentkd.planners.function import FunctionPolicy, is_factory
 from agentkd.planners.module import from_module, is_module
 from agentkd.planners.planner import Planner
-from agentkd.planners.sb3_live import from_model, is_model
+from agentkd.planners.sb3.live import from_model, is_model
 from agentkd.spec import Spec
 
 if TYPE_CHECKING:
-    from agentkd.planners.vecnormalize import Statistics
+    from agentkd.planners.sb3.vecnormalize import Statistics
 
 
 def from_object(
-    found: Any,
-    ref: str,
-    spec: Spec | None = None,
-    *,
-    statistics: Statistics | None = None,
+    found: Any, ref: str, spec: Spec | None = None, *, statistics: Statistics | None = None
 ) -> Planner:
     """Make a planner of an object.
 
     Args:
-        found: A `Planner`, an SB3 model or policy, a torch module, a policy with or
-            without memory, a callable, an object with `predict`; or a function or class
-            whose first parameter is named `spec`, which is called with it and gives one
-            of these.
+        found: A `Planner`, an SB3 model or policy, a torch module, a policy with or without memory,
+            a callable, an object with `predict`; or a function or class whose first parameter is
+            named `spec`, which is called with it and gives one of these.
         ref: Where it comes from, for messages and the planner's name.
         spec: The environment; only SB3 models and planners do without.
         statistics: VecNormalize statistics, for SB3 models.
 
     Raises:
         RefError: If it is nothing that can act.
-        ConfigError: If there is no `spec` where one is needed, or statistics where
-            none can be used.
+        ConfigError: If there is no `spec` where one is needed, or statistics where none can be
+            used.
         SpecError: If the planner is for another environment.
     """
     if isinstance(found, Planner):
@@ -52,7 +47,7 @@ def from_object(
             f"{ref} is not an SB3 model: VecNormalize statistics cannot be used with "
             "it. Normalise inside it."
         )
-    if isinstance(found, Frozen):
+    if isinstance(found, Executor):
         name = f"executor {found.architecture}"
         return Planner(found, found.spec, name, found.parameters, "")
     if spec is None:

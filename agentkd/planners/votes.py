@@ -9,14 +9,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import ConfigError
 from agentkd.planners.blackbox import SMOOTHING
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-    Spec,
-)
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import (
     ActionDist,
     Actions,
@@ -36,11 +29,10 @@ _LEAST_STD = 1e-3
 class Votes:
     """A planner of which only chosen actions are used, asked `queries` times a state.
 
-    It is a `Policy`. The first query is about the state itself; the others too, which
-    tells something of a planner that draws its actions, or, with `noise`, about states
-    near by, which tells how near another choice is. Choices: the share of the votes,
-    smoothed. Boxes: a Gaussian with the votes' mean and spread; with one query, a
-    point.
+    It is a `Policy`. The first query is about the state itself; the others too, which tells
+    something of a planner that draws its actions, or, with `noise`, about states near by, which
+    tells how near another choice is. Choices: the share of the votes, smoothed. Boxes: a Gaussian
+    with the votes' mean and spread; with one query, a point.
 
     Attributes:
         queries: How often the planner is asked for one answer.
@@ -49,8 +41,8 @@ class Votes:
         policy: What is asked.
         spec: The environment.
         queries: How often, for each state.
-        noise: How far off the other queries are, in units of the spread of the states
-            that were asked about so far.
+        noise: How far off the other queries are, in units of the spread of the states that were
+            asked about so far.
         smoothing: The share of probability that goes to all choices alike.
         seed: For the noise.
     """
@@ -67,13 +59,9 @@ class Votes:
     ) -> None:
         """Check that the numbers can be meant."""
         if queries < 1 or not 0 <= noise < np.inf:
-            raise ConfigError(
-                f"{queries} votes with noise {noise}: at least 1, and at least 0."
-            )
+            raise ConfigError(f"{queries} votes with noise {noise}: at least 1, and at least 0.")
         if noise and queries == 1:
-            raise ConfigError(
-                f"With one vote there is none to be off by {noise}; give more votes."
-            )
+            raise ConfigError(f"With one vote there is none to be off by {noise}; give more votes.")
         if not 0 < smoothing < 1:
             raise ConfigError(f"smoothing is {smoothing}; a share between 0 and 1.")
         if hasattr(policy, "initial_state"):

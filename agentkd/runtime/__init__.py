@@ -1,7 +1,7 @@
 """The runtime: who acts at each tick, in time, while planner and distiller work.
 
-`Runtime` is imported when it is first used: an `Agent` in a robot's own loop does not
-need asyncio, which would be a sixth of what it loads.
+`Runtime` is imported when it is first used: an `Agent` in a robot's own loop does not need asyncio,
+which would be a sixth of what it loads.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, Tick, VirtualClock, WallClock
+from agentkd.runtime.distiller_port import DistillerCounts, DistillerPort, InlineDistiller
+from agentkd.runtime.distiller_process import ProcessDistiller
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
-from agentkd.runtime.learner_port import InlineLearner, LearnerCounts, LearnerPort
-from agentkd.runtime.learner_process import ProcessLearner
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.planner_port import (
-    InlinePlanner,
-    PlannerCounts,
-    PlannerPort,
-    ThreadPlanner,
-)
+from agentkd.runtime.planner_port import InlinePlanner, PlannerCounts, PlannerPort, ThreadPlanner
 from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Remote
+from agentkd.runtime.process import Patience, Process
 from agentkd.runtime.result import RunResult
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.router import MODES, Mode, Moment, Router
@@ -55,24 +50,24 @@ __all__ = [
     "Deadline",
     "DecisionLog",
     "Disagreement",
+    "DistillerCounts",
+    "DistillerPort",
     "Fresh",
     "Goals",
     "Guard",
     "Hold",
-    "InlineLearner",
+    "InlineDistiller",
     "InlinePlanner",
-    "LearnerCounts",
-    "LearnerPort",
     "Mode",
     "Moment",
     "Only",
     "Patience",
     "PlannerCounts",
     "PlannerPort",
-    "ProcessLearner",
+    "Process",
+    "ProcessDistiller",
     "ProcessPlanner",
     "Realtime",
-    "Remote",
     "RollForward",
     "Rollback",
     "Router",

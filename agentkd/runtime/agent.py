@@ -14,20 +14,15 @@ from typing import Any, Self, final
 import numpy as np
 
 from agentkd.errors import ConfigError, NumbersError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import form
+from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.arguments import check_arguments
 from agentkd.runtime.decider import Decider, Outcome
-from agentkd.runtime.form import form
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.port_metrics import port_metrics
-from agentkd.runtime.ports import (
-    AnyLearner,
-    AnyPlanner,
-    learner_port,
-    planner_port,
-)
+from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
 from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
@@ -46,36 +41,34 @@ _SUPERVISE = 0.02
 class Agent:
     """Acts at once with the executor, and with the planner where it was in time.
 
-    Use it in a `with` block; without planner and learner it also works as it is. The
-    block waits for neither of them: they join when they are ready (see `start`).
-    `act` and `decide` are for one thread.
+    Use it in a `with` block; without planner and distiller it also works as it is. The block waits
+    for neither of them: they join when they are ready (see `start`). `act` and `decide` are for one
+    thread.
 
-        with Agent(executor, planner=Remote("mine:make_planner")) as agent:
+        with Agent(executor, planner=Process("mine:make_planner")) as agent:
             while True:
                 robot.send(agent.act(robot.observe()))
 
     Args:
         executor: Acts whenever the planner is late; or the path of an executor file.
-        planner: A `Remote` (a process of its own), a port, or a policy together with
+        planner: A `Process` (a process of its own), a port, or a policy together with
             `planner_latency`; None for the executor alone.
-        learner: A `Remote` or a port; its weights are swapped in as they come.
+        distiller: A `Process` or a port; its weights are swapped in as they come.
         mode: Who takes part: "runtime", "planner" or "executor".
         routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
         strategies: How strategies are asked for, and how they take over.
         planner_latency: Ticks by which a policy's answers are held back.
         workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
-        budget: Seconds that a decision may wait for the planner, if it was that fast
-            lately.
-        default: What is done before anybody decided; by default the first choice, or
-            the action nearest to 0.
-        log: A file for the decision log, or a `DecisionLog`; the agent then needs its
-            block.
+        budget: Seconds that a decision may wait for the planner, if it was that fast lately.
+        default: What is done before anybody decided; by default the first choice, or the action
+            nearest to 0.
+        log: A file for the decision log, or a `DecisionLog`; the agent then needs its block.
         native: Whether executors are compiled.
-        watch: Follow the executor's file: when it is replaced, its new executor is
-            swapped in. The agent then needs its block.
-        rollback: Return to the former executor if scores fall after a swap; give each
-            score to `score`. The agent then needs its block.
+        watch: Follow the executor's file: when it is replaced, its new executor is swapped in. The
+            agent then needs its block.
+        rollback: Return to the former executor if scores fall after a swap; give each score to
+            `score`. The agent then needs its block.
 
     Raises:
         BundleError: If the executor's file cannot be read.
@@ -83,10 +76,10 @@ class Agent:
 
     def __init__(
         self,
-        executor: Frozen | str | Path,
+        executor: Executor | str | Path,
         *,
         planner: AnyPlanner | None = None,
-        learner: AnyLearner | None = None,
+        distiller: AnyDistiller | None = None,
         mode: Mode = "runtime",
         routers: Sequence[Router] = (),
         strategies: StrategyOptions | None = None,
@@ -113,7 +106,7 @@ class Agent:
         self._mode, self._default, self._period = mode, default, period
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         self._planner = planner_port(planner, planner_latency, workers=workers)
-        self._learner = learner_port(learner)
+        self._distiller = distiller_port(distiller)
         self._decider = Decider(
             form(executor, native=native),
             self._planner,
@@ -127,7 +120,7 @@ class Agent:
         )
         self.spec = self._decider.spec
         self._metrics = self._decider.metrics
-        others = self._planner, self._learner, self._log, watched, rollback
+        others = self._planner, self._distiller, self._log, watched, rollback
         self._simple = all(other is None for other in others)
         plain = not self._routers and self._strategies.goals is None
         # Nobody to ask, nothing to note: the shortest way.
@@ -140,7 +133,7 @@ class Agent:
         self._swaps = Swaps(
             self._decider,
             self._planner,
-            self._learner,
+            self._distiller,
             lambda: self._open,
             native=native,
             rollback=rollback,
@@ -149,16 +142,12 @@ class Agent:
         )
 
     def start(
-        self,
-        *,
-        wait: bool = False,
-        timeout: float | None = None,
-        supervisor: bool = True,
+        self, *, wait: bool = False, timeout: float | None = None, supervisor: bool = True
     ) -> None:
-        """Start planner and learner; the executor acts from the first tick.
+        """Start planner and distiller; the executor acts from the first tick.
 
-        They join when they are ready. A start that fails is logged, counted in
-        `metrics` and tried again, unless it can never succeed.
+        They join when they are ready. A start that fails is logged, counted in `metrics` and tried
+        again, unless it can never succeed.
 
         Args:
             wait: Return only when both are ready.
@@ -167,8 +156,8 @@ class Agent:
 
         Raises:
             ConfigError: If the agent was started before.
-            WorkerError: If shared memory cannot be allocated; with `wait`, if a start
-                fails or takes longer than `timeout`. The agent is closed then.
+            WorkerError: If shared memory cannot be allocated; with `wait`, if a start fails or
+                takes longer than `timeout`. The agent is closed then.
         """
         if self._stop.is_set() or self._started:
             raise ConfigError("An agent runs once. Make a new one.")
@@ -179,8 +168,8 @@ class Agent:
             if self._log is not None:
                 self._log.open(self._header(), self.executor)
             ring = None
-            if self._learner is not None:
-                ring = self._learner.open(self.executor)
+            if self._distiller is not None:
+                ring = self._distiller.open(self.executor)
             if self._planner is not None:
                 options = self._strategies
                 takes_part = "executor" in self._decider.order
@@ -204,7 +193,7 @@ class Agent:
             self._supervisor.start()
 
     def await_ready(self, timeout: float | None = None) -> None:
-        """Wait until planner and learner are ready.
+        """Wait until planner and distiller are ready.
 
         Args:
             timeout: Seconds to wait at most; None for as long as a start may take.
@@ -213,7 +202,7 @@ class Agent:
             WorkerError: If a start fails or takes longer, with what the process said.
         """
         end = time.monotonic() + (timeout or 0.0)
-        for port in (self._planner, self._learner):
+        for port in (self._planner, self._distiller):
             if port is not None and not self._stop.is_set():
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
@@ -235,9 +224,7 @@ class Agent:
         """
         import asyncio
 
-        start = asyncio.to_thread(
-            self.start, wait=wait, timeout=timeout, supervisor=supervisor
-        )
+        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout, supervisor=supervisor)
         starting = asyncio.ensure_future(start)
         try:
             await asyncio.shield(starting)
@@ -269,7 +256,7 @@ class Agent:
         }
 
     def close(self) -> None:
-        """End planner and learner; the last weights are swapped in first."""
+        """End planner and distiller; the last weights are swapped in first."""
         if self._stop.is_set():
             return
         self._stop.set()
@@ -285,8 +272,8 @@ class Agent:
         with self._closing:
             if self._planner is not None:
                 self._planner.close()
-            if self._learner is not None:
-                self._learner.close()
+            if self._distiller is not None:
+                self._distiller.close()
             if self._log is not None:
                 self._log.close()
 
@@ -336,39 +323,38 @@ class Agent:
     def _supervise(self) -> None:
         if self._planner is not None:
             self._planner.supervise()
-        if self._learner is not None:
-            self._learner.supervise()
-        if self._learner is None or not self._learner.inline:
+        if self._distiller is not None:
+            self._distiller.supervise()
+        if self._distiller is None or not self._distiller.inline:
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         self._swaps.follow_file()
         self._metrics.agreement.settle()
 
     @property
-    def executor(self) -> Frozen:
+    def executor(self) -> Executor:
         """The executor that acts now."""
-        return self._decider.form.frozen
+        return self._decider.form.executor
 
-    def swap(self, executor: Frozen | str | Path) -> None:
+    def swap(self, executor: Executor | str | Path) -> None:
         """Let another executor act from the next tick on.
 
-        It is compiled and tried before it takes over, on the caller's time. A distiller
-        goes on from it, if its architecture is the one that the distiller learns.
+        It is compiled and tried before it takes over, on the caller's time. A distiller goes on
+        from it, if its architecture is the one that the distiller learns.
 
         Args:
             executor: The executor, or the path of its file.
 
         Raises:
-            SpecError: If its observation, action or memory differ from those of the
-                present one, which acts on; if both come from files that tell other
-                names or units; or if a planner that rolls forward holds
-                an executor of another architecture.
+            SpecError: If its observation, action or memory differ from those of the present one,
+                which acts on; if both come from files that tell other names or units; or if a
+                planner that rolls forward holds an executor of another architecture.
             NumbersError: If it gives NaN or infinity; the present one acts on.
             BundleError: If the file cannot be read; the present one acts on.
         """
         self._swaps.swap(executor)
 
-    def rollback(self) -> Frozen:
+    def rollback(self) -> Executor:
         """Let the executor that acted before the last swap act again.
 
         The distiller, if there is one, goes on from it.
@@ -425,9 +411,7 @@ class Agent:
         Raises:
             SpecError: If the observation has another shape.
         """
-        action, source, reason, tick, version, taken = self._decide(
-            obs, round(lateness * 1e9)
-        )
+        action, source, reason, tick, version, taken = self._decide(obs, round(lateness * 1e9))
         return Decision(action, source, reason, tick, version, taken * 1e-9)
 
     def _decide(self, obs: Any, lateness: int) -> Outcome:
@@ -436,8 +420,8 @@ class Agent:
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
         out = self._decider.decide(obs, lateness)
-        if self._learner is not None and self._learner.inline:
-            self._learner.learn()
+        if self._distiller is not None and self._distiller.inline:
+            self._distiller.learn()
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         return out
@@ -477,10 +461,10 @@ class Agent:
         if self._log is not None:
             out.update(self._log.counts())
         if self._open or self._stop.is_set():
-            planner, learner = self._planner, self._learner
+            planner, distiller = self._planner, self._distiller
             out |= port_metrics(
                 planner.counts() if planner is not None else None,
-                learner.counts() if learner is not None else None,
+                distiller.counts() if distiller is not None else None,
                 out["swaps_refused_total"],
             )
         return out

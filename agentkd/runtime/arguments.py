@@ -36,19 +36,13 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     check_mode(given["mode"])
     for name, (kinds, words) in _KINDS.items():
         value = given[name]
-        if not isinstance(value, kinds) or (
-            isinstance(value, bool) != (kinds == (bool,))
-        ):
+        if not isinstance(value, kinds) or (isinstance(value, bool) != (kinds == (bool,))):
             raise ConfigError(f"{name} is {value!r}; give {words}.")
     routers = given["routers"]
-    if not isinstance(routers, Sequence) or not all(
-        isinstance(each, Router) for each in routers
-    ):
+    if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
     period, budget = given["period"], given["budget"]
     if not 0 <= budget < math.inf or (period is not None and not 0 < period < math.inf):
-        raise ConfigError(
-            f"budget={budget}, period={period}: seconds, at least 0 and above 0."
-        )
+        raise ConfigError(f"budget={budget}, period={period}: seconds, at least 0 and above 0.")
     if given["mode"] == "planner" and given["planner"] is None:
         raise ConfigError('mode="planner" needs a planner.')

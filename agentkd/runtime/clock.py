@@ -66,8 +66,8 @@ def check_period(period: float) -> float:
 class WallClock:
     """Ticks at start + k · period, whatever happens in between.
 
-    A tick that is due while its forerunner still works comes late. Where whole periods
-    went by, they are skipped and counted: ticks never come in bursts to catch up.
+    A tick that is due while its forerunner still works comes late. Where whole periods went by,
+    they are skipped and counted: ticks never come in bursts to catch up.
 
     Args:
         period: Seconds.
@@ -119,9 +119,7 @@ class WallClock:
             now = clock()
             while now < due:
                 now = clock()
-        tick = Tick(
-            self._index, (due - self._origin) * 1e-9, (now - due) * 1e-9, missed
-        )
+        tick = Tick(self._index, (due - self._origin) * 1e-9, (now - due) * 1e-9, missed)
         self._due = due + self._step
         self._index += 1
         return tick

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS
 from agentkd.errors import PlannerError
-from agentkd.spec import (
-    ActionSpec,
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-    Spec,
-)
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import ActionDist, Floats
 
 _SEEN = struct.Struct("<qqqqii")
@@ -37,17 +30,17 @@ class Seen:
 
     Attributes:
         tick: When it was made.
-        epoch: In which episode.
+        episode: In which episode.
         time: When it was handed over, in ns of `time.monotonic_ns`.
         obs: (obs,).
         lead: Ticks by which it is rolled forward before the planner is asked.
-        committed: What is done at the ticks from `tick` on as far as that is known,
-            flat, (ticks, width); None for nothing.
+        committed: What is done at the ticks from `tick` on as far as that is known, flat, (ticks,
+            width); None for nothing.
         heard: The number of the newest answer that the agent had when it sent this.
     """
 
     tick: int
-    epoch: int
+    episode: int
     time: int
     obs: Floats
     lead: int = 0
@@ -61,9 +54,9 @@ class Answer:
 
     Attributes:
         id: Counts the requests.
-        epoch: The episode of the observation.
-        tick: The tick that row 0 is for: the observation's, or the one that it was
-            rolled forward to.
+        episode: The episode of the observation.
+        tick: The tick that row 0 is for: the observation's, or the one that it was rolled forward
+            to.
         labels: How many labels came of the request: this one and the backlog's.
         thinking: Seconds the planner took.
         latency: Seconds from the observation's arrival to this answer.
@@ -72,18 +65,17 @@ class Answer:
         part: Counts the answers to one request.
         partial: Whether a better one follows.
         goal: (1, size), or None.
-        expected: What the planner expects to be observed at each row's tick,
-            (rows, obs), or None.
+        expected: What the planner expects to be observed at each row's tick, (rows, obs), or None.
         doubt: How far the planner's members were apart; NaN if it has none.
-        assumed: The actions, flat, (ticks, width), that the planner counted on for the
-            ticks from `seen` to `tick` - 1, then the executor's own action at `tick`
+        assumed: The actions, flat, (ticks, width), that the planner counted on for the ticks from
+            `seen` to `tick` - 1, then the executor's own action at `tick`
             if it acts there; None where the observation was not rolled forward.
-        predicted: The observation, (obs,), that the planner was asked about then; None
-            where it was the one seen.
+        predicted: The observation, (obs,), that the planner was asked about then; None where it was
+            the one seen.
     """
 
     id: int
-    epoch: int
+    episode: int
     tick: int
     labels: int
     thinking: float
@@ -150,9 +142,7 @@ class SeenCodec:
         self.bytes = _SEEN.size + 4 * (size + ahead * self._width)
         self._scratch = bytearray(self.bytes)
         self._size = size
-        self._obs: Floats = np.frombuffer(
-            self._scratch, np.float32, size, offset=_SEEN.size
-        )
+        self._obs: Floats = np.frombuffer(self._scratch, np.float32, size, offset=_SEEN.size)
         self._actions: NDArray[np.float32] = np.frombuffer(
             self._scratch, np.float32, ahead * self._width, _SEEN.size + 4 * size
         ).reshape(ahead, self._width)
@@ -160,7 +150,7 @@ class SeenCodec:
     def encode(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         time: int,
         obs: Floats,
         lead: int = 0,
@@ -169,7 +159,7 @@ class SeenCodec:
     ) -> bytearray:
         """Write; what it gives is valid until the next call."""
         count = 0 if committed is None else min(len(committed), len(self._actions))
-        _SEEN.pack_into(self._scratch, 0, tick, epoch, time, heard, lead, count)
+        _SEEN.pack_into(self._scratch, 0, tick, episode, time, heard, lead, count)
         self._obs[:] = obs
         if count and committed is not None:
             self._actions[:count] = committed[:count]
@@ -177,11 +167,11 @@ class SeenCodec:
 
     def decode(self, message: bytes) -> Seen:
         """Read what `encode` wrote."""
-        tick, epoch, time, heard, lead, count = _SEEN.unpack_from(message)
+        tick, episode, time, heard, lead, count = _SEEN.unpack_from(message)
         numbers = np.frombuffer(message, np.float32, offset=_SEEN.size)
         obs, rest = numbers[: self._size], numbers[self._size :]
         actions = rest[: count * self._width].reshape(count, self._width)
-        return Seen(tick, epoch, time, obs, lead, actions, heard)
+        return Seen(tick, episode, time, obs, lead, actions, heard)
 
 
 def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
@@ -208,14 +198,12 @@ def encode_answer(answer: Answer) -> bytes:
         pieces.append(rows.tobytes())
     numbers = answer.goal, answer.expected, answer.assumed, answer.predicted
     pieces += [
-        np.ascontiguousarray(each, np.float32).tobytes()
-        for each in numbers
-        if each is not None
+        np.ascontiguousarray(each, np.float32).tobytes() for each in numbers if each is not None
     ]
     header = _ANSWER.pack(
         answer.id,
         answer.part,
-        answer.epoch,
+        answer.episode,
         answer.origin,
         answer.tick,
         answer.labels,
@@ -249,7 +237,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
     (
         id_,
         part,
-        epoch,
+        episode,
         seen,
         tick,
         labels,
@@ -269,9 +257,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
     if kind >= 0:
         width = dists.width(KINDS[kind], spec.action)
         at = count * width
-        dist = dists.unpack(
-            KINDS[kind], numbers[:at].reshape(count, width), spec.action
-        )
+        dist = dists.unpack(KINDS[kind], numbers[:at].reshape(count, width), spec.action)
     if goal_size >= 0:
         goal = numbers[at : at + goal_size].reshape(1, goal_size)
         at += goal_size
@@ -289,7 +275,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
     return Answer(
         id=id_,
-        epoch=epoch,
+        episode=episode,
         tick=tick,
         labels=labels,
         thinking=thinking,

@@ -10,9 +10,9 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.executors.frozen import one_action
+from agentkd.executors.acting import Form, default_action
+from agentkd.executors.executor import one_action
 from agentkd.runtime.codec import Answer, flat_actions
-from agentkd.runtime.form import Form, default_action
 from agentkd.runtime.goals import unconditioned, write_goal
 from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
@@ -45,8 +45,8 @@ class Decider:
         planner: Where the planner is asked, None for the executor alone.
         mode: Who takes part.
         routers: Who else is asked whether a source may act.
-        default: What is done before anybody decided; None: the first choice, or the
-            action nearest to 0.
+        default: What is done before anybody decided; None: the first choice, or the action nearest
+            to 0.
         period: Nanoseconds that a decision may take, None for any.
         budget: Nanoseconds that it may wait for the planner.
         options: How strategies are asked for and take over.
@@ -63,7 +63,7 @@ class Decider:
         "_budget",
         "_deadline",
         "_default",
-        "_epoch",
+        "_episode",
         "_goals",
         "_held",
         "_history",
@@ -104,7 +104,7 @@ class Decider:
         wanted = options or StrategyOptions()
         self.form = self._used = self._acting = form
         self._goals = wanted.goals
-        spec = form.frozen.spec
+        spec = form.executor.spec
         if self._goals is not None:
             spec = unconditioned(spec, self._goals)
         self.spec, self._size = spec, spec.obs.size
@@ -123,11 +123,7 @@ class Decider:
         self.trust = None if patient else wanted.trusted(judged=judged)
         if self.trust is not None:
             self._judge = Judge(
-                self.trust,
-                spec.action,
-                self._history,
-                self._foretell,
-                self.metrics.vetoes,
+                self.trust, spec.action, self._history, self._foretell, self.metrics.vetoes
             )
         self._record = record
         self._default = default_action(spec.action, default)
@@ -135,7 +131,7 @@ class Decider:
         # Where no strategy can act, there is nothing to wait for.
         acts = "strategy" in self._routing.order or self._goals is not None
         self._budget = budget if acts else 0
-        self._tick = self._epoch = self._alone = self._held = 0
+        self._tick = self._episode = self._alone = self._held = 0
         self._last: Any = None
         self._actor: Actor | None = None
         self._thinking = 0.0
@@ -164,8 +160,8 @@ class Decider:
 
     def reset(self) -> None:
         """Begin a new episode: strategies of the old one no longer count."""
-        self._epoch += 1
-        self.metrics.epochs += 1
+        self._episode += 1
+        self.metrics.episodes += 1
         self._last = self._actor = None
         self._held = 0
         self._acting.memory[:] = 0.0
@@ -173,7 +169,7 @@ class Decider:
         self._routing.reset()
         self.worth.reset()
         if self._record is not None:
-            self._record.reset(self._epoch)
+            self._record.reset(self._episode)
 
     def _take_over(self, form: Form) -> None:
         """Let a form that was swapped in go on with what the one before remembers."""
@@ -182,10 +178,10 @@ class Decider:
             form.memory[:] = before
         self._acting = form
 
-    def resume(self, tick: int | None, epoch: int) -> None:
+    def resume(self, tick: int | None, episode: int) -> None:
         """Go on from a tick of an episode, as a replay does."""
         self._tick = self._tick if tick is None else tick
-        self._epoch = epoch
+        self._episode = episode
 
     def take_flat(self) -> None:
         """Take observations flat, (obs,), from now on."""
@@ -231,7 +227,7 @@ class Decider:
         self.strategies.tick(tick)
         if self._record is not None:
             self._used = self._record.executor(form, self._used)
-            self._record.observe(tick, self._epoch, lateness, seen)
+            self._record.observe(tick, self._episode, lateness, seen)
         # Before the planner is asked: it is never shown what is not finite.
         if form.run() if self._goals is None else not np.isfinite(seen).all():
             chosen = self._blind(seen)
@@ -278,14 +274,12 @@ class Decider:
             # What is decided at this tick goes with it: `_finish` sends it.
             self._asked = seen
         else:
-            self._planner.submit(tick, self._epoch, seen)
+            self._planner.submit(tick, self._episode, seen)
         self._hear(tick)
         if self._budget:
             self._wait(tick, due + self._budget - _RESERVE)
 
-    def _choose(
-        self, tick: int, obs: Floats, mine: Any, form: Form, left: int
-    ) -> Chosen:
+    def _choose(self, tick: int, obs: Floats, mine: Any, form: Form, left: int) -> Chosen:
         strategies, routing = self.strategies, self._routing
         theirs, why = None, "alone"
         if self._planner is not None and "strategy" in routing.order:
@@ -320,10 +314,10 @@ class Decider:
     def _foretell(self, obs: Floats) -> Any:
         """Give the executor's action at another observation, (obs,)."""
         # That of this tick: a swap may come meanwhile.
-        frozen = self._acting.frozen
-        if frozen.memory or self._goals is not None:
+        executor = self._acting.executor
+        if executor.memory or self._goals is not None:
             return None
-        return one_action(dists.mode(frozen(obs[None]), self.spec.action), frozen.spec)
+        return one_action(dists.mode(executor(obs[None]), self.spec.action), executor.spec)
 
     def _compare(self, mine: Any) -> None:
         strategy = self.strategies.current
@@ -338,9 +332,7 @@ class Decider:
             self._hear(self._tick)
         if not self._routing.routers:
             return self._fallback("nan")
-        self._routing.begin(
-            self._tick, obs, None, float("inf"), None, self._last, self._held
-        )
+        self._routing.begin(self._tick, obs, None, float("inf"), None, self._last, self._held)
         return self._routing.choose(self.strategies, None, "nan", self._default)
 
     def _fallback(self, why: str) -> Chosen:
@@ -349,13 +341,7 @@ class Decider:
         return self._default, "default", why
 
     def _finish(
-        self,
-        action: Any,
-        source: Source,
-        reason: str,
-        form: Form,
-        started: int,
-        lateness: int,
+        self, action: Any, source: Source, reason: str, form: Form, started: int, lateness: int
     ) -> Outcome:
         metrics, tick = self.metrics, self._tick
         self._tick += 1
@@ -377,8 +363,8 @@ class Decider:
         latency = metrics.latency_attached if attached else metrics.latency
         latency[source].record(taken)
         if self._record is not None:
-            self._record.decide(action, source, reason, form.frozen.version, taken)
-        return action, source, reason, tick, form.frozen.version, taken
+            self._record.decide(action, source, reason, form.executor.version, taken)
+        return action, source, reason, tick, form.executor.version, taken
 
     def _follow_up(self, action: Any, source: Source, tick: int) -> None:
         """Note who acted, and ask the planner about what comes of it."""
@@ -411,7 +397,7 @@ class Decider:
         lead = self._lead.value
         actions = [action, *self.strategies.upcoming(tick + 1, lead - 1)]
         committed = flat_actions(actions, self.spec.action)
-        self._planner.submit(tick, self._epoch, obs, lead, committed)
+        self._planner.submit(tick, self._episode, obs, lead, committed)
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None
@@ -435,11 +421,11 @@ class Decider:
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
             did = self._history.own_at(answer.tick)
-            here = answer.epoch == self._epoch or answer.tick == answer.origin
+            here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
         if "strategy" in self._routing.order or self._goals is not None:
-            self.strategies.offer(answer, tick, self._epoch)
+            self.strategies.offer(answer, tick, self._episode)
 
     def _wait(self, tick: int, limit: int) -> None:
         """Wait for this tick's answer until `limit`, if the planner is fast lately."""

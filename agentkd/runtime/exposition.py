@@ -1,8 +1,8 @@
 """Metrics for other programs: Prometheus text, over HTTP or in a file, and scalars.
 
-The text is the exposition format 0.0.4 (prometheus.io/docs/instrumenting/
-exposition_formats): base units, one group of lines for each metric, `# HELP` and
-`# TYPE` before it, label values escaped, a line feed after every line.
+The text is the exposition format 0.0.4 (prometheus.io/docs/instrumenting/ exposition_formats): base
+units, one group of lines for each metric, `# HELP` and `# TYPE` before it, label values escaped, a
+line feed after every line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Source = Callable[[], Mapping[str, Any]]
 # Name in `Agent.metrics`: what it is, and the labels of what is nested in it.
 _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ticks_total": ("Ticks.", ()),
-    "epochs_total": ("Episodes begun.", ()),
+    "episodes_total": ("Episodes begun.", ()),
     "decisions_total": ("Decisions by who decided and why.", ("source", "reason")),
     "starved_ticks_total": ("Ticks at which neither strategy nor executor acted.", ()),
     "vetoes_total": ("Sources that routers refused.", ("source", "reason")),
@@ -56,10 +56,10 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "observations_unlabelled_total": ("Observations that it did not.", ()),
     "labels_learnt_total": ("Labels that the distiller took.", ()),
     "labels_dropped_total": ("Labels that found the distiller too slow.", ()),
-    "learner_steps_total": ("Gradient steps.", ()),
-    "learner_errors_total": ("Steps of the distiller that failed.", ()),
-    "learner_restarts_total": ("Distillers started again.", ("cause",)),
-    "learner_starts_failed_total": ("Starts of the distiller that failed.", ()),
+    "distiller_steps_total": ("Gradient steps.", ()),
+    "distiller_errors_total": ("Steps of the distiller that failed.", ()),
+    "distiller_restarts_total": ("Distillers started again.", ("cause",)),
+    "distiller_starts_failed_total": ("Starts of the distiller that failed.", ()),
     "workers_raised_total": ("Priorities raised: the worker hardly ran.", ("worker",)),
     "swaps_total": ("Executors swapped in.", ()),
     "swaps_refused_total": ("Executors that were not swapped in.", ("reason",)),
@@ -77,12 +77,12 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "untrusted_share": ("Share of ticks at which strategy or executor acted.", ()),
     "shadow_agreement": ("Shadow and whoever acted, 0 to 1.", ()),
     "planner_ready": ("Whether the planner is ready, 0 or 1.", ()),
-    "learner_ready": ("Whether the distiller is ready, 0 or 1.", ()),
+    "distiller_ready": ("Whether the distiller is ready, 0 or 1.", ()),
     "planner_busy_ratio": ("Share of the time that the planner thinks.", ()),
     "reward_per_tick": ("Mean reward by who acted.", ("source",)),
     "strategies_worse": ("Whether strategies do worse than the executor, 0 or 1.", ()),
     "lead_ticks": ("Ticks by which observations are rolled forward.", ()),
-    "learner_progress": ("What the distiller tells of itself.", ("number",)),
+    "distiller_progress": ("What the distiller tells of itself.", ("number",)),
 }
 # Name there, name here, what it is, labels, and how many of its units make a base unit.
 _SUMMARIES: tuple[tuple[str, str, str, tuple[str, ...], float], ...] = (
@@ -110,13 +110,7 @@ _SUMMARIES: tuple[tuple[str, str, str, tuple[str, ...], float], ...] = (
         1e6,
     ),
     ("planner_latency_ticks", "planner_latency_ticks", "The same in ticks.", (), 1.0),
-    (
-        "strategy_age_ticks",
-        "strategy_age_ticks",
-        "Age of strategies that act.",
-        (),
-        1.0,
-    ),
+    ("strategy_age_ticks", "strategy_age_ticks", "Age of strategies that act.", (), 1.0),
     ("seam_jump", "seam_jump", "From one action to the next.", ("where",), 1.0),
 )
 
@@ -153,9 +147,7 @@ def _group(name: str, kind: str, about: str, samples: list[str]) -> list[str]:
     return head + samples
 
 
-def _leaves(
-    value: Any, nested: tuple[str, ...]
-) -> Iterator[tuple[dict[str, str], float]]:
+def _leaves(value: Any, nested: tuple[str, ...]) -> Iterator[tuple[dict[str, str], float]]:
     """The numbers in nested mappings, each with its labels."""
     if value is None:
         return
@@ -240,8 +232,8 @@ class PrometheusServer:
 
         with PrometheusServer(agent.metrics, 9400): …
 
-    Each scrape costs the interpreter about a millisecond, in slices of 0.1 ms between
-    which ticks come through; a scrape every second or so is meant.
+    Each scrape costs the interpreter about a millisecond, in slices of 0.1 ms between which ticks
+    come through; a scrape every second or so is meant.
 
     Args:
         source: Gives the metrics.
@@ -367,8 +359,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class PrometheusFile:
     """Writes metrics into a file every so often, for node_exporter's text collector.
 
-    The file is replaced whole, and for the last time at the end of the block. A disk
-    that refuses is told once and changes nothing else.
+    The file is replaced whole, and for the last time at the end of the block. A disk that refuses
+    is told once and changes nothing else.
 
     Args:
         source: Gives the metrics.

@@ -1,9 +1,9 @@
 """Goals: vectors from the planner that condition the executor, and how old they are.
 
-An executor with a goal observes the environment's observation, then the goal, then the
-goal's age from 0 to 1 (1 is `max_age` ticks). Where there is no goal, or it is older,
-it observes zeros at age 1. It has to have learnt with goals of every age, so that an
-old one is nothing new to it (as HiRT does with its latents, Zhang et al. 2024).
+An executor with a goal observes the environment's observation, then the goal, then the goal's age
+from 0 to 1 (1 is `max_age` ticks). Where there is no goal, or it is older, it observes zeros at age
+1. It has to have learnt with goals of every age, so that an old one is nothing new to it (as HiRT
+does with its latents, Zhang et al. 2024).
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class Goals:
         """Refuse what cannot be meant."""
         if self.size < 1 or self.max_age < 1:
             raise ConfigError(
-                f"Goals of size {self.size} with max_age {self.max_age}: both at least "
-                "1."
+                f"Goals of size {self.size} with max_age {self.max_age}: both at least 1."
             )
 
     @property
@@ -117,25 +116,23 @@ class GoalMemory:
         """Begin without goals."""
         self.goals = goals
         self._random = np.random.default_rng(seed)
-        self._kept: deque[tuple[int, int, Floats]] = deque(
-            maxlen=4 * goals.max_age + 64
-        )
+        self._kept: deque[tuple[int, int, Floats]] = deque(maxlen=4 * goals.max_age + 64)
 
-    def keep(self, epoch: int, tick: int, goal: Floats) -> None:
+    def keep(self, episode: int, tick: int, goal: Floats) -> None:
         """Take a goal, (size,), for the observation of a tick."""
-        self._kept.append((epoch, tick, np.array(goal, np.float32)))
+        self._kept.append((episode, tick, np.array(goal, np.float32)))
 
-    def newest(self, epoch: int, tick: int) -> tuple[Floats | None, int]:
+    def newest(self, episode: int, tick: int) -> tuple[Floats | None, int]:
         """The newest goal of an episode at a tick, (1, size), and its age."""
-        for kept_epoch, at, goal in reversed(self._kept):
-            if kept_epoch == epoch and at <= tick:
+        for kept_episode, at, goal in reversed(self._kept):
+            if kept_episode == episode and at <= tick:
                 return goal[None], tick - at
         return None, 0
 
-    def aged(self, epoch: int, tick: int, obs: Floats) -> Floats:
+    def aged(self, episode: int, tick: int, obs: Floats) -> Floats:
         """An executor's observation, (obs + size + 1,), with a goal of a random age."""
         wanted = int(self._random.integers(0, self.goals.max_age + 2))
-        goal, age = self.newest(epoch, tick - wanted)
+        goal, age = self.newest(episode, tick - wanted)
         out = np.empty(len(obs) + self.goals.width, np.float32)
         out[: len(obs)] = obs
         write_goal(out[len(obs) :], self.goals, goal, age + wanted)

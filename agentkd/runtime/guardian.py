@@ -1,10 +1,10 @@
 """The guardian of a worker: a process that ends the worker and all its descendants.
 
-It runs as a program of its own, `python -c BOOT`, and forks the worker before any
-library has started a thread. As the worker's parent and the reaper of orphans it finds
-every process that the worker has started, also those in other sessions and those whose
-parents have ended. It ends all of them when the worker ends, when its standard input
-closes, and when the process that started it is gone, however that one ended.
+It runs as a program of its own, `python -c BOOT`, and forks the worker before any library has
+started a thread. As the worker's parent and the reaper of orphans it finds every process that the
+worker has started, also those in other sessions and those whose parents have ended. It ends all of
+them when the worker ends, when its standard input closes, and when the process that started it is
+gone, however that one ended.
 
 This module imports nothing of agentkd, so that the guardian stays small.
 """
@@ -31,8 +31,8 @@ _LOOK = 1.0
 def main() -> None:
     """Fork, and run "module:function" with its orders in the worker.
 
-    The arguments are the starting process's id, `sys.path` as JSON, the function, and
-    the descriptor and size of the orders, which are JSON.
+    The arguments are the starting process's id, `sys.path` as JSON, the function, and the
+    descriptor and size of the orders, which are JSON.
     """
     parent, path, entry, descriptor, size = sys.argv[2:7]
     sys.path[:] = json.loads(path)

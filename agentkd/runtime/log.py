@@ -1,12 +1,11 @@
 """The decision log: every decision with what it was made of, to be replayed.
 
-A tick hands its numbers over and goes on; a thread lays them out, adds checksums and
-writes. The file is a magic word and records; each record is its length, its CRC-32 and
-so many bytes, of which the first tells its kind. What a killed process had written is
-whole up to the last record. There are two files, PATH and the older PATH.1, which
-together keep the limit; while one takes the other's place there is for a moment a
-third, PATH.new, with nothing but its beginning. A log of an earlier run is renamed:
-decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
+A tick hands its numbers over and goes on; a thread lays them out, adds checksums and writes. The
+file is a magic word and records; each record is its length, its CRC-32 and so many bytes, of which
+the first tells its kind. What a killed process had written is whole up to the last record. There
+are two files, PATH and the older PATH.1, which together keep the limit; while one takes the other's
+place there is for a moment a third, PATH.new, with nothing but its beginning. A log of an earlier
+run is renamed: decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ import numpy as np
 
 from agentkd.deploy.bundle import to_bytes
 from agentkd.errors import AgentkdError, ConfigError, WriteError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import Form
+from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, encode_answer, encode_weights
-from agentkd.runtime.form import Form
 from agentkd.types import Floats, Source
 
 log = logger(__name__)
@@ -39,7 +38,7 @@ log = logger(__name__)
 MAGIC = b"AKDLOG1\n"
 FRAME = struct.Struct("<II")
 TICK = struct.Struct("<qiqqqqHH")
-"""Tick, epoch, ns late, ns left, ns taken, executor's version, source, reason."""
+"""Tick, episode, ns late, ns left, ns taken, executor's version, source, reason."""
 NAME = struct.Struct("<H")
 NUMBER = struct.Struct("<q")
 HEADER, EXECUTOR, WEIGHTS, CALLED, RESET, HEARD, DECIDED, LOST, END = b"HEWNRATLZ"
@@ -61,7 +60,7 @@ class Recorder(Protocol):
         """Say who acts from now on, if that changed; gives `form`."""
         ...
 
-    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+    def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
         """Say what is observed, (obs,)."""
         ...
 
@@ -73,13 +72,11 @@ class Recorder(Protocol):
         """Say how much time is left; gives how much is to be reckoned with."""
         ...
 
-    def decide(
-        self, action: Any, source: Source, reason: str, version: int, taken: int
-    ) -> None:
+    def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
         """Say what was decided."""
         ...
 
-    def reset(self, epoch: int) -> None:
+    def reset(self, episode: int) -> None:
         """Say that an episode begins."""
         ...
 
@@ -96,12 +93,7 @@ class DecisionLog:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        limit: int = 64 << 20,
-        overwrite: bool = False,
-        keep: int = 3,
+        self, path: str | Path, *, limit: int = 64 << 20, overwrite: bool = False, keep: int = 3
     ) -> None:
         """Take the place; `open` begins."""
         if limit < LEAST:
@@ -120,11 +112,11 @@ class DecisionLog:
         self._size = self._segment = 0
         self._names: dict[str, int] = {}
         self._header: Mapping[str, Any] = {}
-        self._frozen: Frozen | None = None
+        self._executor: Executor | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def open(self, header: Mapping[str, Any], executor: Frozen) -> None:
+    def open(self, header: Mapping[str, Any], executor: Executor) -> None:
         """Begin the file.
 
         Args:
@@ -136,7 +128,7 @@ class DecisionLog:
             WriteError: If it cannot be written.
         """
         self._header = {**header, "run": os.urandom(8).hex(), "began": time.time()}
-        self._frozen = executor
+        self._executor = executor
         try:
             self._need_unused()
             self._make_room()
@@ -170,8 +162,7 @@ class DecisionLog:
             fcntl.flock(there, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"The log {self.path} is being written by another agent. Name another "
-                "file."
+                f"The log {self.path} is being written by another agent. Name another file."
             ) from error
         except OSError:  # a file system without locks
             return
@@ -225,12 +216,12 @@ class DecisionLog:
     def executor(self, form: Form, used: Form) -> Form:
         """Note a swap."""
         if form is not used:
-            self._put(WEIGHTS, form.frozen)
+            self._put(WEIGHTS, form.executor)
         return form
 
-    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+    def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
         """Keep the observation until the decision is known."""
-        self._seen = tick, epoch, lateness, obs.tobytes()
+        self._seen = tick, episode, lateness, obs.tobytes()
 
     def hear(self, answer: Answer) -> None:
         """Note an answer."""
@@ -241,17 +232,15 @@ class DecisionLog:
         self._left = ns
         return ns
 
-    def decide(
-        self, action: Any, source: Source, reason: str, version: int, taken: int
-    ) -> None:
+    def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
         """Note a decision."""
         flat = np.asarray(action, np.float32).tobytes()
         seen = self._seen
         self._put(DECIDED, (seen, self._left, taken, version, source, reason, flat))
 
-    def reset(self, epoch: int) -> None:
+    def reset(self, episode: int) -> None:
         """Note that an episode begins."""
-        self._put(RESET, epoch)
+        self._put(RESET, episode)
 
     def _put(self, kind: int, what: Any) -> None:
         if len(self._queue) >= _PENDING or self.error:
@@ -300,13 +289,13 @@ class DecisionLog:
         if kind == WEIGHTS:
             return [self._swap(what)]
         framed = self._framed(kind, NUMBER.pack(what))
-        if kind == LOST and self._frozen is not None:
+        if kind == LOST and self._executor is not None:
             # A swap may have been among what was lost.
-            return [framed, self._whole(self._frozen)]
+            return [framed, self._whole(self._executor)]
         return [framed]
 
     def _decision(self, what: Any) -> list[bytes]:
-        (tick, epoch, late, obs), left, taken, version, source, reason, flat = what
+        (tick, episode, late, obs), left, taken, version, source, reason, flat = what
         pieces = []
         for name in (source, reason):
             if name not in self._names:
@@ -314,35 +303,26 @@ class DecisionLog:
                 number = NAME.pack(self._names[name])
                 pieces.append(self._framed(CALLED, number + name.encode()))
         head = TICK.pack(
-            tick,
-            epoch,
-            late,
-            left,
-            taken,
-            version,
-            self._names[source],
-            self._names[reason],
+            tick, episode, late, left, taken, version, self._names[source], self._names[reason]
         )
         pieces.append(self._framed(DECIDED, head + obs + flat))
         return pieces
 
-    def _swap(self, frozen: Frozen) -> bytes:
-        before, self._frozen = self._frozen, frozen
-        vector = frozen.vector()
+    def _swap(self, executor: Executor) -> bytes:
+        before, self._executor = self._executor, executor
+        vector = executor.vector()
         if (
             before is None
             or (before.architecture, before.head, before.clip, before.spec)
-            != (frozen.architecture, frozen.head, frozen.clip, frozen.spec)
+            != (executor.architecture, executor.head, executor.clip, executor.spec)
             or len(before.vector()) != len(vector)
         ):
-            return self._whole(frozen)
-        body = NUMBER.pack(frozen.version) + encode_weights(vector)
+            return self._whole(executor)
+        body = NUMBER.pack(executor.version) + encode_weights(vector)
         return self._framed(WEIGHTS, body)
 
-    def _whole(self, frozen: Frozen) -> bytes:
-        return self._framed(
-            EXECUTOR, NUMBER.pack(frozen.version) + to_bytes(frozen, {})
-        )
+    def _whole(self, executor: Executor) -> bytes:
+        return self._framed(EXECUTOR, NUMBER.pack(executor.version) + to_bytes(executor, {}))
 
     @staticmethod
     def _framed(kind: int, body: bytes) -> bytes:
@@ -364,7 +344,7 @@ class DecisionLog:
         self._file = -1
 
     def _begin_file(self) -> None:
-        assert self._frozen is not None
+        assert self._executor is not None
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._file = os.open(self._fresh, flags, 0o644)
         with contextlib.suppress(OSError):  # a file system without locks
@@ -372,7 +352,7 @@ class DecisionLog:
         self._size = 0
         self._names = {}
         header = json.dumps({**self._header, "segment": self._segment}).encode()
-        first = MAGIC + self._framed(HEADER, header) + self._whole(self._frozen)
+        first = MAGIC + self._framed(HEADER, header) + self._whole(self._executor)
         if 4 * len(first) > self._limit:
             raise WriteError(
                 f"The executor alone takes {len(first)} bytes of a log of "
@@ -427,8 +407,7 @@ def _need_log(path: Path) -> None:
             begun = MAGIC.startswith(file.read(len(MAGIC)))
     if not begun:
         raise ConfigError(
-            f"{path} is there already and is no decision log. Name another file for "
-            "the log."
+            f"{path} is there already and is no decision log. Name another file for the log."
         )
 
 

@@ -12,16 +12,10 @@ import numpy as np
 
 from agentkd.deploy.bundle import from_bytes
 from agentkd.errors import LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file
-from agentkd.runtime.codec import (
-    Answer,
-    action_width,
-    decode_answer,
-    decode_weights,
-    shaped_action,
-)
+from agentkd.runtime.codec import Answer, action_width, decode_answer, decode_weights, shaped_action
 from agentkd.runtime.log import (
     CALLED,
     DECIDED,
@@ -54,7 +48,7 @@ class Decided:
 
     Attributes:
         tick: The tick.
-        epoch: The episode.
+        episode: The episode.
         lateness: Seconds by which the tick came late.
         left: Seconds that were left until the deadline.
         taken: Seconds that the decision took.
@@ -66,7 +60,7 @@ class Decided:
     """
 
     tick: int
-    epoch: int
+    episode: int
     lateness: float
     left: float
     taken: float
@@ -89,14 +83,14 @@ class Heard:
 class Reset:
     """An episode begins."""
 
-    epoch: int
+    episode: int
 
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
     """Another executor acts from here on."""
 
-    executor: Frozen
+    executor: Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +140,8 @@ class LogFile:
         if older.exists() and not alone:
             data = _read(older)
             before = _header(data, older)
-            # One that an earlier run left is none of ours, and one that has just been
-            # put there may be the same again.
+            # One that an earlier run left is none of ours, and one that has just been put there may
+            # be the same again.
             if _follows(before, self.header):
                 self._parts.insert(0, data)
                 self.whole = before.get("segment") == 0
@@ -165,10 +159,10 @@ class LogFile:
 
     def _events(self) -> Iterator[Event]:
         self.ended, self.torn = False, 0
-        frozen: Frozen | None = None
+        executor: Executor | None = None
         for data in self._parts:
             names: dict[int, str] = {}
-            whole, known = len(MAGIC), frozen is not None
+            whole, known = len(MAGIC), executor is not None
             for kind, body, end in _records(data, len(MAGIC)):
                 whole = end
                 if kind == END:
@@ -177,10 +171,10 @@ class LogFile:
                     (number,) = NAME.unpack_from(body)
                     names[number] = body[NAME.size :].decode(errors="replace")
                 elif kind in (EXECUTOR, WEIGHTS):
-                    frozen = _executor(kind, body, frozen, self.path)
+                    executor = _executor(kind, body, executor, self.path)
                     # An older file's successor begins with the one that acts already.
                     if not known:
-                        yield Swapped(frozen)
+                        yield Swapped(executor)
                     known = False
                 elif kind != HEADER:
                     yield self._event(kind, body, names)
@@ -202,14 +196,14 @@ class LogFile:
         )
 
     def _decided(self, body: bytes, names: Mapping[int, str]) -> Decided:
-        tick, epoch, late, left, taken, version, source, reason = TICK.unpack_from(body)
+        tick, episode, late, left, taken, version, source, reason = TICK.unpack_from(body)
         numbers = np.frombuffer(body, np.float32, offset=TICK.size)
         size = self.spec.obs.size
         if len(numbers) != size + action_width(self.spec.action):
             raise LoadError(f"{self.path}: a decision of {len(numbers)} numbers.")
         return Decided(
             tick=tick,
-            epoch=epoch,
+            episode=episode,
             lateness=late * 1e-9,
             left=left * 1e-9,
             taken=taken * 1e-9,
@@ -232,9 +226,7 @@ def _header(data: bytes, path: Path) -> dict[str, Any]:
     """Read the header, and check the types of what is used of it."""
     kind, body, _ = next(_records(data, len(MAGIC)), (0, b"", 0))
     if kind != HEADER:
-        raise LoadError(
-            f"{path} ends before its header does: nothing can be read of it."
-        )
+        raise LoadError(f"{path} ends before its header does: nothing can be read of it.")
     found = parse_json(body, f"{path}: its header")
     fields = Fields(found, f"{path}: its header")
     fields.whole("segment", 0)
@@ -256,13 +248,13 @@ def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
         yield body[0], body[1:], at
 
 
-def _executor(kind: int, body: bytes, before: Frozen | None, path: Path) -> Frozen:
+def _executor(kind: int, body: bytes, before: Executor | None, path: Path) -> Executor:
     with loading(f"{path}: an executor in it"):
         (version,) = NUMBER.unpack_from(body)
         rest = body[NUMBER.size :]
         if kind == EXECUTOR:
-            frozen = from_bytes(rest).frozen
-            return frozen.with_vector(frozen.vector(), version)
+            executor = from_bytes(rest).executor
+            return executor.with_vector(executor.vector(), version)
         if before is None:
             raise LoadError(f"{path}: weights without an executor.")
         return before.with_vector(decode_weights(rest), version)

@@ -58,8 +58,8 @@ class Loop:
         env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them.
         limits: When to end.
         seed: Episode i is reset with seed + i; None: unseeded.
-        views: How many decisions wait for whoever looks on. On the wall clock more are
-            dropped and counted; a virtual clock waits instead.
+        views: How many decisions wait for whoever looks on. On the wall clock more are dropped and
+            counted; a virtual clock waits instead.
         realtime: What is asked of the system on the wall clock.
     """
 
@@ -148,11 +148,9 @@ class Loop:
                     now = self._seconds = self._clock.now()
                     left = tick.scheduled + self._clock.period - now
                     waited = 0.0 if self._virtual else now - collected
-                    if waited > _COLLECT_SECONDS and (
-                        left > slack or waited > _OVERDUE
-                    ):
-                        # Old garbage too, now and then: what lived before the run is
-                        # frozen, so there is little to look through.
+                    if waited > _COLLECT_SECONDS and (left > slack or waited > _OVERDUE):
+                        # Old garbage too, now and then: what lived before the run is frozen, so
+                        # there is little to look through.
                         passes += 1
                         gc.collect(0 if passes % _FULL_EVERY else 2)
                         collected = now

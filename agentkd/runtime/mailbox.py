@@ -1,8 +1,8 @@
 """Messages from one process to another, the newest first in importance.
 
-The writer never waits: a message that nobody took in time is overwritten, and the
-reader counts it. Each slot carries its message's number before and after (a sequence
-lock) and a CRC-32, so what was half written when its writer died is never read.
+The writer never waits: a message that nobody took in time is overwritten, and the reader counts it.
+Each slot carries its message's number before and after (a sequence lock) and a CRC-32, so what was
+half written when its writer died is never read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Mailbox:
         segment: The shared memory of a mailbox that exists already.
     """
 
-    def __init__(
-        self, size: int, slots: int = 1, segment: Segment | None = None
-    ) -> None:
+    def __init__(self, size: int, slots: int = 1, segment: Segment | None = None) -> None:
         """Lay the slots out."""
         if size < 1 or slots < 1:
             raise ConfigError(f"A mailbox of {slots} slots of {size} bytes cannot be.")
@@ -88,8 +86,8 @@ class Mailbox:
     def take(self) -> list[bytes]:
         """Take what was written since the last time, oldest first.
 
-        Messages that were overwritten, or that are not whole, are left out and counted
-        in `missed` and `torn`.
+        Messages that were overwritten, or that are not whole, are left out and counted in `missed`
+        and `torn`.
         """
         words = self._words
         written, taken = words[_WRITTEN], words[_TAKEN]

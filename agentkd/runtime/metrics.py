@@ -148,7 +148,7 @@ class Metrics:
         "answers",
         "deadline_misses",
         "decisions",
-        "epochs",
+        "episodes",
         "inside_jump",
         "latency",
         "latency_attached",
@@ -188,14 +188,12 @@ class Metrics:
         self.missed_cycles = 0
         self.nan_observations = 0
         self.router_errors = 0
-        self.epochs = 1
+        self.episodes = 1
         self.swaps = 0
         self.swaps_refused: dict[str, int] = {}
         self.rollbacks: dict[str, int] = {}
 
-    def jumped(
-        self, action: Any, last: Any, actor: tuple[Any, ...], before: Any
-    ) -> None:
+    def jumped(self, action: Any, last: Any, actor: tuple[Any, ...], before: Any) -> None:
         """Record how far an action is from the last one.
 
         Args:
@@ -217,8 +215,7 @@ class Metrics:
         """Everything as plain values."""
         by_planner = {"absent": self.latency, "ready": self.latency_attached}
         by_source = {
-            source: _joined(each[source] for each in by_planner.values())
-            for source in self.latency
+            source: _joined(each[source] for each in by_planner.values()) for source in self.latency
         }
         decided = {source: _counted(self.decisions, source) for source in self.latency}
         return {
@@ -227,7 +224,7 @@ class Metrics:
             "starved_ticks_total": decided["hold"] + decided["default"],
             "vetoes_total": _nested(self.vetoes),
             "router_errors_total": self.router_errors,
-            "epochs_total": self.epochs,
+            "episodes_total": self.episodes,
             "deadline_miss_total": self.deadline_misses,
             "missed_cycles_total": self.missed_cycles,
             "nan_observations_total": self.nan_observations,
@@ -238,8 +235,7 @@ class Metrics:
                 if each.summary()["count"]
             },
             "decision_latency_by_planner_us": {
-                planner: _joined(each.values()).summary()
-                for planner, each in by_planner.items()
+                planner: _joined(each.values()).summary() for planner, each in by_planner.items()
             },
             "tick_lateness_us": self.lateness.summary(),
             "tick_period_us": self.periods.summary(),

@@ -14,11 +14,10 @@ _FORGET = 0.2
 class Pace:
     """Keeps a request about as quick as one about the newest observation alone.
 
-    A large model labels a batch in the time of one observation; a search takes as many
-    times longer. Which it is shows when it is asked: first about the newest alone, to
-    know what that takes. Then the limit begins at 16, doubles while a request takes at
-    most twice as long as that of one observation (or less than five milliseconds), and
-    halves where it takes longer.
+    A large model labels a batch in the time of one observation; a search takes as many times
+    longer. Which it is shows when it is asked: first about the newest alone, to know what that
+    takes. Then the limit begins at 16, doubles while a request takes at most twice as long as that
+    of one observation (or less than five milliseconds), and halves where it takes longer.
 
     Args:
         most: The limit's own limit.

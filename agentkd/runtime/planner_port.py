@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, final, runtime_checkable
 
 from agentkd.errors import ConfigError, PlannerError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.ring import LabelRing
@@ -54,9 +54,7 @@ class PlannerCounts:
 class PlannerPort(Protocol):
     """A planner as a tick sees it. `submit` and `poll` never wait for it."""
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Start, and return without waiting for the planner.
 
         Args:
@@ -85,7 +83,7 @@ class PlannerPort(Protocol):
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -96,16 +94,16 @@ class PlannerPort(Protocol):
 
         Args:
             tick: The tick.
-            epoch: The episode.
+            episode: The episode.
             obs: (obs,).
             lead: Ticks by which it is to be rolled forward first.
-            committed: What is done at the ticks from this one on, as far as that is
-                known, flat, (ticks, width).
+            committed: What is done at the ticks from this one on, as far as that is known, flat,
+                (ticks, width).
             more: Whether a newer observation follows at once.
         """
         ...
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Take note of the executor that acts from now on; not on the tick's way."""
         ...
 
@@ -149,17 +147,17 @@ def newest_heard(answers: Sequence[Answer], before: int) -> int:
 class InlinePlanner:
     """A planner asked on the tick itself, whose answer is held back for some ticks.
 
-    It is deterministic and belongs with a virtual clock. One request is in flight at a
-    time; the next takes the observation of the tick at which its answer came. Of an
-    anytime planner's n answers the i-th is out after i/n of the latency.
+    It is deterministic and belongs with a virtual clock. One request is in flight at a time; the
+    next takes the observation of the tick at which its answer came. Of an anytime planner's n
+    answers the i-th is out after i/n of the latency.
 
     Args:
         policy: The planner.
-        latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A
-            function gives it for each request, counted from 1.
-        after: Whether an answer is out just after the tick that it is due at, as on a
-            wall clock, instead of at it: the planner takes its next observation before
-            the agent hears the answer.
+        latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A function gives
+            it for each request, counted from 1.
+        after: Whether an answer is out just after the tick that it is due at, as on a wall clock,
+            instead of at it: the planner takes its next observation before the agent hears the
+            answer.
         backlog: How many observations between two requests become labels.
     """
 
@@ -186,14 +184,10 @@ class InlinePlanner:
         self._error = ""
         self._thinker: Thinker | None = None
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Get to know the environment and where labels go."""
         self._ring = ring
-        self._thinker = Thinker(
-            self._policy, spec, backlog=ring is not None, demands=demands
-        )
+        self._thinker = Thinker(self._policy, spec, backlog=ring is not None, demands=demands)
 
     @property
     def ready(self) -> bool:
@@ -206,7 +200,7 @@ class InlinePlanner:
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -215,11 +209,11 @@ class InlinePlanner:
     ) -> None:
         """Take an observation; ask the planner if no answer is outstanding."""
         self._land(tick)
-        self._leave(epoch)
+        self._leave(episode)
         seen = self._seen
         self._unlabelled += len(seen) == seen.maxlen
         now = time.monotonic_ns()
-        seen.append(Seen(tick, epoch, now, obs.copy(), lead, committed, self._heard))
+        seen.append(Seen(tick, episode, now, obs.copy(), lead, committed, self._heard))
         self._ticks += not more
         assert self._thinker is not None
         if not self._flight and not more and self._thinker.may_ask(seen[-1]):
@@ -249,10 +243,10 @@ class InlinePlanner:
         self._flight.append((tick + latency, last))
         self._land(tick)
 
-    def _leave(self, epoch: int) -> None:
+    def _leave(self, episode: int) -> None:
         """Leave an anytime planner in the middle when its episode is over."""
         anytime = self._thinker is not None and self._thinker.anytime
-        if anytime and self._flight and self._flight[0][1].answer.epoch != epoch:
+        if anytime and self._flight and self._flight[0][1].answer.episode != episode:
             self._heard = self._flight[-1][1].answer.id  # it never comes
             self._flight.clear()
 
@@ -280,7 +274,7 @@ class InlinePlanner:
         self._heard = newest_heard(out, self._heard)
         return out
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Let another executor act while the planner thinks."""
         if self._thinker is not None:
             self._thinker.follow(executor)
@@ -328,17 +322,13 @@ class ThreadPlanner:
         self._thought, self._closing, self._failing = 0.0, False, False
         self._opened = time.monotonic()
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Start the thread."""
         # An earlier run may have told it to give up.
         resume = getattr(self._policy, "resume", None)
         if callable(resume):
             resume()
-        self._thinker = Thinker(
-            self._policy, spec, backlog=ring is not None, demands=demands
-        )
+        self._thinker = Thinker(self._policy, spec, backlog=ring is not None, demands=demands)
         self._opened = time.monotonic()
         self._thread = threading.Thread(
             target=self._run, args=(self._thinker, ring), name="planner", daemon=True
@@ -386,14 +376,14 @@ class ThreadPlanner:
         if self._closing:
             return True
         try:
-            return self._seen[-1].epoch != answer.epoch
+            return self._seen[-1].episode != answer.episode
         except IndexError:
             return False
 
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -403,9 +393,7 @@ class ThreadPlanner:
         """Take an observation and wake the thread."""
         self._unlabelled += len(self._seen) == self._seen.maxlen
         now = time.monotonic_ns()
-        self._seen.append(
-            Seen(tick, epoch, now, obs.copy(), lead, committed, self._heard)
-        )
+        self._seen.append(Seen(tick, episode, now, obs.copy(), lead, committed, self._heard))
         if self._wake.empty() and not more:
             self._wake.put(True)
 
@@ -417,7 +405,7 @@ class ThreadPlanner:
         self._heard = newest_heard(out, self._heard)
         return out
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Let another executor act while the planner thinks."""
         if self._thinker is not None:
             self._thinker.follow(executor)

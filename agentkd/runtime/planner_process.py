@@ -10,23 +10,12 @@ from typing import Any, final
 from agentkd.deploy.bundle import to_bytes
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.description import interchangeable
-from agentkd.executors.frozen import Frozen
-from agentkd.runtime.codec import (
-    Answer,
-    SeenCodec,
-    answer_size,
-    decode_answer,
-    encode_weights,
-)
+from agentkd.executors.executor import Executor
+from agentkd.runtime.codec import Answer, SeenCodec, answer_size, decode_answer, encode_weights
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell
-from agentkd.runtime.planner_port import (
-    BACKLOG,
-    PlannerCounts,
-    check_backlog,
-    newest_heard,
-)
-from agentkd.runtime.process import Patience, Remote, Worker
+from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, check_backlog, newest_heard
+from agentkd.runtime.process import Patience, Process, Worker
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.status import DROPPED, ERRORS, LABELS
 from agentkd.runtime.thinking import Demands
@@ -41,9 +30,9 @@ _SERVE = "agentkd.runtime.planner_service:serve"
 class ProcessPlanner:
     """A planner in a spawned process that is started again when it dies or hangs.
 
-    Each tick puts its observation into shared memory. When the planner is free it takes
-    all of them, answers the newest, and labels the rest in the same batch, as many as
-    do not make the answer later (`Pace`). Labels go
+    Each tick puts its observation into shared memory. When the planner is free it takes all of
+    them, answers the newest, and labels the rest in the same batch, as many as do not make the
+    answer later (`Pace`). Labels go
     from its process into the ring, so the tick copies nothing but the observation.
 
     Args:
@@ -57,7 +46,7 @@ class ProcessPlanner:
 
     def __init__(
         self,
-        remote: Remote,
+        remote: Process,
         *,
         backlog: int = BACKLOG,
         at_least: float = 0.0,
@@ -76,12 +65,10 @@ class ProcessPlanner:
         self._alone = alone
         self._weights: Mailbox | None = None
         self._heard = 0
-        self._rolled: Frozen | None = None
+        self._rolled: Executor | None = None
         self._worker: Worker | None = None
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Lay out the shared memory and start the process."""
         wants = demands or Demands()
         self._spec = spec
@@ -111,13 +98,7 @@ class ProcessPlanner:
             "demands": self._demands(wants, shared),
         }
         self._worker = Worker(
-            "planner",
-            self._remote,
-            _SERVE,
-            orders,
-            shared,
-            self._patience,
-            self._bell.ring,
+            "planner", self._remote, _SERVE, orders, shared, self._patience, self._bell.ring
         )
         self._worker.check()
 
@@ -162,7 +143,7 @@ class ProcessPlanner:
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -171,9 +152,7 @@ class ProcessPlanner:
     ) -> None:
         """Put an observation where the planner finds it."""
         now = time.monotonic_ns()
-        self._seen.write(
-            self._codec.encode(tick, epoch, now, obs, lead, committed, self._heard)
-        )
+        self._seen.write(self._codec.encode(tick, episode, now, obs, lead, committed, self._heard))
         if not more:
             self._bell.ring()
 
@@ -186,7 +165,7 @@ class ProcessPlanner:
         self._heard = newest_heard(found, self._heard)
         return found
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Send another executor to act while the planner thinks."""
         if self._weights is None or self._rolled is None:
             return

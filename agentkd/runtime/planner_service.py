@@ -11,14 +11,8 @@ from typing import Any
 
 from agentkd.deploy.bundle import from_bytes
 from agentkd.errors import ConfigError, PlannerError
-from agentkd.executors.frozen import Frozen
-from agentkd.runtime.codec import (
-    Answer,
-    Seen,
-    SeenCodec,
-    decode_weights,
-    encode_answer,
-)
+from agentkd.executors.executor import Executor
+from agentkd.runtime.codec import Answer, Seen, SeenCodec, decode_weights, encode_answer
 from agentkd.runtime.goals import Goals, conditioned
 from agentkd.runtime.mailbox import Mailbox
 from agentkd.runtime.memory import Bell, Segment
@@ -70,8 +64,8 @@ def serve(orders: Mapping[str, Any], made: Any, status: Status, words: Mailbox) 
             bell.wait(_IDLE)
             continue
         messages, waiting = waiting, []
-        # The oldest are given up: what a slow planner cannot label never delays it. One
-        # with a memory needs them all.
+        # The oldest are given up: what a slow planner cannot label never delays it. One with a
+        # memory needs them all.
         if not thinker.recurrent:
             status.count(DROPPED, max(0, len(messages) - pace.limit))
             messages = messages[-pace.limit :]
@@ -107,7 +101,7 @@ def _demands(told: Mapping[str, Any]) -> tuple[Demands, Mailbox | None]:
     roll = RollForward(**told["roll"])
     if told["executor"] is None:
         return Demands(roll, goals), None
-    executor = from_bytes(base64.b64decode(told["executor"])).frozen
+    executor = from_bytes(base64.b64decode(told["executor"])).executor
     return Demands(roll, goals, executor), Mailbox.attach(*told["weights"])
 
 
@@ -138,8 +132,8 @@ def _thinker(
 
 
 def _followed(
-    thinker: Thinker, executor: Frozen | None, weights: Mailbox | None
-) -> Frozen | None:
+    thinker: Thinker, executor: Executor | None, weights: Mailbox | None
+) -> Executor | None:
     """Take the newest executor, if there is a new one."""
     found = weights.take() if weights is not None else []
     if not found or executor is None:
@@ -165,7 +159,7 @@ def _think(
         answers.write(encode_answer(thought.answer))
         status.beat()
         newest = seen.last()
-        if newest is not None and codec.decode(newest).epoch != thought.answer.epoch:
+        if newest is not None and codec.decode(newest).episode != thought.answer.episode:
             return None
     return thought
 
@@ -180,6 +174,4 @@ def _not_before(began: float, seconds: float, answer: Answer, status: Status) ->
         status.beat()
         missing = began + seconds - time.monotonic()
     late = time.monotonic() - began - answer.thinking
-    return replace(
-        answer, thinking=answer.thinking + late, latency=answer.latency + late
-    )
+    return replace(answer, thinking=answer.thinking + late, latency=answer.latency + late)

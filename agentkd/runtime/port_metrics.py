@@ -1,4 +1,4 @@
-"""What planner and learner counted, under the names of an agent's metrics."""
+"""What planner and distiller counted, under the names of an agent's metrics."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from agentkd.runtime.learner_port import LearnerCounts
+from agentkd.runtime.distiller_port import DistillerCounts
 from agentkd.runtime.planner_port import PlannerCounts
 from agentkd.runtime.status import Health
 
 
 def port_metrics(
-    planner: PlannerCounts | None,
-    learner: LearnerCounts | None,
-    refused: Mapping[str, int],
+    planner: PlannerCounts | None, distiller: DistillerCounts | None, refused: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the counts as plain values, by name.
 
     Args:
         planner: What the planner counted, None without one.
-        learner: What the learner counted, None without one.
+        distiller: What the distiller counted, None without one.
         refused: Swaps that the agent refused, by reason.
     """
     out: dict[str, Any] = {}
@@ -32,17 +30,17 @@ def port_metrics(
         out["planner_error"] = planner.error
         out["planner_busy_ratio"] = planner.busy
         _add_health(out, "planner", planner.health)
-    if learner is not None:
-        both = Counter(refused) + Counter(learner.refused)
+    if distiller is not None:
+        both = Counter(refused) + Counter(distiller.refused)
         out["swaps_refused_total"] = dict(both)
-        out["labels_learnt_total"] = learner.labels
-        out["labels_dropped_total"] = learner.dropped
-        out["learner_steps_total"] = learner.steps
-        out["learner_errors_total"] = learner.errors
-        out["learner_restarts_total"] = dict(learner.restarts)
-        out["learner_error"] = learner.error
-        out["learner_progress"] = dict(learner.progress)
-        _add_health(out, "learner", learner.health)
+        out["labels_learnt_total"] = distiller.labels
+        out["labels_dropped_total"] = distiller.dropped
+        out["distiller_steps_total"] = distiller.steps
+        out["distiller_errors_total"] = distiller.errors
+        out["distiller_restarts_total"] = dict(distiller.restarts)
+        out["distiller_error"] = distiller.error
+        out["distiller_progress"] = dict(distiller.progress)
+        _add_health(out, "distiller", distiller.health)
     return out
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from agentkd.errors import ConfigError
-from agentkd.runtime.learner_port import InlineLearner, LearnerPort
-from agentkd.runtime.learner_process import ProcessLearner
-from agentkd.runtime.planner_port import (
-    AnyPolicy,
-    InlinePlanner,
-    PlannerPort,
-    ThreadPlanner,
-)
+from agentkd.runtime.distiller_port import DistillerPort, InlineDistiller
+from agentkd.runtime.distiller_process import ProcessDistiller
+from agentkd.runtime.planner_port import AnyPolicy, InlinePlanner, PlannerPort, ThreadPlanner
 from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Remote
+from agentkd.runtime.process import Process
 from agentkd.runtime.staggered import Staggered
-from agentkd.types import Learner
+from agentkd.types import DistillerLike
 
-AnyPlanner = AnyPolicy | Remote | PlannerPort
-AnyLearner = Learner | Remote | LearnerPort
+AnyPlanner = AnyPolicy | Process | PlannerPort
+AnyDistiller = DistillerLike | Process | DistillerPort
 
 
 def planner_port(
@@ -31,9 +26,9 @@ def planner_port(
     """Choose how a planner is asked.
 
     Args:
-        planner: A port as it is; a `Remote` in a process of its own, or in this one
-            under a virtual clock; a policy in this process, with a latency in ticks,
-            or in a thread if it can be interrupted, as one that waits for a network.
+        planner: A port as it is; a `Process` in a process of its own, or in this one under a
+            virtual clock; a policy in this process, with a latency in ticks, or in a thread if it
+            can be interrupted, as one that waits for a network.
         latency_ticks: How late each answer is, None for as late as it is.
         virtual: Whether ticks take no time.
         period: Seconds from tick to tick, where they do.
@@ -52,7 +47,7 @@ def planner_port(
         if isinstance(planner, PlannerPort):
             raise ConfigError(
                 f"{type(planner).__name__} is one port; workers={workers} needs a "
-                "Remote or a policy, or give Staggered([port, …])."
+                "Process or a policy, or give Staggered([port, …])."
             )
         if hasattr(planner, "interrupt"):
             raise ConfigError(
@@ -63,9 +58,7 @@ def planner_port(
         _no_memory(planner)
         return Staggered(
             [
-                _one(
-                    planner, latency_ticks, virtual=virtual, period=period, alone=False
-                )
+                _one(planner, latency_ticks, virtual=virtual, period=period, alone=False)
                 for _ in range(workers)
             ]
         )
@@ -81,14 +74,9 @@ def _no_memory(planner: object) -> None:
 
 
 def _one(
-    planner: AnyPlanner,
-    latency_ticks: int | None,
-    *,
-    virtual: bool,
-    period: float,
-    alone: bool,
+    planner: AnyPlanner, latency_ticks: int | None, *, virtual: bool, period: float, alone: bool
 ) -> PlannerPort:
-    if isinstance(planner, Remote):
+    if isinstance(planner, Process):
         if virtual:
             built = planner.build()
             if not alone:
@@ -100,8 +88,7 @@ def _one(
     if isinstance(planner, PlannerPort):
         if latency_ticks is not None:
             raise ConfigError(
-                f"{type(planner).__name__} has a latency of its own; leave "
-                "planner_latency out."
+                f"{type(planner).__name__} has a latency of its own; leave planner_latency out."
             )
         return planner
     if latency_ticks is None and not virtual:
@@ -109,40 +96,40 @@ def _one(
             # It waits for a network and leaves the interpreter to the tick meanwhile.
             return ThreadPlanner(planner)
         raise ConfigError(
-            "A policy object would hold the tick up while it thinks. Give a Remote, "
+            "A policy object would hold the tick up while it thinks. Give a Process, "
             "for a process of its own; ThreadPlanner(policy), for a thread; or "
             "planner_latency, to have it asked on the tick and held back so many ticks."
         )
     if hasattr(planner, "interrupt") and not virtual:
         raise ConfigError(
             "A planner that waits for a network is as late as it is; leave "
-            "planner_latency out, or give a Remote."
+            "planner_latency out, or give a Process."
         )
     return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
 
 
-def learner_port(
-    learner: AnyLearner | None, *, virtual: bool = False
-) -> LearnerPort | None:
-    """Choose where a learner learns.
+def distiller_port(
+    distiller: AnyDistiller | None, *, virtual: bool = False
+) -> DistillerPort | None:
+    """Choose where a distiller learns.
 
     Args:
-        learner: A port as it is; a `Remote` in a process of its own, or in this one
-            under a virtual clock; a learner itself under a virtual clock only.
+        distiller: A port as it is; a `Process` in a process of its own, or in this one under a
+            virtual clock; a distiller itself under a virtual clock only.
         virtual: Whether ticks take no time.
 
     Raises:
-        ConfigError: If a learner would have to be waited for on the tick.
+        ConfigError: If a distiller would have to be waited for on the tick.
     """
-    if learner is None:
+    if distiller is None:
         return None
-    if isinstance(learner, Remote):
-        return InlineLearner(learner.build()) if virtual else ProcessLearner(learner)
-    if isinstance(learner, LearnerPort):
-        return learner
+    if isinstance(distiller, Process):
+        return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
+    if isinstance(distiller, DistillerPort):
+        return distiller
     if not virtual:
         raise ConfigError(
-            "A learner object would hold the tick up while it learns. Give a Remote, "
-            "for a process of its own, or InlineLearner(learner), if it may."
+            "A distiller object would hold the tick up while it learns. Give a Process, "
+            "for a process of its own, or InlineDistiller(distiller), if it may."
         )
-    return InlineLearner(learner)
+    return InlineDistiller(distiller)

@@ -1,9 +1,8 @@
 """The priority of worker processes: below the tick's, and high enough to get on.
 
-A worker in SCHED_IDLE gives a processor up as soon as a tick wants it. Where other
-programs keep every processor busy, it also hardly runs at all. So a worker that is
-silent although it could run is raised step by step, and lowered again once it has been
-quick for a while.
+A worker in SCHED_IDLE gives a processor up as soon as a tick wants it. Where other programs keep
+every processor busy, it also hardly runs at all. So a worker that is silent although it could run
+is raised step by step, and lowered again once it has been quick for a while.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ def niceness() -> int:
 def lowest_reachable() -> int:
     """Return the lowest niceness that this process may give back to its workers.
 
-    Without CAP_SYS_NICE and a limit on niceness (RLIMIT_NICE, `ulimit -e`) a process
-    never comes back from SCHED_IDLE or from a higher niceness: then it is `NEVER`.
+    Without CAP_SYS_NICE and a limit on niceness (RLIMIT_NICE, `ulimit -e`) a process never comes
+    back from SCHED_IDLE or from a higher niceness: then it is `NEVER`.
     """
     own = niceness()
     if sys.platform != "linux":
@@ -94,8 +93,8 @@ def levels(nice: int, own: int, reachable: int) -> tuple[Level, ...]:
     Args:
         nice: The niceness that was asked for; 19 begins in SCHED_IDLE.
         own: The niceness of this process, which a worker never goes below.
-        reachable: What `lowest_reachable` gave. Above 10, a worker could not be raised
-            far enough to get on. Then it has one level, of niceness 10 at most.
+        reachable: What `lowest_reachable` gave. Above 10, a worker could not be raised far enough
+            to get on. Then it has one level, of niceness 10 at most.
     """
     if reachable > _SHARING:
         return (Level(max(own, min(nice, _SHARING))),)
@@ -113,8 +112,8 @@ class Ladder:
 
     Args:
         steps: The levels, lowest first.
-        bound: Seconds of silence after which a worker that could run is looked at, and
-            seconds for which it is looked at before it is raised.
+        bound: Seconds of silence after which a worker that could run is looked at, and seconds for
+            which it is looked at before it is raised.
     """
 
     def __init__(self, steps: Sequence[Level], bound: float) -> None:

@@ -1,9 +1,9 @@
 """Worker processes: started, watched, killed when they hang, and started again.
 
-A worker is a fresh interpreter that gets its orders as JSON and shares memory by
-descriptor. So nothing is pickled, the user's main module is not imported a second time,
-and the number of threads is settled before any library asks for it. A guardian process
-(`agentkd.runtime.guardian`) ends each worker together with all that it has started.
+A worker is a fresh interpreter that gets its orders as JSON and shares memory by descriptor. So
+nothing is pickled, the user's main module is not imported a second time, and the number of threads
+is settled before any library asks for it. A guardian process (`agentkd.runtime.guardian`) ends each
+worker together with all that it has started.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
 RAISED, HOPELESS = 70, 71
-"""How a worker ends when its planner or learner raised, and when a new start would."""
+"""How a worker ends when its planner or distiller raised, and when a new start would."""
 _WORK = "agentkd.runtime.worker:main"
 _ENDING = 5.0
 """Seconds for a guardian to end all that its worker started."""
@@ -58,17 +58,17 @@ _THREADS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class Process:
     """What a worker process makes for itself: `resolve(factory)(**arguments)`.
 
     Attributes:
         factory: "module:attribute", such as "agentkd.planners:load_policy".
         arguments: Keyword arguments for it, as JSON values.
         threads: How many threads its numerical libraries use.
-        nice: How much it yields to other programs once it is ready, 0 to 19. At 19 it
-            is in SCHED_IDLE on Linux, where it gives a processor up at once. A worker
-            that hardly runs is raised from there step by step. Where the system allows
-            no raise, niceness 10 is the most.
+        nice: How much it yields to other programs once it is ready, 0 to 19. At 19 it is in
+            SCHED_IDLE on Linux, where it gives a processor up at once. A worker that hardly runs is
+            raised from there step by step. Where the system allows no raise, niceness 10 is the
+            most.
     """
 
     factory: str
@@ -79,9 +79,7 @@ class Remote:
     def __post_init__(self) -> None:
         """Validate the fields."""
         if not is_reference(self.factory):
-            raise ConfigError(
-                f"{self.factory!r} is not a reference. Write module:attribute."
-            )
+            raise ConfigError(f"{self.factory!r} is not a reference. Write module:attribute.")
         if self.threads < 1 or not 0 <= self.nice <= MOST_NICE:
             raise ConfigError(
                 f"threads={self.threads}, nice={self.nice}: at least one thread, and "
@@ -108,8 +106,8 @@ class Remote:
 class Patience:
     """How long a worker may take, in seconds.
 
-    Time in which a worker could run and other programs had the processors does not
-    count towards `start` and `answer` (`agentkd.runtime.silence`).
+    Time in which a worker could run and other programs had the processors does not count towards
+    `start` and `answer` (`agentkd.runtime.silence`).
 
     Attributes:
         start: From its start until it is ready.
@@ -117,8 +115,8 @@ class Patience:
         backoff: Before it is started again; doubles up to `most_backoff`.
         most_backoff: The longest wait before a start.
         grace: To end by itself when told to.
-        silence: Without a heartbeat, although it could run, before its priority is
-            raised; at most a quarter of `answer`.
+        silence: Without a heartbeat, although it could run, before its priority is raised; at most
+            a quarter of `answer`.
     """
 
     start: float = 120.0
@@ -138,8 +136,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a guardian and its worker; it takes about a millisecond.
 
-    The process returned is the guardian. It ends as the worker ends. Close its `stdin`
-    to end both and all that the worker started.
+    The process returned is the guardian. It ends as the worker ends. Close its `stdin` to end both
+    and all that the worker started.
 
     Args:
         entry: "module:function" of ours that the worker calls with its orders.
@@ -202,7 +200,7 @@ class Worker:
     def __init__(
         self,
         name: str,
-        remote: Remote,
+        remote: Process,
         serve: str,
         orders: Mapping[str, Any],
         descriptors: Sequence[int],
@@ -216,11 +214,7 @@ class Worker:
         self.error = ""
         self._name, self._remote, self._patience = name, remote, patience
         self._wake = wake
-        self._descriptors = [
-            *descriptors,
-            self.status.segment.fd,
-            self.words.segment.fd,
-        ]
+        self._descriptors = [*descriptors, self.status.segment.fd, self.words.segment.fd]
         self._orders = {
             "serve": serve,
             "factory": remote.factory,
@@ -373,12 +367,8 @@ class Worker:
             if late or self._starts_failed > failed or self._hopeless or self._closed:
                 text = self.error or "It said nothing."
                 if late:
-                    text = (
-                        f"It is not ready after {timeout:.3g} s. {self.error}".strip()
-                    )
-                raise WorkerError(
-                    f"The {self._name} {self._remote.factory} did not start: {text}"
-                )
+                    text = f"It is not ready after {timeout:.3g} s. {self.error}".strip()
+                raise WorkerError(f"The {self._name} {self._remote.factory} did not start: {text}")
             time.sleep(0.002)
 
     def close(self) -> None:

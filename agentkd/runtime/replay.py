@@ -9,11 +9,11 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, SpecError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import Form, form
+from agentkd.executors.executor import Executor
 from agentkd.files import loading
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.form import Form, form
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.planner_port import PlannerCounts
 from agentkd.runtime.ring import LabelRing
@@ -32,13 +32,13 @@ class Difference:
 
     Attributes:
         tick: At which tick.
-        epoch: In which episode.
+        episode: In which episode.
         logged: Source, reason and action of the log.
         replayed: Those of the replay.
     """
 
     tick: int
-    epoch: int
+    episode: int
     logged: str
     replayed: str
 
@@ -49,8 +49,8 @@ class Replay:
 
     Attributes:
         ticks: Ticks that were decided again.
-        skipped: Ticks that could not be: before the first episode that begins in the
-            log where its own beginning is gone, or after records that were lost.
+        skipped: Ticks that could not be: before the first episode that begins in the log where its
+            own beginning is gone, or after records that were lost.
         differing: Ticks at which it decided something else.
         first: The first of them, None if there is none.
     """
@@ -68,9 +68,7 @@ class _Answers:
     def __init__(self) -> None:
         self.waiting: list[Answer] = []
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Everything is there already."""
 
     @property
@@ -84,7 +82,7 @@ class _Answers:
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -93,7 +91,7 @@ class _Answers:
     ) -> None:
         """It is known what it will say."""
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """It does not matter any more."""
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
@@ -123,7 +121,7 @@ class _Clock:
         """Swaps are the replay's business."""
         return form
 
-    def observe(self, tick: int, epoch: int, lateness: int, obs: Floats) -> None:
+    def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
         """It is known."""
 
     def hear(self, answer: Answer) -> None:
@@ -133,18 +131,16 @@ class _Clock:
         """Give the time that was left."""
         return self.ns
 
-    def decide(
-        self, action: Any, source: Source, reason: str, version: int, taken: int
-    ) -> None:
+    def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
         """It is compared elsewhere."""
 
-    def reset(self, epoch: int) -> None:
+    def reset(self, episode: int) -> None:
         """It is known."""
 
 
 def replay(
     log: LogFile,
-    executor: Frozen | None = None,
+    executor: Executor | None = None,
     routers: Sequence[Router] = (),
     *,
     tolerance: float = _TOLERANCE,
@@ -154,8 +150,8 @@ def replay(
 
     Args:
         log: The log.
-        executor: Another executor than those that acted, to see what it would have
-            done on the same observations; None for the same.
+        executor: Another executor than those that acted, to see what it would have done on the same
+            observations; None for the same.
         routers: Routers as the run had them.
         tolerance: How far numbers of an action may be apart, relative to 1 + |x|.
         native: Whether executors are compiled.
@@ -180,7 +176,7 @@ class _Replay:
     def __init__(
         self,
         log: LogFile,
-        executor: Frozen | None,
+        executor: Executor | None,
         routers: Sequence[Router],
         tolerance: float,
         *,
@@ -199,10 +195,10 @@ class _Replay:
     def run(self) -> Replay:
         for event in self._log.events():
             match event:
-                case Swapped(frozen):
-                    self._swap(self._fixed or frozen)
-                case Reset(epoch):
-                    self._reset(epoch)
+                case Swapped(executor):
+                    self._swap(self._fixed or executor)
+                case Reset(episode):
+                    self._reset(episode)
                 case Gap(_):
                     self._synchronous = False
                 case Heard(_, answer):
@@ -211,17 +207,17 @@ class _Replay:
                     self._decide(event)
         return Replay(self._ticks, self._skipped, self._differing, self._first)
 
-    def _swap(self, frozen: Frozen) -> None:
+    def _swap(self, executor: Executor) -> None:
         if self._decider is not None:
-            if frozen is not self._decider.form.frozen:
-                self._decider.form = form(frozen, native=self._native)
+            if executor is not self._decider.form.executor:
+                self._decider.form = form(executor, native=self._native)
             return
         header = self._log.header
         default = header.get("default")
         if default is not None and self._boxes:
             default = np.asarray(default, np.float32)
         decider = Decider(
-            form(frozen, native=self._native),
+            form(executor, native=self._native),
             self._answers if header.get("planner", True) else None,
             check_mode(header.get("mode", "runtime")),
             self._routers,
@@ -237,10 +233,10 @@ class _Replay:
         decider.take_flat()
         self._decider = decider
 
-    def _reset(self, epoch: int) -> None:
+    def _reset(self, episode: int) -> None:
         if self._decider is not None:
             self._decider.reset()
-            self._decider.resume(None, epoch)
+            self._decider.resume(None, episode)
         self._answers.waiting.clear()
         self._synchronous = True
 
@@ -250,7 +246,7 @@ class _Replay:
             self._skipped += 1
             self._answers.waiting.clear()
             return
-        decider.resume(logged.tick, logged.epoch)
+        decider.resume(logged.tick, logged.episode)
         self._clock.ns = round(logged.left * 1e9)
         action, source, reason, _, _, _ = decider.decide(logged.obs)
         self._ticks += 1
@@ -261,7 +257,7 @@ class _Replay:
         if self._first is None:
             self._first = Difference(
                 logged.tick,
-                logged.epoch,
+                logged.episode,
                 _told(logged.source, logged.reason, logged.action),
                 _told(source, reason, action),
             )

@@ -26,11 +26,10 @@ _MOST_ROWS, _LEAST_ROWS = 16384, 256
 class LabelRing:
     """Several producers, one consumer; a label that finds it full is dropped, counted.
 
-    Producers take turns, by a lock on the memory's file that ends with its holder. A
-    row is the kind of the distribution, the label's link (see `Labels`), the
-    observation and the packed distribution. Links hold for one producer that
-    loses none. It may be pushed and taken in different processes, and either may die
-    and be replaced: a row counts only once it is whole.
+    Producers take turns, by a lock on the memory's file that ends with its holder. A row is the
+    kind of the distribution, the label's link (see `Labels`), the observation and the packed
+    distribution. Links hold for one producer that loses none. It may be pushed and taken in
+    different processes, and either may die and be replaced: a row counts only once it is whole.
 
     Args:
         spec: The environment, which fixes the width of a row.
@@ -38,9 +37,7 @@ class LabelRing:
         segment: The shared memory of a ring that exists already.
     """
 
-    def __init__(
-        self, spec: Spec, rows: int = 0, segment: Segment | None = None
-    ) -> None:
+    def __init__(self, spec: Spec, rows: int = 0, segment: Segment | None = None) -> None:
         """Lay the rows out."""
         self._spec = spec
         self._obs = spec.obs.size
@@ -70,9 +67,7 @@ class LabelRing:
         """How many labels wait."""
         return int(self._head[_PUSHED] - self._head[_TAKEN])
 
-    def push(
-        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None
-    ) -> int:
+    def push(self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None) -> int:
         """Put labels in, as many as there is room for.
 
         Args:
@@ -99,9 +94,7 @@ class LabelRing:
                 if fd >= 0:
                     fcntl.lockf(fd, fcntl.LOCK_UN)
 
-    def _push(
-        self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None
-    ) -> int:
+    def _push(self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None) -> int:
         head = self._head
         start = head[_PUSHED]
         count = min(len(obs), self.rows - (start - head[_TAKEN]))

@@ -1,9 +1,9 @@
 """Asking the planner about the state in which its answer will arrive.
 
-By the time a slow planner answers, the world has moved on. With a model of the world
-the observation can be rolled forward over what is done meanwhile: the actions that are
-committed already, then those of the executor (as VLASH does, arXiv 2512.01031). How far
-is measured in ticks consumed, never in seconds.
+By the time a slow planner answers, the world has moved on. With a model of the world the
+observation can be rolled forward over what is done meanwhile: the actions that are committed
+already, then those of the executor (as VLASH does, arXiv 2512.01031). How far is measured in ticks
+consumed, never in seconds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.acting import default_action
+from agentkd.executors.acting import form as acting_form
+from agentkd.executors.executor import Executor
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.codec import Seen, flat_actions, shaped_action
-from agentkd.runtime.form import default_action
-from agentkd.runtime.form import form as acting_form
 from agentkd.runtime.goals import GoalMemory, write_goal
 from agentkd.spec import Spec
 from agentkd.types import Floats
@@ -41,9 +41,8 @@ class RollForward:
     Attributes:
         model: Gives the observation after some actions; a function, or the reference
             "module:attribute" of one, which a planner in another process needs.
-        check: Asked of each action that is not committed, as a guard asks: where it
-            says no, the action before is held, or else the default taken. A function
-            or a reference.
+        check: Asked of each action that is not committed, as a guard asks: where it says no, the
+            action before is held, or else the default taken. A function or a reference.
         lead: By how many ticks; None to measure it.
         most: The most ticks.
         window: Over how many answers it is measured.
@@ -91,9 +90,9 @@ class RollForward:
 class Lead:
     """How many ticks an answer takes: of the newest answers the 95th percentile.
 
-    The first answer of a planner that was just started is left out: it is slower than
-    all that follow, and would be believed for a whole window. It is reckoned with only
-    until there is a second one.
+    The first answer of a planner that was just started is left out: it is slower than all that
+    follow, and would be believed for a whole window. It is reckoned with only until there is a
+    second one.
 
     Args:
         roll: How it is measured.
@@ -130,8 +129,8 @@ class Foresight:
 
     Args:
         roll: With what.
-        executor: Acts at the ticks for which nothing is committed; None where it takes
-            no part, and the last action is held there, or the default taken.
+        executor: Acts at the ticks for which nothing is committed; None where it takes no part, and
+            the last action is held there, or the default taken.
         spec: The environment.
         memory: The planner's goals, where the executor has one.
     """
@@ -139,7 +138,7 @@ class Foresight:
     def __init__(
         self,
         roll: RollForward,
-        executor: Frozen | None,
+        executor: Executor | None,
         spec: Spec,
         memory: GoalMemory | None = None,
     ) -> None:
@@ -151,7 +150,7 @@ class Foresight:
         self._form = acting_form(executor) if executor is not None else None
         self._default = default_action(spec.action)
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Let another executor act, if one does."""
         if self._form is not None:
             self._form = acting_form(executor)
@@ -160,8 +159,8 @@ class Foresight:
         """Roll an observation forward by `seen.lead` ticks.
 
         Returns:
-            The observation then, (obs,), and the actions, flat, that lead there,
-            (lead, width); one more where the executor acts: what it does there.
+            The observation then, (obs,), and the actions, flat, that lead there, (lead, width); one
+            more where the executor acts: what it does there.
 
         Raises:
             PlannerError: If the model raises, or gives no observation.
@@ -187,15 +186,15 @@ class Foresight:
         for step in range(len(sure), seen.lead):
             wanted = known[step] if step < len(known) else None
             if wanted is None:
-                wanted = self._uncommitted(obs, seen.epoch, seen.tick + step, last)
+                wanted = self._uncommitted(obs, seen.episode, seen.tick + step, last)
             last = self._allowed(obs, wanted, last)
             obs = self._after(obs, [last])
             done.append(last)
         if self._form is not None:
-            done.append(self._uncommitted(obs, seen.epoch, seen.tick + seen.lead, last))
+            done.append(self._uncommitted(obs, seen.episode, seen.tick + seen.lead, last))
         return obs, flat_actions(done, action_spec)
 
-    def _uncommitted(self, obs: Floats, epoch: int, tick: int, last: Any) -> Any:
+    def _uncommitted(self, obs: Floats, episode: int, tick: int, last: Any) -> Any:
         # Held here: another executor may follow at any moment.
         form = self._form
         if form is None:
@@ -203,7 +202,7 @@ class Foresight:
         place = form.obs
         place[: len(obs)] = obs
         if self._memory is not None:
-            goal, age = self._memory.newest(epoch, tick)
+            goal, age = self._memory.newest(episode, tick)
             write_goal(place[len(obs) :], self._memory.goals, goal, age)
         if form.run():
             raise PlannerError("The roll-forward's model gave NaN or infinity.")

@@ -1,8 +1,8 @@
 """Who acts at a tick: the first source in the fallback order that no router refuses.
 
-The order is strategy, executor, hold (the last action again), default. A router is
-asked about each source that has an action, and says why it may not act; the default
-needs no leave. Routers compose by being several: the first refusal counts.
+The order is strategy, executor, hold (the last action again), default. A router is asked about each
+source that has an action, and says why it may not act; the default needs no leave. Routers compose
+by being several: the first refusal counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.runtime.form import Form
+from agentkd.executors.acting import Form
 from agentkd.spec import ActionSpec, Spec
 from agentkd.types import ActionDist, Floats, Source, Strategy
 
@@ -87,9 +87,7 @@ class Moment:
         self.mine: Any = None
         self.remaining: Sequence[Any] = ()
 
-    def begin(
-        self, tick: int, obs: Floats, form: Form | None, left: float, held: int
-    ) -> None:
+    def begin(self, tick: int, obs: Floats, form: Form | None, left: float, held: int) -> None:
         """Begin a tick, without any action yet; a `form` has decided on it."""
         self.tick, self.obs, self.left, self.held = tick, obs, left, held
         self.blind = form is None
@@ -114,8 +112,8 @@ class Moment:
     def apart(self, source: Source, other: Source) -> float:
         """How far two sources' actions are apart, 0 to 1; NaN where one has none.
 
-        Choices: the share that differs. Boxes: the mean absolute difference in units of
-        the bounds' distance.
+        Choices: the share that differs. Boxes: the mean absolute difference in units of the bounds'
+        distance.
         """
         left, right = self._actions.get(source), self._actions.get(other)
         if left is None or right is None:
@@ -144,10 +142,10 @@ class Router(ABC):
     """Refuses sources. It may have a state, which belongs to one agent.
 
     Attributes:
-        ends: Whether a strategy that it refuses is dropped for good, not only passed
-            over at this tick.
-        judges: Whether it says itself which late rows may act, so that the runtime's
-            own judgement (`Trust`) steps back.
+        ends: Whether a strategy that it refuses is dropped for good, not only passed over at this
+            tick.
+        judges: Whether it says itself which late rows may act, so that the runtime's own judgement
+            (`Trust`) steps back.
     """
 
     ends: ClassVar[bool] = False

@@ -101,11 +101,10 @@ class Valid(Router):
 
     Args:
         precondition: Asked before each row is used.
-        tolerance: How far a number of the observation may be from what the planner
-            expected to be observed (`Guidance.expected`); strategies without
-            expectations pass.
-        holds: Asked, of the observation and the actions that are left, whether they
-            still lead where they should.
+        tolerance: How far a number of the observation may be from what the planner expected to be
+            observed (`Guidance.expected`); strategies without expectations pass.
+        holds: Asked, of the observation and the actions that are left, whether they still lead
+            where they should.
 
     Raises:
         ConfigError: If neither is given.
@@ -155,9 +154,9 @@ class Uncertainty(Router):
 
     Args:
         most: How uncertain it may be.
-        measure: How uncertain it is about an observation; by default the entropy of
-            its distribution in nats, which executors of boxes do not have: give
-            `spread([executor, …])` there.
+        measure: How uncertain it is about an observation; by default the entropy of its
+            distribution in nats, which executors of boxes do not have: give `spread([executor, …])`
+            there.
     """
 
     def __init__(self, most: float, measure: Measure | None = None) -> None:
@@ -205,9 +204,9 @@ class Disagreement(Router):
 
     Args:
         most: How far apart the disputants may be.
-        between: "executor": the strategy's action and the executor's, 0 to 1 as
-            `Moment.apart` gives it. "members": the planner's own, as its `disagreement`
-            gave it for the observation (`Ensemble`); others pass.
+        between: "executor": the strategy's action and the executor's, 0 to 1 as `Moment.apart`
+            gives it. "members": the planner's own, as its `disagreement` gave it for the
+            observation (`Ensemble`); others pass.
         against: Who is refused then.
     """
 
@@ -244,14 +243,14 @@ class Disagreement(Router):
 class Guard(Router):
     """Lets nobody do what is not safe (Simplex: Sha 2001; two-way: Dynamic Simplex).
 
-    A source whose action the check refuses is passed over, and stays so for `dwell`
-    ticks at least and until `recover` of its actions in a row would have been safe. So
-    control goes down the fallback order at once, and back up only when it is sure.
+    A source whose action the check refuses is passed over, and stays so for `dwell` ticks at least
+    and until `recover` of its actions in a row would have been safe. So control goes down the
+    fallback order at once, and back up only when it is sure.
 
     Args:
         check: Whether an action may be taken, given the observation (obs,).
-        baseline: A trusted controller, in whose place holding makes no sense: it acts
-            (source "default") where the guard refused everybody before it.
+        baseline: A trusted controller, in whose place holding makes no sense: it acts (source
+            "default") where the guard refused everybody before it.
         back: A stricter check for the way back; by default the same.
         dwell: Ticks for which a source that was refused is not asked again.
         recover: Safe actions in a row after which it acts again.
@@ -268,9 +267,7 @@ class Guard(Router):
     ) -> None:
         """Begin with trust in everybody."""
         if dwell < 0 or recover < 1:
-            raise ConfigError(
-                f"dwell={dwell}, recover={recover}: at least 0 ticks and 1 action."
-            )
+            raise ConfigError(f"dwell={dwell}, recover={recover}: at least 0 ticks and 1 action.")
         self._check, self._back, self._baseline = check, back or check, baseline
         self._dwell, self._recover = dwell, recover
         self._out: dict[Source, int] = {}
@@ -382,8 +379,8 @@ class Hold(Router):
 class Unless(Router):
     """A router that is overruled where another one refuses the executor.
 
-    `Unless(Fresh(2), Uncertainty(0.5))` lets a strategy act that is older than two
-    ticks, where the executor is not certain.
+    `Unless(Fresh(2), Uncertainty(0.5))` lets a strategy act that is older than two ticks, where the
+    executor is not certain.
 
     Args:
         router: What refuses.

@@ -8,8 +8,8 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import SpecError
+from agentkd.executors.acting import Form
 from agentkd.printable import logger
-from agentkd.runtime.form import Form
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.router import Mode, Moment, Router, taking_part
 from agentkd.runtime.seams import Actor, HandOver, Seam
@@ -41,12 +41,7 @@ class Routing:
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        mode: Mode,
-        routers: Sequence[Router],
-        seam: Seam | None,
-        metrics: Metrics,
+        self, spec: Spec, mode: Mode, routers: Sequence[Router], seam: Seam | None, metrics: Metrics
     ) -> None:
         """Begin before the first tick."""
         self.routers = tuple(routers)
@@ -73,13 +68,7 @@ class Routing:
             actor, action, tick, strategies.outgoing(tick), self._moment.mine
         )
 
-    def choose(
-        self,
-        strategies: Strategies,
-        theirs: Any,
-        why: str,
-        default: Any,
-    ) -> Chosen:
+    def choose(self, strategies: Strategies, theirs: Any, why: str, default: Any) -> Chosen:
         """Take the first source that nobody refuses; the moment has begun.
 
         Args:
@@ -95,9 +84,7 @@ class Routing:
             moment.age = max(0, moment.tick - track.origin)
             # A late answer of a planner that acts alone has its last action left.
             moment.remaining = track.actions[min(moment.row, track.horizon - 1) :]
-            moment.propose(
-                "strategy", self.handed_over(strategies, track, theirs, moment.tick)
-            )
+            moment.propose("strategy", self.handed_over(strategies, track, theirs, moment.tick))
         for source in self.order[:-1]:
             action = moment.action(source)
             if action is None:

@@ -11,17 +11,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, final
 
 from agentkd.errors import ConfigError, WorkerError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, VirtualClock, WallClock
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop
-from agentkd.runtime.ports import (
-    AnyLearner,
-    AnyPlanner,
-    learner_port,
-    planner_port,
-)
+from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
 from agentkd.runtime.result import RunResult
 from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.scheduling import Realtime
@@ -31,8 +26,8 @@ from agentkd.types import Decision
 
 _SUPERVISE = 0.05
 _LOOK = 0.05
-"""How often it is looked for decisions, in seconds: a tick has no time to call, and
-each look takes the interpreter from it."""
+"""How often it is looked for decisions, in seconds: a tick has no time to call, and each look takes
+the interpreter from it."""
 _STUCK = 5.0
 
 
@@ -45,19 +40,19 @@ class Runtime:
                 ...
         print(runtime.result.returns)
 
-    Ticks happen in a thread; asyncio looks after processes and swaps and hands the
-    decisions on. A consumer that is slow misses some and slows nothing down. Under the
-    virtual clock everything happens on the tick, in the same order in each run.
+    Ticks happen in a thread; asyncio looks after processes and swaps and hands the decisions on. A
+    consumer that is slow misses some and slows nothing down. Under the virtual clock everything
+    happens on the tick, in the same order in each run.
 
     Args:
         executor: Acts whenever the planner is late; or the path of an executor file.
-        planner: A `Remote` (a process of its own under the wall clock), a port, or a
-            policy; None for the executor alone.
-        learner: A `Remote` or a port; under the virtual clock also a learner itself.
+        planner: A `Process` (a process of its own under the wall clock), a port, or a policy; None
+            for the executor alone.
+        distiller: A `Process` or a port; under the virtual clock also a distiller itself.
         hz: Ticks per second.
         clock: "wall", "virtual", or a clock of your own.
-        planner_latency: Ticks by which the planner is late. Under the wall clock its
-            process then takes at least that long; None: as long as it takes.
+        planner_latency: Ticks by which the planner is late. Under the wall clock its process then
+            takes at least that long; None: as long as it takes.
         mode: Who takes part: "runtime", "planner" or "executor".
         routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
         strategies: How strategies are asked for, and how they take over.
@@ -67,21 +62,19 @@ class Runtime:
         realtime: What is asked of the system for the tick thread on the wall clock.
         native: Whether executors are compiled.
         views: How many decisions wait for the consumer.
-        wait: Enter the block only when planner and learner are ready. Else the executor
-            acts from the first tick, and they join when they are.
+        wait: Enter the block only when planner and distiller are ready. Else the executor acts from
+            the first tick, and they join when they are.
         timeout: Seconds to wait at most; None for as long as a start may take.
-        watch: Follow the executor's file: when it is replaced, its new executor is
-            swapped in.
-        rollback: Return to the former executor if the environment's rewards fall after
-            a swap.
+        watch: Follow the executor's file: when it is replaced, its new executor is swapped in.
+        rollback: Return to the former executor if the environment's rewards fall after a swap.
     """
 
     def __init__(
         self,
-        executor: Frozen | str | Path,
+        executor: Executor | str | Path,
         *,
         planner: AnyPlanner | None = None,
-        learner: AnyLearner | None = None,
+        distiller: AnyDistiller | None = None,
         hz: float = 50.0,
         clock: Literal["wall", "virtual"] | Clock = "wall",
         planner_latency: int | None = None,
@@ -99,7 +92,7 @@ class Runtime:
         watch: bool = False,
         rollback: Rollback | None = None,
     ) -> None:
-        """Prepare; entering the block starts planner and learner."""
+        """Prepare; entering the block starts planner and distiller."""
         if not 0 < hz < float("inf"):
             raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
         if views < 1:
@@ -109,13 +102,9 @@ class Runtime:
         self._agent = Agent(
             executor,
             planner=planner_port(
-                planner,
-                planner_latency,
-                virtual=virtual,
-                period=period,
-                workers=workers,
+                planner, planner_latency, virtual=virtual, period=period, workers=workers
             ),
-            learner=learner_port(learner, virtual=virtual),
+            distiller=distiller_port(distiller, virtual=virtual),
             mode=mode,
             routers=routers,
             strategies=strategies,
@@ -138,9 +127,7 @@ class Runtime:
         if self._entered:
             raise ConfigError("A runtime is entered once. Make a new one.")
         self._entered = True
-        await self._agent.astart(
-            wait=self._wait, timeout=self._timeout, supervisor=False
-        )
+        await self._agent.astart(wait=self._wait, timeout=self._timeout, supervisor=False)
         self._supervision = asyncio.create_task(self._supervise(), name="supervision")
         return self
 
@@ -195,8 +182,8 @@ class Runtime:
         """Run, and give the decisions as they are made.
 
         Args:
-            env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them. It is
-                used in the tick thread only, and not closed.
+            env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them. It is used in the
+                tick thread only, and not closed.
             ticks: The end, in ticks.
             seconds: The end, in seconds of the run's clock.
             episodes: The end, in episodes. Without any end it runs until you leave.
@@ -211,9 +198,7 @@ class Runtime:
         if self._loop is not None:
             raise ConfigError("A runtime runs once. Make a new one for another run.")
         limits = Limits(ticks, seconds, episodes)
-        loop = Loop(
-            self._agent, self._clock, env, limits, seed, self._views, self._realtime
-        )
+        loop = Loop(self._agent, self._clock, env, limits, seed, self._views, self._realtime)
         self._loop = loop
         loop.start()
         try:

@@ -1,7 +1,7 @@
 """What is asked of interpreter and system so that ticks come in time.
 
-All of it is optional, and what is not granted is reported and never fatal: a program
-that runs without privileges ticks a little less evenly, and says so.
+All of it is optional, and what is not granted is reported and never fatal: a program that runs
+without privileges ticks a little less evenly, and says so.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Realtime:
         priority: Its SCHED_FIFO priority, 1 to 99; None for an ordinary thread.
         cores: The processors that it is bound to; None for any.
         lock_memory: Keep all memory from being paged out.
-        freeze: Never look for garbage among what lived before, and elsewhere only when
-            there is slack.
+        freeze: Never look for garbage among what lived before, and elsewhere only when there is
+            slack.
     """
 
     priority: int | None = None
@@ -46,9 +46,7 @@ class Realtime:
         """Refuse what cannot be meant."""
         if self.priority is not None and not 1 <= self.priority <= 99:
             raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
-        if self.cores is not None and (
-            not self.cores or any(core < 0 for core in self.cores)
-        ):
+        if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):
             raise ConfigError(f"cores are {self.cores}; at least one, from 0 on.")
 
 
@@ -56,9 +54,9 @@ class Realtime:
 def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
     """Keep interpreter and system out of a tick's way while the block runs.
 
-    Another thread gives the interpreter up after 0.1 ms instead of 5. With `freeze`,
-    what lives already is never scanned for garbage again and automatic collection is
-    off (call `gc.collect` when there is slack). All of it is undone at the end.
+    Another thread gives the interpreter up after 0.1 ms instead of 5. With `freeze`, what lives
+    already is never scanned for garbage again and automatic collection is off (call `gc.collect`
+    when there is slack). All of it is undone at the end.
 
     Args:
         options: What is asked for.

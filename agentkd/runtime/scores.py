@@ -11,17 +11,17 @@ from typing import final
 import numpy as np
 
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
     """When an agent returns to its former executor by itself.
 
-    The `window` scores before a swap are compared with the `window` scores after it.
-    The agent rolls back if their mean fell by more than `drop` standard deviations of
-    the single scores before. Swaps within a window after a swap belong to it: the
-    agent returns to the executor that acted before the first of them.
+    The `window` scores before a swap are compared with the `window` scores after it. The agent
+    rolls back if their mean fell by more than `drop` standard deviations of the single scores
+    before. Swaps within a window after a swap belong to it: the agent returns to the executor that
+    acted before the first of them.
 
     Attributes:
         window: Scores; at least 2.
@@ -52,7 +52,7 @@ class Scores:
         self._options = options
         self._before: deque[float] = deque(maxlen=options.window)
         self._after: list[float] = []
-        self._former: Frozen | None = None
+        self._former: Executor | None = None
         self._lock = threading.Lock()
 
     def add(self, score: float) -> None:
@@ -64,13 +64,13 @@ class Scores:
             elif len(self._after) < self._options.window:
                 self._after.append(number)
 
-    def swapped(self, former: Frozen) -> None:
+    def swapped(self, former: Executor) -> None:
         """Note that another executor took over from this one."""
         with self._lock:
             if self._former is None and len(self._before) == self._options.window:
                 self._former, self._after = former, []
 
-    def fallen(self) -> Frozen | None:
+    def fallen(self) -> Executor | None:
         """Return the executor to go back to, if the scores fell after a swap."""
         with self._lock:
             if self._former is None or len(self._after) < self._options.window:

@@ -1,9 +1,9 @@
 """Where one strategy goes over into another: frozen ticks, then a blend that ends.
 
-The weights are those of real-time chunking (Black, Galliker and Levine 2025,
-arXiv 2506.07339, equation 5): 1 while the old actions are frozen, then an exponential
-decay to exactly 0. Where the old strategy has no row left, its last action is held; it
-is never continued with zeros. Choices are never averaged: they change at a tick.
+The weights are those of real-time chunking (Black, Galliker and Levine 2025, arXiv 2506.07339,
+equation 5): 1 while the old actions are frozen, then an exponential decay to exactly 0. Where the
+old strategy has no row left, its last action is held; it is never continued with zeros. Choices are
+never averaged: they change at a tick.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class Seam:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.freeze < 0 or self.blend < 0:
-            raise ConfigError(
-                f"freeze={self.freeze}, blend={self.blend}: at least 0 ticks."
-            )
+            raise ConfigError(f"freeze={self.freeze}, blend={self.blend}: at least 0 ticks.")
 
 
 def fading(step: int, blend: int) -> float:
@@ -80,14 +78,12 @@ class HandOver:
         self._wanted: tuple[Actor, Any] | None = None
         self._last: Any = None
         self._held: Any = None
-        # How far the last action was from what its actor wanted, and what of that is
-        # carried on: a blend that is cut short by the next one does not jump.
+        # How far the last action was from what its actor wanted, and what of that is carried on: a
+        # blend that is cut short by the next one does not jump.
         self._apart: Any = 0.0
         self._carried: Any = 0.0
 
-    def blended(
-        self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any
-    ) -> Any:
+    def blended(self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any) -> Any:
         """Give the action of whoever is to act, with what still acts on in it.
 
         Args:

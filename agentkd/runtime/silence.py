@@ -1,7 +1,7 @@
 """How long a worker was silent for reasons of its own.
 
-On a loaded machine a worker may be silent only because other programs have the
-processors. That time says nothing about the worker and does not count.
+On a loaded machine a worker may be silent only because other programs have the processors. That
+time says nothing about the worker and does not count.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _LOOKS, _PAUSE = 16.0, 0.5
 class Silence:
     """Measures the silence of one worker.
 
-    Between two looks a worker counts as silent for as long as it computed, if it could
-    have run at the second look, and for the whole time if it was waiting for something
-    other than a processor. So a hang is found on any machine: one that computes uses
-    up its limit, and one that waits does so in real time.
+    Between two looks a worker counts as silent for as long as it computed, if it could have run at
+    the second look, and for the whole time if it was waiting for something other than a processor.
+    So a hang is found on any machine: one that computes uses up its limit, and one that waits does
+    so in real time.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,7 @@ class Silence:
         self._counted = 0.0
         self._used: float | None = None
 
-    def beyond(
-        self, limit: float, now: float, heard: float, measure: Callable[[], Usage]
-    ) -> bool:
+    def beyond(self, limit: float, now: float, heard: float, measure: Callable[[], Usage]) -> bool:
         """Return whether the silence has lasted longer than a limit.
 
         Args:

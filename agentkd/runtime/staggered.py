@@ -1,9 +1,8 @@
 """Several planners asked in turn, so that one that is too slow is none too few.
 
-With a latency of L ticks one planner answers every L ticks; N of them, asked L / N
-ticks apart, answer every L / N (Riemer et al. 2025, arXiv 2412.14355, algorithm 1). No
-answer comes sooner by that: what is to be hoped for is fresher strategies, not faster
-ones.
+With a latency of L ticks one planner answers every L ticks; N of them, asked L / N ticks apart,
+answer every L / N (Riemer et al. 2025, arXiv 2412.14355, algorithm 1). No answer comes sooner by
+that: what is to be hoped for is fresher strategies, not faster ones.
 """
 
 from __future__ import annotations
@@ -15,14 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from agentkd.errors import ConfigError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime.codec import Answer, Seen
-from agentkd.runtime.planner_port import (
-    BACKLOG,
-    PlannerCounts,
-    PlannerPort,
-    check_backlog,
-)
+from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, PlannerPort, check_backlog
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.status import Health
 from agentkd.runtime.thinking import Demands
@@ -42,9 +36,7 @@ def workers_needed(latency: float, period: float) -> int:
         period: Of a tick, in seconds.
     """
     if not 0 <= latency < math.inf or not 0 < period < math.inf:
-        raise ConfigError(
-            f"latency={latency}, period={period}: seconds, at least 0 and above 0."
-        )
+        raise ConfigError(f"latency={latency}, period={period}: seconds, at least 0 and above 0.")
     return max(1, math.ceil(latency / period - 1e-9))
 
 
@@ -70,8 +62,8 @@ class _Slot:
 class Staggered:
     """Planners that take turns. It is a `PlannerPort`.
 
-    Each request goes to a planner that owes no answer, as many ticks after the one
-    before as make the answers evenly spaced.
+    Each request goes to a planner that owes no answer, as many ticks after the one before as make
+    the answers evenly spaced.
 
     Args:
         ports: The planners; none of them may have a memory.
@@ -90,9 +82,7 @@ class Staggered:
         self._labels = False
         self._out: list[Answer] = []
 
-    def open(
-        self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None
-    ) -> None:
+    def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Start all of them."""
         self._labels = ring is not None
         for slot in self._slots:
@@ -120,7 +110,7 @@ class Staggered:
     def submit(
         self,
         tick: int,
-        epoch: int,
+        episode: int,
         obs: Floats,
         lead: int = 0,
         committed: Floats | None = None,
@@ -137,15 +127,15 @@ class Staggered:
         if slot is None:
             if self._labels:
                 self._unlabelled += len(self._kept) == self._kept.maxlen
-                seen = Seen(tick, epoch, time.monotonic_ns(), obs.copy())
+                seen = Seen(tick, episode, time.monotonic_ns(), obs.copy())
                 self._kept.append(seen)
             return
         slot.asked, slot.raised = tick, False
         self._next = tick + self._stride
         for seen in self._kept:
-            slot.port.submit(seen.tick, seen.epoch, seen.obs, more=True)
+            slot.port.submit(seen.tick, seen.episode, seen.obs, more=True)
         self._kept.clear()
-        slot.port.submit(tick, epoch, obs, lead, committed)
+        slot.port.submit(tick, episode, obs, lead, committed)
 
     def _forgive(self) -> None:
         """Let a planner that failed be asked again: its answer never comes."""
@@ -178,7 +168,7 @@ class Staggered:
         middle = sorted(self._took)[len(self._took) // 2]
         self._stride = max(1, -(-middle // len(self._slots)))
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Tell all of them of another executor."""
         for slot in self._slots:
             slot.port.follow(executor)

@@ -16,11 +16,11 @@ State = Literal["starting", "ready", "failed", "restarting"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a planner or a learner is.
+    """How a planner or a distiller is.
 
     Attributes:
-        state: "starting" until it is ready for the first time; "failed" after a start
-            that failed, until one succeeds; "restarting" after it was lost.
+        state: "starting" until it is ready for the first time; "failed" after a start that failed,
+            until one succeeds; "restarting" after it was lost.
         starts_failed: Starts that failed.
         raised: How often its priority was raised because it hardly ran.
     """

@@ -1,12 +1,12 @@
 """Which strategy serves a tick, with which of its rows.
 
-A strategy is indexed by what was consumed since its observation, never by an estimate
-of latency. One that was computed for a tick to come waits until then. Each refusal is
-counted under one of these reasons, or under that of a router:
+A strategy is indexed by what was consumed since its observation, never by an estimate of latency.
+One that was computed for a tick to come waits until then. Each refusal is counted under one of
+these reasons, or under that of a router:
 
 * late: its last row was for an earlier tick than the one it arrived at,
 * superseded: one for a newer observation is here already,
-* epoch: it belongs to an episode that is over.
+* episode: it belongs to an episode that is over.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentkd.types import Floats, Strategy
 Advance = Literal["ticks", "commands"]
 """What moves a strategy on to its next row: each tick, or each action of somebody."""
 
-_REASONS = ("late", "stale", "diverged", "superseded", "epoch", "guard")
+_REASONS = ("late", "stale", "diverged", "superseded", "episode", "guard")
 _REMEMBERED = 1024
 _WAITING = 64
 
@@ -39,18 +39,18 @@ class StrategyOptions:
     """How strategies are asked for, and how they take over from one another.
 
     Attributes:
-        roll_forward: How the observation is rolled forward to when the answer will
-            arrive, None for as it is.
-        goals: What the planner's goals look like, None where it gives none. The
-            executor has to be made for `conditioned(spec, goals)`.
+        roll_forward: How the observation is rolled forward to when the answer will arrive, None for
+            as it is.
+        goals: What the planner's goals look like, None where it gives none. The executor has to be
+            made for `conditioned(spec, goals)`.
         seam: How the actions of one go over into those of the next.
-        advance: "ticks": row k is for k ticks after the observation, for the world goes
-            on whatever happens. "commands": it is for k actions after it, for a world
-            that stands still while nobody decides, such as an arm that is told
-            positions; held and default actions then use up no row.
-        trust: When a late row may act in the executor's place; None for always. "auto"
-            is `Trust()`, unless a seam, advance="commands" or a router that judges
-            strategies says already how late rows are treated.
+        advance: "ticks": row k is for k ticks after the observation, for the world goes on whatever
+            happens. "commands": it is for k actions after it, for a world that stands still while
+            nobody decides, such as an arm that is told positions; held and default actions then use
+            up no row.
+        trust: When a late row may act in the executor's place; None for always. "auto" is
+            `Trust()`, unless a seam, advance="commands" or a router that judges strategies says
+            already how late rows are treated.
     """
 
     roll_forward: RollForward | None = None
@@ -63,9 +63,7 @@ class StrategyOptions:
         """Refuse what cannot be meant."""
         if self.advance not in ("ticks", "commands"):
             raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
-        if not (self.trust is None or isinstance(self.trust, Trust)) and (
-            self.trust != "auto"
-        ):
+        if not (self.trust is None or isinstance(self.trust, Trust)) and (self.trust != "auto"):
             raise ConfigError(f"trust is {self.trust!r}: 'auto', Trust(…) or None.")
 
     def to_json(self, trust: Trust | None) -> dict[str, Any]:
@@ -114,8 +112,8 @@ class Track:
         start: The first tick that it may serve.
         origin: The tick of its observation.
         part: Counts the answers to one request.
-        assumed: The actions that the planner counted on from `origin` to the tick of
-            row 0, flat; see `Answer.assumed`.
+        assumed: The actions that the planner counted on from `origin` to the tick of row 0, flat;
+            see `Answer.assumed`.
         predicted: The observation that row 0 is for, (obs,), if it was predicted.
     """
 
@@ -140,16 +138,12 @@ class Strategies:
     Args:
         spec: The environment.
         options: How they take over from one another.
-        patient: Take late strategies too, as a planner that acts alone does: one
-            serves the tick at which it arrives with its last row.
+        patient: Take late strategies too, as a planner that acts alone does: one serves the tick at
+            which it arrives with its last row.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        options: StrategyOptions | None = None,
-        *,
-        patient: bool = False,
+        self, spec: Spec, options: StrategyOptions | None = None, *, patient: bool = False
     ) -> None:
         """Begin with none."""
         wanted = options or StrategyOptions()
@@ -224,18 +218,14 @@ class Strategies:
             return passed
         return passed - (self._idle - self._idle_at[since % _REMEMBERED])
 
-    def offer(self, answer: Answer, tick: int, epoch: int) -> None:
+    def offer(self, answer: Answer, tick: int, episode: int) -> None:
         """Take an answer that arrived at `tick`, or refuse it."""
         horizon = 0 if answer.rows is None else len(dists.pack(answer.rows))
         age = self.consumed(answer.tick, tick)
-        guides = (
-            answer.goal is not None
-            and self._goals is not None
-            and age <= self._goals.max_age
-        )
+        guides = answer.goal is not None and self._goals is not None and age <= self._goals.max_age
         order = (answer.origin, answer.part)
-        if answer.epoch != epoch:
-            self._turn_away("epoch")
+        if answer.episode != episode:
+            self._turn_away("episode")
         elif order <= self._newest:
             self._turn_away("superseded")
         elif age >= horizon and not self._patient and not guides:
@@ -243,13 +233,13 @@ class Strategies:
         else:
             self._newest = order
             self.accepted += 1
-            self._accept(answer, tick, epoch, horizon)
+            self._accept(answer, tick, episode, horizon)
 
-    def _accept(self, answer: Answer, tick: int, epoch: int, horizon: int) -> None:
+    def _accept(self, answer: Answer, tick: int, episode: int, horizon: int) -> None:
         last = answer.tick + max(0, horizon - 1)
         strategy = Strategy(
             id=answer.id,
-            epoch=epoch,
+            episode=episode,
             obs_tick=answer.tick,
             ready_tick=tick,
             valid_until=max(last, tick) if self._patient else last,
@@ -262,18 +252,12 @@ class Strategies:
         actions = None
         if answer.rows is not None:
             actions = dists.mode(answer.rows, self._spec.action)
-        # What is under way is committed for some ticks; with nothing under way the
-        # answer's own first tick is the first.
+        # What is under way is committed for some ticks; with nothing under way the answer's own
+        # first tick is the first.
         committed = self._freeze if self._acted and self.track is not None else 0
         start = max(answer.tick, tick + committed)
         track = Track(
-            strategy,
-            actions,
-            start,
-            answer.origin,
-            answer.part,
-            answer.assumed,
-            answer.predicted,
+            strategy, actions, start, answer.origin, answer.part, answer.assumed, answer.predicted
         )
         if start <= tick:
             self._begin(track)

@@ -13,18 +13,12 @@ import numpy as np
 
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import (
-    AgentkdError,
-    ConfigError,
-    LoadError,
-    NumbersError,
-    SpecError,
-)
-from agentkd.executors.frozen import Frozen
+from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, SpecError
+from agentkd.executors.acting import form
+from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.form import form
-from agentkd.runtime.learner_port import LearnerPort
+from agentkd.runtime.distiller_port import DistillerPort
 from agentkd.runtime.planner_port import PlannerPort
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
@@ -43,7 +37,7 @@ _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 
 
-def check_fit(present: Frozen, executor: Frozen) -> None:
+def check_fit(present: Executor, executor: Executor) -> None:
     """Make sure that an executor may take over from the present one.
 
     Its architecture, its normaliser and its weights may differ.
@@ -107,13 +101,13 @@ def _meaning(part: Part) -> tuple[object, ...]:
 
 @final
 class Swaps:
-    """Replaces the executor of a decider and tells planner and learner.
+    """Replaces the executor of a decider and tells planner and distiller.
 
     Args:
         decider: What acts.
         planner: Told of each executor, None for nobody.
-        learner: Gives weights, and is told of executors that are not its own.
-        running: Whether planner and learner are open.
+        distiller: Gives weights, and is told of executors that are not its own.
+        running: Whether planner and distiller are open.
         native: Whether executors are compiled.
         rollback: When to go back by itself, None for never.
         watched: A file to follow, None for none.
@@ -124,7 +118,7 @@ class Swaps:
         self,
         decider: Decider,
         planner: PlannerPort | None,
-        learner: LearnerPort | None,
+        distiller: DistillerPort | None,
         running: Callable[[], bool],
         *,
         native: bool,
@@ -134,38 +128,38 @@ class Swaps:
     ) -> None:
         """Begin with the decider's executor."""
         self._decider, self._metrics = decider, decider.metrics
-        self._planner, self._learner = planner, learner
+        self._planner, self._distiller = planner, distiller
         self._running, self._native = running, native
         self._watched = watched
         self._contract = contract or Contract()
         self.scores = Scores(rollback) if rollback is not None else None
-        self._former: deque[Frozen] = deque(maxlen=_REMEMBERED)
+        self._former: deque[Executor] = deque(maxlen=_REMEMBERED)
         # Versions never come twice, whatever is rolled back.
-        self._newest = decider.form.frozen.version
+        self._newest = decider.form.executor.version
         # The user's thread, the tick's and the supervisor's may all swap.
         self._lock = threading.RLock()
 
     @property
-    def executor(self) -> Frozen:
+    def executor(self) -> Executor:
         """The executor that acts now."""
-        return self._decider.form.frozen
+        return self._decider.form.executor
 
-    def swap(self, executor: Frozen | Bundle | str | Path) -> None:
+    def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
         with self._lock, self._counting():
             if isinstance(executor, str | Path):
                 executor = read_bundle(executor)
             if isinstance(executor, Bundle):
                 check_contract(self._contract, executor.contract)
-                executor = executor.frozen
-            if not isinstance(executor, Frozen):
+                executor = executor.executor
+            if not isinstance(executor, Executor):
                 raise ConfigError(
-                    f"{type(executor).__name__} is no executor: give a Frozen or the "
+                    f"{type(executor).__name__} is no executor: give a Executor or the "
                     "path of an .akd file."
                 )
             self._replace(executor)
-            if self._learner is not None:
-                self._learner.follow(executor)
+            if self._distiller is not None:
+                self._distiller.follow(executor)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
@@ -178,7 +172,7 @@ class Swaps:
             counts[reason] = counts.get(reason, 0) + 1
             raise
 
-    def _replace(self, executor: Frozen) -> None:
+    def _replace(self, executor: Executor) -> None:
         """Check and compile an executor, and let it act."""
         present = self.executor
         check_fit(present, executor)
@@ -193,7 +187,7 @@ class Swaps:
         self._newest = max(self._newest, executor.version)
         self._metrics.swaps += 1
 
-    def rollback(self, reason: str = "asked", to: Frozen | None = None) -> Frozen:
+    def rollback(self, reason: str = "asked", to: Executor | None = None) -> Executor:
         """Let a former executor act again; see `Agent.rollback`."""
         with self._lock:
             if to is None:
@@ -217,11 +211,11 @@ class Swaps:
         return to
 
     def take_learnt(self) -> None:
-        """Swap the learner's newest weights in, if there are new ones."""
-        if self._learner is None:
+        """Swap the distiller's newest weights in, if there are new ones."""
+        if self._distiller is None:
             return
         with self._lock:
-            weights = self._learner.weights()
+            weights = self._distiller.weights()
             if weights is None:
                 return
             present = self.executor
@@ -230,7 +224,7 @@ class Swaps:
                     self._replace(present.with_vector(weights, self._newest + 1))
             except AgentkdError as error:
                 log.warning("New weights are not swapped in: %s", error)
-                self._learner.follow(present)
+                self._distiller.follow(present)
 
     def follow_file(self) -> None:
         """Swap the watched file in, if it was replaced."""
@@ -259,7 +253,7 @@ class Swaps:
             self.rollback("score", former)
 
 
-def _check_numbers(executor: Frozen) -> None:
+def _check_numbers(executor: Executor) -> None:
     """Try an executor on observations as its normaliser describes them.
 
     Raises:

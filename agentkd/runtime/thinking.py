@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, PlannerError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.runtime.codec import EXPECTED_BYTES, Answer, Seen
 from agentkd.runtime.goals import GoalMemory, Goals
 from agentkd.runtime.rollforward import Foresight, RollForward
@@ -29,8 +29,8 @@ class Thought:
 
     Attributes:
         answer: What the runtime gets.
-        obs: Observations that were labelled, (labels, obs); with goals, as an executor
-            observes them.
+        obs: Observations that were labelled, (labels, obs); with goals, as an executor observes
+            them.
         dist: The planner's distributions for them; None where there are no labels.
     """
 
@@ -46,30 +46,30 @@ class Demands:
     Attributes:
         roll: How observations are rolled forward first, None for as they are.
         goals: What the planner's goals look like, None where it gives none.
-        executor: The executor that acts meanwhile, and has to be imagined; None where
-            it takes no part.
+        executor: The executor that acts meanwhile, and has to be imagined; None where it takes no
+            part.
     """
 
     roll: RollForward | None = None
     goals: Goals | None = None
-    executor: Frozen | None = None
+    executor: Executor | None = None
 
 
 @final
 class Thinker:
     """Asks a planner about the newest observation and those visited since it was last.
 
-    A planner may have an attribute `horizon`: it then answers each observation with so
-    many rows, for the ticks from the observation's on. It may answer with a `Guidance`,
+    A planner may have an attribute `horizon`: it then answers each observation with so many rows,
+    for the ticks from the observation's on. It may answer with a `Guidance`,
     with goals for the executor and with what it expects to be observed. It may have a
-    method `improve`, which gives better and better answers (`AnytimePolicy`), and
-    `disagreement`, which says how far its members are apart (`Ensemble`); with a method
-    `answer_and_disagreement`, which gives both, it is asked once. Where it has
-    an attribute `epoch`, that is set to the episode's number.
+    method `improve`, which gives better and better answers (`AnytimePolicy`), and `disagreement`,
+    which says how far its members are apart (`Ensemble`); with a method `answer_and_disagreement`,
+    which gives both, it is asked once. Where it has an attribute `episode`, that is set to the
+    episode's number.
 
-    A planner with a memory steps through the observations one by one, and starts afresh
-    in each epoch. If one is missing, its memory is wrong until the epoch ends: it goes
-    on answering, but nothing is learnt of that.
+    A planner with a memory steps through the observations one by one, and starts afresh in each
+    episode. If one is missing, its memory is wrong until the episode ends: it goes on answering,
+    but nothing is learnt of that.
 
     Args:
         policy: The planner.
@@ -79,12 +79,7 @@ class Thinker:
     """
 
     def __init__(
-        self,
-        policy: Any,
-        spec: Spec,
-        *,
-        backlog: bool,
-        demands: Demands | None = None,
+        self, policy: Any, spec: Spec, *, backlog: bool, demands: Demands | None = None
     ) -> None:
         """Check what the planner says of itself."""
         wants = demands or Demands()
@@ -109,7 +104,7 @@ class Thinker:
         if wants.roll is not None:
             self._foresight = Foresight(wants.roll, wants.executor, spec, self._memory)
         self._expects = EXPECTED_BYTES // (4 * max(1, spec.obs.size))
-        self._told = hasattr(policy, "epoch")
+        self._told = hasattr(policy, "episode")
         self._doubts = hasattr(policy, "disagreement")
         # Answer and disagreement in one: each member is asked once.
         plain = not (self.anytime or self.recurrent)
@@ -117,10 +112,10 @@ class Thinker:
         self._tick = -1
         self._broken = False
         self._state: State | None = None
-        self._epoch: int | None = None
+        self._episode: int | None = None
         self._id = self._answered = 0
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Take another executor to act while the planner thinks."""
         if self._foresight is not None:
             self._foresight.follow(executor)
@@ -128,9 +123,9 @@ class Thinker:
     def may_ask(self, newest: Seen) -> bool:
         """Return whether the planner may be asked about an observation now.
 
-        With a roll-forward, the actions that were sent with an observation are only
-        right if the agent had the planner's last answer when it sent them: that answer
-        changes what is done next.
+        With a roll-forward, the actions that were sent with an observation are only right if the
+        agent had the planner's last answer when it sent them: that answer changes what is done
+        next.
         """
         return self._foresight is None or newest.heard >= self._answered
 
@@ -157,17 +152,15 @@ class Thinker:
             Its answers. All but the last are partial and carry no labels.
 
         Raises:
-            PlannerError: If the planner raised, or answered something that does not
-                fit or is not finite.
+            PlannerError: If the planner raised, or answered something that does not fit or is not
+                finite.
         """
         try:
             yield from self._thoughts(seen)
         except AgentkdError as error:
             raise PlannerError(str(error)) from error
         except Exception as error:
-            raise PlannerError(
-                f"The planner raised {type(error).__name__}: {error}"
-            ) from error
+            raise PlannerError(f"The planner raised {type(error).__name__}: {error}") from error
 
     def _thoughts(self, seen: Sequence[Seen]) -> Iterator[Thought]:
         if not (self._backlog or self.recurrent):
@@ -176,7 +169,7 @@ class Thinker:
         began = time.monotonic_ns()
         self._id += 1
         if self._told:
-            self._policy.epoch = newest.epoch
+            self._policy.episode = newest.episode
         asked, assumed = self._asked(seen)
         predicted = None if assumed is None else asked[-1].obs
         obs = np.stack([each.obs for each in asked])
@@ -252,11 +245,11 @@ class Thinker:
     def _step(self, seen: Sequence[Seen], sound: NDArray[np.bool_]) -> Guidance:
         found = []
         for index, each in enumerate(seen):
-            if self._state is None or each.epoch != self._epoch:
+            if self._state is None or each.episode != self._episode:
                 self._state = self._policy.initial_state(1)
                 # Whoever starts in the middle of an episode has missed its beginning.
-                self._broken = self._epoch is None and each.tick > 0
-                self._epoch = each.epoch
+                self._broken = self._episode is None and each.tick > 0
+                self._episode = each.episode
             elif each.tick != self._tick + 1:
                 self._broken = True
             self._tick = each.tick
@@ -282,9 +275,7 @@ class Thinker:
         nothing = np.empty((0, self._spec.obs.size), np.float32)
         return Thought(replace(answer, partial=True), nothing, None)
 
-    def _answer(
-        self, guidance: Guidance, newest: Seen, tick: int, began: int
-    ) -> Answer:
+    def _answer(self, guidance: Guidance, newest: Seen, tick: int, began: int) -> Answer:
         ended = time.monotonic_ns()
         last = slice(-self.horizon, None)
         rows, expected = guidance.rows, guidance.expected
@@ -304,7 +295,7 @@ class Thinker:
             goal = np.asarray(guidance.goal[-1:], np.float32)
         return Answer(
             id=self._id,
-            epoch=newest.epoch,
+            episode=newest.episode,
             tick=tick,
             labels=0,
             thinking=(ended - began) * 1e-9,
@@ -316,15 +307,11 @@ class Thinker:
         )
 
     def _labelled(
-        self,
-        answer: Answer,
-        guidance: Guidance,
-        asked: Sequence[Seen],
-        kept: NDArray[Any],
+        self, answer: Answer, guidance: Guidance, asked: Sequence[Seen], kept: NDArray[Any]
     ) -> Thought:
         if self._memory is not None and guidance.goal is not None:
             for each, goal in zip(asked, guidance.goal, strict=True):
-                self._memory.keep(each.epoch, each.tick, goal)
+                self._memory.keep(each.episode, each.tick, goal)
         if guidance.rows is None:
             nothing = np.empty((0, self._spec.obs.size), np.float32)
             return Thought(answer, nothing, None)
@@ -332,7 +319,7 @@ class Thinker:
             obs = np.stack([each.obs for each in asked])[kept]
         else:
             chosen = [asked[index] for index in kept]
-            rows = [self._memory.aged(e.epoch, e.tick, e.obs) for e in chosen]
+            rows = [self._memory.aged(e.episode, e.tick, e.obs) for e in chosen]
             width = self._spec.obs.size + self._memory.goals.width
             obs = np.reshape(rows, (len(rows), width)).astype(np.float32)
         packed = np.asarray(dists.pack(guidance.rows), np.float32)

@@ -2,25 +2,23 @@
 
 A row is planned for one state, and the state changes while the planner thinks. The row
 for the observation at hand is the planner's own word and always acts. Any other row
-acts in the executor's place only if it passes these tests, in this order. The first
-that fails is the reason, and ends the strategy:
+acts in the executor's place only if it passes these tests, in this order. The first that fails is
+the reason, and ends the strategy:
 
-1. **unpredicted**: the planner was asked about a predicted observation, or says what
-   it expects to be observed (`RollForward`, `Guidance.expected`). Else nobody knows
-   whether the row is for the present state.
-2. **changed**: the actions executed since the observation are those that the
-   prediction counted on, then the rows before this one. A veto, a swap, another
-   strategy, or an executor that did something else makes the prediction void.
-3. **surprise**: the executor does the same at the predicted and at the seen
-   observation, now and lately, and predictions explain at least half of how the
-   observations move: an executor that does the same everywhere notices nothing.
-   Otherwise the predictions are wrong.
-4. **astray**: rows of this age have been no further from the executor than planner and
-   executor are about one and the same observation. Otherwise old rows mislead here.
+1. **unpredicted**: the planner was asked about a predicted observation, or says what it expects to
+   be observed (`RollForward`, `Guidance.expected`). Else nobody knows whether the row is for the
+   present state.
+2. **changed**: the actions executed since the observation are those that the prediction counted on,
+   then the rows before this one. A veto, a swap, another strategy, or an executor that did
+   something else makes the prediction void.
+3. **surprise**: the executor does the same at the predicted and at the seen observation, now and
+   lately, and predictions explain at least half of how the observations move: an executor that does
+   the same everywhere notices nothing. Otherwise the predictions are wrong.
+4. **astray**: rows of this age have been no further from the executor than planner and executor are
+   about one and the same observation. Otherwise old rows mislead here.
 
-Until there are a few comparisons, 3 and 4 give **unproven**. Distances between actions
-are mean absolute differences in units of the bounds' distance; for choices, the share
-that differs.
+Until there are a few comparisons, 3 and 4 give **unproven**. Distances between actions are mean
+absolute differences in units of the bounds' distance; for choices, the share that differs.
 """
 
 from __future__ import annotations
@@ -56,19 +54,19 @@ class Trust:
     """When a late row may act in the executor's place.
 
     Attributes:
-        same: The largest distance between an action that a prediction counted on and
-            the one that was executed, 0 to 1.
-        surprise: The largest distance between the executor's actions at the predicted
-            and at the seen observation, at one tick, 0 to 1.
-        sharp: The largest mean of that distance lately, as a share of how far planner
-            and executor are apart about the same observation: a late row has to be
-            nearer to the planner's word than the executor is.
-        excess: How much further rows of an age may be from the executor than planner
-            and executor are about the same observation, as a factor.
+        same: The largest distance between an action that a prediction counted on and the one that
+            was executed, 0 to 1.
+        surprise: The largest distance between the executor's actions at the predicted and at the
+            seen observation, at one tick, 0 to 1.
+        sharp: The largest mean of that distance lately, as a share of how far planner and executor
+            are apart about the same observation: a late row has to be nearer to the planner's word
+            than the executor is.
+        excess: How much further rows of an age may be from the executor than planner and executor
+            are about the same observation, as a factor.
         slack: What the two means may be beyond that, 0 to 1.
-        missed: The largest share of an observation's movement that predictions miss
-            lately, 0 to 1: squared differences, predicted from seen, over those from
-            answer to answer; the mean over the observation's numbers.
+        missed: The largest share of an observation's movement that predictions miss lately, 0 to 1:
+            squared differences, predicted from seen, over those from answer to answer; the mean
+            over the observation's numbers.
     """
 
     same: float = 0.01
@@ -226,11 +224,7 @@ class Judge:
         self._former: _Case | None = None
 
     def choose(
-        self,
-        strategies: Strategies,
-        served: tuple[Any, str],
-        tick: int,
-        seen: tuple[Floats, Any],
+        self, strategies: Strategies, served: tuple[Any, str], tick: int, seen: tuple[Floats, Any]
     ) -> tuple[Any, str]:
         """Return the action of the newest strategy that is still right, and why.
 
@@ -238,8 +232,7 @@ class Judge:
             strategies: The strategies; those that are not right end.
             served: The newest one's action and why it serves.
             tick: The tick.
-            seen: The observation, (obs,), and what the executor would do, None if it
-                does not say.
+            seen: The observation, (obs,), and what the executor would do, None if it does not say.
 
         Returns:
             The action, None if no strategy is right; and why.
@@ -259,9 +252,7 @@ class Judge:
             action, why = strategies.serve(tick)
         return None, first
 
-    def _verdict(
-        self, track: Track, row: int, tick: int, seen: tuple[Floats, Any]
-    ) -> str:
+    def _verdict(self, track: Track, row: int, tick: int, seen: tuple[Floats, Any]) -> str:
         """Return why a strategy may not act at a tick; "" if it may."""
         case = self._case
         if case is None or case.track is not track:
@@ -287,9 +278,7 @@ class Judge:
         self._case = case = _Case(track)
         return case
 
-    def _refusal(
-        self, case: _Case, row: int, tick: int, seen: tuple[Floats, Any]
-    ) -> str:
+    def _refusal(self, case: _Case, row: int, tick: int, seen: tuple[Floats, Any]) -> str:
         track, (obs, mine) = case.track, seen
         expected = track.strategy.expected
         if mine is None or (track.assumed is None and expected is None):

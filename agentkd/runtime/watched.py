@@ -10,13 +10,13 @@ from typing import final
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.errors import BundleError, ConfigError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 
 _EVERY = 0.1
 """Seconds between two looks."""
 _SETTLED = 2.0
-"""Seconds after which a file's times tell that nothing is being written: a change
-within one step of the file system's clock would not show in them."""
+"""Seconds after which a file's times tell that nothing is being written: a change within one step
+of the file system's clock would not show in them."""
 
 _Facts = tuple[int, int, int, int, int]
 
@@ -25,9 +25,9 @@ _Facts = tuple[int, int, int, int, int]
 class Watched:
     """Follows the executor file at a path.
 
-    It may be renamed over, rewritten in place, deleted and put back, or be a symbolic
-    link that is switched. A file that is only half written is read again until it is
-    whole, or the same twice and bad.
+    It may be renamed over, rewritten in place, deleted and put back, or be a symbolic link that is
+    switched. A file that is only half written is read again until it is whole, or the same twice
+    and bad.
 
     Args:
         path: The file.
@@ -81,13 +81,7 @@ class Watched:
             return None
         if not stat.S_ISREG(found.st_mode):
             return None
-        return (
-            found.st_dev,
-            found.st_ino,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-        )
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def _judge(self, facts: _Facts, error: BundleError) -> None:
         """Raise the error if the file was as bad before, else wait for the rest."""
@@ -106,25 +100,25 @@ class Watched:
 
 
 def open_executor(
-    executor: Frozen | str | Path, *, watch: bool
-) -> tuple[Frozen, Contract | None, Watched | None]:
+    executor: Executor | str | Path, *, watch: bool
+) -> tuple[Executor, Contract | None, Watched | None]:
     """Return an executor, or that of a file; its contract; and what follows the file.
 
     Raises:
         ConfigError: If it is neither, or `watch` is set without a file.
         BundleError: If the file cannot be read.
     """
-    if isinstance(executor, Frozen):
+    if isinstance(executor, Executor):
         if watch:
             raise ConfigError(
-                "watch=True follows an executor's file: give its path, not a Frozen."
+                "watch=True follows an executor's file: give its path, not a Executor."
             )
         return executor, None, None
     if not isinstance(executor, str | Path):
         raise ConfigError(
-            f"{type(executor).__name__} is no executor: give a Frozen or the path of "
+            f"{type(executor).__name__} is no executor: give a Executor or the path of "
             "an .akd file."
         )
     bundle = read_bundle(executor)
     watched = Watched(executor, bundle.digest) if watch else None
-    return bundle.frozen, bundle.contract, watched
+    return bundle.executor, bundle.contract, watched

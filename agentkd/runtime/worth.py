@@ -43,11 +43,11 @@ class _Moments:
 class Worth:
     """Compares rewards while strategies acted with rewards while the executor did.
 
-    Rewards are averaged over windows of 50 ticks. A window counts for strategies if
-    they acted at half of its ticks or more, and for the executor if strategies acted at
-    a tenth or less. Strategies are worse if their mean is lower by three standard
-    errors, of five windows of each or more. The comparison is of what happened, not a
-    trial: the two may have acted in different states.
+    Rewards are averaged over windows of 50 ticks. A window counts for strategies if they acted at
+    half of its ticks or more, and for the executor if strategies acted at a tenth or less.
+    Strategies are worse if their mean is lower by three standard errors, of five windows of each or
+    more. The comparison is of what happened, not a trial: the two may have acted in different
+    states.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """A microcontroller flies the lunar lander: the executor on an emulated Cortex-M.
 
-It is built into a complete program, which decides for observations that come over a
-serial line. The same executor decides on the host, and each pair is compared:
+It is built into a complete program, which decides for observations that come over a serial line.
+The same executor decides on the host, and each pair is compared:
 
     python -m examples.firmware.fly runs/demo/executor.akd --machine m4f --form int8
 """
@@ -23,18 +23,10 @@ from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.errors import AgentkdError
-from agentkd.executors.frozen import one_action
+from agentkd.executors.executor import one_action
 from agentkd.spec import BoxSpec, Spec, flatten_one
 from agentkd.types import Floats, Policy, RecurrentPolicy
-from examples.firmware.board import (
-    FORMS,
-    HERE,
-    MACHINES,
-    Board,
-    build,
-    emulate,
-    missing,
-)
+from examples.firmware.board import FORMS, HERE, MACHINES, Board, build, emulate, missing
 from examples.firmware.link import Device, DeviceError, Line, RefusedError, frame
 
 _CLOSE = 1e-5
@@ -107,7 +99,7 @@ def fly(bundle: Bundle, device: Device, host: Host, env: str, seed: int) -> Flig
 
 def episode(bundle: Bundle, env: str, seed: int, decide: Callable[..., Any]) -> float:
     """Live an episode; give its return."""
-    spec = bundle.frozen.spec
+    spec = bundle.executor.spec
     made = environments.make(env)
     try:
         obs, _ = made.reset(seed=seed)
@@ -168,25 +160,23 @@ def run(options: argparse.Namespace) -> int:
     if absent:
         raise DeviceError(f"Missing on the PATH: {', '.join(absent)}. See README.md.")
     bundle = read_bundle(options.executor)
-    frozen = bundle.frozen
+    executor = bundle.executor
     env = options.env or bundle.manifest.get("provenance", {}).get("env")
     if not env:
         raise DeviceError(f"{options.executor} names no environment: give --env.")
     # The model's own checksum where it is data, the file's digest where it is code.
-    data = to_akx(frozen) if options.form == "akx" else b""
+    data = to_akx(executor) if options.form == "akx" else b""
     known = zlib.crc32(data[16:]) if data else int(bundle.digest[:8], 16)
     folder = options.build or HERE / "build" / f"{options.machine}-{options.form}"
-    built = build(
-        options.executor, options.machine, options.form, folder, known, frozen.version
-    )
+    built = build(options.executor, options.machine, options.form, folder, known, executor.version)
     print(built.takes)
-    policy: Any = integer_form(bundle) if options.form == "int8" else frozen
-    host = Host(getattr(policy, "policy", policy), frozen.spec)
-    floats = isinstance(frozen.spec.action, BoxSpec)
+    policy: Any = integer_form(bundle) if options.form == "int8" else executor
+    host = Host(getattr(policy, "policy", policy), executor.spec)
+    floats = isinstance(executor.spec.action, BoxSpec)
     with emulate(built, options.machine, _SECONDS) as board:
         device = Device(Line(board.line, options.damage), floats=floats)
         said = device.hello()
-        if (said.id, said.obs) != (known, frozen.spec.obs.size):
+        if (said.id, said.obs) != (known, executor.spec.obs.size):
             raise DeviceError(f"The device runs another executor: {said}.")
         flights = []
         print(f"{'seed':>6}{'device':>10}{'host':>10}{'equal':>8} of steps")
@@ -232,9 +222,7 @@ def main() -> int:
     parser.add_argument(
         "--damage", type=float, default=0.0, help="the share of bytes that are changed"
     )
-    parser.add_argument(
-        "--faults", action="store_true", help="afterwards, break things and see"
-    )
+    parser.add_argument("--faults", action="store_true", help="afterwards, break things and see")
     parser.add_argument("--build", type=Path, help="the folder to build in")
     try:
         return run(parser.parse_args())

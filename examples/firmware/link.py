@@ -1,7 +1,7 @@
 """The host's end of the line: frames, and an executor that answers over them.
 
-What a frame is stands in link.h. Whatever is lost or damaged on the way is asked for
-again under the same number, so that the device decides once for each observation.
+What a frame is stands in link.h. Whatever is lost or damaged on the way is asked for again under
+the same number, so that the device decides once for each observation.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class Line:
         try:
             self._end.sendall(self._worn(data))
         except OSError as error:
-            raise DeviceError(
-                f"The line is dead: {error.strerror or error}."
-            ) from error
+            raise DeviceError(f"The line is dead: {error.strerror or error}.") from error
 
     def frames(self, seconds: float) -> Iterator[bytes]:
         """Give what stands between zeros, as it comes, for some seconds.

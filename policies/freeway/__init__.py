@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from agentkd.planners import Planner
-from agentkd.planners.exact import ExactOptions, ExactSearch
+from agentkd.planners.search.exact import ExactOptions, ExactSearch
 from agentkd.spec import Spec
 from agentkd.types import Categorical, Floats
 from envs import freeway_rules as rules
 from envs.freeway_rules import Position
 
 CRASH = -50.0
-"""What a collision costs the planner, in turns. A player who prefers to be run over
-does the same again once he is back at the start, and so never arrives."""
+"""What a collision costs the planner, in turns. A player who prefers to be run over does the same
+again once he is back at the start, and so never arrives."""
 HORIZON = 32
 _SURE = 8.0
 
@@ -75,8 +75,8 @@ def safe(obs: Floats, action: int) -> bool:
 def holds(obs: Floats, actions: Sequence[int]) -> bool:
     """Whether actions one after another lead from an observation (obs,) to the goal.
 
-    Without a collision, that is: a plan that was made for another position may still be
-    one for this.
+    Without a collision, that is: a plan that was made for another position may still be one for
+    this.
     """
     position, _ = rules.restore(obs)
     for action in actions:
@@ -89,8 +89,8 @@ def holds(obs: Floats, actions: Sequence[int]) -> bool:
 def ahead(obs: Floats, actions: Sequence[int]) -> Floats:
     """What will be observed after some actions, (obs,), by the rules.
 
-    So a planner that answers some turns late can be asked about where it will be heard.
-    Where the goal is reached before, the observation of the goal.
+    So a planner that answers some turns late can be asked about where it will be heard. Where the
+    goal is reached before, the observation of the goal.
     """
     position, turn = rules.restore(obs)
     for action in actions:

@@ -1,11 +1,10 @@
 """Make the executors beside this file: `python -m policies.freeway.train`.
 
-The boards are drawn, and none is a published one. On each a player wanders about, who
-goes wherever there is no car a turn from now, mostly up; the exact search labels every
-position he is in. So the labels cover what can happen rather than what one player does.
-Soon every second player does what the executor has learnt to do so far, so that the
-errors on its own way are labelled, too (Ross et al. 2011, DAgger). One executor sees
-the forecast; the other, larger, the cars alone.
+The boards are drawn, and none is a published one. On each a player wanders about, who goes wherever
+there is no car a turn from now, mostly up; the exact search labels every position he is in. So the
+labels cover what can happen rather than what one player does. Soon every second player does what
+the executor has learnt to do so far, so that the errors on its own way are labelled, too (Ross et
+al. 2011, DAgger). One executor sees the forecast; the other, larger, the cars alone.
 
 Six minutes on one core for the first.
 """
@@ -18,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agentkd.bench.evaluate import evaluate
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.executors.architecture import initial
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate
 from agentkd.spec import env_spec
 from agentkd.types import Floats
 from envs import freeway_rules as rules
@@ -50,10 +49,10 @@ class Players:
         self._env.reset(seed=seed + 1_000_000)
         self._random = np.random.default_rng(seed)
         self._seen: list[Floats] = []
-        self._executor: Frozen | None = None
+        self._executor: Executor | None = None
         self._boards = 0
 
-    def follow(self, executor: Frozen) -> None:
+    def follow(self, executor: Executor) -> None:
         """Let every second player do what this one says from now on."""
         self._executor = executor
 
@@ -90,7 +89,7 @@ class Players:
                 return
 
 
-def train(layout: Layout, executor: str, labels: int, steps: int, seed: int) -> Frozen:
+def train(layout: Layout, executor: str, labels: int, steps: int, seed: int) -> Executor:
     """Distil the exact search into an executor."""
     torch.set_num_threads(1)
     spec = env_spec(Freeway("any", layout))
@@ -112,14 +111,14 @@ def train(layout: Layout, executor: str, labels: int, steps: int, seed: int) -> 
     return distiller.freeze(version=1)
 
 
-def measure(frozen: Frozen, layout: Layout) -> dict[str, list[float]]:
+def measure(executor: Executor, layout: Layout) -> dict[str, list[float]]:
     """Score the published games, and 200 others of each difficulty."""
     suffix = "" if layout == "forecast" else "Cars"
     scores = {}
     for difficulty in ("Easy", "Medium", "Hard"):
         env = f"envs.freeway:agentkd/Freeway{difficulty}{suffix}-v0"
         scores[difficulty.lower()] = [
-            round(float(np.mean(evaluate(env, frozen, episodes=n, seed=at).returns)), 2)
+            round(float(np.mean(evaluate(env, executor, episodes=n, seed=at).returns)), 2)
             for n, at in ((8, 0), (200, 10_000))
         ]
     return scores
@@ -137,10 +136,8 @@ def main() -> None:
     arguments = parser.parse_args()
     layout: Layout = arguments.layout
     name = "executor" if layout == "forecast" else "cars"
-    executor = arguments.executor or (
-        "mlp:128,128" if layout == "forecast" else "mlp:192,192"
-    )
-    frozen = train(layout, executor, arguments.labels, arguments.steps, arguments.seed)
+    executor = arguments.executor or ("mlp:128,128" if layout == "forecast" else "mlp:192,192")
+    chosen = train(layout, executor, arguments.labels, arguments.steps, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     suffix = "" if layout == "forecast" else "Cars"
     origin = {
@@ -149,12 +146,9 @@ def main() -> None:
         "labels": arguments.labels,
         "seed": arguments.seed,
     }
-    write_bundle(arguments.out / f"{name}.akd", frozen, origin)
-    for difficulty, (published, others) in measure(frozen, layout).items():
-        print(
-            f"{difficulty:7} published {published / BEST:.3f}  "
-            f"others {others / BEST:.3f}"
-        )
+    write_bundle(arguments.out / f"{name}.akd", chosen, origin)
+    for difficulty, (published, others) in measure(chosen, layout).items():
+        print(f"{difficulty:7} published {published / BEST:.3f}  others {others / BEST:.3f}")
 
 
 if __name__ == "__main__":

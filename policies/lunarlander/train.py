@@ -1,9 +1,9 @@
 """Train the LunarLander-v3 planner: `python -m policies.lunarlander.train --out DIR`.
 
-PPO with a 256-256 network on 16 environments, 2 million steps, some seventeen minutes
-on one core. The learning rate and the entropy bonus fall to zero, so that the action
-distributions that are left at the end are what the planner means. Every 100,000
-steps the policy plays 40 episodes; the best of these saves is kept.
+PPO with a 256-256 network on 16 environments, 2 million steps, some seventeen minutes on one core.
+The learning rate and the entropy bonus fall to zero, so that the action distributions that are left
+at the end are what the planner means. Every 100,000 steps the policy plays 40 episodes; the best of
+these saves is kept.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     agentkd distill envs.snake:agentkd/Snake-v0 --planner policies.snake:planner
 
-Everything works from an observation alone. Where food will appear is not observed, and
-the model lets none appear.
+Everything works from an observation alone. Where food will appear is not observed, and the model
+lets none appear.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.deploy.bundle import read_bundle
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.planners import Planner
-from agentkd.planners.guides import prior_of
-from agentkd.planners.model import roll
-from agentkd.planners.tree import TreeOptions, TreeSearch
+from agentkd.planners.sb3.model import roll
+from agentkd.planners.search.priors import prior_of
+from agentkd.planners.search.tree import TreeOptions, TreeSearch
 from agentkd.spec import Spec
 from agentkd.types import Categorical, Floats
 from envs import snake_rules as rules
@@ -49,8 +49,8 @@ class World:
 def worth(state: Position) -> float:
     """What is to be expected from a position on.
 
-    The turns that are left, by the room there is for the body, and the food that can be
-    reached before it is gone, by how far it is.
+    The turns that are left, by the room there is for the body, and the food that can be reached
+    before it is gone, by how far it is.
     """
     layers, area = rules.flood(state)
     room = min(1.0, area / len(state.body))
@@ -69,11 +69,9 @@ def _distances(state: Position, layers: list[int]) -> list[int]:
     return found
 
 
-def search(walks: int, executor: Frozen | None = None) -> TreeSearch[Position]:
+def search(walks: int, executor: Executor | None = None) -> TreeSearch[Position]:
     """Make a tree search, whose prior is an executor if there is one."""
-    options = TreeOptions(
-        simulations=walks, horizon=HORIZON, exploration=0.5, discount=0.98
-    )
+    options = TreeOptions(simulations=walks, horizon=HORIZON, exploration=0.5, discount=0.98)
     prior = None
     if executor is not None:
         prior = prior_of(compile_native(executor) or executor, rules.observe)
@@ -93,7 +91,7 @@ def quick(spec: Spec) -> Planner:
 def guided(spec: Spec) -> Planner:
     """Make the tree search with 64 walks whose prior is the executor beside this."""
     bundle = read_bundle(Path(__file__).with_name("executor.akd"))
-    policy = search(64, bundle.frozen)
+    policy = search(64, bundle.executor)
     return Planner(policy, spec, "guided tree search, 64 walks", 0, bundle.digest)
 
 

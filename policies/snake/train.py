@@ -1,9 +1,9 @@
 """Expert iteration on Snake: `python -m policies.snake.train`.
 
-In the first round the tree search thinks on its own, and an executor is distilled from
-it. In each round that follows the executor of the last one is the search's prior, and
-learns from what the search then makes of it (Anthony et al. 2017). Search and executor
-are measured in each round on games that are neither trained on nor published.
+In the first round the tree search thinks on its own, and an executor is distilled from it. In each
+round that follows the executor of the last one is the search's prior, and learns from what the
+search then makes of it (Anthony et al. 2017). Search and executor are measured in each round on
+games that are neither trained on nor published.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from agentkd import environments
-from agentkd.bench.evaluate import evaluate
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distill.loop import Budget, distill
-from agentkd.distill.source import CollectionOptions
-from agentkd.executors.frozen import Frozen
+from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.source import CollectionOptions
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import Planner
 from agentkd.spec import env_spec
 from agentkd.types import Policy
@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     spec = env_spec(environments.make(ENV))
-    executor: str | Frozen = arguments.executor
+    executor: str | Executor = arguments.executor
     for index in range(arguments.rounds):
         prior = None if isinstance(executor, str) else executor
         policy = search(arguments.walks, prior)
@@ -63,7 +63,7 @@ def main() -> None:
             collection=CollectionOptions(least_share=0.3),
             seed=arguments.seed + index,
         )
-        executor = result.frozen
+        executor = result.executor
         origin = {
             "env": ENV,
             "planner": {"refs": ["policies.snake.train"], "name": name},

@@ -1,8 +1,8 @@
 """Make the Transformer beside this file: `python -m policies.transformer.train`.
 
-Three blocks of attention over the eight numbers of LunarLander-v3's observation, wider
-and deeper than executors, distilled from the PPO planner of `policies/lunarlander` in
-the states that both of them visit. Some four minutes on one core.
+Three blocks of attention over the eight numbers of LunarLander-v3's observation, wider and deeper
+than executors, distilled from the PPO planner of `policies/lunarlander` in the states that both of
+them visit. Some four minutes on one core.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agentkd.bench.evaluate import evaluate, evaluate_random
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distill.distiller import DistillerOptions
-from agentkd.distill.loop import Budget, distill
-from agentkd.executors.frozen import Frozen
+from agentkd.distillation.distiller import DistillerOptions
+from agentkd.distillation.loop import Budget, distill
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.planners import load_planner
 from agentkd.types import Policy, RecurrentPolicy
 
@@ -26,7 +26,7 @@ ARCHITECTURE = "attention:32/4/3"
 TEACHER = Path(__file__).parents[1] / "lunarlander"
 
 
-def train(architecture: str, labels: int, steps_per_label: float, seed: int) -> Frozen:
+def train(architecture: str, labels: int, steps_per_label: float, seed: int) -> Executor:
     """Distil the PPO planner; the same seed gives the same network on one machine."""
     torch.set_num_threads(1)
     return distill(
@@ -36,7 +36,7 @@ def train(architecture: str, labels: int, steps_per_label: float, seed: int) -> 
         budget=Budget(labels=labels, steps_per_label=steps_per_label),
         seed=seed,
         options=DistillerOptions(seed=seed, batch=256),
-    ).frozen
+    ).executor
 
 
 def measure(policy: Policy | RecurrentPolicy, episodes: int, seed: int) -> float:
@@ -55,11 +55,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=60)
     arguments = parser.parse_args()
-    frozen = train(
-        arguments.architecture,
-        arguments.labels,
-        arguments.steps_per_label,
-        arguments.seed,
+    executor = train(
+        arguments.architecture, arguments.labels, arguments.steps_per_label, arguments.seed
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     origin = {
@@ -68,14 +65,14 @@ def main() -> None:
         "labels": arguments.labels,
         "seed": arguments.seed,
     }
-    write_bundle(arguments.out / "planner.akd", frozen, origin)
+    write_bundle(arguments.out / "planner.akd", executor, origin)
     count, first = arguments.episodes, 1000
-    mine = measure(frozen, count, first)
+    mine = measure(executor, count, first)
     theirs = measure(load_planner(str(TEACHER)).policy, count, first)
     chance = evaluate_random(ENVIRONMENT, episodes=count, seed=first)
     floor = float(np.mean(chance.returns))
     print(
-        f"{frozen.architecture}, {frozen.parameters:,} parameters: {mine:.1f}; PPO "
+        f"{executor.architecture}, {executor.parameters:,} parameters: {mine:.1f}; PPO "
         f"{theirs:.1f}, random {floor:.1f}: retention "
         f"{(mine - floor) / (theirs - floor):.3f} over {count} episodes"
     )

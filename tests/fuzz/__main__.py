@@ -50,9 +50,7 @@ def main() -> int:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="for all targets")
-    parser.add_argument(
-        "--target", action="append", choices=_ALL, help="repeat it for several"
-    )
+    parser.add_argument("--target", action="append", choices=_ALL, help="repeat it for several")
     parser.add_argument("--inputs", type=int, help="run so many of each, then end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
@@ -91,9 +89,7 @@ def _counted(name: str, seed: int, inputs: int, findings: Findings, out: Path) -
     return _repeated(name, seed, findings, lambda done: inputs - done)
 
 
-def _timed(
-    name: str, seed: int, seconds: float, findings: Findings, out: Path
-) -> Tally:
+def _timed(name: str, seed: int, seconds: float, findings: Findings, out: Path) -> Tally:
     """Run inputs for so many seconds, guided by coverage where that can be."""
     if name == native.NAME:
         return native.run_libfuzzer(seed, seconds, out, findings)
@@ -102,14 +98,10 @@ def _timed(
     if guided.available() and not native.sanitized():
         return guided.run_guided(formats.target(name), seed, seconds, out, findings)
     end = time.monotonic() + seconds
-    return _repeated(
-        name, seed, findings, lambda _: 100 if time.monotonic() < end else 0
-    )
+    return _repeated(name, seed, findings, lambda _: 100 if time.monotonic() < end else 0)
 
 
-def _repeated(
-    name: str, seed: int, findings: Findings, left: Callable[[int], int]
-) -> Tally:
+def _repeated(name: str, seed: int, findings: Findings, left: Callable[[int], int]) -> Tally:
     target = formats.target(name)
     inputs, total = seeded(target, seed), Tally()
     while (more := left(total.inputs)) > 0:

@@ -149,19 +149,9 @@ def npy(draw: Draw, data: bytes) -> bytes:
             body = numbers(draw, body)
         case _:
             shape = draw.choice(
-                (
-                    "()",
-                    "(0,)",
-                    "(-1,)",
-                    "(1000000000000000,)",
-                    "(3, 3)",
-                    "(1,)",
-                    "(None,)",
-                )
+                ("()", "(0,)", "(-1,)", "(1000000000000000,)", "(3, 3)", "(1,)", "(None,)")
             )
-            kind = draw.choice(
-                ("<i4", "<f4", "|O", "<f8", "|V4", "<U1000000", "<m8", ">f4")
-            )
+            kind = draw.choice(("<i4", "<f4", "|O", "<f8", "|V4", "<U1000000", "<m8", ">f4"))
             before, _, _ = head.partition("{")
             told = f"'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, "
             head = f"{before}{{{told}}}\n"
@@ -173,9 +163,7 @@ def npy(draw: Draw, data: bytes) -> bytes:
 
 def _dag(depth: int) -> bytes:
     """A pickle of lists that each hold the one before twice: 2**depth paths."""
-    each = b"".join(
-        b"]q%c(h%ch%ce" % (level + 1, level, level) for level in range(depth)
-    )
+    each = b"".join(b"]q%c(h%ch%ce" % (level + 1, level, level) for level in range(depth))
     return b"\x80\x02]q\x00" + each + b"."
 
 
@@ -275,9 +263,7 @@ def repacked(
     held = list(entries.items())
     for at in {draw.below(len(held)) for _ in range(1 + draw.below(2))}:
         name, data = held[at]
-        change = next(
-            (f for end, f in changes.items() if name.endswith(end)), mutate.octets
-        )
+        change = next((f for end, f in changes.items() if name.endswith(end)), mutate.octets)
         held[at] = name, change(draw, data)
     match draw.below(24):
         case 0:

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.covered TARGET FOLDER COUNTS [options of libFuzzer]
 
-Findings are kept and the run goes on. What ends the process, libFuzzer leaves as a file
-in the working directory.
+Findings are kept and the run goes on. What ends the process, libFuzzer leaves as a file in the
+working directory.
 """
 
 from __future__ import annotations

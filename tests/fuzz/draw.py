@@ -14,8 +14,8 @@ Item = TypeVar("Item")
 class Draw:
     """A stream of decisions: the bytes of `data`, then numbers seeded by them.
 
-    Any bytes are a valid input of any length. A fuzzer that changes one byte changes
-    one decision and the ones after it.
+    Any bytes are a valid input of any length. A fuzzer that changes one byte changes one decision
+    and the ones after it.
     """
 
     def __init__(self, data: bytes) -> None:

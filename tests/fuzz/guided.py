@@ -23,9 +23,7 @@ def available() -> bool:
     return find_spec("atheris") is not None
 
 
-def run_guided(
-    target: Target, seed: int, seconds: float, out: Path, findings: Findings
-) -> Tally:
+def run_guided(target: Target, seed: int, seconds: float, out: Path, findings: Findings) -> Tally:
     """Fuzz a target for so many seconds; what it learns stays in `out`/corpus.
 
     Args:
@@ -54,17 +52,10 @@ def run_guided(
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with (work / "stderr").open("wb") as told:
             subprocess.run(
-                command,
-                cwd=work,
-                env=environment,
-                stdout=told,
-                stderr=told,
-                check=False,
+                command, cwd=work, env=environment, stdout=told, stderr=told, check=False
             )
         found = [
-            each
-            for each in work.iterdir()
-            if each.name.startswith(("crash-", "timeout-", "oom-"))
+            each for each in work.iterdir() if each.name.startswith(("crash-", "timeout-", "oom-"))
         ]
         for artifact in found:
             kind = artifact.name.partition("-")[0]

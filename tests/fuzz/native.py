@@ -19,17 +19,9 @@ from tests.fuzz.target import SECONDS, digest
 NAME, SANITIZED = "akx", "native"
 _MARK = "AGENTKD_FUZZ_SANITIZED"
 _ABORT = "abort_on_error=1"
-_TALLY = re.compile(
-    r"^bundle +([\d,]+) inputs +([\d,]+) \w+ +([\d,]+) \w+ +([\d,]+)", re.MULTILINE
-)
+_TALLY = re.compile(r"^bundle +([\d,]+) inputs +([\d,]+) \w+ +([\d,]+) \w+ +([\d,]+)", re.MULTILINE)
 _HERE = Path(__file__).parent / "c"
-_FLAGS = (
-    "-std=c99",
-    "-O1",
-    "-g",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover",
-)
+_FLAGS = ("-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover")
 _SMALL = {
     "mlp:64,64": "mlp:3",
     "mlp:64,64,tanh": "mlp:3,tanh",
@@ -40,9 +32,7 @@ _LONGEST = 16384
 _DONE = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
-def build(
-    folder: Path, sources: tuple[str, ...], flags: tuple[str, ...], cc: str
-) -> Path:
+def build(folder: Path, sources: tuple[str, ...], flags: tuple[str, ...], cc: str) -> Path:
     """Compile the target and the runtime into a program in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in (*RUNTIME, *(_HERE / name for name in sources)):
@@ -94,9 +84,7 @@ def run_alone(folder: Path, seed: int, count: int, findings: Findings) -> Tally:
         tally.kinds["abort"] = 1
         _keep(folder / "failing", findings, done.stderr)
         return tally
-    counts = dict(
-        zip(("inputs", "accepted"), map(int, done.stdout.split()), strict=True)
-    )
+    counts = dict(zip(("inputs", "accepted"), map(int, done.stdout.split()), strict=True))
     tally.inputs = counts["inputs"]
     tally.verdicts["accepted"] = counts["accepted"]
     tally.verdicts["refused"] = counts["inputs"] - counts["accepted"]
@@ -108,9 +96,7 @@ def _keep(failing: Path, findings: Findings, text: str) -> None:
     kept = findings.folder / f"{NAME}-{digest(failing.read_bytes())}.akx"
     kept.write_bytes(failing.read_bytes())
     command = f"python -m tests.fuzz --target {NAME} --replay {kept}"
-    what = next(
-        (line for line in text.splitlines() if "ERROR" in line or "error" in line), ""
-    )
+    what = next((line for line in text.splitlines() if "ERROR" in line or "error" in line), "")
     told = f"{what or 'abort'}\n\n{command}\n\n{text[-8000:]}"
     kept.with_suffix(".txt").write_text(told, encoding="utf-8")
 
@@ -119,10 +105,7 @@ def _library(name: str, suffix: str) -> str:
     """Where clang keeps one of its runtime libraries; "" where it does not."""
     if shutil.which("clang") is None:
         return ""
-    command = [
-        "clang",
-        f"-print-file-name=libclang_rt.{name}-{os.uname().machine}.{suffix}",
-    ]
+    command = ["clang", f"-print-file-name=libclang_rt.{name}-{os.uname().machine}.{suffix}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if Path(done.stdout.strip()).is_file() else ""
 
@@ -146,12 +129,7 @@ def run_libfuzzer(seed: int, seconds: float, out: Path, findings: Findings) -> T
         command += [f"-seed={seed + 1 + tally.verdicts['finding']}"]
         command += [f"-max_len={_LONGEST}", "-print_final_stats=1", str(corpus)]
         done = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
         )
         found = _DONE.search(done.stderr)
         tally.inputs += int(found[1]) if found else 0
@@ -173,9 +151,7 @@ def sanitized() -> bool:
     return _MARK in os.environ
 
 
-def run_sanitized(
-    seed: int, options: tuple[str, ...], out: Path, findings: Findings
-) -> Tally:
+def run_sanitized(seed: int, options: tuple[str, ...], out: Path, findings: Findings) -> Tally:
     """Fuzz bundles with the native form built, and Python run, under sanitizers.
 
     Args:
@@ -204,18 +180,14 @@ def run_sanitized(
     }
     command = [sys.executable, "-m", "tests.fuzz", "--target", "bundle", *options]
     command += ["--seed", str(seed), "--out", str(folder)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     tally = Tally()
     found = _TALLY.search(done.stdout)
     if found is None:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
     inputs, *counts = (int(each.replace(",", "")) for each in found.groups())
     tally.inputs = inputs
-    tally.verdicts.update(
-        dict(zip(("accepted", "refused", "finding"), counts, strict=True))
-    )
+    tally.verdicts.update(dict(zip(("accepted", "refused", "finding"), counts, strict=True)))
     for path in sorted((folder / "findings").glob("*.*")):
         if path.is_file():
             shutil.copy(path, findings.folder / f"{SANITIZED}-{path.name}")

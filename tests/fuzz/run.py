@@ -18,15 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.fuzz.draw import Draw
-from tests.fuzz.target import (
-    SECONDS,
-    Outcome,
-    Target,
-    attempt,
-    digest,
-    limit_addresses,
-    peak,
-)
+from tests.fuzz.target import SECONDS, Outcome, Target, attempt, digest, limit_addresses, peak
 
 BATCH = 200
 WAITING = 20 * SECONDS
@@ -81,9 +73,7 @@ class Findings:
         return path
 
 
-def run(
-    target: Target, inputs: Iterator[bytes], findings: Findings, batch: int = BATCH
-) -> Tally:
+def run(target: Target, inputs: Iterator[bytes], findings: Findings, batch: int = BATCH) -> Tally:
     """Run one batch of inputs in child processes; a crash ends one input only."""
     tally = Tally()
     target.build(Draw(b""))  # what its inputs are made from is made once, here
@@ -98,9 +88,7 @@ def run(
     return tally
 
 
-def _count(
-    tally: Tally, target: Target, data: bytes, outcome: Outcome, findings: Findings
-) -> None:
+def _count(tally: Tally, target: Target, data: bytes, outcome: Outcome, findings: Findings) -> None:
     tally.inputs += 1
     tally.verdicts[outcome.verdict] += 1
     if outcome.verdict == "finding":
@@ -134,9 +122,7 @@ def _child(
         how = f"ended by status {os.waitstatus_to_exitcode(status)}"
         if os.WIFSIGNALED(status):
             how = signal.Signals(os.WTERMSIG(status)).name
-            how = {"SIGKILL": f"waits for over {WAITING} s", "SIGXCPU": "hangs"}.get(
-                how, how
-            )
+            how = {"SIGKILL": f"waits for over {WAITING} s", "SIGXCPU": "hangs"}.get(how, how)
         return done, (f"{how} {_innermost(trace)}".strip(), trace)
 
 

@@ -78,8 +78,8 @@ def limited() -> Iterator[None]:
     """Run an input with a time limit and nothing logged.
 
     Raises:
-        RuntimeWarning: If NumPy warned of arithmetic that went wrong. It is raised at
-            the end: a reader must not take it for a reason to refuse.
+        RuntimeWarning: If NumPy warned of arithmetic that went wrong. It is raised at the end: a
+            reader must not take it for a reason to refuse.
     """
     signal.signal(signal.SIGPROF, _ring)
     logged = logging.root.manager.disable
@@ -140,9 +140,7 @@ def attempt(target: Target, data: bytes, folder: Path, base: int) -> Outcome:
             outcome = _tried(target, folder)
             _check(heard, base)
     except (Exception, TooSlowError, SystemExit) as error:
-        return Outcome(
-            "finding", _kind(error), "".join(traceback.format_exception(error))
-        )
+        return Outcome("finding", _kind(error), "".join(traceback.format_exception(error)))
     else:
         return outcome
     finally:

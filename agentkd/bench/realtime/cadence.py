@@ -24,10 +24,10 @@ class Cadence:
         ticks: Actions.
         missed: Periods that passed without one.
         hz: Actions per second.
-        late_us: By how much the time from one action to the next exceeded the period:
-            p50, p99, p99.9, max.
-        uncommanded: The share of the time that was spent in gaps, beyond one period
-            after the action before.
+        late_us: By how much the time from one action to the next exceeded the period: p50, p99,
+            p99.9, max.
+        uncommanded: The share of the time that was spent in gaps, beyond one period after the
+            action before.
         longest_ms: The longest time from one action to the next.
     """
 

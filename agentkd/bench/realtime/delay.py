@@ -1,13 +1,12 @@
 """What a delay costs: one planner, several ways to live with it, the same seeds.
 
-A delay of d ticks means that a decision about the observation of tick t is there at
-tick t + d. As in Riemer et al. (2025, arXiv 2412.14355) and Ramstedt and Pal (2019):
+A delay of d ticks means that a decision about the observation of tick t is there at tick t + d. As
+in Riemer et al. (2025, arXiv 2412.14355) and Ramstedt and Pal (2019):
 
-* async: a decision every tick, each about what was observed d ticks before, as d + 1
-  staggered planners would give them; the default action until the first one.
-* sequential: the next question is put when the answer is there, so that there is one
-  decision in d + 1 ticks. Meanwhile the last action goes on (repeat), or the default
-  (noop).
+* async: a decision every tick, each about what was observed d ticks before, as d + 1 staggered
+  planners would give them; the default action until the first one.
+* sequential: the next question is put when the answer is there, so that there is one decision in d
+  + 1 ticks. Meanwhile the last action goes on (repeat), or the default (noop).
 * runtime: the planner is d ticks late and the executor acts.
 """
 
@@ -21,12 +20,12 @@ from typing import Any, Literal, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.bench.arms import Setting, live
-from agentkd.bench.evaluate import evaluate_random
-from agentkd.bench.lockstep import Lockstep
 from agentkd.errors import ConfigError, EpisodeError
-from agentkd.executors.frozen import Frozen
-from agentkd.runtime.form import default_action
+from agentkd.executors.acting import default_action
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate_random
+from agentkd.measure.live import Setting, live
+from agentkd.measure.lockstep import Lockstep
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy
 
@@ -57,7 +56,7 @@ class Case:
     env: str
     name: str
     policy: Any
-    executor: Frozen
+    executor: Executor
     spec: Spec
 
 
@@ -65,9 +64,7 @@ class Case:
 class _Delayed:
     """Chooses as a planner does whose decisions come late."""
 
-    def __init__(
-        self, policy: Policy, lockstep: Lockstep, delay: int, way: Way
-    ) -> None:
+    def __init__(self, policy: Policy, lockstep: Lockstep, delay: int, way: Way) -> None:
         self._policy, self._lockstep = policy, lockstep
         self._delay, self._way = delay, way
         action = lockstep.spec.action
@@ -137,16 +134,14 @@ def delayed(
         progress: Told the episodes done.
 
     Raises:
-        ConfigError: If the way is unknown, or a planner with a memory is to be asked
-            about part of what it sees.
+        ConfigError: If the way is unknown, or a planner with a memory is to be asked about part of
+            what it sees.
         EpisodeError: If the environment raises.
     """
     if way not in WAYS or delay < 0:
         raise ConfigError(f"No way {way!r} with a delay of {delay}.")
     if hasattr(case.policy, "initial_state"):
-        raise ConfigError(
-            f"{case.name} has a memory; the delay table is for planners without one."
-        )
+        raise ConfigError(f"{case.name} has a memory; the delay table is for planners without one.")
     if way == "runtime":
         return _lived(case, delay, episodes=episodes, seed=seed, progress=progress)
     copies = min(_COPIES, episodes)
@@ -161,12 +156,7 @@ def delayed(
 
 
 def _lived(
-    case: Case,
-    delay: int,
-    *,
-    episodes: int,
-    seed: int,
-    progress: Callable[[int], None] | None,
+    case: Case, delay: int, *, episodes: int, seed: int, progress: Callable[[int], None] | None
 ) -> tuple[float, ...]:
     setting = Setting(
         env=case.env,
@@ -184,9 +174,7 @@ def _lived(
         if progress is not None:
             progress(len(look.returns))
 
-    found = asyncio.run(
-        live(setting, "runtime", case.executor, case.policy, watch=watch)
-    )
+    found = asyncio.run(live(setting, "runtime", case.executor, case.policy, watch=watch))
     if found.fault:
         raise EpisodeError(found.fault)
     if found.interrupted:

@@ -19,7 +19,7 @@ from agentkd.bench.ticks import ACTIONS, OBS, SPEC
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Remote
+from agentkd.runtime.process import Patience, Process
 from agentkd.runtime.runtime import Runtime
 from agentkd.types import Floats, SquashedGaussian
 
@@ -49,8 +49,8 @@ class Survived:
         sources: Decisions by who decided.
         answers: The planner's answers.
         restarts: How often it was started again, by cause.
-        recovery: Seconds from the fault, or from its end where it has one, to the first
-            answer after it; NaN without a fault, and if there was none.
+        recovery: Seconds from the fault, or from its end where it has one, to the first answer
+            after it; NaN without a fault, and if there was none.
         error: The planner's last words.
     """
 
@@ -101,8 +101,7 @@ def survive(
     Args:
         fault: What.
         hz: Ticks per second.
-        seconds: How long the run is. It goes on until the planner answers again, for
-            300 s at most.
+        seconds: How long the run is. It goes on until the planner answers again, for 300 s at most.
         answer_seconds: How long an answer takes.
         patience: Seconds of silence after which the planner counts as hung.
 
@@ -134,7 +133,7 @@ class _Run:
         self._orders = orders
         self._answer_seconds = answer_seconds
         self._port = ProcessPlanner(
-            Remote(
+            Process(
                 "agentkd.bench.realtime.faults:Stub",
                 {"seconds": answer_seconds, "orders": str(orders)},
                 nice=5,
@@ -145,13 +144,9 @@ class _Run:
 
     async def live(self) -> Survived:
         world = Metronome(
-            OBS,
-            round(self._hz * (self._seconds + _GIVE_UP)) + 1000,
-            time.perf_counter_ns,
+            OBS, round(self._hz * (self._seconds + _GIVE_UP)) + 1000, time.perf_counter_ns
         )
-        runtime = Runtime(
-            initial("mlp:64,64", SPEC), planner=self._port, hz=self._hz, wait=True
-        )
+        runtime = Runtime(initial("mlp:64,64", SPEC), planner=self._port, hz=self._hz, wait=True)
         async with runtime:
             harm = asyncio.ensure_future(self._harm(runtime))
             began = time.monotonic()
@@ -164,8 +159,7 @@ class _Run:
             await asyncio.gather(harm, return_exceptions=True)
         metrics = runtime.result.metrics
         sources = {
-            source: sum(reasons.values())
-            for source, reasons in metrics["decisions_total"].items()
+            source: sum(reasons.values()) for source, reasons in metrics["decisions_total"].items()
         }
         return Survived(
             fault=self._fault,

@@ -3,8 +3,8 @@
     OTHER_PYTHON rivals.py rtgym 500 60 moments.npy
     OTHER_PYTHON rivals.py openpi 50 60 moments.npy 150 10
 
-It needs NumPy and the package named, and nothing of agentkd. The system, ticks per
-second, seconds, and the file for the moments at which actions came, in nanoseconds;
+It needs NumPy and the package named, and nothing of agentkd. The system, ticks per second, seconds,
+and the file for the moments at which actions came, in nanoseconds;
 for openpi also how long its policy takes, in ms, and how many actions it gives at once.
 """
 
@@ -79,9 +79,7 @@ def rtgym(hz: float, seconds: float, moments: list[int]) -> None:
         seen = env.step(network(seen[0]))[0]
 
 
-def openpi(
-    hz: float, seconds: float, moments: list[int], policy_ms: float, horizon: int
-) -> None:
+def openpi(hz: float, seconds: float, moments: list[int], policy_ms: float, horizon: int) -> None:
     """openpi-client's Runtime, with an ActionChunkBroker where there are chunks."""
     runtime: Any = importlib.import_module("openpi_client.runtime.runtime")
     agents: Any = importlib.import_module("openpi_client.runtime.agents.policy_agent")

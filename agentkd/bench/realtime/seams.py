@@ -1,11 +1,10 @@
 """Where chunks of actions meet: LeRobot's issue 4223 lived again, under several rules.
 
-An arm is told positions at 30 Hz and stands still while it is told nothing. Its planner
-answers with the next 30 positions of a path, seen from where the arm is. The first
-answer takes 0.7 s, for the model has to warm up, all others 0.3 s. In LeRobot's
-real-time chunking queue as it was before its pull request 4454, the first chunk was cut
-by the largest latency seen so far, of which nothing had been acted on: 21 of 30
-positions were skipped, and the arm jumped.
+An arm is told positions at 30 Hz and stands still while it is told nothing. Its planner answers
+with the next 30 positions of a path, seen from where the arm is. The first answer takes 0.7 s, for
+the model has to warm up, all others 0.3 s. In LeRobot's real-time chunking queue as it was before
+its pull request 4454, the first chunk was cut by the largest latency seen so far, of which nothing
+had been acted on: 21 of 30 positions were skipped, and the arm jumped.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Scene:
         chunk: Positions in an answer.
         warm_up: Seconds of the first answer.
         latency: Seconds of the others.
-        wander: How far chunks drift apart from one another by their ends, in the
-            joints' unit: chunks of a generative policy do not continue one another.
+        wander: How far chunks drift apart from one another by their ends, in the joints' unit:
+            chunks of a generative policy do not continue one another.
         seed: For the drift.
     """
 
@@ -179,8 +178,8 @@ def _ours(scene: Scene, options: StrategyOptions, name: str) -> Seamed:
 def by_estimate(scene: Scene) -> Seamed:
     """The rule that LeRobot's queue had: cut a chunk by the largest latency so far.
 
-    The largest of all latencies, the warm-up's among them, for ever; the rest of the
-    old chunk is thrown away, and where the new one is over the arm holds.
+    The largest of all latencies, the warm-up's among them, for ever; the rest of the old chunk is
+    thrown away, and where the new one is over the arm holds.
     """
     arm, tracker, chunks = Arm(), _Tracker(), Chunks(scene)
     queue: list[tuple[int, int, Any]] = []
@@ -249,13 +248,7 @@ class _Tracker:
     def result(self, rule: str) -> Seamed:
         """What was counted."""
         return Seamed(
-            rule,
-            self._ticks,
-            self._starved,
-            self._first,
-            self._skipped,
-            self._step,
-            self._jump,
+            rule, self._ticks, self._starved, self._first, self._skipped, self._step, self._jump
         )
 
 
@@ -264,9 +257,4 @@ Rule = Callable[[Scene], Seamed]
 
 def rules(blend: int) -> tuple[Rule, ...]:
     """The rules that are compared."""
-    return (
-        by_estimate,
-        by_ticks,
-        by_commands,
-        lambda scene: by_commands(scene, blend=blend),
-    )
+    return (by_estimate, by_ticks, by_commands, lambda scene: by_commands(scene, blend=blend))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentkd.bench.arms import ArmLook, Interrupt, Lived, Setting, live
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
+from agentkd.measure.live import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.runtime.ports import AnyPlanner
 from agentkd.runtime.router import Mode
 
@@ -84,7 +84,7 @@ class Cell:
 def cell(
     arm: Arm,
     setting: Setting,
-    executor: Frozen,
+    executor: Executor,
     planner: AnyPlanner,
     watch: Callable[[ArmLook], None] | None = None,
 ) -> Cell:
@@ -92,8 +92,8 @@ def cell(
 
     Args:
         arm: Which.
-        setting: The environment, the latency, the routers and how strategies are asked
-            for; an arm may do without some of it.
+        setting: The environment, the latency, the routers and how strategies are asked for; an arm
+            may do without some of it.
         executor: The executor.
         planner: The planner.
         watch: Shown the arm now and then.
@@ -104,11 +104,7 @@ def cell(
     options = setting.strategies
     if options is not None and not arm.ahead:
         options = replace(options, roll_forward=None)
-    own = replace(
-        setting,
-        strategies=options,
-        routers=setting.routers if arm.guarded else tuple,
-    )
+    own = replace(setting, strategies=options, routers=setting.routers if arm.guarded else tuple)
 
     async def run() -> Lived:
         with Interrupt() as interrupt:

@@ -23,7 +23,7 @@ from agentkd.bench.ticks import ACTIONS, OBS, SPEC
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Remote
+from agentkd.runtime.process import Patience, Process
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.scheduling import Realtime
 from agentkd.spec import to_json
@@ -113,7 +113,7 @@ def think_on() -> None:
 
 def learn_on() -> None:
     """Take gradient steps without a pause, as a distiller does; a process runs it."""
-    from agentkd.distill.service import build
+    from agentkd.distillation.service import build
 
     distiller = build("mlp:64,64", to_json(SPEC))
     random = np.random.default_rng(0)
@@ -149,30 +149,22 @@ def _beside(name: str) -> subprocess.Popen[bytes]:
     )
 
 
-def ours(
-    hz: float, seconds: float, *, busy: bool, realtime: Realtime | None = None
-) -> Kept:
+def ours(hz: float, seconds: float, *, busy: bool, realtime: Realtime | None = None) -> Kept:
     """Keep a clock, with planner and distiller working all the time if `busy`."""
     world = Metronome(OBS, round(hz * seconds) + 1000, time.perf_counter_ns)
-    planner = learner = None
+    planner = distiller = None
     if busy:
         # It thinks for a period at least, so that it never waits to be asked.
-        remote = Remote(f"{_HERE}:thinking_planner", {"seconds": 1.0 / hz})
+        remote = Process(f"{_HERE}:thinking_planner", {"seconds": 1.0 / hz})
         planner = ProcessPlanner(remote, patience=Patience())
-        learner = Remote(
-            "agentkd.distill.service:build",
-            {"executor": "mlp:64,64", "spec": to_json(SPEC)},
+        distiller = Process(
+            "agentkd.distillation.service:build", {"executor": "mlp:64,64", "spec": to_json(SPEC)}
         )
 
     async def run() -> Runtime:
         executor = initial("mlp:64,64", SPEC)
         async with Runtime(
-            executor,
-            planner=planner,
-            learner=learner,
-            hz=hz,
-            realtime=realtime,
-            wait=True,
+            executor, planner=planner, distiller=distiller, hz=hz, realtime=realtime, wait=True
         ) as runtime:
             async for _ in runtime.run(world, seconds=seconds):
                 pass
@@ -183,7 +175,7 @@ def ours(
     if busy:
         note = (
             f"{metrics['planner_answers_total']:,} answers, "
-            f"{metrics['learner_steps_total']:,} gradient steps"
+            f"{metrics['distiller_steps_total']:,} gradient steps"
         )
     for what, told in metrics["realtime"].items():
         note += f"; {what} {told}"
@@ -237,9 +229,7 @@ def theirs(
 def chunks(hz: float, seconds: float, *, policy_ms: float, horizon: int) -> Kept:
     """Keep a clock with a planner that waits as long and answers as many rows."""
     world = Metronome(OBS, round(hz * seconds) + 1000, time.perf_counter_ns)
-    remote = Remote(
-        f"{_HERE}:waiting_planner", {"seconds": policy_ms / 1e3, "horizon": horizon}
-    )
+    remote = Process(f"{_HERE}:waiting_planner", {"seconds": policy_ms / 1e3, "horizon": horizon})
 
     async def run() -> Any:
         executor = initial("mlp:64,64", SPEC)

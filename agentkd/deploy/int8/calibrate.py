@@ -15,7 +15,7 @@ from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.deploy.vectors import vectors
 from agentkd.errors import ConfigError, LoadError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.files import loading, regular
 from agentkd.types import Floats
 
@@ -44,7 +44,7 @@ def held(bundle: Bundle) -> Seen | None:
     The drawn ones beside them are taken too: they lie where an executor seldom goes.
     """
     obs = np.asarray(bundle.golden["obs"], np.float32)
-    if np.array_equal(obs, vectors(bundle.frozen)["obs"]):
+    if np.array_equal(obs, vectors(bundle.executor)["obs"]):
         return None
     starts = np.asarray(bundle.golden["starts"], np.float32)
     return Seen(obs, starts, f"{len(obs)} observations of the file's own")
@@ -55,19 +55,19 @@ def integer_form(bundle: Bundle, seen: Seen | None = None) -> Quantised:
 
     Args:
         bundle: The file.
-        seen: What to calibrate with; by default what the file holds of its own
-            episodes, else observations that are drawn.
+        seen: What to calibrate with; by default what the file holds of its own episodes, else
+            observations that are drawn.
 
     Raises:
         SpecError: If it has a layer without an integer form.
     """
     chosen = seen or held(bundle)
     if chosen is None:
-        return quantise(bundle.frozen)
-    return quantise(bundle.frozen, chosen.obs, chosen.starts)
+        return quantise(bundle.executor)
+    return quantise(bundle.executor, chosen.obs, chosen.starts)
 
 
-def read(path: Path, frozen: Frozen) -> Seen:
+def read(path: Path, executor: Executor) -> Seen:
     """Read observations from a .npy file, (n, obs), or "obs" and "starts" of a .npz.
 
     Without "starts" they are one episode.
@@ -86,7 +86,7 @@ def read(path: Path, frozen: Frozen) -> Seen:
     begins[:1] = 1.0
     if starts is not None:
         begins = starts
-    size = frozen.spec.obs.size
+    size = executor.spec.obs.size
     if obs.ndim != 2 or obs.shape[1] != size or begins.shape != (len(obs),):
         raise ConfigError(
             f"{path} holds observations of shape {obs.shape} and {begins.shape} "

@@ -1,7 +1,7 @@
 """An executor in integers as one C99 file: no allocation, no I/O, the same everywhere.
 
-The arithmetic is `executors/c/akd_int8.h`, which is copied into the file; its functions
-are those of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors,
+The arithmetic is `executors/c/akd_int8.h`, which is copied into the file; its functions are those
+of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors,
 with which it checks itself bit by bit.
 """
 
@@ -17,22 +17,9 @@ import numpy as np
 
 import agentkd.executors
 from agentkd.deploy.ctext import aligned, array, comment, literal
-from agentkd.deploy.int8.reference import (
-    Int8s,
-    IntConv,
-    IntGru,
-    IntLayer,
-    Quantised,
-    dense_parts,
-)
+from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
 from agentkd.deploy.int8.selftest import self_test
-from agentkd.deploy.interface import (
-    Buffer,
-    Interface,
-    check_name,
-    functions,
-    header,
-)
+from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
 from agentkd.dists import bounds
 from agentkd.errors import SpecError
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -54,15 +41,15 @@ def emit_c_int8(
 ) -> str:
     """Write an executor in integers as the text of a C file.
 
-    It defines the functions that `agentkd.deploy.c99.emit_c` does, except that outputs
-    are int32_t and a memory is int16_t.
+    It defines the functions that `agentkd.deploy.c99.emit_c` does, except that outputs are int32_t
+    and a memory is int16_t.
 
     Args:
         quantised: The executor.
         name: Begins every name in the file.
         provenance: Where it came from; written into the comment at the head.
-        golden: Observations, (rows, obs), to check itself with; by default 16 drawn
-            as the normaliser describes them. With a memory they are a sequence.
+        golden: Observations, (rows, obs), to check itself with; by default 16 drawn as the
+            normaliser describes them. With a memory they are a sequence.
 
     Raises:
         ConfigError: If `name` cannot begin names in C.

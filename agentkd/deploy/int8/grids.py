@@ -1,7 +1,7 @@
 """On which grids an executor's integers lie: what calibration finds, layer by layer.
 
-Observations pass through the float executor and, beside it, through one whose weights
-are rounded already; both say how large the numbers become.
+Observations pass through the float executor and, beside it, through one whose weights are rounded
+already; both say how large the numbers become.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ import numpy as np
 from agentkd.deploy.int8.reference import Int32s, places
 from agentkd.deploy.int8.rounding import Doubles, round_layer
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen
-from agentkd.executors.layers import (
-    Activation,
-    Conv,
-    Dense,
-    Gru,
-    Layer,
-    Lstm,
-    activate,
-    kind,
-)
+from agentkd.executors.executor import Executor
+from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, activate, kind
 from agentkd.executors.plan import steps
 from agentkd.types import Floats
 
@@ -109,12 +100,12 @@ class _Flow:
 
 
 def stages(
-    frozen: Frozen, names: list[Activation], seen: Floats, begins: Floats
+    executor: Executor, names: list[Activation], seen: Floats, begins: Floats
 ) -> list[Stage]:
     """Calibrate each layer.
 
     Args:
-        frozen: The executor.
+        executor: The executor.
         names: The activation that each layer ends in, the last one's head counted in.
         seen: Observations, (n, obs).
         begins: 1 where an episode begins, else 0, (n,).
@@ -123,14 +114,14 @@ def stages(
         SpecError: If a layer has no integer form.
         NumbersError: If a layer is too wide for int32 sums.
     """
-    # A tame clip is kept whole: what lies between what was seen and the clip is then
-    # represented like the rest.
-    normal = (seen - frozen.mean) * frozen.scale
-    x = np.clip(normal, -frozen.clip, frozen.clip).astype(np.float64)
-    reach = min(frozen.clip, max(16.0, HEADROOM * _largest(x)))
+    # A tame clip is kept whole: what lies between what was seen and the clip is then represented
+    # like the rest.
+    normal = (seen - executor.mean) * executor.scale
+    x = np.clip(normal, -executor.clip, executor.clip).astype(np.float64)
+    reach = min(executor.clip, max(16.0, HEADROOM * _largest(x)))
     flow = _Flow(x, x, begins, reach)
     found: list[Stage] = []
-    for layer, step, name in zip(frozen.layers, steps(frozen, 4), names, strict=True):
+    for layer, step, name in zip(executor.layers, steps(executor, 4), names, strict=True):
         match layer:
             case Dense():
                 found.append(_plain(layer, name, flow, ()))
@@ -139,16 +130,16 @@ def stages(
             case Gru():
                 found.append(_gated(layer, flow))
             case _:
-                raise _refusal(frozen, layer)
+                raise _refusal(executor, layer)
     return found
 
 
-def _refusal(frozen: Frozen, layer: Layer) -> SpecError:
+def _refusal(executor: Executor, layer: Layer) -> SpecError:
     missing = "softmax and layer normalisation"
     if isinstance(layer, Lstm):
         missing = "a cell without bounds, which int16 does not hold"
     return SpecError(
-        f"{frozen.architecture} has a layer of kind {kind(layer)}, which has no "
+        f"{executor.architecture} has a layer of kind {kind(layer)}, which has no "
         f"integer form: docs/int8.md lacks {missing}. Take mlp, cnn or gru, or export "
         "floats."
     )
@@ -221,9 +212,7 @@ class _Followed:
     sums: tuple[float, float]
 
 
-def _follow(
-    given: Doubles, weight: Doubles, bias: Doubles, begins: Floats
-) -> _Followed:
+def _follow(given: Doubles, weight: Doubles, bias: Doubles, begins: Floats) -> _Followed:
     """Go through rows that are episodes one after another, all episodes at a time."""
     width = weight.shape[1]
     first = np.union1d([0], np.flatnonzero(begins))

@@ -1,8 +1,8 @@
 """From an executor in floats to one in integers, after training.
 
-Observations pass through the float executor once, to see how large its numbers become;
-nothing is trained. Weights become int8 with a step for each output (Jacob et al. 2018,
-arXiv:1712.05877), activations int16, and no sum can overflow.
+Observations pass through the float executor once, to see how large its numbers become; nothing is
+trained. Weights become int8 with a step for each output (Jacob et al. 2018, arXiv:1712.05877),
+activations int16, and no sum can overflow.
 """
 
 from __future__ import annotations
@@ -12,16 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agentkd.deploy.int8.grids import (
-    INT16,
-    INT32,
-    Gated,
-    Grid,
-    Plain,
-    Stage,
-    active,
-    stages,
-)
+from agentkd.deploy.int8.grids import INT16, INT32, Gated, Grid, Plain, Stage, active, stages
 from agentkd.deploy.int8.reference import (
     GATE,
     INPUT_BITS,
@@ -38,7 +29,7 @@ from agentkd.deploy.int8.reference import (
 )
 from agentkd.deploy.int8.rounding import Doubles
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation, Conv, Dense, kind
 from agentkd.executors.plan import normaliser, steps
 from agentkd.spec import BoxSpec
@@ -55,70 +46,70 @@ _PIXELS = 1 << 23
 _FEWEST = 16
 
 
-def calibration(frozen: Frozen) -> Floats:
+def calibration(executor: Executor) -> Floats:
     """Draw observations as the normaliser describes them, (4096, obs); fewer images."""
     random = np.random.default_rng(0)
-    size = frozen.spec.obs.size
+    size = executor.spec.obs.size
     count = min(_DRAWN, max(_FEWEST, _PIXELS // size))
     normal = random.standard_normal((count, size))
-    spread = np.where(frozen.scale == 0, 1.0, frozen.scale)
-    return (frozen.mean + normal / spread).astype(np.float32)
+    spread = np.where(executor.scale == 0, 1.0, executor.scale)
+    return (executor.mean + normal / spread).astype(np.float32)
 
 
 def quantise(
-    frozen: Frozen, obs: Floats | None = None, starts: Floats | None = None
+    executor: Executor, obs: Floats | None = None, starts: Floats | None = None
 ) -> Quantised:
     """Make the integer form of an executor.
 
     Args:
-        frozen: The executor in floats.
-        obs: Observations to calibrate with, (batch, obs), best those of its own
-            episodes. By default they are drawn as the normaliser describes them.
-        starts: For an executor with a memory, 1 where an episode begins, else 0,
-            (batch,). By default given ones are one episode.
+        executor: The executor in floats.
+        obs: Observations to calibrate with, (batch, obs), best those of its own episodes. By
+            default they are drawn as the normaliser describes them.
+        starts: For an executor with a memory, 1 where an episode begins, else 0, (batch,). By
+            default given ones are one episode.
 
     Raises:
-        SpecError: If the observations have another shape, there are none, or a layer
-            has no integer form.
-        NumbersError: If a weight or an observation is NaN or infinite, or a layer has
-            too many inputs for int32 sums.
+        SpecError: If the observations have another shape, there are none, or a layer has no integer
+            form.
+        NumbersError: If a weight or an observation is NaN or infinite, or a layer has too many
+            inputs for int32 sums.
     """
-    names, found = _stages(frozen, obs, starts)
+    names, found = _stages(executor, obs, starts)
     layers = []
     for index, stage in enumerate(found):
         if index + 1 < len(found):
             after = found[index + 1].entry
             most, step = after.most, after.step
-        elif frozen.head == "squashed":
+        elif executor.head == "squashed":
             most, step = INT16, 1.0 / INT16
         else:
             most, step = _OUT, _open_step(stage.entry)
         layers.append(_integers(stage, names[index], most, step))
     squash = None
-    if frozen.head == "squashed":
-        step, squash = _squash(frozen)
-    entry, norm = found[0].entry, normaliser(frozen)
+    if executor.head == "squashed":
+        step, squash = _squash(executor)
+    entry, norm = found[0].entry, normaliser(executor)
     gain = norm.scale.astype(np.float64) * (1 << INPUT_BITS) / entry.step
     return Quantised(
-        architecture=frozen.architecture,
-        spec=frozen.spec,
+        architecture=executor.architecture,
+        spec=executor.spec,
         mean=norm.mean.astype(np.float32),
         gain=gain.astype(np.float32),
         apart=norm.apart,
-        limit=min(entry.most, round(frozen.clip / entry.step)),
+        limit=min(entry.most, round(executor.clip / entry.step)),
         layers=tuple(layers),
-        head=frozen.head,
+        head=executor.head,
         step=step,
         squash=squash,
-        version=frozen.version,
+        version=executor.version,
     )
 
 
-def rounded(frozen: Frozen, obs: Floats) -> tuple[Frozen, list[Floats]]:
+def rounded(executor: Executor, obs: Floats) -> tuple[Executor, list[Floats]]:
     """The executor in floats that has the weights and biases of its integer form.
 
     Args:
-        frozen: An executor of dense layers and convolutions.
+        executor: An executor of dense layers and convolutions.
         obs: Observations to calibrate with, (batch, obs).
 
     Returns:
@@ -129,54 +120,47 @@ def rounded(frozen: Frozen, obs: Floats) -> tuple[Frozen, list[Floats]]:
         NumbersError: As `quantise`.
     """
     layers, units = [], []
-    _, found = _stages(frozen, obs, None)
-    for layer, stage in zip(frozen.layers, found, strict=True):
+    _, found = _stages(executor, obs, None)
+    for layer, stage in zip(executor.layers, found, strict=True):
         if not isinstance(layer, Dense | Conv):
-            raise SpecError(f"{frozen.architecture} has a {kind(layer)} layer.")
+            raise SpecError(f"{executor.architecture} has a {kind(layer)} layer.")
         unit = stage.entry.unit / stage.entry.step
         weight = (stage.entry.weight * unit[:, None]).reshape(layer.weight.shape)
         bias = stage.entry.bias * stage.entry.unit
         layers.append(
-            replace(
-                layer,
-                weight=weight.astype(np.float32),
-                bias=bias.astype(np.float32),
-            )
+            replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
         )
         units.append(unit.astype(np.float32))
-    return replace(frozen, layers=tuple(layers)), units
+    return replace(executor, layers=tuple(layers)), units
 
 
 def _stages(
-    frozen: Frozen, obs: Floats | None, starts: Floats | None
+    executor: Executor, obs: Floats | None, starts: Floats | None
 ) -> tuple[list[Activation], list[Stage]]:
     """Each layer's activation, the head's counted in, and what calibration found."""
-    if not np.isfinite(frozen.vector()).all():
+    if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights has no integers.")
-    last = frozen.layers[-1]
+    last = executor.layers[-1]
     ends = last.activation if isinstance(last, Dense) else f"a {kind(last)} layer"
     if ends != "none":
         raise SpecError(
-            f"The executor ends in {ends!r}; only a linear dense layer has an integer "
-            "form there."
+            f"The executor ends in {ends!r}; only a linear dense layer has an integer form there."
         )
-    names = [_activation(layer) for layer in frozen.layers]
-    if frozen.head == "squashed":
+    names = [_activation(layer) for layer in executor.layers]
+    if executor.head == "squashed":
         names[-1] = "tanh"
-    return names, stages(frozen, names, *_seen(frozen, obs, starts))
+    return names, stages(executor, names, *_seen(executor, obs, starts))
 
 
 def _activation(layer: object) -> Activation:
     return layer.activation if isinstance(layer, Dense | Conv) else "none"
 
 
-def _seen(
-    frozen: Frozen, obs: Floats | None, starts: Floats | None
-) -> tuple[Floats, Floats]:
+def _seen(executor: Executor, obs: Floats | None, starts: Floats | None) -> tuple[Floats, Floats]:
     """Observations to calibrate with, and where episodes begin among them."""
-    size = frozen.spec.obs.size
+    size = executor.spec.obs.size
     if obs is None:
-        seen = calibration(frozen)
+        seen = calibration(executor)
         begins = np.zeros(len(seen), np.float32)
         begins[::_EPISODE] = 1.0
     else:
@@ -193,14 +177,12 @@ def _seen(
     if not np.isfinite(seen).all():
         raise NumbersError("Observations to calibrate with hold NaN or infinity.")
     # Patches take many times the room of their image.
-    sizes = [
-        places(step.dims[:9]).size for step in steps(frozen, 4) if step.kind == "conv"
-    ]
+    sizes = [places(step.dims[:9]).size for step in steps(executor, 4) if step.kind == "conv"]
     count = max(_FEWEST, _PIXELS // max(sizes, default=1))
     if not sizes or len(seen) <= count:
         return seen, begins
     chosen = np.arange(count)
-    if not frozen.memory:
+    if not executor.memory:
         chosen = np.linspace(0, len(seen) - 1, count).astype(int)
     return seen[chosen], begins[chosen]
 
@@ -237,8 +219,7 @@ def _gru(stage: Gated) -> IntGru:
     gates, new = stage.sigmoid / INT16, stage.tanh / INT16
     unit = np.repeat([gates, gates, new], width)
     inputs, hidden = (
-        _layer(grid, unit, -GATE, GATE, None, "none")
-        for grid in (stage.entry, stage.hidden)
+        _layer(grid, unit, -GATE, GATE, None, "none") for grid in (stage.entry, stage.hidden)
     )
     sigmoid = 0.5 * np.tanh(0.5 * _ends(gates)) + 0.5
     tanh = active("tanh", _ends(new))
@@ -294,8 +275,8 @@ def _multipliers(ratio: Doubles) -> tuple[Int32s, int]:
     return whole.astype(np.int32), shift
 
 
-def _squash(frozen: Frozen) -> tuple[float, Squash]:
-    action = frozen.spec.action
+def _squash(executor: Executor) -> tuple[float, Squash]:
+    action = executor.spec.action
     if not isinstance(action, BoxSpec) or not action.bounded:
         raise SpecError(f"A squashed head needs finite bounds; they are {action}.")
     low, high = np.asarray(action.low), np.asarray(action.high)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.frozen import Head, distribution, one_action
+from agentkd.executors.executor import Head, distribution, one_action
 from agentkd.executors.layers import Activation
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import ActionDist, Floats, Point, Policy, RecurrentPolicy, State
@@ -71,8 +71,8 @@ class IntConv:
 
     Attributes:
         dense: What is done to one patch.
-        dims: Patches down and across, outputs, kernel, channels, how far apart rows,
-            columns and channels lie, stride: the integers that the kernel takes.
+        dims: Patches down and across, outputs, kernel, channels, how far apart rows, columns and
+            channels lie, stride: the integers that the kernel takes.
     """
 
     dense: IntLayer
@@ -128,8 +128,8 @@ class Quantised:
     Attributes:
         architecture: As the float executor's.
         spec: The environment it is for.
-        mean: Subtracted from each observation, float32: one for each number, or for
-            each channel of an image.
+        mean: Subtracted from each observation, float32: one for each number, or for each channel of
+            an image.
         gain: Multiplies the difference, float32, as many: 256 steps of the input each.
         apart: Number i of an observation has those of place (i // apart) % len(mean).
         limit: The input stays within [-limit, limit].
@@ -188,9 +188,7 @@ class Quantised:
         """
         size = self.spec.obs.size
         if obs.ndim != 2 or obs.shape[1] != size:
-            raise SpecError(
-                f"Observations have shape {obs.shape}, not (batch, {size})."
-            )
+            raise SpecError(f"Observations have shape {obs.shape}, not (batch, {size}).")
         if not np.isfinite(obs).all():
             raise NumbersError("The observation holds NaN or infinity.")
         mean, gain = self.per_number(self.mean), self.per_number(self.gain)
@@ -319,9 +317,7 @@ def dense_parts(layers: tuple[Integers, ...]) -> list[IntLayer]:
     return parts
 
 
-def requantise(
-    acc: Int64s, multiplier: Int32s, shift: int, low: int, high: int
-) -> Int64s:
+def requantise(acc: Int64s, multiplier: Int32s, shift: int, low: int, high: int) -> Int64s:
     """(acc · multiplier + 2^(shift-1)) >> shift, then clamped (section 3.2).
 
     Args:

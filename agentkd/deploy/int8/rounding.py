@@ -1,8 +1,8 @@
 """Rounding a layer's weights to int8 so that its sums change least.
 
-Weights are rounded one input at a time, and what rounding did to the sums is made good
-by the inputs that are not rounded yet (Frantar et al. 2023, arXiv:2210.17323,
-algorithm 1), by the inputs that calibration saw.
+Weights are rounded one input at a time, and what rounding did to the sums is made good by the
+inputs that are not rounded yet (Frantar et al. 2023, arXiv:2210.17323, algorithm 1), by the inputs
+that calibration saw.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _ON = 1e-3
 _ROWS = 4.0
 """Rows for each input from which on that share is enough."""
 _WIDE = 4096
-"""Inputs beyond which each weight is rounded by itself: their covariance would take
-hundreds of megabytes, and its inverse minutes."""
+"""Inputs beyond which each weight is rounded by itself: their covariance would take hundreds of
+megabytes, and its inverse minutes."""
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Steps that are tried, in units of the one that needs no clipping."""
 

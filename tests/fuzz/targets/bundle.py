@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from agentkd.deploy.akx import to_akx
-from agentkd.deploy.bundle import (
-    Bundle,
-    from_bytes,
-    read_bundle,
-    to_bytes,
-    with_footprint,
-)
+from agentkd.deploy.bundle import Bundle, from_bytes, read_bundle, to_bytes, with_footprint
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
@@ -28,15 +22,9 @@ from agentkd.deploy.vectors import answers, probes
 from agentkd.errors import SpecError
 from agentkd.executors.description import rebuild
 from agentkd.executors.difference import actions_of
-from agentkd.executors.frozen import Frozen
+from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
-from agentkd.spec import (
-    BoxSpec,
-    DiscreteSpec,
-    MultiBinarySpec,
-    MultiDiscreteSpec,
-    from_json,
-)
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, from_json
 from tests.deploy_executors import CASES, lively
 from tests.fuzz import mutate
 from tests.fuzz.archives import tensors
@@ -64,9 +52,7 @@ def seeds() -> tuple[bytes, ...]:
         manifest = json.loads(entries.pop("manifest.json"))
         entries["golden.safetensors"] = few(load(entries["golden.safetensors"]))
         manifest["entries"] = sums(entries)
-        files.append(
-            sealed(mutate.written(manifest, sort_keys=True, indent=1), entries)
-        )
+        files.append(sealed(mutate.written(manifest, sort_keys=True, indent=1), entries))
         from_bytes(files[-1])
     return tuple(files)
 
@@ -78,9 +64,7 @@ def sums(entries: Mapping[str, bytes]) -> dict[str, str]:
 
 def sealed(manifest: bytes, entries: dict[str, bytes]) -> bytes:
     """Write a bundle around a manifest, whatever it says."""
-    return pack(
-        {"manifest.json": manifest, **entries}, hashlib.sha256(manifest).hexdigest()
-    )
+    return pack({"manifest.json": manifest, **entries}, hashlib.sha256(manifest).hexdigest())
 
 
 def hostile(draw: Draw) -> bytes:
@@ -123,7 +107,7 @@ def _prove_again(manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
         with np.errstate(all="ignore"):
             weights = load(entries["weights.safetensors"])
             told = enumerate(manifest["layers"])
-            frozen = Frozen(
+            executor = Executor(
                 architecture=str(manifest["architecture"]),
                 spec=from_json(manifest["spec"]),
                 mean=weights["mean"],
@@ -132,10 +116,10 @@ def _prove_again(manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
                 layers=tuple(rebuild(each, f"layer.{i}.", weights) for i, each in told),
                 head=manifest["head"],
             )
-            if frozen.spec.obs.size < 10_000:
-                obs = probes(frozen, 8)
-                outputs = answers(frozen, obs)
-                taken = actions_of(frozen, outputs)
+            if executor.spec.obs.size < 10_000:
+                obs = probes(executor, 8)
+                outputs = answers(executor, obs)
+                taken = actions_of(executor, outputs)
                 entries["golden.safetensors"] = few(
                     {"obs": obs, "outputs": outputs, "actions": taken}
                 )
@@ -161,26 +145,26 @@ def work(bundle: Bundle) -> None:
 
 
 def _use(bundle: Bundle) -> None:
-    frozen = bundle.frozen
+    executor = bundle.executor
     again = with_footprint(bundle, {})
-    assert np.array_equal(from_bytes(again).frozen.vector(), frozen.vector())
-    for obs in (*probes(frozen, 3), np.zeros(frozen.spec.obs.size, np.float32)):
-        if not frozen.memory:
-            fits(frozen.act(obs), frozen)
-    native = compile_native(frozen)
+    assert np.array_equal(from_bytes(again).executor.vector(), executor.vector())
+    for obs in (*probes(executor, 3), np.zeros(executor.spec.obs.size, np.float32)):
+        if not executor.memory:
+            fits(executor.act(obs), executor)
+    native = compile_native(executor)
     if native is not None:
-        for obs in probes(frozen, 3):
-            fits(native.act(obs), frozen)
-    emit_c(frozen).encode("ascii")
+        for obs in probes(executor, 3):
+            fits(native.act(obs), executor)
+    emit_c(executor).encode("ascii")
     try:
-        to_akx(frozen)
+        to_akx(executor)
     except SpecError:
-        assert frozen.parameters > 1 << 16 or len(frozen.layers) > 64
+        assert executor.parameters > 1 << 16 or len(executor.layers) > 64
 
 
-def fits(action: Any, frozen: Frozen) -> None:
+def fits(action: Any, executor: Executor) -> None:
     """Make sure that an action is one of the environment's."""
-    match frozen.spec.action:
+    match executor.spec.action:
         case DiscreteSpec(n, start):
             assert start <= action < start + n
         case MultiDiscreteSpec(sizes):

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentkd.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from agentkd.distill.distiller import Distiller, DistillerOptions
+from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Categorical
@@ -38,13 +38,13 @@ def _distiller() -> Distiller:
 @functools.cache
 def seed() -> Mapping[str, bytes]:
     """A checkpoint after one step."""
-    learner = _distiller()
+    distiller = _distiller()
     random = np.random.default_rng(0)
     obs, logits = (random.standard_normal((16, n)).astype(np.float32) for n in (7, 3))
-    learner.add(obs, Categorical(logits))
-    learner.step()
+    distiller.add(obs, Categorical(logits))
+    distiller.step()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        save_checkpoint(Path(name), learner, Checkpoint("d1", 1.5))
+        save_checkpoint(Path(name), distiller, Checkpoint("d1", 1.5))
         files = (each for each in Path(name).iterdir() if each.is_file())
         return {each.name: each.read_bytes() for each in files}
 
@@ -78,9 +78,7 @@ def _state(draw: Draw) -> bytes:
         key: Any = "state"
         while isinstance(held[key], dict | list) and len(held[key]) and draw.below(5):
             held = held[key]
-            key = draw.choice(
-                list(held) if isinstance(held, dict) else range(len(held))
-            )
+            key = draw.choice(list(held) if isinstance(held, dict) else range(len(held)))
         held[key] = _value(draw, held[key])
         if not isinstance(state, dict):
             break
@@ -98,9 +96,7 @@ def _value(draw: Draw, value: Any) -> Any:
         return draw.choice((odd, torch.zeros(3), {"a": odd}, [odd]))
     match draw.below(5):
         case 0:
-            return value.to(
-                draw.choice((torch.float64, torch.int64, torch.bool, torch.complex64))
-            )
+            return value.to(draw.choice((torch.float64, torch.int64, torch.bool, torch.complex64)))
         case 1:
             return value.reshape(-1)
         case 2:
@@ -113,21 +109,21 @@ def _value(draw: Draw, value: Any) -> Any:
 
 def read(folder: Path) -> tuple[Distiller, Checkpoint]:
     """Bring a new distiller to where the file says."""
-    learner = _distiller()
-    return learner, load_checkpoint(folder, learner, Checkpoint("d1"))
+    distiller = _distiller()
+    return distiller, load_checkpoint(folder, distiller, Checkpoint("d1"))
 
 
 def work(found: tuple[Distiller, Checkpoint]) -> None:
     """Go on: a step, and an executor whose weights are numbers."""
-    learner, checkpoint = found
+    distiller, checkpoint = found
     assert math.isfinite(checkpoint.seconds)
     assert checkpoint.seconds >= 0
-    if len(learner.buffer):
-        learner.step()
-    learner.schedule(0.5)
-    frozen = learner.freeze()
-    assert np.isfinite(frozen.vector()).all()
-    frozen.act(np.zeros(7, np.float32))
+    if len(distiller.buffer):
+        distiller.step()
+    distiller.schedule(0.5)
+    executor = distiller.freeze()
+    assert np.isfinite(executor.vector()).all()
+    executor.act(np.zeros(7, np.float32))
 
 
 TARGET = Target("checkpoint", build, read, work)

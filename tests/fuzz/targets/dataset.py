@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
-from agentkd.distill.buffer import LabelBuffer
-from agentkd.distill.dataset import MANIFEST, About, FolderDataset, Rows, read_dataset
-from agentkd.distill.dataset_writer import DatasetWriter
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.dataset import MANIFEST, About, FolderDataset, Rows, read_dataset
+from agentkd.distillation.dataset_writer import DatasetWriter
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, Spec
 from agentkd.types import ActionDist, Categorical, Gaussian, MultiCategorical
 from tests.deploy_executors import OBS
@@ -31,10 +31,7 @@ def seeds() -> tuple[dict[str, bytes], ...]:
     kinds: list[tuple[Any, ActionDist]] = [
         (DiscreteSpec(5), Categorical(logits)),
         (MultiDiscreteSpec((2, 3)), MultiCategorical(logits, (2, 3))),
-        (
-            BoxSpec((-1.0,) * 5, (1.0,) * 5, (5,)),
-            Gaussian(logits, np.zeros(5, np.float32)),
-        ),
+        (BoxSpec((-1.0,) * 5, (1.0,) * 5, (5,)), Gaussian(logits, np.zeros(5, np.float32))),
     ]
     return tuple(_written(Spec(OBS, action), dist) for action, dist in kinds)
 
@@ -42,9 +39,7 @@ def seeds() -> tuple[dict[str, bytes], ...]:
 def _written(spec: Spec, dist: ActionDist) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name) / "data"
-        about = About(
-            "X-v0", spec, "PPO", ("a.zip",), "d1", 7, 1, (1.0,), (0.0,), 5, {}
-        )
+        about = About("X-v0", spec, "PPO", ("a.zip",), "d1", 7, 1, (1.0,), (0.0,), 5, {})
         with DatasetWriter(folder, about, part=8) as writer:
             for tick in range(4):
                 obs = np.full((4, 7), tick, np.float32)

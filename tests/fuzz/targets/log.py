@@ -52,10 +52,10 @@ def seeds() -> tuple[tuple[tuple[int, bytes], ...], ...]:
 
 
 def _records(spec: Spec) -> tuple[tuple[int, bytes], ...]:
-    frozen = initial("mlp:4", spec)
+    executor = initial("mlp:4", spec)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         log = DecisionLog(Path(name) / "x.akdlog")
-        log.open({"spec": to_json(spec), "period": 0.02, "env": "X-v0"}, frozen)
+        log.open({"spec": to_json(spec), "period": 0.02, "env": "X-v0"}, executor)
         log.reset(0)
         for tick, answer in enumerate(_answers(spec)):
             log.observe(tick, 0, 5, np.zeros(7, np.float32))
@@ -63,8 +63,8 @@ def _records(spec: Spec) -> tuple[tuple[int, bytes], ...]:
             log.left(1000)
             action = np.zeros(2) if spec is _BOX else 1
             log.decide(action, "executor", "late", 0, 5)
-        swapped = frozen.with_vector(frozen.vector() + 1, 1)
-        log.executor(swapped, frozen)  # type: ignore[arg-type]
+        swapped = executor.with_vector(executor.vector() + 1, 1)
+        log.executor(swapped, executor)  # type: ignore[arg-type]
         log.close()
         data = (Path(name) / "x.akdlog").read_bytes()
     found, at = [], len(MAGIC)

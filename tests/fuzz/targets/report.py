@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from agentkd.bench.comparison import Candidate, saved
+from agentkd.report.comparison import Candidate, saved
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agentkd import dists
 from agentkd.errors import NumbersError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.vecnormalize import Statistics, normaliser, read_statistics
+from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.spec import ObsSpec, Part
 from agentkd.types import RecurrentPolicy
 from tests.fuzz import mutate
@@ -74,9 +74,7 @@ def saves() -> tuple[Mapping[str, bytes], ...]:
         if algorithm is RecurrentPPO:
             small["lstm_hidden_size"] = 4
         env = Still(observation, action)
-        model = algorithm(
-            policy, env, policy_kwargs=small, seed=0, device="cpu", **options
-        )
+        model = algorithm(policy, env, policy_kwargs=small, seed=0, device="cpu", **options)
         out = io.BytesIO()
         model.save(out)
         with zipfile.ZipFile(out) as file:
@@ -90,9 +88,7 @@ def _data(draw: Draw, raw: bytes) -> bytes:
     if draw.chance(3):
         key = draw.choice(("observation_space", "action_space", "policy_class"))
         held = dict(data[key])
-        held[_PICKLED] = base64.b64encode(
-            pickled(draw, base64.b64decode(held[_PICKLED]))
-        ).decode()
+        held[_PICKLED] = base64.b64encode(pickled(draw, base64.b64decode(held[_PICKLED]))).decode()
         if draw.chance(2):
             # Without its readable items a space is read from its pickle.
             held = {_PICKLED: held[_PICKLED], ":type:": held[":type:"]}

@@ -49,8 +49,8 @@ def work_spec(spec: Spec) -> None:
     flat = np.zeros((2, spec.obs.size), np.float32)
     own = unflatten(spec.obs, flat)
     assert flatten(spec.obs, own).shape == flat.shape
-    frozen = initial("linear", spec)
-    dists.mode(frozen(flat), spec.action)
+    executor = initial("linear", spec)
+    dists.mode(executor(flat), spec.action)
 
 
 def build_architecture(draw: Draw) -> Files:
@@ -74,13 +74,11 @@ def read_architecture(folder: Path) -> tuple[Any, Any]:
 
 def work_architecture(found: tuple[Any, Any]) -> None:
     """Write it as it is read, and act."""
-    made_of, frozen = found
+    made_of, executor = found
     assert parse(str(made_of)) == made_of
-    if frozen is not None and not frozen.memory:
-        frozen.act(np.zeros(frozen.spec.obs.size, np.float32))
+    if executor is not None and not executor.memory:
+        executor.act(np.zeros(executor.spec.obs.size, np.float32))
 
 
 SPEC = Target("spec", build_spec, read_spec, work_spec)
-ARCHITECTURE = Target(
-    "architecture", build_architecture, read_architecture, work_architecture
-)
+ARCHITECTURE = Target("architecture", build_architecture, read_architecture, work_architecture)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkd.distill.distiller import Distiller, DistillerOptions
-from agentkd.distill.terms import (
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.terms import (
     Action,
     Adversarial,
     Attention,
@@ -33,32 +33,9 @@ from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target
 
 _SPEC = Spec(OBS, DiscreteSpec(3))
-_TERMS = (
-    Match,
-    Soft,
-    Hard,
-    Smooth,
-    Robust,
-    Adversarial,
-    Action,
-    Similar,
-    Slopes,
-    Attention,
-)
+_TERMS = (Match, Soft, Hard, Smooth, Robust, Adversarial, Action, Similar, Slopes, Attention)
 _VALUES = ("auto", "true", "false", "none", "0", "1", "2", "3.5", "-1", "0.1", "1e-3")
-_ODD = (
-    "nan",
-    "inf",
-    "-inf",
-    "1e999",
-    "1e-999",
-    "1e30",
-    "99999999999",
-    "",
-    "x",
-    "1_0",
-    "٣",
-)
+_ODD = ("nan", "inf", "-inf", "1e999", "1e-999", "1e30", "99999999999", "", "x", "1_0", "٣")
 
 
 def build(draw: Draw) -> Files:
@@ -92,11 +69,11 @@ def _options(terms: Terms) -> DistillerOptions:
 def read(folder: Path) -> tuple[Terms, float]:
     """Parse it, and learn one step by it."""
     terms = parse_terms((folder / "line").read_bytes().decode("utf-8", "surrogatepass"))
-    learner = Distiller(initial("linear", _SPEC), _options(terms))
+    distiller = Distiller(initial("linear", _SPEC), _options(terms))
     random = np.random.default_rng(0)
     obs, logits = (random.standard_normal((16, n)).astype(np.float32) for n in (7, 3))
-    learner.add(obs, Categorical(logits))
-    return terms, next(iter(learner.step().values()))
+    distiller.add(obs, Categorical(logits))
+    return terms, next(iter(distiller.step().values()))
 
 
 def work(found: tuple[Terms, float]) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import AgentkdError, WireError
 from agentkd.planners import Planner
-from agentkd.planners.remote import RemotePlanner
-from agentkd.planners.serving import PlannerServer
-from agentkd.planners.wire import PROTOCOL, Line, address_of, proof
+from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.server import PlannerServer
+from agentkd.planners.remote.wire import PROTOCOL, Line, address_of, proof
 from agentkd.spec import to_json
 from agentkd.types import Floats
 from tests.fuzz import mutate
@@ -77,7 +77,7 @@ def build_questions(draw: Draw) -> Files:
     questions = b""
     for number in range(1 + draw.below(3)):
         method = draw.choice(("call", "improve", "begin", "disagreement", "none"))
-        asked = {"type": "ask", "id": number, "epoch": 0, "method": method, "batch": 2}
+        asked = {"type": "ask", "id": number, "episode": 0, "method": method, "batch": 2}
         arrays = [_OBS] * draw.choice((1, 1, 1, 0, 2, 3))
         questions += _framed(draw, asked, arrays)
     return {"hello.json": first, _SCRIPT: questions, _SIDE: draw.raw(1)}
@@ -118,9 +118,7 @@ def _misbehave(address: str, folder: Path) -> None:
         line = Line(connection)
         nonce = str(line.receive().header["nonce"])
         head = (folder / "hello.json").read_bytes()
-        head = head.replace(
-            b"@proof@", proof(_TOKEN, "client", [nonce, "1" * 32]).encode()
-        )
+        head = head.replace(b"@proof@", proof(_TOKEN, "client", [nonce, "1" * 32]).encode())
         connection.sendall(_FRAME.pack(b"AKD1", len(head), 0) + head)
         connection.sendall((folder / _SCRIPT).read_bytes())
         connection.shutdown(socket.SHUT_WR)
@@ -148,7 +146,7 @@ def build_answers(draw: Draw) -> Files:
     answers = b""
     rows = np.zeros((2, 4), np.float32)
     for number in range(1, 5):
-        said = {"id": number, "epoch": 0, "type": "answer", "last": number % 2 == 0}
+        said = {"id": number, "episode": 0, "type": "answer", "last": number % 2 == 0}
         said |= {"kind": "categorical", "names": ["rows"], "guidance": draw.chance(4)}
         if draw.chance(4):
             names: list[Any] = ["rows", "goal", "expected", 1, None, []]

@@ -1,0 +1,1 @@
+"""The search for the smallest executor that is good enough."""

@@ -1,0 +1,422 @@
+"""The smallest executor that keeps enough: successive halving over one set of labels.
+
+All candidates learn from the same labels, which are collected once; those still in the race take
+turns at driving. After each rung the less promising half goes, and the rest has the time (Jamieson
+and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization"). What
+is promising is not the largest return: once some executor keeps the target, larger ones are not
+needed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+
+from agentkd.distillation.auto.candidates import (
+    DEFAULT,
+    Candidate,
+    Cost,
+    Limits,
+    Made,
+    Step,
+    cost_of,
+    joined,
+    learn,
+    pick,
+)
+from agentkd.distillation.auto.labels import Fixed, Live, Supply
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.dataset import Dataset
+from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.loop import squashed_head
+from agentkd.distillation.offline import by_name
+from agentkd.distillation.source import CollectionOptions
+from agentkd.environments import look_at
+from agentkd.errors import ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
+from agentkd.executors.native import compile_native
+from agentkd.interrupt import ctrl_c
+from agentkd.measure.evaluate import evaluate
+from agentkd.measure.intervals import Interval, retention
+from agentkd.planners import Planner, load_planner
+from agentkd.spec import Spec
+from agentkd.types import Policy, RecurrentPolicy
+
+_SLICES = 4
+"""Turns of collecting and learning in a rung."""
+_COLLECTING = 0.3
+"""The share of a rung's time that goes into labels."""
+_STEPPING = 0.25
+"""The share of the whole time that goes into the steps after the race."""
+_FEWEST = 5
+_APART = 100_000
+"""How far the seeds by which is chosen are from those that are reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long a search goes on: seconds, or labels and steps.
+
+    Attributes:
+        seconds: Of collecting and learning; measuring comes on top.
+        labels: How many labels; with `steps` instead of seconds, the same seed gives the same
+            executor. A dataset has its own.
+        steps: Gradient steps of all candidates together.
+    """
+
+    seconds: float | None = None
+    labels: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if (self.seconds is None) == (self.steps is None):
+            raise ConfigError("A search needs an end: seconds, or labels and steps.")
+        for name in ("seconds", "labels", "steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Returns that retention is against, each of the same seeds.
+
+    Attributes:
+        planner: The planner's.
+        random: Of random actions.
+        seed: The first episode's seed.
+    """
+
+    planner: tuple[float, ...]
+    random: tuple[float, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What came of a search.
+
+    Attributes:
+        chosen: The executor that was picked.
+        why: In words.
+        candidates: All that were measured, the smallest first.
+        left_out: Names of those beyond the limits, with what they are beyond.
+        planner: What they learnt from.
+        labels: How many labels were collected.
+        seconds: How long it took.
+        interrupted: Whether it was ended before its time.
+    """
+
+    chosen: Candidate
+    why: str
+    candidates: tuple[Candidate, ...]
+    left_out: Mapping[str, str]
+    planner: Planner
+    labels: int
+    seconds: float
+    interrupted: bool
+
+
+Watch = Callable[[str, Sequence[Candidate]], None]
+"""Told what is done next, and of candidates that were measured just now."""
+
+
+def choosing_seed(seed: int) -> int:
+    """The first of the seeds by which is chosen, given that of those reported."""
+    return seed + _APART
+
+
+def search(
+    env: str,
+    planner: str | Sequence[str] | Planner | None,
+    references: References,
+    candidates: Sequence[str] = DEFAULT,
+    *,
+    target: float = 0.97,
+    limits: Limits | None = None,
+    effort: Effort | None = None,
+    seed: int = 0,
+    options: DistillerOptions | None = None,
+    collection: CollectionOptions | None = None,
+    steps: Sequence[Step] = (),
+    access: Mapping[str, Any] | None = None,
+    data: Dataset | None = None,
+    watch: Watch | None = None,
+) -> Found:
+    """Find the smallest executor that keeps the target within the limits.
+
+    Args:
+        env: The environment's name.
+        planner: A reference, several (an ensemble), or a `Planner` at hand; None with `data`.
+        references: What planner and random actions get on the seeds by which is chosen. Whoever
+            reports the result measures it on others.
+        candidates: Architectures.
+        target: The retention to keep.
+        limits: What an executor may cost.
+        effort: How long; 120 seconds by default.
+        seed: For weights, resets and draws.
+        options: How to learn.
+        collection: Who drives.
+        steps: What is tried on the smallest that keeps the target, such as `Pruning`.
+        access: How references are read: `load_planner`'s own options, by name.
+        data: Labels to learn from instead; the environment only measures then.
+        watch: Told how it goes.
+
+    Raises:
+        ConfigError: If an option cannot be meant, or no candidate is within the limits.
+        AgentkdError: If planner or environment fail.
+    """
+    if not 0 < target <= 2:
+        raise ConfigError(f"target is {target}; a retention, such as 0.97.")
+    begin = time.monotonic()
+    end = effort or Effort(seconds=120.0)
+    if end.steps is not None and (end.labels is None) != (data is not None):
+        raise ConfigError("Steps go with labels; a dataset has its own.")
+    spec, probe = look_at(env)
+    way, learning = (collection or CollectionOptions(), options or DistillerOptions(seed=seed))
+    if data is not None:
+        known = by_name(data)
+        squashed = data.kind != "gaussian"
+    elif planner is None:
+        raise ConfigError("A search needs a planner or a dataset.")
+    else:
+        known = (
+            planner
+            if isinstance(planner, Planner)
+            else load_planner(planner, spec, **(access or {}))
+        )
+        squashed = squashed_head(known, spec, probe)
+    sketches = [initial(c, spec, seed=seed, squashed=squashed) for c in candidates]
+    within, left_out = _within(sketches, limits or Limits())
+    supply: Supply = (
+        Live(env, known, spec, way, seed) if data is None else Fixed(data, learning.capacity, seed)
+    )
+    race = _Race(
+        env=env,
+        spec=spec,
+        references=references,
+        effort=end,
+        target=target,
+        limits=limits or Limits(),
+        options=learning,
+        watch=watch or _quiet,
+        supply=supply,
+        buffer=LabelBuffer(
+            learning.capacity, linked=any(executor.memory for executor, _ in within)
+        ),
+        planner=known.policy if data is None else None,
+        sketches={executor.architecture: executor for executor, _ in within},
+        costs={executor.architecture: cost for executor, cost in within},
+    )
+    try:
+        with ctrl_c() as asked:
+            race.run(asked, steps)
+    finally:
+        supply.close()
+    measured = sorted(race.measured.values(), key=lambda c: c.cost.bytes)
+    if not measured:
+        raise KeyboardInterrupt
+    chosen, why = pick(measured, target)
+    return Found(
+        chosen=chosen,
+        why=why,
+        candidates=tuple(measured),
+        left_out=left_out,
+        planner=known,
+        labels=race.buffer.seen,
+        seconds=time.monotonic() - begin,
+        interrupted=race.interrupted,
+    )
+
+
+def _quiet(_: str, __: Sequence[Candidate]) -> None:
+    """Nobody watches."""
+
+
+def _within(
+    sketches: Sequence[Executor], limits: Limits
+) -> tuple[list[tuple[Executor, Cost]], dict[str, str]]:
+    """Time and count candidates, and leave out those beyond the limits."""
+    within: dict[str, tuple[Executor, Cost]] = {}
+    left_out: dict[str, str] = {}
+    for executor in sketches:
+        if getattr(executor, "memory", 0):
+            left_out[executor.architecture] = "it has a memory; distil it by its name"
+            continue
+        cost = cost_of(executor)
+        reason = limits.beyond(cost)
+        if reason:
+            left_out[executor.architecture] = reason
+        else:
+            within[executor.architecture] = executor, cost
+    if not within:
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ConfigError(f"No candidate is within the limits. {told or 'None given.'}")
+    return sorted(within.values(), key=lambda pair: pair[1].bytes), left_out
+
+
+@final
+@dataclass(slots=True)
+class _Race:
+    """Candidates that learn from the same labels, until one is left."""
+
+    env: str
+    spec: Spec
+    references: References
+    effort: Effort
+    target: float
+    limits: Limits
+    options: DistillerOptions
+    watch: Watch
+    supply: Supply
+    buffer: LabelBuffer
+    planner: Any
+    sketches: Mapping[str, Executor]
+    costs: Mapping[str, Cost]
+    interrupted: bool = False
+    measured: dict[str, Candidate] = field(default_factory=dict)
+    _distillers: dict[str, Distiller] = field(default_factory=dict)
+
+    def run(self, asked: Callable[[], bool], steps: Sequence[Step]) -> None:
+        """Race, then try the steps on the smallest that keeps the target."""
+        alive = list(self.sketches)
+        rungs = math.ceil(math.log2(len(alive))) + 1 if len(alive) > 1 else 1
+        share = (1.0 - (_STEPPING if steps else 0.0)) / rungs
+        for rung in range(rungs):
+            last = rung == rungs - 1
+            self.watch(f"rung {rung + 1} of {rungs}: {', '.join(alive)}", ())
+            for part in range(_SLICES):
+                self._slice(alive, share / _SLICES, rung, part)
+                self.interrupted = asked()
+                if self.interrupted:
+                    break
+            count = len(self.references.random)
+            episodes = count if last else max(min(_FEWEST, count), count // 2)
+            results = [self._measure(name, episodes) for name in alive]
+            self.watch("", results)
+            if self.interrupted or last:
+                break
+            alive = self._halved(results)
+        seconds = (self.effort.seconds or 0.0) * _STEPPING / max(1, len(steps))
+        for step in steps:
+            if not self.interrupted:
+                self._try(step, seconds, asked)
+
+    def _slice(self, alive: Sequence[str], share: float, rung: int, part: int) -> None:
+        """Collect some labels, then let each candidate learn from all there are."""
+        seconds = (self.effort.seconds or 0.0) * share
+        labels = None
+        if self.effort.labels is not None:
+            labels = math.ceil(self.effort.labels * share)
+        drivers = [partial(self._driver, name) for name in alive]
+        self.supply.fill(self.buffer, drivers, seconds * _COLLECTING, labels)
+        steps = None
+        if self.effort.steps is not None:
+            steps = max(1, round(self.effort.steps * share / len(alive)))
+        # The first rung begins at the full rate; later ones go on from half of it.
+        start = 0.0 if rung == 0 else 0.5
+        low, high = (start + (1 - start) * (part + i) / _SLICES for i in (0, 1))
+        distillers = [self._distiller(name) for name in alive]
+        learn(distillers, seconds * (1 - _COLLECTING), steps, low=low, high=high)
+
+    def _driver(self, name: str) -> Policy | RecurrentPolicy:
+        distiller = self._distillers.get(name)
+        executor = self.sketches[name] if distiller is None else distiller.freeze()
+        return (compile_native(executor) or executor).policy
+
+    def _distiller(self, name: str) -> Distiller:
+        if name not in self._distillers:
+            self._distillers[name] = self._joined(self.sketches[name])
+        return self._distillers[name]
+
+    def _joined(self, executor: Executor) -> Distiller:
+        least = max(1, min(self.options.least, len(self.buffer)))
+        learning = replace(self.options, least=least)
+        return joined(executor, self.buffer, learning, self.planner)
+
+    def _measure(self, name: str, episodes: int) -> Candidate:
+        """Measure a candidate on the first of the seeds by which is chosen."""
+        distiller = self._distiller(name)
+        made = Made(name, distiller.freeze())
+        cost = self.costs[name]
+        candidate = self._judged(made, cost, episodes, distiller.steps)
+        self.measured[name] = candidate
+        return candidate
+
+    def _judged(self, made: Made, cost: Cost, episodes: int, steps: int) -> Candidate:
+        policy = made.policy or made.executor.policy
+        got = evaluate(
+            self.env, policy, episodes=episodes, seed=self.references.seed, spec=self.spec
+        )
+        kept: Interval = retention(
+            got.returns, self.references.planner[:episodes], self.references.random[:episodes]
+        )
+        return Candidate(made.name, made, cost, kept, self.buffer.seen, steps)
+
+    def _halved(self, results: Sequence[Candidate]) -> list[str]:
+        """Choose who goes on, and note why the others do not."""
+        stay = halve(results, self.target)
+        goal = next(iter(_keeping(results, self.target)), None)
+        for each in results:
+            if each.name in stay:
+                continue
+            if goal is not None and each.cost.bytes > goal.cost.bytes:
+                note = f"larger than {goal.name}, which kept {goal.kept.mean:.3f}"
+            else:
+                note = f"among the lower half after {each.steps:,} steps"
+            self.measured[each.name] = replace(each, note=note)
+        return [each.name for each in results if each.name in stay]
+
+    def _try(self, step: Step, seconds: float, asked: Callable[[], bool]) -> None:
+        base, _ = pick(list(self.measured.values()), self.target)
+        self.watch(f"{step.name}: {base.name}", ())
+        for made in step(base.made.executor, self._joined, seconds):
+            cost = made.cost()
+            if beyond := self.limits.beyond(cost):
+                self.watch(f"{made.name} is left out: {beyond}", ())
+                continue
+            count = len(self.references.random)
+            candidate = self._judged(made, cost, count, base.steps + made.steps)
+            self.measured[made.name] = candidate
+            self.watch("", [candidate])
+            self.interrupted = asked()
+            # What keeps too little is not made smaller still.
+            if self.interrupted or candidate.kept.mean < self.target:
+                return
+
+
+def _keeping(results: Sequence[Candidate], target: float) -> Iterator[Candidate]:
+    """Those that keep the target, the smallest first."""
+    ordered = sorted(results, key=lambda each: each.cost.bytes)
+    return (each for each in ordered if each.kept.mean >= target)
+
+
+def halve(results: Sequence[Candidate], target: float) -> set[str]:
+    """Choose the better half.
+
+    Where one keeps the target, it goes on, with the next larger one, for it may have been luck, and
+    the best of the smaller ones, which may yet come to it. Where none does, those that keep most.
+    """
+    count = math.ceil(len(results) / 2)
+    goal = next(_keeping(results, target), None)
+
+    def most(each: Candidate) -> float:
+        return -np.inf if math.isnan(each.kept.mean) else each.kept.mean
+
+    if goal is None:
+        best = sorted(results, key=most, reverse=True)
+        return {each.name for each in best[:count]}
+    smaller = [each for each in results if each.cost.bytes < goal.cost.bytes]
+    larger = [each for each in results if each.cost.bytes > goal.cost.bytes]
+    smaller.sort(key=most, reverse=True)
+    larger.sort(key=lambda each: each.cost.bytes)
+    order = [goal, *smaller[:1], *larger[:1], *smaller[1:], *larger[1:]]
+    return {each.name for each in order[:count]}

@@ -1,0 +1,280 @@
+"""Labels on disk: a folder with a manifest and parts that are written one by one.
+
+    manifest.json            what they are, where they come from, and the parts' SHA-256
+    part-00000.safetensors   obs, dist, reward, episode, ended: one row a label
+    part-00001.safetensors   …
+
+The manifest is replaced whole after each part, so whatever ends the writing, what it names is
+there. No more than a part is held in memory. `DatasetWriter` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd import dists
+from agentkd import spec as specs
+from agentkd.dists import KINDS, Kind
+from agentkd.errors import LoadError
+from agentkd.fields import MOST_BYTES, Fields, parse_json
+from agentkd.files import loading, read_file, read_tensors
+from agentkd.printable import logger
+from agentkd.spec import Spec
+from agentkd.types import ActionDist, Floats
+
+log = logger(__name__)
+
+FORMAT, SCHEMA = "agentkd-labels", 1
+MANIFEST = "manifest.json"
+_LARGEST = 1 << 30
+"""Bytes of one part that are read at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Labels with what is known of their episodes; all arrays have one row for each.
+
+    Attributes:
+        obs: Observations, (n, obs).
+        dist: The planner's answers.
+        reward: What was paid for what was done there, (n,).
+        episode: The number of the episode, (n,); the rows of one are in its order. A number never
+            comes back once another row of its episode was left out.
+        ended: How it went on: `GOES_ON`, `TERMINATED`, `TRUNCATED` of the collector.
+    """
+
+    obs: Floats
+    dist: ActionDist
+    reward: Floats
+    episode: NDArray[np.int32]
+    ended: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """How many labels these are."""
+        return len(self.obs)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Where labels come from.
+
+    Attributes:
+        env: The environment's name.
+        spec: The environment's.
+        planner: The planner's name, such as "TQC".
+        refs: References to it.
+        digest: The SHA-256 of its files, "" where there is none.
+        parameters: How many trained numbers of it act; 0 if unknown.
+        seed: Of resets and draws.
+        planner_returns: What it got on the evaluation's seeds, or, where these were not measured,
+            in the episodes themselves; () if unknown.
+        random_returns: What random actions got on the same seeds.
+        eval_seed: The first of these seeds.
+        more: How they were collected, as JSON values.
+    """
+
+    env: str
+    spec: Spec
+    planner: str = ""
+    refs: tuple[str, ...] = ()
+    digest: str = ""
+    parameters: int = 0
+    seed: int = 0
+    planner_returns: tuple[float, ...] = ()
+    random_returns: tuple[float, ...] = ()
+    eval_seed: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dataset(Protocol):
+    """Labels that lie somewhere, in parts that fit memory."""
+
+    @property
+    def about(self) -> About:
+        """Where they come from."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of their distributions."""
+        ...
+
+    @property
+    def labels(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes they are of."""
+        ...
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are."""
+        ...
+
+    def part(self, index: int) -> Rows:
+        """Read a part.
+
+        Raises:
+            LoadError: If it is damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file of labels: its name, how many labels it has, and its SHA-256."""
+
+    file: str
+    labels: int
+    sha256: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FolderDataset:
+    """What a `DatasetWriter` wrote. It is a `Dataset`.
+
+    Attributes:
+        folder: Where it lies.
+        complete: Whether its writing came to an end; what is there is whole anyway.
+        refused: Labels that were left out because they held NaN or infinity.
+    """
+
+    folder: Path
+    about: About
+    kind: Kind
+    labels: int
+    episodes: int
+    complete: bool
+    refused: int
+    _entries: tuple[_Part, ...]
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are."""
+        return len(self._entries)
+
+    def part(self, index: int) -> Rows:
+        """Read a part, after checking every byte of it.
+
+        Raises:
+            LoadError: If it is damaged.
+        """
+        try:
+            return self._read(self._entries[index])
+        except LoadError as error:
+            raise LoadError(
+                f"{error} Record it anew, or remove that file: the others are read without it."
+            ) from error
+
+    def _read(self, entry: _Part) -> Rows:
+        path = self.folder / entry.file
+        data = read_file(path, _LARGEST)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise LoadError(f"{path} is not what was written: its SHA-256 differs.")
+        with loading(path):
+            return self._rows(read_tensors(data), entry.labels)
+
+    def _rows(self, tensors: Mapping[str, NDArray[Any]], count: int) -> Rows:
+        spec = self.about.spec
+        wide = dists.width(self.kind, spec.action)
+        for name, dtype, shape in (
+            ("obs", np.float32, (count, spec.obs.size)),
+            ("dist", np.float32, (count, wide)),
+            ("reward", np.float32, (count,)),
+            ("episode", np.int32, (count,)),
+            ("ended", np.uint8, (count,)),
+        ):
+            found = tensors[name]
+            if found.shape != shape or found.dtype != dtype:
+                raise LoadError(f"{name} is {found.dtype} of {found.shape}, not {shape}")
+        packed = tensors["dist"]
+        return Rows(
+            tensors["obs"],
+            dists.unpack(self.kind, packed, spec.action),
+            tensors["reward"],
+            tensors["episode"],
+            tensors["ended"],
+        )
+
+
+def read_dataset(folder: Path) -> FolderDataset:
+    """Open what a `DatasetWriter` wrote; the parts are read one by one, later.
+
+    A part that is missing is left out, with a warning in the log.
+
+    Raises:
+        LoadError: If there is no manifest, it is damaged, or it names no labels.
+    """
+    path = folder / MANIFEST
+    try:
+        text = read_file(path, MOST_BYTES)
+        fields = Fields(parse_json(text, path, infinite=True), str(path))
+        found = fields.text("format"), fields.whole("schema")
+        kind = fields.choice("kind", KINDS)
+        with loading(path):
+            entries = tuple(_present(folder, fields))
+            about = _about(fields)
+            dists.check_kind(cast(Kind, kind), about.spec.action)
+    except LoadError as error:
+        raise LoadError(
+            f"{folder} holds no dataset: {error} `agentkd record` writes one."
+        ) from error
+    if found != (FORMAT, SCHEMA):
+        raise LoadError(
+            f"{path} is a {found[0]!r} of schema {found[1]}; this agentkd reads "
+            f"{FORMAT!r} of schema {SCHEMA}."
+        )
+    if not entries:
+        raise LoadError(f"{folder} holds no labels. Record it anew.")
+    return FolderDataset(
+        folder=folder,
+        about=about,
+        kind=cast(Kind, kind),
+        labels=sum(entry.labels for entry in entries),
+        episodes=fields.whole("episodes"),
+        complete=fields.flag("complete"),
+        refused=fields.whole("refused"),
+        _entries=entries,
+    )
+
+
+def _about(fields: Fields) -> About:
+    planner, returns = fields.fields("planner"), fields.fields("returns")
+    return About(
+        env=fields.text("env"),
+        spec=specs.from_json(fields.get("spec")),
+        planner=planner.text("name"),
+        refs=planner.texts("refs"),
+        digest=planner.text("digest"),
+        parameters=planner.whole("parameters"),
+        seed=fields.whole("seed", least=-(2**63)),
+        planner_returns=returns.numbers("planner"),
+        random_returns=returns.numbers("random"),
+        eval_seed=returns.whole("eval_seed", least=-(2**63)),
+        more=dict(fields.get("collection")),
+    )
+
+
+def _present(folder: Path, fields: Fields) -> Iterator[_Part]:
+    """Give the parts that are there."""
+    for entry in fields.objects("parts"):
+        name, size = entry.text("file"), entry.whole("bytes", most=_LARGEST)
+        # A label has more than one byte.
+        part = _Part(name, entry.whole("labels", least=1, most=size), entry.text("sha256"))
+        if Path(name).name != name:
+            raise LoadError(f"{folder / MANIFEST} names {name!r}: not a part of it.")
+        if (folder / name).is_file():
+            yield part
+        else:
+            log.warning("%s is missing; it is left out.", folder / name)

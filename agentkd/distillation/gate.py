@@ -1,0 +1,201 @@
+"""The gate: whether a candidate may replace the executor that acts.
+
+Some of the incoming labels are held out and never learnt from. A candidate passes if it is
+measurably closer to the planner on the recent ones of them, and, within a margin, no farther from
+it on the kept labels than the executor that acts and the one that learning began with. Both
+executors are compared label by label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agentkd import dists
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.terms import Divergence, Ground, Match
+from agentkd.dists import Kind
+from agentkd.errors import ConfigError
+from agentkd.executors.executor import Executor
+from agentkd.executors.network import Network
+from agentkd.types import ActionDist, Floats, Labels
+
+Reason = Literal["few", "unproven", "recent", "kept"]
+"""Why a candidate is refused: too few labels are held out yet; it is not measurably better on
+recent labels; it is worse on recent labels; it is worse on kept labels."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+_EARLY = 4
+"""In the beginning one run in so many is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """How much worse on kept labels a candidate may be.
+
+    Attributes:
+        share: Of the divergence of the executor that it is compared with.
+        floor: Added to that, in units of the divergence.
+    """
+
+    share: float
+    floor: float
+
+
+_CHOICE = Margin(share=0.05, floor=2e-3)
+_BOX = Margin(share=0.05, floor=1e-3)
+MARGINS: Mapping[Kind, Margin] = {
+    "categorical": _CHOICE,
+    "qvalues": _CHOICE,
+    "multicategorical": _CHOICE,
+    "bernoulli": _CHOICE,
+    "gaussian": _BOX,
+    "squashed": _BOX,
+    "point": _BOX,
+}
+"""The margin of each kind of label. The divergence is that of the term `match`: for choices
+KL(planner || executor) in nats, summed over the choices, of action values at 0.3 of the median gap
+between the best two; for boxes the squared error of the mean action in halves of the box, summed
+over the dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """How candidates are compared.
+
+    Attributes:
+        block: Held-out labels are taken in runs of so many: the ticks of a moment resemble one
+            another, so a run counts as one sample.
+        every: One run in so many is held out.
+        blocks: The most runs that are held; older ones make room.
+        least: Runs before a candidate is compared.
+        certainty: Standard errors by which a difference has to stand out.
+    """
+
+    block: int = 16
+    every: int = 8
+    blocks: int = 64
+    least: int = 8
+    certainty: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if self.block < 1 or self.every < 2 or not 2 <= self.least <= self.blocks:
+            raise ConfigError(
+                f"block={self.block}, every={self.every}, least={self.least}, "
+                f"blocks={self.blocks}: block at least 1, every at least 2, and least "
+                "from 2 to blocks."
+            )
+        if not self.certainty >= 0:
+            raise ConfigError(f"certainty is {self.certainty}; at least 0 is needed.")
+
+
+@final
+class Gate:
+    """Holds labels out and compares executors on them.
+
+    Args:
+        executor: The executor that learning begins with.
+        kept: Labels that it was made from and that are not learnt from, or None.
+        options: How to compare.
+    """
+
+    def __init__(
+        self, executor: Executor, kept: Labels | None = None, options: GateOptions | None = None
+    ) -> None:
+        """Begin without held-out labels."""
+        self.options = options or GateOptions()
+        self._held = LabelBuffer(self.options.block * self.options.blocks)
+        self._ground = executor
+        self._began = executor
+        self._seen = 0
+        self._recent: Divergence | None = None
+        self._kept = kept
+        self._old = self._divergence(dists.kind_of(kept.dist)) if kept else None
+
+    def begin(self, executor: Executor) -> None:
+        """Compare candidates with this executor, as where learning began."""
+        self._began = executor
+
+    def hold_out(self, count: int) -> NDArray[np.bool_]:
+        """Choose which of the next `count` labels are held out, (count,)."""
+        options = self.options
+        run = (self._seen + np.arange(count)) // options.block
+        self._seen += count
+        # In the beginning more are held out, so that learning shows sooner.
+        early = run < _EARLY * options.least
+        every = np.where(early, min(_EARLY, options.every), options.every)
+        return np.asarray(run % every == every - 1)
+
+    def add(self, obs: Floats, dist: ActionDist) -> None:
+        """Take labels that are held out."""
+        if self._recent is None:
+            self._recent = self._divergence(dists.kind_of(dist))
+        self._held.add(obs, dist)
+
+    def judge(self, candidate: Executor, acting: Executor) -> Reason | None:
+        """Return why a candidate may not replace what acts; None if it may."""
+        block = self.options.block
+        runs = len(self._held) // block
+        if self._recent is None or runs < self.options.least:
+            return "few"
+        obs, packed = self._held.all()
+        new, old = _apart(self._recent, (candidate, acting), obs, packed)
+        worse = (new - old)[: runs * block].reshape(runs, block).mean(1)
+        mean, error = self._mean(worse)
+        if mean - error > 0:
+            return "recent"
+        if self._kept is not None and self._forgets(candidate, acting):
+            return "kept"
+        return "unproven" if mean + error >= 0 else None
+
+    def _forgets(self, candidate: Executor, acting: Executor) -> bool:
+        assert self._kept is not None
+        assert self._old is not None
+        packed = dists.pack(self._kept.dist)
+        executors = (candidate, acting, self._began)
+        new, *olds = _apart(self._old, executors, self._kept.obs, packed)
+        margin = MARGINS[dists.kind_of(self._kept.dist)]
+        for old in olds:
+            mean, error = self._mean(new - old)
+            if mean + error > margin.share * float(old.mean()) + margin.floor:
+                return True
+        return False
+
+    def _mean(self, values: Floats) -> tuple[float, float]:
+        """Return the mean and the standard errors by which it has to stand out."""
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        return float(values.mean()), self.options.certainty * error
+
+    def _divergence(self, kind: Kind) -> Divergence:
+        executor = self._ground
+        return Match().build(
+            Ground(
+                kind=kind,
+                head=executor.head,
+                action=executor.spec.action,
+                obs=executor.spec.obs.size,
+                network=Network(executor),
+            )
+        )
+
+
+@torch.no_grad()
+def _apart(
+    divergence: Divergence, executors: tuple[Executor, ...], obs: Floats, packed: Floats
+) -> list[Floats]:
+    """Return how far each executor is from each label, (labels,) each."""
+    planner = torch.from_numpy(np.ascontiguousarray(packed))
+    divergence.observe(planner)
+    found = []
+    for executor in executors:
+        outputs = torch.from_numpy(executor.outputs(obs))
+        found.append(np.asarray(divergence.rows(outputs, planner), np.float64))
+    return found  # type: ignore[return-value]

@@ -1,0 +1,294 @@
+"""Minari datasets as labels: recorded actions become points or smoothed choices.
+
+What Minari 0.5 writes is read with h5py alone: `metadata.json` beside `main_data.hdf5`, in which
+each group `episode_N` has `observations` (one more than there are steps), `actions`, `rewards`,
+`terminations` and `truncations`. Nothing that a dataset names is imported, made or followed: no
+environment, no link to another file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.distillation.collector import GOES_ON, TERMINATED, TRUNCATED
+from agentkd.distillation.dataset import About, Rows
+from agentkd.dists import Kind
+from agentkd.errors import LoadError, SpecError
+from agentkd.fields import MOST_BYTES, Fields, parse_json
+from agentkd.files import loading, read_file, regular
+from agentkd.planners.blackbox import from_actions
+from agentkd.spec import (
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    Spec,
+    action_spec,
+    flatten,
+    obs_spec,
+)
+
+METADATA, DATA = "metadata.json", "main_data.hdf5"
+PREFIX = "minari:"
+_PART = 65_536
+_LARGEST = 1 << 40
+"""Bytes of a file that is read, some episodes at a time."""
+_RATIO = 1000
+_FLOOR = 1 << 20
+"""How far compressed arrays may unpack."""
+_KINDS: Mapping[type[Any], Kind] = {
+    DiscreteSpec: "categorical",
+    MultiDiscreteSpec: "multicategorical",
+    MultiBinarySpec: "bernoulli",
+    BoxSpec: "point",
+}
+
+
+def is_minari(path: Path) -> bool:
+    """Whether a folder is one that Minari wrote."""
+    return any((place / METADATA).is_file() for place in (path, path / "data"))
+
+
+def local_path(name: str) -> Path:
+    """Where Minari keeps a dataset of this id, such as "D4RL/door/human-v2"."""
+    root = os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
+    return Path(root).expanduser() / name.removeprefix(PREFIX)
+
+
+def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDataset:
+    """Open a Minari dataset; its episodes are read later, some at a time.
+
+    Args:
+        path: Its folder, or the folder `data` in it.
+        env: The environment's name; left out, the one that the dataset names.
+        spec: The environment's, whose order of an observation's parts counts; left out, the
+            dataset's.
+
+    Raises:
+        LoadError: If h5py or the dataset is missing, or it is damaged or not HDF5.
+        SpecError: If its spaces are of a kind that has no fixed flat form.
+    """
+    folder = path if (path / METADATA).is_file() else path / "data"
+    file = folder / DATA
+    try:
+        h5py = import_module("h5py")
+    except ModuleNotFoundError as error:
+        raise LoadError(
+            'Minari datasets need the package h5py: pip install "agentkd[minari]".'
+        ) from error
+    with loading(f"{folder} holds no Minari dataset: it", keep=(SpecError,)):
+        text = read_file(folder / METADATA, MOST_BYTES)
+        data = parse_json(text, folder / METADATA, infinite=True)
+        fields = Fields(data, METADATA)
+        form = fields.text("data_format", "hdf5")
+        if form == "hdf5":
+            observation, action = (
+                _space(parse_json(fields.text(name), name, infinite=True))
+                for name in ("observation_space", "action_space")
+            )
+            spec = spec or Spec(obs_spec(observation), action_spec(action))
+            lengths, returns = _episodes(h5py, file)
+    if form != "hdf5" or spec is None:
+        raise LoadError(
+            f"{folder} is in Minari's {form!r} format; only 'hdf5' is read. Convert it with Minari."
+        )
+    if not sum(lengths):
+        raise LoadError(f"{folder} holds no steps.")
+    named = _environment(data)
+    about = About(
+        env=env or named,
+        spec=spec,
+        planner=str(data.get("algorithm_name") or data.get("dataset_id", "unknown")),
+        refs=(str(path),),
+        planner_returns=tuple(returns),
+        more={"minari": str(data.get("dataset_id", path.name)), "env": named},
+    )
+    jpeg = bool(data.get("jpeg_encoding", True))
+    if jpeg and any(_is_image(each) for each in (observation, *_inside(observation))):
+        raise LoadError(
+            f"The images of {folder} are JPEGs, not what the policy saw. Write the "
+            "dataset with jpeg_encoding=False."
+        )
+    return MinariDataset(file, about, tuple(lengths), tuple(_grouped(lengths)))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MinariDataset:
+    """A dataset of Minari's. It is a `Dataset`.
+
+    Attributes:
+        file: The HDF5 file.
+        lengths: How many steps each episode has.
+    """
+
+    file: Path
+    about: About
+    lengths: tuple[int, ...]
+    _groups: tuple[range, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of distribution that an action becomes."""
+        return _KINDS[type(self.about.spec.action)]
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return sum(self.lengths)
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes there are."""
+        return len(self.lengths)
+
+    @property
+    def parts(self) -> int:
+        """How many groups of episodes there are."""
+        return len(self._groups)
+
+    def part(self, index: int) -> Rows:
+        """Read a group of episodes.
+
+        Raises:
+            LoadError: If it is damaged, or not what its spaces say.
+        """
+        h5py = import_module("h5py")
+        with loading(self.file), _opened(h5py, self.file) as file:
+            pieces = [self._episode(h5py, file, i) for i in self._groups[index]]
+        return Rows(
+            np.concatenate([each.obs for each in pieces]),
+            dists.stack([each.dist for each in pieces], self.about.spec.action),
+            np.concatenate([each.reward for each in pieces]),
+            np.concatenate([each.episode for each in pieces]),
+            np.concatenate([each.ended for each in pieces]),
+        )
+
+    def _episode(self, h5py: Any, file: Any, index: int) -> Rows:
+        spec, count = self.about.spec, self.lengths[index]
+        group = file[f"episode_{index}"]
+        obs = flatten(spec.obs, _array(h5py, group, "observations", count))
+        actions = _array(h5py, group, "actions", count)
+        cut = np.asarray(_array(h5py, group, "truncations", count), bool)
+        over = np.asarray(_array(h5py, group, "terminations", count), bool)
+        ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
+        return Rows(
+            obs,
+            from_actions(actions, count, spec.action),
+            np.asarray(_array(h5py, group, "rewards", count), np.float32),
+            np.full(count, index, np.int32),
+            ended.astype(np.uint8),
+        )
+
+
+def _array(h5py: Any, group: Any, name: str, count: int) -> Any:
+    """Read the first `count` rows of an array, or of a dictionary or tuple of them."""
+    outside = isinstance(group.get(name, getlink=True), h5py.ExternalLink)
+    if outside:
+        raise ValueError(f"{name} is a link to another file")
+    found = group[name]
+    if isinstance(found, h5py.Group):
+        named = {key: _array(h5py, found, key, count) for key in found}
+        if all(key.startswith("_index_") for key in named):
+            return tuple(named[f"_index_{i}"] for i in range(len(named)))
+        return named
+    if found.external or found.is_virtual:
+        raise ValueError(f"{name} lies in another file")
+    stored = found.id.get_storage_size()
+    if found.dtype.kind not in "biuf" or found.nbytes > _RATIO * stored + _FLOOR:
+        raise ValueError(
+            f"{name} is {found.dtype} of shape {found.shape}, {stored} bytes are stored"
+        )
+    rows = found[:count]
+    if len(rows) != count:
+        raise ValueError(f"{name} has {len(rows)} rows instead of {count}")
+    return rows
+
+
+@contextmanager
+def _opened(h5py: Any, path: Path) -> Iterator[Any]:
+    """Open an HDF5 file through a stream that is known to be a regular file."""
+    with regular(path, _LARGEST) as stream, h5py.File(stream, "r") as file:
+        yield file
+
+
+def _episodes(h5py: Any, path: Path) -> tuple[list[int], list[float]]:
+    """The lengths and the returns of all episodes, in their order."""
+    lengths, returns = [], []
+    with _opened(h5py, path) as file:
+        for index in range(len(file)):
+            group = file[f"episode_{index}"]
+            count = int(group["rewards"].shape[0])
+            rewards = _array(h5py, group, "rewards", count)
+            lengths.append(count)
+            returns.append(float(np.sum(rewards)))
+    return lengths, returns
+
+
+def _grouped(lengths: Sequence[int]) -> Iterator[range]:
+    """Episodes that follow one another, of some ten thousand steps together."""
+    start = held = 0
+    for index, length in enumerate(lengths):
+        if held and held + length > _PART:
+            yield range(start, index)
+            start, held = index, 0
+        held += length
+    yield range(start, len(lengths))
+
+
+def _environment(data: Mapping[str, Any]) -> str:
+    """The environment's id that a dataset names, "" where it names none."""
+    try:
+        text = Fields(data, METADATA).text("env_spec")
+        return Fields(parse_json(text, "env_spec"), "env_spec").text("id")
+    except LoadError:
+        return ""
+
+
+def _space(data: Mapping[str, Any]) -> Any:
+    """Make an object that `agentkd.spec` reads as the space it describes."""
+    kind = str(data["type"])
+    fields = {key: each for key, each in data.items() if key != "type"}
+    if kind in ("Dict", "Tuple"):
+        inside = fields.pop("subspaces")
+        fields["spaces"] = (
+            {str(key): _space(each) for key, each in inside.items()}
+            if kind == "Dict"
+            else [_space(each) for each in inside]
+        )
+    if kind == "Box":
+        dtype = np.dtype(str(fields["dtype"]))
+        for end in ("low", "high"):
+            fields[end] = np.array(fields[end], dtype).reshape(fields["shape"])
+        fields["dtype"] = dtype
+    if kind == "MultiBinary":
+        size = fields["n"]
+        fields["shape"] = tuple(size) if isinstance(size, list) else (int(size),)
+    return type(kind, (SimpleNamespace,), {})(**fields)
+
+
+def _inside(space: Any) -> list[Any]:
+    inner = getattr(space, "spaces", ())
+    return list(inner.values() if isinstance(inner, dict) else inner)
+
+
+def _is_image(space: Any) -> bool:
+    """What Minari takes for an image and stores as a JPEG."""
+    shape = getattr(space, "shape", ())
+    return (
+        type(space).__name__ == "Box"
+        and len(shape) in (2, 3)
+        and min(shape[:2]) >= 32
+        and np.dtype(space.dtype) == np.uint8
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )

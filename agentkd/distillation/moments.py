@@ -1,0 +1,39 @@
+"""Moments of observations, for the normaliser."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agentkd.executors.layers import Conv
+from agentkd.types import Floats
+
+_CHUNK = 65536
+
+
+def moments(obs: Floats) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation of observations (n, obs), (obs,) each.
+
+    They are taken in pieces, so that no copy of all observations is made.
+    """
+    count = len(obs)
+    pieces = range(0, count, _CHUNK)
+    mean = sum(obs[i : i + _CHUNK].sum(axis=0, dtype=np.float64) for i in pieces) / count
+    square = sum(
+        np.square(obs[i : i + _CHUNK] - mean).sum(axis=0, dtype=np.float64) for i in pieces
+    )
+    std = np.sqrt(square / count)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+
+def by_channel(image: Conv, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
+    """Let the pixels of a channel share one mean and one deviation."""
+    height, width, channels = image.shape
+    laid = (channels, height * width)
+    if not image.channels_first:
+        laid = laid[::-1]
+    pixels = 1 if image.channels_first else 0
+    means, stds = mean.reshape(laid), std.reshape(laid)
+    shared = means.mean(axis=pixels, keepdims=True)
+    square = (stds**2 + (means - shared) ** 2).mean(axis=pixels, keepdims=True)
+    whole = np.broadcast_to(shared, laid), np.broadcast_to(np.sqrt(square), laid)
+    return whole[0].reshape(-1).copy(), whole[1].reshape(-1).copy()

@@ -1,0 +1,43 @@
+"""How a distillation is going, as values for whoever shows or logs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at a running distillation.
+
+    Attributes:
+        seconds: Since it began, earlier runs that are resumed counted in.
+        done: The share of the budget that is used, 0 to 1.
+        labels: Labels so far.
+        steps: Gradient steps so far.
+        labels_per_second: Since the last look.
+        steps_per_second: Since the last look.
+        divergence: From the planner, mean over the steps since the last look; NaN at first.
+        agreement: With the planner on states not yet learnt from, 0 to 1; NaN at first.
+        executor_return: Mean over the last episodes (20 at most) that an executor drove from start
+            to end; NaN before the first.
+        planner_share: The planner's share of the driving at present.
+        learning_rate: Of the last gradient step.
+        refused: Labels left out because they held NaN or infinity.
+    """
+
+    seconds: float
+    done: float
+    labels: int
+    steps: int
+    labels_per_second: float
+    steps_per_second: float
+    divergence: float
+    agreement: float
+    executor_return: float
+    planner_share: float
+    learning_rate: float
+    refused: int
+
+
+Watch = Callable[[Progress], None]

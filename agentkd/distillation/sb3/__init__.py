@@ -1,0 +1,1 @@
+"""Distillation and Stable-Baselines3: models in, models out, callbacks."""

@@ -1,0 +1,242 @@
+"""A Stable-Baselines3 policy as an executor, as it is: nothing is distilled.
+
+What a multilayer perceptron of SB3 does when it acts deterministically is what an executor does, so
+its numbers can be taken over and exported, packed and run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.errors import LoadError, SpecError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
+from agentkd.planners import Planner, load_planner
+from agentkd.planners.sb3 import build as sb3
+from agentkd.planners.sb3.build import Sb3Policy
+from agentkd.planners.sb3.heads import (
+    Choices,
+    Deterministic,
+    Diagonal,
+    Squashed,
+    StateDependent,
+    Values,
+)
+from agentkd.planners.sb3.live import describe_model, is_model
+from agentkd.planners.sb3.network import Linear, Perceptron, activation
+from agentkd.planners.sb3.policy import ALGORITHMS
+from agentkd.planners.sb3.vecnormalize import Normaliser, statistics_of
+from agentkd.spec import Spec
+from agentkd.types import Floats
+
+_NAMES = {"ReLU": "relu", "Tanh": "tanh", "SiLU": "silu", "ELU": "elu"}
+_UNCLIPPED = 1e6
+"""Where SB3 does not clip what it observes: further away than anything is."""
+
+Dense = tuple[Floats, Floats]
+"""The weights (out, in) and biases (out,) of a layer."""
+
+
+def from_sb3(student: Any, spec: Spec | None = None) -> Executor:
+    """Make an executor of an SB3 policy.
+
+    Its answer is the policy's deterministic one. PPO's and A2C's logits stay logits; DQN's and
+    QR-DQN's action values become them, so that the choice is the same, and the probabilities mean
+    nothing.
+
+    Args:
+        student: A model in memory, also one of `to_sb3`; a `Planner` of `load_planner`; or a
+            reference to a save.
+        spec: The environment; left out, the spaces that the policy was trained with.
+
+    Raises:
+        LoadError: If it is no multilayer perceptron of SB3's, or has an activation that executors
+            lack.
+        SpecError: If it is for another environment.
+    """
+    if is_model(student):
+        return _of_model(student, spec)
+    planner = student if isinstance(student, Planner) else load_planner(student, spec)
+    if not isinstance(planner.policy, Sb3Policy):
+        raise LoadError(
+            f"{planner.name} is not a feed-forward policy of SB3's own classes. Distil it instead."
+        )
+    return executor_of(planner.policy, spec or planner.spec, planner.name)
+
+
+def _of_model(model: Any, spec: Spec | None) -> Executor:
+    name = next((c.__name__ for c in type(model).__mro__ if c.__name__ in ALGORITHMS), "")
+    where = f"The {type(model).__name__} model"
+    if not name:
+        raise LoadError(f"{where} is of no algorithm that is known.")
+    wrapper = model.get_vec_normalize_env()
+    statistics = None if wrapper is None else statistics_of(wrapper, where)
+    description = describe_model(model, name)
+    extractor = model.policy.features_extractor_class.__name__
+    own = _own_normaliser(model.policy)
+    if own is None and extractor != "FlattenExtractor":
+        raise LoadError(f"{where} has a {extractor}; only flat observations are taken.")
+    if own is not None:
+        if statistics is not None:
+            raise LoadError(f"{where} is normalised twice; normalise only inside it.")
+        kept = {k: w for k, w in description.weights.items() if _EXTRACTOR not in k}
+        description = replace(description, weights=kept)
+    # Copied: an executor does not change while the model learns on.
+    weights = {k: np.array(w) for k, w in description.weights.items()}
+    description = replace(description, weights=weights)
+    policy, found, _ = sb3.build(description, spec, statistics)
+    if not isinstance(policy, Sb3Policy):
+        raise LoadError(f"{where} has a memory; distil it instead.")
+    executor = executor_of(policy, found, where)
+    if own is None:
+        return executor
+    if own.squashed:
+        executor = replace(executor, head="squashed")
+    mean, scale = (tensor.cpu().numpy().copy() for tensor in (own.mean, own.scale))
+    return replace(executor, mean=mean, scale=scale, clip=own.clip)
+
+
+_EXTRACTOR = "features_extractor."
+
+
+def _own_normaliser(policy: Any) -> Any:
+    """The extractor that `to_sb3` gave a policy, None for others."""
+    from agentkd.distillation.sb3.to_sb3 import Normalised
+
+    for holder in (policy, getattr(policy, "actor", None)):
+        found = getattr(holder, "features_extractor", None)
+        if isinstance(found, Normalised):
+            return found
+    return None
+
+
+def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
+    """Make an executor of a rebuilt SB3 policy.
+
+    Args:
+        policy: What `load_planner` makes of an SB3 save.
+        spec: The environment.
+        where: What it comes from, for messages.
+
+    Raises:
+        LoadError: If executors cannot do the same.
+    """
+    if len(policy.inputs.features) != 1 or not policy.inputs.features[0].plain:
+        raise LoadError(
+            f"{where} does not take its observations as one flat vector in their order."
+        )
+    layers, squashed, between = _layers(policy, where)
+    name = _activation(between, where)
+    widths = [len(bias) for _, bias in layers[:-1]]
+    tail = "" if name == "relu" else f",{name}"
+    architecture = f"mlp:{','.join(map(str, widths))}{tail}" if widths else "linear"
+    sketch = initial(architecture, spec, squashed=squashed)
+    mean, scale, clip = _normaliser(policy.inputs.normaliser, spec, where)
+    numbers = [mean, scale]
+    for weight, bias in layers:
+        numbers += [weight.ravel(), bias]
+    vector = np.concatenate(numbers).astype(np.float32)
+    return replace(sketch.with_vector(vector, 0), clip=clip)
+
+
+def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
+    """All layers from the observation to the last numbers, and whether tanh follows."""
+    trunk, head = policy.trunk, policy.head
+    between = trunk.between
+    squashed = False
+    match head:
+        case Choices(Linear() as layer, _) | Diagonal(layer, _):
+            last = [layer]
+        case Choices(Perceptron() as tower, _):
+            last, between = list(tower.layers), tower.between
+        case Squashed(layer, _):
+            last, squashed = [layer], True
+        case StateDependent(layer, _, _, squash, limit):
+            squashed = squash
+            if np.isfinite(limit):
+                return _clipped(trunk, layer, float(limit), where), squashed, between
+            last = [layer]
+        case Deterministic(tower, _, squash):
+            last, between, squashed = list(tower.layers), tower.between, squash
+        case Values(tower, choices):
+            last, between = list(tower.layers), tower.between
+            last[-1] = _mean_of_quantiles(last[-1], choices)
+        case _:
+            raise LoadError(f"{where} ends in a {type(head).__name__}.")
+    return [_dense(layer) for layer in (*trunk.layers, *last)], squashed, between
+
+
+def _dense(layer: Linear) -> Dense:
+    bias = layer.bias
+    zeros = np.zeros(len(layer.weight), np.float32)
+    return layer.weight, zeros if bias is None else bias
+
+
+def _mean_of_quantiles(layer: Linear, choices: int) -> Linear:
+    """The mean over quantiles of a linear layer is a linear layer."""
+    weight, bias = _dense(layer)
+    if len(bias) == choices:
+        return layer
+    inputs = weight.shape[1]
+    return Linear(
+        weight.reshape(-1, choices, inputs).mean(axis=0), bias.reshape(-1, choices).mean(axis=0)
+    )
+
+
+def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list[Dense]:
+    """The last layer of gSDE, whose mean is clipped, as two layers with a ReLU.
+
+    clip(x, -c, c) = relu(x + c) - relu(x - c) - c.
+    """
+    if _activation(trunk.between, where) != "relu":
+        raise LoadError(
+            f"{where} clips its mean and has no ReLU, so that no executor does the "
+            "same. Distil it instead."
+        )
+    weight, bias = _dense(layer)
+    one = np.eye(len(bias), dtype=np.float32)
+    doubled = (
+        np.concatenate([weight, weight]),
+        np.concatenate([bias + np.float32(limit), bias - np.float32(limit)]),
+    )
+    joined = np.concatenate([one, -one], axis=1), np.full(len(bias), -limit, np.float32)
+    return [*(_dense(each) for each in trunk.layers), doubled, joined]
+
+
+def _activation(between: Any, where: str) -> str:
+    name = next((own for own in _NAMES if activation(own) is between), "")
+    if not name:
+        known = ", ".join(_NAMES)
+        raise LoadError(
+            f"{where} has an activation that executors lack; they have {known}. Distil it instead."
+        )
+    return _NAMES[name]
+
+
+def _normaliser(known: Normaliser | None, spec: Spec, where: str) -> tuple[Floats, Floats, float]:
+    size = spec.obs.size
+    if known is None:
+        return np.zeros(size, np.float32), np.ones(size, np.float32), _UNCLIPPED
+    if not np.isscalar(known.clip):
+        raise SpecError(f"{where} normalises only a part of its observations.")
+    return (
+        known.mean.astype(np.float32),
+        (1.0 / known.deviation).astype(np.float32),
+        float(known.clip),  # type: ignore[arg-type]
+    )
+
+
+def difference(executor: Executor, planner: Planner, obs: Floats) -> float:
+    """The largest distance between what both do for observations (batch, obs).
+
+    In the units of the action; for choices, 1 where any differs.
+    """
+    action = planner.spec.action
+    answer = planner.policy(obs)  # type: ignore[call-arg]
+    theirs = dists.mode(answer, action)  # type: ignore[arg-type]
+    mine = dists.mode(executor(obs), action)
+    return float(np.max(np.abs(np.asarray(mine, float) - np.asarray(theirs, float))))

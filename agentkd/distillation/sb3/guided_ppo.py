@@ -1,0 +1,282 @@
+"""PPO beside a planner: reward and distillation together, with any planner.
+
+Proximal policy distillation and kickstarting, and the two ways to distil without a reward that the
+former was compared with: driven by the executor and by the planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import VecTransposeImage, is_vecenv_wrapped
+from torch import Tensor
+from torch.nn import functional
+
+from agentkd import dists
+from agentkd.distillation.sb3.guide import Apart, Guide, apart_for, mean_return
+from agentkd.distillation.sb3.to_sb3 import ExecutorPolicy
+from agentkd.dists import Kind
+from agentkd.errors import ConfigError, PlannerError, SpecError
+from agentkd.planners import Planner
+from agentkd.spec import Spec, env_spec, flatten
+from agentkd.types import ActionDist, Floats, RecurrentPolicy
+
+
+class _Remembering(RolloutBuffer):
+    """Knows which rows its last batch was."""
+
+    chosen: Any = None
+
+    def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
+        self.chosen = batch_inds
+        return super()._get_samples(batch_inds, env)
+
+
+@final
+class _Rollouts(_Remembering):
+    """For observations of one part."""
+
+
+@final
+class _DictRollouts(_Remembering, DictRolloutBuffer):
+    """For observations that are dictionaries."""
+
+
+class _Losses(NamedTuple):
+    """The parts of one batch's loss, each ()."""
+
+    reward: Tensor
+    value: Tensor
+    entropy: Tensor
+    apart: Tensor
+    drift: Tensor
+
+
+@final
+class GuidedPPO(PPO):
+    """PPO with a planner beside it.
+
+    The planner may be whatever `load_planner` gives that has no memory: it is asked once about each
+    state that is visited, in one batch before each update.
+
+    Args:
+        policy: As PPO's; or see `to_sb3`, which begins with an executor.
+        env: As PPO's. VecNormalize is seen through: the planner gets what the environment gives.
+        planner: Who guides.
+        guide: How.
+        options: PPO's.
+
+    Raises:
+        ConfigError: If the planner has a memory, or the environment is one of images.
+        SpecError: If it is for another environment.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        planner: Planner,
+        guide: Guide | None = None,
+        _init_setup_model: bool = True,
+        **options: Any,
+    ) -> None:
+        """Make the policy, and check that the planner fits."""
+        self.planner, self.guide = planner, guide or Guide()
+        self.weight = 0.0
+        self._seen: list[Floats] = []
+        self._said: list[Floats] = []
+        self._now: Floats | None = None
+        self._kind: Kind | None = None
+        self._apart: Apart | None = None
+        super().__init__(policy, env, _init_setup_model=_init_setup_model, **options)
+        known: Any = planner.policy
+        if isinstance(known, RecurrentPolicy) and hasattr(known, "initial_state"):
+            raise ConfigError(
+                "A planner with a memory cannot guide: it would have to see every "
+                "state in its order. Distil it with `distill`."
+            )
+        if is_vecenv_wrapped(self.env, VecTransposeImage):  # type: ignore[arg-type]
+            raise ConfigError("Images are not supported here; distil with `distill`.")
+        self._spec: Spec = env_spec(self.env)
+        if (self._spec.obs.size, self._spec.action) != (planner.spec.obs.size, planner.spec.action):
+            raise SpecError(f"The planner is for {planner.spec}; the environment is {self._spec}.")
+
+    def _setup_model(self) -> None:
+        dictionary = isinstance(self.observation_space, spaces.Dict)
+        self.rollout_buffer_class = _DictRollouts if dictionary else _Rollouts
+        super()._setup_model()
+
+    def _excluded_save_params(self) -> list[str]:
+        own = ["planner", "_apart", "_seen", "_said", "_now"]
+        return [*super()._excluded_save_params(), *own]
+
+    def collect_rollouts(self, env: Any, *arguments: Any, **named: Any) -> bool:
+        """Collect as PPO does, and remember what the environment gave."""
+        self._seen, self._said = [], []
+        wrapper = self.get_vec_normalize_env()
+        if wrapper is not None:
+            self._now = flatten(self._spec.obs, wrapper.get_original_obs())
+        if self.guide.method != "teacher-driven":
+            return super().collect_rollouts(env, *arguments, **named)
+        distiller, driver = self.policy, _Driver(self)
+        try:
+            self.policy = driver  # type: ignore[assignment]
+            return super().collect_rollouts(env, *arguments, **named)
+        finally:
+            self.policy = distiller
+
+    def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        # It is called between a step and what remembers it: the last observation is still the one
+        # that was acted on.
+        self._seen.append(self.observed())
+        wrapper = self.get_vec_normalize_env()
+        if wrapper is not None:
+            self._now = flatten(self._spec.obs, wrapper.get_original_obs())
+
+    def observed(self) -> Floats:
+        """What the environments gave last, flat, (environments, obs)."""
+        if self._now is not None and self.get_vec_normalize_env() is not None:
+            return self._now
+        obs: Any = self._last_obs
+        if isinstance(self.observation_space, spaces.Discrete):
+            obs = np.asarray(obs).reshape(-1)
+        return flatten(self._spec.obs, obs)
+
+    def ask(self, obs: Floats) -> ActionDist:
+        """Ask the planner about flat observations, (n, obs).
+
+        Raises:
+            PlannerError: If it raises, or answers what is no number.
+        """
+        try:
+            dist: ActionDist = self.planner.policy(obs)  # type: ignore[call-arg, assignment]
+        except Exception as error:
+            raise PlannerError(f"The planner raised {type(error).__name__}: {error}") from error
+        dists.check(dist, self._spec.action, len(obs))
+        self._kind = dists.kind_of(dist)
+        return dist
+
+    def _labels(self) -> Tensor:
+        """What the planner says, packed, in the order of the flattened buffer."""
+        steps, count = len(self._seen), self.n_envs
+        if not self._said:
+            packed = dists.pack(self.ask(np.concatenate(self._seen)))
+        else:
+            packed = np.concatenate(self._said)
+        rows = packed.reshape(steps, count, -1).swapaxes(0, 1)
+        flat = np.ascontiguousarray(rows.reshape(steps * count, -1), np.float32)
+        return torch.from_numpy(flat).to(self.device)
+
+    def remember(self, packed: Floats) -> None:
+        """Keep what the planner said when it drove."""
+        self._said.append(packed)
+
+    def train(self) -> None:
+        """Update the policy with what was collected and what the planner says to it."""
+        labels = self._labels()
+        assert self._kind is not None
+        if self._apart is None:
+            bounded = isinstance(self.policy, ExecutorPolicy)
+            self._apart = apart_for(self._kind, self._spec.action, bounded=bounded)
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self.weight = self.guide.weight_at(mean_return(self.ep_info_buffer))
+        clip = float(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        found: list[_Losses] = []
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(self.batch_size):
+                rows = labels[self.rollout_buffer.chosen]  # type: ignore[attr-defined]
+                losses = self._losses(batch, rows, clip)
+                found.append(_Losses(*(each.detach() for each in losses)))
+                if self._far(losses):
+                    break
+                self.policy.optimizer.zero_grad()
+                self._total(losses).backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if self._far(found[-1]):
+                break
+        self._log(found)
+
+    def _far(self, losses: _Losses) -> bool:
+        """Whether an update has gone further than `target_kl` allows."""
+        if self.target_kl is None or not self.guide.rewarded:
+            return False
+        return float(losses.drift.detach()) > 1.5 * self.target_kl
+
+    def _losses(self, batch: Any, rows: Tensor, clip: float) -> _Losses:
+        actions = batch.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+        advantages = batch.advantages
+        if self.normalize_advantage and len(advantages) > 1:
+            spread = advantages.std() + 1e-8
+            advantages = (advantages - advantages.mean()) / spread
+        change = log_prob - batch.old_log_prob
+        ratio = change.exp()
+        clipped = ratio.clamp(1 - clip, 1 + clip)
+        gained = torch.minimum(advantages * ratio, advantages * clipped)
+        assert self._apart is not None
+        apart = self._apart(self.policy.get_distribution(batch.observations), rows)
+        if self.guide.method == "ppd":
+            apart = ratio.clamp_min(1 - clip) * apart
+        return _Losses(
+            reward=-gained.mean(),
+            value=functional.mse_loss(batch.returns, values.flatten()),
+            entropy=-(entropy.mean() if entropy is not None else -log_prob.mean()),
+            apart=apart.mean(),
+            drift=(ratio - 1 - change).mean(),
+        )
+
+    def _total(self, losses: _Losses) -> Tensor:
+        if not self.guide.rewarded:
+            return losses.apart + self.vf_coef * losses.value
+        return (
+            losses.reward
+            + self.ent_coef * losses.entropy
+            + self.vf_coef * losses.value
+            + self.weight * losses.apart
+        )
+
+    def _log(self, found: Sequence[_Losses]) -> None:
+        means = [float(torch.stack(each).mean()) for each in zip(*found, strict=True)]
+        for name, value in zip(_Losses._fields, means, strict=True):
+            self.logger.record(f"guided/{name}", value)
+        self.logger.record("guided/weight", self.weight)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+
+@final
+class _Driver:
+    """The planner in the place of the policy, while rollouts are collected."""
+
+    squash_output = False
+
+    def __init__(self, model: GuidedPPO) -> None:
+        self._model, self._policy = model, model.policy
+        self._random = np.random.default_rng(model.num_timesteps + (model.seed or 0))
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the policy in all but acting: its critic judges, callbacks look at it."""
+        return getattr(self._policy, name)
+
+    def __call__(self, obs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the planner's actions, the critic's values, and no probabilities."""
+        dist = self._model.ask(self._model.observed())
+        self._model.remember(dists.pack(dist))
+        actions = dists.sample(dist, self._model.planner.spec.action, self._random)
+        return (
+            torch.as_tensor(np.asarray(actions)),
+            self._policy.predict_values(obs),
+            torch.zeros(len(actions)),
+        )

@@ -1,0 +1,141 @@
+"""A distiller made from JSON values, for a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentkd import dists
+from agentkd import spec as specs
+from agentkd.deploy import kept
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.distillation.distiller import DistillerOptions
+from agentkd.distillation.gate import GateOptions
+from agentkd.distillation.live import LiveDistiller, LiveOptions
+from agentkd.distillation.offline import open_dataset
+from agentkd.errors import ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor, distribution
+from agentkd.types import Labels
+
+_RATE, _WARMUP = 2e-3, 50
+"""Learning rate and steps over which it rises, for an architecture."""
+_GENTLE_RATE, _GENTLE_WARMUP = 5e-4, 1000
+"""The same for an executor that is good already: a fresh Adam takes steps of the learning rate's
+size whatever the gradient, and would throw good weights away."""
+
+
+def build(
+    executor: str,
+    spec: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    squashed: bool = True,
+    batch: int = 256,
+    learning_rate: float | None = None,
+    warmup: int | None = None,
+    capacity: int = 200_000,
+    data: str | None = None,
+    keep: bool = True,
+    kept_share: float = 0.25,
+    gate: bool = True,
+) -> LiveDistiller:
+    """Make a distiller that learns for as long as it lives, at a constant rate.
+
+    It starts from the labels that the executor's file keeps, or from those of `data`; without
+    either from the file's golden observations, with the executor's own answers as labels. Its
+    weights replace the executor that acts only if they pass the gate (`agentkd.distillation.gate`).
+
+    Args:
+        executor: An architecture such as "mlp:64,64", or the path of an .akd file to go on from.
+        spec: The environment, as `agentkd.spec.to_json` writes it; an .akd knows its.
+        seed: For the weights of an architecture and for which labels are drawn.
+        squashed: For bounded boxes, whether an architecture ends in tanh.
+        batch: Labels in one gradient step.
+        learning_rate: Of Adam; by default 0.002 for an architecture, 0.0005 for a file.
+        warmup: Gradient steps over which it rises; by default 50, or 1000 for a file.
+        capacity: The most labels held in memory.
+        data: A dataset that `agentkd record` wrote, to take kept labels from.
+        keep: Whether kept labels are used. Leave them out where the robot or the task changed, so
+            that the planner's answers are not what they were.
+        kept_share: The weight of kept labels in the loss of each step.
+        gate: Whether weights have to pass the gate.
+
+    Raises:
+        ConfigError: If an argument does not fit the executor.
+        LoadError: If the file or the dataset cannot be read.
+    """
+    torch.set_num_threads(1)
+    bundle: Bundle | None = None
+    if executor.endswith(".akd"):
+        bundle = read_bundle(executor)
+        chosen = bundle.executor
+    else:
+        if spec is None:
+            raise ConfigError(
+                f"The architecture {executor} needs the environment's spec: give "
+                "spec=agentkd.spec.to_json(spec)."
+            )
+        chosen = initial(executor, specs.from_json(spec), seed=seed, squashed=squashed)
+    if chosen.memory:
+        raise ConfigError(
+            f"{chosen.architecture} has a memory and learns from whole sequences: "
+            "distil it with agentkd distill. In a live run take one without, such as "
+            "mlp:64,64."
+        )
+    labels: Labels | None = None
+    seeds: Labels | None = None
+    if keep:
+        if data is not None:
+            labels = _of_data(data, chosen, seed)
+        elif bundle is not None:
+            labels = bundle.labels
+        if labels is None and bundle is not None:
+            seeds = _golden(bundle)
+    rate, rise = (_GENTLE_RATE, _GENTLE_WARMUP) if bundle else (_RATE, _WARMUP)
+    options = DistillerOptions(
+        batch=batch,
+        learning_rate=rate if learning_rate is None else learning_rate,
+        warmup=rise if warmup is None else warmup,
+        capacity=capacity,
+        seed=seed,
+        # The file's normaliser is of more labels than a robot's narrow day gives.
+        normalise=bundle is None,
+    )
+    live = LiveOptions(kept_share, GateOptions() if gate else None)
+    return LiveDistiller(
+        chosen, options, kept=labels, seeds=seeds, live=live, untaught=bundle is None
+    )
+
+
+def _golden(bundle: Bundle) -> Labels:
+    """Return the golden observations with the executor's own answers."""
+    executor, golden = bundle.executor, bundle.golden
+    outputs = np.asarray(golden["outputs"], np.float32)
+    return Labels(golden["obs"], distribution(executor.head, outputs, executor.spec))
+
+
+def _of_data(path: str, executor: Executor, seed: int) -> Labels:
+    """Return labels spread over a dataset, as many as a file would keep."""
+    dataset = open_dataset(path, spec=executor.spec)
+    about = dataset.about.spec
+    if about.obs.size != executor.spec.obs.size or about.action != executor.spec.action:
+        raise ConfigError(
+            f"{path} has labels of {about.obs.size} numbers and {about.action}; the "
+            f"executor takes {executor.spec.obs.size} and {executor.spec.action}."
+        )
+    most = kept.capacity(executor.spec, dataset.kind)
+    random = np.random.default_rng(seed)
+    found = []
+    for index in range(dataset.parts):
+        rows = dataset.part(index)
+        share = min(1.0, most / max(1, dataset.labels))
+        chosen = np.flatnonzero(random.random(len(rows)) < share)
+        found.append((rows.obs[chosen], dists.rows(rows.dist, chosen)))
+    return Labels(
+        np.concatenate([obs for obs, _ in found]),
+        dists.stack([dist for _, dist in found], executor.spec.action),
+    )

@@ -1,0 +1,229 @@
+"""An adversary that tells the planner's answers from the executor's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from agentkd.distillation import divergence as d
+from agentkd.distillation.restoring import restore_adam
+from agentkd.distillation.terms.action import BoxUnits
+from agentkd.distillation.terms.soft import Soft, SoftLabels
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
+from agentkd.dists import action_size
+from agentkd.errors import ConfigError
+from agentkd.spec import BoxSpec
+
+_PENALTY = 10.0
+"""Of the gradient's distance from 1 (Gulrajani et al. 2017, 4)."""
+_SLOPE = 0.2
+_WIDEST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Adversarial(Term):
+    """Be taken for the planner by a discriminator D of (observation, answer) pairs.
+
+    D learns softplus(-D(planner)) + softplus(D(executor)), the cross-entropy of the logit D with 1
+    for the planner; the terms beside it are the floor.
+
+    Attributes:
+        form: "fool": the executor minimises softplus(-D) of its whole answer, the probabilities or
+            the action (conditional adversarial distillation; Xu et al. 2018). "reward": it
+            maximises the reward softplus(D) = -log(1 - sigmoid(D)) expected of its single actions
+            (Ho and Ermon 2016, with D's sign of `imitation`), and D sees of the planner only what
+            it chose.
+        keep: What keeps D smooth: "spectral" norms of 1, by which D changes at most as much as its
+            input; or a "penalty" on gradients away from 1.
+        until: The share of the run at which the term has faded to nothing.
+        width: Of D's two hidden layers, 1 to 4,096.
+        rate: D's learning rate, above 0 and up to 1.
+    """
+
+    form: Literal["fool", "reward"] = "fool"
+    keep: Literal["spectral", "penalty"] = "spectral"
+    until: float = 1.0
+    width: int = 64
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not 0 < self.until <= 1:
+            raise ConfigError(f"until is {self.until}; it is a share of the run, up to 1.")
+        if not 1 <= self.width <= _WIDEST or not 0 < self.rate <= 1:
+            raise ConfigError(
+                f"width={self.width}, rate={self.rate}: the width is 1 to {_WIDEST}, "
+                "the rate above 0 and up to 1."
+            )
+
+    def build(self, ground: Ground) -> Loss:
+        """Make the adversary.
+
+        Raises:
+            ConfigError: If a reward is asked for several choices at once.
+        """
+        if self.form == "reward" and ground.kind in ("multicategorical", "bernoulli"):
+            raise ConfigError(
+                "form=reward is for a single choice or for boxes; this planner gives "
+                f"{ground.kind} distributions. Use form=fool."
+            )
+        return Adversary(self, ground)
+
+
+@final
+class Adversary(Loss):
+    """`Adversarial` at work: a discriminator, and its optimiser."""
+
+    def __init__(self, term: Adversarial, ground: Ground) -> None:
+        """Make a discriminator of this ground's seed."""
+        super().__init__()
+        self._term, self._ground = term, ground
+        action = ground.action
+        self._choices = action_size(action)
+        if ground.kind == "bernoulli":
+            self._choices *= 2
+        self._units = None
+        self._soft: SoftLabels | None = None
+        if isinstance(action, BoxSpec):
+            self._units = BoxUnits(ground, action)
+        else:
+            self._soft = SoftLabels(Soft(), ground)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ground.seed)
+            self.discriminator = _discriminator(ground.obs + self._choices, term)
+        self._random = ground.generator()
+        self.restart()
+        self._told = float("nan")
+
+    def restart(self) -> None:
+        """Begin the optimiser anew."""
+        parameters = self.discriminator.parameters()
+        self._adam = torch.optim.Adam(parameters, lr=self._term.rate, betas=(0.5, 0.9))
+
+    def get_extra_state(self) -> Any:
+        """The optimiser's averages."""
+        return self._adam.state_dict()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on with an optimiser's averages."""
+        restore_adam(self._adam, state, "The discriminator")
+
+    def logits(self, obs: Tensor, answers: Tensor) -> Tensor:
+        """How much pairs look like the planner's, above 0 for yes: (batch,).
+
+        Args:
+            obs: Observations in the environment's units, (batch, obs).
+            answers: Probabilities, or actions in halves of the box, (batch, n).
+        """
+        pairs = torch.cat([self._ground.normalised(obs), answers], 1)
+        result: Tensor = self.discriminator(pairs).squeeze(1)
+        return result
+
+    def reward(self, obs: Tensor, answers: Tensor) -> Tensor:
+        """softplus(D) = -log(1 - sigmoid(D)), which is above 0, (batch,).
+
+        Source: Ho and Ermon 2016, "Generative adversarial imitation learning"; D is 1
+        for the planner here, as in the package `imitation`.
+        """
+        return functional.softplus(self.logits(obs, answers))
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The executor's answers as the discriminator sees them, (batch, n)."""
+        if self._units is not None:
+            return self._units.executor(outputs)
+        ground = self._ground
+        choices = d.blocks(ground.kind, ground.action, outputs)
+        return torch.cat([torch.softmax(scores, 1) for scores in choices], 1)
+
+    def said(self, planner: Tensor) -> Tensor:
+        """The planner's answers as the discriminator sees them, (batch, n)."""
+        if self._units is not None:
+            return self._units.planner(planner)
+        assert self._soft is not None
+        choices = d.blocks(self._ground.kind, self._ground.action, planner)
+        if self._term.form == "reward":
+            return functional.one_hot(planner.argmax(1), self._choices).float()
+        tau = self._soft.tau
+        return torch.cat([torch.softmax(scores / tau, 1) for scores in choices], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Train the discriminator by one step; give what it holds against each row."""
+        fading = max(0.0, 1.0 - batch.progress / self._term.until)
+        if self._soft is not None:
+            self._soft.observe(batch.planner)
+        if fading == 0:
+            return torch.zeros_like(batch.outputs[:, 0])
+        mine = self.answers(batch.outputs)
+        self._learn(batch.obs, self.said(batch.planner), self._shown(mine.detach()))
+        self.discriminator.requires_grad_(requires_grad=False)
+        try:
+            if self._term.form == "fool":
+                loss = functional.softplus(-self.logits(batch.obs, mine))
+            else:
+                loss = -self._expected(batch.obs, mine)
+        finally:
+            self.discriminator.requires_grad_(requires_grad=True)
+        return fading * loss
+
+    def _shown(self, mine: Tensor) -> Tensor:
+        """What is shown of the executor: a single action, where rewards are."""
+        if self._term.form == "fool" or self._units is not None:
+            return mine
+        drawn = torch.multinomial(mine, 1, generator=self._random).squeeze(1)
+        return functional.one_hot(drawn, self._choices).float()
+
+    def _expected(self, obs: Tensor, mine: Tensor) -> Tensor:
+        """The executor's expected reward, (batch,), exact over its choices."""
+        if self._units is not None:
+            return self.reward(obs, mine)
+        rows, n = mine.shape
+        single = torch.eye(n).repeat(rows, 1)
+        rewards = self.reward(obs.repeat_interleave(n, 0), single).view(rows, n)
+        return (mine * rewards).sum(1)
+
+    def _learn(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> None:
+        real, fake = self.logits(obs, theirs), self.logits(obs, mine)
+        loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
+        if self._term.keep == "penalty":
+            loss = loss + _PENALTY * self._steepness(obs, theirs, mine)
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._adam.step()
+        right = (real > 0).float().mean() + (fake < 0).float().mean()
+        self._told = right.item() / 2
+
+    def _steepness(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> Tensor:
+        """(|∇D| - 1)² somewhere between both, ().
+
+        Source: Gulrajani et al. 2017, "Improved training of Wasserstein GANs", eq. 3.
+        """
+        where = torch.rand(len(mine), 1, generator=self._random)
+        between = torch.lerp(theirs, mine, where).requires_grad_()
+        total = self.logits(obs, between).sum()
+        (slope,) = torch.autograd.grad(total, between, create_graph=True)
+        steepness: Tensor = (slope.norm(dim=1) - 1.0).square().mean()
+        return steepness
+
+    def numbers(self) -> Mapping[str, float]:
+        """The share of pairs that the discriminator tells apart: 0.5 is chance."""
+        return {"told": self._told}
+
+
+def _discriminator(size: int, term: Adversarial) -> nn.Sequential:
+    linears: list[nn.Module] = [
+        nn.Linear(size, term.width),
+        nn.Linear(term.width, term.width),
+        nn.Linear(term.width, 1),
+    ]
+    if term.keep == "spectral":
+        # Miyato et al. 2018, "Spectral normalization for GANs".
+        linears = [spectral_norm(linear) for linear in linears]
+    first, second, last = linears
+    slope = nn.LeakyReLU(_SLOPE)
+    return nn.Sequential(first, slope, second, slope, last)

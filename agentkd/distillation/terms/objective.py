@@ -1,0 +1,97 @@
+"""The sum of the terms: what a distiller minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Loss, Terms
+from agentkd.distillation.terms.text import name_of, to_text
+from agentkd.errors import ConfigError
+
+
+@final
+class _Base(Divergence):
+    """The weighted sum of the divergences."""
+
+    def __init__(self, weights: Sequence[float], parts: Sequence[Divergence]) -> None:
+        super().__init__()
+        self._parts = tuple(zip(weights, parts, strict=True))
+        self.parts = nn.ModuleList(parts)
+
+    def observe(self, planner: Tensor) -> None:
+        for _, part in self._parts:
+            part.observe(planner)
+
+    def rows(self, outputs: Tensor, planner: Tensor) -> Tensor:
+        found = [weight * part.rows(outputs, planner) for weight, part in self._parts]
+        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+@final
+class Objective(nn.Module):
+    """The weighted sum of all terms, for each label of a batch.
+
+    The divergences are made first; the others are given their sum as `Ground.base`.
+
+    Args:
+        terms: What is added up.
+        ground: What is known now; its `base` is filled in.
+    """
+
+    def __init__(self, terms: Terms, ground: Ground) -> None:
+        """Make the losses.
+
+        Raises:
+            ConfigError: If a term does not go with planner or executor, or none of them holds the
+                executor to the planner's answers.
+        """
+        super().__init__()
+        self._mean = float("nan")
+        weights, parts = [], []
+        for each in terms:
+            if isinstance(each.term, DivergenceTerm):
+                weights.append(each.weight)
+                parts.append(each.term.build(ground))
+        if not parts:
+            raise ConfigError(
+                f"Nothing in {to_text(terms)!r} holds the executor to the planner's "
+                f"answers. Write 'match + {to_text(terms)}'."
+            )
+        self.base = _Base(weights, parts)
+        whole = replace(ground, base=self.base)
+        self._others: list[tuple[float, Loss]] = []
+        self._named: list[tuple[str, Loss]] = []
+        taken = iter(parts)
+        for each in terms:
+            if isinstance(each.term, DivergenceTerm):
+                loss: Loss = next(taken)
+            else:
+                loss = each.term.build(whole)
+                self._others.append((each.weight, loss))
+            self._named.append((name_of(each.term), loss))
+        self.others = nn.ModuleList([loss for _, loss in self._others])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Give the loss of each label, (batch,)."""
+        total: Tensor = self.base(batch)
+        self._mean = total.detach().mean().item()
+        for weight, loss in self._others:
+            total = total + weight * loss(batch)
+        return total
+
+    def numbers(self) -> Mapping[str, float]:
+        """Numbers of the last batch: "divergence", and the terms' as "term.number"."""
+        found = {"divergence": self._mean}
+        for name, loss in self._named:
+            found |= {f"{name}.{key}": n for key, n in loss.numbers().items()}
+        return found
+
+    def restart(self) -> None:
+        """Forget optimisers' averages: the weights went back to earlier ones."""
+        for _, loss in self._named:
+            loss.restart()

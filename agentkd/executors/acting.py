@@ -1,0 +1,193 @@
+"""The form in which an executor acts: compiled where possible, else NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.errors import ConfigError
+from agentkd.executors.executor import Executor, distribution, one_action
+from agentkd.executors.native import Native, compile_native
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
+from agentkd.types import ActionDist, Floats
+
+
+class Form(Protocol):
+    """An executor with a place for its next observation."""
+
+    @property
+    def executor(self) -> Executor:
+        """The executor."""
+        ...
+
+    @property
+    def obs(self) -> Floats:
+        """Where the next observation is written, (obs,)."""
+        ...
+
+    def run(self) -> int:
+        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
+        ...
+
+    def take(self) -> Any:
+        """Give the action decided: an int, or a fresh array."""
+        ...
+
+    @property
+    def memory(self) -> Floats:
+        """What it remembers, (memory,); `run` brings it up to date."""
+        ...
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        ...
+
+
+@final
+class NumpyForm:
+    """The executor in NumPy.
+
+    Args:
+        executor: The executor.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        """Make room for an observation."""
+        self.executor = executor
+        self.obs: Floats = np.zeros(executor.spec.obs.size, np.float32)
+        self.memory: Floats = np.zeros(executor.memory, np.float32)
+        self._dist: ActionDist | None = None
+
+    def run(self) -> int:
+        """Decide; see `Form.run`."""
+        if not np.isfinite(self.obs).all():
+            return 1
+        executor = self.executor
+        outputs, after = executor.advance(self.obs[None], self.memory[None])
+        if not np.isfinite(outputs).all():
+            return 1
+        self.memory[:] = after[0]
+        self._dist = distribution(executor.head, outputs, executor.spec)
+        return 0
+
+    def take(self) -> Any:
+        """Give the action decided: an int, or a fresh array."""
+        spec = self.executor.spec
+        return one_action(dists.mode(self.dist(), spec.action), spec)
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        assert self._dist is not None, "run decides first"
+        return self._dist
+
+
+@final
+class NativeForm:
+    """A compiled executor.
+
+    Args:
+        native: It.
+    """
+
+    __slots__ = ("_before", "_native", "executor", "memory", "obs", "run", "take")
+
+    def __init__(self, native: Native) -> None:
+        """Take over its buffers; without a memory, its functions as they are."""
+        self._native = native
+        self.executor, self.obs, self.memory = native.executor, native.obs, native.memory
+        self._before: Floats = np.zeros_like(native.memory)
+        self.take: Callable[[], Any] = native.take
+        self.run: Callable[[], int] = native.run
+        if native.executor.memory:
+            self.run = self._remembering
+
+    def _remembering(self) -> int:
+        self._before[:] = self.memory
+        failed = self._native.run()
+        if failed:
+            # Numbers that overflowed once would stay.
+            self.memory[:] = self._before
+        return failed
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        executor = self.executor
+        before = self._before[None]
+        outputs, _ = self._native.advance(self.obs[None], before)
+        return distribution(executor.head, outputs, executor.spec)
+
+
+def form(executor: Executor, *, native: bool = True) -> Form:
+    """Bring an executor into the fastest form there is.
+
+    Args:
+        executor: The executor.
+        native: Whether it may be compiled.
+    """
+    if native:
+        compiled = compile_native(executor)
+        if compiled is not None:
+            return NativeForm(compiled)
+    return NumpyForm(executor)
+
+
+def default_action(action: ActionSpec, wanted: Any = None) -> Any:
+    """Return what is done before anybody decided.
+
+    Args:
+        action: The actions.
+        wanted: What the user wants; None for the first choice, or the action nearest to 0.
+
+    Raises:
+        ConfigError: If that is no action of these.
+    """
+    if wanted is not None:
+        return _fitting(wanted, action)
+    match action:
+        case DiscreteSpec(_, start):
+            return start
+        case BoxSpec(low, _, shape):
+            zeros = np.zeros(len(low), np.float32)
+            return np.clip(zeros, *dists.bounds(action)).reshape(shape)
+        case MultiBinarySpec(n):
+            return np.zeros(n, np.int8)
+        case _:
+            return np.zeros(len(action.sizes), np.int64)
+
+
+def _fitting(wanted: Any, action: ActionSpec) -> Any:
+    """Return an action in the type and shape that the environment takes.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    like = np.asarray(default_action(action))
+    try:
+        found = np.asarray(wanted, np.float64)
+    except (TypeError, ValueError):
+        found = np.asarray(np.nan)
+    match action:
+        case DiscreteSpec(n, start):
+            low, high = np.asarray(start), np.asarray(start + n - 1)
+        case BoxSpec(lowest, highest, shape):
+            low, high = (np.reshape(each, shape) for each in (lowest, highest))
+        case MultiBinarySpec():
+            low, high = np.zeros_like(like), np.ones_like(like)
+        case _:
+            low, high = np.zeros_like(like), np.asarray(action.sizes) - 1
+    fits = found.shape == like.shape and bool(np.isfinite(found).all())
+    fits = fits and bool(((low <= found) & (found <= high)).all())
+    whole = isinstance(action, BoxSpec) or bool((found == np.floor(found)).all())
+    if not (fits and whole):
+        raise ConfigError(
+            f"The default {wanted!r} is no action of {action}. Give one of shape "
+            f"{like.shape} within the bounds, or leave it out."
+        )
+    if isinstance(action, BoxSpec):
+        # A bound of 0.1 has its own nearest float32 inside.
+        inside = np.clip(np.ravel(found).astype(np.float32), *dists.bounds(action))
+        return inside.reshape(action.shape)
+    return int(found) if isinstance(action, DiscreteSpec) else found.astype(like.dtype)

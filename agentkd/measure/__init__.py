@@ -1,0 +1,1 @@
+"""Measuring: evaluation, intervals, latency, agreement."""

@@ -1,0 +1,156 @@
+"""Policies that see the world a little off, by chance or on purpose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentkd.distillation.terms.robust import OwnAnswer
+from agentkd.distillation.terms.term import Ground
+from agentkd.dists import Kind
+from agentkd.errors import ConfigError
+from agentkd.executors.executor import Executor, Head
+from agentkd.executors.network import Network
+from agentkd.measure.lockstep import Evaluation
+from agentkd.measure.perturb import Way, perturbed
+from agentkd.spec import ObsSpec
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+
+_KINDS: dict[Head, Kind] = {
+    "categorical": "categorical",
+    "multicategorical": "multicategorical",
+    "bernoulli": "bernoulli",
+    "squashed": "point",
+    "clipped": "point",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """What is done to observations.
+
+    Attributes:
+        by: "noise", Gaussian with a standard deviation of `eps`; or the worst within `eps` that one
+            step, "fgsm", or several, "pgd", along the executor's own gradient find.
+        eps: How far, in units of the observations' spread.
+        steps: Of "pgd".
+    """
+
+    by: Way
+    eps: float
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not 0 < self.eps < math.inf or self.steps < 1:
+            raise ConfigError(
+                f"An attack by {self.eps} in {self.steps} steps: above 0, at least 1."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Assault:
+    """What came of an attack on a policy.
+
+    Attributes:
+        evaluation: Its episodes; None where it was not attacked.
+        agreement: With the reference's own answers to the true observations; NaN if unknown.
+        why: Why it was not attacked, "" if it was, or if it lives no more.
+    """
+
+    evaluation: Evaluation | None
+    agreement: float = math.nan
+    why: str = ""
+
+
+def units(obs: Floats, spec: ObsSpec) -> Floats:
+    """The spread of each number of observations (batch, size): (size,).
+
+    It is 0 for what never moved, and for choices, of which there is no half.
+    """
+    spread: Floats = obs.std(axis=0, dtype=np.float64).astype(np.float32)
+    at = 0
+    for part in spec.parts:
+        if part.sizes:
+            spread[at : at + part.size] = 0.0
+        at += part.size
+    return spread
+
+
+@final
+class Attacked:
+    """A policy that is shown observations after an attack. It is a `Policy`.
+
+    An attack by gradients makes the executor's answer differ from its own for the true observation:
+    the maximal action difference of Zhang et al. 2020, "Robust deep reinforcement learning against
+    adversarial perturbations on state observations".
+
+    Args:
+        policy: Who is attacked; an executor, unless it is by noise.
+        attack: How.
+        unit: What the attack's size counts in, (obs,); see `units`.
+        seed: For draws.
+
+    Raises:
+        ConfigError: If the policy has a memory, or no gradients and would need them.
+    """
+
+    def __init__(
+        self, policy: Policy | RecurrentPolicy, attack: Attack, unit: Floats, seed: int = 0
+    ) -> None:
+        """Open the executor for its gradients, where they are needed."""
+        remembers = isinstance(policy, Executor) and policy.memory > 0
+        if remembers or hasattr(policy, "initial_state"):
+            raise ConfigError("What has a memory is not attacked.")
+        self._policy: Any = policy
+        self._attack, self._unit = attack, torch.from_numpy(unit)
+        self._random = torch.Generator().manual_seed(seed)
+        self._network: Network | None = None
+        if attack.by == "noise":
+            return
+        if not isinstance(policy, Executor):
+            raise ConfigError(
+                f"An attack by {attack.by} follows gradients, and only executors show "
+                "theirs. Attack by noise."
+            )
+        self._network = Network(policy)
+        self._own = OwnAnswer(
+            Ground(
+                kind=_KINDS[policy.head],
+                head=policy.head,
+                action=policy.spec.action,
+                obs=policy.spec.obs.size,
+                network=self._network,
+            )
+        )
+
+    def shown(self, obs: Floats) -> Floats:
+        """What the policy is shown instead of observations (batch, obs)."""
+        true = torch.from_numpy(np.ascontiguousarray(obs, np.float32))
+        own = None if self._network is None else self._network(true).detach()
+
+        def apart(seen: Tensor) -> Tensor:
+            assert self._network is not None
+            assert own is not None
+            return self._own.apart(own, self._network(seen))
+
+        near = perturbed(
+            apart,
+            true,
+            self._unit,
+            by=self._attack.by,
+            eps=self._attack.eps,
+            steps=self._attack.steps,
+            generator=self._random,
+        )
+        return np.asarray(near.detach().numpy(), np.float32)
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give the answer to what is shown, for observations (batch, obs)."""
+        dist: ActionDist = self._policy(self.shown(obs))
+        return dist

@@ -1,0 +1,168 @@
+"""How long one decision takes, in several forms, measured in turns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from agentkd.errors import ConfigError
+from agentkd.spec import Spec
+from agentkd.types import Floats
+
+Decide = Callable[[Floats], Any]
+"""Decides for one flat observation, (obs,)."""
+
+_WARM = 20
+_MOST_CALLS = 200_000
+_OBSERVATIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to come to a decision.
+
+    Attributes:
+        name: What it is called in tables.
+        decide: Decides; None where it cannot be had here.
+        note: What there is to know about it, or why it cannot be had.
+    """
+
+    name: str
+    decide: Decide | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long a form took for one decision.
+
+    Attributes:
+        name: The form's.
+        p50: The median, µs; NaN where nothing was measured, like the others.
+        p99: The time that one call in a hundred exceeds, µs.
+        p999: The time that one call in a thousand exceeds, µs.
+        calls: How many calls were timed.
+        note: The form's, or what it raised.
+    """
+
+    name: str
+    p50: float
+    p99: float
+    p999: float
+    calls: int
+    note: str = ""
+
+    def summary(self) -> dict[str, float | int]:
+        """As reports write it, in µs."""
+        return {"p50": self.p50, "p99": self.p99, "p99.9": self.p999, "count": self.calls}
+
+
+def observations(spec: Spec, mean: Floats | None = None) -> Floats:
+    """Make observations to decide on, (64, size); around `mean`, (size,), if given."""
+    random = np.random.default_rng(0)
+    out = random.standard_normal((_OBSERVATIONS, spec.obs.size))
+    return (out if mean is None else out + mean).astype(np.float32)
+
+
+def measure(
+    forms: Sequence[Form],
+    obs: Floats,
+    *,
+    seconds: float = 1.0,
+    rounds: int = 20,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Latency, ...]:
+    """Time forms of a decision in turns, so that a busy moment of the machine hits all.
+
+    Each call is timed by itself, the timer's own time (`timer`) included. A form that raises is
+    left out from then on, with a note.
+
+    Args:
+        forms: What to time.
+        obs: Observations that are decided in turn, (n, size).
+        seconds: The time for each form, all rounds together.
+        rounds: How many turns each form gets.
+        progress: Called with the rounds done and all of them.
+
+    Raises:
+        ConfigError: If a number cannot be meant.
+    """
+    if not seconds > 0 or rounds < 1 or not len(obs):
+        raise ConfigError(
+            f"seconds={seconds}, rounds={rounds}, {len(obs)} observations: "
+            "above 0, at least 1, at least 1."
+        )
+    each = list(obs)
+    times: dict[int, list[int]] = {index: [] for index in range(len(forms))}
+    notes = {index: form.note for index, form in enumerate(forms)}
+    ready = [index for index, form in enumerate(forms) if form.decide is not None]
+    for index in list(ready):
+        fault = _fault(forms[index], partial(_warm, obs=each))
+        if fault:
+            notes[index] = fault
+            ready.remove(index)
+    slot = round(1e9 * seconds / rounds)
+    most = max(1, _MOST_CALLS // rounds)
+    for turn in range(rounds):
+        # Whoever comes first in a round pays for what the round before left behind.
+        shift = turn % max(1, len(ready))
+        for index in ready[shift:] + ready[:shift]:
+            into = times[index]
+            work = partial(_time, obs=each, slot=slot, most=most, into=into)
+            fault = _fault(forms[index], work)
+            if fault:
+                notes[index] = fault
+                ready.remove(index)
+                into.clear()
+        if progress is not None:
+            progress(turn + 1, rounds)
+    return tuple(
+        _summary(form.name, times[index], notes[index]) for index, form in enumerate(forms)
+    )
+
+
+def timer() -> float:
+    """The median time that timing itself takes, µs."""
+    taken: list[int] = []
+    _time(lambda _: None, [np.zeros(1, np.float32)], 10_000_000, 20_000, taken)
+    return float(np.median(taken)) / 1e3
+
+
+def _fault(form: Form, work: Callable[[Decide], None]) -> str:
+    assert form.decide is not None
+    try:
+        work(form.decide)
+    except Exception as error:
+        return f"raised {type(error).__name__}: {error}"
+    return ""
+
+
+def _warm(decide: Decide, obs: list[Floats]) -> None:
+    for index in range(_WARM):
+        decide(obs[index % len(obs)])
+
+
+def _time(decide: Decide, obs: list[Floats], slot: int, most: int, into: list[int]) -> None:
+    clock, count = time.perf_counter_ns, len(obs)
+    end = clock() + slot
+    for index in range(most):
+        one = obs[index % count]
+        start = clock()
+        decide(one)
+        stop = clock()
+        into.append(stop - start)
+        if stop > end:
+            break
+
+
+def _summary(name: str, times: list[int], note: str) -> Latency:
+    if not times:
+        return Latency(name, math.nan, math.nan, math.nan, 0, note)
+    p50, p99, p999 = (float(x) / 1e3 for x in np.percentile(times, [50, 99, 99.9]))
+    return Latency(name, p50, p99, p999, len(times), note)

@@ -1,0 +1,297 @@
+"""The same seeds, lived by several arms: planner alone, executor alone, runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, final
+
+import numpy as np
+
+from agentkd import environments
+from agentkd.errors import ConfigError, EpisodeError, WorkerError
+from agentkd.executors.executor import Executor
+from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.ports import AnyDistiller, AnyPlanner
+from agentkd.runtime.result import COLUMNS, RunResult
+from agentkd.runtime.router import Mode, Router
+from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.strategies import StrategyOptions
+from agentkd.types import Decision
+
+_LOOK = 0.1
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all arms have in common.
+
+    Attributes:
+        env: The environment's name.
+        hz: Ticks per second.
+        clock: Whether ticks take time.
+        latency: Ticks by which the planner is late, None for as late as it is.
+        budget: Seconds that a decision may wait for the planner.
+        ticks: The end in ticks, or None.
+        seconds: The end in seconds of the clock, or None.
+        episodes: The end in episodes, or None.
+        seed: Episode i is reset with seed + i.
+        routers: Makes the routers of an arm; they have a state.
+        strategies: How strategies are asked for and take over.
+        workers: Planners that are asked in turn.
+        realtime: What is asked of the system on the wall clock.
+        episode_ticks: Ticks after which an episode is truncated, besides the environment's own end.
+    """
+
+    env: str
+    hz: float
+    clock: Literal["wall", "virtual"]
+    latency: int | None
+    budget: float
+    ticks: int | None
+    seconds: float | None
+    episodes: int | None
+    seed: int
+    routers: Callable[[], Sequence[Router]] = tuple
+    strategies: StrategyOptions | None = None
+    workers: int = 1
+    realtime: Realtime | None = None
+    episode_ticks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLook:
+    """One look at an arm that runs.
+
+    Attributes:
+        returns: Of the episodes that ended so far.
+        current: Of the episode at hand.
+        ticks: So far.
+        done: The share of the arm that is over, 0 to 1.
+        seconds: Of wall time so far.
+        decision: The last one.
+        metrics: The agent's.
+    """
+
+    returns: tuple[float, ...]
+    current: float
+    ticks: int
+    done: float
+    seconds: float
+    decision: Decision
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """An arm that has ended.
+
+    Attributes:
+        result: What was measured.
+        executor: The executor at the end.
+        learning: While it learnt, (ticks, return) of each episode that ended.
+        interrupted: Whether it was ended before its limit.
+        fault: What the environment raised, "" if nothing.
+    """
+
+    result: RunResult
+    executor: Executor
+    learning: tuple[tuple[int, float], ...]
+    interrupted: bool
+    fault: str = ""
+
+
+@final
+class Scored:
+    """An environment that keeps the score of its own episodes.
+
+    Args:
+        env: The environment.
+        most: Ticks after which an episode is truncated, None for its own end.
+    """
+
+    def __init__(self, env: Any, most: int | None = None) -> None:
+        """Wrap an environment."""
+        self._env, self._most, self._began = env, most, 0
+        self.scores: list[tuple[int, float]] = []
+        self.current = 0.0
+        self.ticks = 0
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Begin an episode."""
+        self.current, self._began = 0.0, self.ticks
+        return self._env.reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        """Do a tick."""
+        obs, reward, terminated, truncated, info = self._env.step(action)
+        self.ticks += 1
+        self.current += reward
+        if self._most is not None and self.ticks - self._began >= self._most:
+            truncated = True
+        if terminated or truncated:
+            self.scores.append((self.ticks, self.current))
+        return obs, reward, terminated, truncated, info
+
+
+@final
+class Interrupt:
+    """Ctrl-C as something that a run asks about; a second one ends the process.
+
+    Use it in a `with` block inside the event loop, around everything that is to end
+    with a report.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was pressed yet."""
+        self.asked = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        """Take Ctrl-C over, where the main thread's loop can."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give Ctrl-C back."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+    def _press(self) -> None:
+        if self.asked.is_set():
+            # Workers end with this process: the pipe to them closes.
+            os._exit(_INTERRUPTED)
+        self.asked.set()
+
+
+async def live(
+    setting: Setting,
+    mode: Mode,
+    executor: Executor,
+    planner: AnyPlanner | None,
+    distiller: AnyDistiller | None = None,
+    watch: Callable[[ArmLook], None] | None = None,
+    interrupt: Interrupt | None = None,
+    log: DecisionLog | None = None,
+    began: Callable[[Runtime], None] | None = None,
+) -> Lived:
+    """Run one arm to its end, or until Ctrl-C; nothing measured is lost.
+
+    An environment that raises ends the arm, and its words are in `Lived.fault`.
+
+    Args:
+        setting: What all arms have in common.
+        mode: The arm.
+        executor: Acts.
+        planner: Thinks.
+        distiller: Learns.
+        watch: Shown the arm now and then.
+        interrupt: Ctrl-C.
+        log: Where decisions are written.
+        began: Told of the runtime before it starts.
+    """
+    env = environments.make(setting.env)
+    scored = Scored(env, setting.episode_ticks)
+    runtime = Runtime(
+        executor,
+        planner=planner,
+        distiller=distiller,
+        hz=setting.hz,
+        clock=setting.clock,
+        planner_latency=setting.latency if planner is not None else None,
+        mode=mode,
+        routers=setting.routers(),
+        strategies=setting.strategies,
+        workers=setting.workers if planner is not None else 1,
+        budget=setting.budget,
+        log=log,
+        realtime=setting.realtime,
+        # Arms are compared from their first tick on.
+        wait=True,
+    )
+    if began is not None:
+        began(runtime)
+    fault = ""
+    whole = asyncio.ensure_future(_whole(runtime, scored, setting, watch))
+    pressed = asyncio.ensure_future((interrupt or Interrupt()).asked.wait())
+    try:
+        await asyncio.wait({whole, pressed}, return_when=asyncio.FIRST_COMPLETED)
+        if not whole.done():
+            whole.cancel()
+        await whole
+    except asyncio.CancelledError:
+        if not pressed.done():
+            raise
+    except EpisodeError as error:
+        fault = str(error)
+    except WorkerError as error:
+        if not pressed.done():
+            raise
+        fault = str(error)
+    finally:
+        pressed.cancel()
+        env.close()
+    return Lived(
+        result=_result(runtime),
+        executor=runtime.agent.executor,
+        learning=tuple(scored.scores),
+        interrupted=pressed.done() and not pressed.cancelled(),
+        fault=fault,
+    )
+
+
+def _result(runtime: Runtime) -> RunResult:
+    """What was measured; nothing, where the run was ended before it began."""
+    try:
+        return runtime.result
+    except ConfigError:
+        metrics = runtime.agent.metrics()
+        columns = {name: np.empty(0) for name in COLUMNS}
+        return RunResult((), (), 0.0, 0, 0, 0.0, metrics, columns)
+
+
+async def _whole(
+    runtime: Runtime, scored: Scored, setting: Setting, watch: Callable[[ArmLook], None] | None
+) -> None:
+    begin, looked = time.monotonic(), 0.0
+    async with runtime:
+        async for decision in runtime.run(
+            scored,
+            ticks=setting.ticks,
+            seconds=setting.seconds,
+            episodes=setting.episodes,
+            seed=setting.seed,
+        ):
+            now = time.monotonic()
+            if watch is not None and now - looked > _LOOK:
+                looked = now
+                watch(_look(runtime, scored, setting, decision, now - begin))
+
+
+def _look(
+    runtime: Runtime, scored: Scored, setting: Setting, decision: Decision, seconds: float
+) -> ArmLook:
+    ticks = scored.ticks
+    shares = [0.0]
+    if setting.ticks:
+        shares.append(ticks / setting.ticks)
+    if setting.seconds:
+        shares.append(ticks / setting.hz / setting.seconds)
+    if setting.episodes:
+        shares.append(len(scored.scores) / setting.episodes)
+    return ArmLook(
+        returns=tuple(score for _, score in scored.scores),
+        current=scored.current,
+        ticks=ticks,
+        done=min(1.0, max(shares)),
+        seconds=seconds,
+        decision=decision,
+        metrics=runtime.agent.metrics(),
+    )

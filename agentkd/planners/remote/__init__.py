@@ -1,0 +1,1 @@
+"""A planner on another machine."""

@@ -1,0 +1,1 @@
+"""Stable-Baselines3 planners: saves read without unpickling, live models."""

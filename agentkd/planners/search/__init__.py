@@ -1,0 +1,1 @@
+"""Planners that search: exact, tree, model-predictive control."""

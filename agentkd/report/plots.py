@@ -1,0 +1,231 @@
+"""Plots as SVG text, drawn by Matplotlib without a display."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agentkd.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from agentkd.report.report import Plot, Series
+
+# One colour for one thing, in every plot of every report.
+_KNOWN = (
+    ("random", "#868e96"),
+    ("planner", "#6741d9"),
+    ("executor", "#0b7285"),
+    ("runtime", "#d9480f"),
+)
+_OTHERS = ("#1971c2", "#c2255c", "#5c940d", "#e8890c", "#364fc7", "#087f5b")
+_WIDTH = 8.4
+_LONGEST = 40
+_SETTINGS: dict[Any, Any] = {
+    "axes.edgecolor": "#adb5bd",
+    "axes.labelcolor": "#495057",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": "#212529",
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "system-ui", "sans-serif"],
+    "font.size": 9,
+    # Names of files and policies are text, not formulas.
+    "text.parse_math": False,
+    # Text stays text: it can be searched, read aloud and copied.
+    "svg.fonttype": "none",
+    "xtick.color": "#495057",
+    "ytick.color": "#495057",
+}
+
+
+def svg(plot: Plot) -> str:
+    """Draw a plot; the same values give the same text.
+
+    Returns:
+        An `<svg>` element without an outside reference, "" if there is nothing to see.
+    """
+    shown = [each for each in plot.series if np.isfinite(_floats(each.y)).any()]
+    if not shown:
+        return ""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    plot = replace(
+        plot,
+        title=printable(plot.title),
+        x_label=printable(plot.x_label),
+        y_label=printable(plot.y_label),
+        levels=tuple(printable(each) for each in plot.levels),
+    )
+    shown = [replace(each, name=printable(each.name)) for each in shown]
+    # Ids come from this salt instead of chance.
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": plot.title}):
+        rows = plot.kind == "rows"
+        places = len(shown) if rows else len(plot.levels)
+        height = 1.2 + 0.42 * places if places else 3.4
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes: Any = figure.add_subplot()
+        if rows:
+            _rows(axes, shown)
+        elif plot.kind == "points":
+            _points(axes, shown)
+        elif plot.levels:
+            _dots(axes, shown, plot.levels)
+        else:
+            _lines(axes, shown)
+        if plot.log:
+            below = plot.kind != "lines"
+            (axes.set_xscale if below else axes.set_yscale)("log")
+            # Plain numbers: the usual powers are formulas.
+            axis = axes.xaxis if below else axes.yaxis
+            axis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axis.set_minor_formatter(lambda _, __: "")
+        axes.set_title(plot.title, fontsize=11, loc="left", fontweight="bold")
+        axes.set_xlabel(plot.x_label)
+        axes.set_ylabel("" if rows else plot.y_label)
+        out = io.StringIO()
+        figure.savefig(out, format="svg")
+    return _embedded(out.getvalue(), plot)
+
+
+def _floats(values: Any) -> NDArray[np.float64]:
+    return np.array([np.nan if each is None else each for each in values], float)
+
+
+def _colours(shown: list[Series]) -> list[str]:
+    """Give each series a colour: its thing's own, or where that is taken another."""
+    chosen: list[str] = []
+    for index, series in enumerate(shown):
+        known = (own for name, own in _KNOWN if series.name.startswith(name))
+        colour = next(known, "")
+        if not colour or colour in chosen:
+            free = [each for each in _OTHERS if each not in chosen]
+            colour = free[0] if free else _OTHERS[index % len(_OTHERS)]
+        chosen.append(colour)
+    return chosen
+
+
+def _lines(axes: Any, shown: list[Series]) -> None:
+    for series, colour in zip(shown, _colours(shown), strict=True):
+        x, y = _floats(series.x), _floats(series.y)
+        # Two points are a level to compare with.
+        level = len(x) == 2
+        axes.plot(
+            x,
+            y,
+            label=series.name,
+            color=colour,
+            linewidth=1.2 if level else 1.6,
+            linestyle="--" if level else "-",
+            marker="o" if len(x) <= 60 and not level else None,
+            markersize=3,
+        )
+        if series.low is not None and series.high is not None:
+            low, high = _floats(series.low), _floats(series.high)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if all((_floats(each.x) % 1 == 0).all() for each in shown):
+        # Episodes and ticks are counted: there is no half of one.
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(shown) > 1:
+        # Beside the axes it never hides a line.
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _dots(axes: Any, shown: list[Series], levels: Sequence[str]) -> None:
+    for series, colour in zip(shown, _colours(shown), strict=True):
+        x, y = _floats(series.x), _floats(series.y)
+        axes.plot(x, y, "|", color=colour, markersize=9, alpha=0.6, label=series.name)
+    axes.set_yticks(range(len(levels)), levels)
+    axes.set_ylim(len(levels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _points(axes: Any, shown: list[Series]) -> None:
+    """Dots with their names; a series of several joins them, or is a level."""
+    colours = _colours(shown)
+    for index, (series, colour) in enumerate(zip(shown, colours, strict=True)):
+        x, y = _floats(series.x), _floats(series.y)
+        if len(x) > 1:
+            level = bool(np.ptp(y) == 0)
+            style = "--" if level else "-"
+            axes.plot(x, y, style, color="#adb5bd", linewidth=1, zorder=1)
+            if level:
+                axes.annotate(
+                    series.name,
+                    (x[0], y[0]),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    color="#868e96",
+                )
+            continue
+        if series.low is not None and series.high is not None:
+            ends = [*_floats(series.low), *_floats(series.high)]
+            if np.isfinite(ends).all():
+                axes.plot([x[0], x[0]], ends, color=colour, linewidth=2, alpha=0.5)
+        axes.plot(x, y, "o", color=colour, markersize=6)
+        # Neighbours on alternate sides, so that their names stay apart.
+        above = index % 2 == 0
+        axes.annotate(
+            series.name,
+            (x[0], y[0]),
+            xytext=(5, 7 if above else -12),
+            textcoords="offset points",
+            fontsize=8,
+            color="#495057",
+        )
+    axes.margins(x=0.12, y=0.12)
+    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _rows(axes: Any, shown: list[Series]) -> None:
+    for index, (series, colour) in enumerate(zip(shown, _colours(shown), strict=True)):
+        place = len(shown) - 1 - index
+        x = _floats(series.x)
+        axes.plot(x, np.full(len(x), place), "o", color=colour, alpha=0.35, markersize=4)
+        if series.low is not None and series.high is not None:
+            ends = [*_floats(series.low), *_floats(series.high)]
+            if np.isfinite(ends).all():
+                axes.plot(ends, [place, place], color=colour, linewidth=3)
+        axes.plot(_floats(series.y), [place], "D", color=colour, markersize=6)
+    names = [_short(each.name) for each in reversed(shown)]
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x", color="#dee2e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _short(name: str) -> str:
+    """Keep the end of a long name: of a path, that is what tells them apart."""
+    return name if len(name) <= _LONGEST else f"…{name[-_LONGEST + 1 :]}"
+
+
+def _embedded(text: str, plot: Plot) -> str:
+    """Take the `<svg>` element, with ids that no other plot of a page has."""
+    from html import escape
+
+    element = text[text.index("<svg") :]
+    # Its metadata holds the date, and addresses of vocabularies.
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    mark = "p" + hashlib.sha256(plot.title.encode()).hexdigest()[:8]
+    element = re.sub(r'\bid="', f'id="{mark}-', element)
+    element = re.sub(r"url\(#", f"url(#{mark}-", element)
+    element = re.sub(r'href="#', f'href="#{mark}-', element)
+    label = escape(plot.title)
+    return element.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
+    from agentkd.deploy.bundle import Bundle, load, read_bundle, write_bundle
     from agentkd.distillation.loop import Budget, Distilled
     from agentkd.errors import AgentkdError
     from agentkd.executors.architecture import initial
@@ -37,6 +37,7 @@ _HOMES = {
     "Strategy": "agentkd.types",
     "env_spec": "agentkd.spec",
     "initial": "agentkd.executors.architecture",
+    "load": "agentkd.deploy.bundle",
     "load_planner": "agentkd.planners",
     "read_bundle": "agentkd.deploy.bundle",
     "write_bundle": "agentkd.deploy.bundle",
@@ -58,6 +59,7 @@ __all__ = [
     "Strategy",
     "env_spec",
     "initial",
+    "load",
     "load_planner",
     "read_bundle",
     "write_bundle",

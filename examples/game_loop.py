@@ -17,9 +17,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd import Agent, Process, env_spec, initial
+from agentkd import Agent, Process, env_spec
 from agentkd.runtime import ProcessPlanner
-from agentkd.spec import to_json
 from agentkd.types import Categorical, Floats
 
 FRAME = 1 / 60
@@ -98,13 +97,9 @@ def main() -> None:
     world = gym.make("CartPole-v1", max_episode_steps=-1)
     world.unwrapped.tau = FRAME  # type: ignore[attr-defined]
     spec = env_spec(world)
-    executor = initial(EXECUTOR, spec)
-    # Without a backlog it is only ever asked about the newest frame.
+    # Without a backlog the planner is only ever asked about the newest frame.
     planner = ProcessPlanner(Process("game_loop:Futures"), backlog=0)
-    distiller = Process(
-        "agentkd.distillation.service:build", {"executor": EXECUTOR, "spec": to_json(spec)}
-    )
-    with Agent(executor, planner=planner, distiller=distiller, period=FRAME) as agent:
+    with Agent(EXECUTOR, spec, planner=planner, learn=True, period=FRAME) as agent:
         # Without this the executor would play alone until they are loaded.
         agent.await_ready()
         frames, over = play(world, agent, arguments.seconds)

@@ -17,9 +17,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from agentkd import Agent, Process, env_spec, initial
-from agentkd.runtime import WallClock
-from agentkd.spec import to_json
+from agentkd import Agent, env_spec
 from agentkd.types import Floats, Point
 
 ROBOT = "InvertedPendulum-v5"
@@ -95,21 +93,14 @@ def main() -> None:
     seconds = parser.parse_args().seconds
 
     robot = Robot()
-    spec = env_spec(robot)
-    clock = WallClock(PERIOD)
-
-    planner = Process("robot_loop:Regulator")
-    distiller = Process(
-        "agentkd.distillation.service:build", {"executor": "mlp:32,32", "spec": to_json(spec)}
+    agent = Agent(
+        "mlp:32,32", env_spec(robot), planner="robot_loop:Regulator", learn=True, period=PERIOD
     )
-    executor = initial("mlp:32,32", spec)
-    with Agent(executor, planner=planner, distiller=distiller, period=PERIOD) as agent:
+    with agent:
         agent.await_ready()  # this executor has everything to learn
         obs, _ = robot.reset(seed=0)
-        clock.start()
-        while clock.wait().scheduled < seconds:
-            action = agent.act(obs)  # waits for nobody
-            obs, _, fallen, _, _ = robot.step(action)
+        while agent.tick(seconds=seconds):
+            obs, _, fallen, _, _ = robot.step(agent.act(obs))
             if fallen:
                 obs, _ = robot.reset()
                 agent.reset()

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -30,7 +30,7 @@ from agentkd.errors import BundleError, BundleReason, LoadError, NumbersError, T
 from agentkd.executors.architecture import parse
 from agentkd.executors.description import check_layers, describe, rebuild
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.executor import Executor, Head
+from agentkd.executors.executor import About, Executor, Head
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors
@@ -42,9 +42,11 @@ __all__ = [
     "Bundle",
     "answers",
     "from_bytes",
+    "load",
     "probes",
     "read_bundle",
     "replace_bundle",
+    "save",
     "to_bytes",
     "with_footprint",
     "write_bundle",
@@ -241,6 +243,39 @@ def read_bundle(path: str | Path) -> Bundle:
         return from_bytes(data)
     except BundleError as error:
         raise BundleError(f"{target}: {error}", error.reason) from error
+
+
+def load(path: str | Path, *, native: bool = True) -> Executor:
+    """Load an executor from its file, ready to act.
+
+    Args:
+        path: An executor file (.akd).
+        native: Compile it; without a compiler it runs in NumPy.
+
+    Raises:
+        BundleError: As `read_bundle`.
+    """
+    bundle = read_bundle(path)
+    about = About(
+        bundle.manifest.get("provenance", {}),
+        bundle.contract,
+        bundle.labels,
+        bundle,
+        Path(path).absolute(),
+    )
+    executor = replace(bundle.executor, about=about)
+    return executor.compile() if native else executor
+
+
+def save(
+    executor: Executor, path: str | Path, provenance: Mapping[str, Any] | None = None
+) -> Bundle:
+    """Write an executor file with what the executor keeps about itself; see `Executor.save`."""
+    about = executor.about
+    if about.bundle is not None and not provenance:
+        return replace_bundle(path, with_footprint(about.bundle, {}))
+    known = {**about.provenance, **(provenance or {})}
+    return write_bundle(path, executor, known, contract=about.contract, labels=about.labels)
 
 
 def from_bytes(data: bytes) -> Bundle:

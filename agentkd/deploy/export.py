@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from agentkd.deploy.akx import to_akx
-from agentkd.deploy.bundle import Bundle
+from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
+from agentkd.deploy.interface import header_of
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.executors.executor import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,52 @@ def target(name: str) -> Target:
     if name not in TARGETS:
         raise ConfigError(f"No target {name!r}.{did_you_mean(name, TARGETS)}")
     return TARGETS[name]
+
+
+def export_file(
+    source: Bundle | Executor, path: str | Path, to: str | None = None, **options: Any
+) -> tuple[Path, ...]:
+    """Write an executor for another runtime; C files get their header beside them.
+
+    Args:
+        source: The executor, or its file as it was read.
+        path: Where to write it.
+        to: The target's name; by default the one that the suffix tells.
+        options: The fields of `Request`.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ConfigError: If the suffix names no target, or an option does not fit it.
+    """
+    out = Path(path)
+    name = to or target_of(out)
+    unknown = set(options) - {each.name for each in fields(Request)}
+    if unknown:
+        raise ConfigError(f"export takes no {sorted(unknown)}; see Request.")
+    request = Request(**options)
+    if not isinstance(source, Bundle):
+        known = source.about.bundle
+        source = known or from_bytes(to_bytes(source, source.about.provenance))
+    files = {out: export(source, name, request)}
+    if TARGETS[name].in_c:
+        files[out.with_suffix(".h")] = header_of(files[out].decode(), request.name).encode()
+    write_files(files)
+    return tuple(files)
+
+
+def target_of(path: Path) -> str:
+    """Return the target that a file's suffix tells; the longest suffix that fits wins.
+
+    Raises:
+        ConfigError: If none does.
+    """
+    fitting = [name for name, each in TARGETS.items() if path.name.endswith(each.suffix)]
+    if not fitting:
+        known = ", ".join(f"{each.suffix} ({name})" for name, each in TARGETS.items())
+        raise ConfigError(f"{path} has no suffix of a target. Known: {known}.")
+    return max(fitting, key=lambda name: len(TARGETS[name].suffix))
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:

@@ -6,8 +6,11 @@ native C, ONNX and firmware are compared with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, final
 
 import numpy as np
 
@@ -27,7 +30,14 @@ from agentkd.executors.layers import (
     work,
 )
 from agentkd.sizes import is_whole
-from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
+from agentkd.spec import (
+    BoxSpec,
+    DiscreteSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    Spec,
+    flatten_one,
+)
 from agentkd.types import (
     ActionDist,
     Actions,
@@ -70,10 +80,33 @@ def head_for(spec: Spec, *, squashed: bool = True) -> Head:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Executor:
-    """An executor whose weights are fixed. Without a memory it is a `Policy`.
+class About:
+    """What belongs to an executor besides its numbers; `Executor.save` writes it.
 
-    With one, `policy` is a `RecurrentPolicy`; an episode begins with zeros.
+    Attributes:
+        provenance: Where the executor came from, as JSON values.
+        contract: What its numbers mean (`agentkd.deploy.contract.Contract`), or None.
+        labels: A sample of the labels that it was made from, or None.
+        bundle: The file that it was loaded from (`agentkd.deploy.bundle.Bundle`), or None.
+        path: Where that file is, or None.
+    """
+
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    contract: Any = None
+    labels: Any = None
+    bundle: Any = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Executor:
+    """A tiny policy with fixed weights, in NumPy or compiled.
+
+        executor = agentkd.load("executor.akd")
+        action = executor.act(obs)
+
+    `act` decides for one observation and follows an episode's memory. Calling the executor
+    answers a batch with an action distribution; one with a memory has `policy` for that.
 
     Attributes:
         architecture: What it was made from, such as "mlp:64,64".
@@ -84,6 +117,7 @@ class Executor:
         layers: The network, first to last.
         head: How the last layer's numbers become an action.
         version: Counts the swaps that led to it.
+        about: Where it came from, and what its file keeps.
     """
 
     architecture: str
@@ -94,6 +128,8 @@ class Executor:
     layers: tuple[Layer, ...]
     head: Head
     version: int = 0
+    about: About = field(default_factory=About, repr=False)
+    _acting: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Validate the fields; shapes have to follow one another."""
@@ -215,21 +251,73 @@ class Executor:
         """
         return distribution(self.head, self.outputs(obs), self.spec)
 
+    def compile(self) -> Self:
+        """Let `act` run in C; it runs in NumPy without a compiler. Returns the executor."""
+        self._become(native=True)
+        return self
+
+    def _become(self, *, native: bool) -> Any:
+        # The one thing about an executor that changes: what it acts with, and its memory.
+        acting = _above("agentkd.executors.acting:form")(self, native=native)
+        object.__setattr__(self, "_acting", acting)
+        return acting
+
     def act(self, obs: Any) -> Any:
-        """Decide for one flat observation (obs,): an int, or an array of its own shape.
+        """Return the most probable action for one observation.
+
+        With a memory, the observation is the next one of the episode; `reset` begins another.
+
+        Args:
+            obs: As the environment gives it, or flat, (obs,).
+
+        Returns:
+            In the environment's units: an int for one choice, else an array.
 
         Raises:
-            SpecError: If it has a memory; `policy` then takes one.
+            SpecError: If the observation has another shape.
             NumbersError: If the observation, or the last layer's numbers, hold NaN or infinity.
         """
-        flat = np.asarray(obs, np.float32)
-        if not np.isfinite(flat).all():
+        acting = self._acting or self._become(native=False)
+        flat = isinstance(obs, np.ndarray) and obs.shape == acting.obs.shape
+        acting.obs[:] = obs if flat else flatten_one(self.spec.obs, obs)
+        if acting.run():
             raise NumbersError(NOT_FINITE)
-        outputs = self.outputs(flat[None])
-        if not np.isfinite(outputs).all():
-            raise NumbersError(NOT_FINITE)
-        dist = distribution(self.head, outputs, self.spec)
-        return one_action(dists.mode(dist, self.spec.action), self.spec)
+        return acting.take()
+
+    def reset(self) -> None:
+        """Begin an episode: clear the memory of `act`."""
+        if self._acting is not None:
+            self._acting.memory[:] = 0.0
+
+    def as_sb3(self) -> Any:
+        """Return an object with Stable-Baselines3's `predict`, such as `evaluate_policy` takes."""
+        return _above("agentkd.executors.predict:Predictor")(self)
+
+    def save(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Write an executor file (.akd), and read it back.
+
+        Args:
+            path: Where to write it; a file that is there is replaced.
+            provenance: JSON values to add to what is known about where it came from.
+
+        Raises:
+            BundleError: If the file could not be written; one that was there stays.
+        """
+        _above("agentkd.deploy.bundle:save")(self, path, provenance)
+
+    def export(self, path: str | Path, **options: Any) -> None:
+        """Write the executor for another runtime; the suffix decides which.
+
+        `.c` (C99, with its header), `.int8.c`, `.onnx`, `.akx`.
+
+        Args:
+            path: Where to write it.
+            options: See `agentkd.deploy.export.Request`: `flavour`, `name`, `opset`.
+
+        Raises:
+            ConfigError: If the suffix names no target, or an option does not fit it.
+        """
+        _above("agentkd.deploy.export:export_file")(self, path, **options)
 
     def vector(self) -> Floats:
         """All numbers in one vector: mean, scale, then each layer's `tensors`."""
@@ -259,7 +347,7 @@ class Executor:
 
         mean, scale = take(self.mean), take(self.scale)
         layers = tuple(with_tensors(layer, map(take, _arrays(layer))) for layer in self.layers)
-        return replace(self, mean=mean, scale=scale, layers=layers, version=version)
+        return replace(self, mean=mean, scale=scale, layers=layers, version=version, about=About())
 
 
 class Form(Protocol):
@@ -296,6 +384,12 @@ class RecurrentExecutor:
         executor = self._form.executor
         outputs, after = self._form.advance(obs, state[0])
         return distribution(executor.head, outputs, executor.spec), (after,)
+
+
+def _above(reference: str) -> Any:
+    """Return what a room above this one offers, "module:attribute"."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _arrays(layer: Layer) -> list[Floats]:

@@ -11,7 +11,7 @@ from agentkd.dists import check
 from agentkd.errors import NumbersError, PlannerError, SpecError
 from agentkd.planners.blackbox import from_actions
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Guidance
 
 _DISTS = get_args(ActionDist)
 
@@ -40,6 +40,9 @@ class FunctionPolicy:
             PlannerError: If the answer does not fit the actions or is not finite.
         """
         answer = self.function(obs)
+        if isinstance(answer, Guidance):
+            # Rows, goals and expectations are checked where they are used.
+            return answer  # type: ignore[return-value]
         rows = len(obs) * self.horizon
         try:
             if not isinstance(answer, _DISTS):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -18,18 +17,25 @@ from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.arguments import check_arguments
+from agentkd.runtime.block import Block
+from agentkd.runtime.clock import Clock, VirtualClock, WallClock, make_clock
 from agentkd.runtime.decider import Decider, Outcome
+from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.loop import Limits, Loop
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.port_metrics import port_metrics
+from agentkd.runtime.port_metrics import agent_metrics, port_metrics
 from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
+from agentkd.runtime.process import Process
+from agentkd.runtime.result import RunResult
 from agentkd.runtime.router import Mode, Router
+from agentkd.runtime.scheduling import Realtime
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps
 from agentkd.runtime.thinking import Demands
 from agentkd.runtime.watched import open_executor
-from agentkd.spec import to_json
+from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
 
 log = logger(__name__)
@@ -38,22 +44,29 @@ _SUPERVISE = 0.02
 
 
 @final
-class Agent:
+class Agent(Block):
     """Acts at once with the executor, and with the planner where it was in time.
 
-    Use it in a `with` block; without planner and distiller it also works as it is. The block waits
-    for neither of them: they join when they are ready (see `start`). `act` and `decide` are for one
-    thread.
+        agent = Agent("mlp:32,32", env_spec(robot), planner="robot:Regulator", learn=True,
+                      period=0.04)
+        with agent:
+            obs, _ = robot.reset()
+            while agent.tick():
+                obs, *_ = robot.step(agent.act(obs))
 
-        with Agent(executor, planner=Process("mine:make_planner")) as agent:
-            while True:
-                robot.send(agent.act(robot.observe()))
+    Use it in a `with` block; an executor alone works without one. The block waits for nobody:
+    planner and distiller join when they are ready (see `start`). `tick`, `act` and `decide` are
+    for one thread.
 
     Args:
-        executor: Acts whenever the planner is late; or the path of an executor file.
-        planner: A `Process` (a process of its own), a port, or a policy together with
-            `planner_latency`; None for the executor alone.
+        executor: Acts whenever the planner is late: an `Executor`, the path of an executor file, or
+            an architecture such as "mlp:32,32", which begins with random weights.
+        spec: The environment (`env_spec`); an architecture needs it, others are checked.
+        planner: What a planner is loaded from, in a process of its own: "module:attribute", the
+            path of a save, the address of a server. Or a `Process`, a port, or a policy together
+            with `planner_latency`. None for the executor alone.
         distiller: A `Process` or a port; its weights are swapped in as they come.
+        learn: Start a distiller that learns from the planner's answers, in a process of its own.
         mode: Who takes part: "runtime", "planner" or "executor".
         routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
         strategies: How strategies are asked for, and how they take over.
@@ -77,9 +90,11 @@ class Agent:
     def __init__(
         self,
         executor: Executor | str | Path,
+        spec: Spec | None = None,
         *,
-        planner: AnyPlanner | None = None,
+        planner: AnyPlanner | str | None = None,
         distiller: AnyDistiller | None = None,
+        learn: bool = False,
         mode: Mode = "runtime",
         routers: Sequence[Router] = (),
         strategies: StrategyOptions | None = None,
@@ -95,50 +110,80 @@ class Agent:
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
         check_arguments(locals())
-        executor, contract, watched = open_executor(executor, watch=watch)
+        found, contract, watched = open_executor(executor, spec, watch=watch)
         self._strategies = strategies or StrategyOptions()
-        if executor.memory and self._strategies.roll_forward is not None:
+        if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
-                f"{executor.architecture} has a memory, which cannot be rolled forward "
+                f"{found.architecture} has a memory, which cannot be rolled forward "
                 "with the observation. Take one without, or leave roll_forward out."
             )
         self._routers = tuple(routers)
         self._mode, self._default, self._period = mode, default, period
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._planner = planner_port(planner, planner_latency, workers=workers)
-        self._distiller = distiller_port(distiller)
-        self._decider = Decider(
-            form(executor, native=native),
-            self._planner,
-            mode,
-            self._routers,
-            default,
-            round(period * 1e9) if period else None,
-            round(budget * 1e9),
-            self._strategies,
-            self._log,
-        )
-        self.spec = self._decider.spec
-        self._metrics = self._decider.metrics
-        others = self._planner, self._distiller, self._log, watched, rollback
-        self._simple = all(other is None for other in others)
-        plain = not self._routers and self._strategies.goals is None
-        # Nobody to ask, nothing to note: the shortest way.
-        self._short = self._simple and plain
-        self._open, self._started = self._simple, False
-        self._stop = threading.Event()
+        self._folder: TemporaryDirectory[str] | None = None
+        if learn:
+            distiller, self._folder = distiller_for(found, executor)
+        self._native, self._rollback = native, rollback
+        self._budget, self._watched, self._contract = budget, watched, contract
+        self._wanted = planner, planner_latency, workers, distiller
+        self._form = form(found, native=native)
+        self.spec = found.spec
+        super().__init__()
+        self._open, self._ended = False, threading.Event()
         self._closing = threading.Lock()
         self._supervisor: threading.Thread | None = None
         self._trouble = ""
+        self._clock: Clock | None = None
+        self._late = self._ticks = 0
+        self._unfit: ConfigError | None = None
+        try:
+            self._connect(period)
+        except ConfigError as error:
+            if any(isinstance(each, str | Process) for each in (planner, distiller)):
+                raise
+            try:
+                self._connect(period, virtual=True)
+            except ConfigError:
+                raise error from None
+            # What would hold up the wall clock's ticks suits a virtual clock.
+            self._unfit = error
+
+    def _connect(self, period: float | None, *, virtual: bool = False) -> None:
+        """Choose how planner and distiller are asked, under a clock."""
+        planner, latency, workers, distiller = self._wanted
+        self._planner = planner_port(
+            planner, latency, virtual=virtual, period=period or 0.0, workers=workers, spec=self.spec
+        )
+        self._distiller = distiller_port(distiller, virtual=virtual)
+        # A decision takes no virtual time, so it misses no deadline.
+        self._period = None if virtual else period
+        self._decider = Decider(
+            self._form,
+            self._planner,
+            self._mode,
+            self._routers,
+            self._default,
+            round(period * 1e9) if period and not virtual else None,
+            0 if virtual else round(self._budget * 1e9),
+            self._strategies,
+            self._log,
+        )
+        self._metrics = self._decider.metrics
+        others = self._planner, self._distiller, self._log, self._watched, self._rollback
+        self._simple = all(other is None for other in others)
+        # Nobody to ask, nothing to note: the shortest way.
+        self._short = self._simple and not self._routers and self._strategies.goals is None
+        self._open = self._simple
+        self._unfit = None
         self._swaps = Swaps(
             self._decider,
             self._planner,
             self._distiller,
             lambda: self._open,
-            native=native,
-            rollback=rollback,
-            watched=watched,
-            contract=contract,
+            native=self._native,
+            rollback=self._rollback,
+            watched=self._watched,
+            contract=self._contract,
         )
 
     def start(
@@ -161,6 +206,8 @@ class Agent:
         """
         if self._stop.is_set() or self._started:
             raise ConfigError("An agent runs once. Make a new one.")
+        if self._unfit is not None:
+            raise self._unfit
         self._started = True
         if self._simple:
             return
@@ -207,40 +254,6 @@ class Agent:
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
 
-    async def astart(
-        self,
-        *,
-        wait: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109 (as in `start`)
-        supervisor: bool = True,
-    ) -> None:
-        """Start as `start` does, without blocking the event loop.
-
-        A start that is cancelled closes the agent.
-
-        Raises:
-            ConfigError: If the agent was started before.
-            WorkerError: As `start`.
-        """
-        import asyncio
-
-        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout, supervisor=supervisor)
-        starting = asyncio.ensure_future(start)
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # Close first: it makes the start, which runs in a thread, give up.
-            await self.aclose()
-            with contextlib.suppress(Exception):
-                await starting
-            raise
-
-    async def aclose(self) -> None:
-        """Close as `close` does, without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
-
     def _header(self) -> dict[str, Any]:
         """What a log says of the run, to be replayed."""
         default = self._default
@@ -276,32 +289,8 @@ class Agent:
                 self._distiller.close()
             if self._log is not None:
                 self._log.close()
-
-    def __enter__(self) -> Self:
-        if not self._started or self._stop.is_set():
-            self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        if not self._started or self._stop.is_set():
-            await self.astart()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+            if self._folder is not None:
+                self._folder.cleanup()
 
     def _supervise_on(self) -> None:
         while not self._stop.wait(_SUPERVISE):
@@ -385,6 +374,103 @@ class Agent:
         """Begin a new episode: strategies of the old one no longer count."""
         self._decider.reset()
 
+    def tick(self, *, ticks: int | None = None, seconds: float | None = None) -> bool:
+        """Wait for the next tick of the agent's clock; the first is at once.
+
+        Ticks are due at whole multiples of `period` after the first. A tick that comes late counts
+        the periods that it missed and skips them.
+
+        Args:
+            ticks: Return False after so many ticks.
+            seconds: Return False after so many seconds.
+
+        Returns:
+            True at a tick; False after `stop`, or at the end that was asked for.
+
+        Raises:
+            ConfigError: If the agent has no period.
+        """
+        if self._clock is None:
+            if self._period is None:
+                raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
+            self._clock = WallClock(self._period)
+        clock = self._clock
+        if (
+            self._ended.is_set()
+            or (ticks is not None and self._ticks >= ticks)
+            or (seconds is not None and clock.now() >= seconds)
+        ):
+            return False
+        found = clock.wait()
+        self._ticks += 1
+        self._late = round(found.lateness * 1e9)
+        self._metrics.missed_cycles += found.missed
+        self._metrics.lateness.record(self._late)
+        return True
+
+    def stop(self) -> None:
+        """Let the next `tick` return False; also from another thread or a signal handler."""
+        self._ended.set()
+
+    def run(
+        self,
+        env: Any,
+        *,
+        hz: float | None = None,
+        clock: Literal["wall", "virtual"] | Clock = "wall",
+        ticks: int | None = None,
+        seconds: float | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+        realtime: Realtime | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> RunResult:
+        """Run in an environment until an end, and return what was measured.
+
+        `Runtime` does the same beside other tasks of an event loop, decision by decision.
+
+        Args:
+            env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them.
+            hz: Ticks per second; by default 1 / `period`, or 50.
+            clock: "wall", "virtual" (ticks take no time, planner and distiller are asked in this
+                process), or a clock of your own.
+            ticks: The end, in ticks.
+            seconds: The end, in seconds of the clock.
+            episodes: The end, in episodes.
+            seed: Episode i is reset with seed + i.
+            realtime: What is asked of the system for the tick thread on the wall clock.
+            wait: Begin only when planner and distiller are ready.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            ConfigError: If the agent was started before, or there is no end.
+            Exception: What the environment raised, with a note that says when.
+        """
+        limits = Limits(ticks, seconds, episodes)
+        if limits == Limits():
+            raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
+        chosen = self.adopt(clock, hz)
+        loop = Loop(self, chosen, env, limits, seed, 0, realtime)
+        self.start(wait=wait, timeout=timeout)
+        try:
+            loop.run()
+        finally:
+            self.close()
+        return loop.result()
+
+    def adopt(self, clock: Literal["wall", "virtual"] | Clock, hz: float | None = None) -> Clock:
+        """Prepare for a clock before the start; returns the clock.
+
+        Raises:
+            ConfigError: If there is no such clock or rate, or the agent was started before.
+        """
+        if self._started:
+            raise ConfigError("An agent runs once. Make a new one.")
+        chosen = make_clock(clock, hz or 1.0 / (self._period or 0.02))
+        self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
+        return chosen
+
     def act(self, obs: Any) -> Any:
         """Give the action for an observation.
 
@@ -399,7 +485,7 @@ class Agent:
         """
         if self._short:
             return self._decider.act_alone(obs)
-        return self._decide(obs, 0)[0]
+        return self._decide(obs, self._late)[0]
 
     def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision:
         """Give the action for an observation, with who decided and why.
@@ -438,26 +524,10 @@ class Agent:
 
     def metrics(self) -> dict[str, Any]:
         """Give all that was counted so far as plain values, by name."""
-        out = self._metrics.snapshot()
-        if self._decider.alone:
-            counted = out["decisions_total"].setdefault("executor", {})
-            counted["alone"] = counted.get("alone", 0) + self._decider.alone
-            out["ticks_total"] += self._decider.alone
-        ticks = max(1, out["ticks_total"])
-        acted = out["decisions_total"].get("strategy", {})
-        out["strategy_coverage"] = sum(acted.values()) / ticks
-        out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
+        out = agent_metrics(self._decider, self._routers)
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None
-        out["executor_version"] = self.executor.version
-        out["executor_parameters"] = self.executor.parameters
-        out["strategy_accepted_total"] = self._decider.strategies.accepted
-        out["strategy_rejected_total"] = dict(self._decider.strategies.rejected)
-        out["lead_ticks"] = self._decider.lead
-        out |= self._decider.worth.summary()
-        for router in self._routers:
-            out.update(router.counts())
         if self._log is not None:
             out.update(self._log.counts())
         if self._open or self._stop.is_set():

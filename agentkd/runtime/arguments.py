@@ -1,4 +1,4 @@
-"""What an agent's arguments have to be, checked before anything is compiled."""
+"""The arguments that `Agent` and `Runtime` share, and their checks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from agentkd.errors import ConfigError
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.router import Router, check_mode
+from agentkd.runtime.ports import AnyDistiller, AnyPlanner
+from agentkd.runtime.router import Mode, Router, check_mode
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
+
+
+class AgentOptions(TypedDict, total=False):
+    """The arguments that `Agent` and `Runtime` have in common; see `Agent`."""
+
+    planner: AnyPlanner | str | None
+    distiller: AnyDistiller | None
+    learn: bool
+    mode: Mode
+    routers: Sequence[Router]
+    strategies: StrategyOptions | None
+    planner_latency: int | None
+    workers: int
+    budget: float
+    default: Any
+    log: DecisionLog | str | Path | None
+    native: bool
+    watch: bool
+    rollback: Rollback | None
+
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "strategies": ((StrategyOptions, type(None)), "StrategyOptions(…) or None"),
@@ -24,6 +45,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "budget": ((Real,), "seconds"),
     "native": ((bool,), "True or False"),
     "watch": ((bool,), "True or False"),
+    "learn": ((bool,), "True or False"),
 }
 
 
@@ -46,3 +68,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"budget={budget}, period={period}: seconds, at least 0 and above 0.")
     if given["mode"] == "planner" and given["planner"] is None:
         raise ConfigError('mode="planner" needs a planner.')
+    if given["learn"] and given["distiller"] is not None:
+        raise ConfigError("learn=True starts a distiller; leave it or distiller out.")
+    if given["learn"] and given["planner"] is None:
+        raise ConfigError("learn=True learns from a planner's answers: give a planner.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Literal, Protocol, final
 
 from agentkd.errors import ConfigError
 
@@ -151,3 +151,18 @@ class VirtualClock:
         tick = Tick(self._index, self._index * self.period, 0.0, 0)
         self._index += 1
         return tick
+
+
+def make_clock(clock: Literal["wall", "virtual"] | Clock, hz: float) -> Clock:
+    """Return a clock by name, or a clock as it is.
+
+    Raises:
+        ConfigError: If there is no such clock, or `hz` is no rate.
+    """
+    if not 0 < hz < float("inf"):
+        raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
+    if isinstance(clock, str):
+        if clock not in ("wall", "virtual"):
+            raise ConfigError(f"No clock {clock!r}. Known: 'virtual', 'wall'.")
+        return WallClock(1.0 / hz) if clock == "wall" else VirtualClock(1.0 / hz)
+    return clock

@@ -9,11 +9,11 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from agentkd.errors import ConfigError
-from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, VirtualClock
+from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.result import RunResult, Timeline
 from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.types import Decision
@@ -48,6 +48,31 @@ class Limits:
                 raise ConfigError(f"{name} is {value}; it has to be above 0.")
 
 
+class Actor(Protocol):
+    """What a loop needs of an agent."""
+
+    @property
+    def counters(self) -> Metrics:
+        """The counters, to add to."""
+        ...
+
+    def metrics(self) -> dict[str, Any]:
+        """All that was counted, by name."""
+        ...
+
+    def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision:
+        """Decide for an observation."""
+        ...
+
+    def score(self, score: float) -> None:
+        """Take the last action's reward."""
+        ...
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        ...
+
+
 @final
 class Loop:
     """One run of an agent in an environment, in a thread of its own.
@@ -58,14 +83,14 @@ class Loop:
         env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them.
         limits: When to end.
         seed: Episode i is reset with seed + i; None: unseeded.
-        views: How many decisions wait for whoever looks on. On the wall clock more are dropped and
-            counted; a virtual clock waits instead.
+        views: How many decisions wait for a consumer; 0 for none. On the wall clock more are
+            dropped and counted; a virtual clock waits instead.
         realtime: What is asked of the system on the wall clock.
     """
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Actor,
         clock: Clock,
         env: Any,
         limits: Limits,
@@ -92,6 +117,12 @@ class Loop:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    def run(self) -> None:
+        """Run in the caller's thread, and raise what ended it."""
+        self._run()
+        if self.error is not None:
+            raise self.error
 
     @property
     def running(self) -> bool:
@@ -193,6 +224,8 @@ class Loop:
         return obs
 
     def _show(self, decision: Decision) -> None:
+        if not self._most:
+            return
         while self._virtual and len(self.views) >= self._most:
             if self._stop.is_set():
                 return

@@ -1,14 +1,39 @@
-"""What planner and distiller counted, under the names of an agent's metrics."""
+"""What an agent, its planner and its distiller counted, by name."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentkd.runtime.decider import Decider
 from agentkd.runtime.distiller_port import DistillerCounts
 from agentkd.runtime.planner_port import PlannerCounts
+from agentkd.runtime.router import Router
 from agentkd.runtime.status import Health
+
+
+def agent_metrics(decider: Decider, routers: Sequence[Router]) -> dict[str, Any]:
+    """Return what a decider and its routers counted, by name."""
+    out = decider.metrics.snapshot()
+    if decider.alone:
+        counted = out["decisions_total"].setdefault("executor", {})
+        counted["alone"] = counted.get("alone", 0) + decider.alone
+        out["ticks_total"] += decider.alone
+    ticks = max(1, out["ticks_total"])
+    acted = out["decisions_total"].get("strategy", {})
+    out["strategy_coverage"] = sum(acted.values()) / ticks
+    out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
+    executor = decider.form.executor
+    out["executor_version"] = executor.version
+    out["executor_parameters"] = executor.parameters
+    out["strategy_accepted_total"] = decider.strategies.accepted
+    out["strategy_rejected_total"] = dict(decider.strategies.rejected)
+    out["lead_ticks"] = decider.lead
+    out |= decider.worth.summary()
+    for router in routers:
+        out.update(router.counts())
+    return out
 
 
 def port_metrics(

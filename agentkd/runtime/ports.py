@@ -9,6 +9,7 @@ from agentkd.runtime.planner_port import AnyPolicy, InlinePlanner, PlannerPort, 
 from agentkd.runtime.planner_process import ProcessPlanner
 from agentkd.runtime.process import Process
 from agentkd.runtime.staggered import Staggered
+from agentkd.spec import Spec, to_json
 from agentkd.types import DistillerLike
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
@@ -16,23 +17,26 @@ AnyDistiller = DistillerLike | Process | DistillerPort
 
 
 def planner_port(
-    planner: AnyPlanner | None,
+    planner: AnyPlanner | str | None,
     latency_ticks: int | None = None,
     *,
     virtual: bool = False,
     period: float = 0.0,
     workers: int = 1,
+    spec: Spec | None = None,
 ) -> PlannerPort | None:
     """Choose how a planner is asked.
 
     Args:
-        planner: A port as it is; a `Process` in a process of its own, or in this one under a
-            virtual clock; a policy in this process, with a latency in ticks, or in a thread if it
-            can be interrupted, as one that waits for a network.
+        planner: Text that `load_planner` takes, loaded in a process of its own; a port as it is; a
+            `Process` in a process of its own, or in this one under a virtual clock; a policy in
+            this process, with a latency in ticks, or in a thread if it can be interrupted, as one
+            that waits for a network.
         latency_ticks: How late each answer is, None for as late as it is.
         virtual: Whether ticks take no time.
         period: Seconds from tick to tick, where they do.
         workers: How many planners are asked in turn.
+        spec: The environment, for a planner that is named by text.
 
     Raises:
         ConfigError: If a policy would have to be waited for on the tick.
@@ -43,6 +47,9 @@ def planner_port(
         raise ConfigError(f"workers is {workers}; at least 1 is needed.")
     if planner is None:
         return None
+    if isinstance(planner, str):
+        known = None if spec is None else to_json(spec)
+        planner = Process("agentkd.planners.spawn:open_planner", {"ref": planner, "spec": known})
     if workers > 1:
         if isinstance(planner, PlannerPort):
             raise ConfigError(

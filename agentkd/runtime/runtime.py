@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, Unpack, final
 
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.clock import Clock, VirtualClock, WallClock
-from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.arguments import AgentOptions
+from agentkd.runtime.clock import Clock, make_clock
 from agentkd.runtime.loop import Limits, Loop
-from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
 from agentkd.runtime.result import RunResult
-from agentkd.runtime.router import Mode, Router
 from agentkd.runtime.scheduling import Realtime
-from agentkd.runtime.scores import Rollback
-from agentkd.runtime.strategies import StrategyOptions
+from agentkd.spec import Spec
 from agentkd.types import Decision
 
 _SUPERVISE = 0.05
@@ -45,77 +42,38 @@ class Runtime:
     happens on the tick, in the same order in each run.
 
     Args:
-        executor: Acts whenever the planner is late; or the path of an executor file.
-        planner: A `Process` (a process of its own under the wall clock), a port, or a policy; None
-            for the executor alone.
-        distiller: A `Process` or a port; under the virtual clock also a distiller itself.
+        executor: As `Agent` takes it.
+        spec: The environment.
         hz: Ticks per second.
         clock: "wall", "virtual", or a clock of your own.
-        planner_latency: Ticks by which the planner is late. Under the wall clock its process then
-            takes at least that long; None: as long as it takes.
-        mode: Who takes part: "runtime", "planner" or "executor".
-        routers: Who else is asked whether a source may act (`agentkd.runtime.routers`).
-        strategies: How strategies are asked for, and how they take over.
-        workers: How many planners are asked in turn, where one is too slow.
-        budget: Seconds that a decision may wait for the planner.
-        log: A file for the decision log, or a `DecisionLog`.
         realtime: What is asked of the system for the tick thread on the wall clock.
-        native: Whether executors are compiled.
         views: How many decisions wait for the consumer.
         wait: Enter the block only when planner and distiller are ready. Else the executor acts from
             the first tick, and they join when they are.
         timeout: Seconds to wait at most; None for as long as a start may take.
-        watch: Follow the executor's file: when it is replaced, its new executor is swapped in.
-        rollback: Return to the former executor if the environment's rewards fall after a swap.
+        options: What else `Agent` takes. Under the virtual clock `planner_latency` is in its ticks,
+            and a distiller may be an object.
     """
 
     def __init__(
         self,
         executor: Executor | str | Path,
+        spec: Spec | None = None,
         *,
-        planner: AnyPlanner | None = None,
-        distiller: AnyDistiller | None = None,
         hz: float = 50.0,
         clock: Literal["wall", "virtual"] | Clock = "wall",
-        planner_latency: int | None = None,
-        mode: Mode = "runtime",
-        routers: Sequence[Router] = (),
-        strategies: StrategyOptions | None = None,
-        workers: int = 1,
-        budget: float = 0.0,
-        log: DecisionLog | str | Path | None = None,
         realtime: Realtime | None = None,
-        native: bool = True,
         views: int = 1024,
         wait: bool = False,
         timeout: float | None = None,
-        watch: bool = False,
-        rollback: Rollback | None = None,
+        **options: Unpack[AgentOptions],
     ) -> None:
         """Prepare; entering the block starts planner and distiller."""
-        if not 0 < hz < float("inf"):
-            raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
         if views < 1:
             raise ConfigError(f"views is {views}; it has to be at least 1.")
-        self._clock = _clock(clock, 1.0 / hz)
-        period, virtual = self._clock.period, isinstance(self._clock, VirtualClock)
-        self._agent = Agent(
-            executor,
-            planner=planner_port(
-                planner, planner_latency, virtual=virtual, period=period, workers=workers
-            ),
-            distiller=distiller_port(distiller, virtual=virtual),
-            mode=mode,
-            routers=routers,
-            strategies=strategies,
-            # A decision takes no virtual time, so it misses no deadline.
-            period=None if virtual else period,
-            budget=0.0 if virtual else budget,
-            log=log,
-            native=native,
-            watch=watch,
-            rollback=rollback,
-        )
+        chosen = make_clock(clock, hz)
+        self._agent = Agent(executor, spec, period=chosen.period, **options)
+        self._clock = self._agent.adopt(chosen)
         self._views, self._wait, self._timeout = views, wait, timeout
         self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
@@ -228,11 +186,3 @@ class Runtime:
         if self._result is None:
             raise ConfigError("There is no result before a run ends. Await stop().")
         return self._result
-
-
-def _clock(clock: Literal["wall", "virtual"] | Clock, period: float) -> Clock:
-    if isinstance(clock, str):
-        if clock not in ("wall", "virtual"):
-            raise ConfigError(f"No clock {clock!r}. Known: 'virtual', 'wall'.")
-        return WallClock(period) if clock == "wall" else VirtualClock(period)
-    return clock

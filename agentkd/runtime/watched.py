@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 import time
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import BundleError, ConfigError
+from agentkd.errors import BundleError, ConfigError, SpecError
+from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.spec import Spec
 
 _EVERY = 0.1
 """Seconds between two looks."""
@@ -100,25 +102,50 @@ class Watched:
 
 
 def open_executor(
-    executor: Executor | str | Path, *, watch: bool
+    executor: Executor | str | Path, spec: Spec | None, *, watch: bool
 ) -> tuple[Executor, Contract | None, Watched | None]:
-    """Return an executor, or that of a file; its contract; and what follows the file.
+    """Return an executor; the contract of its file; and what follows the file.
+
+    Args:
+        executor: The executor, the path of its file, or an architecture such as "mlp:32,32".
+        spec: The environment, which an architecture needs.
+        watch: Follow the file.
 
     Raises:
-        ConfigError: If it is neither, or `watch` is set without a file.
+        ConfigError: If it is none of these, an architecture lacks its environment, or there is no
+            file to follow.
+        SpecError: If the executor is for another environment.
         BundleError: If the file cannot be read.
     """
     if isinstance(executor, Executor):
-        if watch:
+        found, contract, digest = executor, executor.about.contract, ""
+    elif isinstance(executor, Path) or _is_path(executor):
+        bundle = read_bundle(executor)
+        found, contract, digest = bundle.executor, bundle.contract, bundle.digest
+    elif isinstance(executor, str):
+        if spec is None:
             raise ConfigError(
-                "watch=True follows an executor's file: give its path, not a Executor."
+                f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
+                "env_spec(env)). An executor file ends in .akd."
             )
-        return executor, None, None
-    if not isinstance(executor, str | Path):
+        found, contract, digest = initial(executor, spec), None, ""
+    else:
         raise ConfigError(
-            f"{type(executor).__name__} is no executor: give a Executor or the path of "
-            "an .akd file."
+            f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
+            'file, or an architecture such as "mlp:32,32".'
         )
-    bundle = read_bundle(executor)
-    watched = Watched(executor, bundle.digest) if watch else None
-    return bundle.executor, bundle.contract, watched
+    if spec is not None and (found.spec.obs != spec.obs or found.spec.action != spec.action):
+        raise SpecError(f"The executor is for {found.spec}, not for {spec}.")
+    if not watch:
+        return found, contract, None
+    if not digest:
+        raise ConfigError("watch=True follows an executor's file: give its path.")
+    assert isinstance(executor, str | Path)
+    return found, contract, Watched(executor, digest)
+
+
+def _is_path(text: Any) -> bool:
+    """Whether text names an executor file rather than an architecture."""
+    return isinstance(text, str) and (
+        text.endswith(".akd") or "/" in text.partition(":")[0] or Path(text).is_file()
+    )

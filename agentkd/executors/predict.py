@@ -1,0 +1,82 @@
+"""Stable-Baselines3's `predict` for executors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd import dists
+from agentkd.executors.executor import Executor, distribution
+from agentkd.spec import flatten
+
+
+@final
+class Predictor:
+    """An executor with the `predict` of Stable-Baselines3's models.
+
+        evaluate_policy(executor.as_sb3(), env)
+
+    Args:
+        executor: The executor.
+        seed: For actions that are drawn.
+    """
+
+    def __init__(self, executor: Executor, seed: int = 0) -> None:
+        """Take the executor."""
+        self.executor = executor
+        self._random = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[NDArray[np.float32], ...] | None = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, tuple[NDArray[np.float32], ...] | None]:
+        """Return the actions for one observation or a batch, and the memory that follows.
+
+        Args:
+            observation: As the environment, or a vectorised one, gives it.
+            state: The memory that the call before returned, ((batch, memory),); None at first.
+            episode_start: Where an episode begins, (batch,): its memory starts from zeros.
+            deterministic: Return the most probable actions; False draws them.
+
+        Raises:
+            SpecError: If an observation has another shape.
+        """
+        spec = self.executor.spec
+        single = not self._batched(observation)
+        flat = flatten(spec.obs, _with_axis(observation) if single else observation)
+        memory = np.zeros((len(flat), self.executor.memory), np.float32)
+        if state is not None and self.executor.memory:
+            memory[:] = state[0]
+            if episode_start is not None:
+                memory[np.asarray(episode_start, bool).ravel()] = 0.0
+        outputs, after = self.executor.advance(flat, memory)
+        dist = distribution(self.executor.head, outputs, spec)
+        if deterministic:
+            actions = dists.mode(dist, spec.action)
+        else:
+            actions = dists.sample(dist, spec.action, self._random)
+        return (actions[0] if single else actions), ((after,) if self.executor.memory else None)
+
+    def _batched(self, observation: Any) -> bool:
+        obs = self.executor.spec.obs
+        piece = observation
+        if isinstance(observation, Mapping):
+            piece = observation[obs.parts[0].name]
+        elif obs.layout == "tuple":
+            piece = observation[0]
+        return np.ndim(piece) > len(obs.parts[0].shape)
+
+
+def _with_axis(observation: Any) -> Any:
+    """Make one observation a batch of one."""
+    if isinstance(observation, Mapping):
+        return {name: np.asarray(each)[None] for name, each in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(np.asarray(each)[None] for each in observation)
+    return np.asarray(observation)[None]

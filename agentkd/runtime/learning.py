@@ -1,0 +1,33 @@
+"""The distiller that `Agent(…, learn=True)` starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from agentkd.executors.executor import Executor
+from agentkd.runtime.process import Process
+from agentkd.spec import to_json
+
+_BUILD = "agentkd.distillation.service:build"
+
+
+def distiller_for(
+    executor: Executor, given: Executor | str | Path
+) -> tuple[Process, TemporaryDirectory[str] | None]:
+    """Return a distiller that goes on from an executor, and the folder that it needs, if any.
+
+    Args:
+        executor: The executor.
+        given: What the user named it by: an architecture is learnt from nothing; a file brings its
+            kept labels; an executor in memory is written to a folder first.
+    """
+    if isinstance(given, str) and given == executor.architecture:
+        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    path = executor.about.path if isinstance(given, Executor) else Path(given)
+    folder = None
+    if path is None:
+        folder = TemporaryDirectory(prefix="agentkd-")
+        path = Path(folder.name) / "executor.akd"
+        executor.save(path)
+    return Process(_BUILD, {"executor": str(path.absolute())}), folder

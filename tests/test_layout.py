@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -246,3 +248,71 @@ def test_no_pickle_is_read_unasked(path: Path) -> None:
         assert "def find_class" in path.read_text(encoding="utf-8")
     else:
         assert found == []
+
+
+def _modules() -> dict[str, Path]:
+    names = {
+        ".".join(each.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): each
+        for each in SOURCES
+    }
+    assert len(names) == len(SOURCES)
+    return names
+
+
+def _imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
+    """The library's modules that one imports: at the top, inside functions, and for types."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for each in node.names:
+                inner = f"{node.module}.{each.name}"
+                found.add(inner if inner in known else node.module)
+    return (found & set(known)) - {name}
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Local imports and those for types count as well."""
+    known = _modules()
+    sorter = TopologicalSorter({name: _imports(name, path, known) for name, path in known.items()})
+    sorter.prepare()
+
+
+def test_no_file_is_longer_than_a_reader_takes_in() -> None:
+    """450 lines at most."""
+    long = {str(each): len(each.read_text().splitlines()) for each in SOURCES}
+    assert {name: lines for name, lines in long.items() if lines > 450} == {}
+
+
+BANNED = {"epoch", "epochs", "frozen", "learner", "learners", "student", "students", "teacher"}
+"""Other words for episode, executor, distiller and planner."""
+
+
+def test_names_use_one_word_for_one_thing() -> None:
+    """No module, class, function or argument is named by a synonym."""
+    found = set()
+    for path in SOURCES:
+        names = {path.stem}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+        for name in names:
+            words = set(re.findall(r"[a-z]+", re.sub(r"([A-Z])", r" \1", name).lower()))
+            if words & BANNED:
+                found.add(f"{path.relative_to(ROOT)}: {name}")
+    # PPO's passes over its rollouts are epochs in its own words.
+    assert {each for each in found if not each.endswith(" n_epochs")} == set()
+
+
+def test_processes_are_spawned_in_one_place() -> None:
+    """`Popen` is called once; compilers and emulators are run to their end instead."""
+    calls = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Popen")
+    ]
+    assert len(calls) == 1, calls

@@ -41,7 +41,7 @@ Dense = tuple[Floats, Floats]
 """The weights (out, in) and biases (out,) of a layer."""
 
 
-def from_sb3(student: Any, spec: Spec | None = None) -> Executor:
+def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
     """Make an executor of an SB3 policy.
 
     Its answer is the policy's deterministic one. PPO's and A2C's logits stay logits; DQN's and
@@ -49,7 +49,7 @@ def from_sb3(student: Any, spec: Spec | None = None) -> Executor:
     nothing.
 
     Args:
-        student: A model in memory, also one of `to_sb3`; a `Planner` of `load_planner`; or a
+        model: A model in memory, also one of `to_sb3`; a `Planner` of `load_planner`; or a
             reference to a save.
         spec: The environment; left out, the spaces that the policy was trained with.
 
@@ -58,9 +58,9 @@ def from_sb3(student: Any, spec: Spec | None = None) -> Executor:
             lack.
         SpecError: If it is for another environment.
     """
-    if is_model(student):
-        return _of_model(student, spec)
-    planner = student if isinstance(student, Planner) else load_planner(student, spec)
+    if is_model(model):
+        return _of_model(model, spec)
+    planner = model if isinstance(model, Planner) else load_planner(model, spec)
     if not isinstance(planner.policy, Sb3Policy):
         raise LoadError(
             f"{planner.name} is not a feed-forward policy of SB3's own classes. Distil it instead."

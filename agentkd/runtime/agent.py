@@ -39,7 +39,7 @@ _SUPERVISE = 0.02
 
 @final
 class Agent:
-    """Acts at once with the executor, and with the planner where it was in time.
+    """Acts at once with the executor, and with the planner where it was on time.
 
     Use it in a `with` block; without planner and distiller it also works as it is. The block waits
     for neither of them: they join when they are ready (see `start`). `act` and `decide` are for one
@@ -61,7 +61,7 @@ class Agent:
         workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
         budget: Seconds that a decision may wait for the planner, if it was that fast lately.
-        default: What is done before anybody decided; by default the first choice, or the action
+        default: What is done before the first decision; by default the first choice, or the action
             nearest to 0.
         log: A file for the decision log, or a `DecisionLog`; the agent then needs its block.
         native: Whether executors are compiled.

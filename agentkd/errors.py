@@ -1,7 +1,7 @@
 """Everything agentkd raises on purpose, in one tree.
 
 AgentkdError
-├── ConfigError       an option or argument that cannot be meant
+├── ConfigError       an invalid option or argument
 ├── SpecError         an observation, action, space or shape that does not fit
 ├── RefError          a reference that leads nowhere
 ├── LoadError         a file that is not what it should be
@@ -38,7 +38,7 @@ class AgentkdError(Exception):
 
 
 class ConfigError(AgentkdError):
-    """An option or argument that cannot be meant."""
+    """An invalid option or argument."""
 
 
 class SpecError(AgentkdError):
@@ -78,7 +78,7 @@ BundleReason = Literal[
     "layout",  # bytes where none belong, or other bytes than were written
     "checksum",  # an entry is not what was written
     "schema",  # of a format that this agentkd does not read
-    "manifest",  # what is written about it cannot be meant
+    "manifest",  # what is written about it is invalid
     "tensors",  # its numbers cannot be read, or do not fit
     "golden",  # it gives other outputs here than where it was made
 ]

@@ -135,7 +135,7 @@ def test_an_earlier_run_is_kept_unless_it_is_meant(
     assert main(words(out, "--seed", "9")) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (out / "executor.akd").read_bytes() == before
-    # An option that cannot be meant is refused before anything is replaced.
+    # An option that is invalid is refused before anything is replaced.
     assert main(words(out, "--overwrite", "--batch", "0")) == 2
     assert main(words(out, "--overwrite", "--temperature", "-1")) == 2
     assert main(words(out, "--overwrite", "--executor", "mpl:3")) == 2

@@ -126,7 +126,7 @@ def test_replay_takes_the_routers_of_the_run(
 def test_what_cannot_be_meant_is_refused(
     written: Path, more: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Filters that cannot be meant end in status 2."""
+    """Filters that is invalid end in status 2."""
     assert main(["log", str(written), *more]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
 

@@ -313,7 +313,7 @@ def test_an_executor_for_something_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [Budget(labels=5), Budget(labels=5, seconds=1.0)])
 def test_a_dataset_has_its_labels_already(budget: Budget, tmp_path: Path) -> None:
-    """Asking for some number of them cannot be meant."""
+    """Asking for some number of them is invalid."""
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 2)
     with pytest.raises(ConfigError, match="seconds or steps"):

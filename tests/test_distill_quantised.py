@@ -142,7 +142,7 @@ def test_convolutions_are_fitted_too() -> None:
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
-    """A memory, no labels, labels of other actions, or numbers that cannot be meant."""
+    """A memory, no labels, labels of other actions, or numbers that is invalid."""
     obs = np.zeros((4, 7), np.float32)
     unit = lively("gru:4", DiscreteSpec(3))
     dist = Categorical(np.zeros((4, 3), np.float32))

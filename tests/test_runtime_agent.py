@@ -412,7 +412,7 @@ def test_default_action_fits_the_space(action: Any, expected: Any) -> None:
 
 
 def test_default_can_be_chosen() -> None:
-    """What is done before anybody decided is the caller's, if they say so."""
+    """What is done before the first decision is the caller's, if they say so."""
     assert Agent(constant(0), default=3).act(see(np.nan)) == 3
     box = BoxSpec((0.1, -np.inf), (0.1, np.inf), (2, 1))
     chosen = default_action(box, [[0.1], [7]])
@@ -455,7 +455,7 @@ def test_default_that_is_no_action_is_refused(action: Any, wanted: Any) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
-    """Options that cannot be meant are refused with what to do instead."""
+    """Options that is invalid are refused with what to do instead."""
     with pytest.raises(ConfigError, match=words):
         Agent(constant(0), **options)
 

@@ -424,7 +424,7 @@ def test_how_many_take_turns() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
-    """A roll-forward that cannot be meant is refused when it is made."""
+    """A roll-forward that is invalid is refused when it is made."""
     with pytest.raises(ConfigError, match=words):
         RollForward(**options)
     assert never_two(see(0), 1)

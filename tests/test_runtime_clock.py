@@ -183,6 +183,6 @@ def test_garbage_can_be_left_to_python() -> None:
     [({"priority": 0}, "1 to 99"), ({"cores": []}, "cores"), ({"cores": [-1]}, "cores")],
 )
 def test_scheduling_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
-    """Priorities and cores that cannot be meant are refused."""
+    """Priorities and cores that is invalid are refused."""
     with pytest.raises(ConfigError, match=words):
         Realtime(**options)

@@ -158,7 +158,7 @@ def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str,
         if done(metrics):
             return metrics
         time.sleep(0.01)
-    raise AssertionError(f"It did not come to pass: {agent.metrics()}")
+    raise AssertionError(f"It did not happen: {agent.metrics()}")
 
 
 @linux

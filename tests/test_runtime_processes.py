@@ -1,4 +1,4 @@
-"""Planners and distillers in processes of their own, and everything that befalls them."""
+"""Planners and distillers in processes of their own, and their faults."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def act_until(
         if done(metrics):
             return metrics
         time.sleep(0.001)
-    raise AssertionError(f"It did not come to pass: {agent.metrics()}")
+    raise AssertionError(f"It did not happen: {agent.metrics()}")
 
 
 def gone(pid: int | None) -> bool:

@@ -161,7 +161,7 @@ def test_only_is_the_mode_spelt_as_a_router(only: Any, mode: Mode, latency: int)
 
 
 def test_nobody_left_to_decide_is_refused() -> None:
-    """Routers that leave out both strategy and executor cannot be meant."""
+    """Routers that leave out both strategy and executor is invalid."""
     with pytest.raises(ConfigError, match="takes part"):
         Agent(constant(0), routers=[Only("strategy"), Only("executor")])
 
@@ -389,6 +389,6 @@ def test_moment_shows_both_distributions() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(make: Callable[[], Any], words: str) -> None:
-    """Limits that cannot be meant are refused when they are set."""
+    """Limits that is invalid are refused when they are set."""
     with pytest.raises(ConfigError, match=words):
         make()

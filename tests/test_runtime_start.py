@@ -51,7 +51,7 @@ def act_until(agent: Agent, done: Callable[[dict[str, Any]], bool]) -> dict[str,
         if done(metrics):
             return metrics
         time.sleep(0.001)
-    raise AssertionError(f"It did not come to pass: {agent.metrics()}")
+    raise AssertionError(f"It did not happen: {agent.metrics()}")
 
 
 def test_executor_acts_before_the_planner_is_ready(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _asked(options: Options) -> tuple[tuple[Case, ...], tuple[Mechanism, ...], S
     """Look at every option before anything is measured.
 
     Raises:
-        ConfigError: If one cannot be meant.
+        ConfigError: If one is invalid.
     """
     from agentkd.bench.mechanisms import Setting, find_mechanisms
     from agentkd.measure.attack import Attack

@@ -32,7 +32,7 @@ def attack_of(options: Options) -> Attack | None:
     """Give the attack that is asked for, if one is.
 
     Raises:
-        ConfigError: If it cannot be meant.
+        ConfigError: If it is invalid.
     """
     if options.attack is None:
         return None

@@ -24,7 +24,7 @@ def first_look(command: str, options: Any) -> None:
         options: Its options; by their names it is known what they are.
 
     Raises:
-        AgentkdError: If one cannot be meant.
+        AgentkdError: If one is invalid.
     """
     for text in _texts(options, "executor", "architecture", "candidates"):
         _check_executor(text)

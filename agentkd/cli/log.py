@@ -148,7 +148,7 @@ def _filter(options: Options) -> Fits:
     """What the options let through.
 
     Raises:
-        ConfigError: If one cannot be meant.
+        ConfigError: If one is invalid.
     """
     if options.source is not None and options.source not in ORDER:
         raise ConfigError(f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}")

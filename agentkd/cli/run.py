@@ -124,7 +124,7 @@ def latency_in_ticks(text: str, clock: str) -> int | None:
 
 
 def check_numbers(options: Options) -> None:
-    """Refuse numbers that cannot be meant, before anything is measured.
+    """Validate the numbers, before anything is measured.
 
     Raises:
         ConfigError: With the option and its value.

@@ -93,7 +93,7 @@ class StrategyChoice:
         """How strategies are asked for and take over.
 
         Raises:
-            ConfigError: If options cannot be meant.
+            ConfigError: If options are invalid.
         """
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")

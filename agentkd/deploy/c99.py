@@ -69,7 +69,7 @@ def _head_comment(executor: Executor, name: str, provenance: Mapping[str, Any]) 
     norm = normaliser(executor)
     floats = sum(each.size for step in laid for each in step.arrays)
     floats += 2 * len(norm.mean)
-    lines = ["An executor of agentkd: a decision for one observation. Generated; edit not.", ""]
+    lines = ["An executor of agentkd: a decision for one observation. Generated; do not edit.", ""]
     lines += [f"{key + ':':<14}{value}" for key, value in facts(executor, provenance)]
     lines += [
         f"{'constants:':<14}{4 * floats} bytes",

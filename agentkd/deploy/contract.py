@@ -1,4 +1,4 @@
-"""What whoever runs an executor has to keep to: names, units, order, clock, memory.
+"""The contract of an executor's numbers: names, units, order, clock, memory.
 
 It is written into the bundle's manifest beside the formulas by which observations are normalised
 and actions scaled, both inside the executor, so that a device's maker needs nothing but the

@@ -25,7 +25,7 @@ class Request:
     """What is asked of a target.
 
     Attributes:
-        flavour: Whose conventions to follow, where the target has several.
+        flavour: The conventions to follow, where the target has several.
         name: Begins every name, where the target has names.
         opset: The version of ONNX's operators; by default the one that suits the flavour's reader.
         seen: What integers are calibrated with; by default what the executor's file holds of its

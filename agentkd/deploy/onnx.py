@@ -75,7 +75,7 @@ def to_onnx(
 
     Args:
         executor: The executor.
-        flavour: Whose names and shapes to use.
+        flavour: The reader whose names and shapes to use.
         provenance: Where it came from; written into the model's metadata.
         opset: The version of the operators; by default `OPSETS[flavour].usual`.
 
@@ -258,7 +258,7 @@ def _ml_agents(graph: Graph, executor: Executor) -> None:
             raise ConfigError(
                 f"ML-Agents has no {action}; make each yes/no a branch of two choices."
             )
-    # Unity counts choices from 0, and masks with 0 those that are not to be had.
+    # Unity counts choices from 0, and masks with 0 those that are unavailable.
     masks = graph.input("action_masks", ["batch", sum(branches)])
     off = graph.node("Sub", masks, graph.constant(np.float32(1)))
     x = graph.node("Add", x, graph.node("Mul", off, graph.constant(np.float32(_MASKED))))

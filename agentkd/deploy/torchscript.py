@@ -36,7 +36,6 @@ def to_torchscript(executor: Executor) -> bytes:
         example.append(torch.zeros((2, executor.memory)))
     out = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # torch calls TorchScript deprecated; whoever asks for it has their reasons.
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(module, tuple(example), check_trace=False)
         torch.jit.save(torch.jit.freeze(traced.eval()), out)

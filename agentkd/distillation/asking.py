@@ -270,7 +270,7 @@ class Asking:
 
 
 def check_ask(ask: str, share: float) -> None:
-    """Refuse what cannot be meant.
+    """Validate the arguments.
 
     Raises:
         ConfigError: Then.

@@ -73,7 +73,7 @@ class DistillerOptions:
     normalise: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         self.sum()
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
@@ -88,7 +88,7 @@ class DistillerOptions:
                 "longer than its burn-in."
             )
         if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; above 0, please.")
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it has to be above 0.")
 
     def sum(self) -> Terms:
         """The terms, read if they are text.

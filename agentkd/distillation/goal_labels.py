@@ -48,7 +48,7 @@ def aged_labels(
 
     Raises:
         SpecError: If the arrays do not fit one another.
-        ConfigError: If `draws` cannot be meant.
+        ConfigError: If `draws` is invalid.
     """
     count = len(obs)
     if obs.ndim != 2 or goals.shape != (count, wanted.size):

@@ -58,16 +58,16 @@ class FineTuning:
     terms: str = "match"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.steps < 1 or self.batch < 1:
             raise ConfigError("steps and batch have to be at least 1.")
         if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; above 0, please.")
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it has to be above 0.")
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What came of it.
+    """The result.
 
     Attributes:
         executor: The executor whose integer form is nearest to the planner.

@@ -53,7 +53,7 @@ class Budget:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.seconds is None and self.labels is None and self.steps is None:
             raise ConfigError("A distillation needs an end: give seconds or labels.")
         if self.seconds is not None and not self.seconds > 0:
@@ -75,7 +75,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """What came of a distillation.
+    """The result of a distillation.
 
     Attributes:
         executor: The executor.
@@ -177,7 +177,7 @@ def distill(
         then.
 
     Raises:
-        ConfigError: If an option cannot be meant.
+        ConfigError: If an option is invalid.
         LoadError: If the planner cannot be loaded.
         AgentkdError: If planner or environment fail before anything was learnt; later their words
             are in `Distilled.fault`, beside what was learnt.
@@ -221,7 +221,7 @@ def distill(
 def carry_out(
     run: Run, planner: Planner, stop: Callable[[], bool] | None = None, kept_bytes: int = BYTES
 ) -> Distilled:
-    """Bring a distillation to its end, close its source, and give what came of it.
+    """Run a distillation to its end, close its source and return the result.
 
     Args:
         run: The distillation.

@@ -91,7 +91,7 @@ def distill_dataset(
         cannot be asked.
 
     Raises:
-        ConfigError: If an option cannot be meant.
+        ConfigError: If an option is invalid.
         LoadError: If the dataset is damaged.
     """
     end = budget or Budget(seconds=60.0)

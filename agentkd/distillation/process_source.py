@@ -195,7 +195,7 @@ def collect(order: Mapping[str, Any]) -> None:
     share = 1.0
     while True:
         for _ in range(_TICKS):
-            # Whoever learns is slower: wait rather than lose what the planner said.
+            # The distiller is slower: wait rather than lose labels.
             while rows - len(ring) < options.environments:
                 time.sleep(0.001)
             step = collector.step(executor, share)

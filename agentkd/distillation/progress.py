@@ -1,4 +1,4 @@
-"""How a distillation is going, as values for whoever shows or logs it."""
+"""How a distillation is going, as values to show or to log."""
 
 from __future__ import annotations
 

@@ -63,10 +63,10 @@ def prune(executor: Executor, obs: Floats, share: float) -> Executor:
         share: Of each hidden layer's units, 0 to 1; at least one stays.
 
     Raises:
-        ConfigError: If there is nothing to remove, or the share cannot be meant.
+        ConfigError: If there is nothing to remove, or the share is invalid.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"share is {share}; between 0 and 1, please.")
+        raise ConfigError(f"share is {share}; it has to be between 0 and 1.")
     shape, layers = dense_layers(executor)
     if not shape.hidden or not len(obs):
         raise ConfigError(

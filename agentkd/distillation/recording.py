@@ -24,7 +24,7 @@ from agentkd.types import Policy, RecurrentPolicy
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of recording.
+    """The result of a recording.
 
     Attributes:
         labels: How many were kept.
@@ -99,11 +99,11 @@ def record(
         watch: Called now and then, with the labels so far and labels a second.
 
     Returns:
-        What came of it. Ctrl-C ends it early, and so does a planner or environment that fails after
-        the first label; what was recorded until then is kept.
+        The result. Ctrl-C ends it early, and so does a planner or environment that fails after the
+        first label; what was recorded until then is kept.
 
     Raises:
-        ConfigError: If a number cannot be meant.
+        ConfigError: If a number is invalid.
         WriteError: If the disk refuses; what was written before is whole.
         AgentkdError: If planner or environment fail before the first label.
     """
@@ -154,7 +154,7 @@ def record(
 
 
 def check_recording(labels: int | None, seconds: float | None, chance: float) -> None:
-    """Refuse numbers that cannot be meant.
+    """Validate the numbers.
 
     Raises:
         ConfigError: If there is one.

@@ -183,7 +183,7 @@ class Run:
         self.source.update(self._current, self.way.share(self.labels))
 
     def look(self) -> None:
-        """Note how it goes, and tell whoever watches."""
+        """Record the progress and report it."""
         now = self.elapsed
         labels, steps = self._before
         if self.budget.labels is None or self.budget.seconds is not None:

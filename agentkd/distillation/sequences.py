@@ -13,7 +13,7 @@ Places = NDArray[np.int64]
 HOLE = -1
 """The link of a label that was left out: nothing is learnt from it, or across it."""
 CUT = -2
-"""The link of a label amid an episode whose tick before is not to be had."""
+"""The link of a label within an episode whose previous tick is missing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

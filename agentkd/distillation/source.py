@@ -50,7 +50,7 @@ class CollectionOptions:
     ask_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.environments < 1 or self.halving < 1 or self.stretch < 1:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
         if not 0 <= self.least_share <= 1:

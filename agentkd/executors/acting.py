@@ -89,7 +89,7 @@ class NativeForm:
     """A compiled executor.
 
     Args:
-        native: It.
+        native: The compiled executor.
     """
 
     __slots__ = ("_before", "_native", "executor", "memory", "obs", "run", "take")
@@ -135,7 +135,7 @@ def form(executor: Executor, *, native: bool = True) -> Form:
 
 
 def default_action(action: ActionSpec, wanted: Any = None) -> Any:
-    """Return what is done before anybody decided.
+    """Return what is done before the first decision.
 
     Args:
         action: The actions.

@@ -240,7 +240,7 @@ class Native:
         )
         keep.append(call)
         run = partial(library.akd_call, ctypes.byref(call))
-        # Whoever still holds this function also holds the buffers that it writes to.
+        # The function keeps the buffers alive that it writes to.
         vars(run)["held"] = keep
         self.run: Callable[[], int] = run
 
@@ -326,7 +326,7 @@ def compile_native(executor: Executor) -> Native | None:
     """Make the native form of an executor, checked against NumPy.
 
     Returns:
-        It, or None where no compiler is at hand (a warning says so, once).
+        The compiled executor, or None without a compiler (a warning says so, once).
     """
     library = _library()
     if library is None:

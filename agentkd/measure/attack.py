@@ -46,7 +46,7 @@ class Attack:
     steps: int = 10
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not 0 < self.eps < math.inf or self.steps < 1:
             raise ConfigError(
                 f"An attack by {self.eps} in {self.steps} steps: above 0, at least 1."

@@ -167,7 +167,7 @@ def measure(
         clocks: How time passes.
 
     Raises:
-        ConfigError: If a number cannot be meant.
+        ConfigError: If a number is invalid.
     """
     if not seconds >= SHORTEST or not watts > 0:
         raise ConfigError(f"seconds={seconds}, watts={watts}: at least {SHORTEST:g}, and above 0.")

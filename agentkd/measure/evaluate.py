@@ -51,7 +51,7 @@ def evaluate(
         copies: The most environments at a time.
 
     Raises:
-        ConfigError: If a number cannot be meant.
+        ConfigError: If a number is invalid.
         EpisodeError: If the environment raises, with the episode, seed and step.
         PlannerError: If the policy raises.
         NumbersError: If it answers with NaN or infinity.

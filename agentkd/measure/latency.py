@@ -91,7 +91,7 @@ def measure(
         progress: Called with the rounds done and all of them.
 
     Raises:
-        ConfigError: If a number cannot be meant.
+        ConfigError: If a number is invalid.
     """
     if not seconds > 0 or rounds < 1 or not len(obs):
         raise ConfigError(

@@ -70,7 +70,7 @@ class Lockstep:
         copies: The most environments at a time.
 
     Raises:
-        ConfigError: If a number cannot be meant.
+        ConfigError: If a number is invalid.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ _SUPERVISE = 0.02
 
 @final
 class Agent(Block):
-    """Acts at once with the executor, and with the planner where it was in time.
+    """Acts at once with the executor, and with the planner where it was on time.
 
         agent = Agent("mlp:32,32", env_spec(robot), planner="robot:Regulator", learn=True,
                       period=0.04)
@@ -74,7 +74,7 @@ class Agent(Block):
         workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
         budget: Seconds that a decision may wait for the planner, if it was that fast lately.
-        default: What is done before anybody decided; by default the first choice, or the action
+        default: What is done before the first decision; by default the first choice, or the action
             nearest to 0.
         log: A file for the decision log, or a `DecisionLog`; the agent then needs its block.
         native: Whether executors are compiled.

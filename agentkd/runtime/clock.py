@@ -1,4 +1,4 @@
-"""When the ticks are: an absolute schedule, on the wall or in the mind."""
+"""Tick schedules: wall clock and virtual clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tick:
 
 
 class Clock(Protocol):
-    """What a runtime asks for the time."""
+    """A tick schedule."""
 
     @property
     def period(self) -> float:
@@ -39,7 +39,7 @@ class Clock(Protocol):
         ...
 
     def start(self) -> None:
-        """Begin: the first tick is due now."""
+        """Start; the first tick is due now."""
         ...
 
     def wait(self) -> Tick:
@@ -66,8 +66,8 @@ def check_period(period: float) -> float:
 class WallClock:
     """Ticks at start + k · period, whatever happens in between.
 
-    A tick that is due while its forerunner still works comes late. Where whole periods went by,
-    they are skipped and counted: ticks never come in bursts to catch up.
+    A tick that is due while the one before still runs comes late. Where whole periods went by, they
+    are skipped and counted: ticks never come in bursts to catch up.
 
     Args:
         period: Seconds.
@@ -90,7 +90,7 @@ class WallClock:
         self.start()
 
     def start(self) -> None:
-        """Begin: the first tick is due now."""
+        """Start; the first tick is due now."""
         self._origin = self._time()
         self._due = self._origin
         self._index = 0
@@ -127,7 +127,7 @@ class WallClock:
 
 @final
 class VirtualClock:
-    """Ticks as fast as they are taken; each is exactly in time.
+    """Ticks as fast as they are taken, each exactly on time.
 
     Args:
         period: Seconds that a tick stands for.
@@ -139,7 +139,7 @@ class VirtualClock:
         self._index = 0
 
     def start(self) -> None:
-        """Begin: the first tick is due now."""
+        """Start; the first tick is due now."""
         self._index = 0
 
     def now(self) -> float:

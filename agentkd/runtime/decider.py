@@ -1,4 +1,4 @@
-"""What happens at a tick, on the tick's own thread: nothing here waits for anybody."""
+"""What happens at a tick, on the tick's own thread: nothing here waits."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Decider:
         planner: Where the planner is asked, None for the executor alone.
         mode: Who takes part.
         routers: Who else is asked whether a source may act.
-        default: What is done before anybody decided; None: the first choice, or the action nearest
-            to 0.
+        default: What is done before the first decision; None: the first choice, or the action
+            nearest to 0.
         period: Nanoseconds that a decision may take, None for any.
         budget: Nanoseconds that it may wait for the planner.
         options: How strategies are asked for and take over.

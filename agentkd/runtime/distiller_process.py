@@ -50,7 +50,7 @@ class ProcessDistiller:
     ) -> None:
         """Take the orders; `open` and `await_ready` start the process."""
         if not publish_seconds > 0:
-            raise ConfigError(f"publish_seconds is {publish_seconds}; above 0, please.")
+            raise ConfigError(f"publish_seconds is {publish_seconds}; it has to be above 0.")
         self._remote = remote
         self._publish_seconds = publish_seconds
         self._patience = patience or Patience()

@@ -39,7 +39,7 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "starved_ticks_total": ("Ticks at which neither strategy nor executor acted.", ()),
     "vetoes_total": ("Sources that routers refused.", ("source", "reason")),
     "router_errors_total": ("Routers that raised.", ()),
-    "guard_interventions_total": ("Ticks at which a guard refused somebody.", ()),
+    "guard_interventions_total": ("Ticks at which a guard refused a source.", ()),
     "guard_refused_total": ("Sources that a guard refused.", ("source",)),
     "shadow_compared_total": ("Decisions compared with a shadow's.", ()),
     "deadline_miss_total": ("Decisions after their deadline.", ()),
@@ -75,7 +75,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "executor_agreement_mean": ("Executor and planner, all answers, 0 to 1.", ()),
     "strategy_coverage": ("Share of ticks at which a strategy acted.", ()),
     "untrusted_share": ("Share of ticks at which strategy or executor acted.", ()),
-    "shadow_agreement": ("Shadow and whoever acted, 0 to 1.", ()),
+    "shadow_agreement": ("Agreement of the shadow with the source that acted, 0 to 1.", ()),
     "planner_ready": ("Whether the planner is ready, 0 or 1.", ()),
     "distiller_ready": ("Whether the distiller is ready, 0 or 1.", ()),
     "planner_busy_ratio": ("Share of the time that the planner thinks.", ()),
@@ -351,7 +351,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (ditto)
-        """Leave the terminal to whoever looks at it."""
+        """Keep requests out of the terminal."""
         log.debug(format, *args)
 
 

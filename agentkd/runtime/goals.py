@@ -34,7 +34,7 @@ class Goals:
     max_age: int
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.size < 1 or self.max_age < 1:
             raise ConfigError(
                 f"Goals of size {self.size} with max_age {self.max_age}: both at least 1."

@@ -41,7 +41,7 @@ class Limits:
     episodes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         for name in ("ticks", "seconds", "episodes"):
             value = getattr(self, name)
             if value is not None and not value > 0:

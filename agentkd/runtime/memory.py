@@ -31,7 +31,7 @@ class Segment:
             self._map = mmap.mmap(fd, self.size)
         except (OSError, ValueError) as error:
             raise WorkerError(
-                f"{self.size} bytes of shared memory cannot be had: {error}. "
+                f"{self.size} bytes of could not allocate shared memory: {error}. "
                 "Free some in /dev/shm, or keep fewer labels."
             ) from error
         self.buffer = memoryview(self._map)
@@ -74,7 +74,7 @@ class Bell:
         return self._reader, self._writer
 
     def ring(self) -> None:
-        """Wake whoever waits."""
+        """Wake the waiting process."""
         # A full pipe rings already.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._writer, b"!")

@@ -140,7 +140,7 @@ class Agreement:
 
 @final
 class Metrics:
-    """The counters of one agent. The tick writes; anybody may read a snapshot."""
+    """The counters of one agent. Only the tick writes; any thread may read a snapshot."""
 
     __slots__ = (
         "ages",

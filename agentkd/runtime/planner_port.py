@@ -430,7 +430,7 @@ class ThreadPlanner:
         self._closing = True
         if self._thread is not None:
             self._wake.put(False)
-            # Whoever waits for a network gives up waiting.
+            # A planner that waits for a network gives up.
             interrupt = getattr(self._policy, "interrupt", None)
             if callable(interrupt):
                 interrupt()

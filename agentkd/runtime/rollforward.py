@@ -55,7 +55,7 @@ class RollForward:
     window: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         for name in ("model", "check"):
             value = getattr(self, name)
             if isinstance(value, str) and not is_reference(value):

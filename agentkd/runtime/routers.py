@@ -229,7 +229,7 @@ class Disagreement(Router):
         self.judges = against == "strategy"
 
     def veto(self, source: Source, moment: Moment, /) -> str:
-        """Refuse whom it is against, where they are too far apart."""
+        """Refuse the source where the two are too far apart."""
         if source != self._against or moment.strategy is None:
             return ""
         if self._between == "executor":
@@ -282,7 +282,7 @@ class Guard(Router):
         self._safe.clear()
 
     def veto(self, source: Source, moment: Moment, /) -> str:
-        """Refuse what is not safe, and for a while whoever wanted it."""
+        """Refuse an unsafe action, and its source for a while."""
         if moment.blind:
             # Of what is not observed no check can tell anything.
             return ""
@@ -318,7 +318,7 @@ class Guard(Router):
         return self._baseline(moment.obs)
 
     def counts(self) -> Mapping[str, Any]:
-        """Ticks at which it refused somebody, and how often whom."""
+        """Ticks at which it refused a source, and how often each."""
         return {
             "guard_interventions_total": self._interventions,
             "guard_refused_total": dict(self._refused),

@@ -133,7 +133,7 @@ class Routing:
             moment.propose("hold", last)
 
     def _refusal(self, source: Source, strategies: Strategies) -> str:
-        """Why a source may not act; whoever was under way is not blended in then."""
+        """Why a source may not act; nothing is blended in then."""
         for router in self.routers:
             try:
                 reason = router.veto(source, self._moment)

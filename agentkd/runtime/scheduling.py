@@ -43,7 +43,7 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.priority is not None and not 1 <= self.priority <= 99:
             raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):

@@ -35,7 +35,7 @@ class Seam:
     blend: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.freeze < 0 or self.blend < 0:
             raise ConfigError(f"freeze={self.freeze}, blend={self.blend}: at least 0 ticks.")
 
@@ -50,7 +50,7 @@ def fading(step: int, blend: int) -> float:
 
 @final
 class HandOver:
-    """Blends the actions of whoever acted into those of whoever takes over.
+    """Blends the actions of one source into those of the next.
 
     Args:
         seam: How.
@@ -84,7 +84,7 @@ class HandOver:
         self._carried: Any = 0.0
 
     def blended(self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any) -> Any:
-        """Give the action of whoever is to act, with what still acts on in it.
+        """Return the source's action, blended with the one before.
 
         Args:
             actor: Who is to act.

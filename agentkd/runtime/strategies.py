@@ -27,7 +27,7 @@ from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
 Advance = Literal["ticks", "commands"]
-"""What moves a strategy on to its next row: each tick, or each action of somebody."""
+"""What moves a strategy on to its next row: each tick, or each action."""
 
 _REASONS = ("late", "stale", "diverged", "superseded", "episode", "guard")
 _REMEMBERED = 1024
@@ -60,7 +60,7 @@ class StrategyOptions:
     trust: Trust | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.advance not in ("ticks", "commands"):
             raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
         if not (self.trust is None or isinstance(self.trust, Trust)) and (self.trust != "auto"):
@@ -265,7 +265,7 @@ class Strategies:
             self._coming.append(track)
 
     def _promote(self, tick: int) -> None:
-        """Let those begin whose first tick has come; the newest stays."""
+        """Start the strategies whose first tick has come; keep the newest."""
         coming = self._coming
         if not coming:
             return

@@ -247,7 +247,7 @@ class Thinker:
         for index, each in enumerate(seen):
             if self._state is None or each.episode != self._episode:
                 self._state = self._policy.initial_state(1)
-                # Whoever starts in the middle of an episode has missed its beginning.
+                # A planner that starts in the middle of an episode has missed its beginning.
                 self._broken = self._episode is None and each.tick > 0
                 self._episode = each.episode
             elif each.tick != self._tick + 1:

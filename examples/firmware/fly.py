@@ -144,7 +144,7 @@ def faults(board: Board, bundle: Bundle, floats: bool) -> None:
         try:
             device.ask(kind, payload)
         except RefusedError as error:
-            print(f"a frame that cannot be meant: {error}")
+            print(f"a frame that is invalid: {error}")
     if again() != good:
         raise DeviceError("The device decides otherwise than before.")
     board.freeze()

@@ -106,7 +106,7 @@ def survive(
         patience: Seconds of silence after which the planner counts as hung.
 
     Raises:
-        ConfigError: If the fault is unknown, or a number cannot be meant.
+        ConfigError: If the fault is unknown, or a number is invalid.
     """
     if fault not in FAULTS:
         raise ConfigError(f"No fault {fault!r}: {', '.join(FAULTS)}.")

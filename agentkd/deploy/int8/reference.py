@@ -44,7 +44,7 @@ class IntLayer:
         bias: int32, (out,).
         multiplier: int32, not negative, (out,).
         shift: By how many bits the 64-bit product goes right, 32 to 62.
-        low: The least number that may come of it.
+        low: The smallest possible result.
         high: The greatest.
         table: The activation by table, int16, (257,); None where clamping is all.
         activation: Which activation that is.

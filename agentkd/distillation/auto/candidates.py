@@ -57,7 +57,7 @@ class Limits:
     microseconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         for name in ("parameters", "bytes", "microseconds"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
@@ -205,7 +205,7 @@ def _nobody(_: str) -> None:
 class Integers:
     """Fits the weights to int8 and lets the integer form act. A `Step`.
 
-    What comes of it is in floats whose weights lie on the integers' steps. An executor
+    The result is in floats whose weights lie on the integers' steps. An executor
     with a layer that has no integer form is left as it is.
 
     Attributes:
@@ -226,7 +226,7 @@ class Integers:
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
     ) -> Iterator[Made]:
-        """Give the one executor."""
+        """Yield the one executor."""
         labels = distiller(executor).buffer
         try:
             tuning = self.tuning
@@ -296,7 +296,7 @@ class Candidate:
 
     Attributes:
         name: In tables; its architecture, or that with what was done to it.
-        made: It.
+        made: The candidate.
         cost: What it costs.
         kept: Its retention on the seeds by which is chosen.
         labels: How many labels there were when it last learnt.

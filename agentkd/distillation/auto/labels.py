@@ -96,7 +96,7 @@ class Live:
             added = buffer.seen + buffer.refused - first
             over = time.monotonic() - begin >= seconds if most is None else added >= most
             if over and buffer.seen:
-                # From now on there is somebody who has learnt.
+                # From now on an executor has learnt.
                 self._known = True
                 return
 

@@ -76,7 +76,7 @@ class Effort:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if (self.seconds is None) == (self.steps is None):
             raise ConfigError("A search needs an end: seconds, or labels and steps.")
         for name in ("seconds", "labels", "steps"):
@@ -102,7 +102,7 @@ class References:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
         chosen: The executor that was picked.
@@ -171,7 +171,7 @@ def search(
         watch: Told how it goes.
 
     Raises:
-        ConfigError: If an option cannot be meant, or no candidate is within the limits.
+        ConfigError: If an option is invalid, or no candidate is within the limits.
         AgentkdError: If planner or environment fail.
     """
     if not 0 < target <= 2:

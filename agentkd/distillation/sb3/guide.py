@@ -44,7 +44,7 @@ class Gap:
     start: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not self.planner > self.random:
             raise ConfigError(
                 f"The planner returns {self.planner:g}, random play {self.random:g}: "
@@ -76,7 +76,7 @@ class Guide:
     weight: float | Gap = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.method not in get_args(Method):
             hint = did_you_mean(self.method, get_args(Method))
             raise ConfigError(f"No method {self.method!r}.{hint}")

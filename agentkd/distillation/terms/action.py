@@ -33,7 +33,7 @@ class Action(DivergenceTerm):
     huber: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.huber is not None and not self.huber > 0:
             raise ConfigError(f"huber is {self.huber}; it is an error above 0.")
 

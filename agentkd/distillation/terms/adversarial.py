@@ -53,7 +53,7 @@ class Adversarial(Term):
     rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not 0 < self.until <= 1:
             raise ConfigError(f"until is {self.until}; it is a share of the run, up to 1.")
         if not 1 <= self.width <= _WIDEST or not 0 < self.rate <= 1:

@@ -43,7 +43,7 @@ class Attention(Term):
     block: int = -1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.heads is not None and self.heads < 1:
             raise ConfigError(f"heads is {self.heads}; at least 1.")
 

@@ -26,7 +26,7 @@ class Hard(DivergenceTerm):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing is {self.smoothing}; it is a share, below 1.")
 

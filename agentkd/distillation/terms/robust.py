@@ -34,7 +34,7 @@ class Robust(Term):
         by: How δ is found: by chance, "noise", or against the executor, "fgsm", "pgd".
         eps: How far, in units of the observations' spread.
         steps: Of "pgd", 1 to 1,000.
-        to: Whose answer has to hold there.
+        to: The policy whose answer has to hold there.
     """
 
     by: Way = "pgd"
@@ -43,7 +43,7 @@ class Robust(Term):
     to: Literal["planner", "itself"] = "planner"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not 0 < self.eps < math.inf or not 1 <= self.steps <= _MOST_STEPS:
             raise ConfigError(
                 f"eps={self.eps}, steps={self.steps}: eps is above 0, steps are 1 to {_MOST_STEPS}."
@@ -59,7 +59,7 @@ class Nearby(Loss):
     """`Robust` at work."""
 
     def __init__(self, term: Robust, ground: Ground) -> None:
-        """Remember whose answer counts."""
+        """Keep the answer that counts."""
         super().__init__()
         assert ground.base is not None
         self._term, self._ground, self._base = term, ground, (ground.base,)

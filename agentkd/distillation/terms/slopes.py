@@ -41,7 +41,7 @@ class Slopes(Term):
     projections: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if not 1 <= self.projections <= MOST_PROJECTIONS:
             raise ConfigError(f"projections is {self.projections}; it is 1 to {MOST_PROJECTIONS}.")
 

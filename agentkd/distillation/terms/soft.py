@@ -45,7 +45,7 @@ class Soft(DivergenceTerm):
     entropy: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if isinstance(self.tau, (int, float)) and not 0 < self.tau <= _HOTTEST:
             raise ConfigError(
                 f"The temperature tau is {self.tau}; it is above 0, up to {_HOTTEST:g}."

@@ -157,7 +157,7 @@ def read_options(kind: type[_Options], text: str, name: str) -> _Options:
         name: What messages call it.
 
     Raises:
-        ConfigError: If a key is unknown or a value cannot be meant.
+        ConfigError: If a key is unknown or a value is invalid.
     """
     hints = typing.get_type_hints(kind)
     keys = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ class ExactOptions:
     remembered: int = 500_000
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         for name in ("horizon", "expansions", "remembered"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it has to be at least 1.")

@@ -62,7 +62,7 @@ class MpcOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         if self.method not in get_args(Method):
             hint = did_you_mean(str(self.method), get_args(Method))
             raise ConfigError(f"No method {self.method!r}.{hint}")

@@ -50,7 +50,7 @@ class TreeOptions:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate the fields."""
         for name in ("simulations", "slice", "horizon", "tail"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it has to be at least 1.")

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.horizon import one_row
+from agentkd.planners.planner import one_row
 from agentkd.spec import Spec, env_spec
 from agentkd.types import ActionDist, Categorical, Floats, Policy, State
 

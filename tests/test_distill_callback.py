@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from agentkd.distillation.sb3.callback import DistilCallback
 from agentkd.dists import pack
 from agentkd.errors import ConfigError
-from agentkd.planners.objects import from_object
+from agentkd.planners.adapt import from_object
 
 
 def small() -> dict[str, Any]:

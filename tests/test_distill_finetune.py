@@ -23,7 +23,7 @@ from agentkd.distillation.sb3.to_sb3 import CriticFirst, to_sb3
 from agentkd.errors import AgentkdError, ConfigError, LoadError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
-from agentkd.planners.objects import from_object
+from agentkd.planners.adapt import from_object
 from agentkd.spec import DiscreteSpec, env_spec
 from agentkd.types import Floats
 

@@ -34,7 +34,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.planners import load_planner
-from agentkd.planners.module import from_module
+from agentkd.planners.adapt import from_module
 from agentkd.planners.sb3.live import from_model
 from agentkd.planners.torch_view import Opened, opened
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec

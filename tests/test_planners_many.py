@@ -14,7 +14,7 @@ from agentkd.cli.main import main
 from agentkd.distillation import Budget, distill
 from agentkd.errors import ConfigError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.blackbox import BlackBox
+from agentkd.planners.adapt import BlackBox
 from agentkd.planners.ensemble import Ensemble, highest, matched
 from agentkd.planners.votes import Votes
 from agentkd.spec import (

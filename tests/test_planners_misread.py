@@ -21,7 +21,7 @@ from torch import nn
 from agentkd import dists
 from agentkd.errors import LoadError, PlannerError, SpecError, UnsafeError
 from agentkd.planners import load_planner
-from agentkd.planners.objects import from_object
+from agentkd.planners.adapt import from_object
 from agentkd.planners.sb3.live import from_model
 from agentkd.spec import Spec, action_spec, env_spec
 from agentkd.testing import check_policy

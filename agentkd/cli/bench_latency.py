@@ -226,7 +226,7 @@ def _forms(options: Options, executor: Executor, planner: Planner | None) -> lis
     ours = "planner here"
     try:
         from agentkd.bench.sb3_model import NAME, sb3_form
-        from agentkd.planners.objects import from_object
+        from agentkd.planners.adapt import from_object
     except ModuleNotFoundError as error:
         reason = missing(error, "train")
         return [*forms, Form("SB3 predict", None, reason), Form(ours, None, reason)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.distillation.asking import Asking, Mask
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
-from agentkd.planners.horizon import one_row
+from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Actions, Floats, Labels, Policy, RecurrentPolicy, State
 

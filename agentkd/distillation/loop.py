@@ -23,7 +23,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.horizon import one_row
+from agentkd.planners.planner import one_row
 from agentkd.printable import logger
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats, Labels

@@ -9,7 +9,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError
-from agentkd.planners.horizon import one_row
+from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy, RecurrentPolicy
 

@@ -11,7 +11,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError
 from agentkd.measure.lockstep import Evaluation, Lockstep, Visited, Watch
-from agentkd.planners.horizon import one_row
+from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Actions, Floats, Policy, RecurrentPolicy, State
 

@@ -25,7 +25,7 @@ from agentkd.errors import (
     StatisticsError,
 )
 from agentkd.files import loading
-from agentkd.planners.objects import from_object
+from agentkd.planners.adapt import from_object
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.wire import SCHEME
 from agentkd.planners.sb3.locate import (

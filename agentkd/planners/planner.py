@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from agentkd import dists
 from agentkd.spec import Spec
-from agentkd.types import Policy, RecurrentPolicy
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +27,48 @@ class Planner:
     name: str
     parameters: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstRow:
+    """The first of the rows that a policy answers each observation with."""
+
+    policy: Policy
+    horizon: int
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give one row for each of the observations (batch, obs)."""
+        return dists.rows(self.policy(obs), slice(None, None, self.horizon))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecurrentFirstRow:
+    """The same of a policy with a memory."""
+
+    policy: RecurrentPolicy
+    horizon: int
+
+    def initial_state(self, batch: int) -> State:
+        """Give the memory that an episode starts with."""
+        return self.policy.initial_state(batch)
+
+    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
+        """Give one row for each of the observations (batch, obs), and the memory."""
+        dist, after = self.policy(obs, state)
+        return dists.rows(dist, slice(None, None, self.horizon)), after
+
+
+def one_row(policy: Any) -> Any:
+    """Give a policy that answers each observation with one row.
+
+    A policy with a `horizon` of its own answers with as many rows. Where it can say so cheaper, by
+    `at(1)`, it is asked to.
+    """
+    horizon = int(getattr(policy, "horizon", 1))
+    if horizon == 1:
+        return policy
+    if callable(getattr(policy, "at", None)):
+        return policy.at(1)
+    if hasattr(policy, "initial_state"):
+        return RecurrentFirstRow(policy, horizon)
+    return FirstRow(policy, horizon)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentkd import spec as specs
-from agentkd.planners.function import is_factory
+from agentkd.planners.adapt import from_object, is_factory
 from agentkd.planners.load import load_policy
-from agentkd.planners.objects import from_object
 from agentkd.refs import is_reference, resolve
 from agentkd.types import Policy, RecurrentPolicy
 

@@ -19,7 +19,7 @@ from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network, Trace
-from agentkd.planners.module import ModulePolicy
+from agentkd.planners.adapt import ModulePolicy
 from agentkd.planners.sb3 import heads
 from agentkd.planners.sb3 import network as numpy_network
 from agentkd.planners.sb3.build import Sb3Policy

@@ -19,7 +19,7 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.planners import Planner
-from agentkd.planners.objects import from_object
+from agentkd.planners.adapt import from_object
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten, flatten_one
 from agentkd.types import Floats, RecurrentPolicy
 

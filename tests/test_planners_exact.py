@@ -14,7 +14,7 @@ import envs.freeway  # noqa: F401  (registers what is made by name)
 from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.planners import load_planner
-from agentkd.planners.adapt import FirstRow, RecurrentFirstRow, one_row
+from agentkd.planners.planner import FirstRow, RecurrentFirstRow, one_row
 from agentkd.planners.sb3.model import roll
 from agentkd.planners.search.exact import ExactOptions, ExactSearch
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec

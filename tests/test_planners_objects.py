@@ -25,7 +25,8 @@ from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError, PlannerError, RefError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner, load_planner, load_policy
-from agentkd.planners.adapt import BlackBox, from_actions, from_module, from_object
+from agentkd.planners.actions import from_actions
+from agentkd.planners.adapt import BlackBox, from_module, from_object
 from agentkd.planners.ensemble import Ensemble
 from agentkd.planners.sb3.live import from_model
 from agentkd.spec import Spec, env_spec

@@ -26,7 +26,7 @@ from agentkd.dists import Kind
 from agentkd.errors import LoadError, SpecError
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, regular
-from agentkd.planners.adapt import from_actions
+from agentkd.planners.actions import from_actions
 from agentkd.spec import (
     BoxSpec,
     DiscreteSpec,

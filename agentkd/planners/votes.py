@@ -8,7 +8,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError
-from agentkd.planners.adapt import SMOOTHING
+from agentkd.planners.actions import SMOOTHING
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import (
     ActionDist,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.planners.adapt import from_actions
+from agentkd.planners.actions import from_actions
 from agentkd.planners.sb3.tensors import distribution, tensors
 from agentkd.planners.sb3.vecnormalize import Normaliser
 from agentkd.spec import ObsSpec, Part, Spec, unflatten

@@ -13,10 +13,10 @@ from agentkd import dists
 from agentkd.cli import eval as command
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
+from agentkd.distillation.attack import Attack, Attacked, units
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
-from agentkd.measure.attack import Attack, Attacked, units
 from agentkd.measure.perturb import Way
 from agentkd.spec import (
     ActionSpec,

@@ -12,9 +12,9 @@ from stable_baselines3 import DQN
 from agentkd.bench.mechanisms import MECHANISMS, Bench, Setting, find_mechanisms
 from agentkd.bench.suite import Case
 from agentkd.cli.main import main
+from agentkd.distillation.attack import Attack
 from agentkd.distillation.distiller import DistillerOptions
 from agentkd.errors import ConfigError
-from agentkd.measure.attack import Attack
 from agentkd.measure.intervals import paired, student
 from tests.cli_reports import report, undocumented
 

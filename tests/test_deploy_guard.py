@@ -16,10 +16,10 @@ from agentkd.deploy.akx import RUNTIME, to_akx
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.programs import build
 from agentkd.errors import NumbersError
-from agentkd.executors.acting import NativeForm, NumpyForm
+from agentkd.executors.acting import NumpyForm
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
-from agentkd.executors.native import KERNELS, Native, compile_native
+from agentkd.executors.native import KERNELS, Native, NativeForm, compile_native
 from agentkd.spec import DiscreteSpec
 from tests.deploy_executors import lively
 from tests.deploy_programs import (

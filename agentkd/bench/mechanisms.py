@@ -23,7 +23,7 @@ from agentkd.report.rows import Rows
 from agentkd.types import Floats
 
 if TYPE_CHECKING:
-    from agentkd.measure.attack import Attack
+    from agentkd.distillation.attack import Attack
 
 _ENVIRONMENTS = 4
 """Few, so that an executor drives early: the first does after 32 ticks."""
@@ -232,8 +232,8 @@ class Bench:
         self, case: Case, others: Sequence[str], setting: Setting, rows: Rows | None = None
     ) -> None:
         """Load and measure the planner."""
+        from agentkd.distillation.attack import units
         from agentkd.distillation.loop import kind_of_planner
-        from agentkd.measure.attack import units
 
         self.case, self.setting = case, setting
         self._others = tuple(others)
@@ -324,7 +324,7 @@ class Bench:
     def _lived(
         self, arm: Arm, labels: int, seed: int, under: str, watch: Callable[[str], None]
     ) -> dict[str, Any]:
-        from agentkd.measure.attack import Attacked
+        from agentkd.distillation.attack import Attacked
 
         key = arm, labels, seed
         if key not in self._made:

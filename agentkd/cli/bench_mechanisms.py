@@ -123,7 +123,7 @@ def _asked(options: Options) -> tuple[tuple[Case, ...], tuple[Mechanism, ...], S
         ConfigError: If one is invalid.
     """
     from agentkd.bench.mechanisms import Setting, find_mechanisms
-    from agentkd.measure.attack import Attack
+    from agentkd.distillation.attack import Attack
 
     if options.seeds < 1 or options.episodes < 1 or min(options.labels, default=0) < 1:
         raise ConfigError(

@@ -13,8 +13,8 @@ from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentkd.cli.eval_view import EvalView
+    from agentkd.distillation.attack import Assault, Attack
     from agentkd.measure.agreement import Sample
-    from agentkd.measure.attack import Assault, Attack
     from agentkd.report.comparison import Candidate, Measured
     from agentkd.spec import Spec
 

@@ -12,9 +12,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
+from agentkd.distillation.attack import Assault, Attack, Attacked, units
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.measure.agreement import Sample, agreement_with
-from agentkd.measure.attack import Assault, Attack, Attacked, units
 from agentkd.measure.evaluate import Evaluation, evaluate
 from agentkd.measure.intervals import mean_interval, retention
 from agentkd.report.comparison import Candidate, Measured

@@ -19,7 +19,7 @@ from agentkd.report.report import Plot, Section, Series, Table, write_report
 if TYPE_CHECKING:
     from agentkd.cli.eval import Options
     from agentkd.cli.eval_view import EvalView
-    from agentkd.measure.attack import Assault, Attack
+    from agentkd.distillation.attack import Assault, Attack
 
 _COLUMNS = (
     "policy",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution, one_action
-from agentkd.executors.native import Native, compile_native
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
 from agentkd.types import ActionDist, Floats
 
@@ -84,42 +82,6 @@ class NumpyForm:
         return self._dist
 
 
-@final
-class NativeForm:
-    """A compiled executor.
-
-    Args:
-        native: The compiled executor.
-    """
-
-    __slots__ = ("_before", "_native", "executor", "memory", "obs", "run", "take")
-
-    def __init__(self, native: Native) -> None:
-        """Take over its buffers; without a memory, its functions as they are."""
-        self._native = native
-        self.executor, self.obs, self.memory = native.executor, native.obs, native.memory
-        self._before: Floats = np.zeros_like(native.memory)
-        self.take: Callable[[], Any] = native.take
-        self.run: Callable[[], int] = native.run
-        if native.executor.memory:
-            self.run = self._remembering
-
-    def _remembering(self) -> int:
-        self._before[:] = self.memory
-        failed = self._native.run()
-        if failed:
-            # Numbers that overflowed once would stay.
-            self.memory[:] = self._before
-        return failed
-
-    def dist(self) -> ActionDist:
-        """Give the distribution that `run` decided by, one row."""
-        executor = self.executor
-        before = self._before[None]
-        outputs, _ = self._native.advance(self.obs[None], before)
-        return distribution(executor.head, outputs, executor.spec)
-
-
 def form(executor: Executor, *, native: bool = True) -> Form:
     """Bring an executor into the fastest form there is.
 
@@ -128,6 +90,9 @@ def form(executor: Executor, *, native: bool = True) -> Form:
         native: Whether it may be compiled.
     """
     if native:
+        # Not at the top: NumPy alone needs no compiler, and starts faster.
+        from agentkd.executors.native import NativeForm, compile_native
+
         compiled = compile_native(executor)
         if compiled is not None:
             return NativeForm(compiled)

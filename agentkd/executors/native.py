@@ -322,6 +322,42 @@ class Native:
         return distribution(self.executor.head, self.outputs(obs), self.executor.spec)
 
 
+@final
+class NativeForm:
+    """A compiled executor.
+
+    Args:
+        native: The compiled executor.
+    """
+
+    __slots__ = ("_before", "_native", "executor", "memory", "obs", "run", "take")
+
+    def __init__(self, native: Native) -> None:
+        """Take over its buffers; without a memory, its functions as they are."""
+        self._native = native
+        self.executor, self.obs, self.memory = native.executor, native.obs, native.memory
+        self._before: Floats = np.zeros_like(native.memory)
+        self.take: Callable[[], Any] = native.take
+        self.run: Callable[[], int] = native.run
+        if native.executor.memory:
+            self.run = self._remembering
+
+    def _remembering(self) -> int:
+        self._before[:] = self.memory
+        failed = self._native.run()
+        if failed:
+            # Numbers that overflowed once would stay.
+            self.memory[:] = self._before
+        return failed
+
+    def dist(self) -> ActionDist:
+        """Give the distribution that `run` decided by, one row."""
+        executor = self.executor
+        before = self._before[None]
+        outputs, _ = self._native.advance(self.obs[None], before)
+        return distribution(executor.head, outputs, executor.spec)
+
+
 def compile_native(executor: Executor) -> Native | None:
     """Make the native form of an executor, checked against NumPy.
 

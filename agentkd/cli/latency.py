@@ -1,4 +1,4 @@
-"""`agentkd bench latency`: how long one decision takes, in every form."""
+"""`agentkd latency`: how long one decision takes, in every form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LARGEST = 1_000_000
 class Options:
     """Measure how long one decision takes, in every form.
 
-    Examples: agentkd bench latency runs/demo/executor.akd agentkd bench latency --obs 17 --actions
-    6 agentkd bench latency runs/demo/executor.akd --planner policies/lunarlander
+    Examples: agentkd latency runs/demo/executor.akd agentkd latency --obs 17 --actions 6 agentkd
+    latency runs/demo/executor.akd --planner policies/lunarlander
     """
 
     executor: tyro.conf.Positional[Path | None] = None
@@ -106,7 +106,7 @@ def run(options: Options) -> int:
     if options.other_python is not None:
         latencies = _with_other(options, executor, latencies)
     bill = _bill(console, options, forms, obs)
-    from agentkd.cli.bench_latency_report import show_and_write
+    from agentkd.cli.latency_report import show_and_write
 
     show_and_write(console, options, executor, planner, latencies, timer(), bill)
     return 0

@@ -54,7 +54,7 @@ lint: $(STAMP)
 clean:
 	rm -rf runs .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 	  .ruff_cache MUJOCO_LOG.TXT
-	find agentkd envs examples policies tests -name __pycache__ -type d -prune \
+	find agentkd benchmarks envs examples policies tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt | python

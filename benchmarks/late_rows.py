@@ -1,46 +1,45 @@
 """What a robot earns with a planner that is four ticks late, on both clocks.
 
-    python benchmarks/late_rows.py --seeds 10
-
 The robot is HalfCheetah-v5; the planner is a saved actor, rolled out for 16 rows in an exact model,
-200 ms late at 20 Hz. Each arm lives the same 240 ticks from a seed:
-
-* executor: the executor alone.
-* late: rows as they come, by default.
-* late, untested: the same with `trust=None`, as it was before late rows were judged.
-* ahead: rows for the state in which they arrive, by an exact model.
-* ahead, virtual: the same under the virtual clock, in the wall clock's order of events.
-
-The executor is distilled first, for 40 s, unless its file is given.
+200 ms late at 20 Hz. Each arm lives the same 240 ticks from a seed.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.table import Table
 
 from agentkd import Agent, Process, read_bundle
+from agentkd.distillation.loop import Budget
 from agentkd.executors.executor import Executor
+from agentkd.report.report import Section
 from agentkd.runtime import InlinePlanner, RollForward, StrategyOptions
 from benchmarks.cheetah import PLANNER, Chunk, lived
+from benchmarks.planners import Case, kept_executor
+from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 
 _TICKS, _HZ, _LATE = 240, 20.0, 4
 _ARMS = ("executor", "late", "late, untested", "ahead", "ahead, virtual")
+_CASE = Case("sac-HalfCheetah-v5", "HalfCheetah-v5", PLANNER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Measure what late rows cost, and what a roll-forward gains."""
+class Options(Place):
+    """Measure what late rows cost, and what a roll-forward gains.
+
+    Five arms live the same ticks: the executor alone; rows as they come, by default (late); the
+    same with `trust=None`, as it was before late rows were judged (late, untested); rows for the
+    state in which they arrive, by an exact model (ahead); the same under the virtual clock, in the
+    wall clock's order of events (ahead, virtual).
+
+    Example: python -m benchmarks late_rows --seeds 10
+    """
 
     seeds: int = 10
     """Seeds; the environment is reset with each."""
@@ -48,28 +47,25 @@ class Options:
     """The first of them."""
     executor: Path | None = None
     """An executor file; by default one is distilled for 40 s."""
-    out: Path = Path("runs/late-rows")
-    """Where the executor and the table go."""
 
 
-def main(options: Options) -> None:
-    """Live all arms and seeds, and print the table."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.executor or options.out / "executor.akd"
-    if not file.exists():
-        command = ["distill", "HalfCheetah-v5", "--planner", PLANNER, "--seconds", "40"]
-        where = ["--out", str(options.out), "--overwrite"]
-        subprocess.run([sys.executable, "-m", "agentkd", *command, *where], check=True)
-    executor = read_bundle(file).executor
-    earned: dict[str, list[float]] = {arm: [] for arm in _ARMS}
+def works(options: Options) -> Iterator[Work]:
+    """List all arms and seeds."""
+
+    # Distilled when it is first needed: all else may be known from an earlier run.
+    @cache
+    def executor() -> Executor:
+        if options.executor is not None:
+            return read_bundle(options.executor).executor
+        return kept_executor(_CASE, "mlp:64,64", Budget(seconds=40), options.out)
+
+    def live(arm: str, seed: int) -> dict[str, Any]:
+        return {"return": _live(executor(), arm, seed)}
+
     for seed in range(options.seed, options.seed + options.seeds):
         for arm in _ARMS:
-            earned[arm].append(_live(executor, arm, seed))
-        told = ", ".join(f"{arm} {earned[arm][-1]:.0f}" for arm in _ARMS)
-        sys.stderr.write(f"seed {seed}: {told}\n")
-    table = _table(earned)
-    Console(width=100).print(table)
-    (options.out / "late-rows.json").write_text(json.dumps(earned, indent=1))
+            key = {"arm": arm, "seed": seed}
+            yield Work(f"seed {seed}, {arm}", key, partial(live, arm, seed))
 
 
 def _live(executor: Executor, arm: str, seed: int) -> float:
@@ -100,22 +96,39 @@ def _virtual(agent: Agent, seed: int) -> float:
     return total
 
 
-def _table(earned: dict[str, list[float]]) -> Table:
-    table = Table("arm", "mean", "lowest", "highest", "of the better*", title="Returns")
-    better = np.maximum(earned["executor"], earned["ahead, virtual"])
-    for arm, values in earned.items():
-        base = better if "ahead" in arm else np.asarray(earned["executor"])
-        share = np.asarray(values) / base
-        table.add_row(
-            arm,
-            f"{np.mean(values):.0f}",
-            f"{min(values):.0f}",
-            f"{max(values):.0f}",
-            f"{share.mean():.3f} ({share.min():.3f} … {share.max():.3f})",
-        )
-    table.caption = "* executor; for ahead the better of executor and virtual clock"
-    return table
+def _returns(rows: Sequence[Result]) -> list[float]:
+    return [row["return"] for row in rows]
 
 
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+COLUMNS = [
+    Column("arm", lambda rows: rows[0]["arm"]),
+    Column("mean", lambda rows: float(np.mean(_returns(rows))), ".0f"),
+    Column("lowest", lambda rows: min(_returns(rows)), ".0f"),
+    Column("highest", lambda rows: max(_returns(rows)), ".0f"),
+]
+_BETTER = "* executor; for ahead the better of executor and virtual clock"
+
+
+def findings(_: Options, results: Sequence[Result]) -> Findings:
+    """Show each arm beside the executor, and ahead beside what it could be."""
+    earned = {(r["arm"], r["seed"]): r["return"] for r in results}
+
+    def shares(rows: Sequence[Result]) -> str:
+        bases = ["executor", *(["ahead, virtual"] if "ahead" in rows[0]["arm"] else [])]
+        found = [
+            row["return"] / max(earned.get((b, row["seed"]), np.nan) for b in bases) for row in rows
+        ]
+        return f"{np.mean(found):.3f} ({min(found):.3f} … {max(found):.3f})"
+
+    columns = [*COLUMNS, Column("of the better*", shares)]
+    arms = grouped(results, "arm").values()
+    return Findings([Section("Returns", "", table(columns, arms, _BETTER))])
+
+
+def brief(result: Result) -> str:
+    """Give the return."""
+    return f"{result['return']:.0f}"
+
+
+BENCHMARK = Benchmark("late_rows", works, findings, brief, ("seeds", "seed"))
+run = BENCHMARK.run

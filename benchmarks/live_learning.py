@@ -1,39 +1,32 @@
 """Whether live learning harms a good executor: long runs, with the gate and without.
 
-    python benchmarks/live_learning.py --planners DIR
-
-DIR holds saved planners in folders such as `sac-HalfCheetah-v5`. For each robot an executor is
-distilled once. Then it acts alone, and in each arm it acts while a distiller learns from the
-planner's labels. The question is whether, after the first ticks, any window of ticks falls below
-half of the mean that the executor reaches alone.
-
-Each run is a file in the output folder; a run whose file is there is not repeated, so that the
-command goes on where it was interrupted.
+For each robot an executor is distilled once. Then it acts alone, and in each arm it acts while a
+distiller learns from the planner's labels. The question is whether, after the first ticks, any
+window of ticks falls below half of the mean that the executor reaches alone.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.table import Table
 
-from agentkd import Agent, Process, env_spec, load_planner, read_bundle, write_bundle
+from agentkd import Agent, Process, env_spec, load_planner, read_bundle
+from agentkd.distillation.loop import Budget
+from agentkd.distillation.service import build
 from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.report.report import Section
 from agentkd.runtime import InlineDistiller, InlinePlanner, ProcessDistiller, WallClock
 from agentkd.spec import to_json
+from benchmarks.planners import Case, executor_file
+from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 
 _LATENCY = 2
 """Ticks by which the planner's labels are late under the virtual clock."""
@@ -72,8 +65,13 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Measure whether live learning harms a good executor."""
+class Options(Place):
+    """Measure whether live learning harms a good executor.
+
+    DIR holds saved planners in folders such as `sac-HalfCheetah-v5`.
+
+    Example: python -m benchmarks live_learning --planners DIR
+    """
 
     planners: Path
     """The folder with saved planners."""
@@ -105,71 +103,23 @@ class Options:
     """Labels that each executor is distilled from first."""
     jobs: int = 1
     """Runs at the same time under the virtual clock."""
-    out: Path = Path("runs/live-learning")
-    """Where executors, runs and tables go."""
+    out: Path | None = Path("runs/live-learning")
+    """Where executors and the report go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run to make.
-
-    Attributes:
-        robot: The robot's name.
-        arm: The arm's name; "alone" for the executor without a distiller.
-        seed: Of the environment and of the distiller.
-        options: Of all runs.
-    """
-
-    robot: str
-    arm: str
-    seed: int
-    options: Options
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides its result, as JSON values."""
-        names = ["ticks", "window", "clock", "distil_labels"]
-        if self.arm != "alone":
-            names += ["hz"] if self.options.clock == "wall" else ["steps"]
-            names += ["batch"]
-        return {name: getattr(self.options, name) for name in names}
-
-    @property
-    def file(self) -> Path:
-        """Where its result lies."""
-        name = f"{self.robot}-{self.arm}-{self.options.clock}-{self.seed}.json"
-        return self.options.out / name
-
-    def result(self) -> dict[str, Any] | None:
-        """Read its result, None if it was not made with the same settings."""
-        try:
-            found: dict[str, Any] = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return None
-        return found if found.get("settings") == self.settings else None
-
-
-def planner_of(robot: Robot, options: Options) -> str:
-    """Return the reference of a robot's planner."""
+def case_of(name: str, options: Options) -> Case:
+    """Return a robot with its planner."""
+    robot = ROBOTS[name]
     own = Path(__file__).parents[1] / robot.planner
-    return str(own if own.is_dir() else options.planners / robot.planner)
+    planner = own if own.is_dir() else options.planners / robot.planner
+    return Case(name, robot.env, str(planner))
 
 
 def executor_of(name: str, options: Options) -> Path:
     """Distil a robot's executor if it is not there, and return its file."""
-    import torch
-
-    from agentkd.distillation.loop import Budget, distill
-
-    file = options.out / f"{name}.akd"
-    if not file.exists():
-        torch.set_num_threads(1)
-        robot = ROBOTS[name]
-        print(f"distilling {robot.env} from {options.distil_labels:,} labels", flush=True)
-        budget = Budget(labels=options.distil_labels)
-        made = distill(robot.env, planner_of(robot, options), budget=budget)
-        write_bundle(file, made.executor, {"env": robot.env}, labels=made.kept)
-    return file
+    assert options.out is not None
+    budget = Budget(labels=options.distil_labels)
+    return executor_file(case_of(name, options), "mlp:64,64", budget, options.out)
 
 
 def environment(robot: Robot) -> gym.Env[Any, Any]:
@@ -180,24 +130,27 @@ def environment(robot: Robot) -> gym.Env[Any, Any]:
     return env
 
 
-def live(run: Run) -> dict[str, Any]:
-    """Make a run and write its result."""
+def live(name: str, arm: str, seed: int, options: Options) -> dict[str, Any]:
+    """Make a run.
+
+    Args:
+        name: The robot's.
+        arm: The arm's; "alone" for the executor without a distiller.
+        seed: Of the environment and of the distiller.
+        options: Of all runs.
+    """
     import torch
 
-    from agentkd.distillation.service import build
-
     torch.set_num_threads(1)
-    options, robot = run.options, ROBOTS[run.robot]
-    file = options.out / f"{run.robot}.akd"
-    executor = read_bundle(file).executor
+    robot, file = ROBOTS[name], executor_of(name, options)
     env = environment(robot)
     spec = env_spec(env)
     ports: dict[str, Any] = {}
-    wall = options.clock == "wall" and run.arm != "alone"
-    if run.arm != "alone":
-        reference = planner_of(robot, options)
-        how: dict[str, Any] = {"executor": str(file), "seed": run.seed}
-        how |= {"batch": options.batch, **ARMS[run.arm]}
+    wall = options.clock == "wall" and arm != "alone"
+    if arm != "alone":
+        reference = case_of(name, options).planner
+        how: dict[str, Any] = {"executor": str(file), "seed": seed}
+        how |= {"batch": options.batch, **ARMS[arm]}
         if wall:
             asked = {"ref": reference, "spec": to_json(spec), "access": {}}
             planner: Any = Process("agentkd.planners.spawn:build", asked)
@@ -212,8 +165,8 @@ def live(run: Run) -> dict[str, Any]:
     began = time.monotonic()
     windows = [0.0]
     clock = WallClock(1 / options.hz) if wall else None
-    with Agent(executor, **ports) as agent:
-        obs, _ = env.reset(seed=run.seed)
+    with Agent(read_bundle(file).executor, **ports) as agent:
+        obs, _ = env.reset(seed=seed)
         if clock is not None:
             clock.start()
         for tick in range(1, options.ticks + 1):
@@ -228,118 +181,17 @@ def live(run: Run) -> dict[str, Any]:
                 windows.append(0.0)
         metrics = agent.metrics()
     env.close()
-    result = {
-        "robot": run.robot,
-        "arm": run.arm,
-        "seed": run.seed,
-        "settings": run.settings,
+    return {
         "windows": [round(each, 2) for each in windows[: options.ticks // options.window]],
         "swaps": metrics["swaps_total"],
-        "refused": metrics["swaps_refused_total"],
+        "refused": sum(metrics["swaps_refused_total"].values()),
         "agreement": metrics["executor_agreement"],
         "seconds": round(time.monotonic() - began, 1),
     }
-    fresh = run.file.with_suffix(".tmp")
-    fresh.write_text(json.dumps(result))
-    fresh.replace(run.file)
-    return result
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        robot: The robot.
-        arm: The arm.
-        seed: The run's seed.
-        alone: The mean window of the executor alone, over all its runs.
-        mean: This run's mean window.
-        worst: Its worst window.
-        below: How many windows fell below half of `alone`.
-        last: The mean of its last ten windows.
-        swaps: Executors swapped in.
-        refused: Candidates refused.
-    """
-
-    robot: str
-    arm: str
-    seed: int
-    alone: float
-    mean: float
-    worst: float
-    below: int
-    last: float
-    swaps: int
-    refused: int
-
-
-def rows(results: Sequence[Mapping[str, Any]], options: Options) -> list[Row]:
-    """Compare the runs of each robot with its executor alone."""
-    first = options.settle // options.window
-    out = []
-    for robot in options.robots:
-        of_it = [each for each in results if each["robot"] == robot]
-        alone = [each["windows"][first:] for each in of_it if each["arm"] == "alone"]
-        mean = float(np.mean(alone)) if alone else float("nan")
-        for each in of_it:
-            late = np.asarray(each["windows"][first:])
-            out.append(
-                Row(
-                    robot=robot,
-                    arm=each["arm"],
-                    seed=each["seed"],
-                    alone=round(mean, 1),
-                    mean=round(float(late.mean()), 1),
-                    worst=round(float(late.min()), 1),
-                    below=int((late < mean / 2).sum()),
-                    last=round(float(late[-10:].mean()), 1),
-                    swaps=each["swaps"],
-                    refused=sum(each["refused"].values()),
-                )
-            )
-    return out
-
-
-def write_tables(found: Sequence[Row], out: Path) -> None:
-    """Write all rows as CSV and Markdown."""
-    names = list(asdict(found[0]))
-    lines = [[str(value) for value in asdict(row).values()] for row in found]
-    csv = "\n".join(",".join(line) for line in [names, *lines])
-    (out / "runs.csv").write_text(csv + "\n")
-    marks = [names, ["---"] * len(names), *lines]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in marks)
-    (out / "runs.md").write_text(text + "\n")
-
-
-def summary(found: Sequence[Row]) -> Table:
-    """Return the table of robots and arms."""
-    table = Table(title="live learning")
-    heads = ("robot", "arm", "runs", "alone", "mean", "worst window", "runs that fell")
-    for head in (*heads, "swaps", "refused"):
-        table.add_column(head, justify="left" if head in ("robot", "arm") else "right")
-    for robot, arm in dict.fromkeys((row.robot, row.arm) for row in found):
-        each = [row for row in found if (row.robot, row.arm) == (robot, arm)]
-        table.add_row(
-            robot,
-            arm,
-            str(len(each)),
-            f"{each[0].alone:.1f}",
-            f"{np.mean([row.mean for row in each]):.1f}",
-            f"{min(row.worst for row in each):.1f}",
-            f"{sum(row.below > 0 for row in each)}",
-            f"{np.mean([row.swaps for row in each]):.1f}",
-            f"{np.mean([row.refused for row in each]):.1f}",
-        )
-    return table
-
-
-def check(options: Options) -> None:
-    """Validate the options.
-
-    Raises:
-        ConfigError: With the value and what would fit.
-    """
+def works(options: Options) -> Iterator[Work]:
+    """List the runs of all robots and arms."""
     for names, known in ((options.robots, ROBOTS), (options.arms, ARMS)):
         for name in names:
             if name not in known:
@@ -349,38 +201,88 @@ def check(options: Options) -> None:
             f"ticks={options.ticks}, settle={options.settle}, window={options.window}, "
             f"runs={options.runs}: settle has to be below ticks, the rest above 0."
         )
+    if options.clock == "wall" and options.jobs > 1:
+        raise ConfigError("--jobs: runs on the wall clock would disturb each other.")
+    if options.out is None:
+        raise ConfigError("--out: executors need a folder.")
+    for seed in range(options.seed, options.seed + options.runs):
+        for robot in options.robots:
+            for arm in ("alone", *options.arms):
+                key = {"robot": robot, "arm": arm, "seed": seed}
+                run = partial(live, robot, arm, seed, options)
+                yield Work(f"{robot} {arm} {seed}", key, run)
 
 
-def main(options: Options) -> int:
-    """Make the runs that are missing and print the table."""
-    check(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+def prepare(options: Options) -> None:
+    """Distil the executors before several runs need them at the same time."""
     for name in options.robots:
         executor_of(name, options)
-    wanted = [
-        Run(robot, arm, options.seed + index, options)
-        for index in range(options.runs)
-        for robot in options.robots
-        for arm in ("alone", *options.arms)
-    ]
-    missing = [run for run in wanted if run.result() is None]
-    jobs = 1 if options.clock == "wall" else options.jobs
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(live, run) for run in missing]):
-            made = done.result()
-            late = made["windows"][options.settle // options.window :]
-            print(
-                f"{made['robot']} {made['arm']} {made['seed']}: worst {min(late):.1f}, "
-                f"last {late[-1]:.1f}, swaps {made['swaps']}, refused "
-                f"{made['refused']}, {made['seconds']} s",
-                flush=True,
+
+
+def rows_of(results: Sequence[Result], options: Options) -> list[dict[str, Any]]:
+    """Compare the runs of each robot and arm with the executor alone.
+
+    `alone` is the mean window of the executor alone, over all its runs; `fell` counts the runs with
+    a window below half of that, after the first ticks.
+    """
+    first, found = options.settle // options.window, []
+    for (robot,), own in grouped(results, "robot").items():
+        arms = grouped(own, "arm")
+        runs = arms.get(("alone",), [])
+        alone = np.mean([each["windows"][first:] for each in runs] or [np.nan])
+        for (arm,), each in arms.items():
+            windows = np.array([run["windows"][first:] for run in each])
+            found.append(
+                {
+                    "robot": robot,
+                    "arm": arm,
+                    "runs": len(each),
+                    "alone": alone,
+                    "mean": windows.mean(),
+                    "worst": windows.min(),
+                    "fell": int((windows.min(axis=1) < alone / 2).sum()),
+                    **{k: np.mean([run[k] for run in each]) for k in _COUNTS},
+                }
             )
-    results = [each for run in wanted if (each := run.result()) is not None]
-    lines = rows(results, options)
-    write_tables(lines, options.out)
-    Console().print(summary(lines))
-    return 0 if all(line.below == 0 for line in lines if line.arm == "gate") else 1
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+_COUNTS = ("swaps", "refused")
+COLUMNS = [
+    *(Column(name, name) for name in ("robot", "arm")),
+    Column("runs", "runs", ","),
+    *(Column(name, name, ".1f") for name in ("alone", "mean", "worst")),
+    Column("fell", "fell", ","),
+    *(Column(name, name, ".1f") for name in _COUNTS),
+]
+_CAPTION = (
+    "Rewards of windows: the executor's alone, the mean, the worst. Fell: runs with a "
+    "window below half of the executor's alone."
+)
+
+
+def findings(options: Options, results: Sequence[Result]) -> Findings:
+    """Show the arms of each robot; with the gate no window may fall."""
+    rows = rows_of(results, options)
+    passed = not any(row["fell"] for row in rows if row["arm"] == "gate")
+    section = Section("Live learning", "", table(COLUMNS, rows, _CAPTION))
+    return Findings([section], passed=passed)
+
+
+def brief(result: Result) -> str:
+    """Give the last window and the swaps."""
+    return (
+        f"last window {result['windows'][-1]:.1f}, swaps {result['swaps']}, refused "
+        f"{result['refused']}, {result['seconds']} s"
+    )
+
+
+BENCHMARK = Benchmark(
+    "live_learning",
+    works,
+    findings,
+    brief,
+    ("planners", "robots", "arms", "runs", "seed", "settle"),
+    prepare,
+)
+run = BENCHMARK.run

@@ -1,7 +1,8 @@
 """Runs a command that sends itself a signal when something happens.
 
 python -m tests.signalled SIGNAL EVENT COMMAND …: EVENT is "import:MODULE", or
-"MODULE:FUNCTION[@N]", the N-th call of a function; FUNCTION may be Class.method.
+"MODULE:FUNCTION[@N]", the N-th call of a function; FUNCTION may be Class.method. A COMMAND that
+begins with "benchmarks" is one of `python -m benchmarks`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def main() -> int:
     else:
         on_call(int(number), event)
     sys.argv = ["agentkd", *words]
+    if words[0] == "benchmarks":
+        from benchmarks.__main__ import main as benchmarks
+
+        return benchmarks(words[1:])
     from agentkd.cli.main import main as agentkd
 
     return agentkd(words)

@@ -16,15 +16,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.bench.ticks import measure
-from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.measure.live import ArmLook, Interrupt, Lived, Setting, live
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats
-from tests.waiting import longer
 
 SPEC = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), DiscreteSpec(2))
 SETTING = Setting(
@@ -164,22 +161,3 @@ def test_looks_tell_how_far_an_arm_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(live(setting, "executor", always(1), ones, None, looks.append))
     assert looks
     assert all(look.done == pytest.approx(look.ticks / 2_000) for look in looks)
-
-
-def test_a_clock_is_measured_idle_and_busy() -> None:
-    """Every tick is a decision, and only the busy one has a planner's answers."""
-    for seconds in longer(1.0):
-        idle, busy = measure(hz=100.0, seconds=seconds, rounds=1)
-        for each in (idle, busy):
-            assert each.decisions == each.ticks > 0
-            assert each.ticks + each.missed <= 100 * seconds + 1
-        assert idle.answers == idle.steps == 0
-        if busy.answers:
-            return
-    raise AssertionError("a busy clock had no answer")
-
-
-def test_no_rounds_measure_nothing() -> None:
-    """At least one round is needed."""
-    with pytest.raises(ConfigError):
-        measure(rounds=0)

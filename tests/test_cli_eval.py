@@ -217,7 +217,7 @@ def test_what_is_for_another_environment_is_refused(
     write_report(tmp_path / "r", {"env": "Acrobot-v1", "returns": {"planner": [1]}}, [])
     assert main(["eval", ENV, str(tmp_path / "r")]) == 2
     assert "is about Acrobot-v1, not CartPole-v1" in capsys.readouterr().err
-    write_report(tmp_path / "b", {"env": ENV, "command": "bench latency"}, [])
+    write_report(tmp_path / "b", {"env": ENV, "command": "latency"}, [])
     assert main(["eval", ENV, str(tmp_path / "b")]) == 2
     assert "holds no returns" in capsys.readouterr().err
     assert main(["eval", "CartPol-v1", executor]) == 2

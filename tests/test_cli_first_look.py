@@ -49,9 +49,6 @@ def run(*words: str) -> tuple[str, str]:
     [
         (("distil", "CartPole-v1"), "'distill'"),
         (("distill", "CartPole-v1", "--plannner", "x"), "--plann"),
-        (("bench", "distill", "--secnds", "1"), "--sec"),
-        (("bench", "imitation", "A", "--planner", "x", "--methods", "pdd"), "pdd"),
-        (("bench", "mechanisms", "--sed", "1", "--planners", "."), "--sed"),
         (("distill", "CartPoll-v1", *PLANNER), "CartPole"),
         (("run", "nowhere:Env", *PLANNER), "nowhere"),
         (("eval", "tests.cli_planners:Braking", *PLANNER[1:]), "Breaking"),
@@ -60,7 +57,6 @@ def run(*words: str) -> tuple[str, str]:
         (("eval", "CartPole-v1", "nowhere.deep:planner"), "nowhere"),
         (("reinforce", "CartPole-v1", "--planner", "no/folder"), "no/folder"),
         (("serve", "no/folder"), "no/folder"),
-        (("bench", "distill", "--planners", "no/folder"), "no/folder"),
         ((*DISTIL, "--executor", "mpl:64,64"), "mlp"),
         ((*DISTIL, "--executor", "mlp:64,sixty"), "sixty"),
         (("run", "CartPole-v1", *PLANNER, "--executor", "no.akd"), "no.akd"),
@@ -71,7 +67,7 @@ def run(*words: str) -> tuple[str, str]:
         ((*DISTIL, "--env-args", "suton"), "KEY=VALUE"),
         ((*DISTIL, "--data", "no/folder"), "no/folder"),
         ((*DISTIL, "--vecnormalize", "no.pkl"), "no.pkl"),
-        (("bench", "realtime", "seams", "--out", __file__), "is a file"),
+        (("latency", "--obs", "3", "--out", __file__), "is a file"),
     ],
 )
 def test_a_typing_error_is_told_without_torch(words: tuple[str, ...], told: str) -> None:

@@ -41,14 +41,6 @@ def test_each_command_explains_each_option(name: str, capsys: pytest.CaptureFixt
         assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field
 
 
-def test_a_family_of_commands_names_its_members(capsys: pytest.CaptureFixture[str]) -> None:
-    """`agentkd bench` alone says what there is, and a wrong member what is near."""
-    assert main(["bench"]) == 2
-    assert "bench latency" in capsys.readouterr().out
-    assert main(["bench", "latecy"]) == 2
-    assert "Did you mean 'bench latency'?" in capsys.readouterr().err
-
-
 def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     """A typing error ends in status 2 and a suggestion."""
     assert main(["distil", "CartPole-v1"]) == 2

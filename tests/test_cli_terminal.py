@@ -33,8 +33,7 @@ FAST = {
     "run": "--learn-ticks 100 --ticks 60 --episodes 1 --log --overwrite",
     "run wall": "--learn-ticks 40 --seconds 1 --overwrite",
     "eval": "--episodes 2",
-    "bench latency": "--rounds 1 --seconds 0.01 --energy-seconds 0",
-    "bench ticks": "--seconds 0.3 --rounds 1 --hz 50",
+    "latency": "--rounds 1 --seconds 0.01 --energy-seconds 0",
     "record": "--labels 200 --episodes 1",
     "reinforce": "--steps 256 --rollout 32 --environments 2 --episodes 1",
     "inspect": "",
@@ -47,8 +46,6 @@ FAST = {
 
 def kind_of(command: str) -> str:
     """Which entry of FAST a command is shortened by."""
-    words = command.split()
-    name = " ".join(words[:2]) if words[0] == "bench" else words[0]
     for mark, more in (
         ("--executor auto", "distill auto"),
         ("--executor gru", "distill gru"),
@@ -57,7 +54,7 @@ def kind_of(command: str) -> str:
     ):
         if mark in command:
             return more
-    return name
+    return command.split(maxsplit=1)[0]
 
 
 def short(command: str) -> list[str]:
@@ -72,7 +69,11 @@ def short(command: str) -> list[str]:
 
 
 def in_terminal(
-    words: Sequence[str], folder: Path, columns: int = 80, **environment: str
+    words: Sequence[str],
+    folder: Path,
+    columns: int = 80,
+    program: str = "agentkd",
+    **environment: str,
 ) -> tuple[int, str]:
     """Run a command in a pseudo-terminal; its status and all that it showed."""
     ours, theirs = pty.openpty()
@@ -80,7 +81,7 @@ def in_terminal(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
     known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
     child = subprocess.Popen(
-        [sys.executable, "-m", "agentkd", *words],
+        [sys.executable, "-m", program, *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -133,7 +134,7 @@ def executor(folder: Path) -> Path:
 
 def test_the_readme_s_commands_are_known() -> None:
     """A command that is new in the README has to be made short here."""
-    assert len(COMMANDS) >= 15
+    assert len(COMMANDS) >= 14
     assert {kind_of(command) for command in COMMANDS} <= set(FAST)
 
 
@@ -151,24 +152,7 @@ def test_each_command_of_the_readme_works_in_a_terminal(
     fine(in_terminal(words, folder))
 
 
-CART = "CartPole-v1=tests.cli_planners:balance"
-TABLE = "--env CartPole-v1 --planner tests.cli_planners:balance --latencies 1"
 OTHERS = (
-    f"bench distill --pairs {CART} --seconds 1 --seeds 1 --episodes 1",
-    ("bench mechanisms --planners planners --mechanisms soft --labels 200 --seeds 1 --episodes 1"),
-    "bench int8 --planners planners --labels 300 --episodes 2",
-    (
-        "bench imitation LunarLander-v3 --planner planners/ppo-LunarLander-v3 "
-        "--methods agentkd --seconds 1 --episodes 1 --target 0.99"
-    ),
-    (
-        "bench realtime delay --planners planners --names ppo-LunarLander-v3 "
-        "--delays 1 --episodes 1 --distil-seconds 1 --ways async,runtime"
-    ),
-    f"bench realtime table {TABLE} --executor EXECUTOR --episodes 1",
-    "bench realtime faults --hz 100 --seconds 1 --faults none",
-    "bench realtime seams --seconds 3",
-    "bench realtime ticks --hz 50 --seconds 1 --rounds 1 --no-chunks",
     "freeze planners/ppo-LunarLander-v3/planner.zip --out executor.akd --overwrite",
     "distill --data labels --seconds 1 --episodes 1 --out runs/data --overwrite",
 )
@@ -193,6 +177,29 @@ def test_every_other_command_with_progress_works_in_a_terminal(
     """It ends with status 0, and nothing in its live display fails."""
     words = command.replace("EXECUTOR", str(cart)).split()
     fine(in_terminal(words, folder))
+
+
+CART = "CartPole-v1=tests.cli_planners:balance"
+TABLE = "--env CartPole-v1 --planner tests.cli_planners:balance --latencies 1"
+PPO = "planners/ppo-LunarLander-v3"
+BENCHMARKS = (
+    f"retention --pairs {CART} --seconds 1 --seeds 1 --episodes 1",
+    "mechanisms --planners planners --mechanisms soft --labels 99 --episodes 1",
+    "int8 --planners planners --labels 300 --episodes 2",
+    f"libraries LunarLander-v3 --planner {PPO} --methods ppd --episodes 1 --target 0",
+    "delay --planners planners --delays 1 --episodes 1 --distil-seconds 1",
+    f"late_planner {TABLE} --executor EXECUTOR --episodes 1",
+    "faults --hz 100 --seconds 1 --faults none",
+    "seams --seconds 3",
+    "ticks --hz 50 --seconds 1 --rounds 1 --chunks",
+)
+
+
+@pytest.mark.parametrize("command", BENCHMARKS, ids=lambda text: text[:24])
+def test_every_benchmark_works_in_a_terminal(command: str, folder: Path, cart: Path) -> None:
+    """It ends with status 0, and nothing in its live display fails."""
+    words = command.replace("EXECUTOR", str(cart)).split()
+    fine(in_terminal(words, folder, program="benchmarks"))
 
 
 @pytest.mark.parametrize(

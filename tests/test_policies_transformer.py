@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentkd.bench.suite import find_cases
 from agentkd.executors.network import Trace
 from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
 from agentkd.planners.torch_view import opened
 from agentkd.types import Categorical
+from benchmarks.planners import find_cases
 from policies import transformer
 from policies.transformer.train import ENVIRONMENT, train
 

@@ -1,4 +1,4 @@
-"""After a kill at any moment `distill` and `bench` go on from what they had."""
+"""After a kill at any moment `distill` goes on from what it had."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_ch
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.loop import Budget, distill
 from agentkd.distillation.source import CollectionOptions
-from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.errors import LoadError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.report.report import prepare_out
-from agentkd.report.rows import Rows
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
 from tests.waiting import ENOUGH
@@ -240,74 +239,6 @@ def test_starting_does_not_count_as_learning(monkeypatch: pytest.MonkeyPatch) ->
     assert 10.0 <= result.seconds < 12.0
     assert result.steps > 0
     assert not result.interrupted
-
-
-BENCH = ["bench", "distill", "--pairs", f"CartPole-v1={PLANNER}", "--episodes", "2"]
-
-
-@pytest.mark.parametrize(
-    ("event", "kept"),
-    [
-        ("agentkd.bench.suite:evaluate@2", 2),
-        ("agentkd.bench.suite:evaluate@3", 3),
-        ("agentkd.report.report:write_whole@5", 4),
-    ],
-)
-def test_a_bench_that_was_killed_goes_on(event: str, kept: int, tmp_path: Path) -> None:
-    """Planner, random actions and each seed's run are kept as they end."""
-    out = tmp_path / "out"
-    words = [*BENCH, "--executor", "linear", "--seconds", "0.5", "--seeds", "2"]
-    words += ["--out", str(out)]
-    killed = run(event, *words)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    files = sorted((out / "rows").glob("*.json"))
-    assert len(files) == kept
-    before = {file: file.read_bytes() for file in files}
-    ended = run("none", *words, "--resume")
-    assert ended.returncode == 0, ended.stderr
-    assert all(file.read_bytes() == data for file, data in before.items())
-    data = json.loads((out / "report.json").read_text())
-    assert [each["seed"] for each in data["entries"][0]["runs"]] == [0, 1]
-    assert len(list((out / "rows").glob("*.json"))) == 4
-
-
-def test_a_row_is_made_once_and_again_where_it_is_damaged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A row depends on its key; one that does not have its sum is not believed."""
-    made: list[int] = []
-
-    def make() -> dict[str, Any]:
-        made.append(1)
-        return {"value": float("nan"), "returns": [1.5, 2.0]}
-
-    Rows(tmp_path).once({"seed": 1}, make)
-    rows = Rows(tmp_path, resume=True)
-    assert rows.once({"seed": 1}, make)["returns"] == [1.5, 2.0]
-    assert len(made) == 1
-    rows.once({"seed": 2}, make)
-    assert len(made) == 2
-    file = next((tmp_path / "rows").glob("*.json"))
-    whole = file.read_text()
-    for text in (whole[:40], "", "[]", whole.replace("1.5", "2.5")):
-        file.write_text(text)
-        count = len(made)
-        rows.once({"seed": 1}, make)
-        rows.once({"seed": 2}, make)
-        assert len(made) == count + 1
-    assert "damaged" in caplog.text
-    Rows(tmp_path).once({"seed": 1}, make)
-    assert len(made) == 7
-    with pytest.raises(ConfigError, match="--out"):
-        Rows(None, resume=True)
-
-
-def test_overwriting_removes_the_rows(tmp_path: Path) -> None:
-    """A new run begins anew; a damaged row never comes from another one."""
-    prepare_out(tmp_path / "out")
-    Rows(tmp_path / "out").once({"seed": 1}, dict)
-    prepare_out(tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "rows").exists()
 
 
 FULL = """

@@ -20,7 +20,7 @@ def first_look(command: str, options: Any) -> None:
     """Check the options that all commands have alike, the quick ones first.
 
     Args:
-        command: Its name, such as "bench distill".
+        command: Its name, such as "distill".
         options: Its options; by their names it is known what they are.
 
     Raises:
@@ -94,10 +94,9 @@ def _check_executor(text: str) -> None:
 
 
 def _check_out(command: str, options: Any) -> None:
-    place = getattr(options, "place", options)
-    out = getattr(place, "out", None)
-    folder = command in _FOLDERS or command.startswith("bench ") or command == "eval"
-    if not folder or not hasattr(place, "overwrite"):
+    out = getattr(options, "out", None)
+    # `freeze` writes a file.
+    if command == "freeze" or not hasattr(options, "overwrite"):
         return
     env = getattr(options, "env", "")
     if out is None and command in _FOLDERS and env:
@@ -106,7 +105,7 @@ def _check_out(command: str, options: Any) -> None:
         from agentkd.report.report import check_out
 
         resume = getattr(options, "resume", False)
-        check_out(out, overwrite=place.overwrite, resume=resume)
+        check_out(out, overwrite=options.overwrite, resume=resume)
 
 
 def _texts(options: Any, *names: str) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from types import TracebackType
@@ -16,6 +16,23 @@ from agentkd.cli.output import lasting_output
 from agentkd.cli.signals import like_ctrl_c
 from agentkd.errors import AgentkdError, StatisticsError, did_you_mean
 from agentkd.printable import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program with commands.
+
+    Attributes:
+        name: What is typed before a command.
+        about: What it is for, in a sentence.
+        commands: By name, the module with `Options` and `run`, what the command does, and an
+            example.
+    """
+
+    name: str
+    about: str
+    commands: Mapping[str, tuple[str, str, str]]
+
 
 _COMMANDS = {
     "distill": (
@@ -53,65 +70,15 @@ _COMMANDS = {
         "a decision log: what was decided and why; replay the run",
         "agentkd log runs/demo/decisions-runtime.akdlog --replay",
     ),
-    "bench latency": (
-        "agentkd.cli.bench_latency",
+    "latency": (
+        "agentkd.cli.latency",
         "how long one decision takes, in every form",
-        "agentkd bench latency runs/demo/executor.akd",
-    ),
-    "bench ticks": (
-        "agentkd.cli.bench_ticks",
-        "whether a clock is kept while planner and distiller work",
-        "agentkd bench ticks --hz 1000 --seconds 30",
-    ),
-    "bench realtime delay": (
-        "agentkd.cli.bench_realtime_delay",
-        "what a planner's delay costs: async, sequential, runtime",
-        "agentkd bench realtime delay --planners DIR",
-    ),
-    "bench realtime table": (
-        "agentkd.cli.bench_realtime_table",
-        "planner alone, executor alone, runtime, over the planner's latency",
-        "agentkd bench realtime table --env ENV --planner REF --executor FILE",
-    ),
-    "bench realtime faults": (
-        "agentkd.cli.bench_realtime_faults",
-        "a planner killed, hung, slowed, corrupted in the middle of a run",
-        "agentkd bench realtime faults --hz 1000",
-    ),
-    "bench realtime seams": (
-        "agentkd.cli.bench_realtime_seams",
-        "where chunks of actions meet: what is skipped, how far it jumps",
-        "agentkd bench realtime seams --blend 16",
-    ),
-    "bench realtime ticks": (
-        "agentkd.cli.bench_realtime_ticks",
-        "a clock under load: ours, rtgym's, openpi-client's",
-        "agentkd bench realtime ticks --other-python others/bin/python",
-    ),
-    "bench distill": (
-        "agentkd.cli.bench_distill",
-        "what distillation keeps, over many planners and seeds",
-        "agentkd bench distill --planners DIR --seconds 60 --seeds 3",
-    ),
-    "bench imitation": (
-        "agentkd.cli.bench_imitation",
-        "time to a target, against DAgger, BC and PPD's methods",
-        "agentkd bench imitation CartPole-v1 --planner DIR --python OTHER/bin/python",
+        "agentkd latency runs/demo/executor.akd",
     ),
     "freeze": (
         "agentkd.cli.freeze",
         "an SB3 policy as an executor file, as it is",
         "agentkd freeze runs/ppo/best_model.zip",
-    ),
-    "bench mechanisms": (
-        "agentkd.cli.bench_mechanisms",
-        "what each mechanism of distillation changes, with and without",
-        "agentkd bench mechanisms --planners DIR --mechanisms soft auto",
-    ),
-    "bench int8": (
-        "agentkd.cli.bench_int8",
-        "what executors keep of their return in integers",
-        "agentkd bench int8 --planners DIR --episodes 40 LunarLander=100",
     ),
     "inspect": (
         "agentkd.cli.inspect",
@@ -134,31 +101,35 @@ _COMMANDS = {
         "agentkd footprint runs/demo/executor.akd --int8",
     ),
 }
+AGENTKD = Program(
+    "agentkd", "A slow planner thinks; a tiny executor, distilled from it, acts in time.", _COMMANDS
+)
 _DEBUG = "AGENTKD_DEBUG"
 _PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "torch")
 """What the extra "train" brings."""
 
 
-def overview(family: str = "") -> str:
-    """What `agentkd --help` says; of a family of commands, what its members do."""
+def overview(program: Program = AGENTKD) -> str:
+    """Return what `--help` says without a command."""
     lines = [
-        "A slow planner thinks; a tiny executor, distilled from it, acts in time.",
+        program.about,
         "",
-        "usage: agentkd COMMAND …      agentkd COMMAND --help explains each option",
+        f"usage: {program.name} COMMAND …",
+        f"       {program.name} COMMAND --help explains each option",
         "",
     ]
-    for name, (_, does, example) in _COMMANDS.items():
-        if name.startswith(family):
-            lines += [f"  {name:<22}{does}", f"{'':24}{example}"]
+    for name, (_, does, example) in program.commands.items():
+        lines += [f"  {name:<15}{does}", f"{'':17}{example}"]
     lines += ["", "  --version, --help", f"  {_DEBUG}=1 shows where an error came from"]
     return "\n".join(lines) + "\n"
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None, program: Program = AGENTKD) -> int:
     """Run a command.
 
     Args:
-        words: What follows "agentkd"; by default this process's own.
+        words: What follows the program's name; by default this process's own.
+        program: The program.
 
     Returns:
         0 if it did what it should, 1 if what it ran failed, 2 if it was asked for something that
@@ -168,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if words is None:
         sys.excepthook = _show_traceback
     with lasting_output() as output, like_ctrl_c() as ending:
-        status = ending.status(_main(words))
+        status = ending.status(_main(words, program))
         output.flush()
         if output.error is not None:
             sys.stderr.write(f"Standard output: {output.error.strerror}\n")
@@ -176,25 +147,21 @@ def main(words: Sequence[str] | None = None) -> int:
         return status
 
 
-def _main(words: Sequence[str] | None) -> int:
+def _main(words: Sequence[str] | None, program: Program) -> int:
     asked = list(sys.argv[1:] if words is None else words)
     if not asked or asked[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview())
+        sys.stdout.write(overview(program))
         return 0
     if asked[0] == "--version":
         sys.stdout.write(f"agentkd {version('agentkd')}\n")
         return 0
     name = asked.pop(0)
-    while any(known.startswith(f"{name} ") for known in _COMMANDS):
-        if not asked or asked[0] in ("-h", "--help"):
-            sys.stdout.write(overview(f"{name} "))
-            return 0 if asked else 2
-        name = f"{name} {asked.pop(0)}"
-    if name not in _COMMANDS:
-        sys.stderr.write(f"No command {name!r}.{did_you_mean(name, _COMMANDS)}\n")
+    if name not in program.commands:
+        near = did_you_mean(name, program.commands)
+        sys.stderr.write(f"No command {name!r}.{near}\n")
         return 2
     try:
-        return _run(name, asked)
+        return _run(name, asked, program)
     except (AgentkdError, OSError) as error:
         # What the system refuses names the path: too long, not allowed, a full disk.
         if os.environ.get(_DEBUG):
@@ -221,15 +188,15 @@ def _show_traceback(
     sys.stderr.write(printable(text, lines=True))
 
 
-def _run(name: str, words: Sequence[str]) -> int:
+def _run(name: str, words: Sequence[str], program: Program) -> int:
     import tyro
 
     from agentkd.cli.first_look import first_look
 
-    home, _, _ = _COMMANDS[name]
+    home, _, _ = program.commands[name]
     try:
         command = import_module(home)
-        options = tyro.cli(command.Options, args=words, prog=f"agentkd {name}")
+        options = tyro.cli(command.Options, args=words, prog=f"{program.name} {name}")
         options = _with_arguments(options)
         first_look(name, options)
         with warnings.catch_warnings():

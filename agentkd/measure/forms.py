@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
-from agentkd.bench.forms_torch import executorch, torch_eager, torchscript
 from agentkd.executors.executor import Executor, one_action
 from agentkd.executors.native import compile_native
+from agentkd.measure.forms_torch import executorch, torch_eager, torchscript
 from agentkd.measure.latency import Form
 from agentkd.runtime.agent import Agent
 from agentkd.spec import Spec

@@ -1,4 +1,4 @@
-"""`agentkd bench latency`: how long one decision takes, in every form."""
+"""`agentkd latency`: how long one decision takes, in every form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LARGEST = 1_000_000
 class Options:
     """Measure how long one decision takes, in every form.
 
-    Examples: agentkd bench latency runs/demo/executor.akd agentkd bench latency --obs 17 --actions
-    6 agentkd bench latency runs/demo/executor.akd --planner policies/lunarlander
+    Examples: agentkd latency runs/demo/executor.akd agentkd latency --obs 17 --actions 6 agentkd
+    latency runs/demo/executor.akd --planner policies/lunarlander
     """
 
     executor: tyro.conf.Positional[Path | None] = None
@@ -106,7 +106,7 @@ def run(options: Options) -> int:
     if options.other_python is not None:
         latencies = _with_other(options, executor, latencies)
     bill = _bill(console, options, forms, obs)
-    from agentkd.cli.bench_latency_report import show_and_write
+    from agentkd.cli.latency_report import show_and_write
 
     show_and_write(console, options, executor, planner, latencies, timer(), bill)
     return 0
@@ -116,8 +116,8 @@ def _with_other(
     options: Options, executor: Executor, latencies: tuple[Latency, ...]
 ) -> tuple[Latency, ...]:
     """Have another Python time what this one cannot."""
-    from agentkd.bench.elsewhere import time_elsewhere
-    from agentkd.bench.forms_torch import EXECUTORCH
+    from agentkd.measure.forms_torch import EXECUTORCH
+    from agentkd.measure.other_python import time_elsewhere
 
     return tuple(
         time_elsewhere(
@@ -225,7 +225,7 @@ def _forms(options: Options, executor: Executor, planner: Planner | None) -> lis
     forms = executor_forms(executor)
     ours = "planner here"
     try:
-        from agentkd.bench.sb3_model import NAME, sb3_form
+        from agentkd.measure.sb3_model import NAME, sb3_form
         from agentkd.planners.adapt import from_object
     except ModuleNotFoundError as error:
         reason = missing(error, "train")

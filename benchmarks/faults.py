@@ -1,31 +1,35 @@
-"""A planner that is killed, stopped, slowed or answers garbage while ticks go on."""
+"""A planner killed, hung, slowed or corrupted in the middle of a run."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 import numpy as np
 
-from agentkd.bench.realtime.cadence import Cadence, Metronome, cadence
-from agentkd.bench.ticks import ACTIONS, OBS, SPEC
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
+from agentkd.report.report import Section
 from agentkd.runtime.planner_process import ProcessPlanner
 from agentkd.runtime.process import Patience, Process
 from agentkd.runtime.runtime import Runtime
 from agentkd.types import Floats, SquashedGaussian
+from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
+from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 
 Fault = Literal["none", "killed", "stopped", "slowed", "garbage"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-MEANING = {
+_MEANING = {
     "none": "nothing is done to it",
     "killed": "SIGKILL",
     "stopped": "SIGSTOP, so that it hangs",
@@ -33,35 +37,36 @@ MEANING = {
     "garbage": "NaN in each answer, until it is started again",
 }
 _SLOWER = 10.0
+_ANSWER = 0.002
+"""Seconds that an answer takes."""
 _LOOK = 0.002
 _GIVE_UP = 300.0
 """Seconds that a run goes on for a planner that has not recovered at its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Survived:
-    """How a run went in which something happened to the planner.
+@dataclass(frozen=True, kw_only=True)
+class Options(Place):
+    """Kill, stop, slow down and corrupt a planner in the middle of a run at 1 kHz.
 
-    Attributes:
-        fault: What happened.
-        cadence: How evenly actions came.
-        decisions: Decisions; as many as ticks, or some were lost.
-        sources: Decisions by who decided.
-        answers: The planner's answers.
-        restarts: How often it was started again, by cause.
-        recovery: Seconds from the fault, or from its end where it has one, to the first answer
-            after it; NaN without a fault, and if there was none.
-        error: The planner's last words.
+    After a third of the run it is killed (SIGKILL), stopped (SIGSTOP), made to answer ten times
+    slower for a third of the run, or made to answer NaN. Decisions that were lost would be the
+    runtime's fault: there have to be none, and no more missed cycles than in the run in which
+    nothing happens. How soon answers come again depends on how long a start takes, and for a
+    planner that hangs on --patience, which is 1 s here and 30 s by default.
+
+    Example: python -m benchmarks faults
     """
 
-    fault: str
-    cadence: Cadence
-    decisions: int
-    sources: dict[str, int]
-    answers: int
-    restarts: dict[str, int]
-    recovery: float
-    error: str
+    hz: float = 1000.0
+    """Ticks per second."""
+    seconds: float = 12.0
+    """How long each run is."""
+    rounds: int = 1
+    """How often each fault happens, in turns."""
+    faults: tuple[Fault, ...] = FAULTS
+    """Which faults."""
+    patience: float = 1.0
+    """Seconds of silence after which the planner counts as hung."""
 
 
 @final
@@ -88,61 +93,30 @@ class Stub:
         return SquashedGaussian(mean, np.zeros_like(mean))
 
 
-def survive(
-    fault: Fault,
-    *,
-    hz: float = 1000.0,
-    seconds: float = 12.0,
-    answer_seconds: float = 0.002,
-    patience: float = 1.0,
-) -> Survived:
+def survive(fault: Fault, options: Options) -> dict[str, Any]:
     """Run, and let something happen to the planner after a third of the time.
 
-    Args:
-        fault: What.
-        hz: Ticks per second.
-        seconds: How long the run is. It goes on until the planner answers again, for 300 s at most.
-        answer_seconds: How long an answer takes.
-        patience: Seconds of silence after which the planner counts as hung.
-
-    Raises:
-        ConfigError: If the fault is unknown, or a number is invalid.
+    The run goes on until the planner answers again, for 300 s at most.
     """
-    if fault not in FAULTS:
-        raise ConfigError(f"No fault {fault!r}: {', '.join(FAULTS)}.")
-    if not hz > 0 or not seconds > 0 or not answer_seconds > 0 or not patience > 0:
-        raise ConfigError("hz, seconds, answer_seconds and patience: above 0.")
+    # What befalls the planner is in the table.
+    logging.getLogger("agentkd.runtime").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        orders = Path(folder) / "orders"
-        run = _Run(fault, hz, seconds, answer_seconds, patience, orders)
+        run = _Run(fault, options, Path(folder) / "orders")
         return asyncio.run(run.live())
 
 
 @final
 class _Run:
-    def __init__(
-        self,
-        fault: Fault,
-        hz: float,
-        seconds: float,
-        answer_seconds: float,
-        patience: float,
-        orders: Path,
-    ) -> None:
-        self._fault, self._hz, self._seconds = fault, hz, seconds
-        self._orders = orders
-        self._answer_seconds = answer_seconds
+    def __init__(self, fault: Fault, options: Options, orders: Path) -> None:
+        self._fault, self._orders = fault, orders
+        self._hz, self._seconds = options.hz, options.seconds
         self._port = ProcessPlanner(
-            Process(
-                "agentkd.bench.realtime.faults:Stub",
-                {"seconds": answer_seconds, "orders": str(orders)},
-                nice=5,
-            ),
-            patience=Patience(answer=patience),
+            Process("benchmarks.faults:Stub", {"seconds": _ANSWER, "orders": str(orders)}, nice=5),
+            patience=Patience(answer=options.patience),
         )
         self._recovery = float("nan")
 
-    async def live(self) -> Survived:
+    async def live(self) -> dict[str, Any]:
         world = Metronome(
             OBS, round(self._hz * (self._seconds + _GIVE_UP)) + 1000, time.perf_counter_ns
         )
@@ -161,16 +135,20 @@ class _Run:
         sources = {
             source: sum(reasons.values()) for source, reasons in metrics["decisions_total"].items()
         }
-        return Survived(
-            fault=self._fault,
-            cadence=cadence([world.moments], self._hz),
-            decisions=sum(sources.values()),
-            sources=sources,
-            answers=metrics["planner_answers_total"],
-            restarts=metrics["planner_restarts_total"],
-            recovery=self._recovery,
-            error=metrics["planner_error"],
-        )
+        found = cadence([world.moments], self._hz)
+        decisions = sum(sources.values())
+        return {
+            "cadence": asdict(found),
+            "missed_share": found.share,
+            "decisions": decisions,
+            "lost": found.ticks - decisions,
+            "sources": sources,
+            "answers": metrics["planner_answers_total"],
+            "restarts": metrics["planner_restarts_total"],
+            # To the first answer after the fault, or after its end where it has one.
+            "recovery": self._recovery,
+            "error": metrics["planner_error"],
+        }
 
     async def _harm(self, runtime: Runtime) -> None:
         await asyncio.sleep(self._seconds / 3)
@@ -222,3 +200,62 @@ async def _until(done: Callable[[], Any]) -> None:
         if done():
             return
         await asyncio.sleep(_LOOK)
+
+
+def works(options: Options) -> Iterator[Work]:
+    """List the faults, in turns."""
+    if not options.faults or options.rounds < 1:
+        raise ConfigError("--faults and --rounds: at least one.")
+    for name in ("hz", "seconds", "patience"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise ConfigError(f"--{name} {getattr(options, name)}: above 0.")
+    for number in range(options.rounds):
+        for fault in options.faults:
+            yield Work(
+                f"{fault}, round {number + 1}",
+                {"fault": fault, "round": number},
+                partial(survive, fault, options),
+            )
+
+
+def _restarts(result: Result) -> str:
+    return ", ".join(f"{n} {why}" for why, n in result["restarts"].items() if n) or "–"
+
+
+def _late(name: str, result: Result) -> float:
+    return float(result["cadence"]["late_us"][name])
+
+
+COLUMNS = [
+    Column("planner", "fault"),
+    Column("ticks", lambda r: r["cadence"]["ticks"], ","),
+    Column("lost", "lost", ","),
+    Column("missed", lambda r: r["cadence"]["missed"], ","),
+    Column("share", "missed_share", ".3%"),
+    *(Column(name, partial(_late, name), ",.0f") for name in LATE[1:]),
+    Column("restarts", _restarts),
+    Column("back", "recovery", ".3f"),
+]
+_CAPTION = (
+    "Lost: ticks without a decision. Missed: periods without a tick. p99 to max: µs by "
+    "which the time from one action to the next exceeded the period. Back: seconds "
+    "until answers came again."
+)
+
+
+def findings(options: Options, results: Sequence[Result]) -> Findings:
+    """Show what was lost under each fault."""
+    lost = sum(each["lost"] for each in results)
+    meaning = "\n\n".join(f"{each}: {_MEANING[each]}" for each in options.faults)
+    title = f"What befalls a planner at {options.hz:g} Hz"
+    section = Section(title, meaning, table(COLUMNS, results, _CAPTION))
+    return Findings([section], f"{lost} decisions were lost.", not lost)
+
+
+def brief(result: Result) -> str:
+    """Give what was lost."""
+    return f"{result['lost']} lost, {result['missed_share']:.3%} missed"
+
+
+BENCHMARK = Benchmark("faults", works, findings, brief, ("rounds", "faults"))
+run = BENCHMARK.run

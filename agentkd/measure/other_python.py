@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import agentkd
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.executors.executor import Executor
 from agentkd.measure.latency import Latency
@@ -37,7 +36,7 @@ def time_elsewhere(
         file = Path(folder) / "executor.akd"
         write_bundle(file, executor)
         # This library and none of the packages that lie beside it.
-        home = Path(str(agentkd.__file__)).parent
+        home = Path(__file__).parents[1]
         (Path(folder) / "agentkd").symlink_to(home, target_is_directory=True)
         words = [python, "-m", __name__, str(file), str(seconds), str(rounds)]
         try:
@@ -68,7 +67,7 @@ def main() -> None:
     """Time ExecuTorch for the file, seconds and rounds on the command line."""
     import torch
 
-    from agentkd.bench.forms_torch import executorch
+    from agentkd.measure.forms_torch import executorch
     from agentkd.measure.latency import measure, observations
 
     torch.set_num_threads(1)

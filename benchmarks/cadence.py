@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd.errors import ConfigError
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats
+
+OBS, ACTIONS = 17, 6
+SPEC = Spec(
+    ObsSpec((Part("", "box", (OBS,), "float32"),)),
+    BoxSpec((-1.0,) * ACTIONS, (1.0,) * ACTIONS, (ACTIONS,)),
+)
+"""Of the robot that costs nothing."""
+LATE = ("p50", "p99", "p99.9", "max")
+"""The figures of `Cadence.late_us`."""
 
 _GAP = 1.5
 """Periods without an action from which on there is a gap."""
@@ -59,19 +69,14 @@ def cadence(rounds: Sequence[NDArray[np.int64]], hz: float) -> Cadence:
         raise ConfigError("Single actions tell nothing of their cadence.")
     period = 1e9 / hz
     late = np.maximum(apart - period, 0.0) / 1e3
-    p50, p99, p999 = np.percentile(late, [50, 99, 99.9])
+    figures = [*np.percentile(late, [50, 99, 99.9]), late.max()]
     span = float(apart.sum())
     gaps = apart > _GAP * period
     return Cadence(
         ticks=sum(len(each) for each in rounds),
         missed=int(np.maximum(np.rint(apart / period) - 1, 0).sum()),
         hz=len(apart) / span * 1e9,
-        late_us={
-            "p50": float(p50),
-            "p99": float(p99),
-            "p99.9": float(p999),
-            "max": float(late.max()),
-        },
+        late_us={name: float(us) for name, us in zip(LATE, figures, strict=True)},
         uncommanded=float((apart[gaps] - period).sum() / span),
         longest_ms=float(apart.max()) / 1e6,
     )

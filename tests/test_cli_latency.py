@@ -1,4 +1,4 @@
-"""`agentkd bench latency`, and the forms that it times."""
+"""`agentkd latency`, and the forms that it times."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from agentkd import dists
-from agentkd.bench.elsewhere import time_elsewhere
-from agentkd.bench.sb3_model import sb3_form
-from agentkd.cli.bench_latency_report import base_of
+from agentkd.cli.latency_report import base_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError
@@ -22,6 +20,8 @@ from agentkd.measure import latency
 from agentkd.measure.energy import Bill, Energy
 from agentkd.measure.forms import acting_form, alike, executor_forms, policy_form
 from agentkd.measure.latency import Form, measure, observations
+from agentkd.measure.other_python import time_elsewhere
+from agentkd.measure.sb3_model import sb3_form
 from agentkd.planners import load_planner
 from agentkd.spec import (
     ActionSpec,
@@ -189,7 +189,7 @@ def test_the_table_compares_with_sb3(tmp_path: Path, capsys: pytest.CaptureFixtu
     """A file and a planner in; every form out, on the screen and in the report."""
     file = tmp_path / "e.akd"
     write_bundle(file, initial("mlp:8", load_planner(str(PLANNER)).spec))
-    words = ["bench", "latency", str(file), "--planner", str(PLANNER)]
+    words = ["latency", str(file), "--planner", str(PLANNER)]
     short = [
         "--seconds",
         "0.02",
@@ -204,7 +204,7 @@ def test_the_table_compares_with_sb3(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     data = report(tmp_path / "out")
     assert undocumented(data, data["forms"][0]) == []
-    assert data["command"] == "bench latency"
+    assert data["command"] == "latency"
     assert data["planner_name"] == "PPO"
     assert data["ratio_to"] == "SB3 predict"
     names = [form["name"] for form in data["forms"]]
@@ -236,10 +236,10 @@ def test_what_is_missing_is_a_row_that_says_so(
     """Without ONNX and SB3 the others are timed, and their rows name the package."""
     for name in ("onnx", "onnxruntime", "stable_baselines3", "sb3_contrib"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("agentkd.deploy.onnx", "agentkd.bench.sb3_model"):
+    for name in ("agentkd.deploy.onnx", "agentkd.measure.sb3_model"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    words = ["bench", "latency", "--obs", "3", "--actions", "2"]
+    words = ["latency", "--obs", "3", "--actions", "2"]
     assert main([*words, "--seconds", "0.02", "--rounds", "1", "--energy-seconds", "0"]) == 0
     said = capsys.readouterr().out
     assert "agentkd[export]" in said
@@ -264,7 +264,7 @@ def test_what_cannot_be_meant_is_refused(
     words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each wrong word ends in status 2 with the reason."""
-    assert main(["bench", "latency", *words]) == 2
+    assert main(["latency", *words]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
@@ -274,7 +274,7 @@ def test_an_executor_and_a_planner_are_for_one_environment(
     """They are not compared if their observations differ."""
     file = tmp_path / "e.akd"
     write_bundle(file, initial("mlp:8", Spec(OBS, DiscreteSpec(4))))
-    words = ["bench", "latency", str(file), "--planner", str(PLANNER)]
+    words = ["latency", str(file), "--planner", str(PLANNER)]
     assert main(words) == 2
     assert "error: " in capsys.readouterr().err
 
@@ -297,7 +297,7 @@ def test_energy_stands_in_the_table_with_how_it_is_known(
     rows = (Energy("NumPy", 123.4, 1000, 1.0, 1.0), Energy("Agent.act", 8.8, 9, 1.0, 1.0))
     bill = Bill(rows, "estimate", "Energy is an estimate: such and such.", float("nan"))
     monkeypatch.setattr("agentkd.measure.energy.measure", lambda *_, **__: bill)
-    words = ["bench", "latency", "--obs", "3", "--actions", "2", "--seconds", "0.02"]
+    words = ["latency", "--obs", "3", "--actions", "2", "--seconds", "0.02"]
     assert main([*words, "--rounds", "1", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "µJ" in said

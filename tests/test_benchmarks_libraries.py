@@ -16,13 +16,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from agentkd import dists
-from agentkd.bench import imitation_run, versus
-from agentkd.bench.versus import Contest, Outcome, Snapshot, export
-from agentkd.cli.main import main
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import load_planner
 from agentkd.spec import MultiBinarySpec, ObsSpec, Part, Spec, env_spec
+from benchmarks import imitation_script, libraries
+from benchmarks.__main__ import main
+from benchmarks.libraries import Contest, Options, export
 from tests.cli_reports import report, undocumented
 
 
@@ -46,7 +46,7 @@ def test_the_planner_that_others_are_given_is_the_planner(
     export(executor, tmp_path / "planner.npz")
     made = gym.make(env)
     spaces = made.observation_space, made.action_space
-    expert = imitation_run.Expert(*spaces, str(tmp_path / "planner.npz"))
+    expert = imitation_script.Expert(*spaces, str(tmp_path / "planner.npz"))
     size = executor.spec.obs.size
     obs = np.random.default_rng(0).standard_normal((50, size)).astype(np.float32)
     theirs, _ = expert.predict(obs, deterministic=True)
@@ -73,26 +73,13 @@ class Running(BaseFeaturesExtractor):
 
 
 def contest(folder: Path, env: str = "CartPole-v1", **more: Any) -> Contest:
-    """A contest over a small planner, in which nothing is watched."""
+    """A contest over a small planner."""
     spec = env_spec(gym.make(env))
     kind = DQN if env == "CartPole-v1" else PPO
     ref = saved(folder, kind, env)
-    options: dict[str, Any] = {
-        "env": env,
-        "spec": spec,
-        "planner": load_planner(ref, spec),
-        "ref": ref,
-        "executor": "mlp:6,5",
-        "target": 0.95,
-        "seconds": 1.0,
-        "planner_return": 500.0,
-        "random_return": 20.0,
-        "episodes": 2,
-        "eval_seed": 0,
-        "seed": 0,
-        "watch": lambda _, __: None,
-    }
-    return Contest(**{**options, **more})
+    how: dict[str, Any] = {"executor": "mlp:6,5", "seconds": 1.0, "episodes": 2}
+    options = Options(env=env, planner=ref, eval_seed=0, **{**how, **more})
+    return Contest(options, spec, load_planner(ref, spec), 500.0, 20.0)
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
@@ -109,7 +96,7 @@ def test_what_they_learn_is_measured_as_it_acts(env: str, tmp_path: Path) -> Non
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(2.0)
-    imitation_run.save(policy, tmp_path / "snapshot.npz")
+    imitation_script.save(policy, tmp_path / "snapshot.npz")
     executor = contest(tmp_path, env)._imported(tmp_path / "snapshot.npz")
     shape = 50, executor.spec.obs.size
     obs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -147,11 +134,13 @@ def test_a_method_goes_on_until_the_target_is_kept(
     """Each snapshot is measured, and then whoever made it is told to go on or stop."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    monkeypatch.setattr(imitation_run, "__file__", str(script))
-    outcome = contest(tmp_path, target=target).run("imitation DAgger", sys.executable)
-    assert outcome.fault == ""
-    assert [each.seconds for each in outcome.snapshots] == [1.0, 2.0, 3.0, 4.0, 5.0][:taken]
-    assert (outcome.reached is None) == (target > 0)
+    monkeypatch.setattr(imitation_script, "__file__", str(script))
+    outcome = contest(tmp_path, target=target, python=sys.executable).run("imitation DAgger")
+    assert outcome["fault"] == ""
+    seconds = [each["seconds"] for each in outcome["snapshots"]]
+    assert seconds == [1.0, 2.0, 3.0, 4.0, 5.0][:taken]
+    reached = outcome["snapshots"][0] if target < 0 else None
+    assert outcome["reached"] == reached
 
 
 def test_a_python_without_imitation_is_told(
@@ -160,39 +149,29 @@ def test_a_python_without_imitation_is_told(
     """Its last words are the reason; without any Python the method is left out."""
     script = tmp_path / "script.py"
     script.write_text("raise ImportError('no imitation here')")
-    monkeypatch.setattr(imitation_run, "__file__", str(script))
-    outcome = contest(tmp_path).run("imitation BC", sys.executable)
-    assert "no imitation here" in outcome.fault
-    assert "--python" in contest(tmp_path).run("imitation BC", None).fault
+    monkeypatch.setattr(imitation_script, "__file__", str(script))
+    outcome = contest(tmp_path, python=sys.executable).run("imitation BC")
+    assert "no imitation here" in outcome["fault"]
+    assert "--python" in contest(tmp_path).run("imitation BC")["fault"]
 
 
 @pytest.mark.parametrize("method", ["student-driven", "teacher-driven", "ppd"])
 def test_the_methods_of_ppd_leave_snapshots(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their clocks run, and they end when their time is over."""
-    monkeypatch.setattr(versus, "_EVERY", 0.05)
-    outcome = contest(tmp_path, seconds=0.2, target=9.0).run(method, None)
-    seconds = [each.seconds for each in outcome.snapshots]
+    monkeypatch.setattr(libraries, "_EVERY", 0.05)
+    outcome = contest(tmp_path, seconds=0.2, target=9.0).run(method)
+    seconds = [each["seconds"] for each in outcome["snapshots"]]
     assert seconds == sorted(seconds)
     assert seconds[-1] >= 0.2
-    assert outcome.snapshots[-1].labels > 0
-
-
-def test_the_first_that_keeps_the_target_counts() -> None:
-    """Later ones are not looked at, nor is a fall after it."""
-    snapshots = tuple(Snapshot(n, n, kept) for n, kept in enumerate((0.2, 0.96, 0.1)))
-    outcome = Outcome("agentkd", snapshots, 0.95)
-    assert outcome.reached is snapshots[1]
-    assert Outcome("agentkd", snapshots, 0.97).reached is None
+    assert outcome["snapshots"][-1]["labels"] > 0
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    """Executors without layers, unknown methods, planners of several choices."""
+    """Executors without layers, planners of several choices."""
     with pytest.raises(ConfigError, match="linear"):
-        contest(tmp_path, executor="linear").run("ppd", None)
-    with pytest.raises(ConfigError, match="dagger"):
-        contest(tmp_path).run("dagger", None)
+        contest(tmp_path, executor="linear").run("ppd")
     from agentkd.executors.architecture import initial
 
     several = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), MultiBinarySpec(2))
@@ -204,16 +183,17 @@ def test_the_command_leaves_a_table_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a method could not be had, with the reason."""
-    monkeypatch.setattr(versus, "_EVERY", 0.05)
+    monkeypatch.setattr(libraries, "_EVERY", 0.05)
     out = tmp_path / "out"
-    words = ["bench", "imitation", "CartPole-v1", "--planner", saved(tmp_path)]
+    words = ["libraries", "CartPole-v1", "--planner", saved(tmp_path)]
     words += ["--methods", "imitation BC", "ppd", "--seconds", "0.1", "--episodes", "2"]
     assert main([*words, "--out", str(out), "--target", "99"]) == 0
     said = capsys.readouterr().out
     assert "--python" in said
     data = report(out)
-    assert undocumented(data, *data["entries"]) == []
-    assert [each["method"] for each in data["entries"]] == ["imitation BC", "ppd"]
+    snapshots = [each["snapshots"][0] for each in data["results"] if each["snapshots"]]
+    assert undocumented(data, *data["results"], *snapshots) == []
+    assert [each["method"] for each in data["results"]] == ["imitation BC", "ppd"]
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--methods", "gail"])
     assert "gail" in capsys.readouterr().err

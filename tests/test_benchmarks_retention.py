@@ -1,4 +1,4 @@
-"""The suite finds planners, and its figures are what they are called."""
+"""Planners are found, and figures are what they are called."""
 
 from __future__ import annotations
 
@@ -8,49 +8,30 @@ import numpy as np
 import pytest
 from stable_baselines3 import DQN
 
-from agentkd.bench.suite import (
-    Case,
-    Row,
-    Run,
-    cases_of,
-    find_cases,
-    interquartile_mean,
-    kept,
-    labelling_rate,
-    megabytes,
-)
-from agentkd.cli.main import main
 from agentkd.errors import ConfigError
-from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.intervals import Interval
 from agentkd.types import Categorical, Floats, State
+from benchmarks.__main__ import main
+from benchmarks.planners import Case, cases_of, find_cases
+from benchmarks.retention import interquartile_mean, labelling_rate, megabytes, retention
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 
-CASE = Case("ppo-Nothing-v0", "Nothing-v0", "nowhere")
 
-
-def row(*runs: tuple[float, ...]) -> Row:
-    """A planner of 10 over random actions of 0, and executors that got `runs`."""
-    return Row(
-        case=CASE,
-        executor="linear",
-        planner=Evaluation((10.0, 10.0), (1, 1)),
-        random=Evaluation((0.0, 0.0), (1, 1)),
-        runs=tuple(Run(i, returns, 1, 1.0) for i, returns in enumerate(runs)),
-        planner_parameters=100,
-        executor_parameters=10,
-    )
+def kept(*runs: tuple[float, ...]) -> Interval:
+    """What executors that got `runs` keep of a planner of 10 above chance's 0."""
+    return retention(runs, (10.0, 10.0), (0.0, 0.0))
 
 
 def test_retention_is_the_mean_over_seeds() -> None:
     """Executors of 8 and 10 keep 0.9 of a planner of 10."""
-    assert kept(row((8.0, 8.0), (10.0, 10.0))).mean == pytest.approx(0.9)
+    assert kept((8.0, 8.0), (10.0, 10.0)).mean == pytest.approx(0.9)
 
 
 def test_the_interval_holds_the_spread_of_seeds() -> None:
     """Seeds that differ widen it though each one's episodes are all alike."""
-    alike = kept(row((9.0, 9.0), (9.0, 9.0), (9.0, 9.0)))
-    apart = kept(row((8.0, 8.0), (9.0, 9.0), (10.0, 10.0)))
+    alike = kept((9.0, 9.0), (9.0, 9.0), (9.0, 9.0))
+    apart = kept((8.0, 8.0), (9.0, 9.0), (10.0, 10.0))
     assert alike.low == alike.high == pytest.approx(0.9)
     assert apart.low < 0.85
     assert apart.high > 0.95
@@ -128,12 +109,16 @@ def test_the_command_tells_rates_and_memory(
     model = DQN("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=kwargs)
     model.save(folder / "planner.zip")
     out = tmp_path / "out"
-    words = ["bench", "distill", "--planners", str(folder.parent), "--seconds", "1.5"]
+    words = ["retention", "--planners", str(folder.parent), "--seconds", "1.5"]
     words += ["--seeds", "1", "--episodes", "2", "--executor", "mlp:4"]
     assert main([*words, "--out", str(out)]) == 0
     data = report(out)
-    (entry,) = data["entries"]
-    assert undocumented(data, entry, *entry["runs"]) == []
-    for name in ("labels_per_second", "planner_labels_per_second", "megabytes"):
-        assert entry[name] > 0
+    planner, random, executor = data["results"]
+    assert [each["what"] for each in data["results"]] == ["planner", "random", "executor"]
+    assert undocumented(planner, random, executor, *data["retention"]) == []
+    assert planner["labels_per_second"] > 0
+    for name in ("labels", "seconds", "steps", "megabytes"):
+        assert executor[name] > 0
+    (row,) = data["retention"]
+    assert data["interquartile_mean"] == {"mlp:4": row["mean"]}
     assert "retention" in capsys.readouterr().out

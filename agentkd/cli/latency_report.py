@@ -1,4 +1,4 @@
-"""What `agentkd bench latency` says and writes."""
+"""What `agentkd latency` says and writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentkd.measure.latency import Latency
 from agentkd.report.report import Section, Table, write_report
 
 if TYPE_CHECKING:
-    from agentkd.cli.bench_latency import Options
+    from agentkd.cli.latency import Options
     from agentkd.measure.energy import Bill, Energy
     from agentkd.planners import Planner
 
@@ -111,7 +111,7 @@ def _data(
 ) -> dict[str, Any]:
     acts = next(each for each in latencies if each.name == _ACTS)
     return {
-        "command": "bench latency",
+        "command": "latency",
         "env": "",
         "executor": None if options.executor is None else str(options.executor),
         "architecture": executor.architecture,

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import DQN
 
-from agentkd.bench.mechanisms import MECHANISMS, Bench, Setting, find_mechanisms
-from agentkd.bench.suite import Case
-from agentkd.cli.main import main
-from agentkd.distillation.attack import Attack
 from agentkd.distillation.distiller import DistillerOptions
 from agentkd.errors import ConfigError
 from agentkd.measure.intervals import paired, student
+from benchmarks.__main__ import main
+from benchmarks.mechanisms import Options, Subject
+from benchmarks.pairs import MECHANISMS, find_mechanisms
+from benchmarks.planners import Case
 from tests.cli_reports import report, undocumented
 
 
@@ -75,50 +75,51 @@ def planners(tmp_path: Path) -> Path:
     return folder
 
 
-def bench(planners: Path, others: tuple[str, ...] = ()) -> Bench:
-    """One of them, with small budgets."""
-    case = Case("dqn", "CartPole-v1", str(planners / "dqn-CartPole-v1"))
-    setting = Setting("linear", (0, 1), 2, 1000, Attack("noise", 0.1))
-    return Bench(case, others, setting)
+def command(planners: Path, *more: str) -> list[str]:
+    """The benchmark of one of them, with small budgets."""
+    words = ["mechanisms", "--planners", str(planners), "--only", "dqn-CartPole-v1"]
+    return [*words, "--executor", "linear", "--episodes", "1", *more]
 
 
-def test_what_is_shared_is_distilled_once(planners: Path) -> None:
+def test_what_is_shared_is_distilled_once(planners: Path, tmp_path: Path) -> None:
     """Two mechanisms with one baseline compare with the same executors."""
-    one = bench(planners)
-    said: list[str] = []
-    first, second = find_mechanisms(["auto", "robust"])
-    (auto,) = one.compare(first, 100, said.append)
-    assert len([line for line in said if line.startswith("distilling")]) == 4
-    clean, noisy = one.compare(second, 100, said.append)
-    assert len([line for line in said if line.startswith("distilling")]) == 6
-    assert auto.without == clean.without
-    assert (clean.under, noisy.under) == ("", "noise")
-    assert auto.change.mean == pytest.approx(
-        sum(b - a for a, b in zip(auto.without, auto.within, strict=True)) / 2
-    )
-    assert auto.counts[0][0] == auto.counts[1][0] == 100
+    out = tmp_path / "out"
+    more = ["--labels", "100", "--seeds", "2", "--attack", "noise", "--out", str(out)]
+    assert main([*command(planners, *more), "--mechanisms", "auto", "robust"]) == 0
+    data = report(out)
+    runs = [each for each in data["results"] if each["what"] == "executor"]
+    # Three arms of two seeds; those without auto and without robust are the same.
+    assert len([each for each in runs if not each["under"]]) == 6
+    assert len([each for each in runs if each["under"]]) == 4
+    auto, clean, noisy = data["changes"]
+    assert auto["without"] == clean["without"]
+    assert (clean["under"], noisy["under"]) == ("", "noise")
+    pairs = zip(auto["without"], auto["with"], strict=True)
+    assert auto["change"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
+    assert auto["labels"] == [100, 100]
 
 
-def test_dear_labels_are_fewer_and_reuse_takes_more_steps(planners: Path) -> None:
+def test_dear_labels_are_fewer_and_reuse_takes_more_steps(planners: Path, tmp_path: Path) -> None:
     """An eighth of the labels at 8 queries each; four times the gradient steps."""
-    one = bench(planners)
-    dear, reuse = find_mechanisms(["votes-dear", "reuse"])
-    (found,) = one.compare(dear, 160, lambda _: None)
-    assert [count[0] for count in found.counts] == [160, 20]
-    (found,) = one.compare(reuse, 160, lambda _: None)
-    (_, before), (_, after) = found.counts
+    more = ["--labels", "160", "--seeds", "1", "--out", str(tmp_path / "out")]
+    names = ["--mechanisms", "votes-dear", "reuse"]
+    assert main([*command(planners, *more), *names]) == 0
+    dear, reuse = report(tmp_path / "out")["changes"]
+    assert dear["labels"] == [160, 20]
+    before, after = reuse["steps"]
     assert after == pytest.approx(4 * before, rel=0.1)
 
 
 def test_mechanisms_are_for_the_planners_they_fit(planners: Path) -> None:
     """Terms for boxes are none for choices; an ensemble needs another planner."""
-    alone = bench(planners)
-    both = bench(planners, (str(planners / "more-CartPole-v1"),))
+    case = Case("dqn", "CartPole-v1", str(planners / "dqn-CartPole-v1"))
+    alone = Subject(case, (), Options())
+    both = Subject(case, (str(planners / "more-CartPole-v1"),), Options())
     names = {each.name for each in MECHANISMS if alone.fits(each)}
     more = {each.name for each in MECHANISMS if both.fits(each)}
     assert more - names == {"ensemble"}
     assert not more & {"huber", "precision", "pre-tanh", "modes"}
-    assert {"soft", "auto", "gaps", "votes", "ask-uncertain"} <= names
+    assert {"soft", "auto", "gaps", "votes", "reuse"} <= names
 
 
 def test_the_command_compares_and_reports(
@@ -126,41 +127,39 @@ def test_the_command_compares_and_reports(
 ) -> None:
     """Mechanisms by name, or terms of one's own; the report names every key."""
     out = tmp_path / "out"
-    words = ["bench", "mechanisms", "--planners", str(planners), "--labels", "64"]
-    words += ["--only", "dqn-CartPole-v1", "--executor", "linear", "--seeds", "2"]
-    words += ["--episodes", "1"]
-    assert main([*words, "--mechanisms", "smooth", "ensemble", "--out", str(out)]) == 0
+    words = command(planners, "--labels", "64", "--seeds", "2")
+    names = ["--mechanisms", "augment", "ensemble"]
+    assert main([*words, *names, "--out", str(out)]) == 0
     data = report(out)
-    assert [(e["mechanism"], e["under"]) for e in data["entries"]] == [
-        ("smooth", ""),
-        ("smooth", "pgd"),
+    assert [(e["mechanism"], e["under"]) for e in data["changes"]] == [
+        ("augment", ""),
+        ("augment", "pgd"),
         ("ensemble", ""),
     ]
-    assert undocumented(data, data["entries"][0]) == []
+    keys = [*data["changes"][:1], *data["results"]]
+    assert undocumented(*keys) == []
     assert (out / "report.html").is_file()
     shutil.rmtree(out)
     assert main([*words, "--compare", "hard", "soft", "--out", str(out)]) == 0
-    assert report(out)["entries"][0]["about"] == "soft, not hard"
+    assert report(out)["changes"][0]["about"] == "soft, not hard"
     said = capsys.readouterr().out
-    assert "smooth under pgd" in said
+    assert "augment under pgd" in said
     for bad in (["--compare", "hard"], ["--mechanisms", "x"], ["--labels", "0"]):
         assert main([*words, *bad]) == 2
     for bad in (["--first-seed", "-1"], ["--reuse", "0"], ["--reuse", "2"]):
-        assert main([*words, *bad, "--mechanisms", "smooth"]) == 2
+        assert main([*words, *bad, "--mechanisms", "augment"]) == 2
     assert main([*words, "--only", "nobody"]) == 2
 
 
 def test_other_seeds_and_more_steps_may_be_asked_for(planners: Path, tmp_path: Path) -> None:
     """Settings are chosen on some seeds and measured on others; both are reported."""
-    words = ["bench", "mechanisms", "--planners", str(planners), "--labels", "64"]
-    words += ["--only", "dqn-CartPole-v1", "--executor", "linear", "--seeds", "1"]
-    words += ["--episodes", "1", "--compare", "match", "match + 0.01 slopes"]
+    words = command(planners, "--labels", "64", "--seeds", "1", "--first-seed", "7")
+    words += ["--compare", "match", "match + 0.01 slopes"]
     steps = []
     for reuse in ("1", "2"):
         out = tmp_path / reuse
-        more = ["--first-seed", "7", "--reuse", reuse, "--out", str(out)]
-        assert main([*words, *more]) == 0
+        assert main([*words, "--reuse", reuse, "--out", str(out)]) == 0
         data = report(out)
-        assert (data["first_seed"], data["reuse"]) == (7, float(reuse))
-        steps.append(data["entries"][0]["steps"])
+        assert {e["seed"] for e in data["results"] if e["what"] == "executor"} == {7}
+        steps.append(data["changes"][0]["steps"])
     assert steps[1] == [2 * each for each in steps[0]]

@@ -1,4 +1,4 @@
-"""Where chunks of actions meet: LeRobot's issue 4223 lived again, under several rules.
+"""Where chunks of actions meet: LeRobot's issue 4223 again, under several rules.
 
 An arm is told positions at 30 Hz and stands still while it is told nothing. Its planner answers
 with the next 30 positions of a path, seen from where the arm is. The first answer takes 0.7 s, for
@@ -10,20 +10,24 @@ had been acted on: 21 of 30 positions were skipped, and the arm jumped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
+from agentkd.report.report import Section
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.planner_port import InlinePlanner
 from agentkd.runtime.seams import Seam
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
+from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 
 HZ, CHUNK = 30, 30
 WARM_UP, LATENCY = 0.7, 0.3
@@ -33,7 +37,33 @@ SPEC = Spec(
     BoxSpec((-4.0,) * JOINTS, (4.0,) * JOINTS, (JOINTS,)),
 )
 _SAME = 1e-4
+_SCENES = {"continue one another": 0.0, "drift from one another": 0.3}
+"""Chunks, and how far they drift from the path by their ends."""
 Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Place):
+    """Live LeRobot's issue 4223 again under the virtual clock, with several rules.
+
+    An arm is told positions at 30 Hz; its planner answers with the next 30, after 0.7 s the first
+    time and 0.3 s later. Which of them is commanded first? By the largest latency so far, as
+    LeRobot's queue had it, the arm jumps over 21. By commands, which is
+    StrategyOptions(advance="commands"), none is skipped: what nobody acted on is not used up. By
+    ticks is for worlds that do not wait, and skips what is over.
+
+    In the second table chunks drift from one another, as those of generative policies do, and a
+    blend (Seam(blend=…)) keeps seams within a chunk's own largest step.
+
+    Example: python -m benchmarks seams
+    """
+
+    seconds: float = 20.0
+    """How long the arm moves."""
+    blend: int = 16
+    """Ticks of the blend."""
+    seed: int = 0
+    """For the drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +282,83 @@ class _Tracker:
         )
 
 
-Rule = Callable[[Scene], Seamed]
+def works(options: Options) -> Iterator[Work]:
+    """List the rules, of chunks that continue one another and of chunks that drift."""
+    if not 0 < options.seconds < 3600 or options.blend < 0 or options.seed < 0:
+        raise ConfigError(
+            f"--seconds {options.seconds} --blend {options.blend} --seed "
+            f"{options.seed}: above 0 and below 3600, at least 0, at least 0."
+        )
+    rules = {
+        "by the largest latency": by_estimate,
+        "by ticks": by_ticks,
+        "by commands": by_commands,
+        f"by commands, blend {options.blend}": partial(by_commands, blend=options.blend),
+    }
+    for name, wander in _SCENES.items():
+        scene = Scene(seconds=options.seconds, wander=wander, seed=options.seed)
+        for rule, follow in rules.items():
+            yield Work(
+                f"{name}, {rule}", {"chunks": name, "rule": rule}, partial(_followed, follow, scene)
+            )
 
 
-def rules(blend: int) -> tuple[Rule, ...]:
-    """The rules that are compared."""
-    return (by_estimate, by_ticks, by_commands, lambda scene: by_commands(scene, blend=blend))
+def _followed(follow: Any, scene: Scene) -> Mapping[str, Any]:
+    found: Seamed = follow(scene)
+    return {**asdict(found), "within": found.within}
+
+
+def _position(name: str, result: Result) -> int | None:
+    """Return a position of the path; none where chunks leave it."""
+    return None if _SCENES[result["chunks"]] else int(result[name])
+
+
+COLUMNS = [
+    Column("rule", "rule"),
+    Column("starved", lambda r: f"{r['starved']} of {r['ticks']}"),
+    Column("first", partial(_position, "first"), ","),
+    Column("skipped", partial(_position, "skipped"), ","),
+    Column("step", "step", ".3f"),
+    Column("seam", "jump", ".3f"),
+    Column("seam/step", lambda r: r["jump"] / r["step"] if r["step"] else None, ".2f"),
+]
+_CAPTION = (
+    "Starved: ticks at which nothing new was commanded. First, skipped: positions of "
+    "the path. Step: the largest within a chunk; seam: from chunk to chunk."
+)
+
+
+def findings(_: Options, results: Sequence[Result]) -> Findings:
+    """Show both tables, and how we seam."""
+    sections = [
+        Section(f"Chunks that {name}", "", table(COLUMNS, rows, _CAPTION))
+        for (name,), rows in grouped(results, "chunks").items()
+    ]
+    verdicts = []
+    for each in results:
+        if each["rule"] == "by commands" and not _SCENES[each["chunks"]]:
+            verdicts.append(
+                f"By commands {each['skipped']} positions are skipped, and "
+                f"{_said(each)}. Starved ticks: {each['starved']}, all of them before "
+                "the first answer came."
+            )
+        elif "blend" in each["rule"] and _SCENES[each["chunks"]]:
+            verdicts.append(f"With drift and a blend {_said(each)}.")
+    return Findings(sections, "\n".join(verdicts))
+
+
+def _said(result: Result) -> str:
+    said = "within" if result["within"] else "beyond"
+    return (
+        "the largest seam is a step of "
+        f"{result['jump'] / result['step']:.2f} of a chunk's own ({said})"
+    )
+
+
+def brief(result: Result) -> str:
+    """Give the largest seam."""
+    return f"seam {result['jump']:.3f}, step {result['step']:.3f}"
+
+
+BENCHMARK = Benchmark("seams", works, findings, brief)
+run = BENCHMARK.run

@@ -1,1 +1,0 @@
-"""Measuring: evaluation, arms, latencies, clocks, and the reports of all of them."""

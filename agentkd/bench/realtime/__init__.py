@@ -1,1 +1,0 @@
-"""Benchmarks of real time: delays, ticks, seams, faults, tables over latencies."""

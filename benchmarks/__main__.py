@@ -1,0 +1,57 @@
+"""`python -m benchmarks NAME [options]`: one command for all benchmarks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from agentkd.cli.main import Program
+from agentkd.cli.main import main as run
+
+_NAME = "python -m benchmarks"
+BENCHMARKS = {
+    "retention": (
+        "what distillation keeps, over many planners and seeds",
+        "--planners DIR --seconds 60 --seeds 3",
+    ),
+    "libraries": (
+        "time to a target, against DAgger, BC and PPD's methods",
+        "CartPole-v1 --planner DIR --python OTHER/bin/python",
+    ),
+    "mechanisms": (
+        "what each mechanism of distillation changes, with and without",
+        "--planners DIR --mechanisms soft auto",
+    ),
+    "int8": (
+        "what executors keep of their return in integers",
+        "--planners DIR --episodes 40 LunarLander=100",
+    ),
+    "delay": ("return under a planner's delay: async, sequential, runtime", "--planners DIR"),
+    "late_planner": (
+        "planner alone, executor alone, runtime, over the planner's latency",
+        "--env ENV --planner REF --executor FILE",
+    ),
+    "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
+    "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
+    "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
+    "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
+    "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
+}
+"""What each benchmark measures, and options to begin with."""
+PROGRAM = Program(
+    _NAME,
+    "Studies of agentkd. They take minutes to hours, and lie outside the wheel.",
+    {
+        name: (f"benchmarks.{name}", does, f"{_NAME} {name} {example}")
+        for name, (does, example) in BENCHMARKS.items()
+    },
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a benchmark; see `agentkd.cli.main.main`."""
+    return run(words, PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,6 +32,7 @@ from rich.table import Table
 from agentkd import Agent, Process, env_spec, load_planner, read_bundle, write_bundle
 from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.files import write_atomic
 from agentkd.runtime import InlineDistiller, InlinePlanner, ProcessDistiller, WallClock
 from agentkd.spec import to_json
 
@@ -239,9 +240,7 @@ def live(run: Run) -> dict[str, Any]:
         "agreement": metrics["executor_agreement"],
         "seconds": round(time.monotonic() - began, 1),
     }
-    fresh = run.file.with_suffix(".tmp")
-    fresh.write_text(json.dumps(result))
-    fresh.replace(run.file)
+    write_atomic(run.file, json.dumps(result))
     return result
 
 

@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     from agentkd.bench.suite import find_cases, with_env_args
     from agentkd.cli.terminal import Console
     from agentkd.distillation.loop import Budget
-    from agentkd.report.report import write_whole
+    from agentkd.files import write_atomic
 
     torch.set_num_threads(1)
     cases = with_env_args(find_cases(options.planners), options.env_args)
@@ -92,7 +92,7 @@ def run(options: Options) -> int:
         if options.out is not None:
             # Whatever happens to the next ones, these are measured.
             data = _data(options, pairs)
-            write_whole(options.out, json.dumps(data, indent=1) + "\n")
+            write_atomic(options.out, json.dumps(data, indent=1) + "\n")
     console.print("\n".join(_table(pairs)), highlight=False)
     return 0
 

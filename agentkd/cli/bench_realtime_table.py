@@ -51,7 +51,7 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     planner: str
-    """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
+    """The planner: an SB3 save, an .akd file, ws://host:port, or module:attribute."""
     executor: tuple[str, ...]
     """An executor file (.akd) for all environments, or one for each."""
     latencies: str = "0,1,4,8,16"

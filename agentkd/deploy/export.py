@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle
@@ -15,6 +12,7 @@ from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.extras import needing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +83,19 @@ def target(name: str) -> Target:
     return TARGETS[name]
 
 
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files, each whole, and none unless all of them fit. Links are followed.
+def target_of(path: Path) -> str:
+    """Give the name of the target that a file's suffix stands for.
 
     Raises:
-        ConfigError: If one could not be written; files that were there stay.
+        ConfigError: If it stands for none.
     """
-    staged: list[tuple[Path, Path]] = []
-    at: Path | None = None
-    try:
-        for path, data in files.items():
-            at, real = path, Path(os.path.realpath(path))
-            if real.exists() and not real.is_file():
-                raise ConfigError(f"{path} is not a regular file; choose the name of a file.")
-            real.parent.mkdir(parents=True, exist_ok=True)
-            # A short name: that of the file may be as long as names can be.
-            fresh = real.with_name(f".{uuid4().hex}.tmp")
-            staged.append((fresh, real))
-            with fresh.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for fresh, at in staged:
-            fresh.replace(at)
-    except OSError as error:
-        raise ConfigError(f"{at} could not be written: {error.strerror or error}.") from error
-    finally:
-        for fresh, _ in staged:
-            with suppress(OSError):
-                fresh.unlink()
+    known = {each.suffix: name for name, each in TARGETS.items()}
+    for suffix in sorted(known, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return known[suffix]
+    raise ConfigError(
+        f"{path}: the suffix names no target. Known: {', '.join(known)}. Or give --to."
+    )
 
 
 def _c(bundle: Bundle, request: Request) -> bytes:
@@ -132,26 +114,11 @@ def _akx(bundle: Bundle, _: Request) -> bytes:
 
 
 def _onnx(bundle: Bundle, request: Request) -> bytes:
-    try:
+    with needing("onnx"):
         from agentkd.deploy.onnx import as_flavour, to_onnx
-    except ModuleNotFoundError as error:
-        raise _missing("onnx", error, "export") from error
     provenance = bundle.manifest.get("provenance", {})
     flavour = as_flavour(request.flavour)
     return to_onnx(bundle.executor, flavour, provenance, opset=request.opset)
-
-
-def _torchscript(bundle: Bundle, _: Request) -> bytes:
-    from agentkd.deploy.torchscript import to_torchscript
-
-    try:
-        return to_torchscript(bundle.executor)
-    except ModuleNotFoundError as error:
-        raise _missing("torchscript", error, "train") from error
-
-
-def _missing(name: str, error: ModuleNotFoundError, extra: str) -> ConfigError:
-    return ConfigError(f'{name} needs the package {error.name!r}: pip install "agentkd[{extra}]".')
 
 
 TARGETS: dict[str, Target] = {
@@ -159,5 +126,4 @@ TARGETS: dict[str, Target] = {
     "c": Target(".c", _c, "C99", in_c=True),
     "c-int8": Target(".int8.c", _c_int8, "", in_c=True),
     "akx": Target(".akx", _akx, "model.akx"),
-    "torchscript": Target(".pt", _torchscript, "TorchScript"),
 }

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError
+from agentkd.files import write_atomic
 from agentkd.printable import logger
-from agentkd.report.report import write_whole
 
 log = logger(__name__)
 
@@ -54,11 +54,7 @@ class Rows:
                 return known
         made = json.dumps(dict(make()), sort_keys=True)
         whole = {"key": key, "sha256": _sum(told + made), "result": json.loads(made)}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"{self._folder} cannot be made: {error}.") from error
-        write_whole(path, json.dumps(whole, indent=1, sort_keys=True) + "\n")
+        write_atomic(path, json.dumps(whole, indent=1, sort_keys=True) + "\n")
         return dict(json.loads(made))
 
 

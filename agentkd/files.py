@@ -1,4 +1,4 @@
-"""Bounded reading of files that may be hostile, and one wrapper for what goes wrong."""
+"""Bounded reading of hostile files, and writing that replaces whole files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from agentkd.errors import AgentkdError, LoadError, TooLargeError
+from agentkd.errors import AgentkdError, LoadError, TooLargeError, WriteError
+
+Content = bytes | str | Callable[[Path], object]
+"""Bytes, text, or a function that writes the file at the path it is given."""
 
 _MOST_HEADER = 1 << 22
 """Bytes of a safetensors header that are read at most."""
@@ -120,3 +123,74 @@ def read_tensors(data: bytes) -> dict[str, Any]:
         if header > _MOST_HEADER:
             raise LoadError(f"The header has {header:,} bytes; at most {_MOST_HEADER:,} are read.")
         return dict(load(data))
+
+
+def write_atomic(path: str | Path, content: Content, *, hint: str = "") -> None:
+    """Write a file whole or not at all, as `write_files` does for several.
+
+    Raises:
+        WriteError: If it could not be written.
+    """
+    write_files({Path(path): content}, hint=hint)
+
+
+def write_files(files: Mapping[Path, Content], *, hint: str = "") -> None:
+    """Write files, each whole, and none unless all of them fit on the disk.
+
+    Each goes into a temporary file beside it, onto the disk, and then into its place. Folders are
+    made, links are followed, and no temporary file is left behind.
+
+    Args:
+        files: What to write, by path.
+        hint: What to do about an error, for the end of its message.
+
+    Raises:
+        WriteError: If one could not be written, or its place is taken by something else than a
+            file. What was there before is whole.
+    """
+    staged: list[tuple[Path, Path]] = []
+    at: Path | None = None
+    try:
+        for path, content in files.items():
+            at, real = path, Path(os.path.realpath(path))
+            if real.exists() and not real.is_file():
+                raise WriteError(f"{path} is not a regular file; name another one.")
+            real.parent.mkdir(parents=True, exist_ok=True)
+            # A short name: that of the file may be as long as names can be.
+            fresh = real.with_name(f".{os.urandom(8).hex()}.tmp")
+            staged.append((fresh, real))
+            _put(fresh, content)
+        for fresh, at in staged:
+            fresh.replace(at)
+        for folder in {real.parent for _, real in staged}:
+            with suppress(OSError):  # a file system without it; the files are there
+                _sync(folder)
+    except OSError as error:
+        raise WriteError(
+            f"{at} could not be written: {error.strerror or error}. What was there "
+            f"before is whole. {hint}".rstrip()
+        ) from error
+    finally:
+        for fresh, _ in staged:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
+
+def _put(path: Path, content: Content) -> None:
+    if callable(content):
+        content(path)
+        _sync(path)
+        return
+    with path.open("xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

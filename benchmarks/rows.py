@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 from agentkd.errors import ConfigError, WriteError
+from agentkd.files import write_atomic
 from agentkd.printable import logger
-from agentkd.report.report import write_whole
 
 log = logger(__name__)
 
@@ -65,7 +65,7 @@ class Rows:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"{self._folder} cannot be made: {error}.") from error
-        write_whole(self._path(key), json.dumps(whole, indent=1) + "\n")
+        write_atomic(self._path(key), json.dumps(whole, indent=1) + "\n")
         return result
 
     def _path(self, key: str) -> Path:

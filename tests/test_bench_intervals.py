@@ -64,6 +64,14 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.91 <= np.mean(hits) <= 0.98
 
 
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0] * 4 + [2.0], [0.1, 0.1, 0.2], [1e9, 1e9 + 1]])
+def test_few_values_have_an_interval(values: list[float], confidence: float) -> None:
+    """The bootstrap does not degenerate; at the worst it is the values' range."""
+    got = mean_interval(values, confidence)
+    assert min(values) <= got.low <= got.mean <= got.high <= max(values)
+
+
 def test_an_interval_leans_to_where_the_values_are_rare() -> None:
     """Of skewed values the longer side is the tail's (BCa)."""
     values = [0.0] * 18 + [1.0, 10.0]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
-import resource
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, final
@@ -28,7 +24,6 @@ from agentkd.report.report import (
     prepare_out,
     read_report,
     write_report,
-    write_whole,
 )
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
@@ -138,53 +133,6 @@ def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
     write_report(tmp_path, {"schema": 99}, [])
     with pytest.raises(LoadError, match="schema 99"):
         read_report(tmp_path / "report.json")
-
-
-def test_a_disk_that_refuses_leaves_the_old_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a full disk the earlier file is whole, nothing is left, and a word is said."""
-    path = tmp_path / "report.json"
-    write_whole(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match=r"No space left.*whole"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
-    """Who has the old file open reads it to its end: the new one takes its name."""
-    path = tmp_path / "report.json"
-    write_whole(path, "old")
-    with path.open() as reader:
-        write_whole(path, "new")
-        assert reader.read() == "old"
-    assert path.read_text() == "new"
-
-
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """Let no file of this process grow beyond some bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield 1000
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits files as Unix does")
-def test_a_file_cut_short_by_the_system_is_no_file(tmp_path: Path, small_files: int) -> None:
-    """The system stops the write half way; the old file is there, whole."""
-    path = tmp_path / "report.json"
-    write_whole(path, "old")
-    with pytest.raises(WriteError, match=r"report\.json could not be written"):
-        write_whole(path, "x" * 2 * small_files)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

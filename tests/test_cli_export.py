@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import locale
-import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +13,7 @@ import pytest
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes, write_bundle
 from agentkd.deploy.ctext import literal
-from agentkd.deploy.export import Request, export, write_files
-from agentkd.errors import ConfigError
+from agentkd.deploy.export import Request, export
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 
@@ -128,41 +124,6 @@ def test_an_export_over_an_older_one_replaces_both_files(file: Path) -> None:
     assert names(file.parent) == {"executor.akd", "link.c", "link.h", "real.c"}
 
 
-@pytest.mark.parametrize("call", [1, 2])
-def test_a_full_disk_loses_nothing(
-    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the first or the second file does not fit, both stay as they were."""
-    real, calls = os.fsync, 0
-
-    def full(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full)
-    one, two = tmp_path / "e.c", tmp_path / "e.h"
-    one.write_text("old")
-    with pytest.raises(ConfigError, match=r"e\.[ch] could not be written: No space"):
-        write_files({one: b"new", two: b"new"})
-    assert (one.read_text(), names(tmp_path)) == ("old", {"e.c"})
-
-
-def test_a_folder_that_may_not_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message holds the file and the system's reason."""
-
-    def denied(*_: Any, **__: Any) -> Any:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(ConfigError, match=r"e\.c could not be written: Permission"):
-        write_files({tmp_path / "e.c": b"new"})
-
-
 @pytest.mark.parametrize("env", ["", None, 7])
 def test_episodes_of_a_file_without_an_environment_are_refused(
     env: object, file: Path, capsys: pytest.CaptureFixture[str]
@@ -214,3 +175,32 @@ def test_numbers_in_c_have_a_point_in_every_locale() -> None:
             assert export(bundle(), "c", Request()) == wanted
     finally:
         locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.needs("cc")
+@pytest.mark.parametrize(
+    ("out", "start"), [("e.c", b"/*"), ("e.int8.c", b"/*"), ("e.akx", b"AKX"), ("e.onnx", b"\x08")]
+)
+def test_the_suffix_decides(out: str, start: bytes, file: Path) -> None:
+    """`-o FILE` alone says what is written; integers end in .int8.c."""
+    path = file.parent / out
+    assert main(["export", str(file), "-o", str(path)]) == 0
+    data = path.read_bytes()
+    assert data.startswith(start)
+    if out.endswith(".c"):
+        assert (b"int8_t" in data) == ("int8" in out)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "e.pt"], "the suffix names no target"),
+        ([], "Name the file to write"),
+        (["--to", "torchscript"], "No target"),
+    ],
+)
+def test_a_target_nobody_named_is_refused(
+    words: list[str], said: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error lists what there is."""
+    assert said in refused(file, *words, capsys=capsys)

@@ -215,7 +215,6 @@ def test_the_table_compares_with_sb3(tmp_path: Path, capsys: pytest.CaptureFixtu
         "ONNX Runtime",
         "ONNX, bound",
         "torch eager",
-        "TorchScript",
         "ExecuTorch",
         "SB3 predict",
         "planner here",

@@ -12,7 +12,10 @@ import pytest
 
 from agentkd.cli import main as cli
 from agentkd.cli.main import _COMMANDS, main
-from agentkd.errors import BundleError
+from agentkd.deploy.bundle import write_bundle
+from agentkd.errors import BundleError, ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.waiting import ENOUGH
 
 COMMANDS = tuple(_COMMANDS)
@@ -93,6 +96,55 @@ def test_a_package_that_is_missing_is_named(
     said = capsys.readouterr().err
     assert "'torch'" in said
     assert 'pip install "agentkd[train]"' in said
+
+
+def test_a_base_install_names_the_extra_of_the_command_line(tmp_path: Path) -> None:
+    """Without rich and tyro there is one line and status 2; acting needs neither."""
+    spec = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(2))
+    write_bundle(tmp_path / "e.akd", initial("mlp:4", spec))
+    code = """
+import sys
+for name in ("rich", "tyro", "torch", "gymnasium", "scipy"):
+    sys.modules[name] = None
+import numpy as np
+from agentkd.deploy.bundle import read_bundle
+from agentkd.runtime import Agent
+with Agent(read_bundle(sys.argv[1]).executor) as agent:
+    agent.act(np.zeros(3, np.float32))
+from agentkd.cli.main import main
+assert main(["--help"]) == 0
+sys.exit(main(["inspect", sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "e.akd")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "agentkd[cli]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [
+        ("websockets", "agentkd.planners.remote.client", "remote"),
+        ("websockets", "agentkd.planners.remote.server", "remote"),
+        ("prometheus_client", "agentkd.runtime.exposition", "metrics"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    package: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever imports what needs it is told what to install."""
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in (module, "agentkd.planners.line"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ConfigError, match=rf"'{package}'.*agentkd\[{extra}\]"):
+        importlib.import_module(module)
 
 
 def test_ctrl_c_ends_in_130(

@@ -127,7 +127,7 @@ def test_rsl_rl_has_no_choices() -> None:
         to_onnx(lively(*CASES[0]), "rsl-rl")
 
 
-@pytest.mark.parametrize("to", ["onnx", "c", "akx", "torchscript"])
+@pytest.mark.parametrize("to", ["onnx", "c", "akx"])
 def test_export_and_verify_from_the_command_line(to: str, tmp_path: Path) -> None:
     """Both end with 0, and the file is there; an unknown target ends with 2."""
     file = tmp_path / "executor.akd"

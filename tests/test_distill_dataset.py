@@ -177,7 +177,7 @@ with DatasetWriter(out, About("CartPole-v1", spec), part=1000) as writer:
 def test_a_full_disk_costs_no_earlier_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is told once, and what was written can be distilled from."""
     real = os.fsync
-    left = [4]
+    left = [8]  # two parts and their manifests, each a file and its folder
 
     def fsync(descriptor: int) -> None:
         left[0] -= 1

@@ -14,7 +14,7 @@ from agentkd.distillation import Budget, distill_dataset
 from agentkd.distillation.minari import read_minari
 from agentkd.distillation.offline import open_dataset
 from agentkd.dists import mode
-from agentkd.errors import LoadError
+from agentkd.errors import ConfigError, LoadError
 from agentkd.spec import BoxSpec, MultiDiscreteSpec, obs_spec
 from agentkd.types import Categorical, MultiCategorical, Point
 
@@ -207,5 +207,5 @@ def test_without_h5py_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         return import_module(name)
 
     monkeypatch.setattr("agentkd.distillation.minari.import_module", missing)
-    with pytest.raises(LoadError, match=r"agentkd\[minari\]"):
+    with pytest.raises(ConfigError, match=r"agentkd\[minari\]"):
         open_dataset(lay_out(tmp_path / "one", [episode(3, 0)]))

@@ -1,13 +1,17 @@
-"""Bounded reading: files, zips, arrays and JSON that are not what they say."""
+"""Bounded reading of hostile files, and writing that replaces whole files."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import resource
 import struct
+import sys
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ import numpy as np
 import pytest
 
 from agentkd.archives import array_header, opened_zip, read_array, read_entry
-from agentkd.errors import BundleError, LoadError, SpecError, TooLargeError
+from agentkd.errors import BundleError, LoadError, SpecError, TooLargeError, WriteError
 from agentkd.fields import MOST_DEPTH, Fields, parse_json
-from agentkd.files import loading, read_file, read_tensors
+from agentkd.files import loading, read_file, read_tensors, write_atomic, write_files
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
@@ -250,3 +254,85 @@ def test_tensors_that_are_damaged_are_refused(data: bytes) -> None:
     """Headers that claim too much, or are none, are no crash."""
     with pytest.raises(LoadError, match="tensors"):
         read_tensors(data)
+
+
+def test_a_disk_that_refuses_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the earlier file is whole, nothing is left, and a word is said."""
+    path = tmp_path / "report.json"
+    write_atomic(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"No space left.*whole"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    """Who has the old file open reads it to its end: the new one takes its name."""
+    path = tmp_path / "report.json"
+    write_atomic(path, "old")
+    with path.open() as reader:
+        write_atomic(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.fixture
+def small_files() -> Iterator[int]:
+    """Let no file of this process grow beyond some bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield 1000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits files as Unix does")
+def test_a_file_cut_short_by_the_system_is_no_file(tmp_path: Path, small_files: int) -> None:
+    """The system stops the write half way; the old file is there, whole."""
+    path = tmp_path / "report.json"
+    write_atomic(path, "old")
+    with pytest.raises(WriteError, match=r"report\.json could not be written"):
+        write_atomic(path, "x" * 2 * small_files)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_full_disk_loses_nothing(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the first or the second file does not fit, both stay as they were."""
+    real, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    one, two = tmp_path / "e.c", tmp_path / "e.h"
+    one.write_text("old")
+    with pytest.raises(WriteError, match=r"e\.[ch] could not be written: No space"):
+        write_files({one: b"new", two: b"new"})
+    assert (one.read_text(), {each.name for each in tmp_path.iterdir()}) == ("old", {"e.c"})
+
+
+def test_a_folder_that_may_not_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message holds the file and the system's reason."""
+
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(WriteError, match=r"e\.c could not be written: Permission"):
+        write_files({tmp_path / "e.c": b"new"})

@@ -9,7 +9,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner
+from agentkd.planners.line import Line
 from agentkd.planners.remote import client as remote
 from agentkd.planners.remote import server as serving
 from agentkd.planners.remote import wire
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.server import PlannerServer
-from agentkd.planners.remote.wire import Frame, Line, address_of, answer_of, proof
+from agentkd.planners.remote.wire import Frame, address_of, answer_of, unpack
 from agentkd.runtime import Agent
-from agentkd.spec import to_json
 from agentkd.types import Categorical, Floats
+from tests.planner_impostor import impostor, introduce
 from tests.runtime_children import SPEC, Echo, constant, one_hot
 from tests.test_runtime_processes import act_until, answered
 from tests.waiting import ENOUGH, wait_for
@@ -57,7 +57,8 @@ def kept() -> Iterator[Callable[..., Any]]:
 
 
 def stranger(server: PlannerServer) -> socket.socket:
-    connection = socket.create_connection(address_of(server.address))
+    at = address_of(server.address)
+    connection = socket.create_connection((at.host, at.port))
     connection.settimeout(ENOUGH)
     return connection
 
@@ -70,69 +71,51 @@ def ended(connection: socket.socket) -> bool:
     return True
 
 
-def introduce(line: Line, token: str = "") -> None:
-    """Prove to a server that the token is known, as a client does."""
-    line.within(ENOUGH)
-    nonces = [line.receive().header["nonce"], "00"]
-    given = {"nonce": "00", "proof": proof(token, "client", nonces), "spec": None}
-    line.send({"type": "auth", "protocol": 1, **given})
-    assert line.receive().header["type"] == "welcome"
+def drip(connection: socket.socket, start: bytes) -> None:
+    """Send what never ends a byte at a time, until the other end has enough of it."""
+    with contextlib.suppress(OSError):
+        connection.sendall(start)
+        while True:
+            connection.sendall(b" ")
+            time.sleep(SHORT / 20)
 
 
-@contextmanager
-def impostor(talk: Callable[[Line, socket.socket], None]) -> Iterator[str]:
-    """A server that does what the test says with each connection; gives its address."""
+def drip_answer(line: Line) -> None:
+    """Begin a message of 60,000 bytes, and send it a byte at a time."""
+    drip(line._connection.socket, b"\x82\x7e" + struct.pack(">H", 60000))
+
+
+@contextlib.contextmanager
+def raw_impostor(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that does what the test says with each TCP connection."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
     stop = threading.Event()
 
     def accept() -> None:
         while not stop.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            connection.settimeout(ENOUGH)
-            line = Line(connection)
-            line.within(ENOUGH)
-            with contextlib.suppress(OSError):
-                talk(line, connection)
-            line.close()
+                connection.settimeout(ENOUGH)
+                with connection, contextlib.suppress(OSError):
+                    talk(connection)
 
     thread = threading.Thread(target=accept)
     thread.start()
     try:
-        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         stop.set()
         thread.join()
         listener.close()
 
 
-def welcome(line: Line) -> None:
-    """Greet a client as a server without a token does."""
-    line.send({"type": "hello", "protocol": 1, "nonce": "00"})
-    nonces = ["00", line.receive().header["nonce"]]
-    about = {"spec": to_json(SPEC), "name": "x", "horizon": 1, "parameters": 0}
-    kinds = {"recurrent": False, "anytime": False, "doubts": True}
-    given = proof("", "server", nonces)
-    line.send({"type": "welcome", "proof": given, **about, **kinds})
-
-
-def drip(connection: socket.socket, start: bytes = b"") -> None:
-    """Send a message a byte at a time, until the other end has enough of it."""
-    connection.sendall(struct.pack("<4sIQ", b"AKD1", 60000, 0) + start)
-    with contextlib.suppress(OSError):
-        while True:
-            connection.sendall(b" ")
-            time.sleep(SHORT / 20)
-
-
 def test_strangers_take_no_places(kept: Callable[..., Any]) -> None:
     """Case attacks/15: a place is counted when the token is proven."""
     with PlannerServer(planner(Echo()), token="t", most_connections=2) as server:
         for _ in range(8):
-            assert kept(stranger(server)).recv(1)
+            kept(stranger(server))
+        wait_for(lambda: len(server._strangers) == 8)
         assert server.counts.open == 0
         honest = [kept(RemotePlanner(server.address, token="t")) for _ in range(2)]
         assert [each(batch(3)).logits.argmax() for each in honest] == [3, 3]
@@ -177,22 +160,21 @@ def test_a_client_that_drips_its_proof_is_ended(
     """The handshake has one limit for all its bytes."""
     monkeypatch.setattr(serving, "_HANDSHAKE", SHORT)
     with PlannerServer(planner(Echo())) as server:
-        drip(kept(stranger(server)))
+        drip(kept(stranger(server)), b"GET /")
         wait_for(lambda: server.counts.refused == 1)
 
 
 def test_a_client_that_drips_its_question_is_ended(
     kept: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A question has one limit from its first byte on; before it none."""
-    monkeypatch.setattr(serving, "_MESSAGE", SHORT)
+    """While it sends one it gives no sign of life; without one it may be silent."""
+    monkeypatch.setattr(serving, "_SILENCE", SHORT)
     with PlannerServer(planner(Echo())) as server:
-        connection = kept(stranger(server))
-        introduce(Line(connection))
-        wait_for(lambda: server.counts.open == 1)
-        time.sleep(2 * SHORT)
+        mine = kept(RemotePlanner(server.address, token="", patience=0))
+        time.sleep(3 * SHORT)
         assert server.counts.open == 1
-        drip(connection)
+        start = b"\x82\xfe" + struct.pack(">H", 60000) + b"mask"
+        drip(mine._line._connection.socket, start)
         wait_for(lambda: server.counts.open == 0)
 
 
@@ -200,7 +182,7 @@ def test_a_server_that_drips_its_greeting_is_given_up(monkeypatch: pytest.Monkey
     """Case attacks/17: the handshake has one limit for all its bytes."""
     monkeypatch.setattr(remote, "_HANDSHAKE", SHORT)
     with (
-        impostor(lambda _, connection: drip(connection)) as address,
+        raw_impostor(lambda connection: drip(connection, b"HTTP/1.1 ")) as address,
         pytest.raises(PlannerError, match="took too long"),
     ):
         RemotePlanner(address, token="", patience=SHORT)
@@ -209,10 +191,10 @@ def test_a_server_that_drips_its_greeting_is_given_up(monkeypatch: pytest.Monkey
 def test_a_server_that_drips_its_answer_is_given_up() -> None:
     """`answer_seconds` is for the whole answer."""
 
-    def talk(line: Line, connection: socket.socket) -> None:
-        welcome(line)
+    def talk(line: Line) -> None:
+        introduce(line)
         line.receive()
-        drip(connection)
+        drip_answer(line)
 
     with impostor(talk) as address:
         mine = RemotePlanner(address, token="", patience=0, answer_seconds=SHORT)
@@ -225,18 +207,15 @@ def test_a_planner_that_is_given_up_waits_for_no_handshake(monkeypatch: pytest.M
     """An agent that closes does not wait for a server that says nothing."""
     monkeypatch.setattr(remote, "_HANDSHAKE", 10 * ENOUGH)
     silent = threading.Event()
-    greeted: list[Line] = []
 
-    def talk(line: Line, connection: socket.socket) -> None:
-        if not greeted:
-            greeted.append(line)
-            welcome(line)
-            return
+    def hold(connection: socket.socket) -> None:
         silent.set()
         ended(connection)
 
-    with impostor(talk) as address:
+    with impostor(introduce) as address, raw_impostor(hold) as elsewhere:
         mine = RemotePlanner(address, token="", patience=10 * ENOUGH)
+        mine._where = address_of(elsewhere)
+        mine._hang_up()
         failed: list[Exception] = []
 
         def ask() -> None:
@@ -275,18 +254,17 @@ def test_the_executor_acts_while_a_server_is_full(kept: Callable[..., Any]) -> N
     """A planner that has lost its place is late and nothing else."""
     server = PlannerServer(planner(Echo()))
     server.__enter__()
-    host, port = address_of(server.address)
+    at = address_of(server.address)
     mine = kept(RemotePlanner(server.address, token="", patience=ENOUGH))
     with Agent(constant(2), planner=mine) as agent:
         act_until(agent, answered(2))
         server.__exit__(None, None, None)
-        again = PlannerServer(planner(Echo()), host=host, port=port, most_connections=1)
-        other = kept(stranger(again))
+        again = PlannerServer(planner(Echo()), port=at.port, most_connections=1)
+        again._served[socket.socket()] = threading.Thread()
         with again:
-            introduce(Line(other))
             act_until(agent, lambda _: again.counts.refused >= 1)
             answers = agent.metrics()["planner_answers_total"]
-            other.close()
+            again._served.popitem()[0].close()
             act_until(agent, answered(answers + 2))
         assert agent.metrics()["planner_errors_total"] == 0
 
@@ -310,13 +288,13 @@ def test_who_takes_no_answers_keeps_nobody_waiting(
     many = np.zeros((200_000, 3), np.float32)
     with PlannerServer(planner(Better())) as server:
         slow: Any = kept(RemotePlanner(server.address, token="", answer_seconds=ENOUGH))
-        number = slow._put(0.0, "improve", [many])
+        slow._put("improve", [many])
         assert asked.wait(ENOUGH)
         quick = kept(RemotePlanner(server.address, token="", answer_seconds=ENOUGH))
         assert quick(batch(3)).logits.argmax() == 3
         frames: list[Frame] = []
         while not frames or not frames[-1].header["last"]:
-            frames.append(slow._hear(number))
+            frames.append(slow._hear(time.monotonic() + ENOUGH))
         # Better answers take the place of those that were not taken.
         assert 2 <= len(frames) < 21
         last = answer_of(frames[-2], SPEC)
@@ -326,24 +304,24 @@ def test_who_takes_no_answers_keeps_nobody_waiting(
 
 def test_memory_is_taken_for_bytes_that_arrived() -> None:
     """A message that only announces its size costs nothing."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    with (
-        listener,
-        socket.create_connection(listener.getsockname()) as sender,
-        contextlib.closing(Line(listener.accept()[0])) as line,
-    ):
-        header = b'{"shapes": [[4000000]]}'
-        sender.sendall(struct.pack("<4sIQ", b"AKD1", len(header), 16_000_000) + header)
-        sender.sendall(bytes(1000))
-        sender.close()
-        line.within(ENOUGH)
+
+    def talk(line: Line) -> None:
+        introduce(line)
+        line.receive()
+        wire = line._connection.socket
+        wire.sendall(b"\x82\x7f" + struct.pack(">Q", 16_000_000) + bytes(1000))
+        line.cut()
+
+    with impostor(talk) as address:
+        mine = RemotePlanner(address, token="", patience=0)
         tracemalloc.start()
         try:
-            with pytest.raises(ConnectionError):
-                line.receive()
+            with pytest.raises(PlannerError):
+                mine(batch(1))
             assert tracemalloc.get_traced_memory()[1] < 4_000_000
         finally:
             tracemalloc.stop()
+        mine.interrupt()
 
 
 @pytest.mark.parametrize(
@@ -384,18 +362,17 @@ def test_an_answer_that_is_none_is_refused(header: dict[str, Any]) -> None:
 def test_a_header_that_is_none_is_refused(header: bytes) -> None:
     """Whatever the bytes are, the error is a `WireError`."""
     with pytest.raises(WireError):
-        wire._header(header)
+        unpack(struct.pack("<I", len(header)) + header)
 
 
 def test_a_disagreement_of_another_shape_is_refused() -> None:
     """One number for each observation, or an error."""
 
-    def talk(line: Line, connection: socket.socket) -> None:
-        welcome(line)
+    def talk(line: Line) -> None:
+        introduce(line)
         asked = line.receive().header
         same = {"id": asked["id"], "episode": asked["episode"]}
-        line.send({"type": "answer", **same}, [np.zeros(7, np.float32)])
-        line.receive()
+        line.send({"type": "answer", **same}, [np.zeros(7, np.float32)], ENOUGH)
 
     with impostor(talk) as address:
         mine: Any = RemotePlanner(address, token="", patience=0)
@@ -406,13 +383,13 @@ def test_a_disagreement_of_another_shape_is_refused() -> None:
 
 def test_what_looks_like_an_address_is_checked(tmp_path: Path) -> None:
     """Digits of other scripts, names that look like loopback, hosts that are none."""
-    for text in ("host:\u00b2", "host:" + "9" * 5000, "host:-1"):
+    for text in ("ws://a:\u00b2", "ws://a:" + "9" * 5000, "ws://a:-1", "a:1"):
         with pytest.raises(ConfigError, match="no address"):
             address_of(text)
     with pytest.raises(ConfigError, match="Give a token"):
         PlannerServer(planner(Echo()), host="127.0.0.1.example.com")
     with pytest.raises(ConfigError, match="no host"):
-        RemotePlanner(f"tcp://{'a' * 70}:1", token="", patience=0)
+        RemotePlanner(f"ws://{'a' * 70}:1", token="", patience=0)
     token = tmp_path / "token"
     token.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,7 @@ from agentkd.planners.remote.server import PlannerServer
 from agentkd.printable import logger, printable
 from agentkd.report.report import Plot, Section, Series, write_report
 from agentkd.report.report import Table as Rows
-from agentkd.runtime import exposition
+from agentkd.runtime.exposition import _registry
 from agentkd.types import Floats
 from tests.runtime_children import SPEC, Echo, constant
 
@@ -186,9 +187,8 @@ def test_a_report_holds_no_controls(tmp_path: Path) -> None:
 
 def test_a_label_of_a_metric_holds_no_controls() -> None:
     """A surrogate in a robot's name would end the scrape."""
-    text = exposition.text({"ticks_total": 1}, {"robot": HOSTILE + "\udc80"})
-    assert clean(text)
-    assert text.encode()
+    found = _registry(lambda: {"ticks_total": 1}, {"robot": HOSTILE + "\udc80"})
+    assert clean(generate_latest(found).decode())
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["verify"], ["log"], ["footprint"]])

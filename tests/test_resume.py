@@ -54,7 +54,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
         "agentkd.distillation.run:Run._step@40",
         "torch:save@2",
         "agentkd.deploy.bundle:write_bundle@2",
-        "agentkd.report.report:write_whole",
+        "agentkd.report.report:write_atomic",
     ],
 )
 def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> None:

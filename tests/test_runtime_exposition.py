@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from agentkd.errors import ConfigError, WriteError
 from agentkd.runtime import Agent, Guard, InlineDistiller, Shadow
-from agentkd.runtime.exposition import CONTENT_TYPE, PrometheusFile, PrometheusServer, scalars, text
+from agentkd.runtime.exposition import PrometheusFile, PrometheusServer, _registry
+from agentkd.runtime.metrics import scalars
 from tests.runtime_children import Ahead, Towards, constant
 from tests.waiting import ENOUGH
 
@@ -25,6 +27,10 @@ _SAMPLE = re.compile(
     rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)\}})? "
     r"([+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|Inf)|NaN)"
 )
+
+
+def text(metrics: dict[str, Any], labels: dict[str, str] | None = None) -> str:
+    return generate_latest(_registry(lambda: metrics, labels)).decode()
 
 
 def parsed(page: str) -> dict[str, tuple[str, dict[str, float]]]:
@@ -77,13 +83,13 @@ def test_text_is_what_prometheus_reads() -> None:
     kind, decisions = found["agentkd_decisions_total"]
     assert kind == "counter"
     assert sum(decisions.values()) == metrics["ticks_total"] == 40
-    sample = 'agentkd_decisions_total{source="strategy",reason="ahead"}'
+    sample = 'agentkd_decisions_total{reason="ahead",source="strategy"}'
     assert decisions[sample] == metrics["decisions_total"]["strategy"]["ahead"]
     kind, latency = found["agentkd_decision_latency_seconds"]
     assert kind == "summary"
     count = sum(v for k, v in latency.items() if "_count" in k)
     assert count == 40
-    assert 0 < latency['agentkd_decision_latency_seconds{source="hold",quantile="0.5"}'] < 1
+    assert 0 < latency['agentkd_decision_latency_seconds{quantile="0.5",source="hold"}'] < 1
     assert found["agentkd_guard_interventions_total"][1]
     assert found["agentkd_strategy_coverage"][0] == "gauge"
 
@@ -96,15 +102,27 @@ def test_every_total_is_exported() -> None:
     assert {f"agentkd_{name}" for name in totals} - set(found) == set()
 
 
+def test_openmetrics_is_what_prometheus_asks_for() -> None:
+    """It is served, and its counters have the same names."""
+    asked = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    with PrometheusServer(lived().metrics, 0) as server:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        request = urllib.request.Request(url, headers=asked)
+        with urllib.request.urlopen(request, timeout=ENOUGH) as answer:
+            page = answer.read().decode()
+    assert "\nagentkd_ticks_total 40.0\n" in page
+    assert page.endswith("# EOF\n")
+
+
 def test_labels_are_escaped() -> None:
     """Quotes, backslashes and line ends in a label keep the format whole."""
     page = text({"ticks_total": 1}, {"robot": 'a"b\\c\nd'})
-    assert page.splitlines()[-1] == r'agentkd_ticks_total{robot="a\"b\\c\nd"} 1'
+    assert page.splitlines()[-1] == r'agentkd_ticks_total{robot="a\"b\\c\nd"} 1.0'
     parsed(page)
 
 
 def test_numbers_are_written_as_the_format_wants_them() -> None:
-    """NaN and infinity have names; whole numbers have no point."""
+    """NaN and infinity have names."""
     page = text(
         {
             "executor_agreement": float("nan"),
@@ -121,7 +139,7 @@ def test_numbers_are_written_as_the_format_wants_them() -> None:
         "agentkd_executor_agreement": "NaN",
         "agentkd_planner_busy_ratio": "+Inf",
         "agentkd_untrusted_share": "-Inf",
-        "agentkd_lead_ticks": "3",
+        "agentkd_lead_ticks": "3.0",
     }
     parsed(page)
 
@@ -132,7 +150,7 @@ def test_scrape_over_http() -> None:
     with PrometheusServer(agent.metrics, 0, labels={"robot": "r2"}) as server:
         base = f"http://127.0.0.1:{server.port}"
         with urllib.request.urlopen(f"{base}/metrics", timeout=ENOUGH) as answer:
-            assert answer.headers["Content-Type"] == CONTENT_TYPE
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
             found = parsed(answer.read().decode())
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{base}/", timeout=ENOUGH)
@@ -186,9 +204,9 @@ def test_file_is_whole_at_all_times(tmp_path: Path) -> None:
     ticks = {"ticks_total": 1}
     path = tmp_path / "agent.prom"
     with PrometheusFile(lambda: ticks, path, every=1e6):
-        assert "agentkd_ticks_total 1\n" in path.read_text()
+        assert "agentkd_ticks_total 1.0\n" in path.read_text()
         ticks["ticks_total"] = 7
-    assert "agentkd_ticks_total 7\n" in path.read_text()
+    assert "agentkd_ticks_total 7.0\n" in path.read_text()
     assert [each.name for each in tmp_path.iterdir()] == ["agent.prom"]
     with (
         pytest.raises(WriteError, match="could not be written"),

@@ -1,4 +1,4 @@
-"""`agentkd export`: an executor as ONNX, C, data for the fixed runtime, TorchScript."""
+"""`agentkd export`: an executor as ONNX, C, or data for the fixed C runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -26,15 +26,22 @@ SEED = 2000
 class Options:
     """Write an executor in a form that runs elsewhere, and check it where possible.
 
-    Example: agentkd export runs/demo/executor.akd --to c
+    The suffix of the file to write decides: .c is C99, .int8.c the same in integers, .akx data for
+    the fixed C runtime, .onnx ONNX.
+
+    Example: agentkd export runs/demo/executor.akd -o executor.c
     """
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
 
-    to: str
-    """onnx; c, one C99 file and its header; c-int8, the same in integers; akx, data for the fixed C
-    runtime; torchscript; and what else docs/export.md lists."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The file to write; for C, the header beside it ends in .h. By default it lies beside the
+    executor file."""
+
+    to: str | None = None
+    """onnx; c, one C99 file and its header; c-int8, the same in integers; or akx, data for the
+    fixed C runtime. By default the suffix of --out decides."""
 
     flavour: str = "plain"
     """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl."""
@@ -45,10 +52,6 @@ class Options:
 
     name: str = "executor"
     """For C, what every name in the file begins with. Give each executor of a program its own."""
-
-    out: Path | None = None
-    """The file to write; for C, the header beside it ends in .h. By default it lies beside the
-    executor file."""
 
     runtime: Path | None = None
     """For akx, a folder into which the runtime's C sources are copied too."""
@@ -66,27 +69,29 @@ def run(options: Options) -> int:
     from agentkd.cli.terminal import Console
     from agentkd.deploy.akx import RUNTIME
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.export import Request, export, target, write_files
+    from agentkd.deploy.export import Request, export, target
     from agentkd.deploy.interface import header_of
     from agentkd.errors import ConfigError
+    from agentkd.files import write_files
 
     bundle = read_bundle(options.file)
-    chosen = target(options.to)
-    if options.runtime is not None and options.to != "akx":
-        raise ConfigError(f"--runtime goes with --to akx, not {options.to}.")
-    seen = _seen(options, bundle)
+    to = _to(options)
+    chosen = target(to)
+    if options.runtime is not None and to != "akx":
+        raise ConfigError(f"--runtime goes with akx, not {to}.")
+    seen = _seen(options, to, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
     header = out.with_suffix(".h") if chosen.in_c and out.name else None
     _check_places(options.file, out, header)
     asked = Request(options.flavour, options.name, options.opset, seen)
-    files = {out: export(bundle, options.to, asked)}
+    files = {out: export(bundle, to, asked)}
     if header is not None:
         files[header] = header_of(files[out].decode(), options.name).encode()
     write_files(files)
     console = Console()
     for path, data in files.items():
         console.print(Text(f"{path}: {len(data):,} bytes"), soft_wrap=True)
-    if options.to in INTEGERS:
+    if to in INTEGERS:
         by = seen.said if seen else "observations drawn as its normaliser says"
         console.print(Text(f"calibrated with {by}"), soft_wrap=True)
         text, failed = _own_test(files[out], options.name)
@@ -102,7 +107,23 @@ def run(options: Options) -> int:
     return int(failed)
 
 
-def _seen(options: Options, bundle: Bundle) -> Seen | None:
+def _to(options: Options) -> str:
+    """The target's name, given or by the suffix of the file to write.
+
+    Raises:
+        ConfigError: If neither says it.
+    """
+    from agentkd.deploy.export import target_of
+    from agentkd.errors import ConfigError
+
+    if options.to is not None:
+        return options.to
+    if options.out is None:
+        raise ConfigError("Name the file to write, such as -o executor.c, or --to c.")
+    return target_of(options.out)
+
+
+def _seen(options: Options, to: str, bundle: Bundle) -> Seen | None:
     """What integers are calibrated with; None where there are none, or they are drawn.
 
     Raises:
@@ -113,9 +134,9 @@ def _seen(options: Options, bundle: Bundle) -> Seen | None:
     from agentkd.errors import ConfigError
 
     given = options.calibrate
-    if options.to not in INTEGERS:
+    if to not in INTEGERS:
         if given is not None:
-            raise ConfigError(f"--calibrate goes with --to c-int8, not {options.to}.")
+            raise ConfigError(f"--calibrate goes with --to c-int8, not {to}.")
         return None
     if given is None:
         return calibrate.held(bundle)

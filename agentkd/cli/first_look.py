@@ -13,7 +13,7 @@ from agentkd.refs import is_reference, working_directory_on_path
 
 _FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
 """What the folders of commands that always write one begin with."""
-_SCHEME = "tcp://"
+_SCHEMES = ("ws://", "wss://")
 
 
 def first_look(command: str, options: Any) -> None:
@@ -63,12 +63,12 @@ def check_planner(ref: str) -> None:
         RefError: If it does not.
     """
     path = Path(ref)
-    if ref.startswith(_SCHEME) or path.exists():
+    if ref.startswith(_SCHEMES) or path.exists():
         return
     if path.suffix in (".akd", ".zip") or not is_reference(ref):
         raise RefError(
             f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an "
-            "executor file (.akd), tcp://host:port, or module:attribute."
+            "executor file (.akd), ws://host:port, or module:attribute."
         )
     working_directory_on_path()
     module = ref.partition(":")[0]

@@ -15,6 +15,7 @@ from typing import Any
 from agentkd.cli.output import lasting_output
 from agentkd.cli.signals import like_ctrl_c
 from agentkd.errors import AgentkdError, StatisticsError, did_you_mean
+from agentkd.extras import needing
 from agentkd.printable import printable
 
 
@@ -62,7 +63,7 @@ _COMMANDS = {
     ),
     "serve": (
         "agentkd.cli.serve",
-        "a planner for agents on other machines, over TCP",
+        "a planner for agents on other machines",
         "agentkd serve policies/lunarlander --env LunarLander-v3",
     ),
     "log": (
@@ -92,8 +93,8 @@ _COMMANDS = {
     ),
     "export": (
         "agentkd.cli.export",
-        "an executor as ONNX, C99, data for a fixed C runtime, TorchScript",
-        "agentkd export runs/demo/executor.akd --to c",
+        "an executor as C99, ONNX, or data for a fixed C runtime",
+        "agentkd export runs/demo/executor.akd -o executor.c",
     ),
     "footprint": (
         "agentkd.cli.footprint",
@@ -105,8 +106,6 @@ AGENTKD = Program(
     "agentkd", "A slow planner thinks; a tiny executor, distilled from it, acts in time.", _COMMANDS
 )
 _DEBUG = "AGENTKD_DEBUG"
-_PACKAGES = ("gymnasium", "matplotlib", "sb3_contrib", "stable_baselines3", "torch")
-"""What the extra "train" brings."""
 
 
 def overview(program: Program = AGENTKD) -> str:
@@ -166,16 +165,23 @@ def _main(words: Sequence[str] | None, program: Program) -> int:
         # What the system refuses names the path: too long, not allowed, a full disk.
         if os.environ.get(_DEBUG):
             raise
-        from rich.text import Text
-
-        from agentkd.cli.terminal import Console
-
-        text = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True).print(text, soft_wrap=True)
+        _tell(error)
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def _tell(error: Exception) -> None:
+    try:
+        from rich.text import Text
+
+        from agentkd.cli.terminal import Console
+    except ModuleNotFoundError:
+        sys.stderr.write(f"error: {error}\n")
+        return
+    text = Text.assemble(("error: ", "bold red"), str(error))
+    Console(stderr=True).print(text, soft_wrap=True)
 
 
 def _show_traceback(
@@ -189,12 +195,12 @@ def _show_traceback(
 
 
 def _run(name: str, words: Sequence[str], program: Program) -> int:
-    import tyro
-
-    from agentkd.cli.first_look import first_look
-
     home, _, _ = program.commands[name]
-    try:
+    with needing(f"{program.name} {name}"):
+        import tyro
+
+        from agentkd.cli.first_look import first_look
+
         command = import_module(home)
         options = tyro.cli(command.Options, args=words, prog=f"{program.name} {name}")
         options = _with_arguments(options)
@@ -203,14 +209,6 @@ def _run(name: str, words: Sequence[str], program: Program) -> int:
             if hasattr(options, "vecnormalize"):
                 warnings.simplefilter("error", StatisticsError)
             return int(command.run(options))
-    except ModuleNotFoundError as error:
-        # Any other module is the user's business, and its traceback with it.
-        package = (error.name or "").partition(".")[0]
-        if package not in _PACKAGES:
-            raise
-        raise AgentkdError(
-            f'{name} needs the package {package!r}: pip install "agentkd[train]" (or [all]).'
-        ) from error
 
 
 def _with_arguments(options: Any) -> Any:

@@ -18,7 +18,7 @@ from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.interrupt import held
-from agentkd.planners.remote.wire import SCHEME
+from agentkd.planners.remote.wire import SCHEMES
 
 if TYPE_CHECKING:
     from agentkd.deploy.contract import Contract
@@ -327,7 +327,7 @@ def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
 
 def _far(options: Options) -> bool:
     """Whether the planner is on another machine, and needs no process here."""
-    return len(options.planner) == 1 and options.planner[0].startswith(SCHEME)
+    return len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
 
 
 def _remote(options: Options, spec: Any) -> Any:

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import tyro
 
 from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
+from agentkd.interrupt import ctrl_c
 from agentkd.planners.remote.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
 
-if TYPE_CHECKING:
-    from agentkd.planners.remote.server import PlannerServer
-
-_SAY_EVERY = 10.0
 _TURN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Serve a planner over TCP, for agents that ask for it by tcp://HOST:PORT.
+    """Serve a planner for agents that ask for it by ws://HOST:PORT or wss://HOST:PORT.
 
-    Wherever a planner is named, its address will do: agentkd run ENV --planner tcp://10.0.0.7:4750.
-    A lost connection makes the planner late and nothing else. The token is proved by both ends and
-    never sent; observations and answers are not encrypted, so use a private network or a tunnel
-    (ssh -L) between machines.
+    Wherever a planner is named, its address will do: agentkd run ENV --planner wss://10.0.0.7:4750.
+    A lost connection makes the planner late and nothing else. Between machines a token and a
+    certificate are needed, or a tunnel (ssh -L).
 
     Example: agentkd serve policies/lunarlander --env LunarLander-v3
     """
@@ -44,12 +36,16 @@ class Options:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     host: str = "127.0.0.1"
-    """The address to listen at. Any but this machine's own needs a token."""
+    """The address to listen at. Any but this machine's own needs a token and --cert."""
     port: int = DEFAULT_PORT
     """The port; 0 for one that is free, which is printed."""
     token_file: Path | None = None
     """A file that holds the token, or - for the first line of standard input. Else AGENTKD_TOKEN,
     or the file AGENTKD_TOKEN_FILE."""
+    cert: Path | None = None
+    """A file with the server's certificate, for TLS (wss://)."""
+    key: Path | None = None
+    """A file with the certificate's private key, if not in the same file."""
     connections: int = 8
     """How many agents may be connected; others try again until a place is free."""
     vecnormalize: str | None = None
@@ -74,34 +70,31 @@ def run(options: Options) -> int:
 
         spec, _ = look_at(options.env)
     known = load_planner(reference(options), spec, **access(options))
-    _one_thread()
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # several would fight with what else runs here
     console = Console()
-    asked = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    before = [signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        with PlannerServer(
+    with (
+        ctrl_c() as ended,
+        PlannerServer(
             known,
             host=options.host,
             port=options.port,
             token=token,
+            cert=options.cert,
+            key=options.key,
             most_connections=options.connections,
-        ) as server:
-            guard = "with a token" if token else f"without a token ({TOKEN} is not set)"
-            console.print(
-                f"{known.name} at {server.address} {guard}; Ctrl-C ends it.",
-                highlight=False,
-                soft_wrap=True,
-            )
-            sys.stdout.flush()
-            _watch(server, asked, console)
-            counts = server.counts
-    finally:
-        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(each, handler)
+        ) as server,
+    ):
+        guard = "with a token" if token else f"without a token ({TOKEN} is not set)"
+        console.print(
+            f"{known.name} at {server.address} {guard}; Ctrl-C ends it.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.stdout.flush()
+        while not ended():
+            time.sleep(_TURN)
+    counts = server.counts
     mean = 1000 * counts.thinking / counts.questions if counts.questions else 0.0
     console.print(
         f"{counts.questions:,} question{'s' * (counts.questions != 1)} of "
@@ -110,20 +103,6 @@ def run(options: Options) -> int:
         highlight=False,
     )
     return 0
-
-
-def _watch(server: PlannerServer, asked: threading.Event, console: Console) -> None:
-    """Say now and then what was done, until it is asked to end."""
-    said, at = "", time.monotonic()
-    while not asked.wait(_TURN):
-        counts = server.counts
-        text = (
-            f"{counts.open} connected, {counts.questions:,} questions, "
-            f"{counts.failed:,} failed, {counts.refused:,} refused"
-        )
-        if text != said and time.monotonic() - at >= _SAY_EVERY:
-            said, at = text, time.monotonic()
-            console.print(text, highlight=False)
 
 
 def _token(path: Path | None) -> str:
@@ -135,10 +114,3 @@ def _token(path: Path | None) -> str:
     if not token:
         raise ConfigError("Standard input gave no token. Write it as the first line.")
     return token
-
-
-def _one_thread() -> None:
-    """Let torch, where a planner brought it, use one thread: they would fight."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from agentkd.errors import AgentkdError, ConfigError
-from agentkd.runtime.exposition import PrometheusFile, PrometheusServer, scalars
+from agentkd.errors import ConfigError
+from agentkd.extras import needing
+from agentkd.runtime.metrics import scalars
 from agentkd.runtime.scheduling import Realtime
 
 _SCALARS_EVERY = 0.5
@@ -83,9 +84,13 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
     found = Watchers({"env": env, "arm": ""})
     with contextlib.ExitStack() as stack:
         if options.prometheus is not None:
+            from agentkd.runtime.exposition import PrometheusServer
+
             server = PrometheusServer(found.metrics, options.prometheus, labels=found.labels)
             found.port = stack.enter_context(server).port
         if options.prometheus_file is not None:
+            from agentkd.runtime.exposition import PrometheusFile
+
             stack.enter_context(
                 PrometheusFile(found.metrics, options.prometheus_file, labels=found.labels)
             )
@@ -96,12 +101,8 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
 
 
 def _writer(folder: Path) -> Any:
-    try:
+    with needing("--tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise AgentkdError(
-            '--tensorboard needs the package tensorboard: pip install "agentkd[train]".'
-        ) from error
     try:
         return SummaryWriter(str(folder))
     except OSError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,14 +25,21 @@ from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, most_rows, probes, vectors
-from agentkd.errors import BundleError, BundleReason, LoadError, NumbersError, TooLargeError
+from agentkd.errors import (
+    BundleError,
+    BundleReason,
+    LoadError,
+    NumbersError,
+    TooLargeError,
+    WriteError,
+)
 from agentkd.executors.architecture import parse
 from agentkd.executors.description import check_layers, describe, rebuild
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
-from agentkd.files import loading, read_file, read_tensors
+from agentkd.files import loading, read_file, read_tensors, write_atomic
 from agentkd.types import Floats, Labels
 
 __all__ = [
@@ -206,23 +212,17 @@ def replace_bundle(path: str | Path, data: bytes) -> Bundle:
     Raises:
         BundleError: If they could not be written; a file that was there stays.
     """
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    read: list[Bundle] = []
+
+    def write(fresh: Path) -> None:
+        fresh.write_bytes(data)
+        read.append(read_bundle(fresh))
+
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        bundle = read_bundle(fresh)
-        fresh.replace(target)
-    except OSError as error:
-        raise BundleError(
-            f"{target} could not be written: {error.strerror or error}.", "unwritten"
-        ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
-    return bundle
+        write_atomic(path, write)
+    except WriteError as error:
+        raise BundleError(str(error), "unwritten") from error
+    return read[0]
 
 
 def read_bundle(path: str | Path) -> Bundle:

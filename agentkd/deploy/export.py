@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes
@@ -18,6 +15,8 @@ from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.interface import header_of
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
+from agentkd.extras import needing
+from agentkd.files import write_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def export_file(
     if not isinstance(source, Bundle):
         known = source.about.bundle
         source = known or from_bytes(to_bytes(source, source.about.provenance))
-    files = {out: export(source, name, request)}
+    files: dict[Path, bytes] = {out: export(source, name, request)}
     if TARGETS[name].in_c:
         files[out.with_suffix(".h")] = header_of(files[out].decode(), request.name).encode()
     write_files(files)
@@ -122,47 +121,18 @@ def export_file(
 
 
 def target_of(path: Path) -> str:
-    """Return the target that a file's suffix tells; the longest suffix that fits wins.
+    """Give the name of the target that a file's suffix stands for.
 
     Raises:
-        ConfigError: If none does.
+        ConfigError: If it stands for none.
     """
-    fitting = [name for name, each in TARGETS.items() if path.name.endswith(each.suffix)]
-    if not fitting:
-        known = ", ".join(f"{each.suffix} ({name})" for name, each in TARGETS.items())
-        raise ConfigError(f"{path} has no suffix of a target. Known: {known}.")
-    return max(fitting, key=lambda name: len(TARGETS[name].suffix))
-
-
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files, each whole, and none unless all of them fit. Links are followed.
-
-    Raises:
-        ConfigError: If one could not be written; files that were there stay.
-    """
-    staged: list[tuple[Path, Path]] = []
-    at: Path | None = None
-    try:
-        for path, data in files.items():
-            at, real = path, Path(os.path.realpath(path))
-            if real.exists() and not real.is_file():
-                raise ConfigError(f"{path} is not a regular file; choose the name of a file.")
-            real.parent.mkdir(parents=True, exist_ok=True)
-            # A short name: that of the file may be as long as names can be.
-            fresh = real.with_name(f".{uuid4().hex}.tmp")
-            staged.append((fresh, real))
-            with fresh.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for fresh, at in staged:
-            fresh.replace(at)
-    except OSError as error:
-        raise ConfigError(f"{at} could not be written: {error.strerror or error}.") from error
-    finally:
-        for fresh, _ in staged:
-            with suppress(OSError):
-                fresh.unlink()
+    known = {each.suffix: name for name, each in TARGETS.items()}
+    for suffix in sorted(known, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return known[suffix]
+    raise ConfigError(
+        f"{path}: the suffix names no target. Known: {', '.join(known)}. Or give --to."
+    )
 
 
 def _c(bundle: Bundle, request: Request) -> bytes:
@@ -181,26 +151,11 @@ def _akx(bundle: Bundle, _: Request) -> bytes:
 
 
 def _onnx(bundle: Bundle, request: Request) -> bytes:
-    try:
+    with needing("onnx"):
         from agentkd.deploy.onnx import as_flavour, to_onnx
-    except ModuleNotFoundError as error:
-        raise _missing("onnx", error, "export") from error
     provenance = bundle.manifest.get("provenance", {})
     flavour = as_flavour(request.flavour)
     return to_onnx(bundle.executor, flavour, provenance, opset=request.opset)
-
-
-def _torchscript(bundle: Bundle, _: Request) -> bytes:
-    from agentkd.deploy.torchscript import to_torchscript
-
-    try:
-        return to_torchscript(bundle.executor)
-    except ModuleNotFoundError as error:
-        raise _missing("torchscript", error, "train") from error
-
-
-def _missing(name: str, error: ModuleNotFoundError, extra: str) -> ConfigError:
-    return ConfigError(f'{name} needs the package {error.name!r}: pip install "agentkd[{extra}]".')
 
 
 TARGETS: dict[str, Target] = {
@@ -208,5 +163,4 @@ TARGETS: dict[str, Target] = {
     "c": Target(".c", _c, "C99", in_c=True),
     "c-int8": Target(".int8.c", _c_int8, "", in_c=True),
     "akx": Target(".akx", _akx, "model.akx"),
-    "torchscript": Target(".pt", _torchscript, "TorchScript"),
 }

@@ -15,6 +15,7 @@ from agentkd.errors import AgentkdError, LoadError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native, compiler
+from agentkd.extras import remedy
 from agentkd.types import Floats
 
 RANDOM_ROWS = 1000
@@ -139,26 +140,14 @@ def _onnx(executor: Executor, obs: Floats) -> Answer:
 
 
 def _no_onnx() -> str:
-    return _lacking(("onnx", "onnxruntime"), "export")
+    return _lacking("onnx", "onnxruntime")
 
 
-def _torchscript(executor: Executor, obs: Floats) -> Answer:
-    from agentkd.deploy.torchscript import run_torchscript
-
-    return run_torchscript(executor, obs)
-
-
-def _no_torch() -> str:
-    return _lacking(("torch",), "train")
-
-
-def _lacking(packages: Iterable[str], extra: str) -> str:
+def _lacking(*packages: str) -> str:
     from importlib.util import find_spec
 
-    for name in packages:
-        if find_spec(name) is None:
-            return f'no package {name!r}: pip install "agentkd[{extra}]"'
-    return ""
+    missing = [name for name in packages if find_spec(name) is None]
+    return f"no {remedy(missing[0]).removeprefix('the ')}" if missing else ""
 
 
 BACKENDS: tuple[Backend, ...] = (
@@ -167,6 +156,5 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("C99", _no_compiler, run_c),
     Backend("model.akx", _no_compiler, run_akx),
     Backend("ONNX Runtime", _no_onnx, _onnx),
-    Backend("TorchScript", _no_torch, _torchscript),
 )
 """Every form that is written in float; int8 has its own proof, bit for bit."""

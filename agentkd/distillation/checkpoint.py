@@ -7,7 +7,6 @@ checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from agentkd.archives import load_tensors
 from agentkd.distillation.distiller import Distiller
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import Fields
-from agentkd.files import loading, read_file
+from agentkd.files import loading, read_file, write_atomic, write_files
 from agentkd.printable import logger
 
 log = logger(__name__)
@@ -49,47 +48,39 @@ def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) 
     Raises:
         WriteError: If the disk refuses; an earlier checkpoint stays as it was.
     """
-    before = folder / _BEFORE
-    try:
-        before.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder} cannot be made: {error}.") from error
     state = {
         **distiller.state(),
         "made_of": _made_of(distiller),
         "planner": checkpoint.planner,
         "seconds": checkpoint.seconds,
     }
-    names = _LABELS, _STATE
-    fresh = [folder / f".{name}.tmp" for name in names]
     try:
-        distiller.buffer.save(fresh[0])
-        torch.save(state, fresh[1])
-        for name in names:
-            _keep(folder / name, before)
-        for name, path in zip(names, fresh, strict=True):
-            path.replace(folder / name)
-    except (OSError, RuntimeError) as error:
+        for name in (_LABELS, _STATE):
+            if (folder / name).exists():
+                _keep(folder / name, folder / _BEFORE / name)
+        write_files(
+            {
+                folder / _LABELS: distiller.buffer.save,
+                folder / _STATE: lambda path: torch.save(state, path),
+            },
+            hint="Make room; --resume goes on from there.",
+        )
+    except RuntimeError as error:  # torch's, on a full disk
         raise WriteError(
             f"{folder} could not be written: {error}. The checkpoint before is whole."
         ) from error
-    finally:
-        for path in fresh:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
-def _keep(path: Path, folder: Path) -> None:
-    """Put a file, if it is there, into a folder as well."""
-    if not path.exists():
-        return
-    fresh = folder / f".{path.name}.tmp"
-    fresh.unlink(missing_ok=True)
-    try:
-        fresh.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, fresh)
-    fresh.replace(folder / path.name)
+def _keep(path: Path, place: Path) -> None:
+    """Give a file a second place, as a link where the file system has them."""
+
+    def link(fresh: Path) -> None:
+        try:
+            fresh.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, fresh)
+
+    write_atomic(place, link)
 
 
 def _made_of(distiller: Distiller) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
@@ -19,11 +18,16 @@ from agentkd import spec as specs
 from agentkd.distillation.dataset import FORMAT, MANIFEST, SCHEMA, About
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError, SpecError, WriteError
+from agentkd.files import write_atomic
 from agentkd.types import ActionDist, Floats
 
 _PART = 65_536
 """Labels in a part: some megabytes, unless observations are images."""
 _MOST_BYTES = 64 << 20
+_HINT = (
+    "The labels written before are whole and can be distilled from. Make room, or name "
+    "another folder."
+)
 
 
 @final
@@ -141,7 +145,7 @@ class DatasetWriter:
                 tensors[name] = np.ascontiguousarray(tensors[name], np.float32)
             data = write_tensors(tensors)
             name = f"part-{len(self._written):05d}.safetensors"
-            _write(self._folder / name, data)
+            write_atomic(self._folder / name, data, hint=_HINT)
             self._written.append(
                 {
                     "file": name,
@@ -152,7 +156,7 @@ class DatasetWriter:
             )
             self._pending, self._waiting = [], 0
         text = json.dumps(self._manifest(complete), indent=1, sort_keys=True)
-        _write(self._folder / MANIFEST, text.encode())
+        write_atomic(self._folder / MANIFEST, text, hint=_HINT)
 
     def _manifest(self, complete: bool) -> dict[str, Any]:
         about = self._about
@@ -189,25 +193,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(
-            f"{path} could not be written: {error.strerror or error}. The labels "
-            "written before are whole and can be distilled from. Make room, or name "
-            "another folder."
+            f"{path} could not be written: {error.strerror or error}. {_HINT}"
         ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole, onto the disk, or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _writing(path):
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
 
 
 def clear_dataset(folder: Path) -> None:

@@ -24,6 +24,7 @@ from agentkd.distillation.collector import GOES_ON, TERMINATED, TRUNCATED
 from agentkd.distillation.dataset import About, Rows
 from agentkd.dists import Kind
 from agentkd.errors import LoadError, SpecError
+from agentkd.extras import needing
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, regular
 from agentkd.planners.actions import from_actions
@@ -80,12 +81,8 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDa
     """
     folder = path if (path / METADATA).is_file() else path / "data"
     file = folder / DATA
-    try:
+    with needing("A Minari dataset"):
         h5py = import_module("h5py")
-    except ModuleNotFoundError as error:
-        raise LoadError(
-            'Minari datasets need the package h5py: pip install "agentkd[minari]".'
-        ) from error
     with loading(f"{folder} holds no Minari dataset: it", keep=(SpecError,)):
         text = read_file(folder / METADATA, MOST_BYTES)
         data = parse_json(text, folder / METADATA, infinite=True)

@@ -11,7 +11,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.executors.executor import Executor, one_action
 from agentkd.executors.native import compile_native
-from agentkd.measure.forms_torch import executorch, torch_eager, torchscript
+from agentkd.measure.forms_torch import executorch, torch_eager
 from agentkd.measure.latency import Form
 from agentkd.runtime.agent import Agent
 from agentkd.spec import Spec
@@ -23,7 +23,7 @@ def executor_forms(executor: Executor) -> list[Form]:
     if executor.memory:
         # Their inputs are bound to one tick: a memory would have to go round.
         without = "not timed for an executor with a memory"
-        names = ("ONNX, bound", "torch eager", "TorchScript", "ExecuTorch")
+        names = ("ONNX, bound", "torch eager", "ExecuTorch")
         return [
             policy_form("NumPy", executor.policy, executor.spec),
             _kernel(executor),
@@ -38,7 +38,6 @@ def executor_forms(executor: Executor) -> list[Form]:
         onnx_runtime(executor),
         onnx_bound(executor),
         torch_eager(executor),
-        torchscript(executor),
         executorch(executor),
     ]
 

@@ -1,8 +1,7 @@
-"""The forms of an executor that torch is needed for: eager, TorchScript, ExecuTorch."""
+"""The forms of an executor that torch is needed for: eager and ExecuTorch."""
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from importlib import import_module
@@ -36,29 +35,6 @@ def torch_eager(executor: Executor) -> Form:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(obs[None])).numpy()
         return _action(executor, outputs)
-
-    return Form(name, decide, torch.__version__)
-
-
-def torchscript(executor: Executor) -> Form:
-    """The executor as it is exported to TorchScript, actions inside."""
-    name = "TorchScript"
-    try:
-        import torch
-
-        from agentkd.deploy.torchscript import to_torchscript
-    except ModuleNotFoundError as error:
-        return Form(name, None, f"no package {error.name!r}: {_TRAIN}")
-    with warnings.catch_warnings():
-        # torch calls it deprecated; that is no reason not to time it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        loader: Any = torch.jit
-        module = loader.load(io.BytesIO(to_torchscript(executor)))
-
-    def decide(obs: Floats) -> Any:
-        with torch.inference_mode():
-            actions, _ = module(torch.from_numpy(obs[None]))
-        return one_action(actions.numpy(), executor.spec)
 
     return Form(name, decide, torch.__version__)
 

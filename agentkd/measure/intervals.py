@@ -1,11 +1,11 @@
-"""Means and retentions with intervals, by the bootstrap with a fixed seed."""
+"""Means and retentions with intervals: scipy's bootstrap, with a fixed seed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from agentkd.errors import ConfigError
 _RESAMPLES = 10_000
 _SEED = 0
 _CHUNK = 2_000_000
-_NORMAL = NormalDist()
 
 Doubles = NDArray[np.float64]
 
@@ -63,18 +62,18 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if np.ptp(sample) == 0.0:
         # Not the mean, which rounding moves off values such as 0.1.
         return Interval(float(sample[0]), float(sample[0]), float(sample[0]))
-    (means,) = _means([sample])
-    below = float((means < mean).mean() + 0.5 * (means == mean).mean())
-    # A bias beyond any resample has no finite quantile.
-    bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(means)), 1 - 0.5 / len(means)))
-    apart = sample - mean
-    # The acceleration, from the jackknife, which is this simple for a mean.
-    speed = float((apart**3).sum()) / (6.0 * float((apart**2).sum()) ** 1.5)
-    wide = _wide(confidence, len(sample))
-    ends = [
-        _NORMAL.cdf(bias + (bias + z) / max(1.0 - speed * (bias + z), 1e-6)) for z in (-wide, wide)
-    ]
-    low, high = np.quantile(means, ends)
+    from scipy import stats
+
+    level = 2 * stats.norm.cdf(_wide(confidence, len(sample))) - 1
+    found = stats.bootstrap(
+        (sample,),
+        np.mean,
+        method="BCa",
+        # No quantile is finer than the resamples.
+        confidence_level=min(level, 1 - 1 / _RESAMPLES),
+        **_drawing(sample),
+    ).confidence_interval
+    low, high = np.clip(found, sample.min(), sample.max())  # against rounding
     return Interval(mean, float(low), float(high))
 
 
@@ -99,41 +98,12 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan, "A value is NaN or infinite.")
     if len(sample) == 1:
         return Interval(mean, math.nan, math.nan, "One pair has no interval.")
+    from scipy import stats
+
+    freedom = len(sample) - 1
     error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    half = student(confidence, len(sample) - 1) * error
+    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
     return Interval(mean, mean - half, mean + half)
-
-
-def student(confidence: float, freedom: int) -> float:
-    """How many standard errors reach to each side, with so many degrees of freedom.
-
-    Exact: the distribution is a finite sum for whole degrees (Abramowitz and Stegun 1964, 26.7.3
-    and 26.7.4), which is inverted by halving.
-
-    Args:
-        confidence: Between 0 and 1.
-        freedom: At least 1.
-    """
-    low, high = 0.0, 1.0
-    while _within(high, freedom) < confidence:
-        high *= 2.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
-    return 0.5 * (low + high)
-
-
-def _within(t: float, freedom: int) -> float:
-    """The probability that Student's t lies between -t and t."""
-    angle = math.atan(t / math.sqrt(freedom))
-    square = math.cos(angle) ** 2
-    odd = freedom % 2
-    term, total = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
-    for at in range(odd, freedom - 1, 2):
-        total += term
-        term *= square * (at + 1) / (at + 2)
-    total *= math.sin(angle)
-    return 2.0 / math.pi * (angle + total) if odd else total
 
 
 def retention(
@@ -176,16 +146,27 @@ def retention(
         return Interval(kept, kept, kept)
     if min(len(sample) for sample in samples) == 1:
         return Interval(kept, math.nan, math.nan, "One episode has no interval.")
-    mines, bests, worsts = _resampled(samples)
-    spans = bests - worsts
+    from scipy import stats
+
+    def both(mine: Doubles, best: Doubles, worst: Doubles, axis: int) -> Doubles:
+        worst = worst.mean(axis=axis)
+        spans = best.mean(axis=axis) - worst
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([(mine.mean(axis=axis) - worst) / spans, spans])
+
+    ratios, spans = stats.bootstrap(
+        samples,
+        both,
+        method="percentile",
+        paired=len({len(sample) for sample in samples}) == 1,
+        **_drawing(*samples),
+    ).bootstrap_distribution
     tail = (1.0 - confidence) / 2.0
     if float((spans * np.sign(span) <= 0).mean()) > tail:
         return Interval(kept, math.nan, math.nan, "The planner is hardly better than random play.")
-    usable = spans != 0
-    ratios = (mines[usable] - worsts[usable]) / spans[usable]
     few = min(len(sample) for sample in samples)
-    outside = _NORMAL.cdf(-_wide(confidence, few))
-    low, high = np.quantile(ratios, [outside, 1.0 - outside])
+    outside = stats.norm.cdf(-_wide(confidence, few))
+    low, high = np.quantile(ratios[spans != 0], [outside, 1.0 - outside])
     return Interval(kept, float(low), float(high))
 
 
@@ -195,38 +176,22 @@ def _sample(values: Sequence[float], confidence: float) -> Doubles:
     return np.asarray(values, np.float64)
 
 
-def _resampled(samples: Sequence[Doubles]) -> list[Doubles]:
-    if len({len(sample) for sample in samples}) == 1:
-        return _means(samples)
-    return [_means([each], seed)[0] for seed, each in enumerate(samples, _SEED)]
-
-
-def _means(samples: Sequence[Doubles], seed: int = _SEED) -> list[Doubles]:
-    """The means of resamples of samples of one length, which share their indices."""
-    random = np.random.default_rng(seed)
-    n = len(samples[0])
-    rows = max(1, _CHUNK // n)  # drawn in pieces, so that memory stays bounded
-    pieces: list[list[Doubles]] = [[] for _ in samples]
-    for start in range(0, _RESAMPLES, rows):
-        index = random.integers(0, n, (min(rows, _RESAMPLES - start), n))
-        for piece, sample in zip(pieces, samples, strict=True):
-            piece.append(sample[index].mean(axis=1))
-    return [np.concatenate(piece) for piece in pieces]
+def _drawing(*samples: Doubles) -> dict[str, Any]:
+    """Options of the bootstrap; drawn in pieces, so that memory stays bounded."""
+    return {
+        "n_resamples": _RESAMPLES,
+        "batch": max(1, _CHUNK // max(map(len, samples))),
+        "rng": np.random.default_rng(_SEED),
+    }
 
 
 def _wide(confidence: float, n: int) -> float:
     """How many standard errors of the bootstrap reach to each side.
 
     sqrt(n / (n-1)) times Student's quantile: the bootstrap's spread is that of the sample, too
-    narrow by the first, and takes it for known, which the second mends (by the expansion of Fisher
-    and Cornish, 1960).
+    narrow by the first, and takes it for known, which the second mends.
     """
-    z = _NORMAL.inv_cdf(0.5 + confidence / 2.0)
-    v = n - 1
-    t = (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
-    return math.sqrt(n / v) * t
+    from scipy import stats
+
+    t = stats.t.ppf(0.5 + confidence / 2, n - 1)
+    return float(math.sqrt(n / (n - 1)) * t)

@@ -2,7 +2,7 @@
 
 A reference is one of: an SB3 save, whatever its suffix; a folder with one, and maybe its
 VecNormalize statistics; an executor file (.akd), or a folder with one that is named planner.akd;
-"tcp://host:port", where a planner is served; "module:attribute", which names an SB3 model, a torch
+"ws://host:port", where a planner is served; "module:attribute", which names an SB3 model, a torch
 module, a callable, an object with `predict`, or a function that makes one of these. Several
 references are an ensemble.
 """
@@ -27,7 +27,7 @@ from agentkd.errors import (
 from agentkd.files import loading
 from agentkd.planners.adapt import from_object
 from agentkd.planners.planner import Planner
-from agentkd.planners.remote.wire import SCHEME
+from agentkd.planners.remote.wire import SCHEMES
 from agentkd.planners.sb3.locate import (
     SAVES,
     Beside,
@@ -127,7 +127,7 @@ def _load(
         }
         return _ensemble(ref, spec, options, boxes=boxes)
     _need_several(boxes, ref)
-    if ref.startswith(SCHEME):
+    if ref.startswith(SCHEMES):
         return _remote(ref, spec)
     path = Path(ref)
     kind = kind_of(path)
@@ -144,7 +144,7 @@ def _load(
     if not save.exists() and save.suffix != ".zip":
         raise RefError(
             f"No planner {ref!r}. Give an SB3 save, a folder with one, an executor "
-            "file (.akd), tcp://host:port, or module:attribute."
+            "file (.akd), ws://host:port, or module:attribute."
         )
     return _save(save, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any, Literal
 
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
-from agentkd.files import read_file
+from agentkd.files import read_file, write_atomic
 from agentkd.interrupt import held
 from agentkd.report.provenance import origin
 
@@ -24,6 +22,7 @@ _MARK = ".agentkd"
 # whole, and may be what the new run starts from.
 _FILES = ("report.json", "report.html")
 _FOLDERS = ("checkpoint", "rows", "tensorboard")
+_ROOM = "Make room, or give another folder with --out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,39 +181,6 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        WriteError: If the disk refuses; a file that was there before stays.
-    """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _settle(path.parent)
-    except OSError as error:
-        raise WriteError(
-            f"{path} could not be written: {error.strerror or error}. What was there "
-            "before is whole. Make room, or give another folder with --out."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-
-
-def _settle(folder: Path) -> None:
-    """Have the folder's new entry on the disk, not only the file's bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_report(out: Path, data: Mapping[str, Any], sections: Sequence[Section]) -> None:
     """Write report.json and report.html into a folder.
 
@@ -229,14 +195,10 @@ def write_report(out: Path, data: Mapping[str, Any], sections: Sequence[Section]
     from agentkd.report.html import page
 
     full = _plain({"schema": SCHEMA, **origin(), **data})
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{out} cannot be made: {error.strerror}.") from error
     text = json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n"
     with held():
-        write_whole(out / "report.json", text)
-        write_whole(out / "report.html", page(full, sections))
+        write_atomic(out / "report.json", text, hint=_ROOM)
+        write_atomic(out / "report.html", page(full, sections), hint=_ROOM)
 
 
 def read_report(path: Path) -> dict[str, Any]:

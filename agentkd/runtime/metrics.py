@@ -17,6 +17,69 @@ _BITS = 5
 """Leading bits that tell a bucket: each is at most 1/16 wide."""
 JUMP = 1e6
 """Jumps of actions are recorded in millionths of the action's unit."""
+DESCRIBED: dict[str, tuple[str, ...]] = {
+    "ticks_total": ("Ticks.",),
+    "episodes_total": ("Episodes begun.",),
+    "decisions_total": ("Decisions by who decided and why.", "source", "reason"),
+    "starved_ticks_total": ("Ticks at which neither strategy nor executor acted.",),
+    "vetoes_total": ("Sources that routers refused.", "source", "reason"),
+    "router_errors_total": ("Routers that raised.",),
+    "guard_interventions_total": ("Ticks at which a guard refused a source.",),
+    "guard_refused_total": ("Sources that a guard refused.", "source"),
+    "shadow_compared_total": ("Decisions compared with a shadow's.",),
+    "deadline_miss_total": ("Decisions after their deadline.",),
+    "missed_cycles_total": ("Periods without a tick.",),
+    "nan_observations_total": ("Observations with NaN or infinity.",),
+    "planner_answers_total": ("Answers of the planner.",),
+    "planner_partial_answers_total": ("Answers that were still improved.",),
+    "planner_errors_total": ("Requests that failed.",),
+    "planner_restarts_total": ("Planners started again.", "cause"),
+    "planner_starts_failed_total": ("Starts of the planner that failed.",),
+    "strategy_accepted_total": ("Strategies taken.",),
+    "strategy_rejected_total": ("Strategies refused.", "reason"),
+    "labels_total": ("Observations that the planner labelled.",),
+    "observations_unlabelled_total": ("Observations that it did not.",),
+    "labels_learnt_total": ("Labels that the distiller took.",),
+    "labels_dropped_total": ("Labels that found the distiller too slow.",),
+    "distiller_steps_total": ("Gradient steps.",),
+    "distiller_errors_total": ("Steps of the distiller that failed.",),
+    "distiller_restarts_total": ("Distillers started again.", "cause"),
+    "distiller_starts_failed_total": ("Starts of the distiller that failed.",),
+    "workers_raised_total": ("Priorities raised: the worker hardly ran.", "worker"),
+    "swaps_total": ("Executors swapped in.",),
+    "swaps_refused_total": ("Executors that were not swapped in.", "reason"),
+    "rollbacks_total": ("Returns to a former executor.", "reason"),
+    "log_records_total": ("Records of the decision log.",),
+    "log_dropped_total": ("Records that found no room.",),
+    "views_dropped_total": ("Decisions that a slow consumer missed.",),
+    "executor_version": ("Version of the executor that acts.",),
+    "executor_parameters": ("Trained numbers of the executor.",),
+    "executor_agreement": ("Executor and planner, newest answers, 0 to 1.",),
+    "executor_agreement_mean": ("Executor and planner, all answers, 0 to 1.",),
+    "strategy_coverage": ("Share of ticks at which a strategy acted.",),
+    "untrusted_share": ("Share of ticks at which strategy or executor acted.",),
+    "shadow_agreement": ("Agreement of the shadow with the source that acted, 0 to 1.",),
+    "planner_ready": ("Whether the planner is ready, 0 or 1.",),
+    "distiller_ready": ("Whether the distiller is ready, 0 or 1.",),
+    "planner_busy_ratio": ("Share of the time that the planner thinks.",),
+    "reward_per_tick": ("Mean reward by who acted.", "source"),
+    "strategies_worse": ("Whether strategies do worse than the executor, 0 or 1.",),
+    "lead_ticks": ("Ticks by which observations are rolled forward.",),
+    "distiller_progress": ("What the distiller tells of itself.", "number"),
+    "decision_latency_by_source_us": ("From the observation to the action.", "source"),
+    "decision_latency_by_planner_us": (
+        "The same, with a planner that is ready and without.",
+        "planner",
+    ),
+    "tick_lateness_us": ("How late ticks began.",),
+    "tick_period_us": ("From tick to tick.",),
+    "planner_latency_us": ("From the observation to the planner's answer.",),
+    "planner_latency_ticks": ("The same in ticks.",),
+    "strategy_age_ticks": ("Age of strategies that act.",),
+    "seam_jump": ("From one action to the next.", "where"),
+}
+"""What others are told of: by its name in `Agent.metrics`, what it is, and the labels of the
+mappings nested in it."""
 _BUCKETS = ((64 - _BITS) << (_BITS - 1)) + (1 << _BITS)
 
 
@@ -271,3 +334,21 @@ def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
 
 def _counted(counts: Mapping[tuple[str, str], int], source: str) -> int:
     return sum(count for key, count in dict(counts).items() if key[0] == source)
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Lay metrics out flat, such as "decisions_total/executor/late", for TensorBoard.
+
+    What is no number is left out.
+    """
+    out: dict[str, float] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{name}/{key}" if name else str(key), inner)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            out[name] = float(value)
+
+    walk("", metrics)
+    return out

@@ -1,51 +1,69 @@
 """A planner on another machine, as a policy: what `agentkd serve` serves.
 
-A lost connection makes the planner late and nothing else: the question is put again when the
-connection is there again. Each reply carries the number of its question and its episode; one that
-does not fit ends the connection, so that a late reply is never taken for the answer to the next
-question.
+A lost connection makes the planner late and nothing else: the question is put again over a new one.
+Each reply carries the number of its question and its episode; one that does not fit ends the
+connection, so that a late reply never answers the next question.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, final
 
-from agentkd.errors import AgentkdError, PlannerError, WireError
+from agentkd.errors import AgentkdError, ConfigError, PlannerError, WireError
+from agentkd.extras import needing
+from agentkd.planners.line import Line, cut, settings
 from agentkd.planners.remote.wire import (
+    CA_FILE,
     MOST_BYTES,
-    MOST_UNPROVEN,
-    PROTOCOL,
     Frame,
-    Line,
     address_of,
     answer_of,
-    connect,
+    bearer,
     names_of,
-    proof,
-    proven,
     token_of_environment,
 )
 from agentkd.printable import logger, printable
 from agentkd.spec import Spec, from_json, to_json
 from agentkd.types import ActionDist, Floats, Guidance, State
 
+with needing("A planner on another machine"):
+    from websockets.exceptions import (
+        ConnectionClosed,
+        InvalidHandshake,
+        InvalidMessage,
+        InvalidStatus,
+    )
+    from websockets.sync.client import connect
+
 log = logger(__name__)
 
 _BACKOFF, _MOST_BACKOFF = 0.1, 5.0
 _HANDSHAKE = 10.0
-"""Seconds for one try to connect, the handshake included."""
+"""Seconds for one try to connect, all of the handshake included."""
 _MOST_HORIZON = 1 << 16
+_ABOUT = {
+    "spec": dict,
+    "name": str,
+    "horizon": int,
+    "parameters": int,
+    "recurrent": bool,
+    "anytime": bool,
+    "doubts": bool,
+}
+"""What the other end tells of its planner."""
 Said = TypeVar("Said")
 
 
 @final
 class RemotePlanner:
-    """A planner behind `tcp://host:port`. It is a `Policy`, or what it is there.
+    """A planner behind `ws://host:port` or, over TLS, `wss://host:port`.
 
     It has `initial_state`, `improve` and `disagreement` where the planner has, and `horizon`. It
     waits for its answers, so give it to the runtime as it is (it then gets a thread) or by its
@@ -59,10 +77,12 @@ class RemotePlanner:
         restarts: How often the connection was lost, under "lost".
 
     Args:
-        address: "tcp://host:port".
+        address: "ws://host:port" or "wss://host:port".
         spec: The environment; None to take the other end's.
-        token: What both ends have to know; None to take it from the environment (AGENTKD_TOKEN, or
-            the file AGENTKD_TOKEN_FILE).
+        token: What the server wants to know; None to take it from the environment (AGENTKD_TOKEN,
+            or the file AGENTKD_TOKEN_FILE).
+        ca: A file of certificates that sign the server's; None to take the file AGENTKD_CA_FILE, or
+            the system's certificates.
         answer_seconds: For one question and its answer, or for each better answer; then the
             connection is given up.
         patience: Seconds for which a question is put again, over new connections. A server that is
@@ -71,6 +91,8 @@ class RemotePlanner:
         most_bytes: The largest message that is taken.
 
     Raises:
+        ConfigError: If the address is none, a token would cross a network unencrypted, or the
+            certificates cannot be read.
         PlannerError: If nobody answers there, or not as one should.
     """
 
@@ -80,6 +102,7 @@ class RemotePlanner:
         spec: Spec | None = None,
         *,
         token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
         answer_seconds: float = 30.0,
         patience: float = 30.0,
         most_bytes: int = MOST_BYTES,
@@ -88,6 +111,12 @@ class RemotePlanner:
         self.address = address
         self._where = address_of(address)
         self._token = token_of_environment() if token is None else token
+        if self._token and not (self._where.secure or self._where.is_loopback):
+            raise ConfigError(
+                f"The token would go to {address} unencrypted. Serve with --cert and "
+                "--key and use wss://, or use a tunnel (ssh -L) and ws://127.0.0.1."
+            )
+        self._tls = _trusting(ca) if self._where.secure else None
         self._answer_seconds, self._patience = answer_seconds, patience
         self._most = most_bytes
         self._asked_spec = spec
@@ -95,9 +124,10 @@ class RemotePlanner:
         self.restarts = {"lost": 0}
         self._id = 0
         self._line: Line | None = None
+        self._handle: socket.socket | None = None
         self._gone = threading.Event()
         self._about: dict[str, Any] | None = None
-        about = self._connect(time.monotonic() + patience)
+        about = self._with_patience(self._connect)
         self.spec: Spec = spec or from_json(about["spec"])
         self.name, self.horizon = printable(about["name"]), int(about["horizon"])
         self.parameters = int(about["parameters"])
@@ -114,8 +144,7 @@ class RemotePlanner:
         Raises:
             PlannerError: If the planner raised, or cannot be reached for too long.
         """
-        arrays = [obs] if state is None else [obs, *state]
-        frame = self._asked("call", arrays)
+        frame = self._asked("call", [obs] if state is None else [obs, *state])
         answer = answer_of(frame, self.spec)
         if state is None:
             return answer
@@ -131,7 +160,7 @@ class RemotePlanner:
         self._gone.clear()
 
     def _initial_state(self, batch: int) -> State:
-        return self._asked("begin", [], {"batch": batch}).arrays
+        return self._asked("begin", [], batch=batch).arrays
 
     def _disagreement(self, obs: Floats) -> Floats:
         arrays = self._asked("disagreement", [obs]).arrays
@@ -143,14 +172,13 @@ class RemotePlanner:
     def _improve(self, obs: Floats) -> Iterator[ActionDist | Guidance]:
         whole = False
         try:
-            number = self._with_patience(lambda end: self._put(end, "improve", [obs]))
+            end = self._with_patience(lambda: self._put("improve", [obs]))
             while not whole:
-                frame = self._hear(number)
+                frame = self._hear(end)
                 whole = bool(frame.header.get("last"))
                 if not whole or frame.arrays:
                     yield answer_of(frame, self.spec)
-                if self._line is not None:
-                    self._line.within(self._answer_seconds)
+                end = time.monotonic() + self._answer_seconds
         except OSError as error:
             self._lost(error)
             if not self._gone.is_set():
@@ -161,109 +189,102 @@ class RemotePlanner:
                 # The rest of it would come in the way of the next question's answer.
                 self._hang_up()
 
-    def _asked(
-        self, method: str, arrays: Sequence[Floats], more: dict[str, Any] | None = None
-    ) -> Frame:
+    def _asked(self, method: str, arrays: Sequence[Floats], **more: Any) -> Frame:
         """Ask until there is an answer, over new connections where need be."""
-        return self._with_patience(
-            lambda end: self._hear(self._put(end, method, arrays, more or {}))
-        )
+        return self._with_patience(lambda: self._hear(self._put(method, arrays, more)))
 
     def _put(
-        self, end: float, method: str, arrays: Sequence[Floats], more: dict[str, Any] | None = None
-    ) -> int:
-        self._id += 1
-        question = {"type": "ask", "id": self._id, "episode": self.episode}
-        line = self._line
-        if line is None:
-            self._connect(end)
-            line = self._line
-        if line is None:
-            raise PlannerError(f"{self.address} was given up.")
-        line.within(self._answer_seconds)
-        line.send({**question, "method": method, **(more or {})}, arrays)
-        return self._id
+        self, method: str, arrays: Sequence[Floats], more: dict[str, Any] | None = None
+    ) -> float:
+        """Send a question, over a new connection if need be; give its answer's time."""
+        if self._line is None:
+            self._connect()
+        return self._send(method, arrays, more or {}, self._answer_seconds)
 
-    def _hear(self, number: int) -> Frame:
+    def _send(
+        self, method: str, arrays: Sequence[Floats], more: dict[str, Any], seconds: float
+    ) -> float:
+        line, end = self._line, time.monotonic() + seconds
+        if line is None:
+            raise ConnectionError("the connection was given up")
+        self._id += 1
+        question = {"id": self._id, "episode": self.episode, "method": method, **more}
+        line.send(question, arrays, seconds)
+        return end
+
+    def _hear(self, end: float) -> Frame:
         line = self._line
         if line is None:
             raise ConnectionError("the connection was given up")
         try:
-            frame = line.receive()
+            frame = line.receive(max(end - time.monotonic(), 0.0))
+            said = frame.header.get("id"), frame.header.get("episode")
         except WireError:
             self._hang_up()
             raise
-        header = frame.header
-        if (header.get("id"), header.get("episode")) != (number, self.episode):
+        if said != (self._id, self.episode):
             self._hang_up()
             raise WireError(
-                f"{self.address} answered question {header.get('id')} of episode "
-                f"{header.get('episode')}; it was asked {number} of {self.episode}."
+                f"{self.address} answered question {said[0]} of episode {said[1]}; it "
+                f"was asked {self._id} of {self.episode}."
             )
-        if header.get("type") == "failed":
-            raise PlannerError(str(header.get("text")))
+        if frame.header.get("type") == "failed":
+            raise PlannerError(str(frame.header.get("text")))
         return frame
 
-    def _with_patience(self, ask: Callable[[float], Said]) -> Said:
-        """Ask until there is an answer; `ask` is told when patience ends."""
+    def _with_patience(self, ask: Callable[[], Said]) -> Said:
+        """Ask until there is an answer, with longer pauses, until patience ends."""
         end, pause = time.monotonic() + self._patience, _BACKOFF
         while True:
+            if self._gone.is_set():
+                raise PlannerError(f"{self.address} was given up.")
             try:
-                return ask(end)
+                return ask()
             except OSError as error:
                 self._lost(error)
-                if self._gone.is_set() or time.monotonic() >= end:
+                left = end - time.monotonic()
+                if self._gone.is_set() or left <= 0:
                     raise PlannerError(self._words(error)) from error
-                self._gone.wait(pause)
+                self._gone.wait(min(pause, left))
                 pause = min(2 * pause, _MOST_BACKOFF)
 
-    def _lost(self, error: OSError) -> None:
+    def _lost(self, error: Exception) -> None:
+        there = self._line is not None
         self._hang_up()
+        if not there:
+            return
         self.restarts["lost"] += 1
         count = self.restarts["lost"]
         if count & (count - 1) == 0 and not self._gone.is_set():
             log.warning("%s Lost %d times.", self._words(error), count)
 
-    def _words(self, error: OSError) -> str:
+    def _words(self, error: Exception) -> str:
         said = "it took too long" if isinstance(error, TimeoutError) else str(error)
-        return f"The planner at {self.address} cannot be reached: {said}."
+        return f"The planner at {self.address} cannot be reached: {said.rstrip('.')}."
 
     def _hang_up(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            cut(handle)
+            handle.close()
         line, self._line = self._line, None
         if line is not None:
             line.close()
 
-    def _connect(self, end: float) -> dict[str, Any]:
-        """Connect, again and again with longer pauses, until patience ends.
+    def _connect(self) -> dict[str, Any]:
+        """Connect once; give what the other end says of its planner.
 
-        Returns:
-            What the other end says of its planner.
+        Raises:
+            OSError: If nobody answers in time, or all places are taken.
+            PlannerError: If whoever answers is not the planner, or refuses.
         """
-        pause = _BACKOFF
-        while not self._gone.is_set():
-            try:
-                return self._greet()
-            except OSError as error:
-                self._hang_up()
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise PlannerError(self._words(error)) from error
-                self._gone.wait(min(pause, left))
-                pause = min(2 * pause, _MOST_BACKOFF)
-        raise PlannerError(f"{self.address} was given up.")
-
-    def _greet(self) -> dict[str, Any]:
         end = time.monotonic() + _HANDSHAKE
-        line = Line(connect(*self._where, _HANDSHAKE), MOST_UNPROVEN)
-        # From here on `interrupt` ends the waiting.
-        self._line = line
-        if self._gone.is_set():
-            self._hang_up()
-            raise ConnectionError("it was given up")
+        spec = to_json(self._asked_spec) if self._asked_spec else None
         try:
-            line.within(end - time.monotonic())
-            about = self._introduced(line)
-            line.trust(self._most)
+            self._open(end)
+            left = max(end - time.monotonic(), 0.0)
+            self._send("about", [], {"spec": spec}, left)
+            about = _checked(self._hear(end).header, self.address)
         except BaseException:
             self._hang_up()
             raise
@@ -276,53 +297,64 @@ class RemotePlanner:
         self._about = about
         return about
 
-    def _introduced(self, line: Line) -> dict[str, Any]:
-        hello = self._unrefused(line)
-        if hello.get("type") != "hello" or hello.get("protocol") != PROTOCOL:
-            raise WireError(f"{self.address} speaks {hello.get('protocol')!r}, not {PROTOCOL}.")
-        nonces = [str(hello.get("nonce")), os.urandom(16).hex()]
-        line.send(
-            {
-                "type": "auth",
-                "protocol": PROTOCOL,
-                "nonce": nonces[1],
-                "proof": proof(self._token, "client", nonces),
-                "spec": to_json(self._asked_spec) if self._asked_spec else None,
-            }
-        )
-        welcome = self._unrefused(line)
-        if not proven(self._token, "server", nonces, welcome.pop("proof", None)):
+    def _open(self, end: float) -> None:
+        where = self._where
+        try:
+            raw = socket.create_connection((where.host, where.port), _HANDSHAKE)
+        except ValueError as error:
+            raise ConfigError(f"{where.host!r} is no host: {error}.") from error
+        # TLS takes the socket over: this one ends the waiting from another thread.
+        self._handle = raw.dup()
+        raw.settimeout(None)
+        if self._gone.is_set():
+            raw.close()
+            raise ConnectionError("it was given up")
+        headers = {"Authorization": bearer(self._token)} if self._token else None
+        try:
+            connection = connect(
+                str(where),
+                sock=raw,
+                ssl=self._tls,
+                additional_headers=headers,
+                user_agent_header=None,
+                open_timeout=max(end - time.monotonic(), 0.0),
+                # Whether the server is there is seen when it is asked.
+                ping_interval=None,
+                **settings(self._most),
+            ).__enter__()
+        except ssl.SSLCertVerificationError as error:
             raise PlannerError(
-                f"{self.address} does not prove that it knows the token; it may not be "
-                "the planner that it seems."
-            )
-        return _checked(welcome, self.address)
-
-    def _unrefused(self, line: Line) -> dict[str, Any]:
-        said = dict(line.receive().header)
-        if said.get("type") == "refused":
-            text = f"{self.address} refuses: {said.get('text')}"
+                f"The certificate of {self.address} is not trusted: "
+                f"{error.verify_message}. Name the file of its CA in {CA_FILE}."
+            ) from error
+        except InvalidStatus as error:
+            text = (error.response.body or b"")[:1000].decode(errors="replace").strip()
+            full = error.response.status_code == 503
             # A place may become free; nothing else that is refused changes by itself.
-            raise ConnectionError(text) if said.get("retry") else PlannerError(text)
-        return said
+            kind = ConnectionError if full else PlannerError
+            raise kind(f"{self.address} refuses: {text or error}") from error
+        except (ConnectionClosed, InvalidMessage) as error:  # or this end met itself
+            raise ConnectionError(str(error)) from error
+        except InvalidHandshake as error:
+            raise PlannerError(f"{self.address} serves no planner: {error}.") from error
+        self._line = Line(connection, self._most)
 
 
-def _checked(welcome: dict[str, Any], address: str) -> dict[str, Any]:
+def _trusting(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    path = ca or os.environ.get(CA_FILE) or None
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ConfigError(f"The certificates {path}: {error.strerror}.") from error
+
+
+def _checked(told: Any, address: str) -> dict[str, Any]:
     """Make sure that what the other end says of itself is complete."""
-    wanted = {
-        "spec": dict,
-        "name": str,
-        "horizon": int,
-        "parameters": int,
-        "recurrent": bool,
-        "anytime": bool,
-        "doubts": bool,
-    }
-    for key, kind in wanted.items():
-        if type(welcome.get(key)) is not kind:
-            raise WireError(f"{address} does not tell its {key}: {welcome!r:.500}")
+    for key, kind in _ABOUT.items():
+        if type(told.get(key)) is not kind:
+            raise WireError(f"{address} does not tell its {key}: {told!r:.500}")
     with contextlib.suppress(AgentkdError):
-        from_json(welcome["spec"])
-        if 1 <= welcome["horizon"] <= _MOST_HORIZON:
-            return {key: welcome[key] for key in wanted}
-    raise WireError(f"{address} tells of itself what cannot be: {welcome!r:.500}")
+        from_json(told["spec"])
+        if 1 <= told["horizon"] <= _MOST_HORIZON:
+            return {key: told[key] for key in _ABOUT}
+    raise WireError(f"{address} tells of itself what cannot be: {told!r:.500}")

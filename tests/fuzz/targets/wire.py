@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
 
 from agentkd import dists
-from agentkd.errors import AgentkdError, WireError
+from agentkd.errors import AgentkdError
 from agentkd.planners import Planner
+from agentkd.planners.line import cut, settings
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.server import PlannerServer
-from agentkd.planners.remote.wire import PROTOCOL, Line, address_of, proof
+from agentkd.planners.remote.wire import MOST_BYTES, bearer
 from agentkd.spec import to_json
 from agentkd.types import Floats
 from tests.fuzz import mutate
@@ -28,11 +31,10 @@ from tests.fuzz.target import Files, Target
 from tests.runtime_children import SPEC, Anytime, Echo
 
 _TOKEN = "fuzz"
-_FRAME = struct.Struct("<4sIQ")
+_LENGTH = struct.Struct("<I")
 _WAIT = 30.0
 _SCRIPT, _SIDE = "script.bin", "side"
 _OBS = np.zeros((2, 3), np.float32)
-_NONCE = "0" * 32
 
 
 def _odd_side(folder: Path) -> bool:
@@ -44,8 +46,8 @@ def _plainly(_: Draw, header: Any) -> bytes:
     return mutate.written(header)
 
 
-def _framed(draw: Draw, header: Any, arrays: Sequence[Floats]) -> bytes:
-    """A frame whose lengths fit what is in it, but for now and then."""
+def _message(draw: Draw, header: Any, arrays: Sequence[Floats]) -> bytes:
+    """A message whose lengths fit what is in it, but for now and then."""
     payload = b"".join(array.tobytes() for array in arrays)
     if isinstance(header, dict) and "shapes" not in header:
         header = {**header, "shapes": [list(array.shape) for array in arrays]}
@@ -53,40 +55,42 @@ def _framed(draw: Draw, header: Any, arrays: Sequence[Floats]) -> bytes:
     head = write(draw, header)
     if draw.chance(6):
         payload = mutate.octets(draw, payload)
-    lengths = [len(head), len(payload)]
+    length = len(head)
     if draw.chance(10):
-        at = draw.below(2)
-        lengths[at] = mutate.integer(draw, lengths[at]) % (1 << (32, 64)[at])
-    magic = b"AKD1" if draw.below(20) else draw.raw(4)
-    return _FRAME.pack(magic, *lengths) + head + payload
+        length = mutate.integer(draw, length) % (1 << 32)
+    return _LENGTH.pack(length) + head + payload
+
+
+def _script(messages: Sequence[bytes]) -> bytes:
+    return b"".join(_LENGTH.pack(len(each)) + each for each in messages)
+
+
+def _messages(folder: Path) -> Iterator[bytes]:
+    script, at = (folder / _SCRIPT).read_bytes(), 0
+    while at < len(script):
+        (length,) = _LENGTH.unpack_from(script, at)
+        at += _LENGTH.size + length
+        yield script[at - length : at]
 
 
 def build_questions(draw: Draw) -> Files:
     """What a client sends: its introduction, true or changed, and questions."""
-    nonces = [_NONCE, "1" * 32]
-    hello = {
-        "type": "auth",
-        "protocol": PROTOCOL,
-        "nonce": nonces[1],
-        "proof": "@proof@",
-        "spec": to_json(SPEC) if draw.chance(2) else None,
-    }
-    first = mutate.written({**hello, "shapes": []})
-    if draw.chance(3):
-        first = mutate.document(draw, {**hello, "shapes": []})
-    questions = b""
+    token = draw.raw(8).hex() if draw.chance(8) else _TOKEN
+    hello = {"id": 0, "episode": 0, "method": "about"}
+    told = to_json(SPEC) if draw.chance(2) else None
+    messages = [_message(draw, {**hello, "spec": told}, [])]
     for number in range(1 + draw.below(3)):
         method = draw.choice(("call", "improve", "begin", "disagreement", "none"))
-        asked = {"type": "ask", "id": number, "episode": 0, "method": method, "batch": 2}
+        asked = {"id": number, "episode": 0, "method": method, "batch": 2}
         arrays = [_OBS] * draw.choice((1, 1, 1, 0, 2, 3))
-        questions += _framed(draw, asked, arrays)
-    return {"hello.json": first, _SCRIPT: questions, _SIDE: draw.raw(1)}
+        messages.append(_message(draw, asked, arrays))
+    return {"token": token.encode(), _SCRIPT: _script(messages), _SIDE: draw.raw(1)}
 
 
 def read_questions(folder: Path) -> Any:
     """Serve a planner to such a client, then to an honest one."""
     address = _served(_odd_side(folder), os.getpid()).address
-    with contextlib.suppress(OSError, WireError):
+    with contextlib.suppress(OSError, WebSocketException):
         _misbehave(address, folder)
     try:
         honest = RemotePlanner(address, SPEC, token=_TOKEN, patience=_WAIT)
@@ -114,23 +118,22 @@ def work_questions(answer: Any) -> None:
 
 def _misbehave(address: str, folder: Path) -> None:
     """Connect, say what the files hold, and read until the other end is done."""
-    with socket.create_connection(address_of(address), timeout=_WAIT) as connection:
-        line = Line(connection)
-        nonce = str(line.receive().header["nonce"])
-        head = (folder / "hello.json").read_bytes()
-        head = head.replace(b"@proof@", proof(_TOKEN, "client", [nonce, "1" * 32]).encode())
-        connection.sendall(_FRAME.pack(b"AKD1", len(head), 0) + head)
-        connection.sendall((folder / _SCRIPT).read_bytes())
-        connection.shutdown(socket.SHUT_WR)
-        while connection.recv(1 << 16):
-            pass
+    token = (folder / "token").read_text()
+    with connect(
+        address, additional_headers={"Authorization": bearer(token)}, **settings(MOST_BYTES)
+    ) as connection:
+        for message in _messages(folder):
+            connection.send(message)
+            # A changed `improve` may have several answers; the rest comes next.
+            connection.recv(_WAIT)
 
 
 def build_answers(draw: Draw) -> Files:
     """What a server sends: its welcome and answers, true or changed."""
     welcome: Any = {
-        "type": "welcome",
-        "proof": "@proof@",
+        "id": 1,
+        "episode": 0,
+        "type": "answer",
         "spec": to_json(SPEC),
         "name": "a stub",
         "horizon": 1,
@@ -140,13 +143,12 @@ def build_answers(draw: Draw) -> Files:
         "doubts": draw.chance(4),
         "shapes": [],
     }
-    first = mutate.written(welcome)
-    if draw.chance(4):
-        first = mutate.document(draw, welcome)
-    answers = b""
+    write = mutate.document if draw.chance(4) else _plainly
+    first = write(draw, welcome)
+    messages = [_LENGTH.pack(len(first)) + first]
     rows = np.zeros((2, 4), np.float32)
-    for number in range(1, 5):
-        said = {"id": number, "episode": 0, "type": "answer", "last": number % 2 == 0}
+    for number in range(2, 6):
+        said = {"id": number, "episode": 0, "type": "answer", "last": number % 2 == 1}
         said |= {"kind": "categorical", "names": ["rows"], "guidance": draw.chance(4)}
         if draw.chance(4):
             names: list[Any] = ["rows", "goal", "expected", 1, None, []]
@@ -155,8 +157,8 @@ def build_answers(draw: Draw) -> Files:
         if draw.chance(8):
             said |= {"type": "failed", "text": "it \x1b[31m failed"}
         arrays = [rows] * draw.choice((1, 1, 1, 2, 3))
-        answers += _framed(draw, said, arrays)
-    return {"welcome.json": first, _SCRIPT: answers, _SIDE: draw.raw(1)}
+        messages.append(_message(draw, said, arrays))
+    return {_SCRIPT: _script(messages), _SIDE: draw.raw(1)}
 
 
 def read_answers(folder: Path) -> list[Any]:
@@ -188,34 +190,24 @@ def read_answers(folder: Path) -> list[Any]:
 
 @contextlib.contextmanager
 def _hostile(folder: Path) -> Iterator[str]:
-    """Listen, and say what the files hold to whoever connects first."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(_WAIT)
+    """Listen, and say what the files hold to whoever connects."""
+    held: list[ServerConnection] = []
 
-        def serve() -> None:
-            with contextlib.suppress(OSError, WireError, KeyError):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.settimeout(_WAIT)
-                    line = Line(connection)
-                    line.send({"type": "hello", "protocol": PROTOCOL, "nonce": _NONCE})
-                    nonce = str(line.receive().header["nonce"])
-                    head = (folder / "welcome.json").read_bytes()
-                    proven = proof(_TOKEN, "server", [_NONCE, nonce]).encode()
-                    head = head.replace(b"@proof@", proven)
-                    connection.sendall(_FRAME.pack(b"AKD1", len(head), 0) + head)
-                    connection.sendall((folder / _SCRIPT).read_bytes())
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(1 << 16):
-                        pass
+    def attend(connection: ServerConnection) -> None:
+        held.append(connection)
+        with contextlib.suppress(OSError, WebSocketException):
+            for message in _messages(folder):
+                connection.recv(_WAIT)
+                connection.send(message)
+            connection.recv(_WAIT)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with serve(attend, "127.0.0.1", 0, **settings(MOST_BYTES)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         finally:
-            listener.close()
-            thread.join(_WAIT)
+            for each in held:
+                cut(each.socket)
 
 
 def work_answers(found: list[Any]) -> None:

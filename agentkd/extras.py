@@ -1,0 +1,49 @@
+"""Optional packages, and the extra of agentkd that brings each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agentkd.errors import ConfigError
+
+EXTRAS = {
+    "gymnasium": "train",
+    "h5py": "minari",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "prometheus_client": "metrics",
+    "rich": "cli",
+    "sb3_contrib": "train",
+    "scipy": "train",
+    "stable_baselines3": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "tyro": "cli",
+    "websockets": "remote",
+}
+
+
+def remedy(package: str) -> str:
+    """Say which package is missing and how to install it; no full stop at the end."""
+    return f'the package {package!r}: pip install "agentkd[{EXTRAS[package]}]"'
+
+
+@contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Name the extra that brings what the block fails to import.
+
+    Args:
+        what: What needs the package, for the message.
+
+    Raises:
+        ConfigError: If an optional package is missing. Any other `ImportError` passes.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise ConfigError(f"{what} needs {remedy(package)}.") from error

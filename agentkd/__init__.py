@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
-    from agentkd.distillation.loop import Budget, Distilled
+    from agentkd.distillation.loop import Distilled
     from agentkd.errors import AgentkdError
     from agentkd.executors.architecture import initial
     from agentkd.executors.executor import Executor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "agentkd.runtime.agent",
     "AgentkdError": "agentkd.errors",
-    "Budget": "agentkd.distillation.loop",
     "Bundle": "agentkd.deploy.bundle",
     "Decision": "agentkd.types",
     "Distilled": "agentkd.distillation.loop",
@@ -45,7 +44,6 @@ _HOMES = {
 __all__ = [
     "Agent",
     "AgentkdError",
-    "Budget",
     "Bundle",
     "Decision",
     "Distilled",

@@ -159,15 +159,16 @@ def executor_of(name: str, options: Options) -> Path:
     """Distil a robot's executor if it is not there, and return its file."""
     import torch
 
-    from agentkd.distillation.loop import Budget, distill
+    from agentkd.distillation.loop import distill
 
     file = options.out / f"{name}.akd"
     if not file.exists():
         torch.set_num_threads(1)
         robot = ROBOTS[name]
         print(f"distilling {robot.env} from {options.distil_labels:,} labels", flush=True)
-        budget = Budget(labels=options.distil_labels)
-        made = distill(robot.env, planner_of(robot, options), budget=budget)
+        labels = options.distil_labels
+        planner = planner_of(robot, options)
+        made = distill(robot.env, planner, labels=labels, episodes=0)
         write_bundle(file, made.executor, {"env": robot.env}, labels=made.kept)
     return file
 

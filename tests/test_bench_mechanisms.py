@@ -118,7 +118,7 @@ def test_mechanisms_are_for_the_planners_they_fit(planners: Path) -> None:
     more = {each.name for each in MECHANISMS if both.fits(each)}
     assert more - names == {"ensemble"}
     assert not more & {"huber", "precision", "pre-tanh", "modes"}
-    assert {"soft", "auto", "gaps", "votes", "ask-uncertain"} <= names
+    assert {"soft", "auto", "gaps", "votes", "augment"} <= names
 
 
 def test_the_command_compares_and_reports(
@@ -129,11 +129,11 @@ def test_the_command_compares_and_reports(
     words = ["bench", "mechanisms", "--planners", str(planners), "--labels", "64"]
     words += ["--only", "dqn-CartPole-v1", "--executor", "linear", "--seeds", "2"]
     words += ["--episodes", "1"]
-    assert main([*words, "--mechanisms", "smooth", "ensemble", "--out", str(out)]) == 0
+    assert main([*words, "--mechanisms", "augment", "ensemble", "--out", str(out)]) == 0
     data = report(out)
     assert [(e["mechanism"], e["under"]) for e in data["entries"]] == [
-        ("smooth", ""),
-        ("smooth", "pgd"),
+        ("augment", ""),
+        ("augment", "pgd"),
         ("ensemble", ""),
     ]
     assert undocumented(data, data["entries"][0]) == []
@@ -142,11 +142,11 @@ def test_the_command_compares_and_reports(
     assert main([*words, "--compare", "hard", "soft", "--out", str(out)]) == 0
     assert report(out)["entries"][0]["about"] == "soft, not hard"
     said = capsys.readouterr().out
-    assert "smooth under pgd" in said
+    assert "augment under pgd" in said
     for bad in (["--compare", "hard"], ["--mechanisms", "x"], ["--labels", "0"]):
         assert main([*words, *bad]) == 2
     for bad in (["--first-seed", "-1"], ["--reuse", "0"], ["--reuse", "2"]):
-        assert main([*words, *bad, "--mechanisms", "smooth"]) == 2
+        assert main([*words, *bad, "--mechanisms", "augment"]) == 2
     assert main([*words, "--only", "nobody"]) == 2
 
 

@@ -13,7 +13,7 @@ from agentkd.bench.integers import Pair, compare
 from agentkd.bench.suite import Case
 from agentkd.cli.bench_int8 import episodes_of
 from agentkd.cli.main import main
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError
 from agentkd.measure.lockstep import Evaluation
 

@@ -11,7 +11,8 @@ from agentkd.bench.suite import Case
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.int8.calibrate import held, integer_form
 from agentkd.deploy.vectors import STEPS
-from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.loop import distill
+from agentkd.distillation.run import Budget
 from agentkd.executors.native import compile_native
 from agentkd.measure.evaluate import Evaluation, evaluate
 from agentkd.measure.intervals import Interval, mean_interval
@@ -79,7 +80,15 @@ def compare(
         watch: Told what is done next.
     """
     watch("distilling")
-    result = distill(case.env, case.planner, executor, budget=budget, seed=seed)
+    result = distill(
+        case.env,
+        case.planner,
+        executor,
+        seconds=budget.seconds,
+        labels=budget.labels,
+        seed=seed,
+        episodes=0,
+    )
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
     chosen = result.executor

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 
 from agentkd.bench.suite import Case
-from agentkd.distillation.asking import Ask
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.sources import CollectionOptions
 from agentkd.dists import Kind
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError, did_you_mean
@@ -38,8 +37,6 @@ class Arm:
 
     Attributes:
         terms: What is minimised.
-        ask: Which states the planner is asked about.
-        ask_share: The share of them.
         votes: How often a black box is asked about each; None to see it all.
         vote_noise: How far off, in units of the states' spread.
         fewer: What the labels are divided by, where each is dearer.
@@ -49,8 +46,6 @@ class Arm:
     """
 
     terms: str = "match"
-    ask: Ask = "all"
-    ask_share: float = 0.25
     votes: int | None = None
     vote_noise: float = 0.0
     fewer: int = 1
@@ -128,10 +123,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         "pre-tanh", "errors before tanh", _MATCH, Arm("action:compare=pre-tanh"), ("squashed",)
     ),
     Mechanism("adversarial", "a discriminator beside", _MATCH, Arm("match + 0.1 adversarial")),
-    Mechanism("ask-random", "a quarter asked, by chance", _MATCH, Arm(ask="random")),
-    Mechanism("ask-uncertain", "a quarter, unsure", _MATCH, Arm(ask="uncertain"), _CHOICES),
-    Mechanism("ask-novel", "a quarter, far from asked", _MATCH, Arm(ask="novel")),
-    Mechanism("ask-disagreement", "a quarter, in dispute", _MATCH, Arm(ask="disagreement")),
     Mechanism("reuse", "labels used 4 times as often", _MATCH, Arm(reuse=4.0)),
     Mechanism(
         "augment",
@@ -147,7 +138,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         Arm("0.5 match + 0.5 robust:by=pgd,eps=0.1"),
         attacked=True,
     ),
-    Mechanism("smooth", "a small Jacobian", _MATCH, Arm("match + 0.01 smooth"), attacked=True),
 )
 
 
@@ -232,7 +222,7 @@ class Bench:
         self, case: Case, others: Sequence[str], setting: Setting, rows: Rows | None = None
     ) -> None:
         """Load and measure the planner."""
-        from agentkd.distillation.loop import kind_of_planner
+        from agentkd.distillation.task import kind_of_planner
         from agentkd.measure.attack import units
 
         self.case, self.setting = case, setting
@@ -345,7 +335,8 @@ class Bench:
 
     def _distil(self, arm: Arm, labels: int, seed: int) -> _Made:
         from agentkd.distillation.distiller import DistillerOptions
-        from agentkd.distillation.loop import Budget, distill
+        from agentkd.distillation.loop import distill
+        from agentkd.distillation.run import Budget
 
         refs = self.case.planner, *(self._others if arm.together else ())
         planner = load_planner(
@@ -356,22 +347,16 @@ class Bench:
             vote_noise=arm.vote_noise,
         )
         count = max(1, labels // arm.fewer)
-        budget = Budget(labels=count)
-        if arm.reuse != 1.0:
-            again = arm.reuse * budget.ratio
-            budget = Budget(labels=count, steps_per_label=again)
-        way = CollectionOptions(
-            environments=_ENVIRONMENTS,
-            halving=max(1, count // 4),
-            ask=arm.ask,
-            ask_share=arm.ask_share,
-        )
+        usual = Budget(labels=count).ratio
+        way = CollectionOptions(environments=_ENVIRONMENTS, halving=max(1, count // 4))
         result = distill(
             self.case.env,
             planner,
             self.setting.executor,
-            budget=budget,
+            labels=count,
+            steps_per_label=arm.reuse * usual,
             seed=seed,
+            episodes=0,
             options=DistillerOptions(seed=seed, terms=arm.terms),
             collection=way,
         )

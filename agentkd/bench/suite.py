@@ -210,7 +210,7 @@ def measure(
         watch: Told what is done next.
         rows: Where results are kept, and those of an earlier run found.
     """
-    from agentkd.distillation.loop import Budget, distill
+    from agentkd.distillation.loop import distill
 
     rows = rows or Rows(None)
 
@@ -224,9 +224,7 @@ def measure(
 
     def distilled(seed: int) -> dict[str, Any]:
         watch(f"distilling, seed {seed}")
-        result = distill(
-            case.env, case.planner, executor, budget=Budget(seconds=seconds), seed=seed
-        )
+        result = distill(case.env, case.planner, executor, seconds=seconds, seed=seed, episodes=0)
         if result.interrupted and not result.fault:
             raise KeyboardInterrupt
         watch(f"measuring the executor, seed {seed}")

@@ -23,7 +23,7 @@ import torch
 
 from agentkd import environments
 from agentkd.bench import imitation_run
-from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.loop import distill
 from agentkd.distillation.prune import dense_layers
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError, WorkerError
@@ -166,7 +166,7 @@ class Contest:
         for seconds in (each for each in _LADDER if each <= self.seconds):
             began = time.monotonic()
             result = distill(
-                self.env, self.ref, self.executor, budget=Budget(seconds=seconds), seed=self.seed
+                self.env, self.ref, self.executor, seconds=seconds, episodes=0, seed=self.seed
             )
             if result.interrupted and not result.fault:
                 raise KeyboardInterrupt

@@ -50,7 +50,7 @@ def run(options: Options) -> int:
     from agentkd.bench.integers import compare
     from agentkd.bench.suite import find_cases, with_env_args
     from agentkd.cli.terminal import Console
-    from agentkd.distillation.loop import Budget
+    from agentkd.distillation.run import Budget
     from agentkd.report.report import write_whole
 
     torch.set_num_threads(1)

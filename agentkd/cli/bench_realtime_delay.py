@@ -127,7 +127,7 @@ def _folders(options: Options) -> list[Path]:
 def _case(options: Options, folder: Path, show: Any) -> Any:
     from agentkd.bench.realtime.delay import Case
     from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.distillation.loop import Budget, distill
+    from agentkd.distillation.loop import distill
     from agentkd.environments import look_at, with_arguments
     from agentkd.planners import load_planner
 
@@ -141,9 +141,7 @@ def _case(options: Options, folder: Path, show: Any) -> Any:
             raise ConfigError(f"{path} is for {executor.spec}, {env} is {spec}.")
         return Case(env, known.name, known.policy, executor, spec)
     show(f"{folder.name}: distilling for {options.distil_seconds:g} s")
-    result = distill(
-        env, str(folder), options.executor, budget=Budget(seconds=options.distil_seconds), seed=0
-    )
+    result = distill(env, str(folder), options.executor, seconds=options.distil_seconds, episodes=0)
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
     if path is not None:

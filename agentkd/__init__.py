@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle, load, read_bundle, write_bundle
-    from agentkd.distillation.loop import Budget, Distilled
+    from agentkd.distillation.front import distill
+    from agentkd.distillation.loop import Distilled
     from agentkd.errors import AgentkdError
     from agentkd.executors.architecture import initial
     from agentkd.executors.executor import Executor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "agentkd.runtime.agent",
     "AgentkdError": "agentkd.errors",
-    "Budget": "agentkd.distillation.loop",
     "Bundle": "agentkd.deploy.bundle",
     "Decision": "agentkd.types",
     "Distilled": "agentkd.distillation.loop",
@@ -35,6 +35,7 @@ _HOMES = {
     "Runtime": "agentkd.runtime.runtime",
     "Spec": "agentkd.spec",
     "Strategy": "agentkd.types",
+    "distill": "agentkd.distillation.front",
     "env_spec": "agentkd.spec",
     "initial": "agentkd.executors.architecture",
     "load": "agentkd.deploy.bundle",
@@ -46,7 +47,6 @@ _HOMES = {
 __all__ = [
     "Agent",
     "AgentkdError",
-    "Budget",
     "Bundle",
     "Decision",
     "Distilled",
@@ -57,6 +57,7 @@ __all__ = [
     "Runtime",
     "Spec",
     "Strategy",
+    "distill",
     "env_spec",
     "initial",
     "load",

@@ -21,7 +21,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, EpisodeError
 from agentkd.executors.acting import default_action
 from agentkd.executors.executor import Executor

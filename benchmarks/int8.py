@@ -12,7 +12,7 @@ import numpy as np
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.int8.calibrate import held, integer_form
 from agentkd.deploy.vectors import STEPS
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError
 from agentkd.executors.native import compile_native
 from agentkd.measure.intervals import Interval, mean_interval

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd import Agent, Process, read_bundle
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.executors.executor import Executor
 from agentkd.report.report import Section
 from agentkd.runtime import InlinePlanner, RollForward, StrategyOptions

@@ -24,8 +24,8 @@ import torch
 import tyro
 
 from agentkd import environments
-from agentkd.distillation.loop import Budget
 from agentkd.distillation.prune import dense_layers
+from agentkd.distillation.run import Budget
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError, WorkerError
 from agentkd.executors.architecture import Mlp, initial, parse

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd import Agent, Process, env_spec, load_planner, read_bundle
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.distillation.service import build
 from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean

@@ -12,8 +12,10 @@ import numpy as np
 
 from agentkd.distillation.attack import Attack, Attacked, units
 from agentkd.distillation.distiller import DistillerOptions
-from agentkd.distillation.loop import Budget, distill, kind_of_planner
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.loop import distill
+from agentkd.distillation.run import Budget
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import kind_of_planner
 from agentkd.distillation.terms import parse_terms
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError
@@ -132,17 +134,16 @@ class Subject:
             vote_noise=arm.vote_noise,
         )
         count = max(1, labels // arm.fewer)
-        budget = Budget(labels=count)
-        if arm.reuse != 1.0:
-            again = arm.reuse * budget.ratio
-            budget = Budget(labels=count, steps_per_label=again)
+        usual = Budget(labels=count).ratio
         way = CollectionOptions(environments=_ENVIRONMENTS, halving=max(1, count // 4))
         result = distill(
             self.case.env,
             planner,
             self._options.executor,
-            budget=budget,
+            labels=count,
+            steps_per_label=arm.reuse * usual,
             seed=seed,
+            episodes=0,
             options=DistillerOptions(seed=seed, terms=arm.terms),
             collection=way,
         )

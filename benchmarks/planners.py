@@ -9,7 +9,8 @@ from typing import Any
 
 from agentkd import environments
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.distillation.loop import Budget, Distilled, distill
+from agentkd.distillation.loop import Distilled, distill
+from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, LoadError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate, evaluate_random
@@ -170,7 +171,16 @@ def distilled(case: Case, executor: str, budget: Budget, **options: Any) -> Dist
     Raises:
         KeyboardInterrupt: After Ctrl-C.
     """
-    result = distill(case.env, case.planner, executor, budget=budget, **options)
+    result = distill(
+        case.env,
+        case.planner,
+        executor,
+        seconds=budget.seconds,
+        labels=budget.labels,
+        steps_per_label=budget.steps_per_label,
+        episodes=0,
+        **options,
+    )
     if result.interrupted and not result.fault:
         raise KeyboardInterrupt
     return result

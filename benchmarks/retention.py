@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.distillation.loop import Budget
+from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError
 from agentkd.measure.intervals import Interval
 from agentkd.report.report import Plot, Section, Series

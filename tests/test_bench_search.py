@@ -15,7 +15,7 @@ from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.int8.emit import constants
-from agentkd.distillation import Distiller, DistillerOptions
+from agentkd.distillation import Distiller, DistillerOptions, Returns, open_task
 from agentkd.distillation.auto.candidates import (
     Candidate,
     Cost,
@@ -28,7 +28,7 @@ from agentkd.distillation.auto.candidates import (
     learn,
     pick,
 )
-from agentkd.distillation.auto.search import Effort, References, halve, search
+from agentkd.distillation.auto.search import halve, search
 from agentkd.distillation.int8 import FineTuning
 from agentkd.distillation.prune import prune
 from agentkd.dists import mode
@@ -45,6 +45,7 @@ from tests.cli_reports import report, undocumented
 
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
 RULE = Planner(balance, CARTPOLE, "rule", 4, "")
+BALANCING = open_task("CartPole-v1", RULE)
 FEW = ("linear", "mlp:4", "mlp:16")
 
 
@@ -210,24 +211,23 @@ def test_integers_keep_what_the_floats_say() -> None:
     assert "attention" in why[0]
 
 
-def references(episodes: int = 4) -> References:
+def references(episodes: int = 4) -> Returns:
     """What the rule and random actions get."""
     best = evaluate("CartPole-v1", balance, episodes=episodes, seed=50)
     floor = evaluate_random("CartPole-v1", episodes=episodes, seed=50)
-    return References(best.returns, floor.returns, 50)
+    return Returns(best.returns, floor.returns, 50)
 
 
 def test_a_search_finds_the_smallest_and_repeats_itself() -> None:
     """A linear rule needs a linear executor; the same seed gives the same one."""
     said: list[str] = []
-    effort = Effort(labels=4000, steps=3000)
     found = [
         search(
-            "CartPole-v1",
-            RULE,
+            BALANCING,
             references(),
             FEW,
-            effort=effort,
+            labels=4000,
+            steps=3000,
             watch=lambda text, _: said.append(text),
         )
         for _ in range(2)
@@ -265,53 +265,42 @@ def test_a_search_takes_further_steps_on_the_same_front() -> None:
             yield Made("shrunk", executor, policy, bytes=1)
 
     step = Same()
-    found = search(
-        "CartPole-v1",
-        RULE,
-        references(),
-        ("mlp:4",),
-        effort=Effort(labels=600, steps=200),
-        steps=[step],
-    )
+    found = search(BALANCING, references(), ("mlp:4",), labels=600, steps=200, further=[step])
     assert found.chosen.name == "shrunk"
     assert step.asked > 100
 
 
 def test_candidates_beyond_the_limits_take_no_part() -> None:
     """They are named with what they are beyond; where all are, that is the error."""
-    effort = Effort(labels=300, steps=60)
     found = search(
-        "CartPole-v1", RULE, references(2), FEW, limits=Limits(parameters=40), effort=effort
+        BALANCING, references(2), FEW, limits=Limits(parameters=40), labels=300, steps=60
     )
     assert set(found.left_out) == {"mlp:16"}
     assert "114 parameters" in found.left_out["mlp:16"]
     with pytest.raises(ConfigError, match="58 parameters"):
         search(
-            "CartPole-v1",
-            RULE,
-            references(2),
-            ("mlp:8",),
-            limits=Limits(parameters=40),
-            effort=effort,
+            BALANCING, references(2), ("mlp:8",), limits=Limits(parameters=40), labels=300, steps=60
         )
 
 
-@pytest.mark.parametrize("wrong", [{}, {"labels": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"labels": 3}, {"steps": 3}, {"seconds": 0.0}, {"labels": 1, "steps": 0}]
+)
 def test_a_search_needs_an_end(wrong: dict[str, float]) -> None:
     """Seconds, or labels and steps."""
     with pytest.raises(ConfigError):
-        Effort(**wrong)  # type: ignore[arg-type]
+        search(BALANCING, references(1), FEW, **wrong)  # type: ignore[arg-type]
 
 
 def test_candidates_may_look_into_the_planner() -> None:
     """Terms that need the planner itself have it in a search, too."""
     planner = initial("mlp:4", CARTPOLE, seed=5)
     found = search(
-        "CartPole-v1",
-        Planner(planner, CARTPOLE, "a small one", 0, ""),
+        open_task("CartPole-v1", planner),
         references(2),
         ("linear",),
-        effort=Effort(labels=300, steps=20),
+        labels=300,
+        steps=20,
         options=DistillerOptions(terms="match + 0.1 slopes"),
     )
     assert found.chosen.name == "linear"
@@ -320,9 +309,9 @@ def test_candidates_may_look_into_the_planner() -> None:
 def test_a_search_needs_labels_or_a_dataset() -> None:
     """Steps alone are for a dataset, and something has to be learnt from."""
     with pytest.raises(ConfigError, match="labels"):
-        search("CartPole-v1", RULE, references(2), FEW, effort=Effort(steps=3))
-    with pytest.raises(ConfigError, match="planner or a dataset"):
-        search("CartPole-v1", None, references(2), FEW, effort=Effort(seconds=1.0))
+        search(BALANCING, references(2), FEW, steps=3)
+    with pytest.raises(ConfigError, match="planner, or a dataset"):
+        open_task("CartPole-v1")
 
 
 AUTO = [
@@ -418,9 +407,7 @@ def test_a_planner_of_nothing_but_nan_ends_a_search() -> None:
 
     planner = Planner(late, CARTPOLE, "late", 0, "")
     with pytest.raises(PlannerError, match="nothing but NaN"):
-        search(
-            "CartPole-v1", planner, references(2), ("mlp:4",), effort=Effort(labels=100, steps=10)
-        )
+        search(open_task("CartPole-v1", planner), references(2), ("mlp:4",), labels=100, steps=10)
 
 
 def test_what_a_step_makes_beyond_the_limits_is_left_out() -> None:
@@ -433,12 +420,12 @@ def test_what_a_step_makes_beyond_the_limits_is_left_out() -> None:
             yield Made("slow", executor, bytes=10**9)
 
     found = search(
-        "CartPole-v1",
-        RULE,
+        BALANCING,
         references(2),
         ("mlp:4",),
-        effort=Effort(labels=300, steps=60),
+        labels=300,
+        steps=60,
         limits=Limits(bytes=10**6),
-        steps=[Slow()],
+        further=[Slow()],
     )
     assert [each.name for each in found.candidates] == ["mlp:4"]

@@ -252,7 +252,8 @@ def test_overwriting_removes_the_rows(tmp_path: Path) -> None:
 
 def test_an_executor_is_distilled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another budget is another executor."""
-    from agentkd.distillation.loop import Budget, distill
+    from agentkd.distillation.loop import distill
+    from agentkd.distillation.run import Budget
 
     count = []
 

@@ -15,8 +15,9 @@ import pytest
 from agentkd.cli.distill_file import period_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
+from agentkd.distillation import task
 from agentkd.dists import pack
-from agentkd.measure import evaluate as evaluation
+from agentkd.measure.evaluate import evaluate
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 from tests.waiting import ENOUGH
@@ -211,14 +212,14 @@ def test_an_interruption_while_measuring_keeps_the_executor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after the learning leaves the file and a report without its return."""
-    real = evaluation.evaluate
+    real = evaluate
 
     def interrupted(env: str, policy: Any, **named: Any) -> Any:
         if hasattr(policy, "layers"):
             raise KeyboardInterrupt
         return real(env, policy, **named)
 
-    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    monkeypatch.setattr(task, "evaluate", interrupted)
     out = tmp_path / "out"
     main(words(out))
     assert read_bundle(out / "executor.akd").executor.architecture == "mlp:8"

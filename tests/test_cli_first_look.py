@@ -102,7 +102,7 @@ def test_terms_are_checked_as_they_are_read() -> None:
     for text in ("match", "0.7 soft:tau=2 + 0.3*hard", "robust:by=pgd,eps=0.1"):
         check_terms(text)
         parse_terms(text)
-    for text in ("", "match +", "soft:tua=1", "smooth:of=3", "0 hard", "7", "sft"):
+    for text in ("", "match +", "soft:tua=1", "robust:of=3", "0 hard", "7", "sft"):
         with pytest.raises(ConfigError) as quick:
             check_terms(text)
         with pytest.raises(ConfigError) as slow:

@@ -177,7 +177,7 @@ def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--votes", "3"], "--votes is not for --data"),
-        (["--ask", "novel"], "--ask is not for --data"),
+        (["--boxes", "mixture"], "--boxes is not for --data"),
         (["--halving", "3"], "--halving is not for --data"),
     ],
 )

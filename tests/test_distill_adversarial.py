@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentkd.distillation.terms import Adversarial, Batch, Ground, parse_terms
-from agentkd.distillation.terms.adversarial import Adversary
+from agentkd.distillation.terms import parse_terms
+from agentkd.distillation.terms.adversarial import Adversarial, Adversary
 from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms.term import Batch, Ground
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distillation import Budget, distill_dataset
+from agentkd.distillation import distill, open_task
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.dataset import About, FolderDataset, Rows, read_dataset
 from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
@@ -40,6 +40,7 @@ def balance(obs: Floats, /) -> Categorical:
 
 
 RULE = Planner(balance, CARTPOLE, "rule", 4, "d1")
+BALANCING = open_task("CartPole-v1", RULE)
 
 
 def ticks(writer: DatasetWriter, count: int, *, rows: int = 4, length: int = 5) -> None:
@@ -151,7 +152,7 @@ def test_a_killed_writer_leaves_what_it_had_written(tmp_path: Path) -> None:
     dataset = read_dataset(out)
     assert not dataset.complete
     assert dataset.labels == sum(len(rows) for rows in whole(dataset)) >= 3 * 1000
-    result = distill_dataset(dataset, "mlp:4", budget=Budget(steps=5))
+    result = distill(data=dataset, executor="mlp:4", steps=5)
     assert result.steps == 5
 
 
@@ -238,13 +239,13 @@ def test_a_manifest_that_is_none_is_refused(change: dict[str, Any], tmp_path: Pa
 def test_an_executor_is_distilled_from_labels_alone(tmp_path: Path) -> None:
     """It does what the planner does in episodes that it never learnt from."""
     with DatasetWriter(tmp_path, ABOUT) as writer:
-        record("CartPole-v1", RULE, CARTPOLE, writer, labels=6000, chance=0.1)
+        record(BALANCING, writer, labels=6000, chance=0.1)
     dataset = read_dataset(tmp_path)
-    result = distill_dataset(dataset, "mlp:16", budget=Budget(steps=1500), every=0.0)
+    result = distill(data=dataset, executor="mlp:16", steps=1500, every=0.0)
     assert result.steps == 1500
     assert result.labels < dataset.labels == 6000
     assert result.history[-1].agreement > 0.97
-    again = distill_dataset(dataset, "mlp:16", budget=Budget(steps=1500))
+    again = distill(data=dataset, executor="mlp:16", steps=1500)
     assert np.array_equal(again.executor.vector(), result.executor.vector())
     with pytest.raises(PlannerError, match="cannot be asked"):
         result.planner.policy(np.zeros((1, 4), np.float32))  # type: ignore[call-arg]
@@ -275,11 +276,9 @@ def test_a_dataset_larger_than_memory_is_learnt_from(tmp_path: Path) -> None:
     from agentkd.distillation import DistillerOptions
 
     with DatasetWriter(tmp_path, ABOUT, part=256) as writer:
-        record("CartPole-v1", RULE, CARTPOLE, writer, labels=4000, chance=0.1)
+        record(BALANCING, writer, labels=4000, chance=0.1)
     options = DistillerOptions(capacity=1000, batch=64)
-    result = distill_dataset(
-        read_dataset(tmp_path), "mlp:8", budget=Budget(steps=400), options=options
-    )
+    result = distill(data=read_dataset(tmp_path), executor="mlp:8", steps=400, options=options)
     assert result.history[-1].agreement > 0.9
     # Far more went through than is held.
     assert result.history[-1].labels > 4000
@@ -291,10 +290,8 @@ def test_an_interrupted_offline_distillation_goes_on(tmp_path: Path) -> None:
         ticks(writer, 100)
     dataset = read_dataset(tmp_path / "data")
     folder = tmp_path / "checkpoint"
-    first = distill_dataset(dataset, "mlp:4", budget=Budget(steps=30), checkpoint=folder)
-    second = distill_dataset(
-        dataset, "mlp:4", budget=Budget(steps=50), checkpoint=folder, resume=True
-    )
+    first = distill(data=dataset, executor="mlp:4", steps=30, checkpoint=folder)
+    second = distill(data=dataset, executor="mlp:4", steps=50, checkpoint=folder, resume=True)
     assert (first.steps, second.steps) == (30, 50)
     assert second.labels == first.labels
 
@@ -304,26 +301,26 @@ def test_an_executor_for_something_else_is_refused(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 20)
     dataset = read_dataset(tmp_path)
-    fitting = distill_dataset(dataset, initial("mlp:3", CARTPOLE), budget=Budget(steps=3))
+    fitting = distill(data=dataset, executor=initial("mlp:3", CARTPOLE), steps=3)
     assert fitting.steps == 3
     for spec in (ARM, Spec(ARM.obs, CARTPOLE.action)):
-        with pytest.raises(ConfigError, match="is of"):
-            distill_dataset(dataset, initial("mlp:3", spec), budget=Budget(steps=3))
+        with pytest.raises(ConfigError, match="is for"):
+            distill(data=dataset, executor=initial("mlp:3", spec), steps=3)
 
 
-@pytest.mark.parametrize("budget", [Budget(labels=5), Budget(labels=5, seconds=1.0)])
-def test_a_dataset_has_its_labels_already(budget: Budget, tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [{"labels": 5}, {"labels": 5, "seconds": 1.0}])
+def test_a_dataset_has_its_labels_already(budget: Any, tmp_path: Path) -> None:
     """Asking for some number of them is invalid."""
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 2)
     with pytest.raises(ConfigError, match="seconds or steps"):
-        distill_dataset(read_dataset(tmp_path), budget=budget)
+        distill(data=read_dataset(tmp_path), **budget)
 
 
 def test_random_actions_are_not_what_is_recorded(tmp_path: Path) -> None:
     """With chance 1 the pole falls soon; the labels are the planner's all the same."""
     with DatasetWriter(tmp_path, ABOUT) as writer:
-        record("CartPole-v1", RULE, CARTPOLE, writer, labels=1600, chance=1.0)
+        record(BALANCING, writer, labels=1600, chance=1.0)
     dataset = read_dataset(tmp_path)
     assert dataset.episodes > 40
     rows = dataset.part(0)
@@ -338,13 +335,13 @@ def test_a_planner_that_fails_leaves_its_labels(tmp_path: Path) -> None:
     def mortal(obs: Floats, /) -> ActionDist:
         nonlocal asked
         asked += 1
-        if asked > 5:
+        if asked > 6:
             raise ValueError("worn out")
         return balance(obs)
 
     planner = Planner(mortal, CARTPOLE, "mortal", 0, "")
     with DatasetWriter(tmp_path, ABOUT) as writer:
-        result = record("CartPole-v1", planner, CARTPOLE, writer, labels=4000)
+        result = record(open_task("CartPole-v1", planner), writer, labels=4000)
     assert "worn out" in result.fault
     assert read_dataset(tmp_path).labels == result.labels == 5 * 16
 
@@ -353,11 +350,13 @@ def test_a_planner_of_nothing_but_nan_ends(tmp_path: Path) -> None:
     """What it says is counted, and nobody waits for more."""
 
     def broken(obs: Floats, /) -> ActionDist:
-        return Categorical(np.full((len(obs), 2), np.nan, np.float32))
+        # Well at the first look, and never again.
+        right = balance(obs).logits
+        return Categorical(right if len(obs) == 1 else np.full_like(right, np.nan))
 
     planner = Planner(broken, CARTPOLE, "broken", 0, "")
     with DatasetWriter(tmp_path, ABOUT) as writer:
-        result = record("CartPole-v1", planner, CARTPOLE, writer, labels=64)
+        result = record(open_task("CartPole-v1", planner), writer, labels=64)
     assert (result.labels, result.refused) == (0, 64)
     with pytest.raises(LoadError, match="no labels"):
         read_dataset(tmp_path)
@@ -393,7 +392,7 @@ def test_what_does_not_fit_by_its_bytes_goes_round(
         return found
 
     monkeypatch.setattr(DatasetSource, "take", counted)
-    distill_dataset(read_dataset(tmp_path), "mlp:4", budget=Budget(steps=40))
+    distill(data=read_dataset(tmp_path), executor="mlp:4", steps=40)
     assert taken
 
 

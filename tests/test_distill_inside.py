@@ -1,4 +1,4 @@
-"""Terms that look into the planner: attention, slopes, similar, and what opens it."""
+"""Terms that look into the planner: attention, slopes, and what opens it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,13 @@ from torch import Tensor, nn
 
 from agentkd import dists
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.terms import (
-    Attention,
-    Batch,
-    Ground,
-    Loss,
-    Match,
-    Similar,
-    Slopes,
-    Term,
-    Weighted,
-    parse_terms,
-    to_text,
-)
-from agentkd.distillation.terms.attention import log_relations
-from agentkd.distillation.terms.cache import Remembered
+from agentkd.distillation.terms import parse_terms, to_text
+from agentkd.distillation.terms.attention import Attention, log_relations
+from agentkd.distillation.terms.cache import Cache
+from agentkd.distillation.terms.match import Match
 from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.slopes import jacobian
+from agentkd.distillation.terms.slopes import Slopes, jacobian
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -79,7 +69,6 @@ def built(term: Term, executor: Executor, planner: Any) -> tuple[Loss, Batch]:
     [
         (Attention(), "attention:8/2/2", CHOICE),
         (Attention(of="attention"), "attention:8/2/1", BOX),
-        (Similar(), "mlp:6", CHOICE),
         (Slopes(), "mlp:6,tanh", CHOICE),
         (Slopes(projections=3), "attention:8/2/1", BOX),
     ],
@@ -198,15 +187,6 @@ def test_a_module_without_a_gradient_is_refused_at_once() -> None:
         built(Slopes(), grown("mlp:4"), from_module(Outside(), CHOICE))
 
 
-def test_similar_is_blind_to_rotations_and_width() -> None:
-    """Hidden numbers that are turned and padded with zeros are as alike as before."""
-    from agentkd.distillation.terms.similar import similarities
-
-    hidden = torch.randn(5, 4)
-    wide = torch.cat([hidden @ torch.linalg.qr(torch.randn(4, 4)).Q, hidden * 0], 1)
-    assert torch.allclose(similarities(wide), similarities(hidden), atol=1e-5)
-
-
 def test_the_planner_is_looked_into_once_for_each_label() -> None:
     """What is known is not computed again; rows come back in their order."""
     asked: list[int] = []
@@ -215,7 +195,7 @@ def test_the_planner_is_looked_into_once_for_each_label() -> None:
         asked.append(len(obs))
         return 2 * obs
 
-    memory = Remembered(double)
+    memory = Cache(double)
     assert torch.equal(memory(SEEN[[0, 1, 0]]), 2 * SEEN[[0, 1, 0]])
     assert torch.equal(memory(SEEN[[3, 1, 2, 0]]), 2 * SEEN[[3, 1, 2, 0]])
     assert (asked, memory.asked) == ([2, 2], 4)
@@ -223,11 +203,11 @@ def test_the_planner_is_looked_into_once_for_each_label() -> None:
 
 def test_what_was_remembered_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory would grow too large the newest half stays; answers do, too."""
-    from agentkd.distillation.terms import cache as remembered
+    from agentkd.distillation.terms import cache
 
     # Room for three.
-    monkeypatch.setattr(remembered, "_MOST", 3 * (8 + 40))
-    memory = Remembered(lambda obs: 2 * obs)
+    monkeypatch.setattr(cache, "_MOST", 3 * (8 + 40))
+    memory = Cache(lambda obs: 2 * obs)
     for rows, asked in (([0, 1], 2), ([2, 3], 4), ([0, 3], 5), ([3, 0], 5)):
         assert torch.equal(memory(SEEN[rows]), 2 * SEEN[rows])
         assert memory.asked == asked
@@ -292,7 +272,7 @@ def test_what_cannot_be_looked_into_is_refused() -> None:
     def box(obs: Any) -> Any:
         return plain(obs)
 
-    for term in (Attention(), Slopes(), Similar()):
+    for term in (Attention(), Slopes()):
         with pytest.raises(ConfigError, match="shows only its answers"):
             built(term, executor, box)
     with pytest.raises(ConfigError, match="executor with attention"):
@@ -303,8 +283,6 @@ def test_what_cannot_be_looked_into_is_refused() -> None:
         built(Attention(heads=3), executor, executor)
     with pytest.raises(ConfigError, match="the planner has 1"):
         built(Attention(block=1), executor, executor)
-    with pytest.raises(ConfigError, match="shows none"):
-        built(Similar(), plain, from_module(nn.Linear(8, 3), CHOICE))
     remembering = Distiller(
         initial("gru:4", CHOICE), DistillerOptions(terms="match + slopes"), plain
     )
@@ -338,7 +316,7 @@ def test_tokens_have_to_be_the_same() -> None:
 
 def test_they_are_read_and_written() -> None:
     """As text and back."""
-    text = "match + 0.1 attention:of=attention,heads=2 + 0.02 slopes + similar"
+    text = "match + 0.1 attention:of=attention,heads=2 + 0.02 slopes"
     terms = parse_terms(text)
     assert terms[1].term == Attention("attention", 2)
     assert parse_terms(to_text(terms)) == terms
@@ -350,7 +328,7 @@ def test_they_are_read_and_written() -> None:
 def test_a_distiller_learns_with_them(tmp_path: Any) -> None:
     """Through the loop: the relations come nearer, and numbers are shown."""
     planner = grown("attention:8/4/2")
-    options = DistillerOptions(terms="match + attention + 0.1 slopes + 0.001 smooth", batch=32)
+    options = DistillerOptions(terms="match + attention + 0.1 slopes", batch=32)
     distiller = Distiller(initial("attention:8/2/1", CHOICE), options, planner)
     obs = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     distiller.add(obs, planner(obs))

@@ -10,9 +10,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.distillation import Budget, CollectionOptions, Progress, distill
+from agentkd.distillation import CollectionOptions, Progress, distill
 from agentkd.distillation.collector import Collector
-from agentkd.distillation.head_start import HeadStart
+from agentkd.distillation.run import Budget
+from agentkd.distillation.sources import HeadStart
 from agentkd.environments.checked import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
@@ -52,7 +53,7 @@ def play(policy: Any, episodes: int) -> float:
 
 def test_the_executor_does_what_the_planner_does() -> None:
     """4,000 labels of a balancing rule make an executor that balances."""
-    result = distill("CartPole-v1", BALANCE, "mlp:16", budget=Budget(labels=4000))
+    result = distill("CartPole-v1", BALANCE, "mlp:16", labels=4000, episodes=0)
     assert result.labels >= 4000
     assert not result.interrupted
     assert play(result.executor, 5) == 500.0
@@ -62,7 +63,7 @@ def test_a_budget_of_labels_repeats_itself_exactly() -> None:
     """The same seed gives the same executor; another seed another one."""
     vectors = [
         distill(
-            "CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=320), seed=seed
+            "CartPole-v1", BALANCE, "mlp:8", labels=320, episodes=0, seed=seed
         ).executor.vector()
         for seed in (3, 3, 4)
     ]
@@ -81,7 +82,8 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
         "CartPole-v1",
         BALANCE,
         "mlp:8",
-        budget=Budget(labels=4000),
+        labels=4000,
+        episodes=0,
         watch=interrupt,
         every=0.0,
         checkpoint=tmp_path,
@@ -89,12 +91,7 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert first.interrupted
     assert 100 < first.steps < 3000
     second = distill(
-        "CartPole-v1",
-        BALANCE,
-        "mlp:8",
-        budget=Budget(labels=4000),
-        checkpoint=tmp_path,
-        resume=True,
+        "CartPole-v1", BALANCE, "mlp:8", labels=4000, episodes=0, checkpoint=tmp_path, resume=True
     )
     assert second.labels == 4000
     assert not second.interrupted
@@ -108,7 +105,8 @@ def test_a_disk_that_refuses_costs_no_executor(tmp_path: Path) -> None:
         "CartPole-v1",
         BALANCE,
         "mlp:8",
-        budget=Budget(labels=640),
+        labels=640,
+        episodes=0,
         checkpoint=tmp_path / "file" / "checkpoint",
     )
     assert result.steps > 0
@@ -128,7 +126,7 @@ def test_a_planner_that_raises_later_leaves_what_was_learnt() -> None:
         return balance(obs)
 
     planner = Planner(mortal, CARTPOLE, "mortal", 0, "")
-    result = distill("CartPole-v1", planner, "mlp:8", budget=Budget(labels=4000))
+    result = distill("CartPole-v1", planner, "mlp:8", labels=4000, episodes=0)
     assert "worn out" in result.fault
     assert result.steps > 0
 
@@ -141,7 +139,8 @@ def test_resuming_with_other_environments_still_lets_the_executor_drive(tmp_path
             "CartPole-v1",
             BALANCE,
             "mlp:8",
-            budget=Budget(labels=labels),
+            labels=labels,
+            episodes=0,
             collection=CollectionOptions(environments=count),
             checkpoint=tmp_path,
             resume=count == 12,
@@ -154,7 +153,7 @@ def test_resuming_with_other_environments_still_lets_the_executor_drive(tmp_path
 
 def test_few_labels_are_learnt_from_too() -> None:
     """A budget below the usual beginning is no reason to learn nothing."""
-    result = distill("CartPole-v1", BALANCE, "mlp:8", budget=Budget(labels=32))
+    result = distill("CartPole-v1", BALANCE, "mlp:8", labels=32, episodes=0)
     assert result.steps > 0
 
 
@@ -171,7 +170,8 @@ def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
             "CartPole-v1",
             "rules:balance",
             "mlp:16",
-            budget=Budget(seconds=10_000.0),
+            seconds=10_000.0,
+            episodes=0,
             watch=looks.append,
             every=0.1,
             stop=enough,
@@ -184,7 +184,7 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     """The planner's own words reach the caller."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     with working_in(tmp_path), pytest.raises(PlannerError, match="no luck today"):
-        distill("CartPole-v1", "faulty:planner", budget=Budget(seconds=10_000.0))
+        distill("CartPole-v1", "faulty:planner", seconds=10_000.0, episodes=0)
 
 
 def test_what_was_learnt_outlives_its_planner(
@@ -194,7 +194,7 @@ def test_what_was_learnt_outlives_its_planner(
     monkeypatch.setattr("agentkd.distillation.process_source._RESTARTS", 1)
     (tmp_path / "mortal.py").write_text(MORTAL)
     with working_in(tmp_path):
-        result = distill("CartPole-v1", "mortal:planner", budget=Budget(seconds=10_000.0))
+        result = distill("CartPole-v1", "mortal:planner", seconds=10_000.0, episodes=0)
     assert "worn out" in result.fault
     assert result.interrupted
     assert result.restarts == 1
@@ -254,7 +254,7 @@ def test_a_planner_that_says_nan_is_named_at_once() -> None:
     """Nobody waits a minute to learn that there was nothing to learn."""
     planner = Planner(broken, CARTPOLE, "broken", 0, "")
     with pytest.raises(AgentkdError, match="NaN or infinity"):
-        distill("CartPole-v1", planner, budget=Budget(labels=100))
+        distill("CartPole-v1", planner, labels=100, episodes=0)
 
 
 def test_a_distillation_needs_an_end() -> None:
@@ -473,7 +473,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     """Give the source that has a head start a clock of its own."""
-    monkeypatch.setattr("agentkd.distillation.head_start.time", Clock)
+    monkeypatch.setattr("agentkd.distillation.sources.time", Clock)
     return Clock
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distillation.terms import Batch, Ground, Robust, Smooth, Weighted
 from agentkd.distillation.terms.match import Match
 from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Loss, Term
+from agentkd.distillation.terms.robust import Robust
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.measure.perturb import Way, perturbed
@@ -141,44 +141,8 @@ def test_an_executor_that_does_not_look_is_robust() -> None:
         assert loss(batch).abs().max() < 1e-9
 
 
-def test_the_jacobian_of_a_plane_is_its_weights() -> None:
-    """|J|² is that of the weights in normalised units, whatever the observations'."""
-    narrow = BoxSpec((-1.0,), (1.0,), (1,))
-    plane = Linear(WEIGHT[:1], NETWORK.unit)
-    head = Ground("point", "clipped", narrow, 3, plane)
-    loss = Smooth().build(head)
-    seen = obs(4)
-    rows = loss(Batch(seen, plane(seen), torch.zeros(4, 1), plane))
-    # Of one output every projection is exact.
-    assert torch.allclose(rows, torch.full((4,), 1.0 + 4.0 + 0.25), rtol=1e-4)
-
-
-def test_projections_give_the_norm_on_average() -> None:
-    """n E|vJ|² = |J|² also for several outputs."""
-    _, loss = built(Smooth(projections=400), DiscreteSpec(2), "categorical")
-    seen = obs(8)
-    rows = loss(asked(seen, torch.zeros(8, 2)))
-    assert rows.mean().item() == pytest.approx(WEIGHT.square().sum().item(), rel=0.05)
-
-
-def test_smoothing_makes_the_weights_smaller() -> None:
-    """Its gradient reaches the weights: following it, the norm falls."""
-    plane = Linear(WEIGHT.clone(), NETWORK.unit)
-    loss = Smooth().build(Ground("categorical", "categorical", DiscreteSpec(2), 3, plane))
-    seen = obs(64)
-    adam = torch.optim.Adam(plane.parameters(), 0.05)
-    for _ in range(60):
-        rows = loss(Batch(seen, plane(seen), torch.zeros(64, 2), plane))
-        adam.zero_grad()
-        rows.mean().backward()
-        adam.step()
-    assert plane.weight.square().sum() < 0.2 * WEIGHT.square().sum()
-
-
 def test_what_cannot_be_meant_is_refused() -> None:
     """A ball has a radius, a search has steps."""
     for options in ({"eps": 0.0}, {"eps": math.nan}, {"eps": math.inf}, {"steps": 0}):
         with pytest.raises(ConfigError, match="eps is above 0, steps are 1"):
             Robust(**options)
-    with pytest.raises(ConfigError, match="projections is 0"):
-        Smooth(0)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from agentkd.distillation.asking import check_memory
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.distiller import Distiller, DistillerOptions
@@ -241,14 +240,6 @@ def test_images_and_tokens_are_learnt(architecture: str) -> None:
     assert (said == logits[3000:].argmax(1)).mean() > 0.9
     if architecture.startswith("cnn"):
         assert len(set(executor.mean.tolist())) == 1
-
-
-def test_sequences_with_gaps_are_refused() -> None:
-    """An executor with a memory wants every state labelled; it is said at once."""
-    check_memory("all", "gru:4", 4)
-    check_memory("novel", "mlp:4", 0)
-    with pytest.raises(ConfigError, match="gaps"):
-        check_memory("novel", "gru:4", 4)
 
 
 def test_what_was_left_out_is_drawn_by_nobody() -> None:

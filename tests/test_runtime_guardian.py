@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from agentkd.distillation.process_source import ProcessSource
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Task
 from agentkd.executors.architecture import initial
+from agentkd.planners import Planner
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
@@ -152,12 +154,10 @@ def test_children_of_a_collecting_planner_end_with_it(
     (tmp_path / "mother.py").write_text(MOTHER)
     monkeypatch.chdir(tmp_path)
     spec = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
+    nobody = Planner(initial("mlp:4", spec), spec, "", 0, "")
     source = ProcessSource(
-        "CartPole-v1",
-        "mother:planner",
-        {},
+        Task("CartPole-v1", spec, nobody, "categorical", refs=("mother:planner",)),
         initial("mlp:4", spec),
-        spec,
         CollectionOptions(environments=2),
         0,
     )

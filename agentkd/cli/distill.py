@@ -1,315 +1,173 @@
-"""`agentkd distill`: from a planner to an executor file."""
+"""`agentkd distill`: from a planner, or from its labels, to an executor file."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import Any
 
 from agentkd.cli.distill_view import DistillView, Goals
-from agentkd.cli.planner_choice import access, reference
-from agentkd.errors import ConfigError
+from agentkd.cli.options.distill import Options, check, collection, learning, opened_as
+from agentkd.cli.planner_choice import reference
+from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c
 
-if TYPE_CHECKING:
-    from agentkd.distillation.loop import Budget, Distilled
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Distil a planner into a tiny executor, and measure what it kept.
-
-    Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
-    """
-
-    env: tyro.conf.Positional[str] = ""
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data it may be
-    left out."""
-    env_args: tuple[str, ...] = ()
-    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
-    planner: tuple[str, ...] = ()
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
-    data: str | None = None
-    """Labels to learn from instead: a folder of `agentkd record` or of Minari, or minari:ID. No
-    environment is stepped, but to measure."""
-    boxes: Literal["moments", "mixture"] = "moments"
-    """How an ensemble's actions in a box become one: their mean, or where most of them are, for
-    members that may go different ways."""
-    votes: int | None = None
-    """Use nothing of the planner but what it chooses, asked so often for each label."""
-    vote_noise: float = 0.0
-    """How far off all but the first of these are asked, in units of the states' spread."""
-    executor: str = "mlp:64,64"
-    """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
-    smallest that keeps --target within the limits."""
-    seconds: float | None = None
-    """How long to distil, in seconds; 60 if --labels is not given either."""
-    labels: int | None = None
-    """How many labels to collect. Without --seconds the run repeats itself exactly."""
-    steps: int | None = None
-    """How many gradient steps, with --data, or with auto and --labels: instead of seconds, so that
-    the run repeats itself exactly."""
-    seed: int = 0
-    """For the executor's weights, the environments and every draw."""
-    out: Path | None = None
-    """Where the executor, the report and the logs go; by default runs/distill-ENV."""
-    overwrite: bool = False
-    """Replace what an earlier run left in the folder."""
-    resume: bool = False
-    """Go on from what an earlier run left there; --seconds is the whole time."""
-    episodes: int = 20
-    """Episodes to measure each policy over, on the same seeds."""
-    eval_seed: int = 1000
-    """The first of the seeds to measure on."""
-    terms: str = "match"
-    """What is minimised: a sum of terms with factors and options, such as "soft:tau=auto + 0.3
-    hard" (docs/distillation.md)."""
-    temperature: str | None = None
-    """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
-    batch: int = 512
-    """Labels in one gradient step."""
-    learning_rate: float = 3e-3
-    """Of Adam; it falls along a cosine."""
-    capacity: int = 1_000_000
-    """The most labels held in memory."""
-    environments: int = 16
-    """How many environments are stepped together."""
-    planner_share: float = 0.1
-    """What is left in the end of the planner's share of the driving."""
-    halving: int = 10_000
-    """Labels after which the planner's share of the driving has halved."""
-    ask: Literal["all", "random", "uncertain", "novel", "disagreement"] = "all"
-    """Which states the planner is asked about, where the executor drives: all, or a share of them,
-    for a planner whose answers are dear (docs/distillation.md)."""
-    ask_share: float = 0.25
-    """That share."""
-    steps_per_label: float | None = None
-    """Gradient steps for each label, without --seconds: how often labels are used again; by default
-    1/8, or more where there are few."""
-    kept_bytes: int = 1_000_000
-    """Bytes of labels that the executor file keeps, for learning on live; 0 for none. An executor
-    with a memory keeps none."""
-    names: tuple[str, ...] = ()
-    """What the numbers are called, for the executor file: obs=x,y,… action=left,…"""
-    units: tuple[str, ...] = ()
-    """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
-    period: float | None = None
-    """Seconds between two decisions, for the executor file; by default the environment's own."""
-    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
-    """How that share falls: by halves, on a line, at once to --planner-share, or to nothing.
-    "constant" with a share of 1 is teacher-driven."""
-    target: float = 0.97
-    """With auto: the retention to keep."""
-    candidates: tuple[str, ...] = ()
-    """With auto: architectures to choose from; linear to mlp:256,256 by default."""
-    most_parameters: int | None = None
-    """With auto: the most parameters."""
-    most_bytes: int | None = None
-    """With auto: the most bytes that its numbers take."""
-    most_us: float | None = None
-    """With auto: the longest median decision on this machine, in µs."""
-    prune: bool = True
-    """With auto: try to remove hidden units of the smallest that keeps the target."""
-    int8: bool = False
-    """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
-    floats: agentkd export FILE --to c-int8."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
+__all__ = ["Options", "run"]
 
 
 def run(options: Options) -> int:
     """Distil, measure, write the executor and the report."""
     import torch
 
-    from agentkd.cli import distill_file
     from agentkd.cli.first_look import out_folder
-    from agentkd.deploy.bundle import write_bundle
-    from agentkd.distillation.asking import check_memory, make_asking
-    from agentkd.distillation.distiller import Distiller
-    from agentkd.distillation.loop import distill, kind_of_planner, squashed_head
-    from agentkd.distillation.source import CollectionOptions
-    from agentkd.environments import look_at
-    from agentkd.executors.architecture import initial
-    from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
-    from agentkd.planners import load_planner
-    from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
-    if options.episodes < 1:
-        raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
-    if options.kept_bytes < 0:
-        raise ConfigError(
-            f"--kept-bytes is {options.kept_bytes}; 0 keeps no labels, 1000000 some thousands."
-        )
-    if not options.env and options.data is None:
-        raise ConfigError("Name an environment.")
-    if options.executor == "auto":
-        refuse(options, ("ask", "ask_share", "steps_per_label"), "--executor auto")
-        from agentkd.cli.distill_auto import run_auto
+    check(options)
+    opened = _open(options)
+    options = opened.options
+    out = out_folder("distill", opened.name, options.out)
+    if options.executor != "auto":
+        return _run(opened, out)
+    from agentkd.cli.distill_auto import run_auto
 
-        return run_auto(options)
-    refuse(options, _AUTO, "one architecture: give --executor auto")
-    if options.data is not None:
-        refuse(options, _LIVE, "--data: its labels are there already")
-        from agentkd.cli.distill_data import run_data
+    if options.resume:
+        raise ConfigError("A search does not go on from an earlier one: no --resume.")
+    if opened.missing:
+        raise ConfigError(f"A search has to measure: {opened.missing}")
+    return run_auto(options, opened.task, out, _told(opened)[0])
 
-        return run_data(options, options.data)
-    if options.steps is not None:
-        raise ConfigError("--steps is for --data and for --executor auto.")
-    out = out_folder("distill", options.env, options.out)
-    spec, probe = look_at(options.env)
-    opened = opened_as(options)
-    known = load_planner(reference(options), spec, **opened)
-    sketch = initial(options.executor, spec, squashed=squashed_head(known, spec, probe))
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is distilled.
+
+    Attributes:
+        task: Environment and planner, or dataset.
+        options: With the environment and the planner that a dataset names.
+        name: What the run is called: the environment, or the dataset's folder.
+        missing: Why nothing can be measured; "" where it can.
+        measured: Whether the planner is at hand to be measured.
+    """
+
+    task: Any
+    options: Options
+    name: str
+    missing: str
+    measured: bool
+
+
+def _open(options: Options) -> _Opened:
+    from agentkd.distillation.task import open_task
+
+    if options.data is None:
+        task = open_task(options.env, reference(options), **opened_as(options))
+        return _Opened(task, options, options.env, "", measured=True)
+    from agentkd.distillation.offline import open_dataset
+    from agentkd.environments import look_at, named_by_file
+
+    env, spec, missing = options.env, None, ""
+    try:
+        env = env or named_by_file(open_dataset(options.data).about.env)
+        if not env:
+            raise ConfigError("The dataset names no environment.")
+        spec = look_at(env)[0]
+    except AgentkdError as error:
+        missing = str(error)
+    data = open_dataset(options.data, options.env, spec)
+    about = data.about
+    named = reference(options) if options.planner else None
+    if spec is None:
+        task = open_task(data=data)
+    else:
+        task = open_task(env, named, data=data, **opened_as(options))
+    name = env or Path(options.data).name
+    # A Minari dataset's reference is the dataset: no planner goes by that name.
+    refs = () if "minari" in about.more else about.refs
+    told = replace(options, env=name, planner=options.planner or refs)
+    return _Opened(task, told, name, missing, named is not None and not missing)
+
+
+def _told(opened: _Opened) -> tuple[Sequence[float], Sequence[float]]:
+    """Return returns of planner and random actions as the dataset tells them.
+
+    () where it does not, or the planner is measured; for random actions also where the dataset has
+    other seeds.
+    """
+    options, data = opened.options, opened.task.data
+    if data is None or opened.measured:
+        return (), ()
+    about, count = data.about, options.episodes
+    same = about.eval_seed == options.eval_seed and len(about.random_returns) >= count
+    if same:
+        return about.planner_returns[:count], about.random_returns[:count]
+    return about.planner_returns, ()
+
+
+def _run(opened: _Opened, out: Path) -> int:
+    from agentkd.cli import distill_file
+    from agentkd.deploy.bundle import write_bundle
+    from agentkd.distillation.loop import distill, make_distiller
+    from agentkd.measure.evaluate import Evaluation
+    from agentkd.measure.intervals import mean_interval
+    from agentkd.report.report import prepare_out
+
+    task, options = opened.task, opened.options
     # Every option is looked at before an earlier run is overwritten.
-    contract = distill_file.contract(options, spec)
-    budget = _budget(options)
-    learning = distiller_options(options)
-    trial = Distiller(sketch, learning, known.policy)
-    trial.expect(kind_of_planner(known, spec, probe))
-    collection = CollectionOptions(
-        environments=options.environments,
-        halving=options.halving,
-        least_share=options.planner_share,
-        schedule=options.schedule,
-        ask=options.ask,
-        ask_share=options.ask_share,
-    )
-    check_memory(options.ask, sketch.architecture, sketch.memory)
-    make_asking(options.ask, options.ask_share, known.policy, spec, options.seed)
+    contract = distill_file.contract(options, task.spec)
+    way = collection(options)
+    distiller = make_distiller(task, options.executor, learning(options), options.seed)
+    sketch = distiller.freeze()
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
-
-    view = DistillView(options.env, known, sketch)
-    view.say(f"Measuring the planner over {options.episodes} episodes …")
-    measure: dict[str, Any] = {"episodes": options.episodes, "seed": options.eval_seed}
-    planner = evaluate(options.env, known.policy, spec=spec, **measure)
-    random = evaluate_random(options.env, **measure)
-    goals = Goals(mean(planner.returns), mean(random.returns))
-    logs = tensorboard(out / "tensorboard")
-    file = out / "executor.akd"
+    view = DistillView(opened.name, task.planner, sketch)
+    if task.data is not None:
+        labels, episodes = task.data.labels, task.data.episodes
+        view.say(f"{labels:,} labels of {episodes:,} episodes in {options.data}")
+    if opened.missing:
+        view.say(f"Nothing can be measured: {opened.missing}")
+    best, floor = _told(opened)
+    count, seed = options.episodes, options.eval_seed
+    if opened.measured:
+        view.say(f"Measuring the planner over {count} episodes …")
+        best = task.measure(task.planner.policy, count, seed).returns
+    if not floor and not opened.missing:
+        if best and not opened.measured:
+            view.say("The planner's return is that of its recorded episodes.")
+        floor = task.measure(None, count, seed).returns
+    goals = Goals(mean_interval(best).mean, mean_interval(floor).mean)
     with ctrl_c(patience=2):
-        with view.live(goals, logs) as watch:
+        with view.live(goals, _tensorboard(out / "tensorboard")) as watch:
             result = distill(
-                options.env,
-                reference(options),
-                options.executor,
-                budget=budget,
+                task,
+                executor=distiller,
+                seconds=options.seconds,
+                labels=options.labels,
+                steps=options.steps,
+                steps_per_label=options.steps_per_label,
                 seed=options.seed,
-                options=learning,
-                collection=collection,
-                access=opened,
+                collection=way,
+                episodes=0,
                 watch=watch,
                 checkpoint=out / "checkpoint",
                 resume=options.resume,
                 kept_bytes=options.kept_bytes,
             )
-        need_steps(result)
-        provenance = distill_file.provenance(options, known, result)
+        if result.interrupted and not result.steps:
+            # An executor that learnt nothing does not replace an earlier one.
+            raise KeyboardInterrupt
+        facts = distill_file.provenance(options, task, labels=result.labels)
+        if task.data is not None:
+            facts["data"] = options.data
         # Written before it is measured: whatever happens now, what was learnt is safe.
-        write_bundle(file, result.executor, provenance, contract=contract, labels=result.kept)
-    view.say(f"Measuring the executor over {options.episodes} episodes …")
-    executor = Evaluation((), ())
-    try:
-        executor = evaluate(options.env, result.executor.policy, spec=spec, **measure)
-        kept = distill_file.measured(planner, random, executor, options)
-        facts = provenance | kept
-        distill_file.write_proven(file, result.executor, facts, contract, options, result.kept)
-    except KeyboardInterrupt:
-        result = replace(result, interrupted=True)
-    from agentkd.cli.distill_report import write
-
-    return write(options, out, result, planner, random, executor, view, votes=options.votes or 1)
-
-
-def _budget(options: Options) -> Budget:
-    from agentkd.distillation.loop import Budget
-
-    seconds = options.seconds
-    if seconds is None and options.labels is None:
-        seconds = 60.0
-    if seconds is not None and options.steps_per_label is not None:
-        raise ConfigError(
-            "--steps-per-label is for runs that are ended by --labels alone: with "
-            "--seconds, learning takes as many steps as there is time for."
+        write_bundle(
+            out / "executor.akd", result.executor, facts, contract=contract, labels=result.kept
         )
-    return Budget(seconds, options.labels, options.steps_per_label)
+    ends = Evaluation(tuple(best), ()), Evaluation(tuple(floor), ())
+    ending = distill_file.Ending(options, task, out, view, *ends, facts, contract)
+    return ending.finish(result, measure=not opened.missing)
 
 
-def need_steps(result: Distilled) -> None:
-    """Keep an executor that learnt nothing from taking an earlier one's place.
-
-    Raises:
-        KeyboardInterrupt: If the distillation was interrupted before its first step.
-    """
-    if result.interrupted and not result.steps:
-        raise KeyboardInterrupt
-
-
-_AUTO = (*("target", "candidates", "most_parameters", "most_bytes", "most_us"), *("prune", "int8"))
-"""Options about a search."""
-_LIVE = (
-    *("boxes", "votes", "vote_noise", "ask", "ask_share", "halving"),
-    *("schedule", "steps_per_label"),
-)
-"""Options about collecting labels."""
-
-
-def refuse(options: Options, names: Sequence[str], where: str) -> None:
-    """Refuse options that would be ignored.
-
-    Raises:
-        ConfigError: If one of them was given.
-    """
-    usual = Options()
-    for name in names:
-        if getattr(options, name) != getattr(usual, name):
-            raise ConfigError(f"--{name.replace('_', '-')} is not for {where}.")
-
-
-def opened_as(options: Options) -> dict[str, Any]:
-    """How the planner is read, and whom its answers come from."""
-    return access(options) | {
-        "boxes": options.boxes,
-        "votes": options.votes,
-        "vote_noise": options.vote_noise,
-    }
-
-
-def distiller_options(options: Options) -> Any:
-    """Give what the options say about learning."""
-    from agentkd.distillation.distiller import DistillerOptions
-
-    terms = options.terms
-    if options.temperature is not None:
-        if terms != "match":
-            raise ConfigError(
-                f"--temperature {options.temperature} is short for --terms "
-                f"soft:tau={options.temperature}; write it into --terms {terms!r}."
-            )
-        terms = f"soft:tau={options.temperature}"
-    return DistillerOptions(
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        capacity=options.capacity,
-        seed=options.seed,
-        terms=terms,
-    )
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean, NaN of nothing."""
-    return sum(values) / len(values) if values else math.nan
-
-
-def tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Any:
     """Open TensorBoard's log; None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.cli import distill_file
-from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView
-from agentkd.cli.planner_choice import reference
+from agentkd.cli.options.distill import Options, collection, learning
 from agentkd.cli.terminal import Console
-from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.distillation.auto.candidates import (
     DEFAULT,
     Candidate,
@@ -30,178 +28,111 @@ from agentkd.distillation.auto.candidates import (
     Step,
     front,
 )
-from agentkd.distillation.auto.search import Effort, Found, References, choosing_seed, search
+from agentkd.distillation.auto.search import Found, choosing_seed, search
 from agentkd.distillation.int8 import FineTuning
-from agentkd.distillation.terms import DivergenceTerm, to_text
+from agentkd.distillation.loop import Distilled
+from agentkd.distillation.task import Returns, Task
+from agentkd.distillation.terms import to_text
+from agentkd.distillation.terms.term import DivergenceTerm
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
-from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
-from agentkd.report.provenance import origin
+from agentkd.measure.evaluate import Evaluation
 from agentkd.report.report import Plot, Section, Series, Table, prepare_out
-
-if TYPE_CHECKING:
-    from agentkd.cli.distill import Options
-    from agentkd.deploy.contract import Contract
-    from agentkd.distillation.dataset import Dataset
 
 _COLUMNS = ("executor", "parameters", "bytes", "µs", "retention", "95 % interval", "")
 _SHOWN = (0, 1, 3, 4, 5, 6)
 """The rest is in the report: on a terminal all has to fit 80 columns."""
 
 
-def run_auto(options: Options) -> int:
-    """Search, measure the pick on seeds that it was not chosen by, report."""
-    from agentkd.cli.distill import distiller_options, opened_as
-    from agentkd.cli.distill_data import check
-    from agentkd.cli.first_look import out_folder
-    from agentkd.distillation.loop import Distilled
-    from agentkd.distillation.offline import by_name, open_dataset
-    from agentkd.distillation.source import CollectionOptions
-    from agentkd.environments import look_at, named_by_file
-    from agentkd.planners import load_planner
+def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> int:
+    """Search, measure the pick on seeds that it was not chosen by, report.
 
-    named = bool(options.planner)
-    if options.resume:
-        raise ConfigError("A search does not go on from an earlier one: no --resume.")
-    data: Dataset | None = None
-    if options.data is None:
-        spec = look_at(options.env)[0]
-    else:
-        about = open_dataset(options.data, options.env).about
-        refs = () if "minari" in about.more else about.refs
-        env = options.env or named_by_file(about.env)
-        options = replace(options, env=env, planner=options.planner or refs)
-        spec = look_at(options.env)[0]
-        check(spec, about, options.env)
-        data = open_dataset(str(options.data), options.env, spec)
+    Args:
+        options: Of the command.
+        task: What is distilled.
+        out: The folder.
+        told: The planner's returns, if only a dataset tells them.
+    """
     if options.int8 and options.most_us is not None:
         raise ConfigError(
             "--int8 and --most-us: no time on this machine is known of integers. Leave "
             "one of them out."
         )
-    out = out_folder("distill", options.env, options.out)
+    asked = bool(task.refs)
+    if not asked and not told:
+        raise ConfigError(
+            "The dataset does not tell what its planner returns: name it with "
+            "--planner, or record with --episodes."
+        )
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
-    effort = _effort(options)
-    learning = distiller_options(options)
-    collection = CollectionOptions(
-        environments=options.environments,
-        halving=options.halving,
-        least_share=options.planner_share,
-        schedule=options.schedule,
-    )
-    known = None
-    if named or data is None:
-        known = load_planner(reference(options), spec, **opened_as(options))
-    contract = distill_file.contract(options, spec)
+    end, learns, way = _end(options), learning(options), collection(options)
+    contract = distill_file.contract(options, task.spec)
     prepare_out(out, overwrite=options.overwrite)
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
 
-    console = Console()
-    told = known if data is None or known is not None else by_name(data)
-    assert told is not None
-    console.print(Text.assemble((options.env, "bold"), "   planner ", (told.name, "cyan")))
-    count = options.episodes
+    console, count = Console(), options.episodes
+    name = (task.planner.name, "cyan")
+    console.print(Text.assemble((options.env, "bold"), "   planner ", name))
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
     choosing = choosing_seed(options.eval_seed)
     console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
-    (best, floor), (planner, random) = (
-        _both(options, known, data, spec, seed) for seed in (choosing, options.eval_seed)
-    )
+
+    def both(seed: int) -> tuple[Evaluation, Evaluation]:
+        best = Evaluation(tuple(told), ())
+        if asked:
+            best = task.measure(task.planner.policy, count, seed)
+        return best, task.measure(None, count, seed)
+
+    (best, floor), (planner, random) = both(choosing), both(options.eval_seed)
     found = search(
-        options.env,
-        known,
-        References(best.returns, floor.returns, choosing),
+        task,
+        Returns(best.returns, floor.returns, choosing),
         options.candidates or DEFAULT,
         target=options.target,
         limits=limits,
-        effort=effort,
         seed=options.seed,
-        options=learning,
-        collection=collection,
-        steps=_steps(options, learning, console),
-        data=data,
+        options=learns,
+        collection=way,
+        further=_steps(options, learns, console),
         watch=lambda text, measured: _tell(console, text, measured),
+        **end,
     )
+    facts = distill_file.provenance(options, task, labels=found.labels)
     with held():
-        provenance = _write_front(options, out, found, contract)
-    chosen = found.chosen.made.executor
+        _write_front(out, found, facts, contract)
     console.print(_grid(found))
-    for name, reason in found.left_out.items():
-        console.print(Text(f"{name} was left out: {reason}.", "dim"))
+    for left, reason in found.left_out.items():
+        console.print(Text(f"{left} was left out: {reason}.", "dim"))
     console.print(Text(found.why, "bold"))
-    view = DistillView(options.env, told, chosen)
-    view.say(f"Measuring {found.chosen.name} over {count} other episodes …")
-    file = out / "executor.akd"
-    executor, interrupted = Evaluation((), ()), found.interrupted
-    try:
-        executor = _reached(options, chosen.policy)
-        facts = provenance | distill_file.measured(planner, random, executor, options)
-        distill_file.write_proven(file, chosen, facts, contract, options)
-        if found.chosen.made.elsewhere:
-            # The file tells what its floats keep, the report what its integers do.
-            executor = _reached(options, integer_form(read_bundle(file)).policy)
-            view.say(f"It acts in integers: agentkd export {file} --to c-int8")
-    except KeyboardInterrupt:
-        interrupted = True
+    picked = found.chosen.made
+    view = DistillView(options.env, task.planner, picked.executor)
+    ending = distill_file.Ending(options, task, out, view, planner, random, facts, contract)
     result = Distilled(
-        executor=chosen,
-        planner=told,
+        executor=picked.executor,
+        planner=task.planner,
         labels=found.labels,
         steps=found.chosen.steps,
         seconds=found.seconds,
-        refused=0,
-        interrupted=interrupted,
-        fault="",
-        restarts=0,
-        rejected=0,
-        dropped=0,
-        unsaved="",
-        history=(),
+        interrupted=found.interrupted,
     )
-    return write(
-        options,
-        out,
+    return ending.finish(
         result,
-        planner,
-        random,
-        executor,
-        view,
-        _data(options, found),
-        [_section(found, options.target)],
+        picked.name,
+        integers=picked.elsewhere,
+        more=_data(options, found),
+        sections=[_section(found, options.target)],
     )
 
 
-def _reached(options: Options, policy: Any) -> Evaluation:
-    return evaluate(options.env, policy, episodes=options.episodes, seed=options.eval_seed)
-
-
-def _both(
-    options: Options, known: Any, data: Any, spec: Any, seed: int
-) -> tuple[Evaluation, Evaluation]:
-    """What planner and random actions get on some seeds.
-
-    Of a planner that is known by its labels only it is what the dataset tells.
-    """
-    floor = evaluate_random(options.env, episodes=options.episodes, seed=seed)
-    if known is None:
-        if not data.about.planner_returns:
-            raise ConfigError(
-                "The dataset does not tell what its planner returns: name it with "
-                "--planner, or record with --episodes."
-            )
-        return Evaluation(data.about.planner_returns, ()), floor
-    best = evaluate(options.env, known.policy, episodes=options.episodes, seed=seed, spec=spec)
-    return best, floor
-
-
-def _effort(options: Options) -> Effort:
+def _end(options: Options) -> dict[str, Any]:
+    """Return how long to search, as `search` takes it."""
     if options.labels is not None or options.steps is not None:
         fixed = (options.labels is None) == (options.data is not None)
         if options.seconds is not None or options.steps is None or not fixed:
             raise ConfigError("With auto: --seconds, or --labels and --steps; with --data --steps.")
-        return Effort(labels=options.labels, steps=options.steps)
-    return Effort(seconds=120.0 if options.seconds is None else options.seconds)
+        return {"labels": options.labels, "steps": options.steps}
+    return {"seconds": options.seconds}
 
 
 def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
@@ -276,28 +207,14 @@ def _grid(found: Found) -> Grid:
     return grid
 
 
-def _write_front(options: Options, out: Path, found: Found, contract: Contract) -> dict[str, Any]:
-    """Write the executors of the front, and the one that was picked.
-
-    Returns:
-        Where they came from.
-    """
-    provenance = {
-        "env": options.env,
-        "planner": {"refs": list(options.planner), "name": found.planner.name},
-        "planner_digest": found.planner.digest,
-        "labels": found.labels,
-        "seed": options.seed,
-        "command": ["agentkd", *sys.argv[1:]],
-        "versions": origin()["versions"],
-    }
+def _write_front(out: Path, found: Found, facts: Mapping[str, Any], contract: Contract) -> None:
+    """Write the executors of the front, and the one that was picked."""
     for each in front(found.candidates):
         name = re.sub(r"\W+", "-", each.name).strip("-")
         path = out / "candidates" / f"{name}.akd"
-        write_bundle(path, each.made.executor, provenance, contract=contract)
+        write_bundle(path, each.made.executor, facts, contract=contract)
     picked = found.chosen.made.executor
-    write_bundle(out / "executor.akd", picked, provenance, contract=contract)
-    return provenance
+    write_bundle(out / "executor.akd", picked, facts, contract=contract)
 
 
 def _data(options: Options, found: Found) -> dict[str, Any]:

@@ -1,30 +1,35 @@
-"""What a distillation writes about its executor, in the executor's own file."""
+"""The end of a distillation: the executor's file, its measurement, the report."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, final
 
-from agentkd.deploy.bundle import write_bundle
+from agentkd.cli.distill_report import Told, write
+from agentkd.cli.distill_view import DistillView
+from agentkd.cli.options.distill import Options
+from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract, check, parse
+from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.vectors import STEPS
+from agentkd.distillation.loop import Distilled
+from agentkd.distillation.task import Task
 from agentkd.environments import make
 from agentkd.errors import AgentkdError
+from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import Evaluation
 from agentkd.measure.intervals import mean_interval, retention
 from agentkd.measure.recording import record
 from agentkd.report.provenance import origin
+from agentkd.report.report import Section
+from agentkd.spec import Spec
+from agentkd.types import Labels
 
-if TYPE_CHECKING:
-    from agentkd.cli.distill import Options
-    from agentkd.distillation.loop import Distilled
-    from agentkd.executors.executor import Executor
-    from agentkd.planners import Planner
-    from agentkd.spec import Spec
-    from agentkd.types import Labels
+_NOTHING = Evaluation((), ())
 
 
 def contract(options: Options, spec: Spec) -> Contract:
@@ -67,36 +72,18 @@ def _number(value: Any) -> float:
         return 0.0
 
 
-def provenance(options: Options, known: Planner, result: Distilled) -> dict[str, Any]:
-    """Where the executor came from. Nothing in it depends on when or how fast."""
-    return {
+def provenance(options: Told, task: Task, **more: Any) -> dict[str, Any]:
+    """Return where an executor comes from. Nothing in it depends on time or speed."""
+    planner = task.planner
+    facts: dict[str, Any] = {
         "env": options.env,
-        "planner": {"refs": list(options.planner), "name": known.name},
-        "planner_digest": known.digest,
-        "labels": result.labels,
+        "planner": {"refs": list(options.planner), "name": planner.name},
+        "planner_digest": planner.digest,
         "seed": options.seed,
         "command": ["agentkd", *sys.argv[1:]],
         "versions": origin()["versions"],
     }
-
-
-class Measuring(Protocol):
-    """The options that say how executors are measured."""
-
-    @property
-    def env(self) -> str:
-        """The environment."""
-        ...
-
-    @property
-    def episodes(self) -> int:
-        """How many episodes were measured."""
-        ...
-
-    @property
-    def eval_seed(self) -> int:
-        """The first of the seeds measured on."""
-        ...
+    return facts | more
 
 
 def write_proven(
@@ -104,7 +91,7 @@ def write_proven(
     executor: Executor,
     facts: Mapping[str, Any],
     told: Contract,
-    options: Measuring,
+    options: Told,
     labels: Labels | None = None,
 ) -> None:
     """Write an executor's file with golden vectors of episodes that it lives."""
@@ -115,14 +102,12 @@ def write_proven(
 
 
 def measured(
-    planner: Evaluation, random: Evaluation, executor: Evaluation, options: Measuring
+    planner: Evaluation, random: Evaluation, executor: Evaluation, options: Told
 ) -> dict[str, Any]:
-    """What the executor kept, with its interval; nothing where it is no number."""
+    """Return what the executor kept, with its interval; {} where it is no number."""
     kept = retention(executor.returns, planner.returns, random.returns)
-    returns = {
-        name: mean_interval(each.returns).mean
-        for name, each in (("planner", planner), ("executor", executor), ("random", random))
-    }
+    each = {"planner": planner, "executor": executor, "random": random}
+    returns = {name: mean_interval(one.returns).mean for name, one in each.items()}
     facts: dict[str, Any] = {}
     if all(map(math.isfinite, (kept.mean, kept.low, kept.high))):
         facts["retention"] = {
@@ -136,3 +121,83 @@ def measured(
     if all(map(math.isfinite, returns.values())):
         facts["returns"] = returns
     return facts
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last part of a command that distils: measure, write, report.
+
+    Attributes:
+        options: What the report repeats.
+        task: What was distilled.
+        out: The folder.
+        view: What is written on.
+        planner: What the planner reached.
+        random: What random actions reached.
+        facts: Where the executor comes from.
+        contract: What its numbers mean.
+    """
+
+    options: Told
+    task: Task
+    out: Path
+    view: DistillView
+    planner: Evaluation
+    random: Evaluation
+    facts: Mapping[str, Any]
+    contract: Contract
+
+    def finish(
+        self,
+        result: Distilled,
+        name: str = "the executor",
+        *,
+        measure: bool = True,
+        integers: bool = False,
+        more: Mapping[str, Any] | None = None,
+        sections: Sequence[Section] = (),
+    ) -> int:
+        """Measure the executor, write its file with what it kept, and report.
+
+        Args:
+            result: The executor; its file is there already, without measurements.
+            name: What it is called.
+            measure: Whether the environment can be made.
+            integers: Whether the report is of the integer form of the file.
+            more: More of the report.
+            sections: More sections of it.
+
+        Returns:
+            The exit status.
+        """
+        options, task, view = self.options, self.task, self.view
+        file, chosen = self.out / "executor.akd", result.executor
+        count, seed = options.episodes, options.eval_seed
+        executor = _NOTHING
+        if measure:
+            view.say(f"Measuring {name} over {count} episodes …")
+            try:
+                executor = task.measure(chosen.policy, count, seed)
+                kept = measured(self.planner, self.random, executor, options)
+                facts = {**self.facts, **kept}
+                write_proven(file, chosen, facts, self.contract, options, result.kept)
+                if integers:
+                    # The file says what its floats keep, the report its integers.
+                    policy = integer_form(read_bundle(file)).policy
+                    executor = task.measure(policy, count, seed)
+                    view.say(f"It acts in integers: agentkd export {file} --to c-int8")
+            except KeyboardInterrupt:
+                result = replace(result, interrupted=True)
+        return write(
+            options,
+            self.out,
+            result,
+            self.planner,
+            self.random,
+            executor,
+            view,
+            more,
+            sections,
+            votes=getattr(options, "votes", None) or 1,
+        )

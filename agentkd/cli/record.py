@@ -69,26 +69,21 @@ def run(options: Options) -> int:
     from agentkd.deploy.bundle import read_bundle
     from agentkd.distillation.dataset import About
     from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distillation.loop import kind_of_planner
     from agentkd.distillation.recording import check_recording, record
-    from agentkd.distillation.source import CollectionOptions
-    from agentkd.environments import look_at
+    from agentkd.distillation.sources import CollectionOptions
+    from agentkd.distillation.task import open_task
     from agentkd.executors.native import compile_native
-    from agentkd.planners import load_planner
     from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
     out = out_folder("record", options.env, options.out)
-    spec, probe = look_at(options.env)
-    known = load_planner(reference(options), spec, **access(options))
-    kind_of_planner(known, spec, probe)
-    executor = read_bundle(options.executor).executor if options.executor else None
-    if executor is not None and (
-        executor.spec.action != spec.action or executor.spec.obs.size != spec.obs.size
-    ):
-        raise ConfigError(f"{options.executor} is for {executor.spec}, not for {spec}.")
+    task = open_task(options.env, reference(options), **access(options))
+    known, executor = task.planner, None
+    if options.executor:
+        driver = read_bundle(options.executor).executor
+        executor = task.executor(driver, name=str(options.executor))
     labels = options.labels
     if labels is None and options.seconds is None:
         labels = 100_000
@@ -99,10 +94,15 @@ def run(options: Options) -> int:
     prepare_out(out, overwrite=options.overwrite)
     clear_dataset(out)
     console = Console()
-    planner, random = _measured(options, known, spec, console)
+    planner: tuple[float, ...] = ()
+    random: tuple[float, ...] = ()
+    if count := options.episodes:
+        console.print(f"Measuring the planner over {count} episodes …", style="dim")
+        planner = task.measure(known.policy, count, options.eval_seed).returns
+        random = task.measure(None, count, options.eval_seed).returns
     about = About(
         env=options.env,
-        spec=spec,
+        spec=task.spec,
         planner=known.name,
         refs=options.planner,
         digest=known.digest,
@@ -128,9 +128,7 @@ def run(options: Options) -> int:
         # The last labels are written, too, before another Ctrl-C ends the command.
         with held(), DatasetWriter(out, about) as writer:
             result = record(
-                options.env,
-                known,
-                spec,
+                task,
                 writer,
                 labels=labels,
                 seconds=options.seconds,
@@ -141,19 +139,6 @@ def run(options: Options) -> int:
                 watch=show,
             )
     return _report(options, out, about, result, console)
-
-
-def _measured(
-    options: Options, known: Any, spec: Any, console: Console
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from agentkd.measure.evaluate import evaluate, evaluate_random
-
-    count, seed = options.episodes, options.eval_seed
-    if not count:
-        return (), ()
-    console.print(f"Measuring the planner over {count} episodes …", style="dim")
-    planner = evaluate(options.env, known.policy, episodes=count, seed=seed, spec=spec).returns
-    return planner, evaluate_random(options.env, episodes=count, seed=seed).returns
 
 
 def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:

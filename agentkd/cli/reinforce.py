@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,13 +13,12 @@ import tyro
 from agentkd.cli.planner_choice import access, reference
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c, held
-from agentkd.report.provenance import origin
+from agentkd.report.report import Plot, Section, Series
 
 if TYPE_CHECKING:
-    from agentkd.deploy.contract import Contract
+    from agentkd.distillation.task import Task
     from agentkd.executors.executor import Executor
     from agentkd.planners import Planner
-    from agentkd.spec import Spec
 
 _TICKS = 256
 """Ticks of the planner's driving from which a new executor takes its normaliser."""
@@ -93,32 +91,36 @@ def run(options: Options) -> int:
     from agentkd.cli import distill_file
     from agentkd.cli.distill_view import DistillView
     from agentkd.cli.first_look import out_folder
-    from agentkd.deploy.bundle import write_bundle
+    from agentkd.deploy.bundle import read_bundle, write_bundle
+    from agentkd.deploy.contract import Contract
     from agentkd.distillation.loop import Distilled
     from agentkd.distillation.prune import dense_layers
     from agentkd.distillation.sb3.from_sb3 import from_sb3
-    from agentkd.environments import look_at
-    from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
-    from agentkd.planners import load_planner
+    from agentkd.distillation.task import open_task
     from agentkd.report.report import prepare_out
 
     torch.set_num_threads(1)
     _check(options)
     out = out_folder("reinforce", options.env, options.out)
-    spec, probe = look_at(options.env)
-    known = load_planner(reference(options), spec, **access(options))
-    chosen = _beginning(options, known, spec, probe)
-    # Looked at before an earlier run is overwritten.
-    dense_layers(chosen)
-    if chosen.spec.action != spec.action or chosen.spec.obs.size != spec.obs.size:
-        raise ConfigError(f"{options.executor} is for {chosen.spec}, not for {spec}.")
+    task = open_task(options.env, reference(options), **access(options))
+    if options.executor.endswith(".akd"):
+        bundle = read_bundle(options.executor)
+        executor = task.executor(bundle.executor, name=options.executor)
+        told = bundle.contract
+    else:
+        executor = _normalised(options, task)
+        told = Contract(period=distill_file.period_of(options.env))
+    # Checked before an earlier run is overwritten.
+    dense_layers(executor)
     prepare_out(out, overwrite=options.overwrite)
-    view = DistillView(options.env, known, chosen)
+    view = DistillView(options.env, task.planner, executor)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
-    measure: dict[str, Any] = {"episodes": options.episodes, "seed": options.eval_seed}
-    planner = evaluate(options.env, known.policy, spec=spec, **measure)
-    random = evaluate_random(options.env, **measure)
-    model = _model(options, known, chosen, _mean(planner), _mean(random))
+    planner, random = (
+        task.measure(policy, options.episodes, options.eval_seed)
+        for policy in (task.planner.policy, None)
+    )
+    levels = {"planner": _mean(planner), "random": _mean(random)}
+    model = _model(options, task.planner, executor, levels["planner"], levels["random"])
     # Without a logger Stable-Baselines3 makes a folder in the temporary folder.
     model.set_logger(Logger(None, []))
     begin = time.monotonic()
@@ -139,55 +141,26 @@ def run(options: Options) -> int:
         raise KeyboardInterrupt
     result = Distilled(
         executor=replace(from_sb3(model), version=1),
-        planner=known,
+        planner=task.planner,
         labels=model.num_timesteps,
         steps=model._n_updates,
         seconds=time.monotonic() - begin,
-        refused=0,
         interrupted=interrupted,
         fault=fault,
-        restarts=0,
-        rejected=0,
-        dropped=0,
-        unsaved="",
-        history=(),
     )
-    provenance = {
-        "env": options.env,
-        "planner": {"refs": list(options.planner), "name": known.name},
-        "planner_digest": known.digest,
-        "method": options.method,
-        "steps": model.num_timesteps,
-        "seed": options.seed,
-        "command": ["agentkd", *sys.argv[1:]],
-        "versions": origin()["versions"],
-    }
-    file = out / "executor.akd"
-    told = _contract(options)
+    how = {"method": options.method, "steps": model.num_timesteps}
+    facts = distill_file.provenance(options, task, **how)
     # Written before it is measured: whatever happens now, what was learnt is safe.
     with held():
-        write_bundle(file, result.executor, provenance, contract=told)
-    view.say(f"Measuring the executor over {options.episodes} episodes …")
-    executor = Evaluation((), ())
-    try:
-        executor = evaluate(options.env, result.executor.policy, spec=spec, **measure)
-        kept = distill_file.measured(planner, random, executor, options)
-        facts = provenance | kept
-        distill_file.write_proven(file, result.executor, facts, told, options)
-    except KeyboardInterrupt:
-        result = replace(result, interrupted=True)
-    return _report(options, out, result, (planner, random, executor), view, looks)
-
-
-def _contract(options: Options) -> Contract:
-    """What the numbers mean: as the executor to begin with says, or the clock alone."""
-    from agentkd.cli.distill_file import period_of
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.contract import Contract
-
-    if options.executor.endswith(".akd"):
-        return read_bundle(options.executor).contract
-    return Contract(period=period_of(options.env))
+        write_bundle(out / "executor.akd", result.executor, facts, contract=told)
+    ending = distill_file.Ending(options, task, out, view, planner, random, facts, told)
+    more = {
+        "command": "reinforce",
+        "method": options.method,
+        "weight": options.weight,
+        "environment_steps": result.labels,
+    }
+    return ending.finish(result, more=more, sections=[_section(looks, levels)])
 
 
 def _check(options: Options) -> None:
@@ -221,26 +194,14 @@ def _guide(options: Options, planner: float, random: float) -> Any:
         raise ConfigError(f"weight is {options.weight!r}; a number, gap, or gap:2.") from None
 
 
-def _beginning(options: Options, known: Planner, spec: Spec, probe: Any) -> Executor:
-    """The executor to begin with: of a file, or new, with a normaliser."""
-    from agentkd import environments
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.distillation.collector import Collector
+def _normalised(options: Options, task: Task) -> Executor:
+    """Return a new executor with the normaliser of the planner's own states."""
     from agentkd.distillation.distiller import Distiller, DistillerOptions
-    from agentkd.distillation.loop import squashed_head
-    from agentkd.executors.architecture import initial
+    from agentkd.distillation.sources import CollectionOptions
 
-    if options.executor.endswith(".akd"):
-        return read_bundle(options.executor).executor
-    squashed = squashed_head(known, spec, probe)
-    executor = initial(options.executor, spec, seed=options.seed, squashed=squashed)
-    collector = Collector(
-        lambda: environments.make(options.env),
-        known.policy,
-        spec,
-        count=options.environments,
-        seed=options.seed,
-    )
+    executor = task.executor(options.executor, options.seed)
+    way = CollectionOptions(environments=options.environments)
+    collector = task.collector(way, options.seed)
     distiller = Distiller(executor, DistillerOptions(least=1, seed=options.seed))
     try:
         for _ in range(_TICKS):
@@ -315,28 +276,16 @@ def _callbacks(
     return [Watch(), *first]
 
 
-def _report(
-    options: Options,
-    out: Path,
-    result: Any,
-    evaluations: tuple[Any, Any, Any],
-    view: Any,
-    looks: list[tuple[int, float, float]],
-) -> int:
-    from agentkd.cli.distill_report import write
-    from agentkd.report.report import Plot, Section, Series
-
-    planner, random, executor = evaluations
+def _section(looks: Sequence[tuple[int, float, float]], levels: Mapping[str, float]) -> Section:
     steps = [look[0] for look in looks]
     ends = [steps[0], steps[-1]] if steps else []
-    levels = (("planner", _mean(planner)), ("random", _mean(random)))
     curve = Plot(
         "Return while it learns",
         "environment steps",
         "return",
         (
             Series("executor", steps, [look[1] for look in looks]),
-            *(Series(name, ends, [value for _ in ends]) for name, value in levels),
+            *(Series(n, ends, [value for _ in ends]) for n, value in levels.items()),
         ),
         "Mean of the last 100 episodes, with its exploration.",
     )
@@ -346,11 +295,4 @@ def _report(
         "weight",
         (Series("weight", steps, [look[2] for look in looks]),),
     )
-    more = {
-        "command": "reinforce",
-        "method": options.method,
-        "weight": options.weight,
-        "environment_steps": result.labels,
-    }
-    sections = [Section("How it learnt", "", None, (curve, weights))]
-    return write(options, out, result, planner, random, executor, view, more, sections)
+    return Section("How it learnt", "", None, (curve, weights))

@@ -22,6 +22,7 @@ from agentkd.planners.remote.wire import SCHEMES
 
 if TYPE_CHECKING:
     from agentkd.deploy.contract import Contract
+    from agentkd.distillation.task import Task
 
 _ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
@@ -165,18 +166,16 @@ def run(options: Options) -> int:
     from agentkd.cli.run_sections import Outcome
     from agentkd.cli.run_view import RunView
     from agentkd.deploy.bundle import write_bundle
-    from agentkd.environments import look_at
-    from agentkd.measure.evaluate import evaluate, evaluate_random
+    from agentkd.distillation.task import open_task
     from agentkd.measure.live import Setting
-    from agentkd.planners import load_planner
     from agentkd.report.report import prepare_out
     from agentkd.runtime.seams import HandOver
 
-    spec, probe = look_at(options.env)
+    task = open_task(options.env, reference(options), **access(options))
+    spec, known = task.spec, task.planner
     if strategies.seam is not None:
         HandOver(strategies.seam, spec.action)
-    known = load_planner(reference(options), spec, **access(options))
-    executor = _executor(options, known, spec, probe)
+    executor = _executor(options, task)
     out = out_folder("run", options.env, options.out)
     prepare_out(out, overwrite=options.overwrite, resume=False)
     setting = Setting(
@@ -203,9 +202,8 @@ def run(options: Options) -> int:
     view = RunView(setting, known, executor)
     view.say("Measuring the planner that is never late …")
     count = max(_EPISODES, options.episodes or 0)
-    measure: dict[str, Any] = {"episodes": count, "seed": options.seed}
-    on_time = evaluate(options.env, known.policy, spec=spec, **measure)
-    random = evaluate_random(options.env, **measure)
+    on_time = task.measure(known.policy, count, options.seed)
+    random = task.measure(None, count, options.seed)
     view.goals(on_time.returns, random.returns)
 
     source: Any = known.policy
@@ -307,22 +305,14 @@ def _log(options: Options, out: Path, arm: str) -> Any:
     return DecisionLog(out / f"decisions-{arm}.akdlog", overwrite=True)
 
 
-def _executor(options: Options, known: Any, spec: Any, probe: Any) -> Any:
+def _executor(options: Options, task: Task) -> Any:
     """Read the executor's file, or make one that has everything to learn."""
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.distillation.loop import squashed_head
-    from agentkd.executors.architecture import initial
 
-    if not options.executor.endswith(".akd"):
-        squashed = squashed_head(known, spec, probe)
-        return initial(options.executor, spec, seed=options.seed, squashed=squashed)
-    executor = read_bundle(options.executor).executor
-    if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
-        raise ConfigError(
-            f"{options.executor} is for {executor.spec}, {options.env} is {spec}. "
-            "Distil one for this environment: agentkd distill."
-        )
-    return executor
+    name = options.executor
+    if not name.endswith(".akd"):
+        return task.executor(name, options.seed)
+    return task.executor(read_bundle(name).executor, name=name)
 
 
 def _far(options: Options) -> bool:

@@ -14,30 +14,31 @@ if TYPE_CHECKING:
     from agentkd.distillation.dataset_writer import DatasetWriter
     from agentkd.distillation.distiller import Distiller, DistillerOptions
     from agentkd.distillation.goal_labels import aged_labels
-    from agentkd.distillation.loop import Budget, Distilled, distill
-    from agentkd.distillation.offline import distill_dataset, open_dataset
+    from agentkd.distillation.loop import Distilled, distill
+    from agentkd.distillation.offline import open_dataset
     from agentkd.distillation.progress import Progress
     from agentkd.distillation.recording import record
-    from agentkd.distillation.source import CollectionOptions
+    from agentkd.distillation.sources import CollectionOptions
+    from agentkd.distillation.task import Returns, Task, open_task
 
 _HOMES = {
-    "Budget": "agentkd.distillation.loop",
-    "CollectionOptions": "agentkd.distillation.source",
-    "Collector": "agentkd.distillation.collector",
-    "DatasetWriter": "agentkd.distillation.dataset_writer",
-    "Distilled": "agentkd.distillation.loop",
-    "Distiller": "agentkd.distillation.distiller",
-    "DistillerOptions": "agentkd.distillation.distiller",
-    "Progress": "agentkd.distillation.progress",
-    "aged_labels": "agentkd.distillation.goal_labels",
-    "distill": "agentkd.distillation.loop",
-    "distill_dataset": "agentkd.distillation.offline",
-    "open_dataset": "agentkd.distillation.offline",
-    "record": "agentkd.distillation.recording",
+    "CollectionOptions": "sources",
+    "Collector": "collector",
+    "DatasetWriter": "dataset_writer",
+    "Distilled": "loop",
+    "Distiller": "distiller",
+    "DistillerOptions": "distiller",
+    "Progress": "progress",
+    "Returns": "task",
+    "Task": "task",
+    "aged_labels": "goal_labels",
+    "distill": "loop",
+    "open_dataset": "offline",
+    "open_task": "task",
+    "record": "recording",
 }
 
 __all__ = [
-    "Budget",
     "CollectionOptions",
     "Collector",
     "DatasetWriter",
@@ -45,10 +46,12 @@ __all__ = [
     "Distiller",
     "DistillerOptions",
     "Progress",
+    "Returns",
+    "Task",
     "aged_labels",
     "distill",
-    "distill_dataset",
     "open_dataset",
+    "open_task",
     "record",
 ]
 
@@ -57,4 +60,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agentkd.distillation' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"agentkd.distillation.{_HOMES[name]}"), name)

@@ -38,6 +38,11 @@ class LabelBuffer:
         capacity: The most labels that are kept.
         most_bytes: The most memory they take, 1 GiB by default: images are large.
         linked: Whether links are kept too, so that `draw_sequences` finds sequences.
+
+    Attributes:
+        kind: The kind of distribution, None before the first label.
+        seen: How many labels were ever added.
+        refused: How many labels held NaN or infinity and were left out.
     """
 
     def __init__(
@@ -54,28 +59,13 @@ class LabelBuffer:
         self._split = 0
         self._next = 0
         self._size = 0
-        self._kind: Kind | None = None
-        self._seen = 0
-        self._refused = 0
+        self.kind: Kind | None = None
+        self.seen = 0
+        self.refused = 0
 
     def __len__(self) -> int:
         """How many labels are held."""
         return self._size
-
-    @property
-    def seen(self) -> int:
-        """How many labels were ever added."""
-        return self._seen
-
-    @property
-    def refused(self) -> int:
-        """How many labels held NaN or infinity and were left out."""
-        return self._refused
-
-    @property
-    def kind(self) -> Kind | None:
-        """The kind of distribution, None before the first label."""
-        return self._kind
 
     @property
     def nbytes(self) -> int:
@@ -95,32 +85,32 @@ class LabelBuffer:
         """
         packed = pack(dist)
         kind = kind_of(dist)
-        if self._kind is None:
-            self._kind = kind
+        if self.kind is None:
+            self.kind = kind
             self._split = obs.shape[1]
             self._set_aside(obs.shape[1] + packed.shape[1])
         if (
-            kind != self._kind
+            kind != self.kind
             or obs.shape[1] != self._split
             or packed.shape != (len(obs), self._rows.shape[1] - self._split)
         ):
             raise SpecError(
                 f"{kind} labels of {obs.shape} and {packed.shape} do not fit the "
-                f"{self._kind} ones here, {self._split} numbers and "
+                f"{self.kind} ones here, {self._split} numbers and "
                 f"{self._rows.shape[1] - self._split}."
             )
         rows = np.concatenate([obs, packed], axis=1, dtype=np.float32)
         links = np.zeros(len(rows), np.int32) if link is None else link
         whole = np.asarray(np.isfinite(rows).all(axis=1))
         if not whole.all():
-            self._refused += int((~whole).sum())
+            self.refused += int((~whole).sum())
             if self._linked:
                 # What is left out keeps its place: links count places.
                 rows = np.where(whole[:, None], rows, np.float32(0))
                 links = np.where(whole, links, HOLE).astype(np.int32)
             else:
                 rows = rows[whole]
-        self._seen += int(whole.sum())
+        self.seen += int(whole.sum())
         rows, links = rows[-self._capacity :], links[-self._capacity :]
         first = min(len(rows), len(self._rows) - self._next)
         self._rows[self._next : self._next + first] = rows[:first]
@@ -159,7 +149,7 @@ class LabelBuffer:
             Observations (batch, obs) and packed distributions (batch, width).
         """
         places = random.integers(0, self._size, batch)
-        if self._linked and self._refused:
+        if self._linked and self.refused:
             # What was left out keeps its place, and is not learnt from.
             out = self._links[places] == HOLE
             while out.any():
@@ -217,7 +207,7 @@ class LabelBuffer:
         They are views, unless some keep a place without being labels.
         """
         rows = self._rows[: self._size]
-        if self._linked and self._refused:
+        if self._linked and self.refused:
             rows = rows[self._links[: self._size] != HOLE]
         return rows[:, : self._split], rows[:, self._split :]
 
@@ -230,9 +220,9 @@ class LabelBuffer:
                 links=self._links[: self._size],
                 first=self._next if self._size == len(self._rows) else 0,
                 split=self._split,
-                kind=np.array(self._kind or ""),
-                seen=self._seen,
-                refused=self._refused,
+                kind=np.array(self.kind or ""),
+                seen=self.seen,
+                refused=self.refused,
             )
 
     def load(self, path: Path, spec: Spec | None = None) -> None:
@@ -271,8 +261,8 @@ class LabelBuffer:
                 self._read(rows, first, *shape)
             if self._linked:
                 self._links[: self._size] = np.roll(links, -first)[-self._size :]
-            self._kind, self._split = kind, split
-            self._seen, self._refused = seen, refused
+            self.kind, self._split = kind, split
+            self.seen, self.refused = seen, refused
 
     def _read(self, file: IO[bytes], first: int, count: int, width: int) -> None:
         """Read rows some at a time, the oldest of which is the `first`.

@@ -1,4 +1,4 @@
-"""Where labels come from: environments that both policies drive, and the planner."""
+"""Collects labels: both policies drive environments, and the planner labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.distillation.asking import Asking, Mask
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
@@ -22,41 +21,37 @@ GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One step of all environments.
+    """One step of all environments; every field has one row for each of them.
 
     Attributes:
-        obs: The observations that were visited and asked about, (environments, obs) if all are.
+        obs: The observations that were visited, (environments, obs).
         dist: The planner's answer to them.
-        link: As in `Labels`; None if it was not asked about all of them.
-        reward: What the environments paid for what was done there, (environments,).
-        begins: Where an episode begins, (environments,).
-        ended: How it went on, (environments,): `GOES_ON`, `TERMINATED` or `TRUNCATED`.
-        executor_returns: Returns of episodes that ended and that the executor drove
-            from start to end.
+        link: As in `Labels`: environments take turns.
+        reward: The reward for what was done there.
+        begins: Whether an episode begins there.
+        ended: How it went on: `GOES_ON`, `TERMINATED` or `TRUNCATED`.
     """
 
     obs: Floats
     dist: ActionDist
-    link: NDArray[np.int32] | None
+    link: NDArray[np.int32]
     reward: Floats
     begins: NDArray[np.bool_]
     ended: NDArray[np.uint8]
-    executor_returns: tuple[float, ...]
 
     @property
     def labels(self) -> Labels:
-        """What is learnt of it: the environments' ticks come in turns."""
+        """The part that is learnt from."""
         return Labels(self.obs, self.dist, self.link)
 
 
 @final
 class Collector:
-    """Steps environments in lockstep; the planner labels the states they visit.
+    """Steps environments in lockstep; the planner labels each state they visit.
 
-    Who drives is drawn for stretches of ticks: with probability `share` the planner, which acts as
-    it is likely to (a draw from its distribution), else the executor, which acts as it would when
-    deployed. Some environments are the executor's alone,
-    from reset to end, so that its return is seen on the way.
+    Who drives is drawn for stretches of ticks: with probability `share` the planner, which acts by
+    a draw from its distribution, else the executor, which acts as it would when deployed. Some
+    environments are the executor's alone, from reset to end, so that its return is seen.
 
     Args:
         make: Makes one environment.
@@ -65,8 +60,10 @@ class Collector:
         count: How many environments.
         seed: For resets and drivers.
         stretch: The mean length of a stretch, in ticks.
-        asking: Chooses the states that are labelled among those where the executor drives; None for
-            all.
+
+    Attributes:
+        recent: Returns of the last episodes that the executor drove from start to end.
+        blind: How often an environment began anew because it gave NaN or infinity.
     """
 
     def __init__(
@@ -78,22 +75,17 @@ class Collector:
         count: int = 16,
         seed: int = 0,
         stretch: float = 50.0,
-        asking: Asking | None = None,
     ) -> None:
         """Make and reset the environments."""
         self.random = np.random.default_rng(seed)
-        self.labels = 0
-        self.episodes = 0
-        self.blind = 0
+        self.labels = self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
         # A label is what the planner makes of the observed tick alone.
         planner = one_row(planner)
-        self._planner: Policy | RecurrentPolicy = planner
-        self._state: State | None = (
-            planner.initial_state(count)
-            if isinstance(planner, RecurrentPolicy) and hasattr(planner, "initial_state")
-            else None
-        )
+        self._planner: Any = planner
+        self._state: State | None = None
+        if hasattr(planner, "initial_state"):
+            self._state = planner.initial_state(count)
         self._spec = spec
         self._stretch = stretch
         self._envs = [make() for _ in range(count)]
@@ -106,15 +98,14 @@ class Collector:
         self._mind: State | None = None
         self._reward = np.zeros(count, np.float32)
         self._ended = np.zeros(count, np.uint8)
-        self._asking = asking
-        self._nothing: ActionDist | None = None
         for index, env in enumerate(self._envs):
             obs, _ = env.reset(seed=int(self.random.integers(2**31)))
             self._obs[index] = self._flat(obs)
 
     def _flat(self, obs: Any) -> Floats:
-        if type(obs) is np.ndarray and obs.ndim == 1 and not self._spec.obs.parts[0].sizes:
-            return obs
+        plain = type(obs) is np.ndarray and obs.ndim == 1
+        if plain and not self._spec.obs.parts[0].sizes:
+            return obs  # type: ignore[no-any-return]
         return flatten_one(self._spec.obs, obs)
 
     def step(self, executor: Policy | RecurrentPolicy, share: float) -> Collected:
@@ -129,31 +120,26 @@ class Collector:
         self._restart_the_blind()
         obs = self._obs.copy()
         self._draw_drivers(share)
-        asked = self._asked(obs, executor)
-        dist = self._answers(obs[asked])
+        dist = self._ask(obs)
+        # Copied: a point that is drawn may be the planner's own array.
+        actions = np.array(dists.sample(dist, self._spec.action, self.random))
         # An answer that is no number drives nowhere; the buffer counts its label.
-        answered = np.zeros(count, bool)
-        answered[asked] = np.isfinite(dists.pack(dist)).all(axis=1)
-        action = self._spec.action
-        drawn = dists.sample(dist, action, self.random)
-        actions = np.empty((count, *drawn.shape[1:]), drawn.dtype)
-        actions[asked] = drawn
+        answered = np.isfinite(dists.pack(dist)).all(axis=1)
         mine = ~(self._by_planner & answered)
         taken = self._taken(executor, obs, mine)
         if taken is not None:
             actions[mine] = taken
         begins, self._begins = self._begins, np.zeros(count, bool)
-        finished = [r for i in range(count) if (r := self._move(i, actions[i])) is not None]
-        self.labels += int(asked.sum())
+        for index in range(count):
+            self._move(index, actions[index])
+        self.labels += count
         return Collected(
-            obs=obs[asked],
+            obs=obs,
             dist=dist,
-            # Where some are left out, nobody can go back from tick to tick.
-            link=np.where(begins, 0, count).astype(np.int32) if asked.all() else None,
-            reward=self._reward[asked],
-            begins=begins[asked],
-            ended=self._ended[asked],
-            executor_returns=tuple(finished),
+            link=np.where(begins, 0, count).astype(np.int32),
+            reward=self._reward.copy(),
+            begins=begins,
+            ended=self._ended.copy(),
         )
 
     def _draw_drivers(self, share: float) -> None:
@@ -169,12 +155,10 @@ class Collector:
     def _taken(
         self, executor: Policy | RecurrentPolicy, obs: Floats, mine: NDArray[np.bool_]
     ) -> Actions | None:
-        """The executor's actions where it drives; None where it does nowhere."""
+        """Return the executor's actions where it drives; None where it does nowhere."""
         action = self._spec.action
         if not isinstance(executor, RecurrentPolicy):
-            if not mine.any():
-                return None
-            return dists.mode(executor(obs[mine]), action)
+            return dists.mode(executor(obs[mine]), action) if mine.any() else None
         fresh = executor.initial_state(1)
         # Another executor took over, whose memory is of another kind.
         if self._mind is None or _shapes(self._mind) != _shapes(fresh):
@@ -185,29 +169,8 @@ class Collector:
         dist, self._mind = executor(obs, state)
         return dists.mode(dists.rows(dist, mine), action) if mine.any() else None
 
-    def _asked(self, obs: Floats, executor: Policy | RecurrentPolicy) -> Mask:
-        """Choose which states to ask about; those where the planner drives are."""
-        asked = np.ones(len(obs), bool)
-        if self._asking is None or self._nothing is None:
-            return asked
-        free = ~self._by_planner
-        if free.any() and not isinstance(executor, RecurrentPolicy):
-            asked[free] = self._asking.choose(obs[free], executor)
-        return asked
-
-    def _answers(self, obs: Floats) -> ActionDist:
-        """Ask the planner about observations; about none, it is not troubled."""
-        if not len(obs):
-            assert self._nothing is not None
-            return self._nothing
-        dist = self._ask(obs)
-        if self._asking is not None:
-            self._nothing = dists.rows(dist, slice(0, 0))
-            self._asking.learn(obs, dist)
-        return dist
-
     def _restart_the_blind(self) -> None:
-        """Begin anew where an environment gives what is no number."""
+        """Reset environments whose observation holds NaN or infinity."""
         for index in np.flatnonzero(~np.isfinite(self._obs).all(axis=1)):
             self.blind += 1
             obs, _ = self._envs[index].reset()
@@ -219,44 +182,36 @@ class Collector:
     def _ask(self, obs: Floats) -> ActionDist:
         try:
             if self._state is None:
-                return self._planner(obs)  # type: ignore[call-arg, return-value]
-            dist, self._state = self._planner(obs, self._state)  # type: ignore[call-arg, misc]
+                return self._planner(obs)  # type: ignore[no-any-return]
+            dist, self._state = self._planner(obs, self._state)
         except AgentkdError:
             raise
         except Exception as error:
             raise PlannerError(
                 f"The planner raised {type(error).__name__} after {self.labels} labels: {error}"
             ) from error
-        return dist
+        return dist  # type: ignore[no-any-return]
 
-    def _move(self, index: int, action: Any) -> float | None:
+    def _move(self, index: int, action: Any) -> None:
         env = self._envs[index]
         taken = int(action) if isinstance(self._spec.action, DiscreteSpec) else action
         obs, reward, terminated, truncated, _ = env.step(taken)
         self._returns[index] += reward
         self._reward[index] = reward
         self._ended[index] = TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
-        ended = terminated or truncated
-        whole = float(self._returns[index])
-        pure = bool(self._pure[index])
-        if ended:
+        if terminated or truncated:
             obs, _ = env.reset()
+            if self._pure[index]:
+                self.recent.append(float(self._returns[index]))
+            self._begin(index)
         self._obs[index] = self._flat(obs)
-        if not ended:
-            return None
-        self.episodes += 1
-        self._begin(index)
-        if pure:
-            self.recent.append(whole)
-            return whole
-        return None
 
     def _begin(self, index: int) -> None:
-        """Begin an episode: nothing returned, nothing remembered, a driver drawn."""
+        """Begin an episode: no return, no memory, a driver drawn."""
         self._returns[index] = 0.0
         self._begins[index] = True
         if self._state is not None:
-            fresh = self._planner.initial_state(1)  # type: ignore[union-attr]
+            fresh = self._planner.initial_state(1)
             for memory, start in zip(self._state, fresh, strict=True):
                 memory[index] = start[0]
         self._pure[index] = self.random.random() > max(self._share, 0.5)

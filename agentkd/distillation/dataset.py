@@ -11,10 +11,11 @@ there. No more than a part is held in memory. `DatasetWriter` writes them.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast, final
+from typing import Any, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,41 +94,31 @@ class About:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Dataset(Protocol):
-    """Labels that lie somewhere, in parts that fit memory."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset(ABC):
+    """Labels that lie somewhere, in parts that fit memory.
 
-    @property
-    def about(self) -> About:
-        """Where they come from."""
-        ...
+    Attributes:
+        about: Where they come from.
+        kind: The kind of their distributions.
+        labels: How many there are.
+        episodes: How many episodes they are of.
+        parts: How many parts there are.
+    """
 
-    @property
-    def kind(self) -> Kind:
-        """The kind of their distributions."""
-        ...
+    about: About
+    kind: Kind
+    labels: int
+    episodes: int
+    parts: int
 
-    @property
-    def labels(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def episodes(self) -> int:
-        """How many episodes they are of."""
-        ...
-
-    @property
-    def parts(self) -> int:
-        """How many parts there are."""
-        ...
-
+    @abstractmethod
     def part(self, index: int) -> Rows:
         """Read a part.
 
         Raises:
             LoadError: If it is damaged.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,29 +131,21 @@ class _Part:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class FolderDataset:
-    """What a `DatasetWriter` wrote. It is a `Dataset`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderDataset(Dataset):
+    """What a `DatasetWriter` wrote.
 
     Attributes:
         folder: Where it lies.
         complete: Whether its writing came to an end; what is there is whole anyway.
         refused: Labels that were left out because they held NaN or infinity.
+        entries: The files of its parts.
     """
 
     folder: Path
-    about: About
-    kind: Kind
-    labels: int
-    episodes: int
     complete: bool
     refused: int
-    _entries: tuple[_Part, ...]
-
-    @property
-    def parts(self) -> int:
-        """How many parts there are."""
-        return len(self._entries)
+    entries: tuple[_Part, ...]
 
     def part(self, index: int) -> Rows:
         """Read a part, after checking every byte of it.
@@ -171,7 +154,7 @@ class FolderDataset:
             LoadError: If it is damaged.
         """
         try:
-            return self._read(self._entries[index])
+            return self._read(self.entries[index])
         except LoadError as error:
             raise LoadError(
                 f"{error} Record it anew, or remove that file: the others are read without it."
@@ -245,7 +228,8 @@ def read_dataset(folder: Path) -> FolderDataset:
         episodes=fields.whole("episodes"),
         complete=fields.flag("complete"),
         refused=fields.whole("refused"),
-        _entries=entries,
+        parts=len(entries),
+        entries=entries,
     )
 
 

@@ -18,7 +18,9 @@ from agentkd.deploy.kept import capacity
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.moments import by_channel, moments
 from agentkd.distillation.restoring import all_like, restore_adam
-from agentkd.distillation.terms import Batch, Ground, Objective, Terms, parse_terms, to_text
+from agentkd.distillation.terms import parse_terms, to_text
+from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms.term import Batch, Ground, Terms
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution
@@ -175,14 +177,8 @@ class Distiller:
             return
         self._objective = Objective(
             self.options.sum(),
-            Ground(
-                kind=kind,
-                head=self._executor.head,
-                action=self._executor.spec.action,
-                obs=self._executor.spec.obs.size,
-                network=self.network,
-                seed=self.options.seed,
-                planner=self._planner,
+            Ground.of(
+                self._executor, kind, self.network, seed=self.options.seed, planner=self._planner
             ),
         )
         self._restore_terms()

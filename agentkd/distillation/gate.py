@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.terms import Divergence, Ground, Match
+from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
@@ -175,16 +176,7 @@ class Gate:
         return float(values.mean()), self.options.certainty * error
 
     def _divergence(self, kind: Kind) -> Divergence:
-        executor = self._ground
-        return Match().build(
-            Ground(
-                kind=kind,
-                head=executor.head,
-                action=executor.spec.action,
-                obs=executor.spec.obs.size,
-                network=Network(executor),
-            )
-        )
+        return Match().build(Ground.of(self._ground, kind, Network(self._ground)))
 
 
 @torch.no_grad()

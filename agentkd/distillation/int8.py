@@ -21,7 +21,9 @@ from torch.func import functional_call
 from agentkd.deploy.int8.quantise import quantise, rounded
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.terms import Ground, Objective, parse_terms
+from agentkd.distillation.terms import parse_terms
+from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms.term import Ground
 from agentkd.dists import Kind, bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor
@@ -96,13 +98,7 @@ def divergence_of(executor: Executor, kind: Kind, terms: str = "match") -> Diver
     Raises:
         ConfigError: If they do not go with the executor or the labels.
     """
-    ground = Ground(
-        kind=kind,
-        head=executor.head,
-        action=executor.spec.action,
-        obs=executor.spec.obs.size,
-        network=Network(executor),
-    )
+    ground = Ground.of(executor, kind, Network(executor))
     base = Objective(parse_terms(terms), ground).base
 
     def divergence(outputs: Tensor, planner: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.gate import Gate, GateOptions
-from agentkd.distillation.terms import Divergence, Ground, Match
+from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
@@ -175,13 +176,7 @@ class _Anchor:
         self.count = len(labels.obs)
         self._buffer = LabelBuffer(self.count)
         self._buffer.add(labels.obs, labels.dist)
-        ground = Ground(
-            kind=dists.kind_of(labels.dist),
-            head=executor.head,
-            action=executor.spec.action,
-            obs=executor.spec.obs.size,
-            network=Network(executor),
-        )
+        ground = Ground.of(executor, dists.kind_of(labels.dist), Network(executor))
         self._divergence: Divergence = Match().build(ground)
 
     def loss(self, network: Network, batch: int, random: np.random.Generator) -> Tensor:

@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentkd import dists, environments
 from agentkd.deploy.kept import BYTES
-from agentkd.distillation.asking import check_memory
 from agentkd.distillation.checkpoint import Checkpoint, go_on
+from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.head_start import HeadStart
+from agentkd.distillation.offline import DatasetSource
 from agentkd.distillation.process_source import ProcessSource
-from agentkd.distillation.progress import Progress, Watch
-from agentkd.distillation.run import Run
-from agentkd.distillation.source import CollectionOptions, LocalSource, Source
-from agentkd.distillation.terms import Terms
+from agentkd.distillation.progress import Progress, Watch, show
+from agentkd.distillation.run import Budget, Run
+from agentkd.distillation.sources import AT_ONCE, CollectionOptions, HeadStart, LocalSource, Source
+from agentkd.distillation.task import Returns, Task, open_task
+from agentkd.distillation.terms.term import Terms
 from agentkd.errors import AgentkdError, ConfigError
-from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
-from agentkd.planners import Planner, load_planner
-from agentkd.planners.planner import one_row
-from agentkd.printable import logger
-from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.planners import Planner
+from agentkd.types import Labels
 
-log = logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How long a distillation goes on: by time, by labels or by gradient steps.
-
-    Attributes:
-        seconds: Of wall time from the first label on; starting processes does not count. Collecting
-            and learning then run side by side. With `labels` as well, collecting ends at so many
-            and learning goes on.
-        labels: How many labels; without `seconds`, learning and collecting take turns in one
-            process, and the same seed gives the same executor.
-        steps_per_label: Gradient steps for each label, when they take turns; by default 1/8, or
-            more where there are few labels.
-        steps: How many gradient steps, for labels that lie there already; the same seed gives the
-            same executor.
-    """
-
-    seconds: float | None = None
-    labels: int | None = None
-    steps_per_label: float | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.seconds is None and self.labels is None and self.steps is None:
-            raise ConfigError("A distillation needs an end: give seconds or labels.")
-        if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(f"seconds is {self.seconds}; it has to be above 0.")
-        if self.labels is not None and self.labels < 1:
-            raise ConfigError(f"labels is {self.labels}; it has to be at least 1.")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; it has to be at least 1.")
-        if self.steps_per_label is not None and not self.steps_per_label > 0:
-            raise ConfigError(f"steps_per_label is {self.steps_per_label}; it has to be above 0.")
-
-    @property
-    def ratio(self) -> float:
-        """Gradient steps for each label, when learning and collecting take turns."""
-        if self.steps_per_label is not None:
-            return self.steps_per_label
-        return max(1 / 8, min(4.0, 3000 / (self.labels or 3000)))
+_DRIVEN = CollectionOptions(schedule="constant", least_share=1.0)
+"""Of a dataset: nobody drives but the planner that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +39,9 @@ class Distilled:
         labels: Labels that were made.
         steps: Gradient steps that were taken.
         seconds: How long it learnt from its first label on, earlier runs counted in.
-        refused: Labels left out because they held NaN or infinity.
         interrupted: Whether it was ended before its budget.
         fault: What ended it, if planner or environment failed for good; "" otherwise.
+        refused: Labels left out because they held NaN or infinity.
         restarts: How often the collecting process had to be started again.
         rejected: Gradient steps that ended in NaN or infinity and were undone.
         dropped: Labels that found no room on their way here.
@@ -94,6 +50,7 @@ class Distilled:
         terms: What was minimised.
         kept: A sample of the labels, for the executor's file; None if none was asked for, or the
             executor has a memory.
+        returns: What it reached; None if that was not measured.
     """
 
     executor: Executor
@@ -101,50 +58,50 @@ class Distilled:
     labels: int
     steps: int
     seconds: float
-    refused: int
-    interrupted: bool
-    fault: str
-    restarts: int
-    rejected: int
-    dropped: int
-    unsaved: str
-    history: tuple[Progress, ...]
+    interrupted: bool = False
+    fault: str = ""
+    refused: int = 0
+    restarts: int = 0
+    rejected: int = 0
+    dropped: int = 0
+    unsaved: str = ""
+    history: tuple[Progress, ...] = ()
     terms: Terms = ()
     kept: Labels | None = None
+    returns: Returns | None = None
 
 
-def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
-    """Ask a planner about an observation (1, obs) to see what it answers with."""
-    policy = one_row(planner.policy)
-    if hasattr(policy, "initial_state"):
-        dist: ActionDist = policy(probe, policy.initial_state(1))[0]
-    else:
-        dist = policy(probe)
-    dists.check(dist, spec.action, 1)
-    return dists.kind_of(dist)
+def make_distiller(
+    task: Task, executor: str | Executor, options: DistillerOptions | None = None, seed: int = 0
+) -> Distiller:
+    """Make a distiller without labels, and check that its terms fit the task.
 
-
-def squashed_head(planner: Planner, spec: Spec, probe: Floats) -> bool:
-    """Whether an executor of bounded boxes should end in tanh, as its planner does.
-
-    `probe` is an observation that the environment gave, (1, obs).
-
-    A Gaussian planner's mean is clipped by the box instead, and saturates it often; tanh reaches a
-    bound only in the limit.
+    Raises:
+        ConfigError: If they do not, or the executor is for another environment.
     """
-    return kind_of_planner(planner, spec, probe) != "gaussian"
+    learning = options or DistillerOptions(seed=seed)
+    known = None if task.data is not None else task.planner.policy
+    distiller = Distiller(task.executor(executor, seed), learning, known)
+    distiller.expect(task.kind)
+    return distiller
 
 
 def distill(
-    env: str,
-    planner: str | Sequence[str] | Planner,
-    executor: str | Executor = "mlp:64,64",
+    env: Any = None,
+    planner: Any = None,
+    executor: str | Executor | Distiller = "mlp:64,64",
     *,
-    budget: Budget | None = None,
+    data: Dataset | None = None,
+    seconds: float | None = None,
+    labels: int | None = None,
+    steps: int | None = None,
+    steps_per_label: float | None = None,
     seed: int = 0,
     options: DistillerOptions | None = None,
     collection: CollectionOptions | None = None,
-    access: Mapping[str, Any] | None = None,
+    episodes: int = 20,
+    eval_seed: int = 1000,
+    progress: bool | None = None,
     watch: Watch | None = None,
     every: float = 0.5,
     checkpoint: Path | None = None,
@@ -152,20 +109,29 @@ def distill(
     stop: Callable[[], bool] | None = None,
     kept_bytes: int = BYTES,
 ) -> Distilled:
-    """Distil a planner into an executor while environments run.
+    """Distil a planner into an executor while environments run, or from a dataset.
 
     Args:
-        env: The environment's name, as `agentkd.environments.make` takes it.
-        planner: A reference, several (an ensemble), or a `Planner` at hand. With a time budget and
-            references, labels are collected in a process of its own (and in this one until that has
-            started).
-        executor: An architecture such as "mlp:64,64", or an executor to go on from.
-        budget: When to end; 60 seconds by default.
+        env: The environment, as `open_task` takes it, or a `Task`, and no planner then.
+        planner: The planner, as `open_task` takes it: a live SB3 model, a torch module, a function
+            of observations, a reference. With seconds and a reference a second process collects.
+        executor: An architecture such as "mlp:64,64", or an executor to go on from; or what
+            `make_distiller` made of one.
+        data: Labels to learn from instead of asking the planner.
+        seconds: How long to distil, 60 if nothing else is given. Collecting and learning run side
+            by side.
+        labels: How many labels to collect. Without seconds collecting and learning take turns, and
+            the same seed gives the same executor.
+        steps: With `data`, how many gradient steps.
+        steps_per_label: Gradient steps for each label, without seconds; by default 1/8, or more
+            where there are few.
         seed: For weights, resets and draws.
         options: How to learn.
         collection: Who drives.
-        access: How references are read: `load_planner`'s own options, by name.
-        watch: Called with a `Progress` every so often.
+        episodes: Episodes to measure planner, random actions and executor over; 0 for none.
+        eval_seed: The first of the seeds to measure on.
+        progress: Write a line of progress to stderr; by default on a terminal.
+        watch: Called with a `Progress` instead.
         every: Seconds between two looks.
         checkpoint: A folder in which to leave what is needed to go on later.
         resume: Go on from that folder.
@@ -178,50 +144,102 @@ def distill(
 
     Raises:
         ConfigError: If an option is invalid.
-        LoadError: If the planner cannot be loaded.
+        LoadError: If the planner cannot be loaded, or the dataset is damaged.
         AgentkdError: If planner or environment fail before anything was learnt; later their words
             are in `Distilled.fault`, beside what was learnt.
     """
-    end = budget or Budget(seconds=60.0)
-    if end.seconds is None and end.labels is None:
+    if data is not None and labels is not None:
+        raise ConfigError("The dataset has its labels: give seconds or steps.")
+    if (seconds, labels, steps) == (None, None, None):
+        seconds = 60.0
+    budget = Budget(seconds, labels, steps_per_label, steps)
+    task = env if isinstance(env, Task) else open_task(env, planner, data=data)
+    if task.data is None and seconds is None and labels is None:
         raise ConfigError("steps alone are for a dataset; give seconds or labels.")
-    way = collection or CollectionOptions()
-    spec, probe = environments.look_at(env)
-    known = (
-        planner if isinstance(planner, Planner) else load_planner(planner, spec, **(access or {}))
+    if not isinstance(executor, Distiller):
+        executor = make_distiller(task, executor, options, seed)
+    if progress is None:
+        progress = watch is None and sys.stderr.isatty()
+    measured = episodes > 0 and task.data is None
+    if measured:
+        known = task.references(episodes, eval_seed)
+    origin = Checkpoint(planner=task.planner.digest)
+    earlier = go_on(checkpoint, executor, origin) if resume else 0.0
+    way = _DRIVEN if task.data is not None else collection or CollectionOptions()
+    source: Source
+    held_out = None
+    if task.data is not None:
+        source = _of_dataset(task.data, executor, seed)
+        held_out = source.held_out
+    else:
+        source = _of_environments(task, executor, way, budget, seed)
+    run = Run(
+        distiller=executor,
+        source=source,
+        budget=budget,
+        way=way,
+        earlier=earlier,
+        every=every,
+        watch=show if progress else watch,
+        checkpoint=checkpoint,
+        origin=origin,
+        held_out=held_out,
     )
-    if isinstance(executor, str):
-        chosen = initial(executor, spec, seed=seed, squashed=squashed_head(known, spec, probe))
-    else:
-        chosen = executor
-    check_memory(way.ask, chosen.architecture, chosen.memory)
-    learning = options or DistillerOptions(seed=seed)
-    if end.labels is not None:
-        learning = replace(learning, least=min(learning.least, end.labels))
-    distiller = Distiller(chosen, learning, known.policy)
-    distiller.expect(kind_of_planner(known, spec, probe))
-    origin = Checkpoint(planner=known.digest)
-    earlier = 0.0
-    if resume:
-        earlier = go_on(checkpoint, distiller, origin)
-        seed += distiller.steps
-    apart = end.seconds is not None and not isinstance(planner, Planner)
-    if apart:
-        assert not isinstance(planner, Planner)
-        source: Source = HeadStart(
-            lambda: LocalSource(env, known.policy, chosen, spec, way, seed + 1),
-            ProcessSource(env, planner, access or {}, chosen, spec, way, seed),
-        )
-    else:
-        source = LocalSource(env, known.policy, chosen, spec, way, seed)
-    run = Run(distiller, source, end, way, earlier, every, watch, checkpoint, origin)
-    return carry_out(run, known, stop, kept_bytes)
+    try:
+        result = carry_out(run, task.planner, stop, kept_bytes)
+    finally:
+        if progress:
+            sys.stderr.write("\n")
+    if isinstance(source, DatasetSource):
+        return replace(result, labels=source.labels)
+    if not measured or result.interrupted:
+        return result
+    got = task.measure(result.executor.policy, episodes, eval_seed).returns
+    return replace(result, returns=replace(known, executor=got))
+
+
+def _of_environments(
+    task: Task, distiller: Distiller, way: CollectionOptions, budget: Budget, seed: int
+) -> Source:
+    """Collect in this process, or in another one where time is what counts."""
+    least = distiller.options.least
+    if budget.labels is not None:
+        least = min(least, budget.labels)
+    distiller.options = replace(distiller.options, least=least)
+    # A run that is resumed does not draw what it drew before.
+    seed += distiller.steps
+    executor = distiller.freeze()
+    if budget.seconds is None:
+        return LocalSource(task.collector(way, seed), executor)
+    if not task.refs:
+        return LocalSource(task.collector(way, seed), executor, AT_ONCE)
+    return HeadStart(
+        lambda: LocalSource(task.collector(way, seed + 1), executor, AT_ONCE),
+        ProcessSource(task, executor, way, seed),
+    )
+
+
+def _of_dataset(data: Dataset, distiller: Distiller, seed: int) -> DatasetSource:
+    """Fill the distiller's memory with a dataset's labels."""
+    source = DatasetSource(data, distiller.options.capacity, seed)
+    buffer = distiller.buffer
+    fresh = not len(buffer)
+    for labels in source.fill():
+        if fresh:
+            distiller.add(*labels)
+    if buffer.seen > len(buffer):
+        # Bounded by bytes rather than by their number, as with images.
+        source.overflows()
+    # However few labels there are, there will be no more.
+    least = max(1, min(distiller.options.least, len(buffer)))
+    distiller.options = replace(distiller.options, least=least)
+    return source
 
 
 def carry_out(
     run: Run, planner: Planner, stop: Callable[[], bool] | None = None, kept_bytes: int = BYTES
 ) -> Distilled:
-    """Run a distillation to its end, close its source and return the result.
+    """Run a distillation to its end, close its source, and return the result.
 
     Args:
         run: The distillation.

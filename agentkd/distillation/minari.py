@@ -21,7 +21,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.distillation.collector import GOES_ON, TERMINATED, TRUNCATED
-from agentkd.distillation.dataset import About, Rows
+from agentkd.distillation.dataset import About, Dataset, Rows
 from agentkd.dists import Kind
 from agentkd.errors import LoadError, SpecError
 from agentkd.extras import needing
@@ -116,43 +116,33 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDa
             f"The images of {folder} are JPEGs, not what the policy saw. Write the "
             "dataset with jpeg_encoding=False."
         )
-    return MinariDataset(file, about, tuple(lengths), tuple(_grouped(lengths)))
+    groups = tuple(_grouped(lengths))
+    return MinariDataset(
+        about=about,
+        kind=_KINDS[type(spec.action)],
+        labels=sum(lengths),
+        episodes=len(lengths),
+        parts=len(groups),
+        file=file,
+        lengths=tuple(lengths),
+        groups=groups,
+    )
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class MinariDataset:
-    """A dataset of Minari's. It is a `Dataset`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinariDataset(Dataset):
+    """A dataset of Minari's.
 
     Attributes:
         file: The HDF5 file.
         lengths: How many steps each episode has.
+        groups: The episodes of each part.
     """
 
     file: Path
-    about: About
     lengths: tuple[int, ...]
-    _groups: tuple[range, ...]
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of distribution that an action becomes."""
-        return _KINDS[type(self.about.spec.action)]
-
-    @property
-    def labels(self) -> int:
-        """How many labels there are."""
-        return sum(self.lengths)
-
-    @property
-    def episodes(self) -> int:
-        """How many episodes there are."""
-        return len(self.lengths)
-
-    @property
-    def parts(self) -> int:
-        """How many groups of episodes there are."""
-        return len(self._groups)
+    groups: tuple[range, ...]
 
     def part(self, index: int) -> Rows:
         """Read a group of episodes.
@@ -162,7 +152,7 @@ class MinariDataset:
         """
         h5py = import_module("h5py")
         with loading(self.file), _opened(h5py, self.file) as file:
-            pieces = [self._episode(h5py, file, i) for i in self._groups[index]]
+            pieces = [self._episode(h5py, file, i) for i in self.groups[index]]
         return Rows(
             np.concatenate([each.obs for each in pieces]),
             dists.stack([each.dist for each in pieces], self.about.spec.action),

@@ -1,9 +1,8 @@
-"""Distillation from labels that lie there already: no environment is stepped."""
+"""Labels that are there already, as a source: no environment is stepped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -11,22 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.deploy.kept import BYTES
-from agentkd.distillation.checkpoint import Checkpoint, go_on
 from agentkd.distillation.dataset import Dataset, Rows, read_dataset
-from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.loop import Budget, Distilled, carry_out
 from agentkd.distillation.minari import PREFIX, is_minari, local_path, read_minari
-from agentkd.distillation.progress import Watch
-from agentkd.distillation.run import Run
 from agentkd.distillation.sequences import CUT, links_of
-from agentkd.distillation.source import CollectionOptions
-from agentkd.errors import ConfigError, PlannerError
-from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
-from agentkd.planners import Planner
-from agentkd.spec import ActionSpec, Spec
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.spec import Spec
+from agentkd.types import Labels
 
 _CHUNK = 8192
 _HELD_OUT = 20
@@ -52,107 +41,6 @@ def open_dataset(path: str | Path, env: str = "", spec: Spec | None = None) -> D
     if is_minari(place):
         return read_minari(place, env, spec)
     return read_dataset(place)
-
-
-def distill_dataset(
-    dataset: Dataset,
-    executor: str | Executor = "mlp:64,64",
-    *,
-    budget: Budget | None = None,
-    seed: int = 0,
-    options: DistillerOptions | None = None,
-    watch: Watch | None = None,
-    every: float = 0.5,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    stop: Callable[[], bool] | None = None,
-    kept_bytes: int = BYTES,
-) -> Distilled:
-    """Distil an executor from a dataset alone.
-
-    One episode in twenty is held out; the agreement is measured on it. A dataset with more labels
-    than `DistillerOptions.capacity` goes through memory part by part, again and again.
-
-    Args:
-        dataset: The labels.
-        executor: An architecture such as "mlp:64,64", or an executor to go on from.
-        budget: When to end: seconds or steps; 60 seconds by default.
-        seed: For weights and draws.
-        options: How to learn.
-        watch: Called with a `Progress` every so often.
-        every: Seconds between two looks.
-        checkpoint: A folder in which to leave what is needed to go on later.
-        resume: Go on from that folder.
-        stop: Asked now and then; True ends the distillation with what was learnt.
-        kept_bytes: What the sample of labels in `Distilled.kept` may take; 0 for none.
-
-    Returns:
-        The executor and what is known about it. Its planner is known by name only: it
-        cannot be asked.
-
-    Raises:
-        ConfigError: If an option is invalid.
-        LoadError: If the dataset is damaged.
-    """
-    end = budget or Budget(seconds=60.0)
-    if end.labels is not None or (end.seconds is None and end.steps is None):
-        raise ConfigError("The dataset has its labels: give seconds or steps.")
-    about = dataset.about
-    chosen = executor
-    if isinstance(chosen, str):
-        squashed = dataset.kind != "gaussian"
-        chosen = initial(chosen, about.spec, seed=seed, squashed=squashed)
-    elif _shape(chosen.spec) != _shape(about.spec):
-        raise ConfigError(
-            f"The executor is for {_shape(chosen.spec)}, the dataset is of "
-            f"{_shape(about.spec)}: numbers observed and actions."
-        )
-    learning = options or DistillerOptions(seed=seed)
-    source = DatasetSource(dataset, learning.capacity, seed)
-    distiller = Distiller(chosen, learning)
-    origin = Checkpoint(planner=about.digest)
-    earlier = 0.0
-    if resume:
-        earlier = go_on(checkpoint, distiller, origin)
-    fresh = not len(distiller.buffer)
-    for labels in source.fill():
-        if fresh:
-            distiller.add(*labels)
-    if distiller.buffer.seen > len(distiller.buffer):
-        # Bounded by bytes rather than by their number, as with images.
-        source.overflows()
-    # However few labels there are, there will be no more.
-    least = max(1, min(learning.least, len(distiller.buffer)))
-    distiller.options = replace(learning, least=least)
-    run = Run(
-        distiller=distiller,
-        source=source,
-        budget=end,
-        way=CollectionOptions(schedule="constant", least_share=1.0),
-        earlier=earlier,
-        every=every,
-        watch=watch,
-        checkpoint=checkpoint,
-        origin=origin,
-        held_out=source.held_out,
-    )
-    result = carry_out(run, by_name(dataset), stop, kept_bytes)
-    return replace(result, labels=dataset.labels - source.held_back)
-
-
-def by_name(dataset: Dataset) -> Planner:
-    """Give the planner that a dataset's labels are of; it cannot be asked."""
-    about = dataset.about
-    name = about.planner or "a dataset"
-    return Planner(_silent, about.spec, name, about.parameters, about.digest)
-
-
-def _shape(spec: Spec) -> tuple[int, ActionSpec]:
-    return spec.obs.size, spec.action
-
-
-def _silent(_: Floats, /) -> ActionDist:
-    raise PlannerError("The planner is known by its labels only; it cannot be asked.")
 
 
 @final
@@ -216,6 +104,11 @@ class DatasetSource:
                 dists.stack([each.dist for each in kept], action),
                 np.concatenate([each.link for each in kept]),
             )
+
+    @property
+    def labels(self) -> int:
+        """How many labels are learnt from."""
+        return self._dataset.labels - self.held_back
 
     def overflows(self) -> None:
         """Let labels go round: a buffer has less room than there are labels."""

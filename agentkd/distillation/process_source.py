@@ -17,9 +17,9 @@ import numpy as np
 from agentkd import environments
 from agentkd import spec as specs
 from agentkd.deploy.bundle import from_bytes, to_bytes
-from agentkd.distillation.asking import make_asking
 from agentkd.distillation.collector import Collector
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Task
 from agentkd.errors import PlannerError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
@@ -31,7 +31,6 @@ from agentkd.runtime.priority import usage
 from agentkd.runtime.process import end, spawn
 from agentkd.runtime.ring import LabelRing
 from agentkd.runtime.silence import Silence
-from agentkd.spec import Spec
 from agentkd.types import Floats, Labels
 
 log = logger(__name__)
@@ -51,26 +50,17 @@ class ProcessSource:
     """Collects in a child process: labels come through a ring, weights go back.
 
     Args:
-        env: The environment's name.
-        planner: One reference, or several for an ensemble.
-        access: How it is read: `load_planner`'s own options, by name.
+        task: The environment by its name, and references to the planner.
         executor: The executor to begin with.
-        spec: The environment's.
         options: Who drives.
         seed: For resets and draws.
     """
 
     def __init__(
-        self,
-        env: str,
-        planner: str | Sequence[str],
-        access: Mapping[str, Any],
-        executor: Executor,
-        spec: Spec,
-        options: CollectionOptions,
-        seed: int,
+        self, task: Task, executor: Executor, options: CollectionOptions, seed: int
     ) -> None:
         """Start the child; it needs some seconds until its first labels."""
+        spec, refs = task.spec, task.refs
         self._ring = LabelRing(spec)
         if self._ring.rows < _BATCHES * options.environments:
             self._ring.segment.close()
@@ -84,9 +74,9 @@ class ProcessSource:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         ring = self._ring.segment.handle()
         self._order: dict[str, Any] = {
-            "env": env,
-            "planner": planner if isinstance(planner, str) else list(planner),
-            "access": dict(access),
+            "env": task.env,
+            "planner": refs[0] if len(refs) == 1 else list(refs),
+            "access": dict(task.access),
             "start": base64.b64encode(to_bytes(executor, {})).decode(),
             "spec": specs.to_json(spec),
             "options": asdict(options),
@@ -179,16 +169,13 @@ def collect(order: Mapping[str, Any]) -> None:
     ring = LabelRing(spec, rows, _segment(fd, size))
     weights, returns = (Mailbox.attach(*order[name]) for name in ("weights", "returns"))
     options = CollectionOptions(**order["options"])
-    planner = load_policy(order["planner"], spec, **order["access"])
-    seed = order["seed"]
     collector = Collector(
         lambda: environments.make(order["env"]),
-        planner,
+        load_policy(order["planner"], spec, **order["access"]),
         spec,
         count=options.environments,
-        seed=seed,
+        seed=order["seed"],
         stretch=options.stretch,
-        asking=make_asking(options.ask, options.ask_share, planner, spec, seed),
     )
     chosen = from_bytes(base64.b64decode(order["start"])).executor
     executor = (compile_native(chosen) or chosen).policy
@@ -198,9 +185,7 @@ def collect(order: Mapping[str, Any]) -> None:
             # The distiller is slower: wait rather than lose labels.
             while rows - len(ring) < options.environments:
                 time.sleep(0.001)
-            step = collector.step(executor, share)
-            if len(step.obs):
-                ring.push(*step.labels)
+            ring.push(*collector.step(executor, share).labels)
         for message in weights.take()[-1:]:
             numbers: Floats = np.frombuffer(message, np.float32)
             share = float(numbers[0])

@@ -1,7 +1,8 @@
-"""How a distillation is going, as values to show or to log."""
+"""How a distillation is going: values, and one line of them on stderr."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,3 +42,13 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+
+
+def show(look: Progress) -> None:
+    """Write a look over the last line of stderr."""
+    sys.stderr.write(
+        f"\r{look.done:4.0%}  {look.seconds:.0f} s  {look.labels:,} labels  "
+        f"{look.steps:,} steps  agreement {look.agreement:.3f}  "
+        f"return {look.executor_return:.1f}   "
+    )
+    sys.stderr.flush()

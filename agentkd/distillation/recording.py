@@ -11,20 +11,18 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd import environments
-from agentkd.distillation.collector import Collector
 from agentkd.distillation.dataset_writer import DatasetWriter
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Task
 from agentkd.errors import AgentkdError, ConfigError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.interrupt import ctrl_c
-from agentkd.planners import Planner
-from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The result of a recording.
+    """The result of recording.
 
     Attributes:
         labels: How many were kept.
@@ -44,9 +42,9 @@ class Recorded:
 
 
 class Restless(gym.Wrapper[Any, Any, Any, Any]):
-    """Does something at random now and then, whatever it is told.
+    """Replaces actions by random ones now and then.
 
-    What a planner says where it would not have come by itself is worth a label: Rusu et al. 2015,
+    The planner then labels states that it would not have come to by itself: Rusu et al. 2015,
     "Policy distillation", let 5 % of the actions be random.
 
     Args:
@@ -63,16 +61,14 @@ class Restless(gym.Wrapper[Any, Any, Any, Any]):
         env.action_space.seed(seed)
 
     def step(self, action: Any) -> Any:
-        """Do what was asked for, or something else."""
+        """Do the action, or a random one."""
         if self._random.random() < self._chance:
             action = self.env.action_space.sample()
         return self.env.step(action)
 
 
 def record(
-    env: str,
-    planner: Planner,
-    spec: Spec,
+    task: Task,
     writer: DatasetWriter,
     *,
     labels: int | None = None,
@@ -83,13 +79,11 @@ def record(
     collection: CollectionOptions | None = None,
     watch: Callable[[int, float], None] | None = None,
 ) -> Recorded:
-    """Write what a planner says where environments go.
+    """Write the planner's labels of the states that environments visit.
 
     Args:
-        env: The environment's name.
-        planner: Says it; and drives, as it is likely to (draws from its answers).
-        spec: The environment's.
-        writer: Where it goes.
+        task: The planner labels, and drives by draws from its answers.
+        writer: Where they go.
         labels: How many to record.
         seconds: How long to record.
         seed: For resets and draws.
@@ -113,14 +107,12 @@ def record(
     made = iter(np.random.default_rng([seed, 1]).integers(2**31, size=way.environments))
 
     def make() -> Any:
-        one = environments.make(env)
+        one = environments.make(task.env)
         return Restless(one, chance, int(next(made))) if chance else one
 
-    collector = Collector(
-        make, planner.policy, spec, count=way.environments, seed=seed, stretch=way.stretch
-    )
-    # Who is indifferent drives where the planner's answer is no number.
-    driver = executor or initial("linear", spec)
+    collector = task.collector(way, seed, make)
+    # A linear executor drives where the planner's answer is not finite.
+    driver = executor or initial("linear", task.spec)
     fault, interrupted = "", False
     try:
         with ctrl_c() as asked:
@@ -154,17 +146,16 @@ def record(
 
 
 def check_recording(labels: int | None, seconds: float | None, chance: float) -> None:
-    """Validate the numbers.
+    """Check the numbers that a recording ends by.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If one is invalid.
     """
     if labels is None and seconds is None:
         raise ConfigError("A recording needs an end: give labels or seconds.")
-    if labels is not None and labels < 1:
-        raise ConfigError(f"labels is {labels}; it has to be at least 1.")
-    if seconds is not None and not seconds > 0:
-        raise ConfigError(f"seconds is {seconds}; it has to be above 0.")
+    for name, value in (("labels", labels), ("seconds", seconds)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} is {value}; it has to be above 0.")
     if not 0 <= chance <= 1:
         raise ConfigError(f"chance is {chance}; it is a share from 0 to 1.")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
@@ -14,14 +14,11 @@ from agentkd import dists
 from agentkd.distillation.checkpoint import Checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.progress import Progress, Watch
-from agentkd.distillation.source import CollectionOptions, Source
-from agentkd.errors import WriteError
+from agentkd.distillation.sources import CollectionOptions, Source
+from agentkd.errors import ConfigError, WriteError
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.types import Labels
-
-if TYPE_CHECKING:
-    from agentkd.distillation.loop import Budget
 
 log = logger(__name__)
 
@@ -32,6 +29,41 @@ _STEPS = 16
 """Gradient steps between two looks at the budget, where steps are what is counted."""
 _SAVE_AFTER = 2.0, 30.0
 """Seconds between two checkpoints: as many as it has learnt, within these bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a distillation goes on: by time, by labels or by gradient steps.
+
+    Attributes:
+        seconds: Of wall time from the first label on. Collecting and learning run side by side.
+            With `labels` as well, collecting ends at so many.
+        labels: How many labels; without `seconds`, learning and collecting take turns.
+        steps_per_label: Gradient steps for each label, when they take turns; by default 1/8, or
+            more where there are few labels.
+        steps: How many gradient steps, for labels that are there already.
+    """
+
+    seconds: float | None = None
+    labels: int | None = None
+    steps_per_label: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if (self.seconds, self.labels, self.steps) == (None, None, None):
+            raise ConfigError("A distillation needs an end: give seconds or labels.")
+        for name in ("seconds", "labels", "steps_per_label", "steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+
+    @property
+    def ratio(self) -> float:
+        """Gradient steps for each label, when learning and collecting take turns."""
+        if self.steps_per_label is not None:
+            return self.steps_per_label
+        return max(1 / 8, min(4.0, 3000 / (self.labels or 3000)))
 
 
 @final

@@ -1,8 +1,10 @@
 """Environments by name, checked: what they return is what they declare."""
 
 from agentkd.environments.making import (
+    Environment,
     check_name,
     folder_name,
+    label,
     look_at,
     make,
     named_by_file,
@@ -11,8 +13,10 @@ from agentkd.environments.making import (
 )
 
 __all__ = [
+    "Environment",
     "check_name",
     "folder_name",
+    "label",
     "look_at",
     "make",
     "named_by_file",

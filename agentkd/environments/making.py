@@ -1,5 +1,7 @@
 """Environments by name: a Gymnasium id, "module:Id-v0", or "module:attribute".
 
+Where a name is taken, so is a function that makes an environment.
+
 A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`. So reports,
 executor files and worker processes carry them with the name.
 """
@@ -12,7 +14,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,14 +26,17 @@ from agentkd.types import Floats
 
 log = logger(__name__)
 
+Environment = str | Callable[[], Any]
+"""A name, or a function that makes an environment."""
 
-def make(name: str, *, finite: bool = False, **options: Any) -> Any:
+
+def make(env: Environment, *, finite: bool = False, **options: Any) -> Any:
     """Make an environment.
 
     Args:
-        name: A Gymnasium id such as "LunarLander-v3"; "module:Id-v0", where importing the module
+        env: A Gymnasium id such as "LunarLander-v3"; "module:Id-v0", where importing the module
             registers the id; or "module:attribute", a class or function that makes an environment.
-            Arguments may follow as a JSON object.
+            Arguments may follow as a JSON object. Or a function that makes one.
         finite: Whether NaN or infinity in an observation is an error.
         options: Keyword arguments for it, before those in the name.
 
@@ -45,17 +50,26 @@ def make(name: str, *, finite: bool = False, **options: Any) -> Any:
     """
     from agentkd.environments.checked import Checked
 
-    base, arguments = split(name)
-    return Checked(_made(base, {**options, **arguments}), name, finite=finite)
+    if not isinstance(env, str):
+        return Checked(_called(env, options), label(env), finite=finite)
+    base, arguments = split(env)
+    return Checked(_made(base, {**options, **arguments}), env, finite=finite)
 
 
-def look_at(name: str) -> tuple[Spec, Floats]:
+def label(env: Environment) -> str:
+    """Give an environment's name, or what a function that makes it is called."""
+    if isinstance(env, str):
+        return env
+    return getattr(env, "__name__", type(env).__name__)
+
+
+def look_at(env: Environment) -> tuple[Spec, Floats]:
     """Give an environment's spec, and an observation that it begins with, (1, obs).
 
     Raises:
         AgentkdError: As `make`, and if its reset fails.
     """
-    probe = make(name)
+    probe = make(env)
     try:
         spec = env_spec(probe)
         obs, _ = probe.reset(seed=0)
@@ -205,6 +219,15 @@ def _with_version(base: str) -> str:
     if version is None and base not in registration.registry:
         version = registration.find_highest_version(space, name)
     return registration.get_env_id(space, name, version)
+
+
+def _called(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        return function(**options)
+    except AgentkdError:
+        raise
+    except Exception as error:
+        raise _unbuilt(label(function), error) from error
 
 
 def _made(base: str, options: dict[str, Any]) -> Any:

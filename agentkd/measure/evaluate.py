@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
+from agentkd.environments import Environment
 from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError
 from agentkd.measure.lockstep import Evaluation, Lockstep, Visited, Watch
 from agentkd.planners.planner import one_row
@@ -22,7 +23,7 @@ _COPIES = 32
 
 
 def evaluate(
-    env: str,
+    env: Environment,
     policy: Policy | RecurrentPolicy,
     *,
     episodes: int,
@@ -40,7 +41,7 @@ def evaluate(
     on another batch rounds differently.
 
     Args:
-        env: The environment's name, as `agentkd.environments.make` takes it.
+        env: The environment, as `agentkd.environments.make` takes it.
         policy: What acts. A memory is reset, row by row, when an episode begins.
         episodes: How many.
         seed: Episode i is reset with seed + i.
@@ -64,7 +65,7 @@ def evaluate(
 
 
 def evaluate_random(
-    env: str,
+    env: Environment,
     *,
     episodes: int,
     seed: int,

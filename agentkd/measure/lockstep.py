@@ -62,7 +62,7 @@ class Lockstep:
     """Copies of an environment that step together until all episodes are done.
 
     Args:
-        name: The environment's.
+        env: The environment, by name or as a function that makes it.
         episodes: How many.
         seed: Episode i is reset with seed + i.
         spec: The environment's; None to ask it.
@@ -74,7 +74,13 @@ class Lockstep:
     """
 
     def __init__(
-        self, name: str, episodes: int, seed: int, spec: Spec | None, max_steps: int, copies: int
+        self,
+        env: environments.Environment,
+        episodes: int,
+        seed: int,
+        spec: Spec | None,
+        max_steps: int,
+        copies: int,
     ) -> None:
         """Make the environments."""
         for what, number in (("episodes", episodes), ("max_steps", max_steps), ("copies", copies)):
@@ -82,12 +88,12 @@ class Lockstep:
                 raise ConfigError(f"{what} is {number}; at least 1 is needed.")
         if seed < 0:
             raise ConfigError(f"seed is {seed}; it has to be at least 0.")
-        self.name, self.episodes, self.seed = name, episodes, seed
+        self.name, self.episodes, self.seed = environments.label(env), episodes, seed
         self.max_steps = max_steps
         self.rows: list[Row] = []
         try:
             for _ in range(min(copies, episodes)):
-                self.rows.append(Row(environments.make(name)))
+                self.rows.append(Row(environments.make(env)))
         except BaseException:
             self.close()
             raise

@@ -16,8 +16,8 @@ import torch
 
 from agentkd import environments
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distillation.loop import Budget, distill
-from agentkd.distillation.source import CollectionOptions
+from agentkd.distillation.loop import distill
+from agentkd.distillation.sources import CollectionOptions
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate
 from agentkd.planners import Planner
@@ -59,7 +59,8 @@ def main() -> None:
             ENV,
             planner,
             executor,
-            budget=Budget(labels=arguments.labels),
+            labels=arguments.labels,
+            episodes=0,
             collection=CollectionOptions(least_share=0.3),
             seed=arguments.seed + index,
         )

@@ -15,7 +15,7 @@ import torch
 
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.distiller import DistillerOptions
-from agentkd.distillation.loop import Budget, distill
+from agentkd.distillation.loop import distill
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.planners import load_planner
@@ -33,7 +33,9 @@ def train(architecture: str, labels: int, steps_per_label: float, seed: int) -> 
         ENVIRONMENT,
         str(TEACHER),
         architecture,
-        budget=Budget(labels=labels, steps_per_label=steps_per_label),
+        labels=labels,
+        steps_per_label=steps_per_label,
+        episodes=0,
         seed=seed,
         options=DistillerOptions(seed=seed, batch=256),
     ).executor

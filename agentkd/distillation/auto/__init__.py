@@ -1,1 +1,1 @@
-"""The search for the smallest executor that is good enough."""
+"""The smallest executor that keeps enough of a planner."""

@@ -355,18 +355,3 @@ def pick(candidates: Sequence[Candidate], target: float) -> tuple[Candidate, str
             f"{larger.cost.bytes / chosen.cost.bytes:.1f} times the bytes."
         )
     return chosen, why
-
-
-def joined(executor: Executor, buffer: LabelBuffer, options: Any, planner: Any = None) -> Distiller:
-    """Make a distiller that learns from labels which others learn from too.
-
-    Args:
-        executor: What it begins with.
-        buffer: The labels.
-        options: How it learns.
-        planner: What answers, for terms that look into it; None where it is not at hand.
-    """
-    make_distiller = Distiller(executor, options, planner)
-    make_distiller.buffer = buffer
-    make_distiller.expect(buffer.kind)
-    return make_distiller

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -26,27 +26,20 @@ from agentkd.distillation.auto.candidates import (
     Made,
     Step,
     cost_of,
-    joined,
     learn,
     pick,
 )
-from agentkd.distillation.auto.labels import Fixed, Live, Supply
+from agentkd.distillation.auto.labels import Live
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.loop import squashed_head
-from agentkd.distillation.offline import by_name
-from agentkd.distillation.source import CollectionOptions
-from agentkd.environments import look_at
+from agentkd.distillation.offline import DatasetSource
+from agentkd.distillation.run import Budget
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Returns, Task
 from agentkd.errors import ConfigError
-from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.interrupt import ctrl_c
-from agentkd.measure.evaluate import evaluate
-from agentkd.measure.intervals import Interval, retention
-from agentkd.planners import Planner, load_planner
-from agentkd.spec import Spec
 from agentkd.types import Policy, RecurrentPolicy
 
 _SLICES = 4
@@ -60,46 +53,6 @@ _APART = 100_000
 """How far the seeds by which is chosen are from those that are reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long a search goes on: seconds, or labels and steps.
-
-    Attributes:
-        seconds: Of collecting and learning; measuring comes on top.
-        labels: How many labels; with `steps` instead of seconds, the same seed gives the same
-            executor. A dataset has its own.
-        steps: Gradient steps of all candidates together.
-    """
-
-    seconds: float | None = None
-    labels: int | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        if (self.seconds is None) == (self.steps is None):
-            raise ConfigError("A search needs an end: seconds, or labels and steps.")
-        for name in ("seconds", "labels", "steps"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it has to be above 0.")
-
-
-@dataclass(frozen=True, slots=True)
-class References:
-    """Returns that retention is against, each of the same seeds.
-
-    Attributes:
-        planner: The planner's.
-        random: Of random actions.
-        seed: The first episode's seed.
-    """
-
-    planner: tuple[float, ...]
-    random: tuple[float, ...]
-    seed: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """The result of a search.
@@ -109,7 +62,6 @@ class Found:
         why: In words.
         candidates: All that were measured, the smallest first.
         left_out: Names of those beyond the limits, with what they are beyond.
-        planner: What they learnt from.
         labels: How many labels were collected.
         seconds: How long it took.
         interrupted: Whether it was ended before its time.
@@ -119,7 +71,6 @@ class Found:
     why: str
     candidates: tuple[Candidate, ...]
     left_out: Mapping[str, str]
-    planner: Planner
     labels: int
     seconds: float
     interrupted: bool
@@ -135,39 +86,39 @@ def choosing_seed(seed: int) -> int:
 
 
 def search(
-    env: str,
-    planner: str | Sequence[str] | Planner | None,
-    references: References,
+    task: Task,
+    references: Returns,
     candidates: Sequence[str] = DEFAULT,
     *,
     target: float = 0.97,
     limits: Limits | None = None,
-    effort: Effort | None = None,
+    seconds: float | None = None,
+    labels: int | None = None,
+    steps: int | None = None,
     seed: int = 0,
     options: DistillerOptions | None = None,
     collection: CollectionOptions | None = None,
-    steps: Sequence[Step] = (),
-    access: Mapping[str, Any] | None = None,
-    data: Dataset | None = None,
+    further: Sequence[Step] = (),
     watch: Watch | None = None,
 ) -> Found:
     """Find the smallest executor that keeps the target within the limits.
 
     Args:
-        env: The environment's name.
-        planner: A reference, several (an ensemble), or a `Planner` at hand; None with `data`.
+        task: Environment and planner; with a dataset the environment only measures.
         references: What planner and random actions get on the seeds by which is chosen. Whoever
             reports the result measures it on others.
         candidates: Architectures.
         target: The retention to keep.
         limits: What an executor may cost.
-        effort: How long; 120 seconds by default.
+        seconds: How long to collect and learn, 120 if nothing else is given; measuring comes on
+            top.
+        labels: How many labels; with `steps` instead of seconds the same seed gives the same
+            executor. A dataset has its own.
+        steps: Gradient steps of all candidates together.
         seed: For weights, resets and draws.
         options: How to learn.
         collection: Who drives.
-        steps: What is tried on the smallest that keeps the target, such as `Pruning`.
-        access: How references are read: `load_planner`'s own options, by name.
-        data: Labels to learn from instead; the environment only measures then.
+        further: What is tried on the smallest that keeps the target, such as `Pruning`.
         watch: Told how it goes.
 
     Raises:
@@ -177,50 +128,42 @@ def search(
     if not 0 < target <= 2:
         raise ConfigError(f"target is {target}; a retention, such as 0.97.")
     begin = time.monotonic()
-    end = effort or Effort(seconds=120.0)
-    if end.steps is not None and (end.labels is None) != (data is not None):
+    if (seconds, labels, steps) == (None, None, None):
+        seconds = 120.0
+    budget = Budget(seconds, labels, steps=steps)
+    if (seconds is None) == (steps is None):
+        raise ConfigError("A search needs an end: seconds, or labels and steps.")
+    if steps is not None and (labels is None) != (task.data is not None):
         raise ConfigError("Steps go with labels; a dataset has its own.")
-    spec, probe = look_at(env)
-    way, learning = (collection or CollectionOptions(), options or DistillerOptions(seed=seed))
-    if data is not None:
-        known = by_name(data)
-        squashed = data.kind != "gaussian"
-    elif planner is None:
-        raise ConfigError("A search needs a planner or a dataset.")
-    else:
-        known = (
-            planner
-            if isinstance(planner, Planner)
-            else load_planner(planner, spec, **(access or {}))
-        )
-        squashed = squashed_head(known, spec, probe)
-    sketches = [initial(c, spec, seed=seed, squashed=squashed) for c in candidates]
-    within, left_out = _within(sketches, limits or Limits())
-    supply: Supply = (
-        Live(env, known, spec, way, seed) if data is None else Fixed(data, learning.capacity, seed)
-    )
+    learning = options or DistillerOptions(seed=seed)
+    bounds = limits or Limits()
+    within, left_out = _within([task.executor(c, seed) for c in candidates], bounds)
+    live = None
+    if task.data is None:
+        live = Live(task, collection or CollectionOptions(), seed)
     race = _Race(
-        env=env,
-        spec=spec,
+        task=task,
         references=references,
-        effort=end,
+        budget=budget,
         target=target,
-        limits=limits or Limits(),
+        limits=bounds,
         options=learning,
         watch=watch or _quiet,
-        supply=supply,
-        buffer=LabelBuffer(
-            learning.capacity, linked=any(executor.memory for executor, _ in within)
-        ),
-        planner=known.policy if data is None else None,
+        live=live,
+        buffer=LabelBuffer(learning.capacity),
         sketches={executor.architecture: executor for executor, _ in within},
         costs={executor.architecture: cost for executor, cost in within},
     )
     try:
         with ctrl_c() as asked:
-            race.run(asked, steps)
+            if task.data is not None:
+                source = DatasetSource(task.data, learning.capacity, seed)
+                for each in source.fill():
+                    race.buffer.add(*each)
+            race.run(asked, further)
     finally:
-        supply.close()
+        if live is not None:
+            live.close()
     measured = sorted(race.measured.values(), key=lambda c: c.cost.bytes)
     if not measured:
         raise KeyboardInterrupt
@@ -230,7 +173,6 @@ def search(
         why=why,
         candidates=tuple(measured),
         left_out=left_out,
-        planner=known,
         labels=race.buffer.seen,
         seconds=time.monotonic() - begin,
         interrupted=race.interrupted,
@@ -248,7 +190,7 @@ def _within(
     within: dict[str, tuple[Executor, Cost]] = {}
     left_out: dict[str, str] = {}
     for executor in sketches:
-        if getattr(executor, "memory", 0):
+        if executor.memory:
             left_out[executor.architecture] = "it has a memory; distil it by its name"
             continue
         cost = cost_of(executor)
@@ -268,17 +210,15 @@ def _within(
 class _Race:
     """Candidates that learn from the same labels, until one is left."""
 
-    env: str
-    spec: Spec
-    references: References
-    effort: Effort
+    task: Task
+    references: Returns
+    budget: Budget
     target: float
     limits: Limits
     options: DistillerOptions
     watch: Watch
-    supply: Supply
+    live: Live | None
     buffer: LabelBuffer
-    planner: Any
     sketches: Mapping[str, Executor]
     costs: Mapping[str, Cost]
     interrupted: bool = False
@@ -305,22 +245,23 @@ class _Race:
             if self.interrupted or last:
                 break
             alive = self._halved(results)
-        seconds = (self.effort.seconds or 0.0) * _STEPPING / max(1, len(steps))
+        seconds = (self.budget.seconds or 0.0) * _STEPPING / max(1, len(steps))
         for step in steps:
             if not self.interrupted:
                 self._try(step, seconds, asked)
 
     def _slice(self, alive: Sequence[str], share: float, rung: int, part: int) -> None:
         """Collect some labels, then let each candidate learn from all there are."""
-        seconds = (self.effort.seconds or 0.0) * share
+        seconds = (self.budget.seconds or 0.0) * share
         labels = None
-        if self.effort.labels is not None:
-            labels = math.ceil(self.effort.labels * share)
-        drivers = [partial(self._driver, name) for name in alive]
-        self.supply.fill(self.buffer, drivers, seconds * _COLLECTING, labels)
+        if self.budget.labels is not None:
+            labels = math.ceil(self.budget.labels * share)
+        if self.live is not None:
+            drivers = [partial(self._driver, name) for name in alive]
+            self.live.fill(self.buffer, drivers, seconds * _COLLECTING, labels)
         steps = None
-        if self.effort.steps is not None:
-            steps = max(1, round(self.effort.steps * share / len(alive)))
+        if self.budget.steps is not None:
+            steps = max(1, round(self.budget.steps * share / len(alive)))
         # The first rung begins at the full rate; later ones go on from half of it.
         start = 0.0 if rung == 0 else 0.5
         low, high = (start + (1 - start) * (part + i) / _SLICES for i in (0, 1))
@@ -338,9 +279,13 @@ class _Race:
         return self._distillers[name]
 
     def _joined(self, executor: Executor) -> Distiller:
+        """Make a distiller that learns from the labels that all learn from."""
         least = max(1, min(self.options.least, len(self.buffer)))
-        learning = replace(self.options, least=least)
-        return joined(executor, self.buffer, learning, self.planner)
+        planner = None if self.task.data is not None else self.task.planner.policy
+        distiller = Distiller(executor, replace(self.options, least=least), planner)
+        distiller.buffer = self.buffer
+        distiller.expect(self.buffer.kind)
+        return distiller
 
     def _measure(self, name: str, episodes: int) -> Candidate:
         """Measure a candidate on the first of the seeds by which is chosen."""
@@ -352,13 +297,11 @@ class _Race:
         return candidate
 
     def _judged(self, made: Made, cost: Cost, episodes: int, steps: int) -> Candidate:
-        policy = made.policy or made.executor.policy
-        got = evaluate(
-            self.env, policy, episodes=episodes, seed=self.references.seed, spec=self.spec
-        )
-        kept: Interval = retention(
-            got.returns, self.references.planner[:episodes], self.references.random[:episodes]
-        )
+        policy, known = made.policy or made.executor.policy, self.references
+        got = self.task.measure(policy, episodes, known.seed).returns
+        kept = replace(
+            known, planner=known.planner[:episodes], random=known.random[:episodes], executor=got
+        ).retention
         return Candidate(made.name, made, cost, kept, self.buffer.seen, steps)
 
     def _halved(self, results: Sequence[Candidate]) -> list[str]:

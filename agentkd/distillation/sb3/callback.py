@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agentkd import dists, environments
+from agentkd import dists
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import Planner
 from agentkd.planners.adapt import from_object
-from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten, flatten_one
+from agentkd.spec import Spec, env_spec, flatten
 from agentkd.types import Floats, RecurrentPolicy
 
 
@@ -193,7 +194,9 @@ class DistilCallback(BaseCallback):
 
     def _judge(self, now: Planner) -> None:
         """Evaluate the model, and freeze it if it never did better."""
-        found = _mean_return(now, self._evaluate, self._episodes)
+        assert self._evaluate is not None
+        got = evaluate(self._evaluate, now.policy, episodes=self._episodes, seed=0, spec=now.spec)
+        found = float(np.mean(got.returns))
         self.logger.record("distill/planner_return", found)
         if self._best is None or found > self.best_return:
             self.best_return = found
@@ -216,25 +219,3 @@ class DistilCallback(BaseCallback):
             self._added.popleft()
         wanted = sum(count for _, count in self._added)
         buffer.forget(len(buffer) - wanted)
-
-
-def _mean_return(planner: Planner, env: Any, episodes: int) -> float:
-    """A planner's mean return over episodes whose seeds are 0, 1, …."""
-    made = environments.make(env, finite=True) if isinstance(env, str) else env()
-    spec, policy = planner.spec, planner.policy
-    total = 0.0
-    try:
-        for seed in range(episodes):
-            obs, _ = made.reset(seed=seed)
-            over = False
-            while not over:
-                flat = flatten_one(spec.obs, obs)[None]
-                dist: Any = policy(flat)  # type: ignore[call-arg]
-                chosen = dists.mode(dist, spec.action)[0]
-                taken = int(chosen) if isinstance(spec.action, DiscreteSpec) else chosen
-                obs, reward, ended, cut, _ = made.step(taken)
-                total += float(reward)
-                over = ended or cut
-    finally:
-        made.close()
-    return total / episodes

@@ -38,11 +38,7 @@ class Action(DivergenceTerm):
             raise ConfigError(f"huber is {self.huber}; it is an error above 0.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence.
-
-        Raises:
-            ConfigError: If the actions are no box, or do not go with `compare`.
-        """
+        """Make the divergence."""
         if not isinstance(ground.action, BoxSpec):
             raise ConfigError(
                 f"The term 'action' is for boxes; this planner gives {ground.kind} "

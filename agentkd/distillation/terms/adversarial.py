@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -14,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from agentkd.distillation import divergence as d
 from agentkd.distillation.restoring import restore_adam
 from agentkd.distillation.terms.action import BoxUnits
-from agentkd.distillation.terms.soft import Soft, SoftLabels
+from agentkd.distillation.terms.choices import Soft, SoftLabels
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError
@@ -63,11 +62,7 @@ class Adversarial(Term):
             )
 
     def build(self, ground: Ground) -> Loss:
-        """Make the adversary.
-
-        Raises:
-            ConfigError: If a reward is asked for several choices at once.
-        """
+        """Make the adversary."""
         if self.form == "reward" and ground.kind in ("multicategorical", "bernoulli"):
             raise ConfigError(
                 "form=reward is for a single choice or for boxes; this planner gives "
@@ -99,7 +94,6 @@ class Adversary(Loss):
             self.discriminator = _discriminator(ground.obs + self._choices, term)
         self._random = ground.generator()
         self.restart()
-        self._told = float("nan")
 
     def restart(self) -> None:
         """Begin the optimiser anew."""
@@ -196,7 +190,8 @@ class Adversary(Loss):
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
         right = (real > 0).float().mean() + (fake < 0).float().mean()
-        self._told = right.item() / 2
+        # The share of pairs that are told apart: 0.5 is chance.
+        self.shown["told"] = right.item() / 2
 
     def _steepness(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> Tensor:
         """(|∇D| - 1)² somewhere between both, ().
@@ -209,10 +204,6 @@ class Adversary(Loss):
         (slope,) = torch.autograd.grad(total, between, create_graph=True)
         steepness: Tensor = (slope.norm(dim=1) - 1.0).square().mean()
         return steepness
-
-    def numbers(self) -> Mapping[str, float]:
-        """The share of pairs that the discriminator tells apart: 0.5 is chance."""
-        return {"told": self._told}
 
 
 def _discriminator(size: int, term: Adversarial) -> nn.Sequential:

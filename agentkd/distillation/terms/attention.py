@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentkd.distillation.terms.cache import Remembered, inference
+from agentkd.distillation.terms.cache import Cache
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.executors.network import Network, Trace
@@ -48,12 +48,7 @@ class Attention(Term):
             raise ConfigError(f"heads is {self.heads}; at least 1.")
 
     def build(self, ground: Ground) -> Loss:
-        """Make the loss.
-
-        Raises:
-            ConfigError: If planner or executor have no attention, or cut observations into
-                different numbers of tokens.
-        """
+        """Make the loss."""
         return Relating(self, ground)
 
 
@@ -70,7 +65,7 @@ class Relating(Loss):
         if not mine:
             raise ConfigError(
                 "The term 'attention' needs an executor with attention, such as "
-                "attention:16/2/1. For others there are 'similar' and 'slopes'."
+                "attention:16/2/1. For others there is 'slopes'."
             )
         planner = opened(ground.planner, "The term 'attention'")
 
@@ -82,8 +77,8 @@ class Relating(Loss):
         if not theirs:
             raise ConfigError(
                 "The term 'attention' needs a planner with attention, such as "
-                "policies/transformer; this one has none. For others there are "
-                "'similar' and 'slopes'."
+                "policies/transformer; this one has none. For others there is "
+                "'slopes'."
             )
         if not -len(theirs) <= term.block < len(theirs):
             raise ConfigError(f"block is {term.block}; the planner has {len(theirs)} of attention.")
@@ -91,16 +86,16 @@ class Relating(Loss):
         if here[2] != there[2]:
             raise ConfigError(
                 f"The executor cuts an observation into {here[2]} tokens, the planner "
-                f"into {there[2]}; 'attention' compares token by token. Use 'similar'."
+                f"into {there[2]}; 'attention' compares token by token. Use 'slopes'."
             )
         self.heads = _heads(term, here[1], here[1] * here[3], there[1], there[3])
         self._term, self._network = term, (network,)
 
+        @torch.no_grad()
         def relations(obs: Tensor) -> Tensor:
             return log_relations(inside(obs)[term.block], self.heads, term.of)
 
-        self._planner = Remembered(inference(relations))
-        self._apart = float("nan")
+        self._planner = Cache(relations)
 
     def forward(self, batch: Batch) -> Tensor:
         """Give KL(planner || executor) of each label, mean over relations' rows."""
@@ -109,12 +104,9 @@ class Relating(Loss):
         mine = log_relations(found, self.heads, self._term.of)
         apart = (theirs.exp() * (theirs - mine)).sum(-1)
         rows = apart.flatten(2).mean(2).sum(1)
-        self._apart = rows.detach().mean().item()
+        self.shown["apart"] = rows.detach().mean().item()
+        self.shown["looked"] = float(self._planner.asked)
         return rows
-
-    def numbers(self) -> Mapping[str, float]:
-        """The mean divergence, and how many labels the planner was looked into for."""
-        return {"apart": self._apart, "looked": float(self._planner.asked)}
 
 
 def _own(network: object, obs: Tensor) -> Relations:

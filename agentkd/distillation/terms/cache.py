@@ -7,7 +7,6 @@ from hashlib import blake2b
 from typing import final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 _MOST = 64_000_000
@@ -18,7 +17,7 @@ _KEYS_NUMBERS = 40
 
 
 @final
-class Remembered:
+class Cache:
     """A function of single observations that is asked about each only once.
 
     A label is learnt from many times, and what lies inside the planner for it stays the same.
@@ -70,13 +69,3 @@ class Remembered:
                 larger[:taken] = self._held[:taken]
             self._held = larger
         self._held[taken:needed] = made
-
-
-def inference(answer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same without gradients."""
-
-    def without(obs: Tensor) -> Tensor:
-        with torch.no_grad():
-            return answer(obs)
-
-    return without

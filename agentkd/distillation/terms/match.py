@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentkd.distillation.terms.action import Action
-from agentkd.distillation.terms.soft import CHOICES, Soft
+from agentkd.distillation.terms.choices import CHOICES, Soft
 from agentkd.distillation.terms.term import Divergence, DivergenceTerm, Ground
 
 

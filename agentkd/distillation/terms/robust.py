@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -65,7 +64,6 @@ class Nearby(Loss):
         self._term, self._ground, self._base = term, ground, (ground.base,)
         self._own = OwnAnswer(ground)
         self._random = ground.generator()
-        self._apart = float("nan")
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the divergence of each label nearby, (batch,)."""
@@ -87,12 +85,8 @@ class Nearby(Loss):
             generator=self._random,
         )
         rows = loss(near.detach())
-        self._apart = rows.detach().mean().item()
+        self.shown["apart"] = rows.detach().mean().item()
         return rows
-
-    def numbers(self) -> Mapping[str, float]:
-        """The mean divergence nearby."""
-        return {"apart": self._apart}
 
 
 @final

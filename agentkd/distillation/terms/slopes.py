@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -10,17 +9,20 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agentkd.distillation import divergence as d
 from agentkd.distillation.terms.action import BoxUnits
-from agentkd.distillation.terms.cache import Remembered
-from agentkd.distillation.terms.smooth import MOST_PROJECTIONS, twice
-from agentkd.distillation.terms.soft import Soft, SoftLabels
+from agentkd.distillation.terms.cache import Cache
+from agentkd.distillation.terms.choices import Soft, SoftLabels
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.executors.network import Network
 from agentkd.planners.torch_view import Opened, opened
 from agentkd.spec import BoxSpec
+
+_MOST = 4096
+"""Random projections in one step; more would make a step last minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +37,18 @@ class Slopes(Term):
     Jacobian matching", 3); for choices that is e²/2, times τ² with both sides tempered.
 
     Attributes:
-        projections: Random projections per step, 1 to 1,024.
+        projections: Random projections per step, 1 to 4,096.
     """
 
     projections: int = 1
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if not 1 <= self.projections <= MOST_PROJECTIONS:
-            raise ConfigError(f"projections is {self.projections}; it is 1 to {MOST_PROJECTIONS}.")
+        if not 1 <= self.projections <= _MOST:
+            raise ConfigError(f"projections is {self.projections}; it is 1 to {_MOST}.")
 
     def build(self, ground: Ground) -> Loss:
-        """Make the loss.
-
-        Raises:
-            ConfigError: If the planner's gradient is not at hand, or the executor has a memory.
-        """
+        """Make the loss."""
         return Jacobians(self, ground)
 
 
@@ -86,10 +84,9 @@ class Jacobians(Loss):
             self._soft = found[0] if found else SoftLabels(Soft(), ground)
         # Of boxes only the means are compared.
         width = self._units.size if self._units is not None else None
-        self._planner = Remembered(partial(jacobian, planner, width=width))
+        self._planner = Cache(partial(jacobian, planner, width=width))
         self._try(planner, ground.obs)
         self._random = ground.generator()
-        self._apart = float("nan")
 
     @staticmethod
     def _try(planner: Opened, obs: int) -> None:
@@ -107,7 +104,8 @@ class Jacobians(Loss):
         if self._soft is not None and self._mine:
             self._soft.observe(batch.planner)
         obs = batch.obs.detach().requires_grad_()
-        with twice():
+        # Torch's fast attention has no second gradient.
+        with sdpa_kernel(SDPBackend.MATH):
             answers = self._answers(batch.forward(obs))
         weights, theirs = self._theirs(batch)
         unit = self._ground.spread()
@@ -118,7 +116,8 @@ class Jacobians(Loss):
             wanted = (drawn.unsqueeze(1) @ theirs).squeeze(1)
             found.append(((slope - wanted) * unit).square().sum(1))
         rows = torch.stack(found).mean(0)
-        self._apart = rows.detach().mean().item()
+        self.shown["apart"] = rows.detach().mean().item()
+        self.shown["looked"] = float(self._planner.asked)
         return rows
 
     def _answers(self, outputs: Tensor) -> Tensor:
@@ -167,10 +166,6 @@ class Jacobians(Loss):
         # Where the planner is clipped, so is the executor: it may be steep there.
         weights = units.free(said).to(factor.dtype)
         return weights, factor.unsqueeze(2) * packed
-
-    def numbers(self) -> Mapping[str, float]:
-        """The mean distance, and how many labels the planner was looked into for."""
-        return {"apart": self._apart, "looked": float(self._planner.asked)}
 
 
 def jacobian(planner: Opened, obs: Tensor, width: int | None = None) -> Tensor:

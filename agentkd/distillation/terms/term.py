@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from agentkd.dists import Kind
-from agentkd.executors.executor import Head
+from agentkd.executors.executor import Executor, Head
 from agentkd.spec import ActionSpec
 
 
@@ -48,13 +48,18 @@ class Batch:
 class Loss(nn.Module, ABC):
     """One number a label, (batch,). What it learns or averages is in its state dict."""
 
+    def __init__(self) -> None:
+        """Begin without numbers to show."""
+        super().__init__()
+        self.shown: dict[str, float] = {}
+
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """Give the loss of each label, (batch,)."""
 
     def numbers(self) -> Mapping[str, float]:
         """Give numbers of the last batch to show, by name."""
-        return {}
+        return self.shown
 
     def restart(self) -> None:
         """Forget an optimiser's averages: the weights went back to earlier ones."""
@@ -99,6 +104,12 @@ class Ground:
     seed: int = 0
     planner: Any = None
     base: Divergence | None = None
+
+    @classmethod
+    def of(cls, executor: Executor, kind: Kind, network: nn.Module, **more: Any) -> Ground:
+        """Return what is known of an executor and the planner's kind of answer."""
+        spec = executor.spec
+        return cls(kind, executor.head, spec.action, spec.obs.size, network, **more)
 
     def generator(self) -> torch.Generator:
         """Make a generator of this ground's seed."""

@@ -30,13 +30,11 @@ _HOMES = {
     "action": "agentkd.distillation.terms.action:Action",
     "adversarial": "agentkd.distillation.terms.adversarial:Adversarial",
     "attention": "agentkd.distillation.terms.attention:Attention",
-    "hard": "agentkd.distillation.terms.hard:Hard",
+    "hard": "agentkd.distillation.terms.choices:Hard",
     "match": "agentkd.distillation.terms.match:Match",
     "robust": "agentkd.distillation.terms.robust:Robust",
-    "similar": "agentkd.distillation.terms.similar:Similar",
     "slopes": "agentkd.distillation.terms.slopes:Slopes",
-    "smooth": "agentkd.distillation.terms.smooth:Smooth",
-    "soft": "agentkd.distillation.terms.soft:Soft",
+    "soft": "agentkd.distillation.terms.choices:Soft",
 }
 """Where the terms live. A new one is a file, and a line here."""
 

@@ -9,21 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.terms import (
-    Action,
-    Adversarial,
-    Attention,
-    Hard,
-    Match,
-    Robust,
-    Similar,
-    Slopes,
-    Smooth,
-    Soft,
-    Terms,
-    parse_terms,
-    to_text,
-)
+from agentkd.distillation.terms import parse_terms, to_text
+from agentkd.distillation.terms.action import Action
+from agentkd.distillation.terms.adversarial import Adversarial
+from agentkd.distillation.terms.attention import Attention
+from agentkd.distillation.terms.choices import Hard, Soft
+from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.robust import Robust
+from agentkd.distillation.terms.slopes import Slopes
+from agentkd.distillation.terms.term import Terms
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Categorical
@@ -33,7 +27,7 @@ from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target
 
 _SPEC = Spec(OBS, DiscreteSpec(3))
-_TERMS = (Match, Soft, Hard, Smooth, Robust, Adversarial, Action, Similar, Slopes, Attention)
+_TERMS = (Match, Soft, Hard, Robust, Adversarial, Action, Slopes, Attention)
 _VALUES = ("auto", "true", "false", "none", "0", "1", "2", "3.5", "-1", "0.1", "1e-3")
 _ODD = ("nan", "inf", "-inf", "1e999", "1e-999", "1e30", "99999999999", "", "x", "1_0", "٣")
 

@@ -1,0 +1,86 @@
+"""`agentkd.distill`: a planner in, an executor that acts out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from agentkd.distillation.loop import Distilled
+from agentkd.distillation.loop import distill as distill_task
+from agentkd.executors.executor import About, Executor
+
+
+def distill(
+    env: Any,
+    planner: Any,
+    executor: str | Executor = "mlp:64,64",
+    *,
+    seconds: float | None = None,
+    labels: int | None = None,
+    episodes: int = 20,
+    native: bool = True,
+    **options: Any,
+) -> Executor:
+    """Distil a planner into an executor.
+
+        executor = agentkd.distill("CartPole-v1", model, "mlp:32,32", seconds=30)
+
+    Args:
+        env: The environment: a name, a Gymnasium environment, or a function that makes one.
+        planner: A live SB3 model, a torch module, a function of observations (batch, size), an
+            object with `predict`, the path of a save, or "module:attribute".
+        executor: An architecture such as "mlp:64,64", or an executor to go on from.
+        seconds: How long to distil; 60 if neither this nor `labels` is given.
+        labels: How many labels to collect; without `seconds` the same seed gives the same executor.
+        episodes: Episodes to measure planner, random actions and executor over; 0 for none.
+        native: Let the executor act in C where there is a compiler.
+        options: What else `agentkd.distillation.loop.distill` takes, such as `seed`, `options`,
+            `collection`, `progress`, `checkpoint`.
+
+    Returns:
+        The executor. `about.provenance` holds what was measured, `about.labels` a sample of the
+        labels; `save` writes both.
+
+    Raises:
+        ConfigError: If an option is invalid.
+        LoadError: If the planner cannot be loaded.
+        AgentkdError: If planner or environment fail before anything was learnt.
+    """
+    result = distill_task(
+        env, planner, executor, seconds=seconds, labels=labels, episodes=episodes, **options
+    )
+    about = About(_provenance(env, result), labels=result.kept)
+    found = replace(result.executor, about=about)
+    return found.compile() if native else found
+
+
+def _provenance(env: Any, result: Distilled) -> dict[str, Any]:
+    """Return what is known about a distillation, as JSON values."""
+    known: dict[str, Any] = {
+        "planner": {"name": result.planner.name},
+        "labels": result.labels,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+    }
+    if isinstance(env, str):
+        known["env"] = env
+    if result.fault:
+        known["fault"] = result.fault
+    found = result.returns
+    if found is None:
+        return known
+    each = {"planner": found.planner, "executor": found.executor, "random": found.random}
+    known["returns"] = {name: float(np.mean(one)) for name, one in each.items()}
+    kept = found.retention
+    if np.isfinite([kept.mean, kept.low, kept.high]).all():
+        known["retention"] = {
+            "mean": kept.mean,
+            "low": kept.low,
+            "high": kept.high,
+            "confidence": 0.95,
+            "episodes": len(found.executor),
+            "seed": found.seed,
+        }
+    return known

@@ -1,0 +1,206 @@
+"""Where a distillation takes its labels from: the protocol, and two simple sources."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, final, get_args
+
+from agentkd.distillation.collector import Collector
+from agentkd.errors import AgentkdError, ConfigError, did_you_mean
+from agentkd.executors.executor import Executor
+from agentkd.executors.native import compile_native
+from agentkd.printable import logger
+from agentkd.types import Labels
+
+log = logger(__name__)
+
+Schedule = Literal["exponential", "linear", "constant", "none"]
+AT_ONCE = 0.01
+"""Seconds that collecting in this process takes before learning has its turn."""
+_SLOW = 0.1
+"""Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionOptions:
+    """Who drives while labels are collected.
+
+    The planner's share is the β of DAgger (Ross et al. 2011, "A reduction of imitation learning and
+    structured prediction to no-regret online learning"), drawn for stretches of ticks instead of
+    once for each.
+
+    Attributes:
+        environments: How many are stepped together.
+        stretch: The mean length, in ticks, for which one driver stays.
+        halving: Labels after which the planner's share of the driving has halved.
+        least_share: What is left of its share in the end. A little keeps the states near the
+            planner's own way among the labels.
+        schedule: How the share falls from 1, with which it stays until there is an executor: by
+            halves; on a line, half of it gone after `halving` labels; at once to `least_share`,
+            where it stays (1 is teacher-driven); or to nothing, so that the executor drives alone.
+    """
+
+    environments: int = 16
+    stretch: float = 50.0
+    halving: int = 10_000
+    least_share: float = 0.1
+    schedule: Schedule = "exponential"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if self.environments < 1 or self.halving < 1 or self.stretch < 1:
+            raise ConfigError("environments, halving and stretch have to be ≥ 1.")
+        if not 0 <= self.least_share <= 1:
+            raise ConfigError(f"least_share is {self.least_share}; it is a share.")
+        if self.schedule not in get_args(Schedule):
+            hint = did_you_mean(self.schedule, get_args(Schedule))
+            raise ConfigError(f"No schedule {self.schedule!r}.{hint}")
+
+    def share(self, labels: int) -> float:
+        """Return the planner's share of the driving after so many labels, 0 to 1."""
+        match self.schedule:
+            case "exponential":
+                falling = 0.5 ** (labels / self.halving)
+            case "linear":
+                falling = 1.0 - labels / (2 * self.halving)
+            case "constant":
+                falling = self.least_share
+            case "none":
+                return 0.0
+        return max(self.least_share, float(falling))
+
+
+class Source(Protocol):
+    """Gives labels, and is told of better executors."""
+
+    @property
+    def restarts(self) -> int:
+        """How often what collects had to be started again."""
+
+    @property
+    def dropped(self) -> int:
+        """How many labels found no room on their way."""
+
+    def take(self) -> list[Labels]:
+        """Return the labels that are there, without waiting for more."""
+
+    def update(self, executor: Executor, share: float) -> None:
+        """Let `executor` drive from now on, and the planner for a share of the ticks."""
+
+    def returns(self) -> Sequence[float]:
+        """Return returns of the last episodes that an executor drove alone."""
+
+    def close(self) -> None:
+        """Stop collecting and release everything."""
+
+
+@final
+class LocalSource:
+    """Collects in this process, one tick of all environments at a `take` or more.
+
+    With one tick a distillation repeats itself exactly under the same seed. It is a `Source`.
+
+    Args:
+        collector: Steps the environments.
+        executor: The executor to begin with.
+        seconds: For how long a `take` goes on; 0 for one tick.
+    """
+
+    restarts = dropped = 0
+
+    def __init__(self, collector: Collector, executor: Executor, seconds: float = 0.0) -> None:
+        """Let the planner drive alone at first."""
+        self._collector, self._executor = collector, executor.policy
+        self._share, self._seconds = 1.0, seconds
+
+    def take(self) -> list[Labels]:
+        """Move every environment by one tick, or by as many as there is time for."""
+        until = time.monotonic() + self._seconds
+        found = [self._collector.step(self._executor, self._share).labels]
+        while self._seconds and time.monotonic() < until:
+            found.append(self._collector.step(self._executor, self._share).labels)
+        return found
+
+    def update(self, executor: Executor, share: float) -> None:
+        """Let `executor` drive from now on, and the planner for a share of the ticks."""
+        self._executor = (compile_native(executor) or executor).policy
+        self._share = share
+
+    def returns(self) -> Sequence[float]:
+        """Return returns of the executor's own last episodes."""
+        return tuple(self._collector.recent)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._collector.close()
+
+
+@final
+class HeadStart:
+    """Collects here until a source that takes time to start gives labels.
+
+    What fails here is left to the other source, which says why. It is a `Source`.
+
+    Args:
+        here: Makes a source that collects in this process.
+        there: The source that takes time to start.
+    """
+
+    def __init__(self, here: Callable[[], Source], there: Source) -> None:
+        """Start both."""
+        self._there = there
+        self._here: Source | None = None
+        try:
+            self._here = here()
+        except Exception as error:  # an environment of a user's may raise anything
+            log.info("No labels from this process: %s", error)
+
+    @property
+    def restarts(self) -> int:
+        """How often what collects had to be started again."""
+        return self._there.restarts
+
+    @property
+    def dropped(self) -> int:
+        """How many labels found no room on their way."""
+        return self._there.dropped
+
+    def take(self) -> list[Labels]:
+        """Return what is there; as long as that is nothing, some labels from here."""
+        labels = self._there.take()
+        if labels:
+            self._stop()
+            return labels
+        if self._here is None:
+            return []
+        since = time.monotonic()
+        try:
+            labels = self._here.take()
+        except AgentkdError as error:
+            log.info("No more labels from this process: %s", error)
+            self._stop()
+        if time.monotonic() - since > _SLOW:
+            self._stop()
+        return labels
+
+    def update(self, executor: Executor, share: float) -> None:
+        """Let `executor` drive from now on, and the planner for a share of the ticks."""
+        self._there.update(executor, share)
+        if self._here is not None:
+            self._here.update(executor, share)
+
+    def returns(self) -> Sequence[float]:
+        """Return returns of the last episodes that an executor drove alone."""
+        return self._there.returns()
+
+    def close(self) -> None:
+        """Stop both."""
+        self._stop()
+        self._there.close()
+
+    def _stop(self) -> None:
+        if self._here is not None:
+            self._here.close()
+            self._here = None

@@ -1,0 +1,250 @@
+"""What is distilled: an environment and a planner, opened and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from agentkd import dists, environments
+from agentkd.distillation.collector import Collector
+from agentkd.distillation.dataset import Dataset
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.dists import Kind
+from agentkd.environments import Environment
+from agentkd.errors import ConfigError, PlannerError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.measure.intervals import Interval, retention
+from agentkd.planners import Planner, load_planner
+from agentkd.planners.adapt import from_object
+from agentkd.planners.planner import one_row
+from agentkd.spec import Spec
+from agentkd.types import Floats, Policy, RecurrentPolicy
+
+_MANY = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """Returns of episodes on the same seeds.
+
+    Attributes:
+        planner: The planner's.
+        random: Those of random actions.
+        seed: The first episode's seed.
+        executor: The executor's; () before it is measured.
+    """
+
+    planner: tuple[float, ...]
+    random: tuple[float, ...]
+    seed: int
+    executor: tuple[float, ...] = ()
+
+    @property
+    def retention(self) -> Interval:
+        """(G_executor − G_random) / (G_planner − G_random), with its 95 % interval."""
+        return retention(self.executor, self.planner, self.random)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An environment and a planner that fit each other; `open_task` makes one.
+
+    Attributes:
+        env: The environment, by name or as a function that makes it.
+        spec: Its spec.
+        planner: The planner. That of a dataset is known by name and cannot be asked.
+        kind: The kind of its answers.
+        refs: References by which another process loads it; () where none can.
+        access: How they are read: `load_planner`'s own options.
+        data: Labels to learn from instead of asking the planner.
+        copies: How many environments may be open at a time; 1 for a live one.
+    """
+
+    env: Environment
+    spec: Spec
+    planner: Planner
+    kind: Kind
+    refs: tuple[str, ...] = ()
+    access: Mapping[str, Any] = field(default_factory=dict)
+    data: Dataset | None = None
+    copies: int = _MANY
+
+    @property
+    def squashed(self) -> bool:
+        """Whether an executor of bounded boxes should end in tanh, as its planner does.
+
+        The box clips a Gaussian planner's mean, which often saturates it; tanh reaches a bound only
+        in the limit.
+        """
+        return self.kind != "gaussian"
+
+    def executor(self, executor: str | Executor, seed: int = 0, name: str = "") -> Executor:
+        """Return a new executor of an architecture, or one that is there already.
+
+        Args:
+            executor: An architecture such as "mlp:64,64", or an executor to go on from.
+            seed: For new weights.
+            name: What the executor is called in messages.
+
+        Raises:
+            ConfigError: If it is for another environment.
+        """
+        if isinstance(executor, str):
+            return initial(executor, self.spec, seed=seed, squashed=self.squashed)
+        need_fit(executor.spec, self.spec, name or "The executor")
+        return executor
+
+    def collector(
+        self, options: CollectionOptions, seed: int, make: Callable[[], Any] | None = None
+    ) -> Collector:
+        """Return a collector; `make` makes its environments, where they are wrapped."""
+        return Collector(
+            make or (lambda: environments.make(self.env)),
+            self.planner.policy,
+            self.spec,
+            count=min(options.environments, self.copies),
+            seed=seed,
+            stretch=options.stretch,
+        )
+
+    def measure(
+        self, policy: Policy | RecurrentPolicy | None, episodes: int, seed: int
+    ) -> Evaluation:
+        """Measure a policy, or random actions where it is None, over some episodes."""
+        how: Any = {"episodes": episodes, "seed": seed, "copies": self.copies}
+        if policy is None:
+            return evaluate_random(self.env, **how)
+        return evaluate(self.env, policy, spec=self.spec, **how)
+
+    def references(self, episodes: int, seed: int) -> Returns:
+        """Measure the planner and random actions."""
+        best = self.measure(self.planner.policy, episodes, seed).returns
+        return Returns(best, self.measure(None, episodes, seed).returns, seed)
+
+
+def open_task(
+    env: Any = None, planner: Any = None, *, data: Dataset | None = None, **access: Any
+) -> Task:
+    """Open an environment and a planner, and check that they fit.
+
+    Args:
+        env: The environment: a name as `agentkd.environments.make` takes it, a function that makes
+            one, or a live `gymnasium.Env`, which is then stepped alone and left open. None, with
+            `data`, if nothing is to be measured.
+        planner: A reference, several (an ensemble), a `Planner`, or an object: a live SB3 model, a
+            torch module, a function of observations. Or None, with `data`.
+        data: Labels to learn from: a dataset of `open_dataset`.
+        access: How references are read: `load_planner`'s own options.
+
+    Raises:
+        ConfigError: If planner and data are both missing, or the dataset is of another environment.
+        LoadError: If the planner cannot be loaded.
+        SpecError: If the planner's answers do not fit the environment.
+    """
+    copies = _MANY
+    if env is None and data is not None and planner is None:
+        return Task("", data.about.spec, by_name(data), data.kind, data=data)
+    if hasattr(env, "step") and hasattr(env, "reset") and not isinstance(env, type):
+        env, copies = _Live(env), 1
+    elif not isinstance(env, str) and not callable(env):
+        raise ConfigError(
+            f"env is a {type(env).__name__}; give a name, a function that makes a "
+            "gymnasium.Env, or such an environment."
+        )
+    spec, probe = environments.look_at(env)
+    if data is not None:
+        need_fit(data.about.spec, spec, "The dataset")
+    refs: tuple[str, ...] = ()
+    if isinstance(planner, Path):
+        planner = str(planner)
+    if planner is None:
+        if data is None:
+            raise ConfigError("Name a planner, or a dataset of its labels.")
+        known, kind = by_name(data), data.kind
+        return Task(env, spec, known, kind, data=data, copies=copies)
+    if isinstance(planner, str) or _several(planner):
+        known = load_planner(planner, spec, **access)
+        # A name and references are all that another process needs.
+        if isinstance(env, str):
+            refs = (planner,) if isinstance(planner, str) else tuple(planner)
+    else:
+        if any(value is not None for value in access.values()):
+            raise ConfigError(f"{sorted(access)} are for references to planners.")
+        known = from_object(planner, type(planner).__name__, spec)
+    kind = data.kind if data is not None else kind_of_planner(known, spec, probe)
+    return Task(env, spec, known, kind, refs, access, data, copies)
+
+
+def _several(planner: Any) -> bool:
+    return isinstance(planner, Sequence) and all(isinstance(p, str) for p in planner)
+
+
+def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> Kind:
+    """Ask a planner about an observation (1, obs) to learn its kind of answer.
+
+    Raises:
+        SpecError: If the answer does not fit the environment.
+    """
+    policy: Any = one_row(planner.policy)
+    if hasattr(policy, "initial_state"):
+        dist = policy(probe, policy.initial_state(1))[0]
+    else:
+        dist = policy(probe)
+    dists.check(dist, spec.action, 1)
+    return dists.kind_of(dist)
+
+
+def need_fit(found: Spec, wanted: Spec, what: str) -> None:
+    """Check that numbers observed and actions are those of an environment.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    if (found.obs.size, found.action) != (wanted.obs.size, wanted.action):
+        raise ConfigError(
+            f"{what} is for {found.obs.size} numbers and {found.action}; the "
+            f"environment has {wanted.obs.size} and {wanted.action}."
+        )
+
+
+def by_name(dataset: Dataset) -> Planner:
+    """Return the planner that a dataset's labels are of; it cannot be asked."""
+    about = dataset.about
+    name = about.planner or "a dataset"
+    return Planner(_silent, about.spec, name, about.parameters, about.digest)
+
+
+def _silent(_: Floats, /) -> Any:
+    raise PlannerError("The planner is known by its labels only; it cannot be asked.")
+
+
+@final
+class _Live:
+    """A function that gives a live environment again and again; it is never closed."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        spec = getattr(env, "spec", None)
+        self.__name__ = getattr(spec, "id", None) or type(env).__name__
+
+    def __call__(self) -> Any:
+        return _Open(self._env)
+
+
+@final
+class _Open:
+    """A live environment whose `close` does nothing: it is not ours."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def close(self) -> None:
+        """Leave it open."""

@@ -84,7 +84,7 @@ def test_each_benchmark_explains_each_option(name: str, capsys: pytest.CaptureFi
         (["ticks", "--other-python", "/nowhere/python"], "--other-python"),
         (["seams", "--blend", "-1"], "--blend"),
         (["faults", "--seconds", "0"], "--seconds"),
-        (["live_learning", "--planners", ".", "--robots", "cheeta"], "'cheetah'"),
+        (["live_learning", "--planners", ".", "--robots", "landr"], "'lander'"),
         (["live_learning", "--planners", ".", "--settle", "99999"], "settle=99999"),
     ],
 )

@@ -172,7 +172,7 @@ class Ending:
             The exit status.
         """
         options, task, view = self.options, self.task, self.view
-        file, executor = self.out / "executor.akd", result.executor
+        file, chosen = self.out / "executor.akd", result.executor
         count, seed = options.episodes, options.eval_seed
         executor = _NOTHING
         if measure:

@@ -7,13 +7,12 @@ connection, so that a late reply never answers the next question.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, final
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, WireError
@@ -79,15 +78,13 @@ class RemotePlanner:
     Args:
         address: "ws://host:port" or "wss://host:port".
         spec: The environment; None to take the other end's.
-        token: What the server wants to know; None to take it from the environment (AGENTKD_TOKEN,
-            or the file AGENTKD_TOKEN_FILE).
-        ca: A file of certificates that sign the server's; None to take the file AGENTKD_CA_FILE, or
-            the system's certificates.
-        answer_seconds: For one question and its answer, or for each better answer; then the
-            connection is given up.
-        patience: Seconds for which a question is put again, over new connections. A server that is
-            full counts as one that is not there. The last try to connect begins within this time
-            and takes at most ten seconds more.
+        token: What the server wants to know; None for AGENTKD_TOKEN, or what the file
+            AGENTKD_TOKEN_FILE holds.
+        ca: A file of certificates that sign the server's; None for AGENTKD_CA_FILE, or the
+            system's.
+        answer_seconds: For a question and its answer, or for each better answer.
+        patience: Seconds for which a question is put again, over new connections, also to a server
+            that is full. The last try takes at most ten seconds more.
         most_bytes: The largest message that is taken.
 
     Raises:
@@ -194,22 +191,23 @@ class RemotePlanner:
         return self._with_patience(lambda: self._hear(self._put(method, arrays, more)))
 
     def _put(
-        self, method: str, arrays: Sequence[Floats], more: dict[str, Any] | None = None
+        self,
+        method: str,
+        arrays: Sequence[Floats],
+        more: Mapping[str, Any] | None = None,
+        end: float | None = None,
     ) -> float:
-        """Send a question, over a new connection if need be; give its answer's time."""
+        """Send a question, over a new connection if need be; give when to give up."""
         if self._line is None:
             self._connect()
-        return self._send(method, arrays, more or {}, self._answer_seconds)
-
-    def _send(
-        self, method: str, arrays: Sequence[Floats], more: dict[str, Any], seconds: float
-    ) -> float:
-        line, end = self._line, time.monotonic() + seconds
+        line = self._line
         if line is None:
             raise ConnectionError("the connection was given up")
+        end = end or time.monotonic() + self._answer_seconds
         self._id += 1
-        question = {"id": self._id, "episode": self.episode, "method": method, **more}
-        line.send(question, arrays, seconds)
+        question = {"id": self._id, "episode": self.episode, "method": method}
+        left = max(end - time.monotonic(), 0.0)
+        line.send({**question, **(more or {})}, arrays, left)
         return end
 
     def _hear(self, end: float) -> Frame:
@@ -219,15 +217,14 @@ class RemotePlanner:
         try:
             frame = line.receive(max(end - time.monotonic(), 0.0))
             said = frame.header.get("id"), frame.header.get("episode")
+            _need(
+                said == (self._id, self.episode),
+                f"{self.address} answered question {said[0]} of episode {said[1]}; it "
+                f"was asked {self._id} of {self.episode}.",
+            )
         except WireError:
             self._hang_up()
             raise
-        if said != (self._id, self.episode):
-            self._hang_up()
-            raise WireError(
-                f"{self.address} answered question {said[0]} of episode {said[1]}; it "
-                f"was asked {self._id} of {self.episode}."
-            )
         if frame.header.get("type") == "failed":
             raise PlannerError(str(frame.header.get("text")))
         return frame
@@ -282,8 +279,7 @@ class RemotePlanner:
         spec = to_json(self._asked_spec) if self._asked_spec else None
         try:
             self._open(end)
-            left = max(end - time.monotonic(), 0.0)
-            self._send("about", [], {"spec": spec}, left)
+            self._put("about", [], {"spec": spec}, end)
             about = _checked(self._hear(end).header, self.address)
         except BaseException:
             self._hang_up()
@@ -350,11 +346,17 @@ def _trusting(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
 
 def _checked(told: Any, address: str) -> dict[str, Any]:
     """Make sure that what the other end says of itself is complete."""
+    said = f"{told!r:.500}"
     for key, kind in _ABOUT.items():
-        if type(told.get(key)) is not kind:
-            raise WireError(f"{address} does not tell its {key}: {told!r:.500}")
-    with contextlib.suppress(AgentkdError):
+        _need(type(told.get(key)) is kind, f"{address} does not tell its {key}: {said}")
+    _need(1 <= told["horizon"] <= _MOST_HORIZON, f"{address} has no horizon: {said}")
+    try:
         from_json(told["spec"])
-        if 1 <= told["horizon"] <= _MOST_HORIZON:
-            return {key: told[key] for key in _ABOUT}
-    raise WireError(f"{address} tells of itself what cannot be: {told!r:.500}")
+    except AgentkdError as error:
+        raise WireError(f"{address} has no spec: {error}") from error
+    return {key: told[key] for key in _ABOUT}
+
+
+def _need(fits: bool, text: str) -> None:
+    if not fits:
+        raise WireError(text)

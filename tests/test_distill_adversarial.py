@@ -12,11 +12,11 @@ from torch.nn import functional
 from agentkd.distillation.terms import Adversarial, Batch, Ground, parse_terms
 from agentkd.distillation.terms.adversarial import Adversary
 from agentkd.distillation.terms.objective import Objective
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.network import Network
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, ObsSpec, Part, Spec
+from agentkd.types import Kind
 
 OBS = ObsSpec((Part("", "box", (2,), "float32"),))
 CHOICE = Spec(OBS, DiscreteSpec(3))

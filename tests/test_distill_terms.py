@@ -24,10 +24,10 @@ from agentkd.distillation.terms import (
     parse_terms,
     to_text,
 )
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Head
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
+from agentkd.types import Kind
 
 BOX = BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,))
 

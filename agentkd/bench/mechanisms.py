@@ -11,7 +11,6 @@ import numpy as np
 from agentkd.bench.suite import Case
 from agentkd.distillation.asking import Ask
 from agentkd.distillation.source import CollectionOptions
-from agentkd.dists import Kind
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
@@ -20,7 +19,7 @@ from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.measure.intervals import Interval, paired
 from agentkd.planners import load_planner
 from agentkd.report.rows import Rows
-from agentkd.types import Floats
+from agentkd.types import Floats, Kind
 
 if TYPE_CHECKING:
     from agentkd.measure.attack import Attack

@@ -12,9 +12,9 @@ import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.runtime.process import Process
-from agentkd.runtime.result import RunResult
+from agentkd.runtime.loop import RunResult
 from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.workers.host import Process
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec, to_json
 from agentkd.types import Floats, SquashedGaussian
 

@@ -16,7 +16,7 @@ from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.errors import ConfigError
 from agentkd.measure.intervals import mean_interval
 from agentkd.report.report import Plot, Section, Series, Table
-from agentkd.runtime.result import SOURCES
+from agentkd.runtime.loop import SOURCES
 
 _ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()
 
@@ -183,7 +183,7 @@ def _case(options: Options, index: int) -> _Case:
     from agentkd.deploy.bundle import read_bundle
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
-    from agentkd.runtime.process import Process
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import to_json
 
     env = options.env[index]

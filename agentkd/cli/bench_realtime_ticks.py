@@ -13,7 +13,7 @@ from agentkd.bench.realtime.ticks import SYSTEMS, Kept, check_python, chunks, ou
 from agentkd.cli.bench_realtime import Place, whole
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.report.report import Section, Table
-from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.clock import Realtime
 
 _ANYWHERE = Place()
 _COLUMNS = ("Hz", "loop", "actions", "missed", "share", "µs p50", "p99", "p99.9", "max")

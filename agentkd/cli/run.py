@@ -170,7 +170,7 @@ def run(options: Options) -> int:
     from agentkd.measure.live import Setting
     from agentkd.planners import load_planner
     from agentkd.report.report import prepare_out
-    from agentkd.runtime.seams import HandOver
+    from agentkd.runtime.blending import HandOver
 
     spec, probe = look_at(options.env)
     if strategies.seam is not None:
@@ -331,7 +331,7 @@ def _far(options: Options) -> bool:
 
 
 def _remote(options: Options, spec: Any) -> Any:
-    from agentkd.runtime.process import Process
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import to_json
 
     planner = reference(options)
@@ -358,7 +358,7 @@ def _learning(options: Options, setting: Any) -> Any:
 
 def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
     from agentkd.distillation.service import build
-    from agentkd.runtime.process import Process
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import to_json
 
     arguments: dict[str, Any] = {

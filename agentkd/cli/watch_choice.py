@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, final
 
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.runtime.clock import Realtime
 from agentkd.runtime.exposition import PrometheusFile, PrometheusServer, scalars
-from agentkd.runtime.scheduling import Realtime
 
 _SCALARS_EVERY = 0.5
 

@@ -22,12 +22,12 @@ from agentkd.deploy.int8.quantise import quantise, rounded
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms import Ground, Objective, parse_terms
-from agentkd.dists import Kind, bounds
+from agentkd.dists import bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.spec import BoxSpec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Kind
 
 MOST = 127.0
 """The largest weight in integers."""

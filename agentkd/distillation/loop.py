@@ -26,7 +26,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.horizon import one_row
 from agentkd.printable import logger
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.types import ActionDist, Floats, Kind, Labels
 
 log = logger(__name__)
 
@@ -113,7 +113,7 @@ class Distilled:
     kept: Labels | None = None
 
 
-def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> dists.Kind:
+def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> Kind:
     """Ask a planner about an observation (1, obs) to see what it answers with."""
     policy = one_row(planner.policy)
     if hasattr(policy, "initial_state"):

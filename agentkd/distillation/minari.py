@@ -22,7 +22,6 @@ import numpy as np
 from agentkd import dists
 from agentkd.distillation.collector import GOES_ON, TERMINATED, TRUNCATED
 from agentkd.distillation.dataset import About, Rows
-from agentkd.dists import Kind
 from agentkd.errors import LoadError, SpecError
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, regular
@@ -37,6 +36,7 @@ from agentkd.spec import (
     flatten,
     obs_spec,
 )
+from agentkd.types import Kind
 
 METADATA, DATA = "metadata.json", "main_data.hdf5"
 PREFIX = "minari:"

@@ -13,13 +13,11 @@ from typing import Any, Literal, Self, final
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.clock import Clock, VirtualClock, WallClock
+from agentkd.runtime.arbiter import Mode, Router
+from agentkd.runtime.clock import Clock, Realtime, VirtualClock, WallClock
+from agentkd.runtime.connect import AnyDistiller, AnyPlanner, distiller_port, planner_port
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.loop import Limits, Loop
-from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
-from agentkd.runtime.result import RunResult
-from agentkd.runtime.router import Mode, Router
-from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision

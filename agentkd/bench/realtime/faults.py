@@ -18,9 +18,9 @@ from agentkd.bench.realtime.cadence import Cadence, Metronome, cadence
 from agentkd.bench.ticks import ACTIONS, OBS, SPEC
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Process
+from agentkd.runtime.planner import ProcessPlanner
 from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.workers.host import Patience, Process
 from agentkd.types import Floats, SquashedGaussian
 
 Fault = Literal["none", "killed", "stopped", "slowed", "garbage"]

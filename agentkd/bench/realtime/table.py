@@ -10,8 +10,8 @@ from typing import Any
 
 from agentkd.executors.executor import Executor
 from agentkd.measure.live import ArmLook, Interrupt, Lived, Setting, live
-from agentkd.runtime.ports import AnyPlanner
-from agentkd.runtime.router import Mode
+from agentkd.runtime.arbiter import Mode
+from agentkd.runtime.connect import AnyPlanner
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,62 @@
-"""From what a caller has to the ports that an agent needs."""
+"""From an agent's arguments to its ports, and from the ports to its metrics."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
 from agentkd.errors import ConfigError
-from agentkd.runtime.distiller_port import DistillerPort, InlineDistiller
-from agentkd.runtime.distiller_process import ProcessDistiller
-from agentkd.runtime.planner_port import AnyPolicy, InlinePlanner, PlannerPort, ThreadPlanner
-from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Process
-from agentkd.runtime.staggered import Staggered
+from agentkd.runtime.arbiter import Router, check_mode
+from agentkd.runtime.distiller import (
+    DistillerCounts,
+    DistillerPort,
+    InlineDistiller,
+    ProcessDistiller,
+)
+from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
+from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.planner import AnyPolicy, PlannerCounts, PlannerPort, ProcessPlanner
+from agentkd.runtime.round_robin import Staggered
+from agentkd.runtime.scores import Rollback
+from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.workers.channels import Health
+from agentkd.runtime.workers.host import Process
 from agentkd.types import DistillerLike
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
 AnyDistiller = DistillerLike | Process | DistillerPort
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "strategies": ((StrategyOptions, type(None)), "StrategyOptions(…) or None"),
+    "rollback": ((Rollback, type(None)), "Rollback(…) or None"),
+    "log": ((DecisionLog, str, Path, type(None)), "a path, a DecisionLog or None"),
+    "planner_latency": ((Integral, type(None)), "a number of ticks or None"),
+    "workers": ((Integral,), "a number of planners"),
+    "period": ((Real, type(None)), "seconds or None"),
+    "budget": ((Real,), "seconds"),
+    "native": ((bool,), "True or False"),
+    "watch": ((bool,), "True or False"),
+}
+
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Check the arguments of an agent, by name; raise ConfigError if one is wrong."""
+    check_mode(given["mode"])
+    for name, (kinds, words) in _KINDS.items():
+        value = given[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) != (kinds == (bool,))):
+            raise ConfigError(f"{name} is {value!r}; give {words}.")
+    routers = given["routers"]
+    if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
+        raise ConfigError(f"routers is {routers!r}; give a list of routers.")
+    period, budget = given["period"], given["budget"]
+    if not 0 <= budget < math.inf or (period is not None and not 0 < period < math.inf):
+        raise ConfigError(f"budget={budget}, period={period}: seconds, at least 0 and above 0.")
+    if given["mode"] == "planner" and given["planner"] is None:
+        raise ConfigError('mode="planner" needs a planner.')
 
 
 def planner_port(
@@ -113,10 +157,8 @@ def distiller_port(
 ) -> DistillerPort | None:
     """Choose where a distiller learns.
 
-    Args:
-        distiller: A port as it is; a `Process` in a process of its own, or in this one under a
-            virtual clock; a distiller itself under a virtual clock only.
-        virtual: Whether ticks take no time.
+    A `Process` gets a process, or learns here under a virtual clock. A distiller itself needs a
+    virtual clock.
 
     Raises:
         ConfigError: If a distiller would have to be waited for on the tick.
@@ -133,3 +175,40 @@ def distiller_port(
             "for a process of its own, or InlineDistiller(distiller), if it may."
         )
     return InlineDistiller(distiller)
+
+
+def port_metrics(
+    planner: PlannerCounts | None, distiller: DistillerCounts | None, refused: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the counts of planner and distiller as plain values, by name.
+
+    `refused` are swaps that the agent refused, by reason.
+    """
+    out: dict[str, Any] = {}
+    if planner is not None:
+        out["labels_total"] = planner.labels
+        out["observations_unlabelled_total"] = planner.unlabelled
+        out["planner_errors_total"] = planner.errors
+        out["planner_restarts_total"] = dict(planner.restarts)
+        out["planner_error"] = planner.error
+        out["planner_busy_ratio"] = planner.busy
+        _add_health(out, "planner", planner.health)
+    if distiller is not None:
+        both = Counter(refused) + Counter(distiller.refused)
+        out["swaps_refused_total"] = dict(both)
+        out["labels_learnt_total"] = distiller.labels
+        out["labels_dropped_total"] = distiller.dropped
+        out["distiller_steps_total"] = distiller.steps
+        out["distiller_errors_total"] = distiller.errors
+        out["distiller_restarts_total"] = dict(distiller.restarts)
+        out["distiller_error"] = distiller.error
+        out["distiller_progress"] = dict(distiller.progress)
+        _add_health(out, "distiller", distiller.health)
+    return out
+
+
+def _add_health(out: dict[str, Any], name: str, health: Health) -> None:
+    out[f"{name}_state"] = health.state
+    out[f"{name}_ready"] = int(health.state == "ready")
+    out[f"{name}_starts_failed_total"] = health.starts_failed
+    out.setdefault("workers_raised_total", {})[name] = health.raised

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from agentkd.executors.executor import Executor
     from agentkd.planners import Planner, load_planner
     from agentkd.runtime.agent import Agent
-    from agentkd.runtime.process import Process
     from agentkd.runtime.runtime import Runtime
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import Spec, env_spec
     from agentkd.types import Decision, Policy, Strategy
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Executor": "agentkd.executors.executor",
     "Planner": "agentkd.planners",
     "Policy": "agentkd.types",
-    "Process": "agentkd.runtime.process",
+    "Process": "agentkd.runtime.workers.host",
     "Runtime": "agentkd.runtime.runtime",
     "Spec": "agentkd.spec",
     "Strategy": "agentkd.types",

@@ -6,9 +6,10 @@ in a label buffer, a file or shared memory.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args, overload
 
 import numpy as np
 
@@ -17,25 +18,27 @@ from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, Mul
 from agentkd.types import (
     ActionDist,
     Actions,
+    AnyDist,
     Bernoulli,
     Categorical,
     Floats,
     Gaussian,
+    Kind,
     MultiCategorical,
+    Packed,
     Point,
     QValues,
     SquashedGaussian,
 )
 
-Kind = Literal[
-    "categorical", "qvalues", "multicategorical", "bernoulli", "gaussian", "squashed", "point"
-]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def kind_of(dist: ActionDist) -> Kind:
+def kind_of(dist: AnyDist) -> Kind:
     """Name the kind of a distribution."""
     match dist:
+        case Packed(kind, _):
+            return kind
         case Categorical():
             return "categorical"
         case QValues():
@@ -52,9 +55,11 @@ def kind_of(dist: ActionDist) -> Kind:
             return "point"
 
 
-def pack(dist: ActionDist) -> Floats:
+def pack(dist: AnyDist) -> Floats:
     """Lay a batch of distributions out as rows, shape (batch, width(kind, action))."""
     match dist:
+        case Packed(_, rows):
+            return rows
         case Categorical(logits) | MultiCategorical(logits, _) | Bernoulli(logits):
             return logits
         case QValues(values):
@@ -63,6 +68,20 @@ def pack(dist: ActionDist) -> Floats:
             return np.concatenate([mean, np.broadcast_to(log_std, mean.shape)], axis=1)
         case Point(action):
             return action
+
+
+def packed(dist: AnyDist) -> Packed:
+    """Pack a batch of distributions, with its kind, as float32."""
+    if isinstance(dist, Packed):
+        return dist
+    return Packed(kind_of(dist), np.asarray(pack(dist), np.float32))
+
+
+def opened(dist: AnyDist, action: ActionSpec) -> ActionDist:
+    """Return the distributions that were packed, as they are if they were not."""
+    if isinstance(dist, Packed):
+        return unpack(dist.kind, dist.rows, action)
+    return dist
 
 
 def action_size(action: ActionSpec) -> int:
@@ -124,16 +143,19 @@ def check_kind(kind: Kind, action: ActionSpec) -> None:
         )
 
 
-def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
-    """Make sure that a policy's answer fits the actions, the batch, and is finite.
+def check(dist: AnyDist, action: ActionSpec, batch: int) -> Packed:
+    """Check that a policy's answer fits the actions and the batch, and is finite.
+
+    Returns:
+        The answer, packed.
 
     Raises:
         SpecError: If the kind or the shape does not fit.
         NumbersError: If a number is NaN or infinite.
     """
-    kind = kind_of(dist)
+    found = packed(dist)
+    kind, rows = found.kind, found.rows
     check_kind(kind, action)
-    rows = pack(dist)
     expected = (batch, width(kind, action))
     if rows.shape != expected:
         raise SpecError(
@@ -142,16 +164,18 @@ def check(dist: ActionDist, action: ActionSpec, batch: int) -> None:
         )
     if isinstance(dist, MultiCategorical) and dist.sizes != getattr(action, "sizes", None):
         raise SpecError(f"The policy chooses out of {dist.sizes}, the environment out of {action}.")
-    if isinstance(dist, SquashedGaussian) and not (isinstance(action, BoxSpec) and action.bounded):
+    if kind == "squashed" and not (isinstance(action, BoxSpec) and action.bounded):
         raise SpecError(f"A squashed Gaussian needs finite bounds; they are {action}.")
     finite = np.isfinite(rows)
     if not finite.all():
         bad = int((~finite.all(axis=1)).sum())
         raise NumbersError(f"The policy's answer holds NaN or infinity in {bad} of {batch} rows.")
+    return found
 
 
+@functools.lru_cache(maxsize=64)
 def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
-    """The bounds of a box in float32, (d,) each, rounded inwards.
+    """The bounds of a box in float32, (d,) each, rounded inwards; read-only.
 
     To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is kept in
     float64.
@@ -167,7 +191,10 @@ def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     inside_high = np.where(near_high > high, down, near_high)
     # Bounds that are nearer than neighbouring float32 leave none between them.
     none = inside_low > inside_high
-    return (np.where(none, near_low, inside_low), np.where(none, near_low, inside_high))
+    found = (np.where(none, near_low, inside_low), np.where(none, near_low, inside_high))
+    for each in found:
+        each.flags.writeable = False
+    return found
 
 
 def unsquash(squashed: Floats, action: ActionSpec) -> Floats:
@@ -186,12 +213,14 @@ def _start(action: ActionSpec) -> int:
     return action.start if isinstance(action, DiscreteSpec) else 0
 
 
-def mode(dist: ActionDist, action: ActionSpec) -> Actions:
+def mode(dist: AnyDist, action: ActionSpec) -> Actions:
     """The most probable actions, in the environment's units: (batch, …).
 
     Ties between choices go to the lowest index.
     """
     match dist:
+        case Packed():
+            return mode(opened(dist, action), action)
         case Categorical(scores) | QValues(scores):
             return np.asarray(scores.argmax(axis=1) + _start(action))
         case MultiCategorical(logits, sizes):
@@ -230,9 +259,17 @@ def sample(dist: ActionDist, action: ActionSpec, random: np.random.Generator) ->
             return mode(dist, action)
 
 
-def rows(dist: ActionDist, index: Any) -> ActionDist:
+@overload
+def rows(dist: Packed, index: Any) -> Packed: ...
+@overload
+def rows(dist: ActionDist, index: Any) -> ActionDist: ...
+@overload
+def rows(dist: AnyDist, index: Any) -> AnyDist: ...
+def rows(dist: AnyDist, index: Any) -> AnyDist:
     """Take some rows of a batch; `index` is a slice, an index array or a mask."""
     match dist:
+        case Packed(kind, every):
+            return Packed(kind, every[index])
         case MultiCategorical(logits, sizes):
             return MultiCategorical(logits[index], sizes)
         case Gaussian(mean, log_std) | SquashedGaussian(mean, log_std):
@@ -242,7 +279,7 @@ def rows(dist: ActionDist, index: Any) -> ActionDist:
             return type(dist)(pack(dist)[index])
 
 
-def stack(dists: Sequence[ActionDist], action: ActionSpec) -> ActionDist:
+def stack(dists: Sequence[AnyDist], action: ActionSpec) -> ActionDist:
     """Join batches of the same kind, one after another."""
     kinds = {kind_of(dist) for dist in dists}
     if len(kinds) != 1:

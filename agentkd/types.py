@@ -85,6 +85,26 @@ ActionDist = (
     Categorical | QValues | MultiCategorical | Bernoulli | Gaussian | SquashedGaussian | Point
 )
 
+Kind = Literal[
+    "categorical", "qvalues", "multicategorical", "bernoulli", "gaussian", "squashed", "point"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch of distributions as it travels and is stored.
+
+    Attributes:
+        kind: The kind of all of them.
+        rows: One row of numbers for each; `agentkd.dists` says how they lie.
+    """
+
+    kind: Kind
+    rows: Floats
+
+
+AnyDist = ActionDist | Packed
+
 State = tuple[Floats, ...]
 """A recurrent policy's memory; each array is (batch, …)."""
 
@@ -116,13 +136,13 @@ class Labels(NamedTuple):
 
     Attributes:
         obs: (batch, obs).
-        dist: The planner's answers.
+        dist: The planner's answers; packed where they come from another process.
         link: How many labels before it the one of the tick before came, (batch,); 0 where there is
             none, so that whoever has a memory begins afresh. None where nobody knows.
     """
 
     obs: Floats
-    dist: ActionDist
+    dist: AnyDist
     link: NDArray[np.int32] | None = None
 
 
@@ -163,8 +183,11 @@ class Disagreeing(Protocol):
 class DistillerLike(Protocol):
     """Whatever turns labels into executor weights."""
 
-    def add(self, obs: Floats, dist: ActionDist, /) -> None:
-        """Take labels: observations (batch, size) and the planner's answer to them."""
+    def add(self, obs: Floats, dist: AnyDist, /) -> None:
+        """Take labels: observations (batch, size) and the planner's answer to them.
+
+        `agentkd.dists.opened` makes an action distribution of it.
+        """
         ...
 
     def step(self) -> Mapping[str, float]:
@@ -211,12 +234,12 @@ class Guidance:
             obs), or None.
     """
 
-    rows: ActionDist | None = None
+    rows: AnyDist | None = None
     goal: Floats | None = None
     expected: Floats | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Strategy:
     """What a planner hands the runtime: rows for the ticks `obs_tick + k`, k = 0, 1, ….
 
@@ -232,6 +255,13 @@ class Strategy:
         partial: Whether the planner was still improving it.
         expected: What the planner expects to be observed at each row's tick, (rows, obs), or None.
         doubt: How far the planner's members were apart; NaN if it has none.
+        actions: The most probable action of each row, (rows, …); None without rows.
+        start: The first tick that it may serve.
+        origin: The tick of the observation.
+        part: Counts the answers to one request.
+        assumed: The actions that the planner counted on from `origin` to the tick of row 0, flat;
+            one more where the executor acts: its own at that tick.
+        predicted: The observation that row 0 is for, (obs,), if it was predicted.
     """
 
     id: int
@@ -244,6 +274,17 @@ class Strategy:
     partial: bool = False
     expected: Floats | None = None
     doubt: float = math.nan
+    actions: Any = None
+    start: int = 0
+    origin: int = 0
+    part: int = 0
+    assumed: Floats | None = None
+    predicted: Floats | None = None
+
+    @property
+    def horizon(self) -> int:
+        """How many rows it has."""
+        return 0 if self.actions is None else len(self.actions)
 
 
 Source = Literal["strategy", "executor", "hold", "default"]

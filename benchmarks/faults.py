@@ -20,9 +20,9 @@ import numpy as np
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.report.report import Section
-from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Process
+from agentkd.runtime.planner import ProcessPlanner
 from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.workers.host import Patience, Process
 from agentkd.types import Floats, SquashedGaussian
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table

@@ -22,10 +22,10 @@ from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import Interrupt, Lived, Setting, live
 from agentkd.planners import load_planner
 from agentkd.report.report import Plot, Section, Series
-from agentkd.runtime.ports import AnyPlanner
-from agentkd.runtime.process import Process
-from agentkd.runtime.result import SOURCES
-from agentkd.runtime.router import Mode
+from agentkd.runtime.arbiter import Mode
+from agentkd.runtime.connect import AnyPlanner
+from agentkd.runtime.loop import SOURCES
+from agentkd.runtime.workers.host import Process
 from agentkd.spec import to_json
 from benchmarks.runner import (
     Benchmark,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError, did_you_mean
+from agentkd.types import Kind
 
 _CHOICES: tuple[Kind, ...] = ("categorical", "qvalues", "multicategorical", "bernoulli")
 _BOXES: tuple[Kind, ...] = ("gaussian", "squashed", "point")

@@ -22,8 +22,8 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.report.report import Section
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.planner_port import InlinePlanner
-from agentkd.runtime.seams import Seam
+from agentkd.runtime.blending import Seam
+from agentkd.runtime.in_process import InlinePlanner
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point

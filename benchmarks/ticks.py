@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.report.report import Section
-from agentkd.runtime.process import Process
 from agentkd.runtime.runtime import Runtime
+from agentkd.runtime.workers.host import Process
 from agentkd.spec import to_json
 from agentkd.types import Floats, SquashedGaussian
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from agentkd import dists
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import ActionDist, Categorical, Floats, Guidance, Point, State
+from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance, Point, State
 
 SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(4))
 BOX = Spec(SPEC.obs, BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))
@@ -227,10 +228,10 @@ class Towards:
         if self.record:
             Path(self.record).write_text("warm")
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
-        assert isinstance(dist, Categorical)
+    def add(self, obs: Floats, dist: AnyDist) -> None:
+        assert dists.kind_of(dist) == "categorical"
         self.obs += obs.tolist()
-        self.votes += dist.logits.sum(axis=0)
+        self.votes += dists.pack(dist).sum(axis=0)
 
     def step(self) -> Mapping[str, float]:
         if len(self.obs) < self.after:

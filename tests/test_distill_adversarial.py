@@ -13,11 +13,11 @@ from agentkd.distillation.terms import parse_terms
 from agentkd.distillation.terms.adversarial import Adversarial, Adversary
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.term import Batch, Ground
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.network import Network
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, ObsSpec, Part, Spec
+from agentkd.types import Kind
 
 OBS = ObsSpec((Part("", "box", (2,), "float32"),))
 CHOICE = Spec(OBS, DiscreteSpec(3))

@@ -19,12 +19,12 @@ from agentkd.distillation.dataset import About, FolderDataset, Rows, read_datase
 from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
 from agentkd.distillation.offline import DatasetSource, open_dataset
 from agentkd.distillation.recording import record
-from agentkd.dists import Kind, mode, pack, unpack
+from agentkd.dists import mode, pack, unpack
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
-from agentkd.types import ActionDist, Categorical, Floats, Labels
+from agentkd.types import ActionDist, Categorical, Floats, Kind, Labels
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]

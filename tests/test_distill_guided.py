@@ -30,7 +30,7 @@ from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.distillation.sb3.guide import Gap, Guide, Method, apart_for, gaussian_kl
 from agentkd.distillation.sb3.guided_ppo import GuidedPPO
 from agentkd.distillation.sb3.to_sb3 import to_sb3
-from agentkd.dists import Kind, mode
+from agentkd.dists import mode
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
@@ -44,7 +44,7 @@ from agentkd.spec import (
     Spec,
     env_spec,
 )
-from agentkd.types import ActionDist, Categorical, Floats, Gaussian, Point, QValues
+from agentkd.types import ActionDist, Categorical, Floats, Gaussian, Kind, Point, QValues
 from tests.cli_planners import Memory, balance
 from tests.cli_reports import report, undocumented
 

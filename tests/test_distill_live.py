@@ -18,7 +18,7 @@ from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.gate import MARGINS, Gate, GateOptions
 from agentkd.distillation.live import LiveDistiller, LiveOptions
 from agentkd.distillation.service import build
-from agentkd.dists import KINDS, Kind
+from agentkd.dists import KINDS
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -34,7 +34,7 @@ from agentkd.spec import (
     Spec,
     to_json,
 )
-from agentkd.types import ActionDist, Floats, Labels, Point, SquashedGaussian
+from agentkd.types import ActionDist, Floats, Kind, Labels, Point, SquashedGaussian
 
 OBS = ObsSpec((Part("", "box", (3,), "float32"),))
 BOX = Spec(OBS, BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))

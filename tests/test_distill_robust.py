@@ -12,10 +12,10 @@ from agentkd.distillation.terms.match import Match
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.robust import Robust
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.measure.perturb import Way, perturbed
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec
+from agentkd.types import Kind
 
 BOX = BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,))
 

@@ -16,10 +16,10 @@ from agentkd.distillation.terms.choices import Hard, Soft
 from agentkd.distillation.terms.match import Match
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Weighted
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Head
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
+from agentkd.types import Kind
 
 BOX = BoxSpec((-2.0, 0.0), (2.0, 1.0), (2,))
 

@@ -17,7 +17,7 @@ import agentkd
 from agentkd import Agent, Executor, Runtime, env_spec, initial
 from agentkd.errors import ConfigError, NumbersError, SpecError
 from agentkd.executors.native import compiler
-from agentkd.runtime.arguments import AgentOptions
+from agentkd.runtime.connect import AgentOptions
 from agentkd.spec import flatten_one
 from agentkd.types import Categorical, Floats
 from tests.waiting import ENOUGH

@@ -29,7 +29,8 @@ from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import PROTOCOL, Address, address_of, read_token
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner
-from agentkd.runtime.ports import planner_port
+from agentkd.runtime.codec import Seen
+from agentkd.runtime.connect import planner_port
 from agentkd.spec import BoxSpec, Spec, to_json
 from agentkd.types import Categorical, Floats, Gaussian, Guidance
 from tests.planner_impostor import impostor, introduce
@@ -494,7 +495,7 @@ def test_a_planner_that_was_given_up_can_be_asked_in_another_run() -> None:
         for _ in range(2):
             port = ThreadPlanner(remote)
             port.open(SPEC, None)
-            port.submit(0, 0, batch(1)[0])
+            port.submit(Seen(0, 0, 0, batch(1)[0]))
             answers: list[Any] = []
 
             def came(port: ThreadPlanner = port, got: list[Any] = answers) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +18,14 @@ from agentkd.runtime import (
     InlineDistiller,
     InlinePlanner,
     Mode,
+    PlannerPort,
     Process,
     StrategyOptions,
     ThreadPlanner,
 )
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.thinking import Thinker
+from agentkd.runtime.query import PlannerQuery
 from agentkd.spec import (
     BoxSpec,
     DiscreteSpec,
@@ -262,11 +264,12 @@ def test_memory_of_a_planner_steps_through_every_state() -> None:
 
 def test_a_memory_with_a_gap_teaches_nothing_until_it_starts_afresh() -> None:
     """After a state that it never saw, a recurrent planner's labels are left out."""
-    thinker = Thinker(Counting(), constant(0).spec, backlog=True)
+    query = PlannerQuery(Counting(), constant(0).spec, backlog=True)
 
     def labels(*ticks: int, episode: int) -> int:
         seen = [Seen(tick, episode, 0, see(tick)) for tick in ticks]
-        return len(thinker.think(seen).obs)
+        _, labels = query.last(seen)
+        return 0 if labels is None else len(labels.obs)
 
     assert labels(0, 1, 2, episode=0) == 3
     assert labels(4, 5, episode=0) == 0
@@ -356,11 +359,13 @@ def test_budget_waits_only_for_a_planner_that_keeps_it() -> None:
     polls: list[int] = []
     poll = port.poll
 
-    class Watched:
-        open, await_ready, submit = port.open, port.await_ready, port.submit
-        supervise, counts, close = port.supervise, port.counts, port.close
-        follow, ready = port.follow, True
+    class Watched(PlannerPort):
         mute = False
+
+        def open(self, spec: Spec, ring: Any, demands: Any = None) -> None: ...
+
+        def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
+            port.submit(seen, before)
 
         def poll(self, tick: int, /) -> Any:
             polls.append(tick)

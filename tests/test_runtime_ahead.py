@@ -23,8 +23,8 @@ from agentkd.runtime import (
     workers_needed,
 )
 from agentkd.runtime.codec import Seen, flat_actions
+from agentkd.runtime.query import PlannerQuery
 from agentkd.runtime.rollforward import Foresight, Lead
-from agentkd.runtime.thinking import Thinker
 from tests.runtime_children import (
     SPEC,
     Ahead,
@@ -317,9 +317,9 @@ def test_new_episode_ends_thinking_on_the_tick_as_well() -> None:
 
 def test_planner_without_any_answer_is_an_error() -> None:
     """`improve` has to give at least one answer."""
-    thinker = Thinker(Anytime(0), SPEC, backlog=False)
+    query = PlannerQuery(Anytime(0), SPEC, backlog=False)
     with pytest.raises(PlannerError, match="no answer"):
-        thinker.think([Seen(0, 0, 0, see(0))])
+        query.last([Seen(0, 0, 0, see(0))])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from typing import Any, final
 import numpy as np
 import pytest
 
+from agentkd.dists import packed
 from agentkd.executors.acting import NumpyForm
-from agentkd.runtime import Agent, InlinePlanner, Mode, PlannerCounts, Runtime
+from agentkd.runtime import Agent, InlinePlanner, Mode, PlannerPort, Runtime
 from agentkd.runtime import decider as decider_module
-from agentkd.runtime.codec import Answer
+from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.status import Health
 from agentkd.spec import Spec
 from tests.runtime_children import SPEC, Echo, Steps, constant, one_hot
 
@@ -39,54 +39,38 @@ class Clock:
 
 
 @final
-class Late:
+class Late(PlannerPort):
     """A planner whose answers take so many nanoseconds of a clock."""
 
     def __init__(self, clock: Clock, takes: int) -> None:
-        self.clock, self.takes, self.ready = clock, takes, True
+        self.clock, self.takes, self.up = clock, takes, True
         self.flight: deque[tuple[int, Answer]] = deque()
+
+    @property
+    def ready(self) -> bool:
+        return self.up
 
     def open(self, spec: Spec, ring: Any, demands: Any = None) -> None: ...
 
-    def await_ready(self, timeout: float | None = None) -> None: ...
-
-    def submit(
-        self,
-        tick: int,
-        episode: int,
-        obs: Any,
-        lead: int = 0,
-        committed: Any = None,
-        *,
-        more: bool = False,
-    ) -> None:
+    def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
         answer = Answer(
-            id=tick,
-            episode=episode,
-            tick=tick,
+            id=seen.tick,
+            episode=seen.episode,
+            tick=seen.tick,
             labels=1,
             thinking=self.takes * 1e-9,
             latency=self.takes * 1e-9,
-            rows=one_hot([3]),
-            seen=tick,
+            rows=packed(one_hot([3])),
+            seen=seen.tick,
         )
-        if self.ready:
+        if self.up:
             self.flight.append((self.clock.ns + self.takes, answer))
-
-    def follow(self, executor: Any) -> None: ...
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
         found = []
         while self.flight and self.flight[0][0] <= self.clock.ns:
             found.append(self.flight.popleft()[1])
         return found
-
-    def supervise(self) -> None: ...
-
-    def counts(self) -> PlannerCounts:
-        return PlannerCounts(health=Health())
-
-    def close(self) -> None: ...
 
 
 def build(
@@ -133,11 +117,11 @@ def test_planner_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
     """A planner that is lost costs nothing from the next tick on, and then is back."""
     decider, port, clock = build(monkeypatch, BUDGET // 2)
     decide(decider, clock, 20)
-    port.ready, clock.slept = False, 0
+    port.up, clock.slept = False, 0
     port.flight.clear()
     assert decide(decider, clock, 20) == ["executor"] * 20
     assert clock.slept == 0
-    port.ready = True
+    port.up = True
     assert "strategy" in decide(decider, clock, 20)
 
 
@@ -156,7 +140,7 @@ def test_latency_is_told_with_and_without_a_planner(monkeypatch: pytest.MonkeyPa
     """Decisions are timed apart while a planner is ready and while none is."""
     decider, port, clock = build(monkeypatch, BUDGET // 2)
     decide(decider, clock, 20)
-    port.ready = False
+    port.up = False
     decide(decider, clock, 5)
     metrics = decider.metrics.snapshot()
     found = metrics["decision_latency_by_planner_us"]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.runtime import Realtime, Tick, VirtualClock, WallClock, realtime, scheduling
+from agentkd.runtime import Realtime, Tick, VirtualClock, WallClock, realtime
+from agentkd.runtime import clock as clocks
 
 MS = 1_000_000
 
@@ -146,7 +147,7 @@ def test_what_is_not_granted_is_told_and_not_fatal(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    monkeypatch.setattr(scheduling, "_privileged", lambda: False)
+    monkeypatch.setattr(clocks, "_privileged", lambda: False)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
     wanted = Realtime(priority=50, cores=[0], lock_memory=True)
     with realtime(wanted) as told:

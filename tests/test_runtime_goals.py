@@ -25,7 +25,7 @@ from agentkd.runtime import (
 )
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.goals import GoalMemory, write_goal
-from agentkd.runtime.thinking import Demands, Thinker
+from agentkd.runtime.query import Demands, PlannerQuery
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats
 from tests.runtime_children import SPEC, Guiding, Towards, one_hot
@@ -206,9 +206,9 @@ def test_recurrent_planner_may_give_goals() -> None:
 
             return Guidance(None, np.repeat(state[0], 2, axis=1)), (state[0] + 1,)
 
-    thinker = Thinker(Remembering(), SPEC, backlog=True, demands=Demands(goals=GOALS))
+    query = PlannerQuery(Remembering(), SPEC, backlog=True, demands=Demands(goals=GOALS))
     seen = [Seen(tick, 0, 0, see(tick)) for tick in range(3)]
-    answer = thinker.think(seen).answer
+    answer = query.last(seen)[0]
     assert answer.goal is not None
     assert answer.goal.tolist() == [[2.0, 2.0]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.runtime import Agent, Guard, Only
+from agentkd.runtime import Agent, Guard
 from agentkd.types import Floats
 from tests.runtime_children import constant
 from tests.test_runtime_routers import lived, see
@@ -46,12 +46,12 @@ def test_guard_hands_control_back_only_when_it_is_sure() -> None:
     """After a veto the source waits for its dwell, then for safe actions in a row."""
     unsafe = {2}
     guard = Guard(lambda obs, action: int(obs[0]) not in unsafe, dwell=3, recover=2)
-    acted, _ = lived([Only("strategy"), guard], ticks=10)
+    acted, _ = lived([guard], mode="planner", ticks=10)
     reasons = [reason for _, _, reason in acted]
     assert reasons == ["fresh"] * 2 + ["guard"] * 4 + ["fresh"] * 4
     unsafe.add(5)
     guard = Guard(lambda obs, action: int(obs[0]) not in unsafe, dwell=3, recover=2)
-    acted, _ = lived([Only("strategy"), guard], ticks=12)
+    acted, _ = lived([guard], mode="planner", ticks=12)
     reasons = [reason for _, _, reason in acted]
     assert reasons == ["fresh"] * 2 + ["guard"] * 7 + ["fresh"] * 3
 
@@ -59,7 +59,7 @@ def test_guard_hands_control_back_only_when_it_is_sure() -> None:
 def test_guard_may_be_stricter_on_the_way_back() -> None:
     """A second check decides when a source that was refused may act again."""
     guard = Guard(lambda obs, action: obs[0] != 1, back=lambda obs, action: bool(obs[0] >= 4))
-    acted, _ = lived([Only("strategy"), guard], ticks=6)
+    acted, _ = lived([guard], mode="planner", ticks=6)
     assert [source for _, source, _ in acted] == ["strategy"] + ["default"] * 3 + ["strategy"] * 2
 
 

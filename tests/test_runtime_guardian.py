@@ -17,7 +17,7 @@ from agentkd.distillation.task import Task
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
-from agentkd.runtime.guardian import offspring
+from agentkd.runtime.workers.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.runtime_children import constant
 from tests.waiting import wait_for

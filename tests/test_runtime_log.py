@@ -32,7 +32,7 @@ from agentkd.runtime import log as logs
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.replay import replay
 from tests.runtime_children import BOX, SPEC, Ahead, Anytime, Echo, Guiding, Towards, constant
-from tests.test_runtime_seams import Levels
+from tests.test_runtime_blending import Levels
 
 
 def see(*numbers: float) -> Any:
@@ -255,6 +255,8 @@ def test_killed_while_files_change(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step between two files, what was written before is readable."""
+    # Only this thread writes, or two of them would write at once.
+    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     recorder = DecisionLog(path)
     agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)

@@ -14,6 +14,7 @@ from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.runtime.codec import (
     Answer,
+    Seen,
     SeenCodec,
     action_width,
     answer_size,
@@ -24,11 +25,9 @@ from agentkd.runtime.codec import (
     flat_actions,
     shaped_action,
 )
-from agentkd.runtime.mailbox import Mailbox
-from agentkd.runtime.memory import Bell
-from agentkd.runtime.ring import LabelRing
+from agentkd.runtime.workers.channels import Bell, LabelRing, Mailbox
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
-from agentkd.types import Categorical, Gaussian, Point, QValues
+from agentkd.types import Categorical, Gaussian, Packed, Point, QValues
 from tests.runtime_children import SPEC, one_hot
 
 BOX = Spec(SPEC.obs, BoxSpec((-1.0, -1.0), (1.0, 1.0), (2,)))
@@ -147,17 +146,18 @@ def test_labels_of_different_kinds_are_kept_apart() -> None:
     ring.push(obs, Point(two))
     ring.push(obs, Gaussian(two, -two))
     first, second = (each.dist for each in ring.take())
-    assert isinstance(first, Point)
-    assert np.array_equal(first.action, two)
-    assert isinstance(second, Gaussian)
-    assert np.array_equal(second.log_std, -two)
+    assert dists.kind_of(first) == "point"
+    assert np.array_equal(dists.pack(first), two)
+    opened = dists.opened(second, BOX.action)
+    assert isinstance(opened, Gaussian)
+    assert np.array_equal(opened.log_std, -two)
 
 
 def test_observations_survive_the_wire() -> None:
     """An observation is read back with its tick, episode and time."""
     codec = SeenCodec(SPEC)
     obs = np.array([1.5, -2, np.float32(1e-30)], np.float32)
-    seen = codec.decode(bytes(codec.encode(7, 2, 123, obs)))
+    seen = codec.decode(bytes(codec.encode(Seen(7, 2, 123, obs))))
     assert (seen.tick, seen.episode, seen.time) == (7, 2, 123)
     assert np.array_equal(seen.obs, obs)
 
@@ -172,17 +172,18 @@ def test_observations_survive_the_wire() -> None:
 )
 def test_answers_survive_the_wire(spec: Spec, dist: Categorical) -> None:
     """An answer is read back with its kind, its rows and its numbers."""
-    answer = Answer(3, 1, 40, 9, 0.25, 0.5, dist)
+    answer = Answer(3, 1, 40, 9, 0.25, 0.5, dists.packed(dist))
     back = decode_answer(encode_answer(answer), spec)
     assert (back.id, back.episode, back.tick, back.labels) == (3, 1, 40, 9)
     assert (back.thinking, back.latency) == (0.25, 0.5)
-    assert type(back.rows) is type(dist)
-    assert np.array_equal(dists.pack(back.rows), dists.pack(dist))
+    assert back.rows is not None
+    assert type(dists.opened(back.rows, spec.action)) is type(dist)
+    assert np.array_equal(back.rows.rows, dists.pack(dist))
 
 
 def test_what_an_answer_counted_on_survives_the_wire() -> None:
     """Assumed actions and the predicted observation are read back, in their place."""
-    rows = Categorical(np.eye(4, dtype=np.float32)[:3])
+    rows = dists.packed(Categorical(np.eye(4, dtype=np.float32)[:3]))
     assumed, predicted = (np.array([[1], [3]], np.float32), np.arange(3, dtype=np.float32))
     expected = np.ones((3, 3), np.float32)
     answer = Answer(3, 1, 42, 9, 0.25, 0.5, rows, 40, expected=expected)
@@ -200,7 +201,8 @@ def test_what_an_answer_counted_on_survives_the_wire() -> None:
 
 def test_answer_of_another_environment_is_refused() -> None:
     """Bytes that do not fit the actions are a planner's error, not a crash."""
-    answer = Answer(3, 1, 40, 9, 0.25, 0.5, Categorical(np.ones((1, 5), np.float32)))
+    rows = dists.packed(Categorical(np.ones((1, 5), np.float32)))
+    answer = Answer(3, 1, 40, 9, 0.25, 0.5, rows)
     for message in (encode_answer(answer), b"short"):
         with pytest.raises(PlannerError, match="bytes"):
             decode_answer(message, SPEC)
@@ -238,7 +240,7 @@ def test_answers_with_goals_and_expectations_come_through(
         labels=4,
         thinking=0.5,
         latency=0.75,
-        rows=Gaussian(numbers(rows, 2), numbers(rows, 2)) if rows else None,
+        rows=Packed("gaussian", numbers(rows, 4)) if rows else None,
         seen=seen,
         part=3,
         partial=partial,
@@ -258,7 +260,7 @@ def test_answers_with_goals_and_expectations_come_through(
         assert wrote is None or np.array_equal(wrote, got)
     assert (read.rows is None) == (not rows)
     if read.rows is not None and answer.rows is not None:
-        assert np.array_equal(dists.pack(read.rows), dists.pack(answer.rows))
+        assert np.array_equal(read.rows.rows, answer.rows.rows)
     if len(message) > answer_size(BOX, 0):
         with pytest.raises(PlannerError):
             decode_answer(message[:-4], BOX)
@@ -269,11 +271,11 @@ def test_what_is_committed_goes_with_an_observation() -> None:
     codec = SeenCodec(BOX, ahead=3)
     actions = np.arange(10, dtype=np.float32).reshape(5, 2)
     obs = np.ones(3, np.float32)
-    seen = codec.decode(bytes(codec.encode(7, 2, 123, obs, 4, actions)))
+    seen = codec.decode(bytes(codec.encode(Seen(7, 2, 123, obs, 4, actions))))
     assert (seen.tick, seen.lead) == (7, 4)
     assert seen.committed is not None
     assert seen.committed.tolist() == actions[:3].tolist()
-    plain = codec.decode(bytes(codec.encode(8, 2, 124, obs)))
+    plain = codec.decode(bytes(codec.encode(Seen(8, 2, 124, obs))))
     assert plain.lead == 0
     assert plain.committed is not None
     assert len(plain.committed) == 0

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from agentkd.runtime.loop import Timeline
 from agentkd.runtime.metrics import Agreement, Histogram, Metrics
-from agentkd.runtime.result import Timeline
 from agentkd.spec import BoxSpec
 from agentkd.types import Decision, Point
 from tests.runtime_children import SPEC, one_hot

@@ -26,7 +26,6 @@ from agentkd.runtime import (
     Hold,
     Mode,
     Moment,
-    Only,
     Router,
     Shadow,
     Uncertainty,
@@ -34,12 +33,11 @@ from agentkd.runtime import (
     Valid,
     spread,
 )
+from agentkd.runtime.arbiter import ORDER, Arbiter, check_mode
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.router import ORDER, check_mode
-from agentkd.runtime.routing import Routing
+from agentkd.runtime.query import PlannerQuery
 from agentkd.runtime.strategies import Strategies
-from agentkd.runtime.thinking import Thinker
 from agentkd.types import Categorical, Decision, Floats, Guidance, Source
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant, one_hot
 from tests.test_runtime_strategies import answer
@@ -104,15 +102,16 @@ def test_first_source_that_nobody_refuses_acts(
 ) -> None:
     """Strategy, executor, hold, default: the first there is that no router refuses."""
     routers = [Refusing(*first), Refusing(*second)]
-    routing = Routing(SPEC, mode, routers, None, Metrics(SPEC.action))
+    arbiter = Arbiter(SPEC, mode, routers, None, 0, Metrics(SPEC.action))
     strategies = Strategies(SPEC)
     theirs, why = None, "late"
     if strategy and mode != "executor":
         strategies.offer(answer(0, [1]), 0, 0)
         theirs, why = strategies.serve(0)
     form = NumpyForm(constant(2))
-    routing.begin(0, OBS, form, math.inf, 2, 3 if held else None, 0)
-    action, source, reason = routing.choose(strategies, theirs, why, 0)
+    arbiter.show(0, OBS, form, math.inf, 0)
+    last = 3 if held else None
+    action, source, reason = arbiter.choose(strategies, theirs, 2, last, why)
     there = {
         "strategy": theirs is not None,
         "executor": mode != "planner",
@@ -150,20 +149,6 @@ def test_unknown_mode_is_refused_with_a_suggestion() -> None:
     """A mode that does not exist is refused, and the nearest one named."""
     with pytest.raises(ConfigError, match="runtime"):
         check_mode("runtim")
-
-
-@pytest.mark.parametrize(("only", "mode"), [("strategy", "planner"), ("executor", "executor")])
-@pytest.mark.parametrize("latency", [0, 2])
-def test_only_is_the_mode_spelt_as_a_router(only: Any, mode: Mode, latency: int) -> None:
-    """Planner only and executor only act as the modes of these names do."""
-    acted, _ = lived([Only(only)], latency=latency)
-    assert acted == lived([], latency=latency, mode=mode)[0]
-
-
-def test_nobody_left_to_decide_is_refused() -> None:
-    """Routers that leave out both strategy and executor is invalid."""
-    with pytest.raises(ConfigError, match="takes part"):
-        Agent(constant(0), routers=[Only("strategy"), Only("executor")])
 
 
 def test_age_has_a_limit() -> None:
@@ -296,11 +281,11 @@ def test_members_are_asked_once_a_request() -> None:
         calls.append(len(obs))
         return Categorical(np.tile(np.eye(4, dtype=np.float32)[1], (len(obs), 1)))
 
-    thinker = Thinker(Ensemble((member, member), SPEC), SPEC, backlog=False)
+    query = PlannerQuery(Ensemble((member, member), SPEC), SPEC, backlog=False)
     obs = np.zeros(SPEC.obs.size, np.float32)
-    thought = thinker.think([Seen(0, 0, 0, obs)])
+    answer, _ = query.last([Seen(0, 0, 0, obs)])
     assert calls == [1, 1]
-    assert thought.answer.doubt == pytest.approx(0, abs=1e-6)
+    assert answer.doubt == pytest.approx(0, abs=1e-6)
 
 
 def test_shadow_is_compared_and_never_acts() -> None:
@@ -383,7 +368,6 @@ def test_moment_shows_both_distributions() -> None:
         (lambda: Uncertainty(math.nan), "NaN"),
         (lambda: Disagreement(-0.5), "most"),
         (lambda: Disagreement(0.5, between="us"), "between"),  # type: ignore[arg-type]
-        (lambda: Only("hold"), "strategy"),  # type: ignore[arg-type]
         (lambda: Shadow("hold"), "strategy"),  # type: ignore[arg-type]
         (lambda: spread([constant(0)], SPEC.action), "at least 2"),
     ],

@@ -185,7 +185,7 @@ async def test_cancelled_run_leaves_nothing() -> None:
         hz=500,
         wait=True,
     )
-    pids = []
+    pids: list[Any] = []
 
     async def main() -> None:
         async with runtime:

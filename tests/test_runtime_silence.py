@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
-from agentkd.runtime.priority import Usage
-from agentkd.runtime.silence import Silence
+from agentkd.runtime.workers.priority import Silence, Usage
 from tests.runtime_children import constant
 from tests.test_runtime_processes import act_until, answered
 
@@ -97,7 +96,7 @@ def test_start_on_a_loaded_machine_is_no_hang(
         looks += 1
         return Usage(0.0, runnable=True)
 
-    monkeypatch.setattr("agentkd.runtime.process.usage", starved)
+    monkeypatch.setattr("agentkd.runtime.workers.host.usage", starved)
     patience = Patience(start=0.01)
     remote = Process("tests.runtime_children:gated", {"path": str(gate)})
     with Agent(constant(2), planner=ProcessPlanner(remote, patience=patience)) as agent:

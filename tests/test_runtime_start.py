@@ -160,7 +160,7 @@ def test_lost_planner_is_restarting(tmp_path: Path) -> None:
     with Agent(constant(2), planner=planner, budget=5.0) as agent:
         agent.await_ready()
         gate.unlink()
-        worker = planner._worker
+        worker = planner._host
         assert worker is not None
         worker._fail("died", "as a test")
         assert agent.metrics()["planner_state"] == "restarting"

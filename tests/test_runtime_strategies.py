@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agentkd.dists import packed
 from agentkd.errors import ConfigError
 from agentkd.runtime import Goals, Seam, StrategyOptions
 from agentkd.runtime.codec import Answer
@@ -17,7 +18,7 @@ from tests.runtime_children import BOX, SPEC, one_hot, points
 
 
 def answer(tick: int, choices: Sequence[int], episode: int = 0) -> Answer:
-    return Answer(1, episode, tick, 1, 0.0, 0.0, one_hot(choices))
+    return Answer(1, episode, tick, 1, 0.0, 0.0, packed(one_hot(choices)))
 
 
 def current(strategies: Strategies) -> list[Strategy]:
@@ -130,7 +131,7 @@ def test_better_part_of_an_answer_takes_over() -> None:
     strategies.offer(replace(whole, part=0, partial=True), 6, 0)
     assert [each.partial for each in current(strategies)] == [True]
     assert strategies.serve(6) == (0, "ahead")
-    better = replace(whole, part=2, rows=one_hot([1, 1, 1, 1]))
+    better = replace(whole, part=2, rows=packed(one_hot([1, 1, 1, 1])))
     strategies.offer(better, 7, 0)
     strategies.offer(replace(whole, part=1, partial=True), 7, 0)
     assert strategies.serve(7) == (1, "ahead")
@@ -201,7 +202,7 @@ def test_goal_of_a_later_tick_waits_for_it() -> None:
 def test_action_is_a_copy() -> None:
     """What a caller does to an action leaves the strategy as it is."""
     strategies = Strategies(BOX)
-    strategies.offer(replace(answer(0, [0]), rows=points([[0.5, 0.5]])), 0, 0)
+    strategies.offer(replace(answer(0, [0]), rows=packed(points([[0.5, 0.5]]))), 0, 0)
     strategies.serve(0)[0][:] = 9
     assert strategies.serve(0)[0].tolist() == [0.5, 0.5]
 

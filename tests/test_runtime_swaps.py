@@ -27,8 +27,7 @@ from agentkd.runtime import (
     RollForward,
     StrategyOptions,
 )
-from agentkd.runtime.swaps import check_fit
-from agentkd.runtime.watched import Watched
+from agentkd.runtime.swaps import Watched, check_fit
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,

@@ -27,11 +27,11 @@ from agentkd.runtime import (
     ThreadPlanner,
     Trust,
 )
+from agentkd.runtime.arbiter import Moment
 from agentkd.runtime.logfile import LogFile
+from agentkd.runtime.query import PlannerQuery
 from agentkd.runtime.replay import replay
-from agentkd.runtime.router import Moment
-from agentkd.runtime.thinking import Thinker
-from agentkd.runtime.worth import Worth
+from agentkd.runtime.scores import Worth
 from agentkd.types import Decision, Source
 from tests.test_runtime_processes import QUICK
 from tests.trust_world import Regulator, ahead, best, executor, moved
@@ -93,7 +93,7 @@ def test_rows_that_act_are_those_for_the_state_that_is_seen(latency: int, after:
 
 def test_a_planner_asked_too_early_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that counted on other actions than those executed never acts."""
-    monkeypatch.setattr(Thinker, "may_ask", lambda self, newest: True)
+    monkeypatch.setattr(PlannerQuery, "may_ask", lambda self, newest: True)
     errors = {}
     for name, options in (("always", ALWAYS), ("trusted", ROLLED)):
         planner = InlinePlanner(Regulator(), latency_ticks=4, after=True)

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, WriteError, did_you_mean
+from agentkd.runtime.arbiter import ORDER
 from agentkd.runtime.log import OLDER
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.replay import Replay, replay
-from agentkd.runtime.router import ORDER
 
 Fits = Callable[[Decided], bool]
 

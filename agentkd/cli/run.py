@@ -169,7 +169,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.task import open_task
     from agentkd.measure.live import Setting
     from agentkd.report.report import prepare_out
-    from agentkd.runtime.seams import HandOver
+    from agentkd.runtime.blending import HandOver
 
     task = open_task(options.env, reference(options), **access(options))
     spec, known = task.spec, task.planner
@@ -321,7 +321,7 @@ def _far(options: Options) -> bool:
 
 
 def _remote(options: Options, spec: Any) -> Any:
-    from agentkd.runtime.process import Process
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import to_json
 
     planner = reference(options)
@@ -348,7 +348,7 @@ def _learning(options: Options, setting: Any) -> Any:
 
 def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
     from agentkd.distillation.service import build
-    from agentkd.runtime.process import Process
+    from agentkd.runtime.workers.host import Process
     from agentkd.spec import to_json
 
     arguments: dict[str, Any] = {

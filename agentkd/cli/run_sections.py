@@ -12,7 +12,7 @@ from agentkd.measure.evaluate import Evaluation
 from agentkd.measure.live import Lived, Setting
 from agentkd.planners import Planner
 from agentkd.report.report import Plot, Section, Series, Table
-from agentkd.runtime.result import SOURCES
+from agentkd.runtime.loop import SOURCES
 
 MEANING = {
     "planner": "acts when its answer arrives, and holds in between",

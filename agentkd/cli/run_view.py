@@ -19,7 +19,7 @@ from agentkd.cli.terminal import Console
 from agentkd.executors.executor import Executor
 from agentkd.measure.live import ArmLook, Lived, Setting
 from agentkd.planners import Planner
-from agentkd.runtime.scheduling import GRANTED
+from agentkd.runtime.clock import GRANTED
 
 _LINE_EVERY = 5.0
 _RECENT = 20

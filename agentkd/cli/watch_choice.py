@@ -11,8 +11,8 @@ from typing import Any, final
 
 from agentkd.errors import ConfigError
 from agentkd.extras import needing
+from agentkd.runtime.clock import Realtime
 from agentkd.runtime.metrics import scalars
-from agentkd.runtime.scheduling import Realtime
 
 _SCALARS_EVERY = 0.5
 

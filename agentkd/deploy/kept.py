@@ -12,11 +12,10 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from agentkd import dists
-from agentkd.dists import Kind
 from agentkd.errors import LoadError, NumbersError, SpecError
 from agentkd.fields import Fields
 from agentkd.spec import Spec
-from agentkd.types import Floats, Labels
+from agentkd.types import Floats, Kind, Labels
 
 ENTRY = "labels"
 """The name of the bundle's entry, and of its key in the manifest."""

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from agentkd.distillation.terms.robust import OwnAnswer
 from agentkd.distillation.terms.term import Ground
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, Head
 from agentkd.executors.network import Network
 from agentkd.measure.lockstep import Evaluation
 from agentkd.measure.perturb import Way, perturbed
 from agentkd.spec import ObsSpec
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+from agentkd.types import ActionDist, Floats, Kind, Policy, RecurrentPolicy
 
 _KINDS: dict[Head, Kind] = {
     "categorical": "categorical",

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from agentkd.archives import array_header, opened_zip, read_array
 from agentkd.distillation.sequences import CUT, HOLE, Sequences, walk_back
-from agentkd.dists import KINDS, Kind, check_kind, kind_of, pack, width
+from agentkd.dists import KINDS, check_kind, kind_of, pack, width
 from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.files import loading, regular
 from agentkd.sizes import is_whole
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import AnyDist, Floats, Kind
 
 _MOST_BYTES = 1 << 30
 _MOST_FILE = 1 << 36
@@ -72,7 +72,7 @@ class LabelBuffer:
         """How much memory the labels take, in bytes."""
         return 4 * self._size * int(self._rows.shape[1])
 
-    def add(self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None) -> None:
+    def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
         """Keep labels; rows that hold NaN or infinity are counted and left out.
 
         Args:

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd import spec as specs
-from agentkd.dists import KINDS, Kind
+from agentkd.dists import KINDS
 from agentkd.errors import LoadError
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors
 from agentkd.printable import logger
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Kind
 
 log = logger(__name__)
 

@@ -16,10 +16,9 @@ from safetensors.numpy import save as write_tensors
 from agentkd import dists
 from agentkd import spec as specs
 from agentkd.distillation.dataset import FORMAT, MANIFEST, SCHEMA, About
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError, SpecError, WriteError
 from agentkd.files import write_atomic
-from agentkd.types import ActionDist, Floats
+from agentkd.types import AnyDist, Floats, Kind
 
 _PART = 65_536
 """Labels in a part: some megabytes, unless observations are images."""
@@ -79,7 +78,7 @@ class DatasetWriter:
     def add(
         self,
         obs: Floats,
-        dist: ActionDist,
+        dist: AnyDist,
         reward: Floats,
         begins: NDArray[np.bool_],
         ended: NDArray[np.uint8],

@@ -21,14 +21,13 @@ from agentkd.distillation.restoring import all_like, restore_adam
 from agentkd.distillation.terms import parse_terms, to_text
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.term import Batch, Ground, Terms
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution
 from agentkd.executors.layers import Conv
 from agentkd.executors.network import Network
 from agentkd.fields import Fields
 from agentkd.files import loading
-from agentkd.types import ActionDist, Floats, Labels, Policy, RecurrentPolicy
+from agentkd.types import AnyDist, Floats, Kind, Labels, Policy, RecurrentPolicy
 
 _AVERAGE = 16.0
 _LEAST_STD = 1e-2
@@ -144,7 +143,7 @@ class Distiller:
         self._progress, self._rising = 0.0, 0
         self._good = self._state()
 
-    def add(self, obs: Floats, dist: ActionDist, link: NDArray[np.int32] | None = None) -> None:
+    def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
         """Take labels: observations (batch, obs) and the planner's answer to them.
 
         An executor with a memory learns from sequences: `link` is as in `Labels`.

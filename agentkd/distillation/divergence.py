@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentkd.dists import Kind
 from agentkd.spec import ActionSpec, MultiDiscreteSpec
+from agentkd.types import Kind
 
 _TINY = 1e-6
 _HALVINGS = 30

@@ -21,11 +21,10 @@ from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms.match import Match
 from agentkd.distillation.terms.term import Divergence, Ground
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.types import AnyDist, Floats, Kind, Labels
 
 Reason = Literal["few", "unproven", "recent", "kept"]
 """Why a candidate is refused: too few labels are held out yet; it is not measurably better on
@@ -135,7 +134,7 @@ class Gate:
         every = np.where(early, min(_EARLY, options.every), options.every)
         return np.asarray(run % every == every - 1)
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
+    def add(self, obs: Floats, dist: AnyDist) -> None:
         """Take labels that are held out."""
         if self._recent is None:
             self._recent = self._divergence(dists.kind_of(dist))

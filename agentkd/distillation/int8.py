@@ -24,12 +24,12 @@ from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms import parse_terms
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.term import Ground
-from agentkd.dists import Kind, bounds
+from agentkd.dists import bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.spec import BoxSpec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import ActionDist, Floats, Kind
 
 MOST = 127.0
 """The largest weight in integers."""

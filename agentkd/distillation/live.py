@@ -19,7 +19,7 @@ from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
-from agentkd.types import ActionDist, Floats, Labels
+from agentkd.types import AnyDist, Floats, Labels
 
 _MEASURED = 4
 """One kept label in so many is for the gate and never learnt from."""
@@ -97,7 +97,7 @@ class LiveDistiller:
         self._refused: dict[str, int] = {}
         self._harmful = 0
 
-    def add(self, obs: Floats, dist: ActionDist) -> None:
+    def add(self, obs: Floats, dist: AnyDist) -> None:
         """Take labels: observations (batch, obs) and the planner's answer to them."""
         if self._gate is None:
             self.distiller.add(obs, dist)

@@ -22,7 +22,6 @@ import numpy as np
 from agentkd import dists
 from agentkd.distillation.collector import GOES_ON, TERMINATED, TRUNCATED
 from agentkd.distillation.dataset import About, Dataset, Rows
-from agentkd.dists import Kind
 from agentkd.errors import LoadError, SpecError
 from agentkd.extras import needing
 from agentkd.fields import MOST_BYTES, Fields, parse_json
@@ -38,6 +37,7 @@ from agentkd.spec import (
     flatten,
     obs_spec,
 )
+from agentkd.types import Kind
 
 METADATA, DATA = "metadata.json", "main_data.hdf5"
 PREFIX = "minari:"

@@ -11,7 +11,6 @@ from agentkd import dists, environments
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.sources import CollectionOptions
-from agentkd.dists import Kind
 from agentkd.environments import Environment
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.architecture import initial
@@ -22,7 +21,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.adapt import from_object
 from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
-from agentkd.types import Floats, Policy, RecurrentPolicy
+from agentkd.types import Floats, Kind, Policy, RecurrentPolicy
 
 _MANY = 32
 

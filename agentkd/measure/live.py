@@ -16,12 +16,12 @@ import numpy as np
 from agentkd import environments
 from agentkd.errors import ConfigError, EpisodeError, WorkerError
 from agentkd.executors.executor import Executor
+from agentkd.runtime.arbiter import Mode, Router
+from agentkd.runtime.clock import Realtime
+from agentkd.runtime.connect import AnyDistiller, AnyPlanner
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.ports import AnyDistiller, AnyPlanner
-from agentkd.runtime.result import COLUMNS, RunResult
-from agentkd.runtime.router import Mode, Router
+from agentkd.runtime.loop import COLUMNS, RunResult
 from agentkd.runtime.runtime import Runtime
-from agentkd.runtime.scheduling import Realtime
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, distributions, nn
 
 from agentkd import dists
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network, Trace
@@ -25,6 +24,7 @@ from agentkd.planners.sb3 import network as numpy_network
 from agentkd.planners.sb3.build import Sb3Policy
 from agentkd.planners.sb3.network import Linear, Perceptron
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiDiscreteSpec
+from agentkd.types import Kind
 
 Forward = Callable[[Tensor, Trace | None], Tensor]
 
@@ -106,7 +106,7 @@ def _executor(executor: Executor) -> Opened:
 
 
 def _unsquashed(squashed: Tensor, action: ActionSpec) -> Tensor:
-    low, high = map(torch.from_numpy, dists.bounds(action))
+    low, high = map(torch.tensor, dists.bounds(action))
     return low + 0.5 * (squashed + 1.0) * (high - low)
 
 

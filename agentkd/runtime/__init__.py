@@ -9,36 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.clock import Clock, Tick, VirtualClock, WallClock
-from agentkd.runtime.distiller_port import DistillerCounts, DistillerPort, InlineDistiller
-from agentkd.runtime.distiller_process import ProcessDistiller
+from agentkd.runtime.arbiter import MODES, Mode, Moment, Router
+from agentkd.runtime.blending import Seam
+from agentkd.runtime.clock import Clock, Realtime, Tick, VirtualClock, WallClock, realtime
+from agentkd.runtime.distiller import (
+    DistillerCounts,
+    DistillerPort,
+    InlineDistiller,
+    ProcessDistiller,
+)
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
+from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.planner_port import InlinePlanner, PlannerCounts, PlannerPort, ThreadPlanner
-from agentkd.runtime.planner_process import ProcessPlanner
-from agentkd.runtime.process import Patience, Process
-from agentkd.runtime.result import RunResult
+from agentkd.runtime.loop import RunResult
+from agentkd.runtime.planner import PlannerCounts, PlannerPort, ProcessPlanner
 from agentkd.runtime.rollforward import RollForward
-from agentkd.runtime.router import MODES, Mode, Moment, Router
+from agentkd.runtime.round_robin import Staggered, workers_needed
 from agentkd.runtime.routers import (
     Deadline,
     Disagreement,
     Fresh,
     Guard,
     Hold,
-    Only,
     Shadow,
     Uncertainty,
     Unless,
     Valid,
     spread,
 )
-from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.runtime.scores import Rollback
-from agentkd.runtime.seams import Seam
-from agentkd.runtime.staggered import Staggered, workers_needed
-from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.trust import Trust
+from agentkd.runtime.strategies import StrategyOptions, Trust
+from agentkd.runtime.workers.host import Patience, Process
 
 if TYPE_CHECKING:
     from agentkd.runtime.runtime import Runtime
@@ -60,7 +61,6 @@ __all__ = [
     "InlinePlanner",
     "Mode",
     "Moment",
-    "Only",
     "Patience",
     "PlannerCounts",
     "PlannerPort",

@@ -16,25 +16,28 @@ from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
-from agentkd.runtime.arguments import check_arguments
+from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
-from agentkd.runtime.clock import Clock, VirtualClock, WallClock, make_clock
+from agentkd.runtime.clock import Clock, Realtime, VirtualClock, WallClock, make_clock
+from agentkd.runtime.connect import (
+    AnyDistiller,
+    AnyPlanner,
+    agent_metrics,
+    check_arguments,
+    distiller_port,
+    planner_port,
+    port_metrics,
+)
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.loop import Limits, Loop
+from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.port_metrics import agent_metrics, port_metrics
-from agentkd.runtime.ports import AnyDistiller, AnyPlanner, distiller_port, planner_port
-from agentkd.runtime.process import Process
-from agentkd.runtime.result import RunResult
-from agentkd.runtime.router import Mode, Router
-from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.query import Demands
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.swaps import Swaps
-from agentkd.runtime.thinking import Demands
-from agentkd.runtime.watched import open_executor
+from agentkd.runtime.swaps import Swaps, open_executor
+from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,29 +14,30 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS
 from agentkd.errors import PlannerError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor, head_for
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
-from agentkd.types import ActionDist, Floats
+from agentkd.types import Floats, Packed
 
 _SEEN = struct.Struct("<qqqqii")
 _ANSWER = struct.Struct("<qqqqqqdddiiiiiii")
-_NO_ROWS = -1
 EXPECTED_BYTES = 1 << 20
 """What expected observations may take of an answer."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """An observation that the planner may think about.
+class Seen(NamedTuple):
+    """An observation that the planner may think about: what goes out to it.
 
     Attributes:
-        tick: When it was made.
-        episode: In which episode.
+        tick: The tick.
+        episode: The episode.
         time: When it was handed over, in ns of `time.monotonic_ns`.
         obs: (obs,).
         lead: Ticks by which it is rolled forward before the planner is asked.
         committed: What is done at the ticks from `tick` on as far as that is known, flat, (ticks,
             width); None for nothing.
-        heard: The number of the newest answer that the agent had when it sent this.
+        heard: The number of the newest answer that the agent had when it sent this; the port fills
+            it in.
     """
 
     tick: int
@@ -50,7 +51,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a planner made of the newest observation that it had.
+    """What a planner answered to the newest observation that it had: what comes back.
 
     Attributes:
         id: Counts the requests.
@@ -60,7 +61,7 @@ class Answer:
         labels: How many labels came of the request: this one and the backlog's.
         thinking: Seconds the planner took.
         latency: Seconds from the observation's arrival to this answer.
-        rows: Action distributions for the ticks `tick + k`, or None.
+        rows: Packed distributions for the ticks `tick + k`, or None.
         seen: The tick of the observation.
         part: Counts the answers to one request.
         partial: Whether a better one follows.
@@ -80,7 +81,7 @@ class Answer:
     labels: int
     thinking: float
     latency: float
-    rows: ActionDist | None
+    rows: Packed | None
     seen: int = -1
     part: int = 0
     partial: bool = False
@@ -97,7 +98,7 @@ class Answer:
 
 
 def action_width(action: ActionSpec) -> int:
-    """How many numbers an action takes."""
+    """Return how many numbers an action takes."""
     match action:
         case DiscreteSpec():
             return 1
@@ -116,7 +117,7 @@ def flat_actions(actions: Sequence[Any], action: ActionSpec) -> Floats:
 
 
 def shaped_action(flat: Floats, action: ActionSpec) -> Any:
-    """Give a flat action, (width,), the form that the environment takes."""
+    """Return a flat action, (width,), in the form that the environment takes."""
     match action:
         case DiscreteSpec():
             return int(flat[0])
@@ -131,9 +132,7 @@ def shaped_action(flat: Floats, action: ActionSpec) -> Any:
 class SeenCodec:
     """Writes observations of one size into the same bytes again and again.
 
-    Args:
-        spec: The environment.
-        ahead: For how many ticks what is done may be committed.
+    At most `ahead` committed actions go with each.
     """
 
     def __init__(self, spec: Spec, ahead: int = 0) -> None:
@@ -147,17 +146,9 @@ class SeenCodec:
             self._scratch, np.float32, ahead * self._width, _SEEN.size + 4 * size
         ).reshape(ahead, self._width)
 
-    def encode(
-        self,
-        tick: int,
-        episode: int,
-        time: int,
-        obs: Floats,
-        lead: int = 0,
-        committed: Floats | None = None,
-        heard: int = 0,
-    ) -> bytearray:
-        """Write; what it gives is valid until the next call."""
+    def encode(self, seen: Seen, heard: int = 0) -> bytearray:
+        """Write an observation, with another `heard`; valid until the next call."""
+        tick, episode, time, obs, lead, committed, _ = seen
         count = 0 if committed is None else min(len(committed), len(self._actions))
         _SEEN.pack_into(self._scratch, 0, tick, episode, time, heard, lead, count)
         self._obs[:] = obs
@@ -177,11 +168,7 @@ class SeenCodec:
 def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
     """Return the size of the longest answer, in bytes.
 
-    Args:
-        spec: The environment.
-        horizon: Rows of the answer.
-        goal: Numbers of its goal.
-        ahead: The most ticks by which an observation is rolled forward.
+    It has `horizon` rows, a goal of `goal` numbers, and at most `ahead` ticks of roll-forward.
     """
     most = max(dists.width(kind, spec.action) for kind in KINDS)
     expected = min(4 * horizon * spec.obs.size, EXPECTED_BYTES)
@@ -191,15 +178,9 @@ def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
 
 def encode_answer(answer: Answer) -> bytes:
     """Write an answer."""
-    kind, count, pieces = _NO_ROWS, 0, []
-    if answer.rows is not None:
-        rows = np.ascontiguousarray(dists.pack(answer.rows), np.float32)
-        kind, count = KINDS.index(dists.kind_of(answer.rows)), len(rows)
-        pieces.append(rows.tobytes())
-    numbers = answer.goal, answer.expected, answer.assumed, answer.predicted
-    pieces += [
-        np.ascontiguousarray(each, np.float32).tobytes() for each in numbers if each is not None
-    ]
+    rows = None if answer.rows is None else answer.rows.rows
+    kind = -1 if answer.rows is None else KINDS.index(answer.rows.kind)
+    arrays = rows, answer.goal, answer.expected, answer.assumed, answer.predicted
     header = _ANSWER.pack(
         answer.id,
         answer.part,
@@ -211,14 +192,11 @@ def encode_answer(answer: Answer) -> bytes:
         answer.latency,
         answer.doubt,
         kind,
-        count,
-        -1 if answer.goal is None else answer.goal.size,
-        -1 if answer.expected is None else len(answer.expected),
-        -1 if answer.assumed is None else len(answer.assumed),
-        answer.predicted is not None,
+        *(-1 if each is None else each.size for each in arrays),
         answer.partial,
     )
-    return b"".join([header, *pieces])
+    there = (np.asarray(each, np.float32) for each in arrays if each is not None)
+    return b"".join([header, *(each.tobytes() for each in there)])
 
 
 def decode_answer(message: bytes, spec: Spec) -> Answer:
@@ -234,45 +212,29 @@ def decode_answer(message: bytes, spec: Spec) -> Answer:
 
 
 def _decode_answer(message: bytes, spec: Spec) -> Answer:
-    (
-        id_,
-        part,
-        episode,
-        seen,
-        tick,
-        labels,
-        thinking,
-        latency,
-        doubt,
-        kind,
-        count,
-        goal_size,
-        ahead,
-        assumed_count,
-        rolled,
-        partial,
-    ) = _ANSWER.unpack_from(message)
+    id_, part, episode, seen, tick, labels, *rest = _ANSWER.unpack_from(message)
+    thinking, latency, doubt, kind, *sizes, partial = rest
     numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-    dist, goal, expected, assumed, predicted, at = None, None, None, None, None, 0
-    if kind >= 0:
-        width = dists.width(KINDS[kind], spec.action)
-        at = count * width
-        dist = dists.unpack(KINDS[kind], numbers[:at].reshape(count, width), spec.action)
-    if goal_size >= 0:
-        goal = numbers[at : at + goal_size].reshape(1, goal_size)
-        at += goal_size
-    if ahead >= 0:
-        expected = numbers[at : at + ahead * spec.obs.size].reshape(ahead, -1)
-        at += ahead * spec.obs.size
-    if assumed_count >= 0:
-        width = action_width(spec.action)
-        assumed = numbers[at : at + assumed_count * width].reshape(-1, width)
-        at += assumed_count * width
-    if rolled:
-        predicted = numbers[at : at + spec.obs.size]
-        at += spec.obs.size
+    pieces: list[Floats | None] = []
+    at = 0
+    for size in sizes:
+        pieces.append(None if size < 0 else numbers[at : at + size])
+        at += max(0, size)
     if at != len(numbers):
         raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
+    rows, goal, expected, assumed, predicted = pieces
+    packed = None
+    if rows is not None:
+        width = dists.width(KINDS[kind], spec.action)
+        packed = Packed(KINDS[kind], rows.reshape(-1, width))
+    if goal is not None:
+        goal = goal.reshape(1, -1)
+    if expected is not None:
+        expected = expected.reshape(-1, spec.obs.size)
+    if assumed is not None:
+        assumed = assumed.reshape(-1, action_width(spec.action))
+    if predicted is not None:
+        predicted = predicted.reshape(spec.obs.size)
     return Answer(
         id=id_,
         episode=episode,
@@ -280,7 +242,7 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
         labels=labels,
         thinking=thinking,
         latency=latency,
-        rows=dist,
+        rows=packed,
         seen=seen,
         part=part,
         partial=bool(partial),
@@ -300,3 +262,35 @@ def encode_weights(weights: Floats) -> bytes:
 def decode_weights(message: bytes) -> Floats:
     """Read what `encode_weights` wrote, as a fresh array."""
     return np.frombuffer(message, np.float32).copy()
+
+
+def encode_executor(executor: Executor) -> dict[str, Any]:
+    """Describe an executor as JSON values; its numbers travel as weights."""
+    squashed = executor.head == head_for(executor.spec)
+    described = {"architecture": executor.architecture, "squashed": squashed}
+    return {**described, "clip": executor.clip, "version": executor.version}
+
+
+def decode_executor(told: Mapping[str, Any], spec: Spec, weights: Floats) -> Executor:
+    """Make the executor that `encode_executor` described, for an environment."""
+    made = initial(told["architecture"], spec, squashed=told["squashed"])
+    whole = replace(made, clip=told["clip"])
+    return whole.with_vector(weights, told["version"])
+
+
+_TURN = struct.Struct("<qq")
+
+
+def encode_turn(turn: int, fits: bool, weights: Floats) -> bytes:
+    """Write weights of a distiller, or of the executor that acts.
+
+    `turn` counts the executors swapped in that are not the distiller's; `fits` says whether the
+    distiller's numbers fit the one that acts.
+    """
+    return _TURN.pack(turn, fits) + encode_weights(weights)
+
+
+def decode_turn(message: bytes) -> tuple[int, bool, Floats]:
+    """Read what `encode_turn` wrote."""
+    turn, fits = _TURN.unpack_from(message)
+    return turn, bool(fits), decode_weights(message[_TURN.size :])

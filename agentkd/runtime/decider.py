@@ -1,10 +1,10 @@
-"""What happens at a tick, on the tick's own thread: nothing here waits."""
+"""The decision of a tick, on the tick's own thread: nothing here waits."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import Any, final
 
 import numpy as np
@@ -12,18 +12,17 @@ import numpy as np
 from agentkd import dists
 from agentkd.executors.acting import Form, default_action
 from agentkd.executors.executor import one_action
-from agentkd.runtime.codec import Answer, flat_actions
+from agentkd.runtime.arbiter import Arbiter, Chosen, Mode, Router, actor_of
+from agentkd.runtime.blending import Actor
+from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
 from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.planner_port import PlannerPort
+from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.rollforward import Lead
-from agentkd.runtime.router import Mode, Router
-from agentkd.runtime.routing import Chosen, Routing, actor_of
-from agentkd.runtime.seams import Actor
+from agentkd.runtime.scores import Worth
 from agentkd.runtime.strategies import Strategies, StrategyOptions
 from agentkd.runtime.trust import IDLE, History, Judge
-from agentkd.runtime.worth import Worth
 from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
 
@@ -31,6 +30,7 @@ _RESERVE = 50_000
 """What is left for acting after a wait for the planner, in ns."""
 _SLICE = 50e-6
 _NEVER = 1 << 62
+_DECIDERS = ("strategy", "executor")
 
 Outcome = tuple[Any, Source, str, int, int, int]
 """Action, source, reason, tick, the executor's version, nanoseconds taken."""
@@ -40,29 +40,21 @@ Outcome = tuple[Any, Source, str, int, int, int]
 class Decider:
     """Decides tick by tick. It belongs to one thread; `form` may be set from another.
 
-    Args:
-        form: The executor that acts.
-        planner: Where the planner is asked, None for the executor alone.
-        mode: Who takes part.
-        routers: Who else is asked whether a source may act.
-        default: What is done before the first decision; None: the first choice, or the action
-            nearest to 0.
-        period: Nanoseconds that a decision may take, None for any.
-        budget: Nanoseconds that it may wait for the planner.
-        options: How strategies are asked for and take over.
-        record: Where decisions are written, None for nowhere.
+    `period` is what a decision may take and `budget` what it may wait for the planner, in
+    nanoseconds. The rest is as in `Agent`; `record` gets the decisions.
     """
 
     __slots__ = (
         "_acting",
         "_actor",
+        "_acts",
         "_alone",
+        "_arbiter",
         "_arrays",
         "_asked",
         "_boxes",
         "_budget",
         "_deadline",
-        "_default",
         "_episode",
         "_goals",
         "_held",
@@ -73,7 +65,6 @@ class Decider:
         "_lead",
         "_planner",
         "_record",
-        "_routing",
         "_shape",
         "_size",
         "_standing",
@@ -111,25 +102,28 @@ class Decider:
         self._planner = planner
         self.metrics = Metrics(spec.action)
         self._latency = self.metrics.latency["executor"]
-        self._routing = Routing(spec, mode, routers or (), wanted.seam, self.metrics)
-        patient = "executor" not in self._routing.order
+        default = default_action(spec.action, default)
+        self._arbiter = arbiter = Arbiter(
+            spec, mode, routers or (), wanted.seam, default, self.metrics
+        )
+        patient = "executor" not in arbiter.order
         self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
         self._history = History()
         self._standing = wanted.advance == "commands"
         self.worth = Worth()
         self._judge: Judge | None = None
-        judged = any(router.judges for router in self._routing.routers)
+        judged = any(router.judges for router in arbiter.routers)
         self.trust = None if patient else wanted.trusted(judged=judged)
         if self.trust is not None:
             self._judge = Judge(
                 self.trust, spec.action, self._history, self._foretell, self.metrics.vetoes
             )
         self._record = record
-        self._default = default_action(spec.action, default)
         self._deadline = period or _NEVER
         # Where no strategy can act, there is nothing to wait for.
-        acts = "strategy" in self._routing.order or self._goals is not None
+        self._acts = "strategy" in arbiter.order
+        acts = self._acts or self._goals is not None
         self._budget = budget if acts else 0
         self._tick = self._episode = self._alone = self._held = 0
         self._last: Any = None
@@ -151,7 +145,7 @@ class Decider:
     @property
     def order(self) -> tuple[Source, ...]:
         """The fallback order of those who take part."""
-        return self._routing.order
+        return self._arbiter.order
 
     @property
     def lead(self) -> int:
@@ -166,7 +160,7 @@ class Decider:
         self._held = 0
         self._acting.memory[:] = 0.0
         self.strategies.reset()
-        self._routing.reset()
+        self._arbiter.reset()
         self.worth.reset()
         if self._record is not None:
             self._record.reset(self._episode)
@@ -208,11 +202,7 @@ class Decider:
         return action
 
     def decide(self, obs: Any, lateness: int = 0) -> Outcome:
-        """Decide for an observation.
-
-        Args:
-            obs: As the environment gives it.
-            lateness: Nanoseconds since the tick was due: its deadline is nearer.
+        """Decide for an observation, `lateness` ns after the tick was due.
 
         Raises:
             SpecError: If the observation has another shape.
@@ -238,10 +228,17 @@ class Decider:
             self._ask(tick, seen, started - lateness)
         if self._goals is not None:
             mine = self._with_goal(form, flat, tick)
-        left = self._deadline - (perf_counter_ns() - started) - lateness
-        if self._record is not None:
-            left = self._record.left(left)
-        chosen = self._choose(tick, seen, mine, form, left)
+        theirs, why = None, "alone"
+        if self._planner is not None and self._acts:
+            theirs, why = self._served(tick, seen, mine)
+        arbiter = self._arbiter
+        if arbiter.watched or self._record is not None:
+            left = self._deadline - (perf_counter_ns() - started) - lateness
+            if self._record is not None:
+                left = self._record.left(left)
+            if arbiter.watched:
+                arbiter.show(tick, seen, form, left * 1e-9, self._held)
+        chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)
         return self._finish(*chosen, form, started, lateness)
 
     def _with_goal(self, form: Form, flat: Floats, tick: int) -> Any:
@@ -274,32 +271,23 @@ class Decider:
             # What is decided at this tick goes with it: `_finish` sends it.
             self._asked = seen
         else:
-            self._planner.submit(tick, self._episode, seen)
+            self._planner.submit(Seen(tick, self._episode, monotonic_ns(), seen))
         self._hear(tick)
         if self._budget:
             self._wait(tick, due + self._budget - _RESERVE)
 
-    def _choose(self, tick: int, obs: Floats, mine: Any, form: Form, left: int) -> Chosen:
-        strategies, routing = self.strategies, self._routing
-        theirs, why = None, "alone"
-        if self._planner is not None and "strategy" in routing.order:
-            theirs, why = strategies.serve(tick)
-            if theirs is None and self._goals is not None and self._guided(tick):
-                why = "guided"
-            elif why == "fresh" and self._lead is not None:
-                # It came before its tick, when it was not known who would do what.
-                self._compare(mine)
-            if theirs is not None and self._judge is not None:
-                seen = obs, mine
-                theirs, why = self._judge.choose(strategies, (theirs, why), tick, seen)
-        if routing.routers or routing.hand_over is not None:
-            routing.begin(tick, obs, form, left * 1e-9, mine, self._last, self._held)
-            return routing.choose(strategies, theirs, why, self._default)
-        if theirs is not None:
-            return theirs, "strategy", why
-        if "executor" in routing.order:
-            return mine, "executor", why
-        return self._fallback(why)
+    def _served(self, tick: int, obs: Floats, mine: Any) -> tuple[Any, str]:
+        """Return the action of the strategy that serves, None for none; and why."""
+        strategies = self.strategies
+        theirs, why = strategies.serve(tick)
+        if theirs is None and self._goals is not None and self._guided(tick):
+            return None, "guided"
+        if why == "fresh" and self._lead is not None:
+            # It came before its tick, when it was not known who would do what.
+            self._compare(mine)
+        if theirs is not None and self._judge is not None:
+            return self._judge.choose(strategies, (theirs, why), tick, (obs, mine))
+        return theirs, why
 
     def _guided(self, tick: int) -> bool:
         assert self._goals is not None
@@ -330,26 +318,22 @@ class Decider:
         self.metrics.nan_observations += 1
         if self._planner is not None:
             self._hear(self._tick)
-        if not self._routing.routers:
-            return self._fallback("nan")
-        self._routing.begin(self._tick, obs, None, float("inf"), None, self._last, self._held)
-        return self._routing.choose(self.strategies, None, "nan", self._default)
-
-    def _fallback(self, why: str) -> Chosen:
-        if self._last is not None:
-            return self._last, "hold", why
-        return self._default, "default", why
+        if self._arbiter.watched:
+            self._arbiter.show(self._tick, obs, None, float("inf"), self._held)
+        return self._arbiter.choose(self.strategies, None, None, self._last, "nan")
 
     def _finish(
         self, action: Any, source: Source, reason: str, form: Form, started: int, lateness: int
     ) -> Outcome:
         metrics, tick = self.metrics, self._tick
         self._tick += 1
+        decided = source in _DECIDERS
+        # A copy, which the caller cannot change.
+        kept = action.copy() if self._arrays else action
         if self._planner is not None:
-            self._follow_up(action, source, tick)
-        if source in ("strategy", "executor"):
-            self._last = self._kept(action)
-            self._held = 0
+            self._follow_up(kept, source, tick, decided=decided)
+        if decided:
+            self._last, self._held = kept, 0
         else:
             self._held = self._held + 1 if source == "hold" else 0
             if self._arrays:
@@ -366,30 +350,27 @@ class Decider:
             self._record.decide(action, source, reason, form.executor.version, taken)
         return action, source, reason, tick, form.executor.version, taken
 
-    def _follow_up(self, action: Any, source: Source, tick: int) -> None:
+    def _follow_up(self, action: Any, source: Source, tick: int, *, decided: bool) -> None:
         """Note who acted, and ask the planner about what comes of it."""
-        idle = self._standing and source not in ("strategy", "executor")
-        self._history.executed(tick, IDLE if idle else self._kept(action))
-        track = self.strategies.track if source == "strategy" else None
+        idle = self._standing and not decided
+        self._history.executed(tick, IDLE if idle else action)
+        track = self.strategies.current if source == "strategy" else None
         if track is not None:
             self.metrics.ages.record(max(0, tick - track.origin))
             self.strategies.acted()
         actor = actor_of(source, track)
-        if source not in ("strategy", "executor"):
+        if not decided:
             self.strategies.idled()
-        if self._boxes and self._last is not None and source != "hold":
+        moved = actor != self._actor or source == "strategy"
+        if moved and self._boxes and self._last is not None and source != "hold":
             self.metrics.jumped(action, self._last, actor, self._actor)
-        hand_over = self._routing.hand_over
+        hand_over = self._arbiter.hand_over
         if hand_over is not None:
-            hand_over.acted(actor, self._kept(action), tick)
+            hand_over.acted(actor, action, tick)
         self._actor = actor
         if self._asked is not None:
             obs, self._asked = self._asked, None
             self._ask_ahead(action, obs, tick)
-
-    def _kept(self, action: Any) -> Any:
-        """Return an action that the caller cannot change."""
-        return action.copy() if self._arrays else action
 
     def _ask_ahead(self, action: Any, obs: Floats, tick: int) -> None:
         assert self._planner is not None
@@ -397,7 +378,8 @@ class Decider:
         lead = self._lead.value
         actions = [action, *self.strategies.upcoming(tick + 1, lead - 1)]
         committed = flat_actions(actions, self.spec.action)
-        self._planner.submit(tick, self._episode, obs, lead, committed)
+        now = monotonic_ns()
+        self._planner.submit(Seen(tick, self._episode, now, obs, lead, committed))
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None
@@ -424,7 +406,7 @@ class Decider:
             here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
-        if "strategy" in self._routing.order or self._goals is not None:
+        if self._acts or self._goals is not None:
             self.strategies.offer(answer, tick, self._episode)
 
     def _wait(self, tick: int, limit: int) -> None:

@@ -87,14 +87,7 @@ def unconditioned(spec: Spec, goals: Goals) -> Spec:
 
 
 def write_goal(out: Floats, goals: Goals, goal: Floats | None, age: int) -> None:
-    """Write a goal and its age where the executor observes them.
-
-    Args:
-        out: The last numbers of its observation, (size + 1,).
-        goals: What goals look like.
-        goal: (1, size), or None for no goal.
-        age: Ticks since the goal's.
-    """
+    """Write a goal, (1, size) or None, and its age in ticks into `out`, (size + 1,)."""
     if goal is None or age > goals.max_age:
         out[:-1] = 0.0
         out[-1] = 1.0
@@ -105,12 +98,7 @@ def write_goal(out: Floats, goals: Goals, goal: Floats | None, age: int) -> None
 
 @final
 class GoalMemory:
-    """The goals that a planner gave lately, for labels with goals of every age.
-
-    Args:
-        goals: What goals look like.
-        seed: For the ages.
-    """
+    """The goals that a planner gave lately, for labels with goals of every age."""
 
     def __init__(self, goals: Goals, seed: int = 0) -> None:
         """Begin without goals."""

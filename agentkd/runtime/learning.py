@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agentkd.executors.executor import Executor
-from agentkd.runtime.process import Process
+from agentkd.runtime.workers.host import Process
 from agentkd.spec import to_json
 
 _BUILD = "agentkd.distillation.service:build"

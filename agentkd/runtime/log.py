@@ -21,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 
@@ -53,37 +53,33 @@ _PENDING = 65536
 """Records that wait for the disk at most."""
 
 
-class Recorder(Protocol):
-    """What a decider tells of its ticks, in this order."""
+class Recorder:
+    """What a decider tells of its ticks, in this order; here it does nothing."""
 
-    def executor(self, form: Form, used: Form) -> Form:
-        """Say who acts from now on, if that changed; gives `form`."""
-        ...
+    def executor(self, form: Form, _used: Form) -> Form:
+        """Note who acts from now on, if that changed; return `form`."""
+        return form
 
     def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
-        """Say what is observed, (obs,)."""
-        ...
+        """Note what is observed, (obs,)."""
 
     def hear(self, answer: Answer) -> None:
-        """Say what the planner answered."""
-        ...
+        """Note what the planner answered."""
 
     def left(self, ns: int) -> int:
-        """Say how much time is left; gives how much is to be reckoned with."""
-        ...
+        """Note how much time is left; return how much is to be reckoned with."""
+        return ns
 
     def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
-        """Say what was decided."""
-        ...
+        """Note what was decided."""
 
     def reset(self, episode: int) -> None:
-        """Say that an episode begins."""
-        ...
+        """Note that an episode begins."""
 
 
 @final
-class DecisionLog:
-    """Writes the decisions of one agent. It is a `Recorder`.
+class DecisionLog(Recorder):
+    """Writes the decisions of one agent.
 
     Args:
         path: The file.
@@ -117,11 +113,7 @@ class DecisionLog:
         self._thread: threading.Thread | None = None
 
     def open(self, header: Mapping[str, Any], executor: Executor) -> None:
-        """Begin the file.
-
-        Args:
-            header: What was run and how, as JSON values.
-            executor: The executor that acts first.
+        """Begin the file with a header, as JSON values, and the first executor.
 
         Raises:
             ConfigError: If another process or agent writes this log.
@@ -147,11 +139,7 @@ class DecisionLog:
         self._thread.start()
 
     def _need_unused(self) -> None:
-        """Check that the files in the way are logs, and that nobody writes them.
-
-        Raises:
-            ConfigError: If one is another kind of file, or another agent's log.
-        """
+        """Raise ConfigError if a file in the way is no log, or somebody writes it."""
         for end in ("", OLDER, FRESH):
             _need_log(self.path.with_name(self.path.name + end))
         try:
@@ -213,9 +201,9 @@ class DecisionLog:
 
     # What follows runs on the tick.
 
-    def executor(self, form: Form, used: Form) -> Form:
+    def executor(self, form: Form, _used: Form) -> Form:
         """Note a swap."""
-        if form is not used:
+        if form is not _used:
             self._put(WEIGHTS, form.executor)
         return form
 
@@ -412,5 +400,5 @@ def _need_log(path: Path) -> None:
 
 
 def earlier(path: Path, number: int) -> Path:
-    """Give the name that the log of an earlier run has, 1 the last one's."""
+    """Return the name of the log of an earlier run; 1 is the last run."""
     return path.with_name(f"{path.stem}.earlier-{number}{path.suffix}")

@@ -15,24 +15,8 @@ from agentkd.errors import LoadError
 from agentkd.executors.executor import Executor
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file
+from agentkd.runtime import log as layout
 from agentkd.runtime.codec import Answer, action_width, decode_answer, decode_weights, shaped_action
-from agentkd.runtime.log import (
-    CALLED,
-    DECIDED,
-    END,
-    EXECUTOR,
-    FRAME,
-    HEADER,
-    HEARD,
-    LOST,
-    MAGIC,
-    NAME,
-    NUMBER,
-    OLDER,
-    RESET,
-    TICK,
-    WEIGHTS,
-)
 from agentkd.spec import Spec, from_json
 from agentkd.types import Floats
 
@@ -129,7 +113,7 @@ class LogFile:
         """Read the header."""
         self.path = Path(path)
         self.ended, self.torn = False, 0
-        older = Path(f"{self.path}{OLDER}")
+        older = Path(f"{self.path}{layout.OLDER}")
         # One that was killed while it changed files may have left the older alone.
         with loading(self.path):
             alone = older.exists() and not self.path.exists()
@@ -149,11 +133,7 @@ class LogFile:
             self.spec: Spec = from_json(self.header.get("spec"))
 
     def events(self) -> Iterator[Event]:
-        """Give what happened, in order, as far as records are whole.
-
-        Raises:
-            LoadError: If a whole record cannot be read.
-        """
+        """Give what happened, in order, as far as records are whole, or a LoadError."""
         with loading(self.path):
             yield from self._events()
 
@@ -162,42 +142,42 @@ class LogFile:
         executor: Executor | None = None
         for data in self._parts:
             names: dict[int, str] = {}
-            whole, known = len(MAGIC), executor is not None
-            for kind, body, end in _records(data, len(MAGIC)):
+            whole, known = len(layout.MAGIC), executor is not None
+            for kind, body, end in _records(data, len(layout.MAGIC)):
                 whole = end
-                if kind == END:
+                if kind == layout.END:
                     self.ended = True
-                elif kind == CALLED:
-                    (number,) = NAME.unpack_from(body)
-                    names[number] = body[NAME.size :].decode(errors="replace")
-                elif kind in (EXECUTOR, WEIGHTS):
+                elif kind == layout.CALLED:
+                    (number,) = layout.NAME.unpack_from(body)
+                    names[number] = body[layout.NAME.size :].decode(errors="replace")
+                elif kind in (layout.EXECUTOR, layout.WEIGHTS):
                     executor = _executor(kind, body, executor, self.path)
                     # An older file's successor begins with the one that acts already.
                     if not known:
                         yield Swapped(executor)
                     known = False
-                elif kind != HEADER:
+                elif kind != layout.HEADER:
                     yield self._event(kind, body, names)
             self.torn = len(data) - whole
 
     def _event(self, kind: int, body: bytes, names: Mapping[int, str]) -> Event:
-        if kind == DECIDED:
+        if kind == layout.DECIDED:
             return self._decided(body, names)
-        (number,) = NUMBER.unpack_from(body)
-        if kind == RESET:
+        (number,) = layout.NUMBER.unpack_from(body)
+        if kind == layout.RESET:
             return Reset(number)
-        if kind == LOST:
+        if kind == layout.LOST:
             return Gap(number)
-        if kind == HEARD:
-            return Heard(number, decode_answer(body[NUMBER.size :], self.spec))
+        if kind == layout.HEARD:
+            return Heard(number, decode_answer(body[layout.NUMBER.size :], self.spec))
         raise LoadError(
             f"{self.path} holds a record of kind {chr(kind)!r}, which this version "
             "does not know. Read it with the version that wrote it."
         )
 
     def _decided(self, body: bytes, names: Mapping[int, str]) -> Decided:
-        tick, episode, late, left, taken, version, source, reason = TICK.unpack_from(body)
-        numbers = np.frombuffer(body, np.float32, offset=TICK.size)
+        tick, episode, late, left, taken, version, source, reason = layout.TICK.unpack_from(body)
+        numbers = np.frombuffer(body, np.float32, offset=layout.TICK.size)
         size = self.spec.obs.size
         if len(numbers) != size + action_width(self.spec.action):
             raise LoadError(f"{self.path}: a decision of {len(numbers)} numbers.")
@@ -217,15 +197,15 @@ class LogFile:
 
 def _read(path: Path) -> bytes:
     data = read_file(path, _LARGEST)
-    if not data.startswith(MAGIC):
+    if not data.startswith(layout.MAGIC):
         raise LoadError(f"{path} is no decision log of agentkd's.")
     return data
 
 
 def _header(data: bytes, path: Path) -> dict[str, Any]:
     """Read the header, and check the types of what is used of it."""
-    kind, body, _ = next(_records(data, len(MAGIC)), (0, b"", 0))
-    if kind != HEADER:
+    kind, body, _ = next(_records(data, len(layout.MAGIC)), (0, b"", 0))
+    if kind != layout.HEADER:
         raise LoadError(f"{path} ends before its header does: nothing can be read of it.")
     found = parse_json(body, f"{path}: its header")
     fields = Fields(found, f"{path}: its header")
@@ -237,22 +217,22 @@ def _header(data: bytes, path: Path) -> dict[str, Any]:
 
 def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
     """Kind, body and end of each record, up to the first that is not whole."""
-    while at + FRAME.size < len(data):
-        length, check = FRAME.unpack_from(data, at)
-        body = data[at + FRAME.size : at + FRAME.size + length]
+    while at + layout.FRAME.size < len(data):
+        length, check = layout.FRAME.unpack_from(data, at)
+        body = data[at + layout.FRAME.size : at + layout.FRAME.size + length]
         if not 0 < length <= _LONGEST or len(body) < length:
             return
         if zlib.crc32(body) != check:
             return
-        at += FRAME.size + length
+        at += layout.FRAME.size + length
         yield body[0], body[1:], at
 
 
 def _executor(kind: int, body: bytes, before: Executor | None, path: Path) -> Executor:
     with loading(f"{path}: an executor in it"):
-        (version,) = NUMBER.unpack_from(body)
-        rest = body[NUMBER.size :]
-        if kind == EXECUTOR:
+        (version,) = layout.NUMBER.unpack_from(body)
+        rest = body[layout.NUMBER.size :]
+        if kind == layout.EXECUTOR:
             executor = from_bytes(rest).executor
             return executor.with_vector(executor.vector(), version)
         if before is None:

@@ -7,15 +7,17 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agentkd.errors import ConfigError
-from agentkd.runtime.clock import Clock, VirtualClock
+from agentkd.runtime.clock import Clock, Realtime, VirtualClock, realtime
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.result import RunResult, Timeline
-from agentkd.runtime.scheduling import Realtime, realtime
 from agentkd.types import Decision
 
 _COLLECT_SECONDS = 1.0
@@ -24,6 +26,75 @@ _SLACK, _SLACK_SHARE = 0.003, 0.3
 """How much of a period is left when garbage is looked for: seconds, or its share."""
 _OVERDUE = 10.0
 """Seconds after which it is looked for even without slack."""
+
+
+COLUMNS = ("tick", "source", "lateness_us", "latency_us", "version", "reward")
+SOURCES = ("strategy", "executor", "hold", "default")
+"""What the numbers in the timeline's column "source" mean."""
+
+
+@final
+class Timeline:
+    """Samples of the ticks for plots: every tick at first, then ever fewer.
+
+    Of `most` samples every other one goes; from then on half as many are taken.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        """Begin empty."""
+        self.stride = 1
+        self._most = max(2, most)
+        self._rows: list[tuple[float, ...]] = []
+
+    def note(self, decision: Decision, lateness: float, reward: float) -> None:
+        """Take a tick, if it is one of those to keep."""
+        if decision.tick % self.stride:
+            return
+        if len(self._rows) >= self._most:
+            self.stride *= 2
+            self._rows = [row for row in self._rows if not row[0] % self.stride]
+            if decision.tick % self.stride:
+                return
+        self._rows.append(
+            (
+                decision.tick,
+                SOURCES.index(decision.source),
+                lateness * 1e6,
+                decision.latency * 1e6,
+                decision.version,
+                reward,
+            )
+        )
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """Return the samples by `COLUMNS`, each (samples,)."""
+        table = np.asarray(self._rows, np.float64).reshape(-1, len(COLUMNS))
+        return {name: table[:, index] for index, name in enumerate(COLUMNS)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What was measured in a run, however it ended.
+
+    Attributes:
+        returns: Of the episodes that ended.
+        lengths: Their ticks.
+        unfinished_return: Of the episode that was cut off, 0.0 if none was.
+        unfinished_length: Its ticks.
+        ticks: All of them.
+        seconds: Of the run's own clock.
+        metrics: What `Agent.metrics` gave at the end.
+        timeline: Samples of the ticks by `COLUMNS`.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    unfinished_return: float
+    unfinished_length: int
+    ticks: int
+    seconds: float
+    metrics: Mapping[str, Any]
+    timeline: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +148,8 @@ class Actor(Protocol):
 class Loop:
     """One run of an agent in an environment, in a thread of its own.
 
-    Args:
-        agent: Decides.
-        clock: Says when.
-        env: Has `reset(seed=…)` and `step(action)` as Gymnasium has them.
-        limits: When to end.
-        seed: Episode i is reset with seed + i; None: unseeded.
-        views: How many decisions wait for a consumer; 0 for none. On the wall clock more are
-            dropped and counted; a virtual clock waits instead.
-        realtime: What is asked of the system on the wall clock.
+    Episode i is reset with seed + i. At most `views` decisions wait for the consumer (0 for none):
+    a wall clock drops and counts more, a virtual clock waits.
     """
 
     def __init__(
@@ -139,7 +203,7 @@ class Loop:
         return not self._thread.is_alive()
 
     def result(self) -> RunResult:
-        """What was measured so far."""
+        """Return what was measured so far."""
         metrics = self._agent.metrics()
         metrics["views_dropped_total"] = self.views_dropped
         metrics["realtime"] = dict(self._granted)

@@ -11,7 +11,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.spec import ActionSpec
-from agentkd.types import ActionDist, Source
+from agentkd.types import AnyDist, Source
 
 _BITS = 5
 """Leading bits that tell a bucket: each is at most 1/16 wide."""
@@ -149,25 +149,21 @@ def _middle(bucket: int) -> float:
 
 @final
 class Agreement:
-    """How often executor and planner agree, of the newest answers and of all.
+    """How often executor and planner agree, of the newest `window` answers and of all.
 
     Pairs are noted on the tick and compared elsewhere.
-
-    Args:
-        action: The actions' spec.
-        window: How many of the newest make "recent".
     """
 
     def __init__(self, action: ActionSpec, window: int = 1024) -> None:
         """Begin without pairs."""
         self._action = action
-        self._pairs: deque[tuple[Any, ActionDist]] = deque(maxlen=16384)
+        self._pairs: deque[tuple[Any, AnyDist]] = deque(maxlen=16384)
         self._recent: deque[float] = deque(maxlen=window)
         self._sum = 0.0
         self._count = 0
         self._settling = threading.Lock()
 
-    def note(self, did: Any, planner: ActionDist) -> None:
+    def note(self, did: Any, planner: AnyDist) -> None:
         """Remember what the executor decided and the planner's answer, (1, …)."""
         self._pairs.append((did, planner))
 
@@ -176,7 +172,7 @@ class Agreement:
         with self._settling:
             self._settle([self._pairs.popleft() for _ in range(len(self._pairs))])
 
-    def _settle(self, pairs: list[tuple[Any, ActionDist]]) -> None:
+    def _settle(self, pairs: list[tuple[Any, AnyDist]]) -> None:
         if not pairs:
             return
         did = np.stack([np.asarray(pair[0]) for pair in pairs])
@@ -192,7 +188,7 @@ class Agreement:
             self._count += len(values)
 
     def summary(self) -> dict[str, float | None]:
-        """Give "executor_agreement" and "executor_agreement_mean", None if unknown."""
+        """Return the agreement, recent and mean, by name; None where it is unknown."""
         self.settle()
         recent = list(self._recent)
         return {
@@ -204,31 +200,6 @@ class Agreement:
 @final
 class Metrics:
     """The counters of one agent. Only the tick writes; any thread may read a snapshot."""
-
-    __slots__ = (
-        "ages",
-        "agreement",
-        "answers",
-        "deadline_misses",
-        "decisions",
-        "episodes",
-        "inside_jump",
-        "latency",
-        "latency_attached",
-        "lateness",
-        "missed_cycles",
-        "nan_observations",
-        "partial_answers",
-        "periods",
-        "planner_latency",
-        "planner_ticks",
-        "rollbacks",
-        "router_errors",
-        "seam_jump",
-        "swaps",
-        "swaps_refused",
-        "vetoes",
-    )
 
     def __init__(self, action: ActionSpec) -> None:
         """Begin at 0."""
@@ -257,13 +228,9 @@ class Metrics:
         self.rollbacks: dict[str, int] = {}
 
     def jumped(self, action: Any, last: Any, actor: tuple[Any, ...], before: Any) -> None:
-        """Record how far an action is from the last one.
+        """Record how far an action, an array, is from the last one.
 
-        Args:
-            action: The action, an array.
-            last: The one before it.
-            actor: Who acts: the source, and which strategy.
-            before: Who acted before, None for nobody.
+        `actor` and `before` say who acts and who acted: the source, and which strategy.
         """
         if actor[0] == "strategy" and actor == before:
             jumps = self.inside_jump

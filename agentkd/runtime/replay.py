@@ -9,19 +9,19 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, SpecError
-from agentkd.executors.acting import Form, form
+from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.files import loading
-from agentkd.runtime.codec import Answer
+from agentkd.runtime.arbiter import Router, check_mode
+from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.decider import Decider
+from agentkd.runtime.log import Recorder
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
-from agentkd.runtime.planner_port import PlannerCounts
-from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.router import Router, check_mode
+from agentkd.runtime.planner import PlannerPort
+from agentkd.runtime.query import Demands
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.thinking import Demands
+from agentkd.runtime.workers.channels import LabelRing
 from agentkd.spec import BoxSpec, Spec
-from agentkd.types import Floats, Source
 
 _TOLERANCE = 1e-5
 
@@ -62,80 +62,33 @@ class Replay:
 
 
 @final
-class _Answers:
+class _Answers(PlannerPort):
     """A planner that answers what was logged, when it was."""
 
     def __init__(self) -> None:
         self.waiting: list[Answer] = []
 
     def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
-        """Everything is there already."""
+        """Do nothing."""
 
-    @property
-    def ready(self) -> bool:
-        """It is ready."""
-        return True
-
-    def await_ready(self, timeout: float | None = None) -> None:
-        """It is ready."""
-
-    def submit(
-        self,
-        tick: int,
-        episode: int,
-        obs: Floats,
-        lead: int = 0,
-        committed: Floats | None = None,
-        *,
-        more: bool = False,
-    ) -> None:
-        """It is known what it will say."""
-
-    def follow(self, executor: Executor) -> None:
-        """It does not matter any more."""
+    def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
+        """Do nothing: the answer is known."""
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
-        """Give what was heard at this tick."""
+        """Return what was heard at this tick."""
         out, self.waiting = self.waiting, []
         return out
 
-    def supervise(self) -> None:
-        """Nothing runs in the background."""
-
-    def counts(self) -> PlannerCounts:
-        """Nothing happens."""
-        return PlannerCounts()
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
-
 
 @final
-class _Clock:
-    """Lets the replay have as much time as there was."""
+class _Clock(Recorder):
+    """Gives the replay as much time as there was."""
 
-    def __init__(self) -> None:
-        self.ns = 0
-
-    def executor(self, form: Form, _used: Form) -> Form:
-        """Swaps are the replay's business."""
-        return form
-
-    def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
-        """It is known."""
-
-    def hear(self, answer: Answer) -> None:
-        """It is known."""
+    ns = 0
 
     def left(self, _ns: int) -> int:
-        """Give the time that was left."""
+        """Return the time that was left."""
         return self.ns
-
-    def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
-        """It is compared elsewhere."""
-
-    def reset(self, episode: int) -> None:
-        """It is known."""
 
 
 def replay(

@@ -71,11 +71,7 @@ class RollForward:
             raise ConfigError(f"lead is {self.lead}; from 0 to most={self.most}.")
 
     def as_references(self) -> dict[str, str | None]:
-        """What another process needs to know.
-
-        Raises:
-            ConfigError: If a function was given, which cannot be sent.
-        """
+        """Return what another process needs; raise ConfigError for functions."""
         for name in ("model", "check"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -88,14 +84,10 @@ class RollForward:
 
 @final
 class Lead:
-    """How many ticks an answer takes: of the newest answers the 95th percentile.
+    """How many ticks an answer takes: the 95th percentile of the newest answers.
 
-    The first answer of a planner that was just started is left out: it is slower than all that
-    follow, and would be believed for a whole window. It is reckoned with only until there is a
-    second one.
-
-    Args:
-        roll: How it is measured.
+    The first answer of a planner that was just started counts only until there is a second one: it
+    is slower than all that follow.
     """
 
     def __init__(self, roll: RollForward) -> None:
@@ -105,12 +97,7 @@ class Lead:
         self.value = roll.lead or 0
 
     def note(self, ticks: int, request: int) -> None:
-        """Take how many ticks were consumed until an answer came.
-
-        Args:
-            ticks: Those ticks.
-            request: The number of the request; the first is a warm-up.
-        """
+        """Take how many ticks were consumed until the answer to a request came."""
         if self._fixed is not None:
             return
         if request <= 1:
@@ -127,12 +114,7 @@ class Lead:
 class Foresight:
     """Rolls observations forward, with a copy of the executor that acts.
 
-    Args:
-        roll: With what.
-        executor: Acts at the ticks for which nothing is committed; None where it takes no part, and
-            the last action is held there, or the default taken.
-        spec: The environment.
-        memory: The planner's goals, where the executor has one.
+    Without an executor the last action is held where nothing is committed.
     """
 
     def __init__(

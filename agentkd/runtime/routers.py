@@ -18,8 +18,8 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError
+from agentkd.runtime.arbiter import Moment, Router
 from agentkd.runtime.rollforward import Check
-from agentkd.runtime.router import Moment, Router
 from agentkd.spec import ActionSpec
 from agentkd.types import Floats, Policy, Source, Strategy
 
@@ -33,25 +33,6 @@ Baseline = Callable[[Floats], Any]
 """A controller that is trusted: the observation, (obs,), to an action."""
 
 _DECIDERS: tuple[Source, ...] = ("strategy", "executor")
-
-
-@final
-class Only(Router):
-    """Lets one of strategy and executor take part: planner only, executor only."""
-
-    def __init__(self, source: Literal["strategy", "executor"]) -> None:
-        """Choose who."""
-        if source not in _DECIDERS:
-            raise ConfigError(f"Only({source!r}): 'strategy' or 'executor'.")
-        self._source = source
-
-    def takes_part(self, source: Source, /) -> bool:
-        """Say whether it is the one, or a fallback."""
-        return source == self._source or source not in _DECIDERS
-
-    def veto(self, _source: Source, _moment: Moment, /) -> str:
-        """Nobody is left to be refused."""
-        return ""
 
 
 @final
@@ -354,7 +335,7 @@ class Shadow(Router):
         return "shadow"
 
     def counts(self) -> Mapping[str, Any]:
-        """How often it was compared, and how far it agreed with the other, 0 to 1."""
+        """Return how often it was compared, and its agreement, 0 to 1."""
         mean = self._sum / self._count if self._count else None
         return {"shadow_compared_total": self._count, "shadow_agreement": mean}
 
@@ -392,10 +373,6 @@ class Unless(Router):
         self._router, self._condition = router, condition
         self.judges = router.judges
 
-    def takes_part(self, source: Source, /) -> bool:
-        """Say what the router says."""
-        return self._router.takes_part(source)
-
     def veto(self, source: Source, moment: Moment, /) -> str:
         """Refuse what the router refuses, unless the condition holds."""
         reason = self._router.veto(source, moment)
@@ -404,7 +381,7 @@ class Unless(Router):
         return reason
 
     def fallback(self, moment: Moment, /) -> Any:
-        """What the router falls back on."""
+        """Return what the router falls back on."""
         return self._router.fallback(moment)
 
     def reset(self) -> None:
@@ -413,5 +390,5 @@ class Unless(Router):
         self._condition.reset()
 
     def counts(self) -> Mapping[str, Any]:
-        """What both counted."""
+        """Return what both counted."""
         return {**self._router.counts(), **self._condition.counts()}

@@ -13,11 +13,9 @@ from typing import Any, Literal, Self, Unpack, final
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.arguments import AgentOptions
-from agentkd.runtime.clock import Clock, make_clock
-from agentkd.runtime.loop import Limits, Loop
-from agentkd.runtime.result import RunResult
-from agentkd.runtime.scheduling import Realtime
+from agentkd.runtime.clock import Clock, Realtime, make_clock
+from agentkd.runtime.connect import AgentOptions
+from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.spec import Spec
 from agentkd.types import Decision
 

@@ -1,4 +1,4 @@
-"""Scores of what the executor does, and whether they fell after a swap."""
+"""Scores: whether they fell after a swap, and whether strategies earn more or less."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
+from agentkd.printable import logger
+from agentkd.types import Source
+
+log = logger(__name__)
+
+_WINDOW = 50
+"""Ticks that are counted together."""
+_MOSTLY, _HARDLY = 0.5, 0.1
+_ENOUGH = 5
+"""Windows of each that are needed to compare."""
+_CERTAIN = 3.0
+"""How many standard errors apart the means have to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +53,7 @@ class Rollback:
 
 @final
 class Scores:
-    """Keeps scores before and after a swap.
-
-    Args:
-        options: When scores have fallen.
-    """
+    """Keeps scores before and after a swap."""
 
     def __init__(self, options: Rollback) -> None:
         """Begin without scores."""
@@ -88,3 +96,92 @@ class Scores:
         with self._lock:
             self._former = None
             self._after = []
+
+
+class _Moments:
+    """Mean and variance of a sequence (Welford 1962)."""
+
+    __slots__ = ("count", "mean", "squares")
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def note(self, value: float) -> None:
+        self.count += 1
+        before = value - self.mean
+        self.mean += before / self.count
+        self.squares += before * (value - self.mean)
+
+    @property
+    def error(self) -> float:
+        """The variance of the mean."""
+        return self.squares / max(1, self.count - 1) / max(1, self.count)
+
+
+@final
+class Worth:
+    """Compares rewards while strategies acted with rewards while the executor did.
+
+    Rewards are averaged over windows of 50 ticks. A window counts for strategies if they acted at
+    half of its ticks or more, and for the executor if strategies acted at a tenth or less.
+    Strategies are worse if their mean is lower by three standard errors, of five windows of each or
+    more. The comparison is of what happened, not a trial: the two may have acted in different
+    states.
+    """
+
+    def __init__(self) -> None:
+        """Begin without rewards."""
+        self._strategy, self._executor = _Moments(), _Moments()
+        self._ticks = self._acted = 0
+        self._sum = 0.0
+        self.worse = False
+
+    def reset(self) -> None:
+        """Begin an episode: leave out the window at hand."""
+        self._ticks = self._acted = 0
+        self._sum = 0.0
+
+    def note(self, source: Source, reward: float) -> None:
+        """Take the reward of a tick and who acted; skip a reward that is not finite."""
+        if not math.isfinite(reward):
+            return
+        self._ticks += 1
+        self._acted += source == "strategy"
+        self._sum += reward
+        if self._ticks < _WINDOW:
+            return
+        share, mean = self._acted / self._ticks, self._sum / self._ticks
+        self.reset()
+        if share >= _MOSTLY:
+            self._strategy.note(mean)
+        elif share <= _HARDLY:
+            self._executor.note(mean)
+        else:
+            return
+        self._compare()
+
+    def _compare(self) -> None:
+        theirs, mine = self._strategy, self._executor
+        if min(theirs.count, mine.count) < _ENOUGH:
+            return
+        error = math.sqrt(theirs.error + mine.error)
+        worse = theirs.mean < mine.mean - _CERTAIN * error
+        if worse and not self.worse:
+            log.warning(
+                "Strategies do worse than the executor: %.4g of reward a tick against "
+                "%.4g. Let the executor act alone (mode='executor'), or find out why: "
+                "docs/realtime.md, Late rows.",
+                theirs.mean,
+                mine.mean,
+            )
+        self.worse = worse
+
+    def summary(self) -> dict[str, Any]:
+        """Return "reward_per_tick" by source and "strategies_worse"."""
+        means = {"strategy": self._strategy, "executor": self._executor}
+        return {
+            "reward_per_tick": {
+                name: each.mean if each.count else None for name, each in means.items()
+            },
+            "strategies_worse": int(self.worse),
+        }

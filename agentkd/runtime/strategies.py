@@ -18,11 +18,10 @@ from typing import Any, Literal, final
 
 from agentkd import dists
 from agentkd.errors import ConfigError
+from agentkd.runtime.blending import Seam
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
-from agentkd.runtime.seams import Seam
-from agentkd.runtime.trust import Trust
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
@@ -32,6 +31,42 @@ Advance = Literal["ticks", "commands"]
 _REASONS = ("late", "stale", "diverged", "superseded", "episode", "guard")
 _REMEMBERED = 1024
 _WAITING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """When a late row may act in the executor's place (`agentkd.runtime.trust`).
+
+    Attributes:
+        same: The largest distance between an action that a prediction counted on and the one that
+            was executed, 0 to 1.
+        surprise: The largest distance between the executor's actions at the predicted and at the
+            seen observation, at one tick, 0 to 1.
+        sharp: The largest mean of that distance lately, as a share of how far planner and executor
+            are apart about the same observation: a late row has to be nearer to the planner's word
+            than the executor is.
+        excess: How much further rows of an age may be from the executor than planner and executor
+            are about the same observation, as a factor.
+        slack: What the two means may be beyond that, 0 to 1.
+        missed: The largest share of an observation's movement that predictions miss lately, 0 to 1:
+            squared differences, predicted from seen, over those from answer to answer; the mean
+            over the observation's numbers.
+    """
+
+    same: float = 0.01
+    surprise: float = 0.25
+    sharp: float = 0.25
+    excess: float = 1.5
+    slack: float = 0.01
+    missed: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        for name in ("same", "surprise", "sharp", "slack", "missed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
+        if not self.excess >= 1:
+            raise ConfigError(f"Trust(excess={self.excess}): at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +102,7 @@ class StrategyOptions:
             raise ConfigError(f"trust is {self.trust!r}: 'auto', Trust(…) or None.")
 
     def to_json(self, trust: Trust | None) -> dict[str, Any]:
-        """Return what a replay needs to know, as JSON values.
-
-        Args:
-            trust: The limits for late rows that were in force.
-        """
+        """Return what a replay needs as JSON values, with the `Trust` in force."""
         return {
             "advance": self.advance,
             "trust": trust and asdict(trust),
@@ -91,55 +122,19 @@ class StrategyOptions:
         )
 
     def trusted(self, *, judged: bool) -> Trust | None:
-        """Return the limits for late rows, None for none.
-
-        Args:
-            judged: Whether a router judges strategies.
-        """
+        """Return the limits for late rows, or None; `judged`: a router judges them."""
         if isinstance(self.trust, Trust | None):
             return self.trust
         chosen = judged or self.seam is not None or self.advance == "commands"
         return None if chosen else Trust()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Track:
-    """A strategy and its actions.
-
-    Attributes:
-        strategy: The strategy.
-        actions: The most probable action of each row, (rows, …); None without rows.
-        start: The first tick that it may serve.
-        origin: The tick of its observation.
-        part: Counts the answers to one request.
-        assumed: The actions that the planner counted on from `origin` to the tick of row 0, flat;
-            see `Answer.assumed`.
-        predicted: The observation that row 0 is for, (obs,), if it was predicted.
-    """
-
-    strategy: Strategy
-    actions: Any
-    start: int
-    origin: int
-    part: int
-    assumed: Floats | None = None
-    predicted: Floats | None = None
-
-    @property
-    def horizon(self) -> int:
-        """How many rows it has."""
-        return 0 if self.actions is None else len(self.actions)
-
-
 @final
 class Strategies:
     """Holds the strategy that serves, and counts those that do not.
 
-    Args:
-        spec: The environment.
-        options: How they take over from one another.
-        patient: Take late strategies too, as a planner that acts alone does: one serves the tick at
-            which it arrives with its last row.
+    If `patient`, it takes late strategies too, as a planner that acts alone does: one serves the
+    tick at which it arrives with its last row.
     """
 
     def __init__(
@@ -149,8 +144,8 @@ class Strategies:
         wanted = options or StrategyOptions()
         self.accepted = 0
         self.rejected: dict[str, int] = dict.fromkeys(_REASONS, 0)
-        self.track: Track | None = None
-        self.before: Track | None = None
+        self.current: Strategy | None = None
+        self.before: Strategy | None = None
         self._spec = spec
         self._discrete = isinstance(spec.action, DiscreteSpec)
         self._boxes = isinstance(spec.action, BoxSpec)
@@ -159,7 +154,7 @@ class Strategies:
         self._standing = wanted.advance == "commands"
         # Where rows are used up by commands, those of a late answer were done already.
         self._patient = patient and not self._standing
-        self._coming: deque[Track] = deque(maxlen=_WAITING)
+        self._coming: deque[Strategy] = deque(maxlen=_WAITING)
         self._goal: tuple[Floats, int] | None = None
         self._acted = False
         self._why = ""
@@ -168,14 +163,9 @@ class Strategies:
         self._idle = 0
         self._idle_at = [0] * _REMEMBERED
 
-    @property
-    def current(self) -> Strategy | None:
-        """The strategy that serves, if it still can."""
-        return self.track.strategy if self.track is not None else None
-
     def reset(self) -> None:
         """Forget the strategies: their episode is over."""
-        self.track = self.before = None
+        self.current = self.before = None
         self._coming.clear()
         self._goal = None
         self._acted = False
@@ -184,16 +174,12 @@ class Strategies:
         """Count a strategy that does not serve, and say why at the next tick."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
         if drop:
-            self.track = None
+            self.current = None
 
     def revert(self) -> bool:
-        """Go back to the strategy that acted before the one that serves.
-
-        Returns:
-            Whether there is one.
-        """
-        self.track, self.before = self.before, None
-        self._acted = self.track is not None
+        """Go back to the strategy that acted before; return whether there is one."""
+        self.current, self.before = self.before, None
+        self._acted = self.current is not None
         return self._acted
 
     def _turn_away(self, reason: str) -> None:
@@ -210,7 +196,7 @@ class Strategies:
             self._idle += 1
 
     def consumed(self, since: int, tick: int) -> int:
-        """How many rows were used up from one tick to another; negative before it."""
+        """Return how many rows were used up between two ticks; negative before."""
         passed = tick - since
         if not self._standing or passed <= 0:
             return passed
@@ -220,7 +206,7 @@ class Strategies:
 
     def offer(self, answer: Answer, tick: int, episode: int) -> None:
         """Take an answer that arrived at `tick`, or refuse it."""
-        horizon = 0 if answer.rows is None else len(dists.pack(answer.rows))
+        horizon = 0 if answer.rows is None else len(answer.rows.rows)
         age = self.consumed(answer.tick, tick)
         guides = answer.goal is not None and self._goals is not None and age <= self._goals.max_age
         order = (answer.origin, answer.part)
@@ -237,113 +223,109 @@ class Strategies:
 
     def _accept(self, answer: Answer, tick: int, episode: int, horizon: int) -> None:
         last = answer.tick + max(0, horizon - 1)
+        rows = actions = None
+        if answer.rows is not None:
+            rows = dists.opened(answer.rows, self._spec.action)
+            actions = dists.mode(rows, self._spec.action)
+        # What is under way is committed for some ticks; with nothing under way the answer's own
+        # first tick is the first.
+        committed = self._freeze if self._acted and self.current is not None else 0
         strategy = Strategy(
             id=answer.id,
             episode=episode,
             obs_tick=answer.tick,
             ready_tick=tick,
             valid_until=max(last, tick) if self._patient else last,
-            rows=answer.rows,
+            rows=rows,
             goal=answer.goal,
             partial=answer.partial,
             expected=answer.expected,
             doubt=answer.doubt,
+            actions=actions,
+            start=max(answer.tick, tick + committed),
+            origin=answer.origin,
+            part=answer.part,
+            assumed=answer.assumed,
+            predicted=answer.predicted,
         )
-        actions = None
-        if answer.rows is not None:
-            actions = dists.mode(answer.rows, self._spec.action)
-        # What is under way is committed for some ticks; with nothing under way the answer's own
-        # first tick is the first.
-        committed = self._freeze if self._acted and self.track is not None else 0
-        start = max(answer.tick, tick + committed)
-        track = Track(
-            strategy, actions, start, answer.origin, answer.part, answer.assumed, answer.predicted
-        )
-        if start <= tick:
-            self._begin(track)
+        if strategy.start <= tick:
+            self._begin(strategy)
         else:
-            self._coming.append(track)
+            self._coming.append(strategy)
 
     def _promote(self, tick: int) -> None:
         """Start the strategies whose first tick has come; keep the newest."""
         coming = self._coming
         if not coming:
             return
-        ready = [track for track in coming if track.start <= tick]
+        ready = [strategy for strategy in coming if strategy.start <= tick]
         if ready:
             newest = ready[-1]
             self._begin(newest)
             # Older ones that would begin later are out of date by now.
             order = newest.origin, newest.part
-            kept = [track for track in coming if (track.origin, track.part) > order]
+            kept = [each for each in coming if (each.origin, each.part) > order]
             self._coming = deque(kept, maxlen=_WAITING)
 
-    def _begin(self, track: Track) -> None:
-        if self._acted and self.track is not None:
-            self.before = self.track
-        self.track = track
+    def _begin(self, strategy: Strategy) -> None:
+        if self._acted and self.current is not None:
+            self.before = self.current
+        self.current = strategy
         self._acted = False
-        if track.strategy.goal is not None:
-            self._goal = track.strategy.goal, track.strategy.obs_tick
+        if strategy.goal is not None:
+            self._goal = strategy.goal, strategy.obs_tick
 
     def acted(self) -> None:
         """Note that the strategy that serves decided at this tick."""
         self._acted = True
 
     def serve(self, tick: int) -> tuple[Any, str]:
-        """Give the action for a tick.
-
-        Args:
-            tick: The tick.
-
-        Returns:
-            The action, None where no strategy serves; and why.
-        """
+        """Return the action for a tick, None where no strategy serves; and why."""
         self._promote(tick)
         why, self._why = self._why or "late", ""
-        track = self.track
-        if track is None:
+        strategy = self.current
+        if strategy is None:
             return None, why
-        row = self.row(track, tick)
-        horizon = track.horizon
+        row = self.row(strategy, tick)
+        horizon = strategy.horizon
         if row >= horizon:
-            if not (self._patient and horizon and tick == track.strategy.ready_tick):
-                self.track = None
+            if not (self._patient and horizon and tick == strategy.ready_tick):
+                self.current = None
                 return None, why
-            return self._action(track, horizon - 1), "late"
-        return self._action(track, row), "fresh" if row == 0 else "ahead"
+            return self._action(strategy, horizon - 1), "late"
+        return self._action(strategy, row), "fresh" if row == 0 else "ahead"
 
-    def row(self, track: Track, tick: int) -> int:
+    def row(self, strategy: Strategy, tick: int) -> int:
         """Which row of a strategy is for a tick."""
-        return self.consumed(track.strategy.obs_tick, tick)
+        return self.consumed(strategy.obs_tick, tick)
 
-    def _action(self, track: Track, row: int) -> Any:
+    def _action(self, strategy: Strategy, row: int) -> Any:
         # A copy: what the caller does to the action must not change the strategy.
-        action = track.actions[row]
+        action = strategy.actions[row]
         return int(action) if self._discrete else action.copy()
 
     def outgoing(self, tick: int) -> Any:
-        """What the strategy before would do at a tick; None where it has no row."""
-        track = self.before
-        if track is None:
+        """Return what the strategy before would do at a tick, or None."""
+        strategy = self.before
+        if strategy is None:
             return None
-        row = self.row(track, tick)
-        return track.actions[row] if 0 <= row < track.horizon else None
+        row = self.row(strategy, tick)
+        return strategy.actions[row] if 0 <= row < strategy.horizon else None
 
     def upcoming(self, tick: int, count: int) -> list[Any]:
         """Actions of strategies for the ticks from `tick` on, up to the first gap."""
         found: list[Any] = []
         for at in range(tick, tick + count):
-            track = self.track
+            strategy = self.current
             for each in self._coming:
                 if each.start <= at:
-                    track = each
-            if track is None:
+                    strategy = each
+            if strategy is None:
                 break
-            row = self.row(track, at)
-            if not 0 <= row < track.horizon:
+            row = self.row(strategy, at)
+            if not 0 <= row < strategy.horizon:
                 break
-            found.append(track.actions[row])
+            found.append(strategy.actions[row])
         return found
 
     def goal(self, tick: int) -> tuple[Floats | None, int]:

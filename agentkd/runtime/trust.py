@@ -24,17 +24,13 @@ absolute differences in units of the bounds' distance; for choices, the share th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 
-from agentkd.errors import ConfigError
+from agentkd.runtime.strategies import Strategies, Trust
 from agentkd.spec import ActionSpec, BoxSpec
-from agentkd.types import Floats
-
-if TYPE_CHECKING:
-    from agentkd.runtime.strategies import Strategies, Track
+from agentkd.types import Floats, Strategy
 
 IDLE = object()
 """Executed where the world stood still, because nobody decided."""
@@ -49,51 +45,10 @@ _AGES = 12
 """Ages are counted in groups: 1, 2, 3 to 4, 5 to 8, and so on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """When a late row may act in the executor's place.
-
-    Attributes:
-        same: The largest distance between an action that a prediction counted on and the one that
-            was executed, 0 to 1.
-        surprise: The largest distance between the executor's actions at the predicted and at the
-            seen observation, at one tick, 0 to 1.
-        sharp: The largest mean of that distance lately, as a share of how far planner and executor
-            are apart about the same observation: a late row has to be nearer to the planner's word
-            than the executor is.
-        excess: How much further rows of an age may be from the executor than planner and executor
-            are about the same observation, as a factor.
-        slack: What the two means may be beyond that, 0 to 1.
-        missed: The largest share of an observation's movement that predictions miss lately, 0 to 1:
-            squared differences, predicted from seen, over those from answer to answer; the mean
-            over the observation's numbers.
-    """
-
-    same: float = 0.01
-    surprise: float = 0.25
-    sharp: float = 0.25
-    excess: float = 1.5
-    slack: float = 0.01
-    missed: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Validate the fields.
-
-        Raises:
-            ConfigError: If a field is out of range.
-        """
-        for name in ("same", "surprise", "sharp", "slack", "missed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
-        if not self.excess >= 1:
-            raise ConfigError(f"Trust(excess={self.excess}): at least 1.")
-
-
 class _Mean:
-    """A running mean that forgets: of all values first, then of about the last 32.
+    """A running mean: of all values first, then of about the last 32.
 
-    Args:
-        before: Counts as a first value, so that a few good ones prove nothing.
+    `before` counts as a first value, so that a few good ones prove nothing.
     """
 
     __slots__ = ("count", "value")
@@ -179,11 +134,11 @@ class History:
 class _Case:
     """A strategy that is judged: how far its past was checked, and why it ended."""
 
-    __slots__ = ("ended", "missed", "next", "step", "track")
+    __slots__ = ("ended", "missed", "next", "step", "strategy")
 
-    def __init__(self, track: Track) -> None:
-        self.track = track
-        self.next, self.step, self.ended = track.origin, 0, ""
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.next, self.step, self.ended = strategy.origin, 0, ""
         self.missed: float | None = None
 
 
@@ -191,12 +146,7 @@ class _Case:
 class Judge:
     """Applies `Trust`, tick by tick. It belongs to one thread.
 
-    Args:
-        trust: The limits.
-        action: The actions' spec.
-        history: What was executed.
-        executor: Gives the executor's action at an observation, (obs,).
-        vetoes: Where refusals are counted, by source and reason.
+    `executor` gives the executor's action at an observation, (obs,).
     """
 
     def __init__(
@@ -228,20 +178,14 @@ class Judge:
     ) -> tuple[Any, str]:
         """Return the action of the newest strategy that is still right, and why.
 
-        Args:
-            strategies: The strategies; those that are not right end.
-            served: The newest one's action and why it serves.
-            tick: The tick.
-            seen: The observation, (obs,), and what the executor would do, None if it does not say.
-
-        Returns:
-            The action, None if no strategy is right; and why.
+        Strategies that are not right end. `served` is the newest one's action and why it serves;
+        `seen` is the observation and what the executor would do, or None.
         """
         (action, why), first = served, ""
         while action is not None:
-            track = strategies.track
-            assert track is not None
-            reason = self._verdict(track, strategies.row(track, tick), tick, seen)
+            strategy = strategies.current
+            assert strategy is not None
+            reason = self._verdict(strategy, strategies.row(strategy, tick), tick, seen)
             if not reason:
                 return action, why
             first = first or reason
@@ -252,45 +196,45 @@ class Judge:
             action, why = strategies.serve(tick)
         return None, first
 
-    def _verdict(self, track: Track, row: int, tick: int, seen: tuple[Floats, Any]) -> str:
+    def _verdict(self, strategy: Strategy, row: int, tick: int, seen: tuple[Floats, Any]) -> str:
         """Return why a strategy may not act at a tick; "" if it may."""
         case = self._case
-        if case is None or case.track is not track:
-            case = self._open(track)
-        if tick == track.origin:
+        if case is None or case.strategy is not strategy:
+            case = self._open(strategy)
+        if tick == strategy.origin:
             return ""
         if not case.ended:
             case.ended = self._refusal(case, row, tick, seen)
         return case.ended
 
-    def _open(self, track: Track) -> _Case:
+    def _open(self, strategy: Strategy) -> _Case:
         """Take up a strategy, or again the one before the one at hand."""
         former, self._former = self._former, self._case
-        if former is not None and former.track is track:
+        if former is not None and former.strategy is strategy:
             self._case = former
             return former
         # How far are planner and executor apart about the same observation?
-        own = self._imagined(track)
-        if track.strategy.obs_tick == track.origin:
-            own = self._history.own_at(track.origin)
+        own = self._imagined(strategy)
+        if strategy.obs_tick == strategy.origin:
+            own = self._history.own_at(strategy.origin)
         if own is not None:
-            self._base.note(self._apart(own, track.actions[0]))
-        self._case = case = _Case(track)
+            self._base.note(self._apart(own, strategy.actions[0]))
+        self._case = case = _Case(strategy)
         return case
 
     def _refusal(self, case: _Case, row: int, tick: int, seen: tuple[Floats, Any]) -> str:
-        track, (obs, mine) = case.track, seen
-        expected = track.strategy.expected
-        if mine is None or (track.assumed is None and expected is None):
+        strategy, (obs, mine) = case.strategy, seen
+        expected = strategy.expected
+        if mine is None or (strategy.assumed is None and expected is None):
             return "unpredicted"
         if expected is None and not self._as_assumed(case, tick):
             return "changed"
         trust, base = self._trust, self._base.value
-        aged = self._aged[min((tick - track.origin - 1).bit_length(), _AGES - 1)]
-        aged.note(self._apart(track.actions[row], mine))
+        aged = self._aged[min((tick - strategy.origin - 1).bit_length(), _AGES - 1)]
+        aged.note(self._apart(strategy.actions[row], mine))
         if expected is not None or row == 0:
-            there = track.predicted if expected is None else expected[row]
-            predicted = self._predicted(track, row)
+            there = strategy.predicted if expected is None else expected[row]
+            predicted = self._predicted(strategy, row)
             if predicted is None or there is None:
                 return "unpredicted"
             if case.missed is None:
@@ -305,23 +249,23 @@ class Judge:
             return "astray" if aged.count > _FEW else "unproven"
         return ""
 
-    def _predicted(self, track: Track, row: int) -> Any:
+    def _predicted(self, strategy: Strategy, row: int) -> Any:
         """Return what the executor does at the observation that a row is for."""
-        expected = track.strategy.expected
+        expected = strategy.expected
         if expected is not None:
             return self._executor(expected[row])
-        return self._imagined(track)
+        return self._imagined(strategy)
 
-    def _imagined(self, track: Track) -> Any:
+    def _imagined(self, strategy: Strategy) -> Any:
         """Return what the executor would do at the predicted observation."""
-        lead = track.strategy.obs_tick - track.origin
-        assumed = track.assumed
+        lead = strategy.obs_tick - strategy.origin
+        assumed = strategy.assumed
         return assumed[lead] if assumed is not None and len(assumed) > lead else None
 
     def _as_assumed(self, case: _Case, tick: int) -> bool:
         """Compare what was executed before a tick with what was counted on."""
-        track = case.track
-        lead = track.strategy.obs_tick - track.origin
+        strategy = case.strategy
+        lead = strategy.obs_tick - strategy.origin
         while case.next < tick:
             did = self._history.executed_at(case.next)
             case.next += 1
@@ -330,9 +274,9 @@ class Judge:
             step, case.step = case.step, case.step + 1
             wanted = None
             if step >= lead:
-                wanted = track.actions[step - lead]
-            elif track.assumed is not None:
-                wanted = track.assumed[step]
+                wanted = strategy.actions[step - lead]
+            elif strategy.assumed is not None:
+                wanted = strategy.assumed[step]
             if did is None or wanted is None:
                 return False
             if self._apart(did, wanted) > self._trust.same:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
+from agentkd.types import Kind
 
 Method = Literal["ppd", "kickstart", "student-driven", "teacher-driven"]
 Apart = Callable[[Any, Tensor], Tensor]

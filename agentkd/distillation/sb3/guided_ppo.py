@@ -21,11 +21,10 @@ from torch.nn import functional
 from agentkd import dists
 from agentkd.distillation.sb3.guide import Apart, Guide, apart_for, mean_return
 from agentkd.distillation.sb3.to_sb3 import ExecutorPolicy
-from agentkd.dists import Kind
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.planners import Planner
 from agentkd.spec import Spec, env_spec, flatten
-from agentkd.types import ActionDist, Floats, RecurrentPolicy
+from agentkd.types import ActionDist, Floats, Kind, RecurrentPolicy
 
 
 class _Remembering(RolloutBuffer):

@@ -90,8 +90,8 @@ class _BoundedLinear(nn.Linear):
 
     def within(self, low: Floats, high: Floats) -> _BoundedLinear:
         """Set the bounds; they are the environment's and not saved."""
-        self.register_buffer("low", torch.from_numpy(low), persistent=False)
-        self.register_buffer("high", torch.from_numpy(high), persistent=False)
+        self.register_buffer("low", torch.tensor(low), persistent=False)
+        self.register_buffer("high", torch.tensor(high), persistent=False)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentkd.dists import Kind
 from agentkd.executors.executor import Executor, Head
 from agentkd.spec import ActionSpec
+from agentkd.types import Kind
 
 
 @dataclass(frozen=True, slots=True)

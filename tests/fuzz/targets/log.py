@@ -16,9 +16,9 @@ from agentkd.executors.architecture import initial
 from agentkd.runtime.codec import Answer, action_width, decode_answer, encode_answer
 from agentkd.runtime.log import EXECUTOR, FRAME, HEADER, MAGIC, DecisionLog
 from agentkd.runtime.logfile import Event, LogFile
-from agentkd.runtime.mailbox import Mailbox
+from agentkd.runtime.workers.channels import Mailbox
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec, to_json
-from agentkd.types import Categorical, Gaussian
+from agentkd.types import Packed
 from tests.deploy_executors import OBS
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
@@ -31,9 +31,9 @@ _BOX = Spec(OBS, BoxSpec((-1.0, -2.0), (1.0, 2.0), (2,)))
 
 
 def _answers(spec: Spec) -> list[Answer]:
-    rows: Any = Categorical(np.eye(3, dtype=np.float32))
+    rows = Packed("categorical", np.eye(3, dtype=np.float32))
     if isinstance(spec.action, BoxSpec):
-        rows = Gaussian(np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32))
+        rows = Packed("gaussian", np.ones((3, 4), np.float32))
     goal = np.ones((1, 4), np.float32)
     expected = np.ones((3, 7), np.float32)
     assumed = np.ones((3, action_width(spec.action)), np.float32)

@@ -18,25 +18,14 @@ from agentkd.runtime.codec import EXPECTED_BYTES, Answer, Seen
 from agentkd.runtime.goals import GoalMemory, Goals
 from agentkd.runtime.rollforward import Foresight, RollForward
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Guidance, State
+from agentkd.types import Floats, Guidance, Labels, State
 
 _AT_ONCE = "answer_and_disagreement"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Thought:
-    """An answer, and the labels that came with it, oldest first.
-
-    Attributes:
-        answer: What the runtime gets.
-        obs: Observations that were labelled, (labels, obs); with goals, as an executor observes
-            them.
-        dist: The planner's distributions for them; None where there are no labels.
-    """
-
-    answer: Answer
-    obs: Floats
-    dist: ActionDist | None
+Reply = tuple[Answer, Labels | None]
+"""An answer, and the labels that came with it, oldest first; with goals, of observations as an
+executor makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +33,9 @@ class Demands:
     """What an agent wants of a planner besides answers about what it observes.
 
     Attributes:
-        roll: How observations are rolled forward first, None for as they are.
-        goals: What the planner's goals look like, None where it gives none.
-        executor: The executor that acts meanwhile, and has to be imagined; None where it takes no
-            part.
+        roll: How observations are rolled forward first, or None.
+        goals: The planner's goals, or None.
+        executor: The executor that acts meanwhile, or None.
     """
 
     roll: RollForward | None = None
@@ -56,26 +44,18 @@ class Demands:
 
 
 @final
-class Thinker:
+class PlannerQuery:
     """Asks a planner about the newest observation and those visited since it was last.
 
     A planner may have an attribute `horizon`: it then answers each observation with so many rows,
-    for the ticks from the observation's on. It may answer with a `Guidance`,
-    with goals for the executor and with what it expects to be observed. It may have a
-    method `improve`, which gives better and better answers (`AnytimePolicy`), and `disagreement`,
-    which says how far its members are apart (`Ensemble`); with a method `answer_and_disagreement`,
-    which gives both, it is asked once. Where it has an attribute `episode`, that is set to the
-    episode's number.
+    for the ticks from the observation's on. It may answer with a `Guidance`. It may have a method
+    `improve` (`AnytimePolicy`), and `disagreement` (`Ensemble`);
+    with `answer_and_disagreement`, which gives both, it is asked once. An attribute
+    `episode` is set to the episode's number.
 
     A planner with a memory steps through the observations one by one, and starts afresh in each
-    episode. If one is missing, its memory is wrong until the episode ends: it goes on answering,
-    but nothing is learnt of that.
-
-    Args:
-        policy: The planner.
-        spec: The environment.
-        backlog: Whether observations before the newest are wanted as labels.
-        demands: What else is wanted.
+    episode. If one is missing, it goes on answering until the episode ends, but nothing is learnt
+    of that.
     """
 
     def __init__(
@@ -123,9 +103,8 @@ class Thinker:
     def may_ask(self, newest: Seen) -> bool:
         """Return whether the planner may be asked about an observation now.
 
-        With a roll-forward, the actions that were sent with an observation are only right if the
-        agent had the planner's last answer when it sent them: that answer changes what is done
-        next.
+        With a roll-forward the committed actions are only right if the agent had the last answer
+        when it sent them: that answer changes what is done next.
         """
         return self._foresight is None or newest.heard >= self._answered
 
@@ -137,32 +116,28 @@ class Thinker:
         else:
             self._policy(obs)
 
-    def think(self, seen: Sequence[Seen]) -> Thought:
-        """Ask the planner, and wait for its last answer; see `thoughts`."""
-        *_, last = self.thoughts(seen)
+    def last(self, seen: Sequence[Seen]) -> Reply:
+        """Ask the planner, and wait for its last answer; see `replies`."""
+        *_, last = self.replies(seen)
         return last
 
-    def thoughts(self, seen: Sequence[Seen]) -> Iterator[Thought]:
-        """Ask the planner.
-
-        Args:
-            seen: Observations, oldest first; the last is the newest.
+    def replies(self, seen: Sequence[Seen]) -> Iterator[Reply]:
+        """Ask the planner about observations, oldest first.
 
         Yields:
             Its answers. All but the last are partial and carry no labels.
 
         Raises:
-            PlannerError: If the planner raised, or answered something that does not fit or is not
-                finite.
+            PlannerError: If it raised, or its answer does not fit or is not finite.
         """
         try:
-            yield from self._thoughts(seen)
+            yield from self._replies(seen)
         except AgentkdError as error:
             raise PlannerError(str(error)) from error
         except Exception as error:
             raise PlannerError(f"The planner raised {type(error).__name__}: {error}") from error
 
-    def _thoughts(self, seen: Sequence[Seen]) -> Iterator[Thought]:
+    def _replies(self, seen: Sequence[Seen]) -> Iterator[Reply]:
         if not (self._backlog or self.recurrent):
             seen = seen[-1:]
         newest = seen[-1]
@@ -174,56 +149,52 @@ class Thinker:
         predicted = None if assumed is None else asked[-1].obs
         obs = np.stack([each.obs for each in asked])
         sound = np.ones(len(asked), bool)
-        doubt = math.nan
+        doubt, part = math.nan, 0
+        found: Guidance | None = None
         if self.anytime:
-            guidance, part = None, -1
-            for part, found in enumerate(self._policy.improve(obs)):
-                guidance = self._checked(found, 1)
-                partial = self._answer(guidance, newest, asked[-1].tick, began)
-                partial = replace(partial, assumed=assumed, predicted=predicted)
-                yield self._partial(replace(partial, part=part))
-            if guidance is None:
+            for part, better in enumerate(self._policy.improve(obs), 1):
+                found = self._checked(better, 1)
+                answer = self._answer(found, newest, asked[-1].tick, began)
+                answer = replace(answer, assumed=assumed, predicted=predicted)
+                yield replace(answer, part=part - 1, partial=True), None
+            if found is None:
                 raise PlannerError("The planner's `improve` gave no answer.")
         elif self.recurrent:
-            part, guidance = -1, self._step(asked, sound)
+            found = self._step(asked, sound)
         elif self._at_once:
             rows, apart = self._policy.answer_and_disagreement(obs)
-            part, guidance = -1, self._checked(rows, len(asked))
-            doubt = float(apart[-1])
+            found, doubt = self._checked(rows, len(asked)), float(apart[-1])
         else:
-            part, guidance = -1, self._checked(self._policy(obs), len(asked))
+            found = self._checked(self._policy(obs), len(asked))
         if self._doubts and not self._at_once:
             doubt = float(self._policy.disagreement(obs[-1:])[0])
-        answer = self._answer(guidance, newest, asked[-1].tick, began)
-        kept = np.flatnonzero(sound & (guidance.rows is not None))
-        answer = replace(answer, assumed=assumed, predicted=predicted)
-        answer = replace(answer, labels=len(kept), part=part + 1, doubt=doubt)
+        answer = self._answer(found, newest, asked[-1].tick, began)
+        answer = replace(answer, assumed=assumed, predicted=predicted, doubt=doubt)
+        labels = self._labels(found, asked, np.flatnonzero(sound))
+        count = 0 if labels is None else len(labels.obs)
         self._answered = self._id
-        yield self._labelled(answer, guidance, asked, kept)
+        yield replace(answer, labels=count, part=part), labels
 
     def _asked(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen], Floats | None]:
         """Return what the planner is shown, and the actions that this counts on."""
         newest = seen[-1]
         if self._foresight is not None and newest.lead:
             obs, assumed = self._foresight(newest)
-            ahead = replace(newest, tick=newest.tick + newest.lead, obs=obs)
+            ahead = newest._replace(tick=newest.tick + newest.lead, obs=obs)
             # One that is quick labels what was really observed, too.
             both = len(seen) > 1 and not self.anytime
             return [*seen, ahead] if both else [ahead], assumed
         return seen[-1:] if self.anytime else seen, None
 
     def _checked(self, found: Any, count: int) -> Guidance:
-        """Bring an answer about `count` observations into one form.
-
-        Raises:
-            PlannerError: If it does not fit.
-        """
+        """Check an answer about `count` observations; return it, packed."""
         guidance = found if isinstance(found, Guidance) else Guidance(rows=found)
         rows, goal = guidance.rows, guidance.goal
         if rows is None and goal is None:
             raise PlannerError("The planner answered neither rows nor a goal.")
+        packed = None
         if rows is not None:
-            dists.check(rows, self._spec.action, count * self.horizon)
+            packed = dists.check(rows, self._spec.action, count * self.horizon)
         if goal is not None:
             size = self._memory.goals.size if self._memory is not None else 0
             if goal.shape != (count, size) or not np.isfinite(goal).all():
@@ -235,12 +206,12 @@ class Thinker:
         expected = guidance.expected
         if expected is not None:
             wanted = (count * self.horizon, self._spec.obs.size)
-            if rows is None or expected.shape != wanted:
+            if packed is None or expected.shape != wanted:
                 raise PlannerError(
                     f"The planner expects observations {expected.shape}; {wanted} "
                     "would go with its rows."
                 )
-        return guidance
+        return Guidance(packed, goal, expected)
 
     def _step(self, seen: Sequence[Seen], sound: NDArray[np.bool_]) -> Guidance:
         found = []
@@ -266,23 +237,15 @@ class Thinker:
             if some and len(some) != len(found):
                 raise PlannerError("The planner answers now with, now without rows.")
         return Guidance(
-            dists.stack(rows, self._spec.action) if rows else None,
+            dists.packed(dists.stack(rows, self._spec.action)) if rows else None,
             np.concatenate(goals) if goals else None,
             np.concatenate(expected) if expected else None,
         )
-
-    def _partial(self, answer: Answer) -> Thought:
-        nothing = np.empty((0, self._spec.obs.size), np.float32)
-        return Thought(replace(answer, partial=True), nothing, None)
 
     def _answer(self, guidance: Guidance, newest: Seen, tick: int, began: int) -> Answer:
         ended = time.monotonic_ns()
         last = slice(-self.horizon, None)
         rows, expected = guidance.rows, guidance.expected
-        if rows is not None:
-            packed = np.asarray(dists.pack(rows), np.float32)
-            whole = dists.unpack(dists.kind_of(rows), packed, self._spec.action)
-            rows = dists.rows(whole, last)
         if expected is not None:
             expected = np.asarray(expected[last], np.float32)
             if len(expected) > self._expects:
@@ -300,29 +263,29 @@ class Thinker:
             labels=0,
             thinking=(ended - began) * 1e-9,
             latency=(ended - newest.time) * 1e-9,
-            rows=rows,
+            rows=None if rows is None else dists.rows(dists.packed(rows), last),
             seen=newest.tick,
             goal=goal,
             expected=expected,
         )
 
-    def _labelled(
-        self, answer: Answer, guidance: Guidance, asked: Sequence[Seen], kept: NDArray[Any]
-    ) -> Thought:
-        if self._memory is not None and guidance.goal is not None:
+    def _labels(
+        self, guidance: Guidance, asked: Sequence[Seen], kept: NDArray[np.intp]
+    ) -> Labels | None:
+        """Return what is learnt of an answer: the first row of each kept observation.
+
+        With goals, each observation gets a goal of a random age.
+        """
+        memory = self._memory
+        if memory is not None and guidance.goal is not None:
             for each, goal in zip(asked, guidance.goal, strict=True):
-                self._memory.keep(each.episode, each.tick, goal)
+                memory.keep(each.episode, each.tick, goal)
         if guidance.rows is None:
-            nothing = np.empty((0, self._spec.obs.size), np.float32)
-            return Thought(answer, nothing, None)
-        if self._memory is None:
-            obs = np.stack([each.obs for each in asked])[kept]
-        else:
+            return None
+        obs = [asked[index].obs for index in kept]
+        if memory is not None:
             chosen = [asked[index] for index in kept]
-            rows = [self._memory.aged(e.episode, e.tick, e.obs) for e in chosen]
-            width = self._spec.obs.size + self._memory.goals.width
-            obs = np.reshape(rows, (len(rows), width)).astype(np.float32)
-        packed = np.asarray(dists.pack(guidance.rows), np.float32)
-        kind = dists.kind_of(guidance.rows)
-        whole = dists.unpack(kind, packed, self._spec.action)
-        return Thought(answer, obs, dists.rows(whole, kept * self.horizon))
+            obs = [memory.aged(each.episode, each.tick, each.obs) for each in chosen]
+        width = self._spec.obs.size + (0 if memory is None else memory.goals.width)
+        flat = np.reshape(obs, (len(obs), width)).astype(np.float32)
+        return Labels(flat, dists.rows(guidance.rows, kept * self.horizon))

@@ -1,24 +1,28 @@
-"""Where labels go and weights come from, without ever being waited for."""
+"""Distillers as an agent sees them: the port, one on the tick, one in a process."""
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, final, runtime_checkable
+from typing import ClassVar, final
 
 from agentkd.errors import ConfigError
 from agentkd.executors.description import interchangeable
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
-from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.status import Health
-from agentkd.runtime.worker import describe
+from agentkd.runtime.codec import decode_turn, encode_turn
+from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, Health, LabelRing, Mailbox
+from agentkd.runtime.workers.child import describe
+from agentkd.runtime.workers.distiller import ENOUGH, TOLD, refused_by
+from agentkd.runtime.workers.host import Host, Patience, Port, Process
+from agentkd.spec import to_json
 from agentkd.types import DistillerLike, Floats, Gated
 
 log = logger(__name__)
 
-ENOUGH = 3
-"""Errors in a row after which a distiller is given up, or made anew."""
+_SERVE = "agentkd.runtime.workers.distiller:serve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +52,41 @@ class DistillerCounts:
     refused: Mapping[str, int] = field(default_factory=dict)
 
 
-@runtime_checkable
-class DistillerPort(Protocol):
+class DistillerPort(Port, ABC):
     """A distiller as the agent sees it."""
 
-    inline: ClassVar[bool]
+    inline: ClassVar[bool] = False
     """Whether it learns on the tick, so that runs can be repeated exactly."""
 
+    @abstractmethod
     def open(self, executor: Executor) -> LabelRing:
         """Start without waiting; return the ring that labels go into."""
-        ...
-
-    def await_ready(self, timeout: float | None = None) -> None:
-        """Return when it learns.
-
-        Args:
-            timeout: Seconds to wait at most, None for as long as a start may take.
-
-        Raises:
-            WorkerError: If its start fails or takes longer.
-        """
-        ...
 
     def learn(self) -> None:
         """Learn now, on the tick, if it is `inline`."""
-        ...
 
+    @abstractmethod
     def weights(self) -> Floats | None:
         """Take the newest weights that were not taken yet."""
-        ...
 
+    @abstractmethod
     def follow(self, executor: Executor) -> None:
         """Take note of an executor that acts and is not from `weights`.
 
         Weights that were learnt before are not handed on any more.
         """
-        ...
 
-    def supervise(self) -> None:
-        """Look after whatever runs in the background; not on the tick's way."""
-        ...
-
+    @abstractmethod
     def counts(self) -> DistillerCounts:
-        """What happened so far."""
-        ...
+        """Return what happened so far."""
 
+    @abstractmethod
     def close(self) -> None:
         """End, and leave nothing running; `weights` then gives the last ones."""
-        ...
-
-
-def refused_by(distiller: DistillerLike) -> Mapping[str, int]:
-    """Return how many of its weights a distiller refused itself, by reason."""
-    return distiller.refused() if isinstance(distiller, Gated) else {}
 
 
 @final
-class InlineDistiller:
+class InlineDistiller(DistillerPort):
     """A distiller that takes its steps on the tick: deterministic, for a virtual clock.
 
     Args:
@@ -140,9 +122,6 @@ class InlineDistiller:
         self._ring = LabelRing(executor.spec)
         self._opened = self._acting = executor
         return self._ring
-
-    def await_ready(self, timeout: float | None = None) -> None:
-        """It is ready."""
 
     def learn(self) -> None:
         """Take the labels that came and some gradient steps."""
@@ -193,11 +172,8 @@ class InlineDistiller:
         """Take note of an executor; the distiller hears of it at the next tick."""
         self._acting = executor
 
-    def supervise(self) -> None:
-        """Nothing runs in the background."""
-
     def counts(self) -> DistillerCounts:
-        """What happened so far."""
+        """Return what happened so far."""
         return DistillerCounts(
             self._labels,
             self._ring.dropped if self._ring else 0,
@@ -214,4 +190,114 @@ class InlineDistiller:
         if self._learnt and self._failures < ENOUGH and self._acting is None:
             self._propose()
         if self._ring is not None:
-            self._ring.segment.close()
+            self._ring.close()
+
+
+@final
+class ProcessDistiller(DistillerPort):
+    """A distiller in a spawned process that is started again when it dies or hangs.
+
+    A distiller with a method `warm_start(weights)` goes on, after such a start, from the weights
+    that were published last; one that is `Gated`, from the executor that acts.
+
+    Args:
+        remote: What makes the distiller, in the other process.
+        publish_seconds: How often weights come back.
+        patience: How long the process may take.
+    """
+
+    def __init__(
+        self, remote: Process, *, publish_seconds: float = 0.5, patience: Patience | None = None
+    ) -> None:
+        """Take the orders; `open` and `await_ready` start the process."""
+        if not publish_seconds > 0:
+            raise ConfigError(f"publish_seconds is {publish_seconds}; it has to be above 0.")
+        self._remote = remote
+        self._publish_seconds = publish_seconds
+        self._patience = patience
+        self._progress: Mapping[str, float] = {}
+        self._refused: dict[int, Mapping[str, int]] = {}
+        self._stale = self._turn = 0
+
+    def open(self, executor: Executor) -> LabelRing:
+        """Lay out the shared memory and start the process."""
+        self._ring = LabelRing(executor.spec)
+        self._opened_with = executor
+        size = len(encode_turn(0, True, executor.vector()))
+        self._weights, self._acting = Mailbox(size, 2), Mailbox(size, 2)
+        self._told = Mailbox(TOLD, 2)
+        self._send(executor)
+        self._channels = {
+            "labels": self._ring,
+            "weights": self._weights,
+            "acting": self._acting,
+            "told": self._told,
+        }
+        self._host = Host(
+            "distiller",
+            self._remote,
+            _SERVE,
+            {"spec": to_json(executor.spec), "publish_seconds": self._publish_seconds},
+            {name: each.handle() for name, each in self._channels.items()},
+            self._patience,
+        )
+        self._host.check()
+        return self._ring
+
+    def weights(self) -> Floats | None:
+        """Take the newest weights, if there are new ones."""
+        found = self._weights.take()
+        if not found:
+            return None
+        turn, _, weights = decode_turn(found[-1])
+        if turn != self._turn:
+            self._stale += 1
+            return None
+        return weights
+
+    def follow(self, executor: Executor) -> None:
+        """Send an executor that acts to the distiller's process."""
+        if self._host is not None:
+            self._turn += 1
+            self._send(executor)
+
+    def _send(self, executor: Executor) -> None:
+        fits = interchangeable(executor, self._opened_with)
+        known = executor if fits else self._opened_with
+        self._acting.write(encode_turn(self._turn, fits, known.vector()))
+
+    def counts(self) -> DistillerCounts:
+        """Return what happened so far."""
+        host = self._hosted()
+        told = self._told.last()
+        if told is not None:
+            heard = json.loads(told)
+            self._progress = heard["progress"]
+            # Each process counts from 0.
+            self._refused[heard["pid"]] = heard["refused"]
+        return DistillerCounts(
+            host.status[LABELS],
+            self._ring.dropped,
+            host.status[STEPS],
+            host.status[ERRORS],
+            dict(host.restarts),
+            host.error,
+            self._progress,
+            host.health(),
+            self._refusals(),
+        )
+
+    def _refusals(self) -> Mapping[str, int]:
+        out = {"stale": self._stale} if self._stale else {}
+        for counted in self._refused.values():
+            for reason, count in counted.items():
+                out[reason] = out.get(reason, 0) + count
+        return out
+
+    def close(self) -> None:
+        """Let the process publish its last weights and end."""
+        if self._host is None:
+            return
+        self._host.close()
+        for channel in self._channels.values():
+            channel.close()

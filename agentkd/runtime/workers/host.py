@@ -1,9 +1,9 @@
-"""Worker processes: started, watched, killed when they hang, and started again.
+"""The host of worker processes: it starts, watches, ends and restarts them.
 
 A worker is a fresh interpreter that gets its orders as JSON and shares memory by descriptor. So
 nothing is pickled, the user's main module is not imported a second time, and the number of threads
-is settled before any library asks for it. A guardian process (`agentkd.runtime.guardian`) ends each
-worker together with all that it has started.
+is settled before any library asks for it. A guardian process (`agentkd.runtime.workers.guardian`)
+ends each worker with all that it has started.
 """
 
 from __future__ import annotations
@@ -14,22 +14,32 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, final
+from typing import Any, Literal, final
 
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
-from agentkd.runtime import guardian
-from agentkd.runtime.mailbox import Mailbox
-from agentkd.runtime.memory import Segment
-from agentkd.runtime.priority import (
+from agentkd.runtime.workers import guardian
+from agentkd.runtime.workers.channels import (
+    PID,
+    STOP,
+    Handle,
+    Health,
+    Mailbox,
+    Segment,
+    State,
+    Status,
+)
+from agentkd.runtime.workers.priority import (
     MOST_NICE,
     NEVER,
     Ladder,
+    Silence,
     family,
     levels,
     lowest_reachable,
@@ -37,15 +47,13 @@ from agentkd.runtime.priority import (
     set_level,
     usage,
 )
-from agentkd.runtime.silence import Silence
-from agentkd.runtime.status import Health, State, Status
 
 log = logger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
 RAISED, HOPELESS = 70, 71
 """How a worker ends when its planner or distiller raised, and when a new start would."""
-_WORK = "agentkd.runtime.worker:main"
+_WORK = "agentkd.runtime.workers.child:main"
 _ENDING = 5.0
 """Seconds for a guardian to end all that its worker started."""
 _THREADS = (
@@ -94,11 +102,7 @@ class Process:
             ) from error
 
     def build(self) -> Any:
-        """Make it here, in this process.
-
-        Raises:
-            RefError: If the reference leads nowhere.
-        """
+        """Make it here, in this process, or raise a RefError."""
         return resolve(self.factory)(**self.arguments)
 
 
@@ -107,7 +111,7 @@ class Patience:
     """How long a worker may take, in seconds.
 
     Time in which a worker could run and other programs had the processors does not count towards
-    `start` and `answer` (`agentkd.runtime.silence`).
+    `start` and `answer` (`agentkd.runtime.workers.priority`).
 
     Attributes:
         start: From its start until it is ready.
@@ -127,74 +131,20 @@ class Patience:
     silence: float = 0.2
 
 
-def spawn(
-    entry: str,
-    orders: Mapping[str, Any],
-    descriptors: Sequence[int],
-    environment: Mapping[str, str],
-    output: int | IO[bytes],
-) -> subprocess.Popen[bytes]:
-    """Start a guardian and its worker; it takes about a millisecond.
-
-    The process returned is the guardian. It ends as the worker ends. Close its `stdin` to end both
-    and all that the worker started.
-
-    Args:
-        entry: "module:function" of ours that the worker calls with its orders.
-        orders: JSON values.
-        descriptors: What the worker shares with this process.
-        environment: Its environment variables.
-        output: Where its output and errors go: 2 for this process's errors.
-
-    Raises:
-        OSError: If the process cannot be started.
-    """
-    # In a pipe, long orders would have to wait for the worker to read them.
-    text = json.dumps(dict(orders)).encode()
-    letter = Segment(len(text))
-    letter.buffer[: len(text)] = text
-    command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
-    told = [os.getpid(), json.dumps(sys.path), entry, letter.fd, len(text)]
-    try:
-        return subprocess.Popen(
-            [*command, *map(str, told)],
-            stdin=subprocess.PIPE,
-            # What a planner prints must not mix with this program's output.
-            stdout=output,
-            stderr=None if output == 2 else output,
-            env=environment,
-            pass_fds=[*descriptors, letter.fd],
-            # Ctrl-C is for the parent, which ends its workers in order.
-            process_group=0,
-        )
-    finally:
-        letter.close()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a guardian, its worker and all that the worker started."""
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(_ENDING)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @final
-class Worker:
-    """One supervised process.
+class Host:
+    """One supervised process: a planner, a distiller or a collector.
 
     Args:
-        name: For messages: "planner", "distiller".
-        remote: What it makes.
-        serve: "module:function" of ours that it runs, as f(orders, made, status).
+        name: For messages: "planner", "distiller", "collector".
+        remote: What the process makes.
+        serve: "module:function" of ours that it runs, as f(child); see
+            `agentkd.runtime.workers.child`.
         orders: What that function needs to know, as JSON values.
-        descriptors: What it shares with this process.
+        shared: The channels that it shares with this process, by name.
         patience: How long it may take.
         wake: Called when it is told to end.
+        quiet: Keep what it prints out of this process's errors.
     """
 
     def __init__(
@@ -203,25 +153,29 @@ class Worker:
         remote: Process,
         serve: str,
         orders: Mapping[str, Any],
-        descriptors: Sequence[int],
-        patience: Patience,
-        wake: Callable[[], None],
+        shared: Mapping[str, Handle],
+        patience: Patience | None = None,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        quiet: bool = False,
     ) -> None:
         """Prepare; `check` starts it."""
         self.status = Status()
         self.words = Mailbox(8192, 4)
         self.restarts: dict[str, int] = {"died": 0, "hung": 0, "raised": 0}
         self.error = ""
-        self._name, self._remote, self._patience = name, remote, patience
+        self._name, self._remote = name, remote
+        self._patience = patience = patience or Patience()
         self._wake = wake
-        self._descriptors = [*descriptors, self.status.segment.fd, self.words.segment.fd]
+        self._printed = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115
+        own = {"status": self.status.segment.handle(), "words": self.words.handle()}
+        self._shared = {**shared, **own}
         self._orders = {
             "serve": serve,
             "factory": remote.factory,
             "arguments": dict(remote.arguments),
-            "status": self.status.segment.handle(),
-            "words": self.words.handle(),
-            **orders,
+            "shared": self._shared,
+            "orders": dict(orders),
         }
         steps = levels(remote.nice, niceness(), lowest_reachable())
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
@@ -237,7 +191,12 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """The worker's process id, None while there is none."""
-        return self.status.pid if self._process else None
+        return self.status[PID] or None if self._process else None
+
+    @property
+    def failures(self) -> int:
+        """How often it died, hung or raised, at a start or later."""
+        return sum(self.restarts.values()) + self._hopeless
 
     @property
     def ready(self) -> bool:
@@ -250,11 +209,29 @@ class Worker:
         return Health(state, self._starts_failed, self._ladder.raised)
 
     def _start(self) -> None:
-        environment = dict(os.environ)
-        for name in _THREADS:
-            environment[name] = str(self._remote.threads)
+        """Start a guardian, which forks the worker and ends as it ends."""
         self.status.begin()
-        self._process = spawn(_WORK, self._orders, self._descriptors, environment, 2)
+        # In a pipe, long orders would have to wait for the worker to read them.
+        text = json.dumps(self._orders).encode()
+        letter = Segment(len(text))
+        letter.buffer[: len(text)] = text
+        command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
+        told = [os.getpid(), json.dumps(sys.path), _WORK, letter.fd, len(text)]
+        # What a planner prints must not mix with this program's output.
+        output = 2 if self._printed is None else self._printed.fileno()
+        try:
+            self._process = subprocess.Popen(
+                [*command, *map(str, told)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=os.environ | dict.fromkeys(_THREADS, str(self._remote.threads)),
+                pass_fds=[letter.fd, *(each.fd for each in self._shared.values())],
+                # Ctrl-C is for the parent, which ends its workers in order.
+                process_group=0,
+            )
+        finally:
+            letter.close()
 
     def check(self) -> None:
         """Start, kill and reap, or raise its priority, as needed."""
@@ -279,7 +256,7 @@ class Worker:
             if code in (RAISED, HOPELESS):
                 self._fail("raised", self.error)
             else:
-                self._fail("died", f"{_ended(code)} {self.error}".strip())
+                self._fail("died", f"{_ended(code)} {self.error or self._last()}".strip())
             return
         root, patience = self._process.pid, self._patience
         heard, what, limit = self.status.heard, "not ready after", patience.start
@@ -291,7 +268,7 @@ class Worker:
             self._fail("hung", f"It was {what} {now - heard:.1f} s.")
 
     def _yield(self, now: float, root: int) -> None:
-        """Give the worker the priority that it should have."""
+        """Set the priority that the worker should have."""
         ladder = self._ladder
         first = self._state != "ready"
         if first:
@@ -320,6 +297,13 @@ class Worker:
             if self.ready:
                 log.warning("The %s: %s", self._name, _last_line(self.error))
 
+    def _last(self) -> str:
+        """Return the last line that a quiet worker printed."""
+        if self._printed is None:
+            return ""
+        self._printed.seek(0)
+        return _last_line(self._printed.read().decode(errors="replace"))
+
     def _fail(self, cause: Cause, words: str) -> None:
         was_ready = self.status.ready
         self.error = words
@@ -346,19 +330,21 @@ class Worker:
         self._told = what
 
     def _reap(self) -> None:
+        """End the guardian, the worker and all that the worker started."""
         process, self._process = self._process, None
-        if process is not None:
-            end(process)
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def await_ready(self, timeout: float | None = None) -> None:
-        """Start and wait until it serves.
-
-        Args:
-            timeout: Seconds to wait at most, None for as long as a start may take.
-
-        Raises:
-            WorkerError: If it raised, died or took too long on the way, with its words.
-        """
+        """Start and wait until it serves; see `Port.await_ready`."""
         failed = self._starts_failed
         limit = time.monotonic() + (float("inf") if timeout is None else timeout)
         while not self.ready:
@@ -379,7 +365,7 @@ class Worker:
             self._closed = True
             # It may have become ready since the last look.
             self._state = self.health().state
-            self.status.stop()
+            self.status[STOP] = 1
             self._wake()
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -387,7 +373,47 @@ class Worker:
             self._reap()
             self._listen()
             self.status.segment.close()
-            self.words.segment.close()
+            self.words.close()
+            if self._printed is not None:
+                self._printed.close()
+
+
+class Port:
+    """A planner or a distiller as an agent sees it, with or without a process."""
+
+    _host: Host | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be used. It is read on the tick."""
+        return True
+
+    @property
+    def pid(self) -> int | None:
+        """The id of its process, None while there is none."""
+        return self._host.pid if self._host is not None else None
+
+    def await_ready(self, timeout: float | None = None) -> None:
+        """Return when it can be used.
+
+        Args:
+            timeout: Seconds to wait at most, None for as long as a start may take.
+
+        Raises:
+            WorkerError: If its start fails or takes longer.
+        """
+        if self._host is not None:
+            self._host.await_ready(timeout)
+
+    def _hosted(self) -> Host:
+        if self._host is None:
+            raise ConfigError("It is not open. Use the agent in a with block.")
+        return self._host
+
+    def supervise(self) -> None:
+        """Look after background work, such as its process; not on the tick's way."""
+        if self._host is not None:
+            self._host.check()
 
 
 def _last_line(text: str) -> str:

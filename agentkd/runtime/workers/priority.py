@@ -2,7 +2,9 @@
 
 A worker in SCHED_IDLE gives a processor up as soon as a tick wants it. Where other programs keep
 every processor busy, it also hardly runs at all. So a worker that is silent although it could run
-is raised step by step, and lowered again once it has been quick for a while.
+is raised step by step, and lowered again once it has been quick for a while. On a loaded machine a
+worker may be silent only because other programs have the processors: `Silence` does not count that
+time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from agentkd.runtime.guardian import offspring
+from agentkd.runtime.workers.guardian import offspring
 
 MOST_NICE, NEVER = 19, 20
 _SHARING = 10
@@ -90,11 +92,9 @@ def _may_nice() -> bool:
 def levels(nice: int, own: int, reachable: int) -> tuple[Level, ...]:
     """Return the priorities of a worker, lowest first.
 
-    Args:
-        nice: The niceness that was asked for; 19 begins in SCHED_IDLE.
-        own: The niceness of this process, which a worker never goes below.
-        reachable: What `lowest_reachable` gave. Above 10, a worker could not be raised far enough
-            to get on. Then it has one level, of niceness 10 at most.
+    `nice` is what was asked for: 19 begins in SCHED_IDLE. A worker never goes below `own`. If
+    `reachable` is above 10, a worker could not be raised far enough to get on: then it has one
+    level, of niceness 10 at most.
     """
     if reachable > _SHARING:
         return (Level(max(own, min(nice, _SHARING))),)
@@ -110,10 +110,8 @@ def levels(nice: int, own: int, reachable: int) -> tuple[Level, ...]:
 class Ladder:
     """Chooses a worker's level from its heartbeats and its use of the processors.
 
-    Args:
-        steps: The levels, lowest first.
-        bound: Seconds of silence after which a worker that could run is looked at, and seconds for
-            which it is looked at before it is raised.
+    After `bound` seconds of silence it looks for as long at a worker that could run, and then
+    raises it.
     """
 
     def __init__(self, steps: Sequence[Level], bound: float) -> None:
@@ -141,13 +139,7 @@ class Ladder:
         self._steps, self._at = steps, 0
 
     def look(self, now: float, heard: float, measure: Callable[[], Usage]) -> bool:
-        """Return whether the level changed.
-
-        Args:
-            now: The time, in seconds.
-            heard: When the worker's last heartbeat was.
-            measure: Measures the worker; called only where it is silent.
-        """
+        """Return whether the level changed; `measure` is called only in silence."""
         if now - heard < self._bound:
             self._looking = None
             if not self._at or now - self._quick_since < self._pause:
@@ -177,11 +169,7 @@ class Ladder:
 
 
 def set_level(pids: Iterable[int], level: Level) -> None:
-    """Give all threads of processes a level.
-
-    Raises:
-        OSError: If the system does not allow it.
-    """
+    """Set the level of all threads of processes, or raise an OSError."""
     for pid in pids:
         done: set[int] = set()
         # A thread that starts meanwhile has the level of the one that started it.
@@ -231,3 +219,48 @@ def _stat(path: Path) -> list[str] | None:
         return path.read_text().rpartition(")")[2].split()
     except (OSError, ProcessLookupError):
         return None
+
+
+_TRUSTED = 0.25
+"""The share of a limit for which silence counts without a look at the worker."""
+_LOOKS, _REST = 16.0, 0.5
+"""Looks within a limit, at least, and seconds between two looks, at most."""
+
+
+@final
+class Silence:
+    """Measures the silence of one worker.
+
+    Between two looks a worker counts as silent for as long as it computed, if it could have run at
+    the second look, and for the whole time if it was waiting for something other than a processor.
+    So a hang is found on any machine: one that computes uses up its limit, and one that waits does
+    so in real time.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no silence."""
+        self._heard = self._looked = 0.0
+        self._counted = 0.0
+        self._used: float | None = None
+
+    def beyond(self, limit: float, now: float, heard: float, measure: Callable[[], Usage]) -> bool:
+        """Return whether the silence since `heard` has lasted longer than a limit.
+
+        All are in seconds. `measure` is called only if the silence is long.
+        """
+        if heard != self._heard:
+            self._heard, self._used = heard, None
+        if now - heard < _TRUSTED * limit:
+            return False
+        if self._used is None:
+            self._looked, self._used = now, measure().seconds
+            self._counted = _TRUSTED * limit
+            return False
+        passed = now - self._looked
+        if passed < min(_REST, limit / _LOOKS):
+            return False
+        usage = measure()
+        ran = max(0.0, usage.seconds - self._used)
+        self._counted += min(passed, ran) if usage.runnable else passed
+        self._looked, self._used = now, usage.seconds
+        return self._counted > limit

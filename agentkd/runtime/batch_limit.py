@@ -1,4 +1,4 @@
-"""How many observations one request may hold, so that labels never make it late."""
+"""The limit on observations in one request, so that labels never make it late."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ _FORGET = 0.2
 
 
 @final
-class Pace:
+class BatchLimit:
     """Keeps a request about as quick as one about the newest observation alone.
 
-    A large model labels a batch in the time of one observation; a search takes as many times
-    longer. Which it is shows when it is asked: first about the newest alone, to know what that
-    takes. Then the limit begins at 16, doubles while a request takes at most twice as long as that
-    of one observation (or less than five milliseconds), and halves where it takes longer.
-
-    Args:
-        most: The limit's own limit.
+    A large model labels a batch in the time of one observation; a search does not. The first
+    request is about the newest alone, to measure that. Then the limit begins at 16, doubles while a
+    request takes at most twice as long as one observation (or less than five milliseconds), and
+    halves where it takes longer. It is at most `most`.
     """
 
     def __init__(self, most: int) -> None:
         """Begin with a few."""
         self._most = max(1, most)
-        self.limit = 1
+        self.rows = 1
         self._alone: float | None = None
 
     def note(self, rows: int, seconds: float) -> None:
@@ -34,11 +31,11 @@ class Pace:
         if self._alone is None:
             if rows == 1:
                 self._alone = seconds
-                self.limit = min(_BEGIN, self._most)
+                self.rows = min(_BEGIN, self._most)
             return
         if rows == 1:
             self._alone += _FORGET * (seconds - self._alone)
         if seconds > max(_TWICE * self._alone, _NOTHING):
-            self.limit = max(1, self.limit // 2)
-        elif rows >= self.limit:
-            self.limit = min(2 * self.limit, self._most)
+            self.rows = max(1, self.rows // 2)
+        elif rows >= self.rows:
+            self.rows = min(2 * self.rows, self._most)

@@ -50,11 +50,7 @@ def fading(step: int, blend: int) -> float:
 
 @final
 class HandOver:
-    """Blends the actions of one source into those of the next.
-
-    Args:
-        seam: How.
-        action: The actions.
+    """Blends the actions of the former actor into those of the next one.
 
     Raises:
         ConfigError: If choices were to be blended.
@@ -84,14 +80,10 @@ class HandOver:
         self._carried: Any = 0.0
 
     def blended(self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any) -> Any:
-        """Return the source's action, blended with the one before.
+        """Return the action of the next actor, blended with what was under way.
 
-        Args:
-            actor: Who is to act.
-            action: What it wants.
-            tick: The tick.
-            outgoing: What the strategy before would do now, or None.
-            mine: What the executor would do now.
+        `outgoing` is what the strategy before would do now, or None; `mine` is what the executor
+        would do now.
         """
         self._wanted = actor, action
         if self._actor is None or not self._blend:

@@ -1,27 +1,25 @@
-"""Several planners asked in turn, so that one that is too slow is none too few.
+"""Round-robin over planners so that answers come often enough.
 
 With a latency of L ticks one planner answers every L ticks; N of them, asked L / N ticks apart,
-answer every L / N (Riemer et al. 2025, arXiv 2412.14355, algorithm 1). No answer comes sooner by
-that: what is to be hoped for is fresher strategies, not faster ones.
+answer every L / N (Riemer et al. 2025, arXiv 2412.14355, algorithm 1). No answer comes sooner, but
+strategies are fresher.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import final
 
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.codec import Answer, Seen
-from agentkd.runtime.planner_port import BACKLOG, PlannerCounts, PlannerPort, check_backlog
-from agentkd.runtime.ring import LabelRing
-from agentkd.runtime.status import Health
-from agentkd.runtime.thinking import Demands
+from agentkd.runtime.planner import BACKLOG, PlannerCounts, PlannerPort, check_backlog
+from agentkd.runtime.query import Demands
+from agentkd.runtime.workers.channels import Health, LabelRing
 from agentkd.spec import Spec
-from agentkd.types import Floats
 
 _WINDOW = 16
 _LOOK = 16
@@ -29,12 +27,7 @@ _LOOK = 16
 
 
 def workers_needed(latency: float, period: float) -> int:
-    """How many planners answer at each tick: the latency in periods, rounded up.
-
-    Args:
-        latency: Of one answer, in seconds.
-        period: Of a tick, in seconds.
-    """
+    """Return how many planners answer at each tick: latency / period, rounded up."""
     if not 0 <= latency < math.inf or not 0 < period < math.inf:
         raise ConfigError(f"latency={latency}, period={period}: seconds, at least 0 and above 0.")
     return max(1, math.ceil(latency / period - 1e-9))
@@ -59,8 +52,8 @@ class _Slot:
 
 
 @final
-class Staggered:
-    """Planners that take turns. It is a `PlannerPort`.
+class Staggered(PlannerPort):
+    """Planners that take turns.
 
     Each request goes to a planner that owes no answer, as many ticks after the one before as make
     the answers evenly spaced.
@@ -94,48 +87,32 @@ class Staggered:
         return any(slot.port.ready for slot in self._slots)
 
     def await_ready(self, timeout: float | None = None) -> None:
-        """Return when all of them can be asked.
-
-        Args:
-            timeout: Seconds to wait at most, None for as long as a start may take.
-
-        Raises:
-            WorkerError: If the start of one fails or takes longer.
-        """
+        """Return when all of them can be asked; see `Port.await_ready`."""
         end = time.monotonic() + (math.inf if timeout is None else timeout)
         for slot in self._slots:
             left = end - time.monotonic()
             slot.port.await_ready(None if timeout is None else max(0.0, left))
 
-    def submit(
-        self,
-        tick: int,
-        episode: int,
-        obs: Floats,
-        lead: int = 0,
-        committed: Floats | None = None,
-        *,
-        more: bool = False,
-    ) -> None:
+    def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
         """Send the observation to the next free planner, if it is time for one."""
+        tick = seen.tick
         self._collect(tick)
         if tick % _LOOK == 0:
             self._forgive()
         slot = None
-        if tick >= self._next and not more:
+        if tick >= self._next:
             slot = next((one for one in self._slots if one.free), None)
-        if slot is None:
-            if self._labels:
+        if self._labels:
+            for each in before if slot else (*before, seen):
                 self._unlabelled += len(self._kept) == self._kept.maxlen
-                seen = Seen(tick, episode, time.monotonic_ns(), obs.copy())
-                self._kept.append(seen)
+                kept = each._replace(obs=each.obs.copy(), lead=0, committed=None)
+                self._kept.append(kept)
+        if slot is None:
             return
         slot.asked, slot.raised = tick, False
         self._next = tick + self._stride
-        for seen in self._kept:
-            slot.port.submit(seen.tick, seen.episode, seen.obs, more=True)
+        slot.port.submit(seen, tuple(self._kept))
         self._kept.clear()
-        slot.port.submit(tick, episode, obs, lead, committed)
 
     def _forgive(self) -> None:
         """Let a planner that failed be asked again: its answer never comes."""
@@ -179,37 +156,25 @@ class Staggered:
             slot.port.supervise()
 
     def counts(self) -> PlannerCounts:
-        """What all of them did; the mean of how busy they were."""
+        """Return what all of them did, and the mean of how busy they were."""
         each = [slot.port.counts() for slot in self._slots]
+        restarts = sum((Counter(one.restarts) for one in each), Counter[str]())
+        states = [one.health.state for one in each]
         return PlannerCounts(
             labels=sum(one.labels for one in each),
             unlabelled=sum(one.unlabelled for one in each) + self._unlabelled,
             errors=sum(one.errors for one in each),
-            restarts=_summed([one.restarts for one in each]),
+            restarts=dict.fromkeys(each[0].restarts, 0) | restarts,
             error=next((one.error for one in each if one.error), ""),
             busy=sum(one.busy for one in each) / len(each),
-            health=_health([one.health for one in each]),
+            health=Health(
+                "ready" if "ready" in states else states[0],
+                sum(one.health.starts_failed for one in each),
+                sum(one.health.raised for one in each),
+            ),
         )
 
     def close(self) -> None:
         """End all of them."""
         for slot in self._slots:
             slot.port.close()
-
-
-def _health(each: Sequence[Health]) -> Health:
-    """Return "ready" where one of them is, else how the first one is."""
-    ready = any(one.state == "ready" for one in each)
-    return Health(
-        "ready" if ready else each[0].state,
-        sum(one.starts_failed for one in each),
-        sum(one.raised for one in each),
-    )
-
-
-def _summed(each: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for restarts in each:
-        for cause, count in restarts.items():
-            out[cause] = out.get(cause, 0) + count
-    return out

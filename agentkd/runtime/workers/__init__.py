@@ -1,0 +1,1 @@
+"""Worker processes: their host here, their insides, and what they share."""

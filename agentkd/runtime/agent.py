@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +14,10 @@ import numpy as np
 from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
-from agentkd.printable import logger
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
 from agentkd.runtime.clock import Clock, Realtime, VirtualClock, WallClock, make_clock
+from agentkd.runtime.companions import Companions
 from agentkd.runtime.connect import (
     AnyDistiller,
     AnyPlanner,
@@ -26,7 +25,6 @@ from agentkd.runtime.connect import (
     check_arguments,
     distiller_port,
     planner_port,
-    port_metrics,
 )
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.learning import distiller_for
@@ -40,10 +38,6 @@ from agentkd.runtime.swaps import Swaps, open_executor
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
-
-log = logger(__name__)
-
-_SUPERVISE = 0.02
 
 
 @final
@@ -133,9 +127,6 @@ class Agent(Block):
         self.spec = found.spec
         super().__init__()
         self._open, self._ended = False, threading.Event()
-        self._closing = threading.Lock()
-        self._supervisor: threading.Thread | None = None
-        self._trouble = ""
         self._clock: Clock | None = None
         self._late = self._ticks = 0
         self._unfit: ConfigError | None = None
@@ -154,15 +145,16 @@ class Agent(Block):
     def _connect(self, period: float | None, *, virtual: bool = False) -> None:
         """Choose how planner and distiller are asked, under a clock."""
         planner, latency, workers, distiller = self._wanted
-        self._planner = planner_port(
+        port = planner_port(
             planner, latency, virtual=virtual, period=period or 0.0, workers=workers, spec=self.spec
         )
-        self._distiller = distiller_port(distiller, virtual=virtual)
+        learning = distiller_port(distiller, virtual=virtual)
+        self._companions = Companions(port, learning, self._log, self._folder)
         # A decision takes no virtual time, so it misses no deadline.
         self._period = None if virtual else period
         self._decider = Decider(
             self._form,
-            self._planner,
+            port,
             self._mode,
             self._routers,
             self._default,
@@ -172,16 +164,17 @@ class Agent(Block):
             self._log,
         )
         self._metrics = self._decider.metrics
-        others = self._planner, self._distiller, self._log, self._watched, self._rollback
-        self._simple = all(other is None for other in others)
+        self._inline = learning if self._companions.inline else None
+        followed = self._watched is not None or self._rollback is not None
+        self._simple = self._companions.none and not followed
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and not self._routers and self._strategies.goals is None
         self._open = self._simple
         self._unfit = None
         self._swaps = Swaps(
             self._decider,
-            self._planner,
-            self._distiller,
+            port,
+            learning,
             lambda: self._open,
             native=self._native,
             rollback=self._rollback,
@@ -189,58 +182,25 @@ class Agent(Block):
             contract=self._contract,
         )
 
-    def start(
-        self, *, wait: bool = False, timeout: float | None = None, supervisor: bool = True
-    ) -> None:
-        """Start planner and distiller; the executor acts from the first tick.
-
-        They join when they are ready. A start that fails is logged, counted in `metrics` and tried
-        again, unless it can never succeed.
-
-        Args:
-            wait: Return only when both are ready.
-            timeout: Seconds to wait at most; None for as long as a start may take.
-            supervisor: Look after them from a thread; else call `supervise`.
-
-        Raises:
-            ConfigError: If the agent was started before.
-            WorkerError: If shared memory cannot be allocated; with `wait`, if a start fails or
-                takes longer than `timeout`. The agent is closed then.
-        """
-        if self._stop.is_set() or self._started:
-            raise ConfigError("An agent runs once. Make a new one.")
+    def _begin(self) -> bool:
         if self._unfit is not None:
             raise self._unfit
-        self._started = True
         if self._simple:
-            return
-        try:
-            if self._log is not None:
-                self._log.open(self._header(), self.executor)
-            ring = None
-            if self._distiller is not None:
-                ring = self._distiller.open(self.executor)
-            if self._planner is not None:
-                options = self._strategies
-                takes_part = "executor" in self._decider.order
-                executor = self.executor if takes_part else None
-                wants = Demands(options.roll_forward, options.goals, executor)
-                self._planner.open(self.spec, ring, wants)
-            if wait:
-                self.await_ready(timeout)
-        except BaseException:
-            self._stop.set()
-            self._close_ports()
-            raise
-        if self._stop.is_set():
-            self._close_ports()
-            raise ConfigError("The agent was closed while it started.")
+            return False
+        takes_part = "executor" in self._decider.order
+        options, executor = self._strategies, self.executor
+        demands = Demands(options.roll_forward, options.goals, executor if takes_part else None)
+        self._companions.open(executor, self._header(), demands)
+        return True
+
+    def _began(self) -> None:
         self._open = True
-        if supervisor:
-            self._supervisor = threading.Thread(
-                target=self._supervise_on, name="supervisor", daemon=True
-            )
-            self._supervisor.start()
+
+    def _end(self) -> None:
+        opened, self._open = self._open, self._simple
+        self._companions.close()
+        if opened:
+            self._swaps.take_learnt()
 
     def await_ready(self, timeout: float | None = None) -> None:
         """Wait until planner and distiller are ready.
@@ -251,11 +211,7 @@ class Agent(Block):
         Raises:
             WorkerError: If a start fails or takes longer, with what the process said.
         """
-        end = time.monotonic() + (timeout or 0.0)
-        for port in (self._planner, self._distiller):
-            if port is not None and not self._stop.is_set():
-                left = max(0.0, end - time.monotonic())
-                port.await_ready(None if timeout is None else left)
+        self._companions.await_ready(timeout, self._stop.is_set)
 
     def _header(self) -> dict[str, Any]:
         """What a log says of the run, to be replayed."""
@@ -264,60 +220,16 @@ class Agent(Block):
             "spec": to_json(self.spec),
             "architecture": self.executor.architecture,
             "mode": self._mode,
-            "planner": self._planner is not None,
+            "planner": self._companions.planner is not None,
             "period": self._period,
             "default": default if default is None else np.asarray(default).tolist(),
             "routers": [type(router).__name__ for router in self._routers],
             "strategies": self._strategies.to_json(self._decider.trust),
         }
 
-    def close(self) -> None:
-        """End planner and distiller; the last weights are swapped in first."""
-        if self._stop.is_set():
-            return
-        self._stop.set()
-        if self._supervisor is not None:
-            self._supervisor.join()
-        opened, self._open = self._open, self._simple
-        self._close_ports()
-        if opened:
-            self._swaps.take_learnt()
-
-    def _close_ports(self) -> None:
-        # A start that is cancelled closes from its own thread too.
-        with self._closing:
-            if self._planner is not None:
-                self._planner.close()
-            if self._distiller is not None:
-                self._distiller.close()
-            if self._log is not None:
-                self._log.close()
-            if self._folder is not None:
-                self._folder.cleanup()
-
-    def _supervise_on(self) -> None:
-        while not self._stop.wait(_SUPERVISE):
-            self.supervise()
-
-    def supervise(self) -> None:
-        """Restart what died or hangs, and swap new weights in; off the tick's way.
-
-        An error is logged, once until it goes away, and ends nothing.
-        """
-        try:
-            self._supervise()
-            self._trouble = ""
-        except Exception as error:
-            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
-            if self._trouble != trouble:
-                log.exception("Supervision failed; it goes on.")
-
     def _supervise(self) -> None:
-        if self._planner is not None:
-            self._planner.supervise()
-        if self._distiller is not None:
-            self._distiller.supervise()
-        if self._distiller is None or not self._distiller.inline:
+        self._companions.supervise()
+        if not self._companions.inline:
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         self._swaps.follow_file()
@@ -438,13 +350,13 @@ class Agent(Block):
             hz: Ticks per second; by default 1 / `period`, or 50.
             clock: "wall", "virtual" (ticks take no time, planner and distiller are asked in this
                 process), or a clock of your own.
-            ticks: The end, in ticks.
-            seconds: The end, in seconds of the clock.
-            episodes: The end, in episodes.
+            ticks: The end, in ticks; or `seconds` of the clock, or `episodes`.
+            seconds: See `ticks`.
+            episodes: See `ticks`.
             seed: Episode i is reset with seed + i.
             realtime: What is asked of the system for the tick thread on the wall clock.
-            wait: Begin only when planner and distiller are ready.
-            timeout: Seconds to wait at most.
+            wait: Begin only when planner and distiller are ready, within `timeout` seconds.
+            timeout: See `wait`.
 
         Raises:
             ConfigError: If the agent was started before, or there is no end.
@@ -509,8 +421,8 @@ class Agent(Block):
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
         out = self._decider.decide(obs, lateness)
-        if self._distiller is not None and self._distiller.inline:
-            self._distiller.learn()
+        if self._inline is not None:
+            self._inline.learn()
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         return out
@@ -534,10 +446,5 @@ class Agent(Block):
         if self._log is not None:
             out.update(self._log.counts())
         if self._open or self._stop.is_set():
-            planner, distiller = self._planner, self._distiller
-            out |= port_metrics(
-                planner.counts() if planner is not None else None,
-                distiller.counts() if distiller is not None else None,
-                out["swaps_refused_total"],
-            )
+            out |= self._companions.counts(out["swaps_refused_total"])
         return out

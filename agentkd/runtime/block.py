@@ -8,24 +8,109 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
+from agentkd.errors import ConfigError
+from agentkd.printable import logger
+
+log = logger(__name__)
+
+_SUPERVISE = 0.02
+
 
 class Block(ABC):
-    """Something that starts once and closes, in a `with` or an `async with` block."""
+    """Something that starts once, is looked after, and closes; a `with` or `async with` block."""
 
     def __init__(self) -> None:
         """Prepare; `start` begins."""
         self._started = False
         self._stop = threading.Event()
+        self._supervisor: threading.Thread | None = None
+        self._trouble = ""
 
     @abstractmethod
+    def _begin(self) -> bool:
+        """Start without waiting; return whether there is anything to wait for and look after."""
+
+    @abstractmethod
+    def await_ready(self, timeout: float | None = None) -> None:
+        """Wait until what was started is ready."""
+
+    @abstractmethod
+    def _began(self) -> None:
+        """Note that it runs."""
+
+    @abstractmethod
+    def _supervise(self) -> None:
+        """Look after it once."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End it."""
+
     def start(
         self, *, wait: bool = False, timeout: float | None = None, supervisor: bool = True
     ) -> None:
-        """Start."""
+        """Start planner and distiller; the executor acts from the first tick.
 
-    @abstractmethod
+        They join when they are ready. A start that fails is logged, counted in `metrics` and tried
+        again, unless it can never succeed.
+
+        Args:
+            wait: Return only when both are ready.
+            timeout: Seconds to wait at most; None for as long as a start may take.
+            supervisor: Look after them from a thread; else call `supervise`.
+
+        Raises:
+            ConfigError: If the agent was started before.
+            WorkerError: If shared memory cannot be allocated; with `wait`, if a start fails or
+                takes longer than `timeout`. The agent is closed then.
+        """
+        if self._stop.is_set() or self._started:
+            raise ConfigError("An agent runs once. Make a new one.")
+        self._started = True
+        try:
+            if not self._begin():
+                return
+            if wait:
+                self.await_ready(timeout)
+        except BaseException:
+            self._stop.set()
+            self._end()
+            raise
+        if self._stop.is_set():
+            self._end()
+            raise ConfigError("The agent was closed while it started.")
+        self._began()
+        if supervisor:
+            self._supervisor = threading.Thread(
+                target=self._supervise_on, name="supervisor", daemon=True
+            )
+            self._supervisor.start()
+
     def close(self) -> None:
-        """Close; a second call does nothing."""
+        """End planner and distiller; the last weights are swapped in first."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._supervisor is not None:
+            self._supervisor.join()
+        self._end()
+
+    def _supervise_on(self) -> None:
+        while not self._stop.wait(_SUPERVISE):
+            self.supervise()
+
+    def supervise(self) -> None:
+        """Restart what died or hangs, and swap new weights in; off the tick's way.
+
+        An error is logged, once until it goes away, and ends nothing.
+        """
+        try:
+            self._supervise()
+            self._trouble = ""
+        except Exception as error:
+            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
+            if self._trouble != trouble:
+                log.exception("Supervision failed; it goes on.")
 
     async def astart(
         self,

@@ -343,7 +343,7 @@ def test_lost_connection_makes_the_planner_late_and_nothing_else() -> None:
     at = address_of(server.address)
     remote = connect(server, patience=ENOUGH)
     with Agent(constant(2), planner=remote) as agent:
-        assert isinstance(agent._planner, ThreadPlanner)
+        assert isinstance(agent._companions.planner, ThreadPlanner)
         act_until(agent, answered(2))
         server.__exit__(None, None, None)
         act_until(agent, lambda m: m["planner_restarts_total"]["lost"] >= 1)

@@ -459,10 +459,10 @@ def test_default_that_is_no_action_is_refused(action: Any, wanted: Any) -> None:
         ({"planner": ThreadPlanner(Echo()), "planner_latency": 1}, "its own"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
-    """Options that is invalid are refused with what to do instead."""
+def test_invalid_options_are_refused(options: dict[str, Any], words: str) -> None:
+    """Invalid options are refused, at the start at the latest, with what to do instead."""
     with pytest.raises(ConfigError, match=words):
-        Agent(constant(0), **options)
+        Agent(constant(0), **options).start()
 
 
 def test_agent_runs_in_its_block_and_once() -> None:

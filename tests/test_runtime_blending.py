@@ -122,7 +122,7 @@ def test_end_of_a_strategy_goes_over_into_the_executor() -> None:
         planner=InlinePlanner(Levels(), latency_ticks=100),
         strategies=StrategyOptions(seam=Seam(blend=2)),
     ) as agent:
-        port = agent._planner
+        port = agent._companions.planner
         assert isinstance(port, InlinePlanner)
         agent.decide(see(0.8))
         port._flight[0] = (1, port._flight[0][1])

@@ -191,7 +191,7 @@ async def test_cancelled_run_leaves_nothing() -> None:
         async with runtime:
             async for decision in runtime.run(Steps()):
                 if decision.tick == 20:
-                    pids.append(runtime.agent._planner.pid)  # type: ignore[union-attr]
+                    pids.append(runtime.agent._companions.planner.pid)  # type: ignore[union-attr]
                     asyncio.current_task().cancel()  # type: ignore[union-attr]
 
     with pytest.raises(asyncio.CancelledError):

@@ -204,7 +204,7 @@ async def test_agent_starts_without_blocking_the_loop(
     agent = Agent(constant(2), planner=gated(gate))
     waiting = asyncio.ensure_future(agent.astart(wait=True, timeout=ENOUGH))
     beats = 0
-    while agent._planner.pid is None:  # type: ignore[union-attr]
+    while agent._companions.planner.pid is None:  # type: ignore[union-attr]
         beats += 1
         await asyncio.sleep(0.001)
     assert not waiting.done()

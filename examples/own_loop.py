@@ -23,7 +23,9 @@ def main() -> None:
     seconds = parser.parse_args().seconds
 
     robot = Robot()
-    Timer(seconds, lambda: agent.stop()).start()
+    timer = Timer(seconds, lambda: agent.stop())  # noqa: PLW0108 (the agent comes later)
+    timer.daemon = True
+    timer.start()
     agent = Agent("mlp:32,32", env_spec(robot), planner="robot:Regulator", learn=True, period=0.04)
     with agent:
         obs, _ = robot.reset()

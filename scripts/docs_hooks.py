@@ -79,6 +79,13 @@ def public_names(package: str) -> list[str]:
     raise LookupError(f"{package} has no __all__.")
 
 
+def homes(package: str) -> dict[str, str | None]:
+    """Return the module from which a package's `__init__` imports each name."""
+    tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text("utf-8"))
+    imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+    return {name.name: each.module for each in imports for name in each.names}
+
+
 def modules(package: str) -> list[str]:
     """Return the names of a package's modules."""
     files = (ROOT / package.replace(".", "/")).glob("*.py")
@@ -92,7 +99,11 @@ def documented(entry: re.Match[str]) -> str:
     """
     package, which = entry.groups()
     names = modules(package) if which == "*" else public_names(package)
-    elsewhere = set() if package == FRONT else {*names} & {*public_names(FRONT)}
+    elsewhere: set[str] = set()
+    if package != FRONT and which == "__all__":
+        front, own = homes(FRONT), homes(package)
+        shared = {*names} & {*public_names(FRONT)}
+        elsewhere = {name for name in shared if front[name] in (package, own[name])}
     lines = [f"::: {package}.{name}\n" for name in names if name not in elsewhere]
     if elsewhere:
         links = [f"[{name}][{FRONT}.{name}]" for name in sorted(elsewhere)]

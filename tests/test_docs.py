@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 import agentkd
+from agentkd.distillation.gate import REASONS
+from agentkd.runtime import routers
 from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
@@ -90,3 +94,31 @@ def test_the_page_on_commands_has_each_command() -> None:
     names = hooks["commands"](hooks["help_of"]())
     assert {"distill", "run", "eval", "export", "verify"} <= set(names)
     assert "--seconds" in hooks["help_of"]("distill")
+
+
+def test_the_glossary_has_each_reason() -> None:
+    """Each word that a router of ours or the gate gives as a reason has a row."""
+    text = (DOCS / "reference" / "glossary.md").read_text(encoding="utf-8")
+    vetoes = [
+        each
+        for each in ast.walk(ast.parse(inspect.getsource(routers)))
+        if isinstance(each, ast.FunctionDef) and each.name == "veto"
+    ]
+    returned = [each for veto in vetoes for each in ast.walk(veto) if isinstance(each, ast.Return)]
+    words = {
+        each.value
+        for value in returned
+        for each in ast.walk(value)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value
+    }
+    assert {"guard", "stale"} <= words
+    for word in words | set(REASONS):
+        assert f"| `{word}` |" in text, word
+
+
+def test_code_in_pages_is_python() -> None:
+    """Each Python block of a page can be parsed."""
+    for page in DOCS.rglob("*.md"):
+        for language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+            if language == "python":
+                ast.parse(text, str(page))

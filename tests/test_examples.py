@@ -113,11 +113,25 @@ def test_quoting_is_exact() -> None:
     assert not quoted("a = 2\n", text)
 
 
-def test_the_readme_quotes_the_examples() -> None:
-    """Each Python snippet in the README is a piece of an example, word for word."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def snippets(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_pages_quote_the_examples() -> None:
+    """Each Python snippet in the README is a piece of an example, word for word.
+
+    So are those in the guides that name an example.
+    """
+    guides = "docs/guides"
+    quotes = [
+        *snippets("README.md"),
+        snippets(f"{guides}/robot.md")[0],
+        snippets(f"{guides}/game.md")[0],
+        snippets(f"{guides}/distillation.md")[-1],
+    ]
     texts = [each.read_text(encoding="utf-8") for each in EXAMPLES.glob("*.py")]
-    snippets = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert snippets
-    for snippet in snippets:
-        assert any(quoted(snippet, text) for text in texts), snippet
+    assert len(quotes) > 3
+    for quote in quotes:
+        assert any(quoted(quote, text) for text in texts), quote

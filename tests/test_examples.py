@@ -31,7 +31,7 @@ SHORT: dict[str, tuple[list[str], str]] = {
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
     "online_distillation.py": (["--steps", "4096"], r"written: .*executor\.akd"),
     "own_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
-    "sb3_model.py": (["--steps", "2048"], r"written: executor\.akd, 1346 parameters"),
+    "sb3_model.py": (["--steps", "2048"], r"written: executor\.akd, 1282 parameters"),
 }
 # What examples import.
 MODULES = {"robot.py"}

@@ -1,4 +1,4 @@
-# make demo, make test, make live, make fuzz, make check, make lint, make clean.
+# make demo, make test, make live, make fuzz, make docs, make check, make lint, make clean.
 # The first call makes .venv and installs into it; PYTHON=python3.12 chooses another Python,
 # WORKERS=1 runs the tests in one process, PIP_FLAGS goes to pip; make fuzz SECONDS=1800
 # runs for so long, TARGET=bundle on one format only.
@@ -20,7 +20,7 @@ STAMP := $(ENV)/.installed
 # Tiny networks gain nothing from threads, and workers would fight for the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test live fuzz check lint clean python
+.PHONY: help demo test live fuzz docs check lint clean python
 .DEFAULT_GOAL := help
 
 help:
@@ -28,7 +28,8 @@ help:
 	@echo "make test    the tests"
 	@echo "make live    a robot's own loop on the wall clock: 4 minutes"
 	@echo "make fuzz    hostile files and messages for every reader: 5 minutes, or SECONDS=1800"
-	@echo "make check   everything a change must pass: format, lint, types, layers, spelling"
+	@echo "make docs    the documentation as a website, in site/"
+	@echo "make check   everything a change must pass: format, lint, types, layers, spelling, docs"
 	@echo "make lint    put format and simple lint findings right"
 	@echo "make clean   remove caches and what runs left; .venv stays"
 
@@ -44,6 +45,9 @@ live: $(STAMP)
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 check: $(STAMP)
 	scripts/check
 
@@ -52,7 +56,7 @@ lint: $(STAMP)
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf runs .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	rm -rf runs site .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 	  .ruff_cache MUJOCO_LOG.TXT
 	find agentkd benchmarks envs examples policies tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +

@@ -42,7 +42,7 @@ class Options(Planners):
     """
 
     mechanisms: tuple[str, ...] = ()
-    """Some of those that docs/distillation.md lists; all that fit, if none is given."""
+    """Some of those that docs/reference/terms.md lists; all that fit, if none is given."""
     compare: tuple[str, ...] = ()
     """Two or more sums of terms instead: the first without, each other one with."""
     labels: tuple[int, ...] = (1000,)

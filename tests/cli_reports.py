@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "report.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "report.md"
 
 
 def report(out: Path) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def report(out: Path) -> dict[str, Any]:
 
 
 def undocumented(*mappings: dict[str, Any]) -> list[str]:
-    """The keys that docs/report.md does not name."""
+    """The keys that docs/reference/report.md does not name."""
     text = DOCUMENT.read_text(encoding="utf-8")
     keys = {key for mapping in mappings for key in mapping}
     return sorted(key for key in keys if f"`{key}`" not in text)

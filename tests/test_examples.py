@@ -1,4 +1,4 @@
-"""Every example runs, and the README quotes them truly."""
+"""Every example runs, and README and pages quote them truly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
+import agentkd
+from agentkd import env_spec, initial
 from agentkd.cli import run
 from tests.waiting import ENOUGH, longer
 
@@ -23,23 +26,38 @@ EXAMPLES = ROOT / "examples"
 # What each is run with here, so that it takes seconds, and what it has to say; those that are given
 # a time may need a longer one where the machine is busy.
 SHORT: dict[str, tuple[list[str], str]] = {
+    "deploy.py": ([], r"action [01]\nwritten: executor\.c"),
     "fine_tuning.py": (["--steps", "2048"], r"before, \d+ now"),
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),
     "online_distillation.py": (["--steps", "4096"], r"written: .*executor\.akd"),
-    "robot_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
+    "own_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
+    "sb3_model.py": (["--steps", "2048"], r"written: executor\.akd, 1282 parameters"),
 }
+# What examples import.
+MODULES = {"robot.py"}
+needs_distill = pytest.mark.skipif(
+    not hasattr(agentkd, "distill"), reason="agentkd.distill is not a function yet"
+)
 # Takes minutes and has no arguments; it has a test of its own.
 DEMO = "demo.py"
 
 
 def test_every_example_is_listed() -> None:
     """An example that is added or removed is added or removed here."""
-    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, DEMO}
+    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, *MODULES, DEMO}
 
 
-@pytest.mark.parametrize("name", sorted(SHORT))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_distill if name == "sb3_model.py" else ())
+        for name in sorted(SHORT)
+    ],
+)
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     """It ends well, warns of nothing and prints what it is for."""
+    if name == "deploy.py":
+        initial("mlp:8", env_spec(gym.make("CartPole-v1"))).save(tmp_path / "executor.akd")
     arguments, expected = SHORT[name]
     for seconds in longer(6.0):
         words = [each.format(seconds=seconds) for each in arguments]
@@ -95,11 +113,25 @@ def test_quoting_is_exact() -> None:
     assert not quoted("a = 2\n", text)
 
 
-def test_the_readme_quotes_the_examples() -> None:
-    """Each Python snippet in the README is a piece of an example, word for word."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def snippets(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_pages_quote_the_examples() -> None:
+    """Each Python snippet in the README is a piece of an example, word for word.
+
+    So are those in the guides that name an example.
+    """
+    guides = "docs/guides"
+    quotes = [
+        *snippets("README.md"),
+        snippets(f"{guides}/robot.md")[0],
+        snippets(f"{guides}/game.md")[0],
+        snippets(f"{guides}/distillation.md")[-1],
+    ]
     texts = [each.read_text(encoding="utf-8") for each in EXAMPLES.glob("*.py")]
-    snippets = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert snippets
-    for snippet in snippets:
-        assert any(quoted(snippet, text) for text in texts), snippet
+    assert len(quotes) > 3
+    for quote in quotes:
+        assert any(quoted(quote, text) for text in texts), quote

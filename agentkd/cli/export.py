@@ -48,7 +48,7 @@ class Options:
 
     opset: int | None = None
     """For onnx, the version of its operators. By default the one that suits the reader that the
-    flavour is for; docs/export.md lists them."""
+    flavour is for; docs/reference/export.md lists them."""
 
     name: str = "executor"
     """For C, what every name in the file begins with. Give each executor of a program its own."""

@@ -26,7 +26,7 @@ from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSp
 from agentkd.types import Floats
 
 Flavour = Literal["plain", "ml-agents", "godot-rl", "rsl-rl"]
-"""Whose names the graph's inputs and outputs have; docs/export.md lists them."""
+"""Whose names the graph's inputs and outputs have; docs/reference/export.md lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ OPSETS: Mapping[Flavour, Opsets] = {
     "godot-rl": Opsets("ONNX Runtime 1.15 in the Godot RL plugin", 9, 19, 17),
     "rsl-rl": Opsets("ONNX Runtime", 9, 22, 17),
 }
-"""By flavour; docs/export.md names the sources."""
+"""By flavour; docs/reference/export.md names the sources."""
 _UNITY = 3.0
 """The version of ML-Agents' model format; 3 since ML-Agents 2.0."""
 _MASKED = 1e8

@@ -186,7 +186,7 @@ def write_report(out: Path, data: Mapping[str, Any], sections: Sequence[Section]
 
     Args:
         out: The folder; it is made if it is missing.
-        data: What was measured, under the keys of docs/report.md.
+        data: What was measured, under the keys of docs/reference/report.md.
         sections: The same for people.
 
     Raises:

@@ -170,7 +170,7 @@ class Worth:
             log.warning(
                 "Strategies do worse than the executor: %.4g of reward a tick against "
                 "%.4g. Let the executor act alone (mode='executor'), or find out why: "
-                "docs/realtime.md, Late rows.",
+                "docs/reference/runtime.md, Late rows.",
                 theirs.mean,
                 mine.mean,
             )

@@ -61,7 +61,7 @@ class Options:
     """The first of the seeds to measure on."""
     terms: str = "match"
     """What is minimised: a sum of terms with factors and options, such as "soft:tau=auto + 0.3
-    hard" (docs/distillation.md)."""
+    hard" (docs/reference/terms.md)."""
     temperature: str | None = None
     """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
     batch: int = 512

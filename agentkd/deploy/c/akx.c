@@ -1,4 +1,4 @@
-/* See akx.h. The format is written down in docs/export.md. */
+/* See akx.h. The format is written down in docs/reference/export.md. */
 #include "akx.h"
 
 #include <string.h>

@@ -211,7 +211,7 @@ def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str
         "planner": provenance.get("planner_digest"),
         "executor": f"{quantised.architecture}, version {quantised.version}",
         "network": f"{' - '.join(map(str, sizes))}, {quantised.head}",
-        "arithmetic": "int8 weights, int16 activations, int32 sums: docs/int8.md",
+        "arithmetic": "int8 weights, int16 activations, int32 sums: docs/reference/int8.md",
         "constants": f"{constants(quantised)} bytes",
     }
     if quantised.memory:

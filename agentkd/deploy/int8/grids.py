@@ -140,7 +140,7 @@ def _refusal(executor: Executor, layer: Layer) -> SpecError:
         missing = "a cell without bounds, which int16 does not hold"
     return SpecError(
         f"{executor.architecture} has a layer of kind {kind(layer)}, which has no "
-        f"integer form: docs/int8.md lacks {missing}. Take mlp, cnn or gru, or export "
+        f"integer form: docs/reference/int8.md lacks {missing}. Take mlp, cnn or gru, or export "
         "floats."
     )
 

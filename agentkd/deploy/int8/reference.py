@@ -1,6 +1,6 @@
 """An executor in integers, evaluated by NumPy: what every target must equal bit by bit.
 
-`docs/int8.md` is the specification; the section numbers in this file are its own.
+`docs/reference/int8.md` is the specification; the section numbers in this file are its own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 /* An executor in integers: int8 weights, int16 activations, int32 sums. The law is
- * docs/int8.md; NumPy (agentkd.deploy.int8.reference) and this give the same bits on
+ * docs/reference/int8.md; NumPy (agentkd.deploy.int8.reference) and this give the same bits on
  * every target. C99, no allocation, no I/O, no floats but the observation's own.
  * Signed numbers are two's complement and >> keeps the sign, as with every compiler
  * that matters here. */

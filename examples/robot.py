@@ -1,23 +1,17 @@
-"""A robot with a loop of its own: observe, ask the agent, move, 25 times a second.
+"""A robot and its planner, for own_loop.py.
 
-The robot balances a pole on a cart that somebody shoves now and then. Its planner works an optimal
-controller out afresh for each state, in a process of its own; it is good, and too late. The
-executor starts knowing nothing, learns from each answer, and moves the robot meanwhile. Watch it
-fall less and less often:
-
-    python examples/robot_loop.py --seconds 20
+The robot balances a pole on a cart that is shoved once a second. Its planner works an optimal
+controller out afresh for each state: it is good, and too slow for the robot's clock.
 """
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, final
 
 import gymnasium as gym
 import mujoco
 import numpy as np
 
-from agentkd import Agent, env_spec
 from agentkd.types import Floats, Point
 
 ROBOT = "InvertedPendulum-v5"
@@ -64,7 +58,7 @@ class Regulator:
 
 @final
 class Robot(gym.Wrapper[Any, Any, Any, Any]):
-    """The robot, shoved every second, which tells every two how often it fell."""
+    """The robot. It stands up again when it fell, and tells every two seconds how often it did."""
 
     def __init__(self) -> None:
         """Stand up."""
@@ -76,40 +70,13 @@ class Robot(gym.Wrapper[Any, Any, Any, Any]):
         """Move for one period."""
         obs, reward, fallen, truncated, info = super().step(action)
         self._ticks += 1
-        self._falls += fallen
         if self._ticks % 25 == 0:
             simulated: Any = self.unwrapped
             simulated.data.qvel[1] += self._random.normal(0, 0.5)
+        if fallen:
+            self._falls += 1
+            obs, _ = self.reset()
         if self._ticks % 50 == 0:
             print(f"{self._ticks * PERIOD:4.0f} s: {self._falls} falls")
             self._falls = 0
         return obs, reward, fallen, truncated, info
-
-
-def main() -> None:
-    """Let the robot learn to stand while it stands."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    seconds = parser.parse_args().seconds
-
-    robot = Robot()
-    agent = Agent(
-        "mlp:32,32", env_spec(robot), planner="robot_loop:Regulator", learn=True, period=PERIOD
-    )
-    with agent:
-        agent.await_ready()  # this executor has everything to learn
-        obs, _ = robot.reset(seed=0)
-        while agent.tick(seconds=seconds):
-            obs, _, fallen, _, _ = robot.step(agent.act(obs))
-            if fallen:
-                obs, _ = robot.reset()
-                agent.reset()
-
-    counts = agent.metrics()
-    print(f"executor version {counts['executor_version']}")
-    print(f"learnt from {counts['labels_total']} labels")
-    print(f"a decision took {counts['decision_latency_us']['p50']:.0f} us")
-
-
-if __name__ == "__main__":
-    main()

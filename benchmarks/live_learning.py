@@ -53,6 +53,7 @@ ROBOTS = {
     "cheetah": Robot("HalfCheetah-v5", "sac-HalfCheetah-v5"),
     "swimmer": Robot("Swimmer-v5", "sac-Swimmer-v5"),
     "lander": Robot("LunarLander-v3", "policies/lunarlander", endless=False),
+    "cheetah-ppo": Robot("HalfCheetah-v5", "ppo-HalfCheetah-v5"),
     "cheetah-tqc": Robot("HalfCheetah-v5", "tqc-HalfCheetah-v5"),
 }
 _PLAIN = {"gate": False, "keep": False, "learning_rate": 2e-3, "warmup": 50}
@@ -76,7 +77,7 @@ class Options(Place):
     planners: Path
     """The folder with saved planners."""
     robots: tuple[str, ...] = ("cheetah", "swimmer", "lander")
-    """Which robots: cheetah, swimmer, lander, cheetah-tqc."""
+    """Which robots: cheetah, swimmer, lander, cheetah-ppo, cheetah-tqc."""
     arms: tuple[str, ...] = ("plain", "gate")
     """Which arms: plain (no gate, no kept labels, a high learning rate), kept (no gate) and
     gate."""

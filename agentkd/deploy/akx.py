@@ -1,8 +1,8 @@
 """An executor as data, `model.akx`, for the fixed runtime in C: deploy/c/akx.h.
 
 A header of sixteen 32-bit words, then words and float32 in one fixed order, all little endian and
-multiples of four bytes; docs/reference/export.md has the table. No place in the file is given as an offset,
-so that there is none to be wrong.
+multiples of four bytes; docs/reference/export.md has the table. No place in the file is given as an
+offset, so that there is none to be wrong.
 """
 
 from __future__ import annotations

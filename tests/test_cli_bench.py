@@ -12,7 +12,7 @@ import pytest
 from agentkd import dists
 from agentkd.bench.elsewhere import time_elsewhere
 from agentkd.bench.sb3_model import sb3_form
-from agentkd.cli.bench_latency_report import base_of
+from agentkd.cli.bench_latency import base_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError

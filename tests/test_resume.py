@@ -21,8 +21,8 @@ from agentkd.distillation.source import CollectionOptions
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
-from agentkd.report.report import prepare_out
 from agentkd.report.rows import Rows
+from agentkd.report.write import prepare_out
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
 from tests.waiting import ENOUGH
@@ -55,7 +55,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
         "agentkd.distillation.run:Run._step@40",
         "torch:save@2",
         "agentkd.deploy.bundle:write_bundle@2",
-        "agentkd.report.report:write_whole",
+        "agentkd.report.write:write_whole",
     ],
 )
 def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ BENCH = ["bench", "distill", "--pairs", f"CartPole-v1={PLANNER}", "--episodes", 
     [
         ("agentkd.bench.suite:evaluate@2", 2),
         ("agentkd.bench.suite:evaluate@3", 3),
-        ("agentkd.report.report:write_whole@5", 4),
+        ("agentkd.report.write:write_whole@5", 4),
     ],
 )
 def test_a_bench_that_was_killed_goes_on(event: str, kept: int, tmp_path: Path) -> None:

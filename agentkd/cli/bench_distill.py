@@ -22,8 +22,9 @@ from agentkd.bench.suite import (
 )
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
-from agentkd.report.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.report.model import Plot, Report, Section, Series, Table
 from agentkd.report.rows import Rows
+from agentkd.report.write import prepare_out, write_report
 
 _COLUMNS = (
     "planner",
@@ -266,4 +267,4 @@ def _write(options: Options, out: Path, rows: list[Row], *, interrupted: bool) -
         f"{', '.join(options.executor)}; {options.seconds:g} s each, "
         f"{options.seeds} seeds, {options.episodes} episodes."
     )
-    write_report(out, data, [Section("What distillation keeps", text, table, (plot,))])
+    write_report(out, Report(data, [Section("What distillation keeps", text, table, (plot,))]))

@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     from agentkd.bench.versus import Contest, look
     from agentkd.environments import look_at
     from agentkd.measure.evaluate import evaluate, evaluate_random
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     if not options.seconds > 0 or options.episodes < 1:
@@ -157,7 +157,8 @@ def _show(console: Console, outcomes: list[Outcome]) -> None:
 def _write(options: Options, out: Path, outcomes: list[Outcome], *, interrupted: bool) -> None:
     from agentkd.bench.versus import OLDER
     from agentkd.environments import split
-    from agentkd.report.report import Plot, Section, Series, Table, write_report
+    from agentkd.report.model import Plot, Report, Section, Series, Table
+    from agentkd.report.write import write_report
 
     data = {
         "command": "bench imitation",
@@ -200,4 +201,4 @@ def _write(options: Options, out: Path, outcomes: list[Outcome], *, interrupted:
     if older:
         text += f" imitation trains in {older}, for it needs gymnasium 0.29."
     table = Table(_COLUMNS, _cells(outcomes))
-    write_report(out, data, [Section("Time to a target", text, table, (plot,))])
+    write_report(out, Report(data, [Section("Time to a target", text, table, (plot,))]))

@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     from agentkd.bench.suite import find_cases, with_env_args
     from agentkd.cli.terminal import Console
     from agentkd.distillation.loop import Budget
-    from agentkd.report.report import write_whole
+    from agentkd.report.write import write_whole
 
     torch.set_num_threads(1)
     cases = with_env_args(find_cases(options.planners), options.env_args)

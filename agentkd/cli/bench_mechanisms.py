@@ -15,8 +15,9 @@ from rich.text import Text
 from agentkd.bench.suite import Case, find_cases, with_env_args
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
-from agentkd.report.report import Plot, Section, Series, Table, prepare_out, write_report
+from agentkd.report.model import Plot, Report, Section, Series, Table
 from agentkd.report.rows import Rows
+from agentkd.report.write import prepare_out, write_report
 
 if TYPE_CHECKING:
     from agentkd.bench.mechanisms import Difference, Mechanism, Setting
@@ -272,4 +273,4 @@ def _write(options: Options, out: Path, found: Sequence[Difference], *, interrup
     )
     table = Table(_COLUMNS, [_cells(one) for one in found])
     plots = (plot,) if found else ()
-    write_report(out, data, [Section("With and without", text, table, plots)])
+    write_report(out, Report(data, [Section("With and without", text, table, plots)]))

@@ -14,7 +14,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
-from agentkd.report.report import Section, Table, prepare_out, write_report
+from agentkd.report.model import Report, Section, Table
+from agentkd.report.write import prepare_out, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Place:
             if verdict:
                 console.print(verdict, highlight=False)
         if self.out is not None:
-            write_report(self.out, data, sections)
+            write_report(self.out, Report(data, sections))
             where = self.out / "report.html"
             Console(stderr=self.json).print(f"report    {where}")
 
@@ -60,10 +61,9 @@ class Place:
 def grid(table: Table) -> Grid:
     """Lay a table out for a terminal: texts to the left, figures to the right."""
     out = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    texts = [_is_text(table.rows, index) for index in range(len(table.columns))]
-    for name, text in zip(table.columns, texts, strict=True):
-        side: Any = "left" if text else "right"
-        out.add_column(name, justify=side, no_wrap=True)
+    for index, head in enumerate(table.heads()):
+        side: Any = "left" if _is_text(table.rows, index) else "right"
+        out.add_column(head.title, justify=side, no_wrap=True)
     for row in table.rows:
         out.add_row(*(str(cell) for cell in row))
     return out

@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 from agentkd.bench.realtime.delay import WAYS, Way
 from agentkd.cli.bench_realtime import Place, whole
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.report.report import Plot, Section, Series, Table
+from agentkd.report.model import Plot, Section, Series, Table
 
 _ANYWHERE = Place()
 _PLANNERS = ("dqn-CartPole-v1", "ppo-LunarLander-v3", "tqc-HalfCheetah-v5", "sac-Swimmer-v5")

@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 from agentkd.bench.realtime.faults import FAULTS, MEANING, Fault, Survived, survive
 from agentkd.cli.bench_realtime import Place
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.report.report import Section, Table
+from agentkd.report.model import Section, Table
 
 _ANYWHERE = Place()
 _COLUMNS = (

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes
 from agentkd.bench.realtime.seams import Scene, Seamed, rules
 from agentkd.cli.bench_realtime import Place
 from agentkd.errors import ConfigError
-from agentkd.report.report import Section, Table
+from agentkd.report.model import Section, Table
 
 _ANYWHERE = Place()
 _COLUMNS = ("rule", "starved", "first", "skipped", "step", "seam", "seam/step")

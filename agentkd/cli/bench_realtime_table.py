@@ -15,7 +15,7 @@ from agentkd.cli.bench_realtime import Place
 from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.errors import ConfigError
 from agentkd.measure.intervals import mean_interval
-from agentkd.report.report import Plot, Section, Series, Table
+from agentkd.report.model import Plot, Section, Series, Table
 from agentkd.runtime.result import SOURCES
 
 _ANYWHERE, _ANY_STRATEGY = Place(), StrategyChoice()

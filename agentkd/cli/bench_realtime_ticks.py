@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 from agentkd.bench.realtime.ticks import SYSTEMS, Kept, check_python, chunks, ours, theirs, together
 from agentkd.cli.bench_realtime import Place, whole
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.report.report import Section, Table
+from agentkd.report.model import Section, Table
 from agentkd.runtime.scheduling import Realtime
 
 _ANYWHERE = Place()

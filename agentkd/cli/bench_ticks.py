@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 from agentkd.bench.ticks import Ticks, measure
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
-from agentkd.report.report import Section, Table, prepare_out, write_report
+from agentkd.report.model import Report, Section, Table
+from agentkd.report.write import prepare_out, write_report
 
 _NAMES = (
     "ticks",
@@ -89,7 +90,7 @@ def run(options: Options) -> int:
             "within": more <= _ALLOWED,
         }
         section = Section("The clock, idle and busy", verdict, Table(columns, rows))
-        write_report(options.out, data, [section])
+        write_report(options.out, Report(data, [section]))
         console.print(f"report    {options.out / 'report.html'}")
     return 0
 

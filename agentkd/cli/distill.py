@@ -140,7 +140,7 @@ def run(options: Options) -> int:
     from agentkd.executors.architecture import initial
     from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.planners import load_planner
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 1:

@@ -36,8 +36,9 @@ from agentkd.distillation.terms import DivergenceTerm, to_text
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
 from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
+from agentkd.report.model import Plot, Section, Series, Table
 from agentkd.report.provenance import origin
-from agentkd.report.report import Plot, Section, Series, Table, prepare_out
+from agentkd.report.write import prepare_out
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options

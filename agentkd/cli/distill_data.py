@@ -18,7 +18,7 @@ from agentkd.executors.architecture import initial
 from agentkd.interrupt import ctrl_c
 from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.report.provenance import origin
-from agentkd.report.report import prepare_out
+from agentkd.report.write import prepare_out
 
 if TYPE_CHECKING:
     from agentkd.cli.distill import Options

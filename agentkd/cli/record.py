@@ -75,7 +75,7 @@ def run(options: Options) -> int:
     from agentkd.environments import look_at
     from agentkd.executors.native import compile_native
     from agentkd.planners import load_planner
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 0:
@@ -158,7 +158,8 @@ def _measured(
 
 def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:
     from agentkd.measure.intervals import mean_interval
-    from agentkd.report.report import Section, write_report
+    from agentkd.report.model import Report, Section
+    from agentkd.report.write import write_report
 
     returns = mean_interval(about.planner_returns)
     size = sum(each.stat().st_size for each in out.glob("part-*"))
@@ -187,7 +188,7 @@ def _report(options: Options, out: Path, about: Any, result: Any, console: Conso
         "interrupted": result.interrupted,
         "fault": result.fault,
     }
-    write_report(out, data, [Section("What was recorded", text + ".")])
+    write_report(out, Report(data, [Section("What was recorded", text + ".")]))
     console.print(text, highlight=False)
     if result.refused:
         text = f"{result.refused:,} held NaN or infinity: left out."

@@ -100,7 +100,7 @@ def run(options: Options) -> int:
     from agentkd.environments import look_at
     from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
     from agentkd.planners import load_planner
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     _check(options)
@@ -324,7 +324,7 @@ def _report(
     looks: list[tuple[int, float, float]],
 ) -> int:
     from agentkd.cli.distill_report import write
-    from agentkd.report.report import Plot, Section, Series
+    from agentkd.report.model import Plot, Section, Series
 
     planner, random, executor = evaluations
     steps = [look[0] for look in looks]

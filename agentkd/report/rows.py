@@ -10,7 +10,7 @@ from typing import Any, final
 
 from agentkd.errors import ConfigError, WriteError
 from agentkd.printable import logger
-from agentkd.report.report import write_whole
+from agentkd.report.write import write_whole
 
 log = logger(__name__)
 

@@ -1,4 +1,4 @@
-"""What a command leaves behind: report.json for programs, report.html for people."""
+"""The folder of a report: checked, written whole, read again."""
 
 from __future__ import annotations
 
@@ -8,104 +8,38 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
 from agentkd.files import read_file
 from agentkd.interrupt import held
+from agentkd.report.html import page
+from agentkd.report.model import Report
 from agentkd.report.provenance import origin
+from agentkd.report.text import comma_separated, markdown
 
 SCHEMA = 1
 _MARK = ".agentkd"
-# What of an earlier run an overwriting one removes. The executor is not among it: it is replaced
-# whole, and may be what the new run starts from.
-_FILES = ("report.json", "report.html")
+# What --overwrite removes. The executor is not among it: it is replaced whole, and may be what the
+# new run starts from.
+_FILES = ("report.json", "report.html", "table.md", "table.csv")
 _FOLDERS = ("checkpoint", "rows", "tensorboard")
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text or numbers under named columns."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    caption: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One line of a plot, with a band from `low` to `high` where they are given.
-
-    Or one row of a plot of rows: values x, one dot each, of which y is the one that counts, with an
-    interval from `low` to `high`. Or points, each with its own.
-
-    Attributes:
-        name: In the legend, or beside the row.
-        x: Along the bottom.
-        y: Upwards; NaN leaves a gap. In a row: one value.
-        low: The band's lower edge. In a row: one value.
-        high: The band's upper edge. In a row: one value.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """Lines over common axes, rows along a common axis, or points with their names.
-
-    Attributes:
-        title: Above it.
-        x_label: Below it, with the unit.
-        y_label: Beside it, with the unit; rows have none.
-        series: The lines or rows.
-        note: A sentence under it.
-        kind: Whether they are lines, rows or points.
-        log: Whether the values' axis is logarithmic; of points, the one below.
-        levels: Names for y = 0, 1, 2, …, where y is not a number but one of these; values are then
-            dots.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    series: tuple[Series, ...]
-    note: str = ""
-    kind: Literal["lines", "rows", "points"] = "lines"
-    log: bool = False
-    levels: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading with a text, a table and plots under it."""
-
-    title: str
-    text: str = ""
-    table: Table | None = None
-    plots: tuple[Plot, ...] = ()
-
-
 def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Make the output folder, and make sure that nothing in it is lost by accident.
+    """Make the output folder, and lose nothing in it by accident.
 
     Args:
         out: The folder.
-        overwrite: Replace what an earlier run left there: its report, logs and checkpoint go now,
-            its executor when there is a new one. Files that are not ours stay.
-        resume: Go on from what an earlier run left there; nothing is removed.
+        overwrite: Remove the report, logs and checkpoint of an earlier run. Its executor is
+            replaced later, and files of others stay.
+        resume: Keep everything of an earlier run.
 
     Raises:
-        ConfigError: If it holds an earlier run and neither flag is given, or files that no run of
-            ours left; or if both flags are.
-        WriteError: If it cannot be made or written to.
+        ConfigError: As `check_out`.
+        WriteError: If the folder cannot be made or written to.
     """
     try:
         check_out(out, overwrite=overwrite, resume=resume)
@@ -122,23 +56,24 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
 
 
 def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Check what `prepare_out` would refuse, and change nothing.
+    """Check the output folder.
 
     Raises:
-        ConfigError: As `prepare_out`.
+        ConfigError: If it holds an earlier run and neither flag is given, or files that no run of
+            ours left; or if both flags are.
     """
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other. Give one.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out needs a folder.")
-    held = sorted(each.name for each in out.iterdir()) if out.exists() else []
-    if resume and not held:
+    there = sorted(each.name for each in out.iterdir()) if out.exists() else []
+    if resume and not there:
         raise ConfigError(f"{out} holds nothing to go on from. Leave --resume out.")
-    if not held:
+    if not there:
         return
     if not _ours(out):
         raise ConfigError(
-            f"{out} holds things that agentkd did not write ({', '.join(held[:3])}). "
+            f"{out} holds things that agentkd did not write ({', '.join(there[:3])}). "
             "They are left alone, also with --overwrite: give an empty or a new folder "
             "with --out."
         )
@@ -215,28 +150,27 @@ def _settle(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_report(out: Path, data: Mapping[str, Any], sections: Sequence[Section]) -> None:
-    """Write report.json and report.html into a folder.
-
-    Args:
-        out: The folder; it is made if it is missing.
-        data: What was measured, under the keys of docs/report.md.
-        sections: The same for people.
+def write_report(out: Path, report: Report) -> None:
+    """Write report.json, report.html, table.md and table.csv into a folder.
 
     Raises:
         WriteError: If the disk refuses; an earlier report stays whole.
     """
-    from agentkd.report.html import page
-
-    full = _plain({"schema": SCHEMA, **origin(), **data})
+    full = _plain({"schema": SCHEMA, **origin(), **report.data})
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{out} cannot be made: {error.strerror}.") from error
-    text = json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    files = {
+        "report.json": json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n",
+        "report.html": page(full, report.sections),
+    }
+    tables = [each.table for each in report.sections if each.table and each.table.rows]
+    if tables:
+        files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
     with held():
-        write_whole(out / "report.json", text)
-        write_whole(out / "report.html", page(full, sections))
+        for name, text in files.items():
+            write_whole(out / name, text)
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime.planner_process import ProcessPlanner
 from agentkd.runtime.process import Patience, Process
 from agentkd.runtime.runtime import Runtime

@@ -27,7 +27,7 @@ from agentkd.executors.acting import default_action
 from agentkd.executors.executor import Executor
 from agentkd.measure.live import Setting, live
 from agentkd.measure.lockstep import Lockstep
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy
 from benchmarks.planners import CHOOSING, Case, Planners, kept_executor, random_returns

@@ -19,7 +19,7 @@ import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime.planner import ProcessPlanner
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.workers.host import Patience, Process

@@ -21,7 +21,7 @@ from agentkd.executors.executor import Executor
 from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import Interrupt, Lived, Setting, live
 from agentkd.planners import load_planner
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 from agentkd.runtime.arbiter import Mode
 from agentkd.runtime.connect import AnyPlanner
 from agentkd.runtime.loop import SOURCES

@@ -18,7 +18,7 @@ import numpy as np
 from agentkd import Agent, Process, read_bundle
 from agentkd.distillation.run import Budget
 from agentkd.executors.executor import Executor
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime import InlinePlanner, RollForward, StrategyOptions
 from benchmarks.cheetah import PLANNER, Chunk, lived
 from benchmarks.planners import Case, kept_executor

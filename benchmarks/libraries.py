@@ -32,7 +32,7 @@ from agentkd.executors.architecture import Mlp, initial, parse
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.planners import Planner, load_planner
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Policy, RecurrentPolicy
 from benchmarks import imitation_script

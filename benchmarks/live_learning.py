@@ -22,7 +22,7 @@ from agentkd.distillation.run import Budget
 from agentkd.distillation.service import build
 from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime import InlineDistiller, InlinePlanner, ProcessDistiller, WallClock
 from agentkd.spec import to_json
 from benchmarks.planners import Case, executor_file

@@ -24,7 +24,7 @@ from agentkd.measure.agreement import Sample
 from agentkd.measure.evaluate import evaluate
 from agentkd.measure.intervals import paired
 from agentkd.planners import load_planner
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 from agentkd.types import Floats
 from benchmarks.pairs import Arm, Mechanism, find_mechanisms
 from benchmarks.planners import CHOOSING, Case, Planners, random_returns

@@ -15,7 +15,7 @@ import numpy as np
 from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError
 from agentkd.measure.intervals import Interval
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 from agentkd.types import Floats, Policy, RecurrentPolicy
 from benchmarks.planners import CHOOSING, Case, Planners, distilled, random_returns, returns_of
 from benchmarks.runner import Benchmark, Column, Findings, Result, Work, grouped, table

@@ -18,13 +18,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
-from agentkd.report.report import Section, Table, prepare_out, write_report
+from agentkd.report import model
+from agentkd.report.console import show_table
+from agentkd.report.model import Report, Section, Table
+from agentkd.report.write import prepare_out, write_report
 from benchmarks.rows import Rows
 
 Result = Mapping[str, Any]
@@ -65,7 +66,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table.
+    """A column of a table of results.
 
     Attributes:
         name: The heading.
@@ -77,10 +78,9 @@ class Column:
     value: str | Callable[[Any], Any]
     form: str = ""
 
-    def cell(self, row: Any) -> str:
-        """Return the text of a row's cell."""
-        value = row[self.value] if isinstance(self.value, str) else self.value(row)
-        return _cell(value, self.form)
+    def cell(self, row: Any) -> Any:
+        """Return the value of a row's cell."""
+        return row[self.value] if isinstance(self.value, str) else self.value(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Benchmark(Generic[Options]):
             sections = list(told.sections)
             if told.verdict:
                 sections.insert(0, Section("Result", told.verdict))
-            write_report(options.out, data, sections)
+            write_report(options.out, Report(data, sections))
             console.print(Text(f"report    {options.out / 'report.html'}"))
         if interrupted:
             return _INTERRUPTED
@@ -185,9 +185,9 @@ class Benchmark(Generic[Options]):
 
 
 def table(columns: Sequence[Column], rows: Iterable[Any], caption: str = "") -> Table:
-    """Make a table of rows, each column's text from its function."""
+    """Make a table of rows, each column's values from its function."""
     cells = [[each.cell(row) for each in columns] for row in rows]
-    return Table([each.name for each in columns], cells, caption)
+    return Table([model.Column(each.name, form=each.form) for each in columns], cells, caption)
 
 
 def pivot(
@@ -207,16 +207,10 @@ def pivot(
         caption: A sentence under the table.
     """
     rows = [
-        [str(row), *(_cell(cells.get((row, each)), form) for each in heads)]
+        [str(row), *(cells.get((row, each)) for each in heads)]
         for row in dict.fromkeys(row for row, _ in cells)
     ]
-    return Table([name, *heads.values()], rows, caption)
-
-
-def _cell(value: Any, form: str) -> str:
-    if value is None or value != value:
-        return "–"
-    return value if isinstance(value, str) else format(value, form)
+    return Table([name, *(model.Column(each, form=form) for each in heads.values())], rows, caption)
 
 
 def grouped(results: Iterable[Result], *keys: str) -> dict[tuple[Any, ...], list[Any]]:
@@ -254,30 +248,15 @@ def _show(console: Console, told: Findings) -> None:
         if section.table is None or not section.table.rows:
             continue
         console.print(Text(section.title, "bold"))
-        console.print(_grid(section.table))
-        if section.table.caption:
-            console.print(Text(section.table.caption, "dim"))
+        show_table(console, section.table)
     if told.verdict:
         console.print(told.verdict, highlight=False)
 
 
-def _grid(table: Table) -> Grid:
-    """Lay a table out for a terminal: texts to the left, figures to the right."""
-    out = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for index, name in enumerate(table.columns):
-        if any(str(row[index])[:1].isalpha() for row in table.rows):
-            out.add_column(name, overflow="fold", min_width=8)
-        else:
-            out.add_column(name, justify="right", no_wrap=True)
-    for row in table.rows:
-        out.add_row(*(Text(str(cell)) for cell in row))
-    return out
-
-
 def _plain(section: Section) -> dict[str, Any]:
     assert section.table is not None
-    columns, rows = section.table.columns, section.table.rows
-    return {"title": section.title, "columns": list(columns), "rows": rows}
+    columns = [head.title for head in section.table.heads()]
+    return {"title": section.title, "columns": columns, "rows": section.table.texts()}
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.blending import Seam
 from agentkd.runtime.in_process import InlinePlanner

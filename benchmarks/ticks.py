@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
-from agentkd.report.report import Section
+from agentkd.report.model import Section
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import to_json

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.report.report import Section, prepare_out
+from agentkd.report.model import Section
+from agentkd.report.write import prepare_out
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.planners import Case, executor_file
 from benchmarks.rows import Rows
@@ -206,15 +207,11 @@ def test_several_processes_measure_the_same(tmp_path: Path) -> None:
 def test_cells_are_texts() -> None:
     """Numbers are formatted, and what is missing is a dash."""
     nan = float("nan")
-    assert [Column("x", "x", ".1f").cell({"x": v}) for v in (2, None, nan, "a")] == [
-        "2.0",
-        "–",
-        "–",
-        "a",
-    ]
+    found = table([Column("x", "x", ".1f")], [{"x": value} for value in (2, None, nan, "a")])
+    assert found.texts() == [["2.0"], ["–"], ["–"], ["a"]]
     shown = pivot("way", {("a", 1): 0.5, ("b", 2): 1.5}, {1: "d=1", 2: "d=2"}, ".1f")
-    assert shown.columns == ["way", "d=1", "d=2"]
-    assert shown.rows == [["a", "0.5", "–"], ["b", "–", "1.5"]]
+    assert [each.title for each in shown.heads()] == ["way", "d=1", "d=2"]
+    assert shown.texts() == [["a", "0.5", "–"], ["b", "–", "1.5"]]
     rows = [{"a": 1, "b": 2}, {"a": 2, "b": 2}, {"a": 1, "b": 3}]
     assert grouped(rows, "a") == {(1,): [rows[0], rows[2]], (2,): [rows[1]]}
 
@@ -289,7 +286,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
     [
         ("benchmarks.planners:evaluate@2", 2),
         ("benchmarks.planners:evaluate@3", 3),
-        ("agentkd.report.report:write_whole@5", 4),
+        ("agentkd.report.write:write_files", 4),
     ],
 )
 def test_a_benchmark_that_was_killed_goes_on(event: str, kept: int, tmp_path: Path) -> None:

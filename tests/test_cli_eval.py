@@ -13,7 +13,8 @@ from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.executors.architecture import initial
 from agentkd.report import comparison
-from agentkd.report.report import write_report
+from agentkd.report.model import Report
+from agentkd.report.write import write_report
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.cli_reports import report, undocumented
 
@@ -126,14 +127,15 @@ def test_saved_results_join_in(
     """A folder with a report, or its file; what was measured otherwise is told."""
     write_report(
         tmp_path / "run",
-        {
-            "command": "run",
-            "env": ENV,
-            "seed": 77,
-            "executor_parameters": 30,
-            "arms": {"executor": {"returns": [100.0, 200.0]}, "runtime": {"returns": []}},
-        },
-        [],
+        Report(
+            {
+                "command": "run",
+                "env": ENV,
+                "seed": 77,
+                "executor_parameters": 30,
+                "arms": {"executor": {"returns": [100.0, 200.0]}, "runtime": {"returns": []}},
+            }
+        ),
     )
     evaluated(executor, BALANCE)
     earlier = next(each for each in tmp_path.glob("out*"))
@@ -214,10 +216,10 @@ def test_what_is_for_another_environment_is_refused(
     write_bundle(other, initial("mlp:4", box))
     assert main(["eval", ENV, str(other)]) == 2
     assert "DiscreteSpec(n=2" in capsys.readouterr().err
-    write_report(tmp_path / "r", {"env": "Acrobot-v1", "returns": {"planner": [1]}}, [])
+    write_report(tmp_path / "r", Report({"env": "Acrobot-v1", "returns": {"planner": [1]}}, []))
     assert main(["eval", ENV, str(tmp_path / "r")]) == 2
     assert "is about Acrobot-v1, not CartPole-v1" in capsys.readouterr().err
-    write_report(tmp_path / "b", {"env": ENV, "command": "latency"}, [])
+    write_report(tmp_path / "b", Report({"env": ENV, "command": "latency"}, []))
     assert main(["eval", ENV, str(tmp_path / "b")]) == 2
     assert "holds no returns" in capsys.readouterr().err
     assert main(["eval", "CartPol-v1", executor]) == 2

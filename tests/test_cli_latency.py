@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agentkd import dists
-from agentkd.cli.latency_report import base_of
+from agentkd.cli.latency import base_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError

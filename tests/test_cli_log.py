@@ -142,7 +142,7 @@ def test_run_writes_a_log_that_replays(tmp_path: Path, capsys: pytest.CaptureFix
         assert main(["log", str(out / f"decisions-{arm}.akdlog"), "--replay"]) == 0
         assert "200 ticks were decided again" in capsys.readouterr().out
     page = prom.read_text()
-    assert 'agentkd_ticks_total{env="CartPole-v1",arm="runtime"} 200' in page
+    assert 'agentkd_ticks_total{arm="runtime",env="CartPole-v1"} 200.0' in page
     assert list((out / "tensorboard").glob("events.*"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from inspect import getsource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,8 +38,7 @@ def test_each_command_explains_each_option(name: str, capsys: pytest.CaptureFixt
     assert ended.value.code in (0, None)
     assert "usage: agentkd " + name in capsys.readouterr().out
     options = importlib.import_module(_COMMANDS[name][0]).Options
-    source = Path(importlib.import_module(options.__module__).__file__ or "")
-    text = source.read_text(encoding="utf-8")
+    text = "\n".join(getsource(each) for each in options.__mro__[:-1])
     for field in options.__dataclass_fields__:
         at = text.index(f"    {field}: ")
         assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field

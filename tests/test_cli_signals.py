@@ -86,7 +86,7 @@ def test_amid_learning_executor_and_report_are_left(
     "event",
     [
         "agentkd.deploy.bundle:write_bundle",
-        "agentkd.report.report:write_atomic",
+        "agentkd.report.write:write_files",
         "agentkd.distillation.loop:Distiller.freeze@3",
     ],
 )

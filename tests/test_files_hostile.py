@@ -30,7 +30,7 @@ from agentkd.executors.architecture import initial
 from agentkd.planners.load import load_planner
 from agentkd.planners.sb3 import safe_pickle as inert
 from agentkd.planners.sb3.vecnormalize import read_statistics
-from agentkd.report.report import read_report
+from agentkd.report.write import read_report
 from agentkd.runtime.log import FRAME, HEADER, MAGIC
 from agentkd.runtime.logfile import LogFile
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, ObsSpec, Part, Spec

@@ -25,8 +25,9 @@ from agentkd.planners import Planner
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.printable import logger, printable
-from agentkd.report.report import Plot, Section, Series, write_report
-from agentkd.report.report import Table as Rows
+from agentkd.report.model import Plot, Report, Section, Series
+from agentkd.report.model import Table as Rows
+from agentkd.report.write import write_report
 from agentkd.runtime.exposition import _registry
 from agentkd.types import Floats
 from tests.runtime_children import SPEC, Echo, constant
@@ -178,7 +179,7 @@ def test_a_report_holds_no_controls(tmp_path: Path) -> None:
     name = HOSTILE + "<script>"
     plot = Plot(name, name, name, (Series(name, [1, 2], [3, 4]),), note=name)
     section = Section(name, name, Rows([name], [[name]], name), (plot,))
-    write_report(tmp_path, {"command": name, "env": name}, [section])
+    write_report(tmp_path, Report({"command": name, "env": name}, [section]))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert clean(page)
     assert "<script>" not in page

@@ -22,7 +22,7 @@ from agentkd.distillation.sources import CollectionOptions
 from agentkd.errors import LoadError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
-from agentkd.report.report import prepare_out
+from agentkd.report.write import prepare_out
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
 from tests.waiting import ENOUGH
@@ -55,7 +55,7 @@ def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
         "agentkd.distillation.run:Run._step@40",
         "torch:save@2",
         "agentkd.deploy.bundle:write_bundle@2",
-        "agentkd.report.report:write_atomic",
+        "agentkd.report.write:write_files",
     ],
 )
 def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _run(opened: _Opened, out: Path) -> int:
     from agentkd.distillation.loop import distill, make_distiller
     from agentkd.measure.evaluate import Evaluation
     from agentkd.measure.intervals import mean_interval
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     task, options = opened.task, opened.options
     # Every option is looked at before an earlier run is overwritten.

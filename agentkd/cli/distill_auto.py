@@ -7,10 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
 from rich.text import Text
 
 from agentkd.cli import distill_file
@@ -37,11 +35,20 @@ from agentkd.distillation.terms.term import DivergenceTerm
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
 from agentkd.measure.evaluate import Evaluation
-from agentkd.report.report import Plot, Section, Series, Table, prepare_out
+from agentkd.report.console import show
+from agentkd.report.model import Column, Plot, Section, Series, Table
+from agentkd.report.write import prepare_out
 
-_COLUMNS = ("executor", "parameters", "bytes", "µs", "retention", "95 % interval", "")
-_SHOWN = (0, 1, 3, 4, 5, 6)
-"""The rest is in the report: on a terminal all has to fit 80 columns."""
+_COLUMNS = (
+    Column("executor"),
+    Column("parameters", form=","),
+    Column("bytes", form=",", spare=True),
+    Column("µs", form=".2f"),
+    Column("retention", form=".3f"),
+    Column("95 % interval", form=".3f"),
+    Column(""),
+    Column("note", spare=True),
+)
 
 
 def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> int:
@@ -101,10 +108,8 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
     facts = distill_file.provenance(options, task, labels=found.labels)
     with held():
         _write_front(out, found, facts, contract)
-    console.print(_grid(found))
-    for left, reason in found.left_out.items():
-        console.print(Text(f"{left} was left out: {reason}.", "dim"))
-    console.print(Text(found.why, "bold"))
+    section = _section(found, options.target)
+    show(console, section)
     picked = found.chosen.made
     view = DistillView(options.env, task.planner, picked.executor)
     ending = distill_file.Ending(options, task, out, view, planner, random, facts, contract)
@@ -121,7 +126,7 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
         picked.name,
         integers=picked.elsewhere,
         more=_data(options, found),
-        sections=[_section(found, options.target)],
+        sections=[section],
     )
 
 
@@ -171,40 +176,17 @@ def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
         )
 
 
-def _cells(found: Found) -> list[list[str]]:
+def _rows(found: Found) -> list[list[Any]]:
     on_front = {each.name for each in front(found.candidates)}
-    rows = []
+    rows: list[list[Any]] = []
     for each in found.candidates:
-        note = each.note
-        if each.name in on_front:
-            note = f"front; {note}" if note else "front"
+        mark = "front" if each.name in on_front else ""
         if each is found.chosen:
-            note = "picked"
-        rows.append(
-            [
-                each.name,
-                f"{each.cost.parameters:,}",
-                f"{each.cost.bytes:,}",
-                f"{each.cost.microseconds:.2f}".replace("nan", "–"),
-                f"{each.kept.mean:.3f}",
-                f"{each.kept.low:.3f}–{each.kept.high:.3f}",
-                note,
-            ]
-        )
+            mark = "picked"
+        cost, kept = each.cost, each.kept
+        numbers = [cost.parameters, cost.bytes, cost.microseconds]
+        rows.append([each.name, *numbers, kept.mean, (kept.low, kept.high), mark, each.note])
     return rows
-
-
-def _grid(found: Found) -> Grid:
-    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for index in _SHOWN:
-        number = 0 < index < 6
-        justify: Literal["left", "right"] = "right" if number else "left"
-        grid.add_column(_COLUMNS[index], justify=justify, no_wrap=True)
-    for cells in _cells(found):
-        mark = cells[-1] if cells[-1] in ("picked", "front") else ""
-        shown = [*(cells[index] for index in _SHOWN[:-1]), mark]
-        grid.add_row(*shown, style="bold" if mark == "picked" else "")
-    return grid
 
 
 def _write_front(out: Path, found: Found, facts: Mapping[str, Any], contract: Contract) -> None:
@@ -280,9 +262,10 @@ def _section(found: Found, target: float) -> Section:
     return Section(
         "The smallest that keeps enough",
         found.why,
-        Table(_COLUMNS, _cells(found), "Measured on the seeds by which was chosen."),
+        Table(_COLUMNS, _rows(found), "Measured on the seeds by which was chosen."),
         (
             plot("Retention over size", "parameters", "parameters"),
             plot("Retention over time", "one decision, µs", "microseconds"),
         ),
+        tuple(f"{left} was left out: {reason}." for left, reason in found.left_out.items()),
     )

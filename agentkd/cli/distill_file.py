@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from agentkd.cli.distill_report import Told, write
+from agentkd.cli.distill_report import write
 from agentkd.cli.distill_view import DistillView
 from agentkd.cli.options.distill import Options
 from agentkd.deploy.bundle import read_bundle, write_bundle
@@ -24,8 +23,8 @@ from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import Evaluation
 from agentkd.measure.intervals import mean_interval, retention
 from agentkd.measure.recording import record
-from agentkd.report.provenance import origin
-from agentkd.report.report import Section
+from agentkd.report.model import Section
+from agentkd.report.provenance import made_from
 from agentkd.spec import Spec
 from agentkd.types import Labels
 
@@ -72,18 +71,11 @@ def _number(value: Any) -> float:
         return 0.0
 
 
-def provenance(options: Told, task: Task, **more: Any) -> dict[str, Any]:
+def provenance(options: Any, task: Task, **more: Any) -> dict[str, Any]:
     """Return where an executor comes from. Nothing in it depends on time or speed."""
     planner = task.planner
-    facts: dict[str, Any] = {
-        "env": options.env,
-        "planner": {"refs": list(options.planner), "name": planner.name},
-        "planner_digest": planner.digest,
-        "seed": options.seed,
-        "command": ["agentkd", *sys.argv[1:]],
-        "versions": origin()["versions"],
-    }
-    return facts | more
+    more["seed"] = options.seed
+    return made_from(options.env, options.planner, planner.name, planner.digest, **more)
 
 
 def write_proven(
@@ -91,7 +83,7 @@ def write_proven(
     executor: Executor,
     facts: Mapping[str, Any],
     told: Contract,
-    options: Told,
+    options: Any,
     labels: Labels | None = None,
 ) -> None:
     """Write an executor's file with golden vectors of episodes that it lives."""
@@ -102,7 +94,7 @@ def write_proven(
 
 
 def measured(
-    planner: Evaluation, random: Evaluation, executor: Evaluation, options: Told
+    planner: Evaluation, random: Evaluation, executor: Evaluation, options: Any
 ) -> dict[str, Any]:
     """Return what the executor kept, with its interval; {} where it is no number."""
     kept = retention(executor.returns, planner.returns, random.returns)
@@ -139,7 +131,7 @@ class Ending:
         contract: What its numbers mean.
     """
 
-    options: Told
+    options: Any
     task: Task
     out: Path
     view: DistillView

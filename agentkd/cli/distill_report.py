@@ -1,77 +1,39 @@
-"""What a distillation leaves behind: the report and the last lines on the screen."""
+"""The report of a distillation."""
 
 from __future__ import annotations
 
 import math
 import shlex
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from rich.table import Table as Grid
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from agentkd.cli.distill_view import DistillView
+from agentkd.cli.returns import COLUMNS, add_headline, cells, levels, reached
 from agentkd.distillation.terms import to_text
-from agentkd.executors.acting import NumpyForm, form
 from agentkd.measure.evaluate import Evaluation
-from agentkd.measure.intervals import Interval, mean_interval, retention
-from agentkd.report.report import Plot, Section, Series, Table, write_report
+from agentkd.measure.forms import acting_form
+from agentkd.measure.latency import measure
+from agentkd.report.console import publish
+from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 
 if TYPE_CHECKING:
     from agentkd.distillation.loop import Distilled
 
-_CALLS = 3000
+_SECONDS = 0.1
+"""How long the executor's decisions are timed."""
 
 
-class Told(Protocol):
-    """The options that a report repeats."""
-
-    @property
-    def env(self) -> str:
-        """The environment."""
-        ...
-
-    @property
-    def planner(self) -> tuple[str, ...]:
-        """References to the planner."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of the run."""
-        ...
-
-    @property
-    def eval_seed(self) -> int:
-        """The first of the seeds measured on."""
-        ...
-
-    @property
-    def episodes(self) -> int:
-        """How many episodes were measured."""
-        ...
-
-
-def decision_latency(result: Distilled) -> dict[str, float | str]:
-    """Time one decision of the executor, native where that is to be had, in µs."""
-    acting = form(result.executor)
-    acting.obs[:] = result.executor.mean
-    times = np.empty(_CALLS)
-    for index in range(_CALLS):
-        start = time.perf_counter_ns()
-        acting.run()
-        acting.take()
-        times[index] = (time.perf_counter_ns() - start) / 1000
-    p50, p99, p999 = np.percentile(times, [50, 99, 99.9])
-    name = "NumPy" if isinstance(acting, NumpyForm) else "native"
-    return {"form": name, "p50": float(p50), "p99": float(p99), "p99.9": float(p999)}
+def decision_latency(result: Distilled) -> dict[str, Any]:
+    """Time one decision of the executor, native where there is a compiler, in µs."""
+    form = acting_form(result.executor)
+    (found,) = measure([form], result.executor.mean[None], seconds=_SECONDS, rounds=1)
+    return {"form": form.name, **found.summary()}
 
 
 def write(
-    options: Told,
+    options: Any,
     out: Path,
     result: Distilled,
     planner: Evaluation,
@@ -82,20 +44,25 @@ def write(
     sections: Sequence[Section] = (),
     votes: int = 1,
 ) -> int:
-    """Write report.json and report.html, and print the table that people read.
+    """Write the report and print its tables.
 
-    `more` and `sections` are added to the one and to the other.
+    Args:
+        options: The command's: env, planner, seed, eval_seed and episodes.
+        out: The folder.
+        result: What was learnt.
+        planner: The planner's episodes.
+        random: Those of random actions.
+        executor: The executor's.
+        view: Where to print.
+        more: Values to add to report.json.
+        sections: Sections to add to the page.
+        votes: How often the planner was asked for each label.
+
+    Returns:
+        The command's exit status: 1 after a fault, 130 after Ctrl-C.
     """
-    returns = {
-        "planner": mean_interval(planner.returns),
-        "executor": mean_interval(executor.returns),
-        "random": mean_interval(random.returns),
-    }
-    kept = retention(executor.returns, planner.returns, random.returns)
-    latency = decision_latency(result)
-    agreement = next(
-        (p.agreement for p in reversed(result.history) if p.agreement == p.agreement), math.nan
-    )
+    lived = {"planner": planner, "executor": executor, "random": random}
+    known = [p.agreement for p in result.history if not math.isnan(p.agreement)]
     data: dict[str, Any] = {
         "command": "distill",
         "env": options.env,
@@ -108,8 +75,6 @@ def write(
         "seed": options.seed,
         "eval_seed": options.eval_seed,
         "episodes": options.episodes,
-        "retention": kept.mean,
-        "retention_interval": [kept.low, kept.high],
         "planner_parameters": result.planner.parameters,
         "executor_parameters": result.executor.parameters,
         "labels": result.labels,
@@ -117,142 +82,100 @@ def write(
         "labels_refused": result.refused,
         "steps": result.steps,
         "seconds": result.seconds,
-        "agreement": agreement,
+        "agreement": known[-1] if known else math.nan,
         "interrupted": result.interrupted,
         "fault": result.fault,
         "collector_restarts_total": result.restarts,
         "steps_rejected_total": result.rejected,
         "labels_dropped_total": result.dropped,
         "unsaved": result.unsaved,
-        "decision_latency_us": latency,
-        **(more or {}),
+        "decision_latency_us": decision_latency(result),
+    } | dict(more or {})
+    figures = {
+        name: reached(each.returns, planner.returns, random.returns) for name, each in lived.items()
     }
-    for name, interval in returns.items():
-        data[f"{name}_return"] = interval.mean
-        data[f"{name}_return_interval"] = [interval.low, interval.high]
-    data["returns"] = {
-        "planner": list(planner.returns),
-        "executor": list(executor.returns),
-        "random": list(random.returns),
-    }
-    write_report(out, data, [*_sections(data, returns, kept, result), *sections])
-    _print(view, data, returns, kept, out)
-    if result.fault:
-        return 1
-    return 130 if result.interrupted else 0
-
-
-def _sections(
-    data: dict[str, Any], returns: dict[str, Interval], kept: Interval, result: Distilled
-) -> list[Section]:
-    looks = result.history
-    labels = [look.labels for look in looks]
-    span = [labels[0], labels[-1]] if labels else []
-
-    def level(name: str) -> Series:
-        value = returns[name].mean
-        return Series(name, span, [value for _ in span])
-
-    curve = Plot(
-        title="Return while it learns",
-        x_label="labels",
-        y_label="return",
-        series=(
-            Series("executor", labels, [look.executor_return for look in looks]),
-            level("planner"),
-            level("random"),
-        ),
-        note="Mean of the last 20 episodes that the executor drove from start to end.",
-    )
-    agreement = Plot(
-        title="Agreement with the planner",
-        x_label="labels",
-        y_label="agreement, 0 to 1",
-        series=(Series("agreement", labels, [look.agreement for look in looks]),),
-        note="On states that the executor had not learnt from.",
-    )
-    divergence = Plot(
-        title="Divergence from the planner",
-        x_label="gradient steps",
-        y_label="divergence",
-        series=(
-            Series(
-                "divergence", [look.steps for look in looks], [look.divergence for look in looks]
-            ),
-        ),
-        note="",
-    )
-    rows = [[name, f"{r.mean:.1f}", f"[{r.low:.1f}, {r.high:.1f}]"] for name, r in returns.items()]
-    table = Table(
-        columns=["policy", "return", "95 % interval"],
-        rows=rows,
-        caption=f"{data['episodes']} episodes each, the same seeds.",
-    )
-    ended = " It was interrupted; this is what it had learnt." if result.interrupted else ""
-    text = (
-        f"The executor keeps {kept.mean:.1%} of the planner's return above random "
-        f"play, with {data['executor_parameters']:,} parameters instead of "
-        f"{data['planner_parameters']:,}, after {result.labels:,} labels.{ended}"
-    )
-    kept_most = Section("What it kept", text, table, ())
-    if not looks:
-        return [kept_most]
-    plots = (curve, agreement, divergence)
-    return [kept_most, Section("How it learnt", "", None, plots)]
-
-
-def _print(
-    view: DistillView, data: dict[str, Any], returns: dict[str, Interval], kept: Interval, out: Path
-) -> None:
-    grid = Grid(title=None, show_edge=False, pad_edge=False)
-    for column in ("", "return", "95 % interval", "parameters"):
-        grid.add_column(column, justify="right" if column else "left")
-    sizes = {
-        "planner": f"{data['planner_parameters']:,}",
-        "executor": f"{data['executor_parameters']:,}",
-    }
-    for name, r in returns.items():
-        grid.add_row(name, f"{r.mean:.1f}", f"{r.low:.1f} … {r.high:.1f}", sizes.get(name, ""))
-    latency = data["decision_latency_us"]
-    console = view.console
-    console.print(grid)
-    console.print(
-        Text.assemble(
-            "retention ",
-            (f"{kept.mean:.3f}", "bold"),
-            f" ({kept.low:.3f} … {kept.high:.3f})   "
-            f"{data['labels']:,} labels in {data['seconds']:.1f} s   one decision "
-            f"{latency['p50']:.2f} µs ({latency['form']})",
-        )
-    )
-    if not data["steps"]:
-        text = "Nothing was learnt: there were too few labels."
-        console.print(text, style="red")
-    if data["steps_rejected_total"]:
-        console.print(
-            f"{data['steps_rejected_total']:,} gradient steps ended in NaN or "
-            "infinity and were undone.",
-            style="yellow",
-        )
-    if data["unsaved"]:
-        console.print(Text(f"No way to resume: {data['unsaved']}", style="yellow"))
-    if data["interrupted"]:
-        console.print("Ended early: this is what it had learnt.", style="yellow")
-        if data["fault"]:
-            console.print(Text(data["fault"], style="red"))
-        again = ("Go on with the same command and", "dim")
-        console.print(Text.assemble(again, " --resume"))
-    file = str(out / "executor.akd")
+    for name, each in figures.items():
+        add_headline(data, name, each)
     command = [
         *["agentkd", "run", data["env"], "--planner", *data["planner"]],
-        *["--executor", file, "--clock", "virtual", "--planner-latency", "4"],
+        *["--executor", data["executor"], "--clock", "virtual"],
+        *["--planner-latency", "4"],
     ]
     if not data["planner"]:
-        command = ["agentkd", "eval", data["env"], file]
-    # Unbroken and as text: they are there to be copied.
-    for name, text in (
-        ("executor", file),
-        ("report", str(out / "report.html")),
-        ("next:", shlex.join(command)),
-    ):
-        console.print(Text(f"{name:<10}{text}"), soft_wrap=True)
+        command = ["agentkd", "eval", data["env"], data["executor"]]
+    files = {"executor": data["executor"], "next:": shlex.join(command)}
+    more_sections = [replace(each, detail=True) for each in sections]
+    found = [_kept(data, figures), *_learnt(data, result), *more_sections]
+    publish(view.console, Report(data, found, files), out)
+    return 1 if result.fault else 130 if result.interrupted else 0
+
+
+def _kept(data: Mapping[str, Any], figures: Mapping[str, Any]) -> Section:
+    rows = [
+        [name, *cells(each), data.get(f"{name}_parameters") or None]
+        for name, each in figures.items()
+    ]
+    table = Table(
+        ["policy", *COLUMNS, Column("parameters", form=",")],
+        rows,
+        f"{data['episodes']} episodes each, the same seeds.",
+    )
+    latency = data["decision_latency_us"]
+    low, high = data["retention_interval"]
+    text = (
+        f"retention {data['retention']:.3f} ({low:.3f} … {high:.3f})   "
+        f"{data['labels']:,} labels in {data['seconds']:.1f} s   one decision "
+        f"{latency['p50']:.2f} µs ({latency['form']})"
+    )
+    notes = []
+    if not data["steps"]:
+        notes.append("Nothing was learnt: there were too few labels.")
+    if data["steps_rejected_total"]:
+        notes.append(
+            f"{data['steps_rejected_total']:,} gradient steps ended in NaN or "
+            "infinity and were undone."
+        )
+    if data["unsaved"]:
+        notes.append(f"No way to resume: {data['unsaved']}")
+    if data["interrupted"]:
+        notes += [data["fault"]] if data["fault"] else []
+        notes.append(
+            "Ended early: this is what it had learnt. Go on with the same command and --resume"
+        )
+    return Section("What it kept", text, table, notes=tuple(notes))
+
+
+def _learnt(data: Mapping[str, Any], result: Distilled) -> list[Section]:
+    """Return the curves, if there are any."""
+    looks = result.history
+    if not looks:
+        return []
+    labels = [look.labels for look in looks]
+
+    def line(name: str, field: str) -> Series:
+        return Series(name, labels, [getattr(look, field) for look in looks])
+
+    ends = {name: data[f"{name}_return"] for name in ("planner", "random")}
+    plots = (
+        Plot(
+            "Return while it learns",
+            "labels",
+            "return",
+            (line("executor", "executor_return"), *levels(labels, ends)),
+            "Mean of the last 20 episodes that the executor drove from start to end.",
+        ),
+        Plot(
+            "Agreement with the planner",
+            "labels",
+            "agreement, 0 to 1",
+            (line("agreement", "agreement"),),
+            "On states that the executor had not learnt from.",
+        ),
+        Plot(
+            "Divergence from the planner",
+            "gradient steps",
+            "divergence",
+            (replace(line("divergence", "divergence"), x=[e.steps for e in looks]),),
+        ),
+    )
+    return [Section("How it learnt", plots=plots, detail=True)]

@@ -2,92 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from agentkd.cli.options.eval import Options
+from agentkd.cli.planner_choice import access
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agentkd.cli.eval_view import EvalView
-    from agentkd.distillation.attack import Assault, Attack
+    from agentkd.cli.terminal import View
+    from agentkd.distillation.attack import Attack
     from agentkd.measure.agreement import Sample
+    from agentkd.measure.evaluate import Watch
+    from agentkd.planners import Planner
     from agentkd.report.comparison import Candidate, Measured
     from agentkd.spec import Spec
 
+__all__ = ["Options", "run"]
 _SECONDS = 0.3
 """How long each policy's decision is timed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Measure policies on the same episodes, side by side.
-
-    Example: agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd
-    """
-
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    env_args: tuple[str, ...] = ()
-    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
-    policies: tyro.conf.Positional[tuple[str, ...]]
-    """SB3 saves or their folders, module:attribute, executor files (.akd), and earlier results: a
-    report.json or a folder with one."""
-    reference: str | None = None
-    """What retention and agreement are against; by default the first planner."""
-    episodes: int = 20
-    """How many episodes each policy lives."""
-    seed: int = 1000
-    """Episode i is reset with seed + i."""
-    attack: Literal["noise", "fgsm", "pgd"] | None = None
-    """Measure everything once more on observations that are off: by chance, or the worst that one
-    step, or several, along an executor's own gradient find."""
-    epsilon: float = 0.1
-    """How far off: in units of the spread of what the reference observes."""
-    attack_steps: int = 10
-    """How many steps pgd takes."""
-    out: Path | None = None
-    """Where to write report.json and report.html; nothing is written without it."""
-    overwrite: bool = False
-    """Replace the report that is there."""
-    vecnormalize: str | None = None
-    """Statistics of the planners' normaliser, if not beside them; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if a save does not tell."""
-    unpickle: bool = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
-
-
 def run(options: Options) -> int:
     """Load everything, then measure one policy after another."""
-    import torch
-
-    from agentkd import environments
-    from agentkd.cli.eval_attack import attack_of, whose_states
-    from agentkd.cli.eval_view import EvalView
-    from agentkd.report.report import prepare_out
-    from agentkd.spec import env_spec
-
-    torch.set_num_threads(1)
     if options.episodes < 1 or options.seed < 0:
         raise ConfigError(
             f"--episodes {options.episodes} --seed {options.seed}: at least 1, and at least 0."
         )
     if not options.policies:
         raise ConfigError("Nothing to measure: name at least one policy.")
-    probe = environments.make(options.env)
-    spec = env_spec(probe)
-    probe.close()
-    attack = attack_of(options)
+    import torch
+
+    from agentkd.cli.terminal import View
+    from agentkd.distillation.attack import Attack
+    from agentkd.environments import look_at
+    from agentkd.report.write import prepare_out
+
+    torch.set_num_threads(1)
+    spec = look_at(options.env)[0]
+    attack = None
+    if options.attack is not None:
+        attack = Attack(options.attack, options.epsilon, options.attack_steps)
     found, reference = _load(options, spec)
-    whose = None if attack is None else whose_states(found, reference)
+    if attack is not None and all(each.planner is None for each in found):
+        raise ConfigError("--attack needs a policy that acts; these are earlier reports.")
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
-    view = EvalView(options.env, options.episodes, options.seed)
-    return _measure(options, spec, found, reference, view, attack, whose)
+    last = options.seed + options.episodes - 1
+    view = View(
+        (options.env, "bold"),
+        f"   {options.episodes} episodes each, seeds {options.seed} to {last}",
+    )
+    return _measure(options, spec, found, reference, view, attack)
 
 
 def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | None]:
@@ -95,19 +64,14 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
     from agentkd.report.comparison import candidates
 
     def load(ref: str) -> list[Candidate]:
-        own = dict(access)
+        own = access(options)
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
-            own |= {"algorithm": None}
-        if ref.endswith(".akd") or own["vecnormalize"] == "off":
-            own |= {"vecnormalize": None if ":" in ref or ref.endswith(".akd") else "off"}
+            own["algorithm"] = None
+            if ref.endswith(".akd") or own["vecnormalize"] == "off":
+                own["vecnormalize"] = None
         return candidates(ref, options.env, spec, own)
 
-    access = {
-        "vecnormalize": options.vecnormalize,
-        "algorithm": options.algorithm,
-        "allow_pickle": options.unpickle,
-    }
     found = [each for ref in dict.fromkeys(options.policies) for each in load(ref)]
     if options.reference is None:
         reference = next((each for each in found if each.kind == "planner"), None)
@@ -125,57 +89,115 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
     return found, reference
 
 
+@contextmanager
+def _watch(view: View, name: str) -> Iterator[Watch]:
+    def tell(look: tuple[int, int, float]) -> tuple[float, dict[str, str]]:
+        done, of, mean = look
+        return done / of, {"episodes": f"{done} of {of}", "return": f"{mean:,.1f}"}
+
+    with view.follow(name, tell) as show:
+        yield lambda done, of, mean: show((done, of, mean))
+
+
 def _measure(
     options: Options,
     spec: Spec,
-    found: Sequence[Candidate],
+    found: list[Candidate],
     reference: Candidate | None,
-    view: EvalView,
+    view: View,
     attack: Attack | None,
-    whose: Candidate | None,
 ) -> int:
-    from agentkd.cli.eval_attack import assault
-    from agentkd.cli.eval_report import Comparison, write
+    from agentkd.cli.eval_report import Comparison, report
     from agentkd.measure.agreement import Sample
     from agentkd.measure.evaluate import evaluate_random
     from agentkd.report.comparison import live
+    from agentkd.report.console import publish
 
+    # The spread of what the reference, or else the first that acts, observes is the unit of an
+    # attack.
     sample = Sample()
-    seen = sample if whose is reference else Sample()
-    assaults: tuple[Assault, ...] = ()
+    observer = reference or next((each for each in found if each.planner), None)
+    seen = sample if observer is reference else Sample()
     done: list[Measured] = []
+    attacked: tuple[Measured, ...] = ()
     random, interrupted = None, False
     measure: Any = {"episodes": options.episodes, "seed": options.seed}
     try:
-        with view.watch("random actions") as watch:
+        with _watch(view, "random actions") as watch:
             random = evaluate_random(options.env, progress=watch, **measure)
         for each in found:
-            with view.watch(each.ref) as watch:
-                visited = sample if each is reference else None
-                if each is whose:
-                    visited = seen
-                done.append(
-                    live(each, options.env, spec, progress=watch, visited=visited, **measure)
-                )
-        done = _asked(done, sample, spec, view)
+            visited = seen if each is observer else None
+            with _watch(view, each.ref) as watch:
+                lived = live(each, options.env, spec, progress=watch, visited=visited, **measure)
+            done.append(lived)
+        view.say("Timing decisions …")
+        done = _asked(done, sample, spec)
         if attack is not None:
-            assaults = assault(options, attack, done, seen, sample, spec, view)
+            attacked = tuple(
+                _attacked(options, attack, each, seen, sample, spec, view) for each in done
+            )
     except KeyboardInterrupt:
         interrupted = True
-    outcome = Comparison(random, tuple(done), reference, sample.size, interrupted, attack, assaults)
-    return write(options, outcome, view)
+    outcome = Comparison(random, tuple(done), reference, sample.size, interrupted, attack, attacked)
+    publish(view.console, report(options, outcome), options.out)
+    if interrupted:
+        return 130
+    return int(any(each.fault for each in done))
 
 
-def _asked(done: Sequence[Measured], sample: Sample, spec: Spec, view: EvalView) -> list[Measured]:
-    """Add agreement and latency to what lived."""
-    from agentkd.report.comparison import compared, latencies
+def _asked(done: list[Measured], sample: Sample, spec: Spec) -> list[Measured]:
+    """Add agreement and latency to those that did not fail."""
+    from agentkd.report.comparison import latencies
 
-    alive = [each for each in done if not each.fault]
-    view.say("Timing decisions …")
-    found = [each.candidate for each in alive]
-    times = latencies(found, sample, spec, seconds=_SECONDS)
-    known = {
-        id(each): replace(each, agreement=compared(each.candidate, sample, spec), latency=latency)
-        for each, latency in zip(alive, times, strict=True)
-    }
-    return [known.get(id(each), each) for each in done]
+    alive = [each.candidate for each in done if not each.fault]
+    times = iter(latencies(alive, sample, spec, seconds=_SECONDS))
+    return [
+        each
+        if each.fault
+        else replace(
+            each, agreement=_agreement(each.candidate.planner, sample, spec), latency=next(times)
+        )
+        for each in done
+    ]
+
+
+def _agreement(planner: Planner | None, sample: Sample, spec: Spec) -> float:
+    from agentkd.measure.agreement import agreement_with
+
+    return math.nan if planner is None else agreement_with(sample, planner.policy, spec)
+
+
+def _attacked(
+    options: Options,
+    attack: Attack,
+    each: Measured,
+    seen: Sample,
+    agreed: Sample,
+    spec: Spec,
+    view: View,
+) -> Measured:
+    """Let a policy live its episodes again, under attack."""
+    from agentkd.distillation.attack import Attacked, units
+    from agentkd.report.comparison import Measured, live
+
+    known, planner = each.candidate, each.candidate.planner
+    if planner is None or each.fault or not seen.size:
+        return Measured(known, None)
+    try:
+        unit = units(seen.obs, spec.obs)
+        policy = Attacked(planner.policy, attack, unit, options.seed)
+    except ConfigError as error:
+        return Measured(known, None, fault=str(error))
+    planner = replace(planner, policy=policy)
+    with _watch(view, f"{known.ref} under {attack.by}") as watch:
+        lived = live(
+            replace(known, planner=planner),
+            options.env,
+            spec,
+            episodes=options.episodes,
+            seed=options.seed,
+            progress=watch,
+        )
+    if lived.fault:
+        return lived
+    return replace(lived, agreement=_agreement(planner, agreed, spec))

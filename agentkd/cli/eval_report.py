@@ -1,38 +1,31 @@
-"""What `agentkd eval` says and writes."""
+"""The report of `agentkd eval`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
-from rich.text import Text
-
+from agentkd.cli.options.eval import Options
+from agentkd.cli.returns import COLUMNS, add_headline, cells, reached
 from agentkd.measure.evaluate import Evaluation
-from agentkd.measure.intervals import Interval, mean_interval, retention
 from agentkd.report.comparison import Candidate, Measured
-from agentkd.report.report import Plot, Section, Series, Table, write_report
+from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 
 if TYPE_CHECKING:
-    from agentkd.cli.eval import Options
-    from agentkd.cli.eval_view import EvalView
-    from agentkd.distillation.attack import Assault, Attack
+    from agentkd.distillation.attack import Attack
 
-_COLUMNS = (
-    "policy",
-    "return",
-    "95 % interval",
-    "retention",
-    "agreement",
-    "parameters",
-    "µs p50 / p99 / p99.9",
+_AGREES = Column("agreement", form=",.3f", help="With the reference, on states that it visited.")
+_ALL = (
+    *("policy", *COLUMNS, _AGREES, Column("parameters", form=",", spare=True)),
+    Column("p50", "µs", ",.1f", "One decision, the median."),
+    *(Column("p99", form=",.1f"), Column("p99.9", form=",.1f")),
 )
-_WIDE = 120
-"""From how many characters on a terminal has room for names beside the figures."""
-_NOTHING = Interval(math.nan, math.nan, math.nan)
+_SHARE = Column("attacked", form=",.3f")
+_BOTH = (
+    *("policy", COLUMNS[0], Column("attacked", form=",.1f")),
+    *(COLUMNS[2], _SHARE, _AGREES, _SHARE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +39,7 @@ class Comparison:
         states: How many states agreement was taken on.
         interrupted: Whether Ctrl-C ended it.
         attack: What observations were attacked with; None if they were not.
-        assaults: What came of it, for each policy; fewer, if it was interrupted.
+        attacked: What came of it, for each policy; empty if it was interrupted.
     """
 
     random: Evaluation | None
@@ -55,61 +48,24 @@ class Comparison:
     states: int
     interrupted: bool
     attack: Attack | None = None
-    assaults: tuple[Assault, ...] = ()
+    attacked: tuple[Measured, ...] = ()
 
 
-def write(options: Options, outcome: Comparison, view: EvalView) -> int:
-    """Print the table, and write the report if a folder was named.
-
-    Returns:
-        The command's exit status: 0, 1 if a policy failed, 130 after Ctrl-C.
-    """
-    data = _data(options, outcome)
-    rows = [_cells(each) for each in data["policies"]]
-    if outcome.random is not None:
-        interval = _interval(data["random_return_interval"])
-        rows.append(["random actions", _number(data["random_return"]), interval, *[""] * 4])
-    notes = _notes(options, outcome)
-    _print(view, data, rows, notes)
-    sections = []
-    if outcome.attack is not None:
-        from agentkd.cli import eval_attack
-
-        eval_attack.show(view.console, data)
-        sections.append(eval_attack.section(data))
-    if options.out is not None:
-        section = Section(
-            "Side by side",
-            " ".join(notes),
-            Table(_COLUMNS, rows, _caption(options, outcome)),
-            _plots(data),
-        )
-        write_report(options.out, data, [section, *sections])
-        view.console.print(Text(f"report    {options.out / 'report.html'}"))
-    if outcome.interrupted:
-        return 130
-    return 1 if any(each.fault for each in outcome.measured) else 0
-
-
-def _returns(measured: Measured | None) -> tuple[float, ...]:
-    if measured is None or measured.evaluation is None:
-        return ()
-    return measured.evaluation.returns
-
-
-def _data(options: Options, outcome: Comparison) -> dict[str, Any]:
-    reference = next(
-        (each for each in outcome.measured if each.candidate is outcome.reference), None
-    )
+def report(options: Options, outcome: Comparison) -> Report:
+    """Return what was measured as a report."""
     random = () if outcome.random is None else outcome.random.returns
-    policies = []
-    for each in outcome.measured:
-        returns = _returns(each)
-        kept = _NOTHING
-        if reference is not None and returns and random:
-            kept = retention(returns, _returns(reference), random)
-        policies.append(_policy(each, mean_interval(returns), kept))
-    floor = mean_interval(random)
+    best = next(
+        (
+            _returns(each.evaluation)
+            for each in outcome.measured
+            if each.candidate is outcome.reference
+        ),
+        (),
+    )
+    policies = [
+        _policy(each) | reached(_returns(each.evaluation), best, random)
+        for each in outcome.measured
+    ]
     data: dict[str, Any] = {
         "command": "eval",
         "env": options.env,
@@ -118,118 +74,100 @@ def _data(options: Options, outcome: Comparison) -> dict[str, Any]:
         "reference": None if outcome.reference is None else outcome.reference.ref,
         "agreement_states": outcome.states,
         "policies": policies,
-        "random_return": floor.mean,
-        "random_return_interval": [floor.low, floor.high],
-        "returns": {"random": list(random)},
         "interrupted": outcome.interrupted,
     }
+    floor = reached(random, best, random)
+    add_headline(data, "random", floor)
+    sections = [_side_by_side(options, outcome, policies, floor)]
     if outcome.attack is not None:
-        from agentkd.cli import eval_attack
+        data["attack"] = asdict(outcome.attack)
+        for policy, each in zip(policies, outcome.attacked, strict=False):
+            off = reached(_returns(each.evaluation), best, random)
+            policy["attacked"] = off | {"agreement": each.agreement, "note": each.fault}
+        sections.append(_under_attack(data))
+    _add_headline(data)
+    return Report(data, sections)
 
-        eval_attack.add(data, outcome.attack, outcome.assaults, _returns(reference), outcome.random)
-    _add_headline(data, outcome)
-    return data
+
+def _returns(lived: Evaluation | None) -> tuple[float, ...]:
+    return () if lived is None else lived.returns
 
 
-def _policy(measured: Measured, reached: Interval, kept: Interval) -> dict[str, Any]:
-    candidate, evaluation = measured.candidate, measured.evaluation
-    latency = measured.latency
+def _policy(measured: Measured) -> dict[str, Any]:
+    candidate, lived, latency = (measured.candidate, measured.evaluation, measured.latency)
     return {
         "ref": candidate.ref,
         "kind": candidate.kind,
         "name": candidate.about,
         "digest": candidate.digest,
         "parameters": candidate.parameters,
-        "return": reached.mean,
-        "return_interval": [reached.low, reached.high],
-        "retention": kept.mean,
-        "retention_interval": [kept.low, kept.high],
-        "retention_note": kept.reason,
         "agreement": measured.agreement,
         "decision_latency_us": None if latency is None else latency.summary(),
-        "returns": [] if evaluation is None else list(evaluation.returns),
-        "lengths": [] if evaluation is None else list(evaluation.lengths),
-        "episodes_cut": 0 if evaluation is None else evaluation.cut,
+        "lengths": [] if lived is None else list(lived.lengths),
+        "episodes_cut": 0 if lived is None else lived.cut,
         "seed": candidate.seed,
         "fault": measured.fault,
     }
 
 
-def _add_headline(data: dict[str, Any], outcome: Comparison) -> None:
+def _add_headline(data: dict[str, Any]) -> None:
     """Put the reference's and the first executor's figures where programs look."""
-    by_candidate = {
-        id(each.candidate): policy
-        for each, policy in zip(outcome.measured, data["policies"], strict=True)
-    }
-    planner = by_candidate.get(id(outcome.reference))
+    policies = data["policies"]
+    planner = policies[0] if policies and data["reference"] is not None else None
     if planner is not None:
         data["planner_name"] = planner["name"]
-        data["planner_return"] = planner["return"]
-        data["planner_return_interval"] = planner["return_interval"]
         data["planner_parameters"] = planner["parameters"]
-        data["returns"]["planner"] = planner["returns"]
-    executor = next(
-        (p for p in data["policies"] if p["kind"] == "executor" and p is not planner), None
+        add_headline(data, "planner", planner)
+    for each in policies:
+        if each["kind"] == "executor" and each is not planner:
+            data["executor_parameters"] = each["parameters"]
+            data["architecture"] = each["name"].removeprefix("executor ")
+            data |= {key: each[key] for key in ("agreement", "decision_latency_us")}
+            add_headline(data, "executor", each)
+            return
+
+
+def _name(policy: dict[str, Any]) -> str:
+    return f"{policy['ref']} ({policy['name']})"
+
+
+def _side_by_side(
+    options: Options, outcome: Comparison, policies: list[dict[str, Any]], floor: dict[str, Any]
+) -> Section:
+    rows: list[list[Any]] = []
+    for each in policies:
+        latency = each["decision_latency_us"] or {}
+        times = [latency.get(key) for key in ("p50", "p99", "p99.9")]
+        figures = ["failed", None, None] if each["fault"] else cells(each)
+        size = each["parameters"] or None
+        rows.append([_name(each), *figures, each["agreement"], size, *times])
+    if outcome.random is not None:
+        rows.append(["random actions", *cells(floor), *[None] * 5])
+    shown = [*((_name(each), each) for each in policies), ("random actions", floor)]
+    plot = Plot(
+        "Returns",
+        "return",
+        "",
+        tuple(
+            Series(name, p["returns"], [p["return"]], *zip(p["return_interval"]))
+            for name, p in shown
+            if p["returns"]
+        ),
+        "A dot is an episode; the diamond is the mean, the bar its 95 % interval.",
+        kind="rows",
     )
-    if executor is not None:
-        data["executor_return"] = executor["return"]
-        data["executor_return_interval"] = executor["return_interval"]
-        data["executor_parameters"] = executor["parameters"]
-        data["architecture"] = executor["name"].removeprefix("executor ")
-        data["returns"]["executor"] = executor["returns"]
-        for key in ("retention", "retention_interval", "agreement"):
-            data[key] = executor[key]
-        data["decision_latency_us"] = executor["decision_latency_us"]
-
-
-def _number(value: float, digits: int = 1) -> str:
-    return "" if math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def _time(us: float) -> str:
-    return f"{us:,.1f}" if us < 100 else f"{us:,.0f}"
-
-
-def _interval(pair: Sequence[float]) -> str:
-    if any(math.isnan(end) for end in pair):
-        return ""
-    digits = 1 if max(abs(end) for end in pair) < 1000 else 0
-    return " … ".join(f"{end:,.{digits}f}" for end in pair)
-
-
-def _cells(policy: dict[str, Any]) -> list[str]:
-    name = f"{policy['ref']} ({policy['name']})"
-    if policy["fault"]:
-        return [name, "failed", *[""] * 5]
-    latency = policy["decision_latency_us"]
-    times = ""
-    if latency is not None and latency["count"]:
-        times = " / ".join(_time(latency[key]) for key in ("p50", "p99", "p99.9"))
-    return [
-        name,
-        _number(policy["return"]),
-        _interval(policy["return_interval"]),
-        _number(policy["retention"], 3),
-        _number(policy["agreement"], 3),
-        f"{policy['parameters']:,}" if policy["parameters"] else "",
-        times,
-    ]
-
-
-def _caption(options: Options, outcome: Comparison) -> str:
-    agreed = (
-        f" Agreement on {outcome.states:,} states that {outcome.reference.ref} visited."
-        if outcome.reference is not None
-        else ""
-    )
-    return (
+    caption = (
         f"{options.episodes} episodes each, from seed {options.seed}. Retention: 0 is "
-        f"random actions, 1 the reference.{agreed}"
+        "random actions, 1 the reference."
     )
+    if outcome.reference is not None:
+        caption += f" Agreement on {outcome.states:,} states that {outcome.reference.ref} visited."
+    table = Table(_ALL, rows, caption)
+    notes = tuple(_notes(options, outcome))
+    return Section("Side by side", "", table, (plot,), notes)
 
 
-def _notes(options: Options, outcome: Comparison) -> list[str]:
-    """What a reader has to know to read the table rightly."""
+def _notes(options: Options, outcome: Comparison) -> Sequence[str]:
     notes = []
     if outcome.interrupted:
         notes.append("Interrupted: these are the policies measured until then.")
@@ -252,49 +190,20 @@ def _notes(options: Options, outcome: Comparison) -> list[str]:
     return notes
 
 
-def _plots(data: dict[str, Any]) -> tuple[Plot, ...]:
-    series = []
+def _under_attack(data: dict[str, Any]) -> Section:
+    rows, notes = [], []
     for policy in data["policies"]:
-        if policy["returns"]:
-            low, high = policy["return_interval"]
-            name = f"{policy['ref']} ({policy['name']})"
-            series.append(Series(name, policy["returns"], [policy["return"]], [low], [high]))
-    floor = data["returns"]["random"]
-    if floor:
-        low, high = data["random_return_interval"]
-        series.append(Series("random actions", floor, [data["random_return"]], [low], [high]))
-    if not series:
-        return ()
-    note = "A dot is an episode; the diamond is the mean, the bar its 95 % interval."
-    return (Plot("Returns", "return", "", tuple(series), note, kind="rows"),)
-
-
-def _print(
-    view: EvalView, data: dict[str, Any], rows: Sequence[Sequence[str]], notes: list[str]
-) -> None:
-    console = view.console
-    wide = console.width >= _WIDE
-    if not wide:
-        # Names do not fit beside the figures: they get numbers, and stand above.
-        for index, policy in enumerate(data["policies"], 1):
-            size = f", {policy['parameters']:,} parameters" if policy["parameters"] else ""
-            text = f"{index:>2}  {policy['ref']}  ({policy['name']}{size})"
-            console.print(Text(text), soft_wrap=True)
-    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    grid.add_column("policy" if wide else "", overflow="fold", min_width=6)
-    for column in (*_COLUMNS[1:-1], "p50 µs", "p99", "p99.9"):
-        if wide or column != "parameters":
-            grid.add_column(column.replace("agreement", "agrees"), justify="right")
-    for index, row in enumerate(rows, 1):
-        name, *figures, times = row
-        if not wide:
-            name = "random" if index > len(data["policies"]) else f"{index:>2}"
-            figures.pop()
-        cells = [name, *figures, *(times.split(" / ") if times else [""] * 3)]
-        grid.add_row(*(Text(cell) for cell in cells))
-    console.print(grid)
-    if data["reference"] is not None:
-        text = f"Retention and agreement are against {data['reference']}."
-        console.print(Text(text, "dim"))
-    for note in notes:
-        console.print(Text(note, "yellow"))
+        off = policy.get("attacked", {})
+        if off.get("returns"):
+            pairs = [(policy[k], off[k]) for k in ("return", "retention", "agreement")]
+            rows.append([_name(policy), *(value for pair in pairs for value in pair)])
+        if off.get("note"):
+            notes.append(f"{policy['ref']} was not attacked: {off['note']}")
+    attack = data["attack"]
+    steps = f" in {attack['steps']} steps" if attack["by"] == "pgd" else ""
+    title = f"Under {attack['by']} of {attack['eps']:g}{steps}, beside without"
+    caption = (
+        "In units of the spread of each number of an observation. Retention is against "
+        "the reference without attack."
+    )
+    return Section(title, "", Table(_BOTH, rows, caption), notes=tuple(notes))

@@ -102,7 +102,7 @@ def _check_out(command: str, options: Any) -> None:
     if out is None and command in _FOLDERS and env:
         out = out_folder(command, env, None)
     if out is not None:
-        from agentkd.report.report import check_out
+        from agentkd.report.write import check_out
 
         resume = getattr(options, "resume", False)
         check_out(out, overwrite=options.overwrite, resume=resume)

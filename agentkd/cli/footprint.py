@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from agentkd.cli.terminal import Console
     from agentkd.deploy.bundle import Bundle
     from agentkd.deploy.cores import Core
-    from agentkd.deploy.emulators import Measured, Program
+    from agentkd.deploy.emulators import Program
 
 _ROWS = 16
+"""Golden vectors that each form has to meet."""
+_MEASURED = (*("wrong", "instructions", "flash", "code", "library", "constants"), *("ram", "stack"))
+_RECORDED = ("core", "label", "form", "instructions", "flash", "ram", "stack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,45 +47,6 @@ class Options:
     """Write what was measured into the file, where inspect shows it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What was measured of a form on a core."""
-
-    core: Core
-    form: str
-    measured: Measured
-
-    def nanojoules(self, given: float | None) -> float | None:
-        """Energy of an instruction there; None where nothing is known."""
-        from agentkd.deploy.power import POWER
-
-        if given is not None:
-            return given
-        known = POWER.get(self.core.name)
-        return None if known is None else known.nanojoules
-
-    def facts(self, given: float | None) -> dict[str, Any]:
-        """All of it by name; energy in µJ."""
-        each, cost = self.measured, self.nanojoules(given)
-        energy = None
-        if each.instructions is not None and cost is not None:
-            energy = each.instructions * cost / 1000
-        return {
-            "core": self.core.name,
-            "label": self.core.label,
-            "form": self.form,
-            "wrong": each.wrong,
-            "instructions": each.instructions,
-            "energy_uj": energy,
-            "flash": each.flash,
-            "code": each.code,
-            "library": each.library,
-            "constants": each.constants,
-            "ram": each.ram,
-            "stack": each.stack,
-        }
-
-
 def run(options: Options) -> int:
     """Measure every core whose tools are here, and print a table."""
     from rich.text import Text
@@ -98,49 +62,60 @@ def run(options: Options) -> int:
     programs = programs_of(bundle, int8=options.int8)
     # What is read by a program stays alone on stdout.
     console = Console(stderr=options.json)
-    rows, absent = _measure(console, wanted, programs)
-    facts = [row.facts(options.nanojoules) for row in rows]
+    rows, absent = _measure(console, wanted, programs, options.nanojoules)
     if options.json:
-        json.dump({"cores": facts, "missing": absent}, sys.stdout, indent=1)
+        json.dump({"cores": rows, "missing": absent}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     elif rows:
-        _show(console, rows, options)
+        _show(console, rows, options.nanojoules)
     for line in absent:
-        console.print(line, style="yellow", soft_wrap=True, highlight=False)
-    wrong = [f"{row.core.label}, {row.form}" for row in rows if row.measured.wrong]
+        console.print(line, style="yellow", soft_wrap=True)
+    wrong = [f"{row['label']}, {row['form']}" for row in rows if row["wrong"]]
     if wrong:
         text = Text.assemble(("wrong answers", "red"), f": {'; '.join(wrong)}")
         console.print(text, soft_wrap=True)
     elif options.record and rows:
-        _record(console, options, bundle, rows, facts)
+        _record(console, options.file, bundle, rows)
     return 1 if wrong or not rows else 0
 
 
 def _measure(
-    console: Console, wanted: Sequence[Core], programs: dict[str, Program]
-) -> tuple[list[Row], list[str]]:
-    """Run each form on each core; give what was measured, and what is missing."""
-    from agentkd.deploy.emulators import measure
+    console: Console, wanted: Sequence[Core], programs: dict[str, Program], nanojoules: float | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run each form on each core.
 
-    rows: list[Row] = []
+    Returns:
+        What was measured, with energy in µJ; and what is missing, in sentences.
+    """
+    from agentkd.deploy.emulators import measure
+    from agentkd.deploy.power import POWER
+
+    rows: list[dict[str, Any]] = []
     absent: list[str] = []
     with console.status("") as status:
         for each in wanted:
-            missing = each.missing()
-            if missing:
+            if missing := each.missing():
                 absent.append(
                     f"{each.label}: {', '.join(missing)} missing; apt install "
                     + " ".join(each.packages)
                 )
                 continue
+            power = POWER.get(each.name)
+            cost = nanojoules or (None if power is None else power.nanojoules)
             for form, program in programs.items():
                 status.update(f"{each.label}, {form}")
-                rows.append(Row(each, form, measure(program, each)))
+                found = measure(program, each)
+                facts = {name: getattr(found, name) for name in _MEASURED}
+                count, energy = found.instructions, None
+                if count is not None and cost is not None:
+                    energy = count * cost / 1000
+                about = {"core": each.name, "label": each.label, "form": form}
+                rows.append(about | facts | {"energy_uj": energy})
     return rows, absent
 
 
 def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
-    """The forms of an executor, each with vectors that it has to meet."""
+    """Return the forms of an executor, each with vectors that it has to meet."""
     from agentkd.deploy.c99 import emit_c
     from agentkd.deploy.emulators import Program
     from agentkd.deploy.golden import golden
@@ -163,69 +138,61 @@ def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     return programs
 
 
-def _show(console: Console, rows: Sequence[Row], options: Options) -> None:
-    from rich.table import Table
+def _show(console: Console, rows: Sequence[dict[str, Any]], nanojoules: float | None) -> None:
+    from agentkd.report.console import show_table
+    from agentkd.report.model import Column, Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("core", "form"):
-        table.add_column(title, no_wrap=True)
-    for title in ("", "instructions", "energy", "flash", "code", "RAM", "stack"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        each, facts = row.measured, row.facts(options.nanojoules)
-        count = "–" if each.instructions is None else f"{each.instructions:,}"
-        energy = facts["energy_uj"]
-        table.add_row(
-            *(row.core.label, row.form),
-            "right" if not each.wrong else f"{each.wrong} WRONG",
-            *(count, "–" if energy is None else f"{energy:,.1f} µJ"),
-            *(f"{each.flash:,}", f"{each.code:,}", f"{each.ram:,}", f"{each.stack:,}"),
-        )
-    console.print(table)
+    cells = [
+        [
+            *(row["label"], row["form"]),
+            "right" if not row["wrong"] else f"{row['wrong']} WRONG",
+            *(row["instructions"], row["energy_uj"]),
+            *(row[name] for name in ("flash", "code", "ram", "stack")),
+        ]
+        for row in rows
+    ]
+    columns: tuple[Column | str, ...] = (
+        *("core", "form", "", Column("instructions", form=",")),
+        Column("energy", "µJ", ",.1f"),
+        *(Column(name, form=",") for name in ("flash", "code", "RAM", "stack")),
+    )
+    show_table(console, Table(columns, cells))
     console.print(
         "Instructions are those of one decision, counted by the emulator; they are not "
         "cycles. Bytes: flash is code, constants and what comes of libraries; RAM is "
-        "buffers; stack is painted and measured.\n" + _energy(rows, options.nanojoules),
+        "buffers; stack is painted and measured.\n" + _energy(rows, nanojoules),
         style="dim",
-        highlight=False,
     )
 
 
-def _energy(rows: Sequence[Row], given: float | None) -> str:
-    """By what model energy was estimated, core by core."""
+def _energy(rows: Sequence[dict[str, Any]], given: float | None) -> str:
+    """Return by what model energy was estimated, core by core."""
     from agentkd.deploy.power import POWER
 
     if given is not None:
         return f"Energy is an estimate: instructions × {given:g} nJ on every core."
     lines = ["Energy is an estimate: instructions × assumed cycles × current × voltage."]
-    for name in dict.fromkeys(row.core.name for row in rows):
-        if name in POWER:
-            power = POWER[name]
-            lines.append(
-                f"  {name:<5}{power.nanojoules:.2f} nJ: {power.part}, "
-                f"{power.cycles:g} cycles, {power.volts:g} V; {power.source}"
-            )
+    known = {row["core"]: POWER[row["core"]] for row in rows if row["core"] in POWER}
+    lines += [
+        f"  {name:<5}{power.nanojoules:.2f} nJ: {power.part}, {power.cycles:g} cycles, "
+        f"{power.volts:g} V; {power.source}"
+        for name, power in known.items()
+    ]
     return "\n".join(lines)
 
 
-def _record(
-    console: Console,
-    options: Options,
-    bundle: Bundle,
-    rows: Sequence[Row],
-    facts: Sequence[dict[str, Any]],
-) -> None:
-    """Write what was measured into the file; what is estimated stays out."""
+def _record(console: Console, file: Path, bundle: Bundle, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what was measured into the file, and no estimates."""
     from rich.text import Text
 
     from agentkd.deploy.bundle import replace_bundle, with_footprint
+    from agentkd.deploy.cores import core
     from agentkd.deploy.emulators import compiler_version
 
-    kept = ("core", "label", "form", "instructions", "flash", "ram", "stack")
-    compilers = {row.core.name: compiler_version(row.core) for row in rows}
-    data = with_footprint(
-        bundle,
-        {"cores": [{name: each[name] for name in kept} for each in facts], "compilers": compilers},
-    )
-    after = replace_bundle(options.file, data)
-    console.print(Text(f"{options.file}: recorded, SHA-256 {after.digest}"), soft_wrap=True)
+    names = dict.fromkeys(row["core"] for row in rows)
+    footprint = {
+        "cores": [{name: row[name] for name in _RECORDED} for row in rows],
+        "compilers": {name: compiler_version(core(name)) for name in names},
+    }
+    after = replace_bundle(file, with_footprint(bundle, footprint))
+    console.print(Text(f"{file}: recorded, SHA-256 {after.digest}"), soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 from rich.text import Text
 
+from agentkd.cli.planner_choice import Access, access
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
@@ -18,8 +17,8 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Take a Stable-Baselines3 policy over as it is, as an executor file.
+class Options(Access):
+    """Convert a Stable-Baselines3 policy into an executor file, without training.
 
     It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
     deterministically. It is inspected, exported and run like any other.
@@ -37,20 +36,15 @@ class Options:
     """The environment it is for; left out, the spaces that it was trained with."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
-    vecnormalize: str | None = None
-    """Statistics of its normaliser, if they are not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
 def run(options: Options) -> int:
-    """Take it over, compare, write."""
+    """Convert the policy, compare both, and write the file."""
     from agentkd.deploy.bundle import probes, write_bundle
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
+    from agentkd.report.provenance import made_from
 
     source = Path(options.save)
     out = options.out or (
@@ -63,29 +57,17 @@ def run(options: Options) -> int:
     if out.exists() and not options.overwrite:
         raise ConfigError(f"{out} is there. Give --overwrite to replace it, or --out.")
     spec = look_at(options.env)[0] if options.env else None
-    planner = load_planner(
-        options.save,
-        spec,
-        vecnormalize=options.vecnormalize,
-        algorithm=options.algorithm,
-        allow_pickle=options.unpickle,
-    )
+    planner = load_planner(options.save, spec, **access(options))
     executor = from_sb3(planner, spec)
     apart = difference(executor, planner, probes(executor, 1024))
     if not apart <= _TOLERANCE:
         raise LoadError(f"The executor differs from {planner.name} by {apart:.2g}. Distil it.")
-    provenance = {
-        "env": options.env or "",
-        "planner": {"refs": [options.save], "name": planner.name},
-        "planner_digest": planner.digest,
-        "command": ["agentkd", *sys.argv[1:]],
-    }
-    write_bundle(out, executor, provenance)
+    facts = options.env or "", [options.save], planner.name, planner.digest
+    write_bundle(out, executor, made_from(*facts))
     console = Console()
     console.print(
         f"{planner.name}: {executor.architecture}, {executor.parameters:,} parameters, "
-        f"largest difference over 1,024 observations {apart:.1g}",
-        highlight=False,
+        f"largest difference over 1,024 observations {apart:.1g}"
     )
     for name, words in (("executor", str(out)), ("next:", f"agentkd inspect {out}")):
         console.print(Text(f"{name:<10}{words}"), soft_wrap=True)

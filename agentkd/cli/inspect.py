@@ -14,15 +14,21 @@ if TYPE_CHECKING:
     from agentkd.executors.executor import Executor
     from agentkd.executors.layers import Layer
     from agentkd.spec import ActionSpec, ObsSpec
-    from agentkd.types import Floats
 
 _MOST = 6
 _NAMED = 24
+_HEADS = {
+    "categorical": "categorical: the choice with the greatest score",
+    "multicategorical": "multicategorical: for each choice the greatest score",
+    "bernoulli": "bernoulli: yes where the score is above 0",
+    "squashed": "squashed: tanh, scaled to the bounds",
+    "clipped": "clipped: cut off at the bounds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Say what an executor file is, and check that it is whole.
+    """Describe an executor file, and check that it is whole.
 
     Example: agentkd inspect runs/demo/executor.akd
     """
@@ -45,14 +51,17 @@ def run(options: Options) -> int:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    facts = describe(bundle.executor) | meaning(bundle)
-    for name, value in origin(bundle.manifest.get("provenance", {})).items():
+    manifest, facts = bundle.manifest, describe(bundle)
+    # What a maker wrote never stands in for what the file is.
+    for name, value in origin(manifest.get("provenance", {})).items():
         facts.setdefault(name, value)
-    facts |= takes(bundle.manifest.get("footprint", {}))
+    facts |= takes(manifest.get("footprint", {}))
+    rows, starts = len(bundle.golden["obs"]), int(bundle.golden["starts"].sum())
+    episodes = f", {starts} episodes" if starts < rows else ""
     facts |= {
-        "proof": _proof(bundle),
+        "proof": f"{rows:,} golden vectors{episodes}",
         "file": f"{options.file.stat().st_size:,} bytes, format "
-        f"{bundle.manifest['format']} {bundle.manifest['schema']}",
+        f"{manifest['format']} {manifest['schema']}",
         "SHA-256": bundle.digest,
     }
     for name, value in facts.items():
@@ -69,50 +78,47 @@ def run(options: Options) -> int:
     return 0
 
 
-def describe(executor: Executor) -> dict[str, str]:
-    """What an executor is, in words, by name."""
+def describe(bundle: Bundle) -> dict[str, str]:
+    """Return what an executor is and what its numbers mean, in words, by name."""
+    from agentkd.deploy.contract import RESET
     from agentkd.executors.layers import sizes
 
+    told, executor = bundle.contract, bundle.executor
     widths = [executor.spec.obs.size, *(sizes(layer)[1] for layer in executor.layers)]
     shape = " - ".join(map(str, widths))
     kinds = ", ".join(dict.fromkeys(map(_kind, executor.layers)))
-    return {
+    facts = {
         "executor": f"{executor.architecture}, version {executor.version}",
         "network": f"{shape}, {kinds}, {executor.parameters:,} parameters",
         "observations": _observations(executor.spec.obs),
         "actions": _actions(executor.spec.action),
         "head": _HEADS[executor.head],
         "normaliser": _normaliser(executor),
+        "observed": _listed(told.obs_names, told.obs_units),
+        "acted": _listed(told.action_names, told.action_units),
     }
+    if told.period is not None:
+        facts["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
+    if executor.memory:
+        facts["memory"] = f"{executor.memory} numbers; reset: {RESET}"
+    return {name: text for name, text in facts.items() if text}
 
 
 def _kind(layer: Layer) -> str:
-    """A layer's kind, and its activation where it has one."""
+    """Return a layer's kind, and its activation where it has one."""
     from agentkd.executors.layers import kind
 
     activation = getattr(layer, "activation", "none")
     return kind(layer) if activation == "none" else f"{kind(layer)} with {activation}"
 
 
-_HEADS = {
-    "categorical": "categorical: the choice with the greatest score",
-    "multicategorical": "multicategorical: for each choice the greatest score",
-    "bernoulli": "bernoulli: yes where the score is above 0",
-    "squashed": "squashed: tanh, scaled to the bounds",
-    "clipped": "clipped: cut off at the bounds",
-}
-
-
 def _observations(obs: ObsSpec) -> str:
     parts = [
-        f"{part.name + ': ' if part.name else ''}{part.kind} {_shape(part.shape)} {part.dtype}"
+        f"{part.name + ': ' if part.name else ''}{part.kind} "
+        f"{'x'.join(map(str, part.shape)) or 'one'} {part.dtype}"
         for part in obs.parts
     ]
     return f"{obs.size} numbers; {', '.join(parts)}"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "one"
 
 
 def _actions(action: ActionSpec) -> str:
@@ -130,7 +136,7 @@ def _actions(action: ActionSpec) -> str:
 
 
 def _few(values: tuple[float, ...]) -> str:
-    """A number if all are the same, else the first of them."""
+    """Return a number if all are the same, else the first of them."""
     if len(set(values)) == 1:
         return f"{values[0]:g}"
     more = ", …" if len(values) > _MOST else ""
@@ -144,35 +150,14 @@ def _normaliser(executor: Executor) -> str:
         return f"none; clipped at ±{executor.clip:g}"
     with np.errstate(divide="ignore"):
         deviation = 1.0 / executor.scale
-    return (
-        f"means {_range(executor.mean)}, deviations {_range(deviation)}; clipped at "
-        f"±{executor.clip:g} deviations"
+    means, deviations = (
+        f"{each.min():.3g} to {each.max():.3g}" for each in (executor.mean, deviation)
     )
-
-
-def _range(values: Floats) -> str:
-    return f"{values.min():.3g} to {values.max():.3g}"
-
-
-def meaning(bundle: Bundle) -> dict[str, str]:
-    """What the numbers of an executor mean, as far as its maker told."""
-    from agentkd.deploy.contract import RESET
-
-    told, executor = bundle.contract, bundle.executor
-    out = {
-        "observed": _listed(told.obs_names, told.obs_units),
-        "acted": _listed(told.action_names, told.action_units),
-    }
-    if told.period is not None:
-        out["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
-    if executor.memory:
-        out["memory"] = f"{executor.memory} numbers; reset: {RESET}"
-    known = set(describe(executor))
-    return {name: text for name, text in out.items() if text and name not in known}
+    return f"means {means}, deviations {deviations}; clipped at ±{executor.clip:g} deviations"
 
 
 def _listed(names: Sequence[str], units: Sequence[str]) -> str:
-    """Number, name and unit of each, in the order in which they lie."""
+    """Return number, name and unit of each, in the order in which they lie."""
     count = max(len(names), len(units))
     words = []
     for index in range(min(count, _NAMED)):
@@ -184,7 +169,7 @@ def _listed(names: Sequence[str], units: Sequence[str]) -> str:
 
 
 def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
-    """What an executor takes, as far as it was measured."""
+    """Return what an executor takes, as far as it was measured."""
     out = {}
     if "weights_bytes" in footprint:
         out["weights"] = f"{footprint['weights_bytes']:,} bytes in float32"
@@ -197,38 +182,25 @@ def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
     return out
 
 
-def _proof(bundle: Bundle) -> str:
-    rows, starts = len(bundle.golden["obs"]), int(bundle.golden["starts"].sum())
-    episodes = f", {starts} episodes" if starts < rows else ""
-    return f"{rows:,} golden vectors{episodes}"
-
-
 def origin(data: Mapping[str, Any]) -> dict[str, str]:
-    """What the maker wrote, in the order in which it is asked for."""
-    left = dict(data)
-    out: dict[str, str] = {}
-    for name in ("env", "planner", "planner_digest", "labels", "retention"):
-        if name in left:
-            title = {"env": "environment"}.get(name, name.replace("_", " "))
-            out[title] = _value(name, left.pop(name))
-    out["returns"] = _returns(left.pop("returns", None))
-    command, versions = left.pop("command", None), left.pop("versions", None)
-    for name, value in left.items():
-        out[name.replace("_", " ")] = "" if value is None else str(value)
-    words = isinstance(command, (list, tuple))
-    out["made by"] = " ".join(map(str, command)) if words else _value("", command)
-    named = isinstance(versions, Mapping)
-    out["with"] = (
-        ", ".join(f"{name} {each}" for name, each in versions.items())
-        if named
-        else _value("", versions)
-    )
+    """Return what the maker wrote, the most important first."""
+    first = ("env", "planner", "planner_digest", "labels", "retention", "returns")
+    last = ("command", "versions")
+    titles = {"env": "environment", "command": "made by", "versions": "with"}
+    middle = [name for name in data if name not in (*first, *last)]
+    out = {
+        titles.get(name, name.replace("_", " ")): _value(name, data[name])
+        for name in (*first, *middle, *last)
+        if name in data
+    }
     return {name: text for name, text in out.items() if text}
 
 
 def _value(name: str, value: Any) -> str:
-    """A fact in words; what does not look as expected is shown as it is."""
+    """Return a fact in words; what does not look as expected is shown as it is."""
     match name, value:
+        case _, None:
+            return ""
         case "planner", Mapping():
             found = value.get("refs", ())
             named = isinstance(found, (list, tuple))
@@ -241,13 +213,12 @@ def _value(name: str, value: Any) -> str:
                 f"{mean:.3f} ({low:.3f} … {high:.3f}), {value.get('episodes', '?')} "
                 f"episodes from seed {value.get('seed', '?')}"
             )
+        case "returns", Mapping():
+            known = [(k, v) for k, v in value.items() if isinstance(v, float)]
+            return ", ".join(f"{who} {each:,.1f}" for who, each in known)
+        case "versions", Mapping():
+            return ", ".join(f"{package} {each}" for package, each in value.items())
+        case "command", list() | tuple():
+            return " ".join(map(str, value))
         case _:
-            return "" if value is None else str(value)
-
-
-def _returns(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return "" if value is None else str(value)
-    return ", ".join(
-        f"{name} {each:,.1f}" for name, each in value.items() if isinstance(each, float)
-    )
+            return str(value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from agentkd.cli.planner_choice import Access, access
 from agentkd.errors import ConfigError, SpecError
 
 if TYPE_CHECKING:
@@ -16,13 +19,16 @@ if TYPE_CHECKING:
     from agentkd.measure.energy import Bill
     from agentkd.measure.latency import Form, Latency
     from agentkd.planners import Planner
+    from agentkd.report.model import Report
     from agentkd.types import Floats
 
 _LARGEST = 1_000_000
+_BASES = ("SB3 predict", "planner here")
+_ACTS = "Agent.act"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Access):
     """Measure how long one decision takes, in every form.
 
     Examples: agentkd latency runs/demo/executor.akd agentkd latency --obs 17 --actions 6 agentkd
@@ -54,19 +60,13 @@ class Options:
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: bool = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
     from agentkd.cli.terminal import Console
     from agentkd.measure.latency import measure, observations, timer
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     _one_thread()
     if not options.seconds > 0 or options.rounds < 1:
@@ -84,13 +84,15 @@ def run(options: Options) -> int:
         prepare_out(options.out, overwrite=options.overwrite)
     from rich.text import Text
 
+    from agentkd.report.console import publish
+
     console = Console()
     console.print(
         Text.assemble(
             "executor ",
             (executor.architecture, "cyan"),
             f", {executor.parameters:,} parameters: {executor.spec.obs.size} numbers in, "
-            f"{_width(executor)} out",
+            f"{executor.out} out",
         )
     )
     forms = _forms(options, executor, planner)
@@ -106,9 +108,8 @@ def run(options: Options) -> int:
     if options.other_python is not None:
         latencies = _with_other(options, executor, latencies)
     bill = _bill(console, options, forms, obs)
-    from agentkd.cli.latency_report import show_and_write
-
-    show_and_write(console, options, executor, planner, latencies, timer(), bill)
+    found = report(options, executor, planner, latencies, timer(), bill)
+    publish(console, found, options.out)
     return 0
 
 
@@ -159,10 +160,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _width(executor: Executor) -> int:
-    return executor.out
-
-
 def _subjects(options: Options) -> tuple[Executor, Planner | None]:
     """Read or make the executor, and load the planner."""
     from agentkd.deploy.bundle import read_bundle
@@ -190,13 +187,7 @@ def _planner(options: Options, executor: Executor | None) -> Planner | None:
     from agentkd.planners import load_planner
 
     spec = None if executor is None else executor.spec
-    planner = load_planner(
-        options.planner,
-        spec,
-        vecnormalize=options.vecnormalize,
-        algorithm=options.algorithm,
-        allow_pickle=options.unpickle,
-    )
+    planner = load_planner(options.planner, spec, **access(options))
     if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
         raise SpecError(
             f"{options.executor} takes {executor.spec.obs.size} numbers, and "
@@ -237,3 +228,73 @@ def _forms(options: Options, executor: Executor, planner: Planner | None) -> lis
     if planner is None:
         return [*forms, Form(ours, None, f"nothing to compare with: no {NAME}")]
     return [*forms, policy_form(ours, planner.policy, planner.spec)]
+
+
+def base_of(latencies: Sequence[Latency]) -> Latency | None:
+    """Return what ratios are against: SB3, or else the planner as it runs here."""
+    named = {each.name: each for each in latencies if each.calls}
+    return next((named[name] for name in _BASES if name in named), None)
+
+
+def report(
+    options: Options,
+    executor: Executor,
+    planner: Planner | None,
+    latencies: Sequence[Latency],
+    timer: float,
+    bill: Bill | None,
+) -> Report:
+    """Return the times, and the energy if it was measured, as a report."""
+    from agentkd.report.model import Column, Report, Section, Table
+
+    base = base_of(latencies)
+    energy = {} if bill is None else {e.name: e.microjoules for e in bill.rows}
+    forms = [
+        {
+            "name": each.name,
+            "latency_us": each.summary(),
+            "ratio": math.nan if base is None else base.p50 / each.p50,
+            "note": each.note,
+            "energy_uj": energy.get(each.name, math.nan),
+        }
+        for each in latencies
+    ]
+    columns = [
+        Column("one decision", "µs"),
+        *(Column(name, form=",.2f") for name in ("p50", "p99", "p99.9")),
+        Column("faster", form=",.1f", help="The ratio of the medians."),
+        *([] if bill is None else [Column("µJ", form=",.1f")]),
+        Column(""),
+    ]
+    rows = []
+    for each, form in zip(latencies, forms, strict=True):
+        cells = [each.name, each.p50, each.p99, each.p999, form["ratio"]]
+        rows.append([*cells, *([] if bill is None else [form["energy_uj"]]), each.note])
+    caption = f"Each call is timed by itself; the timer takes {timer:.2f} µs of each."
+    if base is not None:
+        caption = f'"Faster" compares medians with {base.name}. {caption}'
+    if options.planner is None:
+        caption = f"No --planner: SB3's model is an untrained one. {caption}"
+    watts = math.nan
+    if bill is not None:
+        caption = f"{caption} {bill.text}"
+        watts = options.watts if bill.source == "estimate" else bill.idle_watts
+    data = {
+        "command": "latency",
+        "env": "",
+        "executor": None if options.executor is None else str(options.executor),
+        "architecture": executor.architecture,
+        "executor_parameters": executor.parameters,
+        "observation_size": executor.spec.obs.size,
+        "planner": [] if options.planner is None else [options.planner],
+        "planner_name": "" if planner is None else planner.name,
+        "planner_parameters": 0 if planner is None else planner.parameters,
+        "decision_latency_us": next(each.summary() for each in latencies if each.name == _ACTS),
+        "forms": forms,
+        "ratio_to": "" if base is None else base.name,
+        "timer_us": timer,
+        "energy_source": "" if bill is None else bill.source,
+        "energy_watts": watts,
+    }
+    table = Table(columns, rows, caption)
+    return Report(data, [Section("One decision, in every form", "", table)])

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
+import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, WriteError, did_you_mean
+from agentkd.report.console import show, show_table
+from agentkd.report.model import Column, Section, Table
 from agentkd.runtime.arbiter import ORDER
 from agentkd.runtime.log import OLDER
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.replay import Replay, replay
 
-Fits = Callable[[Decided], bool]
+_CSV = ("tick", "episode", "source", "reason", "version", "taken_us", "lateness_us")
+_SHOWN = (
+    *(Column("tick", form="d"), Column("episode", form="d"), "source", "reason"),
+    *("action", Column("taken", "µs", ".1f"), Column("late", "µs", ".0f")),
+    *(Column("version", form="d"), "observation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,27 +77,26 @@ class Summary:
     """What a log holds, counted."""
 
     ticks: int = 0
-    first: int = -1
-    last: int = -1
+    first_tick: int = -1
+    last_tick: int = -1
     episodes: int = 1
     answers: int = 0
     swaps: int = -1
-    lost: int = 0
-    missed: int = 0
-    decisions: dict[str, dict[str, int]] = field(default_factory=dict)
+    lost_records: int = 0
+    deadlines_missed: int = 0
+    decisions: dict[str, Counter[str]] = field(default_factory=dict)
     taken: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
 
     def note(self, decided: Decided) -> None:
         """Count a decision."""
         self.ticks += 1
-        self.first = decided.tick if self.first < 0 else self.first
-        self.last = decided.tick
-        reasons = self.decisions.setdefault(decided.source, {})
-        reasons[decided.reason] = reasons.get(decided.reason, 0) + 1
+        self.first_tick = decided.tick if self.first_tick < 0 else self.first_tick
+        self.last_tick = decided.tick
+        self.decisions.setdefault(decided.source, Counter())[decided.reason] += 1
         self.taken.append(decided.taken)
         self.late.append(decided.lateness)
-        self.missed += decided.left - decided.taken < 0
+        self.deadlines_missed += decided.left - decided.taken < 0
 
 
 def run(options: Options) -> int:
@@ -98,41 +104,65 @@ def run(options: Options) -> int:
     fits = _filter(options)
     log = LogFile(options.file)
     console = Console()
-    written = _Csv(options.csv) if options.csv is not None else None
-    try:
-        summary, chosen = _read(options, log, fits, written)
-    finally:
-        if written is not None:
-            written.close()
+    with nullcontext() if options.csv is None else _opened(options.csv) as file:
+        summary, chosen, written = _read(options, log, fits, file)
     again = _replayed(options, log) if options.replay or options.executor else None
     if options.json:
-        data = {**_data(log, summary), "replay": _told(again)}
+        told = None if again is None else asdict(again)
+        data = _data(log, summary) | {"replay": told}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
-        _print(console, options, log, summary, chosen)
-        if written is not None:
-            console.print(f"{written.rows:,} decisions in {options.csv}")
+        _print(console, log, summary)
+        if options.show:
+            show_table(console, _decisions(chosen))
+        if options.csv is not None:
+            console.print(f"{written:,} decisions in {options.csv}")
         if again is not None:
             _print_replay(console, again)
     return 1 if again is not None and again.differing else 0
 
 
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("x", encoding="utf-8")
+    except FileExistsError as error:
+        raise ConfigError(f"{path} is there already. Name another.") from error
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror}.") from error
+
+
 def _read(
-    options: Options, log: LogFile, fits: Fits, written: _Csv | None
-) -> tuple[Summary, list[Decided]]:
-    """Count what the log holds, and pick what fits."""
+    options: Options, log: LogFile, fits: Callable[[Decided], bool], file: TextIO | None
+) -> tuple[Summary, list[Decided], int]:
+    """Count what the log holds; pick what fits, write it and count that, too."""
     summary = Summary()
     chosen: list[Decided] = []
+    written = 0
+    writer = None if file is None else csv.writer(file, lineterminator="\n")
     most = sys.maxsize if options.show < 0 else options.show
     for event in log.events():
         match event:
             case Decided():
                 summary.note(event)
-                if fits(event):
-                    if len(chosen) < most:
-                        chosen.append(event)
-                    if written is not None:
-                        written.add(event)
+                if not fits(event):
+                    continue
+                if len(chosen) < most:
+                    chosen.append(event)
+                if writer is not None:
+                    action = np.ravel(event.action).tolist()
+                    if not written:
+                        names = [f"action{i}" for i in range(len(action))]
+                        names += [f"obs{i}" for i in range(len(event.obs))]
+                        writer.writerow([*_CSV, *names])
+                    writer.writerow(
+                        [
+                            *(event.tick, event.episode, event.source, event.reason),
+                            *(event.version, f"{event.taken * 1e6:.3f}"),
+                            *(f"{event.lateness * 1e6:.3f}", *action),
+                            *event.obs.tolist(),
+                        ]
+                    )
+                    written += 1
             case Heard():
                 summary.answers += 1
             case Swapped():
@@ -140,78 +170,36 @@ def _read(
             case Reset():
                 summary.episodes += 1
             case Gap(count):
-                summary.lost += count
-    return summary, chosen
+                summary.lost_records += count
+    summary.swaps = max(0, summary.swaps)
+    return summary, chosen, written
 
 
-def _filter(options: Options) -> Fits:
-    """What the options let through.
+def _filter(options: Options) -> Callable[[Decided], bool]:
+    """Return what the options let through.
 
     Raises:
-        ConfigError: If one is invalid.
+        ConfigError: If an option is not valid.
     """
     if options.source is not None and options.source not in ORDER:
         raise ConfigError(f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}")
     if not options.tolerance >= 0:
         raise ConfigError(f"--tolerance {options.tolerance}: at least 0.")
-    first, last = _range(options.ticks)
-
-    def fits(decided: Decided) -> bool:
-        return (
-            (options.source is None or decided.source == options.source)
-            and (options.reason is None or decided.reason == options.reason)
-            and (options.episode is None or decided.episode == options.episode)
-            and first <= decided.tick <= last
-        )
-
-    return fits
-
-
-def _range(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return 0, sys.maxsize
+    text = options.ticks or ":"
     first, colon, last = text.partition(":")
     if not colon or not all(each.isdigit() or not each for each in (first, last)):
         raise ConfigError(f"--ticks {text!r}: FIRST:LAST, such as 100:200 or 100:.")
-    return int(first or 0), int(last or sys.maxsize)
+    least, most = int(first or 0), int(last or sys.maxsize)
 
+    def fits(decided: Decided) -> bool:
+        return (
+            options.source in (None, decided.source)
+            and options.reason in (None, decided.reason)
+            and options.episode in (None, decided.episode)
+            and least <= decided.tick <= most
+        )
 
-class _Csv:
-    """Decisions as lines of text."""
-
-    def __init__(self, path: Path) -> None:
-        self.rows = 0
-        try:
-            self._file = path.open("x", encoding="utf-8")
-        except FileExistsError as error:
-            raise ConfigError(f"{path} is there already. Name another.") from error
-        except OSError as error:
-            raise WriteError(f"{path} cannot be written: {error.strerror}.") from error
-
-    def add(self, decided: Decided) -> None:
-        action = np.ravel(decided.action).tolist()
-        if not self.rows:
-            names = ["tick", "episode", "source", "reason", "version", "taken_us"]
-            names += ["lateness_us"]
-            names += [f"action{i}" for i in range(len(action))]
-            names += [f"obs{i}" for i in range(len(decided.obs))]
-            self._file.write(",".join(names) + "\n")
-        self.rows += 1
-        cells: list[Any] = [
-            decided.tick,
-            decided.episode,
-            decided.source,
-            decided.reason,
-            decided.version,
-            f"{decided.taken * 1e6:.3f}",
-            f"{decided.lateness * 1e6:.3f}",
-            *action,
-            *decided.obs.tolist(),
-        ]
-        self._file.write(",".join(map(str, cells)) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
+    return fits
 
 
 def _replayed(options: Options, log: LogFile) -> Replay:
@@ -229,60 +217,28 @@ def _replayed(options: Options, log: LogFile) -> Replay:
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return quantiles of seconds in µs; nothing of nothing."""
     if not values:
         return {}
-    p50, p99, p999 = np.percentile(values, [50, 99, 99.9]) * 1e6
-    return {
-        "p50": float(p50),
-        "p99": float(p99),
-        "p99.9": float(p999),
-        "max": float(max(values) * 1e6),
-    }
+    found = np.percentile(values, [50, 99, 99.9, 100]) * 1e6
+    return dict(zip(("p50", "p99", "p99.9", "max"), found.tolist(), strict=True))
 
 
 def _data(log: LogFile, summary: Summary) -> dict[str, Any]:
-    return {
+    counts = {each.name: getattr(summary, each.name) for each in fields(summary)}
+    taken, late = counts.pop("taken"), counts.pop("late")
+    return counts | {
         "file": str(log.path),
         "header": log.header,
-        "ticks": summary.ticks,
-        "first_tick": summary.first,
-        "last_tick": summary.last,
-        "episodes": summary.episodes,
-        "answers": summary.answers,
-        "swaps": max(0, summary.swaps),
-        "decisions": summary.decisions,
-        "decision_us": _percentiles(summary.taken),
-        "lateness_us": _percentiles(summary.late),
-        "deadlines_missed": summary.missed,
-        "lost_records": summary.lost,
+        "decision_us": _percentiles(taken),
+        "lateness_us": _percentiles(late),
         "has_beginning": log.whole,
         "ended": log.ended,
         "torn_bytes": log.torn,
     }
 
 
-def _told(again: Replay | None) -> dict[str, Any] | None:
-    if again is None:
-        return None
-    first = again.first
-    return {
-        "ticks": again.ticks,
-        "skipped": again.skipped,
-        "differing": again.differing,
-        "first": None
-        if first is None
-        else {
-            "tick": first.tick,
-            "episode": first.episode,
-            "logged": first.logged,
-            "replayed": first.replayed,
-        },
-    }
-
-
-def _print(
-    console: Console, options: Options, log: LogFile, summary: Summary, chosen: Sequence[Decided]
-) -> None:
+def _print(console: Console, log: LogFile, summary: Summary) -> None:
     header = log.header
     console.print(
         Text.assemble(
@@ -291,75 +247,48 @@ def _print(
             f"routers {', '.join(header.get('routers', [])) or 'none'}",
         )
     )
-    console.print(
-        f"{summary.ticks:,} ticks ({summary.first:,} to {summary.last:,}), "
+    text = (
+        f"{summary.ticks:,} ticks ({summary.first_tick:,} to {summary.last_tick:,}), "
         f"{summary.episodes:,} episodes, {summary.answers:,} answers of the planner, "
-        f"{max(0, summary.swaps):,} swaps",
-        highlight=False,
+        f"{summary.swaps:,} swaps"
     )
-    for note in _notes(log, summary):
-        console.print(Text(note, style="yellow"))
-    if options.show:
-        console.print(_rows(chosen))
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name, side in (("source", "left"), ("reason", "left"), ("ticks", "right")):
-        grid.add_column(name, justify=side)  # type: ignore[arg-type]
-    grid.add_column("share", justify="right")
-    for source, reason, count in _counted(summary):
-        grid.add_row(source, reason, f"{count:,}", f"{count / summary.ticks:.1%}")
-    console.print(grid)
-    taken, late = _percentiles(summary.taken), _percentiles(summary.late)
-    if taken:
-        console.print(
-            f"one decision p50 {taken['p50']:.1f} µs, p99 {taken['p99']:.1f} µs   "
+    if summary.ticks:
+        taken, late = _percentiles(summary.taken), _percentiles(summary.late)
+        text += (
+            f"\none decision p50 {taken['p50']:.1f} µs, p99 {taken['p99']:.1f} µs   "
             f"ticks late by p99 {late['p99']:.0f} µs, at most {late['max']:.0f} µs   "
-            f"deadlines missed {summary.missed:,}",
-            highlight=False,
+            f"deadlines missed {summary.deadlines_missed:,}"
         )
-
-
-def _counted(summary: Summary) -> Iterator[tuple[str, str, int]]:
-    flat = itertools.chain.from_iterable(
-        ((source, reason, count) for reason, count in reasons.items())
-        for source, reasons in summary.decisions.items()
-    )
-    yield from sorted(flat, key=lambda each: -each[2])
-
-
-def _notes(log: LogFile, summary: Summary) -> Iterator[str]:
+    notes = []
     if not log.whole:
-        yield f"Its beginning went for the limit; FILE{OLDER} has the oldest there is."
+        notes.append(f"Its beginning went for the limit; FILE{OLDER} has the oldest there is.")
     if not log.ended:
-        yield (
+        notes.append(
             "It was not closed: the program was killed, or goes on. "
             f"{log.torn} bytes at the end are no whole record."
         )
-    if summary.lost:
-        yield f"{summary.lost:,} records found no room: the disk was too slow."
+    if summary.lost_records:
+        lost = f"{summary.lost_records:,} records"
+        notes.append(f"{lost} found no room: the disk was too slow.")
+    rows = [
+        (source, reason, count, count / summary.ticks)
+        for source, reasons in summary.decisions.items()
+        for reason, count in reasons.most_common()
+    ]
+    columns = ("source", "reason", Column("ticks", form=","))
+    table = Table((*columns, Column("share", form=".1%")), rows)
+    show(console, Section("", text, table, notes=tuple(notes)))
 
 
-def _rows(chosen: Sequence[Decided]) -> Table:
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("tick", "episode"):
-        grid.add_column(name, justify="right")
-    for name in ("source", "reason", "action"):
-        grid.add_column(name)
-    for name in ("µs", "late µs", "version"):
-        grid.add_column(name, justify="right")
-    grid.add_column("observation")
-    for each in chosen:
-        grid.add_row(
-            f"{each.tick}",
-            f"{each.episode}",
-            each.source,
-            each.reason,
-            _short(each.action),
-            f"{each.taken * 1e6:.1f}",
-            f"{each.lateness * 1e6:.0f}",
-            f"{each.version}",
-            _short(each.obs),
-        )
-    return grid
+def _decisions(chosen: Sequence[Decided]) -> Table:
+    rows = [
+        [
+            *(each.tick, each.episode, each.source, each.reason, _short(each.action)),
+            *(each.taken * 1e6, each.lateness * 1e6, each.version, _short(each.obs)),
+        ]
+        for each in chosen
+    ]
+    return Table(_SHOWN, rows)
 
 
 def _short(value: Any) -> str:
@@ -377,12 +306,10 @@ def _print_replay(console: Console, again: Replay) -> None:
     if first is None:
         console.print("Every one came out as it was logged.", style="green")
         return
-    differing = (f"{again.differing:,} came out otherwise", "red")
-    console.print(Text.assemble(differing, ", the first:"))
     console.print(
-        Text(
-            f"  tick {first.tick}, episode {first.episode}\n"
-            f"  logged    {first.logged}\n"
-            f"  replayed  {first.replayed}"
+        Text.assemble(
+            (f"{again.differing:,} came out otherwise", "red"),
+            f", the first:\n  tick {first.tick}, episode {first.episode}\n"
+            f"  logged    {first.logged}\n  replayed  {first.replayed}",
         )
     )

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from typing import Any, TextIO, final
 
 _NOBODY = (errno.EPIPE, errno.EIO)
-"""Nobody reads any more: the pipe's reader or the terminal is gone."""
+"""The reader of the pipe, or the terminal, is gone."""
 
 
 @final
 class Lasting:
-    """A text stream that drops what it is given once it cannot be written.
+    """A text stream that drops output once it cannot be written.
 
     Attributes:
-        error: Why it could not be written; None while it can, or where nobody reads.
+        error: Why output was dropped; None if it was not, or if the reader is gone.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,7 +28,7 @@ class Lasting:
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Give what the stream has."""
+        """Return an attribute of the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -57,7 +57,7 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[Lasting]:
-    """Let the work go on inside the block when standard output or error goes away.
+    """Keep the block running when standard output or error goes away.
 
     Characters that the terminal's encoding lacks are replaced.
     """
@@ -80,7 +80,7 @@ def lasting_output() -> Iterator[Lasting]:
 
 
 def _tell_in_a_line(failed: threading.ExceptHookArgs) -> None:
-    """Tell that a thread could not write, such as TensorBoard's on a full disk."""
+    """Print the error of a thread that could not write, as TensorBoard's, in a line."""
     if isinstance(failed.exc_value, OSError):
         sys.stderr.write(f"{failed.exc_value}\n")
     else:

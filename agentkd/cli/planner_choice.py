@@ -1,49 +1,39 @@
-"""Which planner the options mean, and how it may be read."""
+"""Options for loading planners."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from agentkd.errors import ConfigError
 
 
-class Choice(Protocol):
-    """The options that every command with a planner has."""
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How an SB3 save is read."""
 
-    @property
-    def planner(self) -> tuple[str, ...]:
-        """One reference, or several for an ensemble."""
-        ...
-
-    @property
-    def vecnormalize(self) -> str | None:
-        """The file of its normaliser's statistics."""
-        ...
-
-    @property
-    def algorithm(self) -> str | None:
-        """The SB3 algorithm, where a save does not tell."""
-        ...
-
-    @property
-    def unpickle(self) -> bool:
-        """Whether a save's code may run."""
-        ...
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: bool = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
-def reference(options: Choice) -> str | tuple[str, ...]:
-    """Give the one reference, or all of an ensemble's.
+def reference(options: Any) -> str | tuple[str, ...]:
+    """Return the one reference in `options.planner`, or all of an ensemble's.
 
     Raises:
         ConfigError: If there is none.
     """
-    if not options.planner:
+    planner: tuple[str, ...] = options.planner
+    if not planner:
         raise ConfigError("--planner needs at least one reference.")
-    return options.planner[0] if len(options.planner) == 1 else options.planner
+    return planner[0] if len(planner) == 1 else planner
 
 
-def access(options: Choice) -> dict[str, Any]:
-    """Give `load_planner`'s own options, by name."""
+def access(options: Any) -> dict[str, Any]:
+    """Return `load_planner`'s own options, by name."""
     return {
         "vecnormalize": options.vecnormalize,
         "algorithm": options.algorithm,

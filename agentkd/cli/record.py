@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.text import Text
 
 from agentkd.cli.planner_choice import access, reference
 from agentkd.cli.terminal import Console
@@ -73,7 +72,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.sources import CollectionOptions
     from agentkd.distillation.task import open_task
     from agentkd.executors.native import compile_native
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     if options.episodes < 0:
@@ -143,7 +142,8 @@ def run(options: Options) -> int:
 
 def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:
     from agentkd.measure.intervals import mean_interval
-    from agentkd.report.report import Section, write_report
+    from agentkd.report.console import publish
+    from agentkd.report.model import Report, Section
 
     returns = mean_interval(about.planner_returns)
     size = sum(each.stat().st_size for each in out.glob("part-*"))
@@ -151,6 +151,13 @@ def _report(options: Options, out: Path, about: Any, result: Any, console: Conso
         f"{result.labels:,} labels of {result.episodes:,} episodes in "
         f"{result.seconds:.1f} s, {size / 1e6:.1f} MB"
     )
+    notes = []
+    if result.refused:
+        notes.append(f"{result.refused:,} held NaN or infinity: left out.")
+    if result.fault:
+        notes.append(result.fault)
+    if result.interrupted:
+        notes.append("Ended early: this is what was recorded.")
     data = {
         "command": "record",
         "env": options.env,
@@ -172,17 +179,9 @@ def _report(options: Options, out: Path, about: Any, result: Any, console: Conso
         "interrupted": result.interrupted,
         "fault": result.fault,
     }
-    write_report(out, data, [Section("What was recorded", text + ".")])
-    console.print(text, highlight=False)
-    if result.refused:
-        text = f"{result.refused:,} held NaN or infinity: left out."
-        console.print(text, style="red")
-    if result.fault:
-        console.print(Text(result.fault, style="red"))
-    if result.interrupted:
-        console.print("Ended early: this is what was recorded.", style="yellow")
-    for name, words in (("labels", str(out)), ("next:", f"agentkd distill --data {out}")):
-        console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
+    files = {"labels": str(out), "next:": f"agentkd distill --data {out}"}
+    section = Section("What was recorded", text, notes=tuple(notes))
+    publish(console, Report(data, [section], files), out)
     if result.fault:
         return 1
     return 130 if result.interrupted else 0

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.returns import levels
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c, held
-from agentkd.report.report import Plot, Section, Series
+from agentkd.report.model import Plot, Section, Series
 
 if TYPE_CHECKING:
     from agentkd.distillation.task import Task
@@ -97,7 +98,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.prune import dense_layers
     from agentkd.distillation.sb3.from_sb3 import from_sb3
     from agentkd.distillation.task import open_task
-    from agentkd.report.report import prepare_out
+    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     _check(options)
@@ -119,8 +120,8 @@ def run(options: Options) -> int:
         task.measure(policy, options.episodes, options.eval_seed)
         for policy in (task.planner.policy, None)
     )
-    levels = {"planner": _mean(planner), "random": _mean(random)}
-    model = _model(options, task.planner, executor, levels["planner"], levels["random"])
+    returns = {"planner": _mean(planner), "random": _mean(random)}
+    model = _model(options, task.planner, executor, returns["planner"], returns["random"])
     # Without a logger Stable-Baselines3 makes a folder in the temporary folder.
     model.set_logger(Logger(None, []))
     begin = time.monotonic()
@@ -160,7 +161,7 @@ def run(options: Options) -> int:
         "weight": options.weight,
         "environment_steps": result.labels,
     }
-    return ending.finish(result, more=more, sections=[_section(looks, levels)])
+    return ending.finish(result, more=more, sections=[_section(looks, returns)])
 
 
 def _check(options: Options) -> None:
@@ -276,17 +277,13 @@ def _callbacks(
     return [Watch(), *first]
 
 
-def _section(looks: Sequence[tuple[int, float, float]], levels: Mapping[str, float]) -> Section:
+def _section(looks: Sequence[tuple[int, float, float]], returns: Mapping[str, float]) -> Section:
     steps = [look[0] for look in looks]
-    ends = [steps[0], steps[-1]] if steps else []
     curve = Plot(
         "Return while it learns",
         "environment steps",
         "return",
-        (
-            Series("executor", steps, [look[1] for look in looks]),
-            *(Series(n, ends, [value for _ in ends]) for n, value in levels.items()),
-        ),
+        (Series("executor", steps, [look[1] for look in looks]), *levels(steps, returns)),
         "Mean of the last 100 episodes, with its exploration.",
     )
     weights = Plot(

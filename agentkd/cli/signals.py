@@ -22,7 +22,7 @@ class Ending:
         self.number: int = signal.SIGINT
 
     def status(self, status: int) -> int:
-        """Give the exit status, 128 + n where signal n ended the command."""
+        """Return the exit status: 128 + n if signal n ended the command."""
         return 128 + self.number if status == _CTRL_C else status
 
     def note(self, number: int, _: FrameType | None) -> None:

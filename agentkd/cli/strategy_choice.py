@@ -1,4 +1,4 @@
-"""Options for how strategies are asked for, checked and taken over."""
+"""Options for strategies: how they are requested, checked and blended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agentkd.runtime.strategies import StrategyOptions, Trust
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyChoice:
-    """Which strategies may act, and how they are asked for."""
+    """Which strategies may act, and how they are requested."""
 
     max_age: int | None = None
     """Refuse strategies whose observation is older than so many ticks."""
@@ -31,8 +31,8 @@ class StrategyChoice:
     """Refuse strategies that expected to observe something further away than this, in any number;
     for planners that say what they expect."""
     guard: str | None = None
-    """Refuse anybody's action that is not safe: module:attribute of a function (observation,
-    action) -> bool."""
+    """Refuse any action that is not safe: module:attribute of a function (observation, action) ->
+    bool."""
     baseline: str | None = None
     """A trusted controller for when the guard refused all others: module:attribute of a function
     observation -> action."""
@@ -46,7 +46,7 @@ class StrategyChoice:
     """Ask the planner about the state in which its answer will arrive: module:attribute of a
     function (observation, actions) -> observation."""
     lead: int | None = None
-    """By how many ticks; by default what 95 of 100 answers took lately."""
+    """By how many ticks; by default the 95th percentile of recent answers."""
     freeze: int = 0
     """Ticks for which a strategy goes on after the next one came."""
     blend: int = 0
@@ -72,36 +72,29 @@ class StrategyChoice:
         if self.max_age is not None:
             out.append(Fresh(self.max_age))
         if (self.valid, self.holds, self.tolerance) != (None, None, None):
-            out.append(
-                Valid(_optional(self.valid), tolerance=self.tolerance, holds=_optional(self.holds))
-            )
+            valid, holds = _function(self.valid), _function(self.holds)
+            out.append(Valid(valid, tolerance=self.tolerance, holds=holds))
         if self.guard is not None:
-            out.append(
-                Guard(
-                    _function(self.guard),
-                    baseline=_optional(self.baseline),
-                    dwell=self.dwell,
-                    recover=self.recover,
-                )
-            )
+            check, baseline = _function(self.guard), _function(self.baseline)
+            times: Any = {"dwell": self.dwell, "recover": self.recover}
+            out.append(Guard(check, baseline=baseline, **times))
         if self.routers is not None:
             out += routers_of(self.routers)
         return out
 
     def make_options(self) -> StrategyOptions:
-        """How strategies are asked for and take over.
+        """Return how strategies are requested and take over.
 
         Raises:
-            ConfigError: If options are invalid.
+            ConfigError: If an option is not valid.
         """
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")
         roll = None
         if self.roll_forward is not None:
-            # What the guard refuses is not done, nor imagined to be.
-            roll = RollForward(
-                self.roll_forward, self.guard, lead=self.lead, most=max(32, self.lead or 0)
-            )
+            # Actions that the guard refuses are not imagined either.
+            most = max(32, self.lead or 0)
+            roll = RollForward(self.roll_forward, self.guard, lead=self.lead, most=most)
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
@@ -111,15 +104,13 @@ class StrategyChoice:
         return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance, trust=trust)
 
 
-def _function(reference: str) -> Any:
+def _function(reference: str | None) -> Any:
+    if reference is None:
+        return None
     found = resolve(reference)
     if not callable(found):
         raise ConfigError(f"{reference} is a {type(found).__name__}, not a function.")
     return found
-
-
-def _optional(reference: str | None) -> Any:
-    return None if reference is None else _function(reference)
 
 
 def routers_of(reference: str) -> list[Router]:

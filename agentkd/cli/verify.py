@@ -19,11 +19,11 @@ class Options:
     """The executor file (.akd)."""
 
     rows: int = 1000
-    """How many random observations are asked about, after the file's golden vectors."""
+    """Random observations to compare, after the file's golden vectors."""
 
 
 def run(options: Options) -> int:
-    """Say yes, or name the first difference. 1 if anything differs."""
+    """Compare the backends; return 1 if one differs."""
     from rich.text import Text
 
     from agentkd.cli.terminal import Console
@@ -32,7 +32,7 @@ def run(options: Options) -> int:
     from agentkd.errors import ConfigError
 
     if options.rows < 0:
-        raise ConfigError(f"--rows {options.rows}: take 0 or more.")
+        raise ConfigError(f"--rows {options.rows}: at least 0.")
     bundle = read_bundle(options.file)
     console = Console()
     console.print(Text(f"{options.file}: whole, SHA-256 {bundle.digest}"), soft_wrap=True)

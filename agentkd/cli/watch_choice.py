@@ -1,4 +1,4 @@
-"""Options for what is asked of the system, and for who watches a run."""
+"""Options for real-time scheduling, and for exporting a run's metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCALARS_EVERY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class WatchChoice:
-    """What is asked of the system for the ticks, and where their metrics go."""
+    """Scheduling of the tick thread, and where its metrics go."""
 
     priority: int | None = None
     """Run the ticks under SCHED_FIFO with this priority, 1 to 99. What the system does not grant is
@@ -41,10 +41,10 @@ class WatchChoice:
     """Write metrics for TensorBoard into the folder's tensorboard/."""
 
     def realtime(self) -> Realtime:
-        """What is asked of the system.
+        """Return the scheduling of the tick thread.
 
         Raises:
-            ConfigError: If it cannot be.
+            ConfigError: If an option is not valid.
         """
         return Realtime(self.priority, self.cores or None, self.lock_memory, self.gc_freeze)
 
@@ -52,7 +52,7 @@ class WatchChoice:
 @final
 @dataclass(slots=True)
 class Watchers:
-    """Whoever watches a run. The source of the metrics changes from arm to arm."""
+    """Exporters of a run's metrics. The source changes from arm to arm."""
 
     labels: dict[str, str]
     source: Callable[[], Mapping[str, Any]] = dict
@@ -61,7 +61,7 @@ class Watchers:
     _at: float = field(default=0.0)
 
     def metrics(self) -> Mapping[str, Any]:
-        """The metrics of the arm that lives now."""
+        """Return the metrics of the present arm."""
         return self.source()
 
     def look(self, arm: str, tick: int, metrics: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
     """Open what the options ask for, and close it at the end.
 
     Raises:
-        ConfigError: If a port cannot be had, or TensorBoard is missing.
+        ConfigError: If a port is not free, or TensorBoard is missing.
         WriteError: If a file cannot be written.
     """
     found = Watchers({"env": env, "arm": ""})

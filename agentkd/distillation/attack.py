@@ -15,7 +15,6 @@ from agentkd.distillation.terms.term import Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, Head
 from agentkd.executors.network import Network
-from agentkd.measure.lockstep import Evaluation
 from agentkd.measure.perturb import Way, perturbed
 from agentkd.spec import ObsSpec
 from agentkd.types import ActionDist, Floats, Kind, Policy, RecurrentPolicy
@@ -50,21 +49,6 @@ class Attack:
             raise ConfigError(
                 f"An attack by {self.eps} in {self.steps} steps: above 0, at least 1."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Assault:
-    """What came of an attack on a policy.
-
-    Attributes:
-        evaluation: Its episodes; None where it was not attacked.
-        agreement: With the reference's own answers to the true observations; NaN if unknown.
-        why: Why it was not attacked, "" if it was, or if it lives no more.
-    """
-
-    evaluation: Evaluation | None
-    agreement: float = math.nan
-    why: str = ""
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:

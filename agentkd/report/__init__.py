@@ -1,1 +1,1 @@
-"""Reports: tables, pictures, pages."""
+"""Reports: one value, shown in a terminal and written as HTML, Markdown, CSV, JSON."""

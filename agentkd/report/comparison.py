@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
-from agentkd.measure.agreement import Sample, agreement_with
+from agentkd.measure.agreement import Sample
 from agentkd.measure.evaluate import Evaluation, Watch, evaluate
 from agentkd.measure.forms import acting_form, policy_form
 from agentkd.measure.latency import Form, Latency, measure, observations
 from agentkd.planners import Planner, load_planner
-from agentkd.report.report import read_report
+from agentkd.report.write import read_report
 from agentkd.spec import Spec
 
 Kind = Literal["planner", "executor", "saved"]
@@ -68,7 +68,7 @@ class Measured:
 
 
 def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> list[Candidate]:
-    """Load what a word on the command line names.
+    """Load the policies that a reference names.
 
     Args:
         ref: A planner's reference, an executor file, a report.json, or a folder with one.
@@ -90,7 +90,7 @@ def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> lis
 
 
 def saved(path: Path, ref: str, env: str) -> list[Candidate]:
-    """Take the returns that an earlier report holds.
+    """Return the policies of an earlier report, with their returns.
 
     Raises:
         LoadError: If it is no report.
@@ -100,19 +100,22 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
     if data.get("env") != env:
         raise ConfigError(f"{path} is about {data.get('env') or 'no environment'}, not {env}.")
     seed = data.get("eval_seed", data.get("seed"))
-    found = [
-        Candidate(
-            ref=ref,
-            kind="saved",
-            about=name,
-            planner=None,
-            returns=tuple(float(value) for value in returns),
-            parameters=parameters,
-            seed=seed if isinstance(seed, int) else None,
+    found = []
+    for name, returns, size in _policies(data):
+        numbers = isinstance(returns, list) and all(
+            isinstance(each, (int, float)) for each in returns
         )
-        for name, returns, parameters in _saved(data)
-        if _usable(returns)
-    ]
+        if numbers and returns:
+            candidate = Candidate(
+                ref=ref,
+                kind="saved",
+                about=name,
+                planner=None,
+                returns=tuple(map(float, returns)),
+                parameters=max(0, size) if isinstance(size, int) else 0,
+                seed=seed if isinstance(seed, int) else None,
+            )
+            found.append(candidate)
     if not found:
         raise ConfigError(
             f"{path} holds no returns: it is of the command "
@@ -121,40 +124,24 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
     return found
 
 
-def _usable(returns: Any) -> bool:
-    return (
-        isinstance(returns, list)
-        and bool(returns)
-        and all(isinstance(each, (int, float)) for each in returns)
-    )
+def _policies(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, returns and parameters of each policy in a report, unchecked."""
 
+    def items(key: str) -> list[tuple[str, Any]]:
+        value = data.get(key)
+        return list(value.items()) if isinstance(value, Mapping) else []
 
-def _size(value: Any) -> int:
-    return max(0, value) if isinstance(value, int) else 0
-
-
-def _saved(data: Mapping[str, Any]) -> list[tuple[str, Any, int]]:
-    """Name, returns and parameters of each policy in a report."""
-    sizes = {name: _size(data.get(f"{name}_parameters")) for name in ("planner", "executor")}
-    out: list[tuple[str, Any, int]] = []
-    returns = data.get("returns")
-    if isinstance(returns, Mapping):
-        out += [(name, returns.get(name), sizes[name]) for name in ("planner", "executor")]
-    arms = data.get("arms")
-    if isinstance(arms, Mapping):
-        out += [
-            (f"arm {name}", arm.get("returns"), sizes.get(name, 0))
-            for name, arm in arms.items()
-            if isinstance(arm, Mapping)
-        ]
+    for name, returns in sorted(items("returns"), reverse=True):
+        if name in ("planner", "executor"):
+            yield name, returns, data.get(f"{name}_parameters")
+    for name, arm in items("arms"):
+        if isinstance(arm, Mapping):
+            size = data.get(f"{name}_parameters")
+            yield f"arm {name}", arm.get("returns"), size
     policies = data.get("policies")
-    if isinstance(policies, list):
-        out += [
-            (str(each.get("ref")), each.get("returns"), _size(each.get("parameters")))
-            for each in policies
-            if isinstance(each, Mapping)
-        ]
-    return out
+    for each in policies if isinstance(policies, list) else []:
+        if isinstance(each, Mapping):
+            yield str(each.get("ref")), each.get("returns"), each.get("parameters")
 
 
 def live(
@@ -185,23 +172,12 @@ def live(
     return Measured(candidate, evaluation)
 
 
-def compared(candidate: Candidate, sample: Sample, spec: Spec) -> float:
-    """The agreement of a candidate with a reference's sample; NaN if unknown."""
-    if candidate.planner is None:
-        return math.nan
-    return agreement_with(sample, candidate.planner.policy, spec)
-
-
 def latencies(
     found: Sequence[Candidate], sample: Sample, spec: Spec, *, seconds: float
 ) -> list[Latency | None]:
-    """Time one decision of each candidate that acts, in turns.
+    """Time one decision of each candidate that acts, in turns, `seconds` each.
 
-    Args:
-        found: The candidates.
-        sample: Observations to decide on; made up where it is empty.
-        spec: The environment.
-        seconds: For each.
+    Observations are the sample's, or made up where it is empty.
     """
     forms: dict[int, Form] = {}
     for index, each in enumerate(found):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape as escape_markup
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentkd.printable import printable
+from agentkd.report.model import NOTHING, Column, Section, Table
 from agentkd.report.plots import svg
-
-if TYPE_CHECKING:
-    from agentkd.report.report import Section, Table
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #5c6670; --line: #d8dde3;
@@ -47,6 +44,7 @@ figure { margin: 1rem 0; }
 figure svg { display: block; width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: .6rem; padding: .5rem; }
 figcaption { margin-top: .3rem; }
+.note { border-left: .2rem solid var(--accent); padding-left: .6rem; }
 code { overflow-wrap: anywhere; font-size: .85rem; }
 footer { margin: 3rem 0 1rem; border-top: 1px solid var(--line);
   padding-top: .8rem; }
@@ -59,17 +57,16 @@ footer dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1r
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 _CARDS: tuple[tuple[str, str, str], ...] = (
-    ("retention", "retention", "{:.3f}"),
-    ("executor_return", "executor's return", "{:,.1f}"),
-    ("runtime_return", "runtime's return", "{:,.1f}"),
-    ("planner_return", "planner's return", "{:,.1f}"),
-    ("random_return", "return of random actions", "{:,.1f}"),
-    ("executor_parameters", "executor's parameters", "{:,.0f}"),
-    ("planner_parameters", "planner's parameters", "{:,.0f}"),
-    ("labels", "labels", "{:,.0f}"),
-    ("deadline_miss_total", "deadlines missed", "{:,.0f}"),
+    ("retention", "retention", ".3f"),
+    ("executor_return", "executor's return", ",.1f"),
+    ("runtime_return", "runtime's return", ",.1f"),
+    ("planner_return", "planner's return", ",.1f"),
+    ("random_return", "return of random actions", ",.1f"),
+    ("executor_parameters", "executor's parameters", ",.0f"),
+    ("planner_parameters", "planner's parameters", ",.0f"),
+    ("labels", "labels", ",.0f"),
+    ("deadline_miss_total", "deadlines missed", ",.0f"),
 )
-_NUMBER = re.compile(r"[\[(]?[-+]?\.?\d")
 
 
 def escape(text: str) -> str:
@@ -77,70 +74,52 @@ def escape(text: str) -> str:
     return escape_markup(printable(text, lines=True))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _card(value: str, label: str, small: str = "") -> str:
-    below = f"<small>{escape(small)}</small>" if small else ""
-    return f'<div class="card"><b>{escape(value)}</b><span>{label}</span>{below}</div>'
-
-
 def _cards(data: Mapping[str, Any]) -> str:
     cards = []
     for key, label, form in _CARDS:
-        if not _is_number(data.get(key)):
-            continue
-        pair = data.get(f"{key}_interval") or [None, None]
-        small = ""
-        if all(_is_number(end) for end in pair):
-            small = f"{form.format(pair[0])} … {form.format(pair[1])}"
-        cards.append(_card(form.format(data[key]), escape(label), small))
+        if isinstance(data.get(key), (int, float)):
+            column, pair = Column(label, form=form), data.get(f"{key}_interval")
+            small = column.text(pair) if pair and None not in pair else ""
+            cards.append((column.text(data[key]), label, small))
     latency = data.get("decision_latency_us")
-    if isinstance(latency, Mapping) and _is_number(latency.get("p50")):
+    if isinstance(latency, Mapping) and latency.get("p50") is not None:
         tail = latency.get("p99")
-        small = f"p99 {tail:.1f} µs" if isinstance(tail, (int, float)) else ""
-        cards.append(_card(f"{latency['p50']:.1f} µs", "one decision, p50", small))
-    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
-
-
-def _numeric(cell: Any) -> bool:
-    text = str(cell).strip()
-    words = sum(character.isalpha() for character in text)
-    return _NUMBER.match(text) is not None and words <= 3
+        small = "" if tail is None else f"p99 {tail:.1f} µs"
+        cards.append((f"{latency['p50']:.1f} µs", "one decision, p50", small))
+    inside = "".join(
+        f'<div class="card"><b>{escape(value)}</b><span>{escape(label)}</span>'
+        f"<small>{escape(small)}</small></div>"
+        for value, label, small in cards
+    )
+    return f'<div class="cards">{inside}</div>' if cards else ""
 
 
 def _table(table: Table) -> str:
-    columns = list(zip(*table.rows, strict=True)) if table.rows else []
-    empty = ("", "–", None)
-    right = [
-        any(cell not in empty for cell in column)
-        and all(cell in empty or _numeric(cell) for cell in column)
-        for column in columns
-    ] or [False for _ in table.columns]
-
-    def row(cells: Sequence[Any], tag: str) -> str:
-        inside = "".join(_cell(tag, cell, side) for cell, side in zip(cells, right, strict=True))
-        return f"<tr>{inside}</tr>"
-
-    head = row(table.columns, "th")
-    rows = "".join(row(cells, "td") for cells in table.rows)
+    heads = table.heads()
+    sides = [' class="number"' if right else "" for right in table.numeric()]
+    helps = [f' title="{escape(head.help)}"' if head.help else "" for head in heads]
+    head = "".join(
+        f"<th{side}{told}>{escape(each.title)}</th>"
+        for each, side, told in zip(heads, sides, helps, strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td{side}>{escape(cell)}</td>" for cell, side in zip(row, sides, strict=True))
+        + "</tr>"
+        for row in table.texts()
+    )
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
-        f'<div class="scroll"><table>{caption}<thead>{head}</thead>'
+        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-
-
-def _cell(tag: str, cell: Any, number: bool) -> str:
-    side = ' class="number"' if number else ""
-    return f"<{tag}{side}>{'–' if cell is None else escape(str(cell))}</{tag}>"
 
 
 def _section(section: Section) -> str:
     parts = [f"<section><h2>{escape(section.title)}</h2>"]
     paragraphs = [each for each in section.text.split("\n\n") if each.strip()]
     parts += [f"<p>{escape(each)}</p>" for each in paragraphs]
+    parts += [f'<p class="note">{escape(each)}</p>' for each in section.notes]
     if section.table is not None:
         parts.append(_table(section.table))
     for plot in section.plots:
@@ -174,7 +153,7 @@ def _footer(data: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in data["versions"].items())
     rows = {
         "command": f"<code>{escape(shlex.join(map(str, data['argv'])))}</code>",
-        "seed": escape(str(data.get("seed", "–"))),
+        "seed": escape(str(data.get("seed", NOTHING))),
         "date": escape(str(data["date"])),
         "machine": escape(str(data["platform"])),
         "versions": escape(versions),

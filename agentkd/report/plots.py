@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agentkd.printable import printable
+from agentkd.report.model import Plot, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-    from agentkd.report.report import Plot, Series
 
 # One colour for one thing, in every plot of every report.
 _KNOWN = (
@@ -84,6 +83,9 @@ def svg(plot: Plot) -> str:
             _dots(axes, shown, plot.levels)
         else:
             _lines(axes, shown)
+        grid = "x" if rows else "both"
+        axes.grid(visible=True, axis=grid, color="#dee2e6", linewidth=0.6)
+        axes.set_axisbelow(True)
         if plot.log:
             below = plot.kind != "lines"
             (axes.set_xscale if below else axes.set_yscale)("log")
@@ -103,8 +105,16 @@ def _floats(values: Any) -> NDArray[np.float64]:
     return np.array([np.nan if each is None else each for each in values], float)
 
 
+def _ends(series: Series) -> list[float]:
+    """Return the ends of a point's interval; empty if there is none."""
+    if series.low is None or series.high is None:
+        return []
+    ends = [*_floats(series.low), *_floats(series.high)]
+    return ends if np.isfinite(ends).all() else []
+
+
 def _colours(shown: list[Series]) -> list[str]:
-    """Give each series a colour: its thing's own, or where that is taken another."""
+    """Return a colour for each series: that of its name, or else a free one."""
     chosen: list[str] = []
     for index, series in enumerate(shown):
         known = (own for name, own in _KNOWN if series.name.startswith(name))
@@ -134,8 +144,6 @@ def _lines(axes: Any, shown: list[Series]) -> None:
         if series.low is not None and series.high is not None:
             low, high = _floats(series.low), _floats(series.high)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
-    axes.set_axisbelow(True)
     if all((_floats(each.x) % 1 == 0).all() for each in shown):
         # Episodes and ticks are counted: there is no half of one.
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -151,8 +159,6 @@ def _dots(axes: Any, shown: list[Series], levels: Sequence[str]) -> None:
     axes.set_yticks(range(len(levels)), levels)
     axes.set_ylim(len(levels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _points(axes: Any, shown: list[Series]) -> None:
@@ -173,10 +179,8 @@ def _points(axes: Any, shown: list[Series]) -> None:
                     color="#868e96",
                 )
             continue
-        if series.low is not None and series.high is not None:
-            ends = [*_floats(series.low), *_floats(series.high)]
-            if np.isfinite(ends).all():
-                axes.plot([x[0], x[0]], ends, color=colour, linewidth=2, alpha=0.5)
+        if ends := _ends(series):
+            axes.plot([x[0], x[0]], ends, color=colour, linewidth=2, alpha=0.5)
         axes.plot(x, y, "o", color=colour, markersize=6)
         # Neighbours on alternate sides, so that their names stay apart.
         above = index % 2 == 0
@@ -189,8 +193,6 @@ def _points(axes: Any, shown: list[Series]) -> None:
             color="#495057",
         )
     axes.margins(x=0.12, y=0.12)
-    axes.grid(visible=True, color="#dee2e6", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _rows(axes: Any, shown: list[Series]) -> None:
@@ -198,17 +200,13 @@ def _rows(axes: Any, shown: list[Series]) -> None:
         place = len(shown) - 1 - index
         x = _floats(series.x)
         axes.plot(x, np.full(len(x), place), "o", color=colour, alpha=0.35, markersize=4)
-        if series.low is not None and series.high is not None:
-            ends = [*_floats(series.low), *_floats(series.high)]
-            if np.isfinite(ends).all():
-                axes.plot(ends, [place, place], color=colour, linewidth=3)
+        if ends := _ends(series):
+            axes.plot(ends, [place, place], color=colour, linewidth=3)
         axes.plot(_floats(series.y), [place], "D", color=colour, markersize=6)
     names = [_short(each.name) for each in reversed(shown)]
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.tick_params(axis="y", length=0)
-    axes.grid(visible=True, axis="x", color="#dee2e6", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _short(name: str) -> str:
@@ -217,9 +215,7 @@ def _short(name: str) -> str:
 
 
 def _embedded(text: str, plot: Plot) -> str:
-    """Take the `<svg>` element, with ids that no other plot of a page has."""
-    from html import escape
-
+    """Return the `<svg>` element, with ids that no other plot of a page has."""
     element = text[text.index("<svg") :]
     # Its metadata holds the date, and addresses of vocabularies.
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

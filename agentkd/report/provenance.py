@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ _PACKAGES = (
 
 
 def origin() -> dict[str, Any]:
-    """Say by which command, when, where and with which packages this process works."""
+    """Return the command, date, machine and package versions of this process."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -41,8 +42,29 @@ def origin() -> dict[str, Any]:
     }
 
 
+def made_from(env: str, refs: Sequence[str], name: str, digest: str, **more: Any) -> dict[str, Any]:
+    """Return what an executor file says about where it comes from.
+
+    Args:
+        env: The environment.
+        refs: References to the planner.
+        name: The planner's name.
+        digest: The SHA-256 of its files.
+        more: What else there is to say, by name.
+    """
+    found = origin()
+    return {
+        "env": env,
+        "planner": {"refs": list(refs), "name": name},
+        "planner_digest": digest,
+        **more,
+        "command": found["argv"],
+        "versions": found["versions"],
+    }
+
+
 def _processor() -> str:
-    """The processor's name and a comma, "" where nobody tells."""
+    """Return the processor's name and a comma, "" if unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -13,18 +15,13 @@ from typing import Any, final
 import numpy as np
 import pytest
 
+from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.report.console import show_table
 from agentkd.report.html import page
+from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 from agentkd.report.plots import svg
-from agentkd.report.report import (
-    Plot,
-    Section,
-    Series,
-    Table,
-    prepare_out,
-    read_report,
-    write_report,
-)
+from agentkd.report.write import prepare_out, read_report, write_report
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
 LINES = Plot(
@@ -89,7 +86,7 @@ class Elements(HTMLParser):
 def test_json_holds_the_data_and_its_origin(tmp_path: Path) -> None:
     """What was measured, with schema, command, versions, platform and date."""
     data = {"command": "eval", "env": "CartPole-v1", "planner_return": 500.0}
-    write_report(tmp_path / "new", data, [])
+    write_report(tmp_path / "new", Report(data, []))
     got = read_report(tmp_path / "new" / "report.json")
     assert data.items() <= got.items()
     assert {"argv", "date", "platform", "schema", "versions"} <= set(got)
@@ -107,7 +104,7 @@ def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
         "flag": np.bool_(True),
         "inside": {"b": [math.nan], "a": None},
     }
-    write_report(tmp_path, data, [])
+    write_report(tmp_path, Report(data, []))
     text = (tmp_path / "report.json").read_text()
     got = json.loads(text, parse_constant=pytest.fail)
     assert got["nan"] is None
@@ -130,7 +127,7 @@ def test_what_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
     """It says which schema it is and which are read."""
-    write_report(tmp_path, {"schema": 99}, [])
+    write_report(tmp_path, Report({"schema": 99}, []))
     with pytest.raises(LoadError, match="schema 99"):
         read_report(tmp_path / "report.json")
 
@@ -139,7 +136,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A file in the way is named."""
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="file"):
-        write_report(tmp_path / "file" / "inside", {}, [])
+        write_report(tmp_path / "file" / "inside", Report({}, []))
     with pytest.raises(WriteError, match="--out"):
         prepare_out(tmp_path / "file" / "inside")
 
@@ -166,7 +163,7 @@ def test_a_folder_of_others_is_never_touched(tmp_path: Path) -> None:
 
 def test_overwriting_removes_what_runs_left_and_nothing_else(tmp_path: Path) -> None:
     """Report, logs and checkpoint go; the executor stays until there is a new one."""
-    write_report(tmp_path, {}, [])
+    write_report(tmp_path, Report({}, []))
     for name in ("executor.akd", "notes.txt"):
         (tmp_path / name).write_text("kept")
     for name in ("tensorboard", "checkpoint"):
@@ -181,7 +178,7 @@ def test_resuming_removes_nothing(tmp_path: Path) -> None:
     """And needs something to go on from."""
     with pytest.raises(ConfigError, match="nothing to go on from"):
         prepare_out(tmp_path, resume=True)
-    write_report(tmp_path, {}, [])
+    write_report(tmp_path, Report({}, []))
     prepare_out(tmp_path, resume=True)
     assert (tmp_path / "report.json").exists()
 
@@ -264,6 +261,47 @@ def test_how_to_get_it_again_comes_last() -> None:
     assert "python 3.11" in shown
 
 
+def test_a_table_is_one_value_in_every_form(tmp_path: Path) -> None:
+    """Text is formatted, CSV unrounded, Markdown aligned; all name the columns."""
+    columns = ("policy", Column("p50", "µs", ",.1f"), Column("95 %", form=".1f"))
+    rows: list[list[Any]] = [["a|b", 1234.56, [1.0, 2.25]], [NASTY, None, [math.nan, 1.0]]]
+    table = Table(columns, rows, "Two.")
+    assert table.texts()[0] == ["a|b", "1,234.6", "1.0 … 2.2"]
+    assert table.texts()[1][1:] == ["–", "–"]
+    write_report(tmp_path, Report({}, [Section("T", "One.\n\nTwo.", table, notes=("Mind.",))]))
+    words = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert words.startswith("## T\n\nOne.\n\nTwo.\n\nMind.\n\n| policy | p50, µs | 95 % |\n")
+    assert "| :-- | --: | --: |\n| a\\|b | 1,234.6 | 1.0 … 2.2 |\n" in words
+    assert "<script" not in words
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.reader(file))
+    assert found[0] == ["policy", "p50, µs", "95 %"]
+    assert found[1] == ["a|b", "1234.56", "1.0 … 2.25"]
+    assert found[2][:2] == [NASTY, ""]
+
+
+def test_a_column_s_help_is_on_the_page() -> None:
+    """It is shown where the heading is pointed at."""
+    table = Table([Column("x", help=NASTY)], [[1]])
+    found = Elements(report({}, Section("T", "", table))).found
+    assert [a["title"] for tag, a in found if tag == "th"] == [NASTY]
+
+
+@pytest.mark.parametrize("width", [1, 20, 60, 200])
+def test_a_terminal_of_any_width_shows_a_table(width: int) -> None:
+    """Where it is narrow, spare columns go and long names stand above, numbered."""
+    console = Console()
+    console.file, console.width = io.StringIO(), width
+    name = "a planner with a long name " * 2
+    figures = [Column(f"figure {i}", form=".1f") for i in range(4)]
+    table = Table(("policy", *figures, Column("spare", spare=True)), [[name, *range(4), 7]])
+    show_table(console, table)
+    said = console.file.getvalue()
+    assert ("spare" in said) == (width == 200)
+    assert (f" 1  {name}" in said) == (width < 200)
+    assert "3.0" in said or width < 60
+
+
 def test_columns_of_numbers_stand_to_the_right() -> None:
     """A column is one of numbers if every cell that is not empty is."""
     rows = [["a", "1.5", "[1.0, 2.0]", "2 ticks late"], ["b", "–", "", "3"]]
@@ -325,7 +363,7 @@ def test_without_matplotlib_there_is_a_page_without_plots(
 ) -> None:
     """The report is written all the same, and names what is missing."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    write_report(tmp_path, {}, [Section("S", "Said.", None, (LINES,))])
+    write_report(tmp_path, Report({}, [Section("S", "Said.", None, (LINES,))]))
     shown = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "Said." in shown
     assert "Return: plots need the package matplotlib" in shown

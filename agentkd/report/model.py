@@ -1,0 +1,172 @@
+"""A report as one value: tables, plots and sections, and the text of each cell."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+NOTHING = "–"
+"""Shown for a value that is missing or not a number."""
+_EMPTY = ("", NOTHING)
+_NUMBER = re.compile(r"[\[(]?[-+]?\.?\d")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its heading.
+        unit: The unit of its values, written after the name.
+        form: How its numbers are formatted, such as ",.1f".
+        help: A sentence on what it holds.
+        join: What stands between the numbers of a cell that holds several.
+        spare: Whether a narrow terminal may leave it out.
+    """
+
+    name: str
+    unit: str = ""
+    form: str = ""
+    help: str = ""
+    join: str = " … "
+    spare: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name with the unit."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def text(self, value: Any) -> str:
+        """Format a cell: text, a number, several numbers, or None."""
+        if isinstance(value, (tuple, list)):
+            known = all(each is not None and each == each for each in value)
+            return self.join.join(map(self.text, value)) if known else NOTHING
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return NOTHING
+        if isinstance(value, str) or not self.form:
+            return str(value)
+        return format(value, self.form)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of values under columns.
+
+    Attributes:
+        columns: The columns; a name stands for a column of texts.
+        rows: The cells of each row: text, a number, several numbers, or None.
+        caption: A sentence under the table.
+    """
+
+    columns: Sequence[Column | str]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
+
+    def heads(self) -> list[Column]:
+        """Return all columns as `Column`."""
+        return [each if isinstance(each, Column) else Column(each) for each in self.columns]
+
+    def texts(self) -> list[list[str]]:
+        """Return the text of each cell, row by row."""
+        heads = self.heads()
+        return [
+            [head.text(cell) for head, cell in zip(heads, row, strict=True)] for row in self.rows
+        ]
+
+    def numeric(self) -> list[bool]:
+        """Return for each column whether its cells are numbers or empty."""
+        columns = zip(*self.texts(), strict=True)
+        found = [
+            any(cell not in _EMPTY for cell in column)
+            and all(cell in _EMPTY or _is_number(cell) for cell in column)
+            for column in columns
+        ]
+        return found or [False] * len(self.columns)
+
+
+def _is_number(text: str) -> bool:
+    words = sum(character.isalpha() for character in text)
+    return _NUMBER.match(text.strip()) is not None and words <= 3
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of a plot, one row of a plot of rows, or one point.
+
+    Attributes:
+        name: In the legend, or beside the row.
+        x: Along the bottom; of a row, its dots.
+        y: Upwards, NaN leaves a gap; of a row, the one value that counts.
+        low: The lower edge of the band or interval, if there is one.
+        high: Its upper edge.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines over common axes, rows along a common axis, or points with their names.
+
+    Attributes:
+        title: Above it.
+        x_label: Below it, with the unit.
+        y_label: Beside it, with the unit; rows have none.
+        series: The lines, rows or points.
+        note: A sentence under it.
+        kind: What the series are.
+        log: Whether the values' axis is logarithmic; of points, the one below.
+        levels: Names for y = 0, 1, 2, … where y is one of these; values are then dots.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    note: str = ""
+    kind: Literal["lines", "rows", "points"] = "lines"
+    log: bool = False
+    levels: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with a text, a table and plots under it.
+
+    Attributes:
+        title: The heading.
+        text: Paragraphs, separated by an empty line.
+        table: The table, if there is one.
+        plots: Shown on the page only.
+        notes: Warnings: what a reader has to know to read the table rightly.
+        detail: Whether the section is left out of the terminal.
+    """
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    plots: tuple[Plot, ...] = ()
+    notes: tuple[str, ...] = ()
+    detail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a command measured.
+
+    Attributes:
+        data: The values of report.json, under the keys of docs/report.md.
+        sections: The same for people, the most important first.
+        files: What the command leaves and what to do next, by name, for the terminal.
+    """
+
+    data: Mapping[str, Any]
+    sections: Sequence[Section] = ()
+    files: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,151 @@
+"""The folder of a report: checked, written whole, read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.fields import MOST_BYTES, parse_json
+from agentkd.files import read_file, write_files
+from agentkd.interrupt import held
+from agentkd.report.html import page
+from agentkd.report.model import Report
+from agentkd.report.provenance import origin
+from agentkd.report.text import comma_separated, markdown
+
+SCHEMA = 1
+_MARK = ".agentkd"
+# What --overwrite removes. The executor is not among it: it is replaced whole, and may be what the
+# new run starts from.
+_FILES = ("report.json", "report.html", "table.md", "table.csv")
+_FOLDERS = ("checkpoint", "rows", "tensorboard")
+_ROOM = "Make room, or give another folder with --out."
+
+
+def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Make the output folder, and lose nothing in it by accident.
+
+    Args:
+        out: The folder.
+        overwrite: Remove the report, logs and checkpoint of an earlier run. Its executor is
+            replaced later, and files of others stay.
+        resume: Keep everything of an earlier run.
+
+    Raises:
+        ConfigError: As `check_out`.
+        WriteError: If the folder cannot be made or written to.
+    """
+    try:
+        check_out(out, overwrite=overwrite, resume=resume)
+        out.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _clear(out)
+        # Written first: a run that is killed has left a folder of ours all the same.
+        (out / _MARK).write_text(f"{SCHEMA}\n", encoding="utf-8")
+    except OSError as error:
+        raise WriteError(
+            f"{out} cannot be written to: {error.strerror or error}. Give another "
+            "folder with --out."
+        ) from error
+
+
+def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Check the output folder.
+
+    Raises:
+        ConfigError: If it holds an earlier run and neither flag is given, or files that no run of
+            ours left; or if both flags are.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other. Give one.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out needs a folder.")
+    there = sorted(each.name for each in out.iterdir()) if out.exists() else []
+    if resume and not there:
+        raise ConfigError(f"{out} holds nothing to go on from. Leave --resume out.")
+    if not there:
+        return
+    if not _ours(out):
+        raise ConfigError(
+            f"{out} holds things that agentkd did not write ({', '.join(there[:3])}). "
+            "They are left alone, also with --overwrite: give an empty or a new folder "
+            "with --out."
+        )
+    if not overwrite and not resume:
+        raise ConfigError(
+            f"{out} holds an earlier run. Give --overwrite to replace it, --resume to "
+            "go on from it where the command can, or another --out."
+        )
+
+
+def _ours(out: Path) -> bool:
+    if (out / _MARK).is_file():
+        return True
+    try:
+        read_report(out / "report.json")
+    except LoadError:
+        return False
+    return True
+
+
+def _clear(out: Path) -> None:
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if (out / name).is_dir() and not (out / name).is_symlink():
+            shutil.rmtree(out / name)
+
+
+def _plain(value: Any) -> Any:
+    """Turn values into what JSON can say; NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def write_report(out: Path, report: Report) -> None:
+    """Write report.json, report.html, table.md and table.csv into a folder; make it if missing.
+
+    Raises:
+        WriteError: If the disk refuses; an earlier report stays whole.
+    """
+    full = _plain({"schema": SCHEMA, **origin(), **report.data})
+    files = {
+        "report.json": json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n",
+        "report.html": page(full, report.sections),
+    }
+    tables = [each.table for each in report.sections if each.table and each.table.rows]
+    if tables:
+        files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
+    with held():
+        write_files({out / name: text for name, text in files.items()}, hint=_ROOM)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report.json.
+
+    Raises:
+        LoadError: If it is missing, or not one of ours.
+    """
+    data = parse_json(read_file(path, MOST_BYTES), path)
+    if not isinstance(data, dict) or not {"argv", "schema", "versions"} <= set(data):
+        raise LoadError(f"{path} is no report of agentkd's.")
+    if data["schema"] != SCHEMA:
+        raise LoadError(
+            f"{path} is a report of schema {data['schema']!r}; this agentkd reads "
+            f"schema {SCHEMA}. Make it again."
+        )
+    return data

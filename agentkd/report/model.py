@@ -162,7 +162,7 @@ class Report:
     """What a command measured.
 
     Attributes:
-        data: The values of report.json, under the keys of docs/report.md.
+        data: The values of report.json, under the keys of docs/reference/report.md.
         sections: The same for people, the most important first.
         files: What the command leaves and what to do next, by name, for the terminal.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from agentkd.planners.line import Line, cut, settings
+from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.remote.wire import MOST_BYTES
 from agentkd.spec import to_json
 from tests.runtime_children import SPEC

@@ -141,7 +141,7 @@ def test_a_missing_package_is_named_with_its_extra(
     for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, package, None)
-    for name in (module, "agentkd.planners.line"):
+    for name in (module, "agentkd.planners.remote.line"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ConfigError, match=rf"'{package}'.*agentkd\[{extra}\]"):
         importlib.import_module(module)

@@ -17,7 +17,7 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner
-from agentkd.planners.line import Line
+from agentkd.planners.remote.line import Line
 from agentkd.planners.remote import client as remote
 from agentkd.planners.remote import server as serving
 from agentkd.planners.remote import wire

@@ -23,7 +23,7 @@ from websockets.sync.client import connect as client
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.line import Line
+from agentkd.planners.remote.line import Line
 from agentkd.planners.remote import server as serving
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.server import PlannerServer

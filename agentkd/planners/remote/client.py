@@ -17,7 +17,7 @@ from typing import Any, TypeVar, final
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, WireError
 from agentkd.extras import needing
-from agentkd.planners.line import Line, cut, settings
+from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.remote.wire import (
     CA_FILE,
     MOST_BYTES,

@@ -38,7 +38,7 @@ FAST = {
     "reinforce": "--steps 256 --rollout 32 --environments 2 --episodes 1",
     "inspect": "",
     "verify": "",
-    "export": "--out runs/c",
+    "export": "",
     "footprint": "",
 }
 """What makes each of the README's commands short: options that come again count."""

@@ -17,11 +17,11 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner
-from agentkd.planners.remote.line import Line
 from agentkd.planners.remote import client as remote
 from agentkd.planners.remote import server as serving
 from agentkd.planners.remote import wire
 from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.line import Line
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import Frame, address_of, answer_of, unpack
 from agentkd.runtime import Agent

@@ -23,9 +23,9 @@ from websockets.sync.client import connect as client
 
 from agentkd.errors import ConfigError, PlannerError, WireError
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.remote.line import Line
 from agentkd.planners.remote import server as serving
 from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.line import Line
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import PROTOCOL, Address, address_of, read_token
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner

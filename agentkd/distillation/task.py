@@ -95,7 +95,8 @@ class Task:
         """
         if isinstance(executor, str):
             return initial(executor, self.spec, seed=seed, squashed=self.squashed)
-        need_fit(executor.spec, self.spec, name or "The executor")
+        hint = "Distil one for this environment."
+        need_fit(executor.spec, self.spec, name or "The executor", hint)
         return executor
 
     def collector(
@@ -198,7 +199,7 @@ def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> Kind:
     return dists.kind_of(dist)
 
 
-def need_fit(found: Spec, wanted: Spec, what: str) -> None:
+def need_fit(found: Spec, wanted: Spec, what: str, hint: str = "") -> None:
     """Check that numbers observed and actions are those of an environment.
 
     Raises:
@@ -207,7 +208,7 @@ def need_fit(found: Spec, wanted: Spec, what: str) -> None:
     if (found.obs.size, found.action) != (wanted.obs.size, wanted.action):
         raise ConfigError(
             f"{what} is for {found.obs.size} numbers and {found.action}; the "
-            f"environment has {wanted.obs.size} and {wanted.action}."
+            f"environment has {wanted.obs.size} and {wanted.action}. {hint}".rstrip()
         )
 
 

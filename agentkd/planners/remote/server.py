@@ -18,8 +18,8 @@ import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, SpecError, WireError
 from agentkd.extras import needing
-from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.planner import Planner
+from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.remote.wire import MOST_BYTES, TOKEN, Address, Frame, answer_frame, bearer
 from agentkd.printable import logger
 from agentkd.spec import from_json, to_json

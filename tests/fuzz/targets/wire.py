@@ -19,8 +19,8 @@ from websockets.sync.server import ServerConnection, serve
 from agentkd import dists
 from agentkd.errors import AgentkdError
 from agentkd.planners import Planner
-from agentkd.planners.remote.line import cut, settings
 from agentkd.planners.remote.client import RemotePlanner
+from agentkd.planners.remote.line import cut, settings
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import MOST_BYTES, bearer
 from agentkd.spec import to_json

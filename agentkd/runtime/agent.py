@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, final
 
 import numpy as np
@@ -27,7 +27,7 @@ from agentkd.runtime.connect import (
     planner_port,
 )
 from agentkd.runtime.decider import Decider, Outcome
-from agentkd.runtime.learning import distiller_for
+from agentkd.runtime.learning import distiller_for, remove
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
@@ -117,9 +117,11 @@ class Agent(Block):
         self._routers = tuple(routers)
         self._mode, self._default, self._period = mode, default, period
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._folder: TemporaryDirectory[str] | None = None
+        self._remove: Callable[[], object] | None = None
         if learn:
-            distiller, self._folder = distiller_for(found, executor)
+            distiller, folder = distiller_for(found, executor)
+            if folder is not None:
+                self._remove = weakref.finalize(self, remove, folder)
         self._native, self._rollback = native, rollback
         self._budget, self._watched, self._contract = budget, watched, contract
         self._wanted = planner, planner_latency, workers, distiller
@@ -149,7 +151,7 @@ class Agent(Block):
             planner, latency, virtual=virtual, period=period or 0.0, workers=workers, spec=self.spec
         )
         learning = distiller_port(distiller, virtual=virtual)
-        self._companions = Companions(port, learning, self._log, self._folder)
+        self._companions = Companions(port, learning, self._log)
         # A decision takes no virtual time, so it misses no deadline.
         self._period = None if virtual else period
         self._decider = Decider(
@@ -199,6 +201,8 @@ class Agent(Block):
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
         self._companions.close()
+        if self._remove is not None:
+            self._remove()
         if opened:
             self._swaps.take_learnt()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from agentkd.executors.executor import Executor
@@ -24,19 +23,13 @@ class Companions:
         planner: The planner's port.
         distiller: The distiller's port.
         log: The decision log.
-        folder: A temporary folder that the distiller reads; removed at the end.
     """
 
     def __init__(
-        self,
-        planner: PlannerPort | None,
-        distiller: DistillerPort | None,
-        log: DecisionLog | None,
-        folder: TemporaryDirectory[str] | None,
+        self, planner: PlannerPort | None, distiller: DistillerPort | None, log: DecisionLog | None
     ) -> None:
         """Take them; `open` starts them."""
         self.planner, self.distiller, self.log = planner, distiller, log
-        self._folder = folder
         self._closing = threading.Lock()
 
     @property
@@ -95,5 +88,3 @@ class Companions:
             for each in (self.planner, self.distiller, self.log):
                 if each is not None:
                     each.close()
-            if self._folder is not None:
-                self._folder.cleanup()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from agentkd.executors.executor import Executor
 from agentkd.runtime.workers.host import Process
@@ -12,10 +13,8 @@ from agentkd.spec import to_json
 _BUILD = "agentkd.distillation.service:build"
 
 
-def distiller_for(
-    executor: Executor, given: Executor | str | Path
-) -> tuple[Process, TemporaryDirectory[str] | None]:
-    """Return a distiller that goes on from an executor, and the folder that it needs, if any.
+def distiller_for(executor: Executor, given: Executor | str | Path) -> tuple[Process, Path | None]:
+    """Return a distiller that goes on from an executor, and the folder to remove later, if any.
 
     Args:
         executor: The executor.
@@ -27,7 +26,16 @@ def distiller_for(
     path = executor.about.path if isinstance(given, Executor) else Path(given)
     folder = None
     if path is None:
-        folder = TemporaryDirectory(prefix="agentkd-")
-        path = Path(folder.name) / "executor.akd"
-        executor.save(path)
+        folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
+        path = folder / "executor.akd"
+        try:
+            executor.save(path)
+        except BaseException:
+            remove(folder)
+            raise
     return Process(_BUILD, {"executor": str(path.absolute())}), folder
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder, as far as the system allows."""
+    shutil.rmtree(folder, ignore_errors=True)

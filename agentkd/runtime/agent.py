@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -27,7 +26,7 @@ from agentkd.runtime.connect import (
     planner_port,
 )
 from agentkd.runtime.decider import Decider, Outcome
-from agentkd.runtime.learning import distiller_for, remove
+from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
@@ -117,11 +116,9 @@ class Agent(Block):
         self._routers = tuple(routers)
         self._mode, self._default, self._period = mode, default, period
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._remove: Callable[[], object] | None = None
+        self._remove: Callable[[], object] = lambda: None
         if learn:
-            distiller, folder = distiller_for(found, executor)
-            if folder is not None:
-                self._remove = weakref.finalize(self, remove, folder)
+            distiller, self._remove = distiller_for(found, executor, self)
         self._native, self._rollback = native, rollback
         self._budget, self._watched, self._contract = budget, watched, contract
         self._wanted = planner, planner_latency, workers, distiller
@@ -201,8 +198,7 @@ class Agent(Block):
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
         self._companions.close()
-        if self._remove is not None:
-            self._remove()
+        self._remove()
         if opened:
             self._swaps.take_learnt()
 

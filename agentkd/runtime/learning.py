@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from agentkd.executors.executor import Executor
+from agentkd.runtime.swaps import is_path
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import to_json
 
 _BUILD = "agentkd.distillation.service:build"
 
 
-def distiller_for(executor: Executor, given: Executor | str | Path) -> tuple[Process, Path | None]:
-    """Return a distiller that goes on from an executor, and the folder to remove later, if any.
+def distiller_for(
+    executor: Executor, given: Executor | str | Path, owner: object
+) -> tuple[Process, Callable[[], object]]:
+    """Return a distiller that goes on from an executor, and what removes its temporary folder.
 
     Args:
         executor: The executor.
         given: What the user named it by: an architecture is learnt from nothing; a file brings its
             kept labels; an executor in memory is written to a folder first.
+        owner: The folder is removed when it goes, at the latest.
     """
-    if isinstance(given, str) and given == executor.architecture:
-        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    if isinstance(given, str) and not is_path(given):
+        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), _nothing
     path = executor.about.path if isinstance(given, Executor) else Path(given)
-    folder = None
-    if path is None:
-        folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
-        path = folder / "executor.akd"
-        try:
-            executor.save(path)
-        except BaseException:
-            remove(folder)
-            raise
-    return Process(_BUILD, {"executor": str(path.absolute())}), folder
+    if path is not None:
+        return Process(_BUILD, {"executor": str(path.absolute())}), _nothing
+    folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
+    remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    executor.save(folder / "executor.akd")
+    return Process(_BUILD, {"executor": str(folder / "executor.akd")}), remove
 
 
-def remove(folder: Path) -> None:
-    """Remove the folder, as far as the system allows."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _nothing() -> None:
+    """Remove nothing."""

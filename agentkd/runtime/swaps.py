@@ -144,7 +144,7 @@ def open_executor(
     """
     if isinstance(executor, Executor):
         found, contract, digest = executor, executor.about.contract, ""
-    elif isinstance(executor, Path) or _is_path(executor):
+    elif isinstance(executor, Path) or is_path(executor):
         bundle = read_bundle(executor)
         found, contract, digest = bundle.executor, bundle.contract, bundle.digest
     elif isinstance(executor, str):
@@ -169,7 +169,7 @@ def open_executor(
     return found, contract, Watched(executor, digest)
 
 
-def _is_path(text: Any) -> bool:
+def is_path(text: Any) -> bool:
     """Whether text names an executor file rather than an architecture."""
     return isinstance(text, str) and (
         text.endswith(".akd") or "/" in text.partition(":")[0] or Path(text).is_file()

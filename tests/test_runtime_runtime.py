@@ -319,7 +319,7 @@ async def test_runtime_is_used_in_its_block_and_once() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], words: str) -> None:
-    """Options that is invalid are refused before anything starts."""
+    """Invalid options are refused before anything starts."""
     with pytest.raises(ConfigError, match=words):
         Runtime(constant(0), **options)
 

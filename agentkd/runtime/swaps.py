@@ -279,7 +279,7 @@ class Swaps:
                 executor = executor.executor
             if not isinstance(executor, Executor):
                 raise ConfigError(
-                    f"{type(executor).__name__} is no executor: give a Executor or the "
+                    f"{type(executor).__name__} is no executor: give an Executor or the "
                     "path of an .akd file."
                 )
             self._replace(executor)

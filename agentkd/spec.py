@@ -280,7 +280,8 @@ def env_spec(env: Any) -> Spec:
     return Spec(obs_spec(obs), action_spec(action))
 
 
-def _pieces(spec: ObsSpec, obs: Any) -> list[Any]:
+def pieces(spec: ObsSpec, obs: Any) -> list[Any]:
+    """Return an observation's parts in their order, single or batched."""
     if spec.layout == "single":
         return [obs]
     if spec.layout == "tuple":
@@ -323,7 +324,7 @@ def flatten(spec: ObsSpec, obs: Any) -> Floats:
         SpecError: If a part is missing or has another shape.
     """
     flat: list[Floats] = []
-    for part, piece in zip(spec.parts, _pieces(spec, obs), strict=True):
+    for part, piece in zip(spec.parts, pieces(spec, obs), strict=True):
         array = np.asarray(piece)
         if array.ndim == 0 or array.shape[1:] != part.shape:
             raise SpecError(
@@ -341,8 +342,8 @@ def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
     """Lay one observation out flat: float32, shape (size,)."""
     if spec.layout == "single":
         return _first(flatten(spec, np.asarray(obs)[None]))
-    pieces = _pieces(spec, obs)
-    batched = [np.asarray(piece)[None] for piece in pieces]
+    found = pieces(spec, obs)
+    batched = [np.asarray(piece)[None] for piece in found]
     if spec.layout == "tuple":
         return _first(flatten(spec, tuple(batched)))
     names = (part.name for part in spec.parts)

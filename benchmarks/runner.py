@@ -231,9 +231,14 @@ def _measured(
         yield from ((key, kept) for key, kept in known.items() if kept is not None)
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             going = {pool.submit(works[key].measure): key for key in missing}
-            for number, done in enumerate(as_completed(going), 1):
-                show(f"{number} of {len(missing)}")
-                yield going[done], rows.keep(going[done], done.result())
+            try:
+                for number, done in enumerate(as_completed(going), 1):
+                    show(f"{number} of {len(missing)}")
+                    yield going[done], rows.keep(going[done], done.result())
+            except BaseException:
+                # What is under way ends; what is pending does not begin.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return
     for number, (key, work) in enumerate(works.items(), 1):
         kept = known[key]

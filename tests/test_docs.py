@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import agentkd
 from agentkd.distillation.gate import REASONS
 from agentkd.runtime import routers
 from tests.waiting import ENOUGH
@@ -55,7 +54,6 @@ def run(language: str, text: str, names: dict[str, Any]) -> str:
 
 
 @pytest.mark.needs("cc")
-@pytest.mark.skipif(not hasattr(agentkd, "distill"), reason="agentkd.distill is not a function yet")
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks run in order, in one namespace, and print what the page shows, but for numbers."""
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,6 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-import agentkd
 from agentkd import env_spec, initial
 from agentkd.cli import run
 from tests.waiting import ENOUGH, longer
@@ -35,9 +34,6 @@ SHORT: dict[str, tuple[list[str], str]] = {
 }
 # What examples import.
 MODULES = {"robot.py"}
-needs_distill = pytest.mark.skipif(
-    not hasattr(agentkd, "distill"), reason="agentkd.distill is not a function yet"
-)
 # Takes minutes and has no arguments; it has a test of its own.
 DEMO = "demo.py"
 
@@ -47,13 +43,7 @@ def test_every_example_is_listed() -> None:
     assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, *MODULES, DEMO}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=needs_distill if name == "sb3_model.py" else ())
-        for name in sorted(SHORT)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(SHORT))
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     """It ends well, warns of nothing and prints what it is for."""
     if name == "deploy.py":

@@ -446,7 +446,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         PlannerServer(planner(Echo()), host="0.0.0.0")
     with served(Echo()) as server:
         port = address_of(server.address).port
-        with pytest.raises(ConfigError, match="cannot be had"):
+        with pytest.raises(ConfigError, match="not available"):
             PlannerServer(planner(Echo()), port=port)
     with pytest.raises(PlannerError, match="cannot be reached"):
         RemotePlanner(f"ws://127.0.0.1:{port}", patience=0)

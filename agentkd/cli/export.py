@@ -69,7 +69,7 @@ def run(options: Options) -> int:
     from agentkd.cli.terminal import Console
     from agentkd.deploy.akx import RUNTIME
     from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.export import Request, export, target
+    from agentkd.deploy.export import Request, check_places, export, target
     from agentkd.deploy.interface import header_of
     from agentkd.errors import ConfigError
     from agentkd.files import write_files
@@ -82,7 +82,7 @@ def run(options: Options) -> int:
     seen = _seen(options, to, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
     header = out.with_suffix(".h") if chosen.in_c and out.name else None
-    _check_places(options.file, out, header)
+    check_places(out, header, options.file)
     asked = Request(options.flavour, options.name, options.opset, seen)
     files = {out: export(bundle, to, asked)}
     if header is not None:
@@ -157,35 +157,6 @@ def _seen(options: Options, to: str, bundle: Bundle) -> Seen | None:
     env = named_by_file(env)
     lived = record(env, executor.policy, steps=STEPS, seed=SEED, spec=executor.spec)
     return calibrate.episodes(lived)
-
-
-def _check_places(executor: Path, out: Path, header: Path | None) -> None:
-    """Check that nothing is lost where the files are written.
-
-    Raises:
-        ConfigError: If the executor file, or a header that agentkd did not write, would be
-            replaced, or `out` is no place for a file.
-    """
-    from agentkd.deploy.interface import HEADER_MARK
-    from agentkd.errors import ConfigError
-
-    try:
-        if out.is_dir():
-            raise ConfigError(f"--out {out} is a folder; name a file in it.")
-        if out.exists() and out.samefile(executor):
-            raise ConfigError(f"--out {out} is the executor file itself; name another.")
-        if header == out:
-            raise ConfigError(f"--out {out} is the header's name; end the C file in .c.")
-        if header is not None and header.is_file():
-            with header.open("rb") as file:
-                mark = file.read(len(HEADER_MARK))
-            if mark != HEADER_MARK.encode():
-                raise ConfigError(
-                    f"{header} is there and agentkd did not write it; move it, or give "
-                    "--out another name."
-                )
-    except OSError as error:
-        raise ConfigError(f"{out} could not be written: {error.strerror or error}.") from error
 
 
 def _own_test(source: bytes, name: str) -> tuple[str, bool]:

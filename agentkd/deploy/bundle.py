@@ -154,8 +154,12 @@ def to_bytes(
 
 def with_footprint(bundle: Bundle, footprint: Mapping[str, Any]) -> bytes:
     """Write a bundle again, with what was measured of it and nothing else changed."""
-    old = bundle.manifest.get("footprint", {})
-    manifest = {**bundle.manifest, "footprint": {**old, **footprint}}
+    return _again(bundle, footprint={**bundle.manifest.get("footprint", {}), **footprint})
+
+
+def _again(bundle: Bundle, **changed: Any) -> bytes:
+    """Write a bundle again with other entries in its manifest."""
+    manifest = {**bundle.manifest, **changed}
     tensors = {"weights": _tensors(bundle.executor), "golden": dict(bundle.golden)}
     if bundle.labels is not None:
         tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.executor.spec)[1]
@@ -256,13 +260,7 @@ def load(path: str | Path, *, native: bool = True) -> Executor:
         BundleError: As `read_bundle`.
     """
     bundle = read_bundle(path)
-    about = About(
-        bundle.manifest.get("provenance", {}),
-        bundle.contract,
-        bundle.labels,
-        bundle,
-        Path(path).absolute(),
-    )
+    about = About(bundle.manifest.get("provenance", {}), bundle.contract, bundle.labels, bundle)
     executor = replace(bundle.executor, about=about)
     return executor.compile() if native else executor
 
@@ -271,11 +269,24 @@ def save(
     executor: Executor, path: str | Path, provenance: Mapping[str, Any] | None = None
 ) -> Bundle:
     """Write an executor file with what the executor keeps about itself; see `Executor.save`."""
-    about = executor.about
-    if about.bundle is not None and not provenance:
-        return replace_bundle(path, with_footprint(about.bundle, {}))
+    about, bundle = executor.about, own_bundle(executor)
     known = {**about.provenance, **(provenance or {})}
-    return write_bundle(path, executor, known, contract=about.contract, labels=about.labels)
+    try:
+        if bundle is not None:
+            return replace_bundle(path, _again(bundle, provenance=known))
+        return write_bundle(path, executor, known, contract=about.contract, labels=about.labels)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path} could not be written: {error}.", "unwritten") from error
+
+
+def own_bundle(executor: Executor) -> Bundle | None:
+    """Return the file that an executor was loaded from, None if it has changed since."""
+    bundle: Bundle | None = executor.about.bundle
+    if bundle is None:
+        return None
+    names = ("mean", "scale", "layers", "clip", "head", "spec", "version", "architecture")
+    same = all(getattr(executor, name) is getattr(bundle.executor, name) for name in names)
+    return bundle if same else None
 
 
 def from_bytes(data: bytes) -> Bundle:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.deploy.akx import to_akx
-from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes
+from agentkd.deploy.bundle import Bundle, from_bytes, own_bundle, to_bytes
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
-from agentkd.deploy.interface import header_of
+from agentkd.deploy.interface import HEADER_MARK, header_of
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.extras import needing
@@ -111,13 +111,49 @@ def export_file(
         raise ConfigError(f"export takes no {sorted(unknown)}; see Request.")
     request = Request(**options)
     if not isinstance(source, Bundle):
-        known = source.about.bundle
-        source = known or from_bytes(to_bytes(source, source.about.provenance))
+        about = source.about
+        held = own_bundle(source)
+        source = held or from_bytes(
+            to_bytes(source, about.provenance, contract=about.contract, labels=about.labels)
+        )
+    header = out.with_suffix(".h") if target(name).in_c else None
+    check_places(out, header)
     files: dict[Path, bytes] = {out: export(source, name, request)}
-    if TARGETS[name].in_c:
-        files[out.with_suffix(".h")] = header_of(files[out].decode(), request.name).encode()
+    if header is not None:
+        files[header] = header_of(files[out].decode(), request.name).encode()
     write_files(files)
     return tuple(files)
+
+
+def check_places(out: Path, header: Path | None, source: Path | None = None) -> None:
+    """Check that nothing is lost where the files are written.
+
+    Args:
+        out: The file to write.
+        header: The header beside it, if any.
+        source: The executor file.
+
+    Raises:
+        ConfigError: If the executor file, or a header that agentkd did not write, would be
+            replaced, or `out` is no place for a file.
+    """
+    try:
+        if out.is_dir():
+            raise ConfigError(f"{out} is a folder; name a file in it.")
+        if source is not None and out.exists() and out.samefile(source):
+            raise ConfigError(f"{out} is the executor file itself; name another.")
+        if header == out:
+            raise ConfigError(f"{out} is the header's name; end the C file in .c.")
+        if header is not None and header.is_file():
+            with header.open("rb") as file:
+                mark = file.read(len(HEADER_MARK))
+            if mark != HEADER_MARK.encode():
+                raise ConfigError(
+                    f"{header} is there and agentkd did not write it; move it, or name another "
+                    "file."
+                )
+    except OSError as error:
+        raise ConfigError(f"{out} could not be written: {error.strerror or error}.") from error
 
 
 def target_of(path: Path) -> str:
@@ -131,7 +167,7 @@ def target_of(path: Path) -> str:
         if path.name.endswith(suffix):
             return known[suffix]
     raise ConfigError(
-        f"{path}: the suffix names no target. Known: {', '.join(known)}. Or give --to."
+        f"{path}: the suffix names no target. Known: {', '.join(known)}. Or name the target."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import numpy as np
 from agentkd.distillation.loop import Distilled
 from agentkd.distillation.loop import distill as distill_task
 from agentkd.executors.executor import About, Executor
+from agentkd.printable import logger
+
+log = logger(__name__)
 
 
 def distill(
     env: Any,
     planner: Any,
-    executor: str | Executor = "mlp:64,64",
+    executor: str | Path | Executor = "mlp:64,64",
     *,
     seconds: float | None = None,
     labels: int | None = None,
@@ -31,7 +35,7 @@ def distill(
         env: The environment: a name, a Gymnasium environment, or a function that makes one.
         planner: A live SB3 model, a torch module, a function of observations (batch, size), an
             object with `predict`, the path of a save, or "module:attribute".
-        executor: An architecture such as "mlp:64,64", or an executor to go on from.
+        executor: An architecture such as "mlp:64,64", or an executor or its file to go on from.
         seconds: How long to distil; 60 if neither this nor `labels` is given.
         labels: How many labels to collect; without `seconds` the same seed gives the same executor.
         episodes: Episodes to measure planner, random actions and executor over; 0 for none.
@@ -51,7 +55,11 @@ def distill(
     result = distill_task(
         env, planner, executor, seconds=seconds, labels=labels, episodes=episodes, **options
     )
-    about = About(_provenance(env, result), labels=result.kept)
+    if result.fault or result.interrupted:
+        why = result.fault or "it was interrupted"
+        log.warning("The distillation ended early, with what was learnt: %s", why)
+    contract = executor.about.contract if isinstance(executor, Executor) else None
+    about = About(_provenance(env, result), contract=contract, labels=result.kept)
     found = replace(result.executor, about=about)
     return found.compile() if native else found
 

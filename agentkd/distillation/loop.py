@@ -72,7 +72,10 @@ class Distilled:
 
 
 def make_distiller(
-    task: Task, executor: str | Executor, options: DistillerOptions | None = None, seed: int = 0
+    task: Task,
+    executor: str | Path | Executor,
+    options: DistillerOptions | None = None,
+    seed: int = 0,
 ) -> Distiller:
     """Make a distiller without labels, and check that its terms fit the task.
 
@@ -89,7 +92,7 @@ def make_distiller(
 def distill(
     env: Any = None,
     planner: Any = None,
-    executor: str | Executor | Distiller = "mlp:64,64",
+    executor: str | Path | Executor | Distiller = "mlp:64,64",
     *,
     data: Dataset | None = None,
     seconds: float | None = None,
@@ -104,7 +107,7 @@ def distill(
     progress: bool | None = None,
     watch: Watch | None = None,
     every: float = 0.5,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     resume: bool = False,
     stop: Callable[[], bool] | None = None,
     kept_bytes: int = BYTES,
@@ -115,8 +118,8 @@ def distill(
         env: The environment, as `open_task` takes it, or a `Task`, and no planner then.
         planner: The planner, as `open_task` takes it: a live SB3 model, a torch module, a function
             of observations, a reference. With seconds and a reference a second process collects.
-        executor: An architecture such as "mlp:64,64", or an executor to go on from; or what
-            `make_distiller` made of one.
+        executor: An architecture such as "mlp:64,64", or an executor or its file to go on from; or
+            what `make_distiller` made of one.
         data: Labels to learn from instead of asking the planner.
         seconds: How long to distil, 60 if nothing else is given. Collecting and learning run side
             by side.
@@ -163,8 +166,9 @@ def distill(
     measured = episodes > 0 and task.data is None
     if measured:
         known = task.references(episodes, eval_seed)
+    place = None if checkpoint is None else Path(checkpoint)
     origin = Checkpoint(planner=task.planner.digest)
-    earlier = go_on(checkpoint, executor, origin) if resume else 0.0
+    earlier = go_on(place, executor, origin) if resume else 0.0
     way = _DRIVEN if task.data is not None else collection or CollectionOptions()
     source: Source
     held_out = None
@@ -181,7 +185,7 @@ def distill(
         earlier=earlier,
         every=every,
         watch=show if progress else watch,
-        checkpoint=checkpoint,
+        checkpoint=place,
         origin=origin,
         held_out=held_out,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from agentkd import dists
 from agentkd import spec as specs
@@ -68,9 +68,8 @@ def build(
         ConfigError: If an argument does not fit the executor.
         LoadError: If the file or the dataset cannot be read.
     """
-    torch.set_num_threads(1)
     bundle: Bundle | None = None
-    if executor.endswith(".akd"):
+    if executor.endswith(".akd") or Path(executor).is_file():
         bundle = read_bundle(executor)
         chosen = bundle.executor
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from agentkd import dists, environments
+from agentkd.deploy.bundle import load
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.sources import CollectionOptions
@@ -82,17 +83,20 @@ class Task:
         """
         return self.kind != "gaussian"
 
-    def executor(self, executor: str | Executor, seed: int = 0, name: str = "") -> Executor:
+    def executor(self, executor: str | Path | Executor, seed: int = 0, name: str = "") -> Executor:
         """Return a new executor of an architecture, or one that is there already.
 
         Args:
-            executor: An architecture such as "mlp:64,64", or an executor to go on from.
+            executor: An architecture such as "mlp:64,64", or an executor, or the path of its file,
+                to go on from.
             seed: For new weights.
             name: What the executor is called in messages.
 
         Raises:
             ConfigError: If it is for another environment.
         """
+        if isinstance(executor, Path) or (isinstance(executor, str) and executor.endswith(".akd")):
+            executor = load(executor, native=False)
         if isinstance(executor, str):
             return initial(executor, self.spec, seed=seed, squashed=self.squashed)
         hint = "Distil one for this environment."
@@ -146,22 +150,17 @@ def open_task(
         LoadError: If the planner cannot be loaded.
         SpecError: If the planner's answers do not fit the environment.
     """
-    copies = _MANY
     if env is None and data is not None and planner is None:
         return Task("", data.about.spec, by_name(data), data.kind, data=data)
-    if hasattr(env, "step") and hasattr(env, "reset") and not isinstance(env, type):
-        env, copies = _Live(env), 1
-    elif not isinstance(env, str) and not callable(env):
-        raise ConfigError(
-            f"env is a {type(env).__name__}; give a name, a function that makes a "
-            "gymnasium.Env, or such an environment."
-        )
+    env, copies = _opened(env)
     spec, probe = environments.look_at(env)
     if data is not None:
         need_fit(data.about.spec, spec, "The dataset")
     refs: tuple[str, ...] = ()
     if isinstance(planner, Path):
         planner = str(planner)
+    elif isinstance(planner, list | tuple):
+        planner = [str(each) if isinstance(each, Path) else each for each in planner]
     if planner is None:
         if data is None:
             raise ConfigError("Name a planner, or a dataset of its labels.")
@@ -178,6 +177,23 @@ def open_task(
         known = from_object(planner, type(planner).__name__, spec)
     kind = data.kind if data is not None else kind_of_planner(known, spec, probe)
     return Task(env, spec, known, kind, refs, access, data, copies)
+
+
+def _opened(env: Any) -> tuple[Environment, int]:
+    """Return an environment as a task keeps it, and how many may be open at a time."""
+    if hasattr(env, "num_envs"):
+        raise ConfigError(
+            f"env is a {type(env).__name__}, a vectorised environment; give one environment, or "
+            "its name."
+        )
+    if hasattr(env, "step") and hasattr(env, "reset") and not isinstance(env, type):
+        return _Live(env), 1
+    if not isinstance(env, str) and not callable(env):
+        raise ConfigError(
+            f"env is a {type(env).__name__}; give a name, a function that makes a "
+            "gymnasium.Env, or such an environment."
+        )
+    return env, _MANY
 
 
 def _several(planner: Any) -> bool:

@@ -7,7 +7,7 @@ native C, ONNX and firmware are compared with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, final
@@ -88,14 +88,12 @@ class About:
         contract: What its numbers mean (`agentkd.deploy.contract.Contract`), or None.
         labels: A sample of the labels that it was made from, or None.
         bundle: The file that it was loaded from (`agentkd.deploy.bundle.Bundle`), or None.
-        path: Where that file is, or None.
     """
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
     contract: Any = None
     labels: Any = None
     bundle: Any = None
-    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,8 +103,9 @@ class Executor:
         executor = agentkd.load("executor.akd")
         action = executor.act(obs)
 
-    `act` decides for one observation and follows an episode's memory. Calling the executor
-    answers a batch with an action distribution; one with a memory has `policy` for that.
+    `act` decides for one observation and follows an episode's memory; it is for one caller at a
+    time, so give each thread an executor of its own (`copy.copy`). Calling the executor answers a
+    batch with an action distribution; one with a memory has `policy` for that. Both may be shared.
 
     Attributes:
         architecture: What it was made from, such as "mlp:64,64".
@@ -251,9 +250,21 @@ class Executor:
         """
         return distribution(self.head, self.outputs(obs), self.spec)
 
+    def __getstate__(self) -> list[Any]:
+        """Everything but the compiled form and the memory of `act`, to pickle and to copy."""
+        return [None if f.name == "_acting" else getattr(self, f.name) for f in fields(self)]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Restore what `__getstate__` gave."""
+        for each, value in zip(fields(self), state, strict=True):
+            object.__setattr__(self, each.name, value)
+
     def compile(self) -> Self:
         """Let `act` run in C; it runs in NumPy without a compiler. Returns the executor."""
-        self._become(native=True)
+        before = self._acting
+        acting = self._become(native=True)
+        if before is not None:
+            acting.memory[:] = before.memory
         return self
 
     def _become(self, *, native: bool) -> Any:
@@ -279,7 +290,9 @@ class Executor:
         """
         acting = self._acting or self._become(native=False)
         flat = isinstance(obs, np.ndarray) and obs.shape == acting.obs.shape
-        acting.obs[:] = obs if flat else flatten_one(self.spec.obs, obs)
+        # A number too large for float32 becomes infinite, which is refused.
+        with np.errstate(over="ignore"):
+            acting.obs[:] = obs if flat else flatten_one(self.spec.obs, obs)
         if acting.run():
             raise NumbersError(NOT_FINITE)
         return acting.take()
@@ -347,7 +360,14 @@ class Executor:
 
         mean, scale = take(self.mean), take(self.scale)
         layers = tuple(with_tensors(layer, map(take, _arrays(layer))) for layer in self.layers)
-        return replace(self, mean=mean, scale=scale, layers=layers, version=version, about=About())
+        return replace(
+            self,
+            mean=mean,
+            scale=scale,
+            layers=layers,
+            version=version,
+            about=About(contract=self.about.contract),
+        )
 
 
 class Form(Protocol):

@@ -197,7 +197,7 @@ class Native:
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
         out = executor.out
-        # The C code trusts these; a frozen executor has checked them.
+        # The C code trusts these; the executor has checked them.
         assert len(low) in (0, out)
         assert sum(sizes) in (0, out)
         net = _Net(

@@ -196,7 +196,7 @@ class Network(nn.Module):
         """Copy the numbers out.
 
         Args:
-            version: The version the frozen executor carries.
+            version: The version of the executor that it becomes.
             values: Other values for `parameters()`, in their order, such as averages.
         """
         held = list(self.parameters()) if values is None else list(values)

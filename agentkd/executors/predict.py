@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.executors.executor import Executor, distribution
-from agentkd.spec import flatten
+from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.executor import NOT_FINITE, Executor, distribution
+from agentkd.spec import flatten, pieces
 
 
 @final
@@ -45,13 +46,18 @@ class Predictor:
             deterministic: Return the most probable actions; False draws them.
 
         Raises:
-            SpecError: If an observation has another shape.
+            SpecError: If an observation has another shape, or the memory is of another batch.
+            NumbersError: If an observation holds NaN or infinity.
         """
         spec = self.executor.spec
         single = not self._batched(observation)
         flat = flatten(spec.obs, _with_axis(observation) if single else observation)
+        if not np.isfinite(flat).all():
+            raise NumbersError(NOT_FINITE)
         memory = np.zeros((len(flat), self.executor.memory), np.float32)
         if state is not None and self.executor.memory:
+            if np.shape(state[0]) != memory.shape:
+                raise SpecError(f"The memory has shape {np.shape(state[0])}, not {memory.shape}.")
             memory[:] = state[0]
             if episode_start is not None:
                 memory[np.asarray(episode_start, bool).ravel()] = 0.0
@@ -65,12 +71,7 @@ class Predictor:
 
     def _batched(self, observation: Any) -> bool:
         obs = self.executor.spec.obs
-        piece = observation
-        if isinstance(observation, Mapping):
-            piece = observation[obs.parts[0].name]
-        elif obs.layout == "tuple":
-            piece = observation[0]
-        return np.ndim(piece) > len(obs.parts[0].shape)
+        return np.ndim(pieces(obs, observation)[0]) > len(obs.parts[0].shape)
 
 
 def _with_axis(observation: Any) -> Any:

@@ -29,8 +29,8 @@ class Form:
 
     Attributes:
         name: What it is called in tables.
-        decide: Decides; None where it cannot be had here.
-        note: What there is to know about it, or why it cannot be had.
+        decide: Decides; None where it is missing here.
+        note: What there is to know about it, or why it is missing.
     """
 
     name: str

@@ -31,7 +31,7 @@ _OWN = ("initial_state", "episode", "improve", "disagreement", "interrupt", "res
 """What a callable has that speaks to the runtime by itself; it is not wrapped."""
 
 
-def open_planner(ref: str, spec: Mapping[str, Any] | None = None) -> Any:
+def open_planner(ref: str | Sequence[str], spec: Mapping[str, Any] | None = None) -> Any:
     """Load the planner that `Agent(planner="…")` names.
 
     Args:
@@ -40,7 +40,7 @@ def open_planner(ref: str, spec: Mapping[str, Any] | None = None) -> Any:
         spec: The environment, as `agentkd.spec.to_json` writes it.
     """
     known = None if spec is None else specs.from_json(spec)
-    if not is_reference(ref) or Path(ref).exists():
+    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists():
         return load_policy(ref, known)
     found = resolve(ref)
     if callable(found) and is_factory(found) and known is not None:

@@ -15,15 +15,15 @@ from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
-from agentkd.runtime.clock import Clock, Realtime, VirtualClock, WallClock, make_clock
+from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, make_clock
 from agentkd.runtime.companions import Companions
 from agentkd.runtime.connect import (
     AnyDistiller,
     AnyPlanner,
+    Named,
     agent_metrics,
     check_arguments,
-    distiller_port,
-    planner_port,
+    connect,
 )
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.learning import distiller_for
@@ -34,7 +34,6 @@ from agentkd.runtime.query import Demands
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps, open_executor
-from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
 
@@ -88,7 +87,7 @@ class Agent(Block):
         executor: Executor | str | Path,
         spec: Spec | None = None,
         *,
-        planner: AnyPlanner | str | None = None,
+        planner: AnyPlanner | Named | None = None,
         distiller: AnyDistiller | None = None,
         learn: bool = False,
         mode: Mode = "runtime",
@@ -114,7 +113,7 @@ class Agent(Block):
                 "with the observation. Take one without, or leave roll_forward out."
             )
         self._routers = tuple(routers)
-        self._mode, self._default, self._period = mode, default, period
+        self._mode, self._default, self._asked = mode, default, period
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         self._remove: Callable[[], object] = lambda: None
         if learn:
@@ -126,28 +125,14 @@ class Agent(Block):
         self.spec = found.spec
         super().__init__()
         self._open, self._ended = False, threading.Event()
-        self._clock: Clock | None = None
-        self._late = self._ticks = 0
-        self._unfit: ConfigError | None = None
-        try:
-            self._connect(period)
-        except ConfigError as error:
-            if any(isinstance(each, str | Process) for each in (planner, distiller)):
-                raise
-            try:
-                self._connect(period, virtual=True)
-            except ConfigError:
-                raise error from None
-            # What would hold up the wall clock's ticks suits a virtual clock.
-            self._unfit = error
+        self._ticker = Ticker()
+        self._connect(period)
 
     def _connect(self, period: float | None, *, virtual: bool = False) -> None:
         """Choose how planner and distiller are asked, under a clock."""
-        planner, latency, workers, distiller = self._wanted
-        port = planner_port(
-            planner, latency, virtual=virtual, period=period or 0.0, workers=workers, spec=self.spec
+        port, learning, self._unfit = connect(
+            *self._wanted, self.spec, virtual=virtual, period=period or 0.0
         )
-        learning = distiller_port(distiller, virtual=virtual)
         self._companions = Companions(port, learning, self._log)
         # A decision takes no virtual time, so it misses no deadline.
         self._period = None if virtual else period
@@ -169,7 +154,6 @@ class Agent(Block):
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and not self._routers and self._strategies.goals is None
         self._open = self._simple
-        self._unfit = None
         self._swaps = Swaps(
             self._decider,
             port,
@@ -305,26 +289,16 @@ class Agent(Block):
         Raises:
             ConfigError: If the agent has no period.
         """
-        if self._clock is None:
-            if self._period is None:
-                raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
-            self._clock = WallClock(self._period)
-        clock = self._clock
-        if (
-            self._ended.is_set()
-            or (ticks is not None and self._ticks >= ticks)
-            or (seconds is not None and clock.now() >= seconds)
-        ):
+        if self._asked is None:
+            raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
+        if self._unfit is not None:
+            raise self._unfit
+        if self._ended.is_set():
             return False
-        found = clock.wait()
-        self._ticks += 1
-        self._late = round(found.lateness * 1e9)
-        self._metrics.missed_cycles += found.missed
-        self._metrics.lateness.record(self._late)
-        return True
+        return self._ticker.tick(self._asked, self._metrics, ticks, seconds)
 
     def stop(self) -> None:
-        """Let the next `tick` return False; also from another thread or a signal handler."""
+        """End `run`, and let the next `tick` return False; also from another thread."""
         self._ended.set()
 
     def run(
@@ -366,7 +340,7 @@ class Agent(Block):
         if limits == Limits():
             raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
         chosen = self.adopt(clock, hz)
-        loop = Loop(self, chosen, env, limits, seed, 0, realtime)
+        loop = Loop(self, chosen, env, limits, seed, 0, realtime, self._ended)
         self.start(wait=wait, timeout=timeout)
         try:
             loop.run()
@@ -381,8 +355,12 @@ class Agent(Block):
             ConfigError: If there is no such clock or rate, or the agent was started before.
         """
         if self._started:
-            raise ConfigError("An agent runs once. Make a new one.")
-        chosen = make_clock(clock, hz or 1.0 / (self._period or 0.02))
+            raise ConfigError(
+                "The agent was started before. `run` starts it itself, once: call it outside of "
+                "the with block, on a new agent."
+            )
+        chosen = make_clock(clock, 1.0 / (self._asked or 0.02) if hz is None else hz)
+        self._form = self._decider.form  # a swap may have come before
         self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
         return chosen
 
@@ -400,19 +378,21 @@ class Agent(Block):
         """
         if self._short:
             return self._decider.act_alone(obs)
-        return self._decide(obs, self._late)[0]
+        return self._decide(obs, self._ticker.late)[0]
 
-    def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision:
+    def decide(self, obs: Any, *, lateness: float | None = None) -> Decision:
         """Give the action for an observation, with who decided and why.
 
         Args:
             obs: As the environment gives it.
-            lateness: Seconds since the tick was due: its deadline is so much nearer.
+            lateness: Seconds since the tick was due: its deadline is so much nearer. By default
+                that of the last `tick`.
 
         Raises:
             SpecError: If the observation has another shape.
         """
-        action, source, reason, tick, version, taken = self._decide(obs, round(lateness * 1e9))
+        late = self._ticker.late if lateness is None else round(lateness * 1e9)
+        action, source, reason, tick, version, taken = self._decide(obs, late)
         return Decision(action, source, reason, tick, version, taken * 1e-9)
 
     def _decide(self, obs: Any, lateness: int) -> Outcome:

@@ -23,6 +23,7 @@ class Block(ABC):
         """Prepare; `start` begins."""
         self._started = False
         self._stop = threading.Event()
+        self._gate = threading.Lock()
         self._supervisor: threading.Thread | None = None
         self._trouble = ""
 
@@ -76,10 +77,13 @@ class Block(ABC):
             self._stop.set()
             self._end()
             raise
-        if self._stop.is_set():
+        with self._gate:
+            stopped = self._stop.is_set()
+            if not stopped:
+                self._began()
+        if stopped:
             self._end()
             raise ConfigError("The agent was closed while it started.")
-        self._began()
         if supervisor:
             self._supervisor = threading.Thread(
                 target=self._supervise_on, name="supervisor", daemon=True
@@ -88,9 +92,10 @@ class Block(ABC):
 
     def close(self) -> None:
         """End planner and distiller; the last weights are swapped in first."""
-        if self._stop.is_set():
-            return
-        self._stop.set()
+        with self._gate:
+            if self._stop.is_set():
+                return
+            self._stop.set()
         if self._supervisor is not None:
             self._supervisor.join()
         self._end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 from agentkd.errors import ConfigError
 
@@ -70,7 +71,7 @@ class Clock(Protocol):
 def check_period(period: float) -> float:
     """Return a period, or raise ConfigError if it is not positive and finite."""
     if not 0 < period < float("inf"):
-        raise ConfigError(f"A period of {period} s cannot be; 0.02 is 50 Hz.")
+        raise ConfigError(f"The period is {period} s; it has to be above 0, such as 0.02 (50 Hz).")
     return float(period)
 
 
@@ -105,11 +106,6 @@ class WallClock:
     def now(self) -> float:
         """Seconds since the start."""
         return (self._time() - self._origin) * 1e-9
-
-    @property
-    def due_ns(self) -> int:
-        """When the last tick was due, by `time_ns`."""
-        return self._due - self._step
 
     def wait(self) -> Tick:
         """Return when the next tick is due, or at once if it is overdue."""
@@ -154,6 +150,40 @@ class VirtualClock:
         tick = Tick(self._index, self._index * self.period, 0.0, 0)
         self._index += 1
         return tick
+
+
+@final
+class Ticker:
+    """The clock of `Agent.tick`.
+
+    Attributes:
+        late: How late the last tick came, ns.
+    """
+
+    def __init__(self) -> None:
+        """Begin with the first `tick`."""
+        self.late = self._ticks = 0
+        self._clock: WallClock | None = None
+        self._came = math.nan
+
+    def tick(self, period: float, counters: Any, ticks: int | None, seconds: float | None) -> bool:
+        """Wait for the next tick and count it; False at the end. See `Agent.tick`."""
+        if self._clock is None:
+            self._clock = WallClock(period)
+        clock = self._clock
+        if (ticks is not None and self._ticks >= ticks) or (
+            seconds is not None and clock.now() >= seconds
+        ):
+            return False
+        found = clock.wait()
+        self._ticks += 1
+        self.late = round(found.lateness * 1e9)
+        counters.missed_cycles += found.missed
+        counters.lateness.record(self.late)
+        before, self._came = self._came, found.scheduled + found.lateness
+        if before == before:  # not at the first tick
+            counters.periods.record(round((self._came - before) * 1e9))
+        return True
 
 
 def make_clock(clock: Literal["wall", "virtual"] | Clock, hz: float) -> Clock:

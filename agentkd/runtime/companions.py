@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -84,7 +85,8 @@ class Companions:
 
     def close(self) -> None:
         """End and close them all; a start that is cancelled does so from its own thread too."""
-        with self._closing:
-            for each in (self.planner, self.distiller, self.log):
+        with self._closing, contextlib.ExitStack() as stack:
+            # One that fails to close keeps none of the others open.
+            for each in (self.log, self.distiller, self.planner):
                 if each is not None:
-                    each.close()
+                    stack.callback(each.close)

@@ -30,13 +30,15 @@ from agentkd.spec import Spec, to_json
 from agentkd.types import DistillerLike
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
+Named = str | Path | Sequence[str | Path]
+"""What a planner is loaded from: one reference, path or address, or several for an ensemble."""
 AnyDistiller = DistillerLike | Process | DistillerPort
 
 
 class AgentOptions(TypedDict, total=False):
     """The arguments that `Agent` and `Runtime` have in common; see `Agent`."""
 
-    planner: AnyPlanner | str | None
+    planner: AnyPlanner | Named | None
     distiller: AnyDistiller | None
     learn: bool
     mode: Mode
@@ -87,8 +89,46 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError("learn=True learns from a planner's answers: give a planner.")
 
 
+class UnfitError(ConfigError):
+    """A planner or a distiller that suits a virtual clock only."""
+
+
+def connect(
+    planner: AnyPlanner | Named | None,
+    latency_ticks: int | None,
+    workers: int,
+    distiller: AnyDistiller | None,
+    spec: Spec,
+    *,
+    virtual: bool,
+    period: float,
+) -> tuple[PlannerPort | None, DistillerPort | None, UnfitError | None]:
+    """Choose both ports, and tell what does not suit the wall clock.
+
+    Such a planner or distiller gets a port as under a virtual clock, so that the agent can be made;
+    its start raises the error unless the clock is virtual then.
+
+    Raises:
+        ConfigError: If an argument is invalid.
+    """
+    unfit: UnfitError | None = None
+    port: PlannerPort | None
+    learning: DistillerPort | None
+    try:
+        port = planner_port(
+            planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
+        )
+    except UnfitError as error:
+        port, unfit = planner_port(planner, 0, virtual=True, workers=workers, spec=spec), error
+    try:
+        learning = distiller_port(distiller, virtual=virtual)
+    except UnfitError as error:
+        learning, unfit = distiller_port(distiller, virtual=True), unfit or error
+    return port, learning, unfit
+
+
 def planner_port(
-    planner: AnyPlanner | str | None,
+    planner: AnyPlanner | Named | None,
     latency_ticks: int | None = None,
     *,
     virtual: bool = False,
@@ -113,14 +153,15 @@ def planner_port(
         ConfigError: If a policy would have to be waited for on the tick.
     """
     if latency_ticks is not None and latency_ticks < 0:
-        raise ConfigError(f"A planner's latency of {latency_ticks} ticks cannot be.")
+        raise ConfigError(f"planner_latency is {latency_ticks} ticks; it has to be at least 0.")
     if workers < 1:
         raise ConfigError(f"workers is {workers}; at least 1 is needed.")
     if planner is None:
         return None
-    if isinstance(planner, str):
+    if isinstance(planner, str | Path | Sequence):
         known = None if spec is None else to_json(spec)
-        planner = Process("agentkd.planners.spawn:open_planner", {"ref": planner, "spec": known})
+        ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
+        planner = Process("agentkd.planners.spawn:open_planner", {"ref": ref, "spec": known})
     if workers > 1:
         if isinstance(planner, PlannerPort):
             raise ConfigError(
@@ -173,7 +214,7 @@ def _one(
         if hasattr(planner, "interrupt"):
             # It waits for a network and leaves the interpreter to the tick meanwhile.
             return ThreadPlanner(planner)
-        raise ConfigError(
+        raise UnfitError(
             "A policy object would hold the tick up while it thinks. Give a Process, "
             "for a process of its own; ThreadPlanner(policy), for a thread; or "
             "planner_latency, to have it asked on the tick and held back so many ticks."
@@ -204,7 +245,7 @@ def distiller_port(
     if isinstance(distiller, DistillerPort):
         return distiller
     if not virtual:
-        raise ConfigError(
+        raise UnfitError(
             "A distiller object would hold the tick up while it learns. Give a Process, "
             "for a process of its own, or InlineDistiller(distiller), if it may."
         )

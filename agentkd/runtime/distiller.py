@@ -201,18 +201,18 @@ class ProcessDistiller(DistillerPort):
     that were published last; one that is `Gated`, from the executor that acts.
 
     Args:
-        remote: What makes the distiller, in the other process.
+        process: What makes the distiller, in the other process.
         publish_seconds: How often weights come back.
         patience: How long the process may take.
     """
 
     def __init__(
-        self, remote: Process, *, publish_seconds: float = 0.5, patience: Patience | None = None
+        self, process: Process, *, publish_seconds: float = 0.5, patience: Patience | None = None
     ) -> None:
         """Take the orders; `open` and `await_ready` start the process."""
         if not publish_seconds > 0:
             raise ConfigError(f"publish_seconds is {publish_seconds}; it has to be above 0.")
-        self._remote = remote
+        self._factory = process
         self._publish_seconds = publish_seconds
         self._patience = patience
         self._progress: Mapping[str, float] = {}
@@ -235,7 +235,7 @@ class ProcessDistiller(DistillerPort):
         }
         self._host = Host(
             "distiller",
-            self._remote,
+            self._factory,
             _SERVE,
             {"spec": to_json(executor.spec), "publish_seconds": self._publish_seconds},
             {name: each.handle() for name, each in self._channels.items()},

@@ -117,7 +117,7 @@ class PrometheusServer:
         """Bind the port; entering the block serves.
 
         Raises:
-            ConfigError: If the port cannot be had.
+            ConfigError: If the port is not available.
         """
         if not 0 <= port < 65536:
             raise ConfigError(f"Port {port}: from 0, for a free one, to 65535.")
@@ -127,7 +127,7 @@ class PrometheusServer:
             self._server = _Server((host, port), handler)
         except OSError as error:
             raise ConfigError(
-                f"Port {port} at {host} cannot be had: {error.strerror or error}. "
+                f"Port {port} at {host} is not available: {error.strerror or error}. "
                 "Another one, or 0 for any that is free?"
             ) from error
 

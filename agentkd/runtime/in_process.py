@@ -108,7 +108,7 @@ class InlinePlanner(_InProcess):
     ) -> None:
         """Take the planner."""
         if not callable(latency_ticks) and latency_ticks < 0:
-            raise ConfigError(f"A latency of {latency_ticks} ticks cannot be.")
+            raise ConfigError(f"latency_ticks is {latency_ticks}; it has to be at least 0.")
         super().__init__(policy, backlog)
         self._late, self._after = latency_ticks, after
         self._done: list[tuple[int, Answer]] = []

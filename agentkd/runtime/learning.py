@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.swaps import is_path
 from agentkd.runtime.workers.host import Process
@@ -27,11 +28,15 @@ def distiller_for(
             kept labels; an executor in memory is written to a folder first.
         owner: The folder is removed when it goes, at the latest.
     """
+    if executor.memory:
+        raise ConfigError(
+            f"{executor.architecture} has a memory and learns from whole sequences: distil it "
+            "with agentkd.distill. For learn=True take one without, such as mlp:64,64."
+        )
     if isinstance(given, str) and not is_path(given):
         return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), _nothing
-    path = executor.about.path if isinstance(given, Executor) else Path(given)
-    if path is not None:
-        return Process(_BUILD, {"executor": str(path.absolute())}), _nothing
+    if not isinstance(given, Executor):
+        return Process(_BUILD, {"executor": str(Path(given).absolute())}), _nothing
     folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
     remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     executor.save(folder / "executor.akd")

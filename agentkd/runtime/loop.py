@@ -161,6 +161,7 @@ class Loop:
         seed: int | None,
         views: int,
         realtime: Realtime | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         """Prepare; `start` begins."""
         self.views: deque[Decision] = deque()
@@ -170,7 +171,7 @@ class Loop:
         self._limits, self._seed, self._most = limits, seed, views
         self._realtime, self._granted = realtime, dict[str, str]()
         self._virtual = isinstance(clock, VirtualClock)
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._return, self._length, self._ticks = 0.0, 0, 0

@@ -124,7 +124,7 @@ class ProcessPlanner(PlannerPort):
     from its process into the ring, so the tick copies nothing but the observation.
 
     Args:
-        remote: What makes the planner, in the other process.
+        process: What makes the planner, in the other process.
         backlog: How many observations between two requests become labels.
         at_least: Seconds that an answer takes at least, to stand in for a larger model.
         most_rows: The largest horizon that the planner may have.
@@ -134,7 +134,7 @@ class ProcessPlanner(PlannerPort):
 
     def __init__(
         self,
-        remote: Process,
+        process: Process,
         *,
         backlog: int = BACKLOG,
         at_least: float = 0.0,
@@ -145,7 +145,7 @@ class ProcessPlanner(PlannerPort):
         """Take the orders; `open` and `await_ready` start the process."""
         if not 0 <= at_least < float("inf"):
             raise ConfigError(f"An answer cannot take at least {at_least} s.")
-        self._remote = remote
+        self._factory = process
         self._backlog = check_backlog(backlog)
         self._at_least = at_least
         self._most_rows = most_rows
@@ -192,7 +192,7 @@ class ProcessPlanner(PlannerPort):
             orders["executor"] = encode_executor(wants.executor)
         self._host = Host(
             "planner",
-            self._remote,
+            self._factory,
             _SERVE,
             orders,
             {name: each.handle() for name, each in channels.items()},

@@ -48,7 +48,7 @@ class Deadline(Router):
     def __init__(self, reserve: float) -> None:
         """Take how much has to be left."""
         if not 0 <= reserve < math.inf:
-            raise ConfigError(f"A reserve of {reserve} s cannot be.")
+            raise ConfigError(f"reserve is {reserve} s; it has to be at least 0.")
         self._reserve = reserve
 
     def veto(self, source: Source, moment: Moment, /) -> str:

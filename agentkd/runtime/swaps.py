@@ -159,6 +159,8 @@ def open_executor(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
             'file, or an architecture such as "mlp:32,32".'
         )
+    if spec is not None and not isinstance(spec, Spec):
+        raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
     if spec is not None and (found.spec.obs != spec.obs or found.spec.action != spec.action):
         raise SpecError(f"The executor is for {found.spec}, not for {spec}.")
     if not watch:
@@ -282,6 +284,8 @@ class Swaps:
                     f"{type(executor).__name__} is no executor: give an Executor or the "
                     "path of an .akd file."
                 )
+            if executor.about.contract is not None:
+                check_contract(self._contract, executor.about.contract)
             self._replace(executor)
             if self._distiller is not None:
                 self._distiller.follow(executor)

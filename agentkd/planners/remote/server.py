@@ -142,7 +142,7 @@ class PlannerServer:
             )
         except (OSError, OverflowError, ValueError) as error:
             raise ConfigError(
-                f"Port {port} at {host} cannot be had: {error}. Another one, or 0 for "
+                f"Port {port} at {host} is not available: {error}. Give another one, or 0 for "
                 "any that is free?"
             ) from error
         listener = self._server.socket
@@ -287,7 +287,7 @@ class PlannerServer:
         if method == "begin":
             batch = header.get("batch")
             if type(batch) is not int or not 0 < batch <= 65536:
-                raise PlannerError(f"A memory for {batch!r:.100} observations cannot be.")
+                raise PlannerError(f"A memory was asked for {batch!r:.100} observations.")
             with self._turn:
                 state = policy.initial_state(batch)
             return {}, [np.asarray(each, np.float32) for each in state]

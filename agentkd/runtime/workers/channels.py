@@ -184,7 +184,9 @@ class Mailbox(Channel):
     def __init__(self, size: int, slots: int = 1, segment: Segment | None = None) -> None:
         """Lay the slots out."""
         if size < 1 or slots < 1:
-            raise ConfigError(f"A mailbox of {slots} slots of {size} bytes cannot be.")
+            raise ConfigError(
+                f"A mailbox of {slots} slots of {size} bytes; both have to be above 0."
+            )
         self.size, self.slots = size, slots
         self._stride = _SLOT + -(-size // 8)
         super().__init__((size, slots), 8 * (_HEADER + slots * self._stride), segment)

@@ -137,7 +137,7 @@ class Host:
 
     Args:
         name: For messages: "planner", "distiller", "collector".
-        remote: What the process makes.
+        process: What the process makes.
         serve: "module:function" of ours that it runs, as f(child); see
             `agentkd.runtime.workers.child`.
         orders: What that function needs to know, as JSON values.
@@ -150,7 +150,7 @@ class Host:
     def __init__(
         self,
         name: str,
-        remote: Process,
+        process: Process,
         serve: str,
         orders: Mapping[str, Any],
         shared: Mapping[str, Handle],
@@ -164,7 +164,7 @@ class Host:
         self.words = Mailbox(8192, 4)
         self.restarts: dict[str, int] = {"died": 0, "hung": 0, "raised": 0}
         self.error = ""
-        self._name, self._remote = name, remote
+        self._name, self._factory = name, process
         self._patience = patience = patience or Patience()
         self._wake = wake
         self._printed = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115
@@ -172,12 +172,12 @@ class Host:
         self._shared = {**shared, **own}
         self._orders = {
             "serve": serve,
-            "factory": remote.factory,
-            "arguments": dict(remote.arguments),
+            "factory": process.factory,
+            "arguments": dict(process.arguments),
             "shared": self._shared,
             "orders": dict(orders),
         }
-        steps = levels(remote.nice, niceness(), lowest_reachable())
+        steps = levels(process.nice, niceness(), lowest_reachable())
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
         self._silence = Silence()
         self._process: subprocess.Popen[bytes] | None = None
@@ -225,7 +225,7 @@ class Host:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=os.environ | dict.fromkeys(_THREADS, str(self._remote.threads)),
+                env=os.environ | dict.fromkeys(_THREADS, str(self._factory.threads)),
                 pass_fds=[letter.fd, *(each.fd for each in self._shared.values())],
                 # Ctrl-C is for the parent, which ends its workers in order.
                 process_group=0,
@@ -276,7 +276,7 @@ class Host:
             ladder.begin(now)
         raised = ladder.raised
         changed = ladder.look(now, self.status.heard, lambda: usage(root))
-        if not (first or changed) or not self._remote.nice:
+        if not (first or changed) or not self._factory.nice:
             return
         try:
             # Its guardian needs no processor and stays as it is.
@@ -285,7 +285,7 @@ class Host:
             if ladder.raised == raised:
                 return
             # A new start is the only way up; from then on it keeps a share.
-            ladder.keep_to(levels(self._remote.nice, niceness(), NEVER))
+            ladder.keep_to(levels(self._factory.nice, niceness(), NEVER))
             self._fail("hung", f"Its priority could not be raised: {error}.")
             return
         if ladder.raised > raised:
@@ -354,7 +354,7 @@ class Host:
                 text = self.error or "It said nothing."
                 if late:
                     text = f"It is not ready after {timeout:.3g} s. {self.error}".strip()
-                raise WorkerError(f"The {self._name} {self._remote.factory} did not start: {text}")
+                raise WorkerError(f"The {self._name} {self._factory.factory} did not start: {text}")
             time.sleep(0.002)
 
     def close(self) -> None:

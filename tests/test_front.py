@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import agentkd
-from agentkd import Agent, Executor, Runtime, env_spec, initial
-from agentkd.errors import ConfigError, NumbersError, SpecError
+from agentkd import Agent, Executor, Runtime, env_spec, initial, write_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
 from agentkd.executors.native import compiler
 from agentkd.runtime.connect import AgentOptions
 from agentkd.spec import flatten_one
@@ -230,3 +234,115 @@ def test_learn_goes_on_from_an_executor_in_memory() -> None:
         act_until_it_learns(agent)
     with pytest.raises(ConfigError, match="learns from a planner"):
         Agent(executor, learn=True)
+
+
+def test_an_executor_that_was_changed_writes_what_it_is_now(tmp_path: Path) -> None:
+    """Only an unchanged executor writes the file it came from; its contract stays."""
+    spec = spec_of("CartPole-v1")
+    names = Contract(obs_names=("x", "v", "angle", "spin"))
+    write_bundle(tmp_path / "a.akd", initial("mlp:8", spec), contract=names)
+    loaded = agentkd.load(tmp_path / "a.akd")
+    changed = replace(loaded, version=7)
+    changed.save(tmp_path / "b.akd")
+    assert agentkd.load(tmp_path / "b.akd").version == 7
+    vector = loaded.vector() + np.float32(0.5)
+    loaded.with_vector(vector, 9).save(tmp_path / "c.akd")
+    again = agentkd.load(tmp_path / "c.akd")
+    assert np.array_equal(again.vector(), vector)
+    assert again.about.contract == names
+    loaded.save(tmp_path / "d.akd", {"note": 1})
+    noted = agentkd.load(tmp_path / "d.akd")
+    assert noted.about.provenance == {"note": 1}
+    assert np.array_equal(noted.about.bundle.golden["obs"], loaded.about.bundle.golden["obs"])
+    with pytest.raises(BundleError):
+        loaded.save(tmp_path / "e.akd", {"note": object()})
+
+
+def test_an_executor_that_acts_is_pickled_and_copied() -> None:
+    """A copy has a memory of its own and acts as the original does."""
+    executor = initial("gru:8", spec_of("CartPole-v1"), seed=1).compile()
+    obs = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    wanted = [executor.act(each) for each in obs]
+    for other in (pickle.loads(pickle.dumps(executor)), copy.copy(executor)):
+        assert [other.act(each) for each in obs] == wanted
+    executor.reset()
+    executor.act(obs[0])
+    executor.compile()
+    assert [executor.act(each) for each in obs[1:]] == wanted[1:]
+
+
+def test_a_swap_before_a_run_and_the_period_are_kept() -> None:
+    """`run` goes on with what was asked for before it."""
+    env = gym.make("CartPole-v1")
+    executor = initial("mlp:8", env_spec(env))
+    agent = Agent(executor, planner=balance, period=0.1)
+    agent.swap(replace(executor, version=5))
+    result = agent.run(env, clock="virtual", seconds=2, seed=0)
+    assert result.ticks == 20
+    assert agent.executor.version == 5
+    with pytest.raises(ConfigError, match="hz"):
+        Agent(executor).run(env, clock="virtual", hz=0, ticks=1)
+    with Agent(executor) as started, pytest.raises(ConfigError, match="with block"):
+        started.run(env, ticks=1)
+
+
+def test_stop_ends_a_run() -> None:
+    """From the environment itself as from any thread."""
+
+    class Stopping(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            agent.stop()
+            return super().step(action)
+
+    env = Stopping(gym.make("CartPole-v1"))
+    agent = Agent("mlp:8", env_spec(env))
+    assert agent.run(env, clock="virtual", ticks=100).ticks == 1
+
+
+@pytest.mark.parametrize("name", ["own.h", "own.c"])
+def test_an_export_loses_nothing(name: str, tmp_path: Path) -> None:
+    """A header that agentkd did not write stays, and so does a folder."""
+    executor = initial("mlp:8", spec_of("CartPole-v1"))
+    (tmp_path / "own.h").write_text("mine")
+    with pytest.raises(ConfigError):
+        executor.export(tmp_path / name, to="c")
+    assert (tmp_path / "own.h").read_text() == "mine"
+    with pytest.raises(ConfigError, match="folder"):
+        executor.export(tmp_path, to="akx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"spec": gym.make("CartPole-v1")}, "env_spec"),
+        ({"executor": "gru:8", "planner": "a:b", "learn": True}, "memory"),
+        ({"planner": "a:b", "learn": True, "distiller": object()}, "leave"),
+        ({"learn": True}, "planner"),
+    ],
+)
+def test_arguments_that_do_not_go_together(arguments: dict[str, Any], words: str) -> None:
+    """They are refused when the agent is made."""
+    given = {"executor": "mlp:8", "spec": spec_of("CartPole-v1"), **arguments}
+    with pytest.raises(ConfigError, match=words):
+        Agent(**given)
+
+
+def test_predict_refuses_what_act_refuses() -> None:
+    """Numbers that are not finite, a missing part, a memory of another batch."""
+    executor = initial("gru:8", spec_of("CartPole-v1"))
+    predictor = executor.as_sb3()
+    with pytest.raises(NumbersError):
+        predictor.predict(np.array([np.nan, 0, 0, 0]))
+    with pytest.raises(SpecError):
+        predictor.predict(np.zeros((2, 4)), (np.zeros((3, 8), np.float32),))
+
+
+def test_planners_at_hand_and_by_path_are_asked(tmp_path: Path) -> None:
+    """A path of a file works as its text does, and several are an ensemble."""
+    env = gym.make("CartPole-v1")
+    initial("mlp:8", env_spec(env), seed=3).save(tmp_path / "p.akd")
+    planners: list[Any] = [tmp_path / "p.akd", [tmp_path / "p.akd", tmp_path / "p.akd"]]
+    for planner in planners:
+        agent = Agent("mlp:8", env_spec(env), planner=planner)
+        result = agent.run(env, clock="virtual", ticks=20)
+        assert result.metrics["decisions_total"]["strategy"]

@@ -142,6 +142,8 @@ def open_executor(
         SpecError: If the executor is for another environment.
         BundleError: If the file cannot be read.
     """
+    if spec is not None and not isinstance(spec, Spec):
+        raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
     if isinstance(executor, Executor):
         found, contract, digest = executor, executor.about.contract, ""
     elif isinstance(executor, Path) or is_path(executor):
@@ -159,8 +161,6 @@ def open_executor(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
             'file, or an architecture such as "mlp:32,32".'
         )
-    if spec is not None and not isinstance(spec, Spec):
-        raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
     if spec is not None and (found.spec.obs != spec.obs or found.spec.action != spec.action):
         raise SpecError(f"The executor is for {found.spec}, not for {spec}.")
     if not watch:

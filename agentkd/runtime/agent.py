@@ -26,6 +26,7 @@ from agentkd.runtime.connect import (
     connect,
 )
 from agentkd.runtime.decider import Decider, Outcome
+from agentkd.runtime.goals import unconditioned
 from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop, RunResult
@@ -105,8 +106,9 @@ class Agent(Block):
     ) -> None:
         """Compile the executor; entering the block starts the rest."""
         check_arguments(locals())
-        found, contract, watched = open_executor(executor, spec, watch=watch)
         self._strategies = strategies or StrategyOptions()
+        goals = self._strategies.goals
+        found, contract, watched = open_executor(executor, spec, goals, watch=watch)
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
                 f"{found.architecture} has a memory, which cannot be rolled forward "
@@ -122,7 +124,7 @@ class Agent(Block):
         self._budget, self._watched, self._contract = budget, watched, contract
         self._wanted = planner, planner_latency, workers, distiller
         self._form = form(found, native=native)
-        self.spec = found.spec
+        self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
         super().__init__()
         self._open, self._ended = False, threading.Event()
         self._ticker = Ticker()
@@ -173,7 +175,7 @@ class Agent(Block):
         takes_part = "executor" in self._decider.order
         options, executor = self._strategies, self.executor
         demands = Demands(options.roll_forward, options.goals, executor if takes_part else None)
-        self._companions.open(executor, self._header(), demands)
+        self._companions.open(executor, self.spec, self._header(), demands)
         return True
 
     def _began(self) -> None:

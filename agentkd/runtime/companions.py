@@ -14,6 +14,7 @@ from agentkd.runtime.distiller import DistillerPort
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.query import Demands
+from agentkd.spec import Spec
 
 
 @final
@@ -43,11 +44,14 @@ class Companions:
         """Whether the distiller learns on the tick."""
         return self.distiller is not None and self.distiller.inline
 
-    def open(self, executor: Executor, header: Mapping[str, Any], demands: Demands) -> None:
+    def open(
+        self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
+    ) -> None:
         """Open the log and start planner and distiller, without waiting for them.
 
         Args:
             executor: The executor that acts.
+            spec: The environment; the executor's has goals besides, if there are any.
             header: What the log says of the run.
             demands: What is asked of the planner.
         """
@@ -55,7 +59,7 @@ class Companions:
             self.log.open(header, executor)
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
-            self.planner.open(executor.spec, ring, demands)
+            self.planner.open(spec, ring, demands)
 
     def await_ready(self, timeout: float | None, stopped: Callable[[], bool]) -> None:
         """Wait until both are ready; see `Agent.await_ready`."""

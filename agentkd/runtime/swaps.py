@@ -29,6 +29,7 @@ from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.distiller import DistillerPort
+from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.spec import Part, Spec
@@ -127,13 +128,14 @@ class Watched:
 
 
 def open_executor(
-    executor: Executor | str | Path, spec: Spec | None, *, watch: bool
+    executor: Executor | str | Path, spec: Spec | None, goals: Goals | None, *, watch: bool
 ) -> tuple[Executor, Contract | None, Watched | None]:
     """Return an executor; the contract of its file; and what follows the file.
 
     Args:
         executor: The executor, the path of its file, or an architecture such as "mlp:32,32".
         spec: The environment, which an architecture needs.
+        goals: What conditions the executor besides its observation.
         watch: Follow the file.
 
     Raises:
@@ -155,14 +157,16 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        found, contract, digest = initial(executor, spec), None, ""
+        whole = spec if goals is None else conditioned(spec, goals)
+        found, contract, digest = initial(executor, whole), None, ""
     else:
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
             'file, or an architecture such as "mlp:32,32".'
         )
-    if spec is not None and (found.spec.obs != spec.obs or found.spec.action != spec.action):
-        raise SpecError(f"The executor is for {found.spec}, not for {spec}.")
+    known = found.spec if goals is None else unconditioned(found.spec, goals)
+    if spec is not None and (known.obs != spec.obs or known.action != spec.action):
+        raise SpecError(f"The executor is for {known}, not for {spec}.")
     if not watch:
         return found, contract, None
     if not digest:

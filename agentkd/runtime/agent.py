@@ -354,7 +354,8 @@ class Agent(Block):
         """Prepare for a clock before the start; returns the clock.
 
         Raises:
-            ConfigError: If there is no such clock or rate, or the agent was started before.
+            ConfigError: If there is no such clock or rate, the agent was started before, or its
+                planner or distiller would hold this clock's ticks up.
         """
         if self._started:
             raise ConfigError(
@@ -364,6 +365,8 @@ class Agent(Block):
         chosen = make_clock(clock, 1.0 / (self._asked or 0.02) if hz is None else hz)
         self._form = self._decider.form  # a swap may have come before
         self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
+        if self._unfit is not None:
+            raise self._unfit
         return chosen
 
     def act(self, obs: Any) -> Any:

@@ -6,6 +6,7 @@ The planner is a published one; where it is not beside the checkout the tests sk
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -38,10 +39,17 @@ def executor(file: Path) -> Executor:
     return read_bundle(file).executor
 
 
+SEEDS = (0, 1, 2)
+"""One episode tells little: its return with late rows differs by some per cent either way."""
+
+
 @pytest.fixture(scope="module")
 def alone(executor: Executor) -> float:
-    """What it earns alone in the first 240 ticks."""
-    return lived(Agent(executor), hz=20, seconds=14, part=240)[0]
+    """What it earns alone in the first 240 ticks, the mean of the seeds; no clock matters to it."""
+    return mean(
+        lived(Agent(executor), hz=200, seconds=600, part=240, parts=1, seed=seed)[0]
+        for seed in SEEDS
+    )
 
 
 @pytest.mark.parametrize("roll", [None, RollForward(f"{HERE}:ahead")])
@@ -49,14 +57,17 @@ def test_a_planner_four_ticks_late_costs_nothing(
     executor: Executor, alone: float, roll: Any
 ) -> None:
     """With and without a roll-forward the robot earns what its executor does."""
-    agent = Agent(
-        executor,
-        planner=Process(f"{HERE}:Chunk", {"think": 0.2}),
-        strategies=StrategyOptions(roll_forward=roll),
-        period=0.05,
-    )
-    both = lived(agent, hz=20, seconds=14, part=240)[0]
-    assert both >= 0.95 * alone, agent.metrics()
+    both, last = [], {}
+    for seed in SEEDS:
+        agent = Agent(
+            executor,
+            planner=Process(f"{HERE}:Chunk", {"think": 0.2}),
+            strategies=StrategyOptions(roll_forward=roll),
+            period=0.05,
+        )
+        both += lived(agent, hz=20, seconds=600, part=240, parts=1, seed=seed)
+        last = agent.metrics()
+    assert mean(both) >= 0.95 * alone, (both, alone, last)
 
 
 def test_live_learning_does_not_harm(executor: Executor, file: Path) -> None:

@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import agentkd
 from agentkd import Agent, Executor, Runtime, env_spec, initial, write_bundle
 from agentkd.deploy.contract import Contract
+from agentkd.distillation.progress import Progress, show
 from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
 from agentkd.executors.native import compiler
 from agentkd.runtime.connect import AgentOptions
@@ -346,3 +347,14 @@ def test_planners_at_hand_and_by_path_are_asked(tmp_path: Path) -> None:
         agent = Agent("mlp:8", env_spec(env), planner=planner)
         result = agent.run(env, clock="virtual", ticks=20)
         assert result.metrics["decisions_total"]["strategy"]
+
+
+def test_progress_leaves_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """The line says nothing of agreement and return before there are any."""
+    look = Progress(1.0, 0.25, 500, 60, 1.0, 1.0, np.nan, np.nan, np.nan, 1.0, 1e-3, 0)
+    show(look)
+    early = capsys.readouterr().err
+    assert "25%" in early
+    assert "nan" not in early
+    show(replace(look, agreement=0.5, executor_return=12.0))
+    assert "agreement 0.500  return 12.0" in capsys.readouterr().err

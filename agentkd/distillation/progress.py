@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ Watch = Callable[[Progress], None]
 
 
 def show(look: Progress) -> None:
-    """Write a look over the last line of stderr."""
-    sys.stderr.write(
-        f"\r{look.done:4.0%}  {look.seconds:.0f} s  {look.labels:,} labels  "
-        f"{look.steps:,} steps  agreement {look.agreement:.3f}  "
-        f"return {look.executor_return:.1f}   "
-    )
+    """Write a look over the last line of stderr; what is not known yet is left out."""
+    words = [f"{look.done:4.0%}", f"{look.seconds:.0f} s", f"{look.labels:,} labels"]
+    words.append(f"{look.steps:,} steps")
+    if not math.isnan(look.agreement):
+        words.append(f"agreement {look.agreement:.3f}")
+    if not math.isnan(look.executor_return):
+        words.append(f"return {look.executor_return:.1f}")
+    sys.stderr.write(f"\r{'  '.join(words):<79}")
     sys.stderr.flush()

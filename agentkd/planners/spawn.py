@@ -35,8 +35,8 @@ def open_planner(ref: str | Sequence[str], spec: Mapping[str, Any] | None = None
     """Load the planner that `Agent(planner="…")` names.
 
     Args:
-        ref: What `load_planner` takes. "module:attribute" may also name a class, or a function,
-            without parameters that makes the planner.
+        ref: What `load_planner` takes. "module:attribute" may also name a class or a function
+            without parameters, which makes the planner.
         spec: The environment, as `agentkd.spec.to_json` writes it.
     """
     known = None if spec is None else specs.from_json(spec)

@@ -129,6 +129,19 @@ _KINDS_FOR: dict[type[Any], tuple[Kind, ...]] = {
 }
 
 
+def action_width(action: ActionSpec) -> int:
+    """Return how many numbers an action takes."""
+    match action:
+        case DiscreteSpec():
+            return 1
+        case MultiDiscreteSpec(sizes):
+            return len(sizes)
+        case MultiBinarySpec(n):
+            return n
+        case BoxSpec(low, _, _):
+            return len(low)
+
+
 def check_kind(kind: Kind, action: ActionSpec) -> None:
     """Make sure that a kind of distribution fits the actions.
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentkd import dists
+from agentkd.dists import action_width
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.runtime.codec import (
     Answer,
     Seen,
     SeenCodec,
-    action_width,
     answer_size,
     decode_answer,
     decode_weights,

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from agentkd.dists import action_width
 from agentkd.errors import SpecError
-from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Bernoulli, Categorical, Floats, MultiCategorical, Point
 
 SMOOTHING = 0.05
@@ -21,19 +22,6 @@ def _choices(column: Any, n: int, smoothing: float) -> Floats:
     probability = np.full((len(column), n), smoothing / n, np.float32)
     probability[np.arange(len(column)), column] += 1.0 - smoothing
     return np.log(probability)
-
-
-def _numbers(action: ActionSpec) -> int:
-    """How many numbers name one action."""
-    match action:
-        case DiscreteSpec():
-            return 1
-        case MultiDiscreteSpec(sizes):
-            return len(sizes)
-        case MultiBinarySpec(n):
-            return n
-        case BoxSpec(low, _, _):
-            return len(low)
 
 
 def from_actions(
@@ -54,7 +42,7 @@ def from_actions(
         SpecError: If the actions are not such.
     """
     array = np.asarray(actions)
-    size = _numbers(action)
+    size = action_width(action)
     if array.ndim == 0 or array.size != batch * size or len(array) != batch:
         raise SpecError(
             f"The actions have shape {array.shape}; ({batch}, {size}) was expected for "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.dists import KINDS
+from agentkd.dists import KINDS, action_width
 from agentkd.errors import PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor, head_for
@@ -95,19 +95,6 @@ class Answer:
     def origin(self) -> int:
         """The tick of the observation."""
         return self.tick if self.seen < 0 else self.seen
-
-
-def action_width(action: ActionSpec) -> int:
-    """Return how many numbers an action takes."""
-    match action:
-        case DiscreteSpec():
-            return 1
-        case MultiDiscreteSpec(sizes):
-            return len(sizes)
-        case MultiBinarySpec(n):
-            return n
-        case BoxSpec(low, _, _):
-            return len(low)
 
 
 def flat_actions(actions: Sequence[Any], action: ActionSpec) -> Floats:

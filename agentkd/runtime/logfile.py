@@ -11,12 +11,13 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.deploy.bundle import from_bytes
+from agentkd.dists import action_width
 from agentkd.errors import LoadError
 from agentkd.executors.executor import Executor
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file
 from agentkd.runtime import log as layout
-from agentkd.runtime.codec import Answer, action_width, decode_answer, decode_weights, shaped_action
+from agentkd.runtime.codec import Answer, decode_answer, decode_weights, shaped_action
 from agentkd.spec import Spec, from_json
 from agentkd.types import Floats
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from agentkd.dists import action_width
 from agentkd.executors.architecture import initial
-from agentkd.runtime.codec import Answer, action_width, decode_answer, encode_answer
+from agentkd.runtime.codec import Answer, decode_answer, encode_answer
 from agentkd.runtime.log import EXECUTOR, FRAME, HEADER, MAGIC, DecisionLog
 from agentkd.runtime.logfile import Event, LogFile
 from agentkd.runtime.workers.channels import Mailbox

@@ -152,6 +152,8 @@ def write_files(files: Mapping[Path, Content], *, hint: str = "") -> None:
     at: Path | None = None
     try:
         for path, content in files.items():
+            if "\0" in str(path):
+                raise WriteError(f"{str(path)!r} holds a null byte, which no path may.")
             at, real = path, Path(os.path.realpath(path))
             if real.exists() and not real.is_file():
                 raise WriteError(f"{path} is not a regular file; name another one.")

@@ -20,7 +20,7 @@ import agentkd
 from agentkd import Agent, Executor, Runtime, env_spec, initial, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.progress import Progress, show
-from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
+from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError, WriteError
 from agentkd.executors.native import compiler
 from agentkd.runtime.connect import AgentOptions
 from agentkd.spec import flatten_one
@@ -310,6 +310,8 @@ def test_an_export_loses_nothing(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "own.h").read_text() == "mine"
     with pytest.raises(ConfigError, match="folder"):
         executor.export(tmp_path, to="akx")
+    with pytest.raises(WriteError, match="null byte"):
+        executor.export(tmp_path / "no\0pe.c")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def distilled() -> tuple[Executor, Floats]:
             distiller.add(rows, policy(rows))
             for _ in range(40):
                 distiller.step()
-            executor = distiller.network.freeze(1).with_vector(distiller.snapshot(), 1)
+            executor = distiller.freeze(1)
         else:
             seen += flight
     env.close()

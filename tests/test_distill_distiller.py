@@ -10,6 +10,9 @@ import torch
 
 from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.engine import EngineName
+from agentkd.distillation.native_engine import NativeEngine
+from agentkd.distillation.torch_engine import TorchEngine
 from agentkd.errors import ConfigError, LoadError, SpecError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
@@ -32,15 +35,27 @@ def planner(obs: Floats) -> Categorical:
     return Categorical((4 * z @ RULE.T).astype(np.float32))
 
 
-def learnt(steps: int = 400, seed: int = 0) -> Distiller:
+def learnt(steps: int = 400, seed: int = 0, engine: EngineName = "auto") -> Distiller:
     """Distil the rule."""
-    options = DistillerOptions(batch=128, seed=seed)
+    options = DistillerOptions(batch=128, seed=seed, engine=engine)
     distiller = Distiller(initial("mlp:32", SPEC, seed=seed), options)
     distiller.add(states(1), planner(states(1)))
     for step in range(steps):
         distiller.schedule(step / steps)
         distiller.step()
     return distiller
+
+
+def spoil(distiller: Distiller) -> None:
+    """Make all weights NaN, those of the average left out."""
+    engine = distiller.engine
+    if isinstance(engine, NativeEngine):
+        engine._weights[:] = np.nan
+        return
+    assert isinstance(engine, TorchEngine)
+    with torch.no_grad():
+        for weight in engine.network.parameters():
+            weight.fill_(float("nan"))
 
 
 def test_an_executor_learns_to_agree_with_its_planner() -> None:
@@ -121,12 +136,11 @@ def test_an_executor_that_is_gone_on_from_keeps_its_normaliser() -> None:
     assert np.array_equal(other.freeze().mean, trained.mean)
 
 
-def test_weights_that_are_no_numbers_go_back_to_the_last_good_ones() -> None:
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_weights_that_are_no_numbers_go_back_to_the_last_good_ones(engine: EngineName) -> None:
     """A step that ends in NaN is counted and undone; learning goes on."""
-    distiller = learnt(100)
-    with torch.no_grad():
-        for weight in distiller.network.parameters():
-            weight.fill_(float("nan"))
+    distiller = learnt(100, engine=engine)
+    spoil(distiller)
     distiller.step()
     assert distiller.rejected == 1
     assert np.isfinite(distiller.snapshot()).all()
@@ -234,9 +248,10 @@ def test_an_adversary_that_is_no_number_is_undone_too() -> None:
     distiller.add(states(1), planner(states(1)))
     for _ in range(70):
         distiller.step()
-    assert distiller._objective is not None
+    assert isinstance(distiller.engine, TorchEngine)
+    assert distiller.engine.objective is not None
     with torch.no_grad():
-        for weight in distiller._objective.parameters():
+        for weight in distiller.engine.objective.parameters():
             weight.fill_(float("nan"))
     distiller.step()
     assert distiller.rejected == 1

@@ -81,6 +81,7 @@ def write(
         "planner_queries": result.labels * votes,
         "labels_refused": result.refused,
         "steps": result.steps,
+        "engine": result.engine,
         "seconds": result.seconds,
         "agreement": known[-1] if known else math.nan,
         "interrupted": result.interrupted,

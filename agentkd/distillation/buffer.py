@@ -148,6 +148,15 @@ class LabelBuffer:
         Returns:
             Observations (batch, obs) and packed distributions (batch, width).
         """
+        rows = self._rows[self.places(batch, random)]
+        return rows[:, : self._split], rows[:, self._split :]
+
+    def rows(self) -> tuple[Floats, int]:
+        """All places, (capacity, obs + width), and how many numbers of a row are observed."""
+        return self._rows, self._split
+
+    def places(self, batch: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw places of labels uniformly, with replacement, (batch,)."""
         places = random.integers(0, self._size, batch)
         if self._linked and self.refused:
             # What was left out keeps its place, and is not learnt from.
@@ -155,8 +164,7 @@ class LabelBuffer:
             while out.any():
                 places[out] = random.integers(0, self._size, int(out.sum()))
                 out = self._links[places] == HOLE
-        rows = self._rows[places]
-        return rows[:, : self._split], rows[:, self._split :]
+        return places
 
     def sample(self, count: int, random: np.random.Generator) -> tuple[Floats, Floats]:
         """Draw labels of the newer half, each at most once.

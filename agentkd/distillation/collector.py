@@ -87,6 +87,9 @@ class Collector:
         if hasattr(planner, "initial_state"):
             self._state = planner.initial_state(count)
         self._spec = spec
+        # What most environments give needs no flattening.
+        self._plain = len(spec.obs.parts) == 1 and not spec.obs.parts[0].sizes
+        self._whole = isinstance(spec.action, DiscreteSpec)
         self._stretch = stretch
         self._envs = [make() for _ in range(count)]
         self._obs = np.empty((count, spec.obs.size), np.float32)
@@ -103,8 +106,7 @@ class Collector:
             self._obs[index] = self._flat(obs)
 
     def _flat(self, obs: Any) -> Floats:
-        plain = type(obs) is np.ndarray and obs.ndim == 1
-        if plain and not self._spec.obs.parts[0].sizes:
+        if self._plain and type(obs) is np.ndarray and obs.ndim == 1:
             return obs  # type: ignore[no-any-return]
         return flatten_one(self._spec.obs, obs)
 
@@ -194,7 +196,7 @@ class Collector:
 
     def _move(self, index: int, action: Any) -> None:
         env = self._envs[index]
-        taken = int(action) if isinstance(self._spec.action, DiscreteSpec) else action
+        taken = int(action) if self._whole else action
         obs, reward, terminated, truncated, _ = env.step(taken)
         self._returns[index] += reward
         self._reward[index] = reward

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.term import Divergence, Ground
+from agentkd.distillation.matching import Matching
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
-from agentkd.executors.network import Network
 from agentkd.types import AnyDist, Floats, Kind, Labels
 
 Reason = Literal["few", "unproven", "recent", "kept"]
@@ -116,7 +113,7 @@ class Gate:
         self._ground = executor
         self._began = executor
         self._seen = 0
-        self._recent: Divergence | None = None
+        self._recent: Matching | None = None
         self._kept = kept
         self._old = self._divergence(dists.kind_of(kept.dist)) if kept else None
 
@@ -174,19 +171,14 @@ class Gate:
         error = float(values.std(ddof=1)) / math.sqrt(len(values))
         return float(values.mean()), self.options.certainty * error
 
-    def _divergence(self, kind: Kind) -> Divergence:
-        return Match().build(Ground.of(self._ground, kind, Network(self._ground)))
+    def _divergence(self, kind: Kind) -> Matching:
+        return Matching(kind, self._ground.head, self._ground.spec.action)
 
 
-@torch.no_grad()
 def _apart(
-    divergence: Divergence, executors: tuple[Executor, ...], obs: Floats, packed: Floats
+    matching: Matching, executors: tuple[Executor, ...], obs: Floats, packed: Floats
 ) -> list[Floats]:
     """Return how far each executor is from each label, (labels,) each."""
-    planner = torch.from_numpy(np.ascontiguousarray(packed))
-    divergence.observe(planner)
-    found = []
-    for executor in executors:
-        outputs = torch.from_numpy(executor.outputs(obs))
-        found.append(np.asarray(divergence.rows(outputs, planner), np.float64))
-    return found  # type: ignore[return-value]
+    matching.observe(packed)
+    found = [matching.rows(each.outputs(obs), packed) for each in executors]
+    return [np.asarray(each, np.float64) for each in found]

@@ -7,18 +7,14 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
+from agentkd.distillation.engine import Beside
 from agentkd.distillation.gate import Gate, GateOptions
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
-from agentkd.executors.network import Network
 from agentkd.types import AnyDist, Floats, Labels
 
 _MEASURED = 4
@@ -89,8 +85,11 @@ class LiveDistiller:
             self._gate = Gate(executor, measured, self.live.gate)
         self._fades = kept is None
         labels = kept or seeds
-        self._anchor = _Anchor(executor, labels) if labels is not None else None
-        beside = self._remember if self._anchor is not None else None
+        beside = None
+        if labels is not None:
+            self._anchor = LabelBuffer(len(labels.obs))
+            self._anchor.add(labels.obs, labels.dist)
+            beside = Beside(self._anchor, self._random, self._remembered)
         self.distiller = Distiller(executor, options, beside=beside)
         self._base, self._untaught = executor, untaught
         self._acting: Executor | None = executor
@@ -156,34 +155,13 @@ class LiveDistiller:
         self._acting = self._base.with_vector(weights, 0)
         self._harmful = 0
 
-    def _remember(self, network: Network) -> Tensor:
-        """Return the loss on kept labels, so weighted that it is their share."""
-        assert self._anchor is not None
+    def _remembered(self) -> tuple[int, float]:
+        """Return how many kept labels to draw, and the weight that makes it their share."""
         share = self.live.kept_share
         if self._fades:
-            count = self._anchor.count
+            count = len(self._anchor)
             share *= count / (count + len(self.distiller.buffer))
-        batch = max(1, round(share * self.distiller.options.batch))
-        loss = self._anchor.loss(network, batch, self._random)
-        return share / (1 - share) * loss
-
-
-@final
-class _Anchor:
-    """Labels that hold an executor to what it was made from."""
-
-    def __init__(self, executor: Executor, labels: Labels) -> None:
-        self.count = len(labels.obs)
-        self._buffer = LabelBuffer(self.count)
-        self._buffer.add(labels.obs, labels.dist)
-        ground = Ground.of(executor, dists.kind_of(labels.dist), Network(executor))
-        self._divergence: Divergence = Match().build(ground)
-
-    def loss(self, network: Network, batch: int, random: np.random.Generator) -> Tensor:
-        """Return the mean divergence on a drawn batch."""
-        obs, planner = map(torch.from_numpy, self._buffer.draw(batch, random))
-        self._divergence.observe(planner)
-        return self._divergence.rows(network(obs), planner).mean()
+        return max(1, round(share * self.distiller.options.batch)), share / (1 - share)
 
 
 def _split(labels: Labels, random: np.random.Generator) -> tuple[Labels, Labels]:

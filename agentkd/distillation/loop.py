@@ -51,6 +51,7 @@ class Distilled:
         kept: A sample of the labels, for the executor's file; None if none was asked for, or the
             executor has a memory.
         returns: What it reached; None if that was not measured.
+        engine: What took the gradient steps: "native", compiled C, or "torch".
     """
 
     executor: Executor
@@ -69,6 +70,7 @@ class Distilled:
     terms: Terms = ()
     kept: Labels | None = None
     returns: Returns | None = None
+    engine: str = "torch"
 
 
 def make_distiller(
@@ -289,4 +291,5 @@ def carry_out(
         history=tuple(run.history),
         terms=distiller.options.sum(),
         kept=distiller.sample(kept_bytes),
+        engine=distiller.engine.name,
     )

@@ -120,13 +120,15 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise self._fault(f"step returned {_described(result)}", hint)
         obs, reward, terminated, truncated, info = result
         self._check_observation(obs, "step")
-        if type(reward) is not float or not math.isfinite(reward):
-            reward = self._reward(reward)
+        # A float of NumPy is one of Python's too.
+        reward = float(reward) if isinstance(reward, float) else self._reward(reward)
+        if not math.isfinite(reward):
+            raise self._fault(f"The reward is {reward}", "Return a finite number.")
         if type(terminated) is not bool:
             terminated = self._flag("terminated", terminated)
         if type(truncated) is not bool:
             truncated = self._flag("truncated", truncated)
-        if not isinstance(info, Mapping):
+        if type(info) is not dict and not isinstance(info, Mapping):
             raise self._fault(f"step returned {_described(info)} as info", "Return a dictionary.")
         self._steps += 1
         return obs, reward, terminated, truncated, info  # type: ignore[return-value]
@@ -164,8 +166,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
                 f"step returned {_described(reward)} as reward",
                 "Return a single number, for example float(reward).",
             )
-        if not math.isfinite(reward):
-            raise self._fault(f"The reward is {float(reward)}", "Return a finite number.")
         return float(reward)
 
     def _flag(self, name: str, value: Any) -> bool:

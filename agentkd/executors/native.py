@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
@@ -83,7 +83,7 @@ def compiler() -> str | None:
     return None
 
 
-def _key(command: str, source: Path) -> bytes:
+def _key(command: str, flags: Sequence[str], source: Path) -> bytes:
     """Everything that the library depends on.
 
     The compiler's identity and the processor are part of it: a cache on a shared home must not hand
@@ -92,8 +92,7 @@ def _key(command: str, source: Path) -> bytes:
     version = subprocess.run(
         [command, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
-    flags = " ".join(_FLAGS).encode()
-    pieces = (source.read_bytes(), KERNELS.read_bytes(), version, flags)
+    pieces = (source.read_bytes(), KERNELS.read_bytes(), version, " ".join(flags).encode())
     return b"\0".join((*pieces, _processor().encode()))
 
 
@@ -107,8 +106,17 @@ def _processor() -> str:
     return platform.machine() + "".join(sorted(set(lines)))
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
+def compiled(source: Path, functions: Sequence[str], *flags: str) -> ctypes.CDLL | None:
+    """Compile a file of C for this machine, or load it from the cache.
+
+    Args:
+        source: The file; it may include `KERNELS`, and nothing else of ours.
+        functions: What it has to define.
+        flags: For the compiler, beside those of all.
+
+    Returns:
+        The library, or None if there is no compiler or it fails; a warning says why.
+    """
     if os.environ.get("AGENTKD_NATIVE", "1") == "0":
         return None
     command = compiler()
@@ -118,19 +126,24 @@ def _library() -> ctypes.CDLL | None:
             "slower. Install one, or name it in CC."
         )
         return None
+    flags = (*_FLAGS, *flags)
     try:
-        source = Path(__file__).with_name("kernel.c").resolve()
-        library = load(
-            [command, *_FLAGS, str(source), "-lm"],
-            _key(command, source),
-            ("akd_call", "akd_outputs"),
-        )
+        key = _key(command, flags, source)
+        return load([command, *flags, str(source.resolve()), "-lm"], key, functions)
     except subprocess.CalledProcessError as error:
         text = (error.stderr or b"").decode(errors="replace").strip()
-        log.warning("The native executor did not compile (NumPy runs): %s", text)
+        log.warning("%s did not compile (it runs without): %s", source.name, text)
         return None
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("The native executor cannot be built (NumPy runs): %s", error)
+        log.warning("%s cannot be built (it runs without): %s", source.name, error)
+        return None
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    source = Path(__file__).with_name("kernel.c")
+    library = compiled(source, ("akd_call", "akd_outputs"))
+    if library is None:
         return None
     pointer = ctypes.c_void_p
     # Without argument types a bound reference is passed on as it is, the quickest way.
@@ -141,7 +154,7 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def _aligned(values: NDArray[Any]) -> NDArray[Any]:
+def aligned(values: NDArray[Any]) -> NDArray[Any]:
     """Copy to memory that begins on a cache line."""
     raw = np.zeros(values.nbytes + _ALIGN, np.uint8)
     skip = -raw.ctypes.data % _ALIGN
@@ -182,7 +195,7 @@ class Native:
         keep: list[Any] = [library]
 
         def hold(values: Any, dtype: Any = np.float32) -> int:
-            array = _aligned(np.asarray(values, dtype))
+            array = aligned(np.asarray(values, dtype))
             keep.append(array)
             return int(array.ctypes.data)
 
@@ -219,12 +232,12 @@ class Native:
         )
         keep += [layers, net]
         self.executor = executor
-        self.obs: Floats = _aligned(np.zeros(size, np.float32))
-        self.memory: Floats = _aligned(np.zeros(executor.memory, np.float32))
+        self.obs: Floats = aligned(np.zeros(size, np.float32))
+        self.memory: Floats = aligned(np.zeros(executor.memory, np.float32))
         # As many numbers as akd_act writes; the shape is only a view of them.
         shape = action.shape if isinstance(action, BoxSpec) else (out,)
-        self._values: Floats = _aligned(np.zeros(out, np.float32)).reshape(shape)
-        self._choices = _aligned(np.zeros(out, np.int64))
+        self._values: Floats = aligned(np.zeros(out, np.float32)).reshape(shape)
+        self._choices = aligned(np.zeros(out, np.int64))
         self._scalar = ctypes.c_int64.from_address(self._choices.ctypes.data)
         self._keep = keep
         self._library = library

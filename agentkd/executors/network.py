@@ -81,7 +81,8 @@ class Network(nn.Module):
         self.register_buffer("scale", torch.from_numpy(executor.scale.copy()))
         self._names = [list(tensors(layer)) for layer in executor.layers]
         self.numbers = nn.ParameterList(
-            torch.from_numpy(np.array(each, np.float32))
+            # Laid by row: fused Adam goes through weights and averages as they lie in memory.
+            torch.from_numpy(np.array(each, np.float32, order="C"))
             for layer in executor.layers
             for each in tensors(layer).values()
         )

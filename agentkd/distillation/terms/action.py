@@ -67,24 +67,24 @@ class BoxError(Divergence):
     def __init__(self, term: Action, ground: Ground, box: BoxSpec) -> None:
         """Measure the box."""
         super().__init__()
-        self._term = term
+        self.term = term
         self._units = BoxUnits(ground, box)
 
     def rows(self, outputs: Tensor, planner: Tensor) -> Tensor:
         """Give the error of each row, (batch,), summed over the dimensions."""
         units = self._units
         mean = planner[:, : units.size]
-        if self._term.compare == "pre-tanh":
+        if self.term.compare == "pre-tanh":
             apart = outputs - mean.clamp(-_FLAT, _FLAT)
         else:
             apart = units.apart(outputs, planner)
-        if self._term.compare == "precision":
+        if self.term.compare == "precision":
             spread = planner[:, units.size :].exp() / units.half
             apart = apart / spread.clamp_min(_LEAST_STD)
         return self._grown(apart).sum(1)
 
     def _grown(self, apart: Tensor) -> Tensor:
-        knee = self._term.huber
+        knee = self.term.huber
         if knee is None:
             return apart.square()
         far = apart.abs()

@@ -95,6 +95,11 @@ class SoftLabels(Divergence):
         if self._unit == "absolute" and not auto:
             self.tau.fill_(self._factor())
 
+    @property
+    def follows(self) -> bool:
+        """Whether the temperature follows the labels."""
+        return self._term.tau == "auto" or self._unit == "gap"
+
     def _factor(self) -> float:
         if isinstance(self._term.tau, (int, float)):
             return float(self._term.tau)
@@ -164,7 +169,7 @@ class HardLabels(Divergence):
     def __init__(self, term: Hard, ground: Ground) -> None:
         """Remember how the choices lie."""
         super().__init__()
-        self._smoothing = term.smoothing
+        self.smoothing = term.smoothing
         self._kind, self._action = ground.kind, ground.action
 
     def rows(self, outputs: Tensor, planner: Tensor) -> Tensor:
@@ -174,5 +179,5 @@ class HardLabels(Divergence):
             d.blocks(self._kind, self._action, planner),
             strict=True,
         )
-        found = [d.hard_labels(mine, said, self._smoothing) for mine, said in pairs]
+        found = [d.hard_labels(mine, said, self.smoothing) for mine, said in pairs]
         return torch.stack(found).sum(0)

@@ -65,7 +65,7 @@ class Objective(nn.Module):
         self.base = _Base(weights, parts)
         whole = replace(ground, base=self.base)
         self._others: list[tuple[float, Loss]] = []
-        self._named: list[tuple[str, Loss]] = []
+        self.named: list[tuple[str, Loss]] = []
         taken = iter(parts)
         for each in terms:
             if isinstance(each.term, DivergenceTerm):
@@ -73,7 +73,7 @@ class Objective(nn.Module):
             else:
                 loss = each.term.build(whole)
                 self._others.append((each.weight, loss))
-            self._named.append((name_of(each.term), loss))
+            self.named.append((name_of(each.term), loss))
         self.others = nn.ModuleList([loss for _, loss in self._others])
 
     def forward(self, batch: Batch) -> Tensor:
@@ -87,11 +87,11 @@ class Objective(nn.Module):
     def numbers(self) -> Mapping[str, float]:
         """Numbers of the last batch: "divergence", and the terms' as "term.number"."""
         found = {"divergence": self._mean}
-        for name, loss in self._named:
+        for name, loss in self.named:
             found |= {f"{name}.{key}": n for key, n in loss.numbers().items()}
         return found
 
     def restart(self) -> None:
         """Forget optimisers' averages: the weights went back to earlier ones."""
-        for _, loss in self._named:
+        for _, loss in self.named:
             loss.restart()

@@ -1,0 +1,470 @@
+/* A gradient step of an executor of dense layers, compiled once on the machine it runs on
+ * by agentkd.distillation.native_engine: forward, divergence, backward, clip, Adam, and the
+ * average of the weights. No allocation, no I/O, no state outside the caller's arrays.
+ *
+ * Rows go through in pieces that stay in the nearest cache, and all three products of a
+ * layer (outputs, inputs' gradient, weights' gradient) are one function, `product`. */
+#define AKD_VECTOR
+#include "../executors/c/akd_kernels.h"
+
+/* The processor's own vectors. A tile of a product, TILE rows of 16 floats, is summed in
+ * registers; buffers have room for whole tiles. */
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE 12
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 6
+#elif defined(__aarch64__)
+#define LANES 4
+#define TILE 6
+#else
+#define LANES 4
+#define TILE 2
+#endif
+#define VECTORS (AKD_BLOCK / LANES)
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+#define PIECE 96 /* rows that go through together: a multiple of all tiles */
+
+enum term_kind { SOFT, SHARPENED, HARD, ACTION, PRE_TANH, PRECISION };
+
+struct dense {
+    int32_t in, out, activation, in_stride, out_stride;
+    int64_t at;              /* where its weights (out, in) lie; its bias follows */
+    float *forward;          /* weights laid by input: (in, out_stride) */
+    float *backward;         /* weights laid by output: (tiles of out, in_stride) */
+    float *weights_gradient; /* (tiles of out, in_stride) */
+    float *bias_gradient;    /* (out_stride) */
+    float *input;            /* (PIECE, in_stride) */
+    float *before;           /* (PIECE, out_stride), before the activation */
+};
+
+struct net {
+    int32_t layers, out;
+    int64_t numbers;
+    float clip;
+    const float *mean, *scale;
+    float *weights, *gradient, *first, *second, *average;
+    const struct dense *dense;
+    float *outputs, *delta, *spare; /* (PIECE, the widest stride) each */
+};
+
+struct term {
+    int32_t kind;
+    float weight, number, knee; /* number: temperature, or smoothing; knee: 0 without */
+};
+
+/* Labels of a batch and what is minimised on them. */
+struct part {
+    const float *rows; /* observation and answer, `width` floats a row */
+    const int64_t *places;
+    int64_t width;
+    int32_t count, split;
+    float weight;
+    int32_t terms;
+    const struct term *term;
+    int32_t blocks;       /* choices beside one another; 0 for boxes */
+    int32_t pairs;        /* whether each is a yes or no, its log-odds one number */
+    const int32_t *sizes; /* of the choices */
+    int32_t squashed_planner, squashed;
+    const float *low, *high, *middle, *half; /* of the box; low and high in halves of it */
+    const float *box_low, *box_high;         /* in the environment's units */
+};
+
+/* e^x, within 2 units in the last place, without branches, so that loops become vectors.
+ * Cody and Waite's reduction with the polynomial of Cephes' expf. */
+static inline float quick_exp(float x)
+{
+    x = x < 88.0f ? x : 88.0f;
+    x = x > -87.0f ? x : -87.0f;
+    const float shifted = x * 1.44269504088896341f + 12582912.0f;
+    const float n = shifted - 12582912.0f;
+    float r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    const union {
+        int32_t whole;
+        float number;
+    } power = {((int32_t)n + 127) << 23};
+    return p * power.number;
+}
+
+/* tanh within 2e-7. */
+static inline float quick_tanh(float x)
+{
+    const float e = quick_exp(2.0f * (x < 10.0f ? x : 10.0f));
+    return (e - 1.0f) / (e + 1.0f);
+}
+
+/* A tile of C = start + A B, or of C + A B: TILE rows of A, `row` floats apart, its columns
+ * `step` apart; B is (depth, stride), and C has the same stride. */
+static inline void tile(const float *a, int64_t row, int64_t step, const float *b,
+                        int64_t stride, int32_t depth, const float *start, int32_t add,
+                        float *c)
+{
+    lanes sum[TILE][VECTORS], line[VECTORS];
+#pragma GCC unroll 12
+    for (int32_t r = 0; r < TILE; r++)
+#pragma GCC unroll 4
+        for (int32_t v = 0; v < VECTORS; v++)
+            memcpy(&sum[r][v], (add ? c + r * stride : start) + v * LANES, sizeof(lanes));
+    for (int32_t k = 0; k < depth; k++, a += step, b += stride) {
+#pragma GCC unroll 4
+        for (int32_t v = 0; v < VECTORS; v++)
+            memcpy(&line[v], b + v * LANES, sizeof(lanes));
+#pragma GCC unroll 12
+        for (int32_t r = 0; r < TILE; r++)
+#pragma GCC unroll 4
+            for (int32_t v = 0; v < VECTORS; v++)
+                sum[r][v] += a[r * row] * line[v];
+    }
+#pragma GCC unroll 12
+    for (int32_t r = 0; r < TILE; r++)
+#pragma GCC unroll 4
+        for (int32_t v = 0; v < VECTORS; v++)
+            memcpy(c + r * stride + v * LANES, &sum[r][v], sizeof(lanes));
+}
+
+/* C = start + A B, or C + A B where `add`; `rows` are made whole tiles. */
+static void product(const float *a, int64_t row, int64_t step, const float *b,
+                    int64_t stride, int32_t rows, int32_t depth, const float *start,
+                    int32_t add, float *c)
+{
+    static const float zeros[AKD_BLOCK];
+    for (int32_t r = 0; r < rows; r += TILE)
+        for (int64_t o = 0; o < stride; o += AKD_BLOCK)
+            tile(a + r * row, row, step, b + o, stride, depth, start ? start + o : zeros,
+                 add, c + r * stride + o);
+}
+
+static void activate(int32_t activation, const float *before, float *after, int64_t n)
+{
+    switch (activation) {
+    case AKD_RELU:
+        for (int64_t i = 0; i < n; i++)
+            after[i] = before[i] > 0.0f ? before[i] : 0.0f;
+        break;
+    case AKD_TANH:
+        for (int64_t i = 0; i < n; i++)
+            after[i] = quick_tanh(before[i]);
+        break;
+    case AKD_SILU:
+        for (int64_t i = 0; i < n; i++)
+            after[i] = before[i] / (1.0f + quick_exp(-before[i]));
+        break;
+    case AKD_ELU:
+        for (int64_t i = 0; i < n; i++) {
+            const float low = quick_exp(before[i]) - 1.0f;
+            after[i] = before[i] > 0.0f ? before[i] : low;
+        }
+        break;
+    default:
+        memcpy(after, before, (size_t)n * sizeof *after);
+        break;
+    }
+}
+
+/* delta = gradient of what comes after the activation, times its slope. */
+static void slope(int32_t activation, const float *before, float *delta, int64_t n)
+{
+    switch (activation) {
+    case AKD_RELU:
+        for (int64_t i = 0; i < n; i++)
+            delta[i] = before[i] > 0.0f ? delta[i] : 0.0f;
+        break;
+    case AKD_TANH:
+        for (int64_t i = 0; i < n; i++) {
+            const float t = quick_tanh(before[i]);
+            delta[i] *= 1.0f - t * t;
+        }
+        break;
+    case AKD_SILU:
+        for (int64_t i = 0; i < n; i++) {
+            const float s = 1.0f / (1.0f + quick_exp(-before[i]));
+            delta[i] *= s * (1.0f + before[i] * (1.0f - s));
+        }
+        break;
+    case AKD_ELU:
+        for (int64_t i = 0; i < n; i++) {
+            const float e = quick_exp(before[i]);
+            delta[i] *= before[i] > 0.0f ? 1.0f : e;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+/* The logarithm of softmax(x / temperature), n numbers. */
+static void log_softmax(const float *x, int32_t n, float temperature, float *log)
+{
+    float most = x[0], sum = 0.0f;
+    for (int32_t i = 1; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    for (int32_t i = 0; i < n; i++) {
+        log[i] = (x[i] - most) / temperature;
+        sum += quick_exp(log[i]);
+    }
+    const float rest = logf(sum);
+    for (int32_t i = 0; i < n; i++)
+        log[i] -= rest;
+}
+
+/* One choice of n: the divergence, and its gradient times `factor`, added to `delta`.
+ * `work` has room for 2 n floats. */
+static float choice(const struct term *term, const float *mine, const float *said,
+                    int32_t n, float factor, float *delta, float *work)
+{
+    float *const answer = work, *const target = work + n;
+    const float tau = term->number;
+    float value = 0.0f;
+    if (term->kind == HARD) {
+        const int32_t best = akd_best(said, n);
+        const float even = tau / (float)n;
+        log_softmax(mine, n, 1.0f, answer);
+        for (int32_t i = 0; i < n; i++) {
+            const float wanted = even + (i == best ? 1.0f - tau : 0.0f);
+            value -= wanted * answer[i];
+            delta[i] += factor * (quick_exp(answer[i]) - wanted);
+        }
+        return value;
+    }
+    const float own = term->kind == SOFT ? tau : 1.0f;
+    const float gain = term->kind == SOFT ? tau : 1.0f;
+    log_softmax(said, n, tau, target);
+    log_softmax(mine, n, own, answer);
+    for (int32_t i = 0; i < n; i++) {
+        const float wanted = quick_exp(target[i]);
+        value += wanted * (target[i] - answer[i]);
+        delta[i] += factor * gain * (quick_exp(answer[i]) - wanted);
+    }
+    return term->kind == SOFT ? value * tau * tau : value;
+}
+
+static float choices(const struct part *part, const struct term *term, const float *mine,
+                     const float *said, float factor, float *delta, float *work)
+{
+    float value = 0.0f;
+    for (int32_t b = 0; b < part->blocks; b++) {
+        if (part->pairs) {
+            const float own[2] = {0.0f, mine[b]}, other[2] = {0.0f, said[b]};
+            float both[2] = {0.0f, 0.0f};
+            value += choice(term, own, other, 2, factor, both, work);
+            delta[b] += both[1];
+            continue;
+        }
+        const int32_t n = part->sizes[b];
+        value += choice(term, mine, said, n, factor, delta, work);
+        mine += n;
+        said += n;
+        delta += n;
+    }
+    return value;
+}
+
+/* Errors of an action in a box: `agentkd.distillation.terms.action` has the formulas. */
+static float box(const struct part *part, const struct term *term, int32_t n,
+                 const float *mine, const float *said, float factor, float *delta)
+{
+    float value = 0.0f;
+    for (int32_t i = 0; i < n; i++) {
+        float error, gain;
+        if (term->kind == PRE_TANH) {
+            error = mine[i] - akd_bound(said[i], -3.0f, 3.0f);
+            gain = 1.0f;
+        } else {
+            const float half = part->half[i], middle = part->middle[i];
+            float target, own;
+            if (part->squashed_planner)
+                target = quick_tanh(said[i]);
+            else
+                target = (akd_bound(said[i], part->box_low[i], part->box_high[i]) - middle) / half;
+            if (part->squashed) {
+                own = quick_tanh(mine[i]);
+                gain = 1.0f - own * own;
+            } else {
+                own = (mine[i] - middle) / half;
+                gain = 1.0f / half;
+            }
+            error = own - target;
+            /* Both want more than the box allows: the clip makes them equal. */
+            if (!part->squashed && ((target >= part->high[i] && error > 0.0f) ||
+                                    (target <= part->low[i] && error < 0.0f)))
+                error = 0.0f;
+            if (term->kind == PRECISION) {
+                const float spread = expf(said[n + i]) / half;
+                const float unit = spread > 0.05f ? spread : 0.05f;
+                error /= unit;
+                gain /= unit;
+            }
+        }
+        const float far = fabsf(error), knee = term->knee;
+        if (knee > 0.0f && far >= knee) {
+            value += knee * (2.0f * far - knee);
+            delta[i] += factor * gain * 2.0f * (error > 0.0f ? knee : -knee);
+        } else {
+            value += error * error;
+            delta[i] += factor * gain * 2.0f * error;
+        }
+    }
+    return value;
+}
+
+/* Lay the weights out for the products. */
+static void lay_out(const struct net *net)
+{
+    for (int32_t l = 0; l < net->layers; l++) {
+        const struct dense *d = &net->dense[l];
+        const float *w = net->weights + d->at;
+        for (int32_t o = 0; o < d->out; o++, w += d->in) {
+            memcpy(d->backward + (int64_t)o * d->in_stride, w, (size_t)d->in * sizeof *w);
+            for (int32_t i = 0; i < d->in; i++)
+                d->forward[(int64_t)i * d->out_stride + o] = w[i];
+        }
+    }
+}
+
+/* Forward to `net->outputs`, for the rows in the first layer's input. */
+static void forward(const struct net *net, int32_t rows)
+{
+    for (int32_t l = 0; l < net->layers; l++) {
+        const struct dense *d = &net->dense[l];
+        const float *bias = net->weights + d->at + (int64_t)d->in * d->out;
+        float *start = net->spare;
+        memset(start, 0, (size_t)d->out_stride * sizeof *start);
+        memcpy(start, bias, (size_t)d->out * sizeof *start);
+        product(d->input, d->in_stride, 1, d->forward, d->out_stride, rows, d->in, start, 0,
+                d->before);
+        float *after = l + 1 < net->layers ? net->dense[l + 1].input : net->outputs;
+        activate(d->activation, d->before, after, (int64_t)rows * d->out_stride);
+    }
+}
+
+/* Backward from `net->delta`, which is changed; adds to the gradients. */
+static void backward(const struct net *net, int32_t rows)
+{
+    float *delta = net->delta, *other = net->spare;
+    for (int32_t l = net->layers - 1; l >= 0; l--) {
+        const struct dense *d = &net->dense[l];
+        slope(d->activation, d->before, delta, (int64_t)rows * d->out_stride);
+        for (int32_t n = 0; n < rows; n++)
+            for (int32_t o = 0; o < d->out_stride; o++)
+                d->bias_gradient[o] += delta[(int64_t)n * d->out_stride + o];
+        product(delta, 1, d->out_stride, d->input, d->in_stride, d->out, rows, NULL, 1,
+                d->weights_gradient);
+        if (l == 0)
+            break;
+        product(delta, d->out_stride, 1, d->backward, d->in_stride, rows, d->out, NULL, 0,
+                other);
+        float *const held = delta;
+        delta = other;
+        other = held;
+    }
+}
+
+/* Add a part's gradient; returns the mean of what is minimised on it. */
+static double learn(const struct net *net, const struct part *part)
+{
+    const struct dense *d = net->dense;
+    const int32_t stride = net->dense[net->layers - 1].out_stride;
+    const float factor = part->weight / (float)part->count;
+    double sum = 0.0;
+    for (int32_t first = 0; first < part->count; first += PIECE) {
+        const int32_t left = part->count - first, rows = left < PIECE ? left : PIECE;
+        for (int32_t n = 0; n < rows; n++) {
+            const float *obs = part->rows + part->places[first + n] * part->width;
+            float *x = d->input + (int64_t)n * d->in_stride;
+            for (int32_t i = 0; i < d->in; i++)
+                x[i] = akd_bound((obs[i] - net->mean[i]) * net->scale[i], -net->clip, net->clip);
+        }
+        forward(net, rows);
+        memset(net->delta, 0, (size_t)rows * (size_t)stride * sizeof *net->delta);
+        for (int32_t n = 0; n < rows; n++) {
+            const float *said =
+                part->rows + part->places[first + n] * part->width + part->split;
+            const float *mine = net->outputs + (int64_t)n * stride;
+            float *delta = net->delta + (int64_t)n * stride;
+            for (int32_t t = 0; t < part->terms; t++) {
+                const struct term *term = &part->term[t];
+                const float each = factor * term->weight;
+                float value;
+                if (part->blocks)
+                    value = choices(part, term, mine, said, each, delta, net->spare);
+                else
+                    value = box(part, term, net->out, mine, said, each, delta);
+                sum += (double)(value * term->weight);
+            }
+        }
+        backward(net, rows);
+    }
+    return sum / part->count;
+}
+
+/* Make the gradient one vector, clip it by its norm, and let Adam move the weights. */
+static int32_t move(const struct net *net, float rate, float most, float share, int64_t step)
+{
+    double square[4] = {0.0, 0.0, 0.0, 0.0};
+    for (int32_t l = 0; l < net->layers; l++) {
+        const struct dense *d = &net->dense[l];
+        float *g = net->gradient + d->at;
+        for (int32_t o = 0; o < d->out; o++, g += d->in)
+            memcpy(g, d->weights_gradient + (int64_t)o * d->in_stride,
+                   (size_t)d->in * sizeof *g);
+        memcpy(g, d->bias_gradient, (size_t)d->out * sizeof *g);
+    }
+    for (int64_t i = 0; i < net->numbers; i++)
+        square[i & 3] += (double)net->gradient[i] * (double)net->gradient[i];
+    const float norm = (float)sqrt(square[0] + square[1] + square[2] + square[3]);
+    if (!akd_finite(&norm, 1))
+        return 0;
+    const float cut = most / (norm + 1e-6f), kept = cut < 1.0f ? cut : 1.0f;
+    const float size = (float)(rate / (1.0 - pow(0.9, (double)step)));
+    const float unit = (float)sqrt(1.0 - pow(0.999, (double)step));
+    float *w = net->weights, *a = net->average, *m = net->first, *v = net->second;
+    for (int64_t i = 0; i < net->numbers; i++) {
+        const float g = net->gradient[i] * kept;
+        m[i] += 0.1f * (g - m[i]);
+        v[i] = 0.999f * v[i] + 0.001f * (g * g);
+        w[i] -= size * m[i] / (sqrtf(v[i]) / unit + 1e-8f);
+        a[i] += share * (w[i] - a[i]);
+    }
+    return 1;
+}
+
+/* The gradient of all parts together, in `net->gradient`; `values` takes the mean of what is
+ * minimised on each part. */
+static void gradients(const struct net *net, const struct part *parts, int32_t count,
+                      double *values)
+{
+    lay_out(net);
+    for (int32_t l = 0; l < net->layers; l++) {
+        const struct dense *d = &net->dense[l];
+        const int64_t rows = (d->out + TILE - 1) / TILE * TILE;
+        memset(d->weights_gradient, 0, (size_t)(rows * d->in_stride) * sizeof(float));
+        memset(d->bias_gradient, 0, (size_t)d->out_stride * sizeof(float));
+    }
+    for (int32_t p = 0; p < count; p++)
+        values[p] = learn(net, &parts[p]);
+}
+
+/* One step of Adam on the labels of `parts`. The `step`-th since Adam began; `share` is the
+ * weight of the new weights in the average. Returns 1, or 0 where a value or the gradient is
+ * NaN or infinite and nothing is changed. */
+int32_t akd_learn(const struct net *net, const struct part *parts, int32_t count,
+                  float rate, float most, float share, int64_t step, double *values)
+{
+    /* Maxima and minima below would make numbers of weights that are none. */
+    if (!akd_finite(net->weights, (int32_t)net->numbers))
+        return 0;
+    gradients(net, parts, count, values);
+    for (int32_t p = 0; p < count; p++)
+        if (!(values[p] - values[p] == 0.0))
+            return 0;
+    return move(net, rate, most, share, step);
+}

@@ -1,0 +1,448 @@
+"""Gradient steps in compiled C, for executors of dense layers and the usual terms.
+
+A step of a tiny network in torch is mostly the launching of operators. Here it is one call into
+`learn.c`, which is compiled once and cached as the executor's native form is. It draws the same
+labels as torch and agrees with it within float error. All weights lie in one vector, as in
+`Executor.vector`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.engine import Beside, DistillerOptions, Step
+from agentkd.distillation.matching import CHOICES, Box, Matching, choice_sizes
+from agentkd.errors import ConfigError
+from agentkd.executors.executor import Executor
+from agentkd.executors.layers import Dense, sizes
+from agentkd.executors.native import aligned, compiled
+from agentkd.executors.plan import ACTIVATIONS, up
+from agentkd.fields import Fields
+from agentkd.types import Floats, Kind
+
+if TYPE_CHECKING:
+    from agentkd.distillation.terms.objective import Objective
+    from agentkd.distillation.torch_engine import TorchEngine
+
+_SOURCE = Path(__file__).with_name("learn.c")
+_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
+_BLOCK, _PIECE, _TILE = 16, 96, 12
+"""Floats of a vector, rows that go through together, and rows of the largest tile of a product."""
+_SOFT, _SHARPENED, _HARD, _ACTION = range(4)
+_BOX_TERMS = {"action": _ACTION, "pre-tanh": 4, "precision": 5}
+
+
+def _struct(name: str, **fields: Any) -> type[ctypes.Structure]:
+    """Make a C structure of pointers ("p"), integers ("i", "l") and floats ("f")."""
+    of = {"p": ctypes.c_void_p, "i": ctypes.c_int32, "l": ctypes.c_int64, "f": ctypes.c_float}
+    return type(name, (ctypes.Structure,), {"_fields_": [(k, of[v]) for k, v in fields.items()]})
+
+
+_DenseC = _struct(
+    "_DenseC",
+    **dict.fromkeys(("inputs", "out", "activation", "in_stride", "out_stride"), "i"),
+    at="l",
+    **dict.fromkeys(
+        ("forward", "backward", "weights_gradient", "bias_gradient", "input", "before"), "p"
+    ),
+)
+_NetC = _struct(
+    "_NetC",
+    layers="i",
+    out="i",
+    numbers="l",
+    clip="f",
+    **dict.fromkeys(("mean", "scale", "weights", "gradient", "first", "second", "average"), "p"),
+    **dict.fromkeys(("dense", "outputs", "delta", "spare"), "p"),
+)
+_TermC = _struct("_TermC", kind="i", weight="f", number="f", knee="f")
+_PartC = _struct(
+    "_PartC",
+    rows="p",
+    places="p",
+    width="l",
+    count="i",
+    split="i",
+    weight="f",
+    terms="i",
+    term="p",
+    blocks="i",
+    pairs="i",
+    sizes="p",
+    squashed_planner="i",
+    squashed="i",
+    **dict.fromkeys(("low", "high", "middle", "half", "box_low", "box_high"), "p"),
+)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = compiled(_SOURCE, ("akd_learn",), *_FLAGS)
+    if library is not None:
+        pointer, whole, number = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+        library.akd_learn.argtypes = [
+            *(pointer, pointer, whole, number, number, number),
+            *(ctypes.c_int64, pointer),
+        ]
+        library.akd_learn.restype = whole
+    return library
+
+
+def fits(executor: Executor, options: DistillerOptions) -> str:
+    """Say why executor and terms need torch; "" if they do not."""
+    if not all(isinstance(layer, Dense) for layer in executor.layers):
+        return f"{executor.architecture} has other layers than dense ones"
+    if options.terms != "match":
+        from agentkd.distillation.terms.text import name_of
+
+        known = ("match", "soft", "hard", "action")
+        for each in options.sum():
+            if name_of(each.term) not in known:
+                return f"the term {name_of(each.term)!r} is none of {', '.join(known)}"
+    return "" if _library() is not None else "there is no C compiler, or AGENTKD_NATIVE is 0"
+
+
+@final
+class _Terms:
+    """What is minimised on the labels of one buffer, as the C code takes it."""
+
+    def __init__(self, executor: Executor, kind: Kind, options: DistillerOptions | None) -> None:
+        """Take the term `match`, or those of `options`."""
+        spec = executor.spec
+        self.matching = Matching(kind, executor.head, spec.action)
+        self.objective: Objective | None = None
+        self._softs: list[tuple[int, str, Any]] = []
+        rows: list[tuple[int, float, float, float]] = []
+        if options is None or options.terms == "match":
+            soft = _SHARPENED if kind == "qvalues" else _SOFT
+            what = soft if kind in CHOICES else _ACTION
+            rows.append((what, 1.0, self.matching.tau, 0.0))
+        else:
+            rows = self._parsed(executor, kind, options)
+        self._table = (_TermC * len(rows))(*(_TermC(*row) for row in rows))
+        self.part = _PartC(weight=1.0, terms=len(rows), term=ctypes.addressof(self._table))
+        self._keep: list[Any] = []
+        if self.matching.box is None:
+            found = choice_sizes(kind, spec.action, executor.out)
+            self.part.blocks, self.part.pairs = len(found), kind == "bernoulli"
+            self.part.sizes = self._hold(np.array(found, np.int32))
+        else:
+            self._lay_out(self.matching.box, executor, kind)
+
+    def _hold(self, array: NDArray[Any]) -> int:
+        self._keep.append(array)
+        return int(array.ctypes.data)
+
+    def _lay_out(self, box: Box, executor: Executor, kind: Kind) -> None:
+        part = self.part
+        part.squashed_planner, part.squashed = kind == "squashed", executor.head == "squashed"
+        part.low, part.high = self._hold(box.inside(box.low)), self._hold(box.inside(box.high))
+        part.middle, part.half = self._hold(box.middle), self._hold(box.half)
+        part.box_low, part.box_high = self._hold(box.low), self._hold(box.high)
+
+    def _parsed(
+        self, executor: Executor, kind: Kind, options: DistillerOptions
+    ) -> list[tuple[int, float, float, float]]:
+        """Read terms with the help of torch's, which check them and find their temperatures."""
+        from agentkd.distillation.terms.action import BoxError
+        from agentkd.distillation.terms.choices import HardLabels, SoftLabels
+        from agentkd.distillation.torch_engine import TorchEngine
+
+        engine = TorchEngine(executor, options)
+        engine.expect(kind)
+        assert engine.objective is not None
+        self.objective = engine.objective
+        rows: list[tuple[int, float, float, float]] = []
+        for weighted, (name, loss) in zip(options.sum(), self.objective.named, strict=True):
+            if isinstance(loss, SoftLabels):
+                self._softs.append((len(rows), name, loss))
+                rows.append((_SOFT if loss.both else _SHARPENED, weighted.weight, 1.0, 0.0))
+            elif isinstance(loss, HardLabels):
+                rows.append((_HARD, weighted.weight, loss.smoothing, 0.0))
+            else:
+                assert isinstance(loss, BoxError)
+                what, knee = _BOX_TERMS[loss.term.compare], loss.term.huber or 0.0
+                rows.append((what, weighted.weight, 0.0, knee))
+        return rows
+
+    def observe(self, rows: Callable[[], Floats]) -> None:
+        """Let temperatures follow the drawn answers, (batch, width)."""
+        if self.objective is None:
+            if self.matching.kind == "qvalues":
+                self.matching.observe(rows())
+                self._table[0].number = self.matching.tau
+            return
+        for place, _, soft in self._softs:
+            if soft.follows:
+                import torch
+
+                soft.observe(torch.from_numpy(rows()))
+            self._table[place].number = float(soft.tau)
+
+    def restore(self, objective: Objective | None) -> None:
+        """Take over what torch's terms of the same options learnt."""
+        from agentkd.distillation.terms.choices import SoftLabels
+
+        assert objective is not None
+        if self.objective is not None:
+            self.objective.load_state_dict(objective.state_dict())
+        for _, loss in objective.named:
+            if isinstance(loss, SoftLabels):
+                self.matching.tau = float(loss.tau)
+
+    def numbers(self) -> dict[str, float]:
+        """What the terms tell."""
+        if self.objective is None:
+            known = self.matching.kind in CHOICES
+            return {"match.tau": self.matching.tau} if known else {}
+        return {f"{name}.tau": float(soft.tau) for _, name, soft in self._softs}
+
+
+@final
+class NativeEngine:
+    """An executor's weights in one vector, moved by compiled C. It is an `Engine`.
+
+    Args:
+        executor: The executor to start from, of dense layers.
+        options: How to learn.
+        beside: Labels that are learnt in every step besides.
+
+    Raises:
+        ConfigError: If it does not fit (`fits`).
+    """
+
+    name = "native"
+
+    def __init__(
+        self, executor: Executor, options: DistillerOptions, beside: Beside | None = None
+    ) -> None:
+        """Lay the weights out for the C code."""
+        if reason := fits(executor, options):
+            raise ConfigError(f"engine=native: {reason}. Leave it out, or take engine=torch.")
+        library = _library()
+        assert library is not None
+        self._learn = library.akd_learn
+        self.options = options
+        self._executor, self._beside = executor, beside
+        self._terms: _Terms | None = None
+        self._kept: _Terms | None = None
+        self._restored: TorchEngine | None = None
+        if beside is not None and beside.labels.kind is not None:
+            self._kept = _Terms(executor, beside.labels.kind, None)
+        self._vector = np.array(executor.vector())
+        self._numbers = len(self._vector) - 2 * executor.spec.obs.size
+        self._average, self._first, self._second, self._gradient = (
+            np.zeros(self._numbers, np.float32) for _ in range(4)
+        )
+        self._moved = 0
+        self._values = (ctypes.c_double * 2)()
+        self._lay_out()
+        self._average[:] = self._weights
+        self._good: tuple[Floats, ...] = ()
+        self.keep()
+
+    @property
+    def _weights(self) -> Floats:
+        return self._vector[2 * self._executor.spec.obs.size :]
+
+    def _lay_out(self) -> None:
+        """Give the C code its arrays."""
+        keep: list[Any] = []
+
+        def room(*shape: int) -> int:
+            keep.append(aligned(np.zeros(int(np.prod(shape)), np.float32)))
+            return int(keep[-1].ctypes.data)
+
+        obs, at, layers = self._executor.spec.obs.size, 0, []
+        for layer in self._executor.layers:
+            assert isinstance(layer, Dense)
+            inputs, out = sizes(layer)
+            wide, long = up(inputs, _BLOCK), up(out, _BLOCK)
+            tiles = up(out, _TILE)
+            layers.append(
+                _DenseC(
+                    *(inputs, out, ACTIVATIONS[layer.activation], wide, long, at),
+                    *(room(inputs, long), room(tiles, wide), room(tiles, wide), room(long)),
+                    *(room(_PIECE, wide), room(_PIECE, long)),
+                )
+            )
+            at += inputs * out + out
+        dense = (_DenseC * len(layers))(*layers)
+        widest = max(max(each.in_stride, each.out_stride) for each in layers)
+        vector = self._vector.ctypes.data
+        arrays = (self._gradient, self._first, self._second, self._average)
+        self._net = _NetC(
+            *(len(layers), self._executor.out, self._numbers, self._executor.clip),
+            *(vector, vector + 4 * obs, vector + 8 * obs),
+            *(each.ctypes.data for each in arrays),
+            ctypes.addressof(dense),
+            # The last tile reads a little beyond the last row.
+            *(room(_PIECE + 1, widest) for _ in range(3)),
+        )
+        self._keep = [*keep, dense]
+
+    def expect(self, kind: Kind) -> None:
+        """Make the losses for labels of a kind, once.
+
+        Raises:
+            ConfigError: If a term does not go with such labels or the executor.
+        """
+        if self._terms is not None:
+            return
+        self._terms = _Terms(self._executor, kind, self.options)
+        if self._restored is not None:
+            self._restored.expect(kind)
+            self._terms.restore(self._restored.objective)
+            self._restored = None
+
+    def step(
+        self, labels: LabelBuffer, random: np.random.Generator, how: Step
+    ) -> Mapping[str, float]:
+        """Take one gradient step on drawn labels."""
+        assert self._terms is not None
+        drawn = [(self._terms, labels, labels.places(self.options.batch, random), 1.0)]
+        if self._kept is not None and self._beside is not None:
+            count, weight = self._beside.amount()
+            places = self._beside.labels.places(count, self._beside.random)
+            drawn.append((self._kept, self._beside.labels, places, weight))
+        parts = (_PartC * len(drawn))(*(self._part(*each) for each in drawn))
+        moved = self._learn(
+            ctypes.byref(self._net),
+            ctypes.byref(parts),
+            len(parts),
+            how.rate,
+            self.options.clip_gradient,
+            how.share,
+            self._moved + 1,
+            ctypes.byref(self._values),
+        )
+        self._moved += moved
+        divergence = self._values[0]
+        rest = self._values[1] * drawn[1][3] if len(drawn) > 1 else 0.0
+        loss = divergence + rest if moved else float("nan")
+        return {"loss": loss, "divergence": divergence, **self._terms.numbers()}
+
+    def _part(
+        self, terms: _Terms, labels: LabelBuffer, places: NDArray[np.int64], weight: float
+    ) -> Any:
+        rows, split = labels.rows()
+        terms.observe(lambda: np.ascontiguousarray(rows[places, split:]))
+        part = terms.part
+        part.rows, part.width, part.split = rows.ctypes.data, rows.shape[1], split
+        part.places, part.count, part.weight = places.ctypes.data, len(places), weight
+        return part
+
+    def renormalise(self, mean: Floats, scale: Floats, *, compensate: bool) -> None:
+        """Change the normaliser, and if `compensate` the first layer against it.
+
+        `Network.renormalise` has the formula.
+        """
+        size = self._executor.spec.obs.size
+        old_mean, old_scale = self._vector[:size], self._vector[size : 2 * size]
+        if compensate:
+            shift, ratio = old_scale * (mean - old_mean), old_scale / scale
+            inputs, out = sizes(self._executor.layers[0])
+            for numbers in (self._weights, self._average):
+                weight = numbers[: inputs * out].reshape(out, inputs)
+                numbers[inputs * out : inputs * out + out] += weight @ shift
+                weight *= ratio
+        old_mean[:], old_scale[:] = mean, scale
+
+    def freeze(self, version: int) -> Executor:
+        """Return the averaged executor."""
+        size = 2 * self._executor.spec.obs.size
+        vector = np.concatenate([self._vector[:size], self._average])
+        return self._executor.with_vector(vector, version)
+
+    def warm_start(self, executor: Executor) -> None:
+        """Go on from an executor's weights, with a fresh optimiser and a fresh average."""
+        self._vector[:] = executor.vector()
+        self._average[:] = self._weights
+        self._begin_adam()
+
+    def _begin_adam(self) -> None:
+        self._first[:], self._second[:], self._moved = 0.0, 0.0, 0
+
+    def keep(self) -> None:
+        """Remember the state to recover, if all of it is finite."""
+        if np.isfinite(self._average).all():
+            self._good = (self._vector.copy(), self._average.copy())
+
+    def recover(self) -> None:
+        """Go back to what `keep` remembered, with a fresh optimiser."""
+        self._vector[:], self._average[:] = self._good
+        self._begin_adam()
+
+    def _pieces(self, numbers: Floats) -> list[Floats]:
+        """Cut weights into those of each layer, as torch's engine has them."""
+        pieces, at = [], 0
+        for layer in self._executor.layers:
+            inputs, out = sizes(layer)
+            for shape in ((out, inputs), (out,)):
+                size = int(np.prod(shape))
+                pieces.append(numbers[at : at + size].reshape(shape))
+                at += size
+        return pieces
+
+    def _torch(self) -> TorchEngine:
+        """Return torch's engine in the state of this one."""
+        import torch
+
+        from agentkd.distillation.terms.choices import SoftLabels
+        from agentkd.distillation.torch_engine import TorchEngine
+
+        engine = TorchEngine(self._executor.with_vector(self._vector, 0), self.options)
+        engine.average = [torch.from_numpy(each.copy()) for each in self._pieces(self._average)]
+        if self._terms is not None:
+            engine.expect(self._terms.matching.kind)
+            assert engine.objective is not None
+            if self._terms.objective is not None:
+                engine.objective.load_state_dict(self._terms.objective.state_dict())
+            for _, loss in engine.objective.named:
+                if isinstance(loss, SoftLabels) and self._terms.objective is None:
+                    loss.tau.fill_(self._terms.matching.tau)
+        parameters = engine.network.parameters()
+        averages = zip(self._pieces(self._first), self._pieces(self._second), strict=True)
+        for parameter, (first, second) in zip(parameters, averages, strict=True):
+            if self._moved:
+                engine.adam.state[parameter] = {
+                    "step": torch.tensor(float(self._moved)),
+                    "exp_avg": torch.from_numpy(first.copy()),
+                    "exp_avg_sq": torch.from_numpy(second.copy()),
+                }
+        return engine
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, averages and what terms learnt, as torch tensors."""
+        return self._torch().state()
+
+    def restore(self, state: Fields) -> None:
+        """Go on from what `state` gave, of this engine or of torch's.
+
+        Raises:
+            LoadError: If it is of another executor.
+        """
+        engine = self._torch()
+        engine.restore(state)
+        size = 2 * self._executor.spec.obs.size
+        self._vector[:] = engine.network.freeze(0).vector()
+        self._average[:] = engine.freeze(0).vector()[size:]
+        held = [engine.adam.state[each] for each in engine.network.parameters()]
+        self._begin_adam()
+        if held[0]:
+            self._moved = int(held[0]["step"])
+            for array, name in ((self._first, "exp_avg"), (self._second, "exp_avg_sq")):
+                array[:] = np.concatenate([each[name].numpy().ravel() for each in held])
+        if self._terms is None:
+            # What the terms learnt is taken over once they are made.
+            self._restored = engine
+        else:
+            self._terms.restore(engine.objective)

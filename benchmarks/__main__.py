@@ -35,6 +35,10 @@ BENCHMARKS = {
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
+    "speed": (
+        "gradient steps and labels, beside plain loops and another commit",
+        "--planner DIR --env ENV --against COMMIT",
+    ),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
 }
 """What each benchmark measures, and options to begin with."""

@@ -99,8 +99,8 @@ def test_both_engines_learn_the_same(case: tuple[Any, ...]) -> None:
             of_torch = [each.grad for each in torch.engine.network.parameters()]
             assert all(each is not None for each in of_torch)
             flat = np.concatenate([np.asarray(each).ravel() for each in of_torch])
-            clipped = native.engine._gradient
-            clipped = clipped * min(1.0, 1.0 / (np.linalg.norm(clipped) + 1e-6))
+            clipped = native.engine._gradient.copy()
+            clipped *= min(1.0, 1.0 / (float(np.linalg.norm(clipped)) + 1e-6))
             np.testing.assert_allclose(clipped, flat, atol=1e-5)
             assert mine == pytest.approx(theirs, rel=1e-4)
     np.testing.assert_allclose(native.snapshot(), torch.snapshot(), atol=1e-3)

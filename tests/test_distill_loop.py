@@ -13,7 +13,7 @@ import pytest
 from agentkd.distillation import CollectionOptions, Progress, distill
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.run import Budget
-from agentkd.distillation.sources import HeadStart
+from agentkd.distillation.sources import HeadStart, Several
 from agentkd.environments.checked import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
@@ -157,8 +157,9 @@ def test_few_labels_are_learnt_from_too() -> None:
     assert result.steps > 0
 
 
-def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
-    """With a time budget and a reference, a child collects and the executor learns."""
+@pytest.mark.parametrize("collectors", [1, 2])
+def test_labels_come_from_processes_of_their_own(tmp_path: Path, collectors: int) -> None:
+    """With a time budget and a reference, children collect and the executor learns."""
     (tmp_path / "rules.py").write_text(RULES)
     looks: list[Progress] = []
 
@@ -171,6 +172,7 @@ def test_labels_come_from_a_process_of_its_own(tmp_path: Path) -> None:
             "rules:balance",
             "mlp:16",
             seconds=10_000.0,
+            collection=CollectionOptions(collectors=collectors),
             episodes=0,
             watch=looks.append,
             every=0.1,
@@ -194,7 +196,10 @@ def test_what_was_learnt_outlives_its_planner(
     monkeypatch.setattr("agentkd.distillation.process_source._RESTARTS", 1)
     (tmp_path / "mortal.py").write_text(MORTAL)
     with working_in(tmp_path):
-        result = distill("CartPole-v1", "mortal:planner", seconds=10_000.0, episodes=0)
+        one = CollectionOptions(collectors=1)
+        result = distill(
+            "CartPole-v1", "mortal:planner", seconds=10_000.0, episodes=0, collection=one
+        )
     assert "worn out" in result.fault
     assert result.interrupted
     assert result.restarts == 1
@@ -508,6 +513,21 @@ def test_what_fails_here_is_left_to_the_other_source(clock: type[Clock]) -> None
         raise OSError("no wheel")
 
     assert HeadStart(failing, Given([])).take() == []
+
+
+def test_several_sources_are_one(clock: type[Clock]) -> None:
+    """Labels come from all; what is counted is added up, and all are closed."""
+    first, second = Given([label(0), []]), Given([label(1), label(2)])
+    source = Several([first, second])
+    assert [float(obs[0, 0]) for obs, *_ in source.take()] == [0.0, 1.0]
+    assert [float(obs[0, 0]) for obs, *_ in source.take()] == [2.0]
+    source.update(None, 0.5)  # type: ignore[arg-type]
+    assert (first.updates, second.updates) == (1, 1)
+    assert (source.restarts, source.dropped, source.returns()) == (6, 4, [7.0, 7.0])
+    source.close()
+    assert (first.closed, second.closed) == (1, 1)
+    with pytest.raises(ConfigError, match="collectors is 0"):
+        CollectionOptions(collectors=0)
 
 
 def test_a_slow_planner_does_not_keep_the_distiller_waiting(clock: type[Clock]) -> None:

@@ -107,7 +107,7 @@ class Collector:
 
     def _flat(self, obs: Any) -> Floats:
         if self._plain and type(obs) is np.ndarray and obs.ndim == 1:
-            return obs  # type: ignore[no-any-return]
+            return obs
         return flatten_one(self._spec.obs, obs)
 
     def step(self, executor: Policy | RecurrentPolicy, share: float) -> Collected:

@@ -16,7 +16,14 @@ from agentkd.distillation.offline import DatasetSource
 from agentkd.distillation.process_source import ProcessSource
 from agentkd.distillation.progress import Progress, Watch, show
 from agentkd.distillation.run import Budget, Run
-from agentkd.distillation.sources import AT_ONCE, CollectionOptions, HeadStart, LocalSource, Source
+from agentkd.distillation.sources import (
+    AT_ONCE,
+    CollectionOptions,
+    HeadStart,
+    LocalSource,
+    Several,
+    Source,
+)
 from agentkd.distillation.task import Returns, Task, open_task
 from agentkd.distillation.terms.term import Terms
 from agentkd.errors import AgentkdError, ConfigError
@@ -25,6 +32,8 @@ from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner
 from agentkd.types import Labels
 
+_APART = 104_729
+"""How far apart the seeds of collecting processes are."""
 _DRIVEN = CollectionOptions(schedule="constant", least_share=1.0)
 """Of a dataset: nobody drives but the planner that made it."""
 
@@ -219,9 +228,16 @@ def _of_environments(
         return LocalSource(task.collector(way, seed), executor)
     if not task.refs:
         return LocalSource(task.collector(way, seed), executor, AT_ONCE)
+    there: list[Source] = []
+    try:
+        for each in range(seed, seed + _APART * way.processes, _APART):
+            there.append(ProcessSource(task, executor, way, each))  # noqa: PERF401
+    except BaseException:
+        Several(there).close()
+        raise
     return HeadStart(
         lambda: LocalSource(task.collector(way, seed + 1), executor, AT_ONCE),
-        ProcessSource(task, executor, way, seed),
+        there[0] if len(there) == 1 else Several(there),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ log = logger(__name__)
 Schedule = Literal["exponential", "linear", "constant", "none"]
 AT_ONCE = 0.01
 """Seconds that collecting in this process takes before learning has its turn."""
+_MOST_COLLECTORS = 4
 _SLOW = 0.1
 """Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
 
@@ -40,6 +42,8 @@ class CollectionOptions:
         schedule: How the share falls from 1, with which it stays until there is an executor: by
             halves; on a line, half of it gone after `halving` labels; at once to `least_share`,
             where it stays (1 is teacher-driven); or to nothing, so that the executor drives alone.
+        collectors: How many processes collect, where time is what counts; by default one fewer than
+            there are processors for this one, at least 1 and at most 4.
     """
 
     environments: int = 16
@@ -47,16 +51,28 @@ class CollectionOptions:
     halving: int = 10_000
     least_share: float = 0.1
     schedule: Schedule = "exponential"
+    collectors: int | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
         if self.environments < 1 or self.halving < 1 or self.stretch < 1:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
+        if self.collectors is not None and self.collectors < 1:
+            raise ConfigError(f"collectors is {self.collectors}; at least 1 has to collect.")
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
         if self.schedule not in get_args(Schedule):
             hint = did_you_mean(self.schedule, get_args(Schedule))
             raise ConfigError(f"No schedule {self.schedule!r}.{hint}")
+
+    @property
+    def processes(self) -> int:
+        """How many processes collect, where time is what counts."""
+        if self.collectors is not None:
+            return self.collectors
+        own = getattr(os, "sched_getaffinity", None)
+        count = len(own(0)) if own else os.cpu_count() or 1
+        return max(1, min(_MOST_COLLECTORS, count - 1))
 
     def share(self, labels: int) -> float:
         """Return the planner's share of the driving after so many labels, 0 to 1."""
@@ -135,6 +151,47 @@ class LocalSource:
     def close(self) -> None:
         """Close the environments."""
         self._collector.close()
+
+
+@final
+class Several:
+    """Takes labels from several sources. It is a `Source`.
+
+    Args:
+        sources: They are closed together.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """Take the sources over."""
+        self._sources = sources
+
+    @property
+    def restarts(self) -> int:
+        """How often what collects had to be started again."""
+        return sum(each.restarts for each in self._sources)
+
+    @property
+    def dropped(self) -> int:
+        """How many labels found no room on their way."""
+        return sum(each.dropped for each in self._sources)
+
+    def take(self) -> list[Labels]:
+        """Return the labels of all that are there, without waiting for more."""
+        return [labels for each in self._sources for labels in each.take()]
+
+    def update(self, executor: Executor, share: float) -> None:
+        """Let `executor` drive from now on, and the planner for a share of the ticks."""
+        for each in self._sources:
+            each.update(executor, share)
+
+    def returns(self) -> Sequence[float]:
+        """Return returns of the last episodes that an executor drove alone."""
+        return [value for each in self._sources for value in each.returns()]
+
+    def close(self) -> None:
+        """Stop all of them."""
+        for each in self._sources:
+            each.close()
 
 
 @final

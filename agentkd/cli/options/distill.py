@@ -72,6 +72,9 @@ class Options:
     """The most labels held in memory."""
     environments: int = 16
     """How many environments are stepped together."""
+    collectors: int | None = None
+    """With --seconds: processes that collect labels; by default one fewer than there are
+    processors, at most 4."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
     halving: int = 10_000
@@ -175,6 +178,7 @@ def collection(options: Options) -> Any:
         halving=options.halving,
         least_share=options.planner_share,
         schedule=options.schedule,
+        collectors=options.collectors,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agentkd.deploy.kept import BYTES
+from agentkd.distillation import choosing
 from agentkd.distillation.checkpoint import Checkpoint, go_on
 from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.distiller import Distiller, DistillerOptions
@@ -82,6 +85,13 @@ class Distilled:
     engine: str = "torch"
 
 
+class Chooser(Protocol):
+    """Chooses among executors."""
+
+    def __call__(self, executors: Sequence[Executor], *, stop: Callable[[], bool]) -> Executor:
+        """Return one of them."""
+
+
 def make_distiller(
     task: Task,
     executor: str | Path | Executor,
@@ -133,7 +143,8 @@ def distill(
             what `make_distiller` made of one.
         data: Labels to learn from instead of asking the planner.
         seconds: How long to distil, 60 if nothing else is given. Collecting and learning run side
-            by side.
+            by side. A tenth of them, at most 10, is for letting the last executors act and keeping
+            the best (`agentkd.distillation.choosing`).
         labels: How many labels to collect. Without seconds collecting and learning take turns, and
             the same seed gives the same executor.
         steps: With `data`, how many gradient steps.
@@ -166,7 +177,11 @@ def distill(
         raise ConfigError("The dataset has its labels: give seconds or steps.")
     if (seconds, labels, steps) == (None, None, None):
         seconds = 60.0
-    budget = Budget(seconds, labels, steps_per_label, steps)
+    spare = 0.0
+    if data is None and seconds is not None:
+        spare = min(choosing.MOST, choosing.SHARE * seconds)
+    rest = None if seconds is None else seconds - spare
+    budget = Budget(rest, labels, steps_per_label, steps)
     task = env if isinstance(env, Task) else open_task(env, planner, data=data)
     if task.data is None and seconds is None and labels is None:
         raise ConfigError("steps alone are for a dataset; give seconds or labels.")
@@ -199,9 +214,11 @@ def distill(
         checkpoint=place,
         origin=origin,
         held_out=held_out,
+        marks=choosing.MARKS if spare else (),
     )
     try:
-        result = carry_out(run, task.planner, stop, kept_bytes)
+        chooser = partial(choosing.choose, task, seconds=spare) if spare else None
+        result = carry_out(run, task.planner, stop, kept_bytes, chooser)
     finally:
         if progress:
             sys.stderr.write("\n")
@@ -259,7 +276,11 @@ def _of_dataset(data: Dataset, distiller: Distiller, seed: int) -> DatasetSource
 
 
 def carry_out(
-    run: Run, planner: Planner, stop: Callable[[], bool] | None = None, kept_bytes: int = BYTES
+    run: Run,
+    planner: Planner,
+    stop: Callable[[], bool] | None = None,
+    kept_bytes: int = BYTES,
+    choose: Chooser | None = None,
 ) -> Distilled:
     """Run a distillation to its end, close its source, and return the result.
 
@@ -268,6 +289,7 @@ def carry_out(
         planner: What its labels come from.
         stop: Asked now and then; True ends it with what was learnt.
         kept_bytes: What the sample of labels in `Distilled.kept` may take; 0 for none.
+        choose: Chooses among executors, the last one last.
 
     Raises:
         AgentkdError: If the source fails before anything was learnt.
@@ -290,13 +312,18 @@ def carry_out(
             run.stop_clock()
             source.close()
         run.save()
+        executor = distiller.freeze()
+        began = time.monotonic()
+        if choose is not None and run.snapshots and not (run.interrupted or fault):
+            executor = choose([*run.snapshots, executor], stop=again)
+        chose = time.monotonic() - began
     run.interrupted |= again()
     return Distilled(
-        executor=distiller.freeze(version=run.version + 1),
+        executor=replace(executor, version=run.version + 1),
         planner=planner,
         labels=distiller.buffer.seen,
         steps=distiller.steps,
-        seconds=run.elapsed,
+        seconds=run.elapsed + chose,
         refused=distiller.buffer.refused,
         interrupted=run.interrupted or bool(fault),
         fault=fault,

@@ -73,7 +73,8 @@ class Run:
 
     The clock begins with the first label, after `earlier` seconds in earlier runs. Labels that are
     `held_out` are never learnt from; agreement is measured on them, else on labels that are about
-    to be learnt from.
+    to be learnt from. Where the share of the budget passes one of `marks`, the executor is kept in
+    `snapshots`.
     """
 
     distiller: Distiller
@@ -86,6 +87,8 @@ class Run:
     checkpoint: Path | None
     origin: Checkpoint
     held_out: Labels | None = None
+    marks: Sequence[float] = ()
+    snapshots: list[Executor] = field(default_factory=list)
     version: int = 0
     unsaved: str = ""
     interrupted: bool = False
@@ -144,6 +147,8 @@ class Run:
             if self.interrupted:
                 break
             self.distiller.schedule(self.done)
+            if len(self.snapshots) < len(self.marks) and self.done >= self._mark():
+                self.snapshots.append(self.distiller.freeze())
             if self.budget.seconds is not None:
                 self._side_by_side()
             elif self.budget.labels is not None:
@@ -155,6 +160,9 @@ class Run:
             if self.labels and self.elapsed >= self._save_at:
                 self.save()
         self.look()
+
+    def _mark(self) -> float:
+        return self.marks[len(self.snapshots)]
 
     def _take_turns(self) -> None:
         before = self.labels

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from agentkd.distillation import native_engine
+from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.engine import EngineName
+from agentkd.distillation.engine import Beside, EngineName
 from agentkd.distillation.native_engine import NativeEngine
 from agentkd.distillation.torch_engine import TorchEngine
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.spec import (
     ActionSpec,
@@ -151,6 +152,29 @@ def test_a_checkpoint_goes_from_one_engine_to_the_other(
         resumed.append((other.snapshot(), numbers))
     np.testing.assert_allclose(resumed[0][0], resumed[1][0], atol=1e-4)
     assert resumed[0][1] == pytest.approx(resumed[1][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_labels_of_other_sizes_are_refused(engine: EngineName) -> None:
+    """Native code trusts sizes, so they are compared as labels come."""
+    options = DistillerOptions(engine=engine)
+    box = Distiller(initial("mlp:8", Spec(OBS, BOX)), options)
+    choice = Distiller(initial("mlp:8", Spec(OBS, DiscreteSpec(3))), options)
+    seven, three = np.zeros((80, 7), np.float32), np.zeros((80, 3), np.float32)
+    with pytest.raises(SpecError, match=r"7 numbers observed and 3 answered; .* takes 7 and 5"):
+        box.add(seven, Point(three))
+    with pytest.raises(SpecError, match=r"3 numbers observed and 3 answered; .* takes 7 and 3"):
+        choice.add(three, Categorical(three))
+    with pytest.raises(SpecError, match="a categorical distribution"):
+        box.add(seven, Categorical(three))
+    beside = LabelBuffer(100)
+    beside.add(three, Categorical(three))
+    with pytest.raises(SpecError, match="3 numbers observed"):
+        Distiller(
+            initial("mlp:8", Spec(OBS, DiscreteSpec(3))),
+            options,
+            beside=Beside(beside, np.random.default_rng(0), lambda: (8, 1.0)),
+        )
 
 
 LIVE = """

@@ -15,11 +15,12 @@ from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
 from agentkd.distillation.moments import by_channel, moments
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
 from agentkd.executors.layers import Conv
 from agentkd.fields import Fields
 from agentkd.files import loading
+from agentkd.spec import Spec
 from agentkd.types import AnyDist, Floats, Kind, Labels, Policy, RecurrentPolicy
 
 __all__ = ["Distiller", "DistillerOptions"]
@@ -61,6 +62,9 @@ class Distiller:
         """Begin with the weights of `executor` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
+        if beside is not None and beside.labels.kind is not None:
+            rows, split = beside.labels.rows()
+            check_labels(executor.spec, beside.labels.kind, split, rows.shape[1] - split)
         self.engine = _engine(executor, self.options, planner, beside)
         self.steps = 0
         self.rejected = 0
@@ -76,14 +80,19 @@ class Distiller:
         """Take labels: observations (batch, obs) and the planner's answer to them.
 
         An executor with a memory learns from sequences: `link` is as in `Labels`.
+
+        Raises:
+            SpecError: If they are of another environment.
         """
+        packed = dists.packed(dist)
+        check_labels(self._executor.spec, packed.kind, obs.shape[1], packed.rows.shape[1])
         if link is None and self._executor.memory:
             raise ConfigError(
                 f"{self._executor.architecture} has a memory and learns from sequences: "
                 "give each label its link (agentkd.types.Labels). In a live run an "
                 "executor without a memory learns, such as mlp:64,64."
             )
-        self.buffer.add(obs, dist, link)
+        self.buffer.add(obs, packed, link)
         self.expect(self.buffer.kind)
 
     def load_labels(self, path: Path) -> None:
@@ -229,6 +238,21 @@ class Distiller:
             self._normalised_at = fields.whole("normalised_at")
             self._random = np.random.default_rng([self.options.seed, self.steps])
         self.engine.keep()
+
+
+def check_labels(spec: Spec, kind: Kind, observed: int, answered: int) -> None:
+    """Make sure that labels are of an environment; native code trusts their sizes.
+
+    Raises:
+        SpecError: If they are not.
+    """
+    dists.check_kind(kind, spec.action)
+    wanted = (spec.obs.size, dists.width(kind, spec.action))
+    if (observed, answered) != wanted:
+        raise SpecError(
+            f"The {kind} labels have {observed} numbers observed and {answered} answered; the "
+            f"executor takes {wanted[0]} and {wanted[1]}."
+        )
 
 
 def _engine(

@@ -9,7 +9,7 @@ labels as torch and agrees with it within float error. All weights lie in one ve
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Step
-from agentkd.distillation.matching import CHOICES, Box, Matching, choice_sizes
+from agentkd.distillation.native_terms import NativeTerms, PartC, structure
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense, sizes
@@ -29,24 +29,15 @@ from agentkd.fields import Fields
 from agentkd.types import Floats, Kind
 
 if TYPE_CHECKING:
-    from agentkd.distillation.terms.objective import Objective
     from agentkd.distillation.torch_engine import TorchEngine
 
 _SOURCE = Path(__file__).with_name("learn.c")
 _FLAGS = ("-fno-math-errno", "-fno-trapping-math")
 _BLOCK, _PIECE, _TILE = 16, 96, 12
 """Floats of a vector, rows that go through together, and rows of the largest tile of a product."""
-_SOFT, _SHARPENED, _HARD, _ACTION = range(4)
-_BOX_TERMS = {"action": _ACTION, "pre-tanh": 4, "precision": 5}
 
 
-def _struct(name: str, **fields: Any) -> type[ctypes.Structure]:
-    """Make a C structure of pointers ("p"), integers ("i", "l") and floats ("f")."""
-    of = {"p": ctypes.c_void_p, "i": ctypes.c_int32, "l": ctypes.c_int64, "f": ctypes.c_float}
-    return type(name, (ctypes.Structure,), {"_fields_": [(k, of[v]) for k, v in fields.items()]})
-
-
-_DenseC = _struct(
+_DenseC = structure(
     "_DenseC",
     **dict.fromkeys(("inputs", "out", "activation", "in_stride", "out_stride"), "i"),
     at="l",
@@ -54,7 +45,7 @@ _DenseC = _struct(
         ("forward", "backward", "weights_gradient", "bias_gradient", "input", "before"), "p"
     ),
 )
-_NetC = _struct(
+_NetC = structure(
     "_NetC",
     layers="i",
     out="i",
@@ -62,24 +53,6 @@ _NetC = _struct(
     clip="f",
     **dict.fromkeys(("mean", "scale", "weights", "gradient", "first", "second", "average"), "p"),
     **dict.fromkeys(("dense", "outputs", "delta", "spare"), "p"),
-)
-_TermC = _struct("_TermC", kind="i", weight="f", number="f", knee="f")
-_PartC = _struct(
-    "_PartC",
-    rows="p",
-    places="p",
-    width="l",
-    count="i",
-    split="i",
-    weight="f",
-    terms="i",
-    term="p",
-    blocks="i",
-    pairs="i",
-    sizes="p",
-    squashed_planner="i",
-    squashed="i",
-    **dict.fromkeys(("low", "high", "middle", "half", "box_low", "box_high"), "p"),
 )
 
 
@@ -111,102 +84,6 @@ def fits(executor: Executor, options: DistillerOptions) -> str:
 
 
 @final
-class _Terms:
-    """What is minimised on the labels of one buffer, as the C code takes it."""
-
-    def __init__(self, executor: Executor, kind: Kind, options: DistillerOptions | None) -> None:
-        """Take the term `match`, or those of `options`."""
-        spec = executor.spec
-        self.matching = Matching(kind, executor.head, spec.action)
-        self.objective: Objective | None = None
-        self._softs: list[tuple[int, str, Any]] = []
-        rows: list[tuple[int, float, float, float]] = []
-        if options is None or options.terms == "match":
-            soft = _SHARPENED if kind == "qvalues" else _SOFT
-            what = soft if kind in CHOICES else _ACTION
-            rows.append((what, 1.0, self.matching.tau, 0.0))
-        else:
-            rows = self._parsed(executor, kind, options)
-        self._table = (_TermC * len(rows))(*(_TermC(*row) for row in rows))
-        self.part = _PartC(weight=1.0, terms=len(rows), term=ctypes.addressof(self._table))
-        self._keep: list[Any] = []
-        if self.matching.box is None:
-            found = choice_sizes(kind, spec.action, executor.out)
-            self.part.blocks, self.part.pairs = len(found), kind == "bernoulli"
-            self.part.sizes = self._hold(np.array(found, np.int32))
-        else:
-            self._lay_out(self.matching.box, executor, kind)
-
-    def _hold(self, array: NDArray[Any]) -> int:
-        self._keep.append(array)
-        return int(array.ctypes.data)
-
-    def _lay_out(self, box: Box, executor: Executor, kind: Kind) -> None:
-        part = self.part
-        part.squashed_planner, part.squashed = kind == "squashed", executor.head == "squashed"
-        part.low, part.high = self._hold(box.inside(box.low)), self._hold(box.inside(box.high))
-        part.middle, part.half = self._hold(box.middle), self._hold(box.half)
-        part.box_low, part.box_high = self._hold(box.low), self._hold(box.high)
-
-    def _parsed(
-        self, executor: Executor, kind: Kind, options: DistillerOptions
-    ) -> list[tuple[int, float, float, float]]:
-        """Read terms with the help of torch's, which check them and find their temperatures."""
-        from agentkd.distillation.terms.action import BoxError
-        from agentkd.distillation.terms.choices import HardLabels, SoftLabels
-        from agentkd.distillation.torch_engine import TorchEngine
-
-        engine = TorchEngine(executor, options)
-        engine.expect(kind)
-        assert engine.objective is not None
-        self.objective = engine.objective
-        rows: list[tuple[int, float, float, float]] = []
-        for weighted, (name, loss) in zip(options.sum(), self.objective.named, strict=True):
-            if isinstance(loss, SoftLabels):
-                self._softs.append((len(rows), name, loss))
-                rows.append((_SOFT if loss.both else _SHARPENED, weighted.weight, 1.0, 0.0))
-            elif isinstance(loss, HardLabels):
-                rows.append((_HARD, weighted.weight, loss.smoothing, 0.0))
-            else:
-                assert isinstance(loss, BoxError)
-                what, knee = _BOX_TERMS[loss.term.compare], loss.term.huber or 0.0
-                rows.append((what, weighted.weight, 0.0, knee))
-        return rows
-
-    def observe(self, rows: Callable[[], Floats]) -> None:
-        """Let temperatures follow the drawn answers, (batch, width)."""
-        if self.objective is None:
-            if self.matching.kind == "qvalues":
-                self.matching.observe(rows())
-                self._table[0].number = self.matching.tau
-            return
-        for place, _, soft in self._softs:
-            if soft.follows:
-                import torch
-
-                soft.observe(torch.from_numpy(rows()))
-            self._table[place].number = float(soft.tau)
-
-    def restore(self, objective: Objective | None) -> None:
-        """Take over what torch's terms of the same options learnt."""
-        from agentkd.distillation.terms.choices import SoftLabels
-
-        assert objective is not None
-        if self.objective is not None:
-            self.objective.load_state_dict(objective.state_dict())
-        for _, loss in objective.named:
-            if isinstance(loss, SoftLabels):
-                self.matching.tau = float(loss.tau)
-
-    def numbers(self) -> dict[str, float]:
-        """What the terms tell."""
-        if self.objective is None:
-            known = self.matching.kind in CHOICES
-            return {"match.tau": self.matching.tau} if known else {}
-        return {f"{name}.tau": float(soft.tau) for _, name, soft in self._softs}
-
-
-@final
 class NativeEngine:
     """An executor's weights in one vector, moved by compiled C. It is an `Engine`.
 
@@ -232,11 +109,11 @@ class NativeEngine:
         self._learn = library.akd_learn
         self.options = options
         self._executor, self._beside = executor, beside
-        self._terms: _Terms | None = None
-        self._kept: _Terms | None = None
+        self._terms: NativeTerms | None = None
+        self._kept: NativeTerms | None = None
         self._restored: TorchEngine | None = None
         if beside is not None and beside.labels.kind is not None:
-            self._kept = _Terms(executor, beside.labels.kind, None)
+            self._kept = NativeTerms(executor, beside.labels.kind, None)
         self._vector = np.array(executor.vector())
         self._numbers = len(self._vector) - 2 * executor.spec.obs.size
         self._average, self._first, self._second, self._gradient = (
@@ -297,7 +174,7 @@ class NativeEngine:
         """
         if self._terms is not None:
             return
-        self._terms = _Terms(self._executor, kind, self.options)
+        self._terms = NativeTerms(self._executor, kind, self.options)
         if self._restored is not None:
             self._restored.expect(kind)
             self._terms.restore(self._restored.objective)
@@ -313,7 +190,7 @@ class NativeEngine:
             count, weight = self._beside.amount()
             places = self._beside.labels.places(count, self._beside.random)
             drawn.append((self._kept, self._beside.labels, places, weight))
-        parts = (_PartC * len(drawn))(*(self._part(*each) for each in drawn))
+        parts = (PartC * len(drawn))(*(self._part(*each) for each in drawn))
         moved = self._learn(
             ctypes.byref(self._net),
             ctypes.byref(parts),
@@ -331,7 +208,7 @@ class NativeEngine:
         return {"loss": loss, "divergence": divergence, **self._terms.numbers()}
 
     def _part(
-        self, terms: _Terms, labels: LabelBuffer, places: NDArray[np.int64], weight: float
+        self, terms: NativeTerms, labels: LabelBuffer, places: NDArray[np.int64], weight: float
     ) -> Any:
         rows, split = labels.rows()
         terms.observe(lambda: np.ascontiguousarray(rows[places, split:]))

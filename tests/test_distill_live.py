@@ -406,7 +406,7 @@ def test_a_dataset_gives_kept_labels(tmp_path: Path) -> None:
         )
     distiller = build(str(file), data=str(tmp_path / "data"))
     assert distiller._anchor is not None
-    assert distiller._anchor.count == 300
+    assert len(distiller._anchor) == 300
     other = Spec(OBS, DiscreteSpec(2))
     with pytest.raises(ConfigError, match="labels of 3 numbers"):
         build("mlp:8", to_json(other), data=str(tmp_path / "data"))

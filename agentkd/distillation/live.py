@@ -85,6 +85,7 @@ class LiveDistiller:
             self._gate = Gate(executor, measured, self.live.gate)
         self._fades = kept is None
         labels = kept or seeds
+        self._anchor: LabelBuffer | None = None
         beside = None
         if labels is not None:
             self._anchor = LabelBuffer(len(labels.obs))
@@ -158,7 +159,7 @@ class LiveDistiller:
     def _remembered(self) -> tuple[int, float]:
         """Return how many kept labels to draw, and the weight that makes it their share."""
         share = self.live.kept_share
-        if self._fades:
+        if self._fades and self._anchor is not None:
             count = len(self._anchor)
             share *= count / (count + len(self.distiller.buffer))
         return max(1, round(share * self.distiller.options.batch)), share / (1 - share)

@@ -376,14 +376,14 @@ def test_a_file_is_where_learning_begins(tmp_path: Path) -> None:
     assert np.array_equal(distiller.distiller.snapshot(), good.vector())
     anchor = distiller._anchor
     assert anchor is not None
-    assert anchor.count == 300
+    assert len(anchor) == 300
     assert distiller._gate is not None
     assert distiller._gate._kept is not None
     assert len(distiller._gate._kept.obs) == 100
     write_bundle(tmp_path / "bare.akd", good)
     bare = build(str(tmp_path / "bare.akd"))
     assert bare._anchor is not None
-    assert bare._anchor.count == 64
+    assert len(bare._anchor) == 64
     assert bare._gate is not None
     assert bare._gate._kept is None
     assert feed(bare, 8, steps=1) <= 8

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkd.deploy.layout import BLOCK, actions
-from agentkd.dists import bounds
+from agentkd.dists import action_width, bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import KERNELS
-from agentkd.executors.plan import HEADS, KINDS, normaliser, steps
+from agentkd.executors.plan import BLOCK, HEADS, KINDS, normaliser, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 MAGIC = b"AKX1"
@@ -69,7 +68,7 @@ def to_akx(executor: Executor) -> bytes:
         executor.out,
         len(laid),
         HEADS[executor.head],
-        actions(executor),
+        action_width(executor.spec.action),
         action.start if isinstance(action, DiscreteSpec) else 0,
         executor.clip,
         executor.version & 0x7FFFFFFF,

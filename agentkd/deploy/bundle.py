@@ -33,10 +33,10 @@ from agentkd.errors import (
     TooLargeError,
     WriteError,
 )
-from agentkd.executors.architecture import parse
-from agentkd.executors.description import check_layers, describe, rebuild
+from agentkd.executors.architecture import check_layers, parse
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
+from agentkd.executors.layers import describe, rebuild
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors, write_atomic

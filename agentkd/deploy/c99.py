@@ -16,13 +16,12 @@ import numpy as np
 
 from agentkd.deploy.ctext import aligned, array, comment, facts, kernels, literal, wrapped
 from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
-from agentkd.deploy.layout import BLOCK, actions, ctype
-from agentkd.deploy.selftest import self_test
-from agentkd.dists import bounds
+from agentkd.deploy.vectors import golden
+from agentkd.dists import action_width, bounds
 from agentkd.errors import NumbersError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation, Conv, Dense, Layer, kind
-from agentkd.executors.plan import Step, normaliser, rooms, steps, up
+from agentkd.executors.plan import BLOCK, Step, ctype, normaliser, rooms, steps, up
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 
@@ -58,7 +57,7 @@ def emit_c(
         _forward(executor, name),
         _decide(executor, name),
         functions(face),
-        self_test(executor, face),
+        _self_test(executor, face),
     ]
     return "\n".join(pieces)
 
@@ -89,7 +88,7 @@ def _head_comment(executor: Executor, name: str, provenance: Mapping[str, Any]) 
 
 
 def _interface(executor: Executor, name: str) -> Interface:
-    count, room = actions(executor), rooms(executor, BLOCK)
+    count, room = action_width(executor.spec.action), rooms(executor, BLOCK)
     match executor.spec.action:
         case DiscreteSpec(n, start):
             said = f"`action` is one choice from {start} to {start + n - 1}."
@@ -108,7 +107,7 @@ def _interface(executor: Executor, name: str) -> Interface:
         out=executor.out,
         actions=count,
         number="float",
-        action=ctype(executor),
+        action=ctype(executor.spec),
         scratch=tuple(Buffer("float", each, length) for each, length in scratch),
         memory=Buffer("float", "memory", executor.memory) if executor.memory else None,
         action_note=said,
@@ -271,8 +270,37 @@ def _decide(executor: Executor, n: str) -> str:
             )
         case "clipped":
             body = f"    {loop}\n        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
-    return f"""static void {n}_decide(const float *last, {ctype(executor)} *action)
+    return f"""static void {n}_decide(const float *last, {ctype(executor.spec)} *action)
 {{
 {body}
 }}
 """
+
+
+def _self_test(executor: Executor, face: Interface) -> str:
+    """Write a `main` behind `#ifdef NAME_TEST` that checks golden vectors.
+
+    It also checks that NaN and infinity are refused, in case the compiler was told that there are
+    none. With a memory the vectors are one sequence.
+    """
+    n = face.name
+    obs, outputs, taken = golden(executor)
+    if not np.isfinite(outputs).all():
+        raise NumbersError(
+            "The executor's numbers overflow for usual observations, so that it would "
+            "decide nothing; check its weights."
+        )
+    wanted = f"{n}_golden_action[row * {n.upper()}_ACTION + i]"
+    # Squashed actions are rounded in units of their bounds' distance.
+    span = f"{n}_high[i] - {n}_low[i]" if executor.head == "squashed" else "0.0f"
+    apart = f"action[i] == {wanted} ? 0.0f : 1.0f"
+    if face.action == "float":
+        apart = f"{n}_apart(action[i], {wanted}, {span})"
+    arrays = [
+        array("float", f"{n}_golden_obs", obs),
+        array("float", f"{n}_golden_out", outputs),
+        array(face.action, f"{n}_golden_action", taken),
+    ]
+    refusals = face.fill("refuses.c")
+    words = {"arrays": "\n".join(arrays), "apart": apart, "rows": len(obs), "refusals": refusals}
+    return face.fill("selftest.c", **words)

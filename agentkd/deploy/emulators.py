@@ -21,6 +21,8 @@ import numpy as np
 
 from agentkd.deploy.cores import Core
 from agentkd.deploy.ctext import array, literal
+from agentkd.deploy.int8.emit import emit_c_int8, memory, probes
+from agentkd.deploy.int8.reference import Quantised
 from agentkd.errors import AgentkdError
 from agentkd.types import Floats
 
@@ -37,50 +39,55 @@ class EmulatorError(AgentkdError):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A generated executor with vectors to run through it.
-
-    Attributes:
-        source: The C file, with NAME_outputs and NAME_act.
-        name: What its names begin with.
-        obs: Observations, (rows, obs).
-        outputs: What NAME_outputs gives for them, (rows, out); its dtype is the type.
-        actions: What NAME_act gives, (rows, actions).
-        tolerance: Largest difference, relative to 1 + |x|; 0 for bit by bit.
-        memory: How many numbers the caller keeps; 0 for most. The rows are then a sequence.
-        state: The type of those numbers in C.
-    """
+    """A generated executor with vectors to run through it."""
 
     source: str
+    """The C file, with NAME_outputs and NAME_act."""
     name: str
+    """What its names begin with."""
     obs: Floats
+    """Observations, (rows, obs)."""
     outputs: Any
+    """What NAME_outputs gives for them, (rows, out); its dtype is the type."""
     actions: Any
+    """What NAME_act gives, (rows, actions)."""
     tolerance: float = 0.0
+    """Largest difference, relative to 1 + |x|; 0 for bit by bit."""
     memory: int = 0
+    """How many numbers the caller keeps; 0 for most. The rows are then a sequence."""
     state: Literal["float", "int16_t"] = "float"
+    """The type of those numbers in C."""
+
+
+def whole_program(quantised: Quantised, rows: int, name: str = "executor") -> Program:
+    """Write an executor in integers, and what it has to give for `rows` observations, bit by bit.
+
+    With a memory they are one sequence.
+    """
+    obs = probes(quantised, rows)
+    given = quantised.integers(obs), quantised.actions(obs)
+    source, kept = emit_c_int8(quantised, name), memory(quantised)
+    return Program(source, name, obs, *given, memory=kept, state="int16_t")
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a program said of itself on a core.
-
-    Attributes:
-        wrong: How many vectors gave something else.
-        instructions: For one decision, the mean over the vectors; None if not counted.
-        stack: Bytes that a decision takes of it.
-        code: Bytes of the executor's code, without libraries.
-        library: Bytes of what it takes from the C library and the compiler's.
-        constants: Bytes of weights, biases and tables.
-        ram: Bytes of its buffers.
-    """
+    """What a program said of itself on a core, in bytes but for the first two."""
 
     wrong: int
+    """How many vectors gave something else."""
     instructions: int | None
+    """For one decision, the mean over the vectors; None if not counted."""
     stack: int
+    """What a decision takes of it."""
     code: int
+    """The executor's code, without libraries."""
     library: int
+    """What it takes from the C library and the compiler's."""
     constants: int
+    """Weights, biases and tables."""
     ram: int
+    """Its buffers."""
 
     @property
     def flash(self) -> int:
@@ -89,12 +96,7 @@ class Measured:
 
 
 def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measured:
-    """Build a program for a core and run it there.
-
-    Args:
-        program: What to run.
-        on: The core.
-        flags: More for the compiler; they come last.
+    """Build a program for a core and run it there; `flags` are more for the executor's compiler.
 
     Raises:
         EmulatorError: If a tool is missing, or the program does not compile, does not fit, or does
@@ -217,43 +219,28 @@ def _sizes(on: Core, path: Path) -> dict[str, int]:
 
 def _data(program: Program) -> str:
     kinds = {np.dtype(np.float32): "float", np.dtype(np.int32): "int32_t"}
-    outputs = np.asarray(program.outputs)
-    actions = np.asarray(program.actions)
+    rows = len(program.obs)
+    outputs, actions = np.asarray(program.outputs), np.asarray(program.actions).reshape(rows, -1)
     if actions.dtype != np.float32:
         actions = actions.astype(np.int32)
-    rows = len(program.obs)
-    actions = actions.reshape(rows, -1)
     output, action = kinds[outputs.dtype], kinds[actions.dtype]
-
-    return f"""#include <math.h>
-#define ROWS {rows}
-#define OBS {program.obs.shape[1]}
-#define OUT {outputs.shape[1]}
-#define ACTIONS {actions.shape[1]}
-#define MEMORY {program.memory}
-typedef {output} OUTPUT;
-typedef {action} ACTION;
-typedef {program.state} STATE;
-#if MEMORY > 0
-#define GIVEN(memory) memory,
-#define TAKES STATE *,
-#define NAMED STATE *memory,
-#else
-#define GIVEN(memory)
-#define TAKES
-#define NAMED
-#endif
-int {program.name}_outputs(const float *, TAKES OUTPUT *);
-int {program.name}_act(const float *, TAKES ACTION *);
-#define outputs {program.name}_outputs
-#define act {program.name}_act
-{array("float", "observations", program.obs)}
-{array(output, "wanted", outputs)}
-{array(action, "actions", actions)}
-/* Written so that NaN differs, too. */
-static int differs(float got, float must)
-{{
-    const float apart = got < must ? must - got : got - must;
-    return !(apart <= {literal(program.tolerance)} * (1.0f + fabsf(must)));
-}}
-"""
+    sizes = {"ROWS": rows, "OBS": program.obs.shape[1], "MEMORY": program.memory}
+    defines = {
+        **sizes,
+        "OUT": outputs.shape[1],
+        "ACTIONS": actions.shape[1],
+        "OUTPUT": output,
+        "ACTION": action,
+        "STATE": program.state,
+        "outputs": f"{program.name}_outputs",
+        "act": f"{program.name}_act",
+        "TOLERANCE": literal(program.tolerance),
+    }
+    return "".join(
+        [
+            *(f"#define {name} {value}\n" for name, value in defines.items()),
+            array("float", "observations", program.obs),
+            array(output, "wanted", outputs),
+            array(action, "actions", actions),
+        ]
+    )

@@ -33,7 +33,6 @@ class Graph:
     """
 
     def __init__(self, opset: int) -> None:
-        """Begin with none."""
         self._opset = opset
         self._nodes: list[Any] = []
         self._constants: list[Any] = []

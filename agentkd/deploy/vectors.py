@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.difference import actions_of
+from agentkd.executors.difference import actions_of, margins
 from agentkd.executors.executor import Executor
 from agentkd.types import Floats
 
@@ -19,6 +19,8 @@ REAL = 192
 STEPS = 1024
 """Steps of an executor that remembers."""
 _EPISODE = 128
+_GOLDEN = 16
+_CLEAR = 1e-3
 _NUMBERS = 1 << 18
 """Of large observations fewer are taken, so that these make a megabyte at most."""
 _FEWEST = 16
@@ -132,3 +134,17 @@ def _steps(executor: Executor, episodes: Sequence[Floats]) -> list[Floats]:
         found += [piece] if len(piece) else []
     drawn = probes(executor, left)
     return found + [drawn[at : at + _EPISODE] for at in range(0, left, _EPISODE)]
+
+
+def golden(executor: Executor, count: int = _GOLDEN) -> tuple[Floats, Floats, Any]:
+    """Observations, their outputs and actions, for exported forms: no near ties if possible.
+
+    With a memory they are one sequence, as it comes.
+    """
+    obs = probes(executor, count if executor.memory else 8 * count)
+    outputs = answers(executor, obs).astype(np.float32)
+    clear = margins(executor, outputs) > _CLEAR
+    rows = np.flatnonzero(clear)[:count] if clear.any() else np.arange(count)
+    if executor.memory:
+        rows = np.arange(count)
+    return obs[rows], outputs[rows], actions_of(executor, outputs[rows])

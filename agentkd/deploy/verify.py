@@ -75,7 +75,6 @@ def verify(
     if not executor.memory:
         # What it gave where it was made. With a memory the drawn ones go on from there, and reading
         # the file has compared the golden ones.
-        assert wanted.outputs is not None
         wanted.outputs[: len(bundle.golden["obs"])] = bundle.golden["outputs"]
         wanted.actions[: len(bundle.golden["obs"])] = bundle.golden["actions"]
     for backend in BACKENDS if backends is None else backends:
@@ -99,10 +98,7 @@ def reference(executor: Executor, obs: Floats) -> Answer:
 
 def compare(name: str, executor: Executor, answer: Answer, wanted: Answer) -> Verdict:
     """Compare an answer with the reference's."""
-    assert wanted.outputs is not None
-    worst, text = difference(
-        executor, answer.outputs, answer.actions, wanted.outputs, wanted.actions
-    )
+    worst, text = difference(executor, *answer, *wanted)
     return Verdict(name, "differs" if text else "agrees", worst, text)
 
 

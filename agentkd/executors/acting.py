@@ -19,41 +19,30 @@ class Form(Protocol):
     @property
     def executor(self) -> Executor:
         """The executor."""
-        ...
 
     @property
     def obs(self) -> Floats:
         """Where the next observation is written, (obs,)."""
-        ...
-
-    def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
-        ...
-
-    def take(self) -> Any:
-        """Give the action decided: an int, or a fresh array."""
-        ...
 
     @property
     def memory(self) -> Floats:
         """What it remembers, (memory,); `run` brings it up to date."""
-        ...
+
+    def run(self) -> int:
+        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
+
+    def take(self) -> Any:
+        """Give the action decided: an int, or a fresh array."""
 
     def dist(self) -> ActionDist:
         """Give the distribution that `run` decided by, one row."""
-        ...
 
 
 @final
 class NumpyForm:
-    """The executor in NumPy.
-
-    Args:
-        executor: The executor.
-    """
+    """The executor in NumPy."""
 
     def __init__(self, executor: Executor) -> None:
-        """Make room for an observation."""
         self.executor = executor
         self.obs: Floats = np.zeros(executor.spec.obs.size, np.float32)
         self.memory: Floats = np.zeros(executor.memory, np.float32)
@@ -83,12 +72,7 @@ class NumpyForm:
 
 
 def form(executor: Executor, *, native: bool = True) -> Form:
-    """Bring an executor into the fastest form there is.
-
-    Args:
-        executor: The executor.
-        native: Whether it may be compiled.
-    """
+    """Bring an executor into the fastest form there is; `native` allows compiling it."""
     if native:
         # Not at the top: NumPy alone needs no compiler, and starts faster.
         from agentkd.executors.native import NativeForm, compile_native
@@ -100,14 +84,12 @@ def form(executor: Executor, *, native: bool = True) -> Form:
 
 
 def default_action(action: ActionSpec, wanted: Any = None) -> Any:
-    """Return what is done before the first decision.
+    """Return what is done before the first decision: what the user wants.
 
-    Args:
-        action: The actions.
-        wanted: What the user wants; None for the first choice, or the action nearest to 0.
+    By default it is the first choice, or the action nearest to 0.
 
     Raises:
-        ConfigError: If that is no action of these.
+        ConfigError: If `wanted` is no action of these.
     """
     if wanted is not None:
         return _fitting(wanted, action)
@@ -124,11 +106,7 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
 
 
 def _fitting(wanted: Any, action: ActionSpec) -> Any:
-    """Return an action in the type and shape that the environment takes.
-
-    Raises:
-        ConfigError: If it is none.
-    """
+    """Return an action in the type and shape that the environment takes."""
     like = np.asarray(default_action(action))
     try:
         found = np.asarray(wanted, np.float64)

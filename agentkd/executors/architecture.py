@@ -11,6 +11,7 @@ attention:16/2/1    WIDTH/HEADS/BLOCKS of a Transformer over the observation's p
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast, final, get_args
@@ -18,7 +19,7 @@ from typing import Literal, cast, final, get_args
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, SpecError, did_you_mean
 from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, Executor, head_for
 from agentkd.executors.layers import (
     Activation,
@@ -31,7 +32,9 @@ from agentkd.executors.layers import (
     Norm,
     Pool,
     Tokens,
+    kind,
     sizes,
+    width,
 )
 from agentkd.sizes import is_whole
 from agentkd.spec import ObsSpec, Spec
@@ -58,14 +61,10 @@ class Mlp:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         _check_widths(self.hidden, self.activation)
 
     def __str__(self) -> str:
-        """Write it as it is read."""
-        if not self.hidden:
-            return "linear"
-        return "mlp:" + ",".join([*map(str, self.hidden), *_tail(self.activation)])
+        return _written("mlp", self.hidden, self.activation) if self.hidden else "linear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,6 @@ class Cnn:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         channels = tuple(each[0] for each in self.convolutions)
         _check_widths((*channels, *self.hidden), self.activation)
         for each in self.convolutions:
@@ -87,13 +85,11 @@ class Cnn:
                 )
 
     def __str__(self) -> str:
-        """Write it as it is read."""
         words = [
             f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
             for channels, kernel, stride in self.convolutions
         ]
-        words += [*map(str, self.hidden), *_tail(self.activation)]
-        return "cnn:" + ",".join(words)
+        return _written("cnn", [*words, *self.hidden], self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +102,10 @@ class Recurrent:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         _check_widths((*self.hidden, self.width), self.activation)
 
     def __str__(self) -> str:
-        """Write it as it is read."""
-        words = [*map(str, self.hidden), str(self.width), *_tail(self.activation)]
-        return f"{self.kind}:" + ",".join(words)
+        return _written(self.kind, [*self.hidden, self.width], self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +117,6 @@ class Transformer:
     blocks: int
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         _check_widths((self.width, self.heads), "none")
         if not is_whole(self.blocks, 1, MOST_LAYERS - 3):
             raise ConfigError(
@@ -136,7 +128,6 @@ class Transformer:
             )
 
     def __str__(self) -> str:
-        """Write it as it is read."""
         return f"attention:{self.width}/{self.heads}/{self.blocks}"
 
 
@@ -153,8 +144,9 @@ def _check_widths(widths: tuple[int, ...], activation: str) -> None:
         raise ConfigError(f"No activation {activation!r}.{hint}")
 
 
-def _tail(activation: Activation) -> list[str]:
-    return [] if activation == "relu" else [activation]
+def _written(kind: str, words: Sequence[object], activation: Activation) -> str:
+    tail = () if activation == "relu" else (activation,)
+    return f"{kind}:" + ",".join(map(str, (*words, *tail)))
 
 
 def parse(architecture: str) -> Architecture:
@@ -219,13 +211,7 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
     """Make an untrained executor.
 
     Weights are orthogonal (Saxe et al. 2014, gain √2 within, 0.01 at the end), so that it starts
-    near indifference.
-
-    Args:
-        architecture: Such as "mlp:64,64".
-        spec: The environment it is for.
-        seed: For the weights.
-        squashed: For bounded boxes, end in tanh rather than in a clip.
+    near indifference. With `squashed`, actions in a bounded box end in tanh, else in a clip.
 
     Raises:
         ConfigError: If it does not suit the observation.
@@ -235,12 +221,11 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
     layers = _body(made_of, spec.obs, draws)
     before = sizes(layers[-1])[1] if layers else spec.obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
-    mean, scale = np.zeros(spec.obs.size), np.ones(spec.obs.size)
     return Executor(
         architecture=str(made_of),
         spec=spec,
-        mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
+        mean=np.zeros(spec.obs.size, np.float32),
+        scale=np.ones(spec.obs.size, np.float32),
         clip=CLIP,
         layers=tuple(layers),
         head=head_for(spec, squashed=squashed),
@@ -248,17 +233,16 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
 
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+    """All layers but the last."""
     match made_of:
-        case Mlp():
-            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
         case Cnn():
             return _cnn(made_of, obs, draws)
-        case Recurrent():
-            layers = _chain(obs.size, made_of.hidden, made_of.activation, draws)
-            before = sizes(layers[-1])[1] if layers else obs.size
-            return [*layers, _recurrent(made_of, before, draws)]
         case Transformer():
             return _blocks(made_of, obs, draws)
+    layers = _chain(obs.size, made_of.hidden, made_of.activation, draws)
+    if isinstance(made_of, Recurrent):
+        layers.append(_recurrent(made_of, (obs.size, *made_of.hidden)[-1], draws))
+    return layers
 
 
 def _chain(
@@ -384,6 +368,26 @@ def _norm(width: int) -> Norm:
     return Norm(np.ones(width, np.float32), np.zeros(width, np.float32))
 
 
+def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
+    """Make sure that layers are those that an architecture names, but for the last.
+
+    Raises:
+        SpecError: If they are others.
+    """
+    match made_of:
+        case Transformer(wide, _, blocks):
+            wanted = [("tokens", wide), *[("attention", wide)] * blocks, ("pool", wide)]
+        case _:
+            wanted = [("dense", wide) for wide in made_of.hidden]
+    if isinstance(made_of, Cnn):
+        wanted = [("conv", each[0]) for each in made_of.convolutions] + wanted
+    if isinstance(made_of, Recurrent):
+        wanted.append((made_of.kind, made_of.width))
+    found = [(kind(layer), width(layer)) for layer in layers[:-1]]
+    if found != wanted or not isinstance(layers[-1], Dense):
+        raise SpecError(f"{made_of} has the layers {wanted}; these are {found}.")
+
+
 @final
 class _Draws:
     """Draws initial weights, up to the parameters that an executor may have."""
@@ -399,11 +403,7 @@ class _Draws:
             raise ConfigError(
                 f"More than {MOST_PARAMETERS:,} parameters: an executor is tiny. {_EXAMPLES}"
             )
-        return _orthogonal(out, inputs, self.random)
-
-
-def _orthogonal(out: int, inputs: int, random: np.random.Generator) -> Floats:
-    tall = random.standard_normal((max(out, inputs), min(out, inputs)))
-    q, r = np.linalg.qr(tall)
-    q = q * np.sign(np.diag(r))
-    return (q if out >= inputs else q.T).astype(np.float32)
+        tall = self.random.standard_normal((max(out, inputs), min(out, inputs)))
+        q, r = np.linalg.qr(tall)
+        q = q * np.sign(np.diag(r))
+        return (q if out >= inputs else q.T).astype(np.float32)

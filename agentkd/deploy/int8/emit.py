@@ -18,7 +18,6 @@ import numpy as np
 import agentkd.executors
 from agentkd.deploy.ctext import aligned, array, comment, literal
 from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
-from agentkd.deploy.int8.selftest import self_test
 from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
 from agentkd.dists import bounds
 from agentkd.errors import SpecError
@@ -74,7 +73,7 @@ def emit_c_int8(
             _forward(quantised, name),
             _decide(quantised, name),
             functions(face),
-            self_test(quantised, face, obs),
+            _self_test(quantised, face, obs),
         ]
     )
 
@@ -394,3 +393,15 @@ def _decide(quantised: Quantised, n: str) -> str:
 {body}
 }}
 """
+
+
+def _self_test(quantised: Quantised, face: Interface, obs: Floats) -> str:
+    """Write a `main` behind `#ifdef NAME_TEST` that checks (rows, obs) bit by bit."""
+    arrays = [
+        array("float", f"{face.name}_golden_obs", obs),
+        array("int32_t", f"{face.name}_golden_out", quantised.integers(obs)),
+        array(face.action, f"{face.name}_golden_action", quantised.actions(obs)),
+    ]
+    refusals = face.fill("refuses.c")
+    words = {"arrays": "".join(arrays), "rows": len(obs), "refusals": refusals}
+    return face.fill("selftest_int8.c", **words)

@@ -289,7 +289,6 @@ class RememberingIntegers:
     """
 
     def __init__(self, quantised: Quantised) -> None:
-        """Take the executor."""
         self._quantised = quantised
 
     def initial_state(self, batch: int) -> State:

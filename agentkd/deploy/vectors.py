@@ -42,12 +42,8 @@ def probes(executor: Executor, count: int, seed: int = 0) -> Floats:
 def vectors(executor: Executor, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
     """Observations, drawn ones and those of episodes, and what is given for them.
 
-    An executor that remembers gets 1,024 steps: of the episodes as far as they go, and drawn ones
-    after them. Others get 64 drawn, and up to 192 spread over the episodes.
-
-    Args:
-        executor: The executor.
-        episodes: Observations of its own episodes, each (steps, obs).
+    An executor that remembers gets 1,024 steps: of the episodes, each (steps, obs), as far as they
+    go, and drawn ones after them. Others get 64 drawn, and up to 192 spread over the episodes.
 
     Returns:
         "obs" (n, obs), "outputs" (n, out), "actions" (n, numbers or choices), and "starts" (n,): 1
@@ -59,28 +55,28 @@ def vectors(executor: Executor, episodes: Sequence[Floats] = ()) -> dict[str, An
     """
     for episode in episodes:
         _fits(executor, episode)
-    remembers = bool(executor.memory)
-    pieces = _steps(executor, episodes) if remembers else _rows(executor, episodes)
+    pieces = _steps(executor, episodes) if executor.memory else _rows(executor, episodes)
     obs = np.concatenate(pieces).astype(np.float32)
     if not np.isfinite(obs).all():
         raise NumbersError("An observation of the episodes is NaN or infinite.")
-    starts = np.ones(len(obs), np.float32)
-    if remembers:
-        starts[:] = 0.0
-        starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    starts = beginnings(pieces) if executor.memory else np.ones(len(obs), np.float32)
     outputs = answers(executor, obs, starts)
     actions = actions_of(executor, outputs)
     return {"obs": obs, "outputs": outputs, "actions": actions, "starts": starts}
 
 
+def beginnings(pieces: Sequence[Floats]) -> Floats:
+    """Mark where episodes begin that are put one after another: 1 there, else 0, (n,)."""
+    starts = np.zeros(sum(map(len, pieces)), np.float32)
+    if len(starts):
+        starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    return starts
+
+
 def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Floats:
     """What an executor gives for observations (n, obs) one after another: (n, out).
 
-    Args:
-        executor: The executor.
-        obs: The observations.
-        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by default they
-            are one episode.
+    `starts`, (n,), is 1 where an episode begins; by default they are one episode.
 
     Raises:
         SpecError: If the shapes do not fit.

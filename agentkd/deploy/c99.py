@@ -9,15 +9,23 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from agentkd.deploy.ctext import aligned, array, comment, facts, kernels, literal, wrapped
+from agentkd.deploy.ctext import (
+    aligned,
+    array,
+    bounds_of,
+    facts,
+    kernels,
+    literal,
+    preamble,
+    wrapped,
+)
 from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
 from agentkd.deploy.vectors import golden
-from agentkd.dists import action_width, bounds
+from agentkd.dists import action_width
 from agentkd.errors import NumbersError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation, Conv, Dense, Layer, kind
@@ -28,17 +36,14 @@ from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 def emit_c(
     executor: Executor, name: str = "executor", provenance: Mapping[str, Any] | None = None
 ) -> str:
-    """Write an executor as the text of a C file.
+    """Write an executor as the text of a C file, in which every name begins with `name`.
 
     It defines `int NAME_step(struct NAME_state *, const float obs[], TYPE action[], float out[])`,
     which is re-entrant, and `NAME_act` and `NAME_outputs`, which use a static buffer; `header_of`
     takes the header out. TYPE is int32_t for choices and float for numbers. All return 0, or 1
     where the observation or the last layer's numbers hold NaN or infinity and nothing is written.
 
-    Args:
-        executor: The executor.
-        name: Begins every name in the file.
-        provenance: Where it came from; written into the comment at the head.
+    Where the executor came from is written into the comment at the head.
 
     Raises:
         ConfigError: If `name` cannot begin names in C.
@@ -62,29 +67,26 @@ def emit_c(
     return "\n".join(pieces)
 
 
+_PROMISES = """\
+It promises: C99 and nothing else, also valid C++; no malloc, no stdio, no
+recursion; needs <math.h>, <stdint.h> and <string.h> alone; every loop has a
+fixed bound. NaN and infinity are refused under -ffast-math too."""
+
+
 def _head_comment(executor: Executor, name: str, provenance: Mapping[str, Any]) -> str:
-    upper = name.upper()
     laid, room = steps(executor, BLOCK), rooms(executor, BLOCK)
-    norm = normaliser(executor)
     floats = sum(each.size for step in laid for each in step.arrays)
-    floats += 2 * len(norm.mean)
-    lines = ["An executor of agentkd: a decision for one observation. Generated; do not edit.", ""]
-    lines += [f"{key + ':':<14}{value}" for key, value in facts(executor, provenance)]
-    lines += [
-        f"{'constants:':<14}{4 * floats} bytes",
-        f"{'buffers:':<14}{4 * (2 * room.width + room.work)} bytes",
-        "",
-        "It promises: C99 and nothing else, also valid C++; no malloc, no stdio, no",
-        "recursion; needs <math.h>, <stdint.h> and <string.h> alone; every loop has a",
-        "fixed bound. NaN and infinity are refused under -ffast-math too.",
-        "",
-        f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c -lm && ./a.out",
-        "Call it from elsewhere:  include the header that was written beside it.",
+    floats += 2 * len(normaliser(executor).mean)
+    told = [
+        *facts(executor, provenance),
+        ("constants", f"{4 * floats} bytes"),
+        ("buffers", f"{4 * (2 * room.width + room.work)} bytes"),
     ]
     if executor.memory:
-        lines.insert(2, f"{'memory:':<14}{4 * executor.memory} bytes, the caller's")
-    body = "\n".join(f" * {comment(line)}".rstrip() for line in lines)
-    return f"/*\n{body}\n */"
+        told.insert(0, ("memory", f"{4 * executor.memory} bytes, the caller's"))
+    title = "An executor of agentkd: a decision for one observation"
+    check = f"cc -std=c99 -D{name.upper()}_TEST {name}.c -lm"
+    return preamble(title, told, _PROMISES, check)
 
 
 def _interface(executor: Executor, name: str) -> Interface:
@@ -140,11 +142,10 @@ def _kernels(executor: Executor, name: str) -> Iterator[str]:
     wanted.add("normalise" if _plain(executor) else "normalise_image")
     for layer in executor.layers:
         wanted |= {kind(layer), _activation(layer), *_NEEDS.get(kind(layer), ())}
-    match executor.head:
-        case "categorical" | "multicategorical":
-            wanted.add("best")
-        case "squashed":
-            wanted.add("squash")
+    if executor.head in ("categorical", "multicategorical"):
+        wanted.add("best")
+    if executor.head == "squashed":
+        wanted.add("squash")
     # "up" first: the others are written after what they call.
     texts = kernels()
     for kernel in sorted(texts, key=lambda each: each not in ("up", "sigmoid")):
@@ -160,13 +161,7 @@ def _constants(executor: Executor, name: str) -> Iterator[str]:
     yield array("float", f"{name}_scale", norm.scale)
     for index, step in enumerate(steps(executor, BLOCK)):
         yield from _arrays(executor.layers[index], step, index, name)
-    action = executor.spec.action
-    if isinstance(action, MultiDiscreteSpec):
-        yield array("int32_t", f"{name}_sizes", action.sizes)
-    if isinstance(action, BoxSpec):
-        low, high = bounds(action)
-        yield array("float", f"{name}_low", low)
-        yield array("float", f"{name}_high", high)
+    yield from bounds_of(executor.spec.action, name)
 
 
 def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
@@ -191,19 +186,11 @@ def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A layer's call, and the buffer that holds what it gave."""
-
-    text: str
-    buffer: str
-
-
-def _calls(executor: Executor, n: str) -> list[_Call]:
+def _calls(executor: Executor, n: str) -> tuple[str, str]:
+    """The calls of all layers, and the buffer that holds what the last one gave."""
     calls, here, there, memory = [], "x", "y", 0
-    for index, (layer, step) in enumerate(
-        zip(executor.layers, steps(executor, BLOCK), strict=True)
-    ):
+    laid = zip(executor.layers, steps(executor, BLOCK), strict=True)
+    for index, (layer, step) in enumerate(laid):
         given = f"{n}_dims{index}, {n}_arrays{index}, s->{here}"
         given += "" if step.kind == "attention" else f", s->{there}"
         if isinstance(layer, Dense):
@@ -216,19 +203,16 @@ def _calls(executor: Executor, n: str) -> list[_Call]:
         if step.memory:
             given += f", memory + {memory}" if memory else ", memory"
             memory += step.memory
-        text = f"    {n}_{step.kind}({given});"
+        calls.append(f"    {n}_{step.kind}({given});")
         if step.kind != "attention":
             here, there = there, here
         if _activation(layer) != "none":
-            text += f"\n    {n}_{_activation(layer)}(s->{here}, {step.out});"
-        calls.append(_Call(text, here))
-    return calls
+            calls.append(f"    {n}_{_activation(layer)}(s->{here}, {step.out});")
+    return "\n".join(calls), f"s->{here}"
 
 
 def _forward(executor: Executor, n: str) -> str:
-    calls = _calls(executor, n)
-    body = "\n".join(call.text for call in calls)
-    last = f"s->{calls[-1].buffer}"
+    body, last = _calls(executor, n)
     clip, size = literal(executor.clip), executor.spec.obs.size
     norm = normaliser(executor)
     image = "" if _plain(executor) else f"{len(norm.mean)}, {norm.apart}, "

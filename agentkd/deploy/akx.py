@@ -24,11 +24,7 @@ MAGIC = b"AKX1"
 FORMAT = 2
 FLOAT32 = 0
 """The kind of weights; the runtime refuses those that it does not know."""
-RUNTIME = (
-    Path(__file__).with_name("c") / "akx.h",
-    Path(__file__).with_name("c") / "akx.c",
-    KERNELS,
-)
+RUNTIME = (*(Path(__file__).with_name("c") / name for name in ("akx.h", "akx.c")), KERNELS)
 """The runtime's sources; they are built together."""
 _LAYERS = 64
 _WIDEST = 1 << 20
@@ -52,9 +48,10 @@ def to_akx(executor: Executor) -> bytes:
             f"executor has {len(laid)} of up to {widest}."
         )
     action, norm = executor.spec.action, normaliser(executor)
-    body = [
-        struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *_padded(step.dims), 0) for step in laid
-    ]
+    body = []
+    for step in laid:
+        dims = [*step.dims, *[0] * (_DIMS - len(step.dims))]
+        body.append(struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *dims, 0))
     if isinstance(action, MultiDiscreteSpec):
         body.append(np.asarray(action.sizes, "<u4").tobytes())
     body += [_floats(norm.mean), _floats(norm.scale)]
@@ -78,10 +75,6 @@ def to_akx(executor: Executor) -> bytes:
     ) + b"".join(body)
     front = struct.pack("<4s3I", MAGIC, FORMAT, 16 + len(tail), zlib.crc32(tail))
     return front + tail
-
-
-def _padded(dims: tuple[int, ...]) -> list[int]:
-    return [*dims, *[0] * (_DIMS - len(dims))]
 
 
 def _floats(values: object) -> bytes:

@@ -59,8 +59,8 @@ def emit_c(
         header(face),
         *_kernels(executor, name),
         *_constants(executor, name),
-        _forward(executor, name),
-        _decide(executor, name),
+        _forward(executor, face),
+        _decide(executor, face),
         functions(face),
         _self_test(executor, face),
     ]
@@ -211,54 +211,22 @@ def _calls(executor: Executor, n: str) -> tuple[str, str]:
     return "\n".join(calls), f"s->{here}"
 
 
-def _forward(executor: Executor, n: str) -> str:
-    body, last = _calls(executor, n)
-    clip, size = literal(executor.clip), executor.spec.obs.size
-    norm = normaliser(executor)
-    image = "" if _plain(executor) else f"{len(norm.mean)}, {norm.apart}, "
-    function = f"{n}_normalise" if _plain(executor) else f"{n}_normalise_image"
-    memory = f",\n{' ' * (len(n) + 29)}float *memory" if executor.memory else ""
-    return f"""/* Gives the last layer's numbers; NULL where nothing can be decided. */
-static const float *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
-{{
-    if ({function}(obs, {n}_mean, {n}_scale, {clip}, {size}, {image}s->x) == 0)
-        return NULL;
-{body}
-    return {n}_finite({last}, {n.upper()}_OUT) != 0 ? {last} : NULL;
-}}
-"""
+def _forward(executor: Executor, face: Interface) -> str:
+    norm, (calls, last) = normaliser(executor), _calls(executor, face.name)
+    image, channels = "", ""
+    if not _plain(executor):
+        image, channels = "_image", f"{len(norm.mean)}, {norm.apart}, "
+    memory = f",\n{' ' * (len(face.name) + 29)}float *memory" if executor.memory else ""
+    clip = literal(executor.clip)
+    words = {"calls": calls, "channels": channels, "clip": clip, "image": image, "last": last}
+    return face.fill("forward.c", memory=memory, **words)
 
 
-def _decide(executor: Executor, n: str) -> str:
-    upper = n.upper()
-    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
-    match executor.head:
-        case "categorical":
-            assert isinstance(executor.spec.action, DiscreteSpec)
-            start = executor.spec.action.start
-            tail = f" + {start}" if start > 0 else f" - {-start}" if start else ""
-            body = f"    action[0] = {n}_best(last, {upper}_OUT){tail};"
-        case "multicategorical":
-            body = (
-                f"    {loop} {{\n        action[i] = {n}_best(last, {n}_sizes[i]);\n"
-                f"        last += {n}_sizes[i];\n    }}"
-            )
-        case "bernoulli":
-            body = f"    {loop}\n        action[i] = last[i] > 0.0f ? 1 : 0;"
-        case "squashed":
-            body = (
-                f"    {loop} {{\n"
-                f"        const float low = {n}_low[i], high = {n}_high[i];\n"
-                f"        const float v = {n}_squash(last[i], low, high);\n"
-                f"        action[i] = {n}_bound(v, low, high);\n    }}"
-            )
-        case "clipped":
-            body = f"    {loop}\n        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
-    return f"""static void {n}_decide(const float *last, {ctype(executor.spec)} *action)
-{{
-{body}
-}}
-"""
+def _decide(executor: Executor, face: Interface) -> str:
+    action = executor.spec.action
+    start = action.start if isinstance(action, DiscreteSpec) else 0
+    text = f" {'+' if start > 0 else '-'} {abs(start)}" if start else ""
+    return face.fill("decide.c", executor.head, start=text)
 
 
 def _self_test(executor: Executor, face: Interface) -> str:

@@ -27,6 +27,7 @@ typename typeof union unsigned using virtual void volatile wchar_t while xor xor
 _OURS = ("akd", "akx")
 """What the names of the fixed runtime begin with."""
 _TEMPLATES = Path(__file__).with_name("templates")
+_CASE = re.compile(r"#case (.*)\n((?:(?!#case|#end).*\n)*)")
 HEADER_MARK = "/* Calls an executor exported to C by"
 """How each header begins, so that no other file is overwritten by one."""
 
@@ -80,8 +81,11 @@ class Interface:
     action_note: str
     out_note: str
 
-    def fill(self, template: str, **more: object) -> str:
-        """Fill in a file of `templates/`: NAME, UPPER, the interface's @words@, and more."""
+    def fill(self, template: str, case: str = "", /, **more: object) -> str:
+        """Fill in a file of `templates/`: NAME, UPPER, the interface's @words@, and more.
+
+        Of the text from "#case A B" lines to "#end", what is for `case` is kept.
+        """
         upper, under = self.name.upper(), " " * (len(self.name) + 9)
         words: dict[str, object] = {
             "NAME": self.name,
@@ -116,6 +120,8 @@ class Interface:
             }
         words |= more
         text = (_TEMPLATES / template).read_text(encoding="utf-8")
+        text = _CASE.sub(lambda found: found[2] * (case in found[1].split()), text)
+        text = text.replace("#end\n", "")
         return re.sub(r"@(\w+)@|NAME|UPPER", lambda found: str(words[found[1] or found[0]]), text)
 
 

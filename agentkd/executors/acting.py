@@ -9,7 +9,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution, one_action
-from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats
 
 
@@ -91,36 +91,14 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
     Raises:
         ConfigError: If `wanted` is no action of these.
     """
-    if wanted is not None:
-        return _fitting(wanted, action)
-    match action:
-        case DiscreteSpec(_, start):
-            return start
-        case BoxSpec(low, _, shape):
-            zeros = np.zeros(len(low), np.float32)
-            return np.clip(zeros, *dists.bounds(action)).reshape(shape)
-        case MultiBinarySpec(n):
-            return np.zeros(n, np.int8)
-        case _:
-            return np.zeros(len(action.sizes), np.int64)
-
-
-def _fitting(wanted: Any, action: ActionSpec) -> Any:
-    """Return an action in the type and shape that the environment takes."""
-    like = np.asarray(default_action(action))
+    usual, low, high = _range(action)
+    if wanted is None:
+        return usual
+    like = np.asarray(usual)
     try:
         found = np.asarray(wanted, np.float64)
     except (TypeError, ValueError):
         found = np.asarray(np.nan)
-    match action:
-        case DiscreteSpec(n, start):
-            low, high = np.asarray(start), np.asarray(start + n - 1)
-        case BoxSpec(lowest, highest, shape):
-            low, high = (np.reshape(each, shape) for each in (lowest, highest))
-        case MultiBinarySpec():
-            low, high = np.zeros_like(like), np.ones_like(like)
-        case _:
-            low, high = np.zeros_like(like), np.asarray(action.sizes) - 1
     fits = found.shape == like.shape and bool(np.isfinite(found).all())
     fits = fits and bool(((low <= found) & (found <= high)).all())
     whole = isinstance(action, BoxSpec) or bool((found == np.floor(found)).all())
@@ -134,3 +112,17 @@ def _fitting(wanted: Any, action: ActionSpec) -> Any:
         inside = np.clip(np.ravel(found).astype(np.float32), *dists.bounds(action))
         return inside.reshape(action.shape)
     return int(found) if isinstance(action, DiscreteSpec) else found.astype(like.dtype)
+
+
+def _range(action: ActionSpec) -> tuple[Any, Any, Any]:
+    """The action done by default, in its own type, and the bounds of all."""
+    match action:
+        case DiscreteSpec(n, start):
+            return start, start, start + n - 1
+        case BoxSpec(low, high, shape):
+            nearest = np.clip(np.zeros(len(low), np.float32), *dists.bounds(action))
+            return nearest.reshape(shape), np.reshape(low, shape), np.reshape(high, shape)
+        case MultiBinarySpec(n):
+            return np.zeros(n, np.int8), 0, 1
+        case MultiDiscreteSpec(sizes):
+            return np.zeros(len(sizes), np.int64), 0, np.asarray(sizes) - 1

@@ -10,11 +10,12 @@ attention:16/2/1    WIDTH/HEADS/BLOCKS of a Transformer over the observation's p
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, final, get_args
+from typing import Any, Literal, cast, final, get_args
 
 import numpy as np
 
@@ -163,7 +164,12 @@ def parse(architecture: str) -> Architecture:
         raise ConfigError(f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}")
     words = [word.strip() for word in rest.split(",") if word.strip()]
     if kind == "attention":
-        return _transformer(architecture, words)
+        found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
+        if found is None:
+            raise ConfigError(
+                f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
+            )
+        return Transformer(*map(int, found.groups()))
     activation: Activation = "relu"
     if words and words[-1][0].isalpha():
         name = words.pop()
@@ -197,14 +203,6 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
         )
     channels, kernel, stride = numbers
     return channels, kernel, stride
-
-
-def _transformer(architecture: str, words: list[str]) -> Transformer:
-    found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
-    if found is None:
-        raise ConfigError(f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1.")
-    width, heads, blocks = map(int, found.groups())
-    return Transformer(width, heads, blocks)
 
 
 def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True) -> Executor:
@@ -281,40 +279,33 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
 
 def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     shape, first = image_shape(obs)
-    layers: list[Layer] = []
+    layers: list[Any] = []
     for out, kernel, stride in made_of.convolutions:
         if kernel > min(shape[:2]):
             raise ConfigError(
                 f"{made_of}: a kernel of {kernel} does not fit an image of {shape[0]} x {shape[1]}."
             )
         flat = draws.orthogonal(out, kernel * kernel * shape[2]) * np.float32(_WITHIN)
-        conv = Conv(
-            weight=flat.reshape(out, kernel, kernel, shape[2]),
-            bias=np.zeros(out, np.float32),
-            activation=made_of.activation,
-            stride=stride,
-            shape=shape,
-            channels_first=first,
-        )
-        layers.append(conv)
-        shape, first = (*conv.grid, out), False
-    flat_size = shape[0] * shape[1] * shape[2]
-    return layers + _chain(flat_size, made_of.hidden, made_of.activation, draws)
+        weight = flat.reshape(out, kernel, kernel, shape[2])
+        bias = np.zeros(out, np.float32)
+        layers.append(Conv(weight, bias, made_of.activation, stride, shape, first))
+        shape, first = (*layers[-1].grid, out), False
+    return layers + _chain(math.prod(shape), made_of.hidden, made_of.activation, draws)
 
 
 def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
-    gates = 3 if made_of.kind == "gru" else 4
-    width = made_of.width
-
-    def stacked(size: int) -> Dense:
-        each = [draws.orthogonal(width, size) for _ in range(gates)]
-        return Dense(np.concatenate(each), np.zeros(gates * width, np.float32))
-
-    given, kept = stacked(inputs), stacked(width)
+    gates, wide = 3 if made_of.kind == "gru" else 4, made_of.width
+    given, kept = (
+        Dense(
+            np.concatenate([draws.orthogonal(wide, size) for _ in range(gates)]),
+            np.zeros(gates * wide, np.float32),
+        )
+        for size in (inputs, wide)
+    )
     if made_of.kind == "gru":
         return Gru(given, kept)
     # What is remembered stays by default (Jozefowicz et al. 2015).
-    given.bias[width : 2 * width] = 1.0
+    given.bias[wide : 2 * wide] = 1.0
     return Lstm(given, kept)
 
 

@@ -53,7 +53,8 @@ def difference(
             span = high.astype(np.float64) - low
         further, first = _first("action", actions, wanted_actions, span, tolerance)
         return max(worst, further), text or first
-    near = margins(executor, wanted) <= _tie(wanted, tolerance)
+    # Two scores so near each other that rounding decides between them.
+    near = margins(executor, wanted) <= 2 * tolerance * (1 + np.abs(wanted).max(axis=1))
     apart = (actions != wanted_actions) & ~near[:, None]
     if apart.any() and not text:
         row, column = (int(each) for each in np.argwhere(apart)[0])
@@ -86,11 +87,6 @@ def margins(executor: Executor, outputs: Floats) -> Floats:
             return np.asarray(np.abs(outputs).min(axis=1), np.float32)
         case _:
             return np.full(len(outputs), np.inf, np.float32)
-
-
-def _tie(outputs: Floats, tolerance: float) -> Any:
-    """How near two scores may be for rounding to decide between them."""
-    return 2 * tolerance * (1 + np.abs(outputs).max(axis=1))
 
 
 def _first(what: str, got: Any, wanted: Any, span: Any, tolerance: float) -> tuple[float, str]:

@@ -63,8 +63,8 @@ def emit_c_int8(
             header(face),
             kernels(quantised, name),
             *_constants(quantised, name),
-            _forward(quantised, name),
-            _decide(quantised, name),
+            _forward(quantised, face),
+            _decide(quantised, face),
             functions(face),
             _self_test(quantised, face, obs),
         ]
@@ -256,30 +256,22 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         yield array("int32_t", f"{name}_half", quantised.squash.half)
 
 
-def _forward(quantised: Quantised, n: str) -> str:
-    upper = n.upper()
-    squash = ""
-    if quantised.squash is not None:
-        squash = f"""
-    for (int i = 0; i < {upper}_OUT; i++) {{
-        const int64_t product = (int64_t)s->last[i] * {n}_half[i];
-        s->last[i] = {n}_centre[i] + (int32_t)((product + 16384) >> 15);
-    }}"""
-    memory = f",\n{' ' * (len(n) + 31)}int16_t *memory" if quantised.memory else ""
-    size = f"{quantised.limit}, {upper}_OBS"
-    function = "input"
+def _forward(quantised: Quantised, face: Interface) -> str:
+    image, channels = "", ""
     if not _plain(quantised):
-        size += f", {len(quantised.mean)}, {quantised.apart}"
-        function = "input_image"
-    return f"""/* Gives the last layer's integers; NULL where nothing can be decided. */
-static const int32_t *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
-{{
-    if ({n}_i8_{function}(obs, {n}_mean, {n}_gain, {size}, s->x))
-        return NULL;
-{_calls(quantised, n)}{squash}
-    return s->last;
-}}
-"""
+        image, channels = "_image", f", {len(quantised.mean)}, {quantised.apart}"
+    memory = f",\n{' ' * (len(face.name) + 31)}int16_t *memory" if quantised.memory else ""
+    words = {"calls": _calls(quantised, face.name), "channels": channels, "image": image}
+    return face.fill(
+        "forward_int8.c", quantised.head, limit=quantised.limit, memory=memory, **words
+    )
+
+
+def _decide(quantised: Quantised, face: Interface) -> str:
+    action = quantised.spec.action
+    start = action.start if isinstance(action, DiscreteSpec) else 0
+    # The step is a power of two: the product is exact and cannot be fused.
+    return face.fill("decide_int8.c", quantised.head, start=start, step=literal(quantised.step))
 
 
 def _calls(quantised: Quantised, n: str) -> str:
@@ -306,42 +298,6 @@ def _calls(quantised: Quantised, n: str) -> str:
         here, there = there, here
         part += len(dense_parts((layer,)))
     return "\n".join(lines)
-
-
-def _decide(quantised: Quantised, n: str) -> str:
-    upper = n.upper()
-    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
-    match quantised.head:
-        case "categorical":
-            assert isinstance(quantised.spec.action, DiscreteSpec)
-            body = f"""    int32_t best = 0;
-    for (int32_t i = 1; i < {upper}_OUT; i++)
-        if (last[i] > last[best])
-            best = i;
-    action[0] = best + ({quantised.spec.action.start});"""
-        case "multicategorical":
-            body = f"""    for (int32_t k = 0; k < {upper}_ACTION; k++) {{
-        int32_t best = 0;
-        for (int32_t i = 1; i < {n}_sizes[k]; i++)
-            if (last[i] > last[best])
-                best = i;
-        action[k] = best;
-        last += {n}_sizes[k];
-    }}"""
-        case "bernoulli":
-            body = f"    {loop}\n        action[i] = last[i] > 0;"
-        case _:
-            # The step is a power of two: the product is exact and cannot be fused.
-            body = f"""    {loop} {{
-        float v = (float)last[i] * {literal(quantised.step)};
-        v = v < {n}_high[i] ? v : {n}_high[i];
-        action[i] = v > {n}_low[i] ? v : {n}_low[i];
-    }}"""
-    return f"""static void {n}_decide(const int32_t *last, {ctype(quantised.spec)} *action)
-{{
-{body}
-}}
-"""
 
 
 def _self_test(quantised: Quantised, face: Interface, obs: Floats) -> str:

@@ -55,99 +55,58 @@ _EXAMPLES = "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attentio
 
 
 @dataclass(frozen=True, slots=True)
-class Mlp:
-    """Dense layers of these widths, with one activation between them."""
+class Architecture:
+    """What an executor is made of; `str` writes it as it is read.
 
+    Convolutions (channels, kernel, stride) come first, then dense layers of the widths `hidden`,
+    the last of which is a unit's with a memory for "gru" and "lstm". "attention" has blocks of one
+    width instead, with dense pairs twice as wide inside.
+    """
+
+    kind: Literal["mlp", "cnn", "gru", "lstm", "attention"]
     hidden: tuple[int, ...]
     activation: Activation = "relu"
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    heads: int = 1
+    blocks: int = 1
 
     def __post_init__(self) -> None:
-        _check_widths(self.hidden, self.activation)
-
-    def __str__(self) -> str:
-        return _written("mlp", self.hidden, self.activation) if self.hidden else "linear"
-
-
-@dataclass(frozen=True, slots=True)
-class Cnn:
-    """Convolutions (channels, kernel, stride), then dense layers of these widths."""
-
-    convolutions: tuple[tuple[int, int, int], ...]
-    hidden: tuple[int, ...]
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        channels = tuple(each[0] for each in self.convolutions)
-        _check_widths((*channels, *self.hidden), self.activation)
+        heads = (self.heads,) if self.kind == "attention" else ()
+        widths = (*(each[0] for each in self.convolutions), *self.hidden, *heads)
+        if not all(is_whole(wide, 1, _WIDEST) for wide in widths):
+            raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
+        if len(widths) >= MOST_LAYERS:
+            raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
+        if self.activation not in get_args(Activation):
+            hint = did_you_mean(self.activation, get_args(Activation))
+            raise ConfigError(f"No activation {self.activation!r}.{hint}")
         for each in self.convolutions:
             if not all(is_whole(n, 1, _MOST_KERNEL) for n in each[1:]):
                 raise ConfigError(
                     f"A convolution of {each}: kernel and stride are 1 to {_MOST_KERNEL}."
                 )
-
-    def __str__(self) -> str:
-        words = [
-            f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
-            for channels, kernel, stride in self.convolutions
-        ]
-        return _written("cnn", [*words, *self.hidden], self.activation)
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrent:
-    """Dense layers of these widths, then a layer with a memory of this width."""
-
-    kind: Literal["gru", "lstm"]
-    hidden: tuple[int, ...]
-    width: int
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        _check_widths((*self.hidden, self.width), self.activation)
-
-    def __str__(self) -> str:
-        return _written(self.kind, [*self.hidden, self.width], self.activation)
-
-
-@dataclass(frozen=True, slots=True)
-class Transformer:
-    """Blocks of attention of one width; dense pairs inside are twice as wide."""
-
-    width: int
-    heads: int
-    blocks: int
-
-    def __post_init__(self) -> None:
-        _check_widths((self.width, self.heads), "none")
         if not is_whole(self.blocks, 1, MOST_LAYERS - 3):
             raise ConfigError(
                 f"{self.blocks} blocks of attention; 1 to {MOST_LAYERS - 3} are read."
             )
-        if self.width % self.heads:
+        if heads and self.hidden[0] % self.heads:
             raise ConfigError(
-                f"attention: a width of {self.width} cannot be shared by {self.heads} heads."
+                f"attention: a width of {self.hidden[0]} cannot be shared by {self.heads} heads."
             )
 
     def __str__(self) -> str:
-        return f"attention:{self.width}/{self.heads}/{self.blocks}"
-
-
-Architecture = Mlp | Cnn | Recurrent | Transformer
-
-
-def _check_widths(widths: tuple[int, ...], activation: str) -> None:
-    if not all(is_whole(width, 1, _WIDEST) for width in widths):
-        raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
-    if len(widths) >= MOST_LAYERS:
-        raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
-    if activation not in get_args(Activation):
-        hint = did_you_mean(activation, get_args(Activation))
-        raise ConfigError(f"No activation {activation!r}.{hint}")
-
-
-def _written(kind: str, words: Sequence[object], activation: Activation) -> str:
-    tail = () if activation == "relu" else (activation,)
-    return f"{kind}:" + ",".join(map(str, (*words, *tail)))
+        if self.kind == "attention":
+            return f"attention:{self.hidden[0]}/{self.heads}/{self.blocks}"
+        words = [
+            f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
+            for channels, kernel, stride in self.convolutions
+        ]
+        words += map(str, self.hidden)
+        if not words:
+            return "linear"
+        return f"{self.kind}:" + ",".join(
+            [*words, *([] if self.activation == "relu" else [self.activation])]
+        )
 
 
 def parse(architecture: str) -> Architecture:
@@ -158,7 +117,7 @@ def parse(architecture: str) -> Architecture:
     """
     text = architecture.strip().lower()
     if text == "linear":
-        return Mlp(())
+        return Architecture("mlp", ())
     kind, _, rest = text.partition(":")
     if kind not in _KINDS:
         raise ConfigError(f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}")
@@ -169,7 +128,8 @@ def parse(architecture: str) -> Architecture:
             raise ConfigError(
                 f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
             )
-        return Transformer(*map(int, found.groups()))
+        wide, heads, blocks = map(int, found.groups())
+        return Architecture("attention", (wide,), heads=heads, blocks=blocks)
     activation: Activation = "relu"
     if words and words[-1][0].isalpha():
         name = words.pop()
@@ -183,14 +143,9 @@ def parse(architecture: str) -> Architecture:
     widths = tuple(int(word) if _WIDTH.fullmatch(word) else 0 for word in words)
     if not all(1 <= width <= _WIDEST for width in widths):
         raise ConfigError(f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}")
-    match kind:
-        case "cnn" if convolutions:
-            return Cnn(tuple(convolutions), widths, activation)
-        case "gru" | "lstm" if widths:
-            return Recurrent(kind, widths[:-1], widths[-1], activation)
-        case "mlp" if widths:
-            return Mlp(widths, activation)
-    raise ConfigError(f"{architecture!r} does not say how large. {_EXAMPLES}")
+    if kind == "linear" or not (convolutions if kind == "cnn" else widths):
+        raise ConfigError(f"{architecture!r} does not say how large. {_EXAMPLES}")
+    return Architecture(cast(Any, kind), widths, activation, tuple(convolutions))
 
 
 def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
@@ -232,19 +187,21 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     """All layers but the last."""
-    match made_of:
-        case Cnn():
+    match made_of.kind:
+        case "cnn":
             return _cnn(made_of, obs, draws)
-        case Transformer():
+        case "attention":
             return _blocks(made_of, obs, draws)
-    layers = _chain(obs.size, made_of.hidden, made_of.activation, draws)
-    if isinstance(made_of, Recurrent):
-        layers.append(_recurrent(made_of, (obs.size, *made_of.hidden)[-1], draws))
-    return layers
+        case "mlp":
+            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
+        case "gru" | "lstm":
+            *hidden, wide = made_of.hidden
+            layers = _chain(obs.size, hidden, made_of.activation, draws)
+            return [*layers, _recurrent(made_of.kind, (obs.size, *hidden)[-1], wide, draws)]
 
 
 def _chain(
-    inputs: int, hidden: tuple[int, ...], activation: Activation, draws: _Draws
+    inputs: int, hidden: Sequence[int], activation: Activation, draws: _Draws
 ) -> list[Layer]:
     widths = [inputs, *hidden]
     return [_dense(before, out, activation, _WITHIN, draws) for before, out in pairwise(widths)]
@@ -277,7 +234,7 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
     return (shape[0], shape[1], shape[2]), False
 
 
-def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+def _cnn(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     shape, first = image_shape(obs)
     layers: list[Any] = []
     for out, kernel, stride in made_of.convolutions:
@@ -293,8 +250,8 @@ def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     return layers + _chain(math.prod(shape), made_of.hidden, made_of.activation, draws)
 
 
-def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
-    gates, wide = 3 if made_of.kind == "gru" else 4, made_of.width
+def _recurrent(kind: str, inputs: int, wide: int, draws: _Draws) -> Gru | Lstm:
+    gates = 3 if kind == "gru" else 4
     given, kept = (
         Dense(
             np.concatenate([draws.orthogonal(wide, size) for _ in range(gates)]),
@@ -302,7 +259,7 @@ def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
         )
         for size in (inputs, wide)
     )
-    if made_of.kind == "gru":
+    if kind == "gru":
         return Gru(given, kept)
     # What is remembered stays by default (Jozefowicz et al. 2015).
     given.bias[wide : 2 * wide] = 1.0
@@ -331,9 +288,9 @@ def token_shape(obs: ObsSpec) -> tuple[int, int]:
     )
 
 
-def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+def _blocks(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     tokens, piece = token_shape(obs)
-    width, inner = made_of.width, 2 * made_of.width
+    (width,) = made_of.hidden
     weight = [draws.orthogonal(width, piece) for _ in range(tokens)]
     place = 0.02 * draws.random.standard_normal((tokens, width))
     layers: list[Layer] = [Tokens(np.stack(weight), place.astype(np.float32))]
@@ -347,8 +304,8 @@ def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
             qkv=_dense(width, 3 * width, "none", 1.0, draws),
             out=_dense(width, width, "none", back, draws),
             norm_after=_norm(width),
-            up=_dense(width, inner, "relu", _WITHIN, draws),
-            down=_dense(inner, width, "none", back, draws),
+            up=_dense(width, 2 * width, "relu", _WITHIN, draws),
+            down=_dense(2 * width, width, "none", back, draws),
         )
         for _ in range(made_of.blocks)
     ]
@@ -365,15 +322,14 @@ def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
     Raises:
         SpecError: If they are others.
     """
-    match made_of:
-        case Transformer(wide, _, blocks):
-            wanted = [("tokens", wide), *[("attention", wide)] * blocks, ("pool", wide)]
-        case _:
-            wanted = [("dense", wide) for wide in made_of.hidden]
-    if isinstance(made_of, Cnn):
-        wanted = [("conv", each[0]) for each in made_of.convolutions] + wanted
-    if isinstance(made_of, Recurrent):
-        wanted.append((made_of.kind, made_of.width))
+    kinds = ["dense"] * len(made_of.hidden)
+    if made_of.kind in ("gru", "lstm"):
+        kinds[-1] = made_of.kind
+    wanted = [("conv", each[0]) for each in made_of.convolutions]
+    wanted += zip(kinds, made_of.hidden, strict=True)
+    if made_of.kind == "attention":
+        kinds = ["tokens", *["attention"] * made_of.blocks, "pool"]
+        wanted = [(each, made_of.hidden[0]) for each in kinds]
     found = [(kind(layer), width(layer)) for layer in layers[:-1]]
     if found != wanted or not isinstance(layers[-1], Dense):
         raise SpecError(f"{made_of} has the layers {wanted}; these are {found}.")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.dists import action_width, bounds
-from agentkd.errors import NumbersError, SpecError
+from agentkd.errors import SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import KERNELS
 from agentkd.executors.plan import BLOCK, HEADS, KINDS, normaliser, steps
@@ -38,8 +38,7 @@ def to_akx(executor: Executor) -> bytes:
         NumbersError: If a weight is NaN or infinite.
         SpecError: If it is larger than the runtime reads.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     laid = steps(executor, BLOCK)
     widest = max(executor.spec.obs.size, *(step.room for step in laid))
     if widest > _WIDEST or len(laid) > _LAYERS:

@@ -25,14 +25,7 @@ from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, most_rows, vectors
-from agentkd.errors import (
-    BundleError,
-    BundleReason,
-    LoadError,
-    NumbersError,
-    TooLargeError,
-    WriteError,
-)
+from agentkd.errors import BundleError, BundleReason, LoadError, TooLargeError, WriteError
 from agentkd.executors.architecture import check_layers, parse
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
@@ -113,8 +106,7 @@ def to_bytes(
         ConfigError: If the contract does not fit the executor.
         SpecError: If the labels do not fit it.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     tensors = {"weights": _tensors(executor), "golden": vectors(executor, golden)}
     manifest = {
         "format": FORMAT,

@@ -50,8 +50,7 @@ def emit_c(
         NumbersError: If a weight is NaN or infinite.
     """
     check_name(name)
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     face = _interface(executor, name)
     pieces = [
         _head_comment(executor, name, provenance or {}),
@@ -93,16 +92,14 @@ def _interface(executor: Executor, name: str) -> Interface:
     count, room = action_width(executor.spec.action), rooms(executor, BLOCK)
     match executor.spec.action:
         case DiscreteSpec(n, start):
-            said = f"`action` is one choice from {start} to {start + n - 1}."
+            said = f"one choice from {start} to {start + n - 1}"
         case MultiDiscreteSpec():
-            said = f"`action` is {count} choices, each from 0 on."
+            said = f"{count} choices, each from 0 on"
         case BoxSpec():
-            said = f"`action` is {count} numbers in the environment's units."
+            said = f"{count} numbers in the environment's units"
         case _:
-            said = f"`action` is {count} times 0 or 1."
-    scratch = [("x", room.width), ("y", room.width)]
-    if room.work:
-        scratch.append(("work", room.work))
+            said = f"{count} times 0 or 1"
+    scratch = {"x": room.width, "y": room.width, "work": room.work}
     return Interface(
         name,
         obs=executor.spec.obs.size,
@@ -110,9 +107,9 @@ def _interface(executor: Executor, name: str) -> Interface:
         actions=count,
         number="float",
         action=ctype(executor.spec),
-        scratch=tuple(Buffer("float", each, length) for each, length in scratch),
+        scratch=tuple(Buffer("float", *each) for each in scratch.items() if each[1]),
         memory=Buffer("float", "memory", executor.memory) if executor.memory else None,
-        action_note=said,
+        action_note=f"`action` is {said}.",
         out_note="`out` is the last layer's numbers.",
     )
 

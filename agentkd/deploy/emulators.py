@@ -31,6 +31,11 @@ _SPIN = 100_000
 """Rounds of the loop whose instructions are known, as in check.c."""
 _OPTIMISE = ("-std=gnu99", "-O2", "-ffunction-sections", "-fdata-sections")
 _SECONDS = 120
+_SECTIONS = {
+    "code": (".text", ".vectors"),
+    "constants": (".rodata", ".srodata", ".data.rel.ro"),
+    "ram": (".data", ".sdata", ".bss", ".sbss"),
+}
 
 
 class EmulatorError(AgentkdError):
@@ -102,8 +107,7 @@ def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measure
         EmulatorError: If a tool is missing, or the program does not compile, does not fit, or does
             not end as it should.
     """
-    missing = on.missing()
-    if missing:
+    if missing := on.missing():
         raise EmulatorError(
             f"{on.label} needs {', '.join(missing)}; on Debian and Ubuntu: apt install "
             + " ".join(on.packages)
@@ -126,33 +130,30 @@ def _measure(program: Program, on: Core, folder: Path, flags: Sequence[str]) -> 
     (folder / "data.h").write_text(_data(program), encoding="utf-8")
     compiler = [f"{on.prefix}gcc", *on.flags, *_OPTIMISE]
     objects = []
-    sources = [folder / "model.c", _TARGETS / "check.c", _TARGETS / on.port]
-    for source in sources:
+    for source in (folder / "model.c", _TARGETS / "check.c", _TARGETS / on.port):
         objects.append(folder / f"{source.stem}.o")
-        more = flags if source.stem == "model" else ()
-        include = (f"-I{folder}", f"-I{_TARGETS}")
-        _run([*compiler, *more, *include, "-c", source, "-o", objects[-1]], folder)
+        more = (f"-I{folder}", f"-I{_TARGETS}", *(flags if source.stem == "model" else ()))
+        _run([*compiler, *more, "-c", source, "-o", objects[-1]], folder)
     elf = folder / "program.elf"
     link: list[Any] = [*compiler, *objects, "-o", elf, "-Wl,--gc-sections"]
     if on.rom[1]:
         script = folder / "bare.ld"
         text = (_TARGETS / "bare.ld").read_text(encoding="utf-8")
-        places = {"ROM": on.rom[0], "ROM_SIZE": on.rom[1]}
-        places |= {"RAM": on.ram[0], "RAM_SIZE": on.ram[1]}
-        for key, value in places.items():
+        places = zip(("ROM", "ROM_SIZE", "RAM", "RAM_SIZE"), (*on.rom, *on.ram), strict=True)
+        for key, value in places:
             text = text.replace(f"@{key}@", f"{value:#x}")
         script.write_text(text, encoding="utf-8")
         link += ["-nostartfiles", f"-T{script}"]
     _run([*link, "-lm"], folder)
-    said = _said(_run([*on.emulator, elf], folder, status=(0, 1)))
-    sizes = _sizes(on, objects[0])
-    rest = [_sizes(on, each) for each in objects[1:]]
-    library = 0
+    text = _run([*on.emulator, elf], folder, status=(0, 1))
+    said = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", text)}
+    if not {"spin", "empty", "ticks", "deep", "wrong"} <= set(said):
+        raise EmulatorError(f"The program ended early; it said {text.strip()!r}.")
+    found = [_sizes(on, each) for each in objects]
+    sizes, library, instructions = found[0], 0, None
     if on.rom[1]:
-        whole = _sizes(on, elf)
-        library = whole["code"] - sizes["constants"] - sizes["code"]
-        library -= sum(each["code"] + each["constants"] for each in rest)
-    instructions = None
+        own = sum(each["code"] + each["constants"] for each in found)
+        library = _sizes(on, elf)["code"] - own
     if on.round:
         a_tick = on.round * _SPIN / said["spin"]
         total = (said["ticks"] - said["empty"]) * a_tick
@@ -195,25 +196,15 @@ def _run(command: Sequence[Any], folder: Path | None = None, status: Sequence[in
     return done.stdout
 
 
-def _said(text: str) -> dict[str, int]:
-    said = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", text)}
-    wanted = {"spin", "empty", "ticks", "deep", "wrong"}
-    if not wanted <= set(said):
-        raise EmulatorError(f"The program ended early; it said {text.strip()!r}.")
-    return said
-
-
 def _sizes(on: Core, path: Path) -> dict[str, int]:
     """Bytes of code, constants and buffers, by the names of the sections."""
     text = _run([f"{on.prefix}size", "-A", path])
-    found = {"code": 0, "constants": 0, "ram": 0}
+    found = dict.fromkeys(_SECTIONS, 0)
     for name, size in re.findall(r"^(\.\S+) +(\d+)", text, re.MULTILINE):
-        if name.startswith((".text", ".vectors")):
-            found["code"] += int(size)
-        elif name.startswith((".rodata", ".srodata", ".data.rel.ro")):
-            found["constants"] += int(size)
-        elif name.startswith((".data", ".sdata", ".bss", ".sbss")):
-            found["ram"] += int(size)
+        for what, names in _SECTIONS.items():
+            if name.startswith(names):
+                found[what] += int(size)
+                break
     return found
 
 
@@ -224,9 +215,10 @@ def _data(program: Program) -> str:
     if actions.dtype != np.float32:
         actions = actions.astype(np.int32)
     output, action = kinds[outputs.dtype], kinds[actions.dtype]
-    sizes = {"ROWS": rows, "OBS": program.obs.shape[1], "MEMORY": program.memory}
     defines = {
-        **sizes,
+        "ROWS": rows,
+        "OBS": program.obs.shape[1],
+        "MEMORY": program.memory,
         "OUT": outputs.shape[1],
         "ACTIONS": actions.shape[1],
         "OUTPUT": output,
@@ -236,11 +228,7 @@ def _data(program: Program) -> str:
         "act": f"{program.name}_act",
         "TOLERANCE": literal(program.tolerance),
     }
-    return "".join(
-        [
-            *(f"#define {name} {value}\n" for name, value in defines.items()),
-            array("float", "observations", program.obs),
-            array(output, "wanted", outputs),
-            array(action, "actions", actions),
-        ]
-    )
+    lines = [f"#define {name} {value}\n" for name, value in defines.items()]
+    lines.append(array("float", "observations", program.obs))
+    lines += [array(output, "wanted", outputs), array(action, "actions", actions)]
+    return "".join(lines)

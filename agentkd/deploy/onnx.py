@@ -17,7 +17,7 @@ from agentkd.deploy.ctext import facts
 from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError, NumbersError, did_you_mean
+from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Gru, Lstm
 from agentkd.executors.layers import memory as remembers
@@ -72,8 +72,7 @@ def to_onnx(
             opset.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     graph = Graph(_opset(flavour, opset))
     _WRITERS[flavour](graph, executor)
     return graph.model({"flavour": flavour, **dict(facts(executor, provenance or {}))})

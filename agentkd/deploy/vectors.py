@@ -85,19 +85,15 @@ def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Fl
     if starts is not None and starts.shape != (len(obs),):
         raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
     if not executor.memory:
-        return _in_pieces(executor, obs)
+        # Some rows at a time, so that large layers fit into memory.
+        most = max(1, _AT_ONCE // (executor.spec.obs.size + executor.work))
+        out = np.empty((len(obs), executor.out), np.float32)
+        for at in range(0, len(obs), most):
+            out[at : at + most] = executor.outputs(obs[at : at + most])
+        return out
     begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
     pieces = [executor.follow(each) for each in np.split(obs, begins)]
     return np.concatenate(pieces).astype(np.float32)
-
-
-def _in_pieces(executor: Executor, obs: Floats) -> Floats:
-    """Answer some rows at a time, so that large layers fit into memory."""
-    most = max(1, _AT_ONCE // (executor.spec.obs.size + executor.work))
-    out = np.empty((len(obs), executor.out), np.float32)
-    for at in range(0, len(obs), most):
-        out[at : at + most] = executor.outputs(obs[at : at + most])
-    return out
 
 
 def most_rows(executor: Executor) -> int:

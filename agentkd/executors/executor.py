@@ -315,6 +315,15 @@ class Executor:
         """
         _above("agentkd.deploy.export:export_file")(self, path, **options)
 
+    def check_finite(self) -> None:
+        """Make sure that its numbers may be written.
+
+        Raises:
+            NumbersError: If one is NaN or infinite.
+        """
+        if not np.isfinite(self.vector()).all():
+            raise NumbersError("An executor with NaN or infinite weights is not written.")
+
     def vector(self) -> Floats:
         """All numbers in one vector: mean, scale, then each layer's `tensors`."""
         pieces = [self.mean, self.scale]

@@ -173,7 +173,9 @@ class Network(nn.Module):
                 held["bias"] += (held["weight"] @ each).squeeze(2)
                 held["weight"] *= ratio.reshape(count, 1, piece)
             case Conv():
-                channel = torch.from_numpy(first_of_each(layer))
+                height, width, channels = layer.shape
+                # Where each channel's first number lies.
+                channel = torch.arange(channels) * (height * width if layer.channels_first else 1)
                 held["bias"] += held["weight"].sum((1, 2)) @ shift[channel]
                 held["weight"] *= ratio[channel]
             case _:
@@ -196,13 +198,6 @@ class Network(nn.Module):
             layers=layers,
             version=version,
         )
-
-
-def first_of_each(layer: Conv) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Where, in a flat image, each channel's first number lies, (channels,)."""
-    height, width, channels = layer.shape
-    step = height * width if layer.channels_first else 1
-    return np.arange(channels, dtype=np.int64) * step
 
 
 def _numpy(tensor: Tensor) -> Floats:

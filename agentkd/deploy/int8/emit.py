@@ -1,25 +1,24 @@
 """An executor in integers as one C99 file: no allocation, no I/O, the same everywhere.
 
 The arithmetic is `executors/c/akd_int8.h`, which is copied into the file; its functions are those
-of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors,
-with which it checks itself bit by bit.
+of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors, with which it checks
+itself bit by bit.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import agentkd.executors
 from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble
 from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
 from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
 from agentkd.dists import action_width
 from agentkd.errors import SpecError
+from agentkd.executors.native import KERNELS
 from agentkd.executors.plan import BLOCK, ctype, up
 from agentkd.spec import BoxSpec, DiscreteSpec
 from agentkd.types import Floats
@@ -81,7 +80,6 @@ def probes(quantised: Quantised, count: int) -> Floats:
     return (mean + drawn * spread).astype(np.float32)
 
 
-_HEADER = "akd_int8.h"
 _KERNEL = re.compile(
     r"(?:^/\*[^*]*(?:\*(?!/)[^*]*)*\*/\n)?"
     r"(?:^struct akd_i8_unit \{.*?^\};\n\n)?"
@@ -92,9 +90,7 @@ _KERNEL = re.compile(
 
 def kernels(quantised: Quantised, name: str) -> str:
     """The integer kernels that an executor uses, under names that begin with `name`."""
-    # By way of the package: the header may lie in a wheel's folder of its own.
-    folder = Path(str(agentkd.executors.__file__)).parent
-    text = (folder / "c" / _HEADER).read_text(encoding="utf-8")
+    text = KERNELS.with_name("akd_int8.h").read_text(encoding="utf-8")
     wanted = {"finite", "number", "lookup", "dense"}
     wanted.add("input" if _plain(quantised) else "input_image")
     for layer in quantised.layers:

@@ -23,7 +23,7 @@ from agentkd.deploy.ctext import (
     preamble,
     wrapped,
 )
-from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
+from agentkd.deploy.interface import Buffer, Interface, check_name
 from agentkd.deploy.vectors import golden
 from agentkd.dists import action_width
 from agentkd.errors import NumbersError
@@ -55,12 +55,12 @@ def emit_c(
     pieces = [
         _head_comment(executor, name, provenance or {}),
         "#include <math.h>\n#include <string.h>\n",
-        header(face),
+        face.fill("interface.h"),
         *_kernels(executor, name),
         *_constants(executor, name),
         _forward(executor, face),
         _decide(executor, face),
-        functions(face),
+        face.fill("interface.c"),
         _self_test(executor, face),
     ]
     return "\n".join(pieces)

@@ -2,13 +2,14 @@
 
 An exported file defines two forms of one executor. `NAME_step` is re-entrant: all that changes lies
 in a `struct NAME_state` of the caller's. `NAME_act` and `NAME_outputs` use one static buffer, and
-serve one caller at a time. The text is in `templates/`.
+serve one caller at a time. The text is in `templates/`: interface.h declares them and interface.c
+defines them by `NAME_forward`, which gives NULL where nothing can be decided, and `NAME_decide`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from agentkd.errors import ConfigError
@@ -88,15 +89,9 @@ class Interface:
         """
         upper, under = self.name.upper(), " " * (len(self.name) + 9)
         words: dict[str, object] = {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
             "NAME": self.name,
             "UPPER": upper,
-            "obs": self.obs,
-            "out": self.out,
-            "actions": self.actions,
-            "number": self.number,
-            "action": self.action,
-            "action_note": self.action_note,
-            "out_note": self.out_note,
             "scratch": "".join(f"    {e.kind} {e.name}[{e.length}];\n" for e in self.scratch),
             "under": under,
             "under_run": under + 7 * " ",
@@ -123,21 +118,6 @@ class Interface:
         text = _CASE.sub(lambda found: found[2] * (case in found[1].split()), text)
         text = text.replace("#end\n", "")
         return re.sub(r"@(\w+)@|NAME|UPPER", lambda found: str(words[found[1] or found[0]]), text)
-
-
-def header(face: Interface) -> str:
-    """Write the declarations, for C99 and C++11 alike."""
-    return face.fill("interface.h")
-
-
-def functions(face: Interface) -> str:
-    """Define what `header` declares.
-
-    The file must define, before, `static const NUMBER *NAME_forward(struct NAME_scratch *s, const
-    float *obs[, MEMORY *memory])`, which gives NULL where nothing can be decided, and `static void
-    NAME_decide(const NUMBER *last, ACTION *action)`.
-    """
-    return face.fill("interface.c")
 
 
 def header_of(source: str, name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble
 from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
-from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
+from agentkd.deploy.interface import Buffer, Interface, check_name
 from agentkd.dists import action_width
 from agentkd.errors import SpecError
 from agentkd.executors.native import KERNELS
@@ -59,12 +59,12 @@ def emit_c_int8(
     return "\n".join(
         [
             _head(quantised, name, provenance or {}),
-            header(face),
+            face.fill("interface.h"),
             kernels(quantised, name),
             *_constants(quantised, name),
             _forward(quantised, face),
             _decide(quantised, face),
-            functions(face),
+            face.fill("interface.c"),
             _self_test(quantised, face, obs),
         ]
     )
@@ -238,12 +238,12 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         if isinstance(each, IntConv):
             yield array("int32_t", f"{name}_dims{index}", each.dims)
         if isinstance(each, IntGru):
-            yield array("int16_t", f"{name}_sigmoid{index}", each.sigmoid)
-            yield array("int16_t", f"{name}_tanh{index}", each.tanh)
+            tables = f"{name}_sigmoid{index}", f"{name}_tanh{index}"
+            yield array("int16_t", tables[0], each.sigmoid)
+            yield array("int16_t", tables[1], each.tanh)
             yield (
                 f"static const struct {name}_i8_unit {name}_unit{index} = {{\n"
-                f"    {name}_layers + {part}, {name}_sigmoid{index}, "
-                f"{name}_tanh{index}, {each.out}}};\n"
+                f"    {name}_layers + {part}, {', '.join(tables)}, {each.out}}};\n"
             )
         part += len(dense_parts((each,)))
     yield from bounds_of(quantised.spec.action, name)

@@ -28,7 +28,7 @@ from agentkd.distillation.prune import dense_layers
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError, WorkerError
-from agentkd.executors.architecture import Mlp, initial, parse
+from agentkd.executors.architecture import initial, parse
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.planners import Planner, load_planner
@@ -300,7 +300,7 @@ class Contest:
 
 def _widths(executor: str) -> tuple[int, ...]:
     shape = parse(executor)
-    if not isinstance(shape, Mlp) or not shape.hidden:
+    if shape.kind != "mlp" or not shape.hidden:
         raise ConfigError(f"{executor!r}: the others' executors are mlp:… with layers.")
     return shape.hidden
 

@@ -9,8 +9,7 @@ import pytest
 
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.deploy.cores import CORES
-from agentkd.deploy.power import POWER, Power
+from agentkd.deploy.cores import CORES, POWER, Power
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from agentkd.deploy.akx import RUNTIME, to_akx
-from agentkd.deploy.bundle import probes
 from agentkd.deploy.programs import STRICT, build, run_akx
+from agentkd.deploy.vectors import probes
 from agentkd.deploy.verify import compare, reference
 from agentkd.errors import LoadError, NumbersError
 from agentkd.executors.architecture import initial

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.deploy.bundle import probes
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.ctext import comment, kernels, literal
 from agentkd.deploy.programs import STRICT, build, run_c
+from agentkd.deploy.vectors import probes
 from agentkd.deploy.verify import compare, reference
 from agentkd.distillation.distiller import Distiller
 from agentkd.environments import make

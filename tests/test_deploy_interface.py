@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from agentkd.deploy.akx import RUNTIME
-from agentkd.deploy.bundle import probes
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.interface import check_name
 from agentkd.deploy.programs import STRICT, build
+from agentkd.deploy.vectors import probes
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor

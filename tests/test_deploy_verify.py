@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from agentkd.cli.main import main
-from agentkd.deploy.bundle import from_bytes, probes, to_bytes, write_bundle
+from agentkd.deploy.bundle import from_bytes, to_bytes, write_bundle
 from agentkd.deploy.onnx import OPSETS, Flavour, as_flavour, run_onnx, to_onnx
 from agentkd.deploy.programs import Answer
+from agentkd.deploy.vectors import probes
 from agentkd.deploy.verify import Backend, compare, reference, verify
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor

@@ -9,10 +9,9 @@ import pytest
 
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.cores import CORES, Core, core
-from agentkd.deploy.emulators import EmulatorError, Program, measure
-from agentkd.deploy.golden import golden
-from agentkd.deploy.int8.program import whole_program
+from agentkd.deploy.emulators import EmulatorError, Program, measure, whole_program
 from agentkd.deploy.int8.quantise import quantise
+from agentkd.deploy.vectors import golden
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor

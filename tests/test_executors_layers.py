@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from agentkd.deploy.bundle import from_bytes, probes, to_bytes
+from agentkd.deploy.bundle import from_bytes, to_bytes
+from agentkd.deploy.vectors import probes
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, parse
 from agentkd.executors.executor import Executor

@@ -13,7 +13,7 @@ import pytest
 
 from agentkd import dists
 from agentkd.deploy.int8.emit import emit_c_int8, memory, probes
-from agentkd.deploy.int8.grids import _fixed_grid
+from agentkd.deploy.int8.grids import fixed_grid
 from agentkd.deploy.int8.quantise import calibration, quantise
 from agentkd.deploy.int8.reference import (
     GATE,
@@ -178,14 +178,14 @@ def test_no_sum_can_overflow(architecture: str) -> None:
 def test_a_wide_memory_gets_coarser_weights() -> None:
     """Steps of 1/32767 are kept: 700 weights of 127 become smaller, not the memory."""
     whole, scale = np.full((2, 700), 127.0), np.array([0.01, 0.02])
-    grid = _fixed_grid(whole, scale, np.zeros(2), 1.0)
+    grid = fixed_grid(whole, scale, np.zeros(2), 1.0)
     assert grid.most == 32767
     assert np.abs(grid.weight.astype(np.int64)).sum(axis=1).max() * 32767 < 2**31
     np.testing.assert_allclose(
         grid.weight * grid.unit[:, None] * 32767, whole * scale[:, None], rtol=0.01
     )
     with pytest.raises(NumbersError, match="too wide"):
-        _fixed_grid(np.ones((1, 140_000)), np.ones(1), np.zeros(1), 1.0)
+        fixed_grid(np.ones((1, 140_000)), np.ones(1), np.zeros(1), 1.0)
 
 
 def test_patches_lie_where_the_float_layer_takes_them() -> None:

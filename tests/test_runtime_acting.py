@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentkd.deploy.bundle import probes
+from agentkd.deploy.vectors import probes
 from agentkd.errors import ConfigError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor

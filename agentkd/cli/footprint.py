@@ -87,8 +87,8 @@ def _measure(
     Returns:
         What was measured, with energy in µJ; and what is missing, in sentences.
     """
+    from agentkd.deploy.cores import POWER
     from agentkd.deploy.emulators import measure
-    from agentkd.deploy.power import POWER
 
     rows: list[dict[str, Any]] = []
     absent: list[str] = []
@@ -117,10 +117,9 @@ def _measure(
 def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     """Return the forms of an executor, each with vectors that it has to meet."""
     from agentkd.deploy.c99 import emit_c
-    from agentkd.deploy.emulators import Program
-    from agentkd.deploy.golden import golden
+    from agentkd.deploy.emulators import Program, whole_program
     from agentkd.deploy.int8.calibrate import integer_form
-    from agentkd.deploy.int8.program import whole_program
+    from agentkd.deploy.vectors import golden
     from agentkd.executors.difference import TOLERANCE
 
     name, executor = "executor", bundle.executor
@@ -167,7 +166,7 @@ def _show(console: Console, rows: Sequence[dict[str, Any]], nanojoules: float | 
 
 def _energy(rows: Sequence[dict[str, Any]], given: float | None) -> str:
     """Return by what model energy was estimated, core by core."""
-    from agentkd.deploy.power import POWER
+    from agentkd.deploy.cores import POWER
 
     if given is not None:
         return f"Energy is an estimate: instructions × {given:g} nJ on every core."

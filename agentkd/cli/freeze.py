@@ -40,7 +40,8 @@ class Options(Access):
 
 def run(options: Options) -> int:
     """Convert the policy, compare both, and write the file."""
-    from agentkd.deploy.bundle import probes, write_bundle
+    from agentkd.deploy.bundle import write_bundle
+    from agentkd.deploy.vectors import probes
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner

@@ -13,23 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkd.deploy.layout import BLOCK, actions
-from agentkd.dists import bounds
-from agentkd.errors import NumbersError, SpecError
+from agentkd.dists import action_width, bounds
+from agentkd.errors import SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import KERNELS
-from agentkd.executors.plan import HEADS, KINDS, normaliser, steps
+from agentkd.executors.plan import BLOCK, HEADS, KINDS, normaliser, steps
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 MAGIC = b"AKX1"
 FORMAT = 2
 FLOAT32 = 0
 """The kind of weights; the runtime refuses those that it does not know."""
-RUNTIME = (
-    Path(__file__).with_name("c") / "akx.h",
-    Path(__file__).with_name("c") / "akx.c",
-    KERNELS,
-)
+RUNTIME = (*(Path(__file__).with_name("c") / name for name in ("akx.h", "akx.c")), KERNELS)
 """The runtime's sources; they are built together."""
 _LAYERS = 64
 _WIDEST = 1 << 20
@@ -43,8 +38,7 @@ def to_akx(executor: Executor) -> bytes:
         NumbersError: If a weight is NaN or infinite.
         SpecError: If it is larger than the runtime reads.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     laid = steps(executor, BLOCK)
     widest = max(executor.spec.obs.size, *(step.room for step in laid))
     if widest > _WIDEST or len(laid) > _LAYERS:
@@ -53,9 +47,10 @@ def to_akx(executor: Executor) -> bytes:
             f"executor has {len(laid)} of up to {widest}."
         )
     action, norm = executor.spec.action, normaliser(executor)
-    body = [
-        struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *_padded(step.dims), 0) for step in laid
-    ]
+    body = []
+    for step in laid:
+        dims = [*step.dims, *[0] * (_DIMS - len(step.dims))]
+        body.append(struct.pack(f"<{_DIMS + 2}I", KINDS[step.kind], *dims, 0))
     if isinstance(action, MultiDiscreteSpec):
         body.append(np.asarray(action.sizes, "<u4").tobytes())
     body += [_floats(norm.mean), _floats(norm.scale)]
@@ -69,7 +64,7 @@ def to_akx(executor: Executor) -> bytes:
         executor.out,
         len(laid),
         HEADS[executor.head],
-        actions(executor),
+        action_width(executor.spec.action),
         action.start if isinstance(action, DiscreteSpec) else 0,
         executor.clip,
         executor.version & 0x7FFFFFFF,
@@ -79,10 +74,6 @@ def to_akx(executor: Executor) -> bytes:
     ) + b"".join(body)
     front = struct.pack("<4s3I", MAGIC, FORMAT, 16 + len(tail), zlib.crc32(tail))
     return front + tail
-
-
-def _padded(dims: tuple[int, ...]) -> list[int]:
-    return [*dims, *[0] * (_DIMS - len(dims))]
 
 
 def _floats(values: object) -> bytes:

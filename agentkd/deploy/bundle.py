@@ -24,39 +24,16 @@ from agentkd.deploy import contract as contracts
 from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
-from agentkd.deploy.vectors import answers, most_rows, probes, vectors
-from agentkd.errors import (
-    BundleError,
-    BundleReason,
-    LoadError,
-    NumbersError,
-    TooLargeError,
-    WriteError,
-)
-from agentkd.executors.architecture import parse
-from agentkd.executors.description import check_layers, describe, rebuild
+from agentkd.deploy.vectors import answers, most_rows, vectors
+from agentkd.errors import BundleError, BundleReason, LoadError, TooLargeError, WriteError
+from agentkd.executors.architecture import check_layers, parse
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
+from agentkd.executors.layers import describe, rebuild
 from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors, write_atomic
 from agentkd.types import Floats, Labels
-
-__all__ = [
-    "FORMAT",
-    "SCHEMA",
-    "Bundle",
-    "answers",
-    "from_bytes",
-    "load",
-    "probes",
-    "read_bundle",
-    "replace_bundle",
-    "save",
-    "to_bytes",
-    "with_footprint",
-    "write_bundle",
-]
 
 FORMAT = "agentkd.bundle"
 SCHEMA = 2
@@ -73,24 +50,25 @@ _OPTIONAL = {f"{kept.ENTRY}.safetensors"}
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What an executor file holds.
-
-    Attributes:
-        executor: The executor.
-        manifest: Everything that is written about it; "provenance" is the maker's.
-        digest: SHA-256 of the whole file, in hexadecimal.
-        golden: Observations "obs", the "outputs" and "actions" they gave where it was made, and
-            "starts", 1 where an episode begins and else 0.
-        contract: What its numbers mean.
-        labels: A sample of the labels that it was made from, None where it has none.
-    """
+    """What an executor file holds."""
 
     executor: Executor
     manifest: Mapping[str, Any]
+    """Everything that is written about it; "provenance" is the maker's."""
     digest: str
+    """SHA-256 of the whole file, in hexadecimal."""
     golden: Mapping[str, Any]
+    """Observations "obs", the "outputs" and "actions" they gave where it was made, and "starts", 1
+    where an episode begins and else 0."""
     contract: Contract
     labels: Labels | None = None
+    """A sample of the labels that it was made from, None where it has none."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the executor came from, as its maker told."""
+        found: Mapping[str, Any] = self.manifest.get("provenance", {})
+        return found
 
 
 def _tensors(executor: Executor) -> dict[str, Floats]:
@@ -119,8 +97,7 @@ def to_bytes(
         executor: The executor.
         provenance: Where it came from, as JSON values.
         contract: What its numbers mean.
-        golden: Observations of its own episodes, each (steps, obs), to prove it by; drawn ones come
-            besides.
+        golden: Observations of its own episodes, each (steps, obs); drawn ones come besides.
         footprint: What it takes, as JSON values.
         labels: A sample of the labels that it was made from, for learning on.
 
@@ -129,8 +106,7 @@ def to_bytes(
         ConfigError: If the contract does not fit the executor.
         SpecError: If the labels do not fit it.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     tensors = {"weights": _tensors(executor), "golden": vectors(executor, golden)}
     manifest = {
         "format": FORMAT,
@@ -199,14 +175,8 @@ def write_bundle(
         NumbersError: If a weight, a label, or an observation of an episode, is NaN or infinite.
         SpecError: If the labels do not fit the executor.
     """
-    data = to_bytes(
-        executor,
-        provenance or {},
-        contract=contract,
-        golden=golden,
-        footprint=footprint,
-        labels=labels,
-    )
+    told: dict[str, Any] = {"contract": contract, "footprint": footprint}
+    data = to_bytes(executor, provenance or {}, golden=golden, labels=labels, **told)
     return replace_bundle(path, data)
 
 
@@ -250,17 +220,15 @@ def read_bundle(path: str | Path) -> Bundle:
 
 
 def load(path: str | Path, *, native: bool = True) -> Executor:
-    """Load an executor from its file, ready to act.
+    """Load an executor from its file (.akd), ready to act.
 
-    Args:
-        path: An executor file (.akd).
-        native: Compile it; without a compiler it runs in NumPy.
+    It is compiled with `native`; without a compiler it runs in NumPy.
 
     Raises:
         BundleError: As `read_bundle`.
     """
     bundle = read_bundle(path)
-    about = About(bundle.manifest.get("provenance", {}), bundle.contract, bundle.labels, bundle)
+    about = About(bundle.provenance, bundle.contract, bundle.labels, bundle)
     executor = replace(bundle.executor, about=about)
     return executor.compile() if native else executor
 
@@ -299,20 +267,20 @@ def from_bytes(data: bytes) -> Bundle:
         raise BundleError(f"{len(data)} bytes; at most {_LARGEST} are read.", "large")
     with _because("layout"):
         manifest, entries = _open(data)
-    weights = _load(entries["weights.safetensors"])
+    with _because("tensors"):
+        held = {name.partition(".")[0]: read_tensors(each) for name, each in entries.items()}
     with _because("manifest"):
-        executor = _assemble(manifest, weights)
+        executor = _assemble(manifest, held["weights"])
         contract = Contract()
         if "contract" in manifest:
             contract = contracts.from_json(manifest["contract"], executor)
-    golden = _load(entries["golden.safetensors"])
+    golden, labels = held["golden"], None
     with _because("golden"):
         _prove(executor, golden)
-    labels, name = None, f"{kept.ENTRY}.safetensors"
-    if kept.ENTRY in manifest or name in entries:
-        found = _load(entries[name]) if name in entries else {}
+    if kept.ENTRY in manifest or kept.ENTRY in held:
         with _because("tensors"):
-            labels = kept.read(manifest.get(kept.ENTRY), found, executor.spec)
+            about = manifest.get(kept.ENTRY)
+            labels = kept.read(about, held.get(kept.ENTRY, {}), executor.spec)
     return Bundle(executor, manifest, _sha(data), golden, contract, labels)
 
 
@@ -388,36 +356,28 @@ def _read_manifest(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
             "schema",
         )
     sums = fields.fields("entries")
-    _check_provenance(fields.fields("provenance", {}))
-    _check_footprint(fields.fields("footprint", {}))
+    _check_what_is_told(fields)
     if _canonical(manifest) != text:
         raise BundleError("The manifest is not written as manifests are.")
     return manifest, {name: sums.text(name) for name in manifest["entries"]}
 
 
-def _check_provenance(fields: Fields) -> None:
-    """Check the types of what other commands use."""
-    planner = fields.get("planner", None)
-    if isinstance(planner, Mapping):
-        fields.fields("planner").text("name", "")
-        fields.fields("planner").texts("refs", ())
-
-
-def _check_footprint(fields: Fields) -> None:
-    """Check the types of what was measured, which reports print."""
-    fields.whole("weights_bytes", 0)
-    for core in fields.objects("cores", ()):
+def _check_what_is_told(fields: Fields) -> None:
+    """Check the types of what other commands use and reports print."""
+    provenance = fields.fields("provenance", {})
+    if isinstance(provenance.get("planner", None), Mapping):
+        planner = provenance.fields("planner")
+        planner.text("name", "")
+        planner.texts("refs", ())
+    footprint = fields.fields("footprint", {})
+    footprint.whole("weights_bytes", 0)
+    for core in footprint.objects("cores", ()):
         for name in ("label", "form"):
             core.text(name)
         for name in ("flash", "ram", "stack"):
             core.whole(name)
         if core.get("instructions", None) is not None:
             core.whole("instructions")
-
-
-def _load(data: bytes) -> dict[str, Any]:
-    with _because("tensors"):
-        return read_tensors(data)
 
 
 def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Executor:

@@ -9,109 +9,107 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from agentkd.deploy.ctext import aligned, array, comment, facts, kernels, literal, wrapped
-from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
-from agentkd.deploy.layout import BLOCK, actions, ctype
-from agentkd.deploy.selftest import self_test
-from agentkd.dists import bounds
+from agentkd.deploy.ctext import (
+    aligned,
+    array,
+    bounds_of,
+    facts,
+    kernels,
+    literal,
+    preamble,
+    wrapped,
+)
+from agentkd.deploy.interface import Buffer, Interface, check_name
+from agentkd.deploy.vectors import golden
+from agentkd.dists import action_width
 from agentkd.errors import NumbersError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation, Conv, Dense, Layer, kind
-from agentkd.executors.plan import Step, normaliser, rooms, steps, up
+from agentkd.executors.plan import BLOCK, Step, ctype, normaliser, rooms, steps, up
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 
 
 def emit_c(
     executor: Executor, name: str = "executor", provenance: Mapping[str, Any] | None = None
 ) -> str:
-    """Write an executor as the text of a C file.
+    """Write an executor as the text of a C file, in which every name begins with `name`.
 
     It defines `int NAME_step(struct NAME_state *, const float obs[], TYPE action[], float out[])`,
     which is re-entrant, and `NAME_act` and `NAME_outputs`, which use a static buffer; `header_of`
     takes the header out. TYPE is int32_t for choices and float for numbers. All return 0, or 1
     where the observation or the last layer's numbers hold NaN or infinity and nothing is written.
 
-    Args:
-        executor: The executor.
-        name: Begins every name in the file.
-        provenance: Where it came from; written into the comment at the head.
+    Where the executor came from is written into the comment at the head.
 
     Raises:
         ConfigError: If `name` cannot begin names in C.
         NumbersError: If a weight is NaN or infinite.
     """
     check_name(name)
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     face = _interface(executor, name)
     pieces = [
         _head_comment(executor, name, provenance or {}),
         "#include <math.h>\n#include <string.h>\n",
-        header(face),
+        face.fill("interface.h"),
         *_kernels(executor, name),
         *_constants(executor, name),
-        _forward(executor, name),
-        _decide(executor, name),
-        functions(face),
-        self_test(executor, face),
+        _forward(executor, face),
+        _decide(executor, face),
+        face.fill("interface.c"),
+        _self_test(executor, face),
     ]
     return "\n".join(pieces)
 
 
+_PROMISES = """\
+It promises: C99 and nothing else, also valid C++; no malloc, no stdio, no
+recursion; needs <math.h>, <stdint.h> and <string.h> alone; every loop has a
+fixed bound. NaN and infinity are refused under -ffast-math too."""
+
+
 def _head_comment(executor: Executor, name: str, provenance: Mapping[str, Any]) -> str:
-    upper = name.upper()
     laid, room = steps(executor, BLOCK), rooms(executor, BLOCK)
-    norm = normaliser(executor)
     floats = sum(each.size for step in laid for each in step.arrays)
-    floats += 2 * len(norm.mean)
-    lines = ["An executor of agentkd: a decision for one observation. Generated; do not edit.", ""]
-    lines += [f"{key + ':':<14}{value}" for key, value in facts(executor, provenance)]
-    lines += [
-        f"{'constants:':<14}{4 * floats} bytes",
-        f"{'buffers:':<14}{4 * (2 * room.width + room.work)} bytes",
-        "",
-        "It promises: C99 and nothing else, also valid C++; no malloc, no stdio, no",
-        "recursion; needs <math.h>, <stdint.h> and <string.h> alone; every loop has a",
-        "fixed bound. NaN and infinity are refused under -ffast-math too.",
-        "",
-        f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c -lm && ./a.out",
-        "Call it from elsewhere:  include the header that was written beside it.",
+    floats += 2 * len(normaliser(executor).mean)
+    told = [
+        *facts(executor, provenance),
+        ("constants", f"{4 * floats} bytes"),
+        ("buffers", f"{4 * (2 * room.width + room.work)} bytes"),
     ]
     if executor.memory:
-        lines.insert(2, f"{'memory:':<14}{4 * executor.memory} bytes, the caller's")
-    body = "\n".join(f" * {comment(line)}".rstrip() for line in lines)
-    return f"/*\n{body}\n */"
+        told.insert(0, ("memory", f"{4 * executor.memory} bytes, the caller's"))
+    title = "An executor of agentkd: a decision for one observation"
+    check = f"cc -std=c99 -D{name.upper()}_TEST {name}.c -lm"
+    return preamble(title, told, _PROMISES, check)
 
 
 def _interface(executor: Executor, name: str) -> Interface:
-    count, room = actions(executor), rooms(executor, BLOCK)
+    count, room = action_width(executor.spec.action), rooms(executor, BLOCK)
     match executor.spec.action:
         case DiscreteSpec(n, start):
-            said = f"`action` is one choice from {start} to {start + n - 1}."
+            said = f"one choice from {start} to {start + n - 1}"
         case MultiDiscreteSpec():
-            said = f"`action` is {count} choices, each from 0 on."
+            said = f"{count} choices, each from 0 on"
         case BoxSpec():
-            said = f"`action` is {count} numbers in the environment's units."
+            said = f"{count} numbers in the environment's units"
         case _:
-            said = f"`action` is {count} times 0 or 1."
-    scratch = [("x", room.width), ("y", room.width)]
-    if room.work:
-        scratch.append(("work", room.work))
+            said = f"{count} times 0 or 1"
+    scratch = {"x": room.width, "y": room.width, "work": room.work}
     return Interface(
         name,
         obs=executor.spec.obs.size,
         out=executor.out,
         actions=count,
         number="float",
-        action=ctype(executor),
-        scratch=tuple(Buffer("float", each, length) for each, length in scratch),
+        action=ctype(executor.spec),
+        scratch=tuple(Buffer("float", *each) for each in scratch.items() if each[1]),
         memory=Buffer("float", "memory", executor.memory) if executor.memory else None,
-        action_note=said,
+        action_note=f"`action` is {said}.",
         out_note="`out` is the last layer's numbers.",
     )
 
@@ -141,11 +139,10 @@ def _kernels(executor: Executor, name: str) -> Iterator[str]:
     wanted.add("normalise" if _plain(executor) else "normalise_image")
     for layer in executor.layers:
         wanted |= {kind(layer), _activation(layer), *_NEEDS.get(kind(layer), ())}
-    match executor.head:
-        case "categorical" | "multicategorical":
-            wanted.add("best")
-        case "squashed":
-            wanted.add("squash")
+    if executor.head in ("categorical", "multicategorical"):
+        wanted.add("best")
+    if executor.head == "squashed":
+        wanted.add("squash")
     # "up" first: the others are written after what they call.
     texts = kernels()
     for kernel in sorted(texts, key=lambda each: each not in ("up", "sigmoid")):
@@ -161,13 +158,7 @@ def _constants(executor: Executor, name: str) -> Iterator[str]:
     yield array("float", f"{name}_scale", norm.scale)
     for index, step in enumerate(steps(executor, BLOCK)):
         yield from _arrays(executor.layers[index], step, index, name)
-    action = executor.spec.action
-    if isinstance(action, MultiDiscreteSpec):
-        yield array("int32_t", f"{name}_sizes", action.sizes)
-    if isinstance(action, BoxSpec):
-        low, high = bounds(action)
-        yield array("float", f"{name}_low", low)
-        yield array("float", f"{name}_high", high)
+    yield from bounds_of(executor.spec.action, name)
 
 
 def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
@@ -192,19 +183,11 @@ def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A layer's call, and the buffer that holds what it gave."""
-
-    text: str
-    buffer: str
-
-
-def _calls(executor: Executor, n: str) -> list[_Call]:
+def _calls(executor: Executor, n: str) -> tuple[str, str]:
+    """The calls of all layers, and the buffer that holds what the last one gave."""
     calls, here, there, memory = [], "x", "y", 0
-    for index, (layer, step) in enumerate(
-        zip(executor.layers, steps(executor, BLOCK), strict=True)
-    ):
+    laid = zip(executor.layers, steps(executor, BLOCK), strict=True)
+    for index, (layer, step) in enumerate(laid):
         given = f"{n}_dims{index}, {n}_arrays{index}, s->{here}"
         given += "" if step.kind == "attention" else f", s->{there}"
         if isinstance(layer, Dense):
@@ -217,62 +200,56 @@ def _calls(executor: Executor, n: str) -> list[_Call]:
         if step.memory:
             given += f", memory + {memory}" if memory else ", memory"
             memory += step.memory
-        text = f"    {n}_{step.kind}({given});"
+        calls.append(f"    {n}_{step.kind}({given});")
         if step.kind != "attention":
             here, there = there, here
         if _activation(layer) != "none":
-            text += f"\n    {n}_{_activation(layer)}(s->{here}, {step.out});"
-        calls.append(_Call(text, here))
-    return calls
+            calls.append(f"    {n}_{_activation(layer)}(s->{here}, {step.out});")
+    return "\n".join(calls), f"s->{here}"
 
 
-def _forward(executor: Executor, n: str) -> str:
-    calls = _calls(executor, n)
-    body = "\n".join(call.text for call in calls)
-    last = f"s->{calls[-1].buffer}"
-    clip, size = literal(executor.clip), executor.spec.obs.size
-    norm = normaliser(executor)
-    image = "" if _plain(executor) else f"{len(norm.mean)}, {norm.apart}, "
-    function = f"{n}_normalise" if _plain(executor) else f"{n}_normalise_image"
-    memory = f",\n{' ' * (len(n) + 29)}float *memory" if executor.memory else ""
-    return f"""/* Gives the last layer's numbers; NULL where nothing can be decided. */
-static const float *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
-{{
-    if ({function}(obs, {n}_mean, {n}_scale, {clip}, {size}, {image}s->x) == 0)
-        return NULL;
-{body}
-    return {n}_finite({last}, {n.upper()}_OUT) != 0 ? {last} : NULL;
-}}
-"""
+def _forward(executor: Executor, face: Interface) -> str:
+    norm, (calls, last) = normaliser(executor), _calls(executor, face.name)
+    image, channels = "", ""
+    if not _plain(executor):
+        image, channels = "_image", f"{len(norm.mean)}, {norm.apart}, "
+    memory = f",\n{' ' * (len(face.name) + 29)}float *memory" if executor.memory else ""
+    clip = literal(executor.clip)
+    words = {"calls": calls, "channels": channels, "clip": clip, "image": image, "last": last}
+    return face.fill("forward.c", memory=memory, **words)
 
 
-def _decide(executor: Executor, n: str) -> str:
-    upper = n.upper()
-    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
-    match executor.head:
-        case "categorical":
-            assert isinstance(executor.spec.action, DiscreteSpec)
-            start = executor.spec.action.start
-            tail = f" + {start}" if start > 0 else f" - {-start}" if start else ""
-            body = f"    action[0] = {n}_best(last, {upper}_OUT){tail};"
-        case "multicategorical":
-            body = (
-                f"    {loop} {{\n        action[i] = {n}_best(last, {n}_sizes[i]);\n"
-                f"        last += {n}_sizes[i];\n    }}"
-            )
-        case "bernoulli":
-            body = f"    {loop}\n        action[i] = last[i] > 0.0f ? 1 : 0;"
-        case "squashed":
-            body = (
-                f"    {loop} {{\n"
-                f"        const float low = {n}_low[i], high = {n}_high[i];\n"
-                f"        const float v = {n}_squash(last[i], low, high);\n"
-                f"        action[i] = {n}_bound(v, low, high);\n    }}"
-            )
-        case "clipped":
-            body = f"    {loop}\n        action[i] = {n}_bound(last[i], {n}_low[i], {n}_high[i]);"
-    return f"""static void {n}_decide(const float *last, {ctype(executor)} *action)
-{{
-{body}
-}}
-"""
+def _decide(executor: Executor, face: Interface) -> str:
+    action = executor.spec.action
+    start = action.start if isinstance(action, DiscreteSpec) else 0
+    text = f" {'+' if start > 0 else '-'} {abs(start)}" if start else ""
+    return face.fill("decide.c", executor.head, start=text)
+
+
+def _self_test(executor: Executor, face: Interface) -> str:
+    """Write a `main` behind `#ifdef NAME_TEST` that checks golden vectors.
+
+    It also checks that NaN and infinity are refused, in case the compiler was told that there are
+    none. With a memory the vectors are one sequence.
+    """
+    n = face.name
+    obs, outputs, taken = golden(executor)
+    if not np.isfinite(outputs).all():
+        raise NumbersError(
+            "The executor's numbers overflow for usual observations, so that it would "
+            "decide nothing; check its weights."
+        )
+    wanted = f"{n}_golden_action[row * {n.upper()}_ACTION + i]"
+    # Squashed actions are rounded in units of their bounds' distance.
+    span = f"{n}_high[i] - {n}_low[i]" if executor.head == "squashed" else "0.0f"
+    apart = f"action[i] == {wanted} ? 0.0f : 1.0f"
+    if face.action == "float":
+        apart = f"{n}_apart(action[i], {wanted}, {span})"
+    arrays = [
+        array("float", f"{n}_golden_obs", obs),
+        array("float", f"{n}_golden_out", outputs),
+        array(face.action, f"{n}_golden_action", taken),
+    ]
+    refusals = face.fill("refuses.c")
+    words = {"arrays": "\n".join(arrays), "apart": apart, "rows": len(obs), "refusals": refusals}
+    return face.fill("selftest.c", **words)

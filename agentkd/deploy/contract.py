@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from agentkd.dists import action_width
 from agentkd.errors import BundleError, ConfigError
 from agentkd.executors.executor import Executor, Head
 from agentkd.fields import Fields
-from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, Spec
 
 NORMALISER = "clip((obs - mean) * scale, -clip, clip)"
 RESET = "zeros at the first step of an episode"
@@ -31,22 +32,18 @@ _LONGEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What the numbers of an executor mean, as far as its maker told.
-
-    Attributes:
-        obs_names: Of the observation's numbers, in their order; () if untold.
-        obs_units: Likewise, such as "m/s"; "" for a number without a unit.
-        action_names: Of the action's numbers; of one choice, of what it chooses from; of several
-            choices, of the choices.
-        action_units: Of the action's numbers.
-        period: Of the control clock, seconds; None if untold.
-    """
+    """What the numbers of an executor mean, as far as its maker told."""
 
     obs_names: tuple[str, ...] = ()
+    """Of the observation's numbers, in their order; () if untold."""
     obs_units: tuple[str, ...] = ()
+    """Likewise, such as "m/s"; "" for a number without a unit."""
     action_names: tuple[str, ...] = ()
+    """Of the action's numbers; of one choice, of what it chooses from; of several, of each."""
     action_units: tuple[str, ...] = ()
+    """Of the action's numbers."""
     period: float | None = None
+    """Of the control clock, seconds; None if untold."""
 
 
 def check(contract: Contract, spec: Spec) -> None:
@@ -64,13 +61,13 @@ def check(contract: Contract, spec: Spec) -> None:
         ("action_names", named),
         ("action_units", numbers),
     ):
-        words = getattr(contract, field)
+        words, what = getattr(contract, field), field.replace("_", " ")
         if words and len(words) != wanted:
             raise ConfigError(
-                f"{len(words)} {field.replace('_', ' ')} for {wanted} numbers or "
+                f"{len(words)} {what} for {wanted} numbers or "
                 "choices: give each its own, in order, or none."
             )
-        _check_words(field.replace("_", " "), words, names="names" in field)
+        _check_words(what, words, names="names" in field)
     period = contract.period
     if period is not None and not (math.isfinite(period) and period > 0):
         raise ConfigError(f"A period of {period} s: it has to be above 0.")
@@ -89,13 +86,7 @@ def _check_words(what: str, words: Sequence[str], *, names: bool) -> None:
 
 def _named(action: ActionSpec) -> int:
     """How many things of an action can be named."""
-    match action:
-        case DiscreteSpec(n, _) | MultiBinarySpec(n):
-            return n
-        case MultiDiscreteSpec(sizes):
-            return len(sizes)
-        case BoxSpec(low, _, _):
-            return len(low)
+    return action.n if isinstance(action, DiscreteSpec) else action_width(action)
 
 
 def to_json(contract: Contract, executor: Executor) -> dict[str, Any]:
@@ -105,7 +96,7 @@ def to_json(contract: Contract, executor: Executor) -> dict[str, Any]:
         ConfigError: As `check`.
     """
     check(contract, executor.spec)
-    memory = _memory(executor)
+    action, memory = executor.spec.action, executor.memory
     return {
         "observation": {
             "size": executor.spec.obs.size,
@@ -114,7 +105,7 @@ def to_json(contract: Contract, executor: Executor) -> dict[str, Any]:
         },
         "normaliser": {"formula": NORMALISER, "clip": executor.clip},
         "action": {
-            "size": 1 if executor.head == "categorical" else _named(executor.spec.action),
+            "size": action_width(action),
             "names": list(contract.action_names),
             "units": list(contract.action_units),
             "scaling": _SCALING[executor.head],
@@ -122,11 +113,6 @@ def to_json(contract: Contract, executor: Executor) -> dict[str, Any]:
         "period": contract.period,
         "memory": {"size": memory, "reset": RESET if memory else ""},
     }
-
-
-def _memory(executor: Executor) -> int:
-    """How many numbers an executor remembers from step to step."""
-    return executor.memory
 
 
 def from_json(data: Any, executor: Executor) -> Contract:
@@ -146,8 +132,7 @@ def from_json(data: Any, executor: Executor) -> Contract:
         action_units=action.texts("units"),
         period=fields.number("period") if known else None,
     )
-    told = [obs.whole("size"), action.whole("size")]
-    told += [fields.fields("memory").whole("size")]
+    told = [each.whole("size") for each in (obs, action, fields.fields("memory"))]
     clip = fields.fields("normaliser").number("clip")
     try:
         true = to_json(contract, executor)
@@ -163,17 +148,14 @@ def from_json(data: Any, executor: Executor) -> Contract:
 
 
 def parse(names: Sequence[str], units: Sequence[str], period: float | None) -> Contract:
-    """Read a contract from words such as "obs=x,y" and "action=left,right".
+    """Read a contract from names such as "obs=x,y" and units such as "obs=m,,rad".
 
-    Args:
-        names: Of observation and action, each at most once.
-        units: Likewise; an empty one is none: "obs=m,,rad".
-        period: In seconds.
+    Observation and action come at most once; an empty unit is none. `period` is in seconds.
 
     Raises:
         ConfigError: If a word does not begin with obs= or action=, or does so twice.
     """
-    known = [each.name for each in fields(Contract) if each.name != "period"]
+    known = ("obs_names", "obs_units", "action_names", "action_units")
     found: dict[str, tuple[str, ...]] = {}
     for kind, words in (("names", names), ("units", units)):
         for word in words:
@@ -184,10 +166,4 @@ def parse(names: Sequence[str], units: Sequence[str], period: float | None) -> C
             if key in found:
                 raise ConfigError(f"--{kind} {what.strip()}= stands twice.")
             found[key] = tuple(each.strip() for each in rest.split(","))
-    return Contract(
-        obs_names=found.get("obs_names", ()),
-        obs_units=found.get("obs_units", ()),
-        action_names=found.get("action_names", ()),
-        action_units=found.get("action_units", ()),
-        period=period,
-    )
+    return Contract(**found, period=period)

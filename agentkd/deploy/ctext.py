@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from agentkd.dists import bounds
 from agentkd.errors import NumbersError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import sizes
 from agentkd.executors.native import KERNELS
+from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -90,28 +92,56 @@ def aligned(text: str) -> str:
     return re.sub(r"^(static .*,)\n((?: +[^{\n]*\n)+)(?=\{)", align, text, flags=re.MULTILINE)
 
 
-def facts(executor: Executor, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a generated file says about its executor, line by line."""
+def bounds_of(action: ActionSpec, name: str) -> Iterator[str]:
+    """Define what an action is decided by: the sizes of its choices, or its bounds."""
+    if isinstance(action, MultiDiscreteSpec):
+        yield array("int32_t", f"{name}_sizes", action.sizes)
+    if isinstance(action, BoxSpec):
+        for what, values in zip(("low", "high"), bounds(action), strict=True):
+            yield array("float", f"{name}_{what}", values)
+
+
+def preamble(title: str, told: Iterable[tuple[str, str]], promises: str, check: str) -> str:
+    """Write the comment at the head of a generated file."""
+    lines = [
+        f"{title}. Generated; do not edit.",
+        "",
+        *(f"{key + ':':<14}{value}" for key, value in told),
+        "",
+        *promises.splitlines(),
+        "",
+        f"Check it where it runs:  {check} && ./a.out",
+        "Call it from elsewhere:  include the header that was written beside it.",
+    ]
+    return "/*\n" + "\n".join(f" * {comment(line)}".rstrip() for line in lines) + "\n */"
+
+
+def origin(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a file and its executor come from."""
     command = provenance.get("command")
     if isinstance(command, (list, tuple)):
         command = " ".join(map(str, command))
-    planner = provenance.get("planner")
-    if isinstance(planner, Mapping):
-        refs = " + ".join(map(str, planner.get("refs", ())))
-        planner = f"{planner.get('name', '')}, {refs}"
-    sizes_through = [executor.spec.obs.size, *(sizes(each)[1] for each in executor.layers)]
-    shape = " - ".join(map(str, sizes_through))
     yield "made by", f"agentkd {version('agentkd')}"
     if command:
         yield "distilled by", str(command)
     if provenance.get("env"):
         yield "environment", str(provenance["env"])
+
+
+def facts(executor: Executor, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a generated file says about its executor, line by line."""
+    yield from origin(provenance)
+    planner = provenance.get("planner")
+    if isinstance(planner, Mapping):
+        refs = " + ".join(map(str, planner.get("refs", ())))
+        planner = f"{planner.get('name', '')}, {refs}"
     if planner:
         yield "planner", str(planner)
     if provenance.get("planner_digest"):
         yield "SHA-256", f"{provenance['planner_digest']} (the planner's)"
     if provenance.get("labels"):
         yield "labels", str(provenance["labels"])
+    sizes_through = [executor.spec.obs.size, *(sizes(each)[1] for each in executor.layers)]
     yield "executor", f"{executor.architecture}, version {executor.version}"
-    yield "network", f"{shape}, {executor.head}"
+    yield "network", f"{' - '.join(map(str, sizes_through))}, {executor.head}"
     yield "parameters", f"{executor.parameters}"

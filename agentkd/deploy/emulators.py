@@ -21,6 +21,8 @@ import numpy as np
 
 from agentkd.deploy.cores import Core
 from agentkd.deploy.ctext import array, literal
+from agentkd.deploy.int8.emit import emit_c_int8, memory, probes
+from agentkd.deploy.int8.reference import Quantised
 from agentkd.errors import AgentkdError
 from agentkd.types import Floats
 
@@ -29,6 +31,11 @@ _SPIN = 100_000
 """Rounds of the loop whose instructions are known, as in check.c."""
 _OPTIMISE = ("-std=gnu99", "-O2", "-ffunction-sections", "-fdata-sections")
 _SECONDS = 120
+_SECTIONS = {
+    "code": (".text", ".vectors"),
+    "constants": (".rodata", ".srodata", ".data.rel.ro"),
+    "ram": (".data", ".sdata", ".bss", ".sbss"),
+}
 
 
 class EmulatorError(AgentkdError):
@@ -37,50 +44,55 @@ class EmulatorError(AgentkdError):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A generated executor with vectors to run through it.
-
-    Attributes:
-        source: The C file, with NAME_outputs and NAME_act.
-        name: What its names begin with.
-        obs: Observations, (rows, obs).
-        outputs: What NAME_outputs gives for them, (rows, out); its dtype is the type.
-        actions: What NAME_act gives, (rows, actions).
-        tolerance: Largest difference, relative to 1 + |x|; 0 for bit by bit.
-        memory: How many numbers the caller keeps; 0 for most. The rows are then a sequence.
-        state: The type of those numbers in C.
-    """
+    """A generated executor with vectors to run through it."""
 
     source: str
+    """The C file, with NAME_outputs and NAME_act."""
     name: str
+    """What its names begin with."""
     obs: Floats
+    """Observations, (rows, obs)."""
     outputs: Any
+    """What NAME_outputs gives for them, (rows, out); its dtype is the type."""
     actions: Any
+    """What NAME_act gives, (rows, actions)."""
     tolerance: float = 0.0
+    """Largest difference, relative to 1 + |x|; 0 for bit by bit."""
     memory: int = 0
+    """How many numbers the caller keeps; 0 for most. The rows are then a sequence."""
     state: Literal["float", "int16_t"] = "float"
+    """The type of those numbers in C."""
+
+
+def whole_program(quantised: Quantised, rows: int, name: str = "executor") -> Program:
+    """Write an executor in integers, and what it has to give for `rows` observations, bit by bit.
+
+    With a memory they are one sequence.
+    """
+    obs = probes(quantised, rows)
+    given = quantised.integers(obs), quantised.actions(obs)
+    source, kept = emit_c_int8(quantised, name), memory(quantised)
+    return Program(source, name, obs, *given, memory=kept, state="int16_t")
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a program said of itself on a core.
-
-    Attributes:
-        wrong: How many vectors gave something else.
-        instructions: For one decision, the mean over the vectors; None if not counted.
-        stack: Bytes that a decision takes of it.
-        code: Bytes of the executor's code, without libraries.
-        library: Bytes of what it takes from the C library and the compiler's.
-        constants: Bytes of weights, biases and tables.
-        ram: Bytes of its buffers.
-    """
+    """What a program said of itself on a core, in bytes but for the first two."""
 
     wrong: int
+    """How many vectors gave something else."""
     instructions: int | None
+    """For one decision, the mean over the vectors; None if not counted."""
     stack: int
+    """What a decision takes of it."""
     code: int
+    """The executor's code, without libraries."""
     library: int
+    """What it takes from the C library and the compiler's."""
     constants: int
+    """Weights, biases and tables."""
     ram: int
+    """Its buffers."""
 
     @property
     def flash(self) -> int:
@@ -89,19 +101,13 @@ class Measured:
 
 
 def measure(program: Program, on: Core, *, flags: Sequence[str] = ()) -> Measured:
-    """Build a program for a core and run it there.
-
-    Args:
-        program: What to run.
-        on: The core.
-        flags: More for the compiler; they come last.
+    """Build a program for a core and run it there; `flags` are more for the executor's compiler.
 
     Raises:
         EmulatorError: If a tool is missing, or the program does not compile, does not fit, or does
             not end as it should.
     """
-    missing = on.missing()
-    if missing:
+    if missing := on.missing():
         raise EmulatorError(
             f"{on.label} needs {', '.join(missing)}; on Debian and Ubuntu: apt install "
             + " ".join(on.packages)
@@ -124,33 +130,30 @@ def _measure(program: Program, on: Core, folder: Path, flags: Sequence[str]) -> 
     (folder / "data.h").write_text(_data(program), encoding="utf-8")
     compiler = [f"{on.prefix}gcc", *on.flags, *_OPTIMISE]
     objects = []
-    sources = [folder / "model.c", _TARGETS / "check.c", _TARGETS / on.port]
-    for source in sources:
+    for source in (folder / "model.c", _TARGETS / "check.c", _TARGETS / on.port):
         objects.append(folder / f"{source.stem}.o")
-        more = flags if source.stem == "model" else ()
-        include = (f"-I{folder}", f"-I{_TARGETS}")
-        _run([*compiler, *more, *include, "-c", source, "-o", objects[-1]], folder)
+        more = (f"-I{folder}", f"-I{_TARGETS}", *(flags if source.stem == "model" else ()))
+        _run([*compiler, *more, "-c", source, "-o", objects[-1]], folder)
     elf = folder / "program.elf"
     link: list[Any] = [*compiler, *objects, "-o", elf, "-Wl,--gc-sections"]
     if on.rom[1]:
         script = folder / "bare.ld"
         text = (_TARGETS / "bare.ld").read_text(encoding="utf-8")
-        places = {"ROM": on.rom[0], "ROM_SIZE": on.rom[1]}
-        places |= {"RAM": on.ram[0], "RAM_SIZE": on.ram[1]}
-        for key, value in places.items():
+        places = zip(("ROM", "ROM_SIZE", "RAM", "RAM_SIZE"), (*on.rom, *on.ram), strict=True)
+        for key, value in places:
             text = text.replace(f"@{key}@", f"{value:#x}")
         script.write_text(text, encoding="utf-8")
         link += ["-nostartfiles", f"-T{script}"]
     _run([*link, "-lm"], folder)
-    said = _said(_run([*on.emulator, elf], folder, status=(0, 1)))
-    sizes = _sizes(on, objects[0])
-    rest = [_sizes(on, each) for each in objects[1:]]
-    library = 0
+    text = _run([*on.emulator, elf], folder, status=(0, 1))
+    said = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", text)}
+    if not {"spin", "empty", "ticks", "deep", "wrong"} <= set(said):
+        raise EmulatorError(f"The program ended early; it said {text.strip()!r}.")
+    found = [_sizes(on, each) for each in objects]
+    sizes, library, instructions = found[0], 0, None
     if on.rom[1]:
-        whole = _sizes(on, elf)
-        library = whole["code"] - sizes["constants"] - sizes["code"]
-        library -= sum(each["code"] + each["constants"] for each in rest)
-    instructions = None
+        own = sum(each["code"] + each["constants"] for each in found)
+        library = _sizes(on, elf)["code"] - own
     if on.round:
         a_tick = on.round * _SPIN / said["spin"]
         total = (said["ticks"] - said["empty"]) * a_tick
@@ -193,67 +196,39 @@ def _run(command: Sequence[Any], folder: Path | None = None, status: Sequence[in
     return done.stdout
 
 
-def _said(text: str) -> dict[str, int]:
-    said = {name: int(value) for name, value in re.findall(r"(\w+) (\d+)", text)}
-    wanted = {"spin", "empty", "ticks", "deep", "wrong"}
-    if not wanted <= set(said):
-        raise EmulatorError(f"The program ended early; it said {text.strip()!r}.")
-    return said
-
-
 def _sizes(on: Core, path: Path) -> dict[str, int]:
     """Bytes of code, constants and buffers, by the names of the sections."""
     text = _run([f"{on.prefix}size", "-A", path])
-    found = {"code": 0, "constants": 0, "ram": 0}
+    found = dict.fromkeys(_SECTIONS, 0)
     for name, size in re.findall(r"^(\.\S+) +(\d+)", text, re.MULTILINE):
-        if name.startswith((".text", ".vectors")):
-            found["code"] += int(size)
-        elif name.startswith((".rodata", ".srodata", ".data.rel.ro")):
-            found["constants"] += int(size)
-        elif name.startswith((".data", ".sdata", ".bss", ".sbss")):
-            found["ram"] += int(size)
+        for what, names in _SECTIONS.items():
+            if name.startswith(names):
+                found[what] += int(size)
+                break
     return found
 
 
 def _data(program: Program) -> str:
     kinds = {np.dtype(np.float32): "float", np.dtype(np.int32): "int32_t"}
-    outputs = np.asarray(program.outputs)
-    actions = np.asarray(program.actions)
+    rows = len(program.obs)
+    outputs, actions = np.asarray(program.outputs), np.asarray(program.actions).reshape(rows, -1)
     if actions.dtype != np.float32:
         actions = actions.astype(np.int32)
-    rows = len(program.obs)
-    actions = actions.reshape(rows, -1)
     output, action = kinds[outputs.dtype], kinds[actions.dtype]
-
-    return f"""#include <math.h>
-#define ROWS {rows}
-#define OBS {program.obs.shape[1]}
-#define OUT {outputs.shape[1]}
-#define ACTIONS {actions.shape[1]}
-#define MEMORY {program.memory}
-typedef {output} OUTPUT;
-typedef {action} ACTION;
-typedef {program.state} STATE;
-#if MEMORY > 0
-#define GIVEN(memory) memory,
-#define TAKES STATE *,
-#define NAMED STATE *memory,
-#else
-#define GIVEN(memory)
-#define TAKES
-#define NAMED
-#endif
-int {program.name}_outputs(const float *, TAKES OUTPUT *);
-int {program.name}_act(const float *, TAKES ACTION *);
-#define outputs {program.name}_outputs
-#define act {program.name}_act
-{array("float", "observations", program.obs)}
-{array(output, "wanted", outputs)}
-{array(action, "actions", actions)}
-/* Written so that NaN differs, too. */
-static int differs(float got, float must)
-{{
-    const float apart = got < must ? must - got : got - must;
-    return !(apart <= {literal(program.tolerance)} * (1.0f + fabsf(must)));
-}}
-"""
+    defines = {
+        "ROWS": rows,
+        "OBS": program.obs.shape[1],
+        "MEMORY": program.memory,
+        "OUT": outputs.shape[1],
+        "ACTIONS": actions.shape[1],
+        "OUTPUT": output,
+        "ACTION": action,
+        "STATE": program.state,
+        "outputs": f"{program.name}_outputs",
+        "act": f"{program.name}_act",
+        "TOLERANCE": literal(program.tolerance),
+    }
+    lines = [f"#define {name} {value}\n" for name, value in defines.items()]
+    lines.append(array("float", "observations", program.obs))
+    lines += [array(output, "wanted", outputs), array(action, "actions", actions)]
+    return "".join(lines)

@@ -21,39 +21,33 @@ from agentkd.files import write_files
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a target.
-
-    Attributes:
-        flavour: The conventions to follow, where the target has several.
-        name: Begins every name, where the target has names.
-        opset: The version of ONNX's operators; by default the one that suits the flavour's reader.
-        seen: What integers are calibrated with; by default what the executor's file holds of its
-            own episodes, else observations that are drawn.
-    """
+    """What is asked of a target."""
 
     flavour: str = "plain"
+    """The conventions to follow, where the target has several."""
     name: str = "executor"
+    """Begins every name, where the target has names."""
     opset: int | None = None
+    """The version of ONNX's operators; by default the one that suits the flavour's reader."""
     seen: Seen | None = None
+    """What integers are calibrated with; by default what the executor's file holds of its own
+    episodes, else observations that are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that executors are exported to.
-
-    Attributes:
-        suffix: How its files end.
-        write: Makes the bytes of a file.
-        backend: The name under which `verify` runs it; "" if it does not.
-        flavours: The conventions it knows.
-        in_c: Whether its files are C, and have a header beside them.
-    """
+    """Something that executors are exported to."""
 
     suffix: str
+    """How its files end."""
     write: Callable[[Bundle, Request], bytes]
+    """Makes the bytes of a file."""
     backend: str
+    """The name under which `verify` runs it; "" if it does not."""
     flavours: tuple[str, ...] = ("plain",)
+    """The conventions it knows."""
     in_c: bool = False
+    """Whether its files are C, and have a header beside them."""
 
 
 def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
@@ -90,16 +84,10 @@ def target(name: str) -> Target:
 def export_file(
     source: Bundle | Executor, path: str | Path, to: str | None = None, **options: Any
 ) -> tuple[Path, ...]:
-    """Write an executor for another runtime; C files get their header beside them.
+    """Write an executor, or its file as it was read, for another runtime; give the files written.
 
-    Args:
-        source: The executor, or its file as it was read.
-        path: Where to write it.
-        to: The target's name; by default the one that the suffix tells.
-        options: The fields of `Request`.
-
-    Returns:
-        The files that were written.
+    C files get their header beside them. The target is by default the one that the suffix tells;
+    the options are the fields of `Request`.
 
     Raises:
         ConfigError: If the suffix names no target, or an option does not fit it.
@@ -110,10 +98,9 @@ def export_file(
     if unknown:
         raise ConfigError(f"export takes no {sorted(unknown)}; see Request.")
     request = Request(**options)
-    if not isinstance(source, Bundle):
+    if isinstance(source, Executor):
         about = source.about
-        held = own_bundle(source)
-        source = held or from_bytes(
+        source = own_bundle(source) or from_bytes(
             to_bytes(source, about.provenance, contract=about.contract, labels=about.labels)
         )
     header = out.with_suffix(".h") if target(name).in_c else None
@@ -126,12 +113,7 @@ def export_file(
 
 
 def check_places(out: Path, header: Path | None, source: Path | None = None) -> None:
-    """Check that nothing is lost where the files are written.
-
-    Args:
-        out: The file to write.
-        header: The header beside it, if any.
-        source: The executor file.
+    """Check that nothing is lost where a file, and perhaps its header, are written.
 
     Raises:
         ConfigError: If the executor file, or a header that agentkd did not write, would be
@@ -172,14 +154,12 @@ def target_of(path: Path) -> str:
 
 
 def _c(bundle: Bundle, request: Request) -> bytes:
-    provenance = bundle.manifest.get("provenance", {})
-    return emit_c(bundle.executor, request.name, provenance).encode()
+    return emit_c(bundle.executor, request.name, bundle.provenance).encode()
 
 
 def _c_int8(bundle: Bundle, request: Request) -> bytes:
-    provenance = bundle.manifest.get("provenance", {})
     quantised = integer_form(bundle, request.seen)
-    return emit_c_int8(quantised, request.name, provenance).encode()
+    return emit_c_int8(quantised, request.name, bundle.provenance).encode()
 
 
 def _akx(bundle: Bundle, _: Request) -> bytes:
@@ -189,9 +169,8 @@ def _akx(bundle: Bundle, _: Request) -> bytes:
 def _onnx(bundle: Bundle, request: Request) -> bytes:
     with needing("onnx"):
         from agentkd.deploy.onnx import as_flavour, to_onnx
-    provenance = bundle.manifest.get("provenance", {})
     flavour = as_flavour(request.flavour)
-    return to_onnx(bundle.executor, flavour, provenance, opset=request.opset)
+    return to_onnx(bundle.executor, flavour, bundle.provenance, opset=request.opset)
 
 
 TARGETS: dict[str, Target] = {

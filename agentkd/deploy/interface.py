@@ -2,13 +2,15 @@
 
 An exported file defines two forms of one executor. `NAME_step` is re-entrant: all that changes lies
 in a `struct NAME_state` of the caller's. `NAME_act` and `NAME_outputs` use one static buffer, and
-serve one caller at a time.
+serve one caller at a time. The text is in `templates/`: interface.h declares them and interface.c
+defines them by `NAME_forward`, which gives NULL where nothing can be decided, and `NAME_decide`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from agentkd.errors import ConfigError
 
@@ -25,6 +27,8 @@ typename typeof union unsigned using virtual void volatile wchar_t while xor xor
 """
 _OURS = ("akd", "akx")
 """What the names of the fixed runtime begin with."""
+_TEMPLATES = Path(__file__).with_name("templates")
+_CASE = re.compile(r"#case (.*)\n((?:(?!#case|#end).*\n)*)")
 HEADER_MARK = "/* Calls an executor exported to C by"
 """How each header begins, so that no other file is overwritten by one."""
 
@@ -59,19 +63,12 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What the functions of an executor take and give.
+    """What the functions of an executor take and give; `name` begins every name in the file.
 
-    Attributes:
-        name: Begins every name in the file.
-        obs: Numbers in an observation.
-        out: Numbers of the last layer.
-        actions: Numbers or choices in an action.
-        number: The C type of the last layer's numbers.
-        action: The C type of an action's numbers.
-        scratch: What a decision writes on its way, and nobody reads afterwards.
-        memory: What an executor remembers from tick to tick; None for most.
-        action_note: What an action is, one sentence.
-        out_note: What the last layer's numbers are, one sentence.
+    `obs`, `out` and `actions` count the numbers of an observation, of the last layer and of an
+    action. `number` and `action` are the C types of the last two, and the notes say in a sentence
+    what they are. `scratch` is what a decision writes on its way, `memory` what an executor
+    remembers from tick to tick.
     """
 
     name: str
@@ -85,131 +82,42 @@ class Interface:
     action_note: str
     out_note: str
 
+    def fill(self, template: str, case: str = "", /, **more: object) -> str:
+        """Fill in a file of `templates/`: NAME, UPPER, the interface's @words@, and more.
 
-def header(face: Interface) -> str:
-    """Write the declarations, for C99 and C++11 alike."""
-    n, upper = face.name, face.name.upper()
-    fields = "".join(f"    {e.kind} {e.name}[{e.length}];\n" for e in face.scratch)
-    define, field, given, note = "", "", "", ""
-    if face.memory:
-        kind = face.memory.kind
-        define = f"\n#define {upper}_MEMORY {face.memory.length}"
-        field = f"    {kind} memory[{upper}_MEMORY];\n"
-        given = f", {kind} memory[{upper}_MEMORY]"
-        note = (
-            "\n * `memory` is what the executor remembers: fill it with zeros where an "
-            "episode\n * begins, and call one of the two functions once a tick."
-        )
-    pad = " " * (len(n) + 9)
-    return f"""#ifndef {upper}_H
-#define {upper}_H
-
-#include <stdint.h>
-
-#define {upper}_OBS {face.obs}
-#define {upper}_OUT {face.out}
-#define {upper}_ACTION {face.actions}{define}
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* Every function that returns int returns 0, or 1 where the observation, or what the
- * network makes of it, is NaN or infinite; then no action and no output is written.
- * Observations are as the environment gives them: the normaliser is inside.
- * {face.action_note}
- * {face.out_note} */
-
-/* What a decision writes on its way. */
-struct {n}_scratch {{
-{fields}}};
-
-/* All that changes from tick to tick: one for each thread, robot or environment. */
-struct {n}_state {{
-{field}    struct {n}_scratch scratch;
-}};
-
-/* Begin an episode. */
-void {n}_reset(struct {n}_state *state);
-
-/* Decide for one observation. `action` takes {upper}_ACTION numbers and `out` the last
- * layer's {upper}_OUT; either may be NULL. Re-entrant: call it with a state of its own
- * from each thread. */
-int {n}_step(struct {n}_state *state, const float obs[{upper}_OBS],
-{pad[:-1]} {face.action} *action, {face.number} *out);
-
-#ifndef {upper}_REENTRANT
-/* The same with one static scratch buffer, for one caller at a time. Define
- * {upper}_REENTRANT to leave these out.{note} */
-int {n}_act(const float obs[{upper}_OBS]{given},
-{pad}{face.action} action[{upper}_ACTION]);
-int {n}_outputs(const float obs[{upper}_OBS]{given},
-{pad}    {face.number} out[{upper}_OUT]);
-#endif
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif /* {upper}_H */
-"""
-
-
-def functions(face: Interface) -> str:
-    """Define what `header` declares.
-
-    The file must define, before, `static const NUMBER *NAME_forward(struct NAME_scratch *s, const
-    float *obs[, MEMORY *memory])`, which gives NULL where nothing can be decided, and `static void
-    NAME_decide(const NUMBER *last, ACTION *action)`.
-    """
-    n, upper = face.name, face.name.upper()
-    pad, run = " " * (len(n) + 9), " " * (len(n) + 16)
-    given, taken, handed, own, reset = "", "", "", "", "    (void)state;\n"
-    if face.memory:
-        given = f", {face.memory.kind} memory[{upper}_MEMORY]"
-        taken = f"{face.memory.kind} *memory, "
-        handed, own = ", memory", ", state->memory"
-        reset = f"    for (int32_t i = 0; i < {upper}_MEMORY; i++)\n        state->memory[i] = 0;\n"
-    return f"""static int {n}_run(const float *obs, {taken}{face.action} *action,
-{run}{face.number} *out, struct {n}_scratch *s)
-{{
-    const {face.number} *const last = {n}_forward(s, obs{handed});
-    if (last == NULL)
-        return 1;
-    if (action != NULL)
-        {n}_decide(last, action);
-    if (out != NULL)
-        for (int32_t i = 0; i < {upper}_OUT; i++)
-            out[i] = last[i];
-    return 0;
-}}
-
-void {n}_reset(struct {n}_state *state)
-{{
-{reset}}}
-
-int {n}_step(struct {n}_state *state, const float obs[{upper}_OBS],
-{pad[:-1]} {face.action} *action, {face.number} *out)
-{{
-    return {n}_run(obs{own}, action, out, &state->scratch);
-}}
-
-#ifndef {upper}_REENTRANT
-static struct {n}_scratch {n}_own;
-
-int {n}_act(const float obs[{upper}_OBS]{given},
-{pad}{face.action} action[{upper}_ACTION])
-{{
-    return {n}_run(obs{handed}, action, NULL, &{n}_own);
-}}
-
-int {n}_outputs(const float obs[{upper}_OBS]{given},
-{pad}    {face.number} out[{upper}_OUT])
-{{
-    return {n}_run(obs{handed}, NULL, out, &{n}_own);
-}}
-#endif
-"""
+        Of the text from "#case A B" lines to "#end", what is for `case` is kept.
+        """
+        upper, under = self.name.upper(), " " * (len(self.name) + 9)
+        words: dict[str, object] = {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
+            "NAME": self.name,
+            "UPPER": upper,
+            "scratch": "".join(f"    {e.kind} {e.name}[{e.length}];\n" for e in self.scratch),
+            "under": under,
+            "under_run": under + 7 * " ",
+            "under_step": under[:-1],
+            **dict.fromkeys(("define", "field", "given", "handed", "note", "own", "taken"), ""),
+            "reset": "    (void)state;\n",
+        }
+        if self.memory:
+            kind = self.memory.kind
+            words |= {
+                "define": f"\n#define {upper}_MEMORY {self.memory.length}",
+                "field": f"    {kind} memory[{upper}_MEMORY];\n",
+                "given": f", {kind} memory[{upper}_MEMORY]",
+                "handed": ", memory",
+                "note": "\n * `memory` is what the executor remembers: fill it with zeros where an "
+                "episode\n * begins, and call one of the two functions once a tick.",
+                "own": ", state->memory",
+                "taken": f"{kind} *memory, ",
+                "reset": f"    for (int32_t i = 0; i < {upper}_MEMORY; i++)\n"
+                "        state->memory[i] = 0;\n",
+            }
+        words |= more
+        text = (_TEMPLATES / template).read_text(encoding="utf-8")
+        text = _CASE.sub(lambda found: found[2] * (case in found[1].split()), text)
+        text = text.replace("#end\n", "")
+        return re.sub(r"@(\w+)@|NAME|UPPER", lambda found: str(words[found[1] or found[0]]), text)
 
 
 def header_of(source: str, name: str) -> str:

@@ -25,8 +25,7 @@ BYTES = 1_000_000
 
 def capacity(spec: Spec, kind: Kind, size: int = BYTES) -> int:
     """Return how many labels fit into `size` bytes."""
-    row = 4 * (spec.obs.size + dists.width(kind, spec.action))
-    return size // row
+    return size // (4 * (spec.obs.size + dists.width(kind, spec.action)))
 
 
 def lay_out(labels: Labels, spec: Spec) -> tuple[dict[str, Any], dict[str, Floats]]:

@@ -6,10 +6,9 @@ onnx.helper: no torch, no tracing, and the same bytes each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from onnx import TensorProto
@@ -18,7 +17,7 @@ from agentkd.deploy.ctext import facts
 from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError, NumbersError, did_you_mean
+from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Gru, Lstm
 from agentkd.executors.layers import memory as remembers
@@ -29,16 +28,8 @@ Flavour = Literal["plain", "ml-agents", "godot-rl", "rsl-rl"]
 """Whose names the graph's inputs and outputs have; docs/reference/export.md lists them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opsets:
-    """Which versions of ONNX's operators a flavour's reader takes.
-
-    Attributes:
-        reader: Who reads the flavour.
-        least: The oldest that can be written.
-        most: The newest that the reader documents.
-        usual: The one written by default.
-    """
+class Opsets(NamedTuple):
+    """Which versions of ONNX's operators the reader of a flavour takes, and which one is usual."""
 
     reader: str
     least: int
@@ -73,29 +64,17 @@ def to_onnx(
     units, (batch, …), and "outputs", the last layer's numbers. With a memory it also takes
     "memory", (batch, memory), zeros where an episode begins, and gives "memory_out".
 
-    Args:
-        executor: The executor.
-        flavour: The reader whose names and shapes to use.
-        provenance: Where it came from; written into the model's metadata.
-        opset: The version of the operators; by default `OPSETS[flavour].usual`.
+    The flavour decides names and shapes; where the executor came from is written into the model's
+    metadata. The opset is by default `OPSETS[flavour].usual`.
 
     Raises:
         ConfigError: If the flavour has no place for such actions, or its reader does not take the
             opset.
         NumbersError: If a weight is NaN or infinite.
     """
-    if not np.isfinite(executor.vector()).all():
-        raise NumbersError("An executor with NaN or infinite weights is not written.")
+    executor.check_finite()
     graph = Graph(_opset(flavour, opset))
-    match flavour:
-        case "plain":
-            _plain(graph, executor)
-        case "ml-agents":
-            _ml_agents(graph, executor)
-        case "godot-rl":
-            _godot_rl(graph, executor)
-        case "rsl-rl":
-            _rsl_rl(graph, executor)
+    _WRITERS[flavour](graph, executor)
     return graph.model({"flavour": flavour, **dict(facts(executor, provenance or {}))})
 
 
@@ -147,28 +126,11 @@ def run_onnx(executor: Executor, obs: Floats, *, opset: int | None = None) -> An
     return Answer(*(np.stack(each) for each in reversed(list(zip(*pairs, strict=True)))))
 
 
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """Names in a graph: the last layer's numbers, and the memory after ("" if none)."""
+def _network(graph: Graph, executor: Executor, obs: str, memory: str = "") -> tuple[str, str]:
+    """From the input `obs`, and the name of the memory, to the last numbers and the memory after.
 
-    outputs: str
-    memory: str
-
-
-def _plain(graph: Graph, executor: Executor) -> None:
-    size = executor.memory
-    memory = graph.input("memory", ["batch", size]) if size else ""
-    network = _network(graph, executor, "obs", memory)
-    x = graph.node("Identity", network.outputs, output="outputs")
-    _action(graph, executor, x)
-    graph.output("outputs", TensorProto.FLOAT, ["batch", executor.out])
-    if size:
-        graph.node("Identity", network.memory, output="memory_out")
-        graph.output("memory_out", TensorProto.FLOAT, ["batch", size])
-
-
-def _network(graph: Graph, executor: Executor, obs: str, memory: str = "") -> _Network:
-    """From the input `obs`, and `memory` where there is one, to the last numbers."""
+    The memory is "" where there is none.
+    """
     x = graph.input(obs, ["batch", executor.spec.obs.size])
     x = graph.node("Sub", x, graph.constant(executor.mean, "mean"))
     x = graph.node("Mul", x, graph.constant(executor.scale, "scale"))
@@ -183,9 +145,18 @@ def _network(graph: Graph, executor: Executor, obs: str, memory: str = "") -> _N
             after.append(kept)
         else:
             x = add_layer(graph, layer, x, name)
-    if len(after) > 1:
-        return _Network(x, graph.node("Concat", *after, axis=1))
-    return _Network(x, after[0] if after else "")
+    return x, graph.node("Concat", *after, axis=1) if len(after) > 1 else "".join(after)
+
+
+def _plain(graph: Graph, executor: Executor) -> None:
+    size = executor.memory
+    memory = graph.input("memory", ["batch", size]) if size else ""
+    x, after = _network(graph, executor, "obs", memory)
+    x = graph.node("Identity", x, output="outputs")
+    _action(graph, executor, x)
+    graph.output("outputs", ["batch", executor.out])
+    if size:
+        graph.give(after, "memory_out", ["batch", size])
 
 
 def _action(graph: Graph, executor: Executor, x: str) -> None:
@@ -195,19 +166,19 @@ def _action(graph: Graph, executor: Executor, x: str) -> None:
         case DiscreteSpec(_, start):
             best = graph.node("ArgMax", x, axis=1, keepdims=0)
             graph.node("Add", best, graph.constant(np.int64(start)), output=name)
-            graph.output(name, TensorProto.INT64, ["batch"])
+            graph.output(name, ["batch"], TensorProto.INT64)
         case MultiDiscreteSpec(sizes):
             _choices(graph, x, sizes, name)
-            graph.output(name, TensorProto.INT64, ["batch", len(sizes)])
+            graph.output(name, ["batch", len(sizes)], TensorProto.INT64)
         case MultiBinarySpec(n):
             yes = graph.node("Greater", x, graph.constant(np.float32(0)))
             graph.node("Cast", yes, to=TensorProto.INT8, output=name)
-            graph.output(name, TensorProto.INT8, ["batch", n])
+            graph.output(name, ["batch", n], TensorProto.INT8)
         case BoxSpec():
             shape = graph.constant(np.array([-1, *action.shape], np.int64))
             x = _numbers(graph, executor, action, x)
             graph.node("Reshape", x, shape, output=name)
-            graph.output(name, TensorProto.FLOAT, ["batch", *action.shape])
+            graph.output(name, ["batch", *action.shape])
 
 
 def _numbers(graph: Graph, executor: Executor, box: BoxSpec, x: str) -> str:
@@ -231,23 +202,21 @@ def _ml_agents(graph: Graph, executor: Executor) -> None:
 
     Names as models that ML-Agents 2 and later exported have them.
     """
-    size, memory = executor.memory, ""
+    size, memory, action = executor.memory, "", executor.spec.action
     if size:
         memory = graph.input("recurrent_in", ["batch", 1, size])
         memory = graph.reshape(memory, -1, size)
-    network = _network(graph, executor, "obs_0", memory)
-    x, action = network.outputs, executor.spec.action
+    x, after = _network(graph, executor, "obs_0", memory)
     graph.fixed("version_number", [_UNITY])
     graph.fixed("memory_size", [float(size)])
     if size:
-        graph.reshape(network.memory, -1, 1, size, output="recurrent_out")
-        graph.output("recurrent_out", TensorProto.FLOAT, ["batch", 1, size])
+        graph.reshape(after, -1, 1, size, output="recurrent_out")
+        graph.output("recurrent_out", ["batch", 1, size])
     if isinstance(action, BoxSpec):
         numbers = _numbers(graph, executor, action, x)
         graph.fixed("continuous_action_output_shape", [len(action.low)])
         for name in ("continuous_actions", "deterministic_continuous_actions"):
-            graph.node("Identity", numbers, output=name)
-            graph.output(name, TensorProto.FLOAT, ["batch", len(action.low)])
+            graph.give(numbers, name, ["batch", len(action.low)])
         return
     match action:
         case DiscreteSpec(n):
@@ -266,7 +235,7 @@ def _ml_agents(graph: Graph, executor: Executor) -> None:
     graph.node("Identity", "discrete_actions", output="deterministic_discrete_actions")
     graph.fixed("discrete_action_output_shape", [branches])
     for name in ("discrete_actions", "deterministic_discrete_actions"):
-        graph.output(name, TensorProto.INT64, ["batch", len(branches)])
+        graph.output(name, ["batch", len(branches)], TensorProto.INT64)
 
 
 def _godot_rl(graph: Graph, executor: Executor) -> None:
@@ -274,17 +243,13 @@ def _godot_rl(graph: Graph, executor: Executor) -> None:
 
     Without a memory the state is handed back unchanged.
     """
-    size = executor.memory
-    state = graph.input("state_ins", ["batch", size] if size else ["states"])
-    network = _network(graph, executor, "obs", state if size else "")
-    x = network.outputs
+    shape = ["batch", executor.memory] if executor.memory else ["states"]
+    state = graph.input("state_ins", shape)
+    x, after = _network(graph, executor, "obs", state if executor.memory else "")
     if isinstance(executor.spec.action, BoxSpec):
         x = _numbers(graph, executor, executor.spec.action, x)
-    graph.node("Identity", x, output="output")
-    graph.node("Identity", network.memory or state, output="state_outs")
-    graph.output("output", TensorProto.FLOAT, ["batch", executor.out])
-    shape = ["batch", size] if size else ["states"]
-    graph.output("state_outs", TensorProto.FLOAT, shape)
+    graph.give(x, "output", ["batch", executor.out])
+    graph.give(after or state, "state_outs", shape)
 
 
 def _rsl_rl(graph: Graph, executor: Executor) -> None:
@@ -299,28 +264,29 @@ def _rsl_rl(graph: Graph, executor: Executor) -> None:
             "take the flavour plain."
         )
     recurrent = [each for each in executor.layers if isinstance(each, Gru | Lstm)]
-    names = {0: (), 1: ("h", "c")}.get(len(recurrent))
-    if names is None:
+    if len(recurrent) > 1:
         raise ConfigError(
             f"rsl_rl has one recurrent layer, and {executor.architecture} has "
             f"{len(recurrent)}; take the flavour plain."
         )
-    if recurrent and isinstance(recurrent[0], Gru):
-        names = names[:1]
-    width = executor.memory // max(1, len(names))
+    names = [name for layer in recurrent for name in ("h" if isinstance(layer, Gru) else "hc")]
+    wide = executor.memory // max(1, len(names))
     held = [
-        graph.reshape(graph.input(f"{name}_in", [1, "batch", width]), -1, width) for name in names
+        graph.reshape(graph.input(f"{name}_in", [1, "batch", wide]), -1, wide) for name in names
     ]
     memory = graph.node("Concat", *held, axis=1) if len(held) > 1 else "".join(held)
-    network = _network(graph, executor, "obs", memory)
-    x = _numbers(graph, executor, action, network.outputs)
-    graph.node("Identity", x, output="actions")
-    graph.output("actions", TensorProto.FLOAT, ["batch", len(action.low)])
-    if not recurrent:
-        return
-    after = [network.memory]
-    if len(names) > 1:
-        after = graph.split(network.memory, (width,) * len(names))
-    for name, each in zip(names, after, strict=True):
-        graph.reshape(each, 1, -1, width, output=f"{name}_out")
-        graph.output(f"{name}_out", TensorProto.FLOAT, [1, "batch", width])
+    x, after = _network(graph, executor, "obs", memory)
+    x = _numbers(graph, executor, action, x)
+    graph.give(x, "actions", ["batch", len(action.low)])
+    pieces = graph.split(after, (wide,) * len(names)) if len(names) > 1 else [after] * len(names)
+    for name, each in zip(names, pieces, strict=True):
+        graph.reshape(each, 1, -1, wide, output=f"{name}_out")
+        graph.output(f"{name}_out", [1, "batch", wide])
+
+
+_WRITERS: Mapping[Flavour, Callable[[Graph, Executor], None]] = {
+    "plain": _plain,
+    "ml-agents": _ml_agents,
+    "godot-rl": _godot_rl,
+    "rsl-rl": _rsl_rl,
+}

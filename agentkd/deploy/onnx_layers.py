@@ -21,19 +21,15 @@ from agentkd.executors.layers import (
     Pool,
     Tokens,
     sizes,
+    width,
 )
 
 
 @final
 class Graph:
-    """Nodes, constants, inputs and outputs, in the order in which they come.
-
-    Args:
-        opset: The version of the operators, from 9 on: what each is called with.
-    """
+    """Nodes, constants, inputs and outputs in their order, for operators of an opset from 9 on."""
 
     def __init__(self, opset: int) -> None:
-        """Begin with none."""
         self._opset = opset
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
@@ -45,9 +41,14 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return name
 
-    def output(self, name: str, kind: int, shape: list[Any]) -> None:
+    def output(self, name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> None:
         """Declare an output of a node as one of the graph."""
         self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def give(self, x: str, name: str, shape: list[Any]) -> None:
+        """Give numbers out under another name."""
+        self.node("Identity", x, output=name)
+        self.output(name, shape)
 
     def constant(self, value: Any, name: str = "") -> str:
         """Hold an array."""
@@ -106,8 +107,7 @@ class Graph:
     def fixed(self, name: str, value: Any) -> None:
         """Give a constant as an output of the graph."""
         array = np.asarray(value, np.float32)
-        self.node("Identity", self.constant(array), output=name)
-        self.output(name, TensorProto.FLOAT, list(array.shape))
+        self.give(self.constant(array), name, list(array.shape))
 
     def model(self, metadata: Mapping[str, str]) -> bytes:
         """Write it all, checked."""
@@ -116,11 +116,9 @@ class Graph:
         )
         opset = [helper.make_opsetid("", self._opset)]
         # The oldest format that goes with the opset: older readers take it.
+        version = helper.find_min_ir_version_for(opset)
         model = helper.make_model(
-            graph,
-            opset_imports=opset,
-            ir_version=helper.find_min_ir_version_for(opset),
-            producer_name="agentkd",
+            graph, opset_imports=opset, ir_version=version, producer_name="agentkd"
         )
         helper.set_model_props(model, dict(metadata))
         checker.check_model(model, full_check=True)
@@ -138,18 +136,17 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
         case Conv():
             return _conv(graph, layer, x, name)
         case Tokens():
-            tokens, width, piece = layer.weight.shape
+            tokens, wide, piece = layer.weight.shape
             pieces = graph.reshape(x, -1, tokens, 1, piece)
             weight = graph.constant(layer.weight.transpose(0, 2, 1), f"{name}.weight")
-            made = graph.reshape(graph.node("MatMul", pieces, weight), -1, tokens * width)
+            made = graph.reshape(graph.node("MatMul", pieces, weight), -1, tokens * wide)
             bias = graph.constant(layer.bias.reshape(-1), f"{name}.bias")
             return graph.node("Add", made, bias)
         case Attention():
             return _attention(graph, layer, x, name)
         case Pool():
-            wide = graph.reshape(x, -1, layer.tokens, len(layer.norm.gain))
-            made = graph.norm(layer.norm, wide, f"{name}.norm")
-            return graph.mean(made, 1, keep=False)
+            rows = graph.reshape(x, -1, layer.tokens, width(layer))
+            return graph.mean(graph.norm(layer.norm, rows, f"{name}.norm"), 1, keep=False)
         case Gru() | Lstm():
             raise AssertionError("add_recurrent adds these")
 
@@ -158,22 +155,22 @@ def add_recurrent(
     graph: Graph, layer: Gru | Lstm, x: str, memory: str, name: str
 ) -> tuple[str, str]:
     """Add a layer with a memory; gives what it gives, and the memory after."""
-    width = sizes(layer)[1]
+    wide = width(layer)
     given = _dense(graph, layer.inputs, x, f"{name}.inputs")
     if isinstance(layer, Gru):
         kept = _dense(graph, layer.hidden, memory, f"{name}.hidden")
-        given_r, given_z, given_n = graph.split(given, (width,) * 3)
-        kept_r, kept_z, kept_n = graph.split(kept, (width,) * 3)
-        reset = graph.node("Sigmoid", graph.node("Add", given_r, kept_r))
-        update = graph.node("Sigmoid", graph.node("Add", given_z, kept_z))
-        seen = graph.node("Mul", reset, kept_n)
-        new = graph.node("Tanh", graph.node("Add", given_n, seen))
+        gates, back = graph.split(given, (wide,) * 3), graph.split(kept, (wide,) * 3)
+        reset, update = (
+            graph.node("Sigmoid", graph.node("Add", gates[i], back[i])) for i in range(2)
+        )
+        seen = graph.node("Mul", reset, back[2])
+        new = graph.node("Tanh", graph.node("Add", gates[2], seen))
         apart = graph.node("Mul", update, graph.node("Sub", memory, new))
         after = graph.node("Add", new, apart)
         return after, after
-    hidden, cell = graph.split(memory, (width, width))
+    hidden, cell = graph.split(memory, (wide, wide))
     kept = _dense(graph, layer.hidden, hidden, f"{name}.hidden")
-    gates = graph.split(graph.node("Add", given, kept), (width,) * 4)
+    gates = graph.split(graph.node("Add", given, kept), (wide,) * 4)
     into, forget, leave = (graph.node("Sigmoid", gates[i]) for i in (0, 1, 3))
     fresh = graph.node("Mul", into, graph.node("Tanh", gates[2]))
     cell = graph.node("Add", graph.node("Mul", forget, cell), fresh)
@@ -183,17 +180,9 @@ def add_recurrent(
 
 def activation(graph: Graph, name: Activation, x: str) -> str:
     """Add an activation."""
-    match name:
-        case "relu":
-            return graph.node("Relu", x)
-        case "tanh":
-            return graph.node("Tanh", x)
-        case "elu":
-            return graph.node("Elu", x)
-        case "silu":
-            return graph.node("Mul", x, graph.node("Sigmoid", x))
-        case "none":
-            return x
+    if name == "silu":
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
+    return x if name == "none" else graph.node(name.capitalize(), x)
 
 
 def _dense(graph: Graph, dense: Dense, x: str, name: str) -> str:
@@ -212,22 +201,17 @@ def _conv(graph: Graph, layer: Conv, x: str, name: str) -> str:
         image = graph.reshape(x, -1, height, width, channels)
         image = graph.node("Transpose", image, perm=[0, 3, 1, 2])
     weight = np.ascontiguousarray(layer.weight.transpose(0, 3, 1, 2))
-    made = graph.node(
-        "Conv",
-        image,
-        graph.constant(weight, f"{name}.weight"),
-        graph.constant(layer.bias, f"{name}.bias"),
-        strides=[layer.stride, layer.stride],
-    )
+    held = graph.constant(weight, f"{name}.weight"), graph.constant(layer.bias, f"{name}.bias")
+    made = graph.node("Conv", image, *held, strides=[layer.stride, layer.stride])
     made = activation(graph, layer.activation, made)
     made = graph.node("Transpose", made, perm=[0, 2, 3, 1])
     return graph.reshape(made, -1, sizes(layer)[1])
 
 
 def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
-    tokens, heads, width = layer.tokens, layer.heads, len(layer.norm.gain)
-    each = width // heads
-    before = graph.reshape(x, -1, tokens, width)
+    tokens, heads, wide = layer.tokens, layer.heads, width(layer)
+    each = wide // heads
+    before = graph.reshape(x, -1, tokens, wide)
     mixed = graph.norm(layer.norm, before, f"{name}.norm")
     mixed = _dense(graph, layer.qkv, mixed, f"{name}.qkv")
     mixed = graph.reshape(mixed, -1, tokens, 3, heads, each)
@@ -241,10 +225,10 @@ def _attention(graph: Graph, layer: Attention, x: str, name: str) -> str:
     weights = graph.node("Softmax", graph.node("Mul", scores, scale), axis=3)
     found = graph.node("MatMul", weights, value)
     found = graph.node("Transpose", found, perm=[0, 2, 1, 3])
-    found = graph.reshape(found, -1, tokens, width)
+    found = graph.reshape(found, -1, tokens, wide)
     found = _dense(graph, layer.out, found, f"{name}.out")
     after = graph.node("Add", before, found)
     inner = graph.norm(layer.norm_after, after, f"{name}.norm_after")
     inner = _dense(graph, layer.up, inner, f"{name}.up")
     after = graph.node("Add", after, _dense(graph, layer.down, inner, f"{name}.down"))
-    return graph.reshape(after, -1, tokens * width)
+    return graph.reshape(after, -1, tokens * wide)

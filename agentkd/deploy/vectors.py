@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.difference import actions_of
+from agentkd.executors.difference import actions_of, margins
 from agentkd.executors.executor import Executor
 from agentkd.types import Floats
 
@@ -19,6 +19,8 @@ REAL = 192
 STEPS = 1024
 """Steps of an executor that remembers."""
 _EPISODE = 128
+_GOLDEN = 16
+_CLEAR = 1e-3
 _NUMBERS = 1 << 18
 """Of large observations fewer are taken, so that these make a megabyte at most."""
 _FEWEST = 16
@@ -40,12 +42,8 @@ def probes(executor: Executor, count: int, seed: int = 0) -> Floats:
 def vectors(executor: Executor, episodes: Sequence[Floats] = ()) -> dict[str, Any]:
     """Observations, drawn ones and those of episodes, and what is given for them.
 
-    An executor that remembers gets 1,024 steps: of the episodes as far as they go, and drawn ones
-    after them. Others get 64 drawn, and up to 192 spread over the episodes.
-
-    Args:
-        executor: The executor.
-        episodes: Observations of its own episodes, each (steps, obs).
+    An executor that remembers gets 1,024 steps: of the episodes, each (steps, obs), as far as they
+    go, and drawn ones after them. Others get 64 drawn, and up to 192 spread over the episodes.
 
     Returns:
         "obs" (n, obs), "outputs" (n, out), "actions" (n, numbers or choices), and "starts" (n,): 1
@@ -57,28 +55,28 @@ def vectors(executor: Executor, episodes: Sequence[Floats] = ()) -> dict[str, An
     """
     for episode in episodes:
         _fits(executor, episode)
-    remembers = bool(executor.memory)
-    pieces = _steps(executor, episodes) if remembers else _rows(executor, episodes)
+    pieces = _steps(executor, episodes) if executor.memory else _rows(executor, episodes)
     obs = np.concatenate(pieces).astype(np.float32)
     if not np.isfinite(obs).all():
         raise NumbersError("An observation of the episodes is NaN or infinite.")
-    starts = np.ones(len(obs), np.float32)
-    if remembers:
-        starts[:] = 0.0
-        starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    starts = beginnings(pieces) if executor.memory else np.ones(len(obs), np.float32)
     outputs = answers(executor, obs, starts)
     actions = actions_of(executor, outputs)
     return {"obs": obs, "outputs": outputs, "actions": actions, "starts": starts}
 
 
+def beginnings(pieces: Sequence[Floats]) -> Floats:
+    """Mark where episodes begin that are put one after another: 1 there, else 0, (n,)."""
+    starts = np.zeros(sum(map(len, pieces)), np.float32)
+    if len(starts):
+        starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
+    return starts
+
+
 def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Floats:
     """What an executor gives for observations (n, obs) one after another: (n, out).
 
-    Args:
-        executor: The executor.
-        obs: The observations.
-        starts: 1 where an episode begins and what is remembered is forgotten, (n,); by default they
-            are one episode.
+    `starts`, (n,), is 1 where an episode begins; by default they are one episode.
 
     Raises:
         SpecError: If the shapes do not fit.
@@ -87,19 +85,15 @@ def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Fl
     if starts is not None and starts.shape != (len(obs),):
         raise SpecError(f"{len(obs)} observations, and starts of {starts.shape}.")
     if not executor.memory:
-        return _in_pieces(executor, obs)
+        # Some rows at a time, so that large layers fit into memory.
+        most = max(1, _AT_ONCE // (executor.spec.obs.size + executor.work))
+        out = np.empty((len(obs), executor.out), np.float32)
+        for at in range(0, len(obs), most):
+            out[at : at + most] = executor.outputs(obs[at : at + most])
+        return out
     begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
     pieces = [executor.follow(each) for each in np.split(obs, begins)]
     return np.concatenate(pieces).astype(np.float32)
-
-
-def _in_pieces(executor: Executor, obs: Floats) -> Floats:
-    """Answer some rows at a time, so that large layers fit into memory."""
-    most = max(1, _AT_ONCE // (executor.spec.obs.size + executor.work))
-    out = np.empty((len(obs), executor.out), np.float32)
-    for at in range(0, len(obs), most):
-        out[at : at + most] = executor.outputs(obs[at : at + most])
-    return out
 
 
 def most_rows(executor: Executor) -> int:
@@ -132,3 +126,17 @@ def _steps(executor: Executor, episodes: Sequence[Floats]) -> list[Floats]:
         found += [piece] if len(piece) else []
     drawn = probes(executor, left)
     return found + [drawn[at : at + _EPISODE] for at in range(0, left, _EPISODE)]
+
+
+def golden(executor: Executor, count: int = _GOLDEN) -> tuple[Floats, Floats, Any]:
+    """Observations, their outputs and actions, for exported forms: no near ties if possible.
+
+    With a memory they are one sequence, as it comes.
+    """
+    obs = probes(executor, count if executor.memory else 8 * count)
+    outputs = answers(executor, obs).astype(np.float32)
+    clear = margins(executor, outputs) > _CLEAR
+    rows = np.flatnonzero(clear)[:count] if clear.any() else np.arange(count)
+    if executor.memory:
+        rows = np.arange(count)
+    return obs[rows], outputs[rows], actions_of(executor, outputs[rows])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 
-from agentkd.deploy.bundle import Bundle, answers, probes
+from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.programs import Answer, run_akx, run_c
+from agentkd.deploy.vectors import answers, probes
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import Executor
@@ -24,47 +26,35 @@ RANDOM_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A form in which an executor runs.
-
-    Attributes:
-        name: Such as "ONNX Runtime".
-        missing: Says what this machine lacks to run it; "" if nothing.
-        run: Answers observations (batch, obs).
-    """
+    """A form in which an executor runs."""
 
     name: str
+    """Such as "ONNX Runtime"."""
     missing: Callable[[], str]
+    """Says what this machine lacks to run it; "" if nothing."""
     run: Callable[[Executor, Floats], Answer]
+    """Answers observations (batch, obs)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of one backend.
-
-    Attributes:
-        backend: Its name.
-        status: "agrees", "differs", or "missing" where it could not be tried.
-        worst: The largest difference seen, relative to 1 + |x|; NaN if missing.
-        text: The first difference, or what is missing.
-    """
+    """What was found of one backend."""
 
     backend: str
     status: Literal["agrees", "differs", "missing"]
+    """It is missing where it could not be tried."""
     worst: float
+    """The largest difference seen, relative to 1 + |x|; NaN if missing."""
     text: str = ""
+    """The first difference, or what is missing."""
 
 
 def verify(
     bundle: Bundle, *, rows: int = RANDOM_ROWS, backends: Iterable[Backend] | None = None
 ) -> Iterator[Verdict]:
-    """Run a bundle's golden vectors, then random observations, on every backend.
+    """Run a bundle's golden vectors, then random observations, on backends; by default on all.
 
     Outputs and actions are compared as `difference` says, within 1e-5.
-
-    Args:
-        bundle: What to run.
-        rows: How many random observations.
-        backends: Which; by default all.
     """
     executor = bundle.executor
     drawn = probes(executor, rows, seed=1)
@@ -75,12 +65,11 @@ def verify(
     if not executor.memory:
         # What it gave where it was made. With a memory the drawn ones go on from there, and reading
         # the file has compared the golden ones.
-        assert wanted.outputs is not None
-        wanted.outputs[: len(bundle.golden["obs"])] = bundle.golden["outputs"]
-        wanted.actions[: len(bundle.golden["obs"])] = bundle.golden["actions"]
+        proved = len(bundle.golden["obs"])
+        wanted.outputs[:proved] = bundle.golden["outputs"]
+        wanted.actions[:proved] = bundle.golden["actions"]
     for backend in BACKENDS if backends is None else backends:
-        missing = backend.missing()
-        if missing:
+        if missing := backend.missing():
             yield Verdict(backend.name, "missing", float("nan"), missing)
             continue
         try:
@@ -99,19 +88,8 @@ def reference(executor: Executor, obs: Floats) -> Answer:
 
 def compare(name: str, executor: Executor, answer: Answer, wanted: Answer) -> Verdict:
     """Compare an answer with the reference's."""
-    assert wanted.outputs is not None
-    worst, text = difference(
-        executor, answer.outputs, answer.actions, wanted.outputs, wanted.actions
-    )
+    worst, text = difference(executor, *answer, *wanted)
     return Verdict(name, "differs" if text else "agrees", worst, text)
-
-
-def _rows(actions: Any) -> Any:
-    return np.asarray(actions).reshape(len(actions), -1)
-
-
-def _nothing() -> str:
-    return ""
 
 
 def _no_compiler() -> str:
@@ -130,7 +108,13 @@ def _native(executor: Executor, obs: Floats) -> Answer:
         raise LoadError("it could not be built; the log says why")
     outputs = native.follow(obs) if executor.memory else native.outputs(obs)
     native.memory[:] = 0.0
-    return Answer(outputs, _rows([native.act(each) for each in obs]))
+    actions = np.asarray([native.act(each) for each in obs])
+    return Answer(outputs, actions.reshape(len(obs), -1))
+
+
+def _no_onnx() -> str:
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    return f"no {remedy(missing[0]).removeprefix('the ')}" if missing else ""
 
 
 def _onnx(executor: Executor, obs: Floats) -> Answer:
@@ -139,19 +123,8 @@ def _onnx(executor: Executor, obs: Floats) -> Answer:
     return run_onnx(executor, obs)
 
 
-def _no_onnx() -> str:
-    return _lacking("onnx", "onnxruntime")
-
-
-def _lacking(*packages: str) -> str:
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if find_spec(name) is None]
-    return f"no {remedy(missing[0]).removeprefix('the ')}" if missing else ""
-
-
 BACKENDS: tuple[Backend, ...] = (
-    Backend("NumPy", _nothing, reference),
+    Backend("NumPy", lambda: "", reference),
     Backend("native", _no_native, _native),
     Backend("C99", _no_compiler, run_c),
     Backend("model.akx", _no_compiler, run_akx),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from agentkd.errors import ConfigError
-from agentkd.executors.architecture import Mlp, initial, parse
+from agentkd.executors.architecture import Architecture, initial, parse
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import activate
 from agentkd.types import Floats
@@ -16,14 +16,14 @@ from agentkd.types import Floats
 Dense = tuple[Floats, Floats]
 
 
-def dense_layers(executor: Executor) -> tuple[Mlp, list[Dense]]:
+def dense_layers(executor: Executor) -> tuple[Architecture, list[Dense]]:
     """Take an executor of dense layers apart: weights (out, in) and biases (out,).
 
     Raises:
         ConfigError: If it is made of other layers.
     """
     shape = parse(executor.architecture)
-    if not isinstance(shape, Mlp):
+    if shape.kind != "mlp":
         raise ConfigError(
             f"An executor {executor.architecture!r} is no stack of dense layers, as is "
             "needed here. Use an mlp."
@@ -40,7 +40,7 @@ def dense_layers(executor: Executor) -> tuple[Mlp, list[Dense]]:
     return shape, [*layers, (weight.reshape(out, inputs), bias)]
 
 
-def assembled(executor: Executor, shape: Mlp, layers: list[Dense]) -> Executor:
+def assembled(executor: Executor, shape: Architecture, layers: list[Dense]) -> Executor:
     """Put dense layers behind the normaliser of an executor, with its head."""
     sketch = initial(str(shape), executor.spec, squashed=executor.head == "squashed")
     numbers = [executor.mean, executor.scale]

@@ -9,7 +9,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution, one_action
-from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats
 
 
@@ -19,41 +19,30 @@ class Form(Protocol):
     @property
     def executor(self) -> Executor:
         """The executor."""
-        ...
 
     @property
     def obs(self) -> Floats:
         """Where the next observation is written, (obs,)."""
-        ...
-
-    def run(self) -> int:
-        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
-        ...
-
-    def take(self) -> Any:
-        """Give the action decided: an int, or a fresh array."""
-        ...
 
     @property
     def memory(self) -> Floats:
         """What it remembers, (memory,); `run` brings it up to date."""
-        ...
+
+    def run(self) -> int:
+        """Decide; gives 0, or 1 if the observation or the outputs are not finite."""
+
+    def take(self) -> Any:
+        """Give the action decided: an int, or a fresh array."""
 
     def dist(self) -> ActionDist:
         """Give the distribution that `run` decided by, one row."""
-        ...
 
 
 @final
 class NumpyForm:
-    """The executor in NumPy.
-
-    Args:
-        executor: The executor.
-    """
+    """The executor in NumPy."""
 
     def __init__(self, executor: Executor) -> None:
-        """Make room for an observation."""
         self.executor = executor
         self.obs: Floats = np.zeros(executor.spec.obs.size, np.float32)
         self.memory: Floats = np.zeros(executor.memory, np.float32)
@@ -83,12 +72,7 @@ class NumpyForm:
 
 
 def form(executor: Executor, *, native: bool = True) -> Form:
-    """Bring an executor into the fastest form there is.
-
-    Args:
-        executor: The executor.
-        native: Whether it may be compiled.
-    """
+    """Bring an executor into the fastest form there is; `native` allows compiling it."""
     if native:
         # Not at the top: NumPy alone needs no compiler, and starts faster.
         from agentkd.executors.native import NativeForm, compile_native
@@ -100,49 +84,21 @@ def form(executor: Executor, *, native: bool = True) -> Form:
 
 
 def default_action(action: ActionSpec, wanted: Any = None) -> Any:
-    """Return what is done before the first decision.
+    """Return what is done before the first decision: what the user wants.
 
-    Args:
-        action: The actions.
-        wanted: What the user wants; None for the first choice, or the action nearest to 0.
+    By default it is the first choice, or the action nearest to 0.
 
     Raises:
-        ConfigError: If that is no action of these.
+        ConfigError: If `wanted` is no action of these.
     """
-    if wanted is not None:
-        return _fitting(wanted, action)
-    match action:
-        case DiscreteSpec(_, start):
-            return start
-        case BoxSpec(low, _, shape):
-            zeros = np.zeros(len(low), np.float32)
-            return np.clip(zeros, *dists.bounds(action)).reshape(shape)
-        case MultiBinarySpec(n):
-            return np.zeros(n, np.int8)
-        case _:
-            return np.zeros(len(action.sizes), np.int64)
-
-
-def _fitting(wanted: Any, action: ActionSpec) -> Any:
-    """Return an action in the type and shape that the environment takes.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    like = np.asarray(default_action(action))
+    usual, low, high = _range(action)
+    if wanted is None:
+        return usual
+    like = np.asarray(usual)
     try:
         found = np.asarray(wanted, np.float64)
     except (TypeError, ValueError):
         found = np.asarray(np.nan)
-    match action:
-        case DiscreteSpec(n, start):
-            low, high = np.asarray(start), np.asarray(start + n - 1)
-        case BoxSpec(lowest, highest, shape):
-            low, high = (np.reshape(each, shape) for each in (lowest, highest))
-        case MultiBinarySpec():
-            low, high = np.zeros_like(like), np.ones_like(like)
-        case _:
-            low, high = np.zeros_like(like), np.asarray(action.sizes) - 1
     fits = found.shape == like.shape and bool(np.isfinite(found).all())
     fits = fits and bool(((low <= found) & (found <= high)).all())
     whole = isinstance(action, BoxSpec) or bool((found == np.floor(found)).all())
@@ -156,3 +112,17 @@ def _fitting(wanted: Any, action: ActionSpec) -> Any:
         inside = np.clip(np.ravel(found).astype(np.float32), *dists.bounds(action))
         return inside.reshape(action.shape)
     return int(found) if isinstance(action, DiscreteSpec) else found.astype(like.dtype)
+
+
+def _range(action: ActionSpec) -> tuple[Any, Any, Any]:
+    """The action done by default, in its own type, and the bounds of all."""
+    match action:
+        case DiscreteSpec(n, start):
+            return start, start, start + n - 1
+        case BoxSpec(low, high, shape):
+            nearest = np.clip(np.zeros(len(low), np.float32), *dists.bounds(action))
+            return nearest.reshape(shape), np.reshape(low, shape), np.reshape(high, shape)
+        case MultiBinarySpec(n):
+            return np.zeros(n, np.int8), 0, 1
+        case MultiDiscreteSpec(sizes):
+            return np.zeros(len(sizes), np.int64), 0, np.asarray(sizes) - 1

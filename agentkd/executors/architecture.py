@@ -10,15 +10,17 @@ attention:16/2/1    WIDTH/HEADS/BLOCKS of a Transformer over the observation's p
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, final, get_args
+from typing import Any, Literal, cast, final, get_args
 
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, SpecError, did_you_mean
 from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, Executor, head_for
 from agentkd.executors.layers import (
     Activation,
@@ -31,7 +33,9 @@ from agentkd.executors.layers import (
     Norm,
     Pool,
     Tokens,
+    kind,
     sizes,
+    width,
 )
 from agentkd.sizes import is_whole
 from agentkd.spec import ObsSpec, Spec
@@ -51,110 +55,58 @@ _EXAMPLES = "Write mlp:64,64, cnn:16x8/4,32x4/2,128, gru:32, lstm:32 or attentio
 
 
 @dataclass(frozen=True, slots=True)
-class Mlp:
-    """Dense layers of these widths, with one activation between them."""
+class Architecture:
+    """What an executor is made of; `str` writes it as it is read.
 
+    Convolutions (channels, kernel, stride) come first, then dense layers of the widths `hidden`,
+    the last of which is a unit's with a memory for "gru" and "lstm". "attention" has blocks of one
+    width instead, with dense pairs twice as wide inside.
+    """
+
+    kind: Literal["mlp", "cnn", "gru", "lstm", "attention"]
     hidden: tuple[int, ...]
     activation: Activation = "relu"
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    heads: int = 1
+    blocks: int = 1
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        _check_widths(self.hidden, self.activation)
-
-    def __str__(self) -> str:
-        """Write it as it is read."""
-        if not self.hidden:
-            return "linear"
-        return "mlp:" + ",".join([*map(str, self.hidden), *_tail(self.activation)])
-
-
-@dataclass(frozen=True, slots=True)
-class Cnn:
-    """Convolutions (channels, kernel, stride), then dense layers of these widths."""
-
-    convolutions: tuple[tuple[int, int, int], ...]
-    hidden: tuple[int, ...]
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        channels = tuple(each[0] for each in self.convolutions)
-        _check_widths((*channels, *self.hidden), self.activation)
+        heads = (self.heads,) if self.kind == "attention" else ()
+        widths = (*(each[0] for each in self.convolutions), *self.hidden, *heads)
+        if not all(is_whole(wide, 1, _WIDEST) for wide in widths):
+            raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
+        if len(widths) >= MOST_LAYERS:
+            raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
+        if self.activation not in get_args(Activation):
+            hint = did_you_mean(self.activation, get_args(Activation))
+            raise ConfigError(f"No activation {self.activation!r}.{hint}")
         for each in self.convolutions:
             if not all(is_whole(n, 1, _MOST_KERNEL) for n in each[1:]):
                 raise ConfigError(
                     f"A convolution of {each}: kernel and stride are 1 to {_MOST_KERNEL}."
                 )
-
-    def __str__(self) -> str:
-        """Write it as it is read."""
-        words = [
-            f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
-            for channels, kernel, stride in self.convolutions
-        ]
-        words += [*map(str, self.hidden), *_tail(self.activation)]
-        return "cnn:" + ",".join(words)
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrent:
-    """Dense layers of these widths, then a layer with a memory of this width."""
-
-    kind: Literal["gru", "lstm"]
-    hidden: tuple[int, ...]
-    width: int
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        _check_widths((*self.hidden, self.width), self.activation)
-
-    def __str__(self) -> str:
-        """Write it as it is read."""
-        words = [*map(str, self.hidden), str(self.width), *_tail(self.activation)]
-        return f"{self.kind}:" + ",".join(words)
-
-
-@dataclass(frozen=True, slots=True)
-class Transformer:
-    """Blocks of attention of one width; dense pairs inside are twice as wide."""
-
-    width: int
-    heads: int
-    blocks: int
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        _check_widths((self.width, self.heads), "none")
         if not is_whole(self.blocks, 1, MOST_LAYERS - 3):
             raise ConfigError(
                 f"{self.blocks} blocks of attention; 1 to {MOST_LAYERS - 3} are read."
             )
-        if self.width % self.heads:
+        if heads and self.hidden[0] % self.heads:
             raise ConfigError(
-                f"attention: a width of {self.width} cannot be shared by {self.heads} heads."
+                f"attention: a width of {self.hidden[0]} cannot be shared by {self.heads} heads."
             )
 
     def __str__(self) -> str:
-        """Write it as it is read."""
-        return f"attention:{self.width}/{self.heads}/{self.blocks}"
-
-
-Architecture = Mlp | Cnn | Recurrent | Transformer
-
-
-def _check_widths(widths: tuple[int, ...], activation: str) -> None:
-    if not all(is_whole(width, 1, _WIDEST) for width in widths):
-        raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
-    if len(widths) >= MOST_LAYERS:
-        raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
-    if activation not in get_args(Activation):
-        hint = did_you_mean(activation, get_args(Activation))
-        raise ConfigError(f"No activation {activation!r}.{hint}")
-
-
-def _tail(activation: Activation) -> list[str]:
-    return [] if activation == "relu" else [activation]
+        if self.kind == "attention":
+            return f"attention:{self.hidden[0]}/{self.heads}/{self.blocks}"
+        words = [
+            f"{channels}x{kernel}" + (f"/{stride}" if stride > 1 else "")
+            for channels, kernel, stride in self.convolutions
+        ]
+        words += map(str, self.hidden)
+        if not words:
+            return "linear"
+        return f"{self.kind}:" + ",".join(
+            [*words, *([] if self.activation == "relu" else [self.activation])]
+        )
 
 
 def parse(architecture: str) -> Architecture:
@@ -165,13 +117,19 @@ def parse(architecture: str) -> Architecture:
     """
     text = architecture.strip().lower()
     if text == "linear":
-        return Mlp(())
+        return Architecture("mlp", ())
     kind, _, rest = text.partition(":")
     if kind not in _KINDS:
         raise ConfigError(f"No executor {architecture!r}.{did_you_mean(kind, _KINDS)} {_EXAMPLES}")
     words = [word.strip() for word in rest.split(",") if word.strip()]
     if kind == "attention":
-        return _transformer(architecture, words)
+        found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
+        if found is None:
+            raise ConfigError(
+                f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1."
+            )
+        wide, heads, blocks = map(int, found.groups())
+        return Architecture("attention", (wide,), heads=heads, blocks=blocks)
     activation: Activation = "relu"
     if words and words[-1][0].isalpha():
         name = words.pop()
@@ -185,14 +143,9 @@ def parse(architecture: str) -> Architecture:
     widths = tuple(int(word) if _WIDTH.fullmatch(word) else 0 for word in words)
     if not all(1 <= width <= _WIDEST for width in widths):
         raise ConfigError(f"{architecture!r} needs widths from 1 to {_WIDEST}. {_EXAMPLES}")
-    match kind:
-        case "cnn" if convolutions:
-            return Cnn(tuple(convolutions), widths, activation)
-        case "gru" | "lstm" if widths:
-            return Recurrent(kind, widths[:-1], widths[-1], activation)
-        case "mlp" if widths:
-            return Mlp(widths, activation)
-    raise ConfigError(f"{architecture!r} does not say how large. {_EXAMPLES}")
+    if kind == "linear" or not (convolutions if kind == "cnn" else widths):
+        raise ConfigError(f"{architecture!r} does not say how large. {_EXAMPLES}")
+    return Architecture(cast(Any, kind), widths, activation, tuple(convolutions))
 
 
 def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
@@ -207,25 +160,11 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
     return channels, kernel, stride
 
 
-def _transformer(architecture: str, words: list[str]) -> Transformer:
-    found = _TRANSFORMER.fullmatch(words[0]) if len(words) == 1 else None
-    if found is None:
-        raise ConfigError(f"{architecture!r} needs WIDTH/HEADS/BLOCKS, such as attention:16/2/1.")
-    width, heads, blocks = map(int, found.groups())
-    return Transformer(width, heads, blocks)
-
-
 def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True) -> Executor:
     """Make an untrained executor.
 
     Weights are orthogonal (Saxe et al. 2014, gain √2 within, 0.01 at the end), so that it starts
-    near indifference.
-
-    Args:
-        architecture: Such as "mlp:64,64".
-        spec: The environment it is for.
-        seed: For the weights.
-        squashed: For bounded boxes, end in tanh rather than in a clip.
+    near indifference. With `squashed`, actions in a bounded box end in tanh, else in a clip.
 
     Raises:
         ConfigError: If it does not suit the observation.
@@ -235,12 +174,11 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
     layers = _body(made_of, spec.obs, draws)
     before = sizes(layers[-1])[1] if layers else spec.obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
-    mean, scale = np.zeros(spec.obs.size), np.ones(spec.obs.size)
     return Executor(
         architecture=str(made_of),
         spec=spec,
-        mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
+        mean=np.zeros(spec.obs.size, np.float32),
+        scale=np.ones(spec.obs.size, np.float32),
         clip=CLIP,
         layers=tuple(layers),
         head=head_for(spec, squashed=squashed),
@@ -248,21 +186,22 @@ def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = Tr
 
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
-    match made_of:
-        case Mlp():
-            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
-        case Cnn():
+    """All layers but the last."""
+    match made_of.kind:
+        case "cnn":
             return _cnn(made_of, obs, draws)
-        case Recurrent():
-            layers = _chain(obs.size, made_of.hidden, made_of.activation, draws)
-            before = sizes(layers[-1])[1] if layers else obs.size
-            return [*layers, _recurrent(made_of, before, draws)]
-        case Transformer():
+        case "attention":
             return _blocks(made_of, obs, draws)
+        case "mlp":
+            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
+        case "gru" | "lstm":
+            *hidden, wide = made_of.hidden
+            layers = _chain(obs.size, hidden, made_of.activation, draws)
+            return [*layers, _recurrent(made_of.kind, (obs.size, *hidden)[-1], wide, draws)]
 
 
 def _chain(
-    inputs: int, hidden: tuple[int, ...], activation: Activation, draws: _Draws
+    inputs: int, hidden: Sequence[int], activation: Activation, draws: _Draws
 ) -> list[Layer]:
     widths = [inputs, *hidden]
     return [_dense(before, out, activation, _WITHIN, draws) for before, out in pairwise(widths)]
@@ -295,42 +234,35 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
     return (shape[0], shape[1], shape[2]), False
 
 
-def _cnn(made_of: Cnn, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+def _cnn(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     shape, first = image_shape(obs)
-    layers: list[Layer] = []
+    layers: list[Any] = []
     for out, kernel, stride in made_of.convolutions:
         if kernel > min(shape[:2]):
             raise ConfigError(
                 f"{made_of}: a kernel of {kernel} does not fit an image of {shape[0]} x {shape[1]}."
             )
         flat = draws.orthogonal(out, kernel * kernel * shape[2]) * np.float32(_WITHIN)
-        conv = Conv(
-            weight=flat.reshape(out, kernel, kernel, shape[2]),
-            bias=np.zeros(out, np.float32),
-            activation=made_of.activation,
-            stride=stride,
-            shape=shape,
-            channels_first=first,
+        weight = flat.reshape(out, kernel, kernel, shape[2])
+        bias = np.zeros(out, np.float32)
+        layers.append(Conv(weight, bias, made_of.activation, stride, shape, first))
+        shape, first = (*layers[-1].grid, out), False
+    return layers + _chain(math.prod(shape), made_of.hidden, made_of.activation, draws)
+
+
+def _recurrent(kind: str, inputs: int, wide: int, draws: _Draws) -> Gru | Lstm:
+    gates = 3 if kind == "gru" else 4
+    given, kept = (
+        Dense(
+            np.concatenate([draws.orthogonal(wide, size) for _ in range(gates)]),
+            np.zeros(gates * wide, np.float32),
         )
-        layers.append(conv)
-        shape, first = (*conv.grid, out), False
-    flat_size = shape[0] * shape[1] * shape[2]
-    return layers + _chain(flat_size, made_of.hidden, made_of.activation, draws)
-
-
-def _recurrent(made_of: Recurrent, inputs: int, draws: _Draws) -> Gru | Lstm:
-    gates = 3 if made_of.kind == "gru" else 4
-    width = made_of.width
-
-    def stacked(size: int) -> Dense:
-        each = [draws.orthogonal(width, size) for _ in range(gates)]
-        return Dense(np.concatenate(each), np.zeros(gates * width, np.float32))
-
-    given, kept = stacked(inputs), stacked(width)
-    if made_of.kind == "gru":
+        for size in (inputs, wide)
+    )
+    if kind == "gru":
         return Gru(given, kept)
     # What is remembered stays by default (Jozefowicz et al. 2015).
-    given.bias[width : 2 * width] = 1.0
+    given.bias[wide : 2 * wide] = 1.0
     return Lstm(given, kept)
 
 
@@ -356,9 +288,9 @@ def token_shape(obs: ObsSpec) -> tuple[int, int]:
     )
 
 
-def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+def _blocks(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
     tokens, piece = token_shape(obs)
-    width, inner = made_of.width, 2 * made_of.width
+    (width,) = made_of.hidden
     weight = [draws.orthogonal(width, piece) for _ in range(tokens)]
     place = 0.02 * draws.random.standard_normal((tokens, width))
     layers: list[Layer] = [Tokens(np.stack(weight), place.astype(np.float32))]
@@ -372,8 +304,8 @@ def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
             qkv=_dense(width, 3 * width, "none", 1.0, draws),
             out=_dense(width, width, "none", back, draws),
             norm_after=_norm(width),
-            up=_dense(width, inner, "relu", _WITHIN, draws),
-            down=_dense(inner, width, "none", back, draws),
+            up=_dense(width, 2 * width, "relu", _WITHIN, draws),
+            down=_dense(2 * width, width, "none", back, draws),
         )
         for _ in range(made_of.blocks)
     ]
@@ -382,6 +314,25 @@ def _blocks(made_of: Transformer, obs: ObsSpec, draws: _Draws) -> list[Layer]:
 
 def _norm(width: int) -> Norm:
     return Norm(np.ones(width, np.float32), np.zeros(width, np.float32))
+
+
+def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
+    """Make sure that layers are those that an architecture names, but for the last.
+
+    Raises:
+        SpecError: If they are others.
+    """
+    kinds = ["dense"] * len(made_of.hidden)
+    if made_of.kind in ("gru", "lstm"):
+        kinds[-1] = made_of.kind
+    wanted = [("conv", each[0]) for each in made_of.convolutions]
+    wanted += zip(kinds, made_of.hidden, strict=True)
+    if made_of.kind == "attention":
+        kinds = ["tokens", *["attention"] * made_of.blocks, "pool"]
+        wanted = [(each, made_of.hidden[0]) for each in kinds]
+    found = [(kind(layer), width(layer)) for layer in layers[:-1]]
+    if found != wanted or not isinstance(layers[-1], Dense):
+        raise SpecError(f"{made_of} has the layers {wanted}; these are {found}.")
 
 
 @final
@@ -399,11 +350,7 @@ class _Draws:
             raise ConfigError(
                 f"More than {MOST_PARAMETERS:,} parameters: an executor is tiny. {_EXAMPLES}"
             )
-        return _orthogonal(out, inputs, self.random)
-
-
-def _orthogonal(out: int, inputs: int, random: np.random.Generator) -> Floats:
-    tall = random.standard_normal((max(out, inputs), min(out, inputs)))
-    q, r = np.linalg.qr(tall)
-    q = q * np.sign(np.diag(r))
-    return (q if out >= inputs else q.T).astype(np.float32)
+        tall = self.random.standard_normal((max(out, inputs), min(out, inputs)))
+        q, r = np.linalg.qr(tall)
+        q = q * np.sign(np.diag(r))
+        return (q if out >= inputs else q.T).astype(np.float32)

@@ -16,10 +16,9 @@ TOLERANCE = 1e-5
 
 
 def actions_of(executor: Executor, outputs: Floats) -> Any:
-    """The actions that outputs (n, out) lead to, in the environment's units.
+    """The actions that outputs (n, out) lead to, (n, numbers or choices).
 
-    Returns:
-        (n, numbers or choices): float32 for boxes, else int32.
+    They are in the environment's units: float32 for boxes, else int32.
     """
     dist = distribution(executor.head, outputs, executor.spec)
     found = np.asarray(dists.mode(dist, executor.spec.action)).reshape(len(outputs), -1)
@@ -28,32 +27,22 @@ def actions_of(executor: Executor, outputs: Floats) -> Any:
 
 def difference(
     executor: Executor,
-    outputs: Floats | None,
+    outputs: Floats,
     actions: Any,
     wanted: Floats,
     wanted_actions: Any,
     tolerance: float = TOLERANCE,
 ) -> tuple[float, str]:
-    """Compare outputs and actions with those that are wanted.
+    """Compare outputs, (n, out), and actions, (n, numbers or choices), with those wanted.
 
     Numbers are compared relative to 1 + |x|, and squashed actions also to the distance of their
     bounds. Choices have to be equal, except where the wanted outputs are so near a tie that
     rounding decides.
 
-    Args:
-        executor: The executor.
-        outputs: What is compared, (n, out); None if only actions are known.
-        actions: What is compared, (n, numbers or choices).
-        wanted: The outputs that are right, (n, out).
-        wanted_actions: The actions that are right.
-        tolerance: The largest difference that is none.
-
     Returns:
-        The largest difference, and the first that is too large in words, "" for none.
+        The largest difference, and the first above `tolerance` in words, "" for none.
     """
-    worst, text = 0.0, ""
-    if outputs is not None:
-        worst, text = _first("output", outputs, wanted, 0.0, tolerance)
+    worst, text = _first("output", outputs, wanted, 0.0, tolerance)
     if actions.shape != wanted_actions.shape:
         text = text or f"actions have shape {actions.shape}"
         return float("inf"), text
@@ -64,7 +53,8 @@ def difference(
             span = high.astype(np.float64) - low
         further, first = _first("action", actions, wanted_actions, span, tolerance)
         return max(worst, further), text or first
-    near = margins(executor, wanted) <= _tie(wanted, tolerance)
+    # Two scores so near each other that rounding decides between them.
+    near = margins(executor, wanted) <= 2 * tolerance * (1 + np.abs(wanted).max(axis=1))
     apart = (actions != wanted_actions) & ~near[:, None]
     if apart.any() and not text:
         row, column = (int(each) for each in np.argwhere(apart)[0])
@@ -97,11 +87,6 @@ def margins(executor: Executor, outputs: Floats) -> Floats:
             return np.asarray(np.abs(outputs).min(axis=1), np.float32)
         case _:
             return np.full(len(outputs), np.inf, np.float32)
-
-
-def _tie(outputs: Floats, tolerance: float) -> Any:
-    """How near two scores may be for rounding to decide between them."""
-    return 2 * tolerance * (1 + np.abs(outputs).max(axis=1))
 
 
 def _first(what: str, got: Any, wanted: Any, span: Any, tolerance: float) -> tuple[float, str]:

@@ -6,11 +6,11 @@ native C, ONNX and firmware are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from agentkd.executors.layers import (
     Lstm,
     advance,
     apply,
+    describe,
     memory,
     sizes,
     tensors,
@@ -62,12 +63,7 @@ Head = Literal["categorical", "multicategorical", "bernoulli", "squashed", "clip
 
 
 def head_for(spec: Spec, *, squashed: bool = True) -> Head:
-    """Choose the head that fits the actions.
-
-    Args:
-        spec: The environment.
-        squashed: For bounded boxes, end in tanh rather than in a clip.
-    """
+    """Choose the head that fits the actions; a bounded box ends in tanh, or in a clip."""
     match spec.action:
         case DiscreteSpec():
             return "categorical"
@@ -81,19 +77,16 @@ def head_for(spec: Spec, *, squashed: bool = True) -> Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class About:
-    """What belongs to an executor besides its numbers; `Executor.save` writes it.
-
-    Attributes:
-        provenance: Where the executor came from, as JSON values.
-        contract: What its numbers mean (`agentkd.deploy.contract.Contract`), or None.
-        labels: A sample of the labels that it was made from, or None.
-        bundle: The file that it was loaded from (`agentkd.deploy.bundle.Bundle`), or None.
-    """
+    """What belongs to an executor besides its numbers; `Executor.save` writes it."""
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the executor came from, as JSON values."""
     contract: Any = None
+    """What its numbers mean (`agentkd.deploy.contract.Contract`), or None."""
     labels: Any = None
+    """A sample of the labels that it was made from, or None."""
     bundle: Any = None
+    """The file that it was loaded from (`agentkd.deploy.bundle.Bundle`), or None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +124,6 @@ class Executor:
     _acting: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Validate the fields; shapes have to follow one another."""
         self._check_numbers()
         size = self.spec.obs.size
         for index, layer in enumerate(self.layers):
@@ -176,11 +168,6 @@ class Executor:
         return sum(map(work, self.layers))
 
     @property
-    def executor(self) -> Executor:
-        """Itself: it is the reference form of what it is."""
-        return self
-
-    @property
     def parameters(self) -> int:
         """How many trained numbers act: weights and biases, not the normaliser."""
         return sum(each.size for layer in self.layers for each in _arrays(layer))
@@ -198,7 +185,7 @@ class Executor:
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return RecurrentExecutor(self) if self.memory else self
+        return RecurrentExecutor(self.memory, self.answer) if self.memory else self
 
     def outputs(self, obs: Floats) -> Floats:
         """The last layer's numbers for observations (batch, obs): (batch, out).
@@ -216,9 +203,7 @@ class Executor:
     def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
         """The last layer's numbers for observations (batch, obs), and the memory after.
 
-        Args:
-            obs: (batch, obs).
-            state: The memory before, (batch, memory); zeros where an episode begins.
+        `state` is the memory before, (batch, memory); zeros where an episode begins.
         """
         after, at = [], 0
         # Callers look at what comes of an overflow.
@@ -250,12 +235,15 @@ class Executor:
         """
         return distribution(self.head, self.outputs(obs), self.spec)
 
+    def answer(self, obs: Floats, state: Floats) -> tuple[ActionDist, Floats]:
+        """The action distribution, and the memory after; as `advance`."""
+        outputs, after = self.advance(obs, state)
+        return distribution(self.head, outputs, self.spec), after
+
     def __getstate__(self) -> list[Any]:
-        """Everything but the compiled form and the memory of `act`, to pickle and to copy."""
         return [None if f.name == "_acting" else getattr(self, f.name) for f in fields(self)]
 
     def __setstate__(self, state: list[Any]) -> None:
-        """Restore what `__getstate__` gave."""
         for each, value in zip(fields(self), state, strict=True):
             object.__setattr__(self, each.name, value)
 
@@ -307,11 +295,9 @@ class Executor:
         return _above("agentkd.executors.predict:Predictor")(self)
 
     def save(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write an executor file (.akd), and read it back.
+        """Write an executor file (.akd), replacing one that is there, and read it back.
 
-        Args:
-            path: Where to write it; a file that is there is replaced.
-            provenance: JSON values to add to what is known about where it came from.
+        `provenance` adds JSON values to what is known about where it came from.
 
         Raises:
             BundleError: If the file could not be written; one that was there stays.
@@ -321,16 +307,22 @@ class Executor:
     def export(self, path: str | Path, **options: Any) -> None:
         """Write the executor for another runtime; the suffix decides which.
 
-        `.c` (C99, with its header), `.int8.c`, `.onnx`, `.akx`.
-
-        Args:
-            path: Where to write it.
-            options: See `agentkd.deploy.export.Request`: `flavour`, `name`, `opset`.
+        `.c` (C99, with its header), `.int8.c`, `.onnx`, `.akx`. The options are those of
+        `agentkd.deploy.export.Request`: `flavour`, `name`, `opset`.
 
         Raises:
             ConfigError: If the suffix names no target, or an option does not fit it.
         """
         _above("agentkd.deploy.export:export_file")(self, path, **options)
+
+    def check_finite(self) -> None:
+        """Make sure that its numbers may be written.
+
+        Raises:
+            NumbersError: If one is NaN or infinite.
+        """
+        if not np.isfinite(self.vector()).all():
+            raise NumbersError("An executor with NaN or infinite weights is not written.")
 
     def vector(self) -> Floats:
         """All numbers in one vector: mean, scale, then each layer's `tensors`."""
@@ -350,60 +342,59 @@ class Executor:
             raise SpecError(f"{vector.shape} numbers for an executor of {self.vector().shape}.")
         if not np.isfinite(vector).all():
             raise NumbersError("The weights hold NaN or infinity.")
-        taken = 0
-
-        def take(like: Floats) -> Floats:
-            nonlocal taken
-            piece = vector[taken : taken + like.size].reshape(like.shape)
-            taken += like.size
-            return np.array(piece, np.float32)
-
-        mean, scale = take(self.mean), take(self.scale)
-        layers = tuple(with_tensors(layer, map(take, _arrays(layer))) for layer in self.layers)
+        likes = [self.mean, self.scale, *(e for layer in self.layers for e in _arrays(layer))]
+        cuts = np.cumsum([each.size for each in likes])[:-1]
+        arrays = (
+            np.array(piece.reshape(like.shape), np.float32)
+            for piece, like in zip(np.split(vector, cuts), likes, strict=True)
+        )
+        mean, scale = next(arrays), next(arrays)
         return replace(
             self,
             mean=mean,
             scale=scale,
-            layers=layers,
+            layers=tuple(with_tensors(layer, arrays) for layer in self.layers),
             version=version,
             about=About(contract=self.about.contract),
         )
 
 
-class Form(Protocol):
-    """An executor with a memory, in NumPy or compiled."""
-
-    @property
-    def executor(self) -> Executor:
-        """What it is."""
-        ...
-
-    def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
-        """The last layer's numbers, and the memory after; see `Executor.advance`."""
-        ...
-
-
 @final
 class RecurrentExecutor:
-    """An executor with a memory, as a `RecurrentPolicy`.
+    """An executor with a memory, in any form, as a `RecurrentPolicy`.
 
     Args:
-        form: The executor.
+        memory: How many numbers it remembers.
+        answer: Gives the action distribution and the memory after, both (batch, …), for
+            observations (batch, obs) and the memory before.
     """
 
-    def __init__(self, form: Form) -> None:
-        """Take the executor."""
-        self._form = form
+    def __init__(
+        self, memory: int, answer: Callable[[Floats, Floats], tuple[ActionDist, Floats]]
+    ) -> None:
+        self._memory, self._answer = memory, answer
 
     def initial_state(self, batch: int) -> State:
         """The memory that an episode starts with: zeros, (batch, memory)."""
-        return (np.zeros((batch, self._form.executor.memory), np.float32),)
+        return (np.zeros((batch, self._memory), np.float32),)
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Answer for observations (batch, obs) and give the memory that follows."""
-        executor = self._form.executor
-        outputs, after = self._form.advance(obs, state[0])
-        return distribution(executor.head, outputs, executor.spec), (after,)
+        dist, after = self._answer(obs, state[0])
+        return dist, (after,)
+
+
+def interchangeable(first: Executor, second: Executor) -> bool:
+    """Return whether the numbers of one executor make sense in the other."""
+
+    def form(executor: Executor) -> Any:
+        layers = [
+            (describe(layer), {name: each.shape for name, each in tensors(layer).items()})
+            for layer in executor.layers
+        ]
+        return executor.spec, executor.head, executor.clip, layers
+
+    return bool(form(first) == form(second))
 
 
 def _above(reference: str) -> Any:

@@ -8,13 +8,14 @@ it, (batch, memory).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from agentkd.errors import SpecError
+from agentkd.errors import SpecError, did_you_mean
+from agentkd.fields import Fields
 from agentkd.sizes import MOST, is_whole
 from agentkd.types import Floats
 
@@ -25,6 +26,7 @@ MOST_WORK = 1 << 28
 """Multiplications that a layer may take for one observation."""
 
 Value = TypeVar("Value")
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,8 @@ class Dense:
 class Conv:
     """A dense layer on every patch of an image, without padding.
 
-    Attributes:
-        weight: (out, kernel, kernel, channels).
-        bias: (out,).
-        activation: After each.
-        stride: Pixels from patch to patch.
-        shape: Of the image it takes: height, width, channels.
-        channels_first: Whether that image lies channel by channel.
+    `weight` is (out, kernel, kernel, channels), `bias` (out,), `shape` the image's height, width
+    and channels. With `channels_first` the image lies channel by channel.
     """
 
     weight: Floats
@@ -82,9 +79,7 @@ class Norm:
 class Tokens:
     """Cuts its input into equal pieces and makes each a token, by weights of its own.
 
-    Attributes:
-        weight: (tokens, width, piece).
-        bias: (tokens, width); it also says which place a token has.
+    `weight` is (tokens, width, piece); `bias`, (tokens, width), also tells places apart.
     """
 
     weight: Floats
@@ -95,17 +90,8 @@ class Tokens:
 class Attention:
     """A block of a Transformer with normalisation first (Xiong et al. 2020, fig. 1b).
 
-    x += out(attention(norm(x))); x += down(relu(up(norm_after(x)))).
-
-    Attributes:
-        tokens: How many it takes.
-        heads: How many attend side by side.
-        norm: Before attention.
-        qkv: Queries, keys and values at once, (3 width, width).
-        out: What the heads found, back into the token, (width, width).
-        norm_after: Before the dense pair.
-        up: (inner, width), with relu.
-        down: (width, inner).
+    x += out(attention(norm(x))); x += down(relu(up(norm_after(x)))). `qkv` gives queries, keys and
+    values at once, (3 width, width); `out` is (width, width), `up` (inner, width).
     """
 
     tokens: int
@@ -131,11 +117,8 @@ class Gru:
     """Gated recurrent unit, gates r, z, n in this order, as in cuDNN and torch.
 
     r = sigmoid(iᵣ + hᵣ), z = sigmoid(i_z + h_z), n = tanh(iₙ + r hₙ) and h = (1 − z) n + z h, with
-    i = inputs(x) and h = hidden(h) (Cho et al. 2014, with the reset after the product).
-
-    Attributes:
-        inputs: (3 width, in).
-        hidden: (3 width, width).
+    i = inputs(x) and h = hidden(h) (Cho et al. 2014, with the reset after the product). `inputs` is
+    (3 width, in), `hidden` (3 width, width).
     """
 
     inputs: Dense
@@ -147,11 +130,7 @@ class Lstm:
     """Long short-term memory, gates i, f, g, o in this order, as in torch.
 
     c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), of inputs(x) + hidden(h) (Gers et
-    al. 2000). Its memory is h, then c.
-
-    Attributes:
-        inputs: (4 width, in).
-        hidden: (4 width, width).
+    al. 2000). Its memory is h, then c. `inputs` is (4 width, in), `hidden` (4 width, width).
     """
 
     inputs: Dense
@@ -159,6 +138,32 @@ class Lstm:
 
 
 Layer = Dense | Conv | Tokens | Attention | Pool | Gru | Lstm
+_KINDS: dict[str, Any] = {each.__name__.lower(): each for each in get_args(Layer)}
+
+
+def kind(layer: Layer) -> str:
+    """The layer's kind in a word, such as "dense"."""
+    return type(layer).__name__.lower()
+
+
+def width(layer: Layer) -> int:
+    """How many numbers a layer gives for each patch, token or row."""
+    match layer:
+        case Dense() | Conv():
+            return len(layer.bias)
+        case Tokens():
+            return int(layer.weight.shape[1])
+        case Attention() | Pool():
+            return len(layer.norm.gain)
+        case Gru() | Lstm():
+            return int(layer.hidden.weight.shape[1])
+
+
+def memory(layer: Layer) -> int:
+    """How many numbers a layer remembers from tick to tick."""
+    if isinstance(layer, Gru):
+        return width(layer)
+    return 2 * width(layer) if isinstance(layer, Lstm) else 0
 
 
 def sizes(layer: Layer) -> tuple[int, int]:
@@ -168,18 +173,13 @@ def sizes(layer: Layer) -> tuple[int, int]:
         SpecError: If its arrays do not fit each other, are not float32, or it is larger than `MOST`
             numbers or `MOST_WORK` multiplications.
     """
-    found = tensors(layer)
-    shapes = {name: each.shape for name, each in found.items()}
     inputs, out, work, wanted = _measure(layer)
-    for name, each in found.items():
-        if shapes[name] != wanted.get(name) or each.dtype != np.float32:
+    for name, each in tensors(layer).items():
+        if each.shape != wanted.get(name) or each.dtype != np.float32:
             raise _misfit(layer, f"{name} is {each.dtype}, {wanted.get(name)} needed")
     if max(inputs, out) > MOST or work > MOST_WORK:
-        raise _misfit(
-            layer,
-            f"{max(inputs, out):,} numbers and {work:,} multiplications; at most "
-            f"{MOST:,} and {MOST_WORK:,}",
-        )
+        size = f"{max(inputs, out):,} numbers and {work:,} multiplications"
+        raise _misfit(layer, f"{size}; at most {MOST:,} and {MOST_WORK:,}")
     return inputs, out
 
 
@@ -191,35 +191,34 @@ def work(layer: Layer) -> int:
     return _measure(layer)[2]
 
 
-def _measure(layer: Layer) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+def _measure(layer: Layer) -> tuple[int, int, int, Shapes]:
     """Numbers taken and given, multiplications, and the shapes of all arrays."""
     match layer:
         case Dense():
             out, inputs = _dims(layer, layer.weight, 2)
-            return inputs, out, inputs * out, _dense_shapes("", out, inputs)
+            return inputs, out, inputs * out, {"weight": (out, inputs), "bias": (out,)}
         case Conv():
             return _measure_conv(layer)
         case Tokens():
             tokens, width, piece = _dims(layer, layer.weight, 3)
-            shapes = {"weight": (tokens, width, piece), "bias": (tokens, width)}
+            shapes: Shapes = {"weight": (tokens, width, piece), "bias": (tokens, width)}
             return tokens * piece, tokens * width, tokens * width * piece, shapes
         case Attention():
             return _measure_attention(layer)
         case Pool():
             (width,) = _dims(layer, layer.norm.gain, 1)
             tokens = _count(layer, "tokens", layer.tokens)
-            return tokens * width, width, tokens * width, _norm_shapes("norm.", width)
+            return tokens * width, width, tokens * width, _shapes(norm=(width,))
         case Gru() | Lstm():
-            gates = 3 if isinstance(layer, Gru) else 4
             (_, inputs), (_, width) = (
                 _dims(layer, each.weight, 2) for each in (layer.inputs, layer.hidden)
             )
-            shapes = _dense_shapes("inputs.", gates * width, inputs)
-            shapes |= _dense_shapes("hidden.", gates * width, width)
-            return inputs, width, gates * width * (inputs + width), shapes
+            gates = width * (3 if isinstance(layer, Gru) else 4)
+            shapes = _shapes(inputs=(gates, inputs), hidden=(gates, width))
+            return inputs, width, gates * (inputs + width), shapes
 
 
-def _measure_conv(layer: Conv) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+def _measure_conv(layer: Conv) -> tuple[int, int, int, Shapes]:
     out, kernel, _, channels = _dims(layer, layer.weight, 4)
     stride = _count(layer, "stride", layer.stride)
     image = [_count(layer, "shape", each) for each in layer.shape]
@@ -229,34 +228,35 @@ def _measure_conv(layer: Conv) -> tuple[int, int, int, dict[str, tuple[int, ...]
     patch = kernel * kernel * channels
     if down * across * patch > MOST:
         raise _misfit(layer, f"{down} x {across} patches of {patch} numbers")
-    shapes = {"weight": (out, kernel, kernel, image[2]), "bias": (out,)}
+    shapes: Shapes = {"weight": (out, kernel, kernel, image[2]), "bias": (out,)}
     return math.prod(image), down * across * out, down * across * out * patch, shapes
 
 
-def _measure_attention(layer: Attention) -> tuple[int, int, int, dict[str, tuple[int, ...]]]:
+def _measure_attention(layer: Attention) -> tuple[int, int, int, Shapes]:
     (width,), (inner,) = (_dims(layer, each, 1) for each in (layer.norm.gain, layer.up.bias))
     tokens = _count(layer, "tokens", layer.tokens)
     heads = _count(layer, "heads", layer.heads)
     if width % heads:
         raise _misfit(layer, f"{heads} heads for a width of {width}")
-    shapes = {
-        **_norm_shapes("norm.", width),
-        **_dense_shapes("qkv.", 3 * width, width),
-        **_dense_shapes("out.", width, width),
-        **_norm_shapes("norm_after.", width),
-        **_dense_shapes("up.", inner, width),
-        **_dense_shapes("down.", width, inner),
-    }
+    shapes = _shapes(
+        norm=(width,),
+        norm_after=(width,),
+        qkv=(3 * width, width),
+        out=(width, width),
+        up=(inner, width),
+        down=(width, inner),
+    )
     each = 4 * width * width + 2 * width * inner + 2 * tokens * width
     return tokens * width, tokens * width, tokens * each, shapes
 
 
-def _dense_shapes(prefix: str, out: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}weight": (out, inputs), f"{prefix}bias": (out,)}
-
-
-def _norm_shapes(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}gain": (width,), f"{prefix}bias": (width,)}
+def _shapes(**parts: tuple[int, ...]) -> Shapes:
+    """The arrays' shapes of dense parts, given as (out, in), and of norms, as (width,)."""
+    found: Shapes = {}
+    for name, shape in parts.items():
+        found[f"{name}.{'gain' if len(shape) == 1 else 'weight'}"] = shape
+        found[f"{name}.bias"] = shape[:1]
+    return found
 
 
 def _dims(layer: Layer, array: Floats, count: int) -> tuple[int, ...]:
@@ -275,22 +275,6 @@ def _count(layer: Layer, name: str, value: int) -> int:
 def _misfit(layer: Layer, why: str) -> SpecError:
     shapes = {name: each.shape for name, each in tensors(layer).items()}
     return SpecError(f"A {kind(layer)} layer of shapes {shapes} cannot be: {why}.")
-
-
-def kind(layer: Layer) -> str:
-    """The layer's kind in a word, such as "dense"."""
-    return type(layer).__name__.lower()
-
-
-def memory(layer: Layer) -> int:
-    """How many numbers a layer remembers from tick to tick."""
-    match layer:
-        case Gru():
-            return int(layer.hidden.weight.shape[1])
-        case Lstm():
-            return 2 * int(layer.hidden.weight.shape[1])
-        case _:
-            return 0
 
 
 def tensors(value: Any, prefix: str = "") -> dict[str, Floats]:
@@ -317,6 +301,53 @@ def with_tensors(value: Value, arrays: Iterator[Floats]) -> Value:
     return replace(value, **changed)  # type: ignore[type-var]
 
 
+def describe(layer: Layer) -> dict[str, Any]:
+    """Write what a layer is, but for its arrays, as JSON values for files."""
+    out: dict[str, Any] = {"kind": kind(layer)}
+    for field in fields(layer):
+        each = getattr(layer, field.name)
+        if not isinstance(each, np.ndarray) and not is_dataclass(each):
+            out[field.name] = list(each) if isinstance(each, tuple) else each
+    return out
+
+
+def rebuild(found: Fields, prefix: str, tensors: Mapping[str, Floats]) -> Layer:
+    """Make a layer of what `describe` wrote and the arrays whose names begin with `prefix`.
+
+    Raises:
+        SpecError: If the kind is unknown.
+        LoadError: If a field is missing or of another type.
+        KeyError: If an array is missing.
+    """
+    name = found.text("kind")
+    if name not in _KINDS:
+        raise SpecError(f"No layer of kind {name!r}.{did_you_mean(name, _KINDS)}")
+    made = _KINDS[name]
+    layer: Layer = made(*(_rebuilt(each, found, prefix, tensors) for each in fields(made)))
+    return layer
+
+
+def _rebuilt(field: Field[Any], found: Fields, prefix: str, tensors: Mapping[str, Floats]) -> Any:
+    """Read a field of a layer by its type."""
+    name = field.name
+    match field.type:
+        case "Floats":
+            return tensors[prefix + name]
+        case "Norm":
+            return Norm(*(tensors[f"{prefix}{name}.{each}"] for each in ("gain", "bias")))
+        case "Dense":
+            weight, bias = (tensors[f"{prefix}{name}.{each}"] for each in ("weight", "bias"))
+            return Dense(weight, bias, "relu" if name == "up" else "none")
+        case "Activation":
+            return found.choice(name, get_args(Activation))
+        case "bool":
+            return found.flag(name)
+        case "int":
+            return found.whole(name, least=1)
+        case _:
+            return found.wholes(name, least=1)
+
+
 def activate(name: Activation, x: Floats) -> Floats:
     """Apply an activation, elementwise."""
     match name:
@@ -337,9 +368,9 @@ def apply(layer: Layer, x: Floats) -> Floats:
     """What a layer without a memory gives for rows (batch, in): (batch, out)."""
     match layer:
         case Dense():
-            return activate(layer.activation, x @ layer.weight.T + layer.bias)
+            return apply_last(layer, x)
         case Conv():
-            return _conv(layer, x)
+            return apply_last(layer.dense, patches(layer, x)).reshape(len(x), -1)
         case Tokens():
             pieces = x.reshape(len(x), len(layer.weight), 1, -1)
             made = (pieces @ layer.weight.transpose(0, 2, 1)).squeeze(2) + layer.bias
@@ -354,10 +385,7 @@ def apply(layer: Layer, x: Floats) -> Floats:
 
 
 def advance(layer: Gru | Lstm, x: Floats, state: Floats) -> tuple[Floats, Floats]:
-    """What a layer with a memory gives for rows (batch, in), and the memory after.
-
-    `state` is (batch, memory); so is what follows it.
-    """
+    """What a layer gives for rows (batch, in), and its memory, (batch, memory), after."""
     width = layer.hidden.weight.shape[1]
     hidden = state[:, :width]
     given = x @ layer.inputs.weight.T + layer.inputs.bias
@@ -381,10 +409,7 @@ def sigmoid(x: Floats) -> Floats:
 
 
 def patches(layer: Conv, x: Floats) -> Floats:
-    """The patches of flat images (batch, in): (batch, down, across, kernel² channels).
-
-    A patch's numbers lie by row, column and channel.
-    """
+    """The patches of flat images (batch, in): (batch, down, across, kernel² channels)."""
     height, width, channels = layer.shape
     if layer.channels_first:
         image = x.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
@@ -393,16 +418,8 @@ def patches(layer: Conv, x: Floats) -> Floats:
     kernel = layer.weight.shape[1]
     windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), axis=(1, 2))
     # (batch, down, across, channels, kernel, kernel)
-    chosen = windows[:, :: layer.stride, :: layer.stride]
-    down, across = layer.grid
-    laid = chosen.transpose(0, 1, 2, 4, 5, 3)
-    return np.ascontiguousarray(laid).reshape(len(x), down, across, -1)
-
-
-def _conv(layer: Conv, x: Floats) -> Floats:
-    dense = layer.dense
-    made = patches(layer, x) @ dense.weight.T + dense.bias
-    return activate(layer.activation, made).reshape(len(x), -1)
+    laid = windows[:, :: layer.stride, :: layer.stride].transpose(0, 1, 2, 4, 5, 3)
+    return np.ascontiguousarray(laid).reshape(len(x), *layer.grid, -1)
 
 
 def _norm(norm: Norm, x: Floats) -> Floats:

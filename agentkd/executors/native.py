@@ -328,7 +328,13 @@ class Native:
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return RecurrentExecutor(self) if self.executor.memory else self
+        memory = self.executor.memory
+        return RecurrentExecutor(memory, self.answer) if memory else self
+
+    def answer(self, obs: Floats, state: Floats) -> tuple[ActionDist, Floats]:
+        """The action distribution, and the memory after; as `advance`."""
+        outputs, after = self.advance(obs, state)
+        return distribution(self.executor.head, outputs, self.executor.spec), after
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for observations (batch, obs)."""

@@ -37,16 +37,12 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(slots=True)
 class Trace:
-    """What a network computed on its way, for those who compare inner workings.
-
-    Attributes:
-        layers: What each layer gave, (batch, out), first to last.
-        relations: Queries, keys and values of each attention block, each (batch, heads, tokens,
-            width of a head).
-    """
+    """What a network computed on its way, for those who compare inner workings."""
 
     layers: list[Tensor] = field(default_factory=list)
+    """What each layer gave, (batch, out), first to last."""
     relations: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    """Queries, keys and values of each block, (batch, heads, tokens, width of a head)."""
 
 
 def _activate(name: Activation, x: Tensor) -> Tensor:
@@ -65,14 +61,9 @@ def _activate(name: Activation, x: Tensor) -> Tensor:
 
 @final
 class Network(nn.Module):
-    """The layers of an executor as trainable tensors; the normaliser stands beside.
-
-    Args:
-        executor: The executor to start from; it is copied.
-    """
+    """The layers of an executor as trainable tensors, copied; the normaliser stands beside."""
 
     def __init__(self, executor: Executor) -> None:
-        """Copy the numbers of `executor`."""
         super().__init__()
         self._executor = executor
         self.mean: Tensor
@@ -110,11 +101,9 @@ class Network(nn.Module):
         return self.from_normalised(self.normalise(obs))
 
     def from_normalised(self, x: Tensor, trace: Trace | None = None) -> Tensor:
-        """The last layer's numbers for observations that are normalised already.
+        """The last layer's numbers for normalised observations (batch, obs).
 
-        Args:
-            x: (batch, obs).
-            trace: Takes what is computed on the way.
+        `trace` takes what is computed on the way.
 
         Raises:
             SpecError: If it has a memory: `follow` takes whole sequences.
@@ -185,7 +174,9 @@ class Network(nn.Module):
                 held["bias"] += (held["weight"] @ each).squeeze(2)
                 held["weight"] *= ratio.reshape(count, 1, piece)
             case Conv():
-                channel = torch.from_numpy(first_of_each(layer))
+                height, width, channels = layer.shape
+                # Where each channel's first number lies.
+                channel = torch.arange(channels) * (height * width if layer.channels_first else 1)
                 held["bias"] += held["weight"].sum((1, 2)) @ shift[channel]
                 held["weight"] *= ratio[channel]
             case _:
@@ -194,11 +185,9 @@ class Network(nn.Module):
         self.scale.copy_(new_scale)
 
     def freeze(self, version: int, values: Sequence[Tensor] | None = None) -> Executor:
-        """Copy the numbers out.
+        """Copy the numbers out, into an executor of this version.
 
-        Args:
-            version: The version of the executor that it becomes.
-            values: Other values for `parameters()`, in their order, such as averages.
+        `values` are others for `parameters()`, in their order, such as averages.
         """
         held = list(self.parameters()) if values is None else list(values)
         arrays = map(_numpy, held)
@@ -210,13 +199,6 @@ class Network(nn.Module):
             layers=layers,
             version=version,
         )
-
-
-def first_of_each(layer: Conv) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Where, in a flat image, each channel's first number lies, (channels,)."""
-    height, width, channels = layer.shape
-    step = height * width if layer.channels_first else 1
-    return np.arange(channels, dtype=np.int64) * step
 
 
 def _numpy(tensor: Tensor) -> Floats:

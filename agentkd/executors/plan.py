@@ -6,7 +6,8 @@ integers and arrays mean stands in `c/akd_kernels.h`, beside the kernel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,28 +26,25 @@ from agentkd.executors.layers import (
     memory,
     sizes,
     tensors,
+    width,
 )
+from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats
 
 ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
 HEADS = {"categorical": 0, "multicategorical": 1, "bernoulli": 2, "squashed": 3, "clipped": 4}
 KINDS = {"dense": 0, "conv": 1, "tokens": 2, "attention": 3, "pool": 4, "gru": 5, "lstm": 6}
 """Numbers of activations, heads and kinds of layers in C and in `model.akx`."""
+BLOCK = 4
+"""Outputs that the portable kernels sum side by side."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One layer for the kernels.
+    """One layer for the kernels: what it takes, gives and remembers, in numbers.
 
-    Attributes:
-        kind: The layer's, such as "conv".
-        inputs: How many numbers it takes.
-        out: How many it gives.
-        memory: How many it remembers.
-        dims: The integers that its kernel takes.
-        arrays: The arrays that its kernel takes, float32, padded to whole blocks.
-        room: How many floats it writes where it gives: `out` and its padding.
-        work: How many floats it needs besides.
+    `dims` and `arrays` are what its kernel takes; the arrays are float32, padded to whole blocks.
+    It writes `room` floats, its outputs with their padding, and needs `work` floats besides.
     """
 
     kind: str
@@ -59,14 +57,8 @@ class Step:
     work: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """How much memory the kernels need, in floats.
-
-    Attributes:
-        width: Of each of the two buffers that layers read and write in turn.
-        work: Of what layers need besides.
-    """
+class Rooms(NamedTuple):
+    """The floats that kernels need: each of two buffers that layers use in turn, and besides."""
 
     width: int
     work: int
@@ -89,8 +81,8 @@ def padded_size(executor: Executor, block: int) -> int:
 def rooms(executor: Executor, block: int) -> Rooms:
     """How much memory an executor needs in C."""
     laid = steps(executor, block)
-    width = max(up(executor.spec.obs.size, block), *(step.room for step in laid))
-    return Rooms(width, max(step.work for step in laid))
+    widest = max(up(executor.spec.obs.size, block), *(step.room for step in laid))
+    return Rooms(widest, max(step.work for step in laid))
 
 
 def up(n: int, block: int) -> int:
@@ -98,95 +90,69 @@ def up(n: int, block: int) -> int:
     return -(-n // block) * block
 
 
-def padded(weight: Floats, bias: Floats, block: int) -> tuple[Floats, Floats]:
-    """Weights (out, in) laid by input, (in, whole blocks), and the bias as long."""
-    out, inputs = weight.shape
-    wide = np.zeros((inputs, up(out, block)), np.float32)
-    wide[:, :out] = weight.T
-    long = np.zeros(up(out, block), np.float32)
-    long[:out] = bias
-    return wide, long
-
-
 def _step(layer: Layer, block: int) -> Step:
-    dims, arrays, room, work = _laid(layer, block)
     inputs, out = sizes(layer)
-    return Step(kind(layer), inputs, out, memory(layer), dims, tuple(arrays), room, work)
+    wide, dims, work = width(layer), _dims(layer), 0
+    # Only the last patch's or token's outputs are written in whole blocks.
+    room = out - wide + up(wide, block)
+    match layer:
+        case Conv():
+            work = layer.weight[0].size
+        case Attention():
+            room = out
+            work = layer.tokens * (up(3 * wide, block) + 1) + 2 * up(wide, block)
+            work += up(len(layer.up.bias), block)
+        case Pool():
+            room = out
+        case Gru() | Lstm():
+            room, work = out, 2 * up(len(layer.inputs.bias), block)
+    arrays = tuple(_arrays(layer, block))
+    return Step(kind(layer), inputs, out, memory(layer), dims, arrays, room, work)
 
 
-def _laid(layer: Layer, block: int) -> tuple[tuple[int, ...], list[Floats], int, int]:
+def _dims(layer: Layer) -> tuple[int, ...]:
+    """The integers that a layer's kernel takes."""
     match layer:
         case Dense():
-            inputs, out = sizes(layer)
-            arrays = _dense(layer, block)
-            dims: tuple[int, ...] = (inputs, out, ACTIVATIONS[layer.activation])
-            return dims, arrays, up(out, block), 0
+            return (*sizes(layer), ACTIVATIONS[layer.activation])
         case Conv():
-            return _conv(layer, block)
+            height, across, channels = layer.shape
+            # How far apart rows, columns and channels lie.
+            apart = (across * channels, channels, 1)
+            if layer.channels_first:
+                apart = (across, 1, height * across)
+            numbers = (len(layer.bias), layer.weight.shape[1], channels, *apart, layer.stride)
+            return (*layer.grid, *numbers, ACTIVATIONS[layer.activation])
         case Tokens():
-            tokens, width, piece = layer.weight.shape
-            pairs = zip(layer.weight, layer.bias, strict=True)
-            each = [padded(weight, bias, block) for weight, bias in pairs]
-            weights, biases = (np.stack(kind) for kind in zip(*each, strict=True))
-            room = (tokens - 1) * width + up(width, block)
-            return (tokens, width, piece), [weights, biases], room, 0
+            return layer.weight.shape
         case Attention():
-            return _attention(layer, block)
+            return (layer.tokens, width(layer), layer.heads, len(layer.up.bias))
         case Pool():
-            width = len(layer.norm.gain)
-            return (layer.tokens, width), _norm(layer.norm), width, 0
+            return (layer.tokens, width(layer))
         case Gru() | Lstm():
-            inputs, width = sizes(layer)
-            arrays = _dense(layer.inputs, block) + _dense(layer.hidden, block)
-            gates = len(layer.inputs.bias)
-            return (inputs, width), arrays, width, 2 * up(gates, block)
+            return sizes(layer)
 
 
-def _dense(dense: Dense, block: int) -> list[Floats]:
-    return list(padded(dense.weight, dense.bias, block))
-
-
-def _norm(norm: Norm) -> list[Floats]:
-    return [np.asarray(norm.gain, np.float32), np.asarray(norm.bias, np.float32)]
-
-
-def _conv(layer: Conv, block: int) -> tuple[tuple[int, ...], list[Floats], int, int]:
-    height, width, channels = layer.shape
-    down, across = layer.grid
-    kernel, out = layer.weight.shape[1], len(layer.bias)
-    # How far apart rows, columns and channels lie.
-    apart = (width, 1, height * width)
-    row, column, channel = apart if layer.channels_first else (width * channels, channels, 1)
-    dims = (
-        down,
-        across,
-        out,
-        kernel,
-        channels,
-        row,
-        column,
-        channel,
-        layer.stride,
-        ACTIVATIONS[layer.activation],
-    )
-    room = (down * across - 1) * out + up(out, block)
-    return dims, _dense(layer.dense, block), room, kernel * kernel * channels
-
-
-def _attention(layer: Attention, block: int) -> tuple[tuple[int, ...], list[Floats], int, int]:
-    width, inner = len(layer.norm.gain), len(layer.up.bias)
-    dims = (layer.tokens, width, layer.heads, inner)
-    arrays = [
-        *_norm(layer.norm),
-        *_dense(layer.qkv, block),
-        *_dense(layer.out, block),
-        *_norm(layer.norm_after),
-        *_dense(layer.up, block),
-        *_dense(layer.down, block),
+def _arrays(part: Any, block: int) -> list[Floats]:
+    """The arrays of a layer or of a part of it, in the order of its fields."""
+    match part:
+        case Dense():
+            wide = np.zeros((part.weight.shape[1], up(len(part.bias), block)), np.float32)
+            long = np.zeros(wide.shape[1], np.float32)
+            wide[:, : len(part.bias)], long[: len(part.bias)] = part.weight.T, part.bias
+            return [wide, long]
+        case Conv():
+            return _arrays(part.dense, block)
+        case Norm():
+            return [np.asarray(each, np.float32) for each in (part.gain, part.bias)]
+        case Tokens():
+            each = map(Dense, part.weight, part.bias)
+            weights, biases = zip(*(_arrays(token, block) for token in each), strict=True)
+            return [np.stack(weights), np.stack(biases)]
+    parts = (getattr(part, field.name) for field in fields(part))
+    return [
+        array for each in parts if isinstance(each, Dense | Norm) for array in _arrays(each, block)
     ]
-    wide = up(width, block)
-    work = layer.tokens * (up(3 * width, block) + 1) + 2 * wide + up(inner, block)
-    return dims, arrays, layer.tokens * width, work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,11 +172,16 @@ def normaliser(executor: Executor) -> Normaliser:
     first = executor.layers[0]
     if not isinstance(first, Conv):
         return Normaliser(executor.mean, executor.scale)
-    height, width, channels = first.shape
-    apart = height * width if first.channels_first else 1
+    height, across, channels = first.shape
+    apart = height * across if first.channels_first else 1
     place = np.arange(executor.spec.obs.size) // apart % channels
     each = np.arange(channels) * apart
     mean, scale = executor.mean[each], executor.scale[each]
     if (mean[place] == executor.mean).all() and (scale[place] == executor.scale).all():
         return Normaliser(mean, scale, apart)
     return Normaliser(executor.mean, executor.scale)
+
+
+def ctype(spec: Spec) -> str:
+    """The type of an action's numbers in C."""
+    return "float" if isinstance(spec.action, BoxSpec) else "int32_t"

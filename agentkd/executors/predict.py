@@ -20,13 +20,10 @@ class Predictor:
 
         evaluate_policy(executor.as_sb3(), env)
 
-    Args:
-        executor: The executor.
-        seed: For actions that are drawn.
+    `seed` is for actions that are drawn.
     """
 
     def __init__(self, executor: Executor, seed: int = 0) -> None:
-        """Take the executor."""
         self.executor = executor
         self._random = np.random.default_rng(seed)
 
@@ -39,18 +36,15 @@ class Predictor:
     ) -> tuple[Any, tuple[NDArray[np.float32], ...] | None]:
         """Return the actions for one observation or a batch, and the memory that follows.
 
-        Args:
-            observation: As the environment, or a vectorised one, gives it.
-            state: The memory that the call before returned, ((batch, memory),); None at first.
-            episode_start: Where an episode begins, (batch,): its memory starts from zeros.
-            deterministic: Return the most probable actions; False draws them.
+        `state` is what the call before returned, ((batch, memory),). Where `episode_start`,
+        (batch,), is true, the memory starts from zeros. Without `deterministic`, actions are drawn.
 
         Raises:
             SpecError: If an observation has another shape, or the memory is of another batch.
             NumbersError: If an observation holds NaN or infinity.
         """
         spec = self.executor.spec
-        single = not self._batched(observation)
+        single = np.ndim(pieces(spec.obs, observation)[0]) <= len(spec.obs.parts[0].shape)
         flat = flatten(spec.obs, _with_axis(observation) if single else observation)
         if not np.isfinite(flat).all():
             raise NumbersError(NOT_FINITE)
@@ -68,10 +62,6 @@ class Predictor:
         else:
             actions = dists.sample(dist, spec.action, self._random)
         return (actions[0] if single else actions), ((after,) if self.executor.memory else None)
-
-    def _batched(self, observation: Any) -> bool:
-        obs = self.executor.spec.obs
-        return np.ndim(pieces(obs, observation)[0]) > len(obs.parts[0].shape)
 
 
 def _with_axis(observation: Any) -> Any:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from agentkd.errors import ConfigError
-from agentkd.executors.description import interchangeable
-from agentkd.executors.executor import Executor
+from agentkd.executors.executor import Executor, interchangeable
 from agentkd.printable import logger
 from agentkd.runtime.codec import decode_turn, encode_turn
 from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, Health, LabelRing, Mailbox

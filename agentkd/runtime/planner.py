@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from agentkd.errors import ConfigError, SpecError
-from agentkd.executors.description import interchangeable
-from agentkd.executors.executor import Executor
+from agentkd.executors.executor import Executor, interchangeable
 from agentkd.runtime.codec import (
     Answer,
     Seen,

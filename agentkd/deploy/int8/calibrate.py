@@ -13,7 +13,7 @@ from agentkd.archives import opened_zip, read_array
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.int8.quantise import quantise
 from agentkd.deploy.int8.reference import Quantised
-from agentkd.deploy.vectors import vectors
+from agentkd.deploy.vectors import beginnings, vectors
 from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.executor import Executor
 from agentkd.files import loading, regular
@@ -25,17 +25,14 @@ _LARGEST = 1 << 31
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Observations of episodes.
-
-    Attributes:
-        obs: One after another, (n, obs).
-        starts: 1 where an episode begins, else 0, (n,).
-        said: Where they come from, in words.
-    """
+    """Observations of episodes."""
 
     obs: Floats
+    """One after another, (n, obs)."""
     starts: Floats
+    """1 where an episode begins, else 0, (n,)."""
     said: str
+    """Where they come from, in words."""
 
 
 def held(bundle: Bundle) -> Seen | None:
@@ -53,18 +50,14 @@ def held(bundle: Bundle) -> Seen | None:
 def integer_form(bundle: Bundle, seen: Seen | None = None) -> Quantised:
     """The integer form of an executor's file: the one that is exported.
 
-    Args:
-        bundle: The file.
-        seen: What to calibrate with; by default what the file holds of its own episodes, else
-            observations that are drawn.
+    It is calibrated with what was seen, by default with what the file holds of its own episodes,
+    else with observations that are drawn.
 
     Raises:
         SpecError: If it has a layer without an integer form.
     """
     chosen = seen or held(bundle)
-    if chosen is None:
-        return quantise(bundle.executor)
-    return quantise(bundle.executor, chosen.obs, chosen.starts)
+    return quantise(bundle.executor, *((chosen.obs, chosen.starts) if chosen else ()))
 
 
 def read(path: Path, executor: Executor) -> Seen:
@@ -82,10 +75,7 @@ def read(path: Path, executor: Executor) -> Seen:
         raise ConfigError(
             f"{path} holds no observations: {error} Save them by numpy.save, (n, obs)."
         ) from error
-    begins = np.zeros(len(obs), np.float32)
-    begins[:1] = 1.0
-    if starts is not None:
-        begins = starts
+    begins = beginnings([obs]) if starts is None else starts
     size = executor.spec.obs.size
     if obs.ndim != 2 or obs.shape[1] != size or begins.shape != (len(obs),):
         raise ConfigError(
@@ -108,15 +98,11 @@ def _arrays(stream: IO[bytes]) -> tuple[Floats, Floats | None]:
             with file.open(name) as entry:
                 found[name] = read_array(entry, file.getinfo(name).file_size)
     starts = found.get("starts.npy")
-    return (
-        found["obs.npy"].astype(np.float32),
-        None if starts is None else starts.astype(np.float32),
-    )
+    obs = np.atleast_1d(found["obs.npy"]).astype(np.float32)
+    return obs, None if starts is None else starts.astype(np.float32)
 
 
 def episodes(pieces: list[Floats]) -> Seen:
     """Put episodes, each (steps, obs), one after another."""
     obs = np.concatenate(pieces).astype(np.float32)
-    starts = np.zeros(len(obs), np.float32)
-    starts[np.cumsum([0, *(len(each) for each in pieces[:-1])])] = 1.0
-    return Seen(obs, starts, f"{len(obs)} observations of {len(pieces)} episodes")
+    return Seen(obs, beginnings(pieces), f"{len(obs)} observations of {len(pieces)} episodes")

@@ -1,32 +1,28 @@
 """An executor in integers as one C99 file: no allocation, no I/O, the same everywhere.
 
 The arithmetic is `executors/c/akd_int8.h`, which is copied into the file; its functions are those
-of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors,
-with which it checks itself bit by bit.
+of `agentkd.deploy.interface`. Behind `#ifdef NAME_TEST` lie golden vectors, with which it checks
+itself bit by bit.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import agentkd.executors
-from agentkd.deploy.ctext import aligned, array, comment, literal
+from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble
 from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
-from agentkd.deploy.int8.selftest import self_test
-from agentkd.deploy.interface import Buffer, Interface, check_name, functions, header
-from agentkd.dists import bounds
+from agentkd.deploy.interface import Buffer, Interface, check_name
+from agentkd.dists import action_width
 from agentkd.errors import SpecError
-from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
+from agentkd.executors.native import KERNELS
+from agentkd.executors.plan import BLOCK, ctype, up
+from agentkd.spec import BoxSpec, DiscreteSpec
 from agentkd.types import Floats
 
-BLOCK = 4
-"""Outputs that the kernel sums side by side."""
 _GOLDEN = 16
 _MOST = 65535
 """Pairs of inputs, or blocks of outputs, that a layer's 16 bits count."""
@@ -39,17 +35,12 @@ def emit_c_int8(
     *,
     golden: Floats | None = None,
 ) -> str:
-    """Write an executor in integers as the text of a C file.
+    """Write an executor in integers as the text of a C file, whose names begin with `name`.
 
     It defines the functions that `agentkd.deploy.c99.emit_c` does, except that outputs are int32_t
-    and a memory is int16_t.
-
-    Args:
-        quantised: The executor.
-        name: Begins every name in the file.
-        provenance: Where it came from; written into the comment at the head.
-        golden: Observations, (rows, obs), to check itself with; by default 16 drawn as the
-            normaliser describes them. With a memory they are a sequence.
+    and a memory is int16_t. Where it came from is written into the comment at the head. It checks
+    itself with `golden` observations, (rows, obs), by default 16 drawn as the normaliser describes
+    them; with a memory they are a sequence.
 
     Raises:
         ConfigError: If `name` cannot begin names in C.
@@ -68,13 +59,13 @@ def emit_c_int8(
     return "\n".join(
         [
             _head(quantised, name, provenance or {}),
-            header(face),
+            face.fill("interface.h"),
             kernels(quantised, name),
             *_constants(quantised, name),
-            _forward(quantised, name),
-            _decide(quantised, name),
-            functions(face),
-            self_test(quantised, face, obs),
+            _forward(quantised, face),
+            _decide(quantised, face),
+            face.fill("interface.c"),
+            _self_test(quantised, face, obs),
         ]
     )
 
@@ -89,7 +80,6 @@ def probes(quantised: Quantised, count: int) -> Floats:
     return (mean + drawn * spread).astype(np.float32)
 
 
-_HEADER = "akd_int8.h"
 _KERNEL = re.compile(
     r"(?:^/\*[^*]*(?:\*(?!/)[^*]*)*\*/\n)?"
     r"(?:^struct akd_i8_unit \{.*?^\};\n\n)?"
@@ -100,9 +90,7 @@ _KERNEL = re.compile(
 
 def kernels(quantised: Quantised, name: str) -> str:
     """The integer kernels that an executor uses, under names that begin with `name`."""
-    # By way of the package: the header may lie in a wheel's folder of its own.
-    folder = Path(str(agentkd.executors.__file__)).parent
-    text = (folder / "c" / _HEADER).read_text(encoding="utf-8")
+    text = KERNELS.with_name("akd_int8.h").read_text(encoding="utf-8")
     wanted = {"finite", "number", "lookup", "dense"}
     wanted.add("input" if _plain(quantised) else "input_image")
     for layer in quantised.layers:
@@ -139,42 +127,16 @@ def packed(layer: IntLayer) -> Int8s:
     return np.ascontiguousarray(split.transpose(0, 3, 1, 4, 2)).ravel()
 
 
-def _up(n: int, to: int) -> int:
-    return -(-n // to) * to
-
-
-def width(quantised: Quantised) -> int:
-    """How many int16 each of the two buffers holds."""
-    widths = [_up(quantised.spec.obs.size, 2), 2]
-    for layer in quantised.layers[:-1]:
-        # The last patch's outputs are written in whole blocks.
-        more = layer.dims[2] if isinstance(layer, IntConv) else layer.out
-        widths.append(layer.out - more + _up(more, BLOCK))
-    return max(widths)
-
-
-def work(quantised: Quantised) -> tuple[int, int]:
-    """How many int16 the largest patch takes, and int32 the largest unit's gates."""
-    patches, gates = [0], [0]
-    for layer in quantised.layers:
-        if isinstance(layer, IntConv):
-            patches.append(_up(layer.dense.weight.shape[1], 2))
-        if isinstance(layer, IntGru):
-            gates.append(2 * _up(3 * layer.out, BLOCK))
-    return max(patches), max(gates)
-
-
 def memory(quantised: Quantised) -> int:
     """How many int16 the caller keeps: a unit's own are read in pairs."""
-    units = [each for each in quantised.layers if isinstance(each, IntGru)]
-    return sum(_up(each.out, 2) for each in units)
+    return sum(up(each.out, 2) for each in quantised.layers if isinstance(each, IntGru))
 
 
 def constants(quantised: Quantised) -> int:
     """Bytes of all constants: weights, biases, multipliers, tables, normaliser."""
     total = 8 * len(quantised.mean)
     for part in dense_parts(quantised.layers):
-        total += len(packed(part)) + 8 * _up(part.out, BLOCK)
+        total += len(packed(part)) + 8 * up(part.out, BLOCK)
         total += 0 if part.table is None else 2 * len(part.table)
     for layer in quantised.layers:
         if isinstance(layer, IntConv):
@@ -184,31 +146,19 @@ def constants(quantised: Quantised) -> int:
     return total
 
 
-def ctype(quantised: Quantised) -> str:
-    """The type of an action's numbers in C."""
-    return "float" if isinstance(quantised.spec.action, BoxSpec) else "int32_t"
-
-
-def _actions(quantised: Quantised) -> int:
-    match quantised.spec.action:
-        case DiscreteSpec():
-            return 1
-        case MultiDiscreteSpec(sizes):
-            return len(sizes)
-        case _:
-            return quantised.last.out
+_PROMISES = """\
+It promises: C99, also valid C++; no malloc, no stdio, no recursion; needs
+<stdint.h>, <stddef.h> and <string.h> alone (<arm_acle.h> where the core has
+SIMD); every loop has a fixed bound; the same bits on every target. NaN and
+infinity are refused under -ffast-math too."""
 
 
 def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str:
     sizes = [quantised.spec.obs.size, *(each.out for each in quantised.layers)]
-    command = provenance.get("command")
-    if isinstance(command, (list, tuple)):
-        command = " ".join(map(str, command))
-    facts = {
-        "made by": f"agentkd {version('agentkd')}",
-        "distilled by": command,
-        "environment": provenance.get("env"),
-        "planner": provenance.get("planner_digest"),
+    facts = dict(origin(provenance))
+    if provenance.get("planner_digest"):
+        facts["planner"] = provenance["planner_digest"]
+    facts |= {
         "executor": f"{quantised.architecture}, version {quantised.version}",
         "network": f"{' - '.join(map(str, sizes))}, {quantised.head}",
         "arithmetic": "int8 weights, int16 activations, int32 sums: docs/reference/int8.md",
@@ -216,45 +166,46 @@ def _head(quantised: Quantised, name: str, provenance: Mapping[str, Any]) -> str
     }
     if quantised.memory:
         facts["memory"] = f"{2 * memory(quantised)} bytes, the caller's"
-    upper = name.upper()
-    lines = ["An executor of agentkd in integers. Generated; do not edit.", ""]
-    lines += [f"{key + ':':<14}{value}" for key, value in facts.items() if value]
-    lines += [
-        "",
-        "It promises: C99, also valid C++; no malloc, no stdio, no recursion; needs",
-        "<stdint.h>, <stddef.h> and <string.h> alone (<arm_acle.h> where the core has",
-        "SIMD); every loop has a fixed bound; the same bits on every target. NaN and",
-        "infinity are refused under -ffast-math too.",
-        "",
-        f"Check it where it runs:  cc -std=c99 -D{upper}_TEST {name}.c && ./a.out",
-        "Call it from elsewhere:  include the header that was written beside it.",
-    ]
-    return "/*\n" + "\n".join(f" * {comment(e)}".rstrip() for e in lines) + "\n */"
+    title, check = "An executor of agentkd in integers", f"-D{name.upper()}_TEST {name}.c"
+    return preamble(title, facts.items(), _PROMISES, f"cc -std=c99 {check}")
 
 
 def _interface(quantised: Quantised, name: str) -> Interface:
-    wide, (patch, gates) = width(quantised), work(quantised)
-    scratch = [Buffer("int32_t", "last", _up(quantised.last.out, BLOCK))]
-    if gates:
-        scratch.append(Buffer("int32_t", "gates", gates))
-    scratch += [Buffer("int16_t", "x", wide), Buffer("int16_t", "y", wide)]
-    if patch:
-        scratch.append(Buffer("int16_t", "patch", patch))
+    count = action_width(quantised.spec.action)
+    numbers = isinstance(quantised.spec.action, BoxSpec)
     kept = memory(quantised)
-    count = _actions(quantised)
     return Interface(
         name,
         obs=quantised.spec.obs.size,
         out=quantised.last.out,
         actions=count,
         number="int32_t",
-        action=ctype(quantised),
-        scratch=tuple(scratch),
+        action=ctype(quantised.spec),
+        scratch=tuple(_scratch(quantised)),
         memory=Buffer("int16_t", "memory", kept) if kept else None,
-        action_note=f"`action` is {count} "
-        + ("numbers." if isinstance(quantised.spec.action, BoxSpec) else "choices."),
+        action_note=f"`action` is {count} {'numbers' if numbers else 'choices'}.",
         out_note=f"`out` is the last layer's integers; one unit is {quantised.step:g}.",
     )
+
+
+def _scratch(quantised: Quantised) -> Iterator[Buffer]:
+    """The buffers that a decision writes: two that layers use in turn, and what some need."""
+    widths, patches, gates = [up(quantised.spec.obs.size, 2), 2], [0], [0]
+    for layer in quantised.layers[:-1]:
+        # The last patch's outputs are written in whole blocks.
+        more = layer.dims[2] if isinstance(layer, IntConv) else layer.out
+        widths.append(layer.out - more + up(more, BLOCK))
+        if isinstance(layer, IntConv):
+            patches.append(up(layer.dense.weight.shape[1], 2))
+        if isinstance(layer, IntGru):
+            gates.append(2 * up(3 * layer.out, BLOCK))
+    yield Buffer("int32_t", "last", up(quantised.last.out, BLOCK))
+    if len(gates) > 1:
+        yield Buffer("int32_t", "gates", max(gates))
+    yield Buffer("int16_t", "x", max(widths))
+    yield Buffer("int16_t", "y", max(widths))
+    if len(patches) > 1:
+        yield Buffer("int16_t", "patch", max(patches))
 
 
 def _constants(quantised: Quantised, name: str) -> Iterator[str]:
@@ -263,12 +214,11 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
     rows = []
     for index, layer in enumerate(dense_parts(quantised.layers)):
         out, inputs = layer.weight.shape
-        more = _up(out, BLOCK) - out
+        more = up(out, BLOCK) - out
         yield f"/* Weights {index}: {inputs} to {out}, {layer.activation}. */"
         yield array("int8_t", f"{name}_weight{index}", packed(layer))
         yield array("int32_t", f"{name}_bias{index}", np.pad(layer.bias, (0, more)))
-        padded = np.pad(layer.multiplier, (0, more))
-        yield array("int32_t", f"{name}_multiplier{index}", padded)
+        yield array("int32_t", f"{name}_multiplier{index}", np.pad(layer.multiplier, (0, more)))
         table = "NULL"
         if layer.table is not None:
             table = f"{name}_table{index}"
@@ -276,7 +226,7 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         rows.append(
             f"    {{{name}_weight{index}, {name}_bias{index}, "
             f"{name}_multiplier{index}, {table},\n     {layer.low}, {layer.high}, "
-            f"{_up(inputs, 2) // 2}, {_up(out, BLOCK) // BLOCK}, {layer.shift}}}"
+            f"{up(inputs, 2) // 2}, {up(out, BLOCK) // BLOCK}, {layer.shift}}}"
         )
     yield (
         f"static const struct {name}_i8_layer {name}_layers[{len(rows)}] = {{\n"
@@ -288,50 +238,36 @@ def _constants(quantised: Quantised, name: str) -> Iterator[str]:
         if isinstance(each, IntConv):
             yield array("int32_t", f"{name}_dims{index}", each.dims)
         if isinstance(each, IntGru):
-            yield array("int16_t", f"{name}_sigmoid{index}", each.sigmoid)
-            yield array("int16_t", f"{name}_tanh{index}", each.tanh)
+            tables = f"{name}_sigmoid{index}", f"{name}_tanh{index}"
+            yield array("int16_t", tables[0], each.sigmoid)
+            yield array("int16_t", tables[1], each.tanh)
             yield (
                 f"static const struct {name}_i8_unit {name}_unit{index} = {{\n"
-                f"    {name}_layers + {part}, {name}_sigmoid{index}, "
-                f"{name}_tanh{index}, {each.out}}};\n"
+                f"    {name}_layers + {part}, {', '.join(tables)}, {each.out}}};\n"
             )
         part += len(dense_parts((each,)))
-    action = quantised.spec.action
-    if isinstance(action, MultiDiscreteSpec):
-        yield array("int32_t", f"{name}_sizes", action.sizes)
-    if isinstance(action, BoxSpec):
-        low, high = bounds(action)
-        yield array("float", f"{name}_low", low)
-        yield array("float", f"{name}_high", high)
+    yield from bounds_of(quantised.spec.action, name)
     if quantised.squash is not None:
         yield array("int32_t", f"{name}_centre", quantised.squash.centre)
         yield array("int32_t", f"{name}_half", quantised.squash.half)
 
 
-def _forward(quantised: Quantised, n: str) -> str:
-    upper = n.upper()
-    squash = ""
-    if quantised.squash is not None:
-        squash = f"""
-    for (int i = 0; i < {upper}_OUT; i++) {{
-        const int64_t product = (int64_t)s->last[i] * {n}_half[i];
-        s->last[i] = {n}_centre[i] + (int32_t)((product + 16384) >> 15);
-    }}"""
-    memory = f",\n{' ' * (len(n) + 31)}int16_t *memory" if quantised.memory else ""
-    size = f"{quantised.limit}, {upper}_OBS"
-    function = "input"
+def _forward(quantised: Quantised, face: Interface) -> str:
+    image, channels = "", ""
     if not _plain(quantised):
-        size += f", {len(quantised.mean)}, {quantised.apart}"
-        function = "input_image"
-    return f"""/* Gives the last layer's integers; NULL where nothing can be decided. */
-static const int32_t *{n}_forward(struct {n}_scratch *s, const float *obs{memory})
-{{
-    if ({n}_i8_{function}(obs, {n}_mean, {n}_gain, {size}, s->x))
-        return NULL;
-{_calls(quantised, n)}{squash}
-    return s->last;
-}}
-"""
+        image, channels = "_image", f", {len(quantised.mean)}, {quantised.apart}"
+    memory = f",\n{' ' * (len(face.name) + 31)}int16_t *memory" if quantised.memory else ""
+    words = {"calls": _calls(quantised, face.name), "channels": channels, "image": image}
+    return face.fill(
+        "forward_int8.c", quantised.head, limit=quantised.limit, memory=memory, **words
+    )
+
+
+def _decide(quantised: Quantised, face: Interface) -> str:
+    action = quantised.spec.action
+    start = action.start if isinstance(action, DiscreteSpec) else 0
+    # The step is a power of two: the product is exact and cannot be fused.
+    return face.fill("decide_int8.c", quantised.head, start=start, step=literal(quantised.step))
 
 
 def _calls(quantised: Quantised, n: str) -> str:
@@ -350,7 +286,7 @@ def _calls(quantised: Quantised, n: str) -> str:
                 own = f"memory + {at}" if at else "memory"
                 given = f"&{n}_unit{index}, {here}, {there}, s->gates, {own}"
                 lines.append(f"    {n}_i8_gru({given});")
-                at += _up(layer.out, 2)
+                at += up(layer.out, 2)
             case IntLayer() if layer is quantised.last:
                 lines.append(f"    {n}_i8_dense({which}, {here}, NULL, s->last);")
             case IntLayer():
@@ -360,37 +296,13 @@ def _calls(quantised: Quantised, n: str) -> str:
     return "\n".join(lines)
 
 
-def _decide(quantised: Quantised, n: str) -> str:
-    upper = n.upper()
-    loop = f"for (int32_t i = 0; i < {upper}_ACTION; i++)"
-    match quantised.head:
-        case "categorical":
-            assert isinstance(quantised.spec.action, DiscreteSpec)
-            body = f"""    int32_t best = 0;
-    for (int32_t i = 1; i < {upper}_OUT; i++)
-        if (last[i] > last[best])
-            best = i;
-    action[0] = best + ({quantised.spec.action.start});"""
-        case "multicategorical":
-            body = f"""    for (int32_t k = 0; k < {upper}_ACTION; k++) {{
-        int32_t best = 0;
-        for (int32_t i = 1; i < {n}_sizes[k]; i++)
-            if (last[i] > last[best])
-                best = i;
-        action[k] = best;
-        last += {n}_sizes[k];
-    }}"""
-        case "bernoulli":
-            body = f"    {loop}\n        action[i] = last[i] > 0;"
-        case _:
-            # The step is a power of two: the product is exact and cannot be fused.
-            body = f"""    {loop} {{
-        float v = (float)last[i] * {literal(quantised.step)};
-        v = v < {n}_high[i] ? v : {n}_high[i];
-        action[i] = v > {n}_low[i] ? v : {n}_low[i];
-    }}"""
-    return f"""static void {n}_decide(const int32_t *last, {ctype(quantised)} *action)
-{{
-{body}
-}}
-"""
+def _self_test(quantised: Quantised, face: Interface, obs: Floats) -> str:
+    """Write a `main` behind `#ifdef NAME_TEST` that checks (rows, obs) bit by bit."""
+    arrays = [
+        array("float", f"{face.name}_golden_obs", obs),
+        array("int32_t", f"{face.name}_golden_out", quantised.integers(obs)),
+        array(face.action, f"{face.name}_golden_action", quantised.actions(obs)),
+    ]
+    refusals = face.fill("refuses.c")
+    words = {"arrays": "".join(arrays), "rows": len(obs), "refusals": refusals}
+    return face.fill("selftest_int8.c", **words)

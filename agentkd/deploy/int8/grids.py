@@ -1,38 +1,39 @@
-"""On which grids an executor's integers lie: what calibration finds, layer by layer.
+"""Integer grids for a layer's weights, and rounding to them so that its sums change least.
 
-Observations pass through the float executor and, beside it, through one whose weights are rounded
-already; both say how large the numbers become.
+Weights are rounded one input at a time, and what rounding did to the sums is made good by the
+inputs that are not rounded yet (Frantar et al. 2023, arXiv:2210.17323, algorithm 1), by the inputs
+that calibration saw.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agentkd.deploy.int8.reference import Int32s, places
-from agentkd.deploy.int8.rounding import Doubles, round_layer
-from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, activate, kind
-from agentkd.executors.plan import steps
-from agentkd.types import Floats
+from agentkd.deploy.int8.reference import Int32s
+from agentkd.errors import NumbersError
 
-HEADROOM = 2.0
-"""Activations may become so many times larger than any that calibration saw."""
+Doubles = NDArray[np.float64]
+
 INT16 = 2**15 - 1
 INT32 = 2**31 - 1
-TANH_ENDS = 8.0
-"""Beyond it tanh is ±1 within 3e-7, far less than half a step of 1/32767."""
-SIGMOID_ENDS = 12.0
-"""Beyond it sigmoid is 0 or 1 within 7e-6, less than half a step of 1/32768."""
-_PATCHES = 65536
-"""Patches of images that a layer's rounding looks at, at most."""
+_DAMP = 0.01
+"""Share of the mean variance that is added to each input's own."""
+_ON = 1e-3
+"""How far from its step, in steps, a weight may be that lies on it; float32 is 1e-5."""
+_ROWS = 4.0
+"""Rows for each input from which on that share is enough."""
+_WIDE = 4096
+"""Inputs beyond which each weight is rounded by itself: their covariance would take hundreds of
+megabytes, and its inverse minutes."""
+_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
+"""Steps that are tried, in units of the one that needs no clipping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(NamedTuple):
     """Weights in integers, and the grid on which their inputs lie."""
 
     weight: Int32s
@@ -47,224 +48,115 @@ class Grid:
         return float((sums * self.unit).max())
 
 
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A dense layer, or one on patches.
-
-    Attributes:
-        entry: The grid of its inputs, and its weights.
-        activation: What it ends in.
-        inner: How large sums before the activation may become.
-        dims: What a convolution's kernel takes; () for a dense layer.
-    """
-
-    entry: Grid
-    activation: Activation
-    inner: float
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Gated:
-    """A gated recurrent unit.
-
-    Attributes:
-        entry: The grid of its inputs, and their weights.
-        hidden: The grid of its memory, and its weights.
-        sigmoid: How large sums before the gates r and z may become.
-        tanh: How large those before the gate n.
-    """
-
-    entry: Grid
-    hidden: Grid
-    sigmoid: float
-    tanh: float
-
-
-Stage = Plain | Gated
-
-
-@dataclass(slots=True)
-class _Flow:
-    """Rows on their way: what the float executor gives, and the rounded one."""
-
-    x: Doubles
-    rounded: Doubles
-    begins: Floats
-    reach: float
-    fixed: bool = False  # whether their step is 1/32767 and nothing else
-
-    def grid(self, whole: Doubles, scale: Doubles, bias: Doubles) -> Grid:
-        make = _fixed_grid if self.fixed else _grid
-        return make(whole, scale, bias, self.reach)
-
-
-def stages(
-    executor: Executor, names: list[Activation], seen: Floats, begins: Floats
-) -> list[Stage]:
-    """Calibrate each layer.
-
-    Args:
-        executor: The executor.
-        names: The activation that each layer ends in, the last one's head counted in.
-        seen: Observations, (n, obs).
-        begins: 1 where an episode begins, else 0, (n,).
-
-    Raises:
-        SpecError: If a layer has no integer form.
-        NumbersError: If a layer is too wide for int32 sums.
-    """
-    # A tame clip is kept whole: what lies between what was seen and the clip is then represented
-    # like the rest.
-    normal = (seen - executor.mean) * executor.scale
-    x = np.clip(normal, -executor.clip, executor.clip).astype(np.float64)
-    reach = min(executor.clip, max(16.0, HEADROOM * _largest(x)))
-    flow = _Flow(x, x, begins, reach)
-    found: list[Stage] = []
-    for layer, step, name in zip(executor.layers, steps(executor, 4), names, strict=True):
-        match layer:
-            case Dense():
-                found.append(_plain(layer, name, flow, ()))
-            case Conv():
-                found.append(_plain(layer.dense, name, flow, step.dims[:9]))
-            case Gru():
-                found.append(_gated(layer, flow))
-            case _:
-                raise _refusal(executor, layer)
-    return found
-
-
-def _refusal(executor: Executor, layer: Layer) -> SpecError:
-    missing = "softmax and layer normalisation"
-    if isinstance(layer, Lstm):
-        missing = "a cell without bounds, which int16 does not hold"
-    return SpecError(
-        f"{executor.architecture} has a layer of kind {kind(layer)}, which has no "
-        f"integer form: docs/reference/int8.md lacks {missing}. Take mlp, cnn or gru, or export "
-        "floats."
-    )
-
-
-def _plain(layer: Dense, name: Activation, flow: _Flow, dims: tuple[int, ...]) -> Plain:
-    weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
-    x, rounded = flow.x, flow.rounded
-    if dims:
-        where = places(dims)
-        x = x[:, where].reshape(-1, where.shape[1])
-        rounded = rounded[:, where].reshape(-1, where.shape[1])
-    sums = x @ weight.T + bias
-    some = slice(None, None, -(-len(x) // _PATCHES))
-    whole, scale, bias = round_layer(weight, bias, rounded[some], sums[some])
-    grid = flow.grid(whole, scale, bias)
-    after = rounded @ (whole * scale[:, None]).T + bias
-    x, rounded = active(name, sums), active(name, after)
-    # A finer grid would leave multipliers above one half, which are not needed.
-    least = 2.0 * float(grid.unit.max()) * (INT16 + 1)
-    room = HEADROOM * max(_largest(sums), _largest(after))
-    inner = max(min(room, TANH_ENDS) if name == "tanh" else room, least)
-    room = HEADROOM * max(_largest(x), _largest(rounded))
-    flow.reach = 1.0 if name == "tanh" else max(room, least)
-    flow.fixed = False
-    flow.x, flow.rounded = (each.reshape(len(flow.x), -1) for each in (x, rounded))
-    return Plain(grid, name, inner, dims)
-
-
-def _gated(layer: Gru, flow: _Flow) -> Gated:
-    width = layer.hidden.weight.shape[1]
-    (inputs, into), (hidden, back) = (
-        (each.weight.astype(np.float64), each.bias.astype(np.float64))
-        for each in (layer.inputs, layer.hidden)
-    )
-    given = flow.x @ inputs.T + into
-    real = _follow(given, hidden, back, flow.begins)
-    whole, scale, into = round_layer(inputs, into, flow.rounded, given)
-    entry = flow.grid(whole, scale, into)
-    given = flow.rounded @ (whole * scale[:, None]).T + into
-    # By the memory of the float unit: the rounded one has no weights yet.
-    kept = real.before @ hidden.T + back
-    whole, scale, back = round_layer(hidden, back, real.before, kept)
-    memory = _fixed_grid(whole, scale, back, 1.0)
-    rounded = _follow(given, whole * scale[:, None], back, flow.begins)
-    largest = [np.maximum(*pair) for pair in zip(real.sums, rounded.sums, strict=True)]
-    unit = 2.0 * np.maximum(entry.unit, memory.unit) * (INT16 + 1)
-    ends = (SIGMOID_ENDS, TANH_ENDS)
-    least = float(unit[: 2 * width].max()), float(unit[2 * width :].max())
-    sigmoid, tanh = (
-        max(min(HEADROOM * float(room), end), low)
-        for room, end, low in zip(largest, ends, least, strict=True)
-    )
-    flow.x, flow.rounded, flow.reach, flow.fixed = real.after, rounded.after, 1.0, True
-    return Gated(entry, memory, sigmoid, tanh)
-
-
-@dataclass(frozen=True, slots=True)
-class _Followed:
-    """What a unit remembered before and after each row, (n, width).
-
-    Attributes:
-        before: Before.
-        after: After.
-        sums: The largest sums before the gates r and z, and before n.
-    """
-
-    before: Doubles
-    after: Doubles
-    sums: tuple[float, float]
-
-
-def _follow(given: Doubles, weight: Doubles, bias: Doubles, begins: Floats) -> _Followed:
-    """Go through rows that are episodes one after another, all episodes at a time."""
-    width = weight.shape[1]
-    first = np.union1d([0], np.flatnonzero(begins))
-    length = np.diff(np.append(first, len(given)))
-    state = np.zeros((len(first), width))
-    before, after = np.empty((2, len(given), width))
-    most, most_new = 1e-6, 1e-6
-    for tick in range(int(length.max())):
-        live = length > tick
-        at, h = first[live] + tick, state[live]
-        kept = h @ weight.T + bias
-        sums = given[at, : 2 * width] + kept[:, : 2 * width]
-        gates = 1.0 / (1.0 + np.exp(-np.clip(sums, -50.0, 50.0)))
-        new = given[at, 2 * width :] + gates[:, :width] * kept[:, 2 * width :]
-        most = max(most, float(np.abs(sums).max()))
-        most_new = max(most_new, float(np.abs(new).max()))
-        fresh = np.tanh(new)
-        before[at] = h
-        after[at] = state[live] = fresh + gates[:, width:] * (h - fresh)
-    return _Followed(before, after, (most, most_new))
-
-
-def active(name: Activation, x: Doubles) -> Doubles:
-    """Apply an activation as the float executor does."""
-    return activate(name, x.astype(np.float32)).astype(np.float64)
-
-
-def _largest(x: Doubles) -> float:
-    return max(float(np.abs(x).max()), 1e-6)
-
-
-def _grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
+def grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
+    """Lay whole weights, of a scale, out for inputs within ±reach."""
     # A bias that dwarfs its weights would overflow: they get a coarser step for it.
     coarse = np.maximum(scale, np.abs(bias) / (reach * 32768.0))
-    weight: Int32s = np.rint(whole * (scale / coarse)[:, None]).astype(np.int32)
+    weight = np.rint(whole * (scale / coarse)[:, None])
     worst = float(np.max(np.abs(weight).sum(axis=1) + np.abs(bias) / (reach * coarse)))
     most = min(INT16, math.floor((INT32 - 1) / max(worst, 1.0)))
     if most < 1:
         raise NumbersError(f"A layer of {whole.shape[1]} inputs is too wide for int8.")
-    step = reach / most
-    unit = step * coarse
-    return Grid(weight, np.rint(bias / unit).astype(np.int32), unit, most, step)
+    return _on(weight, coarse, bias, most, reach / most)
 
 
-def _fixed_grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
-    """For inputs in steps of reach/32767: what does not fit gets coarser weights."""
+def fixed_grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
+    """The same in steps of reach/32767: what does not fit gets coarser weights."""
     room = (INT32 - 1) / INT16 - 0.5 * whole.shape[1] - 1.0
     if room < 1.0:
         raise NumbersError(f"A layer of {whole.shape[1]} inputs is too wide for int8.")
     worst = np.abs(whole).sum(axis=1) + np.abs(bias) / (reach * scale)
     coarse = scale * np.maximum(worst / room, 1.0)
-    weight: Int32s = np.rint(whole * (scale / coarse)[:, None]).astype(np.int32)
-    step = reach / INT16
+    weight = np.rint(whole * (scale / coarse)[:, None])
+    return _on(weight, coarse, bias, INT16, reach / INT16)
+
+
+def _on(weight: Doubles, coarse: Doubles, bias: Doubles, most: int, step: float) -> Grid:
     unit = step * coarse
-    return Grid(weight, np.rint(bias / unit).astype(np.int32), unit, INT16, step)
+    whole, shift = weight.astype(np.int32), np.rint(bias / unit).astype(np.int32)
+    return Grid(whole, shift, unit, most, step)
+
+
+def round_layer(
+    weight: Doubles, bias: Doubles, x: Doubles, sums: Doubles
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Round a layer, weights (out, in), for the inputs (batch, in) that rounded layers give it.
+
+    `sums`, (batch, out), are what the float layer gave there before its activation.
+
+    Returns:
+        Whole weights in [-127, 127], (out, in); their steps, (out,); the bias, (out,).
+    """
+    middle = x.mean(axis=0)
+    lattice = _lattice(weight)
+    if lattice is None and weight.shape[1] > _WIDE:
+        lattice = np.maximum(np.abs(weight).max(axis=1) / 127.0, 1e-30)
+    if lattice is not None:
+        whole = _round(weight / lattice[:, None])
+        return whole, lattice, sums.mean(axis=0) - (whole * lattice[:, None]) @ middle
+    spread = x - middle
+    second = spread.T @ spread / len(x)
+    # Fewer rows than inputs say nothing about most directions: then it shrinks more.
+    share = _DAMP * max(1.0, _ROWS * weight.shape[1] / len(x))
+    damp = share * float(np.mean(np.diag(second))) + 1e-12
+    second[np.diag_indices_from(second)] += damp
+    # First in floats: weights that undo what rounding did to the layers before.
+    missed = sums - (x @ weight.T + bias)
+    weight = weight + np.linalg.solve(second, spread.T @ missed / len(x)).T
+    step = _steps(weight, second)
+    whole = _feed_back(weight, step, second)
+    rounded = whole * step[:, None]
+    shifted: Doubles = sums.mean(axis=0) - rounded @ middle
+    return whole, step, shifted
+
+
+def _lattice(weight: Doubles) -> Doubles | None:
+    """The steps of weights that lie on some already; None if any does not.
+
+    An executor that was trained so keeps the integers that it was trained with.
+    """
+    most = np.maximum(np.abs(weight).max(axis=1), 1e-30)
+    step: Doubles = np.zeros(len(weight))
+    for count in range(1, 128):
+        left = step == 0
+        if not left.any():
+            break
+        tried = most[left] / count
+        ratio = weight[left] / tried[:, None]
+        on = (np.abs(ratio - np.rint(ratio)) < _ON).all(axis=1)
+        step[left] = np.where(on, tried, 0.0)
+    return None if (step == 0).any() else step
+
+
+def _steps(weight: Doubles, second: Doubles) -> Doubles:
+    """For each output the step under which plain rounding changes its sum least."""
+    full = np.maximum(np.abs(weight).max(axis=1) / 127.0, 1e-30)
+    best: Doubles = full
+    least: Doubles = np.full(len(weight), np.inf)
+    for share in _SHRINK:
+        step: Doubles = full * share
+        off = weight - _round(weight / step[:, None]) * step[:, None]
+        error = ((off @ second) * off).sum(axis=1)
+        best = np.where(error < least, step, best)
+        least = np.minimum(error, least)
+    return best
+
+
+def _round(x: Doubles) -> Doubles:
+    nearest: Doubles = np.clip(np.rint(x), -127.0, 127.0)
+    return nearest
+
+
+def _feed_back(weight: Doubles, step: Doubles, second: Doubles) -> Doubles:
+    # Inputs that vary most are rounded first, while there is most to make it good.
+    order = np.argsort(-np.diag(second), kind="stable")
+    left = weight[:, order].copy()
+    upper = np.linalg.cholesky(np.linalg.inv(second[np.ix_(order, order)])).T
+    whole = np.empty_like(left)
+    for i in range(len(order)):
+        whole[:, i] = _round(left[:, i] / step)
+        off = (left[:, i] - whole[:, i] * step) / upper[i, i]
+        left[:, i + 1 :] -= off[:, None] * upper[i, i + 1 :]
+    back: Doubles = np.empty_like(whole)
+    back[:, order] = whole
+    return back

@@ -1,18 +1,20 @@
 """From an executor in floats to one in integers, after training.
 
-Observations pass through the float executor once, to see how large its numbers become; nothing is
-trained. Weights become int8 with a step for each output (Jacob et al. 2018, arXiv:1712.05877),
-activations int16, and no sum can overflow.
+Observations pass through the float executor and, beside it, through one whose weights are rounded
+already; both say how large the numbers become. Nothing is trained. Weights become int8 with a step
+for each output (Jacob et al. 2018, arXiv:1712.05877), activations int16, and no sum can overflow.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from agentkd.deploy.int8.grids import INT16, INT32, Gated, Grid, Plain, Stage, active, stages
+from agentkd.deploy.int8.grids import INT16, INT32, Doubles, Grid, fixed_grid, grid, round_layer
 from agentkd.deploy.int8.reference import (
     GATE,
     INPUT_BITS,
@@ -27,14 +29,21 @@ from agentkd.deploy.int8.reference import (
     Squash,
     places,
 )
-from agentkd.deploy.int8.rounding import Doubles
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Activation, Conv, Dense, kind
+from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, activate, kind
 from agentkd.executors.plan import normaliser, steps
 from agentkd.spec import BoxSpec
 from agentkd.types import Floats
 
+HEADROOM = 2.0
+"""Activations may become so many times larger than any that calibration saw."""
+TANH_ENDS = 8.0
+"""Beyond it tanh is ±1 within 3e-7, far less than half a step of 1/32767."""
+SIGMOID_ENDS = 12.0
+"""Beyond it sigmoid is 0 or 1 within 7e-6, less than half a step of 1/32768."""
+_PATCHES = 65536
+"""Patches of images that a layer's rounding looks at, at most."""
 _DRAWN = 4096
 _EPISODE = 128
 _OUT = 2**24 - 1
@@ -44,6 +53,15 @@ _SHIFT = 32
 _TINY = 1e-30
 _PIXELS = 1 << 23
 _FEWEST = 16
+
+
+class Stage(NamedTuple):
+    """A layer on its way into integers."""
+
+    entry: Grid
+    """The grid of its inputs, and its weights."""
+    build: Callable[[int, float], Integers]
+    """Makes it, for outputs within ±most in units of a step."""
 
 
 def calibration(executor: Executor) -> Floats:
@@ -61,12 +79,9 @@ def quantise(
 ) -> Quantised:
     """Make the integer form of an executor.
 
-    Args:
-        executor: The executor in floats.
-        obs: Observations to calibrate with, (batch, obs), best those of its own episodes. By
-            default they are drawn as the normaliser describes them.
-        starts: For an executor with a memory, 1 where an episode begins, else 0, (batch,). By
-            default given ones are one episode.
+    It is calibrated with observations, (batch, obs), best those of its own episodes; by default
+    they are drawn as the normaliser describes them. For an executor with a memory, `starts`,
+    (batch,), is 1 where an episode begins; by default given ones are one episode.
 
     Raises:
         SpecError: If the observations have another shape, there are none, or a layer has no integer
@@ -74,18 +89,14 @@ def quantise(
         NumbersError: If a weight or an observation is NaN or infinite, or a layer has too many
             inputs for int32 sums.
     """
-    names, found = _stages(executor, obs, starts)
-    layers = []
-    for index, stage in enumerate(found):
-        if index + 1 < len(found):
-            after = found[index + 1].entry
-            most, step = after.most, after.step
-        elif executor.head == "squashed":
-            most, step = INT16, 1.0 / INT16
-        else:
-            most, step = _OUT, _open_step(stage.entry)
-        layers.append(_integers(stage, names[index], most, step))
-    squash = None
+    found = _stages(executor, obs, starts)
+    ends = [(after.entry.most, after.entry.step) for after in found[1:]]
+    if executor.head == "squashed":
+        ends.append((INT16, 1.0 / INT16))
+    else:
+        ends.append((_OUT, _open_step(found[-1].entry)))
+    layers = tuple(stage.build(*end) for stage, end in zip(found, ends, strict=True))
+    step, squash = ends[-1][1], None
     if executor.head == "squashed":
         step, squash = _squash(executor)
     entry, norm = found[0].entry, normaliser(executor)
@@ -97,7 +108,7 @@ def quantise(
         gain=gain.astype(np.float32),
         apart=norm.apart,
         limit=min(entry.most, round(executor.clip / entry.step)),
-        layers=tuple(layers),
+        layers=layers,
         head=executor.head,
         step=step,
         squash=squash,
@@ -108,9 +119,7 @@ def quantise(
 def rounded(executor: Executor, obs: Floats) -> tuple[Executor, list[Floats]]:
     """The executor in floats that has the weights and biases of its integer form.
 
-    Args:
-        executor: An executor of dense layers and convolutions.
-        obs: Observations to calibrate with, (batch, obs).
+    It is calibrated with observations (batch, obs), and has dense layers and convolutions.
 
     Returns:
         That executor, and for each layer its outputs' steps, (out,).
@@ -120,8 +129,7 @@ def rounded(executor: Executor, obs: Floats) -> tuple[Executor, list[Floats]]:
         NumbersError: As `quantise`.
     """
     layers, units = [], []
-    _, found = _stages(executor, obs, None)
-    for layer, stage in zip(executor.layers, found, strict=True):
+    for layer, stage in zip(executor.layers, _stages(executor, obs, None), strict=True):
         if not isinstance(layer, Dense | Conv):
             raise SpecError(f"{executor.architecture} has a {kind(layer)} layer.")
         unit = stage.entry.unit / stage.entry.step
@@ -134,10 +142,13 @@ def rounded(executor: Executor, obs: Floats) -> tuple[Executor, list[Floats]]:
     return replace(executor, layers=tuple(layers)), units
 
 
-def _stages(
-    executor: Executor, obs: Floats | None, starts: Floats | None
-) -> tuple[list[Activation], list[Stage]]:
-    """Each layer's activation, the head's counted in, and what calibration found."""
+def _stages(executor: Executor, obs: Floats | None, starts: Floats | None) -> list[Stage]:
+    """Calibrate each layer.
+
+    Raises:
+        SpecError: If a layer has no integer form.
+        NumbersError: If a layer is too wide for int32 sums.
+    """
     if not np.isfinite(executor.vector()).all():
         raise NumbersError("An executor with NaN or infinite weights has no integers.")
     last = executor.layers[-1]
@@ -146,14 +157,37 @@ def _stages(
         raise SpecError(
             f"The executor ends in {ends!r}; only a linear dense layer has an integer form there."
         )
-    names = [_activation(layer) for layer in executor.layers]
-    if executor.head == "squashed":
-        names[-1] = "tanh"
-    return names, stages(executor, names, *_seen(executor, obs, starts))
+    seen, begins = _seen(executor, obs, starts)
+    # A tame clip is kept whole: what lies between what was seen and the clip is then represented
+    # like the rest.
+    normal = (seen - executor.mean) * executor.scale
+    x = np.clip(normal, -executor.clip, executor.clip).astype(np.float64)
+    reach = min(executor.clip, max(16.0, HEADROOM * _largest(x)))
+    flow = _Flow(x, x, begins, reach)
+    found: list[Stage] = []
+    for layer, step in zip(executor.layers, steps(executor, 4), strict=True):
+        match layer:
+            case Dense():
+                squashed = layer is last and executor.head == "squashed"
+                found.append(_plain(layer, "tanh" if squashed else layer.activation, flow, ()))
+            case Conv():
+                found.append(_plain(layer.dense, layer.activation, flow, step.dims[:9]))
+            case Gru():
+                found.append(_gated(layer, flow))
+            case _:
+                raise _refusal(executor, layer)
+    return found
 
 
-def _activation(layer: object) -> Activation:
-    return layer.activation if isinstance(layer, Dense | Conv) else "none"
+def _refusal(executor: Executor, layer: Layer) -> SpecError:
+    missing = "softmax and layer normalisation"
+    if isinstance(layer, Lstm):
+        missing = "a cell without bounds, which int16 does not hold"
+    return SpecError(
+        f"{executor.architecture} has a layer of kind {kind(layer)}, which has no "
+        f"integer form: docs/reference/int8.md lacks {missing}. Take mlp, cnn or gru, or export "
+        "floats."
+    )
 
 
 def _seen(executor: Executor, obs: Floats | None, starts: Floats | None) -> tuple[Floats, Floats]:
@@ -194,42 +228,134 @@ def _open_step(grid: Grid) -> float:
     return 2.0 ** math.ceil(math.log2(max(bound, least)))
 
 
-def _integers(stage: Stage, activation: Activation, most: int, step: float) -> Integers:
-    match stage:
-        case Plain():
-            dense = _dense(stage, activation, most, step)
-            return IntConv(dense, stage.dims) if stage.dims else dense
-        case Gated():
-            return _gru(stage)
+@dataclass(slots=True)
+class _Flow:
+    """Rows on their way: what the float executor gives, and the rounded one."""
+
+    x: Doubles
+    rounded: Doubles
+    begins: Floats
+    reach: float
+    fixed: bool = False  # whether their step is 1/32767 and nothing else
+
+    def grid(self, whole: Doubles, scale: Doubles, bias: Doubles) -> Grid:
+        make = fixed_grid if self.fixed else grid
+        return make(whole, scale, bias, self.reach)
 
 
-def _dense(stage: Plain, activation: Activation, most: int, step: float) -> IntLayer:
-    low, high, table, unit = -most, most, None, step
-    if activation == "relu":
-        low = 0
-    elif activation != "none":
-        unit = stage.inner / INT16
-        low, high = -INT16 - 1, INT16
-        table = _table(active(activation, _ends(unit)), step, most)
-    return _layer(stage.entry, unit, low, high, table, activation)
+def _plain(layer: Dense, name: Activation, flow: _Flow, dims: tuple[int, ...]) -> Stage:
+    weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
+    x, rounded = flow.x, flow.rounded
+    if dims:
+        where = places(dims)
+        x = x[:, where].reshape(-1, where.shape[1])
+        rounded = rounded[:, where].reshape(-1, where.shape[1])
+    sums = x @ weight.T + bias
+    some = slice(None, None, -(-len(x) // _PATCHES))
+    whole, scale, bias = round_layer(weight, bias, rounded[some], sums[some])
+    entry = flow.grid(whole, scale, bias)
+    after = rounded @ (whole * scale[:, None]).T + bias
+    x, rounded = _active(name, sums), _active(name, after)
+    # A finer grid would leave multipliers above one half, which are not needed.
+    least = 2.0 * float(entry.unit.max()) * (INT16 + 1)
+    room = HEADROOM * max(_largest(sums), _largest(after))
+    inner = max(min(room, TANH_ENDS) if name == "tanh" else room, least)
+    room = HEADROOM * max(_largest(x), _largest(rounded))
+    flow.reach = 1.0 if name == "tanh" else max(room, least)
+    flow.fixed = False
+    flow.x, flow.rounded = (each.reshape(len(flow.x), -1) for each in (x, rounded))
+
+    def build(most: int, step: float) -> Integers:
+        low, high, table, unit = -most, most, None, step
+        if name == "relu":
+            low = 0
+        elif name != "none":
+            unit = inner / INT16
+            low, high = -INT16 - 1, INT16
+            table = _table(_active(name, _ends(unit)), step, most)
+        dense = _layer(entry, unit, low, high, table, name)
+        return IntConv(dense, dims) if dims else dense
+
+    return Stage(entry, build)
 
 
-def _gru(stage: Gated) -> IntGru:
-    width = len(stage.hidden.unit) // 3
-    gates, new = stage.sigmoid / INT16, stage.tanh / INT16
-    unit = np.repeat([gates, gates, new], width)
-    inputs, hidden = (
-        _layer(grid, unit, -GATE, GATE, None, "none") for grid in (stage.entry, stage.hidden)
+def _gated(layer: Gru, flow: _Flow) -> Stage:
+    width = layer.hidden.weight.shape[1]
+    (inputs, into), (hidden, back) = (
+        (each.weight.astype(np.float64), each.bias.astype(np.float64))
+        for each in (layer.inputs, layer.hidden)
     )
-    sigmoid = 0.5 * np.tanh(0.5 * _ends(gates)) + 0.5
-    tanh = active("tanh", _ends(new))
-    return IntGru(
-        inputs=inputs,
-        hidden=hidden,
-        # 1 itself is not an int16 in this unit.
-        sigmoid=_table(sigmoid, 1.0 / 32768, INT16),
-        tanh=_table(tanh, 1.0 / INT16, INT16),
+    given = flow.x @ inputs.T + into
+    real = _follow(given, hidden, back, flow.begins)
+    whole, scale, into = round_layer(inputs, into, flow.rounded, given)
+    entry = flow.grid(whole, scale, into)
+    given = flow.rounded @ (whole * scale[:, None]).T + into
+    # By the memory of the float unit: the rounded one has no weights yet.
+    kept = real.before @ hidden.T + back
+    whole, scale, back = round_layer(hidden, back, real.before, kept)
+    memory = fixed_grid(whole, scale, back, 1.0)
+    rounded = _follow(given, whole * scale[:, None], back, flow.begins)
+    largest = [np.maximum(*pair) for pair in zip(real.sums, rounded.sums, strict=True)]
+    unit = 2.0 * np.maximum(entry.unit, memory.unit) * (INT16 + 1)
+    ends = (SIGMOID_ENDS, TANH_ENDS)
+    least = float(unit[: 2 * width].max()), float(unit[2 * width :].max())
+    sigmoid, tanh = (
+        max(min(HEADROOM * float(room), end), low)
+        for room, end, low in zip(largest, ends, least, strict=True)
     )
+    flow.x, flow.rounded, flow.reach, flow.fixed = real.after, rounded.after, 1.0, True
+    return Stage(entry, lambda _most, _step: _gru(entry, memory, sigmoid / INT16, tanh / INT16))
+
+
+def _gru(entry: Grid, memory: Grid, gates: float, new: float) -> IntGru:
+    """Make a unit whose sums before r and z, and before n, are in these units."""
+    unit = np.repeat([gates, gates, new], len(memory.unit) // 3)
+    inputs, hidden = (_layer(each, unit, -GATE, GATE, None, "none") for each in (entry, memory))
+    # 1 itself is not an int16 in the unit of r and z.
+    sigmoid = _table(0.5 * np.tanh(0.5 * _ends(gates)) + 0.5, 1.0 / 32768, INT16)
+    tanh = _table(_active("tanh", _ends(new)), 1.0 / INT16, INT16)
+    return IntGru(inputs=inputs, hidden=hidden, sigmoid=sigmoid, tanh=tanh)
+
+
+class _Followed(NamedTuple):
+    """What a unit remembered before and after each row, (n, width)."""
+
+    before: Doubles
+    after: Doubles
+    sums: tuple[float, float]
+    """The largest sums before the gates r and z, and before n."""
+
+
+def _follow(given: Doubles, weight: Doubles, bias: Doubles, begins: Floats) -> _Followed:
+    """Go through rows that are episodes one after another, all episodes at a time."""
+    width = weight.shape[1]
+    first = np.union1d([0], np.flatnonzero(begins))
+    length = np.diff(np.append(first, len(given)))
+    state = np.zeros((len(first), width))
+    before, after = np.empty((2, len(given), width))
+    most, most_new = 1e-6, 1e-6
+    for tick in range(int(length.max())):
+        live = length > tick
+        at, h = first[live] + tick, state[live]
+        kept = h @ weight.T + bias
+        sums = given[at, : 2 * width] + kept[:, : 2 * width]
+        gates = 1.0 / (1.0 + np.exp(-np.clip(sums, -50.0, 50.0)))
+        new = given[at, 2 * width :] + gates[:, :width] * kept[:, 2 * width :]
+        most = max(most, float(np.abs(sums).max()))
+        most_new = max(most_new, float(np.abs(new).max()))
+        fresh = np.tanh(new)
+        before[at] = h
+        after[at] = state[live] = fresh + gates[:, width:] * (h - fresh)
+    return _Followed(before, after, (most, most_new))
+
+
+def _active(name: Activation, x: Doubles) -> Doubles:
+    """Apply an activation as the float executor does."""
+    return activate(name, x.astype(np.float32)).astype(np.float64)
+
+
+def _largest(x: Doubles) -> float:
+    return max(float(np.abs(x).max()), 1e-6)
 
 
 def _layer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.executor import Head, distribution, one_action
+from agentkd.executors.executor import Head, RecurrentExecutor, distribution, one_action
 from agentkd.executors.layers import Activation
 from agentkd.spec import BoxSpec, Spec
-from agentkd.types import ActionDist, Floats, Point, Policy, RecurrentPolicy, State
+from agentkd.types import ActionDist, Floats, Point, Policy, RecurrentPolicy
 
 Int8s = NDArray[np.int8]
 Int16s = NDArray[np.int16]
@@ -39,15 +39,9 @@ _PIXELS = 1 << 22
 class IntLayer:
     """y = activation(requantise(weight x + bias)) in integers (sections 3 and 4).
 
-    Attributes:
-        weight: int8 in [-127, 127], (out, in).
-        bias: int32, (out,).
-        multiplier: int32, not negative, (out,).
-        shift: By how many bits the 64-bit product goes right, 32 to 62.
-        low: The smallest possible result.
-        high: The greatest.
-        table: The activation by table, int16, (257,); None where clamping is all.
-        activation: Which activation that is.
+    `weight` is (out, in), in [-127, 127]; `bias` and `multiplier`, which is not negative, are
+    (out,). The 64-bit product goes right by `shift` bits, 32 to 62, and results are `low` to
+    `high`. `table`, (257,), is the activation; None where clamping is all.
     """
 
     weight: Int8s
@@ -69,10 +63,8 @@ class IntLayer:
 class IntConv:
     """A dense layer on every patch of an image (section 6).
 
-    Attributes:
-        dense: What is done to one patch.
-        dims: Patches down and across, outputs, kernel, channels, how far apart rows, columns and
-            channels lie, stride: the integers that the kernel takes.
+    `dims` are the integers that the kernel takes: patches down and across, outputs, kernel,
+    channels, how far apart rows, columns and channels lie, stride.
     """
 
     dense: IntLayer
@@ -89,11 +81,8 @@ class IntConv:
 class IntGru:
     """A gated recurrent unit whose memory is int16 in steps of 1/32767 (section 7).
 
-    Attributes:
-        inputs: Gates r, z, n of the input, without a table.
-        hidden: The same of the memory.
-        sigmoid: The table of r and z, 0 to 32767 in steps of 1/32768.
-        tanh: The table of n, in steps of 1/32767.
+    `inputs` and `hidden` give the gates r, z, n, without tables. `sigmoid`, the table of r and z,
+    holds 0 to 32767 in steps of 1/32768; `tanh`, that of n, steps of 1/32767.
     """
 
     inputs: IntLayer
@@ -124,32 +113,25 @@ class Quantised:
     """An executor in integers. Without a memory it is a `Policy`.
 
     With one, `policy` is a `RecurrentPolicy`; an episode begins with zeros.
-
-    Attributes:
-        architecture: As the float executor's.
-        spec: The environment it is for.
-        mean: Subtracted from each observation, float32: one for each number, or for each channel of
-            an image.
-        gain: Multiplies the difference, float32, as many: 256 steps of the input each.
-        apart: Number i of an observation has those of place (i // apart) % len(mean).
-        limit: The input stays within [-limit, limit].
-        layers: The network, first to last; the last one is dense.
-        head: How the last layer's integers become an action.
-        step: What one unit of the outputs is worth, a power of two.
-        squash: For the head "squashed", else None.
-        version: The float executor's.
     """
 
     architecture: str
     spec: Spec
     mean: Floats
+    """Subtracted from each observation: one for each number, or for each channel of an image."""
     gain: Floats
+    """Multiplies the difference, as many: 256 steps of the input each."""
     apart: int
+    """Number i of an observation has those of place (i // apart) % len(mean)."""
     limit: int
+    """The input stays within [-limit, limit]."""
     layers: tuple[Integers, ...]
+    """The network, first to last; the last one is dense."""
     head: Head
     step: float
+    """What one unit of the outputs is worth, a power of two."""
     squash: Squash | None
+    """For the head "squashed", else None."""
     version: int = 0
 
     @property
@@ -172,7 +154,7 @@ class Quantised:
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return RememberingIntegers(self) if self.memory else self
+        return RecurrentExecutor(self.memory, self.answer) if self.memory else self
 
     def per_number(self, values: Floats) -> Floats:
         """Mean or gain for each number of an observation, (obs,)."""
@@ -202,12 +184,7 @@ class Quantised:
         return whole.astype(np.int16)
 
     def advance(self, obs: Floats, state: Int16s) -> tuple[Int32s, Int16s]:
-        """The last layer's integers for (batch, obs), and the memory after.
-
-        Args:
-            obs: (batch, obs).
-            state: The memory before, (batch, memory); zeros where an episode begins.
-        """
+        """The last layer's integers for (batch, obs), and the memory, (batch, memory), after."""
         x: Int32s = self.inputs(obs).astype(np.int32)
         after, at = [], 0
         for layer in self.layers:
@@ -265,6 +242,11 @@ class Quantised:
             )
         return self.distribution(self.integers(obs))
 
+    def answer(self, obs: Floats, state: Floats) -> tuple[ActionDist, Floats]:
+        """The action distribution, and the memory after; it is in float32, which is exact."""
+        integers, after = self.advance(obs, state.astype(np.int16))
+        return self.distribution(integers), after.astype(np.float32)
+
     def actions(self, obs: Floats) -> Any:
         """What is done for observations (batch, obs); with a memory, a sequence."""
         return dists.mode(self.distribution(self.integers(obs)), self.spec.action)
@@ -278,29 +260,6 @@ class Quantised:
         """
         flat = np.asarray(obs, np.float32)
         return one_action(dists.mode(self(flat[None]), self.spec.action), self.spec)
-
-
-@final
-class RememberingIntegers:
-    """An executor in integers with a memory, as a `RecurrentPolicy`.
-
-    Args:
-        quantised: The executor.
-    """
-
-    def __init__(self, quantised: Quantised) -> None:
-        """Take the executor."""
-        self._quantised = quantised
-
-    def initial_state(self, batch: int) -> State:
-        """The memory that an episode starts with: zeros, (batch, memory)."""
-        # Whole numbers within ±32767: float32 holds them exactly.
-        return (np.zeros((batch, self._quantised.memory), np.float32),)
-
-    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
-        """Answer for observations (batch, obs) and give the memory that follows."""
-        integers, after = self._quantised.advance(obs, state[0].astype(np.int16))
-        return self._quantised.distribution(integers), (after.astype(np.float32),)
 
 
 def dense_parts(layers: tuple[Integers, ...]) -> list[IntLayer]:
@@ -318,14 +277,10 @@ def dense_parts(layers: tuple[Integers, ...]) -> list[IntLayer]:
 
 
 def requantise(acc: Int64s, multiplier: Int32s, shift: int, low: int, high: int) -> Int64s:
-    """(acc · multiplier + 2^(shift-1)) >> shift, then clamped (section 3.2).
+    """(acc · multiplier + 2^(shift-1)) >> shift, clamped to low and high (section 3.2).
 
-    Args:
-        acc: Accumulators, (…, out); they fit int32.
-        multiplier: (out,).
-        shift: 32 to 62; the shift keeps the sign, so halves are rounded up.
-        low: The least number that comes of it.
-        high: The greatest.
+    Accumulators, (…, out), fit int32; multipliers are (out,). The shift, 32 to 62, keeps the sign,
+    so halves are rounded up.
     """
     product = acc * multiplier.astype(np.int64)
     rounded: Int64s = (product + (np.int64(1) << np.int64(shift - 1))) >> shift
@@ -379,14 +334,10 @@ def remember(layer: IntGru, x: Int32s, h: Int32s) -> Int32s:
     width = layer.out
     given = forward(layer.inputs, x).astype(np.int64)
     kept = forward(layer.hidden, h).astype(np.int64)
-    gates = lookup(layer.sigmoid, _within(given[:, : 2 * width] + kept[:, : 2 * width]))
+    sums = given[:, : 2 * width] + kept[:, : 2 * width]
+    gates = lookup(layer.sigmoid, np.clip(sums, -32768, 32767))
     reset, update = gates[:, :width], gates[:, width:]
     let = (reset * kept[:, 2 * width :] + (1 << 14)) >> 15
-    new = lookup(layer.tanh, _within(given[:, 2 * width :] + let))
+    new = lookup(layer.tanh, np.clip(given[:, 2 * width :] + let, -32768, 32767))
     after: Int64s = new + ((update * (h - new) + (1 << 14)) >> 15)
     return after.astype(np.int32)
-
-
-def _within(x: Int64s) -> Int64s:
-    inside: Int64s = np.clip(x, -32768, 32767)
-    return inside

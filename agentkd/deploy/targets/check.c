@@ -2,7 +2,29 @@
  * data.h, written for it, names the executor's functions and holds the vectors. */
 #include "target.h"
 
+#include <math.h>
+
 #include "data.h"
+
+#if MEMORY > 0
+#define GIVEN(memory) memory,
+#define TAKES STATE *,
+#define NAMED STATE *memory,
+#else
+#define GIVEN(memory)
+#define TAKES
+#define NAMED
+#endif
+
+int outputs(const float *, TAKES OUTPUT *);
+int act(const float *, TAKES ACTION *);
+
+/* Written so that NaN differs, too. */
+static int differs(float got, float must)
+{
+    const float apart = got < must ? must - got : got - must;
+    return !(apart <= TOLERANCE * (1.0f + fabsf(must)));
+}
 
 #define SPIN 100000u
 #define DEEP 3072 /* bytes of stack that are painted */

@@ -20,9 +20,9 @@ from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, probes
 from agentkd.errors import SpecError
-from agentkd.executors.description import rebuild
 from agentkd.executors.difference import actions_of
 from agentkd.executors.executor import Executor
+from agentkd.executors.layers import rebuild
 from agentkd.executors.native import compile_native
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, from_json
 from tests.deploy_executors import CASES, lively

@@ -66,12 +66,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One message.
-
-    Attributes:
-        header: What is said.
-        arrays: Its arrays, in order.
-    """
+    """One message: what is said, and its arrays in order."""
 
     header: Mapping[str, Any]
     arrays: tuple[Floats, ...]
@@ -211,11 +206,7 @@ def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Fl
 
 
 def names_of(frame: Frame) -> list[str]:
-    """Say what the first arrays of an answer are.
-
-    Raises:
-        WireError: If it does not tell, or they are not there.
-    """
+    """Say what the first arrays of an answer are; refuse one that does not tell."""
     names = frame.header.get("names")
     known = [name for name in _NAMES if isinstance(names, list) and name in names]
     if names != known or len(known) > len(frame.arrays):

@@ -3,18 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from agentkd import dists
-from agentkd.planners.sb3.asked import View
-from agentkd.spec import ActionSpec, BoxSpec, MultiBinarySpec, MultiDiscreteSpec, Part, Spec
+from agentkd.planners.sb3.vecnormalize import Normaliser
+from agentkd.spec import (
+    ActionSpec,
+    BoxSpec,
+    MultiBinarySpec,
+    MultiDiscreteSpec,
+    ObsSpec,
+    Part,
+    Spec,
+    unflatten,
+)
 from agentkd.types import ActionDist, Actions, Floats, Policy, RecurrentPolicy
 
 _BATCH, _STEPS = 8, 3
 _TOLERANCE = 1e-4
 _WIDE = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """How flat observations of the environment become those that a policy takes.
+
+    Attributes:
+        given: The observation as the environment gives it.
+        saved: The observation as the policy takes it.
+        normaliser: What the flat observations go through first.
+    """
+
+    given: ObsSpec
+    saved: ObsSpec
+    normaliser: Normaliser | None
+
+    def __call__(self, obs: Floats) -> Any:
+        """Map flat observations (batch, size) to an array or a dictionary of arrays."""
+        outer = self.given
+        if self.normaliser is not None:
+            obs = self.normaliser(obs)
+            parts = (replace(part, dtype="float32") for part in outer.parts)
+            outer = replace(outer, parts=tuple(parts))
+        if self.flat:
+            return obs.astype(self.saved.parts[0].dtype)
+        own = unflatten(outer, obs)
+        if isinstance(own, dict):
+            return {part.name: _turned(own[part.name], part) for part in self.saved.parts}
+        return _turned(own, self.saved.parts[0])
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are as many numbers, laid out alike."""
+        alike = (self.given.size, self.given.layout)
+        return self.flat or alike == (self.saved.size, self.saved.layout)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the policy takes the observations flat."""
+        whole = self.saved.layout == "single" and not self.saved.parts[0].sizes
+        return whole and self.saved.parts[0].shape == (self.given.size,)
+
+
+def _turned(values: Any, part: Part) -> Any:
+    """Put an image's channels first where the policy wants them so."""
+    if part.kind == "box" and values.shape[1:] != part.shape and values.ndim == 4:
+        return values.transpose(0, 3, 1, 2)
+    return values
 
 
 def _drawn(part: Part, space: Any, random: np.random.Generator) -> Floats:

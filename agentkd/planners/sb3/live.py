@@ -8,15 +8,20 @@ of another class is asked through its own methods. What does not choose the acti
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from agentkd.errors import AgentkdError, LoadError, PlannerError, SpecError
 from agentkd.files import reason
+from agentkd.planners.actions import from_actions
 from agentkd.planners.planner import Planner
 from agentkd.planners.sb3 import build as sb3
-from agentkd.planners.sb3.asked import Asked, AskedRecurrent, View
-from agentkd.planners.sb3.compare import agrees
+from agentkd.planners.sb3.compare import View, agrees
 from agentkd.planners.sb3.file import weights_of
 from agentkd.planners.sb3.policy import (
     ALGORITHMS,
@@ -25,29 +30,97 @@ from agentkd.planners.sb3.policy import (
     Description,
     algorithm_of_module,
     check_action,
-    masked,
     refuse_masks,
 )
 from agentkd.planners.sb3.spaces import image_parts, spaces_spec
+from agentkd.planners.sb3.tensors import array, distribution
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, statistics_of
 from agentkd.spec import Spec
-from agentkd.types import Policy, RecurrentPolicy
-
-_BASES = (
-    ("stable_baselines3.common.base_class", "BaseAlgorithm"),
-    ("stable_baselines3.common.policies", "BasePolicy"),
-)
+from agentkd.types import ActionDist, Floats, Policy, QValues, RecurrentPolicy, State
 
 
-def is_model(found: Any) -> bool:
-    """Whether an object is an SB3 model or policy; SB3 is not imported for it."""
-    return any((base.__module__, base.__name__) in _BASES for base in type(found).__mro__)
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A policy of a class of its own. It is a `Policy`.
+
+    Attributes:
+        policy: A `BasePolicy`.
+        spec: The environment.
+        view: How the policy sees its observations.
+        predict: The model's, which gives the actions that are right.
+        by_predict: Whether only what `predict` chooses is known.
+    """
+
+    policy: Any
+    spec: Spec
+    view: View
+    predict: Callable[..., Any]
+    by_predict: bool = False
+
+    def observed(self, obs: Floats) -> Any:
+        """Bring flat observations to tensors as the policy takes them."""
+        self.policy.set_training_mode(False)
+        tensor, _ = self.policy.obs_to_tensor(self.view(obs))
+        return tensor
+
+    def read(self, found: Any) -> ActionDist:
+        """Read a distribution of SB3's."""
+        squashed = getattr(found, "bijector", None) is not None
+        return distribution(found.distribution, self.spec.action, squashed=squashed)
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Give the action distribution for raw flat observations (batch, size)."""
+        if self.by_predict:
+            chosen, _ = self.predict(self.view(obs), deterministic=True)
+            return from_actions(chosen, len(obs), self.spec.action)
+        policy = self.policy
+        with torch.inference_mode():
+            seen = self.observed(obs)
+            if hasattr(policy, "get_distribution"):
+                return self.read(policy.get_distribution(seen))
+            if hasattr(getattr(policy, "actor", None), "get_action_dist_params"):
+                mean, log_std, options = policy.actor.get_action_dist_params(seen)
+                found = policy.actor.action_dist.proba_distribution(mean, log_std, **options)
+                return distribution(found.distribution, self.spec.action, squashed=True)
+            if hasattr(policy, "quantile_net"):
+                return QValues(array(policy.quantile_net(seen).mean(dim=1)))
+            if hasattr(policy, "q_net"):
+                return QValues(array(policy.q_net(seen)))
+        return replace(self, by_predict=True)(obs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AskedRecurrent:
+    """A recurrent policy of a class of its own. It is a `RecurrentPolicy`."""
+
+    asked: Asked
+
+    def initial_state(self, batch: int) -> State:
+        """Give the memory that an episode starts with: zeros."""
+        layers, _, width = self.asked.policy.lstm_hidden_state_shape
+        shape = (batch, layers, width)
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
+        """Give the action distribution for (batch, size) and the next memory."""
+        policy = self.asked.policy
+        with torch.inference_mode():
+            seen = self.asked.observed(obs)
+            before = tuple(_turned(torch.from_numpy(each)).to(policy.device) for each in state)
+            starts = torch.zeros(len(obs), device=policy.device)
+            found, after = policy.get_distribution(seen, before, starts)
+            dist = self.asked.read(found)
+            hidden, cell = (array(_turned(each)) for each in after)
+        return dist, (hidden, cell)
+
+
+def _turned(state: Tensor) -> Tensor:
+    """Bring (batch, layers, width) to (layers, batch, width), or back."""
+    return state.transpose(0, 1).contiguous()
 
 
 def _own(policy: Any) -> bool:
     """Whether a policy, its extractor and its activation are SB3's and torch's own."""
-    from torch import nn
-
     activation = getattr(policy, "activation_fn", nn.ReLU)
     if getattr(nn, getattr(activation, "__name__", ""), None) is not activation:
         return False
@@ -110,8 +183,8 @@ def from_model(
     if model is policy:
         name = algorithm_of_module(type(policy).__module__) or name
     where = f"The {name} model"
-    if any(masked(base.__module__) for base in type(policy).__mro__):
-        refuse_masks(where)
+    for base in type(policy).__mro__:
+        refuse_masks(base.__module__, where)
     if statistics is None and hasattr(model, "get_vec_normalize_env"):
         wrapper = model.get_vec_normalize_env()
         if wrapper is not None:

@@ -31,26 +31,9 @@ _SAVE, _EXECUTOR = {"data", "policy.pth"}, {"manifest.json", "weights.safetensor
 _SUFFIXES = ("", ".pkl", ".pickle", ".p")
 _CUSTOMARY = re.compile(r"vec[_-]?norm", re.IGNORECASE)
 _FIRST_BYTES, _CLASS = 512, b"vec_normalize"
-_WORDS = frozenset(
-    [
-        "vecnormalize",
-        "vecnormalise",
-        "vecnorm",
-        "vecenv",
-        "vec",
-        "venv",
-        "env",
-        "normalize",
-        "normalise",
-        "normalized",
-        "normalizer",
-        "normalization",
-        "norm",
-        "obs",
-        "rms",
-        "stats",
-        "statistics",
-    ]
+_SAYS_STATISTICS = re.compile(
+    "vecnormali[sz]e|vecnorm|vecenv|vec|venv|env|normali[sz]e|normalized|normalizer|normalization"
+    "|norm|obs|rms|stats|statistics"
 )
 _CHECKPOINT = re.compile(r"_\d+_steps$")
 
@@ -200,7 +183,7 @@ def _is_statistics(path: Path) -> bool:
 def _words(stem: str) -> tuple[str, ...]:
     """The words of a name, without those that only say that it holds statistics."""
     words = re.split(r"[_\- ]+", stem.lower())
-    return tuple(word for word in words if word and word not in _WORDS)
+    return tuple(word for word in words if word and not _SAYS_STATISTICS.fullmatch(word))
 
 
 def _part(some: tuple[str, ...], words: tuple[str, ...]) -> bool:

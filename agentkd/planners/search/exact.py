@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, final
 import numpy as np
 
 from agentkd.errors import ConfigError, PlannerError
-from agentkd.planners.sb3.model import Model, restored
+from agentkd.planners.search.worlds import Model, restored
 from agentkd.types import Categorical, Floats
 
 S = TypeVar("S", bound=Hashable)

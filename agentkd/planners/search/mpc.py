@@ -21,7 +21,7 @@ from typing import Literal, final, get_args
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, did_you_mean
-from agentkd.planners.search.rollouts import Doubles, Rollouts
+from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.types import Floats, Gaussian
 
 Method = Literal["mppi", "cem"]

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import ConfigError, PlannerError, SpecError
-from agentkd.planners.search.rollouts import Doubles
+from agentkd.planners.search.worlds import Doubles
 from agentkd.types import Floats
 
 

@@ -100,11 +100,7 @@ class FunctionPolicy:
         return int(getattr(self.function, "horizon", 1))
 
     def __call__(self, obs: Floats, /) -> ActionDist:
-        """Give `horizon` rows for each of the flat observations (batch, size).
-
-        Raises:
-            PlannerError: If the answer does not fit the actions or is not finite.
-        """
+        """Give `horizon` rows for each of the flat observations (batch, size)."""
         answer = self.function(obs)
         if isinstance(answer, Guidance):
             # Rows, goals and expectations are checked where they are used.

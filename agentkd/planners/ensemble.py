@@ -55,14 +55,8 @@ def blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
 def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
     """The probabilities of a distribution over choices, side by side.
 
-    Args:
-        dist: A Categorical, QValues, MultiCategorical or Bernoulli.
-        temperature: Divides the logits or values. None is 1 for logits, and for values their own
-            standard deviation over the choices, row by row, so that the units of the return do not
-            matter.
-
-    Raises:
-        SpecError: If it is a distribution over boxes.
+    The temperature divides the logits or values. None is 1 for logits, and for values their own
+    standard deviation over the choices, row by row, so that the units of the return do not matter.
     """
     heat = np.float32(temperature or 1.0)
     match dist:

@@ -202,13 +202,7 @@ def _save(
 
 
 def _unpickle(path: Path, algorithm: str | None) -> tuple[Any, str]:
-    """Load a save with SB3's own `load`, which runs whatever code it holds.
-
-    Only reached where the caller allowed it by name. Gives the model and the file's SHA-256.
-
-    Raises:
-        LoadError: If SB3 cannot load it.
-    """
+    """Load a save with SB3's own `load`, which runs whatever code it holds."""
     import sb3_contrib
     import stable_baselines3
 
@@ -243,11 +237,7 @@ def _contradicted(save: Save, known: Statistics) -> bool:
 
 
 def _check_statistics(save: Save, beside: Beside, known: Statistics | None) -> None:
-    """Compare the statistics that were found with what the save tells of itself.
-
-    Raises:
-        ConfigError: If statistics were found for a policy that saw raw observations.
-    """
+    """Compare the statistics that were found with what the save tells of itself."""
     told = saw_normalised(save.data)
     own, path = beside.own, printable(str(save.path))
     if known is not None and _contradicted(save, known):
@@ -342,11 +332,7 @@ def _ensemble(
 def build(
     ref: str | Sequence[str], spec: Mapping[str, Any], access: Mapping[str, Any] | None = None
 ) -> Policy | RecurrentPolicy:
-    """Load a policy in a process of its own, of JSON values.
-
-    The environment is written as by `agentkd.spec.to_json`; `access` holds the options of
-    `load_planner`.
-    """
+    """Load a policy of JSON values: a spec of `to_json`, and the options of `load_planner`."""
     return load_policy(ref, from_json(spec), **(access or {}))
 
 

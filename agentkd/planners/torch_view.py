@@ -30,11 +30,9 @@ Forward = Callable[[Tensor, Trace | None], Tensor]
 class Opened:
     """What a planner computes, in torch.
 
-    Attributes:
-        kind: Of its answers.
-        answer: Gives for observations in the environment's units, (batch, obs), what
-            `agentkd.dists.pack` makes of the planner's answer, (batch, width), with a gradient; a
-            `Trace` takes what is computed on the way.
+    `answer` gives for observations in the environment's units, (batch, obs), what
+    `agentkd.dists.pack` makes of an answer of this kind, (batch, width), with a gradient; a `Trace`
+    takes what is computed on the way.
     """
 
     kind: Kind

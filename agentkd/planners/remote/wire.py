@@ -73,11 +73,7 @@ class Frame:
 
 
 def address_of(text: str) -> Address:
-    """Read "ws://host:port" or "wss://host:port"; the port may be left out.
-
-    Raises:
-        ConfigError: If it is no address.
-    """
+    """Read "ws://host:port" or "wss://host:port"; the port may be left out."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -95,21 +91,13 @@ def address_of(text: str) -> Address:
 
 
 def token_of_environment() -> str:
-    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none.
-
-    Raises:
-        ConfigError: If the file cannot be read.
-    """
+    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none."""
     path = os.environ.get(TOKEN_FILE)
     return read_token(Path(path)) if path else os.environ.get(TOKEN, "")
 
 
 def read_token(path: Path) -> str:
-    """Read a token from a file.
-
-    Raises:
-        ConfigError: If it cannot be read, or is empty.
-    """
+    """Read a token from a file."""
     try:
         token = read_file(path, _MOST_TOKEN).decode().strip()
     except LoadError as error:
@@ -128,11 +116,7 @@ def bearer(token: str) -> str:
 
 
 def pack(header: Mapping[str, Any], arrays: Sequence[Floats] = (), most: int = MOST_BYTES) -> bytes:
-    """Write a message.
-
-    Raises:
-        WireError: If its arrays have more than `most` bytes, or its header too many.
-    """
+    """Write a message whose arrays have at most `most` bytes, or raise a `WireError`."""
     flat = [np.ascontiguousarray(array, "<f4") for array in arrays]
     head = json.dumps({**header, "shapes": [array.shape for array in flat]}).encode()
     size = sum(array.nbytes for array in flat)
@@ -146,11 +130,7 @@ def pack(header: Mapping[str, Any], arrays: Sequence[Floats] = (), most: int = M
 
 
 def unpack(data: str | bytes) -> Frame:
-    """Read a message.
-
-    Raises:
-        WireError: If it is none.
-    """
+    """Read a message, or raise a `WireError`."""
     if isinstance(data, str) or len(data) < _LENGTH.size:
         raise WireError("A message without a header.")
     (length,) = _LENGTH.unpack_from(data)
@@ -215,11 +195,7 @@ def names_of(frame: Frame) -> list[str]:
 
 
 def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
-    """Read what `answer_frame` laid out.
-
-    Raises:
-        WireError: If it is not that.
-    """
+    """Read what `answer_frame` laid out."""
     header = frame.header
     names, kind = names_of(frame), header.get("kind")
     found = dict(zip(names, frame.arrays, strict=False))

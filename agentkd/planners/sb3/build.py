@@ -245,12 +245,7 @@ class _Builder:
 def build(
     description: Description, given: Spec | None, statistics: Statistics | None
 ) -> tuple[Policy | RecurrentPolicy, Spec, int]:
-    """Rebuild what acts.
-
-    Args:
-        description: What the policy is.
-        given: The environment; None for the spaces that the policy was trained with.
-        statistics: What VecNormalize knew.
+    """Rebuild what acts, for the environment, or for the spaces that the policy was trained with.
 
     Returns:
         The policy, its environment, and how many trained numbers act.

@@ -29,13 +29,7 @@ _WIDE = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """How flat observations of the environment become those that a policy takes.
-
-    Attributes:
-        given: The observation as the environment gives it.
-        saved: The observation as the policy takes it.
-        normaliser: What the flat observations go through first.
-    """
+    """How flat observations of the environment become those that a policy takes."""
 
     given: ObsSpec
     saved: ObsSpec
@@ -104,12 +98,7 @@ def _drawn(part: Part, space: Any, random: np.random.Generator) -> Floats:
 
 
 def observations(view: View, space: Any) -> Floats:
-    """Draw flat observations that could occur, (batch, size).
-
-    Args:
-        view: How the policy sees them.
-        space: The policy's observation space.
-    """
+    """Draw flat observations, (batch, size), that could occur in a policy's observation space."""
     random = np.random.default_rng(0)
     if view.flat:
         flat = _drawn(view.saved.parts[0], space, random)
@@ -163,15 +152,7 @@ def agrees(
     view: View,
     space: Any,
 ) -> bool:
-    """Whether a policy chooses what a model's `predict` chooses, deterministically.
-
-    Args:
-        policy: What is compared.
-        predict: The model's.
-        spec: The environment.
-        view: How the model sees it.
-        space: The model's observation space.
-    """
+    """Whether a policy chooses what a model's `predict` chooses, deterministically."""
     flat = observations(view, space)
     own = view(flat)
     if not isinstance(policy, RecurrentPolicy):

@@ -35,14 +35,7 @@ LIMIT_WEIGHTS = 4 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """What a save says about itself, and its weights.
-
-    Attributes:
-        path: Where it lies.
-        digest: The SHA-256 of the file.
-        data: The JSON object.
-        weights: The policy's arrays by name.
-    """
+    """What a save says about itself, and its weights; `data` is its JSON object."""
 
     path: Path
     digest: str
@@ -90,12 +83,7 @@ def _not_a_save(path: Path, names: list[str]) -> LoadError:
 def weights_of(state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS) -> Weights:
     """Take a state dict's tensors as float32 arrays that share their memory.
 
-    The names are those of the model before torch.compile.
-
-    Args:
-        state: Tensors by name.
-        where: What they come from, for messages.
-        most: Bytes that they may take together.
+    The names are those of the model before torch.compile. Together they may take `most` bytes.
 
     Raises:
         LoadError: If something in it is no tensor of stored numbers.

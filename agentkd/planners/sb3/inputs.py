@@ -57,11 +57,7 @@ class Feature:
 
 
 def _moved(one_hot: Floats, start: int) -> Floats:
-    """Move the columns of one-hot vectors to where SB3 has them.
-
-    Raises:
-        SpecError: If a number has no column there.
-    """
+    """Move the columns of one-hot vectors to where SB3 has them."""
     n = one_hot.shape[1]
     moved = np.zeros((len(one_hot), n), np.float32)
     columns = np.arange(n) + start
@@ -79,11 +75,7 @@ def _moved(one_hot: Floats, start: int) -> Floats:
 class Inputs:
     """All features side by side, from raw flat observations.
 
-    Attributes:
-        features: The parts, in the order in which the policy takes them; none where it takes the
-            observation flat, as it is.
-        normaliser: What comes first, where there is one.
-        size: How many features there are.
+    Without features the policy takes the observation flat, as it is. `size` counts the features.
     """
 
     features: tuple[Feature, ...]
@@ -142,12 +134,7 @@ def read_inputs(
 ) -> Inputs:
     """Find how the environment's flat observations become the policy's features.
 
-    Args:
-        about: The policy.
-        given: The observation as the environment gives it.
-        normaliser: What the flat observations go through first.
-        taker: The policy's weights.
-        prefix: How the names of the features extractor's weights begin.
+    `prefix` is how the names of the features extractor's weights begin.
 
     Raises:
         SpecError: If the observations differ.

@@ -41,14 +41,9 @@ from agentkd.types import ActionDist, Floats, Policy, QValues, RecurrentPolicy, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """A policy of a class of its own. It is a `Policy`.
+    """A policy of a class of its own, a `BasePolicy`. It is a `Policy`.
 
-    Attributes:
-        policy: A `BasePolicy`.
-        spec: The environment.
-        view: How the policy sees its observations.
-        predict: The model's, which gives the actions that are right.
-        by_predict: Whether only what `predict` chooses is known.
+    The model's `predict` gives the actions that are right; with `by_predict`, only they are known.
     """
 
     policy: Any
@@ -220,11 +215,7 @@ def from_model(
 
 
 def _asked(asked: Asked, where: str) -> Policy | RecurrentPolicy:
-    """Give the policy that asks for distributions; for actions, if only they are right.
-
-    Raises:
-        PlannerError: If `predict` fails, or chooses what nothing else tells.
-    """
+    """Give the policy that asks for distributions; for actions, if only they are right."""
     ways: tuple[Policy | RecurrentPolicy, ...] = (asked, replace(asked, by_predict=True))
     if hasattr(asked.policy, "lstm_hidden_state_shape"):
         ways = (AskedRecurrent(asked),)

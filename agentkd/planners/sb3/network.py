@@ -142,22 +142,14 @@ class Taker:
         return torch.from_numpy(found)
 
     def take(self, name: str) -> Tensor:
-        """Take an array.
-
-        Raises:
-            LoadError: If it is not there.
-        """
+        """Take an array; a save without it is refused."""
         found = self.optional(name)
         if found is None:
             raise LoadError(f"The save has no weights {name!r}{did_you_mean(name, self._weights)}")
         return found
 
     def linear(self, name: str, inputs: int | None = None) -> Linear:
-        """Take a linear layer: `name`.weight and, where there is one, `name`.bias.
-
-        Raises:
-            LoadError: If it is missing or does not take so many inputs.
-        """
+        """Take a linear layer: `name`.weight and, where there is one, `name`.bias."""
         weight = self.take(f"{name}.weight")
         bias = self.optional(f"{name}.bias")
         shape = tuple(weight.shape)
@@ -191,10 +183,7 @@ class Taker:
         """Take linear layers with a batch renormalisation before each and at the end.
 
         In evaluation each renormalisation is a scale and a shift of its inputs (arXiv:1702.03275),
-        which become part of the layer that follows.
-
-        Returns:
-            The layers, and the last renormalisation as a diagonal layer; None where there are none.
+        which become part of the layer that follows; the last becomes a diagonal layer.
         """
         layers: list[Linear] = []
         before: Linear | None = None

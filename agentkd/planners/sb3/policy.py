@@ -71,17 +71,12 @@ class Description:
     """All that is needed to rebuild what acts.
 
     Attributes:
-        algorithm: Its name, such as "TQC".
-        kind: How its policy is built.
-        obs: The observation as the policy takes it.
-        action: The actions it was trained for.
         images: The names of the observation's images that are divided by 255.
         activation: The name of the activation's class in torch.nn.
         use_expln: Whether gSDE bounds its deviation with `expln`.
         squash: Whether the actions end in tanh, where the algorithm leaves it open.
         clip_mean: gSDE of SAC keeps its mean within [-clip_mean, clip_mean].
         epsilon: CrossQ's renormalisation adds it to the variance.
-        weights: The policy's arrays.
         where: The file, for messages.
     """
 
@@ -116,11 +111,7 @@ def algorithm_of_module(module: str) -> str | None:
 
 
 def refuse_masks(module: str, where: str) -> None:
-    """Refuse a policy of a module of MaskablePPO's: it acts only together with masks.
-
-    Raises:
-        SpecError: If it is such a module.
-    """
+    """Refuse a policy of a module of MaskablePPO's: it acts only together with masks."""
     if re.fullmatch(_MASKED, module):
         raise SpecError(
             f"{where} is a policy of MaskablePPO. It needs action masks, and a planner "
@@ -132,11 +123,7 @@ def refuse_masks(module: str, where: str) -> None:
 
 
 def known_algorithm(algorithm: str) -> str:
-    """Give an algorithm's name as it is written.
-
-    Raises:
-        ConfigError: If there is no such algorithm.
-    """
+    """Give an algorithm's name as it is written; a `ConfigError` if there is none."""
     names = {name.lower(): name for name in ALGORITHMS}
     name = algorithm.lower().replace("-", "").replace("_", "")
     if name not in names:
@@ -223,10 +210,8 @@ def _activation(save: Save, kind: Kind) -> str:
 def describe(save: Save, algorithm: str | None = None) -> Description:
     """Say what policy a save holds.
 
-    Args:
-        save: The save.
-        algorithm: Its algorithm, where the save does not tell or uses a class of its own that only
-            sets options of a known one.
+    The algorithm is given where the save does not tell, or uses a class of its own that only sets
+    options of a known one.
 
     Raises:
         ConfigError: If there is no such algorithm.
@@ -260,11 +245,7 @@ def describe(save: Save, algorithm: str | None = None) -> Description:
 
 
 def check_action(saved: ActionSpec, given: ActionSpec, where: str) -> None:
-    """Make sure that a policy's actions are those of the environment.
-
-    Raises:
-        SpecError: If they are not.
-    """
+    """Make sure that a policy's actions are those of the environment, or raise a `SpecError`."""
     if isinstance(saved, BoxSpec) and isinstance(given, BoxSpec):
         if len(saved.low) != len(given.low):
             raise SpecError(

@@ -225,9 +225,6 @@ class _Unpickler(_Base):
 def read(data: bytes) -> Any:
     """Read a pickle of spaces or statistics; run nothing.
 
-    Args:
-        data: The pickle's bytes.
-
     Returns:
         Plain values, NumPy arrays, and a `Record` for each object, whose class has the name of the
         object's class.
@@ -246,12 +243,7 @@ def read(data: bytes) -> Any:
 
 
 def _settled(value: Any, done: dict[int, Any]) -> Any:
-    """Put arrays in the place of their stand-ins, in each object once.
-
-    Args:
-        value: What was read.
-        done: What each object became, by its identity.
-    """
+    """Put arrays in the place of their stand-ins, in each object once; `done` goes by identity."""
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, _Dtype):

@@ -35,12 +35,9 @@ def plain_kind(action: ActionSpec) -> Kind:
 def packed(found: Any, action: ActionSpec, *, squashed: bool = False) -> tuple[Kind, Tensor]:
     """Lay out what a torch module answered as `agentkd.dists.pack` does, with its gradient.
 
-    Args:
-        found: A torch distribution (Categorical, Bernoulli, Normal, Independent of these, a list of
-            Categoricals); a pair (mean, log_std); or a tensor: logits
-            for choices, the action in the environment's units for boxes.
-        action: The environment's actions.
-        squashed: Whether a Gaussian is one before tanh.
+    It may be a torch distribution (Categorical, Bernoulli, Normal, Independent of these, a list of
+    Categoricals); a pair (mean, log_std); or a tensor: logits for choices, the action in the
+    environment's units for boxes. With `squashed`, a Gaussian is one before tanh.
 
     Raises:
         SpecError: If it is anything else.

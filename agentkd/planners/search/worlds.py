@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import AgentkdError, ConfigError, PlannerError, SpecError
+from agentkd.errors import AgentkdError, PlannerError, SpecError, check_range
 from agentkd.planners.ensemble import probabilities
 from agentkd.types import Floats, Policy
 
@@ -73,16 +73,14 @@ def roll(
 ) -> Floats:
     """Give the observation after some actions, as far as the model knows the world.
 
-    So a planner can be asked about the state in which its answer will arrive.
+    So a planner can be asked about the state in which its answer will arrive. Where all is over
+    before, it is what is observed at the end.
 
     Args:
         model: The world.
         observe: Gives what is observed in a state, (obs,).
         obs: What is observed now, (obs,).
         actions: What is done from now on, counted from 0, oldest first.
-
-    Returns:
-        What is observed then; where all is over before, what is observed at the end.
     """
     state = model.restore(obs)
     for action in actions:
@@ -93,11 +91,7 @@ def roll(
 
 
 def restored(model: Model[S], obs: Floats) -> S:
-    """Restore a state, so that whatever goes wrong is a planner's error.
-
-    Raises:
-        PlannerError: If the model raises.
-    """
+    """Restore a state, so that whatever goes wrong is a planner's error."""
     try:
         return model.restore(obs)
     except AgentkdError:
@@ -114,13 +108,10 @@ def prior_of(
 ) -> Callable[[S], Floats]:
     """Make a search's prior of a policy with choices, such as an executor.
 
-    Args:
-        policy: Answers with choices out of n.
-        observe: Gives what is observed in a state, (obs,).
-        temperature: Above 1, the search follows it less.
+    `observe` gives what is observed in a state, (obs,). With a temperature above 1, the search
+    follows the prior less.
     """
-    if not temperature > 0:
-        raise ConfigError(f"temperature is {temperature}; it has to be above 0.")
+    check_range("temperature", temperature, above=0)
 
     def prior(state: S) -> Floats:
         row: Floats = probabilities(policy(observe(state)[None]), temperature)[0]
@@ -137,7 +128,7 @@ def lived(
     discount: float = 1.0,
     value: Callable[[S], float] | None = None,
 ) -> Callable[[S], float]:
-    """Make a search's value by living on from a state for a while.
+    """Make a search's value by living on from a state for so many ticks.
 
     Args:
         model: The world.
@@ -146,8 +137,7 @@ def lived(
         discount: What a reward is worth a tick later.
         value: What the state at the end is worth; 0 if left out.
     """
-    if steps < 1:
-        raise ConfigError(f"steps is {steps}; it has to be at least 1.")
+    check_range("steps", steps, least=1)
 
     def worth(state: S) -> float:
         total, weight = 0.0, 1.0

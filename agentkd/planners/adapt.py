@@ -19,7 +19,7 @@ from agentkd.errors import (
     SpecError,
 )
 from agentkd.executors.executor import Executor
-from agentkd.planners.actions import SMOOTHING, from_actions
+from agentkd.planners.actions import from_actions
 from agentkd.planners.planner import Planner
 from agentkd.planners.sb3.policy import is_model
 from agentkd.spec import BoxSpec, ObsSpec, Spec, unflatten
@@ -43,13 +43,11 @@ class BlackBox:
     """An object with only `predict`, which takes what the environment gives, batched.
 
     It is a `Policy`. `predict` gives actions, or a pair whose first item is the actions; it is
-    called with `deterministic=True` if it has such a parameter. A chosen action leaves `smoothing`
-    of the probability to all actions alike.
+    called with `deterministic=True` if it has such a parameter. Choices are smoothed.
     """
 
     predict: Any
     spec: Spec
-    smoothing: float = SMOOTHING
 
     def __post_init__(self) -> None:
         """Refuse a `predict` that takes action masks."""
@@ -75,7 +73,7 @@ class BlackBox:
                 )
             answer = answer[0]
         try:
-            return from_actions(answer, len(obs), self.spec.action, self.smoothing)
+            return from_actions(answer, len(obs), self.spec.action)
         except SpecError as error:
             raise PlannerError(f"predict answered garbage: {error}") from error
 

@@ -49,7 +49,7 @@ from agentkd.planners.sb3.spaces import read_spaces
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve, working_directory_on_path
-from agentkd.spec import BoxSpec, ObsSpec, Part, Spec, from_json
+from agentkd.spec import BoxSpec, Part, Spec, from_json
 from agentkd.types import Policy, RecurrentPolicy
 
 _EXECUTOR = "planner.akd"
@@ -172,8 +172,6 @@ def _save(
     *,
     allow_pickle: bool,
 ) -> Planner:
-    from agentkd.planners.sb3 import build as sb3
-
     beside = Beside(None) if vecnormalize is not None else find_statistics(save)
     given = beside.own
     if vecnormalize is not None and vecnormalize != RAW:
@@ -186,6 +184,8 @@ def _save(
         read = read_save(save)
         if vecnormalize is None:
             _check_statistics(read, beside, known)
+        from agentkd.planners.sb3 import build as sb3
+
         with loading(save, keep=(AgentkdError,)):
             description = describe(read, algorithm)
             policy, built_for, size = sb3.build(description, spec, known)
@@ -288,12 +288,8 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
 
 def _alike(left: Spec, right: Spec) -> bool:
     """Whether two specs lay observations out alike; one may be flattened."""
-
-    def parts(obs: ObsSpec) -> list[Part]:
-        return [replace(part, dtype="float32") for part in obs.parts]
-
+    both = [[replace(part, dtype="float32") for part in each.obs.parts] for each in (left, right)]
     flat = [Part("", "box", (left.obs.size,), "float32")]
-    both = (parts(left.obs), parts(right.obs))
     alike = both[0] == both[1] or flat in both
     return alike and left.obs.size == right.obs.size and left.action == right.action
 

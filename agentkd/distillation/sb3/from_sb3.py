@@ -141,6 +141,8 @@ def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
     trunk, head = policy.trunk, policy.head
     between = head.tower.between
     squashed = head.squash or head.kind == "squashed"
+    if trunk.layers and not trunk.ends:
+        raise LoadError(f"{where} normalises after its last activation. Distil it instead.")
     if np.isfinite(head.limit):
         layers = _clipped(trunk, head.tower.layers[-1], float(head.limit), where)
         return layers, squashed, between

@@ -14,6 +14,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,20 +75,16 @@ class Frame:
 
 def address_of(text: str) -> Address:
     """Read "ws://host:port" or "wss://host:port"; the port may be left out."""
-    try:
+    with suppress(ValueError):
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    else:
-        if f"{parts.scheme}://" not in SCHEMES or text.count("/") > 2 or "@" in text:
-            host = None
-    if not host:
-        raise ConfigError(
-            f"{text!r} is no address. Write ws://HOST:PORT, such as "
-            f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
-        )
-    return Address(text.startswith("wss"), host, DEFAULT_PORT if port is None else port)
+        known = f"{parts.scheme}://" in SCHEMES and text.count("/") == 2 and "@" not in text
+        if host and known:
+            return Address(parts.scheme == "wss", host, DEFAULT_PORT if port is None else port)
+    raise ConfigError(
+        f"{text!r} is no address. Write ws://HOST:PORT, such as "
+        f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
+    )
 
 
 def token_of_environment() -> str:

@@ -186,26 +186,30 @@ class _Builder:
     def squashed(self, width: int) -> tuple[Perceptron, Head]:
         """Build SAC's actor and the like."""
         prefix, about = "actor.latent_pi.", self.about
-        last: Linear | None = None
+        norm: Linear | None = None
         if about.algorithm == "CrossQ":
-            layers, last = self.taker.renormed(prefix, width, about.epsilon)
+            layers, norm = self.taker.renormed(prefix, width, about.epsilon)
         else:
             layers = self.taker.sequence(prefix, width)
         trunk = Perceptron(layers, self.between, ends=True)
-        if last is not None:
-            trunk = Perceptron((*layers, last), self.between)
         width = trunk.width(width)
         clipped = bool(self.taker.names("actor.mu.0."))
-        tower = self.last("actor.mu.0" if clipped else "actor.mu", width)
+        mean = "actor.mu.0" if clipped else "actor.mu"
         log_std = self.taker.optional("actor.log_std")
         if log_std is None:
-            deviation = self.last("actor.log_std", width)
+            tower, deviation = (self.last(each, width, norm) for each in (mean, "actor.log_std"))
             return trunk, self.head("squashed", tower, deviation=deviation)
         if log_std.ndim != 2:
             raise LoadError(f"{about.where}: 'actor.log_std' is of shape {tuple(log_std.shape)}.")
+        if norm is not None:  # which gSDE's deviation depends on, too
+            trunk = Perceptron((*layers, norm), self.between)
         limit = about.clip_mean if clipped else inf
         return trunk, self.head(
-            "squashed", tower, log_std=log_std, use_expln=about.use_expln, limit=limit
+            "squashed",
+            self.last(mean, width),
+            log_std=log_std,
+            use_expln=about.use_expln,
+            limit=limit,
         )
 
     def direct(self, width: int) -> tuple[Perceptron, Head]:
@@ -225,8 +229,9 @@ class _Builder:
         squash = kind == "deterministic" or self.about.squash
         return nothing, self.head(plain_kind(self.action), tower, squash=squash)
 
-    def last(self, name: str, width: int) -> Perceptron:
-        return Perceptron((self.taker.linear(name, width),), self.between)
+    def last(self, name: str, width: int, norm: Linear | None = None) -> Perceptron:
+        layer = self.taker.linear(name, width)
+        return Perceptron((layer if norm is None else layer.after(norm),), self.between)
 
     def head(self, kind: Kind, tower: Perceptron, **more: Any) -> Head:
         self.check_size(tower)

@@ -113,15 +113,6 @@ def weights_of(state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS) 
     return weights
 
 
-def _read_weights(raw: bytes, path: Path) -> Weights:
-    what = f"{path}: 'policy.pth'"
-    state = load_tensors(raw, what)
-    if not isinstance(state, dict):
-        raise LoadError(f"{what} holds a {type(state).__name__}.")
-    with loading(path, keep=(NumbersError,)):
-        return weights_of(state, str(path), most=4 * len(raw))
-
-
 def read_save(path: Path) -> Save:
     """Read a Stable-Baselines3 save; nothing in it is run.
 
@@ -154,4 +145,8 @@ def read_save(path: Path) -> Save:
     data = parse_json(raw, f"{path}: 'data'", limit=LIMIT_DATA, infinite=True)
     if not isinstance(data, dict):
         raise LoadError(f"{path}: 'data' is not a JSON object.")
-    return Save(path, digest, data, _read_weights(tensors, path))
+    state = load_tensors(tensors, f"{path}: 'policy.pth'")
+    if not isinstance(state, dict):
+        raise LoadError(f"{path}: 'policy.pth' holds a {type(state).__name__}.")
+    with loading(path, keep=(NumbersError,)):
+        return Save(path, digest, data, weights_of(state, str(path), most=4 * len(tensors)))

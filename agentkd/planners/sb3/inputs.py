@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd.errors import SpecError
 from agentkd.planners.sb3.network import NatureCnn, Taker
@@ -20,18 +20,16 @@ class Feature:
     """One part of the observation, as SB3's extractors treat it.
 
     Attributes:
-        span: Its columns in the flat observation.
-        shape: Its shape there.
-        turn: Whether its channels come last and have to come first.
+        columns: Where its numbers lie in the flat observation, an image's channels first.
+        shape: Its shape then.
         scale: What it is multiplied with.
-        cnn: The convolutions it goes through, else it is flattened.
+        cnn: The convolutions it goes through, else it is flat.
         start: For one choice, the number of the first. SB3 one-hots the number itself, so that its
             columns are further right by as much.
     """
 
-    span: slice
+    columns: NDArray[np.intp]
     shape: tuple[int, ...]
-    turn: bool
     scale: float
     cnn: NatureCnn | None
     start: int = 0
@@ -39,21 +37,16 @@ class Feature:
     @property
     def plain(self) -> bool:
         """Whether its numbers are taken as they are."""
-        return not (self.turn or self.scale != 1.0 or self.cnn is not None or self.start)
+        return self.scale == 1.0 and self.cnn is None and not self.start
 
     def __call__(self, obs: Floats) -> Floats:
         """Map flat observations to this part's features, (batch, features)."""
-        x = obs[:, self.span]
-        if self.plain:
-            return x
+        x = obs[:, self.columns]
         if self.start:
-            return _moved(x, self.start)
-        x = x.reshape(len(x), *self.shape)
-        if self.turn:
-            x = x.transpose(0, 3, 1, 2)
+            x = _moved(x, self.start)
         if self.scale != 1.0:
             x = x * np.float32(self.scale)
-        return x.reshape(len(x), -1) if self.cnn is None else self.cnn(x)
+        return x if self.cnn is None else self.cnn(x.reshape(len(x), *self.shape))
 
 
 def _moved(one_hot: Floats, start: int) -> Floats:
@@ -145,26 +138,27 @@ def read_inputs(
     if flat and saved.parts[0].shape == (given.size,):
         # The environment was flattened for training; flat is how they come here.
         return Inputs((), normaliser, given.size)
-    starts, start = {}, 0
+    named, places, start = {}, {}, 0
     for part in given.parts:
-        starts[part.name] = start
+        named[part.name] = part
+        places[part.name] = np.arange(start, start + part.size)
         start += part.size
-    named = {part.name: part for part in given.parts}
     features, size = [], 0
     for part in saved.parts:
         turn = _turned(part, named[part.name]) if part.name in named else None
         if turn is None or saved.layout != given.layout:
             raise _mismatch(saved, given, about.where)
-        span = slice(starts[part.name], starts[part.name] + part.size)
+        columns = places[part.name]
+        if turn:
+            columns = columns.reshape(named[part.name].shape).transpose(2, 0, 1).ravel()
         at = f"{prefix}extractors.{part.name}." if part.name else prefix
         cnn = taker.cnn(at, part.shape) if taker.names(f"{at}cnn.") else None
         scale = 1.0 / 255.0 if part.name in about.images else 1.0
-        shape = named[part.name].shape or (prod(part.sizes),)
-        features.append(Feature(span, shape, turn, scale, cnn, part.start))
+        features.append(Feature(columns, part.shape, scale, cnn, part.start))
         size += part.size if cnn is None else cnn.linear.width(0)
     if len(features) < len(given.parts):
         raise _mismatch(saved, given, about.where)
-    in_order = [feature.span.start for feature in features] == sorted(starts.values())
-    if in_order and all(feature.plain for feature in features):
+    columns = np.concatenate([feature.columns for feature in features])
+    if np.array_equal(columns, np.arange(given.size)) and all(each.plain for each in features):
         return Inputs((), normaliser, given.size)
     return Inputs(tuple(features), normaliser, size)

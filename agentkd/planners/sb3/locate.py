@@ -126,7 +126,11 @@ def find_statistics(save: Path) -> Beside:
     claims: list[list[Path]] = [
         [path for path, known in named.items() if known == words],
         _statistics(folder / name),
-        [path for path, known in named.items() if _part(known, words) and known not in theirs],
+        [
+            path
+            for path, known in named.items()
+            if known and set(known) <= set(words) and known not in theirs
+        ],
         [path for path, known in named.items() if not known],
     ]
     if save.name in SAVES or _CHECKPOINT.search(name):
@@ -178,10 +182,6 @@ def _words(stem: str) -> tuple[str, ...]:
     """The words of a name, without those that only say that it holds statistics."""
     words = re.split(r"[_\- ]+", stem.lower())
     return tuple(word for word in words if word and not _SAYS_STATISTICS.fullmatch(word))
-
-
-def _part(some: tuple[str, ...], words: tuple[str, ...]) -> bool:
-    return bool(some) and set(some) <= set(words)
 
 
 Told = Literal["yes", "probably", "no", "unknown"]

@@ -40,18 +40,18 @@ ALGORITHMS: Mapping[str, Kind] = {
 }
 """The algorithms that are read, and how each one's policy is built."""
 
-_MODULES: tuple[tuple[str, str], ...] = (
-    (r"stable_baselines3\.(common|ppo|a2c)\.policies", "PPO"),
-    (r"sb3_contrib\.trpo\.policies", "TRPO"),
-    (r"sb3_contrib\.(common\.recurrent|ppo_recurrent)\.policies", "RecurrentPPO"),
-    (r"stable_baselines3\.sac\.policies", "SAC"),
-    (r"sb3_contrib\.tqc\.policies", "TQC"),
-    (r"sb3_contrib\.crossq\.policies", "CrossQ"),
-    (r"stable_baselines3\.td3\.policies", "TD3"),
-    (r"stable_baselines3\.dqn\.policies", "DQN"),
-    (r"sb3_contrib\.qrdqn\.policies", "QRDQN"),
-    (r"sb3_contrib\.ars\.policies", "ARS"),
-)
+_MODULES = {
+    "PPO": r"stable_baselines3\.(common|ppo|a2c)\.policies",
+    "TRPO": r"sb3_contrib\.trpo\.policies",
+    "RecurrentPPO": r"sb3_contrib\.(common\.recurrent|ppo_recurrent)\.policies",
+    "SAC": r"stable_baselines3\.sac\.policies",
+    "TQC": r"sb3_contrib\.tqc\.policies",
+    "CrossQ": r"sb3_contrib\.crossq\.policies",
+    "TD3": r"stable_baselines3\.td3\.policies",
+    "DQN": r"stable_baselines3\.dqn\.policies",
+    "QRDQN": r"sb3_contrib\.qrdqn\.policies",
+    "ARS": r"sb3_contrib\.ars\.policies",
+}
 _ON_POLICY = ("actor-critic", "recurrent")
 EXTRACTORS = ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
 EXTRACTORS_MODULE = "stable_baselines3.common.torch_layers"
@@ -107,7 +107,7 @@ def is_model(found: Any) -> bool:
 
 def algorithm_of_module(module: str) -> str | None:
     """Name an algorithm whose policies are defined in a module, None for others."""
-    return next((name for known, name in _MODULES if re.fullmatch(known, module)), None)
+    return next((name for name, known in _MODULES.items() if re.fullmatch(known, module)), None)
 
 
 def refuse_masks(module: str, where: str) -> None:

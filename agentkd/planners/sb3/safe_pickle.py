@@ -28,8 +28,6 @@ _SCALARS = re.compile(r"u?int\d*|float\d+|bool_?|generic|number")
 _NUMBERS = re.compile(r"[?bBhHiIlLqQefdu]\d*")
 _PLAIN = {("builtins", "object"), ("__builtin__", "object"), ("numpy", "ndarray")}
 _ARRAYS = re.compile(r"numpy\.(_?core)\.(multiarray|numeric)")
-
-
 _MOST_STEPS = 1 << 17
 """Instructions that a pickle may have; statistics of 50 parts have some thousands."""
 _MOST_NAMES = 256

@@ -53,10 +53,6 @@ class ExactOptions:
         check_range("temperature", self.temperature, above=0, below=math.inf)
 
 
-def _none(_: Hashable) -> float:
-    return 0.0
-
-
 @dataclass(slots=True)
 class _Frontier(Generic[S]):
     """The states that a search has reached, the most promising first.
@@ -110,12 +106,10 @@ class ExactSearch(Generic[S]):
         model: Model[S],
         options: ExactOptions | None = None,
         *,
-        bound: Callable[[S], float] = _none,
+        bound: Callable[[S], float] = lambda _: 0.0,
     ) -> None:
         """Begin without knowledge."""
         self.options = options or ExactOptions()
-        self.expansions = 0
-        self.unsolved = 0
         self._model = model
         self._bound = bound
         self._known: dict[S, float] = {}
@@ -197,12 +191,10 @@ class ExactSearch(Generic[S]):
                 return best
             frontier.looked_at.append(state)
             self._expand(frontier, state)
-        self.unsolved += 1
         node = frontier.take()
         return -np.inf if node is None else node[0]
 
     def _expand(self, frontier: _Frontier[S], state: S) -> None:
-        self.expansions += 1
         paid = frontier.paid[state]
         for action in range(self._model.actions):
             after, reward, over = self._step(state, action)

@@ -79,10 +79,6 @@ class _Node(Generic[S]):
         return sum(self.totals) / tried if tried else self.value
 
 
-def _nothing(_: object) -> float:
-    return 0.0
-
-
 @final
 class TreeSearch(Generic[S]):
     """Answers with how often each choice was visited. It is a `Policy`.
@@ -108,7 +104,7 @@ class TreeSearch(Generic[S]):
         model: Model[S],
         options: TreeOptions | None = None,
         *,
-        value: Callable[[S], float] = _nothing,
+        value: Callable[[S], float] = lambda _: 0.0,
         prior: Callable[[S], Floats] | None = None,
     ) -> None:
         """Take the world and how to judge it."""

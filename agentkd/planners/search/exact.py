@@ -110,6 +110,8 @@ class ExactSearch(Generic[S]):
     ) -> None:
         """Begin without knowledge."""
         self.options = options or ExactOptions()
+        self.expansions = 0
+        self.unsolved = 0
         self._model = model
         self._bound = bound
         self._known: dict[S, float] = {}
@@ -191,10 +193,12 @@ class ExactSearch(Generic[S]):
                 return best
             frontier.looked_at.append(state)
             self._expand(frontier, state)
+        self.unsolved += 1
         node = frontier.take()
         return -np.inf if node is None else node[0]
 
     def _expand(self, frontier: _Frontier[S], state: S) -> None:
+        self.expansions += 1
         paid = frontier.paid[state]
         for action in range(self._model.actions):
             after, reward, over = self._step(state, action)

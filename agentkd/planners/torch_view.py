@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,23 +45,15 @@ class Opened:
         return trace
 
 
-@runtime_checkable
-class OpenPolicy(Protocol):
-    """A policy that tells what it computes."""
-
-    def opened(self) -> Opened:
-        """Give what it computes."""
-        ...
-
-
 def opened(policy: Any, user: str) -> Opened:
     """Open a planner's policy for a `user`, who is named in messages.
 
     Raises:
         ConfigError: If it cannot be opened.
     """
-    if isinstance(policy, OpenPolicy):
-        return policy.opened()
+    if callable(getattr(policy, "opened", None)):
+        found: Opened = policy.opened()
+        return found
     if isinstance(policy, Executor) and not policy.memory:
         return _executor(policy)
     if isinstance(policy, Sb3Policy):
@@ -121,8 +113,7 @@ def _sb3(policy: Sb3Policy, user: str) -> Opened:
 def _module(policy: ModulePolicy, user: str) -> Opened:
     own, spec = policy.module, policy.spec
     if callable(getattr(own, "opened", None)):
-        found: Opened = own.opened()
-        return found
+        return opened(own, user)
     if spec.obs.layout != "single" or spec.obs.parts[0].sizes:
         raise ConfigError(
             f"{user} looks into the planner, which takes its observations in parts; "

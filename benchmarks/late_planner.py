@@ -174,7 +174,7 @@ def _subject(env: str, file: Path, options: Options) -> tuple[Executor, AnyPlann
     if options.clock == "virtual":
         return executor, known.policy
     arguments = {"ref": options.planner, "spec": to_json(spec)}
-    return executor, Process("agentkd.planners.spawn:build", arguments)
+    return executor, Process("agentkd.planners.load:build", arguments)
 
 
 def lived(

@@ -154,7 +154,7 @@ def live(name: str, arm: str, seed: int, options: Options) -> dict[str, Any]:
         how |= {"batch": options.batch, **ARMS[arm]}
         if wall:
             asked = {"ref": reference, "spec": to_json(spec), "access": {}}
-            planner: Any = Process("agentkd.planners.spawn:build", asked)
+            planner: Any = Process("agentkd.planners.load:build", asked)
             distiller: Any = ProcessDistiller(Process("agentkd.distillation.service:build", how))
         else:
             policy = load_planner(reference, spec).policy

@@ -19,7 +19,7 @@ from agentkd.errors import SpecError
 from agentkd.planners import Planner
 from agentkd.planners.search.mpc import MpcOptions, SamplingControl
 from agentkd.planners.search.physics import Moves, Physics
-from agentkd.planners.search.rollouts import Doubles, Rollouts
+from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats
 

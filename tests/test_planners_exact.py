@@ -15,8 +15,8 @@ from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.planners import load_planner
 from agentkd.planners.planner import FirstRow, RecurrentFirstRow, one_row
-from agentkd.planners.sb3.model import roll
 from agentkd.planners.search.exact import ExactOptions, ExactSearch
+from agentkd.planners.search.worlds import roll
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats

@@ -14,9 +14,9 @@ from agentkd.cli.main import main
 from agentkd.distillation import distill
 from agentkd.errors import ConfigError
 from agentkd.planners import Planner, load_planner
+from agentkd.planners.actions import Votes
 from agentkd.planners.adapt import BlackBox
 from agentkd.planners.ensemble import Ensemble, highest, matched
-from agentkd.planners.votes import Votes
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,

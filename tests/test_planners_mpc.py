@@ -16,7 +16,7 @@ from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.planners import load_planner
 from agentkd.planners.search.mpc import Method, MpcOptions, SamplingControl, choose, weigh
 from agentkd.planners.search.physics import Physics
-from agentkd.planners.search.rollouts import Doubles
+from agentkd.planners.search.worlds import Doubles
 from agentkd.spec import env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Floats

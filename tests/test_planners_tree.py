@@ -10,8 +10,8 @@ import pytest
 
 from agentkd.errors import ConfigError, PlannerError
 from agentkd.planners import load_planner
-from agentkd.planners.search.priors import chooser, lived, prior_of
 from agentkd.planners.search.tree import TreeOptions, TreeSearch
+from agentkd.planners.search.worlds import chooser, lived, prior_of
 from agentkd.spec import env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats

@@ -195,7 +195,7 @@ def _source(options: Options, setting: Setting, policy: Any, spec: Spec) -> Any:
         "spec": to_json(spec),
         "access": access(options),
     }
-    return Process("agentkd.planners.spawn:build", arguments)
+    return Process("agentkd.planners.load:build", arguments)
 
 
 def _learning(options: Options, setting: Setting) -> Setting:

@@ -16,8 +16,7 @@ import numpy as np
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.measure.latency import Form
 from agentkd.planners.sb3.file import Weights, read_save
-from agentkd.planners.sb3.live import is_model
-from agentkd.planners.sb3.policy import Description, describe
+from agentkd.planners.sb3.policy import Description, describe, is_model
 from agentkd.refs import is_reference, resolve
 from agentkd.spec import (
     ActionSpec,

@@ -19,10 +19,9 @@ from agentkd.errors import (
     SpecError,
 )
 from agentkd.executors.executor import Executor
-from agentkd.planners.actions import SMOOTHING, from_actions
+from agentkd.planners.actions import from_actions
 from agentkd.planners.planner import Planner
-from agentkd.planners.sb3.live import from_model, is_model
-from agentkd.planners.sb3.tensors import distribution
+from agentkd.planners.sb3.policy import is_model
 from agentkd.spec import BoxSpec, ObsSpec, Spec, unflatten
 from agentkd.testing import example_observations
 from agentkd.types import ActionDist, Floats, Guidance
@@ -31,37 +30,28 @@ if TYPE_CHECKING:
     from agentkd.planners.sb3.vecnormalize import Statistics
 
 
-def _parameters(predict: Any) -> frozenset[str]:
+def parameters_of(function: Any) -> tuple[str, ...] | None:
+    """Name a callable's parameters; None where Python does not know them."""
     try:
-        return frozenset(inspect.signature(predict).parameters)
+        return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return frozenset()
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlackBox:
     """An object with only `predict`, which takes what the environment gives, batched.
 
-    It is a `Policy`.
-
-    Attributes:
-        predict: Gives actions, or a pair whose first item is the actions; called with
-            `deterministic=True` if it has such a parameter.
-        spec: The environment.
-        smoothing: The probability that a chosen action leaves to all actions alike.
+    It is a `Policy`. `predict` gives actions, or a pair whose first item is the actions; it is
+    called with `deterministic=True` if it has such a parameter. Choices are smoothed.
     """
 
     predict: Any
     spec: Spec
-    smoothing: float = SMOOTHING
 
     def __post_init__(self) -> None:
-        """Refuse what needs more than observations.
-
-        Raises:
-            SpecError: If `predict` takes action masks.
-        """
-        if "action_masks" in _parameters(self.predict):
+        """Refuse a `predict` that takes action masks."""
+        if "action_masks" in (parameters_of(self.predict) or ()):
             raise SpecError(
                 "predict takes action_masks, and a planner gets only observations. "
                 "Write a function planner(spec) whose object finds the masks from the "
@@ -70,7 +60,7 @@ class BlackBox:
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for flat observations (batch, size)."""
-        known = _parameters(self.predict)
+        known = parameters_of(self.predict) or ()
         options = {"deterministic": True} if "deterministic" in known else {}
         answer = self.predict(unflatten(self.spec.obs, obs), **options)
         if isinstance(answer, tuple):
@@ -83,7 +73,7 @@ class BlackBox:
                 )
             answer = answer[0]
         try:
-            return from_actions(answer, len(obs), self.spec.action, self.smoothing)
+            return from_actions(answer, len(obs), self.spec.action)
         except SpecError as error:
             raise PlannerError(f"predict answered garbage: {error}") from error
 
@@ -96,8 +86,7 @@ class FunctionPolicy:
     """A callable that takes flat observations (batch, size). It is a `Policy`.
 
     It answers with an `ActionDist`, or with an array of actions in the environment's units, of
-    which choices are smoothed. A callable with a `horizon` answers each observation with as many
-    rows.
+    which choices are smoothed; with a `horizon`, each observation with as many rows.
     """
 
     function: Callable[[Floats], Any]
@@ -109,11 +98,7 @@ class FunctionPolicy:
         return int(getattr(self.function, "horizon", 1))
 
     def __call__(self, obs: Floats, /) -> ActionDist:
-        """Give `horizon` rows for each of the flat observations (batch, size).
-
-        Raises:
-            PlannerError: If the answer does not fit the actions or is not finite.
-        """
+        """Give `horizon` rows for each of the flat observations (batch, size)."""
         answer = self.function(obs)
         if isinstance(answer, Guidance):
             # Rows, goals and expectations are checked where they are used.
@@ -130,11 +115,7 @@ class FunctionPolicy:
 
 def is_factory(found: Any) -> bool:
     """Whether a callable makes a planner: its first parameter is named `spec`."""
-    try:
-        parameters = list(inspect.signature(found).parameters)
-    except (TypeError, ValueError):
-        return False
-    return parameters[:1] == ["spec"]
+    return (parameters_of(found) or ())[:1] == ("spec",)
 
 
 def is_module(found: Any) -> bool:
@@ -162,6 +143,8 @@ class ModulePolicy:
         """Give the action distribution for flat observations (batch, size)."""
         import torch
 
+        from agentkd.planners.sb3.tensors import distribution
+
         self.module.eval()
         with torch.no_grad():
             answer = self.module(_tensors(self.spec.obs, obs))
@@ -171,7 +154,7 @@ class ModulePolicy:
                 "(mean, log_std) or (output, memory). Return torch's Normal for the "
                 f"former. {_REMEDY}"
             )
-        if isinstance(answer, get_args(ActionDist)):
+        if isinstance(answer, _DISTS):
             return answer  # type: ignore[no-any-return]
         return distribution(answer, self.spec.action)
 
@@ -293,6 +276,8 @@ def from_object(
     # A policy that torch.compile wrapped is a policy still.
     model = getattr(found, "_orig_mod", found) if is_module(found) else found
     if is_model(model):
+        from agentkd.planners.sb3.live import from_model
+
         return from_model(model, spec, statistics)
     if statistics is not None:
         raise ConfigError(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from agentkd.dists import bounds, unsquash
 from agentkd.errors import ConfigError, SpecError
-from agentkd.planners.sb3.network import sigmoid
 from agentkd.spec import ActionSpec, BoxSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import (
     ActionDist,
@@ -56,14 +55,8 @@ def blocks(probability: Floats, action: ActionSpec) -> list[Floats]:
 def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
     """The probabilities of a distribution over choices, side by side.
 
-    Args:
-        dist: A Categorical, QValues, MultiCategorical or Bernoulli.
-        temperature: Divides the logits or values. None is 1 for logits, and for values their own
-            standard deviation over the choices, row by row, so that the units of the return do not
-            matter.
-
-    Raises:
-        SpecError: If it is a distribution over boxes.
+    The temperature divides the logits or values. None is 1 for logits, and for values their own
+    standard deviation over the choices, row by row, so that the units of the return do not matter.
     """
     heat = np.float32(temperature or 1.0)
     match dist:
@@ -76,7 +69,8 @@ def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
             pieces = np.split(logits / heat, np.cumsum(sizes)[:-1], axis=1)
             return np.concatenate([_softmax(each) for each in pieces], axis=1)
         case Bernoulli(logits):
-            return sigmoid(logits / heat)
+            # Without overflow.
+            return np.asarray(0.5 * (np.tanh(0.5 * logits / heat) + 1.0), np.float32)
     raise SpecError(f"{type(dist).__name__} and choices cannot be members of one.")
 
 
@@ -103,11 +97,8 @@ Moments = Sequence[tuple[Floats, Floats]]
 def matched(moments: Moments, weights: Floats) -> tuple[Floats, Floats]:
     """Mean and variance of the mixture: the means' spread adds to the variances.
 
-    μ = Σ w μₖ and σ² = Σ w (σₖ² + μₖ²) - μ², the Gaussian nearest to the mixture in KL.
-
-    Args:
-        moments: Of the members.
-        weights: Of the members, (members,), with a sum of 1.
+    μ = Σ w μₖ and σ² = Σ w (σₖ² + μₖ²) - μ², the Gaussian nearest to the mixture in KL. The
+    weights, (members,), have a sum of 1.
     """
     means, variances = _stacked(moments)
     mean = np.einsum("k,kbd->bd", weights, means)
@@ -121,13 +112,8 @@ def highest(moments: Moments, weights: Floats, least: Floats) -> tuple[Floats, F
     Two members that go left and right of an obstacle mean neither to go through it. The modes are
     found from every member's mean by the fixed point of the density's gradient (Carreira-Perpiñán
     2000, "Mode-finding for mixtures of Gaussian distributions"); of equally high ones the first
-    member's is taken.
-
-    Args:
-        moments: Of the members.
-        weights: Of the members, (members,), with a sum of 1.
-        least: The smallest standard deviation a member counts with, (d,): a point has none of its
-            own.
+    member's is taken. A member counts with a standard deviation of at least `least`, (d,): a point
+    has none of its own.
     """
     means, variances = _stacked(moments)
     variances = np.maximum(variances, np.square(least))
@@ -200,15 +186,6 @@ class Ensemble:
             if any(each is not None and not 0 < each < np.inf for each in given or ()):
                 raise ConfigError(f"The {what} must be above 0; they are {given}.")
 
-    def _weights(self) -> Floats:
-        given = self.weights or (1.0,) * len(self.members)
-        return np.asarray(given, np.float32) / np.float32(sum(given))
-
-    def _probabilities(self, found: Sequence[ActionDist]) -> list[Floats]:
-        heats = self.temperatures or (None,) * len(self.members)
-        pairs = zip(found, heats, strict=True)
-        return [probabilities(dist, heat) for dist, heat in pairs]
-
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for flat observations (batch, size)."""
         return self._together([member(obs) for member in self.members])
@@ -227,6 +204,14 @@ class Ensemble:
         """Give answer and disagreement, asking each member once."""
         found = [member(obs) for member in self.members]
         return self._together(found), self._apart(found)
+
+    def _weights(self) -> Floats:
+        given = self.weights or (1.0,) * len(self.members)
+        return np.asarray(given, np.float32) / np.float32(sum(given))
+
+    def _probabilities(self, found: Sequence[ActionDist]) -> list[Floats]:
+        heats = self.temperatures or (None,) * len(self.members)
+        return [probabilities(dist, heat) for dist, heat in zip(found, heats, strict=True)]
 
     def _together(self, found: Sequence[ActionDist]) -> ActionDist:
         action = self.spec.action

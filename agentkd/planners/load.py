@@ -10,12 +10,14 @@ references are an ensemble.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agentkd.archives import opened_zip, read_entry
 from agentkd.errors import (
     AgentkdError,
     ConfigError,
@@ -24,10 +26,14 @@ from agentkd.errors import (
     SpecError,
     StatisticsError,
 )
-from agentkd.files import loading
-from agentkd.planners.adapt import from_object
+from agentkd.fields import parse_json
+from agentkd.files import digest_of, loading, regular
+from agentkd.planners.actions import Votes
+from agentkd.planners.adapt import from_object, is_factory, parameters_of
+from agentkd.planners.ensemble import Boxes, Ensemble
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.wire import SCHEMES
+from agentkd.planners.sb3.file import LIMIT_DATA, LIMIT_FILE, Save, read_save
 from agentkd.planners.sb3.locate import (
     SAVES,
     Beside,
@@ -38,15 +44,13 @@ from agentkd.planners.sb3.locate import (
     listed,
     saw_normalised,
 )
+from agentkd.planners.sb3.policy import algorithm_of_options, describe, known_algorithm
+from agentkd.planners.sb3.spaces import read_spaces
+from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.printable import printable
-from agentkd.refs import is_reference, resolve
-from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
+from agentkd.refs import is_reference, resolve, working_directory_on_path
+from agentkd.spec import BoxSpec, Part, Spec, from_json
 from agentkd.types import Policy, RecurrentPolicy
-
-if TYPE_CHECKING:
-    from agentkd.planners.ensemble import Boxes
-    from agentkd.planners.sb3.file import Save
-    from agentkd.planners.sb3.vecnormalize import Statistics
 
 _EXECUTOR = "planner.akd"
 RAW = "off"
@@ -78,7 +82,7 @@ def load_planner(
             holds: only for files whose maker you trust.
         boxes: How the actions of an ensemble's members become one, in boxes.
         votes: Use nothing but the actions that it chooses, asked so often for each answer; see
-            `agentkd.planners.votes`.
+            `agentkd.planners.actions`.
         vote_noise: How far off all but the first are asked, in units of the states' spread.
 
     Raises:
@@ -94,41 +98,44 @@ def load_planner(
     """
     if votes is None and vote_noise:
         raise ConfigError(f"vote_noise is {vote_noise}, but no votes are asked for.")
-    planner = _load(
-        ref,
-        spec,
-        vecnormalize=vecnormalize,
-        algorithm=algorithm,
-        allow_pickle=allow_pickle,
-        boxes=boxes,
-    )
-    return planner if votes is None else _voted(planner, votes, vote_noise)
+    access: dict[str, Any] = {
+        "vecnormalize": vecnormalize,
+        "algorithm": algorithm,
+        "allow_pickle": allow_pickle,
+    }
+    if isinstance(ref, str):
+        planner = _single(ref, spec, boxes, **access)
+    else:
+        planner = _ensemble(ref, spec, boxes, access)
+    if votes is None:
+        return planner
+    policy = Votes(planner.policy, planner.spec, votes, noise=vote_noise)  # type: ignore[arg-type]
+    return replace(planner, policy=policy, name=f"votes of {planner.name}")
 
 
-def _load(
-    ref: str | Sequence[str],
+def load_policy(
+    ref: str | Sequence[str], spec: Spec | None = None, **access: Any
+) -> Policy | RecurrentPolicy:
+    """Load a planner with the options of `load_planner`, and give its policy alone."""
+    return load_planner(ref, spec, **access).policy
+
+
+def _single(
+    ref: str,
     spec: Spec | None,
+    boxes: Boxes,
     *,
     vecnormalize: str | None,
     algorithm: str | None,
     allow_pickle: bool,
-    boxes: Boxes,
 ) -> Planner:
-    if not isinstance(ref, str):
-        if vecnormalize not in (None, RAW):
-            raise ConfigError(
-                "One file of statistics cannot serve an ensemble; lay each member's "
-                "beside it, with its name: a.zip and a_vecnormalize.pkl."
-            )
-        options = {
-            "vecnormalize": vecnormalize,
-            "algorithm": algorithm,
-            "allow_pickle": allow_pickle,
-        }
-        return _ensemble(ref, spec, options, boxes=boxes)
-    _need_several(boxes, ref)
+    if boxes != "moments":
+        raise ConfigError(f"boxes is {boxes!r}, but {ref!r} is a single planner: name several.")
     if ref.startswith(SCHEMES):
-        return _remote(ref, spec)
+        from agentkd.planners.remote.client import RemotePlanner
+
+        there = RemotePlanner(ref, spec)
+        return Planner(there, there.spec, f"{there.name} at {ref}", there.parameters, "")
     path = Path(ref)
     kind = kind_of(path)
     if kind == "executor" or (kind is None and path.suffix == ".akd"):
@@ -139,7 +146,15 @@ def _load(
     if is_reference(ref) and not path.exists():
         if algorithm is not None:
             raise ConfigError(f"{ref!r} is an object: it needs no algorithm.")
-        return _object(ref, spec, vecnormalize, allow_pickle=allow_pickle)
+        found, known = resolve(ref), None
+        if vecnormalize == RAW:
+            raise ConfigError(
+                f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for "
+                "saves."
+            )
+        if vecnormalize is not None:
+            known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
+        return from_object(found, ref, spec, statistics=known)
     save = find_save(path)
     if not save.exists() and save.suffix != ".zip":
         raise RefError(
@@ -147,66 +162,6 @@ def _load(
             "file (.akd), ws://host:port, or module:attribute."
         )
     return _save(save, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
-
-
-def _need_several(boxes: Boxes, ref: str) -> None:
-    if boxes != "moments":
-        raise ConfigError(f"boxes is {boxes!r}, but {ref!r} is a single planner: name several.")
-
-
-def _voted(planner: Planner, votes: int, noise: float) -> Planner:
-    from agentkd.planners.votes import Votes
-
-    policy = Votes(planner.policy, planner.spec, votes, noise=noise)  # type: ignore[arg-type]
-    return replace(planner, policy=policy, name=f"votes of {planner.name}")
-
-
-def load_policy(
-    ref: str | Sequence[str],
-    spec: Spec | None = None,
-    *,
-    vecnormalize: str | None = None,
-    algorithm: str | None = None,
-    allow_pickle: bool = False,
-    boxes: Boxes = "moments",
-    votes: int | None = None,
-    vote_noise: float = 0.0,
-) -> Policy | RecurrentPolicy:
-    """Load a planner and give its policy alone; see `load_planner`."""
-    return load_planner(
-        ref,
-        spec,
-        vecnormalize=vecnormalize,
-        algorithm=algorithm,
-        allow_pickle=allow_pickle,
-        boxes=boxes,
-        votes=votes,
-        vote_noise=vote_noise,
-    ).policy
-
-
-def _object(
-    ref: str, spec: Spec | None, vecnormalize: str | None, *, allow_pickle: bool
-) -> Planner:
-    found = resolve(ref)
-    known = None
-    if vecnormalize == RAW:
-        raise ConfigError(
-            f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for saves."
-        )
-    if vecnormalize is not None:
-        from agentkd.planners.sb3.vecnormalize import read_statistics
-
-        known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
-    return from_object(found, ref, spec, statistics=known)
-
-
-def _remote(ref: str, spec: Spec | None) -> Planner:
-    from agentkd.planners.remote.client import RemotePlanner
-
-    policy = RemotePlanner(ref, spec)
-    name = f"{policy.name} at {ref}"
-    return Planner(policy, policy.spec, name, policy.parameters, "")
 
 
 def _save(
@@ -217,11 +172,6 @@ def _save(
     *,
     allow_pickle: bool,
 ) -> Planner:
-    from agentkd.planners.sb3 import build as sb3
-    from agentkd.planners.sb3.file import read_save
-    from agentkd.planners.sb3.policy import describe
-    from agentkd.planners.sb3.vecnormalize import read_statistics
-
     beside = Beside(None) if vecnormalize is not None else find_statistics(save)
     given = beside.own
     if vecnormalize is not None and vecnormalize != RAW:
@@ -234,6 +184,8 @@ def _save(
         read = read_save(save)
         if vecnormalize is None:
             _check_statistics(read, beside, known)
+        from agentkd.planners.sb3 import build as sb3
+
         with loading(save, keep=(AgentkdError,)):
             description = describe(read, algorithm)
             policy, built_for, size = sb3.build(description, spec, known)
@@ -243,19 +195,37 @@ def _save(
     except LoadError:
         if not allow_pickle or not save.is_file():
             raise
-        from agentkd.planners.sb3.unpickle import unpickle
-
-        model, own = unpickle(save, algorithm)
+        model, own = _unpickle(save, algorithm)
         planner = from_object(model, str(save), spec, statistics=known)
         return replace(planner, digest=_joined(own, digest))
     return Planner(policy, built_for, name, size, _joined(read.digest, digest))
 
 
+def _unpickle(path: Path, algorithm: str | None) -> tuple[Any, str]:
+    """Load a save with SB3's own `load`, which runs whatever code it holds."""
+    import sb3_contrib
+    import stable_baselines3
+
+    working_directory_on_path()
+    with regular(path, LIMIT_FILE) as stream, loading(path):
+        digest = digest_of(stream)
+        if algorithm is None:
+            with opened_zip(stream, path) as file:
+                raw = read_entry(file, "data", LIMIT_DATA, path)
+            data = parse_json(raw, path, limit=LIMIT_DATA, infinite=True)
+            algorithm = algorithm_of_options(data, {})
+    if algorithm is None:
+        raise LoadError(f"{path} does not tell its algorithm; say which it is (algorithm='PPO').")
+    name = known_algorithm(algorithm)
+    kind = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
+    try:
+        return kind.load(path, device="cpu"), digest
+    except Exception as error:  # the file's own code may raise anything
+        raise LoadError(f"{path} could not be unpickled: {error!r}.") from error
+
+
 def _contradicted(save: Save, known: Statistics) -> bool:
     """Whether a save's last observations tell that these statistics were not used."""
-    from agentkd.planners.sb3.spaces import read_spaces
-    from agentkd.planners.sb3.vecnormalize import normaliser
-
     told, pair = saw_normalised(save.data), last_observations(save.data)
     if told != "unknown" or pair is None:
         return told == "no"
@@ -267,11 +237,7 @@ def _contradicted(save: Save, known: Statistics) -> bool:
 
 
 def _check_statistics(save: Save, beside: Beside, known: Statistics | None) -> None:
-    """Compare the statistics that were found with what the save tells of itself.
-
-    Raises:
-        ConfigError: If statistics were found for a policy that saw raw observations.
-    """
+    """Compare the statistics that were found with what the save tells of itself."""
     told = saw_normalised(save.data)
     own, path = beside.own, printable(str(save.path))
     if known is not None and _contradicted(save, known):
@@ -322,45 +288,67 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
 
 def _alike(left: Spec, right: Spec) -> bool:
     """Whether two specs lay observations out alike; one may be flattened."""
-
-    def parts(obs: ObsSpec) -> list[Part]:
-        return [replace(part, dtype="float32") for part in obs.parts]
-
+    both = [[replace(part, dtype="float32") for part in each.obs.parts] for each in (left, right)]
     flat = [Part("", "box", (left.obs.size,), "float32")]
-    both = (parts(left.obs), parts(right.obs))
     alike = both[0] == both[1] or flat in both
     return alike and left.obs.size == right.obs.size and left.action == right.action
 
 
 def _ensemble(
-    refs: Sequence[str], spec: Spec | None, options: dict[str, Any], *, boxes: Boxes
+    refs: Sequence[str], spec: Spec | None, boxes: Boxes, access: Mapping[str, Any]
 ) -> Planner:
-    from agentkd.planners.ensemble import Ensemble
-
+    if access["vecnormalize"] not in (None, RAW):
+        raise ConfigError(
+            "One file of statistics cannot serve an ensemble; lay each member's "
+            "beside it, with its name: a.zip and a_vecnormalize.pkl."
+        )
+    if len(refs) == 1:
+        return _single(refs[0], spec, boxes, **access)
     members: list[Planner] = []
     for ref in refs:
-        member = load_planner(ref, spec, **options)
-        spec = spec or member.spec
-        members.append(member)
-    if len(members) == 1:
-        _need_several(boxes, refs[0])
-        return members[0]
-    if not members or spec is None:
+        members.append(_single(ref, spec, "moments", **access))
+        spec = spec or members[-1].spec
+    if spec is None:
         raise ConfigError("An ensemble needs at least one planner.")
     if boxes != "moments" and not isinstance(spec.action, BoxSpec):
         raise ConfigError(
             f"boxes is {boxes!r}, but {spec.action} is none: of choices the mean of "
             "the probabilities is a mixture already."
         )
-    policy = Ensemble(
-        tuple(member.policy for member in members),  # type: ignore[misc]
-        spec,
-        boxes=boxes,
-    )
+    policies: Any = tuple(member.policy for member in members)
     return Planner(
-        policy,
+        Ensemble(policies, spec, boxes=boxes),
         spec,
         " + ".join(member.name for member in members),
         sum(member.parameters for member in members),
         _joined(*(member.digest for member in members)),
     )
+
+
+def build(
+    ref: str | Sequence[str], spec: Mapping[str, Any], access: Mapping[str, Any] | None = None
+) -> Policy | RecurrentPolicy:
+    """Load a policy of JSON values: a spec of `to_json`, and the options of `load_planner`."""
+    return load_policy(ref, from_json(spec), **(access or {}))
+
+
+_OWN = ("initial_state", "episode", "improve", "disagreement", "interrupt", "resume")
+"""What a callable has that speaks to the runtime by itself; it is not wrapped."""
+
+
+def open_planner(ref: str | Sequence[str], spec: Mapping[str, Any] | None = None) -> Any:
+    """Load the planner that `Agent(planner="…")` names, as `build` does.
+
+    "module:attribute" may also name a class or a function without parameters, which makes it.
+    """
+    known = None if spec is None else from_json(spec)
+    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists():
+        return load_policy(ref, known)
+    found = resolve(ref)
+    if callable(found) and is_factory(found) and known is not None:
+        found = found(known)
+    elif isinstance(found, type) or (inspect.isfunction(found) and parameters_of(found) == ()):
+        found = found()
+    if callable(found) and any(hasattr(found, name) for name in _OWN):
+        return found
+    return from_object(found, ref, known).policy

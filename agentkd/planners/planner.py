@@ -61,8 +61,7 @@ class RecurrentFirstRow:
 def one_row(policy: Any) -> Any:
     """Give a policy that answers each observation with one row.
 
-    A policy with a `horizon` of its own answers with as many rows. Where it can say so cheaper, by
-    `at(1)`, it is asked to.
+    Where a policy can say so cheaper than by its `horizon`, by `at(1)`, it is asked to.
     """
     horizon = int(getattr(policy, "horizon", 1))
     if horizon == 1:

@@ -161,7 +161,7 @@ def planner_port(
     if isinstance(planner, str | Path | Sequence):
         known = None if spec is None else to_json(spec)
         ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
-        planner = Process("agentkd.planners.spawn:open_planner", {"ref": ref, "spec": known})
+        planner = Process("agentkd.planners.load:open_planner", {"ref": ref, "spec": known})
     if workers > 1:
         if isinstance(planner, PlannerPort):
             raise ConfigError(

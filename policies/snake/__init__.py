@@ -17,9 +17,8 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.planners import Planner
-from agentkd.planners.sb3.model import roll
-from agentkd.planners.search.priors import prior_of
 from agentkd.planners.search.tree import TreeOptions, TreeSearch
+from agentkd.planners.search.worlds import prior_of, roll
 from agentkd.spec import Spec
 from agentkd.types import Categorical, Floats
 from envs import snake_rules as rules

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from agentkd import dists
 from agentkd.errors import LoadError, SpecError
@@ -18,17 +19,9 @@ from agentkd.executors.executor import Executor
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3 import build as sb3
 from agentkd.planners.sb3.build import Sb3Policy
-from agentkd.planners.sb3.heads import (
-    Choices,
-    Deterministic,
-    Diagonal,
-    Squashed,
-    StateDependent,
-    Values,
-)
-from agentkd.planners.sb3.live import describe_model, is_model
-from agentkd.planners.sb3.network import Linear, Perceptron, activation
-from agentkd.planners.sb3.policy import ALGORITHMS
+from agentkd.planners.sb3.live import describe_model
+from agentkd.planners.sb3.network import Linear, Perceptron
+from agentkd.planners.sb3.policy import ALGORITHMS, is_model
 from agentkd.planners.sb3.vecnormalize import Normaliser, statistics_of
 from agentkd.spec import Spec
 from agentkd.types import Floats
@@ -125,7 +118,7 @@ def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
     Raises:
         LoadError: If executors cannot do the same.
     """
-    if len(policy.inputs.features) != 1 or not policy.inputs.features[0].plain:
+    if policy.inputs.features:
         raise LoadError(
             f"{where} does not take its observations as one flat vector in their order."
         )
@@ -146,45 +139,32 @@ def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
 def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
     """All layers from the observation to the last numbers, and whether tanh follows."""
     trunk, head = policy.trunk, policy.head
-    between = trunk.between
-    squashed = False
-    match head:
-        case Choices(Linear() as layer, _) | Diagonal(layer, _):
-            last = [layer]
-        case Choices(Perceptron() as tower, _):
-            last, between = list(tower.layers), tower.between
-        case Squashed(layer, _):
-            last, squashed = [layer], True
-        case StateDependent(layer, _, _, squash, limit):
-            squashed = squash
-            if np.isfinite(limit):
-                return _clipped(trunk, layer, float(limit), where), squashed, between
-            last = [layer]
-        case Deterministic(tower, _, squash):
-            last, between, squashed = list(tower.layers), tower.between, squash
-        case Values(tower, choices):
-            last, between = list(tower.layers), tower.between
-            last[-1] = _mean_of_quantiles(last[-1], choices)
-        case _:
-            raise LoadError(f"{where} ends in a {type(head).__name__}.")
-    return [_dense(layer) for layer in (*trunk.layers, *last)], squashed, between
+    between = head.tower.between
+    squashed = head.squash or head.kind == "squashed"
+    if trunk.layers and not trunk.ends:
+        raise LoadError(f"{where} normalises after its last activation. Distil it instead.")
+    if np.isfinite(head.limit):
+        layers = _clipped(trunk, head.tower.layers[-1], float(head.limit), where)
+        return layers, squashed, between
+    layers = [_dense(layer) for layer in (*trunk.layers, *head.tower.layers)]
+    if head.kind == "qvalues":
+        layers[-1] = _mean_of_quantiles(*layers[-1], dists.action_size(head.action))
+    return layers, squashed, between
 
 
 def _dense(layer: Linear) -> Dense:
-    bias = layer.bias
-    zeros = np.zeros(len(layer.weight), np.float32)
-    return layer.weight, zeros if bias is None else bias
+    """The arrays of a layer; they share its memory."""
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    return layer.weight.numpy(), bias.numpy()
 
 
-def _mean_of_quantiles(layer: Linear, choices: int) -> Linear:
+def _mean_of_quantiles(weight: Floats, bias: Floats, choices: int) -> Dense:
     """The mean over quantiles of a linear layer is a linear layer."""
-    weight, bias = _dense(layer)
     if len(bias) == choices:
-        return layer
+        return weight, bias
     inputs = weight.shape[1]
-    return Linear(
-        weight.reshape(-1, choices, inputs).mean(axis=0), bias.reshape(-1, choices).mean(axis=0)
-    )
+    weight = weight.reshape(-1, choices, inputs).mean(axis=0)
+    return weight, bias.reshape(-1, choices).mean(axis=0)
 
 
 def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list[Dense]:
@@ -208,8 +188,8 @@ def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list
 
 
 def _activation(between: Any, where: str) -> str:
-    name = next((own for own in _NAMES if activation(own) is between), "")
-    if not name:
+    name = type(between).__name__
+    if name not in _NAMES:
         known = ", ".join(_NAMES)
         raise LoadError(
             f"{where} has an activation that executors lack; they have {known}. Distil it instead."

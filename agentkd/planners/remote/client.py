@@ -68,12 +68,8 @@ class RemotePlanner:
     waits for its answers, so give it to the runtime as it is (it then gets a thread) or by its
     address, never on the tick.
 
-    Attributes:
-        spec: The environment.
-        name: What the other end calls its planner.
-        horizon: How many rows it answers an observation with.
-        episode: The episode, which goes with each question and comes back.
-        restarts: How often the connection was lost, under "lost".
+    `episode` goes with each question and comes back; `restarts` counts under "lost" how often the
+    connection was lost.
 
     Args:
         address: "ws://host:port" or "wss://host:port".
@@ -136,11 +132,7 @@ class RemotePlanner:
             self.disagreement = self._disagreement
 
     def __call__(self, obs: Floats, state: State | None = None, /) -> Any:
-        """Answer for a batch of observations, (batch, size), as the planner does.
-
-        Raises:
-            PlannerError: If the planner raised, or cannot be reached for too long.
-        """
+        """Answer for a batch of observations, (batch, size), as the planner does."""
         frame = self._asked("call", [obs] if state is None else [obs, *state])
         answer = answer_of(frame, self.spec)
         if state is None:
@@ -271,9 +263,8 @@ class RemotePlanner:
     def _connect(self) -> dict[str, Any]:
         """Connect once; give what the other end says of its planner.
 
-        Raises:
-            OSError: If nobody answers in time, or all places are taken.
-            PlannerError: If whoever answers is not the planner, or refuses.
+        An OSError says that nobody answers in time, or that all places are taken; a PlannerError,
+        that whoever answers is not the planner, or refuses.
         """
         end = time.monotonic() + _HANDSHAKE
         spec = to_json(self._asked_spec) if self._asked_spec else None

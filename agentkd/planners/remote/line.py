@@ -36,24 +36,14 @@ def settings(most: int) -> dict[str, Any]:
 
 @final
 class Line:
-    """A connection that carries frames. One thread uses it; others may `cut` it.
-
-    Args:
-        connection: The WebSocket; it is this object's from now on.
-        most: Bytes that the arrays of a message may have.
-    """
+    """A connection that carries frames. One thread uses it; others may `cut` it."""
 
     def __init__(self, connection: Connection, most: int) -> None:
         """Take the connection."""
         self._connection, self._most = connection, most
 
     def send(self, header: Mapping[str, Any], arrays: Sequence[Floats], seconds: float) -> None:
-        """Send a frame.
-
-        Raises:
-            OSError: If the connection is lost, or the other end takes too long.
-            WireError: If it is larger than the cap.
-        """
+        """Send a frame within so many seconds, or raise an `OSError`."""
         data = pack(header, arrays, self._most)
         timer = threading.Timer(seconds, self.cut)
         timer.daemon = True
@@ -67,12 +57,7 @@ class Line:
             timer.cancel()
 
     def receive(self, seconds: float | None = None) -> Frame:
-        """Receive a frame.
-
-        Raises:
-            OSError: If the connection is lost, or the time is over.
-            WireError: If it is none, or larger than the cap.
-        """
+        """Receive a frame; an `OSError` says that the connection is lost, or the time is over."""
         try:
             return unpack(self._connection.recv(seconds))
         except ConnectionClosed as error:

@@ -311,11 +311,7 @@ class PlannerServer:
         raise PlannerError(f"No method {method!r:.100}.")
 
     def _about(self, told: Any) -> dict[str, Any]:
-        """Tell of the planner.
-
-        Raises:
-            PlannerError: If it is for another environment than the client's.
-        """
+        """Tell of the planner, if it is for the client's environment."""
         mine, policy = self._planner.spec, self._policy
         if told is not None:
             try:

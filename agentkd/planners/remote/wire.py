@@ -14,6 +14,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,55 +67,34 @@ class Address:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One message.
-
-    Attributes:
-        header: What is said.
-        arrays: Its arrays, in order.
-    """
+    """One message: what is said, and its arrays in order."""
 
     header: Mapping[str, Any]
     arrays: tuple[Floats, ...]
 
 
 def address_of(text: str) -> Address:
-    """Read "ws://host:port" or "wss://host:port"; the port may be left out.
-
-    Raises:
-        ConfigError: If it is no address.
-    """
-    try:
+    """Read "ws://host:port" or "wss://host:port"; the port may be left out."""
+    with suppress(ValueError):
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    else:
-        if f"{parts.scheme}://" not in SCHEMES or text.count("/") > 2 or "@" in text:
-            host = None
-    if not host:
-        raise ConfigError(
-            f"{text!r} is no address. Write ws://HOST:PORT, such as "
-            f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
-        )
-    return Address(text.startswith("wss"), host, DEFAULT_PORT if port is None else port)
+        known = f"{parts.scheme}://" in SCHEMES and text.count("/") == 2 and "@" not in text
+        if host and known:
+            return Address(parts.scheme == "wss", host, DEFAULT_PORT if port is None else port)
+    raise ConfigError(
+        f"{text!r} is no address. Write ws://HOST:PORT, such as "
+        f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
+    )
 
 
 def token_of_environment() -> str:
-    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none.
-
-    Raises:
-        ConfigError: If the file cannot be read.
-    """
+    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none."""
     path = os.environ.get(TOKEN_FILE)
     return read_token(Path(path)) if path else os.environ.get(TOKEN, "")
 
 
 def read_token(path: Path) -> str:
-    """Read a token from a file.
-
-    Raises:
-        ConfigError: If it cannot be read, or is empty.
-    """
+    """Read a token from a file."""
     try:
         token = read_file(path, _MOST_TOKEN).decode().strip()
     except LoadError as error:
@@ -133,11 +113,7 @@ def bearer(token: str) -> str:
 
 
 def pack(header: Mapping[str, Any], arrays: Sequence[Floats] = (), most: int = MOST_BYTES) -> bytes:
-    """Write a message.
-
-    Raises:
-        WireError: If its arrays have more than `most` bytes, or its header too many.
-    """
+    """Write a message whose arrays have at most `most` bytes, or raise a `WireError`."""
     flat = [np.ascontiguousarray(array, "<f4") for array in arrays]
     head = json.dumps({**header, "shapes": [array.shape for array in flat]}).encode()
     size = sum(array.nbytes for array in flat)
@@ -151,11 +127,7 @@ def pack(header: Mapping[str, Any], arrays: Sequence[Floats] = (), most: int = M
 
 
 def unpack(data: str | bytes) -> Frame:
-    """Read a message.
-
-    Raises:
-        WireError: If it is none.
-    """
+    """Read a message, or raise a `WireError`."""
     if isinstance(data, str) or len(data) < _LENGTH.size:
         raise WireError("A message without a header.")
     (length,) = _LENGTH.unpack_from(data)
@@ -211,11 +183,7 @@ def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Fl
 
 
 def names_of(frame: Frame) -> list[str]:
-    """Say what the first arrays of an answer are.
-
-    Raises:
-        WireError: If it does not tell, or they are not there.
-    """
+    """Say what the first arrays of an answer are; refuse one that does not tell."""
     names = frame.header.get("names")
     known = [name for name in _NAMES if isinstance(names, list) and name in names]
     if names != known or len(known) > len(frame.arrays):
@@ -224,11 +192,7 @@ def names_of(frame: Frame) -> list[str]:
 
 
 def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
-    """Read what `answer_frame` laid out.
-
-    Raises:
-        WireError: If it is not that.
-    """
+    """Read what `answer_frame` laid out."""
     header = frame.header
     names, kind = names_of(frame), header.get("kind")
     found = dict(zip(names, frame.arrays, strict=False))

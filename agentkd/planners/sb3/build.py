@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import inf, isinf
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from agentkd import dists
 from agentkd.errors import LoadError, SpecError
-from agentkd.planners.sb3 import heads
+from agentkd.executors.network import Trace
 from agentkd.planners.sb3.inputs import Inputs, read_inputs
-from agentkd.planners.sb3.network import REMEDY, Linear, Lstm, Perceptron, activation
-from agentkd.planners.sb3.policy import Description, check_action
+from agentkd.planners.sb3.network import Linear, Perceptron, Taker, activation
+from agentkd.planners.sb3.policy import REMEDY, Description, check_action
+from agentkd.planners.sb3.tensors import array, plain_kind
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser
-from agentkd.planners.sb3.weights import Taker
-from agentkd.spec import BoxSpec, DiscreteSpec, Spec
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, Spec
+from agentkd.types import ActionDist, Floats, Kind, Policy, RecurrentPolicy, State
 
 _EXTRACTORS = {
     "actor-critic": ("pi_features_extractor.", "features_extractor."),
@@ -30,6 +33,12 @@ _EXTRACTORS = {
     "values": ("q_net.features_extractor.",),
     "quantiles": ("quantile_net.features_extractor.",),
     "linear": ("features_extractor.",),
+}
+_TOWERS = {
+    "deterministic": "actor.mu.",
+    "values": "q_net.q_net.",
+    "quantiles": "quantile_net.quantile_net.",
+    "linear": "action_net.",
 }
 _CRITICS = (
     "vf_features_extractor.",
@@ -42,6 +51,71 @@ _CRITICS = (
     "q_net_target.",
     "quantile_net_target.",
 )
+_EPSILON = 1e-6
+_LOG_STD = (-20.0, 2.0)
+
+
+def unsquash(squashed: Tensor, action: ActionSpec) -> Tensor:
+    """Scale numbers in [-1, 1] to the bounds of the box, both (batch, d)."""
+    low, high = map(torch.tensor, dists.bounds(action))
+    return low + 0.5 * (squashed + 1.0) * (high - low)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """From a policy's last hidden numbers to its packed answer, as SB3 does it.
+
+    Attributes:
+        kind: Of the answer.
+        tower: Gives logits, values, actions or means.
+        action: The environment's actions.
+        squash: Whether tanh follows, of a "point"; else it is clipped to the box.
+        deviation: Gives the logarithm of a Gaussian's deviation; None where `log_std` tells.
+        log_std: Of a Gaussian, (d,) if it is the same for every observation; (width, d), or
+            (width, 1), with generalised state-dependent exploration (gSDE, arXiv:2005.05719,
+            equation 9): the variance is latent² @ std² + 1e-6.
+        use_expln: Whether gSDE's deviation grows like a logarithm above one.
+        limit: A Gaussian's mean stays within [-limit, limit].
+    """
+
+    kind: Kind
+    tower: Perceptron
+    action: ActionSpec
+    squash: bool = False
+    deviation: Perceptron | None = None
+    log_std: Tensor | None = None
+    use_expln: bool = False
+    limit: float = inf
+
+    def __call__(self, latent: Tensor, trace: Trace | None = None) -> Tensor:
+        """Give what `agentkd.dists.pack` makes of the answer for (batch, width)."""
+        out = self.tower(latent, trace)
+        if self.kind == "qvalues":  # of quantiles, their mean
+            return out.reshape(len(out), -1, dists.action_size(self.action)).mean(1)
+        if self.kind == "point" and isinstance(self.action, BoxSpec):
+            if self.squash:
+                return unsquash(torch.tanh(out), self.action)
+            return out.clamp(torch.tensor(self.action.low), torch.tensor(self.action.high))
+        if self.kind in ("gaussian", "squashed"):
+            mean = out if isinf(self.limit) else out.clamp(-self.limit, self.limit)
+            return torch.cat([mean, self._log_deviation(latent).expand_as(mean)], 1)
+        return out
+
+    def _log_deviation(self, latent: Tensor) -> Tensor:
+        if self.deviation is not None:
+            return self.deviation(latent).clamp(*_LOG_STD)
+        assert self.log_std is not None
+        if self.log_std.ndim == 1:
+            return self.log_std
+        deviation = self.log_std.exp()
+        if self.use_expln:
+            above = torch.log1p(self.log_std.clamp(min=0.0) + _EPSILON) + 1.0
+            deviation = torch.where(self.log_std > 0, above, deviation)
+        return 0.5 * (latent.square() @ deviation.square() + _EPSILON).log()
+
+
+def _tensor(values: Floats) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +124,13 @@ class Sb3Policy:
 
     inputs: Inputs
     trunk: Perceptron
-    head: heads.Head
+    head: Head
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for raw flat observations (batch, size)."""
-        return self.head(self.trunk(self.inputs(obs)))
+        with torch.inference_mode():
+            rows = self.head(self.trunk(_tensor(self.inputs(obs))))
+        return dists.unpack(self.head.kind, rows.numpy(), self.head.action)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,119 +141,116 @@ class Sb3RecurrentPolicy:
     """
 
     inputs: Inputs
-    lstm: Lstm
+    lstm: nn.LSTM
     trunk: Perceptron
-    head: heads.Head
+    head: Head
 
     def initial_state(self, batch: int) -> State:
         """Give the memory that an episode starts with: zeros."""
-        shape = (batch, len(self.lstm.cells), self.lstm.width)
+        shape = (batch, self.lstm.num_layers, self.lstm.hidden_size)
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Give the action distribution for (batch, size) and the next memory."""
-        out, hidden, cell = self.lstm(self.inputs(obs), *state)
-        return self.head(self.trunk(out)), (hidden, cell)
+        with torch.inference_mode():
+            hidden, cell = (_tensor(each.swapaxes(0, 1)) for each in state)
+            out, after = self.lstm(_tensor(self.inputs(obs))[:, None], (hidden, cell))
+            rows = self.head(self.trunk(out[:, 0]))
+            hidden, cell = (each.transpose(0, 1) for each in after)
+        answer = dists.unpack(self.head.kind, rows.numpy(), self.head.action)
+        return answer, (array(hidden), array(cell))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Builder:
     """Builds a policy from a description, layer by layer."""
 
-    description: Description
+    about: Description
     taker: Taker
-    between: Callable[[Floats], Floats]
-    spec: Spec
+    between: Callable[[Tensor], Tensor]
+    action: ActionSpec
 
-    def layers(self, prefix: str, width: int, *, ends: bool = False) -> Perceptron:
-        return Perceptron(self.taker.sequence(prefix, width), self.between, ends)
-
-    def on_policy(self, width: int) -> tuple[Perceptron, heads.Head]:
+    def on_policy(self, width: int) -> tuple[Perceptron, Head]:
+        """Build PPO's actor and the like."""
         shared = self.taker.sequence("mlp_extractor.shared_net.", width)
-        width = _width(shared, width)
+        width = Perceptron(shared, self.between).width(width)
         own = self.taker.sequence("mlp_extractor.policy_net.", width)
-        width = _width(own, width)
-        layer = self.taker.linear("action_net", width)
-        self.fits(len(layer.weight))
         trunk = Perceptron((*shared, *own), self.between, ends=True)
-        log_std = self.taker.optional("log_std")
-        if log_std is None:
-            return trunk, heads.Choices(layer, self.spec.action)
-        if log_std.ndim == 1:
-            return trunk, heads.Diagonal(layer, log_std)
-        about = self.description
-        return trunk, heads.StateDependent(layer, log_std, about.use_expln, about.squash, inf)
+        tower = self.last("action_net", trunk.width(width))
+        if not isinstance(self.action, BoxSpec):
+            return trunk, self.head(plain_kind(self.action), tower)
+        log_std = self.taker.take("log_std")
+        kind: Kind = "squashed" if self.about.squash and log_std.ndim > 1 else "gaussian"
+        return trunk, self.head(kind, tower, log_std=log_std, use_expln=self.about.use_expln)
 
-    def squashed(self, width: int) -> tuple[Perceptron, heads.Head]:
-        prefix, about = "actor.latent_pi.", self.description
+    def squashed(self, width: int) -> tuple[Perceptron, Head]:
+        """Build SAC's actor and the like."""
+        prefix, about = "actor.latent_pi.", self.about
+        norm: Linear | None = None
         if about.algorithm == "CrossQ":
-            layers, last = self.taker.renormed(prefix, width, about.epsilon)
-            trunk = Perceptron(layers, self.between, ends=True)
-            if last is not None:
-                trunk = Perceptron((*layers, last), self.between, ends=False)
+            layers, norm = self.taker.renormed(prefix, width, about.epsilon)
         else:
-            trunk = self.layers(prefix, width, ends=True)
-        width = _width(trunk.layers, width)
+            layers = self.taker.sequence(prefix, width)
+        trunk = Perceptron(layers, self.between, ends=True)
+        width = trunk.width(width)
         clipped = bool(self.taker.names("actor.mu.0."))
-        layer = self.taker.linear("actor.mu.0" if clipped else "actor.mu", width)
-        self.fits(len(layer.weight))
+        mean = "actor.mu.0" if clipped else "actor.mu"
         log_std = self.taker.optional("actor.log_std")
         if log_std is None:
-            deviation = self.taker.linear("actor.log_std", width)
-            return trunk, heads.Squashed(layer, deviation)
+            tower, deviation = (self.last(each, width, norm) for each in (mean, "actor.log_std"))
+            return trunk, self.head("squashed", tower, deviation=deviation)
+        if log_std.ndim != 2:
+            raise LoadError(f"{about.where}: 'actor.log_std' is of shape {tuple(log_std.shape)}.")
+        if norm is not None:  # which gSDE's deviation depends on, too
+            trunk = Perceptron((*layers, norm), self.between)
         limit = about.clip_mean if clipped else inf
-        return trunk, heads.StateDependent(layer, log_std, about.use_expln, True, limit)
+        return trunk, self.head(
+            "squashed",
+            self.last(mean, width),
+            log_std=log_std,
+            use_expln=about.use_expln,
+            limit=limit,
+        )
 
-    def direct(self, width: int) -> heads.Head:
+    def direct(self, width: int) -> tuple[Perceptron, Head]:
         """Build the policies whose layers lead from the features to the answer."""
-        match self.description.kind:
-            case "deterministic":
-                layers = self.layers("actor.mu.", width)
-            case "values":
-                layers = self.layers("q_net.q_net.", width)
-            case "quantiles":
-                layers = self.layers("quantile_net.quantile_net.", width)
-            case _:
-                layers = self.layers("action_net.", width)
-                if self.taker.has("action_net.weight"):  # sb3-contrib before 1.7
-                    only = self.taker.linear("action_net", width)
-                    layers = Perceptron((only,), self.between, ends=False)
-        if not layers.layers:
-            raise LoadError(f"{self.description.where} holds no layers that act. {REMEDY}")
-        out = _width(layers.layers, width)
-        action = self.spec.action
-        if self.description.kind in ("values", "quantiles"):
-            if not isinstance(action, DiscreteSpec) or out % action.n:
-                self.fits(out)
-            return heads.Values(layers, dists.action_size(action))
-        self.fits(out)
-        if isinstance(action, BoxSpec):
-            squash = self.description.kind == "deterministic" or self.description.squash
-            return heads.Deterministic(layers, action, squash)
-        return heads.Choices(layers, action)
+        kind, prefix = self.about.kind, _TOWERS[self.about.kind]
+        layers = self.taker.sequence(prefix, width)
+        if kind == "linear" and self.taker.names("action_net.weight"):  # sb3-contrib before 1.7
+            layers = (self.taker.linear("action_net", width),)
+        if not layers:
+            raise LoadError(f"{self.about.where} holds no layers that act. {REMEDY}")
+        nothing, tower = Perceptron((), self.between), Perceptron(layers, self.between)
+        if kind in ("values", "quantiles"):
+            quantiles = isinstance(self.action, DiscreteSpec)
+            if not quantiles or tower.width(width) % dists.action_size(self.action):
+                self.check_size(tower)
+            return nothing, Head("qvalues", tower, self.action)
+        squash = kind == "deterministic" or self.about.squash
+        return nothing, self.head(plain_kind(self.action), tower, squash=squash)
 
-    def fits(self, out: int) -> None:
+    def last(self, name: str, width: int, norm: Linear | None = None) -> Perceptron:
+        layer = self.taker.linear(name, width)
+        return Perceptron((layer if norm is None else layer.after(norm),), self.between)
+
+    def head(self, kind: Kind, tower: Perceptron, **more: Any) -> Head:
+        self.check_size(tower)
+        return Head(kind, tower, self.action, **more)
+
+    def check_size(self, tower: Perceptron) -> None:
         """Make sure that the last layer has as many numbers as the actions need."""
-        if out != dists.action_size(self.spec.action):
+        out, size = tower.width(0), dists.action_size(self.action)
+        if out != size:
             raise LoadError(
-                f"{self.description.where}: the last layer gives {out} numbers; "
-                f"{self.spec.action} needs {dists.action_size(self.spec.action)}."
+                f"{self.about.where}: the last layer gives {out} numbers; "
+                f"{self.action} needs {size}."
             )
-
-
-def _width(layers: tuple[Linear, ...], otherwise: int) -> int:
-    return len(layers[-1].weight) if layers else otherwise
 
 
 def build(
     description: Description, given: Spec | None, statistics: Statistics | None
 ) -> tuple[Policy | RecurrentPolicy, Spec, int]:
-    """Rebuild what acts.
-
-    Args:
-        description: What the policy is.
-        given: The environment; None for the spaces that the policy was trained with.
-        statistics: What VecNormalize knew.
+    """Rebuild what acts, for the environment, or for the spaces that the policy was trained with.
 
     Returns:
         The policy, its environment, and how many trained numbers act.
@@ -186,45 +259,37 @@ def build(
         LoadError: If the weights are not those of such a policy.
         SpecError: If it is for another environment.
     """
-    where = description.where
+    where, kind = description.where, description.kind
     spec = given or Spec(description.obs, description.action)
     check_action(description.action, spec.action, where)
     taker = Taker(description.weights)
-    known = _EXTRACTORS[description.kind]
+    known = _EXTRACTORS[kind]
     prefix = next((name for name in known if taker.names(name)), known[0])
     normal = None if statistics is None else normaliser(statistics, spec.obs)
-    inputs = read_inputs(
-        description.obs, spec.obs, description.images, normal, taker, prefix, where
-    )
-    between = activation(description.activation)
-    builder = _Builder(description, taker, between, spec)
+    inputs = read_inputs(description, spec.obs, normal, taker, prefix)
+    builder = _Builder(description, taker, activation(description.activation), spec.action)
     policy: Policy | RecurrentPolicy
-    if description.kind == "recurrent":
+    if kind == "recurrent":
         lstm = taker.lstm("lstm_actor.", inputs.size)
-        policy = Sb3RecurrentPolicy(inputs, lstm, *builder.on_policy(lstm.width))
-    elif description.kind == "actor-critic":
+        policy = Sb3RecurrentPolicy(inputs, lstm, *builder.on_policy(lstm.hidden_size))
+    elif kind == "actor-critic":
         policy = Sb3Policy(inputs, *builder.on_policy(inputs.size))
-    elif description.kind == "squashed":
+    elif kind == "squashed":
         policy = Sb3Policy(inputs, *builder.squashed(inputs.size))
     else:
-        nothing = Perceptron((), between, ends=False)
-        policy = Sb3Policy(inputs, nothing, builder.direct(inputs.size))
+        policy = Sb3Policy(inputs, *builder.direct(inputs.size))
     ignored = tuple(name for name in known if name != prefix)
     if left := taker.left(_CRITICS + ignored):
         raise LoadError(
             f"{where}: {description.algorithm}'s policy has no weights "
             f"{', '.join(left[:4])}: it is another network. {REMEDY}"
         )
-    probe(policy, spec, where)
+    _probe(policy, spec, where)
     return policy, spec, taker.parameters
 
 
-def probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
-    """Ask once, with zeros, so that what does not fit is said now.
-
-    Raises:
-        SpecError: If the answer does not fit the actions.
-    """
+def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
+    """Ask once, with zeros, so that what does not fit is said now."""
     obs = np.zeros((2, spec.obs.size), np.float32)
     if isinstance(policy, RecurrentPolicy):
         answer, _ = policy(obs, policy.initial_state(2))

@@ -35,14 +35,7 @@ LIMIT_WEIGHTS = 4 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """What a save says about itself, and its weights.
-
-    Attributes:
-        path: Where it lies.
-        digest: The SHA-256 of the file.
-        data: The JSON object.
-        weights: The policy's arrays by name.
-    """
+    """What a save says about itself, and its weights; `data` is its JSON object."""
 
     path: Path
     digest: str
@@ -90,12 +83,7 @@ def _not_a_save(path: Path, names: list[str]) -> LoadError:
 def weights_of(state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS) -> Weights:
     """Take a state dict's tensors as float32 arrays that share their memory.
 
-    The names are those of the model before torch.compile.
-
-    Args:
-        state: Tensors by name.
-        where: What they come from, for messages.
-        most: Bytes that they may take together.
+    The names are those of the model before torch.compile. Together they may take `most` bytes.
 
     Raises:
         LoadError: If something in it is no tensor of stored numbers.
@@ -123,15 +111,6 @@ def weights_of(state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS) 
             raise LoadError(f"{where}: two arrays are named {plain!r}.")
         weights[plain] = array
     return weights
-
-
-def _read_weights(raw: bytes, path: Path) -> Weights:
-    what = f"{path}: 'policy.pth'"
-    state = load_tensors(raw, what)
-    if not isinstance(state, dict):
-        raise LoadError(f"{what} holds a {type(state).__name__}.")
-    with loading(path, keep=(NumbersError,)):
-        return weights_of(state, str(path), most=4 * len(raw))
 
 
 def read_save(path: Path) -> Save:
@@ -166,4 +145,8 @@ def read_save(path: Path) -> Save:
     data = parse_json(raw, f"{path}: 'data'", limit=LIMIT_DATA, infinite=True)
     if not isinstance(data, dict):
         raise LoadError(f"{path}: 'data' is not a JSON object.")
-    return Save(path, digest, data, _read_weights(tensors, path))
+    state = load_tensors(tensors, f"{path}: 'policy.pth'")
+    if not isinstance(state, dict):
+        raise LoadError(f"{path}: 'policy.pth' holds a {type(state).__name__}.")
+    with loading(path, keep=(NumbersError,)):
+        return Save(path, digest, data, weights_of(state, str(path), most=4 * len(tensors)))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd.errors import SpecError
-from agentkd.planners.sb3.network import NatureCnn
+from agentkd.planners.sb3.network import NatureCnn, Taker
+from agentkd.planners.sb3.policy import Description
 from agentkd.planners.sb3.vecnormalize import Normaliser
-from agentkd.planners.sb3.weights import Taker
 from agentkd.spec import ObsSpec, Part
 from agentkd.types import Floats
 
@@ -20,18 +20,16 @@ class Feature:
     """One part of the observation, as SB3's extractors treat it.
 
     Attributes:
-        span: Its columns in the flat observation.
-        shape: Its shape there.
-        turn: Whether its channels come last and have to come first.
+        columns: Where its numbers lie in the flat observation, an image's channels first.
+        shape: Its shape then.
         scale: What it is multiplied with.
-        cnn: The convolutions it goes through, else it is flattened.
+        cnn: The convolutions it goes through, else it is flat.
         start: For one choice, the number of the first. SB3 one-hots the number itself, so that its
             columns are further right by as much.
     """
 
-    span: slice
+    columns: NDArray[np.intp]
     shape: tuple[int, ...]
-    turn: bool
     scale: float
     cnn: NatureCnn | None
     start: int = 0
@@ -39,30 +37,20 @@ class Feature:
     @property
     def plain(self) -> bool:
         """Whether its numbers are taken as they are."""
-        changed = self.turn or self.scale != 1.0 or self.cnn is not None or self.start
-        return not changed
+        return self.scale == 1.0 and self.cnn is None and not self.start
 
     def __call__(self, obs: Floats) -> Floats:
         """Map flat observations to this part's features, (batch, features)."""
-        x = obs[:, self.span]
-        if self.plain:
-            return x
+        x = obs[:, self.columns]
         if self.start:
-            return _moved(x, self.start)
-        x = x.reshape(len(x), *self.shape)
-        if self.turn:
-            x = x.transpose(0, 3, 1, 2)
+            x = _moved(x, self.start)
         if self.scale != 1.0:
             x = x * np.float32(self.scale)
-        return x.reshape(len(x), -1) if self.cnn is None else self.cnn(x)
+        return x if self.cnn is None else self.cnn(x.reshape(len(x), *self.shape))
 
 
 def _moved(one_hot: Floats, start: int) -> Floats:
-    """Move the columns of one-hot vectors to where SB3 has them.
-
-    Raises:
-        SpecError: If a number has no column there.
-    """
+    """Move the columns of one-hot vectors to where SB3 has them."""
     n = one_hot.shape[1]
     moved = np.zeros((len(one_hot), n), np.float32)
     columns = np.arange(n) + start
@@ -80,10 +68,7 @@ def _moved(one_hot: Floats, start: int) -> Floats:
 class Inputs:
     """All features side by side, from raw flat observations.
 
-    Attributes:
-        features: The parts, in the order in which the policy takes them.
-        normaliser: What comes first, where there is one.
-        size: How many features there are.
+    Without features the policy takes the observation flat, as it is. `size` counts the features.
     """
 
     features: tuple[Feature, ...]
@@ -94,21 +79,19 @@ class Inputs:
         """Map flat observations, (batch, size), to features."""
         if self.normaliser is not None:
             obs = self.normaliser(obs)
-        if len(self.features) == 1:
-            return self.features[0](obs)
+        if not self.features:
+            return obs
         return np.concatenate([feature(obs) for feature in self.features], axis=1)
 
 
-def _describe(part: Part) -> str:
-    name = f"{part.name!r}: " if part.name else ""
-    if part.sizes:
-        start = f" from {part.start} on" if part.start else ""
-        return f"{name}{part.kind} of {part.sizes}{start}"
-    return f"{name}{part.kind} of shape {part.shape}"
-
-
 def _described(spec: ObsSpec) -> str:
-    return ", ".join(map(_describe, spec.parts))
+    texts = []
+    for part in spec.parts:
+        name = f"{part.name!r}: " if part.name else ""
+        shape = f"of {part.sizes}" if part.sizes else f"of shape {part.shape}"
+        start = f" from {part.start} on" if part.sizes and part.start else ""
+        texts.append(f"{name}{part.kind} {shape}{start}")
+    return ", ".join(texts)
 
 
 def _turned(saved: Part, given: Part) -> bool | None:
@@ -140,57 +123,42 @@ def _mismatch(saved: ObsSpec, given: ObsSpec, where: str) -> SpecError:
 
 
 def read_inputs(
-    saved: ObsSpec,
-    given: ObsSpec,
-    images: frozenset[str],
-    normaliser: Normaliser | None,
-    taker: Taker,
-    prefix: str,
-    where: str,
+    about: Description, given: ObsSpec, normaliser: Normaliser | None, taker: Taker, prefix: str
 ) -> Inputs:
     """Find how the environment's flat observations become the policy's features.
 
-    Args:
-        saved: The observation as the policy takes it.
-        given: The observation as the environment gives it.
-        images: The parts that are divided by 255.
-        normaliser: What the flat observations go through first.
-        taker: The policy's weights.
-        prefix: How the names of the features extractor's weights begin.
-        where: What the policy comes from, for messages.
+    `prefix` is how the names of the features extractor's weights begin.
 
     Raises:
         SpecError: If the observations differ.
         LoadError: If the extractor's weights are not those of NatureCNN.
     """
-    starts, start = {}, 0
-    for part in given.parts:
-        starts[part.name] = start
-        start += part.size
+    saved = about.obs
     flat = saved.layout == "single" and saved.parts[0].kind == "box"
     if flat and saved.parts[0].shape == (given.size,):
         # The environment was flattened for training; flat is how they come here.
-        whole = Feature(slice(0, given.size), (given.size,), False, 1.0, None)
-        return Inputs((whole,), normaliser, given.size)
-    if saved.layout != given.layout:
-        raise _mismatch(saved, given, where)
+        return Inputs((), normaliser, given.size)
+    named, places, start = {}, {}, 0
+    for part in given.parts:
+        named[part.name] = part
+        places[part.name] = np.arange(start, start + part.size)
+        start += part.size
     features, size = [], 0
-    named = {part.name: part for part in given.parts}
     for part in saved.parts:
         turn = _turned(part, named[part.name]) if part.name in named else None
-        if turn is None:
-            raise _mismatch(saved, given, where)
-        span = slice(starts[part.name], starts[part.name] + part.size)
+        if turn is None or saved.layout != given.layout:
+            raise _mismatch(saved, given, about.where)
+        columns = places[part.name]
+        if turn:
+            columns = columns.reshape(named[part.name].shape).transpose(2, 0, 1).ravel()
         at = f"{prefix}extractors.{part.name}." if part.name else prefix
         cnn = taker.cnn(at, part.shape) if taker.names(f"{at}cnn.") else None
-        scale = 1.0 / 255.0 if part.name in images else 1.0
-        shape = named[part.name].shape or (prod(part.sizes),)
-        features.append(Feature(span, shape, turn, scale, cnn, part.start))
-        size += part.size if cnn is None else len(cnn.linear.weight)
+        scale = 1.0 / 255.0 if part.name in about.images else 1.0
+        features.append(Feature(columns, part.shape, scale, cnn, part.start))
+        size += part.size if cnn is None else cnn.linear.width(0)
     if len(features) < len(given.parts):
-        raise _mismatch(saved, given, where)
-    in_order = [feature.span.start for feature in features] == sorted(starts.values())
-    if in_order and all(feature.plain for feature in features):
-        whole = Feature(slice(0, given.size), (given.size,), False, 1.0, None)
-        return Inputs((whole,), normaliser, given.size)
+        raise _mismatch(saved, given, about.where)
+    columns = np.concatenate([feature.columns for feature in features])
+    if np.array_equal(columns, np.arange(given.size)) and all(each.plain for each in features):
+        return Inputs((), normaliser, given.size)
     return Inputs(tuple(features), normaliser, size)

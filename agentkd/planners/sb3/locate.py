@@ -31,36 +31,15 @@ _SAVE, _EXECUTOR = {"data", "policy.pth"}, {"manifest.json", "weights.safetensor
 _SUFFIXES = ("", ".pkl", ".pickle", ".p")
 _CUSTOMARY = re.compile(r"vec[_-]?norm", re.IGNORECASE)
 _FIRST_BYTES, _CLASS = 512, b"vec_normalize"
-_WORDS = frozenset(
-    [
-        "vecnormalize",
-        "vecnormalise",
-        "vecnorm",
-        "vecenv",
-        "vec",
-        "venv",
-        "env",
-        "normalize",
-        "normalise",
-        "normalized",
-        "normalizer",
-        "normalization",
-        "norm",
-        "obs",
-        "rms",
-        "stats",
-        "statistics",
-    ]
+_SAYS_STATISTICS = re.compile(
+    "vecnormali[sz]e|vecnorm|vecenv|vec|venv|env|normali[sz]e|normalized|normalizer|normalization"
+    "|norm|obs|rms|stats|statistics"
 )
 _CHECKPOINT = re.compile(r"_\d+_steps$")
 
 
 def kind_of(path: Path) -> Literal["save", "executor"] | None:
-    """Say what a file is by its entries; None if it is neither.
-
-    Raises:
-        LoadError: If the system refuses the path.
-    """
+    """Say what a file is by its entries; None if it is neither."""
     with loading(path):
         if not path.is_file():
             return None
@@ -75,11 +54,9 @@ def kind_of(path: Path) -> Literal["save", "executor"] | None:
 
 
 def find_save(path: Path) -> Path:
-    """Find the save that a path means.
+    """Find the save that a path means: the save, with or without its suffix, or that of a folder.
 
-    Args:
-        path: The save, with or without its suffix, or a folder with one: that of the three
-            customary names, else the only one.
+    Of several in a folder, it is the one with a customary name.
 
     Raises:
         LoadError: If there is none, or there are several.
@@ -149,7 +126,11 @@ def find_statistics(save: Path) -> Beside:
     claims: list[list[Path]] = [
         [path for path, known in named.items() if known == words],
         _statistics(folder / name),
-        [path for path, known in named.items() if _part(known, words) and known not in theirs],
+        [
+            path
+            for path, known in named.items()
+            if known and set(known) <= set(words) and known not in theirs
+        ],
         [path for path, known in named.items() if not known],
     ]
     if save.name in SAVES or _CHECKPOINT.search(name):
@@ -200,11 +181,7 @@ def _is_statistics(path: Path) -> bool:
 def _words(stem: str) -> tuple[str, ...]:
     """The words of a name, without those that only say that it holds statistics."""
     words = re.split(r"[_\- ]+", stem.lower())
-    return tuple(word for word in words if word and word not in _WORDS)
-
-
-def _part(some: tuple[str, ...], words: tuple[str, ...]) -> bool:
-    return bool(some) and set(some) <= set(words)
+    return tuple(word for word in words if word and not _SAYS_STATISTICS.fullmatch(word))
 
 
 Told = Literal["yes", "probably", "no", "unknown"]
@@ -217,9 +194,6 @@ def saw_normalised(data: Mapping[str, Any]) -> Told:
     SB3 saves the last observation as the policy saw it, and one as it was before. The latter is
     there behind VecNormalize only, which may have normalised nothing but rewards; off-policy
     algorithms have one always, and without VecNormalize it is that of the tick before.
-
-    Args:
-        data: The save's JSON object.
     """
     seen, original = data.get("_last_obs"), data.get("_last_original_obs")
     if seen is None or "_last_original_obs" not in data:
@@ -250,8 +224,7 @@ _FAR, _CLIP, _LARGE = 0.5, 10.0, 20.0
 def last_observations(data: Mapping[str, Any]) -> tuple[Any, Any] | None:
     """Read the last observation as the policy saw it, and the unnormalised one, flat.
 
-    Returns:
-        None where the save lacks one, or they cannot be read.
+    None where the save lacks one, or they cannot be read.
     """
     pickles = (data.get("_last_obs"), data.get("_last_original_obs"))
     try:

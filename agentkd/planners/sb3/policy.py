@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from agentkd.errors import ConfigError, LoadError, SpecError, UnsafeError, did_you_mean
 from agentkd.planners.sb3.file import Save, Weights
-from agentkd.planners.sb3.network import REMEDY
 from agentkd.planners.sb3.spaces import read_spaces
 from agentkd.spec import ActionSpec, BoxSpec, ObsSpec
 
@@ -17,6 +18,12 @@ Kind = Literal[
     "actor-critic", "recurrent", "squashed", "deterministic", "values", "quantiles", "linear"
 ]
 
+REMEDY = (
+    "Load the model in a function of yours and give module:function; or, if you trust "
+    "who made the file, allow unpickling (allow_pickle=True, --unpickle), which runs "
+    "whatever code it holds."
+)
+"""What to do about a policy that cannot be rebuilt from its weights."""
 ALGORITHMS: Mapping[str, Kind] = {
     "PPO": "actor-critic",
     "A2C": "actor-critic",
@@ -33,54 +40,28 @@ ALGORITHMS: Mapping[str, Kind] = {
 }
 """The algorithms that are read, and how each one's policy is built."""
 
-_MODULES: tuple[tuple[str, str], ...] = (
-    (r"stable_baselines3\.(common|ppo|a2c)\.policies", "PPO"),
-    (r"sb3_contrib\.trpo\.policies", "TRPO"),
-    (r"sb3_contrib\.(common\.recurrent|ppo_recurrent)\.policies", "RecurrentPPO"),
-    (r"stable_baselines3\.sac\.policies", "SAC"),
-    (r"sb3_contrib\.tqc\.policies", "TQC"),
-    (r"sb3_contrib\.crossq\.policies", "CrossQ"),
-    (r"stable_baselines3\.td3\.policies", "TD3"),
-    (r"stable_baselines3\.dqn\.policies", "DQN"),
-    (r"sb3_contrib\.qrdqn\.policies", "QRDQN"),
-    (r"sb3_contrib\.ars\.policies", "ARS"),
-)
+_MODULES = {
+    "PPO": r"stable_baselines3\.(common|ppo|a2c)\.policies",
+    "TRPO": r"sb3_contrib\.trpo\.policies",
+    "RecurrentPPO": r"sb3_contrib\.(common\.recurrent|ppo_recurrent)\.policies",
+    "SAC": r"stable_baselines3\.sac\.policies",
+    "TQC": r"sb3_contrib\.tqc\.policies",
+    "CrossQ": r"sb3_contrib\.crossq\.policies",
+    "TD3": r"stable_baselines3\.td3\.policies",
+    "DQN": r"stable_baselines3\.dqn\.policies",
+    "QRDQN": r"sb3_contrib\.qrdqn\.policies",
+    "ARS": r"sb3_contrib\.ars\.policies",
+}
 _ON_POLICY = ("actor-critic", "recurrent")
 EXTRACTORS = ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
 EXTRACTORS_MODULE = "stable_baselines3.common.torch_layers"
 _MASKED = r"sb3_contrib\.(common\.maskable|ppo_mask)\.policies"
-_OPTIONS = frozenset(
-    [
-        "device",
-        "net_arch",
-        "activation_fn",
-        "ortho_init",
-        "use_sde",
-        "log_std_init",
-        "full_std",
-        "use_expln",
-        "squash_output",
-        "features_extractor_class",
-        "features_extractor_kwargs",
-        "share_features_extractor",
-        "normalize_images",
-        "optimizer_class",
-        "optimizer_kwargs",
-        "n_critics",
-        "n_quantiles",
-        "clip_mean",
-        "with_bias",
-        "sde_net_arch",
-        "lstm_hidden_size",
-        "n_lstm_layers",
-        "shared_lstm",
-        "enable_critic_lstm",
-        "lstm_kwargs",
-        "batch_norm",
-        "batch_norm_momentum",
-        "batch_norm_eps",
-        "renorm_warmup_steps",
-    ]
+_OPTIONS = re.compile(
+    "device|net_arch|activation_fn|ortho_init|use_sde|log_std_init|full_std|use_expln"
+    "|squash_output|features_extractor_class|features_extractor_kwargs|share_features_extractor"
+    "|normalize_images|optimizer_class|optimizer_kwargs|n_critics|n_quantiles|clip_mean|with_bias"
+    "|sde_net_arch|lstm_hidden_size|n_lstm_layers|shared_lstm|enable_critic_lstm|lstm_kwargs"
+    "|batch_norm|batch_norm_momentum|batch_norm_eps|renorm_warmup_steps|:type:"
 )
 """The options of SB3's policies; what each does is in the weights, or is read."""
 
@@ -90,17 +71,12 @@ class Description:
     """All that is needed to rebuild what acts.
 
     Attributes:
-        algorithm: Its name, such as "TQC".
-        kind: How its policy is built.
-        obs: The observation as the policy takes it.
-        action: The actions it was trained for.
         images: The names of the observation's images that are divided by 255.
         activation: The name of the activation's class in torch.nn.
         use_expln: Whether gSDE bounds its deviation with `expln`.
         squash: Whether the actions end in tanh, where the algorithm leaves it open.
         clip_mean: gSDE of SAC keeps its mean within [-clip_mean, clip_mean].
         epsilon: CrossQ's renormalisation adds it to the variance.
-        weights: The policy's arrays.
         where: The file, for messages.
     """
 
@@ -118,37 +94,36 @@ class Description:
     where: str
 
 
+_BASES = (
+    ("stable_baselines3.common.base_class", "BaseAlgorithm"),
+    ("stable_baselines3.common.policies", "BasePolicy"),
+)
+
+
+def is_model(found: Any) -> bool:
+    """Whether an object is an SB3 model or policy; SB3 is not imported for it."""
+    return any((base.__module__, base.__name__) in _BASES for base in type(found).__mro__)
+
+
 def algorithm_of_module(module: str) -> str | None:
     """Name an algorithm whose policies are defined in a module, None for others."""
-    return next((name for known, name in _MODULES if re.fullmatch(known, module)), None)
+    return next((name for name, known in _MODULES.items() if re.fullmatch(known, module)), None)
 
 
-def masked(module: str) -> bool:
-    """Whether a module defines MaskablePPO's policies."""
-    return re.fullmatch(_MASKED, module) is not None
-
-
-def refuse_masks(where: str) -> None:
-    """Refuse a policy that acts only together with masks.
-
-    Raises:
-        SpecError: Always.
-    """
-    raise SpecError(
-        f"{where} is a policy of MaskablePPO. It needs action masks, and a planner "
-        "gets only observations: without masks it chooses illegal actions. Write a "
-        "function planner(spec) that finds the masks from the observations and returns "
-        "Categorical(model.policy.get_distribution(obs, masks).distribution.logits), "
-        "and give module:planner."
-    )
+def refuse_masks(module: str, where: str) -> None:
+    """Refuse a policy of a module of MaskablePPO's: it acts only together with masks."""
+    if re.fullmatch(_MASKED, module):
+        raise SpecError(
+            f"{where} is a policy of MaskablePPO. It needs action masks, and a planner "
+            "gets only observations: without masks it chooses illegal actions. Write a "
+            "function planner(spec) that finds the masks from the observations and returns "
+            "Categorical(model.policy.get_distribution(obs, masks).distribution.logits), "
+            "and give module:planner."
+        )
 
 
 def known_algorithm(algorithm: str) -> str:
-    """Give an algorithm's name as it is written.
-
-    Raises:
-        ConfigError: If there is no such algorithm.
-    """
+    """Give an algorithm's name as it is written; a `ConfigError` if there is none."""
     names = {name.lower(): name for name in ALGORITHMS}
     name = algorithm.lower().replace("-", "").replace("_", "")
     if name not in names:
@@ -185,8 +160,7 @@ def algorithm_of_options(data: Mapping[str, Any], weights: Weights) -> str | Non
 
 def _choose(save: Save, asked: str | None) -> str:
     """Name the algorithm whose policy the save holds."""
-    if masked(save.module):
-        refuse_masks(str(save.path))
+    refuse_masks(save.module, str(save.path))
     found = algorithm_of_module(save.module)
     marked = algorithm_of_options(save.data, save.weights)
     if found is not None and marked and ALGORITHMS[marked] == ALGORITHMS[found]:
@@ -206,13 +180,8 @@ def _choose(save: Save, asked: str | None) -> str:
     return name or found
 
 
-def class_name(text: str) -> str:
-    """Take the name from a class's textual form, "<class 'torch.nn…ReLU'>"."""
-    return re.sub(r".*\.|'>$", "", text)
-
-
 def _check_options(save: Save) -> None:
-    unknown = sorted(set(save.policy_kwargs) - _OPTIONS - {":type:"})
+    unknown = sorted(name for name in save.policy_kwargs if not _OPTIONS.fullmatch(name))
     if unknown:
         raise LoadError(
             f"{save.path}: the policy's options {', '.join(unknown)} are not known. {REMEDY}"
@@ -226,29 +195,23 @@ def _check_options(save: Save) -> None:
         )
 
 
-def default_activation(kind: Kind) -> str:
-    """The activation that SB3's policies have when none is chosen."""
-    return "Tanh" if kind in _ON_POLICY else "ReLU"
-
-
 def _activation(save: Save, kind: Kind) -> str:
     text = save.policy_kwargs.get("activation_fn")
     if text is None:
-        return default_activation(kind)
-    if not re.fullmatch(r"<class 'torch\.nn\.modules\.\w+\.\w+'>", str(text)):
+        return "Tanh" if kind in _ON_POLICY else "ReLU"
+    found = re.fullmatch(r"<class 'torch\.nn\.modules\.\w+\.(\w+)'>", str(text))
+    if not found:
         raise UnsafeError(
             f"{save.path}: its activation {text} is not a class of torch.nn. {REMEDY}"
         )
-    return class_name(str(text))
+    return found[1]
 
 
 def describe(save: Save, algorithm: str | None = None) -> Description:
     """Say what policy a save holds.
 
-    Args:
-        save: The save.
-        algorithm: Its algorithm, where the save does not tell or uses a class of its own that only
-            sets options of a known one.
+    The algorithm is given where the save does not tell, or uses a class of its own that only sets
+    options of a known one.
 
     Raises:
         ConfigError: If there is no such algorithm.
@@ -281,31 +244,16 @@ def describe(save: Save, algorithm: str | None = None) -> Description:
     )
 
 
-def _same_bounds(saved: BoxSpec, given: BoxSpec) -> bool:
-    import numpy as np
-
-    pairs = ((saved.low, given.low), (saved.high, given.high))
-    return all(np.allclose(left, right, atol=1e-6) for left, right in pairs)
-
-
 def check_action(saved: ActionSpec, given: ActionSpec, where: str) -> None:
-    """Make sure that a policy's actions are those of the environment.
-
-    Raises:
-        SpecError: If they are not.
-    """
-    if type(saved) is not type(given):
-        raise SpecError(
-            f"{where} acts with {saved}; the environment takes {given}. It was trained "
-            "in another environment."
-        )
+    """Make sure that a policy's actions are those of the environment, or raise a `SpecError`."""
     if isinstance(saved, BoxSpec) and isinstance(given, BoxSpec):
         if len(saved.low) != len(given.low):
             raise SpecError(
                 f"{where} gives {len(saved.low)} numbers as action; the environment "
                 f"takes {len(given.low)}. It was trained in another environment."
             )
-        if not _same_bounds(saved, given):
+        pairs = ((saved.low, given.low), (saved.high, given.high))
+        if not all(np.allclose(left, right, atol=1e-6) for left, right in pairs):
             raise SpecError(
                 f"{where} was trained with actions from {saved.low} to {saved.high}; "
                 f"the environment's go from {given.low} to {given.high}. Wrap the "

@@ -28,8 +28,6 @@ _SCALARS = re.compile(r"u?int\d*|float\d+|bool_?|generic|number")
 _NUMBERS = re.compile(r"[?bBhHiIlLqQefdu]\d*")
 _PLAIN = {("builtins", "object"), ("__builtin__", "object"), ("numpy", "ndarray")}
 _ARRAYS = re.compile(r"numpy\.(_?core)\.(multiarray|numeric)")
-
-
 _MOST_STEPS = 1 << 17
 """Instructions that a pickle may have; statistics of 50 parts have some thousands."""
 _MOST_NAMES = 256
@@ -225,9 +223,6 @@ class _Unpickler(_Base):
 def read(data: bytes) -> Any:
     """Read a pickle of spaces or statistics; run nothing.
 
-    Args:
-        data: The pickle's bytes.
-
     Returns:
         Plain values, NumPy arrays, and a `Record` for each object, whose class has the name of the
         object's class.
@@ -246,12 +241,7 @@ def read(data: bytes) -> Any:
 
 
 def _settled(value: Any, done: dict[int, Any]) -> Any:
-    """Put arrays in the place of their stand-ins, in each object once.
-
-    Args:
-        value: What was read.
-        done: What each object became, by its identity.
-    """
+    """Put arrays in the place of their stand-ins, in each object once; `done` goes by identity."""
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, _Dtype):

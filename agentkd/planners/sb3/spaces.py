@@ -95,11 +95,7 @@ def _settled(record: Any, *, inner: bool = False) -> Any:
 
 
 def space(item: Any, what: str) -> Any:
-    """Read a space of a save: an object that `agentkd.spec` understands.
-
-    Args:
-        item: The item of the save's JSON.
-        what: "observation_space" or "action_space", for messages.
+    """Read a space of a save's JSON: an object that `agentkd.spec` understands.
 
     Raises:
         LoadError: If it is missing or damaged.
@@ -142,11 +138,7 @@ def image_parts(found: Any) -> frozenset[str]:
 
 
 def spaces_spec(obs: Any, action: Any) -> Spec:
-    """Describe the spaces of an SB3 policy.
-
-    Raises:
-        SpecError: If SB3 reads them otherwise than they say.
-    """
+    """Describe the spaces of an SB3 policy; refuse those that SB3 reads otherwise."""
     if np.any(getattr(action, "start", 0)):
         raise SpecError(
             f"The policy's actions start at {action.start}, but SB3's predict counts "
@@ -156,11 +148,7 @@ def spaces_spec(obs: Any, action: Any) -> Spec:
 
 
 def read_spaces(data: Mapping[str, Any]) -> tuple[Spec, frozenset[str]]:
-    """Read both spaces of a save.
-
-    Returns:
-        The observation and the actions, and the names of the images.
-    """
+    """Read both spaces of a save, and the names of the images."""
     obs = space(data.get("observation_space"), "observation_space")
     action = space(data.get("action_space"), "action_space")
     with loading("The save's spaces", keep=(SpecError,)):

@@ -2,80 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, distributions
 
-from agentkd.dists import action_size
+from agentkd import dists
 from agentkd.errors import SpecError
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiDiscreteSpec
-from agentkd.types import (
-    ActionDist,
-    Bernoulli,
-    Categorical,
-    Floats,
-    Gaussian,
-    MultiCategorical,
-    Point,
-    SquashedGaussian,
-)
-
-if TYPE_CHECKING:
-    import torch
+from agentkd.types import ActionDist, Floats, Kind
 
 
-def tensors(*values: torch.Tensor) -> list[Floats]:
-    """Copy tensors to float32 arrays."""
-    import torch
-
-    return [np.array(value.detach().to("cpu", torch.float32).numpy()) for value in values]
+def array(value: Tensor) -> Floats:
+    """Copy a tensor to a float32 array."""
+    return np.array(value.detach().to("cpu", torch.float32).numpy())
 
 
-def _pair(mean: Any, log_std: Any, *, squashed: bool = False) -> ActionDist:
-    first, second = tensors(mean, log_std)
-    if second.ndim > 1 and second.shape != first.shape:
-        raise SpecError(
-            f"A torch module answered with a pair of shapes {first.shape} and "
-            f"{second.shape}. A pair is (mean, log_std), with log_std of the mean's "
-            f"shape or {first.shape[1:]}."
-        )
-    wide = np.broadcast_to(second, first.shape)
-    return (SquashedGaussian if squashed else Gaussian)(first, wide)
+def plain_kind(action: ActionSpec) -> Kind:
+    """What a plain row of numbers is for these actions: logits, log-odds or a point."""
+    match action:
+        case DiscreteSpec():
+            return "categorical"
+        case MultiDiscreteSpec():
+            return "multicategorical"
+        case BoxSpec():
+            return "point"
+        case _:
+            return "bernoulli"
 
 
-def distribution(found: Any, action: ActionSpec, *, squashed: bool = False) -> ActionDist:
-    """Read what a torch module answered, through the action spec.
+def packed(found: Any, action: ActionSpec, *, squashed: bool = False) -> tuple[Kind, Tensor]:
+    """Lay out what a torch module answered as `agentkd.dists.pack` does, with its gradient.
 
-    Args:
-        found: A torch distribution (Categorical, Bernoulli, Normal, Independent of these, a list of
-            Categoricals); a pair (mean, log_std); or a tensor: logits
-            for choices, the action in the environment's units for boxes.
-        action: The environment's actions.
-        squashed: Whether a Gaussian is one before tanh.
+    It may be a torch distribution (Categorical, Bernoulli, Normal, Independent of these, a list of
+    Categoricals); a pair (mean, log_std); or a tensor: logits for choices, the action in the
+    environment's units for boxes. With `squashed`, a Gaussian is one before tanh.
 
     Raises:
         SpecError: If it is anything else.
     """
-    import torch
-    from torch import distributions
-
     if isinstance(found, distributions.Independent):
-        return distribution(found.base_dist, action, squashed=squashed)
+        return packed(found.base_dist, action, squashed=squashed)
     if isinstance(found, distributions.Categorical):
-        return Categorical(*tensors(found.logits))
+        return "categorical", found.logits
     if isinstance(found, distributions.Bernoulli):
-        return Bernoulli(*tensors(found.logits))
+        return "bernoulli", found.logits
     if isinstance(found, distributions.Normal):
-        return _pair(found.mean, found.stddev.log(), squashed=squashed)
-    pieces = isinstance(found, (list, tuple)) and len(found) > 0
-    if pieces and isinstance(found[0], distributions.Categorical):
+        found = (found.mean, found.stddev.log())
+    elif isinstance(found, Tensor):
+        return plain_kind(action), _plain(found, action)
+    several = isinstance(found, (list, tuple)) and len(found) > 0
+    if several and isinstance(found[0], distributions.Categorical):
         sizes = tuple(int(each.logits.shape[-1]) for each in found)
-        logits = np.concatenate(tensors(*(each.logits for each in found)), axis=1)
-        return MultiCategorical(logits, sizes)
-    if pieces and len(found) == 2 and isinstance(action, BoxSpec):
-        return _pair(*found, squashed=squashed)
-    if isinstance(found, torch.Tensor):
-        return _plain(tensors(found)[0], action)
+        if sizes != getattr(action, "sizes", None):
+            raise SpecError(f"The policy chooses out of {sizes}, the environment out of {action}.")
+        return "multicategorical", torch.cat([each.logits for each in found], 1)
+    if several and len(found) == 2 and isinstance(action, BoxSpec):
+        mean, log_std = found
+        if log_std.ndim > 1 and log_std.shape != mean.shape:
+            raise SpecError(
+                f"A torch module answered with a pair of shapes {tuple(mean.shape)} and "
+                f"{tuple(log_std.shape)}. A pair is (mean, log_std), with log_std of the mean's "
+                f"shape or {tuple(mean.shape[1:])}."
+            )
+        wide = log_std.to(mean.device).expand_as(mean)
+        return ("squashed" if squashed else "gaussian"), torch.cat([mean, wide], 1)
     raise SpecError(
         f"A torch module answered with a {type(found).__name__}. Let it return an "
         "ActionDist, a torch distribution, a tensor of logits or actions, or, for "
@@ -83,20 +75,18 @@ def distribution(found: Any, action: ActionSpec, *, squashed: bool = False) -> A
     )
 
 
-def _plain(values: Floats, action: ActionSpec) -> ActionDist:
+def distribution(found: Any, action: ActionSpec, *, squashed: bool = False) -> ActionDist:
+    """Read what a torch module answered, through the action spec; see `packed`."""
+    kind, rows = packed(found, action, squashed=squashed)
+    return dists.unpack(kind, array(rows), action)
+
+
+def _plain(values: Tensor, action: ActionSpec) -> Tensor:
     flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
-    size = action_size(action)
+    size = dists.action_size(action)
     if flat.shape[1] != size:
         raise SpecError(
-            f"A torch module answered with shape {values.shape}; (batch, {size}) was "
+            f"A torch module answered with shape {tuple(values.shape)}; (batch, {size}) was "
             f"expected for {action}."
         )
-    match action:
-        case DiscreteSpec():
-            return Categorical(flat)
-        case MultiDiscreteSpec(sizes):
-            return MultiCategorical(flat, sizes)
-        case BoxSpec():
-            return Point(flat)
-        case _:
-            return Bernoulli(flat)
+    return flat

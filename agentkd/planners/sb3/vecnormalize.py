@@ -27,13 +27,10 @@ LIMIT = 256 * 2**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """The mean and variance of each normalised part of the observation.
+    """The mean and variance of each normalised part of the observation, by the part's name.
 
-    Attributes:
-        parts: Mean and variance by the part's name; "" for the whole observation.
-        clip: The normalised numbers stay within [-clip, clip].
-        epsilon: Added to the variance.
-        digest: The SHA-256 of the file, "" when there is none.
+    The name is "" for the whole. What is normalised stays within [-clip, clip]; `epsilon` is added
+    to the variance, and `digest` is the SHA-256 of the file, "" without one.
     """
 
     parts: Mapping[str, tuple[Doubles, Doubles]]
@@ -80,10 +77,7 @@ def _moments(rms: Any, where: str) -> tuple[Doubles, Doubles]:
 
 
 def statistics_of(found: Any, where: str, digest: str = "") -> Statistics | None:
-    """Take the statistics from a VecNormalize or its inert record.
-
-    Returns:
-        None where it normalises rewards only.
+    """Take the statistics from a VecNormalize or its inert record; None if it is for rewards only.
 
     Raises:
         LoadError: If it is something else.
@@ -125,14 +119,10 @@ def _unpickled(raw: bytes, path: Path) -> Any:
 
 
 def read_statistics(path: Path, *, allow_pickle: bool = False) -> Statistics | None:
-    """Read what `VecNormalize.save` wrote.
+    """Read what `VecNormalize.save` wrote; None if it normalises rewards only.
 
-    Args:
-        path: The file, by custom `vecnormalize.pkl`.
-        allow_pickle: Unpickle what cannot be read otherwise, which runs whatever code it holds.
-
-    Returns:
-        None where it normalises rewards only.
+    With `allow_pickle`, what cannot be read otherwise is unpickled, which runs whatever code it
+    holds.
 
     Raises:
         LoadError: If it is missing, damaged or something else.
@@ -166,11 +156,7 @@ def _laid_out(values: Doubles, shape: tuple[int, ...], size: int, name: str) -> 
 
 
 def normaliser(statistics: Statistics, spec: ObsSpec) -> Normaliser:
-    """Make the function that normalises flat observations.
-
-    Raises:
-        SpecError: If the statistics do not fit the observation.
-    """
+    """Make the function that normalises flat observations; the statistics have to fit them."""
     known = {part.name for part in spec.parts} if spec.layout == "dict" else {""}
     unknown = sorted(set(statistics.parts) - known)
     if unknown and list(statistics.parts) != [""]:

@@ -9,6 +9,7 @@ the return from every other state that was looked at is bounded by what the best
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -16,8 +17,8 @@ from typing import Generic, TypeVar, final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, PlannerError
-from agentkd.planners.sb3.model import Model, restored
+from agentkd.errors import PlannerError, check_range
+from agentkd.planners.search.worlds import Model, restored
 from agentkd.types import Categorical, Floats
 
 S = TypeVar("S", bound=Hashable)
@@ -48,14 +49,8 @@ class ExactOptions:
     def __post_init__(self) -> None:
         """Validate the fields."""
         for name in ("horizon", "expansions", "remembered"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature is {self.temperature}; it has to be above 0.")
-
-
-def _none(_: Hashable) -> float:
-    return 0.0
+            check_range(name, getattr(self, name), least=1)
+        check_range("temperature", self.temperature, above=0, below=math.inf)
 
 
 @dataclass(slots=True)
@@ -111,7 +106,7 @@ class ExactSearch(Generic[S]):
         model: Model[S],
         options: ExactOptions | None = None,
         *,
-        bound: Callable[[S], float] = _none,
+        bound: Callable[[S], float] = lambda _: 0.0,
     ) -> None:
         """Begin without knowledge."""
         self.options = options or ExactOptions()
@@ -135,11 +130,7 @@ class ExactSearch(Generic[S]):
         return other
 
     def __call__(self, obs: Floats, /) -> Categorical:
-        """Give `horizon` rows for each of the observations (batch, obs).
-
-        Raises:
-            PlannerError: If the model raises or pays more than 0.
-        """
+        """Give `horizon` rows for each of the observations (batch, obs)."""
         rows = [row for each in obs for row in self._rows(restored(self._model, each))]
         return Categorical(np.asarray(rows, np.float32))
 

@@ -20,8 +20,8 @@ from typing import Literal, final, get_args
 
 import numpy as np
 
-from agentkd.errors import AgentkdError, ConfigError, PlannerError, did_you_mean
-from agentkd.planners.search.rollouts import Doubles, Rollouts
+from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_range, did_you_mean
+from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.types import Floats, Gaussian
 
 Method = Literal["mppi", "cem"]
@@ -66,42 +66,28 @@ class MpcOptions:
         if self.method not in get_args(Method):
             hint = did_you_mean(str(self.method), get_args(Method))
             raise ConfigError(f"No method {self.method!r}.{hint}")
-        for name, least in (
-            ("ticks", 1),
-            ("knots", 1),
-            ("horizon", 1),
-            ("samples", 2),
-            ("iterations", 1),
-            ("remembered", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; it has to be at least {least}."
-                )
+        for name in ("ticks", "iterations"):
+            check_range(name, getattr(self, name), least=1)
+        check_range("samples", self.samples, least=2)
+        check_range("remembered", self.remembered, least=0)
         for name in ("knots", "horizon"):
+            check_range(name, getattr(self, name), least=1)
             if getattr(self, name) > self.ticks:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}; a plan has {self.ticks} ticks."
                 )
         for name in ("spread", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it has to be above 0.")
+            check_range(name, getattr(self, name), above=0, below=math.inf)
         for name in ("elites", "discount"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; above 0 and at most 1, please."
-                )
+            check_range(name, getattr(self, name), above=0, most=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A plan that was lived through in the model.
+    """A plan that was lived through in the model: knots (knots, d), and their return.
 
-    Attributes:
-        knots: (knots, d).
-        value: Its return.
-        spread: How far the plans lie apart that count, (knots, d).
-        states: What the model says it leads through, (ticks, state).
+    The plans that count lie `spread` apart, (knots, d); `states` is what the model says it leads
+    through, (ticks, state).
     """
 
     knots: Doubles
@@ -116,8 +102,7 @@ def weigh(returns: Doubles, temperature: float) -> Doubles:
     unit = returns[finite].std() if finite.any() else 0.0
     above = np.where(finite, returns, -np.inf) - returns[finite].max(initial=-np.inf)
     weights = np.exp(above / max(temperature * unit, 1e-12))
-    found: Doubles = weights / weights.sum()
-    return found
+    return np.asarray(weights / weights.sum())
 
 
 def choose(returns: Doubles, elites: float) -> Doubles:
@@ -126,8 +111,7 @@ def choose(returns: Doubles, elites: float) -> Doubles:
     best = np.argsort(-returns, kind="stable")[:count]
     weights = np.zeros(len(returns))
     weights[best] = np.isfinite(returns[best])
-    found: Doubles = weights / weights.sum()
-    return found
+    return np.asarray(weights / weights.sum())
 
 
 @final
@@ -142,10 +126,6 @@ class SamplingControl:
     number of ticks later, and a plan that was not followed is not near. If doing nothing is better,
     it starts from that. So the same question may be answered better the second time; with
     `remembered=0` it is answered the same.
-
-    Args:
-        rollouts: The world.
-        options: How to think.
     """
 
     def __init__(self, rollouts: Rollouts, options: MpcOptions | None = None) -> None:
@@ -170,39 +150,27 @@ class SamplingControl:
         return SamplingControl(self._rollouts, replace(self.options, horizon=horizon))
 
     def __call__(self, obs: Floats, /) -> Gaussian:
-        """Give `horizon` rows for each of the observations (batch, obs).
-
-        Raises:
-            PlannerError: If the model raises, or every future ends in NaN.
-        """
-        answers = [self._answer(list(self._plan(each))[-1]) for each in obs]
+        """Give `horizon` rows for each of the observations (batch, obs)."""
+        answers = [self._answer(list(self.plans(each[None]))[-1]) for each in obs]
         return Gaussian(
             np.concatenate([answer.mean for answer in answers]),
             np.concatenate([answer.log_std for answer in answers]),
         )
 
     def improve(self, obs: Floats, /) -> Iterator[Gaussian]:
-        """Give an answer after each iteration.
+        """Give `horizon` rows after each iteration, for one observation (1, obs).
 
-        Args:
-            obs: One observation, (1, obs).
-
-        Yields:
-            `horizon` rows; by the model, each answer is at least as good as the last.
+        By the model, each answer is at least as good as the last.
         """
-        for plan in self._plan(obs[0]):
-            yield self._answer(plan)
+        return map(self._answer, self.plans(obs))
 
     def plans(self, obs: Floats, /) -> Iterator[Plan]:
         """Give the best plan after each iteration, for one observation (1, obs)."""
-        yield from self._plan(obs[0])
-
-    def _plan(self, obs: Floats) -> Iterator[Plan]:
         options, best = self.options, None
         if not options.remembered:
             self._random = np.random.default_rng(options.seed)
         try:
-            state = self._rollouts.restore(obs)
+            state = self._rollouts.restore(obs[0])
             best = self._begin(state)
             spread = np.full_like(best.knots, options.spread)
             for _ in range(options.iterations):
@@ -212,7 +180,7 @@ class SamplingControl:
             raise
         except Exception as error:
             raise PlannerError(
-                f"The model failed for an observation of {obs.shape}: "
+                f"The model failed for an observation of {obs[0].shape}: "
                 f"{type(error).__name__}: {error}"
             ) from error
         finally:
@@ -262,12 +230,8 @@ class SamplingControl:
         moved = self._lived(state, mean[None])
         index = int(np.argmax(returns))
         found = Plan(knots[index], float(returns[index]), apart, states[index])
-        best = max(
-            replace(best, spread=apart),
-            found,
-            replace(moved, spread=apart),
-            key=lambda plan: plan.value,
-        )
+        plans = (replace(best, spread=apart), found, replace(moved, spread=apart))
+        best = max(plans, key=lambda plan: plan.value)
         return best, (apart if options.method == "cem" else spread)
 
     def _answer(self, plan: Plan) -> Gaussian:

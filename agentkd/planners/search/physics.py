@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.errors import ConfigError, PlannerError, SpecError
-from agentkd.planners.search.rollouts import Doubles
+from agentkd.planners.search.worlds import Doubles
 from agentkd.types import Floats
 
 
@@ -79,11 +79,7 @@ class Physics:
         self._rollout = rollout.Rollout(nthread=threads)
 
     def restore(self, obs: Floats, /) -> Doubles:
-        """Give the simulation's state for an observation, at time 0 and at rest inside.
-
-        Raises:
-            SpecError: If positions or velocities do not fit the model.
-        """
+        """Give the simulation's state for an observation, at time 0 and at rest inside."""
         qpos, qvel = self._restore(obs)
         model = self._model
         if np.shape(qpos) != (model.nq,) or np.shape(qvel) != (model.nv,):
@@ -97,11 +93,7 @@ class Physics:
         return state
 
     def roll(self, state: Doubles, actions: Doubles, /) -> tuple[Doubles, Doubles]:
-        """Live on from a state; see `Rollouts.roll`.
-
-        Raises:
-            PlannerError: If the rewards are of another shape.
-        """
+        """Live on from a state; see `Rollouts.roll`."""
         count, ticks, _ = actions.shape
         held = np.repeat(actions, self._skip, axis=1)
         lived, _ = self._rollout.rollout(

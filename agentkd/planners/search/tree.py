@@ -16,8 +16,8 @@ from typing import Generic, TypeVar, final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, PlannerError
-from agentkd.planners.sb3.model import Model, restored
+from agentkd.errors import PlannerError, check_range
+from agentkd.planners.search.worlds import Model, restored
 from agentkd.types import Categorical, Floats
 
 S = TypeVar("S")
@@ -52,13 +52,10 @@ class TreeOptions:
     def __post_init__(self) -> None:
         """Validate the fields."""
         for name in ("simulations", "slice", "horizon", "tail"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
-        if not 0 < self.discount <= 1:
-            raise ConfigError(f"discount is {self.discount}; it has to be above 0 and at most 1.")
+            check_range(name, getattr(self, name), least=1)
+        check_range("discount", self.discount, above=0, most=1)
         for name in ("exploration", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}; it has to be above 0.")
+            check_range(name, getattr(self, name), above=0, below=math.inf)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,10 +77,6 @@ class _Node(Generic[S]):
         """What the state is expected to be worth, by all that was seen below it."""
         tried = sum(self.visits)
         return sum(self.totals) / tried if tried else self.value
-
-
-def _nothing(_: object) -> float:
-    return 0.0
 
 
 @final
@@ -111,7 +104,7 @@ class TreeSearch(Generic[S]):
         model: Model[S],
         options: TreeOptions | None = None,
         *,
-        value: Callable[[S], float] = _nothing,
+        value: Callable[[S], float] = lambda _: 0.0,
         prior: Callable[[S], Floats] | None = None,
     ) -> None:
         """Take the world and how to judge it."""
@@ -132,11 +125,7 @@ class TreeSearch(Generic[S]):
         return TreeSearch(self._model, options, value=self._value, prior=self._prior)
 
     def __call__(self, obs: Floats, /) -> Categorical:
-        """Give `horizon` rows for each of the observations (batch, obs).
-
-        Raises:
-            PlannerError: If the model raises, or a value or prior is no number.
-        """
+        """Give `horizon` rows for each of the observations (batch, obs)."""
         rows = []
         for each in obs:
             tree = _Tree(self, restored(self._model, each))
@@ -145,13 +134,9 @@ class TreeSearch(Generic[S]):
         return Categorical(np.asarray(rows, np.float32))
 
     def improve(self, obs: Floats, /) -> Iterator[Categorical]:
-        """Give an answer after each slice of its walks.
+        """Give `horizon` rows after each slice of its walks, for one observation (1, obs).
 
-        Args:
-            obs: One observation, (1, obs).
-
-        Yields:
-            `horizon` rows. The last rests on as many walks as a call's.
+        The last rest on as many walks as a call's.
         """
         tree = _Tree(self, restored(self._model, obs[0]))
         left = self.options.simulations

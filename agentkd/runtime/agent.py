@@ -16,25 +16,16 @@ from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, make_clock
-from agentkd.runtime.companions import Companions
-from agentkd.runtime.connect import (
-    AnyDistiller,
-    AnyPlanner,
-    Named,
-    agent_metrics,
-    check_arguments,
-    connect,
-)
+from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.goals import unconditioned
-from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.query import Demands
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.swaps import Swaps, open_executor
+from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
 
@@ -104,11 +95,11 @@ class Agent(Block):
         watch: bool = False,
         rollback: Rollback | None = None,
     ) -> None:
-        """Compile the executor; entering the block starts the rest."""
         check_arguments(locals())
+        super().__init__()
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
-        found, contract, watched = open_executor(executor, spec, goals, watch=watch)
+        found, self._contract, self._watched = open_executor(executor, spec, goals, watch=watch)
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
                 f"{found.architecture} has a memory, which cannot be rolled forward "
@@ -116,31 +107,28 @@ class Agent(Block):
             )
         self._routers = tuple(routers)
         self._mode, self._default, self._asked = mode, default, period
+        self._native, self._rollback, self._budget = native, rollback, budget
         self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._remove: Callable[[], object] = lambda: None
+        self._remove: Callable[[], object] | None = None
         if learn:
             distiller, self._remove = distiller_for(found, executor, self)
-        self._native, self._rollback = native, rollback
-        self._budget, self._watched, self._contract = budget, watched, contract
-        self._wanted = planner, planner_latency, workers, distiller
+        self._wanted = planner, planner_latency, workers, distiller, self._log
         self._form = form(found, native=native)
         self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
-        super().__init__()
-        self._open, self._ended = False, threading.Event()
+        self._ended = threading.Event()
         self._ticker = Ticker()
         self._connect(period)
 
     def _connect(self, period: float | None, *, virtual: bool = False) -> None:
         """Choose how planner and distiller are asked, under a clock."""
-        port, learning, self._unfit = connect(
+        companions = self._companions = Companions(
             *self._wanted, self.spec, virtual=virtual, period=period or 0.0
         )
-        self._companions = Companions(port, learning, self._log)
         # A decision takes no virtual time, so it misses no deadline.
         self._period = None if virtual else period
         self._decider = Decider(
             self._form,
-            port,
+            companions.planner,
             self._mode,
             self._routers,
             self._default,
@@ -150,15 +138,15 @@ class Agent(Block):
             self._log,
         )
         self._metrics = self._decider.metrics
-        self._inline = learning if self._companions.inline else None
+        learning = companions.distiller
+        self._inline = learning if learning is not None and learning.inline else None
         followed = self._watched is not None or self._rollback is not None
-        self._simple = self._companions.none and not followed
+        self._open = self._simple = companions.none and not followed
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and not self._routers and self._strategies.goals is None
-        self._open = self._simple
         self._swaps = Swaps(
             self._decider,
-            port,
+            companions.planner,
             learning,
             lambda: self._open,
             native=self._native,
@@ -168,8 +156,8 @@ class Agent(Block):
         )
 
     def _begin(self) -> bool:
-        if self._unfit is not None:
-            raise self._unfit
+        if self._companions.unfit is not None:
+            raise self._companions.unfit
         if self._simple:
             return False
         takes_part = "executor" in self._decider.order
@@ -178,13 +166,11 @@ class Agent(Block):
         self._companions.open(executor, self.spec, self._header(), demands)
         return True
 
-    def _began(self) -> None:
-        self._open = True
-
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
         self._companions.close()
-        self._remove()
+        if self._remove is not None:
+            self._remove()
         if opened:
             self._swaps.take_learnt()
 
@@ -215,7 +201,7 @@ class Agent(Block):
 
     def _supervise(self) -> None:
         self._companions.supervise()
-        if not self._companions.inline:
+        if self._inline is None:
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         self._swaps.follow_file()
@@ -293,8 +279,8 @@ class Agent(Block):
         """
         if self._asked is None:
             raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
-        if self._unfit is not None:
-            raise self._unfit
+        if self._companions.unfit is not None:
+            raise self._companions.unfit
         if self._ended.is_set():
             return False
         return self._ticker.tick(self._asked, self._metrics, ticks, seconds)
@@ -365,8 +351,8 @@ class Agent(Block):
         chosen = make_clock(clock, 1.0 / (self._asked or 0.02) if hz is None else hz)
         self._form = self._decider.form  # a swap may have come before
         self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
-        if self._unfit is not None:
-            raise self._unfit
+        if self._companions.unfit is not None:
+            raise self._companions.unfit
         return chosen
 
     def act(self, obs: Any) -> Any:
@@ -424,7 +410,7 @@ class Agent(Block):
 
     def metrics(self) -> dict[str, Any]:
         """Give all that was counted so far as plain values, by name."""
-        out = agent_metrics(self._decider, self._routers)
+        out = self._decider.snapshot()
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None

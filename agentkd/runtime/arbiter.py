@@ -66,7 +66,6 @@ class Moment:
     """
 
     def __init__(self, spec: Spec) -> None:
-        """Make room for ticks of an environment."""
         self._spec = spec
         self._form: Form | None = None
         self.begin(0, np.zeros(spec.obs.size, np.float32), None, float("inf"), 0)
@@ -185,7 +184,6 @@ class Arbiter:
         default: Any,
         metrics: Metrics,
     ) -> None:
-        """Begin before the first tick."""
         self.routers = tuple(routers)
         self.order = tuple(each for each in ORDER if each != _WITHOUT[mode])
         self.hand_over = HandOver(seam, spec.action) if seam is not None else None

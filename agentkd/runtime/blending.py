@@ -35,7 +35,6 @@ class Seam:
     blend: int = 0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.freeze < 0 or self.blend < 0:
             raise ConfigError(f"freeze={self.freeze}, blend={self.blend}: at least 0 ticks.")
 
@@ -57,7 +56,6 @@ class HandOver:
     """
 
     def __init__(self, seam: Seam, action: ActionSpec) -> None:
-        """Begin with nobody acting."""
         if seam.blend and not isinstance(action, BoxSpec):
             raise ConfigError(
                 f"blend={seam.blend} would average {action}. Choices change at a tick; "

@@ -90,7 +90,6 @@ class WallClock:
         time_ns: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the period; `start` begins."""
         self.period = check_period(period)
         self._step = round(period * 1e9)
         self._time = time_ns
@@ -133,7 +132,6 @@ class VirtualClock:
     """Ticks as fast as they are taken, each exactly on time."""
 
     def __init__(self, period: float) -> None:
-        """Take the period; `start` begins."""
         self.period = check_period(period)
         self._index = 0
 
@@ -161,7 +159,6 @@ class Ticker:
     """
 
     def __init__(self) -> None:
-        """Begin with the first `tick`."""
         self.late = self._ticks = 0
         self._clock: WallClock | None = None
         self._came = math.nan
@@ -219,7 +216,6 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.priority is not None and not 1 <= self.priority <= 99:
             raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):

@@ -48,7 +48,6 @@ class Decider:
         "_acting",
         "_actor",
         "_acts",
-        "_alone",
         "_arbiter",
         "_arrays",
         "_asked",
@@ -71,8 +70,10 @@ class Decider:
         "_thinking",
         "_tick",
         "_used",
+        "alone",
         "form",
         "metrics",
+        "order",
         "spec",
         "strategies",
         "trust",
@@ -91,7 +92,6 @@ class Decider:
         options: StrategyOptions | None = None,
         record: Recorder | None = None,
     ) -> None:
-        """Begin at tick 0."""
         wanted = options or StrategyOptions()
         self.form = self._used = self._acting = form
         self._goals = wanted.goals
@@ -106,7 +106,8 @@ class Decider:
         self._arbiter = arbiter = Arbiter(
             spec, mode, routers or (), wanted.seam, default, self.metrics
         )
-        patient = "executor" not in arbiter.order
+        self.order = arbiter.order
+        patient = "executor" not in self.order
         self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
         self._history = History()
@@ -122,10 +123,11 @@ class Decider:
         self._record = record
         self._deadline = period or _NEVER
         # Where no strategy can act, there is nothing to wait for.
-        self._acts = "strategy" in arbiter.order
+        self._acts = "strategy" in self.order
         acts = self._acts or self._goals is not None
         self._budget = budget if acts else 0
-        self._tick = self._episode = self._alone = self._held = 0
+        self._tick = self._episode = self._held = 0
+        self.alone = 0  # decisions of `act_alone`
         self._last: Any = None
         self._actor: Actor | None = None
         self._thinking = 0.0
@@ -136,16 +138,6 @@ class Decider:
         plain = spec.obs.layout == "single" and not parts[0].sizes
         # Observations of this shape need not be laid out.
         self._shape = parts[0].shape if plain and len(parts[0].shape) == 1 else None
-
-    @property
-    def alone(self) -> int:
-        """How many decisions `act_alone` made."""
-        return self._alone
-
-    @property
-    def order(self) -> tuple[Source, ...]:
-        """The fallback order of those who take part."""
-        return self._arbiter.order
 
     @property
     def lead(self) -> int:
@@ -164,6 +156,27 @@ class Decider:
         self.worth.reset()
         if self._record is not None:
             self._record.reset(self._episode)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was counted so far as plain values, by name."""
+        out = self.metrics.snapshot()
+        decisions, executor = out["decisions_total"], self.form.executor
+        if self.alone:
+            counted = decisions.setdefault("executor", {})
+            counted["alone"] = counted.get("alone", 0) + self.alone
+            out["ticks_total"] += self.alone
+        ticks = max(1, out["ticks_total"])
+        out["strategy_coverage"] = sum(decisions.get("strategy", {}).values()) / ticks
+        out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
+        out["executor_version"] = executor.version
+        out["executor_parameters"] = executor.parameters
+        out["strategy_accepted_total"] = self.strategies.accepted
+        out["strategy_rejected_total"] = dict(self.strategies.rejected)
+        out["lead_ticks"] = self.lead
+        out |= self.worth.summary()
+        for router in self._arbiter.routers:
+            out |= router.counts()
+        return out
 
     def _take_over(self, form: Form) -> None:
         """Let a form that was swapped in go on with what the one before remembers."""
@@ -194,7 +207,7 @@ class Decider:
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
         self._tick += 1
-        self._alone += 1
+        self.alone += 1
         taken = perf_counter_ns() - started
         if taken > self._deadline:
             self.metrics.deadline_misses += 1

@@ -34,7 +34,6 @@ class Goals:
     max_age: int
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.size < 1 or self.max_age < 1:
             raise ConfigError(
                 f"Goals of size {self.size} with max_age {self.max_age}: both at least 1."
@@ -101,7 +100,6 @@ class GoalMemory:
     """The goals that a planner gave lately, for labels with goals of every age."""
 
     def __init__(self, goals: Goals, seed: int = 0) -> None:
-        """Begin without goals."""
         self.goals = goals
         self._random = np.random.default_rng(seed)
         self._kept: deque[tuple[int, int, Floats]] = deque(maxlen=4 * goals.max_age + 64)

@@ -106,7 +106,6 @@ class InlinePlanner(_InProcess):
         after: bool = False,
         backlog: int = BACKLOG,
     ) -> None:
-        """Take the planner."""
         if not callable(latency_ticks) and latency_ticks < 0:
             raise ConfigError(f"latency_ticks is {latency_ticks}; it has to be at least 0.")
         super().__init__(policy, backlog)
@@ -193,7 +192,6 @@ class ThreadPlanner(_InProcess):
     """
 
     def __init__(self, policy: AnyPolicy, *, backlog: int = BACKLOG) -> None:
-        """Take the planner; `open` starts the thread."""
         super().__init__(policy, backlog)
         self._out: deque[Answer] = deque(maxlen=64)
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()

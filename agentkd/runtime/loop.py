@@ -41,7 +41,6 @@ class Timeline:
     """
 
     def __init__(self, most: int = 8192) -> None:
-        """Begin empty."""
         self.stride = 1
         self._most = max(2, most)
         self._rows: list[tuple[float, ...]] = []
@@ -112,7 +111,6 @@ class Limits:
     episodes: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("ticks", "seconds", "episodes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -163,7 +161,6 @@ class Loop:
         realtime: Realtime | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
         self.views: deque[Decision] = deque()
         self.views_dropped = 0
         self.error: BaseException | None = None

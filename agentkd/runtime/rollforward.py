@@ -55,7 +55,6 @@ class RollForward:
     window: int = 32
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("model", "check"):
             value = getattr(self, name)
             if isinstance(value, str) and not is_reference(value):
@@ -91,7 +90,6 @@ class Lead:
     """
 
     def __init__(self, roll: RollForward) -> None:
-        """Begin without answers."""
         self._fixed, self._most = roll.lead, roll.most
         self._ticks: deque[int] = deque(maxlen=roll.window)
         self.value = roll.lead or 0
@@ -124,7 +122,6 @@ class Foresight:
         spec: Spec,
         memory: GoalMemory | None = None,
     ) -> None:
-        """Resolve the references."""
         model, check = roll.model, roll.check
         self._model: Any = resolve(model) if isinstance(model, str) else model
         self._check: Any = resolve(check) if isinstance(check, str) else check

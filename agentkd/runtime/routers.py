@@ -46,7 +46,6 @@ class Deadline(Router):
     """
 
     def __init__(self, reserve: float) -> None:
-        """Take how much has to be left."""
         if not 0 <= reserve < math.inf:
             raise ConfigError(f"reserve is {reserve} s; it has to be at least 0.")
         self._reserve = reserve
@@ -65,7 +64,6 @@ class Fresh(Router):
     judges = True
 
     def __init__(self, max_age: int) -> None:
-        """Take the most ticks."""
         if max_age < 0:
             raise ConfigError(f"max_age is {max_age}; it has to be at least 0.")
         self._max_age = max_age
@@ -101,7 +99,6 @@ class Valid(Router):
         tolerance: float | Floats | None = None,
         holds: Plan | None = None,
     ) -> None:
-        """Take what has to hold."""
         if precondition is None and tolerance is None and holds is None:
             raise ConfigError("Valid needs a precondition, a tolerance or `holds`.")
         if tolerance is not None and not np.all(np.asarray(tolerance) >= 0):
@@ -141,7 +138,6 @@ class Uncertainty(Router):
     """
 
     def __init__(self, most: float, measure: Measure | None = None) -> None:
-        """Take the limit."""
         if math.isnan(most):
             raise ConfigError("most is NaN; how uncertain may the executor be?")
         self._most, self._measure = most, measure
@@ -198,7 +194,6 @@ class Disagreement(Router):
         between: Literal["executor", "members"] = "executor",
         against: Literal["strategy", "executor"] = "strategy",
     ) -> None:
-        """Take the limit."""
         if not most >= 0:
             raise ConfigError(f"most is {most}; at least 0.")
         if between not in ("executor", "members") or against not in _DECIDERS:
@@ -246,7 +241,6 @@ class Guard(Router):
         dwell: int = 0,
         recover: int = 1,
     ) -> None:
-        """Begin with trust in everybody."""
         if dwell < 0 or recover < 1:
             raise ConfigError(f"dwell={dwell}, recover={recover}: at least 0 ticks and 1 action.")
         self._check, self._back, self._baseline = check, back or check, baseline
@@ -315,7 +309,6 @@ class Shadow(Router):
     """
 
     def __init__(self, source: Literal["strategy", "executor"]) -> None:
-        """Choose who."""
         if source not in _DECIDERS:
             raise ConfigError(f"Shadow({source!r}): 'strategy' or 'executor'.")
         # Without the executor a late row is better than none.
@@ -345,7 +338,6 @@ class Hold(Router):
     """Refuses to hold the last action for more than so many ticks in a row."""
 
     def __init__(self, most: int) -> None:
-        """Take the most ticks."""
         if most < 0:
             raise ConfigError(f"most is {most}; at least 0 ticks.")
         self._most = most
@@ -369,7 +361,6 @@ class Unless(Router):
     """
 
     def __init__(self, router: Router, condition: Router) -> None:
-        """Take both."""
         self._router, self._condition = router, condition
         self.judges = router.judges
 

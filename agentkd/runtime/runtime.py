@@ -66,7 +66,6 @@ class Runtime:
         timeout: float | None = None,
         **options: Unpack[AgentOptions],
     ) -> None:
-        """Prepare; entering the block starts planner and distiller."""
         if views < 1:
             raise ConfigError(f"views is {views}; it has to be at least 1.")
         chosen = make_clock(clock, hz)

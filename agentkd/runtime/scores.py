@@ -44,7 +44,6 @@ class Rollback:
     drop: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.window < 2:
             raise ConfigError(f"window is {self.window}; at least 2 scores are needed.")
         if not 0 < self.drop < math.inf:
@@ -56,7 +55,6 @@ class Scores:
     """Keeps scores before and after a swap."""
 
     def __init__(self, options: Rollback) -> None:
-        """Begin without scores."""
         self._options = options
         self._before: deque[float] = deque(maxlen=options.window)
         self._after: list[float] = []
@@ -130,7 +128,6 @@ class Worth:
     """
 
     def __init__(self) -> None:
-        """Begin without rewards."""
         self._strategy, self._executor = _Moments(), _Moments()
         self._ticks = self._acted = 0
         self._sum = 0.0

@@ -61,7 +61,6 @@ class Trust:
     missed: float = 0.5
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("same", "surprise", "sharp", "slack", "missed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
@@ -95,7 +94,6 @@ class StrategyOptions:
     trust: Trust | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.advance not in ("ticks", "commands"):
             raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
         if not (self.trust is None or isinstance(self.trust, Trust)) and (self.trust != "auto"):
@@ -140,7 +138,6 @@ class Strategies:
     def __init__(
         self, spec: Spec, options: StrategyOptions | None = None, *, patient: bool = False
     ) -> None:
-        """Begin with none."""
         wanted = options or StrategyOptions()
         self.accepted = 0
         self.rejected: dict[str, int] = dict.fromkeys(_REASONS, 0)

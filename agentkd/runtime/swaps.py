@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import stat
+import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,9 +35,12 @@ from agentkd.runtime.distiller import DistillerPort
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.scores import Rollback, Scores
-from agentkd.spec import Part, Spec
+from agentkd.runtime.workers.host import Process
+from agentkd.spec import Part, Spec, to_json
 
 log = logger(__name__)
+
+_BUILD = "agentkd.distillation.service:build"
 
 _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (LoadError, "file"),
@@ -64,7 +70,6 @@ class Watched:
     """
 
     def __init__(self, path: str | Path, digest: str) -> None:
-        """Take the place; `changed` looks."""
         self.path = Path(path).absolute()
         self._digest = digest
         self._facts: _Facts | None = None
@@ -182,6 +187,29 @@ def is_path(text: Any) -> bool:
     )
 
 
+def distiller_for(
+    executor: Executor, given: Executor | str | Path, owner: object
+) -> tuple[Process, Callable[[], object] | None]:
+    """Return a distiller that goes on from an executor, and what removes its temporary folder.
+
+    An architecture, as the user `given` it, is learnt from nothing; a file brings its kept labels;
+    an executor in memory is written to a folder first, which goes with its `owner` at the latest.
+    """
+    if executor.memory:
+        raise ConfigError(
+            f"{executor.architecture} has a memory and learns from whole sequences: distil it "
+            "with agentkd.distill. For learn=True take one without, such as mlp:64,64."
+        )
+    if isinstance(given, str) and not is_path(given):
+        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    if not isinstance(given, Executor):
+        return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
+    folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
+    remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    executor.save(folder / "executor.akd")
+    return Process(_BUILD, {"executor": str(folder / "executor.akd")}), remove
+
+
 def check_fit(present: Executor, executor: Executor) -> None:
     """Check that an executor may take over; raise SpecError with the first difference.
 
@@ -257,7 +285,6 @@ class Swaps:
         watched: Watched | None = None,
         contract: Contract | None = None,
     ) -> None:
-        """Begin with the decider's executor."""
         self._decider, self._metrics = decider, decider.metrics
         self._planner, self._distiller = planner, distiller
         self._running, self._native = running, native

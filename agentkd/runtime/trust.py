@@ -103,7 +103,6 @@ class History:
     __slots__ = ("_did", "_own", "_ticks")
 
     def __init__(self) -> None:
-        """Begin without ticks."""
         self._ticks = [-1] * _KEPT
         self._own: list[Any] = [None] * _KEPT
         self._did: list[Any] = [None] * _KEPT
@@ -157,7 +156,6 @@ class Judge:
         executor: Callable[[Floats], Any],
         vetoes: dict[tuple[str, str], int],
     ) -> None:
-        """Begin without evidence."""
         self._trust, self._history, self._executor = trust, history, executor
         self._vetoes = vetoes
         self._boxes = isinstance(action, BoxSpec)

@@ -15,7 +15,7 @@ from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
-from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, make_clock
+from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClock, make_clock
 from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.goals import unconditioned
@@ -117,6 +117,7 @@ class Agent(Block):
         self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
         self._ended = threading.Event()
         self._ticker = Ticker()
+        self._clock: WallClock | None = None
         self._connect(period)
 
     def _connect(self, period: float | None, *, virtual: bool = False) -> None:
@@ -281,9 +282,14 @@ class Agent(Block):
             raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
         if self._companions.unfit is not None:
             raise self._companions.unfit
-        if self._ended.is_set():
+        if self._clock is None:
+            self._clock = WallClock(self._asked)
+        clock, ticker = self._clock, self._ticker
+        over = ticks is not None and ticker.ticks >= ticks
+        if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        return self._ticker.tick(self._asked, self._metrics, ticks, seconds)
+        ticker.wait(clock, self._metrics)
+        return True
 
     def stop(self) -> None:
         """End `run`, and let the next `tick` return False; also from another thread."""

@@ -12,7 +12,7 @@ from agentkd.printable import logger
 
 log = logger(__name__)
 
-_SUPERVISE = 0.02
+_SUPERVISE = 0.05
 """Seconds between two looks."""
 
 

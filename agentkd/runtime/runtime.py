@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, Unpack, final
 
 from agentkd.errors import ConfigError, WorkerError
@@ -19,7 +17,6 @@ from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.spec import Spec
 from agentkd.types import Decision
 
-_SUPERVISE = 0.05
 _LOOK = 0.05
 """How often it is looked for decisions, in seconds: a tick has no time to call, and each look takes
 the interpreter from it."""
@@ -35,9 +32,9 @@ class Runtime:
                 ...
         print(runtime.result.returns)
 
-    Ticks happen in a thread; asyncio looks after processes and swaps and hands the decisions on. A
-    consumer that is slow misses some and slows nothing down. Under the virtual clock everything
-    happens on the tick, in the same order in each run.
+    Ticks happen in a thread; another looks after processes and swaps; asyncio hands the decisions
+    on. A consumer that is slow misses some and slows nothing down. Under the virtual clock
+    everything happens on the tick, in the same order in each run.
 
     Args:
         executor: As `Agent` takes it.
@@ -75,38 +72,24 @@ class Runtime:
         self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
         self._result: RunResult | None = None
-        self._supervision: asyncio.Task[None] | None = None
-        self._entered = False
+        self._entered = self._open = False
 
     async def __aenter__(self) -> Self:
         if self._entered:
             raise ConfigError("A runtime is entered once. Make a new one.")
         self._entered = True
-        await self._agent.astart(wait=self._wait, timeout=self._timeout, supervisor=False)
-        self._supervision = asyncio.create_task(self._supervise(), name="supervision")
+        await self._agent.astart(wait=self._wait, timeout=self._timeout)
+        self._open = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         try:
             await self.stop()
         finally:
-            if self._supervision is not None:
-                self._supervision.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._supervision
+            self._open = False
             await self._agent.aclose()
             if self._loop is not None:
                 self._result = self._loop.result()
-
-    async def _supervise(self) -> None:
-        while True:
-            await asyncio.to_thread(self._agent.supervise)
-            await asyncio.sleep(_SUPERVISE)
 
     async def stop(self) -> None:
         """End the run, if one goes on; what was measured is in `result` then.
@@ -148,7 +131,7 @@ class Runtime:
             ConfigError: Outside of `async with`, or for a second run.
             Exception: What the environment raised, with a note that says when.
         """
-        if self._supervision is None or self._supervision.done():
+        if not self._open:
             raise ConfigError("Use the runtime in a block: async with Runtime(...).")
         if self._loop is not None:
             raise ConfigError("A runtime runs once. Make a new one for another run.")
@@ -160,7 +143,7 @@ class Runtime:
             while loop.running or loop.views:
                 await asyncio.sleep(0 if loop.views else _LOOK)
                 # A consumer that is slower than the ticks starves no other task.
-                until = time.monotonic() + _SUPERVISE
+                until = time.monotonic() + _LOOK
                 while loop.views and time.monotonic() < until:
                     yield loop.views.popleft()
         finally:

@@ -161,7 +161,7 @@ class Agent(Block):
             raise self._companions.unfit
         if self._simple:
             return False
-        takes_part = "executor" in self._decider.order
+        takes_part = "executor" in self._decider.arbiter.order
         options, executor = self._strategies, self.executor
         demands = Demands(options.roll_forward, options.goals, executor if takes_part else None)
         self._companions.open(executor, self.spec, self._header(), demands)

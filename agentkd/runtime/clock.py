@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.metrics import Metrics
 
 _SPIN = 200_000
@@ -67,8 +67,7 @@ class Clock(Protocol):
 
 def check_period(period: float) -> float:
     """Return a period; raise ConfigError if it is not positive and finite."""
-    if not 0 < period < math.inf:
-        raise ConfigError(f"The period is {period} s; it has to be above 0, such as 0.02 (50 Hz).")
+    check_range("period", period, above=0, below=math.inf, hint="0.02 s is 50 Hz.")
     return float(period)
 
 
@@ -130,7 +129,7 @@ class VirtualClock:
 
     def __init__(self, period: float) -> None:
         self.period = check_period(period)
-        self._index = 0
+        self.start()
 
     def start(self) -> None:
         """Start; the first tick is due now."""
@@ -175,8 +174,7 @@ class Ticker:
 
 def make_clock(clock: Literal["wall", "virtual"] | Clock, hz: float) -> Clock:
     """Return a clock by name, or a clock as it is; raise ConfigError for another name or rate."""
-    if not 0 < hz < math.inf:
-        raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
+    check_range("hz", hz, above=0, below=math.inf)
     if not isinstance(clock, str):
         return clock
     if clock not in ("wall", "virtual"):

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypedDict, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.distiller import (
@@ -81,9 +81,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     routers = given["routers"]
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
-    period, budget = given["period"], given["budget"]
-    if not 0 <= budget < math.inf or (period is not None and not 0 < period < math.inf):
-        raise ConfigError(f"budget={budget}, period={period}: seconds, at least 0 and above 0.")
+    check_range("budget", given["budget"], least=0, below=math.inf)
+    check_range("period", given["period"], above=0, below=math.inf)
     if given["mode"] == "planner" and given["planner"] is None:
         raise ConfigError('mode="planner" needs a planner.')
     if given["learn"] and given["distiller"] is not None:
@@ -215,10 +214,8 @@ def planner_port(
         UnfitError: If a policy would have to be waited for on the tick.
         ConfigError: If an argument is invalid.
     """
-    if latency_ticks is not None and latency_ticks < 0:
-        raise ConfigError(f"planner_latency is {latency_ticks} ticks; it has to be at least 0.")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; at least 1 is needed.")
+    check_range("planner_latency", latency_ticks, least=0)
+    check_range("workers", workers, least=1)
     if planner is None:
         return None
     if isinstance(planner, str | Path | Sequence):

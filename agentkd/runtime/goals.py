@@ -14,7 +14,7 @@ from typing import final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import SpecError, check_range
 from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
 
@@ -34,10 +34,8 @@ class Goals:
     max_age: int
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.max_age < 1:
-            raise ConfigError(
-                f"Goals of size {self.size} with max_age {self.max_age}: both at least 1."
-            )
+        check_range("size", self.size, least=1)
+        check_range("max_age", self.max_age, least=1)
 
     @property
     def width(self) -> int:
@@ -47,11 +45,8 @@ class Goals:
 
 def conditioned(spec: Spec, goals: Goals) -> Spec:
     """The spec of an executor with a goal, from the environment's."""
-    parts = (
-        *spec.obs.parts,
-        Part(_GOAL, "box", (goals.size,), "float32"),
-        Part(_AGE, "box", (1,), "float32"),
-    )
+    added = [Part(_GOAL, "box", (goals.size,), "float32"), Part(_AGE, "box", (1,), "float32")]
+    parts = (*spec.obs.parts, *added)
     layout = "tuple" if spec.obs.layout == "single" else spec.obs.layout
     names = [part.name for part in parts]
     if len(set(names)) != len(names):
@@ -68,19 +63,13 @@ def unconditioned(spec: Spec, goals: Goals) -> Spec:
     Raises:
         SpecError: If the executor was not made for goals of this size.
     """
-    *parts, goal, age = spec.obs.parts if len(spec.obs.parts) > 2 else (None,) * 3
-    if (
-        goal is None
-        or age is None
-        or (goal.name, age.name) != (_GOAL, _AGE)
-        or goal.shape != (goals.size,)
-    ):
+    names, rest = [part.name for part in spec.obs.parts], spec.obs.parts[:-2]
+    if not rest or names[-2:] != [_GOAL, _AGE] or spec.obs.parts[-2].shape != (goals.size,):
         raise SpecError(
-            f"The executor observes {[part.name for part in spec.obs.parts]}; one with "
+            f"The executor observes {names}; one with "
             f"a goal of {goals.size} ends in 'goal' and 'age'. Make it from "
             "agentkd.runtime.conditioned(spec, goals)."
         )
-    rest = tuple(part for part in parts if part is not None)
     single = len(rest) == 1 and rest[0].name == ""
     return replace(spec, obs=ObsSpec(rest, "single" if single else spec.obs.layout))
 

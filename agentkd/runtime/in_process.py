@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import final
 
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import PlannerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, Seen
@@ -92,9 +92,8 @@ class InlinePlanner(_InProcess):
         policy: The planner.
         latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A function gives
             it for each request, counted from 1.
-        after: Whether an answer is out just after the tick that it is due at, as on a wall clock,
-            instead of at it: the planner takes its next observation before the agent hears the
-            answer.
+        after: Whether an answer is out just after the tick that it is due at, as on a wall clock:
+            the planner takes its next observation before the agent hears the answer.
         backlog: How many observations between two requests become labels.
     """
 
@@ -106,8 +105,8 @@ class InlinePlanner(_InProcess):
         after: bool = False,
         backlog: int = BACKLOG,
     ) -> None:
-        if not callable(latency_ticks) and latency_ticks < 0:
-            raise ConfigError(f"latency_ticks is {latency_ticks}; it has to be at least 0.")
+        if not callable(latency_ticks):
+            check_range("latency_ticks", latency_ticks, least=0)
         super().__init__(policy, backlog)
         self._late, self._after = latency_ticks, after
         self._done: list[tuple[int, Answer]] = []
@@ -220,8 +219,7 @@ class ThreadPlanner(_InProcess):
     def _run(self, query: PlannerQuery) -> None:
         seen: list[Seen] = []
         while self._wake.get():
-            while self._seen:
-                seen.append(self._seen.popleft())
+            seen += [self._seen.popleft() for _ in range(len(self._seen))]
             if not seen or not query.may_ask(seen[-1]):
                 continue
             asked, seen = seen, []
@@ -255,9 +253,8 @@ class ThreadPlanner(_InProcess):
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
         """Take the answers that came."""
-        out = []
-        while self._out:
-            out.append(self._out.popleft())
+        # The thread may add more meanwhile.
+        out = [self._out.popleft() for _ in range(len(self._out))]
         self._heard = newest_heard(out, self._heard)
         return out
 

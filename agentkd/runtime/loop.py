@@ -15,7 +15,7 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtime
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
@@ -96,9 +96,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("ticks", "seconds", "episodes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+            check_range(name, getattr(self, name), above=0)
 
 
 class _Agent(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, final
 
-from agentkd.errors import ConfigError, WorkerError
+from agentkd.errors import ConfigError, WorkerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, Realtime, make_clock
@@ -63,8 +63,7 @@ class Runtime:
         timeout: float | None = None,
         **options: Unpack[AgentOptions],
     ) -> None:
-        if views < 1:
-            raise ConfigError(f"views is {views}; it has to be at least 1.")
+        check_range("views", views, least=1)
         chosen = make_clock(clock, hz)
         self._agent = Agent(executor, spec, period=chosen.period, **options)
         self._clock = self._agent.adopt(chosen)

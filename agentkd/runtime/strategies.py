@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from agentkd import dists
-from agentkd.errors import ConfigError
-from agentkd.runtime.blending import Seam
+from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
@@ -62,10 +61,25 @@ class Trust:
 
     def __post_init__(self) -> None:
         for name in ("same", "surprise", "sharp", "slack", "missed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
-        if not self.excess >= 1:
-            raise ConfigError(f"Trust(excess={self.excess}): at least 1.")
+            check_range(f"Trust's {name}", getattr(self, name), least=0, most=1)
+        check_range("Trust's excess", self.excess, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """How the actions of one strategy go over into those of the next.
+
+    Attributes:
+        freeze: Ticks for which a strategy that acts goes on after the next one came.
+        blend: Ticks over which the old actions fade out after that; for boxes only.
+    """
+
+    freeze: int = 0
+    blend: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("freeze", self.freeze, least=0)
+        check_range("blend", self.blend, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +162,9 @@ class Strategies:
         self._boxes = isinstance(spec.action, BoxSpec)
         self._goals = wanted.goals
         self._freeze = wanted.seam.freeze if wanted.seam is not None else 0
-        self._standing = wanted.advance == "commands"
+        self.standing = wanted.advance == "commands"
         # Where rows are used up by commands, those of a late answer were done already.
-        self._patient = patient and not self._standing
+        self._patient = patient and not self.standing
         self._coming: deque[Strategy] = deque(maxlen=_WAITING)
         self._goal: tuple[Floats, int] | None = None
         self._acted = False
@@ -173,11 +187,10 @@ class Strategies:
         if drop:
             self.current = None
 
-    def revert(self) -> bool:
-        """Go back to the strategy that acted before; return whether there is one."""
+    def revert(self) -> None:
+        """Go back to the strategy that acted before, if there is one."""
         self.current, self.before = self.before, None
         self._acted = self.current is not None
-        return self._acted
 
     def _turn_away(self, reason: str) -> None:
         self.refuse(reason)
@@ -189,15 +202,13 @@ class Strategies:
 
     def idled(self) -> None:
         """Note that at this tick nobody decided: the world stood still."""
-        if self._standing:
+        if self.standing:
             self._idle += 1
 
     def consumed(self, since: int, tick: int) -> int:
         """Return how many rows were used up between two ticks; negative before."""
         passed = tick - since
-        if not self._standing or passed <= 0:
-            return passed
-        if passed >= _REMEMBERED:
+        if not self.standing or passed <= 0 or passed >= _REMEMBERED:
             return passed
         return passed - (self._idle - self._idle_at[since % _REMEMBERED])
 

@@ -135,16 +135,12 @@ class Watched:
 def open_executor(
     executor: Executor | str | Path, spec: Spec | None, goals: Goals | None, *, watch: bool
 ) -> tuple[Executor, Contract | None, Watched | None]:
-    """Return an executor; the contract of its file; and what follows the file.
+    """Return an executor, the contract of its file, and what follows the file.
 
-    Args:
-        executor: The executor, the path of its file, or an architecture such as "mlp:32,32".
-        spec: The environment, which an architecture needs.
-        goals: What conditions the executor besides its observation.
-        watch: Follow the file.
+    The executor is given as `Agent` takes it; an architecture needs its `spec`.
 
     Raises:
-        ConfigError: If it is none of these, an architecture lacks its environment, or there is no
+        ConfigError: If it is no executor, an architecture lacks its environment, or there is no
             file to follow.
         SpecError: If the executor is for another environment.
         BundleError: If the file cannot be read.
@@ -211,10 +207,7 @@ def distiller_for(
 
 
 def check_fit(present: Executor, executor: Executor) -> None:
-    """Check that an executor may take over; raise SpecError with the first difference.
-
-    Its architecture, its normaliser and its weights may differ.
-    """
+    """Raise SpecError if spec or memory of an executor differ from those of the present one."""
     difference = _difference(present.spec, executor.spec)
     if not difference and executor.memory != present.memory:
         difference = (
@@ -229,7 +222,7 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 
 def check_contract(present: Contract, contract: Contract) -> None:
-    """Check that the numbers of two executors mean the same, or raise SpecError."""
+    """Raise SpecError if the numbers of two executors have other names or units."""
     for field in ("obs_names", "obs_units", "action_names", "action_units"):
         here, there = getattr(present, field), getattr(contract, field)
         if here and there and here != there:
@@ -245,17 +238,14 @@ def _difference(present: Spec, other: Spec) -> str:
     if here.size != there.size:
         return f"it observes {there.size} numbers, the present one {here.size}"
     if here.layout != there.layout or len(here.parts) != len(there.parts):
-        return f"it observes {_names(other)}, the present one {_names(present)}"
+        names = [f"a {e.layout} of {[part.name for part in e.parts]}" for e in (there, here)]
+        return "it observes {}, the present one {}".format(*names)
     for mine, its in zip(here.parts, there.parts, strict=True):
         if _meaning(mine) != _meaning(its):
             return f"it observes {its}, the present one {mine}"
     if present.action != other.action:
         return f"it acts in {other.action}, the present one in {present.action}"
     return ""
-
-
-def _names(spec: Spec) -> str:
-    return f"a {spec.obs.layout} of {[part.name for part in spec.obs.parts]}"
 
 
 def _meaning(part: Part) -> tuple[object, ...]:
@@ -269,8 +259,7 @@ def _meaning(part: Part) -> tuple[object, ...]:
 class Swaps:
     """Replaces the executor of a decider and tells planner and distiller.
 
-    `running` says whether planner and distiller are open; `contract` says what the numbers of the
-    first executor mean, if its file tells.
+    `running` says whether they are open; `contract` is that of the first executor.
     """
 
     def __init__(

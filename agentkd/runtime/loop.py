@@ -227,8 +227,7 @@ class Loop:
 
     def _reset(self) -> Any:
         seed = None if self._seed is None else self._seed + len(self._returns)
-        obs, _ = self._env.reset(seed=seed)
-        return obs
+        return self._env.reset(seed=seed)[0]
 
     def _step(self, decision: Decision, lateness: float) -> Any:
         obs, reward, terminated, truncated, _ = self._env.step(decision.action)

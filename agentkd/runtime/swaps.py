@@ -52,7 +52,7 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 _EVERY = 0.1
-"""Seconds between two looks."""
+"""Seconds between two looks at a file."""
 _SETTLED = 2.0
 """Seconds after which a file's times tell that nothing is being written: a change within one step
 of the file system's clock would not show in them."""
@@ -78,12 +78,9 @@ class Watched:
         self._next = 0.0
 
     def changed(self, *, now: bool = False) -> Bundle | None:
-        """Return what the file holds if that changed since the last look.
+        """Return what the file holds if that changed since the last look, ten times a second.
 
-        Without `now` it looks ten times a second.
-
-        Raises:
-            BundleError: If the file is bad and stays so; once for each bad file.
+        Raise BundleError if the file is bad and stays so; once for each bad file.
         """
         moment = time.monotonic()
         if moment < self._next and not now:
@@ -147,9 +144,10 @@ def open_executor(
     """
     if spec is not None and not isinstance(spec, Spec):
         raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
+    contract, digest = None, ""
     if isinstance(executor, Executor):
-        found, contract, digest = executor, executor.about.contract, ""
-    elif isinstance(executor, Path) or is_path(executor):
+        found, contract = executor, executor.about.contract
+    elif isinstance(executor, Path) or _is_path(executor):
         bundle = read_bundle(executor)
         found, contract, digest = bundle.executor, bundle.contract, bundle.digest
     elif isinstance(executor, str):
@@ -158,8 +156,7 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        whole = spec if goals is None else conditioned(spec, goals)
-        found, contract, digest = initial(executor, whole), None, ""
+        found = initial(executor, spec if goals is None else conditioned(spec, goals))
     else:
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
@@ -176,8 +173,8 @@ def open_executor(
     return found, contract, Watched(executor, digest)
 
 
-def is_path(text: Any) -> bool:
-    """Whether text names an executor file rather than an architecture."""
+def _is_path(text: Any) -> bool:
+    """Return whether text names an executor file rather than an architecture."""
     return isinstance(text, str) and (
         text.endswith(".akd") or "/" in text.partition(":")[0] or Path(text).is_file()
     )
@@ -196,7 +193,7 @@ def distiller_for(
             f"{executor.architecture} has a memory and learns from whole sequences: distil it "
             "with agentkd.distill. For learn=True take one without, such as mlp:64,64."
         )
-    if isinstance(given, str) and not is_path(given):
+    if isinstance(given, str) and not _is_path(given):
         return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
     if not isinstance(given, Executor):
         return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
@@ -238,8 +235,10 @@ def _difference(present: Spec, other: Spec) -> str:
     if here.size != there.size:
         return f"it observes {there.size} numbers, the present one {here.size}"
     if here.layout != there.layout or len(here.parts) != len(there.parts):
-        names = [f"a {e.layout} of {[part.name for part in e.parts]}" for e in (there, here)]
-        return "it observes {}, the present one {}".format(*names)
+        theirs, ours = (
+            f"a {obs.layout} of {[part.name for part in obs.parts]}" for obs in (there, here)
+        )
+        return f"it observes {theirs}, the present one {ours}"
     for mine, its in zip(here.parts, there.parts, strict=True):
         if _meaning(mine) != _meaning(its):
             return f"it observes {its}, the present one {mine}"
@@ -379,24 +378,19 @@ class Swaps:
         """Swap the watched file in, if it was replaced."""
         if self._watched is None:
             return
+        bundle = None
         try:
             with self._counting():
                 bundle = self._watched.changed()
+            if bundle is not None:
+                self.swap(bundle)
         except AgentkdError as error:
-            log.warning("The file is not swapped in: %s", error)
-            return
-        if bundle is None:
-            return
-        try:
-            self.swap(bundle)
-        except AgentkdError as error:
-            log.warning("%s is not swapped in: %s", self._watched.path, error)
+            what = "The file" if bundle is None else self._watched.path
+            log.warning("%s is not swapped in: %s", what, error)
 
     def heed_scores(self) -> None:
         """Roll back if the scores fell after a swap."""
-        if self.scores is None:
-            return
-        former = self.scores.fallen()
+        former = None if self.scores is None else self.scores.fallen()
         if former is not None:
             log.warning("The scores fell after a swap: the former executor acts again.")
             self.rollback("score", former)

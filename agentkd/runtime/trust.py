@@ -51,8 +51,6 @@ class _Mean:
     `before` counts as a first value, so that a few good ones prove nothing.
     """
 
-    __slots__ = ("count", "value")
-
     def __init__(self, before: float | None = None) -> None:
         self.count = 0 if before is None else 1
         self.value = before or 0.0
@@ -69,8 +67,6 @@ class _Missed:
     0. The first movement counts as missed, so that a few good predictions prove
     nothing.
     """
-
-    __slots__ = ("_error", "_last", "_moved", "count")
 
     def __init__(self) -> None:
         self.count = 0
@@ -98,9 +94,10 @@ class _Missed:
 
 @final
 class History:
-    """What the executor would have done and what was executed, for the last ticks."""
+    """What the executor would have done and what was executed at the last ticks.
 
-    __slots__ = ("_did", "_own", "_ticks")
+    An action is None where it is not known, and `IDLE` was executed where nothing was.
+    """
 
     def __init__(self) -> None:
         self._ticks = [-1] * _KEPT
@@ -113,27 +110,25 @@ class History:
         self._ticks[at], self._own[at], self._did[at] = tick, action, None
 
     def executed(self, tick: int, action: Any) -> None:
-        """Note what was executed at a tick; `IDLE` where nothing was."""
+        """Note what was executed at a tick."""
         at = tick % _KEPT
         if self._ticks[at] != tick:
             self._ticks[at], self._own[at] = tick, None
         self._did[at] = action
 
     def own_at(self, tick: int) -> Any:
-        """Return what the executor would have done at a tick; None if not known."""
+        """Return what the executor would have done at a tick."""
         at = tick % _KEPT
         return self._own[at] if self._ticks[at] == tick else None
 
     def executed_at(self, tick: int) -> Any:
-        """Return what was executed at a tick; None if not known."""
+        """Return what was executed at a tick."""
         at = tick % _KEPT
         return self._did[at] if self._ticks[at] == tick else None
 
 
 class _Case:
     """A strategy that is judged: how far its past was checked, and why it ended."""
-
-    __slots__ = ("ended", "missed", "next", "step", "strategy")
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
@@ -231,8 +226,11 @@ class Judge:
         aged = self._aged[min((tick - strategy.origin - 1).bit_length(), _AGES - 1)]
         aged.note(self._apart(strategy.actions[row], mine))
         if expected is not None or row == 0:
-            there = strategy.predicted if expected is None else expected[row]
-            predicted = self._predicted(strategy, row)
+            # The observation that the row is for, and what the executor does there.
+            if expected is None:
+                there, predicted = strategy.predicted, self._imagined(strategy)
+            else:
+                there, predicted = expected[row], self._executor(expected[row])
             if predicted is None or there is None:
                 return "unpredicted"
             if case.missed is None:
@@ -246,13 +244,6 @@ class Judge:
         if not aged.value <= trust.excess * base + trust.slack:
             return "astray" if aged.count > _FEW else "unproven"
         return ""
-
-    def _predicted(self, strategy: Strategy, row: int) -> Any:
-        """Return what the executor does at the observation that a row is for."""
-        expected = strategy.expected
-        if expected is not None:
-            return self._executor(expected[row])
-        return self._imagined(strategy)
 
     def _imagined(self, strategy: Strategy) -> Any:
         """Return what the executor would do at the predicted observation."""
@@ -275,9 +266,7 @@ class Judge:
                 wanted = strategy.actions[step - lead]
             elif strategy.assumed is not None:
                 wanted = strategy.assumed[step]
-            if did is None or wanted is None:
-                return False
-            if self._apart(did, wanted) > self._trust.same:
+            if did is None or wanted is None or self._apart(did, wanted) > self._trust.same:
                 return False
         return True
 

@@ -147,9 +147,7 @@ class Agent(Block):
         self._short = self._simple and not self._routers and self._strategies.goals is None
         self._swaps = Swaps(
             self._decider,
-            companions.planner,
-            learning,
-            lambda: self._open,
+            companions,
             native=self._native,
             rollback=self._rollback,
             watched=self._watched,
@@ -157,8 +155,7 @@ class Agent(Block):
         )
 
     def _begin(self) -> bool:
-        if self._companions.unfit is not None:
-            raise self._companions.unfit
+        self._companions.check()
         if self._simple:
             return False
         takes_part = "executor" in self._decider.arbiter.order
@@ -187,7 +184,7 @@ class Agent(Block):
         self._companions.await_ready(timeout, self._stop.is_set)
 
     def _header(self) -> dict[str, Any]:
-        """What a log says of the run, to be replayed."""
+        """Return what a log says of the run, to be replayed."""
         default = self._default
         return {
             "spec": to_json(self.spec),
@@ -214,30 +211,25 @@ class Agent(Block):
         return self._decider.form.executor
 
     def swap(self, executor: Executor | str | Path) -> None:
-        """Let another executor act from the next tick on.
+        """Let another executor, or that of a file, act from the next tick on.
 
         It is compiled and tried before it takes over, on the caller's time. A distiller goes on
-        from it, if its architecture is the one that the distiller learns.
-
-        Args:
-            executor: The executor, or the path of its file.
+        from it, if its architecture is the one that the distiller learns. After an error the
+        present one acts on.
 
         Raises:
-            SpecError: If its observation, action or memory differ from those of the present one,
-                which acts on; if both come from files that tell other names or units; or if a
-                planner that rolls forward holds an executor of another architecture.
-            NumbersError: If it gives NaN or infinity; the present one acts on.
-            BundleError: If the file cannot be read; the present one acts on.
+            SpecError: If its observation, action or memory differ from those of the present one; if
+                both come from files that tell other names or units; or if a planner that rolls
+                forward holds an executor of another architecture.
+            NumbersError: If it gives NaN or infinity.
+            BundleError: If the file cannot be read.
         """
         self._swaps.swap(executor)
 
     def rollback(self) -> Executor:
-        """Let the executor that acted before the last swap act again.
+        """Let the executor that acted before the last swap act again; return it.
 
         The distiller, if there is one, goes on from it.
-
-        Returns:
-            The executor that acts now.
 
         Raises:
             ConfigError: If there was no swap.
@@ -268,20 +260,15 @@ class Agent(Block):
         Ticks are due at whole multiples of `period` after the first. A tick that comes late counts
         the periods that it missed and skips them.
 
-        Args:
-            ticks: Return False after so many ticks.
-            seconds: Return False after so many seconds.
-
         Returns:
-            True at a tick; False after `stop`, or at the end that was asked for.
+            True at a tick; False after `stop`, or after so many `ticks` or `seconds`.
 
         Raises:
             ConfigError: If the agent has no period.
         """
         if self._asked is None:
             raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
-        if self._companions.unfit is not None:
-            raise self._companions.unfit
+        self._companions.check()
         if self._clock is None:
             self._clock = WallClock(self._asked)
         clock, ticker = self._clock, self._ticker
@@ -318,9 +305,9 @@ class Agent(Block):
             hz: Ticks per second; by default 1 / `period`, or 50.
             clock: "wall", "virtual" (ticks take no time, planner and distiller are asked in this
                 process), or a clock of your own.
-            ticks: The end, in ticks; or `seconds` of the clock, or `episodes`.
-            seconds: See `ticks`.
-            episodes: See `ticks`.
+            ticks: The end, in ticks.
+            seconds: The end, in seconds of the clock.
+            episodes: The end, in episodes.
             seed: Episode i is reset with seed + i.
             realtime: What is asked of the system for the tick thread on the wall clock.
             wait: Begin only when planner and distiller are ready, within `timeout` seconds.
@@ -343,7 +330,7 @@ class Agent(Block):
         return loop.result()
 
     def adopt(self, clock: Literal["wall", "virtual"] | Clock, hz: float | None = None) -> Clock:
-        """Prepare for a clock before the start; returns the clock.
+        """Prepare for a clock before the start; return the clock.
 
         Raises:
             ConfigError: If there is no such clock or rate, the agent was started before, or its
@@ -357,18 +344,13 @@ class Agent(Block):
         chosen = make_clock(clock, 1.0 / (self._asked or 0.02) if hz is None else hz)
         self._form = self._decider.form  # a swap may have come before
         self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
-        if self._companions.unfit is not None:
-            raise self._companions.unfit
+        self._companions.check()
         return chosen
 
     def act(self, obs: Any) -> Any:
-        """Give the action for an observation.
+        """Return the action for an observation as the environment gives it.
 
-        Args:
-            obs: As the environment gives it.
-
-        Returns:
-            In the environment's units: an int for one choice, else an array.
+        The action is in the environment's units: an int for one choice, else an array.
 
         Raises:
             SpecError: If the observation has another shape.
@@ -378,12 +360,10 @@ class Agent(Block):
         return self._decide(obs, self._ticker.late)[0]
 
     def decide(self, obs: Any, *, lateness: float | None = None) -> Decision:
-        """Give the action for an observation, with who decided and why.
+        """Return the action as `act` does, with who decided and why.
 
-        Args:
-            obs: As the environment gives it.
-            lateness: Seconds since the tick was due: its deadline is so much nearer. By default
-                that of the last `tick`.
+        `lateness` is in seconds since the tick was due: its deadline is so much nearer. By default
+        it is that of the last `tick`.
 
         Raises:
             SpecError: If the observation has another shape.
@@ -415,7 +395,7 @@ class Agent(Block):
         return self._metrics
 
     def metrics(self) -> dict[str, Any]:
-        """Give all that was counted so far as plain values, by name."""
+        """Return all that was counted so far as plain values, by name."""
         out = self._decider.snapshot()
         if self._period is None:
             # Without a deadline none is missed, and none is met.

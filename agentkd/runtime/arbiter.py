@@ -285,14 +285,14 @@ class Arbiter:
             moment._actions, moment.mine = dict(zip(ORDER, wanted, strict=False)), mine
             if theirs is not None:
                 moment.serve(strategies)
-        for place, action in enumerate(wanted):
-            if action is None:
+        for place, wish in enumerate(wanted):
+            if wish is None:
                 continue
             if not self.watched:
-                return action, ORDER[place], why
-            blended, reason = self._asked(ORDER[place], action, why, strategies)
+                return wish, ORDER[place], why
+            action, reason = self._asked(ORDER[place], wish, why, strategies)
             if not reason:
-                return blended, ORDER[place], why
+                return action, ORDER[place], why
             why = reason
         for router in self.routers:
             action = self._own_default(router)
@@ -303,21 +303,20 @@ class Arbiter:
     def _asked(
         self, source: Source, action: Any, why: str, strategies: Strategies
     ) -> tuple[Any, str]:
-        """Blend an action with what was under way, and ask whether it may be taken."""
+        """Blend an action with what was under way; return it, and why it may not be taken.
+
+        What was under way ends with a refusal.
+        """
         moment = self.moment
         if self.hand_over is not None and source != "hold":
             strategy = strategies.current if source == "strategy" else None
-            actor, outgoing = (actor_of(source, strategy), strategies.outgoing(moment.tick))
+            actor, outgoing = actor_of(source, strategy), strategies.outgoing(moment.tick)
             action = self.hand_over.blended(actor, action, moment.tick, outgoing, moment.mine)
         moment.why = why
         moment._actions[source] = action
-        return action, self._refusal(source, strategies)
-
-    def _refusal(self, source: Source, strategies: Strategies) -> str:
-        """Return why a source may not act; what was under way then ends."""
         for router in self.routers:
             try:
-                reason = router.veto(source, self.moment)
+                reason = router.veto(source, moment)
             except Exception as error:
                 # Nobody knows whether it may act, so it may not.
                 self._fault(router, error)
@@ -329,8 +328,8 @@ class Arbiter:
                     strategies.refuse(reason, drop=router.ends)
                 if self.hand_over is not None:
                     self.hand_over.interrupted()
-                return reason
-        return ""
+                return action, reason
+        return action, ""
 
     def _own_default(self, router: Router) -> Any:
         """Return a router's action instead of the default's, if it is one."""

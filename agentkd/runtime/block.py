@@ -35,12 +35,10 @@ class Block(ABC):
         """Wait until what was started is ready."""
 
     @abstractmethod
-    def _supervise(self) -> None:
-        """Look after it once."""
+    def _supervise(self) -> None: ...
 
     @abstractmethod
-    def _end(self) -> None:
-        """End it."""
+    def _end(self) -> None: ...
 
     def start(
         self, *, wait: bool = False, timeout: float | None = None, supervisor: bool = True

@@ -65,12 +65,6 @@ class Clock(Protocol):
         """Seconds since the start."""
 
 
-def check_period(period: float) -> float:
-    """Return a period; raise ConfigError if it is not positive and finite."""
-    check_range("period", period, above=0, below=math.inf, hint="0.02 s is 50 Hz.")
-    return float(period)
-
-
 @final
 class WallClock:
     """Ticks at start + k · period, whatever happens in between.
@@ -86,7 +80,8 @@ class WallClock:
         time_ns: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.period = check_period(period)
+        check_range("period", period, above=0, below=math.inf)
+        self.period = float(period)
         self._step = round(period * 1e9)
         self._time = time_ns
         self._sleep = sleep
@@ -128,7 +123,8 @@ class VirtualClock:
     """Ticks as fast as they are taken, each exactly on time."""
 
     def __init__(self, period: float) -> None:
-        self.period = check_period(period)
+        check_range("period", period, above=0, below=math.inf)
+        self.period = float(period)
         self.start()
 
     def start(self) -> None:

@@ -100,7 +100,7 @@ class Companions:
     """Planner, distiller and decision log of an agent; each may be None.
 
     What does not suit the wall clock gets a port as under a virtual clock, so that the agent can be
-    made; `unfit` is the error for its start.
+    made; `check` raises the error.
     """
 
     def __init__(
@@ -115,23 +115,29 @@ class Companions:
         virtual: bool,
         period: float,
     ) -> None:
-        self.unfit: UnfitError | None = None
+        self._unfit: UnfitError | None = None
         try:
             self.planner = planner_port(
                 planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
             )
         except UnfitError as error:
             self.planner = planner_port(planner, 0, virtual=True, workers=workers, spec=spec)
-            self.unfit = error
+            self._unfit = error
         try:
             self.distiller = _distiller_port(distiller, virtual=virtual)
         except UnfitError as error:
             self.distiller = _distiller_port(distiller, virtual=True)
-            self.unfit = self.unfit or error
+            self._unfit = self._unfit or error
         self.log = log
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
         self.none = not self._ports and log is None
+        self.running = False
         self._closing = threading.Lock()
+
+    def check(self) -> None:
+        """Raise ConfigError if planner or distiller do not suit the clock."""
+        if self._unfit is not None:
+            raise self._unfit
 
     def open(
         self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
@@ -142,6 +148,7 @@ class Companions:
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
             self.planner.open(spec, ring, demands)
+        self.running = True
 
     def await_ready(self, timeout: float | None, stopped: Callable[[], bool]) -> None:
         """Wait until both are ready; see `Agent.await_ready`."""
@@ -177,6 +184,7 @@ class Companions:
 
     def close(self) -> None:
         """End and close them all; a start that is cancelled does so from its own thread too."""
+        self.running = False
         with self._closing, contextlib.ExitStack() as stack:
             # One that fails to close keeps none of the others open.
             for each in (self.log, self.distiller, self.planner):
@@ -230,9 +238,9 @@ def planner_port(
             )
         if hasattr(planner, "interrupt"):
             raise ConfigError(
-                f"{type(planner).__name__} is one connection, which answers one "
-                f"question at a time; workers={workers} needs as many. Give "
-                "Staggered([ThreadPlanner(each), …]) with a planner for each."
+                f"{type(planner).__name__} is one connection, which answers one question at a "
+                f"time; workers={workers} needs as many. Give Staggered([ThreadPlanner(each), …]) "
+                "with a planner for each."
             )
         _no_memory(planner)
     ports = [

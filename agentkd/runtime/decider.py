@@ -357,7 +357,7 @@ class Decider:
             metrics.planner_ticks.record(tick - answer.origin)
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
-            did = self._history.own_at(answer.tick)
+            did, _ = self._history.at(answer.tick)
             here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))

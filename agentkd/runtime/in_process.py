@@ -29,7 +29,7 @@ log = logger(__name__)
 
 
 class _InProcess(PlannerPort):
-    """What planners of this process have in common: observations in, counts out."""
+    """A planner of this process: observations in, counts out."""
 
     def __init__(self, policy: AnyPolicy, backlog: int) -> None:
         self._policy = policy
@@ -139,10 +139,9 @@ class InlinePlanner(_InProcess):
         latency = late(self._requests) if callable(late) else late
         # The last partial answer is the whole one.
         partial = partial[:-1]
-        for number, reply in enumerate(partial, 1):
+        for number, reply in enumerate((*partial, last), 1):
             after = -(-latency * number // (len(partial) + 1))
             self._flight.append((tick + after, reply))
-        self._flight.append((tick + latency, last))
         self._land(tick)
 
     def _leave(self, episode: int) -> None:
@@ -183,11 +182,8 @@ class ThreadPlanner(_InProcess):
     """A planner in a thread of this process: for those that release the interpreter.
 
     A planner that runs in Python holds ticks up here, and one that hangs stays; use a
-    `ProcessPlanner` unless it mostly waits, for a network or a GPU.
-
-    Args:
-        policy: The planner.
-        backlog: How many observations between two requests become labels.
+    `ProcessPlanner` unless it mostly waits, for a network or a GPU. `backlog` is how many
+    observations between two requests become labels.
     """
 
     def __init__(self, policy: AnyPolicy, *, backlog: int = BACKLOG) -> None:

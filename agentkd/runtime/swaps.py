@@ -30,10 +30,9 @@ from agentkd.executors.acting import form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
+from agentkd.runtime.connect import Companions
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.distiller import DistillerPort
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
-from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Part, Spec, to_json
@@ -258,25 +257,22 @@ def _meaning(part: Part) -> tuple[object, ...]:
 class Swaps:
     """Replaces the executor of a decider and tells planner and distiller.
 
-    `running` says whether they are open; `contract` is that of the first executor.
+    `contract` is that of the first executor.
     """
 
     def __init__(
         self,
         decider: Decider,
-        planner: PlannerPort | None,
-        distiller: DistillerPort | None,
-        running: Callable[[], bool],
+        companions: Companions,
         *,
         native: bool,
-        rollback: Rollback | None = None,
-        watched: Watched | None = None,
-        contract: Contract | None = None,
+        rollback: Rollback | None,
+        watched: Watched | None,
+        contract: Contract | None,
     ) -> None:
         self._decider, self._metrics = decider, decider.metrics
-        self._planner, self._distiller = planner, distiller
-        self._running, self._native = running, native
-        self._watched = watched
+        self._companions, self._distiller = companions, companions.distiller
+        self._native, self._watched = native, watched
         self._contract = contract or Contract()
         self.scores = Scores(rollback) if rollback is not None else None
         self._former: deque[Executor] = deque(maxlen=_REMEMBERED)
@@ -326,8 +322,8 @@ class Swaps:
         check_fit(present, executor)
         _check_numbers(executor)
         made = form(executor, native=self._native)
-        if self._planner is not None and self._running():
-            self._planner.follow(executor)
+        if self._companions.planner is not None and self._companions.running:
+            self._companions.planner.follow(executor)
         self._former.append(present)
         if self.scores is not None:
             self.scores.swapped(present)

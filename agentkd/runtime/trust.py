@@ -100,31 +100,20 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._ticks = [-1] * _KEPT
-        self._own: list[Any] = [None] * _KEPT
-        self._did: list[Any] = [None] * _KEPT
+        self._kept: list[tuple[int, Any, Any]] = [(-1, None, None)] * _KEPT
 
     def own(self, tick: int, action: Any) -> None:
         """Note what the executor would do at a tick."""
-        at = tick % _KEPT
-        self._ticks[at], self._own[at], self._did[at] = tick, action, None
+        self._kept[tick % _KEPT] = tick, action, None
 
     def executed(self, tick: int, action: Any) -> None:
         """Note what was executed at a tick."""
-        at = tick % _KEPT
-        if self._ticks[at] != tick:
-            self._ticks[at], self._own[at] = tick, None
-        self._did[at] = action
+        self._kept[tick % _KEPT] = tick, self.at(tick)[0], action
 
-    def own_at(self, tick: int) -> Any:
-        """Return what the executor would have done at a tick."""
-        at = tick % _KEPT
-        return self._own[at] if self._ticks[at] == tick else None
-
-    def executed_at(self, tick: int) -> Any:
-        """Return what was executed at a tick."""
-        at = tick % _KEPT
-        return self._did[at] if self._ticks[at] == tick else None
+    def at(self, tick: int) -> tuple[Any, Any]:
+        """Return what the executor would have done at a tick, and what was executed."""
+        kept, own, did = self._kept[tick % _KEPT]
+        return (own, did) if kept == tick else (None, None)
 
 
 class _Case:
@@ -209,7 +198,7 @@ class Judge:
         # How far are planner and executor apart about the same observation?
         own = self._imagined(strategy)
         if strategy.obs_tick == strategy.origin:
-            own = self._history.own_at(strategy.origin)
+            own = self._history.at(strategy.origin)[0]
         if own is not None:
             self._base.note(self._apart(own, strategy.actions[0]))
         self._case = case = _Case(strategy)
@@ -256,7 +245,7 @@ class Judge:
         strategy = case.strategy
         lead = strategy.obs_tick - strategy.origin
         while case.next < tick:
-            did = self._history.executed_at(case.next)
+            did = self._history.at(case.next)[1]
             case.next += 1
             if did is IDLE:
                 continue

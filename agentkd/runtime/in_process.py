@@ -54,8 +54,7 @@ class _InProcess(PlannerPort):
         """Keep observations until the planner takes them."""
         for each in (*before, seen):
             self._unlabelled += len(self._seen) == self._seen.maxlen
-            copied = each._replace(obs=each.obs.copy(), heard=self._heard)
-            self._seen.append(copied)
+            self._seen.append(each._replace(obs=each.obs.copy(), heard=self._heard))
 
     def _hand_out(self, reply: Reply) -> Answer:
         """Pass the labels on, and count them; return the answer."""
@@ -109,9 +108,8 @@ class InlinePlanner(_InProcess):
             check_range("latency_ticks", latency_ticks, least=0)
         super().__init__(policy, backlog)
         self._late, self._after = latency_ticks, after
-        self._done: list[tuple[int, Answer]] = []
         self._flight: deque[tuple[int, Reply]] = deque()
-        self._out: list[Answer] = []
+        self._out: list[tuple[int, Answer]] = []
         self._requests = self._ticks = self._busy = 0
 
     def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
@@ -135,8 +133,7 @@ class InlinePlanner(_InProcess):
             self._failed(error)
             return
         self._requests += 1
-        late = self._late
-        latency = late(self._requests) if callable(late) else late
+        latency = self._late(self._requests) if callable(self._late) else self._late
         # The last partial answer is the whole one.
         partial = partial[:-1]
         for number, reply in enumerate((*partial, last), 1):
@@ -152,23 +149,15 @@ class InlinePlanner(_InProcess):
             self._flight.clear()
 
     def _land(self, tick: int) -> None:
-        flight = self._flight
-        while flight and tick >= flight[0][0]:
-            answer = self._hand_out(flight.popleft()[1])
-            if self._after:
-                self._done.append((tick, answer))
-            else:
-                self._out.append(answer)
+        while self._flight and tick >= self._flight[0][0]:
+            self._out.append((tick, self._hand_out(self._flight.popleft()[1])))
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
         """Take the answers that are due by now."""
-        if self._after:
-            self._land(tick - 1)
-            self._out += [answer for due, answer in self._done if due < tick]
-            self._done = [each for each in self._done if each[0] >= tick]
-        else:
-            self._land(tick)
-        out, self._out = self._out, []
+        last = tick - 1 if self._after else tick
+        self._land(last)
+        out = [answer for landed, answer in self._out if landed <= last]
+        self._out = [each for each in self._out if each[0] > last]
         self._heard = newest_heard(out, self._heard)
         return out
 

@@ -112,7 +112,7 @@ class _Agent(Protocol):
 
 @final
 class Loop:
-    """One run of an agent in an environment, in a thread of its own.
+    """One run of an agent in an environment: by `run`, or in `thread` once that is started.
 
     Episode i is reset with seed + i. At most `views` decisions wait for the consumer (0 for none):
     a wall clock drops and counts more, a virtual clock waits.
@@ -142,11 +142,7 @@ class Loop:
         self._return, self._length, self._ticks = 0.0, 0, 0
         self._seconds = 0.0
         self._timeline, self._ticker = Timeline(), Ticker()
-        self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
-
-    def start(self) -> None:
-        """Begin in a thread."""
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="ticks", daemon=True)
 
     def run(self) -> None:
         """Run in the caller's thread, and raise what ended it."""
@@ -154,19 +150,9 @@ class Loop:
         if self.error is not None:
             raise self.error
 
-    @property
-    def running(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self._thread.is_alive()
-
     def stop(self) -> None:
         """Let it end after the tick at hand."""
         self._stop.set()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the end, at most so long; return whether it ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def result(self) -> RunResult:
         """Return what was measured so far."""

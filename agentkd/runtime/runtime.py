@@ -48,6 +48,9 @@ class Runtime:
         timeout: Seconds to wait at most; None for as long as a start may take.
         options: What else `Agent` takes. Under the virtual clock `planner_latency` is in its ticks,
             and a distiller may be an object.
+
+    Attributes:
+        agent: The agent: its executor, its metrics.
     """
 
     def __init__(
@@ -65,8 +68,8 @@ class Runtime:
     ) -> None:
         check_range("views", views, least=1)
         chosen = make_clock(clock, hz)
-        self._agent = Agent(executor, spec, period=chosen.period, **options)
-        self._clock = self._agent.adopt(chosen)
+        self.agent = Agent(executor, spec, period=chosen.period, **options)
+        self._clock = self.agent.adopt(chosen)
         self._views, self._wait, self._timeout = views, wait, timeout
         self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
@@ -77,7 +80,7 @@ class Runtime:
         if self._entered:
             raise ConfigError("A runtime is entered once. Make a new one.")
         self._entered = True
-        await self._agent.astart(wait=self._wait, timeout=self._timeout)
+        await self.agent.astart(wait=self._wait, timeout=self._timeout)
         self._open = True
         return self
 
@@ -86,7 +89,7 @@ class Runtime:
             await self.stop()
         finally:
             self._open = False
-            await self._agent.aclose()
+            await self.agent.aclose()
             if self._loop is not None:
                 self._result = self._loop.result()
 
@@ -100,7 +103,9 @@ class Runtime:
         if loop is None:
             return
         loop.stop()
-        if loop.running and not await asyncio.to_thread(loop.join, _STUCK):
+        if loop.thread.is_alive():
+            await asyncio.to_thread(loop.thread.join, _STUCK)
+        if loop.thread.is_alive():
             raise WorkerError(
                 f"The environment's step did not return within {_STUCK:.0f} s. Its "
                 "thread is left alone."
@@ -135,11 +140,11 @@ class Runtime:
         if self._loop is not None:
             raise ConfigError("A runtime runs once. Make a new one for another run.")
         limits = Limits(ticks, seconds, episodes)
-        loop = Loop(self._agent, self._clock, env, limits, seed, self._views, self._realtime)
+        loop = Loop(self.agent, self._clock, env, limits, seed, self._views, self._realtime)
         self._loop = loop
-        loop.start()
+        loop.thread.start()
         try:
-            while loop.running or loop.views:
+            while loop.thread.is_alive() or loop.views:
                 await asyncio.sleep(0 if loop.views else _LOOK)
                 # A consumer that is slower than the ticks starves no other task.
                 until = time.monotonic() + _LOOK
@@ -149,11 +154,6 @@ class Runtime:
             await self.stop()
         if loop.error is not None:
             raise loop.error
-
-    @property
-    def agent(self) -> Agent:
-        """The agent: its executor, its counters."""
-        return self._agent
 
     @property
     def result(self) -> RunResult:

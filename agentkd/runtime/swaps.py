@@ -204,12 +204,7 @@ def distiller_for(
 
 def check_fit(present: Executor, executor: Executor) -> None:
     """Raise SpecError if spec or memory of an executor differ from those of the present one."""
-    difference = _difference(present.spec, executor.spec)
-    if not difference and executor.memory != present.memory:
-        difference = (
-            f"{executor.architecture} remembers {executor.memory} numbers, "
-            f"{present.architecture} {present.memory}"
-        )
+    difference = _difference(present, executor)
     if difference:
         raise SpecError(
             f"The executor does not fit: {difference}. The present one acts on. Swap "
@@ -228,9 +223,9 @@ def check_contract(present: Contract, contract: Contract) -> None:
             )
 
 
-def _difference(present: Spec, other: Spec) -> str:
-    """Say how two environments differ; "" if they do not."""
-    here, there = present.obs, other.obs
+def _difference(present: Executor, other: Executor) -> str:
+    """Say how spec or memory of two executors differ; "" if they do not."""
+    here, there = present.spec.obs, other.spec.obs
     if here.size != there.size:
         return f"it observes {there.size} numbers, the present one {here.size}"
     if here.layout != there.layout or len(here.parts) != len(there.parts):
@@ -241,15 +236,19 @@ def _difference(present: Spec, other: Spec) -> str:
     for mine, its in zip(here.parts, there.parts, strict=True):
         if _meaning(mine) != _meaning(its):
             return f"it observes {its}, the present one {mine}"
-    if present.action != other.action:
-        return f"it acts in {other.action}, the present one in {present.action}"
+    if present.spec.action != other.spec.action:
+        return f"it acts in {other.spec.action}, the present one in {present.spec.action}"
+    if present.memory != other.memory:
+        return (
+            f"{other.architecture} remembers {other.memory} numbers, "
+            f"{present.architecture} {present.memory}"
+        )
     return ""
 
 
 def _meaning(part: Part) -> tuple[object, ...]:
-    """Everything but the float type: observations are laid out in float32."""
-    real = np.issubdtype(np.dtype(part.dtype), np.floating)
-    dtype = "float" if real else part.dtype
+    """Return everything but the float type: observations are laid out in float32."""
+    dtype = "float" if np.issubdtype(np.dtype(part.dtype), np.floating) else part.dtype
     return part.name, part.kind, part.shape, dtype, part.sizes, part.start
 
 
@@ -280,11 +279,6 @@ class Swaps:
         self._newest = decider.form.executor.version
         # The user's thread, the tick's and the supervisor's may all swap.
         self._lock = threading.RLock()
-
-    @property
-    def executor(self) -> Executor:
-        """The executor that acts now."""
-        return self._decider.form.executor
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
@@ -318,7 +312,7 @@ class Swaps:
 
     def _replace(self, executor: Executor) -> None:
         """Check and compile an executor, and let it act."""
-        present = self.executor
+        present = self._decider.form.executor
         check_fit(present, executor)
         _check_numbers(executor)
         made = form(executor, native=self._native)
@@ -362,7 +356,7 @@ class Swaps:
             weights = self._distiller.weights()
             if weights is None:
                 return
-            present = self.executor
+            present = self._decider.form.executor
             try:
                 with self._counting():
                     self._replace(present.with_vector(weights, self._newest + 1))
@@ -371,7 +365,7 @@ class Swaps:
                 self._distiller.follow(present)
 
     def follow_file(self) -> None:
-        """Swap the watched file in, if it was replaced."""
+        """Swap the executor of the watched file in, if it was replaced."""
         if self._watched is None:
             return
         bundle = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -97,6 +97,7 @@ class Agent(Block):
     ) -> None:
         check_arguments(locals())
         super().__init__()
+        # With 30 attributes or more, Python would find each of them more slowly.
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
         found, self._contract, self._watched = open_executor(executor, spec, goals, watch=watch)
@@ -108,11 +109,11 @@ class Agent(Block):
         self._routers = tuple(routers)
         self._mode, self._default, self._asked = mode, default, period
         self._native, self._rollback, self._budget = native, rollback, budget
-        self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._remove: Callable[[], object] | None = None
+        decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
+        remove = None
         if learn:
-            distiller, self._remove = distiller_for(found, executor, self)
-        self._wanted = planner, planner_latency, workers, distiller, self._log
+            distiller, remove = distiller_for(found, executor, self)
+        self._wanted = planner, planner_latency, workers, distiller, decisions, remove
         self._form = form(found, native=native)
         self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
         self._ended = threading.Event()
@@ -136,9 +137,8 @@ class Agent(Block):
             round(period * 1e9) if period and not virtual else None,
             0 if virtual else round(self._budget * 1e9),
             self._strategies,
-            self._log,
+            companions.log,
         )
-        self._metrics = self._decider.metrics
         learning = companions.distiller
         self._inline = learning if learning is not None and learning.inline else None
         followed = self._watched is not None or self._rollback is not None
@@ -167,8 +167,6 @@ class Agent(Block):
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
         self._companions.close()
-        if self._remove is not None:
-            self._remove()
         if opened:
             self._swaps.take_learnt()
 
@@ -203,7 +201,7 @@ class Agent(Block):
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         self._swaps.follow_file()
-        self._metrics.agreement.settle()
+        self._decider.metrics.agreement.settle()
 
     @property
     def executor(self) -> Executor:
@@ -275,7 +273,7 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        ticker.wait(clock, self._metrics)
+        ticker.wait(clock, self._decider.metrics)
         return True
 
     def stop(self) -> None:
@@ -392,7 +390,7 @@ class Agent(Block):
     @property
     def counters(self) -> Metrics:
         """The counters themselves, for a loop that adds to them."""
-        return self._metrics
+        return self._decider.metrics
 
     def metrics(self) -> dict[str, Any]:
         """Return all that was counted so far as plain values, by name."""
@@ -400,8 +398,8 @@ class Agent(Block):
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None
-        if self._log is not None:
-            out.update(self._log.counts())
+        if self._companions.log is not None:
+            out |= self._companions.log.counts()
         if self._open or self._stop.is_set():
             out |= self._companions.counts(out["swaps_refused_total"])
         return out

@@ -91,16 +91,13 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError("learn=True learns from a planner's answers: give a planner.")
 
 
-class UnfitError(ConfigError):
-    """A planner or a distiller that suits a virtual clock only."""
-
-
 @final
 class Companions:
     """Planner, distiller and decision log of an agent; each may be None.
 
-    What does not suit the wall clock gets a port as under a virtual clock, so that the agent can be
-    made; `check` raises the error.
+    `remove` takes away what the distiller was given, after all are closed.
+    What does not suit the wall clock gets a port all the same, so that the agent can be made;
+    `check` raises the error.
     """
 
     def __init__(
@@ -110,25 +107,18 @@ class Companions:
         workers: int,
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
+        remove: Callable[[], object] | None,
         spec: Spec,
         *,
         virtual: bool,
         period: float,
     ) -> None:
-        self._unfit: UnfitError | None = None
-        try:
-            self.planner = planner_port(
-                planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
-            )
-        except UnfitError as error:
-            self.planner = planner_port(planner, 0, virtual=True, workers=workers, spec=spec)
-            self._unfit = error
-        try:
-            self.distiller = _distiller_port(distiller, virtual=virtual)
-        except UnfitError as error:
-            self.distiller = _distiller_port(distiller, virtual=True)
-            self._unfit = self._unfit or error
-        self.log = log
+        self._unfit = "" if virtual else _unfit(planner, latency_ticks, distiller)
+        self.planner = planner_port(
+            planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
+        )
+        self.distiller = _distiller_port(distiller, virtual=virtual)
+        self.log, self._remove = log, remove
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
         self.none = not self._ports and log is None
         self.running = False
@@ -136,8 +126,8 @@ class Companions:
 
     def check(self) -> None:
         """Raise ConfigError if planner or distiller do not suit the clock."""
-        if self._unfit is not None:
-            raise self._unfit
+        if self._unfit:
+            raise ConfigError(self._unfit)
 
     def open(
         self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
@@ -186,6 +176,8 @@ class Companions:
         """End and close them all; a start that is cancelled does so from its own thread too."""
         self.running = False
         with self._closing, contextlib.ExitStack() as stack:
+            if self._remove is not None:
+                stack.callback(self._remove)
             # One that fails to close keeps none of the others open.
             for each in (self.log, self.distiller, self.planner):
                 if each is not None:
@@ -219,7 +211,6 @@ def planner_port(
     a network.
 
     Raises:
-        UnfitError: If a policy would have to be waited for on the tick.
         ConfigError: If an argument is invalid.
     """
     check_range("planner_latency", latency_ticks, least=0)
@@ -276,31 +267,39 @@ def _one(
                 f"{type(planner).__name__} has a latency of its own; leave planner_latency out."
             )
         return planner
-    if latency_ticks is None and not virtual:
-        if hasattr(planner, "interrupt"):
-            # It waits for a network and leaves the interpreter to the tick meanwhile.
-            return ThreadPlanner(planner)
-        raise UnfitError(
-            "A policy object would hold the tick up while it thinks. Give a Process, "
-            "for a process of its own; ThreadPlanner(policy), for a thread; or "
-            "planner_latency, to have it asked on the tick and held back so many ticks."
-        )
     if hasattr(planner, "interrupt") and not virtual:
-        raise ConfigError(
-            "A planner that waits for a network is as late as it is; leave "
-            "planner_latency out, or give a Process."
-        )
+        if latency_ticks is not None:
+            raise ConfigError(
+                "A planner that waits for a network is as late as it is; leave "
+                "planner_latency out, or give a Process."
+            )
+        # It leaves the interpreter to the tick meanwhile.
+        return ThreadPlanner(planner)
     return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
 
 
 def _distiller_port(distiller: AnyDistiller | None, *, virtual: bool) -> DistillerPort | None:
     if distiller is None or isinstance(distiller, DistillerPort):
         return distiller
-    if isinstance(distiller, Process):
-        return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
-    if not virtual:
-        raise UnfitError(
+    if not isinstance(distiller, Process):
+        return InlineDistiller(distiller)
+    return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
+
+
+def _unfit(
+    planner: AnyPlanner | Named | None, latency_ticks: int | None, distiller: AnyDistiller | None
+) -> str:
+    """Say what would hold up the ticks of a wall clock; "" if nothing does."""
+    beside = isinstance(planner, str | Path | Sequence | Process | PlannerPort | None)
+    if latency_ticks is None and not (beside or hasattr(planner, "interrupt")):
+        return (
+            "A policy object would hold the tick up while it thinks. Give a Process, "
+            "for a process of its own; ThreadPlanner(policy), for a thread; or "
+            "planner_latency, to have it asked on the tick and held back so many ticks."
+        )
+    if not isinstance(distiller, Process | DistillerPort | None):
+        return (
             "A distiller object would hold the tick up while it learns. Give a Process, "
             "for a process of its own, or InlineDistiller(distiller), if it may."
         )
-    return InlineDistiller(distiller)
+    return ""

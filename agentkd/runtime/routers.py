@@ -1,12 +1,4 @@
-"""Routers ready to use; they compose by being several, and the first refusal counts.
-
-Agent(executor, planner=planner, routers=[
-    Deadline(0.001),              # a tick that woke late takes the shortest way
-    Fresh(4),                     # no strategy older than four ticks
-    Valid(tolerance=0.1),         # nor one that expected something else
-    Guard(safe, baseline=brake),  # and nobody's action that is not safe
-])
-"""
+"""Routers ready to use; they compose by being several, and the first refusal counts."""
 
 from __future__ import annotations
 

@@ -1,21 +1,18 @@
 """Whether a row that arrived late is still right.
 
-A row is planned for one state, and the state changes while the planner thinks. The row
-for the observation at hand is the planner's own word and always acts. Any other row
-acts in the executor's place only if it passes these tests, in this order. The first that fails is
-the reason, and ends the strategy:
+A row is planned for one state, and the state changes while the planner thinks. The row for the
+observation at hand is the planner's own word and always acts. Any other row acts in the executor's
+place only if it passes four tests, in this order (docs/reference/runtime.md, Late rows). The first
+that fails is the reason, and ends the strategy:
 
-1. **unpredicted**: the planner was asked about a predicted observation, or says what it expects to
-   be observed (`RollForward`, `Guidance.expected`). Else nobody knows whether the row is for the
-   present state.
-2. **changed**: the actions executed since the observation are those that the prediction counted on,
-   then the rows before this one. A veto, a swap, another strategy, or an executor that did
-   something else makes the prediction void.
-3. **surprise**: the executor does the same at the predicted and at the seen observation, now and
-   lately, and predictions explain at least half of how the observations move: an executor that does
-   the same everywhere notices nothing. Otherwise the predictions are wrong.
-4. **astray**: rows of this age have been no further from the executor than planner and executor are
-   about one and the same observation. Otherwise old rows mislead here.
+1. The state that it is for was predicted (`RollForward`, `Guidance.expected`), else it is
+   **unpredicted**.
+2. What was executed since is what the prediction counted on, else the world **changed**.
+3. The executor does the same at the predicted and at the seen observation, and predictions explain
+   at least half of how observations move, else there was a **surprise**. An executor that does the
+   same everywhere notices nothing.
+4. Rows of this age have been no further from the executor than planner and executor are about one
+   and the same observation, else they lead **astray**.
 
 Until there are a few comparisons, 3 and 4 give **unproven**. Distances between actions are mean
 absolute differences in units of the bounds' distance; for choices, the share that differs.

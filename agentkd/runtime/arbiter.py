@@ -70,10 +70,11 @@ class Moment:
         why: Why the source before the one asked about does not act; "" if none.
         held: For how many ticks in a row the last action was held so far.
         mine: What the executor would do, whether or not it takes part.
+        actions: What actions look like.
     """
 
     def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+        self.actions: ActionSpec = spec.action
         self._form: Form | None = None
         self.begin(0, np.zeros(spec.obs.size, np.float32), None, math.inf, 0)
 
@@ -96,11 +97,6 @@ class Moment:
         # A late answer of a planner that acts alone has its last action left.
         self.remaining = strategy.actions[min(self.row, strategy.horizon - 1) :]
 
-    @property
-    def actions(self) -> ActionSpec:
-        """What actions look like."""
-        return self._spec.action
-
     def action(self, source: Source) -> Any:
         """Return what a source would do, in the environment's units, or None."""
         return self._actions.get(source)
@@ -115,7 +111,7 @@ class Moment:
         if left is None or right is None:
             return math.nan
         pair = np.asarray([left]), np.asarray([right])
-        return 1.0 - float(dists.agreement(*pair, self._spec.action)[0])
+        return 1.0 - float(dists.agreement(*pair, self.actions)[0])
 
     def executor(self) -> ActionDist:
         """Return the executor's action distribution, one row; ConfigError where it is blind."""
@@ -161,13 +157,11 @@ class Router(ABC):
 
 def actor_of(source: Source, strategy: Strategy | None) -> Actor:
     """Name who acts: a source, and which strategy if it is one."""
-    if strategy is None:
-        return source, -1, 0
-    return source, strategy.origin, strategy.part
+    return (source, -1, 0) if strategy is None else (source, strategy.origin, strategy.part)
 
 
 def fading(step: int, blend: int) -> float:
-    """The old action's weight at a step of a blend: below 1, and 0 from its end on."""
+    """Return the old action's weight at a step of a blend: below 1, and 0 from its end on."""
     if step >= blend:
         return 0.0
     c = (blend - step) / (blend + 1)

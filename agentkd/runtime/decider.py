@@ -151,7 +151,7 @@ class Decider:
         self._shape = (self.spec.obs.size,)
 
     def act_alone(self, obs: Any) -> Any:
-        """Give the executor's action, where there is nobody else."""
+        """Return the executor's action, where there is nobody else."""
         started = perf_counter_ns()
         form = self.form
         if form is not self._acting:
@@ -264,7 +264,7 @@ class Decider:
             self.worth.note(self._actor[0], score)
 
     def _foretell(self, obs: Floats) -> Any:
-        """Give the executor's action at another observation, (obs,)."""
+        """Return the executor's action at another observation, (obs,)."""
         # That of this tick: a swap may come meanwhile.
         executor = self._acting.executor
         if executor.memory or self._goals is not None:
@@ -325,16 +325,11 @@ class Decider:
         if arbiter.hand_over is not None:
             arbiter.hand_over.acted(actor, action, tick)
         self._actor = actor
-        if self._asked is not None:
-            obs, self._asked = self._asked, None
-            self._ask_ahead(action, obs, tick)
-
-    def _ask_ahead(self, action: Any, obs: Floats, tick: int) -> None:
-        assert self._planner is not None
-        actions = [action, *self.strategies.upcoming(tick + 1, self.lead - 1)]
-        committed = flat_actions(actions, self.spec.action)
-        now = monotonic_ns()
-        self._planner.submit(Seen(tick, self._episode, now, obs, self.lead, committed))
+        if self._asked is not None and self._planner is not None:
+            actions = [action, *strategies.upcoming(tick + 1, self.lead - 1)]
+            committed = flat_actions(actions, self.spec.action)
+            obs, now, self._asked = self._asked, monotonic_ns(), None
+            self._planner.submit(Seen(tick, self._episode, now, obs, self.lead, committed))
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None

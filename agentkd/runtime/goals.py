@@ -44,7 +44,7 @@ class Goals:
 
 
 def conditioned(spec: Spec, goals: Goals) -> Spec:
-    """The spec of an executor with a goal, from the environment's."""
+    """Return the spec of an executor with a goal, from the environment's."""
     added = [Part(_GOAL, "box", (goals.size,), "float32"), Part(_AGE, "box", (1,), "float32")]
     parts = (*spec.obs.parts, *added)
     layout = "tuple" if spec.obs.layout == "single" else spec.obs.layout
@@ -58,7 +58,7 @@ def conditioned(spec: Spec, goals: Goals) -> Spec:
 
 
 def unconditioned(spec: Spec, goals: Goals) -> Spec:
-    """The environment's spec, from that of an executor with a goal.
+    """Return the environment's spec, from that of an executor with a goal.
 
     Raises:
         SpecError: If the executor was not made for goals of this size.
@@ -66,9 +66,8 @@ def unconditioned(spec: Spec, goals: Goals) -> Spec:
     names, rest = [part.name for part in spec.obs.parts], spec.obs.parts[:-2]
     if not rest or names[-2:] != [_GOAL, _AGE] or spec.obs.parts[-2].shape != (goals.size,):
         raise SpecError(
-            f"The executor observes {names}; one with "
-            f"a goal of {goals.size} ends in 'goal' and 'age'. Make it from "
-            "agentkd.runtime.conditioned(spec, goals)."
+            f"The executor observes {names}; one with a goal of {goals.size} ends in 'goal' and "
+            "'age'. Make it from agentkd.runtime.conditioned(spec, goals)."
         )
     single = len(rest) == 1 and rest[0].name == ""
     return replace(spec, obs=ObsSpec(rest, "single" if single else spec.obs.layout))
@@ -98,14 +97,14 @@ class GoalMemory:
         self._kept.append((episode, tick, np.array(goal, np.float32)))
 
     def newest(self, episode: int, tick: int) -> tuple[Floats | None, int]:
-        """The newest goal of an episode at a tick, (1, size), and its age."""
+        """Return the newest goal of an episode at a tick, (1, size), and its age."""
         for kept_episode, at, goal in reversed(self._kept):
             if kept_episode == episode and at <= tick:
                 return goal[None], tick - at
         return None, 0
 
     def aged(self, episode: int, tick: int, obs: Floats) -> Floats:
-        """An executor's observation, (obs + size + 1,), with a goal of a random age."""
+        """Return an executor's observation, (obs + size + 1,), with a goal of a random age."""
         wanted = int(self._random.integers(0, self.goals.max_age + 2))
         goal, age = self.newest(episode, tick - wanted)
         out = np.empty(len(obs) + self.goals.width, np.float32)

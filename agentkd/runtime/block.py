@@ -114,7 +114,6 @@ class Block(ABC):
         *,
         wait: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109 (as in `start`)
-        supervisor: bool = True,
     ) -> None:
         """Start as `start` does, without blocking the event loop.
 
@@ -122,7 +121,7 @@ class Block(ABC):
         """
         import asyncio
 
-        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout, supervisor=supervisor)
+        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout)
         starting = asyncio.ensure_future(start)
         try:
             await asyncio.shield(starting)

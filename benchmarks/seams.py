@@ -22,9 +22,8 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.report.model import Section
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.blending import Seam
 from agentkd.runtime.in_process import InlinePlanner
-from agentkd.runtime.strategies import StrategyOptions
+from agentkd.runtime.strategies import Seam, StrategyOptions
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table

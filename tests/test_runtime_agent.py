@@ -455,7 +455,7 @@ def test_default_that_is_no_action_is_refused(action: Any, wanted: Any) -> None:
         ({"mode": "both"}, "runtime"),
         ({"budget": -1.0}, "budget"),
         ({"period": 0.0}, "period"),
-        ({"planner": Echo(), "planner_latency": -1}, "-1 ticks"),
+        ({"planner": Echo(), "planner_latency": -1}, "planner_latency is -1"),
         ({"planner": ThreadPlanner(Echo()), "planner_latency": 1}, "its own"),
     ],
 )

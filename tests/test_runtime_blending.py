@@ -13,7 +13,7 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Dense
 from agentkd.runtime import Agent, Fresh, InlinePlanner, Seam, StrategyOptions
-from agentkd.runtime.blending import HandOver, fading
+from agentkd.runtime.arbiter import HandOver, fading
 from agentkd.types import ActionDist, Floats
 from tests.runtime_children import BOX, SPEC, Ahead, constant, points
 

@@ -109,7 +109,7 @@ def test_first_source_that_nobody_refuses_acts(
         strategies.offer(answer(0, [1]), 0, 0)
         theirs, why = strategies.serve(0)
     form = NumpyForm(constant(2))
-    arbiter.show(0, OBS, form, math.inf, 0)
+    arbiter.moment.begin(0, OBS, form, math.inf, 0)
     last = 3 if held else None
     action, source, reason = arbiter.choose(strategies, theirs, 2, last, why)
     there = {

@@ -41,7 +41,7 @@ def run(options: Options) -> int:
     from agentkd.report.console import publish
     from agentkd.report.provenance import made_from
     from agentkd.report.write import prepare_out
-    from agentkd.runtime.blending import HandOver
+    from agentkd.runtime.arbiter import HandOver
 
     torch.set_num_threads(1)
     task = open_task(options.env, reference(options), **access(options))

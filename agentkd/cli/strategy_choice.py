@@ -9,10 +9,9 @@ from typing import Any, Literal
 from agentkd.errors import ConfigError
 from agentkd.refs import resolve
 from agentkd.runtime.arbiter import Router
-from agentkd.runtime.blending import Seam
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Fresh, Guard, Valid
-from agentkd.runtime.strategies import StrategyOptions, Trust
+from agentkd.runtime.strategies import Seam, StrategyOptions, Trust
 
 
 @dataclass(frozen=True, kw_only=True)

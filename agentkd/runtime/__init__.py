@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.arbiter import MODES, Mode, Moment, Router
-from agentkd.runtime.blending import Seam
 from agentkd.runtime.clock import Clock, Realtime, Tick, VirtualClock, WallClock, realtime
 from agentkd.runtime.distiller import (
     DistillerCounts,
@@ -38,7 +37,7 @@ from agentkd.runtime.routers import (
     spread,
 )
 from agentkd.runtime.scores import Rollback
-from agentkd.runtime.strategies import StrategyOptions, Trust
+from agentkd.runtime.strategies import Seam, StrategyOptions, Trust
 from agentkd.runtime.workers.host import Patience, Process
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -15,26 +15,17 @@ from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
-from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, make_clock
-from agentkd.runtime.companions import Companions
-from agentkd.runtime.connect import (
-    AnyDistiller,
-    AnyPlanner,
-    Named,
-    agent_metrics,
-    check_arguments,
-    connect,
-)
+from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClock, make_clock
+from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.goals import unconditioned
-from agentkd.runtime.learning import distiller_for
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.query import Demands
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.swaps import Swaps, open_executor
+from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
 
@@ -104,11 +95,12 @@ class Agent(Block):
         watch: bool = False,
         rollback: Rollback | None = None,
     ) -> None:
-        """Compile the executor; entering the block starts the rest."""
         check_arguments(locals())
+        super().__init__()
+        # With 30 attributes or more, Python would find each of them more slowly.
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
-        found, contract, watched = open_executor(executor, spec, goals, watch=watch)
+        found, self._contract, self._watched = open_executor(executor, spec, goals, watch=watch)
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
                 f"{found.architecture} has a memory, which cannot be rolled forward "
@@ -116,51 +108,46 @@ class Agent(Block):
             )
         self._routers = tuple(routers)
         self._mode, self._default, self._asked = mode, default, period
-        self._log = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
-        self._remove: Callable[[], object] = lambda: None
+        self._native, self._rollback, self._budget = native, rollback, budget
+        decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
+        remove = None
         if learn:
-            distiller, self._remove = distiller_for(found, executor, self)
-        self._native, self._rollback = native, rollback
-        self._budget, self._watched, self._contract = budget, watched, contract
-        self._wanted = planner, planner_latency, workers, distiller
+            distiller, remove = distiller_for(found, executor, self)
+        self._wanted = planner, planner_latency, workers, distiller, decisions, remove
         self._form = form(found, native=native)
         self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
-        super().__init__()
-        self._open, self._ended = False, threading.Event()
+        self._ended = threading.Event()
         self._ticker = Ticker()
+        self._clock: WallClock | None = None
         self._connect(period)
 
     def _connect(self, period: float | None, *, virtual: bool = False) -> None:
         """Choose how planner and distiller are asked, under a clock."""
-        port, learning, self._unfit = connect(
+        companions = self._companions = Companions(
             *self._wanted, self.spec, virtual=virtual, period=period or 0.0
         )
-        self._companions = Companions(port, learning, self._log)
         # A decision takes no virtual time, so it misses no deadline.
         self._period = None if virtual else period
         self._decider = Decider(
             self._form,
-            port,
+            companions.planner,
             self._mode,
             self._routers,
             self._default,
             round(period * 1e9) if period and not virtual else None,
             0 if virtual else round(self._budget * 1e9),
             self._strategies,
-            self._log,
+            companions.log,
         )
-        self._metrics = self._decider.metrics
-        self._inline = learning if self._companions.inline else None
+        learning = companions.distiller
+        self._inline = learning if learning is not None and learning.inline else None
         followed = self._watched is not None or self._rollback is not None
-        self._simple = self._companions.none and not followed
+        self._open = self._simple = companions.none and not followed
         # Nobody to ask, nothing to note: the shortest way.
         self._short = self._simple and not self._routers and self._strategies.goals is None
-        self._open = self._simple
         self._swaps = Swaps(
             self._decider,
-            port,
-            learning,
-            lambda: self._open,
+            companions,
             native=self._native,
             rollback=self._rollback,
             watched=self._watched,
@@ -168,23 +155,18 @@ class Agent(Block):
         )
 
     def _begin(self) -> bool:
-        if self._unfit is not None:
-            raise self._unfit
+        self._companions.check()
         if self._simple:
             return False
-        takes_part = "executor" in self._decider.order
+        takes_part = "executor" in self._decider.arbiter.order
         options, executor = self._strategies, self.executor
         demands = Demands(options.roll_forward, options.goals, executor if takes_part else None)
         self._companions.open(executor, self.spec, self._header(), demands)
         return True
 
-    def _began(self) -> None:
-        self._open = True
-
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
         self._companions.close()
-        self._remove()
         if opened:
             self._swaps.take_learnt()
 
@@ -200,7 +182,7 @@ class Agent(Block):
         self._companions.await_ready(timeout, self._stop.is_set)
 
     def _header(self) -> dict[str, Any]:
-        """What a log says of the run, to be replayed."""
+        """Return what a log says of the run, to be replayed."""
         default = self._default
         return {
             "spec": to_json(self.spec),
@@ -215,11 +197,11 @@ class Agent(Block):
 
     def _supervise(self) -> None:
         self._companions.supervise()
-        if not self._companions.inline:
+        if self._inline is None:
             self._swaps.take_learnt()
             self._swaps.heed_scores()
         self._swaps.follow_file()
-        self._metrics.agreement.settle()
+        self._decider.metrics.agreement.settle()
 
     @property
     def executor(self) -> Executor:
@@ -227,30 +209,25 @@ class Agent(Block):
         return self._decider.form.executor
 
     def swap(self, executor: Executor | str | Path) -> None:
-        """Let another executor act from the next tick on.
+        """Let another executor, or that of a file, act from the next tick on.
 
         It is compiled and tried before it takes over, on the caller's time. A distiller goes on
-        from it, if its architecture is the one that the distiller learns.
-
-        Args:
-            executor: The executor, or the path of its file.
+        from it, if its architecture is the one that the distiller learns. After an error the
+        present one acts on.
 
         Raises:
-            SpecError: If its observation, action or memory differ from those of the present one,
-                which acts on; if both come from files that tell other names or units; or if a
-                planner that rolls forward holds an executor of another architecture.
-            NumbersError: If it gives NaN or infinity; the present one acts on.
-            BundleError: If the file cannot be read; the present one acts on.
+            SpecError: If its observation, action or memory differ from those of the present one; if
+                both come from files that tell other names or units; or if a planner that rolls
+                forward holds an executor of another architecture.
+            NumbersError: If it gives NaN or infinity.
+            BundleError: If the file cannot be read.
         """
         self._swaps.swap(executor)
 
     def rollback(self) -> Executor:
-        """Let the executor that acted before the last swap act again.
+        """Let the executor that acted before the last swap act again; return it.
 
         The distiller, if there is one, goes on from it.
-
-        Returns:
-            The executor that acts now.
 
         Raises:
             ConfigError: If there was no swap.
@@ -281,23 +258,23 @@ class Agent(Block):
         Ticks are due at whole multiples of `period` after the first. A tick that comes late counts
         the periods that it missed and skips them.
 
-        Args:
-            ticks: Return False after so many ticks.
-            seconds: Return False after so many seconds.
-
         Returns:
-            True at a tick; False after `stop`, or at the end that was asked for.
+            True at a tick; False after `stop`, or after so many `ticks` or `seconds`.
 
         Raises:
             ConfigError: If the agent has no period.
         """
         if self._asked is None:
             raise ConfigError("tick needs a period: Agent(…, period=0.02) ticks at 50 Hz.")
-        if self._unfit is not None:
-            raise self._unfit
-        if self._ended.is_set():
+        self._companions.check()
+        if self._clock is None:
+            self._clock = WallClock(self._asked)
+        clock, ticker = self._clock, self._ticker
+        over = ticks is not None and ticker.ticks >= ticks
+        if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        return self._ticker.tick(self._asked, self._metrics, ticks, seconds)
+        ticker.wait(clock, self._decider.metrics)
+        return True
 
     def stop(self) -> None:
         """End `run`, and let the next `tick` return False; also from another thread."""
@@ -326,9 +303,9 @@ class Agent(Block):
             hz: Ticks per second; by default 1 / `period`, or 50.
             clock: "wall", "virtual" (ticks take no time, planner and distiller are asked in this
                 process), or a clock of your own.
-            ticks: The end, in ticks; or `seconds` of the clock, or `episodes`.
-            seconds: See `ticks`.
-            episodes: See `ticks`.
+            ticks: The end, in ticks.
+            seconds: The end, in seconds of the clock.
+            episodes: The end, in episodes.
             seed: Episode i is reset with seed + i.
             realtime: What is asked of the system for the tick thread on the wall clock.
             wait: Begin only when planner and distiller are ready, within `timeout` seconds.
@@ -351,7 +328,7 @@ class Agent(Block):
         return loop.result()
 
     def adopt(self, clock: Literal["wall", "virtual"] | Clock, hz: float | None = None) -> Clock:
-        """Prepare for a clock before the start; returns the clock.
+        """Prepare for a clock before the start; return the clock.
 
         Raises:
             ConfigError: If there is no such clock or rate, the agent was started before, or its
@@ -365,18 +342,13 @@ class Agent(Block):
         chosen = make_clock(clock, 1.0 / (self._asked or 0.02) if hz is None else hz)
         self._form = self._decider.form  # a swap may have come before
         self._connect(chosen.period, virtual=isinstance(chosen, VirtualClock))
-        if self._unfit is not None:
-            raise self._unfit
+        self._companions.check()
         return chosen
 
     def act(self, obs: Any) -> Any:
-        """Give the action for an observation.
+        """Return the action for an observation as the environment gives it.
 
-        Args:
-            obs: As the environment gives it.
-
-        Returns:
-            In the environment's units: an int for one choice, else an array.
+        The action is in the environment's units: an int for one choice, else an array.
 
         Raises:
             SpecError: If the observation has another shape.
@@ -386,12 +358,10 @@ class Agent(Block):
         return self._decide(obs, self._ticker.late)[0]
 
     def decide(self, obs: Any, *, lateness: float | None = None) -> Decision:
-        """Give the action for an observation, with who decided and why.
+        """Return the action as `act` does, with who decided and why.
 
-        Args:
-            obs: As the environment gives it.
-            lateness: Seconds since the tick was due: its deadline is so much nearer. By default
-                that of the last `tick`.
+        `lateness` is in seconds since the tick was due: its deadline is so much nearer. By default
+        it is that of the last `tick`.
 
         Raises:
             SpecError: If the observation has another shape.
@@ -420,16 +390,16 @@ class Agent(Block):
     @property
     def counters(self) -> Metrics:
         """The counters themselves, for a loop that adds to them."""
-        return self._metrics
+        return self._decider.metrics
 
     def metrics(self) -> dict[str, Any]:
-        """Give all that was counted so far as plain values, by name."""
-        out = agent_metrics(self._decider, self._routers)
+        """Return all that was counted so far as plain values, by name."""
+        out = self._decider.snapshot()
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None
-        if self._log is not None:
-            out.update(self._log.counts())
+        if self._companions.log is not None:
+            out |= self._companions.log.counts()
         if self._open or self._stop.is_set():
             out |= self._companions.counts(out["swaps_refused_total"])
         return out

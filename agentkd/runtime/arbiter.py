@@ -3,10 +3,17 @@
 The order is strategy, executor, hold (the last action again), default. A router is asked about each
 source that has an action, and says why it may not act; the default needs no leave. Routers compose
 by being several: the first refusal counts.
+
+Where one strategy goes over into another, `HandOver` freezes the old one for some ticks, then
+blends. The weights are those of real-time chunking (Black, Galliker and Levine 2025, arXiv
+2506.07339, equation 5): 1 while the old actions are frozen, then an exponential decay to exactly 0.
+Where the old strategy has no row left, its last action is held; it is never continued with zeros.
+Choices are never averaged: they change at a tick.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final, get_args
@@ -17,10 +24,9 @@ from agentkd import dists
 from agentkd.errors import ConfigError, SpecError, did_you_mean
 from agentkd.executors.acting import Form
 from agentkd.printable import logger
-from agentkd.runtime.blending import Actor, HandOver, Seam
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.strategies import Strategies
-from agentkd.spec import ActionSpec, Spec
+from agentkd.runtime.strategies import Seam, Strategies
+from agentkd.spec import ActionSpec, BoxSpec, Spec
 from agentkd.types import ActionDist, Floats, Source, Strategy
 
 log = logger(__name__)
@@ -37,14 +43,15 @@ _WITHOUT: Mapping[Mode, Source | None] = {
 }
 Chosen = tuple[Any, Source, str]
 """Action, source, reason."""
+Actor = tuple[Source, int, int]
+"""Who acts: the source, and of a strategy the tick of its observation and its part."""
 
 
 def check_mode(mode: str) -> Mode:
-    """Return a mode, or raise ConfigError if it is none."""
-    for known in MODES:
-        if mode == known:
-            return known
-    raise ConfigError(f"No mode {mode!r}.{did_you_mean(mode, MODES)}")
+    """Return a mode; raise ConfigError if it is none."""
+    if mode not in MODES:
+        raise ConfigError(f"No mode {mode!r}.{did_you_mean(mode, MODES)}")
+    return mode
 
 
 @final
@@ -63,13 +70,13 @@ class Moment:
         why: Why the source before the one asked about does not act; "" if none.
         held: For how many ticks in a row the last action was held so far.
         mine: What the executor would do, whether or not it takes part.
+        actions: What actions look like.
     """
 
     def __init__(self, spec: Spec) -> None:
-        """Make room for ticks of an environment."""
-        self._spec = spec
+        self.actions: ActionSpec = spec.action
         self._form: Form | None = None
-        self.begin(0, np.zeros(spec.obs.size, np.float32), None, float("inf"), 0)
+        self.begin(0, np.zeros(spec.obs.size, np.float32), None, math.inf, 0)
 
     def begin(self, tick: int, obs: Floats, form: Form | None, left: float, held: int) -> None:
         """Begin a tick, without any action yet; a `form` has decided on it."""
@@ -81,14 +88,6 @@ class Moment:
         self.mine: Any = None
         self._actions: dict[Source, Any] = {}
 
-    def offer(self, actions: dict[Source, Any], mine: Any) -> None:
-        """Take what each source would do; the mapping is kept."""
-        self._actions, self.mine = actions, mine
-
-    def propose(self, source: Source, action: Any) -> None:
-        """Take what a source would do instead."""
-        self._actions[source] = action
-
     def serve(self, strategies: Strategies) -> None:
         """Take note of the strategy that would act."""
         strategy = strategies.current
@@ -97,11 +96,6 @@ class Moment:
         self.age = max(0, self.tick - strategy.origin)
         # A late answer of a planner that acts alone has its last action left.
         self.remaining = strategy.actions[min(self.row, strategy.horizon - 1) :]
-
-    @property
-    def actions(self) -> ActionSpec:
-        """What actions look like."""
-        return self._spec.action
 
     def action(self, source: Source) -> Any:
         """Return what a source would do, in the environment's units, or None."""
@@ -115,22 +109,18 @@ class Moment:
         """
         left, right = self._actions.get(source), self._actions.get(other)
         if left is None or right is None:
-            return float("nan")
+            return math.nan
         pair = np.asarray([left]), np.asarray([right])
-        return 1.0 - float(dists.agreement(*pair, self._spec.action)[0])
+        return 1.0 - float(dists.agreement(*pair, self.actions)[0])
 
     def executor(self) -> ActionDist:
-        """The executor's action distribution, one row.
-
-        Raises:
-            ConfigError: If it was not asked: the observation is blind.
-        """
+        """Return the executor's action distribution, one row; ConfigError where it is blind."""
         if self._form is None:
             raise ConfigError("The executor was not asked about a blind observation.")
         return self._form.dist()
 
     def planner(self) -> ActionDist | None:
-        """The strategy's action distribution for this tick, one row."""
+        """Return the strategy's action distribution for this tick, one row."""
         if self.strategy is None or self.strategy.rows is None:
             return None
         return dists.rows(self.strategy.rows, slice(self.row, self.row + 1))
@@ -167,14 +157,91 @@ class Router(ABC):
 
 def actor_of(source: Source, strategy: Strategy | None) -> Actor:
     """Name who acts: a source, and which strategy if it is one."""
-    if strategy is None:
-        return source, -1, 0
-    return source, strategy.origin, strategy.part
+    return (source, -1, 0) if strategy is None else (source, strategy.origin, strategy.part)
+
+
+def fading(step: int, blend: int) -> float:
+    """Return the old action's weight at a step of a blend: below 1, and 0 from its end on."""
+    if step >= blend:
+        return 0.0
+    c = (blend - step) / (blend + 1)
+    return c * math.expm1(c) / math.expm1(1.0)
+
+
+@final
+class HandOver:
+    """Blends the actions of the former actor into those of the next one."""
+
+    def __init__(self, seam: Seam, action: ActionSpec) -> None:
+        if seam.blend and not isinstance(action, BoxSpec):
+            raise ConfigError(
+                f"blend={seam.blend} would average {action}. Choices change at a tick; "
+                "leave blend out."
+            )
+        self._blend = seam.blend
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode: nobody has acted."""
+        self._actor: Actor | None = None
+        self._from: Source | None = None
+        self._since = 0
+        self._wanted: tuple[Actor, Any] | None = None
+        self._last: Any = None
+        self._held: Any = None
+        # How far the last action was from what its actor wanted, and what of that is carried on: a
+        # blend that is cut short by the next one does not jump.
+        self._apart: Any = 0.0
+        self._carried: Any = 0.0
+
+    def blended(self, actor: Actor, action: Any, tick: int, outgoing: Any, mine: Any) -> Any:
+        """Return the action of the next actor, blended with what was under way.
+
+        `outgoing` is what the strategy before would do now, or None; `mine` is what the executor
+        would do now.
+        """
+        self._wanted = actor, action
+        if self._actor is None or not self._blend:
+            return action
+        if actor == self._actor:
+            step, before, old, carried = tick - self._since, self._from, self._held, self._carried
+        else:
+            step, before, old, carried = 0, self._actor[0], self._last, self._apart
+        weight = fading(step, self._blend)
+        if not weight or before is None:
+            return action
+        if before == "executor" and actor[0] == "strategy":
+            old = mine + carried
+        elif before == "strategy" and actor[0] == "strategy" and outgoing is not None:
+            old = outgoing + carried
+        return (weight * old + (1.0 - weight) * action).astype(np.float32)
+
+    def acted(self, actor: Actor, action: Any, tick: int) -> None:
+        """Note who acted at a tick, and how."""
+        if actor[0] == "default":
+            # Nobody's wish: there is nothing to go over from.
+            self.interrupted()
+            return
+        if actor != self._actor:
+            if self._actor is not None:
+                self._from, self._held = self._actor[0], self._last
+                self._carried = self._apart
+            self._actor, self._since = actor, tick
+        self._last, self._apart = action, 0.0
+        if self._blend and self._wanted is not None and self._wanted[0] == actor:
+            self._apart = action - self._wanted[1]
+
+    def interrupted(self) -> None:
+        """Forget what was under way: it was refused, and must not act on."""
+        self._actor = self._from = None
 
 
 @final
 class Arbiter:
-    """Chooses who acts. It belongs to one thread."""
+    """Chooses who acts. It belongs to one thread.
+
+    Where somebody looks (`watched`), `moment` has to begin before a choice.
+    """
 
     def __init__(
         self,
@@ -185,14 +252,13 @@ class Arbiter:
         default: Any,
         metrics: Metrics,
     ) -> None:
-        """Begin before the first tick."""
         self.routers = tuple(routers)
         self.order = tuple(each for each in ORDER if each != _WITHOUT[mode])
         self.hand_over = HandOver(seam, spec.action) if seam is not None else None
         self.watched = bool(self.routers or self.hand_over)
         self._executor = "executor" in self.order
         self._default, self._metrics = default, metrics
-        self._moment = Moment(spec)
+        self.moment = Moment(spec)
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -201,36 +267,26 @@ class Arbiter:
         if self.hand_over is not None:
             self.hand_over.reset()
 
-    def show(self, tick: int, obs: Floats, form: Form | None, left: float, held: int) -> None:
-        """Show a tick to the routers; needed only where there is one (`watched`).
-
-        `form` is None where the observation is blind; `left` is in seconds.
-        """
-        self._moment.begin(tick, obs, form, left, held)
-
     def choose(self, strategies: Strategies, theirs: Any, mine: Any, last: Any, why: str) -> Chosen:
         """Take the first source that has an action and that nobody refuses.
 
-        Args:
-            strategies: The strategies, the one that serves among them.
-            theirs: Its action, or None.
-            mine: The executor's action; None if it was not asked.
-            last: The last action of this episode, or None.
-            why: Why the strategy serves, or why none does.
+        The actions are that of the strategy, of the executor if it was asked, and the last one of
+        this episode; each may be None. `why` is why the strategy serves, or why none does.
         """
         wanted = theirs, mine if self._executor else None, last
         if self.watched:
-            self._moment.offer(dict(zip(ORDER, wanted, strict=False)), mine)
+            moment = self.moment
+            moment._actions, moment.mine = dict(zip(ORDER, wanted, strict=False)), mine
             if theirs is not None:
-                self._moment.serve(strategies)
-        for place, action in enumerate(wanted):
-            if action is None:
+                moment.serve(strategies)
+        for place, wish in enumerate(wanted):
+            if wish is None:
                 continue
             if not self.watched:
-                return action, ORDER[place], why
-            blended, reason = self._asked(ORDER[place], action, why, strategies)
+                return wish, ORDER[place], why
+            action, reason = self._asked(ORDER[place], wish, why, strategies)
             if not reason:
-                return blended, ORDER[place], why
+                return action, ORDER[place], why
             why = reason
         for router in self.routers:
             action = self._own_default(router)
@@ -241,21 +297,20 @@ class Arbiter:
     def _asked(
         self, source: Source, action: Any, why: str, strategies: Strategies
     ) -> tuple[Any, str]:
-        """Blend an action with what was under way, and ask whether it may be taken."""
-        moment = self._moment
+        """Blend an action with what was under way; return it, and why it may not be taken.
+
+        What was under way ends with a refusal.
+        """
+        moment = self.moment
         if self.hand_over is not None and source != "hold":
             strategy = strategies.current if source == "strategy" else None
-            actor, outgoing = (actor_of(source, strategy), strategies.outgoing(moment.tick))
+            actor, outgoing = actor_of(source, strategy), strategies.outgoing(moment.tick)
             action = self.hand_over.blended(actor, action, moment.tick, outgoing, moment.mine)
         moment.why = why
-        moment.propose(source, action)
-        return action, self._refusal(source, strategies)
-
-    def _refusal(self, source: Source, strategies: Strategies) -> str:
-        """Return why a source may not act; what was under way then ends."""
+        moment._actions[source] = action
         for router in self.routers:
             try:
-                reason = router.veto(source, self._moment)
+                reason = router.veto(source, moment)
             except Exception as error:
                 # Nobody knows whether it may act, so it may not.
                 self._fault(router, error)
@@ -267,13 +322,13 @@ class Arbiter:
                     strategies.refuse(reason, drop=router.ends)
                 if self.hand_over is not None:
                     self.hand_over.interrupted()
-                return reason
-        return ""
+                return action, reason
+        return action, ""
 
     def _own_default(self, router: Router) -> Any:
         """Return a router's action instead of the default's, if it is one."""
         try:
-            action = router.fallback(self._moment)
+            action = router.fallback(self.moment)
             return None if action is None else _checked(action, self._default)
         except Exception as error:
             self._fault(router, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 from agentkd.errors import ConfigError
@@ -13,15 +12,15 @@ from agentkd.printable import logger
 
 log = logger(__name__)
 
-_SUPERVISE = 0.02
+_SUPERVISE = 0.05
+"""Seconds between two looks."""
 
 
 class Block(ABC):
     """Something that starts once, is looked after, and closes; a `with` or `async with` block."""
 
     def __init__(self) -> None:
-        """Prepare; `start` begins."""
-        self._started = False
+        self._started = self._open = False
         self._stop = threading.Event()
         self._gate = threading.Lock()
         self._supervisor: threading.Thread | None = None
@@ -36,16 +35,10 @@ class Block(ABC):
         """Wait until what was started is ready."""
 
     @abstractmethod
-    def _began(self) -> None:
-        """Note that it runs."""
+    def _supervise(self) -> None: ...
 
     @abstractmethod
-    def _supervise(self) -> None:
-        """Look after it once."""
-
-    @abstractmethod
-    def _end(self) -> None:
-        """End it."""
+    def _end(self) -> None: ...
 
     def start(
         self, *, wait: bool = False, timeout: float | None = None, supervisor: bool = True
@@ -79,8 +72,7 @@ class Block(ABC):
             raise
         with self._gate:
             stopped = self._stop.is_set()
-            if not stopped:
-                self._began()
+            self._open = not stopped
         if stopped:
             self._end()
             raise ConfigError("The agent was closed while it started.")
@@ -122,19 +114,14 @@ class Block(ABC):
         *,
         wait: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109 (as in `start`)
-        supervisor: bool = True,
     ) -> None:
         """Start as `start` does, without blocking the event loop.
 
         A start that is cancelled closes the agent.
-
-        Raises:
-            ConfigError: If the agent was started before.
-            WorkerError: As `start`.
         """
         import asyncio
 
-        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout, supervisor=supervisor)
+        start = asyncio.to_thread(self.start, wait=wait, timeout=timeout)
         starting = asyncio.ensure_future(start)
         try:
             await asyncio.shield(starting)
@@ -156,12 +143,7 @@ class Block(ABC):
             self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -169,10 +151,5 @@ class Block(ABC):
             await self.astart()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

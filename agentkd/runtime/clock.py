@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Literal, Protocol, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
+from agentkd.runtime.metrics import Metrics
 
 _SPIN = 200_000
 """The last 0.2 ms before a tick are spun, in ns: a sleep may end 60 µs late."""
@@ -53,26 +54,15 @@ class Clock(Protocol):
     @property
     def period(self) -> float:
         """Seconds from one tick to the next."""
-        ...
 
     def start(self) -> None:
         """Start; the first tick is due now."""
-        ...
 
     def wait(self) -> Tick:
         """Return when the next tick is due."""
-        ...
 
     def now(self) -> float:
         """Seconds since the start."""
-        ...
-
-
-def check_period(period: float) -> float:
-    """Return a period, or raise ConfigError if it is not positive and finite."""
-    if not 0 < period < float("inf"):
-        raise ConfigError(f"The period is {period} s; it has to be above 0, such as 0.02 (50 Hz).")
-    return float(period)
 
 
 @final
@@ -90,8 +80,8 @@ class WallClock:
         time_ns: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the period; `start` begins."""
-        self.period = check_period(period)
+        check_range("period", period, above=0, below=math.inf)
+        self.period = float(period)
         self._step = round(period * 1e9)
         self._time = time_ns
         self._sleep = sleep
@@ -133,9 +123,9 @@ class VirtualClock:
     """Ticks as fast as they are taken, each exactly on time."""
 
     def __init__(self, period: float) -> None:
-        """Take the period; `start` begins."""
-        self.period = check_period(period)
-        self._index = 0
+        check_range("period", period, above=0, below=math.inf)
+        self.period = float(period)
+        self.start()
 
     def start(self) -> None:
         """Start; the first tick is due now."""
@@ -154,51 +144,38 @@ class VirtualClock:
 
 @final
 class Ticker:
-    """The clock of `Agent.tick`.
+    """Waits for the ticks of a clock and counts them.
 
     Attributes:
-        late: How late the last tick came, ns.
+        ticks: How many there were.
+        late: How late the last one came, ns.
     """
 
     def __init__(self) -> None:
-        """Begin with the first `tick`."""
-        self.late = self._ticks = 0
-        self._clock: WallClock | None = None
+        self.late = self.ticks = 0
         self._came = math.nan
 
-    def tick(self, period: float, counters: Any, ticks: int | None, seconds: float | None) -> bool:
-        """Wait for the next tick and count it; False at the end. See `Agent.tick`."""
-        if self._clock is None:
-            self._clock = WallClock(period)
-        clock = self._clock
-        if (ticks is not None and self._ticks >= ticks) or (
-            seconds is not None and clock.now() >= seconds
-        ):
-            return False
+    def wait(self, clock: Clock, counters: Metrics) -> Tick:
+        """Return when the next tick is due."""
         found = clock.wait()
-        self._ticks += 1
+        self.ticks += 1
         self.late = round(found.lateness * 1e9)
         counters.missed_cycles += found.missed
         counters.lateness.record(self.late)
         before, self._came = self._came, found.scheduled + found.lateness
         if before == before:  # not at the first tick
             counters.periods.record(round((self._came - before) * 1e9))
-        return True
+        return found
 
 
 def make_clock(clock: Literal["wall", "virtual"] | Clock, hz: float) -> Clock:
-    """Return a clock by name, or a clock as it is.
-
-    Raises:
-        ConfigError: If there is no such clock, or `hz` is no rate.
-    """
-    if not 0 < hz < float("inf"):
-        raise ConfigError(f"hz is {hz}; it has to be above 0, such as 50.")
-    if isinstance(clock, str):
-        if clock not in ("wall", "virtual"):
-            raise ConfigError(f"No clock {clock!r}. Known: 'virtual', 'wall'.")
-        return WallClock(1.0 / hz) if clock == "wall" else VirtualClock(1.0 / hz)
-    return clock
+    """Return a clock by name, or a clock as it is; raise ConfigError for another name or rate."""
+    check_range("hz", hz, above=0, below=math.inf)
+    if not isinstance(clock, str):
+        return clock
+    if clock not in ("wall", "virtual"):
+        raise ConfigError(f"No clock {clock!r}. Known: 'virtual', 'wall'.")
+    return WallClock(1.0 / hz) if clock == "wall" else VirtualClock(1.0 / hz)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +196,6 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.priority is not None and not 1 <= self.priority <= 99:
             raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):
@@ -234,9 +210,6 @@ def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
     already is never scanned for garbage again and automatic collection is off (call `gc.collect`
     when there is slack). All of it is undone at the end.
 
-    Args:
-        options: What is asked for.
-
     Yields:
         What was asked for by name: "granted", or why not.
     """
@@ -247,11 +220,9 @@ def realtime(options: Realtime | None = None) -> Iterator[dict[str, str]]:
         if wanted.lock_memory:
             told["lock_memory"] = _tried(_lock_memory, undo)
         if wanted.cores is not None:
-            cores = tuple(wanted.cores)
-            told["cores"] = _tried(lambda back: _bind(cores, back), undo)
+            told["cores"] = _tried(_bind, undo, tuple(wanted.cores))
         if wanted.priority is not None:
-            priority = wanted.priority
-            told["priority"] = _tried(lambda back: _raise(priority, back), undo)
+            told["priority"] = _tried(_raise, undo, wanted.priority)
         yield told
 
 
@@ -268,9 +239,9 @@ def _interpreter(undo: ExitStack, *, freeze: bool) -> None:
             undo.callback(gc.unfreeze)
 
 
-def _tried(ask: Callable[[ExitStack], None], undo: ExitStack) -> str:
+def _tried(ask: Callable[..., None], undo: ExitStack, *wanted: object) -> str:
     try:
-        ask(undo)
+        ask(undo, *wanted)
     except AttributeError:
         return "not granted: this system has no such thing"
     except (OSError, ValueError) as error:
@@ -278,13 +249,13 @@ def _tried(ask: Callable[[ExitStack], None], undo: ExitStack) -> str:
     return GRANTED
 
 
-def _bind(cores: tuple[int, ...], undo: ExitStack) -> None:
+def _bind(undo: ExitStack, cores: tuple[int, ...]) -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     undo.callback(os.sched_setaffinity, 0, before)
 
 
-def _raise(priority: int, undo: ExitStack) -> None:
+def _raise(undo: ExitStack, priority: int) -> None:
     policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
     # Whatever this thread starts is ordinary again.
     fifo = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK

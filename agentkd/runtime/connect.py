@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
+from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router, check_mode
-from agentkd.runtime.decider import Decider
 from agentkd.runtime.distiller import (
     DistillerCounts,
     DistillerPort,
@@ -21,10 +24,10 @@ from agentkd.runtime.distiller import (
 from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.planner import AnyPolicy, PlannerCounts, PlannerPort, ProcessPlanner
+from agentkd.runtime.query import Demands
 from agentkd.runtime.round_robin import Staggered
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.workers.channels import Health
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec, to_json
 from agentkd.types import DistillerLike
@@ -78,9 +81,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     routers = given["routers"]
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
-    period, budget = given["period"], given["budget"]
-    if not 0 <= budget < math.inf or (period is not None and not 0 < period < math.inf):
-        raise ConfigError(f"budget={budget}, period={period}: seconds, at least 0 and above 0.")
+    check_range("budget", given["budget"], least=0, below=math.inf)
+    check_range("period", given["period"], above=0, below=math.inf)
     if given["mode"] == "planner" and given["planner"] is None:
         raise ConfigError('mode="planner" needs a planner.')
     if given["learn"] and given["distiller"] is not None:
@@ -89,42 +91,107 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError("learn=True learns from a planner's answers: give a planner.")
 
 
-class UnfitError(ConfigError):
-    """A planner or a distiller that suits a virtual clock only."""
+@final
+class Companions:
+    """Planner, distiller and decision log of an agent; each may be None.
 
-
-def connect(
-    planner: AnyPlanner | Named | None,
-    latency_ticks: int | None,
-    workers: int,
-    distiller: AnyDistiller | None,
-    spec: Spec,
-    *,
-    virtual: bool,
-    period: float,
-) -> tuple[PlannerPort | None, DistillerPort | None, UnfitError | None]:
-    """Choose both ports, and tell what does not suit the wall clock.
-
-    Such a planner or distiller gets a port as under a virtual clock, so that the agent can be made;
-    its start raises the error unless the clock is virtual then.
-
-    Raises:
-        ConfigError: If an argument is invalid.
+    `remove` takes away what the distiller was given, after all are closed.
+    What does not suit the wall clock gets a port all the same, so that the agent can be made;
+    `check` raises the error.
     """
-    unfit: UnfitError | None = None
-    port: PlannerPort | None
-    learning: DistillerPort | None
-    try:
-        port = planner_port(
+
+    def __init__(
+        self,
+        planner: AnyPlanner | Named | None,
+        latency_ticks: int | None,
+        workers: int,
+        distiller: AnyDistiller | None,
+        log: DecisionLog | None,
+        remove: Callable[[], object] | None,
+        spec: Spec,
+        *,
+        virtual: bool,
+        period: float,
+    ) -> None:
+        self._unfit = "" if virtual else _unfit(planner, latency_ticks, distiller)
+        self.planner = planner_port(
             planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
         )
-    except UnfitError as error:
-        port, unfit = planner_port(planner, 0, virtual=True, workers=workers, spec=spec), error
-    try:
-        learning = distiller_port(distiller, virtual=virtual)
-    except UnfitError as error:
-        learning, unfit = distiller_port(distiller, virtual=True), unfit or error
-    return port, learning, unfit
+        self.distiller = _distiller_port(distiller, virtual=virtual)
+        self.log, self._remove = log, remove
+        self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
+        self.none = not self._ports and log is None
+        self.running = False
+        self._closing = threading.Lock()
+
+    def check(self) -> None:
+        """Raise ConfigError if planner or distiller do not suit the clock."""
+        if self._unfit:
+            raise ConfigError(self._unfit)
+
+    def open(
+        self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
+    ) -> None:
+        """Open the log with its header, and start planner and distiller without waiting."""
+        if self.log is not None:
+            self.log.open(header, executor)
+        ring = self.distiller.open(executor) if self.distiller is not None else None
+        if self.planner is not None:
+            self.planner.open(spec, ring, demands)
+        self.running = True
+
+    def await_ready(self, timeout: float | None, stopped: Callable[[], bool]) -> None:
+        """Wait until both are ready; see `Agent.await_ready`."""
+        end = time.monotonic() + (timeout or 0.0)
+        for port in self._ports:
+            if not stopped():
+                left = max(0.0, end - time.monotonic())
+                port.await_ready(None if timeout is None else left)
+
+    def supervise(self) -> None:
+        """Restart what died or hangs."""
+        for port in self._ports:
+            port.supervise()
+
+    def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
+        """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""
+        out: dict[str, Any] = {}
+        if self.planner is not None:
+            asked = self.planner.counts()
+            out["labels_total"] = asked.labels
+            out["observations_unlabelled_total"] = asked.unlabelled
+            out["planner_busy_ratio"] = asked.busy
+            _add_health(out, "planner", asked)
+        if self.distiller is not None:
+            learnt = self.distiller.counts()
+            out["swaps_refused_total"] = dict(Counter(refused) + Counter(learnt.refused))
+            out["labels_learnt_total"] = learnt.labels
+            out["labels_dropped_total"] = learnt.dropped
+            out["distiller_steps_total"] = learnt.steps
+            out["distiller_progress"] = dict(learnt.progress)
+            _add_health(out, "distiller", learnt)
+        return out
+
+    def close(self) -> None:
+        """End and close them all; a start that is cancelled does so from its own thread too."""
+        self.running = False
+        with self._closing, contextlib.ExitStack() as stack:
+            if self._remove is not None:
+                stack.callback(self._remove)
+            # One that fails to close keeps none of the others open.
+            for each in (self.log, self.distiller, self.planner):
+                if each is not None:
+                    stack.callback(each.close)
+
+
+def _add_health(out: dict[str, Any], name: str, counts: PlannerCounts | DistillerCounts) -> None:
+    out[f"{name}_errors_total"] = counts.errors
+    out[f"{name}_restarts_total"] = dict(counts.restarts)
+    out[f"{name}_error"] = counts.error
+    out[f"{name}_state"] = counts.health.state
+    out[f"{name}_ready"] = int(counts.health.state == "ready")
+    out[f"{name}_starts_failed_total"] = counts.health.starts_failed
+    out.setdefault("workers_raised_total", {})[name] = counts.health.raised
 
 
 def planner_port(
@@ -138,24 +205,16 @@ def planner_port(
 ) -> PlannerPort | None:
     """Choose how a planner is asked.
 
-    Args:
-        planner: Text that `load_planner` takes, loaded in a process of its own; a port as it is; a
-            `Process` in a process of its own, or in this one under a virtual clock; a policy in
-            this process, with a latency in ticks, or in a thread if it can be interrupted, as one
-            that waits for a network.
-        latency_ticks: How late each answer is, None for as late as it is.
-        virtual: Whether ticks take no time.
-        period: Seconds from tick to tick, where they do.
-        workers: How many planners are asked in turn.
-        spec: The environment, for a planner that is named by text.
+    Text that `load_planner` takes is loaded in a process of its own. A `Process` gets one, or is
+    built here under a virtual clock. A port stays as it is. A policy is asked in this process: on
+    the tick with a latency in ticks, or in a thread if it can be interrupted, as one that waits for
+    a network.
 
     Raises:
-        ConfigError: If a policy would have to be waited for on the tick.
+        ConfigError: If an argument is invalid.
     """
-    if latency_ticks is not None and latency_ticks < 0:
-        raise ConfigError(f"planner_latency is {latency_ticks} ticks; it has to be at least 0.")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; at least 1 is needed.")
+    check_range("planner_latency", latency_ticks, least=0)
+    check_range("workers", workers, least=1)
     if planner is None:
         return None
     if isinstance(planner, str | Path | Sequence):
@@ -170,18 +229,16 @@ def planner_port(
             )
         if hasattr(planner, "interrupt"):
             raise ConfigError(
-                f"{type(planner).__name__} is one connection, which answers one "
-                f"question at a time; workers={workers} needs as many. Give "
-                "Staggered([ThreadPlanner(each), …]) with a planner for each."
+                f"{type(planner).__name__} is one connection, which answers one question at a "
+                f"time; workers={workers} needs as many. Give Staggered([ThreadPlanner(each), …]) "
+                "with a planner for each."
             )
         _no_memory(planner)
-        return Staggered(
-            [
-                _one(planner, latency_ticks, virtual=virtual, period=period, alone=False)
-                for _ in range(workers)
-            ]
-        )
-    return _one(planner, latency_ticks, virtual=virtual, period=period, alone=True)
+    ports = [
+        _one(planner, latency_ticks, virtual=virtual, period=period, alone=workers == 1)
+        for _ in range(workers)
+    ]
+    return Staggered(ports) if workers > 1 else ports[0]
 
 
 def _no_memory(planner: object) -> None:
@@ -210,103 +267,39 @@ def _one(
                 f"{type(planner).__name__} has a latency of its own; leave planner_latency out."
             )
         return planner
-    if latency_ticks is None and not virtual:
-        if hasattr(planner, "interrupt"):
-            # It waits for a network and leaves the interpreter to the tick meanwhile.
-            return ThreadPlanner(planner)
-        raise UnfitError(
+    if hasattr(planner, "interrupt") and not virtual:
+        if latency_ticks is not None:
+            raise ConfigError(
+                "A planner that waits for a network is as late as it is; leave "
+                "planner_latency out, or give a Process."
+            )
+        # It leaves the interpreter to the tick meanwhile.
+        return ThreadPlanner(planner)
+    return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
+
+
+def _distiller_port(distiller: AnyDistiller | None, *, virtual: bool) -> DistillerPort | None:
+    if distiller is None or isinstance(distiller, DistillerPort):
+        return distiller
+    if not isinstance(distiller, Process):
+        return InlineDistiller(distiller)
+    return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
+
+
+def _unfit(
+    planner: AnyPlanner | Named | None, latency_ticks: int | None, distiller: AnyDistiller | None
+) -> str:
+    """Say what would hold up the ticks of a wall clock; "" if nothing does."""
+    beside = isinstance(planner, str | Path | Sequence | Process | PlannerPort | None)
+    if latency_ticks is None and not (beside or hasattr(planner, "interrupt")):
+        return (
             "A policy object would hold the tick up while it thinks. Give a Process, "
             "for a process of its own; ThreadPlanner(policy), for a thread; or "
             "planner_latency, to have it asked on the tick and held back so many ticks."
         )
-    if hasattr(planner, "interrupt") and not virtual:
-        raise ConfigError(
-            "A planner that waits for a network is as late as it is; leave "
-            "planner_latency out, or give a Process."
-        )
-    return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
-
-
-def distiller_port(
-    distiller: AnyDistiller | None, *, virtual: bool = False
-) -> DistillerPort | None:
-    """Choose where a distiller learns.
-
-    A `Process` gets a process, or learns here under a virtual clock. A distiller itself needs a
-    virtual clock.
-
-    Raises:
-        ConfigError: If a distiller would have to be waited for on the tick.
-    """
-    if distiller is None:
-        return None
-    if isinstance(distiller, Process):
-        return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
-    if isinstance(distiller, DistillerPort):
-        return distiller
-    if not virtual:
-        raise UnfitError(
+    if not isinstance(distiller, Process | DistillerPort | None):
+        return (
             "A distiller object would hold the tick up while it learns. Give a Process, "
             "for a process of its own, or InlineDistiller(distiller), if it may."
         )
-    return InlineDistiller(distiller)
-
-
-def agent_metrics(decider: Decider, routers: Sequence[Router]) -> dict[str, Any]:
-    """Return what a decider and its routers counted, by name."""
-    out = decider.metrics.snapshot()
-    if decider.alone:
-        counted = out["decisions_total"].setdefault("executor", {})
-        counted["alone"] = counted.get("alone", 0) + decider.alone
-        out["ticks_total"] += decider.alone
-    ticks = max(1, out["ticks_total"])
-    acted = out["decisions_total"].get("strategy", {})
-    out["strategy_coverage"] = sum(acted.values()) / ticks
-    out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
-    executor = decider.form.executor
-    out["executor_version"] = executor.version
-    out["executor_parameters"] = executor.parameters
-    out["strategy_accepted_total"] = decider.strategies.accepted
-    out["strategy_rejected_total"] = dict(decider.strategies.rejected)
-    out["lead_ticks"] = decider.lead
-    out |= decider.worth.summary()
-    for router in routers:
-        out.update(router.counts())
-    return out
-
-
-def port_metrics(
-    planner: PlannerCounts | None, distiller: DistillerCounts | None, refused: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return the counts of planner and distiller as plain values, by name.
-
-    `refused` are swaps that the agent refused, by reason.
-    """
-    out: dict[str, Any] = {}
-    if planner is not None:
-        out["labels_total"] = planner.labels
-        out["observations_unlabelled_total"] = planner.unlabelled
-        out["planner_errors_total"] = planner.errors
-        out["planner_restarts_total"] = dict(planner.restarts)
-        out["planner_error"] = planner.error
-        out["planner_busy_ratio"] = planner.busy
-        _add_health(out, "planner", planner.health)
-    if distiller is not None:
-        both = Counter(refused) + Counter(distiller.refused)
-        out["swaps_refused_total"] = dict(both)
-        out["labels_learnt_total"] = distiller.labels
-        out["labels_dropped_total"] = distiller.dropped
-        out["distiller_steps_total"] = distiller.steps
-        out["distiller_errors_total"] = distiller.errors
-        out["distiller_restarts_total"] = dict(distiller.restarts)
-        out["distiller_error"] = distiller.error
-        out["distiller_progress"] = dict(distiller.progress)
-        _add_health(out, "distiller", distiller.health)
-    return out
-
-
-def _add_health(out: dict[str, Any], name: str, health: Health) -> None:
-    out[f"{name}_state"] = health.state
-    out[f"{name}_ready"] = int(health.state == "ready")
-    out[f"{name}_starts_failed_total"] = health.starts_failed
-    out.setdefault("workers_raised_total", {})[name] = health.raised
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
@@ -12,8 +13,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.executors.acting import Form, default_action
 from agentkd.executors.executor import one_action
-from agentkd.runtime.arbiter import Arbiter, Chosen, Mode, Router, actor_of
-from agentkd.runtime.blending import Actor
+from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
 from agentkd.runtime.log import Recorder
@@ -44,41 +44,6 @@ class Decider:
     nanoseconds. The rest is as in `Agent`; `record` gets the decisions.
     """
 
-    __slots__ = (
-        "_acting",
-        "_actor",
-        "_acts",
-        "_alone",
-        "_arbiter",
-        "_arrays",
-        "_asked",
-        "_boxes",
-        "_budget",
-        "_deadline",
-        "_episode",
-        "_goals",
-        "_held",
-        "_history",
-        "_judge",
-        "_last",
-        "_latency",
-        "_lead",
-        "_planner",
-        "_record",
-        "_shape",
-        "_size",
-        "_standing",
-        "_thinking",
-        "_tick",
-        "_used",
-        "form",
-        "metrics",
-        "spec",
-        "strategies",
-        "trust",
-        "worth",
-    )
-
     def __init__(
         self,
         form: Form,
@@ -91,61 +56,44 @@ class Decider:
         options: StrategyOptions | None = None,
         record: Recorder | None = None,
     ) -> None:
-        """Begin at tick 0."""
+        # With 30 attributes or more, Python would find each of them more slowly.
         wanted = options or StrategyOptions()
         self.form = self._used = self._acting = form
-        self._goals = wanted.goals
-        spec = form.executor.spec
-        if self._goals is not None:
-            spec = unconditioned(spec, self._goals)
-        self.spec, self._size = spec, spec.obs.size
+        goals = self._goals = wanted.goals
+        known = form.executor.spec
+        spec = self.spec = known if goals is None else unconditioned(known, goals)
         self._planner = planner
-        self.metrics = Metrics(spec.action)
-        self._latency = self.metrics.latency["executor"]
+        metrics = self.metrics = Metrics(spec.action)
+        self._latency = metrics.latency["executor"]
         default = default_action(spec.action, default)
-        self._arbiter = arbiter = Arbiter(
-            spec, mode, routers or (), wanted.seam, default, self.metrics
-        )
+        arbiter = self.arbiter = Arbiter(spec, mode, routers or (), wanted.seam, default, metrics)
         patient = "executor" not in arbiter.order
         self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
         self._history = History()
-        self._standing = wanted.advance == "commands"
         self.worth = Worth()
         self._judge: Judge | None = None
         judged = any(router.judges for router in arbiter.routers)
-        self.trust = None if patient else wanted.trusted(judged=judged)
-        if self.trust is not None:
-            self._judge = Judge(
-                self.trust, spec.action, self._history, self._foretell, self.metrics.vetoes
-            )
+        trust = self.trust = None if patient else wanted.trusted(judged=judged)
+        if trust is not None:
+            history, vetoes = self._history, metrics.vetoes
+            self._judge = Judge(trust, spec.action, history, self._foretell, vetoes)
         self._record = record
         self._deadline = period or _NEVER
         # Where no strategy can act, there is nothing to wait for.
         self._acts = "strategy" in arbiter.order
-        acts = self._acts or self._goals is not None
-        self._budget = budget if acts else 0
-        self._tick = self._episode = self._alone = self._held = 0
+        self._budget = budget if self._acts or goals is not None else 0
+        self._tick = self._episode = self._held = 0
+        self.alone = 0  # decisions of `act_alone`
         self._last: Any = None
         self._actor: Actor | None = None
         self._thinking = 0.0
         self._asked: Floats | None = None
         self._arrays = not isinstance(spec.action, DiscreteSpec)
-        self._boxes = isinstance(spec.action, BoxSpec)
         parts = spec.obs.parts
         plain = spec.obs.layout == "single" and not parts[0].sizes
         # Observations of this shape need not be laid out.
         self._shape = parts[0].shape if plain and len(parts[0].shape) == 1 else None
-
-    @property
-    def alone(self) -> int:
-        """How many decisions `act_alone` made."""
-        return self._alone
-
-    @property
-    def order(self) -> tuple[Source, ...]:
-        """The fallback order of those who take part."""
-        return self._arbiter.order
 
     @property
     def lead(self) -> int:
@@ -160,10 +108,31 @@ class Decider:
         self._held = 0
         self._acting.memory[:] = 0.0
         self.strategies.reset()
-        self._arbiter.reset()
+        self.arbiter.reset()
         self.worth.reset()
         if self._record is not None:
             self._record.reset(self._episode)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was counted so far as plain values, by name."""
+        out = self.metrics.snapshot()
+        decisions, executor = out["decisions_total"], self.form.executor
+        if self.alone:
+            counted = decisions.setdefault("executor", {})
+            counted["alone"] = counted.get("alone", 0) + self.alone
+            out["ticks_total"] += self.alone
+        ticks = max(1, out["ticks_total"])
+        out["strategy_coverage"] = sum(decisions.get("strategy", {}).values()) / ticks
+        out["untrusted_share"] = 1.0 - out["starved_ticks_total"] / ticks
+        out["executor_version"] = executor.version
+        out["executor_parameters"] = executor.parameters
+        out["strategy_accepted_total"] = self.strategies.accepted
+        out["strategy_rejected_total"] = dict(self.strategies.rejected)
+        out["lead_ticks"] = self.lead
+        out |= self.worth.summary()
+        for router in self.arbiter.routers:
+            out |= router.counts()
+        return out
 
     def _take_over(self, form: Form) -> None:
         """Let a form that was swapped in go on with what the one before remembers."""
@@ -179,10 +148,10 @@ class Decider:
 
     def take_flat(self) -> None:
         """Take observations flat, (obs,), from now on."""
-        self._shape = (self._size,)
+        self._shape = (self.spec.obs.size,)
 
     def act_alone(self, obs: Any) -> Any:
-        """Give the executor's action, where there is nobody else."""
+        """Return the executor's action, where there is nobody else."""
         started = perf_counter_ns()
         form = self.form
         if form is not self._acting:
@@ -194,7 +163,7 @@ class Decider:
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
         self._tick += 1
-        self._alone += 1
+        self.alone += 1
         taken = perf_counter_ns() - started
         if taken > self._deadline:
             self.metrics.deadline_misses += 1
@@ -208,48 +177,40 @@ class Decider:
             SpecError: If the observation has another shape.
         """
         started = perf_counter_ns()
-        form, tick = self.form, self._tick
+        form, tick, goals, record = self.form, self._tick, self._goals, self._record
         if form is not self._acting:
             self._take_over(form)
-        flat = form.obs
-        seen = flat if self._goals is None else flat[: self._size]
+        seen = form.obs if goals is None else form.obs[: self.spec.obs.size]
         self._write(obs, seen)
         self.strategies.tick(tick)
-        if self._record is not None:
-            self._used = self._record.executor(form, self._used)
-            self._record.observe(tick, self._episode, lateness, seen)
+        if record is not None:
+            self._used = record.executor(form, self._used)
+            record.observe(tick, self._episode, lateness, seen)
         # Before the planner is asked: it is never shown what is not finite.
-        if form.run() if self._goals is None else not np.isfinite(seen).all():
-            chosen = self._blind(seen)
-            return self._finish(*chosen, form, started, lateness)
-        mine = form.take() if self._goals is None else None
+        if form.run() if goals is None else not np.isfinite(seen).all():
+            return self._finish(*self._blind(seen), form, started, lateness)
+        mine = form.take() if goals is None else None
         if self._planner is not None:
             self._history.own(tick, mine)
             self._ask(tick, seen, started - lateness)
-        if self._goals is not None:
-            mine = self._with_goal(form, flat, tick)
+        if goals is not None:
+            # Let the executor decide with the goal that is there by now.
+            write_goal(form.obs[len(seen) :], goals, *self.strategies.goal(tick))
+            form.run()
+            mine = form.take()
+            self._history.own(tick, mine)
         theirs, why = None, "alone"
         if self._planner is not None and self._acts:
             theirs, why = self._served(tick, seen, mine)
-        arbiter = self._arbiter
-        if arbiter.watched or self._record is not None:
+        arbiter = self.arbiter
+        if arbiter.watched or record is not None:
             left = self._deadline - (perf_counter_ns() - started) - lateness
-            if self._record is not None:
-                left = self._record.left(left)
+            if record is not None:
+                left = record.left(left)
             if arbiter.watched:
-                arbiter.show(tick, seen, form, left * 1e-9, self._held)
+                arbiter.moment.begin(tick, seen, form, left * 1e-9, self._held)
         chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)
         return self._finish(*chosen, form, started, lateness)
-
-    def _with_goal(self, form: Form, flat: Floats, tick: int) -> Any:
-        """Let the executor decide with the goal that is there by now."""
-        assert self._goals is not None
-        goal, age = self.strategies.goal(tick)
-        write_goal(flat[self._size :], self._goals, goal, age)
-        form.run()
-        mine = form.take()
-        self._history.own(tick, mine)
-        return mine
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:
@@ -280,19 +241,22 @@ class Decider:
         """Return the action of the strategy that serves, None for none; and why."""
         strategies = self.strategies
         theirs, why = strategies.serve(tick)
-        if theirs is None and self._goals is not None and self._guided(tick):
-            return None, "guided"
+        if theirs is None and self._goals is not None:
+            goal, age = strategies.goal(tick)
+            if goal is not None and age <= self._goals.max_age:
+                return None, "guided"
         if why == "fresh" and self._lead is not None:
-            # It came before its tick, when it was not known who would do what.
             self._compare(mine)
         if theirs is not None and self._judge is not None:
             return self._judge.choose(strategies, (theirs, why), tick, (obs, mine))
         return theirs, why
 
-    def _guided(self, tick: int) -> bool:
-        assert self._goals is not None
-        goal, age = self.strategies.goal(tick)
-        return goal is not None and age <= self._goals.max_age
+    def _compare(self, mine: Any) -> None:
+        """Note how far a row that came before its tick, when nothing was decided, is apart."""
+        strategy = self.strategies.current
+        assert strategy is not None
+        if strategy.ready_tick < strategy.obs_tick and strategy.rows is not None:
+            self.metrics.agreement.note(mine, dists.rows(strategy.rows, slice(0, 1)))
 
     def score(self, score: float) -> None:
         """Take a score of the last decision, such as its reward; larger is better."""
@@ -300,37 +264,30 @@ class Decider:
             self.worth.note(self._actor[0], score)
 
     def _foretell(self, obs: Floats) -> Any:
-        """Give the executor's action at another observation, (obs,)."""
+        """Return the executor's action at another observation, (obs,)."""
         # That of this tick: a swap may come meanwhile.
         executor = self._acting.executor
         if executor.memory or self._goals is not None:
             return None
         return one_action(dists.mode(executor(obs[None]), self.spec.action), executor.spec)
 
-    def _compare(self, mine: Any) -> None:
-        strategy = self.strategies.current
-        assert strategy is not None
-        if strategy.ready_tick < strategy.obs_tick and strategy.rows is not None:
-            first = dists.rows(strategy.rows, slice(0, 1))
-            self.metrics.agreement.note(mine, first)
-
     def _blind(self, obs: Floats) -> Chosen:
         self.metrics.nan_observations += 1
         if self._planner is not None:
             self._hear(self._tick)
-        if self._arbiter.watched:
-            self._arbiter.show(self._tick, obs, None, float("inf"), self._held)
-        return self._arbiter.choose(self.strategies, None, None, self._last, "nan")
+        if self.arbiter.watched:
+            self.arbiter.moment.begin(self._tick, obs, None, math.inf, self._held)
+        return self.arbiter.choose(self.strategies, None, None, self._last, "nan")
 
     def _finish(
         self, action: Any, source: Source, reason: str, form: Form, started: int, lateness: int
     ) -> Outcome:
-        metrics, tick = self.metrics, self._tick
+        metrics, tick, planner = self.metrics, self._tick, self._planner
         self._tick += 1
         decided = source in _DECIDERS
         # A copy, which the caller cannot change.
         kept = action.copy() if self._arrays else action
-        if self._planner is not None:
+        if planner is not None:
             self._follow_up(kept, source, tick, decided=decided)
         if decided:
             self._last, self._held = kept, 0
@@ -338,48 +295,41 @@ class Decider:
             self._held = self._held + 1 if source == "hold" else 0
             if self._arrays:
                 action = np.array(action)
-        key = source, reason
+        key, version = (source, reason), form.executor.version
         metrics.decisions[key] = metrics.decisions.get(key, 0) + 1
         taken = perf_counter_ns() - started
         if taken + lateness > self._deadline:
             metrics.deadline_misses += 1
-        attached = self._planner is not None and self._planner.ready
+        attached = planner is not None and planner.ready
         latency = metrics.latency_attached if attached else metrics.latency
         latency[source].record(taken)
         if self._record is not None:
-            self._record.decide(action, source, reason, form.executor.version, taken)
-        return action, source, reason, tick, form.executor.version, taken
+            self._record.decide(action, source, reason, version, taken)
+        return action, source, reason, tick, version, taken
 
     def _follow_up(self, action: Any, source: Source, tick: int, *, decided: bool) -> None:
         """Note who acted, and ask the planner about what comes of it."""
-        idle = self._standing and not decided
+        strategies, arbiter = self.strategies, self.arbiter
+        idle = strategies.standing and not decided
         self._history.executed(tick, IDLE if idle else action)
-        track = self.strategies.current if source == "strategy" else None
+        track = strategies.current if source == "strategy" else None
         if track is not None:
             self.metrics.ages.record(max(0, tick - track.origin))
-            self.strategies.acted()
+            strategies.acted()
         actor = actor_of(source, track)
         if not decided:
-            self.strategies.idled()
-        moved = actor != self._actor or source == "strategy"
-        if moved and self._boxes and self._last is not None and source != "hold":
+            strategies.idled()
+        moved = self._last is not None and source != "hold"
+        if moved and isinstance(self.spec.action, BoxSpec):
             self.metrics.jumped(action, self._last, actor, self._actor)
-        hand_over = self._arbiter.hand_over
-        if hand_over is not None:
-            hand_over.acted(actor, action, tick)
+        if arbiter.hand_over is not None:
+            arbiter.hand_over.acted(actor, action, tick)
         self._actor = actor
-        if self._asked is not None:
-            obs, self._asked = self._asked, None
-            self._ask_ahead(action, obs, tick)
-
-    def _ask_ahead(self, action: Any, obs: Floats, tick: int) -> None:
-        assert self._planner is not None
-        assert self._lead is not None
-        lead = self._lead.value
-        actions = [action, *self.strategies.upcoming(tick + 1, lead - 1)]
-        committed = flat_actions(actions, self.spec.action)
-        now = monotonic_ns()
-        self._planner.submit(Seen(tick, self._episode, now, obs, lead, committed))
+        if self._asked is not None and self._planner is not None:
+            actions = [action, *strategies.upcoming(tick + 1, self.lead - 1)]
+            committed = flat_actions(actions, self.spec.action)
+            obs, now, self._asked = self._asked, monotonic_ns(), None
+            self._planner.submit(Seen(tick, self._episode, now, obs, self.lead, committed))
 
     def _hear(self, tick: int) -> None:
         assert self._planner is not None
@@ -402,7 +352,7 @@ class Decider:
             metrics.planner_ticks.record(tick - answer.origin)
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
-            did = self._history.own_at(answer.tick)
+            did, _ = self._history.at(answer.tick)
             here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))

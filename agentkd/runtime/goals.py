@@ -14,7 +14,7 @@ from typing import final
 
 import numpy as np
 
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import SpecError, check_range
 from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
 
@@ -34,11 +34,8 @@ class Goals:
     max_age: int
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.size < 1 or self.max_age < 1:
-            raise ConfigError(
-                f"Goals of size {self.size} with max_age {self.max_age}: both at least 1."
-            )
+        check_range("size", self.size, least=1)
+        check_range("max_age", self.max_age, least=1)
 
     @property
     def width(self) -> int:
@@ -47,12 +44,9 @@ class Goals:
 
 
 def conditioned(spec: Spec, goals: Goals) -> Spec:
-    """The spec of an executor with a goal, from the environment's."""
-    parts = (
-        *spec.obs.parts,
-        Part(_GOAL, "box", (goals.size,), "float32"),
-        Part(_AGE, "box", (1,), "float32"),
-    )
+    """Return the spec of an executor with a goal, from the environment's."""
+    added = [Part(_GOAL, "box", (goals.size,), "float32"), Part(_AGE, "box", (1,), "float32")]
+    parts = (*spec.obs.parts, *added)
     layout = "tuple" if spec.obs.layout == "single" else spec.obs.layout
     names = [part.name for part in parts]
     if len(set(names)) != len(names):
@@ -64,24 +58,17 @@ def conditioned(spec: Spec, goals: Goals) -> Spec:
 
 
 def unconditioned(spec: Spec, goals: Goals) -> Spec:
-    """The environment's spec, from that of an executor with a goal.
+    """Return the environment's spec, from that of an executor with a goal.
 
     Raises:
         SpecError: If the executor was not made for goals of this size.
     """
-    *parts, goal, age = spec.obs.parts if len(spec.obs.parts) > 2 else (None,) * 3
-    if (
-        goal is None
-        or age is None
-        or (goal.name, age.name) != (_GOAL, _AGE)
-        or goal.shape != (goals.size,)
-    ):
+    names, rest = [part.name for part in spec.obs.parts], spec.obs.parts[:-2]
+    if not rest or names[-2:] != [_GOAL, _AGE] or spec.obs.parts[-2].shape != (goals.size,):
         raise SpecError(
-            f"The executor observes {[part.name for part in spec.obs.parts]}; one with "
-            f"a goal of {goals.size} ends in 'goal' and 'age'. Make it from "
-            "agentkd.runtime.conditioned(spec, goals)."
+            f"The executor observes {names}; one with a goal of {goals.size} ends in 'goal' and "
+            "'age'. Make it from agentkd.runtime.conditioned(spec, goals)."
         )
-    rest = tuple(part for part in parts if part is not None)
     single = len(rest) == 1 and rest[0].name == ""
     return replace(spec, obs=ObsSpec(rest, "single" if single else spec.obs.layout))
 
@@ -101,7 +88,6 @@ class GoalMemory:
     """The goals that a planner gave lately, for labels with goals of every age."""
 
     def __init__(self, goals: Goals, seed: int = 0) -> None:
-        """Begin without goals."""
         self.goals = goals
         self._random = np.random.default_rng(seed)
         self._kept: deque[tuple[int, int, Floats]] = deque(maxlen=4 * goals.max_age + 64)
@@ -111,14 +97,14 @@ class GoalMemory:
         self._kept.append((episode, tick, np.array(goal, np.float32)))
 
     def newest(self, episode: int, tick: int) -> tuple[Floats | None, int]:
-        """The newest goal of an episode at a tick, (1, size), and its age."""
+        """Return the newest goal of an episode at a tick, (1, size), and its age."""
         for kept_episode, at, goal in reversed(self._kept):
             if kept_episode == episode and at <= tick:
                 return goal[None], tick - at
         return None, 0
 
     def aged(self, episode: int, tick: int, obs: Floats) -> Floats:
-        """An executor's observation, (obs + size + 1,), with a goal of a random age."""
+        """Return an executor's observation, (obs + size + 1,), with a goal of a random age."""
         wanted = int(self._random.integers(0, self.goals.max_age + 2))
         goal, age = self.newest(episode, tick - wanted)
         out = np.empty(len(obs) + self.goals.width, np.float32)

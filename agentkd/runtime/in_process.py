@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import final
 
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import PlannerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, Seen
@@ -29,7 +29,7 @@ log = logger(__name__)
 
 
 class _InProcess(PlannerPort):
-    """What planners of this process have in common: observations in, counts out."""
+    """A planner of this process: observations in, counts out."""
 
     def __init__(self, policy: AnyPolicy, backlog: int) -> None:
         self._policy = policy
@@ -54,8 +54,7 @@ class _InProcess(PlannerPort):
         """Keep observations until the planner takes them."""
         for each in (*before, seen):
             self._unlabelled += len(self._seen) == self._seen.maxlen
-            copied = each._replace(obs=each.obs.copy(), heard=self._heard)
-            self._seen.append(copied)
+            self._seen.append(each._replace(obs=each.obs.copy(), heard=self._heard))
 
     def _hand_out(self, reply: Reply) -> Answer:
         """Pass the labels on, and count them; return the answer."""
@@ -92,9 +91,8 @@ class InlinePlanner(_InProcess):
         policy: The planner.
         latency_ticks: An answer to tick t is out at t + latency; 0 means at once. A function gives
             it for each request, counted from 1.
-        after: Whether an answer is out just after the tick that it is due at, as on a wall clock,
-            instead of at it: the planner takes its next observation before the agent hears the
-            answer.
+        after: Whether an answer is out just after the tick that it is due at, as on a wall clock:
+            the planner takes its next observation before the agent hears the answer.
         backlog: How many observations between two requests become labels.
     """
 
@@ -106,14 +104,12 @@ class InlinePlanner(_InProcess):
         after: bool = False,
         backlog: int = BACKLOG,
     ) -> None:
-        """Take the planner."""
-        if not callable(latency_ticks) and latency_ticks < 0:
-            raise ConfigError(f"latency_ticks is {latency_ticks}; it has to be at least 0.")
+        if not callable(latency_ticks):
+            check_range("latency_ticks", latency_ticks, least=0)
         super().__init__(policy, backlog)
         self._late, self._after = latency_ticks, after
-        self._done: list[tuple[int, Answer]] = []
         self._flight: deque[tuple[int, Reply]] = deque()
-        self._out: list[Answer] = []
+        self._out: list[tuple[int, Answer]] = []
         self._requests = self._ticks = self._busy = 0
 
     def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
@@ -137,14 +133,12 @@ class InlinePlanner(_InProcess):
             self._failed(error)
             return
         self._requests += 1
-        late = self._late
-        latency = late(self._requests) if callable(late) else late
+        latency = self._late(self._requests) if callable(self._late) else self._late
         # The last partial answer is the whole one.
         partial = partial[:-1]
-        for number, reply in enumerate(partial, 1):
+        for number, reply in enumerate((*partial, last), 1):
             after = -(-latency * number // (len(partial) + 1))
             self._flight.append((tick + after, reply))
-        self._flight.append((tick + latency, last))
         self._land(tick)
 
     def _leave(self, episode: int) -> None:
@@ -155,23 +149,15 @@ class InlinePlanner(_InProcess):
             self._flight.clear()
 
     def _land(self, tick: int) -> None:
-        flight = self._flight
-        while flight and tick >= flight[0][0]:
-            answer = self._hand_out(flight.popleft()[1])
-            if self._after:
-                self._done.append((tick, answer))
-            else:
-                self._out.append(answer)
+        while self._flight and tick >= self._flight[0][0]:
+            self._out.append((tick, self._hand_out(self._flight.popleft()[1])))
 
     def poll(self, tick: int, /) -> Sequence[Answer]:
         """Take the answers that are due by now."""
-        if self._after:
-            self._land(tick - 1)
-            self._out += [answer for due, answer in self._done if due < tick]
-            self._done = [each for each in self._done if each[0] >= tick]
-        else:
-            self._land(tick)
-        out, self._out = self._out, []
+        last = tick - 1 if self._after else tick
+        self._land(last)
+        out = [answer for landed, answer in self._out if landed <= last]
+        self._out = [each for each in self._out if each[0] > last]
         self._heard = newest_heard(out, self._heard)
         return out
 
@@ -185,15 +171,11 @@ class ThreadPlanner(_InProcess):
     """A planner in a thread of this process: for those that release the interpreter.
 
     A planner that runs in Python holds ticks up here, and one that hangs stays; use a
-    `ProcessPlanner` unless it mostly waits, for a network or a GPU.
-
-    Args:
-        policy: The planner.
-        backlog: How many observations between two requests become labels.
+    `ProcessPlanner` unless it mostly waits, for a network or a GPU. `backlog` is how many
+    observations between two requests become labels.
     """
 
     def __init__(self, policy: AnyPolicy, *, backlog: int = BACKLOG) -> None:
-        """Take the planner; `open` starts the thread."""
         super().__init__(policy, backlog)
         self._out: deque[Answer] = deque(maxlen=64)
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -222,8 +204,7 @@ class ThreadPlanner(_InProcess):
     def _run(self, query: PlannerQuery) -> None:
         seen: list[Seen] = []
         while self._wake.get():
-            while self._seen:
-                seen.append(self._seen.popleft())
+            seen += [self._seen.popleft() for _ in range(len(self._seen))]
             if not seen or not query.may_ask(seen[-1]):
                 continue
             asked, seen = seen, []
@@ -257,9 +238,8 @@ class ThreadPlanner(_InProcess):
 
     def poll(self, _tick: int, /) -> Sequence[Answer]:
         """Take the answers that came."""
-        out = []
-        while self._out:
-            out.append(self._out.popleft())
+        # The thread may add more meanwhile.
+        out = [self._out.popleft() for _ in range(len(self._out))]
         self._heard = newest_heard(out, self._heard)
         return out
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import ConfigError
-from agentkd.runtime.clock import Clock, Realtime, VirtualClock, realtime
+from agentkd.errors import check_range
+from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtime
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
 
@@ -26,7 +26,6 @@ _SLACK, _SLACK_SHARE = 0.003, 0.3
 """How much of a period is left when garbage is looked for: seconds, or its share."""
 _OVERDUE = 10.0
 """Seconds after which it is looked for even without slack."""
-
 
 COLUMNS = ("tick", "source", "lateness_us", "latency_us", "version", "reward")
 SOURCES = ("strategy", "executor", "hold", "default")
@@ -41,35 +40,27 @@ class Timeline:
     """
 
     def __init__(self, most: int = 8192) -> None:
-        """Begin empty."""
         self.stride = 1
         self._most = max(2, most)
         self._rows: list[tuple[float, ...]] = []
 
     def note(self, decision: Decision, lateness: float, reward: float) -> None:
         """Take a tick, if it is one of those to keep."""
-        if decision.tick % self.stride:
+        tick, source = decision.tick, SOURCES.index(decision.source)
+        if tick % self.stride:
             return
         if len(self._rows) >= self._most:
             self.stride *= 2
             self._rows = [row for row in self._rows if not row[0] % self.stride]
-            if decision.tick % self.stride:
+            if tick % self.stride:
                 return
-        self._rows.append(
-            (
-                decision.tick,
-                SOURCES.index(decision.source),
-                lateness * 1e6,
-                decision.latency * 1e6,
-                decision.version,
-                reward,
-            )
-        )
+        latency = decision.latency * 1e6
+        self._rows.append((tick, source, lateness * 1e6, latency, decision.version, reward))
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         """Return the samples by `COLUMNS`, each (samples,)."""
         table = np.asarray(self._rows, np.float64).reshape(-1, len(COLUMNS))
-        return {name: table[:, index] for index, name in enumerate(COLUMNS)}
+        return dict(zip(COLUMNS, table.T, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +71,6 @@ class RunResult:
         returns: Of the episodes that ended.
         lengths: Their ticks.
         unfinished_return: Of the episode that was cut off, 0.0 if none was.
-        unfinished_length: Its ticks.
-        ticks: All of them.
         seconds: Of the run's own clock.
         metrics: What `Agent.metrics` gave at the end.
         timeline: Samples of the ticks by `COLUMNS`.
@@ -99,54 +88,31 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a run ends; None for no limit.
-
-    Attributes:
-        ticks: After so many.
-        seconds: After so many, by the run's clock.
-        episodes: After so many that ended.
-    """
+    """When a run ends: after ticks, seconds of its clock, or episodes that ended."""
 
     ticks: int | None = None
     seconds: float | None = None
     episodes: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("ticks", "seconds", "episodes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+            check_range(name, getattr(self, name), above=0)
 
 
-class Actor(Protocol):
-    """What a loop needs of an agent."""
+class _Agent(Protocol):
+    """What a loop needs of an `Agent`, which imports this module."""
 
     @property
-    def counters(self) -> Metrics:
-        """The counters, to add to."""
-        ...
-
-    def metrics(self) -> dict[str, Any]:
-        """All that was counted, by name."""
-        ...
-
-    def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision:
-        """Decide for an observation."""
-        ...
-
-    def score(self, score: float) -> None:
-        """Take the last action's reward."""
-        ...
-
-    def reset(self) -> None:
-        """Begin an episode."""
-        ...
+    def counters(self) -> Metrics: ...
+    def metrics(self) -> dict[str, Any]: ...
+    def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision: ...
+    def score(self, score: float) -> None: ...
+    def reset(self) -> None: ...
 
 
 @final
 class Loop:
-    """One run of an agent in an environment, in a thread of its own.
+    """One run of an agent in an environment: by `run`, or in `thread` once that is started.
 
     Episode i is reset with seed + i. At most `views` decisions wait for the consumer (0 for none):
     a wall clock drops and counts more, a virtual clock waits.
@@ -154,7 +120,7 @@ class Loop:
 
     def __init__(
         self,
-        agent: Actor,
+        agent: _Agent,
         clock: Clock,
         env: Any,
         limits: Limits,
@@ -163,7 +129,6 @@ class Loop:
         realtime: Realtime | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
         self.views: deque[Decision] = deque()
         self.views_dropped = 0
         self.error: BaseException | None = None
@@ -176,12 +141,8 @@ class Loop:
         self._lengths: list[int] = []
         self._return, self._length, self._ticks = 0.0, 0, 0
         self._seconds = 0.0
-        self._timeline = Timeline()
-        self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        self._timeline, self._ticker = Timeline(), Ticker()
+        self.thread = threading.Thread(target=self._run, name="ticks", daemon=True)
 
     def run(self) -> None:
         """Run in the caller's thread, and raise what ended it."""
@@ -189,19 +150,9 @@ class Loop:
         if self.error is not None:
             raise self.error
 
-    @property
-    def running(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self._thread.is_alive()
-
     def stop(self) -> None:
         """Let it end after the tick at hand."""
         self._stop.set()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for its end, at most so long; gives whether it ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def result(self) -> RunResult:
         """Return what was measured so far."""
@@ -226,16 +177,10 @@ class Loop:
             quiet = nullcontext(dict[str, str]()) if self._virtual else None
             with quiet or realtime(self._realtime) as self._granted:
                 self._clock.start()
-                collected, passes, came = 0.0, 0, math.nan
+                collected, passes = 0.0, 0
                 slack = min(_SLACK, _SLACK_SHARE * self._clock.period)
                 while not self._over():
-                    tick = self._clock.wait()
-                    counters = self._agent.counters
-                    counters.missed_cycles += tick.missed
-                    counters.lateness.record(round(tick.lateness * 1e9))
-                    before, came = came, tick.scheduled + tick.lateness
-                    if before == before:  # not at the first tick
-                        counters.periods.record(round((came - before) * 1e9))
+                    tick = self._ticker.wait(self._clock, self._agent.counters)
                     where = "decision"
                     decision = self._agent.decide(obs, lateness=tick.lateness)
                     where = "step"
@@ -268,8 +213,7 @@ class Loop:
 
     def _reset(self) -> Any:
         seed = None if self._seed is None else self._seed + len(self._returns)
-        obs, _ = self._env.reset(seed=seed)
-        return obs
+        return self._env.reset(seed=seed)[0]
 
     def _step(self, decision: Decision, lateness: float) -> Any:
         obs, reward, terminated, truncated, _ = self._env.step(decision.action)

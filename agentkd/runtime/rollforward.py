@@ -16,7 +16,7 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd.errors import AgentkdError, ConfigError, PlannerError
+from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_range
 from agentkd.executors.acting import default_action
 from agentkd.executors.acting import form as acting_form
 from agentkd.executors.executor import Executor
@@ -55,7 +55,6 @@ class RollForward:
     window: int = 32
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("model", "check"):
             value = getattr(self, name)
             if isinstance(value, str) and not is_reference(value):
@@ -63,12 +62,9 @@ class RollForward:
                     f"The roll-forward's {name} is {value!r}; give a function, or a "
                     "reference as module:attribute."
                 )
-        if self.most < 1 or self.window < 1:
-            raise ConfigError(
-                f"most={self.most}, window={self.window}: at least 1 tick and 1 answer."
-            )
-        if self.lead is not None and not 0 <= self.lead <= self.most:
-            raise ConfigError(f"lead is {self.lead}; from 0 to most={self.most}.")
+        check_range("most", self.most, least=1)
+        check_range("window", self.window, least=1)
+        check_range("lead", self.lead, least=0, most=self.most)
 
     def as_references(self) -> dict[str, str | None]:
         """Return what another process needs; raise ConfigError for functions."""
@@ -91,7 +87,6 @@ class Lead:
     """
 
     def __init__(self, roll: RollForward) -> None:
-        """Begin without answers."""
         self._fixed, self._most = roll.lead, roll.most
         self._ticks: deque[int] = deque(maxlen=roll.window)
         self.value = roll.lead or 0
@@ -124,7 +119,6 @@ class Foresight:
         spec: Spec,
         memory: GoalMemory | None = None,
     ) -> None:
-        """Resolve the references."""
         model, check = roll.model, roll.check
         self._model: Any = resolve(model) if isinstance(model, str) else model
         self._check: Any = resolve(check) if isinstance(check, str) else check
@@ -138,23 +132,18 @@ class Foresight:
             self._form = acting_form(executor)
 
     def __call__(self, seen: Seen) -> tuple[Floats, Floats]:
-        """Roll an observation forward by `seen.lead` ticks.
+        """Return the observation `seen.lead` ticks later, (obs,), and the actions until then.
 
-        Returns:
-            The observation then, (obs,), and the actions, flat, that lead there, (lead, width); one
-            more where the executor acts: what it does there.
-
-        Raises:
-            PlannerError: If the model raises, or gives no observation.
+        These are flat, (lead, width); one more where the executor acts: what it does there. If the
+        model raises or gives no observation, raise PlannerError.
         """
         try:
             return self._rolled(seen)
         except AgentkdError:
             raise
         except Exception as error:
-            raise PlannerError(
-                f"The roll-forward raised {type(error).__name__}: {error}"
-            ) from error
+            said = f"The roll-forward raised {type(error).__name__}: {error}"
+            raise PlannerError(said) from error
 
     def _rolled(self, seen: Seen) -> tuple[Floats, Floats]:
         action_spec = self._spec.action
@@ -199,10 +188,10 @@ class Foresight:
 
     def _after(self, obs: Floats, actions: Sequence[Any]) -> Floats:
         out = np.asarray(self._model(obs, actions), np.float32)
-        if out.shape != obs.shape or not np.isfinite(out).all():
+        finite = np.isfinite(out).all()
+        if out.shape != obs.shape or not finite:
             raise PlannerError(
                 f"The roll-forward's model gave shape {out.shape}, "
-                f"{'finite' if np.isfinite(out).all() else 'with NaN or infinity'}; "
-                f"an observation is {obs.shape}."
+                f"{'finite' if finite else 'with NaN or infinity'}; an observation is {obs.shape}."
             )
         return out

@@ -1,12 +1,4 @@
-"""Routers ready to use; they compose by being several, and the first refusal counts.
-
-Agent(executor, planner=planner, routers=[
-    Deadline(0.001),              # a tick that woke late takes the shortest way
-    Fresh(4),                     # no strategy older than four ticks
-    Valid(tolerance=0.1),         # nor one that expected something else
-    Guard(safe, baseline=brake),  # and nobody's action that is not safe
-])
-"""
+"""Routers ready to use; they compose by being several, and the first refusal counts."""
 
 from __future__ import annotations
 
@@ -17,7 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.arbiter import Moment, Router
 from agentkd.runtime.rollforward import Check
 from agentkd.spec import ActionSpec
@@ -37,48 +29,39 @@ _DECIDERS: tuple[Source, ...] = ("strategy", "executor")
 
 @final
 class Deadline(Router):
-    """Leaves a tick that is short of time to the executor, which has decided already.
+    """Refuses the strategy with less than `reserve` seconds left until the deadline.
 
     Put it first: what the other routers ask may take long.
-
-    Args:
-        reserve: Seconds that have to be left until the deadline.
     """
 
     def __init__(self, reserve: float) -> None:
-        """Take how much has to be left."""
-        if not 0 <= reserve < math.inf:
-            raise ConfigError(f"reserve is {reserve} s; it has to be at least 0.")
+        check_range("reserve", reserve, least=0, below=math.inf)
         self._reserve = reserve
 
     def veto(self, source: Source, moment: Moment, /) -> str:
         """Refuse the strategy where there is too little time."""
-        late = source == "strategy" and moment.left < self._reserve
-        return "deadline" if late else ""
+        return "deadline" if source == "strategy" and moment.left < self._reserve else ""
 
 
 @final
 class Fresh(Router):
-    """Refuses strategies whose observation is older than so many ticks."""
+    """Drops strategies whose observation is older than `max_age` ticks."""
 
     ends: ClassVar[bool] = True
     judges = True
 
     def __init__(self, max_age: int) -> None:
-        """Take the most ticks."""
-        if max_age < 0:
-            raise ConfigError(f"max_age is {max_age}; it has to be at least 0.")
+        check_range("max_age", max_age, least=0)
         self._max_age = max_age
 
     def veto(self, source: Source, moment: Moment, /) -> str:
-        """Refuse a strategy that is too old, for good."""
-        old = source == "strategy" and moment.age > self._max_age
-        return "stale" if old else ""
+        """Refuse a strategy that is too old."""
+        return "stale" if source == "strategy" and moment.age > self._max_age else ""
 
 
 @final
 class Valid(Router):
-    """Refuses a strategy once the world is not what it was made for.
+    """Drops a strategy once the world is not what it was made for.
 
     Args:
         precondition: Asked before each row is used.
@@ -88,7 +71,7 @@ class Valid(Router):
             where they should.
 
     Raises:
-        ConfigError: If neither is given.
+        ConfigError: If none of them is given.
     """
 
     ends: ClassVar[bool] = True
@@ -101,7 +84,6 @@ class Valid(Router):
         tolerance: float | Floats | None = None,
         holds: Plan | None = None,
     ) -> None:
-        """Take what has to hold."""
         if precondition is None and tolerance is None and holds is None:
             raise ConfigError("Valid needs a precondition, a tolerance or `holds`.")
         if tolerance is not None and not np.all(np.asarray(tolerance) >= 0):
@@ -110,28 +92,25 @@ class Valid(Router):
         self._holds = holds
 
     def veto(self, source: Source, moment: Moment, /) -> str:
-        """Refuse a strategy that does not hold, for good."""
-        strategy = moment.strategy
+        """Refuse a strategy that does not hold."""
+        strategy, obs, row = moment.strategy, moment.obs, moment.row
         if source != "strategy" or strategy is None:
             return ""
+        holds = True
         if self._tolerance is not None and strategy.expected is not None:
             # A late row of a planner that acts alone was expected at another tick.
-            row = min(moment.row, len(strategy.expected) - 1)
-            apart = np.abs(moment.obs - strategy.expected[row])
-            if not np.all(apart <= self._tolerance):
-                return "diverged"
-        if self._precondition is not None and not self._precondition(
-            strategy, moment.obs, moment.row
-        ):
-            return "diverged"
-        if self._holds is not None and not self._holds(moment.obs, moment.remaining):
-            return "diverged"
-        return ""
+            expected = strategy.expected[min(row, len(strategy.expected) - 1)]
+            holds = bool(np.all(np.abs(obs - expected) <= self._tolerance))
+        if holds and self._precondition is not None:
+            holds = self._precondition(strategy, obs, row)
+        if holds and self._holds is not None:
+            holds = self._holds(obs, moment.remaining)
+        return "" if holds else "diverged"
 
 
 @final
 class Uncertainty(Router):
-    """Refuses the executor where it is uncertain.
+    """Refuses the executor where it is uncertain, or where its uncertainty is unknown.
 
     Args:
         most: How uncertain it may be.
@@ -141,13 +120,12 @@ class Uncertainty(Router):
     """
 
     def __init__(self, most: float, measure: Measure | None = None) -> None:
-        """Take the limit."""
         if math.isnan(most):
             raise ConfigError("most is NaN; how uncertain may the executor be?")
         self._most, self._measure = most, measure
 
     def veto(self, source: Source, moment: Moment, /) -> str:
-        """Refuse an executor that is too uncertain, or whose uncertainty is unknown."""
+        """Refuse an executor that is too uncertain."""
         if source != "executor":
             return ""
         if self._measure is not None:
@@ -198,9 +176,7 @@ class Disagreement(Router):
         between: Literal["executor", "members"] = "executor",
         against: Literal["strategy", "executor"] = "strategy",
     ) -> None:
-        """Take the limit."""
-        if not most >= 0:
-            raise ConfigError(f"most is {most}; at least 0.")
+        check_range("most", most, least=0)
         if between not in ("executor", "members") or against not in _DECIDERS:
             raise ConfigError(
                 f"between={between!r}, against={against!r}: 'executor' or 'members', "
@@ -213,10 +189,8 @@ class Disagreement(Router):
         """Refuse the source where the two are too far apart."""
         if source != self._against or moment.strategy is None:
             return ""
-        if self._between == "executor":
-            apart = moment.apart("strategy", "executor")
-        else:
-            apart = moment.strategy.doubt
+        inner = self._between == "members"
+        apart = moment.strategy.doubt if inner else moment.apart("strategy", "executor")
         return "disputed" if apart > self._most else ""
 
 
@@ -246,9 +220,8 @@ class Guard(Router):
         dwell: int = 0,
         recover: int = 1,
     ) -> None:
-        """Begin with trust in everybody."""
-        if dwell < 0 or recover < 1:
-            raise ConfigError(f"dwell={dwell}, recover={recover}: at least 0 ticks and 1 action.")
+        check_range("dwell", dwell, least=0)
+        check_range("recover", recover, least=1)
         self._check, self._back, self._baseline = check, back or check, baseline
         self._dwell, self._recover = dwell, recover
         self._out: dict[Source, int] = {}
@@ -287,19 +260,18 @@ class Guard(Router):
 
     def _refuse(self, source: Source, tick: int) -> str:
         self._refused[source] = self._refused.get(source, 0) + 1
-        if tick != self._tick:
-            self._tick = tick
-            self._interventions += 1
+        self._interventions += tick != self._tick
+        self._tick = tick
         return "guard"
 
     def fallback(self, moment: Moment, /) -> Any:
-        """The baseline's action, where there is a baseline that can see."""
+        """Return the baseline's action, where there is a baseline that can see."""
         if self._baseline is None or moment.blind or self._tick != moment.tick:
             return None
         return self._baseline(moment.obs)
 
     def counts(self) -> Mapping[str, Any]:
-        """Ticks at which it refused a source, and how often each."""
+        """Return the ticks at which it refused a source, and how often each."""
         return {
             "guard_interventions_total": self._interventions,
             "guard_refused_total": dict(self._refused),
@@ -308,14 +280,9 @@ class Guard(Router):
 
 @final
 class Shadow(Router):
-    """Lets a source decide without acting, and counts how often it agreed.
-
-    Args:
-        source: Who is in the shadow.
-    """
+    """Lets a source decide without acting, and counts how often it agreed with the other."""
 
     def __init__(self, source: Literal["strategy", "executor"]) -> None:
-        """Choose who."""
         if source not in _DECIDERS:
             raise ConfigError(f"Shadow({source!r}): 'strategy' or 'executor'.")
         # Without the executor a late row is better than none.
@@ -342,34 +309,26 @@ class Shadow(Router):
 
 @final
 class Hold(Router):
-    """Refuses to hold the last action for more than so many ticks in a row."""
+    """Refuses to hold the last action for more than `most` ticks in a row."""
 
     def __init__(self, most: int) -> None:
-        """Take the most ticks."""
-        if most < 0:
-            raise ConfigError(f"most is {most}; at least 0 ticks.")
+        check_range("most", most, least=0)
         self._most = most
 
     def veto(self, source: Source, moment: Moment, /) -> str:
         """Refuse to hold for longer."""
-        too_long = source == "hold" and moment.held >= self._most
-        return "held" if too_long else ""
+        return "held" if source == "hold" and moment.held >= self._most else ""
 
 
 @final
 class Unless(Router):
-    """A router that is overruled where another one refuses the executor.
+    """A router that is overruled where another one, the condition, refuses the executor.
 
     `Unless(Fresh(2), Uncertainty(0.5))` lets a strategy act that is older than two ticks, where the
     executor is not certain.
-
-    Args:
-        router: What refuses.
-        condition: What overrules it.
     """
 
     def __init__(self, router: Router, condition: Router) -> None:
-        """Take both."""
         self._router, self._condition = router, condition
         self.judges = router.judges
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, Unpack, final
 
-from agentkd.errors import ConfigError, WorkerError
+from agentkd.errors import ConfigError, WorkerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.clock import Clock, Realtime, make_clock
@@ -19,7 +17,6 @@ from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.spec import Spec
 from agentkd.types import Decision
 
-_SUPERVISE = 0.05
 _LOOK = 0.05
 """How often it is looked for decisions, in seconds: a tick has no time to call, and each look takes
 the interpreter from it."""
@@ -35,9 +32,9 @@ class Runtime:
                 ...
         print(runtime.result.returns)
 
-    Ticks happen in a thread; asyncio looks after processes and swaps and hands the decisions on. A
-    consumer that is slow misses some and slows nothing down. Under the virtual clock everything
-    happens on the tick, in the same order in each run.
+    Ticks happen in a thread; another looks after processes and swaps; asyncio hands the decisions
+    on. A consumer that is slow misses some and slows nothing down. Under the virtual clock
+    everything happens on the tick, in the same order in each run.
 
     Args:
         executor: As `Agent` takes it.
@@ -51,6 +48,9 @@ class Runtime:
         timeout: Seconds to wait at most; None for as long as a start may take.
         options: What else `Agent` takes. Under the virtual clock `planner_latency` is in its ticks,
             and a distiller may be an object.
+
+    Attributes:
+        agent: The agent: its executor, its metrics.
     """
 
     def __init__(
@@ -66,48 +66,32 @@ class Runtime:
         timeout: float | None = None,
         **options: Unpack[AgentOptions],
     ) -> None:
-        """Prepare; entering the block starts planner and distiller."""
-        if views < 1:
-            raise ConfigError(f"views is {views}; it has to be at least 1.")
+        check_range("views", views, least=1)
         chosen = make_clock(clock, hz)
-        self._agent = Agent(executor, spec, period=chosen.period, **options)
-        self._clock = self._agent.adopt(chosen)
+        self.agent = Agent(executor, spec, period=chosen.period, **options)
+        self._clock = self.agent.adopt(chosen)
         self._views, self._wait, self._timeout = views, wait, timeout
         self._realtime = realtime or Realtime()
         self._loop: Loop | None = None
         self._result: RunResult | None = None
-        self._supervision: asyncio.Task[None] | None = None
-        self._entered = False
+        self._entered = self._open = False
 
     async def __aenter__(self) -> Self:
         if self._entered:
             raise ConfigError("A runtime is entered once. Make a new one.")
         self._entered = True
-        await self._agent.astart(wait=self._wait, timeout=self._timeout, supervisor=False)
-        self._supervision = asyncio.create_task(self._supervise(), name="supervision")
+        await self.agent.astart(wait=self._wait, timeout=self._timeout)
+        self._open = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         try:
             await self.stop()
         finally:
-            if self._supervision is not None:
-                self._supervision.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._supervision
-            await self._agent.aclose()
+            self._open = False
+            await self.agent.aclose()
             if self._loop is not None:
                 self._result = self._loop.result()
-
-    async def _supervise(self) -> None:
-        while True:
-            await asyncio.to_thread(self._agent.supervise)
-            await asyncio.sleep(_SUPERVISE)
 
     async def stop(self) -> None:
         """End the run, if one goes on; what was measured is in `result` then.
@@ -119,7 +103,9 @@ class Runtime:
         if loop is None:
             return
         loop.stop()
-        if loop.running and not await asyncio.to_thread(loop.join, _STUCK):
+        if loop.thread.is_alive():
+            await asyncio.to_thread(loop.thread.join, _STUCK)
+        if loop.thread.is_alive():
             raise WorkerError(
                 f"The environment's step did not return within {_STUCK:.0f} s. Its "
                 "thread is left alone."
@@ -149,30 +135,25 @@ class Runtime:
             ConfigError: Outside of `async with`, or for a second run.
             Exception: What the environment raised, with a note that says when.
         """
-        if self._supervision is None or self._supervision.done():
+        if not self._open:
             raise ConfigError("Use the runtime in a block: async with Runtime(...).")
         if self._loop is not None:
             raise ConfigError("A runtime runs once. Make a new one for another run.")
         limits = Limits(ticks, seconds, episodes)
-        loop = Loop(self._agent, self._clock, env, limits, seed, self._views, self._realtime)
+        loop = Loop(self.agent, self._clock, env, limits, seed, self._views, self._realtime)
         self._loop = loop
-        loop.start()
+        loop.thread.start()
         try:
-            while loop.running or loop.views:
+            while loop.thread.is_alive() or loop.views:
                 await asyncio.sleep(0 if loop.views else _LOOK)
                 # A consumer that is slower than the ticks starves no other task.
-                until = time.monotonic() + _SUPERVISE
+                until = time.monotonic() + _LOOK
                 while loop.views and time.monotonic() < until:
                     yield loop.views.popleft()
         finally:
             await self.stop()
         if loop.error is not None:
             raise loop.error
-
-    @property
-    def agent(self) -> Agent:
-        """The agent: its executor, its counters."""
-        return self._agent
 
     @property
     def result(self) -> RunResult:

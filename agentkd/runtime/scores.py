@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.types import Source
@@ -44,11 +44,8 @@ class Rollback:
     drop: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.window < 2:
-            raise ConfigError(f"window is {self.window}; at least 2 scores are needed.")
-        if not 0 < self.drop < math.inf:
-            raise ConfigError(f"drop is {self.drop}; it is above 0, such as 1.")
+        check_range("window", self.window, least=2)
+        check_range("drop", self.drop, above=0, below=math.inf)
 
 
 @final
@@ -56,7 +53,6 @@ class Scores:
     """Keeps scores before and after a swap."""
 
     def __init__(self, options: Rollback) -> None:
-        """Begin without scores."""
         self._options = options
         self._before: deque[float] = deque(maxlen=options.window)
         self._after: list[float] = []
@@ -101,8 +97,6 @@ class Scores:
 class _Moments:
     """Mean and variance of a sequence (Welford 1962)."""
 
-    __slots__ = ("count", "mean", "squares")
-
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
@@ -130,11 +124,9 @@ class Worth:
     """
 
     def __init__(self) -> None:
-        """Begin without rewards."""
         self._strategy, self._executor = _Moments(), _Moments()
-        self._ticks = self._acted = 0
-        self._sum = 0.0
         self.worse = False
+        self.reset()
 
     def reset(self) -> None:
         """Begin an episode: leave out the window at hand."""
@@ -178,10 +170,6 @@ class Worth:
 
     def summary(self) -> dict[str, Any]:
         """Return "reward_per_tick" by source and "strategies_worse"."""
-        means = {"strategy": self._strategy, "executor": self._executor}
-        return {
-            "reward_per_tick": {
-                name: each.mean if each.count else None for name, each in means.items()
-            },
-            "strategies_worse": int(self.worse),
-        }
+        found = (("strategy", self._strategy), ("executor", self._executor))
+        means = {name: each.mean if each.count else None for name, each in found}
+        return {"reward_per_tick": means, "strategies_worse": int(self.worse)}

@@ -17,16 +17,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from agentkd import dists
-from agentkd.errors import ConfigError
-from agentkd.runtime.blending import Seam
+from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
-from agentkd.spec import BoxSpec, DiscreteSpec, Spec
+from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
-
-Advance = Literal["ticks", "commands"]
-"""What moves a strategy on to its next row: each tick, or each action."""
 
 _REASONS = ("late", "stale", "diverged", "superseded", "episode", "guard")
 _REMEMBERED = 1024
@@ -61,12 +57,26 @@ class Trust:
     missed: float = 0.5
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("same", "surprise", "sharp", "slack", "missed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"Trust({name}={getattr(self, name)}): 0 to 1.")
-        if not self.excess >= 1:
-            raise ConfigError(f"Trust(excess={self.excess}): at least 1.")
+            check_range(f"Trust's {name}", getattr(self, name), least=0, most=1)
+        check_range("Trust's excess", self.excess, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """How the actions of one strategy go over into those of the next.
+
+    Attributes:
+        freeze: Ticks for which a strategy that acts goes on after the next one came.
+        blend: Ticks over which the old actions fade out after that; for boxes only.
+    """
+
+    freeze: int = 0
+    blend: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("freeze", self.freeze, least=0)
+        check_range("blend", self.blend, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +101,28 @@ class StrategyOptions:
     roll_forward: RollForward | None = None
     goals: Goals | None = None
     seam: Seam | None = None
-    advance: Advance = "ticks"
+    advance: Literal["ticks", "commands"] = "ticks"
     trust: Trust | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.advance not in ("ticks", "commands"):
             raise ConfigError(f"advance is {self.advance!r}: 'ticks' or 'commands'.")
-        if not (self.trust is None or isinstance(self.trust, Trust)) and (self.trust != "auto"):
+        if not isinstance(self.trust, Trust | None) and self.trust != "auto":
             raise ConfigError(f"trust is {self.trust!r}: 'auto', Trust(…) or None.")
 
     def to_json(self, trust: Trust | None) -> dict[str, Any]:
         """Return what a replay needs as JSON values, with the `Trust` in force."""
-        return {
-            "advance": self.advance,
-            "trust": trust and asdict(trust),
-            "goals": self.goals and asdict(self.goals),
-            "seam": self.seam and asdict(self.seam),
-        }
+        parts = {"trust": trust, "goals": self.goals, "seam": self.seam}
+        told = {name: part and asdict(part) for name, part in parts.items()}
+        return {"advance": self.advance, **told}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> StrategyOptions:
         """Read what `to_json` gave."""
-        goals, seam, trust = told.get("goals"), told.get("seam"), told.get("trust")
-        return cls(
-            goals=Goals(**goals) if goals else None,
-            seam=Seam(**seam) if seam else None,
-            advance=told.get("advance", "ticks"),
-            trust=Trust(**trust) if trust else None,
-        )
+        kinds: dict[str, Any] = {"trust": Trust, "goals": Goals, "seam": Seam}
+        given = {name: told.get(name) for name in kinds}
+        made = {name: kinds[name](**each) if each else None for name, each in given.items()}
+        return cls(advance=told.get("advance", "ticks"), **made)
 
     def trusted(self, *, judged: bool) -> Trust | None:
         """Return the limits for late rows, or None; `judged`: a router judges them."""
@@ -140,7 +143,6 @@ class Strategies:
     def __init__(
         self, spec: Spec, options: StrategyOptions | None = None, *, patient: bool = False
     ) -> None:
-        """Begin with none."""
         wanted = options or StrategyOptions()
         self.accepted = 0
         self.rejected: dict[str, int] = dict.fromkeys(_REASONS, 0)
@@ -148,12 +150,11 @@ class Strategies:
         self.before: Strategy | None = None
         self._spec = spec
         self._discrete = isinstance(spec.action, DiscreteSpec)
-        self._boxes = isinstance(spec.action, BoxSpec)
         self._goals = wanted.goals
         self._freeze = wanted.seam.freeze if wanted.seam is not None else 0
-        self._standing = wanted.advance == "commands"
+        self.standing = wanted.advance == "commands"
         # Where rows are used up by commands, those of a late answer were done already.
-        self._patient = patient and not self._standing
+        self._patient = patient and not self.standing
         self._coming: deque[Strategy] = deque(maxlen=_WAITING)
         self._goal: tuple[Floats, int] | None = None
         self._acted = False
@@ -171,20 +172,15 @@ class Strategies:
         self._acted = False
 
     def refuse(self, reason: str, *, drop: bool = False) -> None:
-        """Count a strategy that does not serve, and say why at the next tick."""
+        """Count a strategy that does not serve; `drop` it for good if it is the present one."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
         if drop:
             self.current = None
 
-    def revert(self) -> bool:
-        """Go back to the strategy that acted before; return whether there is one."""
+    def revert(self) -> None:
+        """Go back to the strategy that acted before, if there is one."""
         self.current, self.before = self.before, None
         self._acted = self.current is not None
-        return self._acted
-
-    def _turn_away(self, reason: str) -> None:
-        self.refuse(reason)
-        self._why = reason
 
     def tick(self, tick: int) -> None:
         """Note that a tick begins."""
@@ -192,15 +188,13 @@ class Strategies:
 
     def idled(self) -> None:
         """Note that at this tick nobody decided: the world stood still."""
-        if self._standing:
+        if self.standing:
             self._idle += 1
 
     def consumed(self, since: int, tick: int) -> int:
         """Return how many rows were used up between two ticks; negative before."""
         passed = tick - since
-        if not self._standing or passed <= 0:
-            return passed
-        if passed >= _REMEMBERED:
+        if not self.standing or passed <= 0 or passed >= _REMEMBERED:
             return passed
         return passed - (self._idle - self._idle_at[since % _REMEMBERED])
 
@@ -211,17 +205,19 @@ class Strategies:
         guides = answer.goal is not None and self._goals is not None and age <= self._goals.max_age
         order = (answer.origin, answer.part)
         if answer.episode != episode:
-            self._turn_away("episode")
+            self._why = "episode"
         elif order <= self._newest:
-            self._turn_away("superseded")
+            self._why = "superseded"
         elif age >= horizon and not self._patient and not guides:
-            self._turn_away("late")
+            self._why = "late"
         else:
             self._newest = order
             self.accepted += 1
-            self._accept(answer, tick, episode, horizon)
+            self._accept(answer, tick, horizon)
+            return
+        self.refuse(self._why)
 
-    def _accept(self, answer: Answer, tick: int, episode: int, horizon: int) -> None:
+    def _accept(self, answer: Answer, tick: int, horizon: int) -> None:
         last = answer.tick + max(0, horizon - 1)
         rows = actions = None
         if answer.rows is not None:
@@ -232,7 +228,7 @@ class Strategies:
         committed = self._freeze if self._acted and self.current is not None else 0
         strategy = Strategy(
             id=answer.id,
-            episode=episode,
+            episode=answer.episode,
             obs_tick=answer.tick,
             ready_tick=tick,
             valid_until=max(last, tick) if self._patient else last,
@@ -286,23 +282,20 @@ class Strategies:
         strategy = self.current
         if strategy is None:
             return None, why
-        row = self.row(strategy, tick)
-        horizon = strategy.horizon
+        row, horizon = self.row(strategy, tick), strategy.horizon
+        reason = "fresh" if row == 0 else "ahead"
         if row >= horizon:
             if not (self._patient and horizon and tick == strategy.ready_tick):
                 self.current = None
                 return None, why
-            return self._action(strategy, horizon - 1), "late"
-        return self._action(strategy, row), "fresh" if row == 0 else "ahead"
-
-    def row(self, strategy: Strategy, tick: int) -> int:
-        """Which row of a strategy is for a tick."""
-        return self.consumed(strategy.obs_tick, tick)
-
-    def _action(self, strategy: Strategy, row: int) -> Any:
+            row, reason = horizon - 1, "late"
         # A copy: what the caller does to the action must not change the strategy.
         action = strategy.actions[row]
-        return int(action) if self._discrete else action.copy()
+        return int(action) if self._discrete else action.copy(), reason
+
+    def row(self, strategy: Strategy, tick: int) -> int:
+        """Return which row of a strategy is for a tick."""
+        return self.consumed(strategy.obs_tick, tick)
 
     def outgoing(self, tick: int) -> Any:
         """Return what the strategy before would do at a tick, or None."""
@@ -329,8 +322,6 @@ class Strategies:
         return found
 
     def goal(self, tick: int) -> tuple[Floats | None, int]:
-        """The newest goal, (1, size), and its age in ticks."""
+        """Return the newest goal, (1, size), and its age in ticks."""
         self._promote(tick)
-        if self._goal is None:
-            return None, 0
-        return self._goal[0], tick - self._goal[1]
+        return (None, 0) if self._goal is None else (self._goal[0], tick - self._goal[1])

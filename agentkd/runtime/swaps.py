@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import stat
+import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,14 +30,16 @@ from agentkd.executors.acting import form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
+from agentkd.runtime.connect import Companions
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.distiller import DistillerPort
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
-from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.scores import Rollback, Scores
-from agentkd.spec import Part, Spec
+from agentkd.runtime.workers.host import Process
+from agentkd.spec import Part, Spec, to_json
 
 log = logger(__name__)
+
+_BUILD = "agentkd.distillation.service:build"
 
 _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (LoadError, "file"),
@@ -46,7 +51,7 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 _EVERY = 0.1
-"""Seconds between two looks."""
+"""Seconds between two looks at a file."""
 _SETTLED = 2.0
 """Seconds after which a file's times tell that nothing is being written: a change within one step
 of the file system's clock would not show in them."""
@@ -64,7 +69,6 @@ class Watched:
     """
 
     def __init__(self, path: str | Path, digest: str) -> None:
-        """Take the place; `changed` looks."""
         self.path = Path(path).absolute()
         self._digest = digest
         self._facts: _Facts | None = None
@@ -73,12 +77,9 @@ class Watched:
         self._next = 0.0
 
     def changed(self, *, now: bool = False) -> Bundle | None:
-        """Return what the file holds if that changed since the last look.
+        """Return what the file holds if that changed since the last look, ten times a second.
 
-        Without `now` it looks ten times a second.
-
-        Raises:
-            BundleError: If the file is bad and stays so; once for each bad file.
+        Raise BundleError if the file is bad and stays so; once for each bad file.
         """
         moment = time.monotonic()
         if moment < self._next and not now:
@@ -130,25 +131,22 @@ class Watched:
 def open_executor(
     executor: Executor | str | Path, spec: Spec | None, goals: Goals | None, *, watch: bool
 ) -> tuple[Executor, Contract | None, Watched | None]:
-    """Return an executor; the contract of its file; and what follows the file.
+    """Return an executor, the contract of its file, and what follows the file.
 
-    Args:
-        executor: The executor, the path of its file, or an architecture such as "mlp:32,32".
-        spec: The environment, which an architecture needs.
-        goals: What conditions the executor besides its observation.
-        watch: Follow the file.
+    The executor is given as `Agent` takes it; an architecture needs its `spec`.
 
     Raises:
-        ConfigError: If it is none of these, an architecture lacks its environment, or there is no
+        ConfigError: If it is no executor, an architecture lacks its environment, or there is no
             file to follow.
         SpecError: If the executor is for another environment.
         BundleError: If the file cannot be read.
     """
     if spec is not None and not isinstance(spec, Spec):
         raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
+    contract, digest = None, ""
     if isinstance(executor, Executor):
-        found, contract, digest = executor, executor.about.contract, ""
-    elif isinstance(executor, Path) or is_path(executor):
+        found, contract = executor, executor.about.contract
+    elif isinstance(executor, Path) or _is_path(executor):
         bundle = read_bundle(executor)
         found, contract, digest = bundle.executor, bundle.contract, bundle.digest
     elif isinstance(executor, str):
@@ -157,8 +155,7 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        whole = spec if goals is None else conditioned(spec, goals)
-        found, contract, digest = initial(executor, whole), None, ""
+        found = initial(executor, spec if goals is None else conditioned(spec, goals))
     else:
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
@@ -175,24 +172,39 @@ def open_executor(
     return found, contract, Watched(executor, digest)
 
 
-def is_path(text: Any) -> bool:
-    """Whether text names an executor file rather than an architecture."""
+def _is_path(text: Any) -> bool:
+    """Return whether text names an executor file rather than an architecture."""
     return isinstance(text, str) and (
         text.endswith(".akd") or "/" in text.partition(":")[0] or Path(text).is_file()
     )
 
 
-def check_fit(present: Executor, executor: Executor) -> None:
-    """Check that an executor may take over; raise SpecError with the first difference.
+def distiller_for(
+    executor: Executor, given: Executor | str | Path, owner: object
+) -> tuple[Process, Callable[[], object] | None]:
+    """Return a distiller that goes on from an executor, and what removes its temporary folder.
 
-    Its architecture, its normaliser and its weights may differ.
+    An architecture, as the user `given` it, is learnt from nothing; a file brings its kept labels;
+    an executor in memory is written to a folder first, which goes with its `owner` at the latest.
     """
-    difference = _difference(present.spec, executor.spec)
-    if not difference and executor.memory != present.memory:
-        difference = (
-            f"{executor.architecture} remembers {executor.memory} numbers, "
-            f"{present.architecture} {present.memory}"
+    if executor.memory:
+        raise ConfigError(
+            f"{executor.architecture} has a memory and learns from whole sequences: distil it "
+            "with agentkd.distill. For learn=True take one without, such as mlp:64,64."
         )
+    if isinstance(given, str) and not _is_path(given):
+        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    if not isinstance(given, Executor):
+        return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
+    folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
+    remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    executor.save(folder / "executor.akd")
+    return Process(_BUILD, {"executor": str(folder / "executor.akd")}), remove
+
+
+def check_fit(present: Executor, executor: Executor) -> None:
+    """Raise SpecError if spec or memory of an executor differ from those of the present one."""
+    difference = _difference(present, executor)
     if difference:
         raise SpecError(
             f"The executor does not fit: {difference}. The present one acts on. Swap "
@@ -201,7 +213,7 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 
 def check_contract(present: Contract, contract: Contract) -> None:
-    """Check that the numbers of two executors mean the same, or raise SpecError."""
+    """Raise SpecError if the numbers of two executors have other names or units."""
     for field in ("obs_names", "obs_units", "action_names", "action_units"):
         here, there = getattr(present, field), getattr(contract, field)
         if here and there and here != there:
@@ -211,29 +223,32 @@ def check_contract(present: Contract, contract: Contract) -> None:
             )
 
 
-def _difference(present: Spec, other: Spec) -> str:
-    """Say how two environments differ; "" if they do not."""
-    here, there = present.obs, other.obs
+def _difference(present: Executor, other: Executor) -> str:
+    """Say how spec or memory of two executors differ; "" if they do not."""
+    here, there = present.spec.obs, other.spec.obs
     if here.size != there.size:
         return f"it observes {there.size} numbers, the present one {here.size}"
     if here.layout != there.layout or len(here.parts) != len(there.parts):
-        return f"it observes {_names(other)}, the present one {_names(present)}"
+        theirs, ours = (
+            f"a {obs.layout} of {[part.name for part in obs.parts]}" for obs in (there, here)
+        )
+        return f"it observes {theirs}, the present one {ours}"
     for mine, its in zip(here.parts, there.parts, strict=True):
         if _meaning(mine) != _meaning(its):
             return f"it observes {its}, the present one {mine}"
-    if present.action != other.action:
-        return f"it acts in {other.action}, the present one in {present.action}"
+    if present.spec.action != other.spec.action:
+        return f"it acts in {other.spec.action}, the present one in {present.spec.action}"
+    if present.memory != other.memory:
+        return (
+            f"{other.architecture} remembers {other.memory} numbers, "
+            f"{present.architecture} {present.memory}"
+        )
     return ""
 
 
-def _names(spec: Spec) -> str:
-    return f"a {spec.obs.layout} of {[part.name for part in spec.obs.parts]}"
-
-
 def _meaning(part: Part) -> tuple[object, ...]:
-    """Everything but the float type: observations are laid out in float32."""
-    real = np.issubdtype(np.dtype(part.dtype), np.floating)
-    dtype = "float" if real else part.dtype
+    """Return everything but the float type: observations are laid out in float32."""
+    dtype = "float" if np.issubdtype(np.dtype(part.dtype), np.floating) else part.dtype
     return part.name, part.kind, part.shape, dtype, part.sizes, part.start
 
 
@@ -241,27 +256,22 @@ def _meaning(part: Part) -> tuple[object, ...]:
 class Swaps:
     """Replaces the executor of a decider and tells planner and distiller.
 
-    `running` says whether planner and distiller are open; `contract` says what the numbers of the
-    first executor mean, if its file tells.
+    `contract` is that of the first executor.
     """
 
     def __init__(
         self,
         decider: Decider,
-        planner: PlannerPort | None,
-        distiller: DistillerPort | None,
-        running: Callable[[], bool],
+        companions: Companions,
         *,
         native: bool,
-        rollback: Rollback | None = None,
-        watched: Watched | None = None,
-        contract: Contract | None = None,
+        rollback: Rollback | None,
+        watched: Watched | None,
+        contract: Contract | None,
     ) -> None:
-        """Begin with the decider's executor."""
         self._decider, self._metrics = decider, decider.metrics
-        self._planner, self._distiller = planner, distiller
-        self._running, self._native = running, native
-        self._watched = watched
+        self._companions, self._distiller = companions, companions.distiller
+        self._native, self._watched = native, watched
         self._contract = contract or Contract()
         self.scores = Scores(rollback) if rollback is not None else None
         self._former: deque[Executor] = deque(maxlen=_REMEMBERED)
@@ -269,11 +279,6 @@ class Swaps:
         self._newest = decider.form.executor.version
         # The user's thread, the tick's and the supervisor's may all swap.
         self._lock = threading.RLock()
-
-    @property
-    def executor(self) -> Executor:
-        """The executor that acts now."""
-        return self._decider.form.executor
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
@@ -307,12 +312,12 @@ class Swaps:
 
     def _replace(self, executor: Executor) -> None:
         """Check and compile an executor, and let it act."""
-        present = self.executor
+        present = self._decider.form.executor
         check_fit(present, executor)
         _check_numbers(executor)
         made = form(executor, native=self._native)
-        if self._planner is not None and self._running():
-            self._planner.follow(executor)
+        if self._companions.planner is not None and self._companions.running:
+            self._companions.planner.follow(executor)
         self._former.append(present)
         if self.scores is not None:
             self.scores.swapped(present)
@@ -351,7 +356,7 @@ class Swaps:
             weights = self._distiller.weights()
             if weights is None:
                 return
-            present = self.executor
+            present = self._decider.form.executor
             try:
                 with self._counting():
                     self._replace(present.with_vector(weights, self._newest + 1))
@@ -360,27 +365,22 @@ class Swaps:
                 self._distiller.follow(present)
 
     def follow_file(self) -> None:
-        """Swap the watched file in, if it was replaced."""
+        """Swap the executor of the watched file in, if it was replaced."""
         if self._watched is None:
             return
+        bundle = None
         try:
             with self._counting():
                 bundle = self._watched.changed()
+            if bundle is not None:
+                self.swap(bundle)
         except AgentkdError as error:
-            log.warning("The file is not swapped in: %s", error)
-            return
-        if bundle is None:
-            return
-        try:
-            self.swap(bundle)
-        except AgentkdError as error:
-            log.warning("%s is not swapped in: %s", self._watched.path, error)
+            what = "The file" if bundle is None else self._watched.path
+            log.warning("%s is not swapped in: %s", what, error)
 
     def heed_scores(self) -> None:
         """Roll back if the scores fell after a swap."""
-        if self.scores is None:
-            return
-        former = self.scores.fallen()
+        former = None if self.scores is None else self.scores.fallen()
         if former is not None:
             log.warning("The scores fell after a swap: the former executor acts again.")
             self.rollback("score", former)

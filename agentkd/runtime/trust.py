@@ -1,21 +1,18 @@
 """Whether a row that arrived late is still right.
 
-A row is planned for one state, and the state changes while the planner thinks. The row
-for the observation at hand is the planner's own word and always acts. Any other row
-acts in the executor's place only if it passes these tests, in this order. The first that fails is
-the reason, and ends the strategy:
+A row is planned for one state, and the state changes while the planner thinks. The row for the
+observation at hand is the planner's own word and always acts. Any other row acts in the executor's
+place only if it passes four tests, in this order (docs/reference/runtime.md, Late rows). The first
+that fails is the reason, and ends the strategy:
 
-1. **unpredicted**: the planner was asked about a predicted observation, or says what it expects to
-   be observed (`RollForward`, `Guidance.expected`). Else nobody knows whether the row is for the
-   present state.
-2. **changed**: the actions executed since the observation are those that the prediction counted on,
-   then the rows before this one. A veto, a swap, another strategy, or an executor that did
-   something else makes the prediction void.
-3. **surprise**: the executor does the same at the predicted and at the seen observation, now and
-   lately, and predictions explain at least half of how the observations move: an executor that does
-   the same everywhere notices nothing. Otherwise the predictions are wrong.
-4. **astray**: rows of this age have been no further from the executor than planner and executor are
-   about one and the same observation. Otherwise old rows mislead here.
+1. The state that it is for was predicted (`RollForward`, `Guidance.expected`), else it is
+   **unpredicted**.
+2. What was executed since is what the prediction counted on, else the world **changed**.
+3. The executor does the same at the predicted and at the seen observation, and predictions explain
+   at least half of how observations move, else there was a **surprise**. An executor that does the
+   same everywhere notices nothing.
+4. Rows of this age have been no further from the executor than planner and executor are about one
+   and the same observation, else they lead **astray**.
 
 Until there are a few comparisons, 3 and 4 give **unproven**. Distances between actions are mean
 absolute differences in units of the bounds' distance; for choices, the share that differs.
@@ -51,8 +48,6 @@ class _Mean:
     `before` counts as a first value, so that a few good ones prove nothing.
     """
 
-    __slots__ = ("count", "value")
-
     def __init__(self, before: float | None = None) -> None:
         self.count = 0 if before is None else 1
         self.value = before or 0.0
@@ -69,8 +64,6 @@ class _Missed:
     0. The first movement counts as missed, so that a few good predictions prove
     nothing.
     """
-
-    __slots__ = ("_error", "_last", "_moved", "count")
 
     def __init__(self) -> None:
         self.count = 0
@@ -98,43 +91,30 @@ class _Missed:
 
 @final
 class History:
-    """What the executor would have done and what was executed, for the last ticks."""
+    """What the executor would have done and what was executed at the last ticks.
 
-    __slots__ = ("_did", "_own", "_ticks")
+    An action is None where it is not known, and `IDLE` was executed where nothing was.
+    """
 
     def __init__(self) -> None:
-        """Begin without ticks."""
-        self._ticks = [-1] * _KEPT
-        self._own: list[Any] = [None] * _KEPT
-        self._did: list[Any] = [None] * _KEPT
+        self._kept: list[tuple[int, Any, Any]] = [(-1, None, None)] * _KEPT
 
     def own(self, tick: int, action: Any) -> None:
         """Note what the executor would do at a tick."""
-        at = tick % _KEPT
-        self._ticks[at], self._own[at], self._did[at] = tick, action, None
+        self._kept[tick % _KEPT] = tick, action, None
 
     def executed(self, tick: int, action: Any) -> None:
-        """Note what was executed at a tick; `IDLE` where nothing was."""
-        at = tick % _KEPT
-        if self._ticks[at] != tick:
-            self._ticks[at], self._own[at] = tick, None
-        self._did[at] = action
+        """Note what was executed at a tick."""
+        self._kept[tick % _KEPT] = tick, self.at(tick)[0], action
 
-    def own_at(self, tick: int) -> Any:
-        """Return what the executor would have done at a tick; None if not known."""
-        at = tick % _KEPT
-        return self._own[at] if self._ticks[at] == tick else None
-
-    def executed_at(self, tick: int) -> Any:
-        """Return what was executed at a tick; None if not known."""
-        at = tick % _KEPT
-        return self._did[at] if self._ticks[at] == tick else None
+    def at(self, tick: int) -> tuple[Any, Any]:
+        """Return what the executor would have done at a tick, and what was executed."""
+        kept, own, did = self._kept[tick % _KEPT]
+        return (own, did) if kept == tick else (None, None)
 
 
 class _Case:
     """A strategy that is judged: how far its past was checked, and why it ended."""
-
-    __slots__ = ("ended", "missed", "next", "step", "strategy")
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
@@ -157,7 +137,6 @@ class Judge:
         executor: Callable[[Floats], Any],
         vetoes: dict[tuple[str, str], int],
     ) -> None:
-        """Begin without evidence."""
         self._trust, self._history, self._executor = trust, history, executor
         self._vetoes = vetoes
         self._boxes = isinstance(action, BoxSpec)
@@ -216,7 +195,7 @@ class Judge:
         # How far are planner and executor apart about the same observation?
         own = self._imagined(strategy)
         if strategy.obs_tick == strategy.origin:
-            own = self._history.own_at(strategy.origin)
+            own = self._history.at(strategy.origin)[0]
         if own is not None:
             self._base.note(self._apart(own, strategy.actions[0]))
         self._case = case = _Case(strategy)
@@ -233,8 +212,11 @@ class Judge:
         aged = self._aged[min((tick - strategy.origin - 1).bit_length(), _AGES - 1)]
         aged.note(self._apart(strategy.actions[row], mine))
         if expected is not None or row == 0:
-            there = strategy.predicted if expected is None else expected[row]
-            predicted = self._predicted(strategy, row)
+            # The observation that the row is for, and what the executor does there.
+            if expected is None:
+                there, predicted = strategy.predicted, self._imagined(strategy)
+            else:
+                there, predicted = expected[row], self._executor(expected[row])
             if predicted is None or there is None:
                 return "unpredicted"
             if case.missed is None:
@@ -249,13 +231,6 @@ class Judge:
             return "astray" if aged.count > _FEW else "unproven"
         return ""
 
-    def _predicted(self, strategy: Strategy, row: int) -> Any:
-        """Return what the executor does at the observation that a row is for."""
-        expected = strategy.expected
-        if expected is not None:
-            return self._executor(expected[row])
-        return self._imagined(strategy)
-
     def _imagined(self, strategy: Strategy) -> Any:
         """Return what the executor would do at the predicted observation."""
         lead = strategy.obs_tick - strategy.origin
@@ -267,7 +242,7 @@ class Judge:
         strategy = case.strategy
         lead = strategy.obs_tick - strategy.origin
         while case.next < tick:
-            did = self._history.executed_at(case.next)
+            did = self._history.at(case.next)[1]
             case.next += 1
             if did is IDLE:
                 continue
@@ -277,9 +252,7 @@ class Judge:
                 wanted = strategy.actions[step - lead]
             elif strategy.assumed is not None:
                 wanted = strategy.assumed[step]
-            if did is None or wanted is None:
-                return False
-            if self._apart(did, wanted) > self._trust.same:
+            if did is None or wanted is None or self._apart(did, wanted) > self._trust.same:
                 return False
         return True
 

@@ -33,15 +33,15 @@ def signalled(number: int, event: str, *words: str) -> subprocess.CompletedProce
     )
 
 
-def distil(out: Path) -> list[str]:
+def distil(out: Path, budget: str = "--seconds") -> list[str]:
     """A distillation that would not end by itself before the signal comes.
 
-    64 environments give as many labels as a first gradient step needs at once: on no machine does a
-    checkpoint come before it.
+    By labels, 64 environments give as many at once as a first gradient step needs: on no machine
+    does a checkpoint come before it.
     """
     return [
         *("distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"),
-        *("--seconds", "10000", "--episodes", "2", "--environments", "64", "--out", str(out)),
+        *(budget, "10000000", "--episodes", "2", "--environments", "64", "--out", str(out)),
     ]
 
 
@@ -78,7 +78,8 @@ def test_amid_learning_executor_and_report_are_left(
 ) -> None:
     """Executor, checkpoint and report are there, and the report says so."""
     out = tmp_path / "out"
-    ended = signalled(number, event, *distil(out))
+    budget = "--labels" if "checkpoint" in event else "--seconds"
+    ended = signalled(number, event, *distil(out, budget))
     assert ended.returncode == 128 + number, ended.stderr
     assert "Traceback" not in ended.stderr
     read_bundle(out / "executor.akd")
@@ -97,7 +98,7 @@ def test_amid_learning_executor_and_report_are_left(
 def test_what_is_being_written_is_written(event: str, tmp_path: Path) -> None:
     """A signal amid writing waits until executor and report are whole."""
     out = tmp_path / "out"
-    words = [word.replace("10000", "1") for word in distil(out)]
+    words = [word.replace("10000000", "1") for word in distil(out)]
     ended = signalled(signal.SIGTERM, event, *words)
     assert ended.returncode in (0, 143), ended.stderr
     assert "Traceback" not in ended.stderr

@@ -168,6 +168,11 @@ class Executor:
         return sum(map(work, self.layers))
 
     @property
+    def executor(self) -> Executor:
+        """Itself: it is the reference form of what it is."""
+        return self
+
+    @property
     def parameters(self) -> int:
         """How many trained numbers act: weights and biases, not the normaliser."""
         return sum(each.size for layer in self.layers for each in _arrays(layer))

@@ -177,7 +177,8 @@ class Decider:
             SpecError: If the observation has another shape.
         """
         started = perf_counter_ns()
-        form, tick, goals, record = self.form, self._tick, self._goals, self._record
+        form, tick = self.form, self._tick
+        goals, record = self._goals, self._record
         if form is not self._acting:
             self._take_over(form)
         seen = form.obs if goals is None else form.obs[: self.spec.obs.size]

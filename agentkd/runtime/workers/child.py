@@ -15,16 +15,11 @@ from agentkd.runtime.workers.channels import PID, Mailbox, Status
 from agentkd.runtime.workers.host import HOPELESS, RAISED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Child:
-    """What a worker's function gets.
+    """What a worker's function gets: what the factory made, its orders, and the channels.
 
-    Attributes:
-        made: What the factory made: the planner or the distiller.
-        orders: What the function needs to know.
-        shared: Handles of the channels that are shared, by name.
-        status: Where it shows how it is.
-        words: Where errors go, as text.
+    `shared` has the channels' handles by name; `status` shows its state; `words` takes errors.
     """
 
     made: Any
@@ -55,12 +50,11 @@ def main(told: Mapping[str, Any]) -> None:
     shared = told["shared"]
     status = Status.attach(shared["status"])
     status[PID] = os.getpid()
-    child = Child(None, {}, shared, status, Mailbox.attach(shared["words"]))
+    child = Child(None, told["orders"], shared, status, Mailbox.attach(shared["words"]))
     code = RAISED
     try:
-        made = resolve(told["factory"])(**told["arguments"])
-        serve = resolve(told["serve"])
-        serve(Child(made, told["orders"], shared, status, child.words))
+        child.made = resolve(told["factory"])(**told["arguments"])
+        resolve(told["serve"])(child)
     except (RefError, ConfigError) as error:
         # Another start would end the same way.
         code = RAISED if status.ready else HOPELESS

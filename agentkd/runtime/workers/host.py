@@ -24,29 +24,9 @@ from typing import Any, Literal, final
 from agentkd.errors import ConfigError, WorkerError
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
-from agentkd.runtime.workers import guardian
-from agentkd.runtime.workers.channels import (
-    PID,
-    STOP,
-    Handle,
-    Health,
-    Mailbox,
-    Segment,
-    State,
-    Status,
-)
-from agentkd.runtime.workers.priority import (
-    MOST_NICE,
-    NEVER,
-    Ladder,
-    Silence,
-    family,
-    levels,
-    lowest_reachable,
-    niceness,
-    set_level,
-    usage,
-)
+from agentkd.runtime.workers import channels, guardian, priority
+from agentkd.runtime.workers.channels import PID, STOP, Channel, Health, Mailbox, Segment, Status
+from agentkd.runtime.workers.priority import MOST_NICE, Ladder, Silence, levels
 
 log = logger(__name__)
 
@@ -56,13 +36,8 @@ RAISED, HOPELESS = 70, 71
 _WORK = "agentkd.runtime.workers.child:main"
 _ENDING = 5.0
 """Seconds for a guardian to end all that its worker started."""
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
+_LIBRARIES = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
+"""Each has a variable such as OMP_NUM_THREADS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +50,7 @@ class Process:
         threads: How many threads its numerical libraries use.
         nice: How much it yields to other programs once it is ready, 0 to 19. At 19 it is in
             SCHED_IDLE on Linux, where it gives a processor up at once. A worker that hardly runs is
-            raised from there step by step. Where the system allows no raise, niceness 10 is the
-            most.
+            raised step by step. Where the system allows no raise, niceness 10 is the most.
     """
 
     factory: str
@@ -138,11 +112,11 @@ class Host:
     Args:
         name: For messages: "planner", "distiller", "collector".
         process: What the process makes.
-        serve: "module:function" of ours that it runs, as f(child); see
-            `agentkd.runtime.workers.child`.
+        serve: "module:function" of ours that it runs with a `Child`.
         orders: What that function needs to know, as JSON values.
-        shared: The channels that it shares with this process, by name.
+        shared: The channels between the two processes, by name; closed with the host.
         patience: How long it may take.
+        lent: More channels, which stay open.
         wake: Called when it is told to end.
         quiet: Keep what it prints out of this process's errors.
     """
@@ -153,13 +127,13 @@ class Host:
         process: Process,
         serve: str,
         orders: Mapping[str, Any],
-        shared: Mapping[str, Handle],
+        shared: Mapping[str, Channel | channels.Bell],
         patience: Patience | None = None,
         *,
+        lent: Mapping[str, Channel] | None = None,
         wake: Callable[[], None] = lambda: None,
         quiet: bool = False,
     ) -> None:
-        """Prepare; `check` starts it."""
         self.status = Status()
         self.words = Mailbox(8192, 4)
         self.restarts: dict[str, int] = {"died": 0, "hung": 0, "raised": 0}
@@ -168,8 +142,9 @@ class Host:
         self._patience = patience = patience or Patience()
         self._wake = wake
         self._printed = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115
-        own = {"status": self.status.segment.handle(), "words": self.words.handle()}
-        self._shared = {**shared, **own}
+        self._owned = {**shared, "status": self.status.segment, "words": self.words}
+        every = {**self._owned, **(lent or {})}
+        self._shared = {name: each.handle() for name, each in every.items()}
         self._orders = {
             "serve": serve,
             "factory": process.factory,
@@ -177,13 +152,13 @@ class Host:
             "shared": self._shared,
             "orders": dict(orders),
         }
-        steps = levels(process.nice, niceness(), lowest_reachable())
+        steps = levels(process.nice, priority.niceness(), priority.lowest_reachable())
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
         self._silence = Silence()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._failures = self._starts_failed = 0
-        self._state: State = "starting"
+        self._state: channels.State = "starting"
         self._hopeless = self._closed = False
         self._told = ""
         self._lock = threading.Lock()
@@ -204,7 +179,7 @@ class Host:
         return self._process is not None and self.status.ready
 
     def health(self) -> Health:
-        """Return how it is."""
+        """Return its state."""
         state = "ready" if self.ready else self._state
         return Health(state, self._starts_failed, self._ladder.raised)
 
@@ -215,6 +190,7 @@ class Host:
         text = json.dumps(self._orders).encode()
         letter = Segment(len(text))
         letter.buffer[: len(text)] = text
+        threads = str(self._factory.threads)
         command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
         told = [os.getpid(), json.dumps(sys.path), _WORK, letter.fd, len(text)]
         # What a planner prints must not mix with this program's output.
@@ -225,7 +201,7 @@ class Host:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=os.environ | dict.fromkeys(_THREADS, str(self._factory.threads)),
+                env=os.environ | {f"{each}_THREADS": threads for each in _LIBRARIES},
                 pass_fds=[letter.fd, *(each.fd for each in self._shared.values())],
                 # Ctrl-C is for the parent, which ends its workers in order.
                 process_group=0,
@@ -256,7 +232,7 @@ class Host:
             if code in (RAISED, HOPELESS):
                 self._fail("raised", self.error)
             else:
-                self._fail("died", f"{_ended(code)} {self.error or self._last()}".strip())
+                self._fail("died", f"{_ended(code)} {self.error or self._end_of_print()}".strip())
             return
         root, patience = self._process.pid, self._patience
         heard, what, limit = self.status.heard, "not ready after", patience.start
@@ -264,7 +240,7 @@ class Host:
             self._yield(now, root)
             heard = max(self.status.heard, self._ladder.changed)
             what, limit = "silent for", patience.answer
-        if self._silence.beyond(limit, now, heard, lambda: usage(root)):
+        if self._silence.beyond(limit, now, heard, lambda: priority.usage(root)):
             self._fail("hung", f"It was {what} {now - heard:.1f} s.")
 
     def _yield(self, now: float, root: int) -> None:
@@ -275,17 +251,17 @@ class Host:
             self._state, self._told = "ready", ""
             ladder.begin(now)
         raised = ladder.raised
-        changed = ladder.look(now, self.status.heard, lambda: usage(root))
+        changed = ladder.look(now, self.status.heard, lambda: priority.usage(root))
         if not (first or changed) or not self._factory.nice:
             return
         try:
             # Its guardian needs no processor and stays as it is.
-            set_level(family(root)[1:], ladder.level)
+            priority.set_level(priority.family(root)[1:], ladder.level)
         except OSError as error:
             if ladder.raised == raised:
                 return
             # A new start is the only way up; from then on it keeps a share.
-            ladder.keep_to(levels(self._factory.nice, niceness(), NEVER))
+            ladder.keep_to(levels(self._factory.nice, priority.niceness(), priority.NEVER))
             self._fail("hung", f"Its priority could not be raised: {error}.")
             return
         if ladder.raised > raised:
@@ -297,7 +273,7 @@ class Host:
             if self.ready:
                 log.warning("The %s: %s", self._name, _last_line(self.error))
 
-    def _last(self) -> str:
+    def _end_of_print(self) -> str:
         """Return the last line that a quiet worker printed."""
         if self._printed is None:
             return ""
@@ -318,10 +294,8 @@ class Host:
         pause = self._patience.backoff * 2.0 ** min(self._failures, 20)
         pause = min(pause, self._patience.most_backoff)
         self._start_at = time.monotonic() + pause
-        if was_ready:
-            self._report(f"{cause}; it is started again.")
-        else:
-            self._report(f"did not start and is tried again: {_last_line(words)}")
+        why = f"did not start and is tried again: {_last_line(words)}"
+        self._report(f"{cause}; it is started again." if was_ready else why)
 
     def _report(self, what: str) -> None:
         """Log a failure, once for each reason until it serves again."""
@@ -372,8 +346,8 @@ class Host:
                     self._process.wait(self._patience.grace)
             self._reap()
             self._listen()
-            self.status.segment.close()
-            self.words.close()
+            for channel in self._owned.values():
+                channel.close()
             if self._printed is not None:
                 self._printed.close()
 
@@ -394,13 +368,10 @@ class Port:
         return self._host.pid if self._host is not None else None
 
     def await_ready(self, timeout: float | None = None) -> None:
-        """Return when it can be used.
+        """Wait until it can be used, at most `timeout` seconds.
 
-        Args:
-            timeout: Seconds to wait at most, None for as long as a start may take.
-
-        Raises:
-            WorkerError: If its start fails or takes longer.
+        None waits for as long as a start may take. A start that fails or takes longer is a
+        WorkerError.
         """
         if self._host is not None:
             self._host.await_ready(timeout)

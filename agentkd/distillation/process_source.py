@@ -20,8 +20,7 @@ from agentkd.executors.native import compile_native
 from agentkd.planners import load_policy
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
 from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox
-from agentkd.runtime.workers.child import Child
-from agentkd.runtime.workers.host import Host, Patience, Process
+from agentkd.runtime.workers.host import Child, Host, Patience, Process
 from agentkd.types import Labels
 
 _TICKS = 32

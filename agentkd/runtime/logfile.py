@@ -121,31 +121,27 @@ class LogFile:
 
     def events(self) -> Iterator[Event]:
         """Give what happened, in order, as far as records are whole, or a LoadError."""
-        with loading(self.path):
-            yield from self._events()
-
-    def _events(self) -> Iterator[Event]:
-        self.ended, self.torn = False, 0
+        self.ended = False
         executor: Executor | None = None
-        for data in self._parts:
-            names: dict[int, str] = {}
-            whole, known = len(layout.MAGIC), executor is not None
-            for kind, body, end in _records(data, len(layout.MAGIC)):
-                whole = end
-                if kind == layout.END:
-                    self.ended = True
-                elif kind == layout.CALLED:
-                    (number,) = layout.NAME.unpack_from(body)
-                    names[number] = body[layout.NAME.size :].decode(errors="replace")
-                elif kind in (layout.EXECUTOR, layout.WEIGHTS):
-                    executor = _executor(kind, body, executor, self.path)
-                    # An older file's successor begins with the one that acts already.
-                    if not known:
-                        yield Swapped(executor)
-                    known = False
-                elif kind != layout.HEADER:
-                    yield self._event(kind, body, names)
-            self.torn = len(data) - whole
+        with loading(self.path):
+            for data in self._parts:
+                names: dict[int, str] = {}
+                self.torn, known = len(data) - len(layout.MAGIC), executor is not None
+                for kind, body, end in _records(data, len(layout.MAGIC)):
+                    self.torn = len(data) - end
+                    if kind == layout.END:
+                        self.ended = True
+                    elif kind == layout.CALLED:
+                        (number,) = layout.NAME.unpack_from(body)
+                        names[number] = body[layout.NAME.size :].decode(errors="replace")
+                    elif kind in (layout.EXECUTOR, layout.WEIGHTS):
+                        executor = _executor(kind, body, executor, self.path)
+                        # An older file's successor begins with the one that acts already.
+                        if not known:
+                            yield Swapped(executor)
+                        known = False
+                    elif kind != layout.HEADER:
+                        yield self._event(kind, body, names)
 
     def _event(self, kind: int, body: bytes, names: Mapping[int, str]) -> Event:
         if kind == layout.DECIDED:

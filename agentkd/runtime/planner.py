@@ -19,8 +19,7 @@ from agentkd.runtime.query import Demands, PlannerQuery, Reply
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.workers import channels
 from agentkd.runtime.workers.channels import STOP, Bell, Channel, Health, LabelRing, Mailbox, Status
-from agentkd.runtime.workers.child import Child
-from agentkd.runtime.workers.host import Host, Patience, Port, Process
+from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process
 from agentkd.spec import Spec, from_json, to_json
 from agentkd.types import GuidingPolicy, Policy, RecurrentPolicy
 

@@ -88,7 +88,6 @@ def replay(
     routers: Sequence[Router] = (),
     *,
     tolerance: float = 1e-5,
-    native: bool = True,
 ) -> Replay:
     """Decide again what was decided.
 
@@ -98,7 +97,6 @@ def replay(
             observations; None for the same.
         routers: Routers as the run had them.
         tolerance: How far numbers of an action may be apart, relative to 1 + |x|.
-        native: Whether executors are compiled.
 
     Raises:
         ConfigError: If the run had routers, and not as many are given.
@@ -116,7 +114,7 @@ def replay(
         for event in log.events():
             match event:
                 case Swapped(acts):
-                    again.swap(executor or acts, native=native)
+                    again.swap(executor or acts)
                 case Reset(episode):
                     again.reset(episode)
                 case Gap(_):
@@ -141,18 +139,18 @@ class _Again:
         self._clock = _Clock()
         self._decider: Decider | None = None
 
-    def swap(self, executor: Executor, *, native: bool) -> None:
+    def swap(self, executor: Executor) -> None:
         """Let an executor act from here on."""
         if self._decider is not None:
             if executor is not self._decider.form.executor:
-                self._decider.form = form(executor, native=native)
+                self._decider.form = form(executor)
             return
         header, spec = self._log.header, self._log.spec
         default = header.get("default")
         if default is not None and self._boxes:
             default = np.asarray(default, np.float32)
         decider = Decider(
-            form(executor, native=native),
+            form(executor),
             self.answers if header.get("planner", True) else None,
             check_mode(header.get("mode", "runtime")),
             self._routers,

@@ -52,10 +52,8 @@ class Segment:
     def __init__(self, size: int, fd: int = -1) -> None:
         self.size = max(8, size)
         try:
-            if fd < 0:
-                fd = _anonymous_file(self.size)
-            self.fd = fd
-            self._map = mmap.mmap(fd, self.size)
+            self.fd = _anonymous_file(self.size) if fd < 0 else fd
+            self._map = mmap.mmap(self.fd, self.size)
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"Could not allocate {self.size} bytes of shared memory: {error}. "
@@ -303,7 +301,7 @@ class LabelRing(Channel):
     def push(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> int:
         """Put labels in, as many as there is room for; return how many went in."""
         packed, kind = dists.pack(dist), KINDS.index(dists.kind_of(dist))
-        with self._taking_turns():
+        with self._turn, self._locked():
             words = self._words
             start = words[_PUSHED]
             count = min(len(obs), self.rows - (start - words[_TAKEN]))
@@ -318,17 +316,16 @@ class LabelRing(Channel):
             return int(count)
 
     @contextlib.contextmanager
-    def _taking_turns(self) -> Iterator[None]:
-        # The file's lock keeps processes apart, the other one this process's threads.
-        with self._turn:
-            fd = self.segment.fd
+    def _locked(self) -> Iterator[None]:
+        # The file's lock keeps processes apart; `_turn` keeps this process's threads apart.
+        fd = self.segment.fd
+        if fd >= 0:
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
             if fd >= 0:
-                fcntl.lockf(fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                if fd >= 0:
-                    fcntl.lockf(fd, fcntl.LOCK_UN)
+                fcntl.lockf(fd, fcntl.LOCK_UN)
 
     def take(self, most: int = 4096) -> list[Labels]:
         """Take at most so many labels, oldest first, as batches of one kind each."""

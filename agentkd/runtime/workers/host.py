@@ -1,4 +1,4 @@
-"""The host of worker processes: it starts, watches, ends and restarts them.
+"""Worker processes: their host, which starts, watches and ends them, and what runs inside.
 
 A worker is a fresh interpreter that gets its orders as JSON and shares memory by descriptor. So
 nothing is pickled, the user's main module is not imported a second time, and the number of threads
@@ -17,11 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from agentkd.errors import ConfigError, WorkerError
+from agentkd.errors import AgentkdError, ConfigError, RefError, WorkerError
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.workers import channels, guardian, priority
@@ -33,7 +34,6 @@ log = logger(__name__)
 Cause = Literal["died", "hung", "raised"]
 RAISED, HOPELESS = 70, 71
 """How a worker ends when its planner or distiller raised, and when a new start would."""
-_WORK = "agentkd.runtime.workers.child:main"
 _ENDING = 5.0
 """Seconds for a guardian to end all that its worker started."""
 _LIBRARIES = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
@@ -109,16 +109,10 @@ class Patience:
 class Host:
     """One supervised process: a planner, a distiller or a collector.
 
-    Args:
-        name: For messages: "planner", "distiller", "collector".
-        process: What the process makes.
-        serve: "module:function" of ours that it runs with a `Child`.
-        orders: What that function needs to know, as JSON values.
-        shared: The channels between the two processes, by name; closed with the host.
-        patience: How long it may take.
-        lent: More channels, which stay open.
-        wake: Called when it is told to end.
-        quiet: Keep what it prints out of this process's errors.
+    It makes what `process` says and runs `serve`, a "module:function" that takes a `Child`, whose
+    orders are JSON values. Channels in `shared` are closed with the host; those in `lent` stay
+    open. `wake` is called when the worker is told to end. If it is `quiet`, what it prints does not
+    appear among this process's errors.
     """
 
     def __init__(
@@ -192,7 +186,7 @@ class Host:
         letter.buffer[: len(text)] = text
         threads = str(self._factory.threads)
         command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
-        told = [os.getpid(), json.dumps(sys.path), _WORK, letter.fd, len(text)]
+        told = [os.getpid(), json.dumps(sys.path), f"{__name__}:main", letter.fd, len(text)]
         # What a planner prints must not mix with this program's output.
         output = 2 if self._printed is None else self._printed.fileno()
         try:
@@ -397,3 +391,55 @@ def _ended(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"It was ended by {signal.Signals(-code).name}."
     return f"It was ended by signal {-code}."
+
+
+@dataclass(slots=True)
+class Child:
+    """What a worker's function gets: what the factory made, its orders, and the channels.
+
+    `shared` has the channels' handles by name; `status` shows its state; `words` takes errors.
+    """
+
+    made: Any
+    orders: Mapping[str, Any]
+    shared: Mapping[str, Sequence[int]]
+    status: Status
+    words: Mailbox
+
+    def mailbox(self, name: str) -> Mailbox:
+        """Open a shared mailbox."""
+        return Mailbox.attach(self.shared[name])
+
+    def say(self, text: str) -> None:
+        """Send a text to the parent; only its end if it is too long."""
+        self.words.write(text.encode(errors="backslashreplace")[-self.words.size :])
+
+
+def describe(error: BaseException) -> str:
+    """Describe an error: ours by its message, others by their traceback."""
+    if isinstance(error, AgentkdError):
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        return f"{type(error).__name__}: {error}{cause}"
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def main(told: Mapping[str, Any]) -> None:
+    """Make what the host named, and serve until told to end."""
+    shared = told["shared"]
+    status = Status.attach(shared["status"])
+    status[PID] = os.getpid()
+    child = Child(None, told["orders"], shared, status, Mailbox.attach(shared["words"]))
+    code = RAISED
+    try:
+        child.made = resolve(told["factory"])(**told["arguments"])
+        resolve(told["serve"])(child)
+    except (RefError, ConfigError) as error:
+        # Another start would end the same way.
+        code = RAISED if status.ready else HOPELESS
+        child.say(describe(error))
+    except Exception as error:
+        child.say(describe(error))
+    else:
+        return
+    sys.stdout.flush()
+    os._exit(code)

@@ -154,16 +154,11 @@ def set_level(pids: Iterable[int], level: Level) -> None:
         while fresh := set(_threads(pid)) - done:
             for thread in fresh:
                 with contextlib.suppress(ProcessLookupError):
-                    _set_thread(thread, level)
+                    os.setpriority(os.PRIO_PROCESS, thread, level.nice)
+                    if sys.platform == "linux":
+                        policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
+                        os.sched_setscheduler(thread, policy, os.sched_param(0))
             done |= fresh
-
-
-def _set_thread(thread: int, level: Level) -> None:
-    os.setpriority(os.PRIO_PROCESS, thread, level.nice)
-    if sys.platform != "linux":
-        return
-    policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
-    os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
 def _threads(pid: int) -> list[int]:

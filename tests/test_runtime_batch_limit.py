@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentkd.runtime.batch_limit import BatchLimit
+from agentkd.runtime.planner import BatchLimit
 
 
 def test_the_first_request_is_about_one() -> None:

@@ -229,10 +229,10 @@ def test_refused_raise_means_a_start_at_a_level_that_gets_on(
         if given[:2] == [IDLE, LEAST] and len(given) == 2:
             raise PermissionError("no raise")
 
-    monkeypatch.setattr("agentkd.runtime.workers.host.lowest_reachable", lambda: 0)
-    monkeypatch.setattr("agentkd.runtime.workers.host.niceness", lambda: 0)
-    monkeypatch.setattr("agentkd.runtime.workers.host.set_level", refuse)
-    monkeypatch.setattr("agentkd.runtime.workers.host.usage", lambda _: Usage(0.0, True))
+    monkeypatch.setattr("agentkd.runtime.workers.priority.lowest_reachable", lambda: 0)
+    monkeypatch.setattr("agentkd.runtime.workers.priority.niceness", lambda: 0)
+    monkeypatch.setattr("agentkd.runtime.workers.priority.set_level", refuse)
+    monkeypatch.setattr("agentkd.runtime.workers.priority.usage", lambda _: Usage(0.0, True))
     patience = Patience(start=60, answer=1000, silence=0.02, backoff=0.01)
     slow = Process(f"{HERE}:Laborious", {"rounds": 10**12})
     with Agent(constant(2), planner=ProcessPlanner(slow, patience=patience)) as agent:

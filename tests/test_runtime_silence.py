@@ -96,7 +96,7 @@ def test_start_on_a_loaded_machine_is_no_hang(
         looks += 1
         return Usage(0.0, runnable=True)
 
-    monkeypatch.setattr("agentkd.runtime.workers.host.usage", starved)
+    monkeypatch.setattr("agentkd.runtime.workers.priority.usage", starved)
     patience = Patience(start=0.01)
     remote = Process("tests.runtime_children:gated", {"path": str(gate)})
     with Agent(constant(2), planner=ProcessPlanner(remote, patience=patience)) as agent:

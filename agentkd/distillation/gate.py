@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import Literal, NamedTuple, final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,29 +33,20 @@ _EARLY = 4
 """In the beginning one run in so many is held out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
+class Margin(NamedTuple):
     """How much worse on kept labels a candidate may be.
 
-    Attributes:
-        share: Of the divergence of the executor that it is compared with.
-        floor: Added to that, in units of the divergence.
+    It is a share of the divergence of the executor that it is compared with, and a floor added to
+    that, in units of the divergence.
     """
 
     share: float
     floor: float
 
 
-_CHOICE = Margin(share=0.05, floor=2e-3)
-_BOX = Margin(share=0.05, floor=1e-3)
+_BOXES: tuple[Kind, ...] = ("gaussian", "squashed", "point")
 MARGINS: Mapping[Kind, Margin] = {
-    "categorical": _CHOICE,
-    "qvalues": _CHOICE,
-    "multicategorical": _CHOICE,
-    "bernoulli": _CHOICE,
-    "gaussian": _BOX,
-    "squashed": _BOX,
-    "point": _BOX,
+    kind: Margin(share=0.05, floor=1e-3 if kind in _BOXES else 2e-3) for kind in dists.KINDS
 }
 """The margin of each kind of label. The divergence is that of the term `match`: for choices
 KL(planner || executor) in nats, summed over the choices, of action values at 0.3 of the median gap
@@ -98,20 +89,16 @@ class GateOptions:
 class Gate:
     """Holds labels out and compares executors on them.
 
-    Args:
-        executor: The executor that learning begins with.
-        kept: Labels that it was made from and that are not learnt from, or None.
-        options: How to compare.
+    Learning begins with `executor`; `kept` are labels that it was made from and that are not learnt
+    from.
     """
 
     def __init__(
         self, executor: Executor, kept: Labels | None = None, options: GateOptions | None = None
     ) -> None:
-        """Begin without held-out labels."""
         self.options = options or GateOptions()
         self._held = LabelBuffer(self.options.block * self.options.blocks)
-        self._ground = executor
-        self._began = executor
+        self._ground = self._began = executor
         self._seen = 0
         self._recent: Matching | None = None
         self._kept = kept
@@ -149,13 +136,13 @@ class Gate:
         mean, error = self._mean(worse)
         if mean - error > 0:
             return "recent"
-        if self._kept is not None and self._forgets(candidate, acting):
+        if self._forgets(candidate, acting):
             return "kept"
         return "unproven" if mean + error >= 0 else None
 
     def _forgets(self, candidate: Executor, acting: Executor) -> bool:
-        assert self._kept is not None
-        assert self._old is not None
+        if self._kept is None or self._old is None:
+            return False
         packed = dists.pack(self._kept.dist)
         executors = (candidate, acting, self._began)
         new, *olds = _apart(self._old, executors, self._kept.obs, packed)

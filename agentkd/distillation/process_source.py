@@ -20,8 +20,7 @@ from agentkd.executors.native import compile_native
 from agentkd.planners import load_policy
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
 from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox
-from agentkd.runtime.workers.child import Child
-from agentkd.runtime.workers.host import Host, Patience, Process
+from agentkd.runtime.workers.host import Child, Host, Patience, Process
 from agentkd.types import Labels
 
 _TICKS = 32
@@ -36,25 +35,23 @@ _PATIENCE = Patience(start=300.0, answer=60.0)
 class ProcessSource:
     """Collects in a child process: labels come through a ring, weights go back.
 
-    Args:
-        task: The environment by its name, and references to the planner.
-        executor: The executor to begin with.
-        options: Who drives.
-        seed: For resets and draws.
+    It begins with `executor`; the first labels come after some seconds. `task` names the
+    environment, and the planner by references; `seed` is for resets and draws.
     """
 
     def __init__(
         self, task: Task, executor: Executor, options: CollectionOptions, seed: int
     ) -> None:
-        """Start the child; it needs some seconds until its first labels."""
         spec = task.spec
+        known = specs.to_json(spec)
+        refs = task.refs[0] if len(task.refs) == 1 else list(task.refs)
+        planner = {"planner": refs, "spec": known, "access": dict(task.access)}
         self._ring = LabelRing(spec)
         if self._ring.rows < _BATCHES * options.environments:
             self._ring.close()
             self._ring = LabelRing(spec, _BATCHES * options.environments)
         self._weights = Mailbox(4 + 4 * len(executor.vector()))
         self._returns = Mailbox(4 * _RETURNS)
-        self._channels = {"labels": self._ring, "weights": self._weights, "returns": self._returns}
         self._recent: tuple[float, ...] = ()
         self.restarts = 0
         self._lively = False
@@ -62,16 +59,16 @@ class ProcessSource:
         # What the planner prints must not tear the live display.
         self._host = Host(
             "collector",
-            Process(f"{__name__}:open_planner", _named(task), nice=0),
+            Process(f"{__name__}:open_planner", planner, nice=0),
             f"{__name__}:serve",
             {
                 "env": task.env,
                 "executor": encode_executor(executor),
-                "spec": specs.to_json(spec),
+                "spec": known,
                 "options": asdict(options),
                 "seed": seed,
             },
-            {name: each.handle() for name, each in self._channels.items()},
+            {"labels": self._ring, "weights": self._weights, "returns": self._returns},
             _PATIENCE,
             quiet=True,
         )
@@ -116,14 +113,6 @@ class ProcessSource:
     def close(self) -> None:
         """End the process and give the memory back."""
         self._host.close()
-        for channel in self._channels.values():
-            channel.close()
-
-
-def _named(task: Task) -> dict[str, Any]:
-    """Return the arguments of `open_planner` as JSON values."""
-    refs = task.refs[0] if len(task.refs) == 1 else list(task.refs)
-    return {"planner": refs, "spec": specs.to_json(task.spec), "access": dict(task.access)}
 
 
 def open_planner(

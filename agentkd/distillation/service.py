@@ -21,12 +21,6 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor, distribution
 from agentkd.types import Labels
 
-_RATE, _WARMUP = 2e-3, 50
-"""Learning rate and steps over which it rises, for an architecture."""
-_GENTLE_RATE, _GENTLE_WARMUP = 5e-4, 1000
-"""The same for an executor that is good already: a fresh Adam takes steps of the learning rate's
-size whatever the gradient, and would throw good weights away."""
-
 
 def build(
     executor: str,
@@ -87,14 +81,17 @@ def build(
         )
     labels: Labels | None = None
     seeds: Labels | None = None
-    if keep:
-        if data is not None:
-            labels = _of_data(data, chosen, seed)
-        elif bundle is not None:
-            labels = bundle.labels
-        if labels is None and bundle is not None:
-            seeds = _golden(bundle)
-    rate, rise = (_GENTLE_RATE, _GENTLE_WARMUP) if bundle else (_RATE, _WARMUP)
+    if keep and data is not None:
+        labels = _of_data(data, chosen, seed)
+    elif keep and bundle is not None:
+        labels = bundle.labels
+        # Without kept labels, the golden observations with the executor's own answers.
+        outputs = np.asarray(bundle.golden["outputs"], np.float32)
+        answers = distribution(chosen.head, outputs, chosen.spec)
+        seeds = Labels(bundle.golden["obs"], answers) if labels is None else None
+    # A fresh Adam takes steps of the rate's size whatever the gradient, and would throw good
+    # weights away.
+    rate, rise = (5e-4, 1000) if bundle else (2e-3, 50)
     options = DistillerOptions(
         batch=batch,
         learning_rate=rate if learning_rate is None else learning_rate,
@@ -105,16 +102,8 @@ def build(
         normalise=bundle is None,
     )
     live = LiveOptions(kept_share, GateOptions() if gate else None)
-    return LiveDistiller(
-        chosen, options, kept=labels, seeds=seeds, live=live, untaught=bundle is None
-    )
-
-
-def _golden(bundle: Bundle) -> Labels:
-    """Return the golden observations with the executor's own answers."""
-    executor, golden = bundle.executor, bundle.golden
-    outputs = np.asarray(golden["outputs"], np.float32)
-    return Labels(golden["obs"], distribution(executor.head, outputs, executor.spec))
+    untaught = bundle is None
+    return LiveDistiller(chosen, options, kept=labels, seeds=seeds, live=live, untaught=untaught)
 
 
 def _of_data(path: str, executor: Executor, seed: int) -> Labels:
@@ -126,12 +115,11 @@ def _of_data(path: str, executor: Executor, seed: int) -> Labels:
             f"{path} has labels of {about.obs.size} numbers and {about.action}; the "
             f"executor takes {executor.spec.obs.size} and {executor.spec.action}."
         )
-    most = kept.capacity(executor.spec, dataset.kind)
+    share = min(1.0, kept.capacity(executor.spec, dataset.kind) / max(1, dataset.labels))
     random = np.random.default_rng(seed)
     found = []
     for index in range(dataset.parts):
         rows = dataset.part(index)
-        share = min(1.0, most / max(1, dataset.labels))
         chosen = np.flatnonzero(random.random(len(rows)) < share)
         found.append((rows.obs[chosen], dists.rows(rows.dist, chosen)))
     return Labels(

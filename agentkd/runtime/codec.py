@@ -26,13 +26,10 @@ EXPECTED_BYTES = 1 << 20
 
 
 class Seen(NamedTuple):
-    """An observation that the planner may think about: what goes out to it.
+    """An observation, (obs,), that the planner may think about: what goes out to it.
 
     Attributes:
-        tick: The tick.
-        episode: The episode.
         time: When it was handed over, in ns of `time.monotonic_ns`.
-        obs: (obs,).
         lead: Ticks by which it is rolled forward before the planner is asked.
         committed: What is done at the ticks from `tick` on as far as that is known, flat, (ticks,
             width); None for nothing.
@@ -55,7 +52,6 @@ class Answer:
 
     Attributes:
         id: Counts the requests.
-        episode: The episode of the observation.
         tick: The tick that row 0 is for: the observation's, or the one that it was rolled forward
             to.
         labels: How many labels came of the request: this one and the backlog's.
@@ -69,8 +65,8 @@ class Answer:
         expected: What the planner expects to be observed at each row's tick, (rows, obs), or None.
         doubt: How far the planner's members were apart; NaN if it has none.
         assumed: The actions, flat, (ticks, width), that the planner counted on for the ticks from
-            `seen` to `tick` - 1, then the executor's own action at `tick`
-            if it acts there; None where the observation was not rolled forward.
+            `seen` to `tick` - 1, then the executor's own action at `tick` if it acts there; None
+            where the observation was not rolled forward.
         predicted: The observation, (obs,), that the planner was asked about then; None where it was
             the one seen.
     """
@@ -117,13 +113,9 @@ def shaped_action(flat: Floats, action: ActionSpec) -> Any:
 
 
 class SeenCodec:
-    """Writes observations of one size into the same bytes again and again.
-
-    At most `ahead` committed actions go with each.
-    """
+    """Writes observations, each with at most `ahead` actions, into the same bytes."""
 
     def __init__(self, spec: Spec, ahead: int = 0) -> None:
-        """Lay the bytes out."""
         size, self._width = spec.obs.size, action_width(spec.action)
         self.bytes = _SEEN.size + 4 * (size + ahead * self._width)
         self._scratch = bytearray(self.bytes)
@@ -153,11 +145,11 @@ class SeenCodec:
 
 
 def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
-    """Return the size of the longest answer, in bytes.
+    """Return the size of the longest answer in bytes.
 
     It has `horizon` rows, a goal of `goal` numbers, and at most `ahead` ticks of roll-forward.
     """
-    most = max(dists.width(kind, spec.action) for kind in KINDS)
+    most = dists.width("gaussian", spec.action)
     expected = min(4 * horizon * spec.obs.size, EXPECTED_BYTES)
     rolled = (ahead + 1) * action_width(spec.action) + spec.obs.size if ahead else 0
     return _ANSWER.size + 4 * (horizon * most + goal + rolled) + expected
@@ -168,20 +160,10 @@ def encode_answer(answer: Answer) -> bytes:
     rows = None if answer.rows is None else answer.rows.rows
     kind = -1 if answer.rows is None else KINDS.index(answer.rows.kind)
     arrays = rows, answer.goal, answer.expected, answer.assumed, answer.predicted
-    header = _ANSWER.pack(
-        answer.id,
-        answer.part,
-        answer.episode,
-        answer.origin,
-        answer.tick,
-        answer.labels,
-        answer.thinking,
-        answer.latency,
-        answer.doubt,
-        kind,
-        *(-1 if each is None else each.size for each in arrays),
-        answer.partial,
-    )
+    counts = answer.id, answer.part, answer.episode, answer.origin, answer.tick, answer.labels
+    sizes = [-1 if each is None else each.size for each in arrays]
+    times = answer.thinking, answer.latency
+    header = _ANSWER.pack(*counts, *times, answer.doubt, kind, *sizes, answer.partial)
     there = (np.asarray(each, np.float32) for each in arrays if each is not None)
     return b"".join([header, *(each.tobytes() for each in there)])
 
@@ -202,43 +184,21 @@ def _decode_answer(message: bytes, spec: Spec) -> Answer:
     id_, part, episode, seen, tick, labels, *rest = _ANSWER.unpack_from(message)
     thinking, latency, doubt, kind, *sizes, partial = rest
     numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-    pieces: list[Floats | None] = []
-    at = 0
-    for size in sizes:
-        pieces.append(None if size < 0 else numbers[at : at + size])
-        at += max(0, size)
-    if at != len(numbers):
-        raise ValueError(f"{at} numbers were announced, {len(numbers)} are there")
-    rows, goal, expected, assumed, predicted = pieces
-    packed = None
-    if rows is not None:
-        width = dists.width(KINDS[kind], spec.action)
-        packed = Packed(KINDS[kind], rows.reshape(-1, width))
-    if goal is not None:
-        goal = goal.reshape(1, -1)
-    if expected is not None:
-        expected = expected.reshape(-1, spec.obs.size)
-    if assumed is not None:
-        assumed = assumed.reshape(-1, action_width(spec.action))
-    if predicted is not None:
-        predicted = predicted.reshape(spec.obs.size)
-    return Answer(
-        id=id_,
-        episode=episode,
-        tick=tick,
-        labels=labels,
-        thinking=thinking,
-        latency=latency,
-        rows=packed,
-        seen=seen,
-        part=part,
-        partial=bool(partial),
-        goal=goal,
-        expected=expected,
-        doubt=doubt,
-        assumed=assumed,
-        predicted=predicted,
-    )
+    announced = sum(max(0, size) for size in sizes)
+    if announced != len(numbers):
+        raise ValueError(f"{announced} numbers were announced, {len(numbers)} are there")
+    width, observed = dists.width(KINDS[kind], spec.action), spec.obs.size
+    acted = action_width(spec.action)
+    arrays: list[Floats | None] = []
+    for size, shape in zip(
+        sizes, [(-1, width), (1, -1), (-1, observed), (-1, acted), (observed,)], strict=True
+    ):
+        arrays.append(None if size < 0 else numbers[:size].reshape(shape))
+        numbers = numbers[max(0, size) :]
+    rows, goal, expected, assumed, predicted = arrays
+    packed = None if rows is None else Packed(KINDS[kind], rows)
+    about = id_, episode, tick, labels, thinking, latency, packed, seen, part, bool(partial)
+    return Answer(*about, goal, expected, doubt, assumed, predicted)
 
 
 def encode_weights(weights: Floats) -> bytes:
@@ -253,16 +213,18 @@ def decode_weights(message: bytes) -> Floats:
 
 def encode_executor(executor: Executor) -> dict[str, Any]:
     """Describe an executor as JSON values; its numbers travel as weights."""
-    squashed = executor.head == head_for(executor.spec)
-    described = {"architecture": executor.architecture, "squashed": squashed}
-    return {**described, "clip": executor.clip, "version": executor.version}
+    return {
+        "architecture": executor.architecture,
+        "squashed": executor.head == head_for(executor.spec),
+        "clip": executor.clip,
+        "version": executor.version,
+    }
 
 
 def decode_executor(told: Mapping[str, Any], spec: Spec, weights: Floats) -> Executor:
     """Make the executor that `encode_executor` described, for an environment."""
     made = initial(told["architecture"], spec, squashed=told["squashed"])
-    whole = replace(made, clip=told["clip"])
-    return whole.with_vector(weights, told["version"])
+    return replace(made, clip=told["clip"]).with_vector(weights, told["version"])
 
 
 _TURN = struct.Struct("<qq")

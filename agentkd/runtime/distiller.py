@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, final
@@ -12,16 +15,18 @@ from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, interchangeable
 from agentkd.printable import logger
 from agentkd.runtime.codec import decode_turn, encode_turn
-from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, Health, LabelRing, Mailbox
-from agentkd.runtime.workers.child import describe
-from agentkd.runtime.workers.distiller import ENOUGH, TOLD, refused_by
-from agentkd.runtime.workers.host import Host, Patience, Port, Process
-from agentkd.spec import to_json
+from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, STOP, Health, LabelRing, Mailbox
+from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process, describe
+from agentkd.spec import from_json, to_json
 from agentkd.types import DistillerLike, Floats, Gated
 
 log = logger(__name__)
 
-_SERVE = "agentkd.runtime.workers.distiller:serve"
+_ENOUGH = 3
+"""Errors in a row after which a distiller is given up, or made anew."""
+_TOLD = 4096
+"""Bytes of a report on progress."""
+_IDLE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ class DistillerPort(Port, ABC):
         """End, and leave nothing running; `weights` then gives the last ones."""
 
 
+def _refused_by(distiller: DistillerLike) -> Mapping[str, int]:
+    """Return how many of its weights a distiller refused itself, by reason."""
+    return distiller.refused() if isinstance(distiller, Gated) else {}
+
+
 @final
 class InlineDistiller(DistillerPort):
     """A distiller that takes its steps on the tick: deterministic, for a virtual clock.
@@ -99,7 +109,6 @@ class InlineDistiller(DistillerPort):
     def __init__(
         self, distiller: DistillerLike, *, steps_per_tick: int = 1, swap_every: int = 50
     ) -> None:
-        """Take the distiller."""
         if steps_per_tick < 0 or swap_every < 1:
             raise ConfigError(
                 f"steps_per_tick={steps_per_tick}, swap_every={swap_every}: at least 0 and 1."
@@ -110,11 +119,10 @@ class InlineDistiller(DistillerPort):
         self._failures, self._error = 0, ""
         self._progress: Mapping[str, float] = {}
         self._fresh: Floats | None = None
-        self._learnt = False
+        self._learnt = self._foreign = False
         self._ring: LabelRing | None = None
         self._opened: Executor | None = None
         self._acting: Executor | None = None
-        self._foreign = False
 
     def open(self, executor: Executor) -> LabelRing:
         """Make the ring."""
@@ -125,7 +133,7 @@ class InlineDistiller(DistillerPort):
     def learn(self) -> None:
         """Take the labels that came and some gradient steps."""
         ring = self._ring
-        if self._failures >= ENOUGH or ring is None:
+        if self._failures >= _ENOUGH or ring is None:
             return
         self._ticks += 1
         try:
@@ -139,7 +147,7 @@ class InlineDistiller(DistillerPort):
                     break
                 self._progress, self._learnt = progress, True
                 self._steps += 1
-            if self._learnt and self._ticks % self._swap_every == 0:
+            if self._ticks % self._swap_every == 0:
                 self._propose()
             self._failures = 0
         except Exception as error:
@@ -159,8 +167,9 @@ class InlineDistiller(DistillerPort):
             self._distiller.follow(None if self._foreign else executor.vector())
 
     def _propose(self) -> None:
-        self._learnt = False
-        self._fresh = self._distiller.snapshot()
+        if self._learnt:
+            self._learnt = False
+            self._fresh = self._distiller.snapshot()
 
     def weights(self) -> Floats | None:
         """Take the weights of the last snapshot."""
@@ -178,15 +187,14 @@ class InlineDistiller(DistillerPort):
             self._ring.dropped if self._ring else 0,
             self._steps,
             self._errors,
-            {},
-            self._error,
-            self._progress,
-            refused=refused_by(self._distiller),
+            error=self._error,
+            progress=self._progress,
+            refused=_refused_by(self._distiller),
         )
 
     def close(self) -> None:
         """Take a last snapshot, and give the ring back."""
-        if self._learnt and self._failures < ENOUGH and self._acting is None:
+        if self._failures < _ENOUGH and self._acting is None:
             self._propose()
         if self._ring is not None:
             self._ring.close()
@@ -208,12 +216,10 @@ class ProcessDistiller(DistillerPort):
     def __init__(
         self, process: Process, *, publish_seconds: float = 0.5, patience: Patience | None = None
     ) -> None:
-        """Take the orders; `open` and `await_ready` start the process."""
         if not publish_seconds > 0:
             raise ConfigError(f"publish_seconds is {publish_seconds}; it has to be above 0.")
-        self._factory = process
+        self._process, self._patience = process, patience
         self._publish_seconds = publish_seconds
-        self._patience = patience
         self._progress: Mapping[str, float] = {}
         self._refused: dict[int, Mapping[str, int]] = {}
         self._stale = self._turn = 0
@@ -224,20 +230,19 @@ class ProcessDistiller(DistillerPort):
         self._opened_with = executor
         size = len(encode_turn(0, True, executor.vector()))
         self._weights, self._acting = Mailbox(size, 2), Mailbox(size, 2)
-        self._told = Mailbox(TOLD, 2)
+        self._told = Mailbox(_TOLD, 2)
         self._send(executor)
-        self._channels = {
-            "labels": self._ring,
-            "weights": self._weights,
-            "acting": self._acting,
-            "told": self._told,
-        }
         self._host = Host(
             "distiller",
-            self._factory,
-            _SERVE,
+            self._process,
+            f"{__name__}:serve",
             {"spec": to_json(executor.spec), "publish_seconds": self._publish_seconds},
-            {name: each.handle() for name, each in self._channels.items()},
+            {
+                "labels": self._ring,
+                "weights": self._weights,
+                "acting": self._acting,
+                "told": self._told,
+            },
             self._patience,
         )
         self._host.check()
@@ -274,6 +279,9 @@ class ProcessDistiller(DistillerPort):
             self._progress = heard["progress"]
             # Each process counts from 0.
             self._refused[heard["pid"]] = heard["refused"]
+        refused = Counter({"stale": self._stale} if self._stale else {})
+        for counted in self._refused.values():
+            refused.update(counted)
         return DistillerCounts(
             host.status[LABELS],
             self._ring.dropped,
@@ -283,20 +291,98 @@ class ProcessDistiller(DistillerPort):
             host.error,
             self._progress,
             host.health(),
-            self._refusals(),
+            refused,
         )
-
-    def _refusals(self) -> Mapping[str, int]:
-        out = {"stale": self._stale} if self._stale else {}
-        for counted in self._refused.values():
-            for reason, count in counted.items():
-                out[reason] = out.get(reason, 0) + count
-        return out
 
     def close(self) -> None:
         """Let the process publish its last weights and end."""
-        if self._host is None:
+        if self._host is not None:
+            self._host.close()
+
+
+def serve(child: Child) -> None:
+    """Learn from the ring until told to end; runs in the distiller's process."""
+    orders, status = child.orders, child.status
+    ring = LabelRing.attach(child.shared["labels"], from_json(orders["spec"]))
+    reports = _Reports(child)
+    distiller: DistillerLike = child.made
+    reports.go_on()
+    status.set_ready()
+    failures, published, learnt = 0, time.monotonic(), False
+    progress: Mapping[str, float] = {}
+    while not status[STOP]:
+        status.beat()
+        try:
+            reports.hear()
+            batches = ring.take()
+            for batch in batches:
+                status[LABELS] += len(batch.obs)
+                distiller.add(batch.obs, batch.dist)
+            progress = distiller.step()
+        except Exception as error:
+            failures += 1
+            status[ERRORS] += 1
+            if failures == _ENOUGH:
+                raise
+            child.say(describe(error))
+            continue
+        failures = 0
+        if progress:
+            learnt = True
+            status[STEPS] += 1
+        elif not batches:
+            time.sleep(_IDLE)
+        if learnt and time.monotonic() - published >= orders["publish_seconds"]:
+            published, learnt = time.monotonic(), False
+            reports.publish(progress)
+    if learnt:
+        reports.hear()
+        reports.publish(progress)
+
+
+class _Reports:
+    """What the distiller's process hears of the executor, and what it sends."""
+
+    def __init__(self, child: Child) -> None:
+        self._weights, self._acting = child.mailbox("weights"), child.mailbox("acting")
+        self._told = child.mailbox("told")
+        self._made = child.made
+        self._turn, self._fits = 0, True
+
+    def go_on(self) -> None:
+        """Go on from the executor that acts, or from the weights that came before."""
+        self._acting.take()
+        acting, last = self._acting.last(), self._weights.last()
+        weights = None
+        if acting is not None:
+            self._turn, self._fits, weights = decode_turn(acting)
+        published = None if last is None else decode_turn(last)
+        if published is not None and published[0] == self._turn:
+            weights = published[2]
+        if isinstance(self._made, Gated):
+            self._made.follow(weights if self._fits else None)
+        elif published is not None and hasattr(self._made, "warm_start"):
+            self._made.warm_start(weights)
+
+    def hear(self) -> None:
+        """Take note of an executor that was swapped in."""
+        found = self._acting.take()
+        if not found:
             return
-        self._host.close()
-        for channel in self._channels.values():
-            channel.close()
+        self._turn, self._fits, weights = decode_turn(found[-1])
+        if isinstance(self._made, Gated):
+            self._made.follow(weights if self._fits else None)
+
+    def publish(self, progress: Mapping[str, float]) -> None:
+        """Send weights, if the distiller gives some, and say how it goes."""
+        found = self._made.snapshot()
+        if found is not None and self._fits:
+            self._weights.write(encode_turn(self._turn, True, found))
+        told = {
+            "pid": os.getpid(),
+            "refused": dict(_refused_by(self._made)),
+            "progress": {key: float(value) for key, value in progress.items()},
+        }
+        text = json.dumps(told)
+        if len(text) <= _TOLD:
+            self._told.write(text.encode())

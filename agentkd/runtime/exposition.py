@@ -65,7 +65,7 @@ class _Reading(Collector):
 def _leaves(
     value: Any, nested: tuple[str, ...], labels: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, str], Any]]:
-    """What lies below nested mappings, each with its labels."""
+    """Yield what lies below nested mappings, each with its labels."""
     if nested:
         for key, inner in value.items() if isinstance(value, Mapping) else ():
             yield from _leaves(inner, nested[1:], {**labels, nested[0]: str(key)})
@@ -92,19 +92,20 @@ def _registry(source: Source, labels: Mapping[str, str] | None) -> CollectorRegi
 
 
 @final
-class PrometheusServer:
+class PrometheusServer(http.server.ThreadingHTTPServer):
     """Serves metrics at /metrics, on this machine only unless another host is given.
 
         with PrometheusServer(agent.metrics, 9400): …
 
-    A scrape costs the interpreter some milliseconds, between whose slices ticks run.
+    A scrape costs the interpreter some milliseconds, between whose slices ticks run. It answers few
+    clients at a time: one that stalls has to go when another one comes. Port 0 takes one that is
+    free. Every line has `labels` besides its own.
 
-    Args:
-        source: Gives the metrics.
-        port: The TCP port; 0 for one that is free.
-        host: The address to listen at.
-        labels: Labels that every line has besides.
+    Raises:
+        ConfigError: If the port is not available.
     """
+
+    daemon_threads = True
 
     def __init__(
         self,
@@ -114,17 +115,12 @@ class PrometheusServer:
         host: str = "127.0.0.1",
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Bind the port; entering the block serves.
-
-        Raises:
-            ConfigError: If the port is not available.
-        """
         if not 0 <= port < 65536:
             raise ConfigError(f"Port {port}: from 0, for a free one, to 65535.")
-
-        handler = _Handler.factory(_registry(source, labels))
+        self._open: dict[Any, None] = {}
+        self._lock = threading.Lock()
         try:
-            self._server = _Server((host, port), handler)
+            super().__init__((host, port), _Handler.factory(_registry(source, labels)))
         except OSError as error:
             raise ConfigError(
                 f"Port {port} at {host} is not available: {error.strerror or error}. "
@@ -134,30 +130,20 @@ class PrometheusServer:
     @property
     def port(self) -> int:
         """The port that it listens at."""
-        return int(self._server.server_address[1])
+        return int(self.server_address[1])
 
     def __enter__(self) -> Self:
         threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True
+            target=self.serve_forever, args=(0.1,), name="metrics", daemon=True
         ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    """Answers few at a time: a client that stalls has to go when another one comes."""
-
-    daemon_threads = True
-
-    def __init__(self, *args: Any) -> None:
-        self._open: dict[Any, None] = {}
-        self._lock = threading.Lock()
-        super().__init__(*args)
+        self.shutdown()
+        self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; end the oldest connection if there are too many."""
         with self._lock:
             if len(self._open) >= _MOST_CLIENTS:
                 oldest = next(iter(self._open))
@@ -168,11 +154,13 @@ class _Server(http.server.ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Note that a client is gone."""
         log.debug("%s is gone: %s", client_address, sys.exception())
 
 
@@ -197,16 +185,11 @@ class _Handler(MetricsHandler):
 
 @final
 class PrometheusFile:
-    """Writes metrics into a file every so often, for node_exporter's text collector.
+    """Writes metrics into a file every so many seconds, for node_exporter's text collector.
 
     The file is replaced whole, and for the last time at the end of the block. A disk that refuses
-    is told once and changes nothing else.
-
-    Args:
-        source: Gives the metrics.
-        path: The file; its name has to end in .prom for the collector.
-        every: Seconds.
-        labels: Labels that every line has besides.
+    is told once and changes nothing else. The collector wants a name that ends in .prom. Every line
+    has `labels` besides its own.
     """
 
     def __init__(
@@ -217,20 +200,15 @@ class PrometheusFile:
         every: float = 5.0,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Take the place; entering the block writes."""
         if not every > 0:
             raise ConfigError(f"every is {every} s; above 0.")
         self.path, self.error = Path(path), ""
         self._registry, self._every = _registry(source, labels), every
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def write(self) -> None:
-        """Write now.
-
-        Raises:
-            WriteError: If the disk refuses; what was there before is whole.
-        """
+        """Write now, or raise a WriteError; what was there before is whole."""
         try:
             write_to_textfile(str(self.path), self._registry)
         except OSError as error:
@@ -252,18 +230,12 @@ class PrometheusFile:
             self.error = str(error)
 
     def __enter__(self) -> Self:
-        """Write for the first time.
-
-        Raises:
-            WriteError: If the place cannot be written to.
-        """
+        """Write for the first time, or raise a WriteError."""
         self.write()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
         self._write_or_tell()

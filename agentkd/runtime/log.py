@@ -3,9 +3,9 @@
 A tick hands its numbers over and goes on; a thread lays them out, adds checksums and writes. The
 file is a magic word and records; each record is its length, its CRC-32 and so many bytes, of which
 the first tells its kind. What a killed process had written is whole up to the last record. There
-are two files, PATH and the older PATH.1, which together keep the limit; while one takes the other's
-place there is for a moment a third, PATH.new, with nothing but its beginning. A log of an earlier
-run is renamed: decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
+are two files, PATH and the older PATH.1, which together keep the limit. While one replaces the
+other there is a third, PATH.new, with nothing but its beginning. A log of an earlier run is
+renamed: decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
 """
 
 from __future__ import annotations
@@ -91,7 +91,6 @@ class DecisionLog(Recorder):
     def __init__(
         self, path: str | Path, *, limit: int = 64 << 20, overwrite: bool = False, keep: int = 3
     ) -> None:
-        """Take the place; `open` begins."""
         if limit < LEAST:
             raise ConfigError(f"A log of {limit} bytes; at least {LEAST}.")
         if keep < 0:
@@ -126,11 +125,10 @@ class DecisionLog(Recorder):
             self._make_room()
             self._begin_file()
             self._fresh.replace(self.path)
-        except AgentkdError:
+        except (AgentkdError, OSError) as error:
             self._drop_fresh()
-            raise
-        except OSError as error:
-            self._drop_fresh()
+            if isinstance(error, AgentkdError):
+                raise
             raise WriteError(
                 f"The log {self.path} cannot be written: {error.strerror or error}. "
                 "Name another file, or leave the log out."
@@ -183,7 +181,7 @@ class DecisionLog(Recorder):
         self._stop.set()
         self._thread.join()
         self._thread = None
-        self._flush_or_give_up()
+        self._flush()
         self._write(self._framed(END, NUMBER.pack(self.records)))
         if self._file >= 0:
             with contextlib.suppress(OSError):
@@ -192,7 +190,7 @@ class DecisionLog(Recorder):
             self._file = -1
 
     def counts(self) -> dict[str, Any]:
-        """Records written, records that found no room, and what the disk said."""
+        """Return records written, records that found no room, and what the disk said."""
         return {
             "log_records_total": self.records,
             "log_dropped_total": self.dropped,
@@ -244,69 +242,54 @@ class DecisionLog(Recorder):
 
     def _run(self) -> None:
         while not self._stop.wait(_FLUSH):
-            self._flush_or_give_up()
-
-    def _flush_or_give_up(self) -> None:
-        try:
             self._flush()
+
+    def _flush(self) -> None:
+        pieces = bytearray()
+        try:
+            for _ in range(len(self._queue)):
+                pieces += self._laid_out(*self._queue.popleft())
+                if self._size + len(pieces) > self._limit // 2:
+                    self._write(pieces)
+                    pieces = bytearray()
+                    self._rotate()
+            self._write(pieces)
         except Exception as error:
             self._give_up(error)
 
-    def _flush(self) -> None:
-        pieces: list[bytes] = []
-        size = 0
-        for _ in range(len(self._queue)):
-            kind, what = self._queue.popleft()
-            for piece in self._laid_out(kind, what):
-                pieces.append(piece)
-                size += len(piece)
-            if self._size + size > self._limit // 2:
-                self._write(b"".join(pieces))
-                pieces, size = [], 0
-                self._rotate()
-        self._write(b"".join(pieces))
-
-    def _laid_out(self, kind: int, what: Any) -> list[bytes]:
+    def _laid_out(self, kind: int, what: Any) -> bytes:
         """Make records of what a tick handed over."""
         self.records += 1
         if kind == DECIDED:
             return self._decision(what)
         if kind == HEARD:
             tick, answer = what
-            return [self._framed(kind, NUMBER.pack(tick) + encode_answer(answer))]
+            return self._framed(kind, NUMBER.pack(tick) + encode_answer(answer))
         if kind == WEIGHTS:
-            return [self._swap(what)]
+            return self._swap(what)
         framed = self._framed(kind, NUMBER.pack(what))
         if kind == LOST and self._executor is not None:
             # A swap may have been among what was lost.
-            return [framed, self._whole(self._executor)]
-        return [framed]
+            framed += self._whole(self._executor)
+        return framed
 
-    def _decision(self, what: Any) -> list[bytes]:
+    def _decision(self, what: Any) -> bytes:
         (tick, episode, late, obs), left, taken, version, source, reason, flat = what
-        pieces = []
+        named = b""
         for name in (source, reason):
             if name not in self._names:
                 self._names[name] = len(self._names)
                 number = NAME.pack(self._names[name])
-                pieces.append(self._framed(CALLED, number + name.encode()))
-        head = TICK.pack(
-            tick, episode, late, left, taken, version, self._names[source], self._names[reason]
-        )
-        pieces.append(self._framed(DECIDED, head + obs + flat))
-        return pieces
+                named += self._framed(CALLED, number + name.encode())
+        who, why = self._names[source], self._names[reason]
+        head = TICK.pack(tick, episode, late, left, taken, version, who, why)
+        return named + self._framed(DECIDED, head + obs + flat)
 
     def _swap(self, executor: Executor) -> bytes:
         before, self._executor = self._executor, executor
-        vector = executor.vector()
-        if (
-            before is None
-            or (before.architecture, before.head, before.clip, before.spec)
-            != (executor.architecture, executor.head, executor.clip, executor.spec)
-            or len(before.vector()) != len(vector)
-        ):
+        if before is None or _all_but_numbers(before) != _all_but_numbers(executor):
             return self._whole(executor)
-        body = NUMBER.pack(executor.version) + encode_weights(vector)
+        body = NUMBER.pack(executor.version) + encode_weights(executor.vector())
         return self._framed(WEIGHTS, body)
 
     def _whole(self, executor: Executor) -> bytes:
@@ -362,7 +345,7 @@ class DecisionLog(Recorder):
             self._drop_fresh()
             self._give_up(error)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         if self.error or not data or self._file < 0:
             return
         try:
@@ -370,7 +353,7 @@ class DecisionLog(Recorder):
         except OSError as error:
             self._give_up(error)
 
-    def _put_down(self, data: bytes) -> None:
+    def _put_down(self, data: bytes | bytearray) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._file, rest) :]
@@ -383,6 +366,11 @@ class DecisionLog(Recorder):
             "on without it.",
             self.error,
         )
+
+
+def _all_but_numbers(executor: Executor) -> tuple[Any, ...]:
+    size = len(executor.vector())
+    return executor.architecture, executor.head, executor.clip, executor.spec, size
 
 
 def _need_log(path: Path) -> None:

@@ -31,17 +31,9 @@ _LARGEST = 1 << 31
 class Decided:
     """A decision, as it was logged.
 
-    Attributes:
-        tick: The tick.
-        episode: The episode.
-        lateness: Seconds by which the tick came late.
-        left: Seconds that were left until the deadline.
-        taken: Seconds that the decision took.
-        version: The executor's.
-        source: Who decided.
-        reason: Why.
-        obs: What was observed, (obs,).
-        action: In the environment's units.
+    It has the seconds by which the tick came late, that were left until the deadline, and that the
+    decision took; the executor's version; who decided and why; what was observed, (obs,); and the
+    action, in the environment's units.
     """
 
     tick: int
@@ -88,13 +80,6 @@ class Gap:
 Event = Decided | Heard | Reset | Swapped | Gap
 
 
-def _follows(before: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
-    """Whether the second file goes on where the first ends."""
-    if before.get("run") != header.get("run"):
-        return False
-    return bool(before.get("segment", 0) + 1 == header.get("segment", 0))
-
-
 @final
 class LogFile:
     """A log that was written.
@@ -111,23 +96,24 @@ class LogFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read the header."""
         self.path = Path(path)
         self.ended, self.torn = False, 0
         older = Path(f"{self.path}{layout.OLDER}")
         # One that was killed while it changed files may have left the older alone.
         with loading(self.path):
             alone = older.exists() and not self.path.exists()
-        newest = _read(older if alone else self.path)
-        self.header = _header(newest, older if alone else self.path)
+        file = older if alone else self.path
+        newest = _read(file)
+        self.header = _header(newest, file)
         self._parts = [newest]
         self.whole = self.header.get("segment") == 0
         if older.exists() and not alone:
             data = _read(older)
             before = _header(data, older)
-            # One that an earlier run left is none of ours, and one that has just been put there may
-            # be the same again.
-            if _follows(before, self.header):
+            # One that an earlier run left does not belong here, and one that has just been put
+            # there may be the same again.
+            mine, next_one = self.header, before.get("segment", 0) + 1
+            if (before.get("run"), next_one) == (mine.get("run"), mine.get("segment", 0)):
                 self._parts.insert(0, data)
                 self.whole = before.get("segment") == 0
         with loading(f"{self.path}: its header"):
@@ -135,31 +121,27 @@ class LogFile:
 
     def events(self) -> Iterator[Event]:
         """Give what happened, in order, as far as records are whole, or a LoadError."""
-        with loading(self.path):
-            yield from self._events()
-
-    def _events(self) -> Iterator[Event]:
-        self.ended, self.torn = False, 0
+        self.ended = False
         executor: Executor | None = None
-        for data in self._parts:
-            names: dict[int, str] = {}
-            whole, known = len(layout.MAGIC), executor is not None
-            for kind, body, end in _records(data, len(layout.MAGIC)):
-                whole = end
-                if kind == layout.END:
-                    self.ended = True
-                elif kind == layout.CALLED:
-                    (number,) = layout.NAME.unpack_from(body)
-                    names[number] = body[layout.NAME.size :].decode(errors="replace")
-                elif kind in (layout.EXECUTOR, layout.WEIGHTS):
-                    executor = _executor(kind, body, executor, self.path)
-                    # An older file's successor begins with the one that acts already.
-                    if not known:
-                        yield Swapped(executor)
-                    known = False
-                elif kind != layout.HEADER:
-                    yield self._event(kind, body, names)
-            self.torn = len(data) - whole
+        with loading(self.path):
+            for data in self._parts:
+                names: dict[int, str] = {}
+                self.torn, known = len(data) - len(layout.MAGIC), executor is not None
+                for kind, body, end in _records(data, len(layout.MAGIC)):
+                    self.torn = len(data) - end
+                    if kind == layout.END:
+                        self.ended = True
+                    elif kind == layout.CALLED:
+                        (number,) = layout.NAME.unpack_from(body)
+                        names[number] = body[layout.NAME.size :].decode(errors="replace")
+                    elif kind in (layout.EXECUTOR, layout.WEIGHTS):
+                        executor = _executor(kind, body, executor, self.path)
+                        # An older file's successor begins with the one that acts already.
+                        if not known:
+                            yield Swapped(executor)
+                        known = False
+                    elif kind != layout.HEADER:
+                        yield self._event(kind, body, names)
 
     def _event(self, kind: int, body: bytes, names: Mapping[int, str]) -> Event:
         if kind == layout.DECIDED:
@@ -182,18 +164,10 @@ class LogFile:
         size = self.spec.obs.size
         if len(numbers) != size + action_width(self.spec.action):
             raise LoadError(f"{self.path}: a decision of {len(numbers)} numbers.")
-        return Decided(
-            tick=tick,
-            episode=episode,
-            lateness=late * 1e-9,
-            left=left * 1e-9,
-            taken=taken * 1e-9,
-            version=version,
-            source=names[source],
-            reason=names[reason],
-            obs=numbers[:size],
-            action=shaped_action(numbers[size:], self.spec.action),
-        )
+        action = shaped_action(numbers[size:], self.spec.action)
+        times = late * 1e-9, left * 1e-9, taken * 1e-9
+        who, why = names[source], names[reason]
+        return Decided(tick, episode, *times, version, who, why, numbers[:size], action)
 
 
 def _read(path: Path) -> bytes:
@@ -217,13 +191,11 @@ def _header(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _records(data: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
-    """Kind, body and end of each record, up to the first that is not whole."""
+    """Yield kind, body and end of each record, up to the first that is not whole."""
     while at + layout.FRAME.size < len(data):
         length, check = layout.FRAME.unpack_from(data, at)
         body = data[at + layout.FRAME.size : at + layout.FRAME.size + length]
-        if not 0 < length <= _LONGEST or len(body) < length:
-            return
-        if zlib.crc32(body) != check:
+        if not 0 < length <= _LONGEST or len(body) < length or zlib.crc32(body) != check:
             return
         at += layout.FRAME.size + length
         yield body[0], body[1:], at

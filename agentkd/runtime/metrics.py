@@ -93,7 +93,6 @@ class Histogram:
     __slots__ = ("_counts", "_highest", "_total")
 
     def __init__(self) -> None:
-        """Begin empty."""
         self._counts = [0] * _BUCKETS
         self._total = 0
         self._highest = 0
@@ -118,11 +117,7 @@ class Histogram:
             self._highest = ns
 
     def summary(self, unit: float = 1e3) -> dict[str, float]:
-        """Summarise: p50, p99, p99.9, max, mean and count.
-
-        Args:
-            unit: Nanoseconds in the unit of the result; 1000 gives microseconds.
-        """
+        """Return p50, p99, p99.9, max, mean and count, in units of so many nanoseconds."""
         if not (self._highest or self._counts[0]):
             return {"count": 0}
         counts = np.asarray(self._counts)
@@ -139,7 +134,7 @@ class Histogram:
 
 
 def _middle(bucket: int) -> float:
-    """The middle of what falls into a bucket, in ns."""
+    """Return the middle of what falls into a bucket, in ns."""
     if bucket < 1 << _BITS:
         return float(bucket)
     shift = (bucket >> (_BITS - 1)) - 1
@@ -155,7 +150,6 @@ class Agreement:
     """
 
     def __init__(self, action: ActionSpec, window: int = 1024) -> None:
-        """Begin without pairs."""
         self._action = action
         self._pairs: deque[tuple[Any, AnyDist]] = deque(maxlen=16384)
         self._recent: deque[float] = deque(maxlen=window)
@@ -169,23 +163,19 @@ class Agreement:
 
     def settle(self) -> None:
         """Compare the pairs that were noted."""
+        by_kind: dict[str, list[tuple[Any, AnyDist]]] = {}
         with self._settling:
-            self._settle([self._pairs.popleft() for _ in range(len(self._pairs))])
-
-    def _settle(self, pairs: list[tuple[Any, AnyDist]]) -> None:
-        if not pairs:
-            return
-        did = np.stack([np.asarray(pair[0]) for pair in pairs])
-        by_kind: dict[str, list[int]] = {}
-        for index, (_, dist) in enumerate(pairs):
-            by_kind.setdefault(dists.kind_of(dist), []).append(index)
-        for indices in by_kind.values():
-            answers = dists.stack([pairs[i][1] for i in indices], self._action)
-            best = dists.mode(answers, self._action)
-            values = dists.agreement(did[indices], best, self._action).tolist()
-            self._recent.extend(values)
-            self._sum += sum(values)
-            self._count += len(values)
+            for _ in range(len(self._pairs)):
+                pair = self._pairs.popleft()
+                by_kind.setdefault(dists.kind_of(pair[1]), []).append(pair)
+            for pairs in by_kind.values():
+                did = np.stack([np.asarray(action) for action, _ in pairs])
+                answers = dists.stack([dist for _, dist in pairs], self._action)
+                best = dists.mode(answers, self._action)
+                values = dists.agreement(did, best, self._action).tolist()
+                self._recent.extend(values)
+                self._sum += sum(values)
+                self._count += len(values)
 
     def summary(self) -> dict[str, float | None]:
         """Return the agreement, recent and mean, by name; None where it is unknown."""
@@ -202,28 +192,19 @@ class Metrics:
     """The counters of one agent. Only the tick writes; any thread may read a snapshot."""
 
     def __init__(self, action: ActionSpec) -> None:
-        """Begin at 0."""
         self.decisions: dict[tuple[str, str], int] = {}
         self.vetoes: dict[tuple[str, str], int] = {}
         # Decisions without a planner that is ready, and with one.
         self.latency = {source: Histogram() for source in get_args(Source)}
         self.latency_attached = {source: Histogram() for source in get_args(Source)}
-        self.lateness = Histogram()
-        self.periods = Histogram()
-        self.planner_latency = Histogram()
-        self.planner_ticks = Histogram()
-        self.ages = Histogram()
-        self.seam_jump = Histogram()
-        self.inside_jump = Histogram()
+        self.lateness, self.periods = Histogram(), Histogram()
+        self.planner_latency, self.planner_ticks = Histogram(), Histogram()
+        self.ages, self.seam_jump, self.inside_jump = Histogram(), Histogram(), Histogram()
         self.agreement = Agreement(action)
-        self.answers = 0
-        self.partial_answers = 0
-        self.deadline_misses = 0
-        self.missed_cycles = 0
-        self.nan_observations = 0
-        self.router_errors = 0
+        self.answers = self.partial_answers = 0
+        self.deadline_misses = self.missed_cycles = 0
+        self.nan_observations = self.router_errors = self.swaps = 0
         self.episodes = 1
-        self.swaps = 0
         self.swaps_refused: dict[str, int] = {}
         self.rollbacks: dict[str, int] = {}
 
@@ -242,14 +223,15 @@ class Metrics:
         jumps.record(round(min(jump, 1e12) * JUMP))
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return everything as plain values."""
         by_planner = {"absent": self.latency, "ready": self.latency_attached}
         by_source = {
             source: _joined(each[source] for each in by_planner.values()) for source in self.latency
         }
-        decided = {source: _counted(self.decisions, source) for source in self.latency}
+        decisions = _nested(self.decisions)
+        decided = {source: sum(decisions.get(source, {}).values()) for source in self.latency}
         return {
-            "decisions_total": _nested(self.decisions),
+            "decisions_total": decisions,
             "ticks_total": sum(decided.values()),
             "starved_ticks_total": decided["hold"] + decided["default"],
             "vetoes_total": _nested(self.vetoes),
@@ -299,15 +281,8 @@ def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     return out
 
 
-def _counted(counts: Mapping[tuple[str, str], int], source: str) -> int:
-    return sum(count for key, count in dict(counts).items() if key[0] == source)
-
-
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Lay metrics out flat, such as "decisions_total/executor/late", for TensorBoard.
-
-    What is no number is left out.
-    """
+    """Lay numbers out flat, such as "decisions_total/executor/late", for TensorBoard."""
     out: dict[str, float] = {}
 
     def walk(name: str, value: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -20,9 +21,6 @@ from agentkd.runtime.rollforward import Foresight, RollForward
 from agentkd.spec import Spec
 from agentkd.types import Floats, Guidance, Labels, State
 
-_AT_ONCE = "answer_and_disagreement"
-
-
 Reply = tuple[Answer, Labels | None]
 """An answer, and the labels that came with it, oldest first; with goals, of observations as an
 executor makes them."""
@@ -32,10 +30,8 @@ executor makes them."""
 class Demands:
     """What an agent wants of a planner besides answers about what it observes.
 
-    Attributes:
-        roll: How observations are rolled forward first, or None.
-        goals: The planner's goals, or None.
-        executor: The executor that acts meanwhile, or None.
+    Observations may be rolled forward first, by the actions of the executor that acts meanwhile;
+    and the planner may give goals.
     """
 
     roll: RollForward | None = None
@@ -49,9 +45,8 @@ class PlannerQuery:
 
     A planner may have an attribute `horizon`: it then answers each observation with so many rows,
     for the ticks from the observation's on. It may answer with a `Guidance`. It may have a method
-    `improve` (`AnytimePolicy`), and `disagreement` (`Ensemble`);
-    with `answer_and_disagreement`, which gives both, it is asked once. An attribute
-    `episode` is set to the episode's number.
+    `improve` (`AnytimePolicy`), and `disagreement` (`Ensemble`); with `answer_and_disagreement`,
+    which gives both, it is asked once. An attribute `episode` is set to the episode's number.
 
     A planner with a memory steps through the observations one by one, and starts afresh in each
     episode. If one is missing, it goes on answering until the episode ends, but nothing is learnt
@@ -61,7 +56,6 @@ class PlannerQuery:
     def __init__(
         self, policy: Any, spec: Spec, *, backlog: bool, demands: Demands | None = None
     ) -> None:
-        """Check what the planner says of itself."""
         wants = demands or Demands()
         self.horizon = int(getattr(policy, "horizon", 1))
         if self.horizon < 1 or not callable(policy):
@@ -83,12 +77,11 @@ class PlannerQuery:
         self._foresight: Foresight | None = None
         if wants.roll is not None:
             self._foresight = Foresight(wants.roll, wants.executor, spec, self._memory)
-        self._expects = EXPECTED_BYTES // (4 * max(1, spec.obs.size))
         self._told = hasattr(policy, "episode")
         self._doubts = hasattr(policy, "disagreement")
         # Answer and disagreement in one: each member is asked once.
         plain = not (self.anytime or self.recurrent)
-        self._at_once = plain and self._doubts and hasattr(policy, _AT_ONCE)
+        self._at_once = plain and self._doubts and hasattr(policy, "answer_and_disagreement")
         self._tick = -1
         self._broken = False
         self._state: State | None = None
@@ -146,7 +139,7 @@ class PlannerQuery:
         if self._told:
             self._policy.episode = newest.episode
         asked, assumed = self._asked(seen)
-        predicted = None if assumed is None else asked[-1].obs
+        made = partial(self._answer, newest, asked[-1], assumed, began)
         obs = np.stack([each.obs for each in asked])
         sound = np.ones(len(asked), bool)
         doubt, part = math.nan, 0
@@ -154,9 +147,7 @@ class PlannerQuery:
         if self.anytime:
             for part, better in enumerate(self._policy.improve(obs), 1):
                 found = self._checked(better, 1)
-                answer = self._answer(found, newest, asked[-1].tick, began)
-                answer = replace(answer, assumed=assumed, predicted=predicted)
-                yield replace(answer, part=part - 1, partial=True), None
+                yield replace(made(found), part=part - 1, partial=True), None
             if found is None:
                 raise PlannerError("The planner's `improve` gave no answer.")
         elif self.recurrent:
@@ -168,12 +159,11 @@ class PlannerQuery:
             found = self._checked(self._policy(obs), len(asked))
         if self._doubts and not self._at_once:
             doubt = float(self._policy.disagreement(obs[-1:])[0])
-        answer = self._answer(found, newest, asked[-1].tick, began)
-        answer = replace(answer, assumed=assumed, predicted=predicted, doubt=doubt)
+        answer = made(found)
         labels = self._labels(found, asked, np.flatnonzero(sound))
         count = 0 if labels is None else len(labels.obs)
         self._answered = self._id
-        yield replace(answer, labels=count, part=part), labels
+        yield replace(answer, labels=count, part=part, doubt=doubt), labels
 
     def _asked(self, seen: Sequence[Seen]) -> tuple[Sequence[Seen], Floats | None]:
         """Return what the planner is shown, and the actions that this counts on."""
@@ -192,9 +182,8 @@ class PlannerQuery:
         rows, goal = guidance.rows, guidance.goal
         if rows is None and goal is None:
             raise PlannerError("The planner answered neither rows nor a goal.")
-        packed = None
-        if rows is not None:
-            packed = dists.check(rows, self._spec.action, count * self.horizon)
+        wanted = (count * self.horizon, self._spec.obs.size)
+        packed = None if rows is None else dists.check(rows, self._spec.action, wanted[0])
         if goal is not None:
             size = self._memory.goals.size if self._memory is not None else 0
             if goal.shape != (count, size) or not np.isfinite(goal).all():
@@ -204,13 +193,11 @@ class PlannerQuery:
                     "their size: StrategyOptions(goals=Goals(size, max_age))."
                 )
         expected = guidance.expected
-        if expected is not None:
-            wanted = (count * self.horizon, self._spec.obs.size)
-            if packed is None or expected.shape != wanted:
-                raise PlannerError(
-                    f"The planner expects observations {expected.shape}; {wanted} "
-                    "would go with its rows."
-                )
+        if expected is not None and (packed is None or expected.shape != wanted):
+            raise PlannerError(
+                f"The planner expects observations {expected.shape}; {wanted} would go with its "
+                "rows."
+            )
         return Guidance(packed, goal, expected)
 
     def _step(self, seen: Sequence[Seen], sound: NDArray[np.bool_]) -> Guidance:
@@ -227,9 +214,6 @@ class PlannerQuery:
             sound[index] = not self._broken
             answer, self._state = self._policy(each.obs[None], self._state)
             found.append(self._checked(answer, 1))
-        return self._joined(found)
-
-    def _joined(self, found: Sequence[Guidance]) -> Guidance:
         rows = [each.rows for each in found if each.rows is not None]
         goals = [each.goal for each in found if each.goal is not None]
         expected = [each.expected for each in found if each.expected is not None]
@@ -242,31 +226,34 @@ class PlannerQuery:
             np.concatenate(expected) if expected else None,
         )
 
-    def _answer(self, guidance: Guidance, newest: Seen, tick: int, began: int) -> Answer:
+    def _answer(
+        self, newest: Seen, asked: Seen, assumed: Floats | None, began: int, guidance: Guidance
+    ) -> Answer:
         ended = time.monotonic_ns()
         last = slice(-self.horizon, None)
-        rows, expected = guidance.rows, guidance.expected
+        rows, goal, expected = guidance.rows, guidance.goal, guidance.expected
         if expected is not None:
             expected = np.asarray(expected[last], np.float32)
-            if len(expected) > self._expects:
+            size = self._spec.obs.size
+            most = EXPECTED_BYTES // (4 * max(1, size))
+            if len(expected) > most:
                 raise PlannerError(
-                    f"{len(expected)} expected observations of {self._spec.obs.size} "
-                    f"numbers are too many to be carried; {self._expects} are not."
+                    f"{len(expected)} expected observations of {size} numbers are too many to be "
+                    f"carried; {most} are not."
                 )
-        goal = None
-        if guidance.goal is not None:
-            goal = np.asarray(guidance.goal[-1:], np.float32)
         return Answer(
             id=self._id,
             episode=newest.episode,
-            tick=tick,
+            tick=asked.tick,
             labels=0,
             thinking=(ended - began) * 1e-9,
             latency=(ended - newest.time) * 1e-9,
             rows=None if rows is None else dists.rows(dists.packed(rows), last),
             seen=newest.tick,
-            goal=goal,
+            goal=None if goal is None else np.asarray(goal[-1:], np.float32),
             expected=expected,
+            assumed=assumed,
+            predicted=None if assumed is None else asked.obs,
         )
 
     def _labels(
@@ -282,9 +269,9 @@ class PlannerQuery:
                 memory.keep(each.episode, each.tick, goal)
         if guidance.rows is None:
             return None
-        obs = [asked[index].obs for index in kept]
+        chosen = [asked[index] for index in kept]
+        obs = [each.obs for each in chosen]
         if memory is not None:
-            chosen = [asked[index] for index in kept]
             obs = [memory.aged(each.episode, each.tick, each.obs) for each in chosen]
         width = self._spec.obs.size + (0 if memory is None else memory.goals.width)
         flat = np.reshape(obs, (len(obs), width)).astype(np.float32)

@@ -23,19 +23,10 @@ from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.channels import LabelRing
 from agentkd.spec import BoxSpec, Spec
 
-_TOLERANCE = 1e-5
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a replay went another way.
-
-    Attributes:
-        tick: At which tick.
-        episode: In which episode.
-        logged: Source, reason and action of the log.
-        replayed: Those of the replay.
-    """
+    """Where a replay went another way: source, reason and action of the log, and of the replay."""
 
     tick: int
     episode: int
@@ -43,7 +34,7 @@ class Difference:
     replayed: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replay:
     """How a replay went.
 
@@ -55,10 +46,10 @@ class Replay:
         first: The first of them, None if there is none.
     """
 
-    ticks: int
-    skipped: int
-    differing: int
-    first: Difference | None
+    ticks: int = 0
+    skipped: int = 0
+    differing: int = 0
+    first: Difference | None = None
 
 
 @final
@@ -96,8 +87,7 @@ def replay(
     executor: Executor | None = None,
     routers: Sequence[Router] = (),
     *,
-    tolerance: float = _TOLERANCE,
-    native: bool = True,
+    tolerance: float = 1e-5,
 ) -> Replay:
     """Decide again what was decided.
 
@@ -107,7 +97,6 @@ def replay(
             observations; None for the same.
         routers: Routers as the run had them.
         tolerance: How far numbers of an action may be apart, relative to 1 + |x|.
-        native: Whether executors are compiled.
 
     Raises:
         ConfigError: If the run had routers, and not as many are given.
@@ -120,100 +109,89 @@ def replay(
             f"The run had {len(named)} routers ({', '.join(named) or 'none'}); "
             f"{len(routers)} are given. Give those of the run."
         )
+    again = _Again(log, routers, tolerance)
     with loading(log.path, keep=(AgentkdError,)):
-        return _Replay(log, executor, routers, tolerance, native=native).run()
+        for event in log.events():
+            match event:
+                case Swapped(acts):
+                    again.swap(executor or acts)
+                case Reset(episode):
+                    again.reset(episode)
+                case Gap(_):
+                    again.synchronous = False
+                case Heard(_, answer):
+                    again.answers.waiting.append(answer)
+                case Decided():
+                    again.decide(event)
+    return again.found
 
 
 @final
-class _Replay:
-    def __init__(
-        self,
-        log: LogFile,
-        executor: Executor | None,
-        routers: Sequence[Router],
-        tolerance: float,
-        *,
-        native: bool,
-    ) -> None:
-        self._log, self._fixed, self._routers = log, executor, routers
-        self._tolerance, self._native = tolerance, native
-        self._boxes = isinstance(log.spec.action, BoxSpec)
-        self._answers, self._clock = _Answers(), _Clock()
-        self._decider: Decider | None = None
+class _Again:
+    """A decider that is shown what a log holds."""
+
+    def __init__(self, log: LogFile, routers: Sequence[Router], tolerance: float) -> None:
+        self.found, self.answers = Replay(), _Answers()
         # Where the beginning is gone, nobody knows what was held or under way.
-        self._synchronous = log.whole
-        self._ticks = self._skipped = self._differing = 0
-        self._first: Difference | None = None
+        self.synchronous = log.whole
+        self._log, self._routers, self._tolerance = log, routers, tolerance
+        self._boxes = isinstance(log.spec.action, BoxSpec)
+        self._clock = _Clock()
+        self._decider: Decider | None = None
 
-    def run(self) -> Replay:
-        for event in self._log.events():
-            match event:
-                case Swapped(executor):
-                    self._swap(self._fixed or executor)
-                case Reset(episode):
-                    self._reset(episode)
-                case Gap(_):
-                    self._synchronous = False
-                case Heard(_, answer):
-                    self._answers.waiting.append(answer)
-                case Decided():
-                    self._decide(event)
-        return Replay(self._ticks, self._skipped, self._differing, self._first)
-
-    def _swap(self, executor: Executor) -> None:
+    def swap(self, executor: Executor) -> None:
+        """Let an executor act from here on."""
         if self._decider is not None:
             if executor is not self._decider.form.executor:
-                self._decider.form = form(executor, native=self._native)
+                self._decider.form = form(executor)
             return
-        header = self._log.header
+        header, spec = self._log.header, self._log.spec
         default = header.get("default")
         if default is not None and self._boxes:
             default = np.asarray(default, np.float32)
         decider = Decider(
-            form(executor, native=self._native),
-            self._answers if header.get("planner", True) else None,
+            form(executor),
+            self.answers if header.get("planner", True) else None,
             check_mode(header.get("mode", "runtime")),
             self._routers,
             default,
             None,
             0,
-            StrategyOptions.from_json(self._log.header.get("strategies", {})),
+            StrategyOptions.from_json(header.get("strategies", {})),
             self._clock,
         )
-        spec = self._log.spec
         if decider.spec.obs.size != spec.obs.size or decider.spec.action != spec.action:
             raise SpecError(f"The executor is for {decider.spec}, the log of {spec}.")
         decider.take_flat()
         self._decider = decider
 
-    def _reset(self, episode: int) -> None:
+    def reset(self, episode: int) -> None:
+        """Begin an episode."""
         if self._decider is not None:
             self._decider.reset()
             self._decider.resume(None, episode)
-        self._answers.waiting.clear()
-        self._synchronous = True
+        self.answers.waiting.clear()
+        self.synchronous = True
 
-    def _decide(self, logged: Decided) -> None:
-        decider = self._decider
-        if decider is None or not self._synchronous:
-            self._skipped += 1
-            self._answers.waiting.clear()
+    def decide(self, logged: Decided) -> None:
+        """Decide again, and compare."""
+        decider, found = self._decider, self.found
+        if decider is None or not self.synchronous:
+            found.skipped += 1
+            self.answers.waiting.clear()
             return
         decider.resume(logged.tick, logged.episode)
         self._clock.ns = round(logged.left * 1e9)
         action, source, reason, _, _, _ = decider.decide(logged.obs)
-        self._ticks += 1
+        found.ticks += 1
         same = (source, reason) == (logged.source, logged.reason)
         if same and self._alike(action, logged.action):
             return
-        self._differing += 1
-        if self._first is None:
-            self._first = Difference(
-                logged.tick,
-                logged.episode,
-                _told(logged.source, logged.reason, logged.action),
-                _told(source, reason, action),
-            )
+        found.differing += 1
+        if found.first is None:
+            theirs = _told(logged.source, logged.reason, logged.action)
+            mine = _told(source, reason, action)
+            found.first = Difference(logged.tick, logged.episode, theirs, mine)
 
     def _alike(self, mine: Any, theirs: Any) -> bool:
         if not self._boxes:

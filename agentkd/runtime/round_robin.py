@@ -21,9 +21,8 @@ from agentkd.runtime.query import Demands
 from agentkd.runtime.workers.channels import Health, LabelRing
 from agentkd.spec import Spec
 
-_WINDOW = 16
 _LOOK = 16
-"""How often it is looked whether a planner that owes an answer has failed, in ticks."""
+"""Ticks between two checks whether a planner that owes an answer has failed."""
 
 
 def workers_needed(latency: float, period: float) -> int:
@@ -37,13 +36,10 @@ def workers_needed(latency: float, period: float) -> int:
 class _Slot:
     """A planner, since when it owes an answer, and whether it raised instead."""
 
-    __slots__ = ("asked", "errors", "port", "raised", "restarts")
-
     def __init__(self, port: PlannerPort) -> None:
         self.port = port
-        self.asked = -1
+        self.asked, self.raised = -1, False
         self.errors = self.restarts = 0
-        self.raised = False
 
     @property
     def free(self) -> bool:
@@ -53,23 +49,18 @@ class _Slot:
 
 @final
 class Staggered(PlannerPort):
-    """Planners that take turns.
+    """Planners that take turns; none of them may have a memory.
 
     Each request goes to a planner that owes no answer, as many ticks after the one before as make
-    the answers evenly spaced.
-
-    Args:
-        ports: The planners; none of them may have a memory.
-        backlog: How many observations between two requests become labels.
+    the answers evenly spaced. At most `backlog` observations between two requests become labels.
     """
 
     def __init__(self, ports: Sequence[PlannerPort], *, backlog: int = BACKLOG) -> None:
-        """Take the planners."""
         if not ports:
             raise ConfigError("Staggered needs at least one planner.")
         self._slots = [_Slot(port) for port in ports]
         self._kept: deque[Seen] = deque(maxlen=check_backlog(backlog))
-        self._took: deque[int] = deque(maxlen=_WINDOW)
+        self._took: deque[int] = deque(maxlen=16)
         self._stride = 1
         self._next = self._unlabelled = 0
         self._labels = False
@@ -136,14 +127,11 @@ class Staggered(PlannerPort):
         for slot in self._slots:
             for answer in slot.port.poll(tick):
                 if not answer.partial and answer.origin >= slot.asked >= 0:
-                    self._note(tick - answer.origin)
+                    self._took.append(tick - answer.origin)
+                    middle = sorted(self._took)[len(self._took) // 2]
+                    self._stride = max(1, -(-middle // len(self._slots)))
                     slot.asked = -1
                 self._out.append(answer)
-
-    def _note(self, ticks: int) -> None:
-        self._took.append(ticks)
-        middle = sorted(self._took)[len(self._took) // 2]
-        self._stride = max(1, -(-middle // len(self._slots)))
 
     def follow(self, executor: Executor) -> None:
         """Tell all of them of another executor."""

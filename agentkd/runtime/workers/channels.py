@@ -33,11 +33,9 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Handle(NamedTuple):
-    """What another process needs to attach a channel.
+    """What another process needs to attach a channel: a descriptor that it inherits, and a size.
 
-    Attributes:
-        fd: The file descriptor, which the other process inherits.
-        size: Bytes of shared memory behind it; 0 for a pipe.
+    The size is that of the shared memory in bytes; 0 for a pipe.
     """
 
     fd: int
@@ -46,16 +44,16 @@ class Handle(NamedTuple):
 
 @final
 class Segment:
-    """Shared memory without a name: it is freed with the last process that holds it."""
+    """Shared memory without a name: it is freed with the last process that holds it.
+
+    It is new, or the memory behind `fd`, which another process made.
+    """
 
     def __init__(self, size: int, fd: int = -1) -> None:
-        """Make a segment, or map the one behind `fd`."""
         self.size = max(8, size)
         try:
-            if fd < 0:
-                fd = _anonymous_file(self.size)
-            self.fd = fd
-            self._map = mmap.mmap(fd, self.size)
+            self.fd = _anonymous_file(self.size) if fd < 0 else fd
+            self._map = mmap.mmap(self.fd, self.size)
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"Could not allocate {self.size} bytes of shared memory: {error}. "
@@ -66,8 +64,7 @@ class Segment:
     @classmethod
     def attach(cls, handle: Sequence[int]) -> Segment:
         """Map a segment that another process made."""
-        fd, size = handle
-        return cls(size, fd)
+        return cls(handle[1], handle[0])
 
     def handle(self) -> Handle:
         """Return what `attach` takes in another process."""
@@ -91,17 +88,16 @@ def _anonymous_file(size: int) -> int:
 
 
 class Channel:
-    """A shared data structure; its shape stands in the head of its memory."""
+    """A shared data structure; its shape stands in the last two words of its memory's head."""
 
     def __init__(self, shape: tuple[int, int], size: int, segment: Segment | None) -> None:
-        """Lay out new memory, or take an existing one."""
         self.segment = segment or Segment(size)
         if self.segment.size < size:
             raise ConfigError(f"{self.segment.size} bytes do not hold {size}.")
         # One aligned store of eight bytes is atomic; struct's standard sizes are not.
         self._words = self.segment.buffer[: self.segment.size // 8 * 8].cast("Q")
         if segment is None:
-            self._words[_FIRST], self._words[_SECOND] = shape
+            self._words[6], self._words[7] = shape
 
     def handle(self) -> Handle:
         """Return what `attach` takes in another process."""
@@ -114,12 +110,12 @@ class Channel:
     @staticmethod
     def _attached(handle: Sequence[int]) -> tuple[int, int, Segment]:
         segment = Segment.attach(handle)
-        first, second = segment.buffer[: 8 * _HEADER].cast("Q")[_FIRST : _SECOND + 1]
+        first, second = segment.buffer[: 8 * _HEADER].cast("Q")[6:8]
         return first, second, segment
 
 
-_FIRST, _SECOND, _HEADER = 6, 7, 8
-"""Words of a channel's head: its shape stands in the last two."""
+_HEADER = 8
+"""Words of a channel's head."""
 
 
 @final
@@ -127,7 +123,6 @@ class Bell:
     """Wakes another process. Ringing never blocks, even if nobody listens."""
 
     def __init__(self, reader: int = -1) -> None:
-        """Make a bell, or listen to an existing one."""
         self._reader, self._writer = reader, -1
         if reader < 0:
             self._reader, self._writer = os.pipe()
@@ -182,7 +177,6 @@ class Mailbox(Channel):
     """
 
     def __init__(self, size: int, slots: int = 1, segment: Segment | None = None) -> None:
-        """Lay the slots out."""
         if size < 1 or slots < 1:
             raise ConfigError(
                 f"A mailbox of {slots} slots of {size} bytes; both have to be above 0."
@@ -264,23 +258,17 @@ class LabelRing(Channel):
     """Labels on their way to the distiller; those that find it full are dropped.
 
     A row is the kind of the distribution, the label's link (see `Labels`), the observation and the
-    packed distribution. Several producers take turns by a lock on the memory's file, which ends
-    with its holder; there is one consumer. Either side may die and be replaced: a row counts only
-    once it is whole. Links hold for a single producer that loses none.
-
-    Args:
-        spec: The environment, which fixes the width of a row.
-        rows: How many labels it holds; by default what 32 MiB hold, 256 to 16384.
-        segment: The memory of an existing ring.
+    packed distribution. By default it holds what fits in 32 MiB, 256 to 16384 rows. Several
+    producers take turns by a lock on the memory's file, which ends with its holder; there is one
+    consumer. Either side may die and be replaced: a row counts only once it is whole. Links hold
+    for a single producer that loses none.
     """
 
     def __init__(self, spec: Spec, rows: int = 0, segment: Segment | None = None) -> None:
-        """Lay the rows out."""
         self._spec = spec
         self._obs = spec.obs.size
         # The widest packed form: mean and log_std, where actions are numbers.
-        most = max(dists.width(kind, spec.action) for kind in KINDS)
-        self._width = 2 + self._obs + most
+        self._width = 2 + self._obs + dists.width("gaussian", spec.action)
         fitting = _MOST_BYTES // (4 * self._width)
         self.rows = rows or min(max(fitting, _LEAST_ROWS), _MOST_ROWS)
         size = 8 * _HEADER + 4 * self.rows * self._width
@@ -313,7 +301,7 @@ class LabelRing(Channel):
     def push(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> int:
         """Put labels in, as many as there is room for; return how many went in."""
         packed, kind = dists.pack(dist), KINDS.index(dists.kind_of(dist))
-        with self._taking_turns():
+        with self._turn, self._locked():
             words = self._words
             start = words[_PUSHED]
             count = min(len(obs), self.rows - (start - words[_TAKEN]))
@@ -328,17 +316,16 @@ class LabelRing(Channel):
             return int(count)
 
     @contextlib.contextmanager
-    def _taking_turns(self) -> Iterator[None]:
-        # The file's lock keeps processes apart, the other one this process's threads.
-        with self._turn:
-            fd = self.segment.fd
+    def _locked(self) -> Iterator[None]:
+        # The file's lock keeps processes apart; `_turn` keeps this process's threads apart.
+        fd = self.segment.fd
+        if fd >= 0:
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
             if fd >= 0:
-                fcntl.lockf(fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                if fd >= 0:
-                    fcntl.lockf(fd, fcntl.LOCK_UN)
+                fcntl.lockf(fd, fcntl.LOCK_UN)
 
     def take(self, most: int = 4096) -> list[Labels]:
         """Take at most so many labels, oldest first, as batches of one kind each."""
@@ -365,13 +352,10 @@ State = Literal["starting", "ready", "failed", "restarting"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The state of a worker.
+    """The state of a worker, starts that failed, and how often its priority was raised.
 
-    Attributes:
-        state: "starting" until it is ready for the first time; "failed" after a start that failed,
-            until one succeeds; "restarting" after it was lost.
-        starts_failed: Starts that failed.
-        raised: How often its priority was raised because it hardly ran.
+    It is "starting" until it is ready for the first time; "failed" after a start that failed, until
+    one succeeds; "restarting" after it was lost.
     """
 
     state: State = "ready"
@@ -392,7 +376,6 @@ class Status:
     """
 
     def __init__(self, segment: Segment | None = None) -> None:
-        """Make one, or take an existing one."""
         self.segment = segment or Segment(8 * _COUNT)
         self._numbers = self.segment.buffer[: 8 * _COUNT].cast("q")
         self._times = self.segment.buffer[: 8 * _COUNT].cast("d")

@@ -1,4 +1,4 @@
-"""The host of worker processes: it starts, watches, ends and restarts them.
+"""Worker processes: their host, which starts, watches and ends them, and what runs inside.
 
 A worker is a fresh interpreter that gets its orders as JSON and shares memory by descriptor. So
 nothing is pickled, the user's main module is not imported a second time, and the number of threads
@@ -17,52 +17,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from agentkd.errors import ConfigError, WorkerError
+from agentkd.errors import AgentkdError, ConfigError, RefError, WorkerError
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
-from agentkd.runtime.workers import guardian
-from agentkd.runtime.workers.channels import (
-    PID,
-    STOP,
-    Handle,
-    Health,
-    Mailbox,
-    Segment,
-    State,
-    Status,
-)
-from agentkd.runtime.workers.priority import (
-    MOST_NICE,
-    NEVER,
-    Ladder,
-    Silence,
-    family,
-    levels,
-    lowest_reachable,
-    niceness,
-    set_level,
-    usage,
-)
+from agentkd.runtime.workers import channels, guardian, priority
+from agentkd.runtime.workers.channels import PID, STOP, Channel, Health, Mailbox, Segment, Status
+from agentkd.runtime.workers.priority import MOST_NICE, Ladder, Silence, levels
 
 log = logger(__name__)
 
 Cause = Literal["died", "hung", "raised"]
 RAISED, HOPELESS = 70, 71
 """How a worker ends when its planner or distiller raised, and when a new start would."""
-_WORK = "agentkd.runtime.workers.child:main"
 _ENDING = 5.0
 """Seconds for a guardian to end all that its worker started."""
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
+_LIBRARIES = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
+"""Each has a variable such as OMP_NUM_THREADS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +50,7 @@ class Process:
         threads: How many threads its numerical libraries use.
         nice: How much it yields to other programs once it is ready, 0 to 19. At 19 it is in
             SCHED_IDLE on Linux, where it gives a processor up at once. A worker that hardly runs is
-            raised from there step by step. Where the system allows no raise, niceness 10 is the
-            most.
+            raised step by step. Where the system allows no raise, niceness 10 is the most.
     """
 
     factory: str
@@ -135,16 +109,10 @@ class Patience:
 class Host:
     """One supervised process: a planner, a distiller or a collector.
 
-    Args:
-        name: For messages: "planner", "distiller", "collector".
-        process: What the process makes.
-        serve: "module:function" of ours that it runs, as f(child); see
-            `agentkd.runtime.workers.child`.
-        orders: What that function needs to know, as JSON values.
-        shared: The channels that it shares with this process, by name.
-        patience: How long it may take.
-        wake: Called when it is told to end.
-        quiet: Keep what it prints out of this process's errors.
+    It makes what `process` says and runs `serve`, a "module:function" that takes a `Child`, whose
+    orders are JSON values. Channels in `shared` are closed with the host; those in `lent` stay
+    open. `wake` is called when the worker is told to end. If it is `quiet`, what it prints does not
+    appear among this process's errors.
     """
 
     def __init__(
@@ -153,13 +121,13 @@ class Host:
         process: Process,
         serve: str,
         orders: Mapping[str, Any],
-        shared: Mapping[str, Handle],
+        shared: Mapping[str, Channel | channels.Bell],
         patience: Patience | None = None,
         *,
+        lent: Mapping[str, Channel] | None = None,
         wake: Callable[[], None] = lambda: None,
         quiet: bool = False,
     ) -> None:
-        """Prepare; `check` starts it."""
         self.status = Status()
         self.words = Mailbox(8192, 4)
         self.restarts: dict[str, int] = {"died": 0, "hung": 0, "raised": 0}
@@ -168,8 +136,9 @@ class Host:
         self._patience = patience = patience or Patience()
         self._wake = wake
         self._printed = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115
-        own = {"status": self.status.segment.handle(), "words": self.words.handle()}
-        self._shared = {**shared, **own}
+        self._owned = {**shared, "status": self.status.segment, "words": self.words}
+        every = {**self._owned, **(lent or {})}
+        self._shared = {name: each.handle() for name, each in every.items()}
         self._orders = {
             "serve": serve,
             "factory": process.factory,
@@ -177,13 +146,13 @@ class Host:
             "shared": self._shared,
             "orders": dict(orders),
         }
-        steps = levels(process.nice, niceness(), lowest_reachable())
+        steps = levels(process.nice, priority.niceness(), priority.lowest_reachable())
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
         self._silence = Silence()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._failures = self._starts_failed = 0
-        self._state: State = "starting"
+        self._state: channels.State = "starting"
         self._hopeless = self._closed = False
         self._told = ""
         self._lock = threading.Lock()
@@ -204,7 +173,7 @@ class Host:
         return self._process is not None and self.status.ready
 
     def health(self) -> Health:
-        """Return how it is."""
+        """Return its state."""
         state = "ready" if self.ready else self._state
         return Health(state, self._starts_failed, self._ladder.raised)
 
@@ -215,8 +184,9 @@ class Host:
         text = json.dumps(self._orders).encode()
         letter = Segment(len(text))
         letter.buffer[: len(text)] = text
+        threads = str(self._factory.threads)
         command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
-        told = [os.getpid(), json.dumps(sys.path), _WORK, letter.fd, len(text)]
+        told = [os.getpid(), json.dumps(sys.path), f"{__name__}:main", letter.fd, len(text)]
         # What a planner prints must not mix with this program's output.
         output = 2 if self._printed is None else self._printed.fileno()
         try:
@@ -225,7 +195,7 @@ class Host:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=os.environ | dict.fromkeys(_THREADS, str(self._factory.threads)),
+                env=os.environ | {f"{each}_THREADS": threads for each in _LIBRARIES},
                 pass_fds=[letter.fd, *(each.fd for each in self._shared.values())],
                 # Ctrl-C is for the parent, which ends its workers in order.
                 process_group=0,
@@ -256,7 +226,7 @@ class Host:
             if code in (RAISED, HOPELESS):
                 self._fail("raised", self.error)
             else:
-                self._fail("died", f"{_ended(code)} {self.error or self._last()}".strip())
+                self._fail("died", f"{_ended(code)} {self.error or self._end_of_print()}".strip())
             return
         root, patience = self._process.pid, self._patience
         heard, what, limit = self.status.heard, "not ready after", patience.start
@@ -264,7 +234,7 @@ class Host:
             self._yield(now, root)
             heard = max(self.status.heard, self._ladder.changed)
             what, limit = "silent for", patience.answer
-        if self._silence.beyond(limit, now, heard, lambda: usage(root)):
+        if self._silence.beyond(limit, now, heard, lambda: priority.usage(root)):
             self._fail("hung", f"It was {what} {now - heard:.1f} s.")
 
     def _yield(self, now: float, root: int) -> None:
@@ -275,17 +245,17 @@ class Host:
             self._state, self._told = "ready", ""
             ladder.begin(now)
         raised = ladder.raised
-        changed = ladder.look(now, self.status.heard, lambda: usage(root))
+        changed = ladder.look(now, self.status.heard, lambda: priority.usage(root))
         if not (first or changed) or not self._factory.nice:
             return
         try:
             # Its guardian needs no processor and stays as it is.
-            set_level(family(root)[1:], ladder.level)
+            priority.set_level(priority.family(root)[1:], ladder.level)
         except OSError as error:
             if ladder.raised == raised:
                 return
             # A new start is the only way up; from then on it keeps a share.
-            ladder.keep_to(levels(self._factory.nice, niceness(), NEVER))
+            ladder.keep_to(levels(self._factory.nice, priority.niceness(), priority.NEVER))
             self._fail("hung", f"Its priority could not be raised: {error}.")
             return
         if ladder.raised > raised:
@@ -297,7 +267,7 @@ class Host:
             if self.ready:
                 log.warning("The %s: %s", self._name, _last_line(self.error))
 
-    def _last(self) -> str:
+    def _end_of_print(self) -> str:
         """Return the last line that a quiet worker printed."""
         if self._printed is None:
             return ""
@@ -318,10 +288,8 @@ class Host:
         pause = self._patience.backoff * 2.0 ** min(self._failures, 20)
         pause = min(pause, self._patience.most_backoff)
         self._start_at = time.monotonic() + pause
-        if was_ready:
-            self._report(f"{cause}; it is started again.")
-        else:
-            self._report(f"did not start and is tried again: {_last_line(words)}")
+        why = f"did not start and is tried again: {_last_line(words)}"
+        self._report(f"{cause}; it is started again." if was_ready else why)
 
     def _report(self, what: str) -> None:
         """Log a failure, once for each reason until it serves again."""
@@ -372,8 +340,8 @@ class Host:
                     self._process.wait(self._patience.grace)
             self._reap()
             self._listen()
-            self.status.segment.close()
-            self.words.close()
+            for channel in self._owned.values():
+                channel.close()
             if self._printed is not None:
                 self._printed.close()
 
@@ -394,13 +362,10 @@ class Port:
         return self._host.pid if self._host is not None else None
 
     def await_ready(self, timeout: float | None = None) -> None:
-        """Return when it can be used.
+        """Wait until it can be used, at most `timeout` seconds.
 
-        Args:
-            timeout: Seconds to wait at most, None for as long as a start may take.
-
-        Raises:
-            WorkerError: If its start fails or takes longer.
+        None waits for as long as a start may take. A start that fails or takes longer is a
+        WorkerError.
         """
         if self._host is not None:
             self._host.await_ready(timeout)
@@ -426,3 +391,55 @@ def _ended(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"It was ended by {signal.Signals(-code).name}."
     return f"It was ended by signal {-code}."
+
+
+@dataclass(slots=True)
+class Child:
+    """What a worker's function gets: what the factory made, its orders, and the channels.
+
+    `shared` has the channels' handles by name; `status` shows its state; `words` takes errors.
+    """
+
+    made: Any
+    orders: Mapping[str, Any]
+    shared: Mapping[str, Sequence[int]]
+    status: Status
+    words: Mailbox
+
+    def mailbox(self, name: str) -> Mailbox:
+        """Open a shared mailbox."""
+        return Mailbox.attach(self.shared[name])
+
+    def say(self, text: str) -> None:
+        """Send a text to the parent; only its end if it is too long."""
+        self.words.write(text.encode(errors="backslashreplace")[-self.words.size :])
+
+
+def describe(error: BaseException) -> str:
+    """Describe an error: ours by its message, others by their traceback."""
+    if isinstance(error, AgentkdError):
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        return f"{type(error).__name__}: {error}{cause}"
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def main(told: Mapping[str, Any]) -> None:
+    """Make what the host named, and serve until told to end."""
+    shared = told["shared"]
+    status = Status.attach(shared["status"])
+    status[PID] = os.getpid()
+    child = Child(None, told["orders"], shared, status, Mailbox.attach(shared["words"]))
+    code = RAISED
+    try:
+        child.made = resolve(told["factory"])(**told["arguments"])
+        resolve(told["serve"])(child)
+    except (RefError, ConfigError) as error:
+        # Another start would end the same way.
+        code = RAISED if status.ready else HOPELESS
+        child.say(describe(error))
+    except Exception as error:
+        child.say(describe(error))
+    else:
+        return
+    sys.stdout.flush()
+    os._exit(code)

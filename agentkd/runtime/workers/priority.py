@@ -11,48 +11,35 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 from agentkd.runtime.workers.guardian import offspring
 
 MOST_NICE, NEVER = 19, 20
 _SHARING = 10
 """At this niceness a worker gets a tenth of a processor beside one busy program."""
-_MAY_NICE = 1 << 23
-"""CAP_SYS_NICE in a process's capabilities."""
 _RUNS = 0.5
 """A worker with less than this share of one processor hardly runs."""
 _PAUSE, _MOST_PAUSE = 10.0, 300.0
 """Seconds without silence before a worker is lowered; they double after each raise."""
-_STATE, _USER, _SYSTEM = 0, 11, 12
-"""Fields of /proc/PID/stat after the command's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """A priority.
+class Level(NamedTuple):
+    """A priority: the niceness, 0 to 19, and whether it is SCHED_IDLE.
 
-    Attributes:
-        nice: The niceness, 0 to 19.
-        idle: Whether it is SCHED_IDLE, which runs only where nothing else wants to.
+    In SCHED_IDLE a process runs only where nothing else wants to.
     """
 
     nice: int
     idle: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What processes did with the processors.
-
-    Attributes:
-        seconds: Processor time that they used since they began.
-        runnable: Whether one of their threads runs or waits for a processor.
-    """
+class Usage(NamedTuple):
+    """The processor time of processes, and whether a thread of theirs runs or waits to run."""
 
     seconds: float
     runnable: bool
@@ -75,18 +62,12 @@ def lowest_reachable() -> int:
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    if limit == resource.RLIM_INFINITY or _may_nice():
-        return own
-    return max(own, 20 - limit)
-
-
-def _may_nice() -> bool:
+    capabilities = 0
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "CapEff":
-                return bool(int(value, 16) & _MAY_NICE)
-    return False
+        found = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        capabilities = int(found[1], 16) if found else 0
+    may_nice = capabilities & (1 << 23)  # CAP_SYS_NICE
+    return own if limit == resource.RLIM_INFINITY or may_nice else max(own, 20 - limit)
 
 
 def levels(nice: int, own: int, reachable: int) -> tuple[Level, ...]:
@@ -115,12 +96,9 @@ class Ladder:
     """
 
     def __init__(self, steps: Sequence[Level], bound: float) -> None:
-        """Begin at the lowest level."""
-        self.raised = 0
-        self.changed = 0.0
+        self.raised = self._at = 0
+        self.changed = self._quick_since = 0.0
         self._steps, self._bound = steps, bound
-        self._at = 0
-        self._quick_since = 0.0
         self._pause, self._lowered = _PAUSE, False
         self._looking: tuple[float, float] | None = None
 
@@ -176,16 +154,11 @@ def set_level(pids: Iterable[int], level: Level) -> None:
         while fresh := set(_threads(pid)) - done:
             for thread in fresh:
                 with contextlib.suppress(ProcessLookupError):
-                    _set_thread(thread, level)
+                    os.setpriority(os.PRIO_PROCESS, thread, level.nice)
+                    if sys.platform == "linux":
+                        policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
+                        os.sched_setscheduler(thread, policy, os.sched_param(0))
             done |= fresh
-
-
-def _set_thread(thread: int, level: Level) -> None:
-    os.setpriority(os.PRIO_PROCESS, thread, level.nice)
-    if sys.platform != "linux":
-        return
-    policy = os.SCHED_IDLE if level.idle else os.SCHED_BATCH
-    os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
 def _threads(pid: int) -> list[int]:
@@ -202,10 +175,10 @@ def usage(pid: int) -> Usage:
         whole = _stat(Path(f"/proc/{each}/stat"))
         if whole is None:
             continue
-        ticks += int(whole[_USER]) + int(whole[_SYSTEM])
+        ticks += int(whole[11]) + int(whole[12])  # in user and in system mode
         for thread in _threads(each):
             fields = _stat(Path(f"/proc/{each}/task/{thread}/stat"))
-            runnable |= fields is not None and fields[_STATE] == "R"
+            runnable |= fields is not None and fields[0] == "R"
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), runnable)
 
 
@@ -215,9 +188,10 @@ def family(pid: int) -> list[int]:
 
 
 def _stat(path: Path) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the command's name; None if it is gone."""
     try:
         return path.read_text().rpartition(")")[2].split()
-    except (OSError, ProcessLookupError):
+    except OSError:
         return None
 
 
@@ -238,9 +212,7 @@ class Silence:
     """
 
     def __init__(self) -> None:
-        """Begin with no silence."""
-        self._heard = self._looked = 0.0
-        self._counted = 0.0
+        self._heard = self._looked = self._counted = 0.0
         self._used: float | None = None
 
     def beyond(self, limit: float, now: float, heard: float, measure: Callable[[], Usage]) -> bool:

@@ -21,6 +21,8 @@ Each message says what was wrong, with the value, and what to do about it.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable
 from typing import Literal
 
@@ -137,3 +139,42 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if names:
         return " Known: " + ", ".join(repr(each) for each in names) + "."
     return ""
+
+
+def check_range(
+    name: str,
+    value: float | None,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> None:
+    """Check an option's number against bounds; NaN is within none, and None is not checked.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+        least: The smallest value.
+        above: What it has to be greater than.
+        most: The greatest value.
+        below: What it has to be smaller than; `math.inf` for any finite number.
+        hint: A sentence for the end of the message.
+
+    Raises:
+        ConfigError: If the value is outside.
+    """
+    bounds = (
+        (least, operator.ge, "at least"),
+        (above, operator.gt, "above"),
+        (most, operator.le, "at most"),
+        (below, operator.lt, "below"),
+    )
+    given = [each for each in bounds if each[0] is not None]
+    if value is None or all(holds(value, bound) for bound, holds, _ in given):
+        return
+    wanted = " and ".join(
+        "finite" if bound == math.inf else f"{word} {bound}" for bound, _, word in given
+    )
+    raise ConfigError(f"{name} is {value}; it has to be {wanted}. {hint}".rstrip())

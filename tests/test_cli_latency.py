@@ -181,7 +181,7 @@ def test_a_form_that_raises_is_left_out_with_a_note() -> None:
     assert (first.calls, first.note) == (0, "raised OSError: unplugged")
     assert (second.calls, second.note) == (0, "raised ValueError: no")
     assert third.calls > 0
-    with pytest.raises(ConfigError, match="rounds=0"):
+    with pytest.raises(ConfigError, match="rounds is 0"):
         measure(forms, obs, rounds=0)
 
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy, RecurrentPolicy
@@ -30,8 +30,7 @@ class Sample:
 
     def __init__(self, most: int = 4096, seed: int = 0) -> None:
         """Begin empty."""
-        if most < 1:
-            raise ConfigError(f"most is {most}; at least 1 is needed.")
+        check_range("most", most, least=1)
         self.seen = 0
         self._most = most
         self._random = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.measure.latency import Decide, Form
 from agentkd.types import Floats
 
@@ -169,8 +169,8 @@ def measure(
     Raises:
         ConfigError: If a number is invalid.
     """
-    if not seconds >= SHORTEST or not watts > 0:
-        raise ConfigError(f"seconds={seconds}, watts={watts}: at least {SHORTEST:g}, and above 0.")
+    check_range("seconds", seconds, least=SHORTEST)
+    check_range("watts", watts, above=0)
     passing = clocks or Clocks()
     idle = math.nan if meter is None else _idle(meter, seconds, passing)
     each = list(obs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 
 _RESAMPLES = 10_000
 _SEED = 0
@@ -171,8 +171,7 @@ def retention(
 
 
 def _sample(values: Sequence[float], confidence: float) -> Doubles:
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"confidence is {confidence}; between 0 and 1, such as 0.95.")
+    check_range("confidence", confidence, above=0, below=1, hint="0.95 is usual.")
     return np.asarray(values, np.float64)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.spec import Spec
 from agentkd.types import Floats
 
@@ -93,11 +93,9 @@ def measure(
     Raises:
         ConfigError: If a number is invalid.
     """
-    if not seconds > 0 or rounds < 1 or not len(obs):
-        raise ConfigError(
-            f"seconds={seconds}, rounds={rounds}, {len(obs)} observations: "
-            "above 0, at least 1, at least 1."
-        )
+    check_range("seconds", seconds, above=0)
+    check_range("rounds", rounds, least=1)
+    check_range("The number of observations", len(obs), least=1)
     each = list(obs)
     times: dict[int, list[int]] = {index: [] for index in range(len(forms))}
     notes = {index: form.note for index, form in enumerate(forms)}

@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from agentkd import environments
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import Actions, Floats
 
@@ -83,11 +83,10 @@ class Lockstep:
         copies: int,
     ) -> None:
         """Make the environments."""
-        for what, number in (("episodes", episodes), ("max_steps", max_steps), ("copies", copies)):
-            if number < 1:
-                raise ConfigError(f"{what} is {number}; at least 1 is needed.")
-        if seed < 0:
-            raise ConfigError(f"seed is {seed}; it has to be at least 0.")
+        check_range("episodes", episodes, least=1)
+        check_range("max_steps", max_steps, least=1)
+        check_range("copies", copies, least=1)
+        check_range("seed", seed, least=0)
         self.name, self.episodes, self.seed = environments.label(env), episodes, seed
         self.max_steps = max_steps
         self.rows: list[Row] = []

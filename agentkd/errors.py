@@ -171,7 +171,7 @@ def check_range(
         (most, operator.le, "at most"),
         (below, operator.lt, "below"),
     )
-    given = [each for each in bounds if each[0] is not None]
+    given = [(bound, holds, word) for bound, holds, word in bounds if bound is not None]
     if value is None or all(holds(value, bound) for bound, holds, _ in given):
         return
     wanted = " and ".join(

@@ -50,7 +50,8 @@ def test_idle_power_is_subtracted() -> None:
     slow, fast = bill.rows
     assert slow.microjoules == pytest.approx(20_000)
     assert fast.microjoules == pytest.approx(10_000)
-    assert slow.calls == pytest.approx(500, abs=4)
+    # A second of each, and twenty decisions to warm up.
+    assert machine.cpu == pytest.approx(2.06, abs=0.02)
     assert bill.source == "RAPL"
     assert bill.idle_watts == pytest.approx(20.0)
     assert "less the 20.0 W" in bill.text

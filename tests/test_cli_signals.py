@@ -46,7 +46,7 @@ def distil(out: Path) -> list[str]:
     [
         (signal.SIGTERM, "import:torch"),
         (signal.SIGHUP, "import:gymnasium"),
-        (signal.SIGTERM, "agentkd.measure.lockstep:Lockstep._step@20"),
+        (signal.SIGTERM, "agentkd.measure.evaluate:Lockstep._step@20"),
         (signal.SIGTERM, f"{LOOP}:Run.loop"),
     ],
 )

@@ -1,6 +1,7 @@
 """Environments by name: a Gymnasium id, "module:Id-v0", or "module:attribute".
 
-Where a name is taken, so is a function that makes an environment.
+Where a name is taken, so is a function that makes an environment. What it returns is checked
+against what it declares (`environment_checks`).
 
 A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`. So reports,
 executor files and worker processes carry them with the name.
@@ -41,14 +42,14 @@ def make(env: Environment, *, finite: bool = False, **options: Any) -> Any:
         options: Keyword arguments for it, before those in the name.
 
     Returns:
-        A `gymnasium.Env` that checks what it returns; see `checked.Checked`.
+        A `gymnasium.Env` that checks what it returns; see `environment_checks.Checked`.
 
     Raises:
         RefError: If nothing goes by that name, or a package that it needs is missing.
         EpisodeError: If it cannot be built.
         SpecError: If its spaces are not supported.
     """
-    from agentkd.environments.checked import Checked
+    from agentkd.environment_checks import Checked
 
     if not isinstance(env, str):
         return Checked(_called(env, options), label(env), finite=finite)
@@ -251,7 +252,7 @@ def _made(base: str, options: dict[str, Any]) -> Any:
 
 
 def _unbuilt(name: str, error: Exception, found: Any = None, options: Any = None) -> EpisodeError:
-    from agentkd.environments.checked import told
+    from agentkd.environment_checks import told
 
     given = f" with {options}" if options else ""
     hint = "AGENTKD_DEBUG=1 shows the traceback."

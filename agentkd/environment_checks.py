@@ -216,13 +216,7 @@ class _Borrowed(gym.Env[Any, Any]):
 
 
 def misfit(space: Any, obs: Any, name: str = "") -> str:
-    """Say how an observation differs from its space; "" where it fits.
-
-    Args:
-        space: A space of Gymnasium or of the old gym.
-        obs: One observation.
-        name: Where it is in a dictionary or tuple, for the message.
-    """
+    """Say how an observation differs from its space, at a place in it; "" where it fits."""
     kind = type(space).__name__
     where = f"{name}: " if name else ""
     if kind == "Dict":
@@ -262,16 +256,11 @@ def _array_misfit(space: Any, kind: str, obs: Any) -> str:
         if dtype.kind == "f" or array.dtype == dtype:
             return ""
         if dtype.kind != "b":
-            low, high = _range(dtype)
+            low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     elif kind != "MultiBinary":
         low = np.asarray(getattr(space, "start", 0))
         high = low + np.asarray(getattr(space, "nvec", getattr(space, "n", 1))) - 1
     return _choice_misfit(array, low, high)
-
-
-def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
-    limits = np.iinfo(dtype)
-    return limits.min, limits.max
 
 
 def _choice_misfit(array: NDArray[Any], low: Any, high: Any) -> str:

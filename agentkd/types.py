@@ -92,12 +92,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch of distributions as it travels and is stored.
-
-    Attributes:
-        kind: The kind of all of them.
-        rows: One row of numbers for each; `agentkd.dists` says how they lie.
-    """
+    """A batch of distributions of one kind as it travels; `agentkd.dists` says how rows lie."""
 
     kind: Kind
     rows: Floats
@@ -138,7 +133,7 @@ class Labels(NamedTuple):
         obs: (batch, obs).
         dist: The planner's answers; packed where they come from another process.
         link: How many labels before it the one of the tick before came, (batch,); 0 where there is
-            none, so that whoever has a memory begins afresh. None where nobody knows.
+            none, and a memory begins afresh. None where it is unknown.
     """
 
     obs: Floats
@@ -209,11 +204,8 @@ class Gated(Protocol):
     def follow(self, weights: Floats | None, /) -> None:
         """Take note of an executor that acts and is not from `snapshot`; go on from it.
 
-        It is told at the start, and after a swap or rollback that the distiller did not cause.
-
-        Args:
-            weights: As `Executor.vector` lays them out; None for an executor of another
-                architecture.
+        It is told at the start, and after a swap or rollback that the distiller did not cause. The
+        weights are laid out as by `Executor.vector`; None is an executor of another architecture.
         """
         ...
 

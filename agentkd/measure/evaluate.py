@@ -16,7 +16,7 @@ from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import ActionDist, Actions, Floats, Policy, RecurrentPolicy, State
 
-MAX_STEPS = 100_000
+_MAX_STEPS = 100_000
 _COPIES = 32
 
 Watch = Callable[[int, int, float], None]
@@ -49,7 +49,7 @@ def evaluate(
     spec: Spec | None = None,
     progress: Watch | None = None,
     visited: Visited | None = None,
-    max_steps: int = MAX_STEPS,
+    max_steps: int = _MAX_STEPS,
     copies: int = _COPIES,
 ) -> Evaluation:
     """Run a policy for some episodes, acting on the mode of its distribution.
@@ -86,14 +86,13 @@ def evaluate_random(
     episodes: int,
     seed: int,
     progress: Watch | None = None,
-    max_steps: int = MAX_STEPS,
     copies: int = _COPIES,
 ) -> Evaluation:
     """Evaluate random play: actions drawn from the action space.
 
     Episode i draws with seed + i; else everything is as in `evaluate`.
     """
-    with Lockstep(env, episodes, seed, None, max_steps, copies) as lockstep:
+    with Lockstep(env, episodes, seed, None, _MAX_STEPS, copies) as lockstep:
         return lockstep.run(_Drawn(lockstep), progress, None)
 
 

@@ -67,14 +67,12 @@ class ArmLook:
         returns: Of the episodes that ended so far.
         current: The return of the episode at hand.
         done: The share of the arm that is over, 0 to 1.
-        seconds: Of wall time so far.
     """
 
     returns: tuple[float, ...]
     current: float
     ticks: int
     done: float
-    seconds: float
     decision: Decision
     metrics: dict[str, Any]
 
@@ -233,7 +231,7 @@ async def _whole(
     runtime: Runtime, scored: Scored, setting: Setting, watch: Callable[[ArmLook], None] | None
 ) -> None:
     """Run to the end, and show the arm now and then."""
-    begin, looked = time.monotonic(), 0.0
+    looked = 0.0
     ends: dict[str, Any] = {
         "ticks": setting.ticks,
         "seconds": setting.seconds,
@@ -256,7 +254,6 @@ async def _whole(
                 current=scored.current,
                 ticks=ticks,
                 done=min(1.0, max(shares, default=0.0)),
-                seconds=now - begin,
                 decision=decision,
                 metrics=runtime.agent.metrics(),
             )

@@ -144,10 +144,7 @@ def check_kind(kind: Kind, action: ActionSpec) -> None:
 
 
 def check(dist: AnyDist, action: ActionSpec, batch: int) -> Packed:
-    """Check that a policy's answer fits the actions and the batch, and is finite.
-
-    Returns:
-        The answer, packed.
+    """Check that a policy's answer fits the actions and the batch, and is finite; packs it.
 
     Raises:
         SpecError: If the kind or the shape does not fit.
@@ -177,8 +174,7 @@ def check(dist: AnyDist, action: ActionSpec, batch: int) -> Packed:
 def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     """The bounds of a box in float32, (d,) each, rounded inwards; read-only.
 
-    To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is kept in
-    float64.
+    To the nearest, 0.1 would become 0.10000000149, outside of a box that is kept in float64.
     """
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")

@@ -33,14 +33,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     be single finite numbers. NaN in an observation is let through, for the runtime and the
     collector handle it, unless `finite` is set.
 
-    Args:
-        env: A `gymnasium.Env`, or an object with the same methods and spaces.
-        name: The environment's name, for messages.
-        finite: Whether NaN or infinity in an observation is an error.
-
     Raises:
-        EpisodeError: If `env` is no environment; later, from `reset` and `step`, if it raises or
-            returns something wrong.
+        EpisodeError: If `env` has not the methods and spaces of a `gymnasium.Env`; later, from
+            `reset` and `step`, if it raises or returns something wrong.
         SpecError: If its spaces are not supported.
     """
 
@@ -80,11 +75,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            EpisodeError: If the environment raises or returns something wrong.
-        """
+        """Begin an episode."""
         self._seed, self._steps = seed, 0
         more = {} if options is None else {"options": options}
         try:
@@ -103,11 +94,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Do a step.
-
-        Raises:
-            EpisodeError: If the environment raises or returns something wrong.
-        """
+        """Do a step."""
         try:
             result: Any = self.env.step(action)
         except AgentkdError:

@@ -65,11 +65,7 @@ def label(env: Environment) -> str:
 
 
 def look_at(env: Environment) -> tuple[Spec, Floats]:
-    """Give an environment's spec, and an observation that it begins with, (1, obs).
-
-    Raises:
-        AgentkdError: As `make`, and if its reset fails.
-    """
+    """Give an environment's spec, and an observation that it begins with, (1, obs)."""
     probe = make(env)
     try:
         spec = env_spec(probe)
@@ -80,11 +76,7 @@ def look_at(env: Environment) -> tuple[Spec, Floats]:
 
 
 def split(name: str) -> tuple[str, dict[str, Any]]:
-    """Give a name without its arguments, and these.
-
-    Raises:
-        RefError: If what follows the name is no JSON object.
-    """
+    """Give a name without its arguments, and these; `RefError` if they are no JSON object."""
     base, brace, rest = name.partition("{")
     if not brace:
         return name, {}
@@ -99,11 +91,7 @@ def split(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def with_arguments(name: str, words: Sequence[str]) -> str:
-    """Give a name that carries arguments.
-
-    Args:
-        name: The environment's, which may carry some already.
-        words: Each a JSON object, or KEY=VALUE with a JSON value or plain text.
+    """Add arguments to a name: JSON objects, or KEY=VALUE with a JSON value or plain text.
 
     Raises:
         ConfigError: If a word is neither.
@@ -177,12 +165,7 @@ def _is_class_of_gymnasium(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Check that something goes by a name, without making it.
-
-    Raises:
-        RefError: If nothing does.
-        EpisodeError: If the module that it names cannot be imported.
-    """
+    """Check that something goes by a name, as `make` does, without making it."""
     base, _ = split(name)
     try:
         _find(base)
@@ -276,8 +259,7 @@ def _takes(found: Any) -> str:
 def _quiet_mujoco(name: str) -> None:
     """Send MuJoCo's warnings to the log, each once.
 
-    It would print them for every copy of an environment, in the middle of whatever is shown, and
-    leave a file in the working directory.
+    It would print them for every copy of an environment, and leave a file in the working directory.
     """
     import gymnasium as gym
 

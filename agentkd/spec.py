@@ -314,11 +314,7 @@ def _one_hot(values: NDArray[Any], part: Part) -> Floats:
 
 
 def flatten(spec: ObsSpec, obs: Any) -> Floats:
-    """Lay a batch of observations out flat: float32, shape (batch, size).
-
-    Args:
-        spec: What the observation consists of.
-        obs: A batched array, or a dictionary or tuple of batched arrays.
+    """Lay a batched array, or a dictionary or tuple of such, out flat: float32, (batch, size).
 
     Raises:
         SpecError: If a part is missing or has another shape.
@@ -348,11 +344,7 @@ def _laid_out(spec: ObsSpec, arrays: list[NDArray[Any]]) -> Floats:
 
 
 def unflatten(spec: ObsSpec, flat: Floats) -> Any:
-    """Give flat observations, (batch, size), their own shape and dtype back.
-
-    Returns:
-        A batched array, or a dictionary or tuple of batched arrays.
-    """
+    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took."""
     if flat.ndim != 2 or flat.shape[1] != spec.size:
         raise SpecError(
             f"Flat observations have shape {flat.shape}; (batch, {spec.size}) was expected."

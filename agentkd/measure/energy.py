@@ -139,19 +139,12 @@ def measure(
     missing: str = "",
     clocks: Clocks | None = None,
 ) -> Bill:
-    """Let each form decide for some seconds, and divide what that took.
+    """Let each form decide on observations (n, size) for some seconds, and divide what that took.
 
-    Args:
-        forms: What to measure.
-        obs: Observations that are decided in turn, (n, size).
-        seconds: For each form; at least 1.
-        watts: Of a busy core, for the estimate.
-        meter: Counts energy; None for an estimate.
-        missing: Why there is no meter.
-        clocks: How time passes.
+    Without a meter it is estimated for a core of so many watts; `missing` says why there is none.
 
     Raises:
-        ConfigError: If a number is invalid.
+        ConfigError: If there is less than a second for each form, or no power.
     """
     check_range("seconds", seconds, least=SHORTEST)
     check_range("watts", watts, above=0)

@@ -99,17 +99,10 @@ def evaluate_random(
 def record(
     env: str, policy: Policy | RecurrentPolicy, *, steps: int, seed: int, spec: Spec | None = None
 ) -> list[Floats]:
-    """Record the observations of a policy's own episodes, as `evaluate` runs them.
-
-    Args:
-        env: The environment's name.
-        policy: What acts.
-        steps: How many observations; the last episode is cut off there.
-        seed: Episode i is reset with seed + i.
-        spec: The environment's; left out, it is asked.
+    """Record `steps` observations of a policy's own episodes; the last one is cut off there.
 
     Returns:
-        Observations, each episode's (steps, obs), in the order in which they were seen.
+        Each episode's observations, (steps, obs). Episode i is reset with seed + i.
     """
     recorded: list[Floats] = []
     left = steps

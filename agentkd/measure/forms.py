@@ -237,14 +237,7 @@ def missing(error: ModuleNotFoundError) -> str:
 
 
 def time_elsewhere(python: str, executor: Executor, *, seconds: float, rounds: int) -> Latency:
-    """Time ExecuTorch in another Python, one thread; where it fails, its note says why.
-
-    Args:
-        python: The interpreter; it has torch and ExecuTorch.
-        executor: The executor.
-        seconds: As in `agentkd.measure.latency.measure`.
-        rounds: Likewise.
-    """
+    """Time ExecuTorch by a Python that has it, one thread; where it fails, its note says why."""
     nothing = Latency(EXECUTORCH, math.nan, math.nan, math.nan, 0)
     with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
         file = Path(folder) / "executor.akd"

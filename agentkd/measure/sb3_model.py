@@ -47,10 +47,7 @@ _LAYERS = {
 def sb3_form(ref: str | None, spec: Spec, algorithm: str | None = None) -> tuple[Form, Any]:
     """The form "SB3 predict", and the model; (…, None) with the reason where there is none.
 
-    Args:
-        ref: The planner; None for a fresh model.
-        spec: The environment a fresh model is for.
-        algorithm: The save's algorithm, where the save does not tell.
+    Without a reference to a planner the model is a fresh one for the environment.
     """
     try:
         model, note = _fresh(spec) if ref is None else _model_of(ref, algorithm)

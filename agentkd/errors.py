@@ -131,13 +131,19 @@ def check_range(
     below: float | None = None,
     hint: str = "",
 ) -> None:
-    """Check that least ≤ value ≤ most, and above < value < below, as far as bounds are given.
+    """Check an option's number against bounds; NaN is within none, and None is not checked.
 
-    NaN is never within, and None, an option left out, always. `below=math.inf` takes any finite
-    number. A `hint` is a sentence for the end of the message.
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+        least: The smallest value.
+        above: What it has to be greater than.
+        most: The greatest value.
+        below: What it has to be smaller than; `math.inf` for any finite number.
+        hint: A sentence for the end of the message.
 
     Raises:
-        ConfigError: If the value is outside, with its name and the bounds.
+        ConfigError: If the value is outside.
     """
     bounds = (
         (least, operator.ge, "at least"),

@@ -34,7 +34,6 @@ class Meter(Protocol):
 
     def joules(self) -> float:
         """What was taken since some moment, J; grows."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,11 +132,9 @@ class Chooser(Protocol):
 
     def begin(self, row: int) -> None:
         """Prepare for an episode that begins in a row."""
-        ...
 
     def __call__(self, obs: Floats, live: list[int], /) -> Actions | Sequence[Any]:
         """Give the actions of the rows that are alive, (len(live), …)."""
-        ...
 
 
 @dataclass(slots=True)

@@ -45,8 +45,7 @@ def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         NoZipError: If it is no zip.
-        LoadError: If it has too many entries, a name twice, or an entry that is larger than the
-            file allows.
+        LoadError: If it has too many entries, one twice, or one too large for the file.
     """
     with loading(what):
         _check_directory(stream, what)
@@ -122,11 +121,7 @@ def read_entry(file: zipfile.ZipFile, name: str, limit: int, what: object) -> by
 
 
 def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], Any, bool]:
-    """Read the header of a .npy file, and compare it with the bytes that follow.
-
-    Args:
-        stream: The file, at its beginning.
-        size: How many bytes it has.
+    """Read the header of a .npy file of `size` bytes, and compare it with those that follow.
 
     Returns:
         Shape, dtype, and whether it lies in Fortran's order; numbers or text.
@@ -151,11 +146,7 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], Any, bo
 
 
 def read_array(stream: IO[bytes], size: int) -> Any:
-    """Read a .npy file of `size` bytes that are known to be there.
-
-    Raises:
-        LoadError: If the array does not have exactly the bytes that are there.
-    """
+    """Read a .npy file of `size` bytes, as `array_header` checks them."""
     shape, dtype, turned = array_header(stream, size)
     with loading("The array"):
         data = stream.read(math.prod(shape) * dtype.itemsize)

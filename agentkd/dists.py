@@ -31,28 +31,30 @@ from agentkd.types import (
     SquashedGaussian,
 )
 
+_KIND_OF: dict[type[Any], Kind] = {
+    Categorical: "categorical",
+    QValues: "qvalues",
+    MultiCategorical: "multicategorical",
+    Bernoulli: "bernoulli",
+    Gaussian: "gaussian",
+    SquashedGaussian: "squashed",
+    Point: "point",
+}
+_CLASS_OF: dict[Kind, Any] = {kind: each for each, kind in _KIND_OF.items()}
+_KINDS_FOR: dict[type[Any], tuple[Kind, ...]] = {
+    DiscreteSpec: ("categorical", "qvalues"),
+    MultiDiscreteSpec: ("multicategorical",),
+    MultiBinarySpec: ("bernoulli",),
+    BoxSpec: ("gaussian", "squashed", "point"),
+}
+_PAIRS = ("gaussian", "squashed")
+"""Kinds of two numbers for each of an action's."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def kind_of(dist: AnyDist) -> Kind:
     """Name the kind of a distribution."""
-    match dist:
-        case Packed(kind, _):
-            return kind
-        case Categorical():
-            return "categorical"
-        case QValues():
-            return "qvalues"
-        case MultiCategorical():
-            return "multicategorical"
-        case Bernoulli():
-            return "bernoulli"
-        case Gaussian():
-            return "gaussian"
-        case SquashedGaussian():
-            return "squashed"
-        case Point():
-            return "point"
+    return dist.kind if isinstance(dist, Packed) else _KIND_OF[type(dist)]
 
 
 def pack(dist: AnyDist) -> Floats:
@@ -97,36 +99,21 @@ def action_size(action: ActionSpec) -> int:
 
 def width(kind: Kind, action: ActionSpec) -> int:
     """How many numbers one packed distribution takes."""
-    twice = kind in ("gaussian", "squashed")
-    return action_size(action) * (2 if twice else 1)
+    return action_size(action) * (2 if kind in _PAIRS else 1)
 
 
 def unpack(kind: Kind, rows: Floats, action: ActionSpec) -> ActionDist:
     """Read what `pack` laid out."""
-    match kind:
-        case "categorical":
-            return Categorical(rows)
-        case "qvalues":
-            return QValues(rows)
-        case "multicategorical":
-            if not isinstance(action, MultiDiscreteSpec):
-                raise SpecError(f"A multicategorical needs MultiDiscrete, not {action}")
-            return MultiCategorical(rows, action.sizes)
-        case "bernoulli":
-            return Bernoulli(rows)
-        case "point":
-            return Point(rows)
-    half = rows.shape[1] // 2
-    pair = rows[:, :half], rows[:, half:]
-    return Gaussian(*pair) if kind == "gaussian" else SquashedGaussian(*pair)
-
-
-_KINDS_FOR: dict[type[Any], tuple[Kind, ...]] = {
-    DiscreteSpec: ("categorical", "qvalues"),
-    MultiDiscreteSpec: ("multicategorical",),
-    MultiBinarySpec: ("bernoulli",),
-    BoxSpec: ("gaussian", "squashed", "point"),
-}
+    parts: tuple[Any, ...] = (rows,)
+    if kind in _PAIRS:
+        half = rows.shape[1] // 2
+        parts = rows[:, :half], rows[:, half:]
+    elif kind == "multicategorical":
+        if not isinstance(action, MultiDiscreteSpec):
+            raise SpecError(f"A multicategorical needs MultiDiscrete, not {action}")
+        parts = rows, action.sizes
+    dist: ActionDist = _CLASS_OF[kind](*parts)
+    return dist
 
 
 def action_width(action: ActionSpec) -> int:
@@ -157,10 +144,7 @@ def check_kind(kind: Kind, action: ActionSpec) -> None:
 
 
 def check(dist: AnyDist, action: ActionSpec, batch: int) -> Packed:
-    """Check that a policy's answer fits the actions and the batch, and is finite.
-
-    Returns:
-        The answer, packed.
+    """Check that a policy's answer fits the actions and the batch, and is finite; packs it.
 
     Raises:
         SpecError: If the kind or the shape does not fit.
@@ -190,8 +174,7 @@ def check(dist: AnyDist, action: ActionSpec, batch: int) -> Packed:
 def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     """The bounds of a box in float32, (d,) each, rounded inwards; read-only.
 
-    To the nearest, a bound of 0.1 would become 0.10000000149, outside of a box that is kept in
-    float64.
+    To the nearest, 0.1 would become 0.10000000149, outside of a box that is kept in float64.
     """
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")

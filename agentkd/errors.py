@@ -1,21 +1,5 @@
 """Everything agentkd raises on purpose, in one tree.
 
-AgentkdError
-├── ConfigError       an invalid option or argument
-├── SpecError         an observation, action, space or shape that does not fit
-├── RefError          a reference that leads nowhere
-├── LoadError         a file that is not what it should be
-│   ├── UnsafeError   a file that could only be read by running its code
-│   ├── TooLargeError a file of more bytes than are read
-│   ├── StatisticsError  a save without its normaliser; a warning in the library
-│   └── BundleError   an executor file that is damaged or of another format
-├── PlannerError      a planner that raised, hung, died or answered garbage
-│   └── WireError     what came over a wire is no message of agentkd's
-├── WorkerError       a worker process that could not be started or kept alive
-├── EpisodeError      an environment that raised, or gave what is no number
-├── WriteError        a file that could not be written; what was there is whole
-└── NumbersError      NaN or infinity where numbers are needed
-
 Each message says what was wrong, with the value, and what to do about it.
 """
 
@@ -88,11 +72,7 @@ BundleReason = Literal[
 
 
 class BundleError(LoadError):
-    """An executor file that is damaged, truncated or of another format.
-
-    Attributes:
-        reason: Why, in one word.
-    """
+    """An executor file that is damaged, truncated or of another format; `reason` says why."""
 
     def __init__(self, message: str, reason: BundleReason = "manifest") -> None:
         super().__init__(message)

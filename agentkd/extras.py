@@ -32,10 +32,7 @@ def remedy(package: str) -> str:
 
 @contextmanager
 def needing(what: str) -> Iterator[None]:
-    """Name the extra that brings what the block fails to import.
-
-    Args:
-        what: What needs the package, for the message.
+    """Name the extra that brings what the block, `what` in the message, fails to import.
 
     Raises:
         ConfigError: If an optional package is missing. Any other `ImportError` passes.

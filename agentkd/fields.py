@@ -27,14 +27,9 @@ _MISSING: Any = object()
 def parse_json(
     text: bytes | str, what: object, *, limit: int = MOST_BYTES, infinite: bool = False
 ) -> Any:
-    """Parse JSON of bounded size, depth and number of values.
+    """Parse JSON, in UTF-8, of bounded size, depth and number of values.
 
-    Args:
-        text: The document, in UTF-8.
-        what: Its name, for messages.
-        limit: The most bytes.
-        infinite: Whether NaN and infinities may occur, which are no JSON but which other programs
-            write.
+    `infinite` allows NaN and infinities, which are no JSON but which other programs write.
 
     Raises:
         LoadError: If it is no JSON, exceeds a limit, names a key twice, or holds a number or text
@@ -109,13 +104,9 @@ class Fields:
 
     Each method takes a field's name and, if the field may be missing, a default.
 
-    Args:
-        value: The object.
-        where: Its name, for messages.
-
     Raises:
         LoadError: If `value` is no object; by every method, if the field is missing without a
-            default, or of another type.
+            default, or of another type. The message begins with `where`.
     """
 
     __slots__ = ("_found", "_where")

@@ -13,11 +13,8 @@ from types import FrameType
 def ctrl_c(patience: int = 1) -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C into a question that is asked between two steps.
 
-    Raised anywhere, it could leave half-changed weights. Inside another such block what was noted
-    there counts here, too.
-
-    Args:
-        patience: How often Ctrl-C is noted before it is raised.
+    Raised anywhere, it could leave half-changed weights. It is noted `patience` times,
+    and then raised. What an outer block of this kind has noted counts here, too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -17,12 +17,7 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Show control characters as escapes, such as `\x1b` or `\u202e`.
-
-    Args:
-        text: Any text.
-        lines: Whether line feeds and tabs stay.
-    """
+    r"""Show control characters as escapes, such as `\x1b`; `lines` keeps line feeds and tabs."""
     if text.isprintable():
         return text
     # Importing the library does without it.

@@ -314,18 +314,23 @@ def _one_hot(values: NDArray[Any], part: Part) -> Floats:
 
 
 def flatten(spec: ObsSpec, obs: Any) -> Floats:
-    """Lay a batch of observations out flat: float32, shape (batch, size).
-
-    Args:
-        spec: What the observation consists of.
-        obs: A batched array, or a dictionary or tuple of batched arrays.
+    """Lay a batched array, or a dictionary or tuple of such, out flat: float32, (batch, size).
 
     Raises:
         SpecError: If a part is missing or has another shape.
     """
+    return _laid_out(spec, [np.asarray(piece) for piece in pieces(spec, obs)])
+
+
+def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
+    """Lay one observation out flat: float32, shape (size,)."""
+    row: Floats = _laid_out(spec, [np.asarray(piece)[None] for piece in pieces(spec, obs)])[0]
+    return row
+
+
+def _laid_out(spec: ObsSpec, arrays: list[NDArray[Any]]) -> Floats:
     flat: list[Floats] = []
-    for part, piece in zip(spec.parts, pieces(spec, obs), strict=True):
-        array = np.asarray(piece)
+    for part, array in zip(spec.parts, arrays, strict=True):
         if array.ndim == 0 or array.shape[1:] != part.shape:
             raise SpecError(
                 f"Observation {part.name!r} has shape {array.shape}; "
@@ -338,29 +343,8 @@ def flatten(spec: ObsSpec, obs: Any) -> Floats:
     return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
 
 
-def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
-    """Lay one observation out flat: float32, shape (size,)."""
-    if spec.layout == "single":
-        return _first(flatten(spec, np.asarray(obs)[None]))
-    found = pieces(spec, obs)
-    batched = [np.asarray(piece)[None] for piece in found]
-    if spec.layout == "tuple":
-        return _first(flatten(spec, tuple(batched)))
-    names = (part.name for part in spec.parts)
-    return _first(flatten(spec, dict(zip(names, batched, strict=True))))
-
-
-def _first(rows: Floats) -> Floats:
-    row: Floats = rows[0]
-    return row
-
-
 def unflatten(spec: ObsSpec, flat: Floats) -> Any:
-    """Give flat observations, (batch, size), their own shape and dtype back.
-
-    Returns:
-        A batched array, or a dictionary or tuple of batched arrays.
-    """
+    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took."""
     if flat.ndim != 2 or flat.shape[1] != spec.size:
         raise SpecError(
             f"Flat observations have shape {flat.shape}; (batch, {spec.size}) was expected."

@@ -87,27 +87,25 @@ def check_policy(
 def _check_feedforward(policy: Any, spec: Spec, rows: Floats, tolerance: float) -> None:
     def ask(obs: Floats) -> ActionDist:
         given = obs.copy()
-        answer = _called(policy, given)
+        answer: ActionDist = _called(policy, given)
         _fits(answer, spec, len(obs))
         _unchanged(given, obs, "the observations that it is given")
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     first = ask(rows)
-    kept = _numbers(first).copy()
-    again = _numbers(ask(rows)).copy()
+    kept = dists.pack(first).copy()
+    again = dists.pack(ask(rows)).copy()
     _same(again, kept, tolerance, "Asked again, it answers something else")
     other = ask(rows[::-1])
-    _same(_numbers(first), kept, 0.0, "A later call changes its earlier answer")
-    _same(_numbers(other)[::-1], kept, tolerance, "An answer depends on its row's place")
+    _same(dists.pack(first), kept, 0.0, "A later call changes its earlier answer")
+    _same(dists.pack(other)[::-1], kept, tolerance, "An answer depends on its row's place")
     for index in range(len(rows)):
         alone = ask(rows[index : index + 1])
-        _same_kind(alone, first)
-        _same(
-            _numbers(alone)[0],
-            kept[index],
-            tolerance,
-            f"Row {index} alone is answered differently than within a batch",
-        )
+        kinds = dists.kind_of(alone), dists.kind_of(first)
+        if kinds[0] != kinds[1]:
+            raise ContractError(f"Its answers are of different kinds: {kinds[0]} and {kinds[1]}.")
+        what = f"Row {index} alone is answered differently than within a batch"
+        _same(dists.pack(alone)[0], kept[index], tolerance, what)
 
 
 def _check_recurrent(policy: Any, spec: Spec, rows: Floats, tolerance: float) -> None:
@@ -129,33 +127,23 @@ def _check_recurrent(policy: Any, spec: Spec, rows: Floats, tolerance: float) ->
 
     batch = len(rows)
     start = _initial(policy, batch)
-    dist, after = ask(rows, start)
-    kept = _numbers(dist).copy()
+    first, after = ask(rows, start)
+    kept = dists.pack(first).copy()
     memory = tuple(each.copy() for each in after)
     again, _ = ask(rows, _initial(policy, batch))
-    _same(_numbers(again), kept, tolerance, "Asked again, it answers something else")
+    _same(dists.pack(again), kept, tolerance, "Asked again, it answers something else")
     # A second step, rows swapped: what it remembers has to go with the row.
     second, _ = ask(rows, memory)
-    turned = tuple(each[::-1] for each in memory)
-    swapped, _ = ask(rows[::-1], turned)
-    _same(
-        _numbers(swapped)[::-1],
-        _numbers(second),
-        tolerance,
-        "With rows and memory in another order it answers something else",
-    )
+    swapped, _ = ask(rows[::-1], tuple(each[::-1] for each in memory))
+    what = "With rows and memory in another order it answers something else"
+    _same(dists.pack(swapped)[::-1], dists.pack(second), tolerance, what)
     for index in range(batch):
         one = slice(index, index + 1)
         alone, _ = ask(rows[one], tuple(each[one] for each in memory))
-        _same(
-            _numbers(alone)[0],
-            _numbers(second)[index],
-            tolerance,
-            f"Row {index} alone, with its memory, is answered differently",
-        )
-    fresh = _initial(policy, batch)
-    for one_memory, other in zip(fresh, start, strict=True):
-        _same(one_memory, other, 0.0, "An episode's first memory is not always the same")
+        what = f"Row {index} alone, with its memory, is answered differently"
+        _same(dists.pack(alone)[0], dists.pack(second)[index], tolerance, what)
+    for fresh, other in zip(_initial(policy, batch), start, strict=True):
+        _same(fresh, other, 0.0, "An episode's first memory is not always the same")
 
 
 def _called(policy: Any, *arguments: Any) -> Any:
@@ -227,17 +215,6 @@ def _fits_state(after: Any, before: State, batch: int) -> None:
             )
         if not np.isfinite(memory).all():
             raise ContractError(f"Memory {index} holds NaN or infinity.")
-
-
-def _numbers(dist: ActionDist) -> Floats:
-    return dists.pack(dist)
-
-
-def _same_kind(mine: ActionDist, other: ActionDist) -> None:
-    if dists.kind_of(mine) != dists.kind_of(other):
-        raise ContractError(
-            f"Its answers are of different kinds: {dists.kind_of(mine)} and {dists.kind_of(other)}."
-        )
 
 
 def _unchanged(now: NDArray[Any], before: NDArray[Any], what: str) -> None:

@@ -92,12 +92,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch of distributions as it travels and is stored.
-
-    Attributes:
-        kind: The kind of all of them.
-        rows: One row of numbers for each; `agentkd.dists` says how they lie.
-    """
+    """A batch of distributions of one kind as it travels; `agentkd.dists` says how rows lie."""
 
     kind: Kind
     rows: Floats
@@ -115,7 +110,6 @@ class Policy(Protocol):
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Answer for a batch of observations, shape (batch, size)."""
-        ...
 
 
 @runtime_checkable
@@ -124,11 +118,9 @@ class RecurrentPolicy(Protocol):
 
     def initial_state(self, batch: int) -> State:
         """Give the memory that an episode starts with."""
-        ...
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Answer for a batch of observations and give the memory that follows."""
-        ...
 
 
 class Labels(NamedTuple):
@@ -138,7 +130,7 @@ class Labels(NamedTuple):
         obs: (batch, obs).
         dist: The planner's answers; packed where they come from another process.
         link: How many labels before it the one of the tick before came, (batch,); 0 where there is
-            none, so that whoever has a memory begins afresh. None where nobody knows.
+            none, and a memory begins afresh. None where it is unknown.
     """
 
     obs: Floats
@@ -152,7 +144,6 @@ class GuidingPolicy(Protocol):
 
     def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
         """Answer for a batch of observations, shape (batch, size)."""
-        ...
 
 
 @runtime_checkable
@@ -161,14 +152,12 @@ class AnytimePolicy(Protocol):
 
     def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
         """Answer for a batch of observations, shape (batch, size), thinking it over."""
-        ...
 
     def improve(self, obs: Floats, /) -> Iterator[ActionDist | Guidance]:
         """Answer one observation, (1, size), again and again; the last answer counts.
 
         It is left in the middle when the episode that it thinks about is over.
         """
-        ...
 
 
 @runtime_checkable
@@ -177,7 +166,6 @@ class Disagreeing(Protocol):
 
     def disagreement(self, obs: Floats, /) -> Floats:
         """Give a number from 0 up for each observation (batch, size): (batch,)."""
-        ...
 
 
 class DistillerLike(Protocol):
@@ -188,18 +176,15 @@ class DistillerLike(Protocol):
 
         `agentkd.dists.opened` makes an action distribution of it.
         """
-        ...
 
     def step(self) -> Mapping[str, float]:
         """Learn for some milliseconds; gives numbers to show, {} for nothing to do."""
-        ...
 
     def snapshot(self) -> Floats | None:
         """Return the executor's numbers as `Executor.vector` lays them out.
 
         None if they should not replace the executor that acts.
         """
-        ...
 
 
 @runtime_checkable
@@ -209,17 +194,12 @@ class Gated(Protocol):
     def follow(self, weights: Floats | None, /) -> None:
         """Take note of an executor that acts and is not from `snapshot`; go on from it.
 
-        It is told at the start, and after a swap or rollback that the distiller did not cause.
-
-        Args:
-            weights: As `Executor.vector` lays them out; None for an executor of another
-                architecture.
+        It is told at the start, and after a swap or rollback that the distiller did not cause. The
+        weights are laid out as by `Executor.vector`; None is an executor of another architecture.
         """
-        ...
 
     def refused(self) -> Mapping[str, int]:
         """Return how many snapshots were refused, by reason."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

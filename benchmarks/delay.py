@@ -25,8 +25,8 @@ from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, EpisodeError
 from agentkd.executors.acting import default_action
 from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import Lockstep
 from agentkd.measure.live import Setting, live
-from agentkd.measure.lockstep import Lockstep
 from agentkd.report.model import Plot, Section, Series
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy

@@ -15,8 +15,8 @@ from agentkd.deploy.vectors import STEPS
 from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError
 from agentkd.executors.native import compile_native
+from agentkd.measure.evaluate import record
 from agentkd.measure.intervals import Interval, mean_interval
-from agentkd.measure.recording import record
 from agentkd.report.model import Section
 from benchmarks.planners import CHOOSING, Case, Planners, distilled, returns_of
 from benchmarks.runner import Benchmark, Column, Findings, Result, Work, table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -9,6 +10,7 @@ from itertools import product
 from typing import Any, Literal, final
 
 import numpy as np
+from scipy import stats
 
 from agentkd.distillation.attack import Attack, Attacked, units
 from agentkd.distillation.distiller import DistillerOptions
@@ -18,11 +20,11 @@ from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import kind_of_planner
 from agentkd.distillation.terms import parse_terms
 from agentkd.environments import look_at
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.measure.agreement import Sample
 from agentkd.measure.evaluate import evaluate
-from agentkd.measure.intervals import paired
+from agentkd.measure.intervals import Interval
 from agentkd.planners import load_planner
 from agentkd.report.model import Plot, Section, Series
 from agentkd.types import Floats
@@ -256,6 +258,29 @@ def changes(options: Options, results: Sequence[Result]) -> Iterator[dict[str, A
                 "change": change.mean,
                 "change_interval": [change.low, change.high],
             }
+
+
+def paired(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Estimate the mean of differences between pairs, with Student's interval.
+
+    Of a few pairs a bootstrap never leaves their range; Student's t does, which supposes that
+    differences are about normal. Differences that are all equal give an interval without width.
+
+    Raises:
+        ConfigError: If the confidence is not between 0 and 1.
+    """
+    check_range("confidence", confidence, above=0, below=1)
+    if not differences:
+        return Interval(math.nan, math.nan, math.nan, "There are no pairs.")
+    sample = np.asarray(differences, np.float64)
+    mean = float(sample.mean())
+    if not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, "A value is NaN or infinite.")
+    if len(sample) == 1:
+        return Interval(mean, math.nan, math.nan, "One pair has no interval.")
+    error = stats.sem(sample)
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(sample) - 1) * error)
+    return Interval(mean, mean - half, mean + half)
 
 
 def _place(arm: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -50,7 +50,8 @@ def test_idle_power_is_subtracted() -> None:
     slow, fast = bill.rows
     assert slow.microjoules == pytest.approx(20_000)
     assert fast.microjoules == pytest.approx(10_000)
-    assert slow.calls == pytest.approx(500, abs=4)
+    # A second of each, and twenty decisions to warm up.
+    assert machine.cpu == pytest.approx(2.06, abs=0.02)
     assert bill.source == "RAPL"
     assert bill.idle_watts == pytest.approx(20.0)
     assert "less the 20.0 W" in bill.text
@@ -89,10 +90,13 @@ def test_a_form_that_is_not_there_or_raises_has_no_figure() -> None:
     assert [np.isnan(each.microjoules) for each in rows] == [True, True, False]
 
 
-@pytest.mark.parametrize(("seconds", "watts"), [(0.9, 5.0), (1.0, 0.0)])
-def test_batches_below_a_second_are_refused(seconds: float, watts: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "watts", "wanted"),
+    [(0.9, 5.0, "seconds is 0.9.*least 1"), (1.0, 0.0, "watts is 0")],
+)
+def test_batches_below_a_second_are_refused(seconds: float, watts: float, wanted: str) -> None:
     """They would measure the counter's steps."""
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match=wanted):
         measure([], OBS, seconds=seconds, watts=watts)
 
 

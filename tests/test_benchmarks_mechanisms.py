@@ -12,9 +12,8 @@ from stable_baselines3 import DQN
 
 from agentkd.distillation.distiller import DistillerOptions
 from agentkd.errors import ConfigError
-from agentkd.measure.intervals import paired
 from benchmarks.__main__ import main
-from benchmarks.mechanisms import Options, Subject
+from benchmarks.mechanisms import Options, Subject, paired
 from benchmarks.pairs import MECHANISMS, find_mechanisms
 from benchmarks.planners import Case
 from tests.cli_reports import report, undocumented

@@ -18,9 +18,8 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.measure import latency
 from agentkd.measure.energy import Bill, Energy
-from agentkd.measure.forms import acting_form, alike, executor_forms, policy_form
+from agentkd.measure.forms import acting_form, executor_forms, policy_form, time_elsewhere
 from agentkd.measure.latency import Form, measure, observations
-from agentkd.measure.other_python import time_elsewhere
 from agentkd.measure.sb3_model import sb3_form
 from agentkd.planners import load_planner
 from agentkd.spec import (
@@ -33,6 +32,7 @@ from agentkd.spec import (
     Part,
     Spec,
 )
+from agentkd.types import Floats
 from tests.cli_reports import report, undocumented
 
 OBS = ObsSpec((Part("", "box", (5,), "float32"),))
@@ -53,6 +53,15 @@ def lively(architecture: str, spec: Spec) -> Executor:
     vector = executor.vector()
     noise = np.random.default_rng(2).standard_normal(vector.shape)
     return executor.with_vector(vector + 0.3 * noise.astype(np.float32), 1)
+
+
+def alike(form: Form, reference: Form, obs: Floats, spec: Spec) -> float:
+    """Tell how far two forms agree on observations, 0 to 1."""
+    assert form.decide is not None
+    assert reference.decide is not None
+    mine = np.stack([np.asarray(form.decide(each)) for each in obs])
+    theirs = np.stack([np.asarray(reference.decide(each)) for each in obs])
+    return float(dists.agreement(mine, theirs, spec.action).mean())
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
@@ -181,7 +190,7 @@ def test_a_form_that_raises_is_left_out_with_a_note() -> None:
     assert (first.calls, first.note) == (0, "raised OSError: unplugged")
     assert (second.calls, second.note) == (0, "raised ValueError: no")
     assert third.calls > 0
-    with pytest.raises(ConfigError, match="rounds=0"):
+    with pytest.raises(ConfigError, match="rounds is 0"):
         measure(forms, obs, rounds=0)
 
 
@@ -293,7 +302,7 @@ def test_energy_stands_in_the_table_with_how_it_is_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Each form has its microjoules, and the estimate says that it is one."""
-    rows = (Energy("NumPy", 123.4, 1000, 1.0, 1.0), Energy("Agent.act", 8.8, 9, 1.0, 1.0))
+    rows = (Energy("NumPy", 123.4), Energy("Agent.act", 8.8))
     bill = Bill(rows, "estimate", "Energy is an estimate: such and such.", float("nan"))
     monkeypatch.setattr("agentkd.measure.energy.measure", lambda *_, **__: bill)
     words = ["latency", "--obs", "3", "--actions", "2", "--seconds", "0.02"]
@@ -315,12 +324,12 @@ def test_another_python_that_cannot_says_why(
 ) -> None:
     """A missing interpreter, and one without torch, are a row with the reason."""
     executor = initial("mlp:4", Spec(OBS, DiscreteSpec(3)))
-    gone = time_elsewhere("/no/such/python", executor, "ExecuTorch", seconds=0.1, rounds=1)
+    gone = time_elsewhere("/no/such/python", executor, seconds=0.1, rounds=1)
     assert gone.calls == 0
     assert "/no/such/python" in gone.note
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
-    without = time_elsewhere(str(bare), executor, "ExecuTorch", seconds=0.1, rounds=1)
+    without = time_elsewhere(str(bare), executor, seconds=0.1, rounds=1)
     assert without.calls == 0
     assert "No module named" in without.note

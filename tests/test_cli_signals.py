@@ -50,7 +50,7 @@ def distil(out: Path, budget: str = "--seconds") -> list[str]:
     [
         (signal.SIGTERM, "import:torch"),
         (signal.SIGHUP, "import:gymnasium"),
-        (signal.SIGTERM, "agentkd.measure.lockstep:Lockstep._step@20"),
+        (signal.SIGTERM, "agentkd.measure.evaluate:Lockstep._step@20"),
         (signal.SIGTERM, f"{LOOP}:Run.loop"),
     ],
 )

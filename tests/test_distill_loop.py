@@ -14,7 +14,7 @@ from agentkd.distillation import CollectionOptions, Progress, distill
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import HeadStart, Several
-from agentkd.environments.checked import Checked
+from agentkd.environment_checks import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec

@@ -17,7 +17,7 @@ import pytest
 from agentkd import environments
 from agentkd.cli.main import _COMMANDS, main
 from agentkd.deploy.bundle import read_bundle
-from agentkd.environments.checked import Checked, misfit
+from agentkd.environment_checks import Checked, misfit
 from agentkd.errors import ConfigError, EpisodeError, RefError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.measure.evaluate import evaluate

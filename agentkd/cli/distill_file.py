@@ -20,9 +20,8 @@ from agentkd.distillation.task import Task
 from agentkd.environments import make
 from agentkd.errors import AgentkdError
 from agentkd.executors.executor import Executor
-from agentkd.measure.evaluate import Evaluation
+from agentkd.measure.evaluate import Evaluation, record
 from agentkd.measure.intervals import mean_interval, retention
-from agentkd.measure.recording import record
 from agentkd.report.model import Section
 from agentkd.report.provenance import made_from
 from agentkd.spec import Spec

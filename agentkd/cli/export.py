@@ -151,7 +151,7 @@ def _seen(options: Options, to: str, bundle: Bundle) -> Seen | None:
             "ones."
         )
     from agentkd.environments import named_by_file
-    from agentkd.measure.recording import record
+    from agentkd.measure.evaluate import record
 
     executor = bundle.executor
     env = named_by_file(env)

@@ -117,16 +117,11 @@ def _with_other(
     options: Options, executor: Executor, latencies: tuple[Latency, ...]
 ) -> tuple[Latency, ...]:
     """Have another Python time what this one cannot."""
-    from agentkd.measure.forms_torch import EXECUTORCH
-    from agentkd.measure.other_python import time_elsewhere
+    from agentkd.measure.forms import EXECUTORCH, time_elsewhere
 
     return tuple(
         time_elsewhere(
-            str(options.other_python),
-            executor,
-            EXECUTORCH,
-            seconds=options.seconds,
-            rounds=options.rounds,
+            str(options.other_python), executor, seconds=options.seconds, rounds=options.rounds
         )
         if each.name == EXECUTORCH and not each.calls
         else each
@@ -219,7 +214,7 @@ def _forms(options: Options, executor: Executor, planner: Planner | None) -> lis
         from agentkd.measure.sb3_model import NAME, sb3_form
         from agentkd.planners.adapt import from_object
     except ModuleNotFoundError as error:
-        reason = missing(error, "train")
+        reason = missing(error)
         return [*forms, Form("SB3 predict", None, reason), Form(ours, None, reason)]
     predict, model = sb3_form(options.planner, executor.spec, options.algorithm)
     if planner is None and model is not None:

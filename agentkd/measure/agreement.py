@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
 from agentkd.types import Actions, Floats, Policy, RecurrentPolicy
@@ -20,27 +20,22 @@ _CHUNK = 512
 class Sample:
     """A uniform sample of what a policy saw and did, bounded in size.
 
-    Algorithm R (Vitter 1985, "Random Sampling with a Reservoir"), with a fixed seed. Give it to
-    `evaluate` as `visited`.
-
-    Args:
-        most: How many states are kept at most.
-        seed: For the draws.
+    Algorithm R (Vitter 1985, "Random Sampling with a Reservoir"), with a fixed seed; it keeps
+    `most` states. Give it to `evaluate` as `visited`.
     """
 
     def __init__(self, most: int = 4096, seed: int = 0) -> None:
         """Begin empty."""
-        if most < 1:
-            raise ConfigError(f"most is {most}; at least 1 is needed.")
+        check_range("most", most, least=1)
         self.seen = 0
         self._most = most
         self._random = np.random.default_rng(seed)
-        self._obs: Floats | None = None
-        self._actions: Actions | None = None
+        self._obs: Floats = np.empty((0, 0), np.float32)
+        self._actions: Actions = np.empty(0, np.float32)
 
     def __call__(self, obs: Floats, actions: Actions) -> None:
         """Take observations (batch, size) and the actions taken there (batch, …)."""
-        if self._obs is None or self._actions is None:
+        if not self.seen:
             self._obs = np.empty((self._most, *obs.shape[1:]), np.float32)
             self._actions = np.empty((self._most, *actions.shape[1:]), actions.dtype)
         for row in range(len(obs)):
@@ -60,16 +55,12 @@ class Sample:
 
     @property
     def obs(self) -> Floats:
-        """The observations kept, (size, obs); none where nothing was seen."""
-        if self._obs is None:
-            return np.empty((0, 0), np.float32)
+        """The observations kept, (size, obs)."""
         return self._obs[: self.size]
 
     @property
     def actions(self) -> Actions:
         """The actions taken there, (size, …)."""
-        if self._actions is None:
-            return np.empty(0, np.float32)
         return self._actions[: self.size]
 
 

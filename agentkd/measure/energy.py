@@ -1,9 +1,10 @@
 """What a decision costs in energy on this machine: measured by RAPL, or estimated.
 
-RAPL counts what a processor package takes, all of it, whoever uses it, some thousand times a second
-in steps of tens of microjoules. One decision is far below that; so each form decides for a second
-or more without a pause, and what the machine takes when it is idle is subtracted. Where nobody may
-read the counters, the processor time that the form took is multiplied by a stated power.
+RAPL counts what a processor package takes, all of it, whichever program uses it, some thousand
+times a second in steps of tens of microjoules. One decision is far below that; so each form decides
+for a second or more without a pause, and what the machine takes when it is idle is subtracted.
+Where the counters cannot be read, the processor time that the form took is multiplied by a stated
+power.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-from agentkd.errors import ConfigError
-from agentkd.measure.latency import Decide, Form
+from agentkd.errors import check_range
+from agentkd.measure.latency import Decide, Form, warm_up
 from agentkd.types import Floats
 
 SHORTEST = 1.0
@@ -25,7 +27,6 @@ WATTS = 5.0
 """Of a busy core, where nothing is measured: server parts give 3 to 5 W for each core (360 W over
 96 of an EPYC 9654), desktops about 10 (65 W over 6), a laptop or a Raspberry Pi 5 from 1 to 4."""
 _ROOT = Path("/sys/class/powercap")
-_WARM = 20
 
 
 class Meter(Protocol):
@@ -33,18 +34,11 @@ class Meter(Protocol):
 
     def joules(self) -> float:
         """What was taken since some moment, J; grows."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """How time passes; replaced in tests.
-
-    Attributes:
-        wall: Seconds.
-        cpu: Seconds that this process was on a core, all threads together.
-        sleep: Waits for seconds.
-    """
+    """How time passes, in seconds; `cpu` is this process's on all cores. Replaced in tests."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
@@ -53,21 +47,10 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What a form took for one decision.
-
-    Attributes:
-        name: The form's.
-        microjoules: NaN where it could not be told.
-        calls: How many decisions the batch had.
-        seconds: How long it took.
-        cpu_seconds: Processor time of it.
-    """
+    """What the form of a name took for one decision; NaN where it is unknown."""
 
     name: str
     microjoules: float
-    calls: int = 0
-    seconds: float = math.nan
-    cpu_seconds: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,35 +138,46 @@ def measure(
     missing: str = "",
     clocks: Clocks | None = None,
 ) -> Bill:
-    """Let each form decide for some seconds, and divide what that took.
+    """Let each form decide on observations (n, size) for some seconds, and divide what that took.
 
-    Args:
-        forms: What to measure.
-        obs: Observations that are decided in turn, (n, size).
-        seconds: For each form; at least 1.
-        watts: Of a busy core, for the estimate.
-        meter: Counts energy; None for an estimate.
-        missing: Why there is no meter.
-        clocks: How time passes.
+    Without a meter it is estimated for a core of so many watts; `missing` says why there is none.
 
     Raises:
-        ConfigError: If a number is invalid.
+        ConfigError: If there is less than a second for each form, or no power.
     """
-    if not seconds >= SHORTEST or not watts > 0:
-        raise ConfigError(f"seconds={seconds}, watts={watts}: at least {SHORTEST:g}, and above 0.")
-    passing = clocks or Clocks()
-    idle = math.nan if meter is None else _idle(meter, seconds, passing)
-    each = list(obs)
+    check_range("seconds", seconds, least=SHORTEST)
+    check_range("watts", watts, above=0)
+    clocks, each = clocks or Clocks(), list(obs)
+    idle = math.nan
+    if meter is not None:
+        begun, before = clocks.wall(), meter.joules()
+        clocks.sleep(seconds)
+        idle = (meter.joules() - before) / (clocks.wall() - begun)
+
+    def batch(decide: Decide) -> tuple[float, int]:
+        """Give the joules of a batch, and how many decisions it had."""
+        warm_up(decide, each)
+        calls = 0
+        before = 0.0 if meter is None else meter.joules()
+        busy, begun = clocks.cpu(), clocks.wall()
+        # The clock is asked once a round of observations, so that it takes no part.
+        while clocks.wall() - begun < seconds:
+            for one in each:
+                decide(one)
+            calls += len(each)
+        lasted, busy = clocks.wall() - begun, clocks.cpu() - busy
+        if meter is None:
+            return busy * watts, calls
+        return max(0.0, meter.joules() - before - idle * lasted), calls
+
     rows = []
     for form in forms:
-        if form.decide is None:
-            rows.append(Energy(form.name, math.nan))
-            continue
-        try:
-            rows.append(_batch(form, form.decide, each, seconds, meter, idle, watts, passing))
-        except Exception:
+        joules, calls = math.nan, 1
+        if form.decide is not None:
             # Why it raises stands in the table of its latency.
-            rows.append(Energy(form.name, math.nan))
+            with suppress(Exception):
+                joules, calls = batch(form.decide)
+        rows.append(Energy(form.name, 1e6 * joules / calls))
     if meter is None:
         text = (
             f"Energy is an estimate: processor time × {watts:g} W a busy core. It is "
@@ -195,37 +189,3 @@ def measure(
         f"less the {idle:.1f} W that the machine took idle just before."
     )
     return Bill(tuple(rows), "RAPL", text, idle)
-
-
-def _idle(meter: Meter, seconds: float, clocks: Clocks) -> float:
-    """What the machine takes while this process sleeps, W."""
-    begun, before = clocks.wall(), meter.joules()
-    clocks.sleep(seconds)
-    return (meter.joules() - before) / (clocks.wall() - begun)
-
-
-def _batch(
-    form: Form,
-    decide: Decide,
-    obs: list[Floats],
-    seconds: float,
-    meter: Meter | None,
-    idle: float,
-    watts: float,
-    clocks: Clocks,
-) -> Energy:
-    for index in range(_WARM):
-        decide(obs[index % len(obs)])
-    calls = 0
-    joules = 0.0 if meter is None else meter.joules()
-    cpu, begun = clocks.cpu(), clocks.wall()
-    # The clock is asked once a round of observations, so that it takes no part.
-    while clocks.wall() - begun < seconds:
-        for one in obs:
-            decide(one)
-        calls += len(obs)
-    lasted, busy = clocks.wall() - begun, clocks.cpu() - cpu
-    taken = busy * watts
-    if meter is not None:
-        taken = max(0.0, meter.joules() - joules - idle * lasted)
-    return Energy(form.name, 1e6 * taken / calls, calls, lasted, busy)

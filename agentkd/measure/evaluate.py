@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import numpy as np
 
-from agentkd import dists
-from agentkd.environments import Environment
-from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError
-from agentkd.measure.lockstep import Evaluation, Lockstep, Visited, Watch
+from agentkd import dists, environments
+from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerError, check_range
 from agentkd.planners.planner import one_row
-from agentkd.spec import Spec
+from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import ActionDist, Actions, Floats, Policy, RecurrentPolicy, State
 
-__all__ = ["MAX_STEPS", "Evaluation", "Visited", "Watch", "evaluate", "evaluate_random"]
-
-MAX_STEPS = 100_000
+_MAX_STEPS = 100_000
 _COPIES = 32
+
+Watch = Callable[[int, int, float], None]
+"""Called with the episodes done, all of them, and the mean return so far."""
+Visited = Callable[[Floats, Actions], None]
+"""Called with observations (batch, size) and the actions taken there (batch, …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a policy reached.
+
+    Attributes:
+        returns: The sum of rewards of each episode, in the order of the seeds.
+        lengths: The steps of each episode.
+        cut: How many episodes did not end by themselves and were cut off.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    cut: int = 0
 
 
 def evaluate(
-    env: Environment,
+    env: environments.Environment,
     policy: Policy | RecurrentPolicy,
     *,
     episodes: int,
@@ -31,12 +49,12 @@ def evaluate(
     spec: Spec | None = None,
     progress: Watch | None = None,
     visited: Visited | None = None,
-    max_steps: int = MAX_STEPS,
+    max_steps: int = _MAX_STEPS,
     copies: int = _COPIES,
 ) -> Evaluation:
-    """Let a policy live some episodes, acting on the mode of its distribution.
+    """Run a policy for some episodes, acting on the mode of its distribution.
 
-    Several copies of the environment go in lockstep, with one batched call of the policy for each
+    Several copies of the environment step together, with one batched call of the policy for each
     step. The same arguments give the same returns; another number of copies may not, for arithmetic
     on another batch rounds differently.
 
@@ -58,28 +76,196 @@ def evaluate(
         NumbersError: If it answers with NaN or infinity.
         SpecError: If observations or answers do not fit the environment.
     """
-    lockstep = Lockstep(env, episodes, seed, spec, max_steps, copies)
-    with lockstep:
-        chooser = _Asked(policy, lockstep)
-        return lockstep.run(chooser, progress, visited)
+    with Lockstep(env, episodes, seed, spec, max_steps, copies) as lockstep:
+        return lockstep.run(_Asked(policy, lockstep), progress, visited)
 
 
 def evaluate_random(
-    env: Environment,
+    env: environments.Environment,
     *,
     episodes: int,
     seed: int,
     progress: Watch | None = None,
-    max_steps: int = MAX_STEPS,
     copies: int = _COPIES,
 ) -> Evaluation:
-    """Let chance live some episodes: actions drawn from the action space.
+    """Evaluate random play: actions drawn from the action space.
 
     Episode i draws with seed + i; else everything is as in `evaluate`.
     """
-    lockstep = Lockstep(env, episodes, seed, None, max_steps, copies)
-    with lockstep:
+    with Lockstep(env, episodes, seed, None, _MAX_STEPS, copies) as lockstep:
         return lockstep.run(_Drawn(lockstep), progress, None)
+
+
+def record(
+    env: str, policy: Policy | RecurrentPolicy, *, steps: int, seed: int, spec: Spec | None = None
+) -> list[Floats]:
+    """Record `steps` observations of a policy's own episodes; the last one is cut off there.
+
+    Returns:
+        Each episode's observations, (steps, obs). Episode i is reset with seed + i.
+    """
+    recorded: list[Floats] = []
+    left = steps
+    while left > 0:
+        seen: list[Floats] = []
+
+        def visit(obs: Floats, _: Any, into: list[Floats] = seen) -> None:
+            into.append(obs.copy())
+
+        evaluate(
+            env,
+            policy,
+            episodes=1,
+            seed=seed + len(recorded),
+            spec=spec,
+            visited=visit,
+            max_steps=left,
+            copies=1,
+        )
+        recorded.append(np.concatenate(seen))
+        left -= len(seen)
+    return recorded
+
+
+class Chooser(Protocol):
+    """Chooses the actions of rows, the copies of the environment."""
+
+    def begin(self, row: int) -> None:
+        """Prepare for an episode that begins in a row."""
+
+    def __call__(self, obs: Floats, live: list[int], /) -> Actions | Sequence[Any]:
+        """Give the actions of the rows that are alive, (len(live), …)."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A copy of the environment and the episode that runs in it."""
+
+    env: Any
+    episode: int = 0
+    steps: int = 0
+    total: float = 0.0
+
+
+@final
+class Lockstep:
+    """Copies of an environment that step together until all episodes are done.
+
+    The arguments are those of `evaluate`.
+    """
+
+    def __init__(
+        self,
+        env: environments.Environment,
+        episodes: int,
+        seed: int,
+        spec: Spec | None,
+        max_steps: int,
+        copies: int,
+    ) -> None:
+        """Make the environments."""
+        check_range("episodes", episodes, least=1)
+        check_range("max_steps", max_steps, least=1)
+        check_range("copies", copies, least=1)
+        check_range("seed", seed, least=0)
+        self.name, self.episodes, self.seed = environments.label(env), episodes, seed
+        self.max_steps = max_steps
+        self.rows: list[_Row] = []
+        try:
+            for _ in range(min(copies, episodes)):
+                self.rows.append(_Row(environments.make(env)))
+        except BaseException:
+            self.close()
+            raise
+        first = self.rows[0].env
+        self.spec = spec or env_spec(first)
+        self._discrete = isinstance(self.spec.action, DiscreteSpec)
+        space = first.action_space
+        self._shape, self._dtype = space.shape, space.dtype
+        # The common case of one flat vector needs no dictionary and no one-hot.
+        part = self.spec.obs.parts[0]
+        plain = self.spec.obs.layout == "single" and not part.sizes
+        self._plain = part.shape if plain else None
+        self._obs = np.zeros((len(self.rows), self.spec.obs.size), np.float32)
+
+    def __enter__(self) -> Lockstep:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the environments."""
+        for row in self.rows:
+            row.env.close()
+
+    def where(self, row: int) -> str:
+        """Say which step it is, for messages."""
+        place = self.rows[row]
+        return (
+            f"at step {place.steps} of episode {place.episode} "
+            f"(seed {self.seed + place.episode}) of {self.name}"
+        )
+
+    def run(self, choose: Chooser, progress: Watch | None, visited: Visited | None) -> Evaluation:
+        """Run all episodes, each in the first row that is free."""
+        returns = [math.nan] * self.episodes
+        lengths = [0] * self.episodes
+        done = cut = 0
+        live = list(range(len(self.rows)))
+        for index in live:
+            self._reset(index, index, choose)
+        waiting = len(self.rows)
+        while live:
+            obs = self._obs[live]
+            actions = choose(obs, live)
+            if visited is not None:
+                visited(obs, np.asarray(actions))
+            over: list[int] = []
+            for index, action in zip(live, actions, strict=True):
+                row = self.rows[index]
+                ended = self._step(index, action)
+                if not ended and row.steps < self.max_steps:
+                    continue
+                cut += not ended
+                returns[row.episode], lengths[row.episode] = row.total, row.steps
+                done += 1
+                if progress is not None:
+                    progress(done, self.episodes, float(np.nanmean(returns)))
+                if waiting < self.episodes:
+                    self._reset(index, waiting, choose)
+                    waiting += 1
+                else:
+                    over.append(index)
+            if over:
+                live = [index for index in live if index not in over]
+        return Evaluation(tuple(returns), tuple(lengths), cut)
+
+    def _reset(self, index: int, episode: int, choose: Chooser) -> None:
+        row = self.rows[index]
+        row.episode, row.steps, row.total = episode, 0, 0.0
+        obs, _ = row.env.reset(seed=self.seed + episode)
+        self._see(index, obs)
+        choose.begin(index)
+
+    def _step(self, index: int, action: Any) -> bool:
+        """Do a step; gives whether the episode ended."""
+        row = self.rows[index]
+        if self._discrete:
+            taken: Any = int(action)
+        else:
+            taken = np.asarray(action, self._dtype).reshape(self._shape)
+        obs, reward, terminated, truncated, _ = row.env.step(taken)
+        row.steps += 1
+        row.total += reward
+        self._see(index, obs)
+        return bool(terminated or truncated)
+
+    def _see(self, index: int, obs: Any) -> None:
+        if self._plain is not None and getattr(obs, "shape", None) == self._plain:
+            self._obs[index] = obs.ravel()
+        else:
+            self._obs[index] = flatten_one(self.spec.obs, obs)
 
 
 @final
@@ -95,13 +281,15 @@ class _Asked:
 
     def begin(self, row: int) -> None:
         """Forget, where an episode begins."""
-        if self._state is None:
-            return
-        fresh = self._policy.initial_state(1)
+        if self._state is not None:
+            self._remember([row], self._policy.initial_state(1))
+
+    def _remember(self, rows: list[int], new: State) -> None:
+        """Replace the memory of some rows."""
         # Copied: a policy may hand out arrays that it keeps or that cannot be written.
-        self._state = tuple(np.array(memory) for memory in self._state)
-        for memory, start in zip(self._state, fresh, strict=True):
-            memory[row] = start[0]
+        self._state = tuple(np.array(memory) for memory in self._state or ())
+        for memory, fresh in zip(self._state, new, strict=True):
+            memory[rows] = fresh
 
     def __call__(self, obs: Floats, live: list[int]) -> Actions:
         """Give the actions of the rows that are alive, (len(live), …)."""
@@ -122,18 +310,15 @@ class _Asked:
         return dists.mode(dist, action)
 
     def _answer(self, obs: Floats, live: list[int]) -> ActionDist:
+        dist: ActionDist
         if self._state is None:
-            return self._policy(obs)  # type: ignore[no-any-return]
-        if len(live) == len(self._lockstep.rows):
+            dist = self._policy(obs)
+        elif len(live) == len(self._lockstep.rows):
             dist, self._state = self._policy(obs, self._state)
-            return dist  # type: ignore[no-any-return]
-        index = np.asarray(live)
-        dist, after = self._policy(obs, tuple(each[index] for each in self._state))
-        whole = tuple(np.array(memory) for memory in self._state)
-        for memory, new in zip(whole, after, strict=True):
-            memory[index] = new
-        self._state = whole
-        return dist  # type: ignore[no-any-return]
+        else:
+            dist, after = self._policy(obs, tuple(each[live] for each in self._state))
+            self._remember(live, after)
+        return dist
 
     def _blamed(self, obs: Floats, live: list[int], dist: ActionDist) -> AgentkdError:
         """Say whose NaN it is: the environment's or the policy's."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 
 _RESAMPLES = 10_000
 _SEED = 0
@@ -21,14 +21,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number and where it may lie.
-
-    Attributes:
-        mean: The estimate; NaN where there is none.
-        low: The lower end; NaN where there is none.
-        high: The upper end; NaN where there is none.
-        reason: Why something is NaN, "" if nothing is.
-    """
+    """An estimate and where the number may lie; `reason` says why something is NaN."""
 
     mean: float
     low: float
@@ -43,10 +36,6 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     2015, "What Teachers Should Know About the Bootstrap". Values that are all equal give an
     interval without width. The interval never leaves the values' own range: fewer than ten of them
     may not have met what is rare.
-
-    Args:
-        values: Returns, in units of reward; NaN among them gives NaN.
-        confidence: Of the interval, between 0 and 1.
 
     Raises:
         ConfigError: If the confidence is not between 0 and 1.
@@ -75,35 +64,6 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     ).confidence_interval
     low, high = np.clip(found, sample.min(), sample.max())  # against rounding
     return Interval(mean, float(low), float(high))
-
-
-def paired(differences: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Estimate the mean of differences between pairs, with Student's interval.
-
-    Of a few pairs a bootstrap never leaves their range; Student's t does, which supposes that
-    differences are about normal. Differences that are all equal give an interval without width.
-
-    Args:
-        differences: One for each pair.
-        confidence: Of the interval, between 0 and 1.
-
-    Raises:
-        ConfigError: If the confidence is not between 0 and 1.
-    """
-    sample = _sample(differences, confidence)
-    if not len(sample):
-        return Interval(math.nan, math.nan, math.nan, "There are no pairs.")
-    mean = float(sample.mean())
-    if not math.isfinite(mean):
-        return Interval(mean, math.nan, math.nan, "A value is NaN or infinite.")
-    if len(sample) == 1:
-        return Interval(mean, math.nan, math.nan, "One pair has no interval.")
-    from scipy import stats
-
-    freedom = len(sample) - 1
-    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
-    return Interval(mean, mean - half, mean + half)
 
 
 def retention(
@@ -171,8 +131,7 @@ def retention(
 
 
 def _sample(values: Sequence[float], confidence: float) -> Doubles:
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"confidence is {confidence}; between 0 and 1, such as 0.95.")
+    check_range("confidence", confidence, above=0, below=1, hint="0.95 is usual.")
     return np.asarray(values, np.float64)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.spec import Spec
 from agentkd.types import Floats
 
@@ -25,13 +25,7 @@ _OBSERVATIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to come to a decision.
-
-    Attributes:
-        name: What it is called in tables.
-        decide: Decides; None where it is missing here.
-        note: What there is to know about it, or why it is missing.
-    """
+    """One way to come to a decision; `decide` is None, and `note` says why, where it is missing."""
 
     name: str
     decide: Decide | None
@@ -40,15 +34,9 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long a form took for one decision.
+    """How long a form took for one decision: percentiles of `calls`, µs.
 
-    Attributes:
-        name: The form's.
-        p50: The median, µs; NaN where nothing was measured, like the others.
-        p99: The time that one call in a hundred exceeds, µs.
-        p999: The time that one call in a thousand exceeds, µs.
-        calls: How many calls were timed.
-        note: The form's, or what it raised.
+    They are NaN where nothing was measured; the note is the form's, or what it raised.
     """
 
     name: str
@@ -91,39 +79,40 @@ def measure(
         progress: Called with the rounds done and all of them.
 
     Raises:
-        ConfigError: If a number is invalid.
+        ConfigError: If a number is not positive, or there are no observations.
     """
-    if not seconds > 0 or rounds < 1 or not len(obs):
-        raise ConfigError(
-            f"seconds={seconds}, rounds={rounds}, {len(obs)} observations: "
-            "above 0, at least 1, at least 1."
-        )
+    check_range("seconds", seconds, above=0)
+    check_range("rounds", rounds, least=1)
+    check_range("The number of observations", len(obs), least=1)
     each = list(obs)
-    times: dict[int, list[int]] = {index: [] for index in range(len(forms))}
-    notes = {index: form.note for index, form in enumerate(forms)}
+    times: list[list[int]] = [[] for _ in forms]
+    notes = [form.note for form in forms]
     ready = [index for index, form in enumerate(forms) if form.decide is not None]
-    for index in list(ready):
-        fault = _fault(forms[index], partial(_warm, obs=each))
-        if fault:
-            notes[index] = fault
+
+    def try_out(index: int, work: Callable[[Decide], None]) -> None:
+        decide = forms[index].decide
+        assert decide is not None
+        try:
+            work(decide)
+        except Exception as error:
+            notes[index] = f"raised {type(error).__name__}: {error}"
             ready.remove(index)
+            times[index].clear()
+
+    for index in list(ready):
+        try_out(index, partial(warm_up, obs=each))
     slot = round(1e9 * seconds / rounds)
     most = max(1, _MOST_CALLS // rounds)
     for turn in range(rounds):
-        # Whoever comes first in a round pays for what the round before left behind.
+        # The first of a round pays for what the round before left behind.
         shift = turn % max(1, len(ready))
         for index in ready[shift:] + ready[:shift]:
-            into = times[index]
-            work = partial(_time, obs=each, slot=slot, most=most, into=into)
-            fault = _fault(forms[index], work)
-            if fault:
-                notes[index] = fault
-                ready.remove(index)
-                into.clear()
+            try_out(index, partial(_time, obs=each, slot=slot, most=most, into=times[index]))
         if progress is not None:
             progress(turn + 1, rounds)
     return tuple(
-        _summary(form.name, times[index], notes[index]) for index, form in enumerate(forms)
+        _summary(form.name, taken, note)
+        for form, taken, note in zip(forms, times, notes, strict=True)
     )
 
 
@@ -134,16 +123,8 @@ def timer() -> float:
     return float(np.median(taken)) / 1e3
 
 
-def _fault(form: Form, work: Callable[[Decide], None]) -> str:
-    assert form.decide is not None
-    try:
-        work(form.decide)
-    except Exception as error:
-        return f"raised {type(error).__name__}: {error}"
-    return ""
-
-
-def _warm(decide: Decide, obs: list[Floats]) -> None:
+def warm_up(decide: Decide, obs: Sequence[Floats]) -> None:
+    """Let a form decide some times before it is measured."""
     for index in range(_WARM):
         decide(obs[index % len(obs)])
 

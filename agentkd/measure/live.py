@@ -27,26 +27,19 @@ from agentkd.types import Decision
 
 _LOOK = 0.1
 _INTERRUPTED = 130
+_NO_SIGNALS = (NotImplementedError, RuntimeError, ValueError)
+"""What a loop raises that cannot take signals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all arms have in common.
+    """What all arms have in common; more in `Runtime` and its `run`.
 
     Attributes:
-        env: The environment's name.
-        hz: Ticks per second.
-        clock: Whether ticks take time.
         latency: Ticks by which the planner is late, None for as late as it is.
-        budget: Seconds that a decision may wait for the planner.
-        ticks: The end in ticks, or None.
-        seconds: The end in seconds of the clock, or None.
-        episodes: The end in episodes, or None.
+        ticks: The end in ticks, or None; so are `seconds` and `episodes`.
         seed: Episode i is reset with seed + i.
         routers: Makes the routers of an arm; they have a state.
-        strategies: How strategies are asked for and take over.
-        workers: Planners that are asked in turn.
-        realtime: What is asked of the system on the wall clock.
         episode_ticks: Ticks after which an episode is truncated, besides the environment's own end.
     """
 
@@ -72,19 +65,14 @@ class ArmLook:
 
     Attributes:
         returns: Of the episodes that ended so far.
-        current: Of the episode at hand.
-        ticks: So far.
+        current: The return of the episode at hand.
         done: The share of the arm that is over, 0 to 1.
-        seconds: Of wall time so far.
-        decision: The last one.
-        metrics: The agent's.
     """
 
     returns: tuple[float, ...]
     current: float
     ticks: int
     done: float
-    seconds: float
     decision: Decision
     metrics: dict[str, Any]
 
@@ -94,7 +82,6 @@ class Lived:
     """An arm that has ended.
 
     Attributes:
-        result: What was measured.
         executor: The executor at the end.
         learning: While it learnt, (ticks, return) of each episode that ended.
         interrupted: Whether it was ended before its limit.
@@ -110,14 +97,9 @@ class Lived:
 
 @final
 class Scored:
-    """An environment that keeps the score of its own episodes.
+    """An environment that keeps the score of its own episodes, of `most` ticks at most."""
 
-    Args:
-        env: The environment.
-        most: Ticks after which an episode is truncated, None for its own end.
-    """
-
-    def __init__(self, env: Any, most: int | None = None) -> None:
+    def __init__(self, env: Any, most: int | None) -> None:
         """Wrap an environment."""
         self._env, self._most, self._began = env, most, 0
         self.scores: list[tuple[int, float]] = []
@@ -155,13 +137,13 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         """Take Ctrl-C over, where the main thread's loop can."""
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        with contextlib.suppress(*_NO_SIGNALS):
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give Ctrl-C back."""
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        with contextlib.suppress(*_NO_SIGNALS):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
     def _press(self) -> None:
@@ -184,18 +166,8 @@ async def live(
 ) -> Lived:
     """Run one arm to its end, or until Ctrl-C; nothing measured is lost.
 
-    An environment that raises ends the arm, and its words are in `Lived.fault`.
-
-    Args:
-        setting: What all arms have in common.
-        mode: The arm.
-        executor: Acts.
-        planner: Thinks.
-        distiller: Learns.
-        watch: Shown the arm now and then.
-        interrupt: Ctrl-C.
-        log: Where decisions are written.
-        began: Told of the runtime before it starts.
+    `mode` is the arm. `watch` is shown it now and then, and `began` is told of its runtime before
+    that starts. An environment that raises ends the arm, and its words are in `Lived.fault`.
     """
     env = environments.make(setting.env)
     scored = Scored(env, setting.episode_ticks)
@@ -229,10 +201,8 @@ async def live(
     except asyncio.CancelledError:
         if not pressed.done():
             raise
-    except EpisodeError as error:
-        fault = str(error)
-    except WorkerError as error:
-        if not pressed.done():
+    except (EpisodeError, WorkerError) as error:
+        if isinstance(error, WorkerError) and not pressed.done():
             raise
         fault = str(error)
     finally:
@@ -260,38 +230,31 @@ def _result(runtime: Runtime) -> RunResult:
 async def _whole(
     runtime: Runtime, scored: Scored, setting: Setting, watch: Callable[[ArmLook], None] | None
 ) -> None:
-    begin, looked = time.monotonic(), 0.0
+    """Run to the end, and show the arm now and then."""
+    looked = 0.0
+    ends: dict[str, Any] = {
+        "ticks": setting.ticks,
+        "seconds": setting.seconds,
+        "episodes": setting.episodes,
+    }
     async with runtime:
-        async for decision in runtime.run(
-            scored,
-            ticks=setting.ticks,
-            seconds=setting.seconds,
-            episodes=setting.episodes,
-            seed=setting.seed,
-        ):
+        async for decision in runtime.run(scored, seed=setting.seed, **ends):
             now = time.monotonic()
-            if watch is not None and now - looked > _LOOK:
-                looked = now
-                watch(_look(runtime, scored, setting, decision, now - begin))
-
-
-def _look(
-    runtime: Runtime, scored: Scored, setting: Setting, decision: Decision, seconds: float
-) -> ArmLook:
-    ticks = scored.ticks
-    shares = [0.0]
-    if setting.ticks:
-        shares.append(ticks / setting.ticks)
-    if setting.seconds:
-        shares.append(ticks / setting.hz / setting.seconds)
-    if setting.episodes:
-        shares.append(len(scored.scores) / setting.episodes)
-    return ArmLook(
-        returns=tuple(score for _, score in scored.scores),
-        current=scored.current,
-        ticks=ticks,
-        done=min(1.0, max(shares)),
-        seconds=seconds,
-        decision=decision,
-        metrics=runtime.agent.metrics(),
-    )
+            if watch is None or now - looked <= _LOOK:
+                continue
+            looked, ticks = now, scored.ticks  # once: the environment steps in a thread
+            reached = {
+                "ticks": ticks,
+                "seconds": ticks / setting.hz,
+                "episodes": len(scored.scores),
+            }
+            shares = [reached[name] / end for name, end in ends.items() if end]
+            look = ArmLook(
+                returns=tuple(score for _, score in scored.scores),
+                current=scored.current,
+                ticks=ticks,
+                done=min(1.0, max(shares, default=0.0)),
+                decision=decision,
+                metrics=runtime.agent.metrics(),
+            )
+            watch(look)

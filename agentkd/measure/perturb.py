@@ -25,7 +25,7 @@ def perturbed(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Move observations, (batch, obs), so that a loss grows.
+    """Move observations, (batch, obs), in the environment's units, so that a loss grows.
 
     "noise" is Gaussian with a standard deviation of `eps`, and asks no loss. "pgd" starts anywhere
     in the ball |δ| ≤ eps (the greatest of its numbers) and takes steps along the sign of the loss's
@@ -34,14 +34,8 @@ def perturbed(
     random start (Wong et al. 2020, "Fast is better than free"): at δ = 0 the distance to one's own
     answer has no gradient.
 
-    Args:
-        loss: Gives a number a row, (batch,), for observations.
-        obs: The true observations, in the environment's units.
-        unit: What `eps` counts in, for each number of an observation: its spread.
-        by: How.
-        eps: How far at most.
-        steps: Of "pgd".
-        generator: For what is drawn.
+    The loss gives a number for each row, (batch,). `eps` is how far at most, counted in `unit`, the
+    spread of each number of an observation; `steps` are those of "pgd".
     """
     if by == "noise":
         return obs + eps * unit * torch.randn(obs.shape, generator=generator)

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd.errors import AgentkdError, LoadError
+from agentkd.measure.forms import missing
 from agentkd.measure.latency import Form
 from agentkd.planners.sb3.file import Weights, read_save
 from agentkd.planners.sb3.policy import Description, describe, is_model
@@ -31,45 +32,39 @@ from agentkd.types import Floats
 
 NAME = "SB3 predict"
 _WIDE = [256, 256]
-_ACTS = {
+_LAYERS = {
     "actor-critic": ("mlp_extractor.policy_net.", "action_net.", "log_std"),
-    "squashed": ("actor.",),
-    "deterministic": ("actor.",),
-    "values": ("q_net.",),
-    "quantiles": ("quantile_net.",),
+    "squashed": ("actor.latent_pi.", "actor."),
+    "deterministic": ("actor.mu.", "actor."),
+    "values": ("q_net.q_net.", "q_net."),
+    "quantiles": ("quantile_net.quantile_net.", "quantile_net."),
     "linear": ("action_net.",),
 }
-_HIDDEN = {
-    "actor-critic": "mlp_extractor.policy_net.",
-    "squashed": "actor.latent_pi.",
-    "deterministic": "actor.mu.",
-    "values": "q_net.q_net.",
-    "quantiles": "quantile_net.quantile_net.",
-    "linear": "action_net.",
-}
-_BUFFERED = ("SAC", "TQC", "CrossQ", "TD3", "DDPG", "DQN", "QRDQN")
+"""Where the weights that act are, by kind of policy; the hidden layers' first."""
 
 
-def predict_form(model: Any, note: str) -> Form:
-    """Time `model.predict`, deterministic, for one observation."""
+def sb3_form(ref: str | None, spec: Spec, algorithm: str | None = None) -> tuple[Form, Any]:
+    """The form "SB3 predict", and the model; (…, None) with the reason where there is none.
+
+    Without a reference to a planner the model is a fresh one for the environment.
+    """
+    try:
+        model, note = _fresh(spec) if ref is None else _model_of(ref, algorithm)
+    except ModuleNotFoundError as error:
+        return Form(NAME, None, missing(error)), None
+    except AgentkdError as error:
+        return Form(NAME, None, str(error)), None
     predict = model.predict
 
     def decide(obs: Floats) -> Any:
         action = predict(obs, deterministic=True)[0]
         return int(action) if action.ndim == 0 else action
 
-    return Form(NAME, decide, note)
+    return Form(NAME, decide, note), model
 
 
-def model_of(ref: str, algorithm: str | None = None) -> tuple[Any, str]:
-    """Find or rebuild the SB3 model that a reference names.
-
-    Returns:
-        The model and a word on where it comes from.
-
-    Raises:
-        LoadError: If it is no SB3 model, or of a kind that is not rebuilt.
-    """
+def _model_of(ref: str, algorithm: str | None = None) -> tuple[Any, str]:
+    """Find or rebuild the model that a reference names, with a word on where it comes from."""
     if is_reference(ref):
         found = resolve(ref)
         if not is_model(found):
@@ -87,19 +82,16 @@ def model_of(ref: str, algorithm: str | None = None) -> tuple[Any, str]:
     description = describe(read_save(path), algorithm)
     normalised = (path.parent / "vecnormalize.pkl").is_file()
     without = ", not normalised" if normalised else ""
-    return rebuilt(description), f"{description.algorithm}, same weights{without}"
+    return _rebuilt(description), f"{description.algorithm}, same weights{without}"
 
 
-def rebuilt(description: Description) -> Any:
-    """Build a model of the description's class and widths, with its weights.
-
-    Raises:
-        LoadError: If it is of a kind that is not rebuilt.
-    """
+def _rebuilt(description: Description) -> Any:
+    """Build a model of the description's class and widths, with the weights that act."""
     kind, weights, name = description.kind, description.weights, description.algorithm
     if kind == "recurrent":
         raise LoadError(f"{name} is not rebuilt: it has a memory")
-    hidden = _widths(weights, _HIDDEN[kind])
+    acts = _LAYERS[kind]
+    hidden = _widths(weights, acts[0])
     if kind not in ("actor-critic", "squashed"):
         hidden = hidden[:-1]
     arch: Any = hidden
@@ -108,34 +100,52 @@ def rebuilt(description: Description) -> Any:
     elif kind in ("squashed", "deterministic"):
         arch = {"pi": hidden, "qf": [8]}  # critics do not act
     deviation = weights.get("actor.log_std", weights.get("log_std"))
-    use_sde = kind in ("squashed", "actor-critic") and deviation is not None
-    use_sde = use_sde and deviation is not None and deviation.ndim == 2
+    use_sde = kind in ("squashed", "actor-critic") and deviation is not None and deviation.ndim == 2
     model = _new(
         name, description.obs, description.action, arch, description.activation, use_sde=use_sde
     )
-    _take(model, weights, _ACTS[kind], name)
+    state = model.policy.state_dict()
+    for key, tensor in state.items():
+        if key.startswith(acts):
+            given = weights.get(key)
+            if given is None or given.shape != tuple(tensor.shape):
+                raise LoadError(f"a {name} of another build: {key!r} does not fit")
+            state[key] = tensor.new_tensor(given)
+    model.policy.load_state_dict(state)
     return model
 
 
-def fresh(spec: Spec) -> tuple[Any, str]:
-    """Make an untrained model of SB3, 256-256, that fits an environment.
+def _widths(weights: Weights, prefix: str) -> list[int]:
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight")
+    found = [(int(m[1]), len(w)) for n, w in weights.items() if (m := pattern.fullmatch(n))]
+    return [width for _, width in sorted(found)]
 
-    Returns:
-        The model and a word on what it is.
 
-    Raises:
-        LoadError: If the observations are not one vector, or a bound is infinite.
-    """
-    match spec.action:
-        case BoxSpec():
-            name = "SAC"
-        case DiscreteSpec():
-            name = "DQN"
-        case _:
-            name = "PPO"
+def _fresh(spec: Spec) -> tuple[Any, str]:
+    """Make an untrained model, 256-256, that fits an environment, with a word on what it is."""
+    names = {BoxSpec: "SAC", DiscreteSpec: "DQN"}
+    name = names.get(type(spec.action), "PPO")
     arch: Any = {"pi": _WIDE, "vf": _WIDE} if name == "PPO" else _WIDE
     model = _new(name, spec.obs, spec.action, arch, "ReLU", use_sde=False)
     return model, f"a fresh {name}, 256-256"
+
+
+def _new(
+    name: str, obs: ObsSpec, action: ActionSpec, arch: Any, activation: str, *, use_sde: bool
+) -> Any:
+    import sb3_contrib
+    import stable_baselines3
+    import torch
+
+    home = stable_baselines3 if hasattr(stable_baselines3, name) else sb3_contrib
+    options: dict[str, Any] = {"device": "cpu"}
+    if name in ("SAC", "TQC", "CrossQ", "TD3", "DDPG", "DQN", "QRDQN"):
+        options["buffer_size"] = 1
+    if use_sde:
+        options["use_sde"] = True
+    kwargs = {"net_arch": arch, "activation_fn": getattr(torch.nn, activation)}
+    spaces = _Spaces(obs, action)
+    return getattr(home, name)("MlpPolicy", spaces, policy_kwargs=kwargs, **options)
 
 
 class _Spaces(gym.Env[Any, Any]):
@@ -148,12 +158,6 @@ class _Spaces(gym.Env[Any, Any]):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, part.shape, np.float32)
         self.action_space = _action_space(action)
 
-    def reset(self, **options: Any) -> Any:
-        raise NotImplementedError
-
-    def step(self, action: Any) -> Any:
-        raise NotImplementedError
-
 
 def _action_space(action: ActionSpec) -> Any:
     match action:
@@ -163,67 +167,8 @@ def _action_space(action: ActionSpec) -> Any:
             return gym.spaces.MultiDiscrete(list(sizes))
         case MultiBinarySpec(n):
             return gym.spaces.MultiBinary(n)
-        case BoxSpec(low, high, shape) as box:
-            if not box.bounded:
+        case BoxSpec(low, high, shape):
+            if not action.bounded:
                 raise LoadError("SB3 needs finite bounds")
-            least = np.asarray(low, np.float32).reshape(shape)
-            most = np.asarray(high, np.float32).reshape(shape)
+            least, most = (np.asarray(end, np.float32).reshape(shape) for end in (low, high))
             return gym.spaces.Box(least, most, dtype=np.float32)
-
-
-def _new(
-    name: str, obs: ObsSpec, action: ActionSpec, arch: Any, activation: str, *, use_sde: bool
-) -> Any:
-    import sb3_contrib
-    import stable_baselines3
-    import torch
-
-    home = stable_baselines3 if hasattr(stable_baselines3, name) else sb3_contrib
-    options: dict[str, Any] = {"device": "cpu"}
-    kwargs = {"net_arch": arch, "activation_fn": getattr(torch.nn, activation)}
-    if name in _BUFFERED:
-        options["buffer_size"] = 1
-    if use_sde:
-        options["use_sde"] = True
-    spaces = _Spaces(obs, action)
-    return getattr(home, name)("MlpPolicy", spaces, policy_kwargs=kwargs, **options)
-
-
-def _widths(weights: Weights, prefix: str) -> list[int]:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight")
-    found = [(int(m[1]), len(w)) for n, w in weights.items() if (m := pattern.fullmatch(n))]
-    return [width for _, width in sorted(found)]
-
-
-def _take(model: Any, weights: Weights, acts: tuple[str, ...], name: str) -> None:
-    """Give what acts in a model the weights of a save."""
-    import torch
-
-    state = model.policy.state_dict()
-    for key, tensor in state.items():
-        if not key.startswith(acts):
-            continue
-        given = weights.get(key)
-        if given is None or given.shape != tuple(tensor.shape):
-            raise LoadError(f"a {name} of another build: {key!r} does not fit")
-        state[key] = torch.from_numpy(given.copy())
-    model.policy.load_state_dict(state)
-
-
-def sb3_form(ref: str | None, spec: Spec, algorithm: str | None = None) -> tuple[Form, Any]:
-    """The form "SB3 predict", and the model; (…, None) with the reason where none is.
-
-    Args:
-        ref: The planner; None for a fresh model.
-        spec: The environment a fresh model is for.
-        algorithm: The save's algorithm, where it is not told.
-    """
-    from agentkd.measure.forms import missing
-
-    try:
-        model, note = fresh(spec) if ref is None else model_of(ref, algorithm)
-    except ModuleNotFoundError as error:
-        return Form(NAME, None, missing(error, "train")), None
-    except AgentkdError as error:
-        return Form(NAME, None, str(error)), None
-    return predict_form(model, note), model

@@ -33,14 +33,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     be single finite numbers. NaN in an observation is let through, for the runtime and the
     collector handle it, unless `finite` is set.
 
-    Args:
-        env: A `gymnasium.Env`, or an object with the same methods and spaces.
-        name: The environment's name, for messages.
-        finite: Whether NaN or infinity in an observation is an error.
-
     Raises:
-        EpisodeError: If `env` is no environment; later, from `reset` and `step`, if it raises or
-            returns something wrong.
+        EpisodeError: If `env` has not the methods and spaces of a `gymnasium.Env`; later, from
+            `reset` and `step`, if it raises or returns something wrong.
         SpecError: If its spaces are not supported.
     """
 
@@ -80,11 +75,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            EpisodeError: If the environment raises or returns something wrong.
-        """
+        """Begin an episode."""
         self._seed, self._steps = seed, 0
         more = {} if options is None else {"options": options}
         try:
@@ -103,11 +94,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Do a step.
-
-        Raises:
-            EpisodeError: If the environment raises or returns something wrong.
-        """
+        """Do a step."""
         try:
             result: Any = self.env.step(action)
         except AgentkdError:
@@ -216,13 +203,7 @@ class _Borrowed(gym.Env[Any, Any]):
 
 
 def misfit(space: Any, obs: Any, name: str = "") -> str:
-    """Say how an observation differs from its space; "" where it fits.
-
-    Args:
-        space: A space of Gymnasium or of the old gym.
-        obs: One observation.
-        name: Where it is in a dictionary or tuple, for the message.
-    """
+    """Say how an observation differs from its space, at a place in it; "" where it fits."""
     kind = type(space).__name__
     where = f"{name}: " if name else ""
     if kind == "Dict":
@@ -262,16 +243,11 @@ def _array_misfit(space: Any, kind: str, obs: Any) -> str:
         if dtype.kind == "f" or array.dtype == dtype:
             return ""
         if dtype.kind != "b":
-            low, high = _range(dtype)
+            low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     elif kind != "MultiBinary":
         low = np.asarray(getattr(space, "start", 0))
         high = low + np.asarray(getattr(space, "nvec", getattr(space, "n", 1))) - 1
     return _choice_misfit(array, low, high)
-
-
-def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
-    limits = np.iinfo(dtype)
-    return limits.min, limits.max
 
 
 def _choice_misfit(array: NDArray[Any], low: Any, high: Any) -> str:

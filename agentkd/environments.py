@@ -1,6 +1,7 @@
 """Environments by name: a Gymnasium id, "module:Id-v0", or "module:attribute".
 
-Where a name is taken, so is a function that makes an environment.
+Where a name is taken, so is a function that makes an environment. What it returns is checked
+against what it declares (`environment_checks`).
 
 A name may end in keyword arguments as a JSON object: `LunarLander-v3{"gravity": -5}`. So reports,
 executor files and worker processes carry them with the name.
@@ -41,14 +42,14 @@ def make(env: Environment, *, finite: bool = False, **options: Any) -> Any:
         options: Keyword arguments for it, before those in the name.
 
     Returns:
-        A `gymnasium.Env` that checks what it returns; see `checked.Checked`.
+        A `gymnasium.Env` that checks what it returns; see `environment_checks.Checked`.
 
     Raises:
         RefError: If nothing goes by that name, or a package that it needs is missing.
         EpisodeError: If it cannot be built.
         SpecError: If its spaces are not supported.
     """
-    from agentkd.environments.checked import Checked
+    from agentkd.environment_checks import Checked
 
     if not isinstance(env, str):
         return Checked(_called(env, options), label(env), finite=finite)
@@ -64,11 +65,7 @@ def label(env: Environment) -> str:
 
 
 def look_at(env: Environment) -> tuple[Spec, Floats]:
-    """Give an environment's spec, and an observation that it begins with, (1, obs).
-
-    Raises:
-        AgentkdError: As `make`, and if its reset fails.
-    """
+    """Give an environment's spec, and an observation that it begins with, (1, obs)."""
     probe = make(env)
     try:
         spec = env_spec(probe)
@@ -79,11 +76,7 @@ def look_at(env: Environment) -> tuple[Spec, Floats]:
 
 
 def split(name: str) -> tuple[str, dict[str, Any]]:
-    """Give a name without its arguments, and these.
-
-    Raises:
-        RefError: If what follows the name is no JSON object.
-    """
+    """Give a name without its arguments, and these; `RefError` if they are no JSON object."""
     base, brace, rest = name.partition("{")
     if not brace:
         return name, {}
@@ -98,11 +91,7 @@ def split(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def with_arguments(name: str, words: Sequence[str]) -> str:
-    """Give a name that carries arguments.
-
-    Args:
-        name: The environment's, which may carry some already.
-        words: Each a JSON object, or KEY=VALUE with a JSON value or plain text.
+    """Add arguments to a name: JSON objects, or KEY=VALUE with a JSON value or plain text.
 
     Raises:
         ConfigError: If a word is neither.
@@ -176,12 +165,7 @@ def _is_class_of_gymnasium(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Check that something goes by a name, without making it.
-
-    Raises:
-        RefError: If nothing does.
-        EpisodeError: If the module that it names cannot be imported.
-    """
+    """Check that something goes by a name, as `make` does, without making it."""
     base, _ = split(name)
     try:
         _find(base)
@@ -251,7 +235,7 @@ def _made(base: str, options: dict[str, Any]) -> Any:
 
 
 def _unbuilt(name: str, error: Exception, found: Any = None, options: Any = None) -> EpisodeError:
-    from agentkd.environments.checked import told
+    from agentkd.environment_checks import told
 
     given = f" with {options}" if options else ""
     hint = "AGENTKD_DEBUG=1 shows the traceback."
@@ -275,8 +259,7 @@ def _takes(found: Any) -> str:
 def _quiet_mujoco(name: str) -> None:
     """Send MuJoCo's warnings to the log, each once.
 
-    It would print them for every copy of an environment, in the middle of whatever is shown, and
-    leave a file in the working directory.
+    It would print them for every copy of an environment, and leave a file in the working directory.
     """
     import gymnasium as gym
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.distill_view import DistillView, Goals
-from agentkd.cli.options.distill import Options, check, collection, learning, opened_as
-from agentkd.cli.planner_choice import reference
+from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
+from agentkd.cli.options import reference
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c
 
 __all__ = ["Options", "run"]
+_HOW: Any = ("seconds", "labels", "steps", "steps_per_label", "seed", "resume", "kept_bytes")
+"""Options that the distillation takes as they are."""
 
 
 def run(options: Options) -> int:
@@ -35,7 +36,7 @@ def run(options: Options) -> int:
         raise ConfigError("A search does not go on from an earlier one: no --resume.")
     if opened.missing:
         raise ConfigError(f"A search has to measure: {opened.missing}")
-    return run_auto(options, opened.task, out, _told(opened)[0])
+    return run_auto(options, opened.task, out, opened.told()[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,6 @@ class _Opened:
     """What is distilled.
 
     Attributes:
-        task: Environment and planner, or dataset.
         options: With the environment and the planner that a dataset names.
         name: What the run is called: the environment, or the dataset's folder.
         missing: Why nothing can be measured; "" where it can.
@@ -55,6 +55,20 @@ class _Opened:
     name: str
     missing: str
     measured: bool
+
+    def told(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Return returns of planner and random actions as the dataset tells them.
+
+        () where it does not, or the planner is measured; for random actions also where the dataset
+        has other seeds.
+        """
+        options, data = self.options, self.task.data
+        if data is None or self.measured:
+            return (), ()
+        about, count = data.about, options.episodes
+        if about.eval_seed == options.eval_seed and len(about.random_returns) >= count:
+            return about.planner_returns[:count], about.random_returns[:count]
+        return about.planner_returns, ()
 
 
 def _open(options: Options) -> _Opened:
@@ -88,44 +102,29 @@ def _open(options: Options) -> _Opened:
     return _Opened(task, told, name, missing, named is not None and not missing)
 
 
-def _told(opened: _Opened) -> tuple[Sequence[float], Sequence[float]]:
-    """Return returns of planner and random actions as the dataset tells them.
-
-    () where it does not, or the planner is measured; for random actions also where the dataset has
-    other seeds.
-    """
-    options, data = opened.options, opened.task.data
-    if data is None or opened.measured:
-        return (), ()
-    about, count = data.about, options.episodes
-    same = about.eval_seed == options.eval_seed and len(about.random_returns) >= count
-    if same:
-        return about.planner_returns[:count], about.random_returns[:count]
-    return about.planner_returns, ()
-
-
 def _run(opened: _Opened, out: Path) -> int:
-    from agentkd.cli import distill_file
+    from agentkd.cli import distilled
     from agentkd.deploy.bundle import write_bundle
     from agentkd.distillation.loop import distill, make_distiller
-    from agentkd.measure.evaluate import Evaluation
+    from agentkd.distillation.task import Returns
     from agentkd.measure.intervals import mean_interval
+    from agentkd.report.returns import Goals
     from agentkd.report.write import prepare_out
 
     task, options = opened.task, opened.options
     # Every option is looked at before an earlier run is overwritten.
-    contract = distill_file.contract(options, task.spec)
+    contract = distilled.contract(options, task.spec)
     way = collection(options)
     distiller = make_distiller(task, options.executor, learning(options), options.seed)
     sketch = distiller.freeze()
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
-    view = DistillView(opened.name, task.planner, sketch)
+    view = distilled.DistillView(opened.name, task.planner, sketch)
     if task.data is not None:
         labels, episodes = task.data.labels, task.data.episodes
         view.say(f"{labels:,} labels of {episodes:,} episodes in {options.data}")
     if opened.missing:
         view.say(f"Nothing can be measured: {opened.missing}")
-    best, floor = _told(opened)
+    best, floor = opened.told()
     count, seed = options.episodes, options.eval_seed
     if opened.measured:
         view.say(f"Measuring the planner over {count} episodes …")
@@ -140,30 +139,24 @@ def _run(opened: _Opened, out: Path) -> int:
             result = distill(
                 task,
                 executor=distiller,
-                seconds=options.seconds,
-                labels=options.labels,
-                steps=options.steps,
-                steps_per_label=options.steps_per_label,
-                seed=options.seed,
                 collection=way,
                 episodes=0,
                 watch=watch,
                 checkpoint=out / "checkpoint",
-                resume=options.resume,
-                kept_bytes=options.kept_bytes,
+                **{name: getattr(options, name) for name in _HOW},
             )
         if result.interrupted and not result.steps:
             # An executor that learnt nothing does not replace an earlier one.
             raise KeyboardInterrupt
-        facts = distill_file.provenance(options, task, labels=result.labels)
+        facts = distilled.provenance(options, task, labels=result.labels)
         if task.data is not None:
             facts["data"] = options.data
         # Written before it is measured: whatever happens now, what was learnt is safe.
         write_bundle(
             out / "executor.akd", result.executor, facts, contract=contract, labels=result.kept
         )
-    ends = Evaluation(tuple(best), ()), Evaluation(tuple(floor), ())
-    ending = distill_file.Ending(options, task, out, view, *ends, facts, contract)
+    returns = Returns(tuple(best), tuple(floor), seed)
+    ending = distilled.Ending(options, task, out, view, returns, facts, contract)
     return ending.finish(result, measure=not opened.missing)
 
 

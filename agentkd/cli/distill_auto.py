@@ -11,9 +11,8 @@ from typing import Any
 
 from rich.text import Text
 
-from agentkd.cli import distill_file
-from agentkd.cli.distill_view import DistillView
-from agentkd.cli.options.distill import Options, collection, learning
+from agentkd.cli import distilled
+from agentkd.cli.distill_options import Options, collection, learning
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
@@ -34,46 +33,35 @@ from agentkd.distillation.terms import to_text
 from agentkd.distillation.terms.term import DivergenceTerm
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
-from agentkd.measure.evaluate import Evaluation
 from agentkd.report.console import show
 from agentkd.report.model import Column, Plot, Section, Series, Table
 from agentkd.report.write import prepare_out
 
 _COLUMNS = (
-    Column("executor"),
-    Column("parameters", form=","),
-    Column("bytes", form=",", spare=True),
-    Column("µs", form=".2f"),
-    Column("retention", form=".3f"),
-    Column("95 % interval", form=".3f"),
-    Column(""),
-    Column("note", spare=True),
+    *("executor", Column("parameters", form=","), Column("bytes", form=",", spare=True)),
+    *(Column("µs", form=".2f"), Column("retention", form=".3f")),
+    *(Column("95 % interval", form=".3f"), "", Column("note", spare=True)),
 )
 
 
 def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report.
 
-    Args:
-        options: Of the command.
-        task: What is distilled.
-        out: The folder.
-        told: The planner's returns, if only a dataset tells them.
+    `told` are the planner's returns, if only a dataset tells them.
     """
     if options.int8 and options.most_us is not None:
         raise ConfigError(
             "--int8 and --most-us: no time on this machine is known of integers. Leave "
             "one of them out."
         )
-    asked = bool(task.refs)
-    if not asked and not told:
+    if not task.refs and not told:
         raise ConfigError(
             "The dataset does not tell what its planner returns: name it with "
             "--planner, or record with --episodes."
         )
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     end, learns, way = _end(options), learning(options), collection(options)
-    contract = distill_file.contract(options, task.spec)
+    contract = distilled.contract(options, task.spec)
     prepare_out(out, overwrite=options.overwrite)
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
@@ -85,16 +73,15 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
     choosing = choosing_seed(options.eval_seed)
     console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
 
-    def both(seed: int) -> tuple[Evaluation, Evaluation]:
-        best = Evaluation(tuple(told), ())
-        if asked:
-            best = task.measure(task.planner.policy, count, seed)
-        return best, task.measure(None, count, seed)
+    def reached(seed: int) -> Returns:
+        if task.refs:
+            return task.references(count, seed)
+        return Returns(tuple(told), task.measure(None, count, seed).returns, seed)
 
-    (best, floor), (planner, random) = both(choosing), both(options.eval_seed)
+    goals, returns = reached(choosing), reached(options.eval_seed)
     found = search(
         task,
-        Returns(best.returns, floor.returns, choosing),
+        goals,
         options.candidates or DEFAULT,
         target=options.target,
         limits=limits,
@@ -105,14 +92,14 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
         watch=lambda text, measured: _tell(console, text, measured),
         **end,
     )
-    facts = distill_file.provenance(options, task, labels=found.labels)
+    facts = distilled.provenance(options, task, labels=found.labels)
     with held():
         _write_front(out, found, facts, contract)
     section = _section(found, options.target)
     show(console, section)
     picked = found.chosen.made
-    view = DistillView(options.env, task.planner, picked.executor)
-    ending = distill_file.Ending(options, task, out, view, planner, random, facts, contract)
+    view = distilled.DistillView(options.env, task.planner, picked.executor)
+    ending = distilled.Ending(options, task, out, view, returns, facts, contract)
     result = Distilled(
         executor=picked.executor,
         planner=task.planner,
@@ -176,19 +163,6 @@ def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
         )
 
 
-def _rows(found: Found) -> list[list[Any]]:
-    on_front = {each.name for each in front(found.candidates)}
-    rows: list[list[Any]] = []
-    for each in found.candidates:
-        mark = "front" if each.name in on_front else ""
-        if each is found.chosen:
-            mark = "picked"
-        cost, kept = each.cost, each.kept
-        numbers = [cost.parameters, cost.bytes, cost.microseconds]
-        rows.append([each.name, *numbers, kept.mean, (kept.low, kept.high), mark, each.note])
-    return rows
-
-
 def _write_front(out: Path, found: Found, facts: Mapping[str, Any], contract: Contract) -> None:
     """Write the executors of the front, and the one that was picked."""
     for each in front(found.candidates):
@@ -207,16 +181,13 @@ def _data(options: Options, found: Found) -> dict[str, Any]:
         "left_out": dict(found.left_out),
         "candidates": [
             {
-                "name": each.name,
+                **{name: getattr(each, name) for name in ("name", "labels", "steps", "note")},
                 "parameters": each.cost.parameters,
                 "bytes": each.cost.bytes,
                 "decision_us": each.cost.microseconds,
                 "retention": each.kept.mean,
                 "retention_interval": [each.kept.low, each.kept.high],
-                "labels": each.labels,
-                "steps": each.steps,
                 "front": each.name in on_front,
-                "note": each.note,
             }
             for each in found.candidates
         ],
@@ -225,14 +196,15 @@ def _data(options: Options, found: Found) -> dict[str, Any]:
 
 def _section(found: Found, target: float) -> Section:
     best = front(found.candidates)
-    ends: dict[str, list[float]] = {
-        "parameters": [float(each.cost.parameters) for each in found.candidates],
-        "microseconds": [
-            each.cost.microseconds
-            for each in found.candidates
-            if math.isfinite(each.cost.microseconds)
-        ],
-    }
+    marks = {each.name: "front" for each in best} | {found.chosen.name: "picked"}
+    rows = [
+        [
+            *(each.name, each.cost.parameters, each.cost.bytes, each.cost.microseconds),
+            *(each.kept.mean, (each.kept.low, each.kept.high)),
+            *(marks.get(each.name, ""), each.note),
+        ]
+        for each in found.candidates
+    ]
 
     def plot(title: str, label: str, field: str) -> Plot:
         def value(each: Candidate) -> float:
@@ -240,29 +212,19 @@ def _section(found: Found, target: float) -> Section:
 
         known = [each for each in found.candidates if math.isfinite(value(each))]
         line = Series("front", [value(e) for e in best], [e.kept.mean for e in best])
-        joining = (line,) if len(best) > 1 else ()
-        span = [min(ends[field]), max(ends[field])]
-        return Plot(
-            title,
-            label,
-            "retention",
-            (
-                *joining,
-                Series("target", span, [target, target]),
-                *(
-                    Series(e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high])
-                    for e in known
-                ),
-            ),
-            "95 % over episodes. Those that dropped out early learnt less.",
-            kind="points",
-            log=True,
+        costs = [value(each) for each in known]
+        level = Series("target", [min(costs), max(costs)], [target, target])
+        points = (
+            Series(e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high]) for e in known
         )
+        note = "95 % over episodes. Those that dropped out early learnt less."
+        lines = (*([line] if len(best) > 1 else []), level, *points)
+        return Plot(title, label, "retention", lines, note, kind="points", log=True)
 
     return Section(
         "The smallest that keeps enough",
         found.why,
-        Table(_COLUMNS, _rows(found), "Measured on the seeds by which was chosen."),
+        Table(_COLUMNS, rows, "Measured on the seeds by which was chosen."),
         (
             plot("Retention over size", "parameters", "parameters"),
             plot("Retention over time", "one decision, µs", "microseconds"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from rich.text import Text
 
-from agentkd.cli.planner_choice import Access, access
+from agentkd.cli.options import Access, access
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
@@ -47,11 +47,8 @@ def run(options: Options) -> int:
     from agentkd.report.provenance import made_from
 
     source = Path(options.save)
-    out = options.out or (
-        source.with_suffix(".akd")
-        if source.suffix == ".zip"
-        else Path(f"{source.name.replace(':', '.')}.akd")
-    )
+    beside = Path(f"{source.name.replace(':', '.')}.akd")
+    out = options.out or (source.with_suffix(".akd") if source.suffix == ".zip" else beside)
     if out.suffix != ".akd":
         raise ConfigError(f"{out} does not end in .akd, by which it would be known.")
     if out.exists() and not options.overwrite:

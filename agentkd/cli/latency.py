@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from agentkd.cli.planner_choice import Access, access
+from agentkd.cli.options import Access, access
 from agentkd.errors import ConfigError, SpecError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -12,15 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "agentkd",
-    "numpy",
-    "torch",
-    "gymnasium",
-    "stable-baselines3",
-    "sb3-contrib",
-    "mujoco",
-    "box2d",
-    "onnxruntime",
+    *("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"),
+    *("mujoco", "box2d", "onnxruntime"),
 )
 
 
@@ -28,10 +22,8 @@ def origin() -> dict[str, Any]:
     """Return the command, date, machine and package versions of this process."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "argv": ["agentkd", *sys.argv[1:]],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,14 +35,9 @@ def origin() -> dict[str, Any]:
 
 
 def made_from(env: str, refs: Sequence[str], name: str, digest: str, **more: Any) -> dict[str, Any]:
-    """Return what an executor file says about where it comes from.
+    """Return what an executor file says about where it comes from: its environment and planner.
 
-    Args:
-        env: The environment.
-        refs: References to the planner.
-        name: The planner's name.
-        digest: The SHA-256 of its files.
-        more: What else there is to say, by name.
+    `digest` is the SHA-256 of the planner's files.
     """
     found = origin()
     return {

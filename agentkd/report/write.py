@@ -1,7 +1,9 @@
-"""The folder of a report: checked, written whole, read again."""
+"""The folder of a report: checked, written whole in four forms, read again."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import shutil
@@ -13,10 +15,10 @@ from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
 from agentkd.files import read_file, write_files
 from agentkd.interrupt import held
+from agentkd.printable import printable
 from agentkd.report.html import page
-from agentkd.report.model import Report
+from agentkd.report.model import Report, Table
 from agentkd.report.provenance import origin
-from agentkd.report.text import comma_separated, markdown
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -30,11 +32,8 @@ _ROOM = "Make room, or give another folder with --out."
 def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Make the output folder, and lose nothing in it by accident.
 
-    Args:
-        out: The folder.
-        overwrite: Remove the report, logs and checkpoint of an earlier run. Its executor is
-            replaced later, and files of others stay.
-        resume: Keep everything of an earlier run.
+    `overwrite` removes the report, logs and checkpoint of an earlier run; its executor is replaced
+    later, and files of others stay. `resume` keeps everything.
 
     Raises:
         ConfigError: As `check_out`.
@@ -43,14 +42,17 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
     try:
         check_out(out, overwrite=overwrite, resume=resume)
         out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _clear(out)
+        for name in (*_FILES, *_FOLDERS) if overwrite else ():
+            if name in _FILES:
+                (out / name).unlink(missing_ok=True)
+            elif (out / name).is_dir() and not (out / name).is_symlink():
+                shutil.rmtree(out / name)
         # Written first: a run that is killed has left a folder of ours all the same.
         (out / _MARK).write_text(f"{SCHEMA}\n", encoding="utf-8")
     except OSError as error:
+        reason = error.strerror or error
         raise WriteError(
-            f"{out} cannot be written to: {error.strerror or error}. Give another "
-            "folder with --out."
+            f"{out} cannot be written to: {reason}. Give another folder with --out."
         ) from error
 
 
@@ -73,8 +75,7 @@ def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> No
     if not _ours(out):
         raise ConfigError(
             f"{out} holds things that agentkd did not write ({', '.join(there[:3])}). "
-            "They are left alone, also with --overwrite: give an empty or a new folder "
-            "with --out."
+            "They are left alone, also with --overwrite: give an empty or a new folder with --out."
         )
     if not overwrite and not resume:
         raise ConfigError(
@@ -93,14 +94,6 @@ def _ours(out: Path) -> bool:
     return True
 
 
-def _clear(out: Path) -> None:
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        if (out / name).is_dir() and not (out / name).is_symlink():
-            shutil.rmtree(out / name)
-
-
 def _plain(value: Any) -> Any:
     """Turn values into what JSON can say; NaN and infinity become null."""
     if isinstance(value, Mapping):
@@ -117,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_report(out: Path, report: Report) -> None:
-    """Write report.json, report.html, table.md and table.csv into a folder; make it if missing.
+    """Write report.json, report.html, table.md and table.csv into a folder, made if missing.
 
     Raises:
         WriteError: If the disk refuses; an earlier report stays whole.
@@ -132,6 +125,45 @@ def write_report(out: Path, report: Report) -> None:
         files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
     with held():
         write_files({out / name: text for name, text in files.items()}, hint=_ROOM)
+
+
+def markdown(report: Report) -> str:
+    """Write the sections with their tables, without plots."""
+    parts = []
+    for section in report.sections:
+        parts.append(f"## {_inline(section.title)}")
+        texts = (section.text, *section.notes)
+        parts += [_inline(each, lines=True) for each in texts if each]
+        if section.table is not None and section.table.rows:
+            table = section.table
+            head, *rows = [[column.title for column in table.heads()], *table.texts()]
+            sides = ["--:" if right else ":--" for right in table.numeric()]
+            cells = [[*map(_inline, head)], sides, *([*map(_inline, row)] for row in rows)]
+            parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+            parts += [_inline(each) for each in [table.caption] if each]
+    return "\n\n".join(parts) + "\n"
+
+
+def _inline(text: str, *, lines: bool = False) -> str:
+    escaped = printable(text, lines=lines).replace("\\", "\\\\").replace("<", "&lt;")
+    return escaped.replace("|", "\\|")
+
+
+def comma_separated(table: Table) -> str:
+    """Write a table's values, unrounded."""
+
+    def plain(cell: Any) -> Any:
+        if isinstance(cell, (list, tuple)):
+            return " … ".join(map(str, cell))
+        if isinstance(cell, str):
+            return printable(cell)
+        return "" if cell is None or cell != cell else cell
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([printable(head.title) for head in table.heads()])
+    writer.writerows([plain(cell) for cell in row] for row in table.rows)
+    return out.getvalue()
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
-from agentkd.cli.options import reference
+from agentkd.cli.options import out_folder, reference
+from agentkd.deploy.bundle import write_bundle
+from agentkd.distillation.offline import open_dataset
+from agentkd.distillation.task import Returns, open_task
+from agentkd.environments import look_at, named_by_file
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c
+from agentkd.measure.intervals import mean_interval
+from agentkd.report.returns import Goals
+from agentkd.report.write import prepare_out
 
 __all__ = ["Options", "run"]
 _HOW: Any = ("seconds", "labels", "steps", "steps_per_label", "seed", "resume", "kept_bytes")
@@ -20,8 +27,6 @@ _HOW: Any = ("seconds", "labels", "steps", "steps_per_label", "seed", "resume", 
 def run(options: Options) -> int:
     """Distil, measure, write the executor and the report."""
     import torch
-
-    from agentkd.cli.first_look import out_folder
 
     torch.set_num_threads(1)
     check(options)
@@ -72,14 +77,9 @@ class _Opened:
 
 
 def _open(options: Options) -> _Opened:
-    from agentkd.distillation.task import open_task
-
     if options.data is None:
         task = open_task(options.env, reference(options), **opened_as(options))
         return _Opened(task, options, options.env, "", measured=True)
-    from agentkd.distillation.offline import open_dataset
-    from agentkd.environments import look_at, named_by_file
-
     env, spec, missing = options.env, None, ""
     try:
         env = env or named_by_file(open_dataset(options.data).about.env)
@@ -104,12 +104,7 @@ def _open(options: Options) -> _Opened:
 
 def _run(opened: _Opened, out: Path) -> int:
     from agentkd.cli import distilled
-    from agentkd.deploy.bundle import write_bundle
     from agentkd.distillation.loop import distill, make_distiller
-    from agentkd.distillation.task import Returns
-    from agentkd.measure.intervals import mean_interval
-    from agentkd.report.returns import Goals
-    from agentkd.report.write import prepare_out
 
     task, options = opened.task, opened.options
     # Every option is looked at before an earlier run is overwritten.

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from agentkd.cli.options import Access, access
+from agentkd.cli.terminal import View
+from agentkd.environments import look_at
 from agentkd.errors import ConfigError
+from agentkd.measure.agreement import Sample, agreement_with
+from agentkd.measure.evaluate import Watch, evaluate_random
+from agentkd.planners import Planner
+from agentkd.report import comparison
+from agentkd.report.comparison import Candidate, Comparison, Measured
+from agentkd.report.console import publish
+from agentkd.report.write import prepare_out
+from agentkd.spec import Spec
 
 if TYPE_CHECKING:
-    from agentkd.cli.terminal import View
     from agentkd.distillation.attack import Attack
-    from agentkd.measure.agreement import Sample
-    from agentkd.measure.evaluate import Watch
-    from agentkd.planners import Planner
-    from agentkd.report.comparison import Candidate, Measured
-    from agentkd.spec import Spec
 
 _SECONDS = 0.3
 """How long each policy's decision is timed."""
@@ -70,10 +74,7 @@ def run(options: Options) -> int:
         raise ConfigError("Nothing to measure: name at least one policy.")
     import torch
 
-    from agentkd.cli.terminal import View
     from agentkd.distillation.attack import Attack
-    from agentkd.environments import look_at
-    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     spec = look_at(options.env)[0]
@@ -95,7 +96,6 @@ def run(options: Options) -> int:
 
 def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | None]:
     """Load every policy, and choose the reference; it is in the list, and first."""
-    from agentkd.report.comparison import candidates
 
     def load(ref: str) -> list[Candidate]:
         own = access(options)
@@ -104,7 +104,7 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
             own["algorithm"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":
                 own["vecnormalize"] = None
-        return candidates(ref, options.env, spec, own)
+        return comparison.candidates(ref, options.env, spec, own)
 
     found = [each for ref in dict.fromkeys(options.policies) for each in load(ref)]
     if options.reference is None:
@@ -140,11 +140,6 @@ def _measure(
     view: View,
     attack: Attack | None,
 ) -> int:
-    from agentkd.measure.agreement import Sample
-    from agentkd.measure.evaluate import evaluate_random
-    from agentkd.report.comparison import Comparison, latencies, live
-    from agentkd.report.console import publish
-
     # The spread of what the reference, or else the first that acts, observes is the unit of an
     # attack.
     sample = Sample()
@@ -156,8 +151,6 @@ def _measure(
     env, how = options.env, {"episodes": options.episodes, "seed": options.seed}
 
     def agreement(planner: Planner | None) -> float:
-        from agentkd.measure.agreement import agreement_with
-
         return math.nan if planner is None else agreement_with(sample, planner.policy, spec)
 
     try:
@@ -166,10 +159,12 @@ def _measure(
         for each in found:
             visited = seen if each is observer else None
             with _watch(view, each.ref) as watch:
-                done.append(live(each, env, spec=spec, progress=watch, visited=visited, **how))
+                done.append(
+                    comparison.live(each, env, spec=spec, progress=watch, visited=visited, **how)
+                )
         view.say("Timing decisions …")
         alive = [each.candidate for each in done if not each.fault]
-        times = iter(latencies(alive, sample, spec, seconds=_SECONDS))
+        times = iter(comparison.latencies(alive, sample, spec, seconds=_SECONDS))
         for at, lived in enumerate(done):
             if not lived.fault:
                 agrees = agreement(lived.candidate.planner)
@@ -206,7 +201,6 @@ def _attacked(
 ) -> Measured:
     """Let a policy live its episodes again, under attack."""
     from agentkd.distillation.attack import Attacked, units
-    from agentkd.report.comparison import Measured, live
 
     known, planner = each.candidate, each.candidate.planner
     if planner is None or each.fault or not seen.size:
@@ -219,4 +213,4 @@ def _attacked(
     hurt = replace(known, planner=replace(planner, policy=policy))
     how = {"episodes": options.episodes, "seed": options.seed, "spec": spec}
     with _watch(view, f"{known.ref} under {attack.by}") as watch:
-        return live(hurt, options.env, progress=watch, **how)
+        return comparison.live(hurt, options.env, progress=watch, **how)

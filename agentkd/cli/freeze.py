@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.text import Text
 
 from agentkd.cli.options import Access, access
 from agentkd.cli.terminal import Console
@@ -67,5 +66,5 @@ def run(options: Options) -> int:
         f"largest difference over 1,024 observations {apart:.1g}"
     )
     for name, words in (("executor", str(out)), ("next:", f"agentkd inspect {out}")):
-        console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
+        console.print(f"{name:<10}{words}", soft_wrap=True)
     return 0

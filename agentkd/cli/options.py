@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import get_annotations
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from agentkd.environments import folder_name
 from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.distillation.task import Task
+
+FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
+"""What the folders of commands that always write one begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,11 @@ def own_first(options: Any) -> None:
     options.__dataclass_fields__ = {name: fields[name] for name in order if name in fields}
 
 
+def out_folder(command: str, env: str, out: Path | None) -> Path:
+    """Give the folder that a command writes into, by default runs/COMMAND-ENV."""
+    return out or Path("runs") / f"{FOLDERS[command]}-{folder_name(env)}"
+
+
 def reference(options: Any) -> str | tuple[str, ...]:
     """Return the one reference in `options.planner`, or all of an ensemble's.
 
@@ -66,6 +79,16 @@ def reference(options: Any) -> str | tuple[str, ...]:
     if not planner:
         raise ConfigError("--planner needs at least one reference.")
     return planner[0] if len(planner) == 1 else planner
+
+
+def open_planned(options: Any) -> Task:
+    """Open a command's environment and planner; torch gets one thread."""
+    import torch
+
+    from agentkd.distillation.task import open_task
+
+    torch.set_num_threads(1)
+    return open_task(options.env, reference(options), **access(options))
 
 
 def access(options: Any) -> dict[str, Any]:

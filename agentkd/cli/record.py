@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.options import Learning, access, reference
+from agentkd.cli.options import Learning, open_planned, out_folder
 from agentkd.cli.terminal import Console
+from agentkd.distillation.dataset import About
+from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
+from agentkd.distillation.recording import check_recording, record
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Returns
 from agentkd.errors import ConfigError
+from agentkd.executors.native import compile_native
 from agentkd.interrupt import held
+from agentkd.measure.intervals import mean_interval
+from agentkd.report.console import publish
+from agentkd.report.model import Report, Section
+from agentkd.report.write import prepare_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +52,10 @@ class Options(Learning):
 
 def run(options: Options) -> int:
     """Measure planner and random actions, then record."""
-    import torch
-
-    from agentkd.cli.first_look import out_folder
-    from agentkd.distillation.dataset import About
-    from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distillation.recording import check_recording, record
-    from agentkd.distillation.sources import CollectionOptions
-    from agentkd.distillation.task import Returns, open_task
-    from agentkd.executors.native import compile_native
-    from agentkd.report.write import prepare_out
-
-    torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
     out = out_folder("record", options.env, options.out)
-    task = open_task(options.env, reference(options), **access(options))
+    task = open_planned(options)
     known, executor = task.planner, None
     if options.executor:
         executor = task.executor(options.executor, name=str(options.executor))
@@ -114,10 +112,6 @@ def run(options: Options) -> int:
 
 
 def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:
-    from agentkd.measure.intervals import mean_interval
-    from agentkd.report.console import publish
-    from agentkd.report.model import Report, Section
-
     returns = mean_interval(about.planner_returns)
     size = sum(each.stat().st_size for each in out.glob("part-*"))
     text = (

@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from agentkd.cli.options import Learning, access, reference
+from agentkd.cli.options import Learning, open_planned, out_folder
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Task
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c, held
+from agentkd.planners import Planner
 from agentkd.report.model import Plot, Section, Series
 from agentkd.report.returns import levels
-
-if TYPE_CHECKING:
-    from agentkd.distillation.task import Task
-    from agentkd.executors.executor import Executor
-    from agentkd.planners import Planner
+from agentkd.report.write import prepare_out
 
 _TICKS = 256
 """Ticks of the planner's driving from which a new executor takes its normaliser."""
@@ -65,23 +67,16 @@ class Options(Learning):
 
 def run(options: Options) -> int:
     """Measure planner and random actions, train, measure the executor, report."""
-    import torch
     from stable_baselines3.common.logger import Logger
 
     from agentkd.cli import distilled
-    from agentkd.cli.first_look import out_folder
-    from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.deploy.contract import Contract
     from agentkd.distillation.loop import Distilled
     from agentkd.distillation.prune import dense_layers
     from agentkd.distillation.sb3.from_sb3 import from_sb3
-    from agentkd.distillation.task import open_task
-    from agentkd.report.write import prepare_out
 
-    torch.set_num_threads(1)
     _check(options)
     out = out_folder("reinforce", options.env, options.out)
-    task = open_task(options.env, reference(options), **access(options))
+    task = open_planned(options)
     if options.executor.endswith(".akd"):
         bundle = read_bundle(options.executor)
         executor = task.executor(bundle.executor, name=options.executor)
@@ -168,7 +163,6 @@ def _guide(options: Options, *, planner: float, random: float) -> Any:
 def _normalised(options: Options, task: Task) -> Executor:
     """Return a new executor with the normaliser of the planner's own states."""
     from agentkd.distillation.distiller import Distiller, DistillerOptions
-    from agentkd.distillation.sources import CollectionOptions
 
     executor = task.executor(options.executor, options.seed)
     way = CollectionOptions(environments=options.environments)

@@ -6,24 +6,27 @@ import asyncio
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.cli.options import Access, Planned, access, reference
+from agentkd.cli.options import Access, Planned, access, open_planned, out_folder, reference
+from agentkd.cli.run_report import Outcome, RunView, report
 from agentkd.cli.strategy_choice import StrategyChoice
 from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.interrupt import held
+from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
-
-if TYPE_CHECKING:
-    from agentkd.cli.run_report import RunView
-    from agentkd.deploy.contract import Contract
-    from agentkd.distillation.task import Task
-    from agentkd.executors.executor import Executor
-    from agentkd.measure.live import Setting
-    from agentkd.spec import Spec
+from agentkd.report.console import publish
+from agentkd.report.provenance import made_from
+from agentkd.report.write import prepare_out
+from agentkd.runtime.blending import HandOver
+from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.workers.host import Process
+from agentkd.spec import to_json
 
 _ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
@@ -134,34 +137,28 @@ def run(options: Options) -> int:
     """Learn if there is something to learn, live each arm, and write the report."""
     options.check()
     setting, arms = _setting(options), options.chosen_arms
-    import torch
-
-    from agentkd.cli.first_look import out_folder
-    from agentkd.cli.run_report import Outcome, RunView, report
-    from agentkd.deploy.bundle import write_bundle
-    from agentkd.distillation.task import open_task
-    from agentkd.report.console import publish
-    from agentkd.report.provenance import made_from
-    from agentkd.report.write import prepare_out
-    from agentkd.runtime.blending import HandOver
-
-    torch.set_num_threads(1)
-    task = open_task(options.env, reference(options), **access(options))
-    spec, known = task.spec, task.planner
+    task = open_planned(options)
+    known = task.planner
     if setting.strategies is not None and setting.strategies.seam is not None:
-        HandOver(setting.strategies.seam, spec.action)
-    executor, contract = _beginning(options, task)
+        HandOver(setting.strategies.seam, task.spec.action)
+    if options.learns:
+        executor, contract = task.executor(options.executor, options.seed), Contract()
+    else:
+        bundle = read_bundle(options.executor)
+        executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
+    contract = replace(contract, period=1 / options.hz)
     out = out_folder("run", options.env, options.out)
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
     view = RunView(setting, known, executor)
     view.say("Measuring the planner that is never late …")
-    count = max(_EPISODES, options.episodes or 0)
-    on_time = task.measure(known.policy, count, options.seed)
-    random = task.measure(None, count, options.seed)
-    view.goals(on_time.returns, random.returns)
-
-    source = _source(options, setting, known.policy, spec)
+    returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
+    view.goals(returns)
+    source: Any = known.policy
+    far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
+    if setting.clock == "wall" and not (far and setting.latency is None):
+        arguments = {"ref": reference(options), "spec": to_json(task.spec)}
+        source = Process("agentkd.planners.spawn:build", {**arguments, "access": access(options)})
     with watchers(options.watching, out, options.env) as beside:
         if beside.port is not None:
             view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
@@ -169,7 +166,7 @@ def run(options: Options) -> int:
         learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    outcome = Outcome(setting, known, executor, on_time, random, learnt, lived)
+    outcome = Outcome(setting, known, executor, returns, learnt, lived)
     labels = learnt.result.metrics.get("labels_total", 0) if learnt is not None else 0
     facts = {"executor": options.executor, "labels": labels, "seed": options.seed}
     provenance = made_from(options.env, options.planner, known.name, known.digest, **facts)
@@ -183,8 +180,6 @@ def run(options: Options) -> int:
 
 def _setting(options: Options) -> Setting:
     """Return what all arms have in common; invalid options are told."""
-    from agentkd.measure.live import Setting
-
     same: Any = ("env", "hz", "clock", "latency", "ticks", "seconds", "episodes", "seed")
     chosen = options.strategies
     # Made once now for their errors, and afresh for each arm.
@@ -215,9 +210,6 @@ async def _live(
     out: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
-    from agentkd.measure.live import ArmLook, Interrupt, live
-    from agentkd.runtime.log import DecisionLog
-
     learnt = None
     lived: dict[str, Any] = {}
     with Interrupt() as interrupt:
@@ -247,43 +239,12 @@ async def _live(
             if learnt.interrupted or learnt.fault:
                 return learnt, lived
         for arm in arms:
-            log = None
-            if options.watching.log:
-                log = DecisionLog(out / f"decisions-{arm}.akdlog", overwrite=True)
+            file = out / f"decisions-{arm}.akdlog"
+            log = DecisionLog(file, overwrite=True) if options.watching.log else None
             lived[arm] = await one(arm, arm, setting, None, log)
             if lived[arm].interrupted or lived[arm].fault:
                 break
     return learnt, lived
-
-
-def _beginning(options: Options, task: Task) -> tuple[Executor, Contract]:
-    """Return the executor, read or new, and what its numbers mean with the clock of this run."""
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.contract import Contract
-
-    name = options.executor
-    if options.learns:
-        return task.executor(name, options.seed), Contract(period=1 / options.hz)
-    bundle = read_bundle(name)
-    executor = task.executor(bundle.executor, name=name)
-    return executor, replace(bundle.contract, period=1 / options.hz)
-
-
-def _source(options: Options, setting: Setting, policy: Any, spec: Spec) -> Any:
-    """Return who answers: the policy, or a process on the wall clock."""
-    from agentkd.runtime.workers.host import Process
-    from agentkd.spec import to_json
-
-    far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
-    if setting.clock == "virtual" or (far and setting.latency is None):
-        return policy
-    planner = reference(options)
-    arguments = {
-        "ref": planner if isinstance(planner, str) else list(planner),
-        "spec": to_json(spec),
-        "access": access(options),
-    }
-    return Process("agentkd.planners.spawn:build", arguments)
 
 
 def _learning(options: Options, setting: Setting) -> Setting:
@@ -299,8 +260,6 @@ def _learning(options: Options, setting: Setting) -> Setting:
 
 def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
     from agentkd.distillation.service import build
-    from agentkd.runtime.workers.host import Process
-    from agentkd.spec import to_json
 
     arguments: dict[str, Any] = {
         "executor": options.executor,

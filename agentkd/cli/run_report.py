@@ -14,8 +14,8 @@ from typing import Any, final
 from rich.text import Text
 
 from agentkd.cli.terminal import Facts, View, figure
+from agentkd.distillation.task import Returns
 from agentkd.executors.executor import Executor
-from agentkd.measure.evaluate import Evaluation
 from agentkd.measure.live import ArmLook, Lived, Setting
 from agentkd.planners import Planner
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
@@ -61,9 +61,9 @@ class RunView(View):
         )
         self._goals = Goals()
 
-    def goals(self, planner: Sequence[float], random: Sequence[float]) -> None:
+    def goals(self, returns: Returns) -> None:
         """Set the returns that every arm is compared with."""
-        self._goals = Goals(_mean(planner), _mean(random))
+        self._goals = Goals(_mean(returns.planner), _mean(returns.random))
         self.console.print(
             f"planner that is never late {self._goals.planner:.1f}   "
             f"random actions {self._goals.random:.1f}"
@@ -138,7 +138,7 @@ class Outcome:
 
     Attributes:
         executor: As the arms used it.
-        reference: The planner that is never late.
+        returns: Of the planner that is never late, and of random actions.
         learnt: The live learning before, None for an executor file.
         arms: By name.
     """
@@ -146,8 +146,7 @@ class Outcome:
     setting: Setting
     planner: Planner
     executor: Executor
-    reference: Evaluation
-    random: Evaluation
+    returns: Returns
     learnt: Lived | None
     arms: Mapping[str, Lived]
 
@@ -163,7 +162,7 @@ class Outcome:
 
     def figures(self, returns: Sequence[float]) -> dict[str, Any]:
         """Return what a policy reached, beside the planner and random actions."""
-        return reached(returns, self.reference.returns, self.random.returns)
+        return reached(returns, self.returns.planner, self.returns.random)
 
 
 def report(planner: Sequence[str], out: Path, outcome: Outcome) -> Report:
@@ -204,8 +203,8 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "arms": arms,
         "interrupted": outcome.interrupted,
     }
-    add_headline(data, "planner", outcome.figures(outcome.reference.returns))
-    add_headline(data, "random", outcome.figures(outcome.random.returns))
+    add_headline(data, "planner", outcome.figures(outcome.returns.planner))
+    add_headline(data, "random", outcome.figures(outcome.returns.random))
     if "executor" in arms:
         add_headline(data, "executor", arms["executor"])
     if "runtime" in arms:
@@ -227,9 +226,9 @@ def _data(outcome: Outcome) -> dict[str, Any]:
 
 def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
     figures = {
-        "planner, never late": outcome.figures(outcome.reference.returns),
+        "planner, never late": outcome.figures(outcome.returns.planner),
         **data["arms"],
-        "random actions": outcome.figures(outcome.random.returns),
+        "random actions": outcome.figures(outcome.returns.random),
     }
     rows = [[name, *cells(e), _MEANING.get(name, "")] for name, e in figures.items()]
     late = data["planner_latency_ticks"]

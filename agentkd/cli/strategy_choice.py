@@ -60,12 +60,7 @@ class StrategyChoice:
     """Planners that are asked in turn, where one is too slow."""
 
     def make_routers(self) -> list[Router]:
-        """Make the routers afresh: they have a state, which belongs to one run.
-
-        Raises:
-            ConfigError: If options do not go together.
-            RefError: If a reference leads nowhere.
-        """
+        """Make the routers afresh: they have a state, which belongs to one run."""
         if self.guard is None and (self.baseline or self.dwell or self.recover != 1):
             raise ConfigError("--baseline, --dwell and --recover belong to --guard.")
         out: list[Router] = []
@@ -76,18 +71,13 @@ class StrategyChoice:
             out.append(Valid(valid, tolerance=self.tolerance, holds=holds))
         if self.guard is not None:
             check, baseline = _function(self.guard), _function(self.baseline)
-            times: Any = {"dwell": self.dwell, "recover": self.recover}
-            out.append(Guard(check, baseline=baseline, **times))
+            out.append(Guard(check, baseline=baseline, dwell=self.dwell, recover=self.recover))
         if self.routers is not None:
             out += routers_of(self.routers)
         return out
 
     def make_options(self) -> StrategyOptions:
-        """Return how strategies are requested and take over.
-
-        Raises:
-            ConfigError: If an option is not valid.
-        """
+        """Return how strategies are requested and take over."""
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")
         roll = None
@@ -98,9 +88,8 @@ class StrategyChoice:
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
-        trust: Trust | Literal["auto"] | None = "auto"
-        if self.trust != "auto":
-            trust = Trust() if self.trust == "on" else None
+        meant: dict[str, Any] = {"auto": "auto", "on": Trust(), "off": None}
+        trust = meant[self.trust]
         return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance, trust=trust)
 
 
@@ -114,12 +103,7 @@ def _function(reference: str | None) -> Any:
 
 
 def routers_of(reference: str) -> list[Router]:
-    """Make the routers that a reference names.
-
-    Raises:
-        RefError: If it leads nowhere.
-        ConfigError: If it names something else.
-    """
+    """Make the routers that a reference names."""
     found = resolve(reference)
     if callable(found) and not isinstance(found, Router):
         found = found()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -41,11 +41,7 @@ class WatchChoice:
     """Write metrics for TensorBoard into the folder's tensorboard/."""
 
     def realtime(self) -> Realtime:
-        """Return the scheduling of the tick thread.
-
-        Raises:
-            ConfigError: If an option is not valid.
-        """
+        """Return the scheduling of the tick thread."""
         return Realtime(self.priority, self.cores or None, self.lock_memory, self.gc_freeze)
 
 
@@ -58,7 +54,7 @@ class Watchers:
     source: Callable[[], Mapping[str, Any]] = dict
     port: int | None = None
     boards: Any = None
-    _at: float = field(default=0.0)
+    _at: float = 0.0
 
     def metrics(self) -> Mapping[str, Any]:
         """Return the metrics of the present arm."""
@@ -83,27 +79,23 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
     """
     found = Watchers({"env": env, "arm": ""})
     with contextlib.ExitStack() as stack:
-        if options.prometheus is not None:
+        port, file = options.prometheus, options.prometheus_file
+        if port is not None:
             from agentkd.runtime.exposition import PrometheusServer
 
-            server = PrometheusServer(found.metrics, options.prometheus, labels=found.labels)
+            server = PrometheusServer(found.metrics, port, labels=found.labels)
             found.port = stack.enter_context(server).port
-        if options.prometheus_file is not None:
+        if file is not None:
             from agentkd.runtime.exposition import PrometheusFile
 
-            stack.enter_context(
-                PrometheusFile(found.metrics, options.prometheus_file, labels=found.labels)
-            )
+            stack.enter_context(PrometheusFile(found.metrics, file, labels=found.labels))
         if options.tensorboard:
-            found.boards = _writer(out / "tensorboard")
+            with needing("--tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
+            folder = out / "tensorboard"
+            try:
+                found.boards = SummaryWriter(str(folder))
+            except OSError as error:
+                raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
             stack.callback(found.boards.close)
         yield found
-
-
-def _writer(folder: Path) -> Any:
-    with needing("--tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    try:
-        return SummaryWriter(str(folder))
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error

@@ -15,10 +15,7 @@ from agentkd.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Learning):
-    """Distil a planner into a tiny executor, and measure what it kept.
-
-    Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
-    """
+    """Distil a planner into a tiny executor, and measure what it kept."""
 
     env: tyro.conf.Positional[str] = ""
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data it may be

@@ -29,8 +29,8 @@ from agentkd.measure.recording import record
 from agentkd.planners import Planner
 from agentkd.report.console import publish
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
-from agentkd.report.provenance import made_from
 from agentkd.report.returns import COLUMNS, Goals, add_headline, cells, levels, reached
+from agentkd.report.write import made_from
 from agentkd.spec import Spec
 
 _SECONDS = 0.1

@@ -33,10 +33,7 @@ _SECONDS = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Access):
-    """Measure policies on the same episodes, side by side.
-
-    Example: agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd
-    """
+    """Measure policies on the same episodes, side by side."""
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""

@@ -37,8 +37,6 @@ class Options:
 
     The suffix of the file to write decides: .c is C99, .int8.c the same in integers, .akx data for
     the fixed C runtime, .onnx ONNX.
-
-    Example: agentkd export runs/demo/executor.akd -o executor.c
     """
 
     file: tyro.conf.Positional[Path]

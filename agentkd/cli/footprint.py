@@ -38,10 +38,7 @@ _COLUMNS: tuple[Column | str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Build an executor for several cores, run it there, and say what it takes.
-
-    Example: agentkd footprint runs/demo/executor.akd --int8
-    """
+    """Build an executor for several cores, run it there, and say what it takes."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""

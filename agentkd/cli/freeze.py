@@ -21,8 +21,6 @@ class Options(Access):
 
     It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
     deterministically. It is inspected, exported and run like any other.
-
-    Example: agentkd freeze runs/ppo/best_model.zip
     """
 
     save: tyro.conf.Positional[str]
@@ -43,7 +41,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
-    from agentkd.report.provenance import made_from
+    from agentkd.report.write import made_from
 
     source = Path(options.save)
     beside = Path(f"{source.name.replace(':', '.')}.akd")

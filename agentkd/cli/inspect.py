@@ -34,10 +34,7 @@ _HEADS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Describe an executor file, and check that it is whole.
-
-    Example: agentkd inspect runs/demo/executor.akd
-    """
+    """Describe an executor file, and check that it is whole."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""

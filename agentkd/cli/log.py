@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from rich.text import Text
 
-from agentkd.cli.strategy_choice import routers_of
+from agentkd.cli.run_options import routers_of
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import read_bundle
 from agentkd.errors import ConfigError, WriteError, did_you_mean

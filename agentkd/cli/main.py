@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
+from inspect import getdoc
 from types import TracebackType
 from typing import Any
 
@@ -159,7 +160,7 @@ def _show_traceback(
 
 
 def _run(name: str, words: Sequence[str], program: Program) -> int:
-    home, _, _ = program.commands[name]
+    home, _, example = program.commands[name]
     with needing(f"{program.name} {name}"):
         import tyro
 
@@ -168,7 +169,12 @@ def _run(name: str, words: Sequence[str], program: Program) -> int:
 
         command = import_module(home)
         own_first(command.Options)
-        options = tyro.cli(command.Options, args=words, prog=f"{program.name} {name}")
+        about = getdoc(command.Options) or ""
+        if "\nExample" not in about:
+            about = f"{about}\n\nExample: {example}"
+        options = tyro.cli(
+            command.Options, args=words, prog=f"{program.name} {name}", description=about
+        )
         options = _with_arguments(options)
         first_look(name, options)
         with warnings.catch_warnings():

@@ -25,10 +25,7 @@ from agentkd.report.write import prepare_out
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Learning):
-    """Write a planner's labels to a folder that `agentkd distill --data` takes.
-
-    Example: agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000
-    """
+    """Write a planner's labels to a folder that `agentkd distill --data` takes."""
 
     labels: int | None = None
     """How many labels; 100,000 if --seconds is not given either."""

@@ -28,10 +28,7 @@ _TICKS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Learning):
-    """Train an executor by PPO with a planner beside it, and measure what it reached.
-
-    Example: agentkd reinforce LunarLander-v3 --planner policies/lunarlander
-    """
+    """Train an executor by PPO with a planner beside it, and measure what it reached."""
 
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""

@@ -11,9 +11,8 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.options import Access, Planned, access, open_planned, out_folder, reference
+from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
 from agentkd.cli.run_report import Outcome, RunView, report
-from agentkd.cli.strategy_choice import StrategyChoice
-from agentkd.cli.watch_choice import WatchChoice, Watchers, watchers
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.errors import ConfigError, did_you_mean
@@ -21,8 +20,7 @@ from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.report.console import publish
-from agentkd.report.provenance import made_from
-from agentkd.report.write import prepare_out
+from agentkd.report.write import made_from, prepare_out
 from agentkd.runtime.blending import HandOver
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.workers.host import Process

@@ -26,8 +26,6 @@ class Options(Access):
     Wherever a planner is named, its address will do: agentkd run ENV --planner wss://10.0.0.7:4750.
     A lost connection makes the planner late and nothing else. Between machines a token and a
     certificate are needed, or a tunnel (ssh -L).
-
-    Example: agentkd serve policies/lunarlander --env LunarLander-v3
     """
 
     planner: tyro.conf.Positional[tuple[str, ...]]

@@ -18,10 +18,7 @@ _STYLES = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run an executor in every form that this machine can, and compare the numbers.
-
-    Example: agentkd verify runs/demo/executor.akd
-    """
+    """Run an executor in every form that this machine can, and compare the numbers."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
+import os
+import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,6 @@ from agentkd.interrupt import held
 from agentkd.printable import printable
 from agentkd.report.html import page
 from agentkd.report.model import Report, Table
-from agentkd.report.provenance import origin
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -26,6 +31,10 @@ _MARK = ".agentkd"
 # new run starts from.
 _FILES = ("report.json", "report.html", "table.md", "table.csv")
 _FOLDERS = ("checkpoint", "rows", "tensorboard")
+_PACKAGES = (
+    *("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"),
+    *("mujoco", "box2d", "onnxruntime"),
+)
 _ROOM = "Make room, or give another folder with --out."
 
 
@@ -92,6 +101,49 @@ def _ours(out: Path) -> bool:
     except LoadError:
         return False
     return True
+
+
+def origin() -> dict[str, Any]:
+    """Return the command, date, machine and package versions of this process."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "argv": ["agentkd", *sys.argv[1:]],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": (
+            f"{platform.system()} {platform.machine()}, {_processor()}{os.cpu_count()} cores"
+        ),
+        "versions": versions,
+    }
+
+
+def made_from(env: str, refs: Sequence[str], name: str, digest: str, **more: Any) -> dict[str, Any]:
+    """Return what an executor file says about where it comes from: its environment and planner.
+
+    `digest` is the SHA-256 of the planner's files.
+    """
+    found = origin()
+    return {
+        "env": env,
+        "planner": {"refs": list(refs), "name": name},
+        "planner_digest": digest,
+        **more,
+        "command": found["argv"],
+        "versions": found["versions"],
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name and a comma, "" if unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    lines = (line for line in text.splitlines() if line.startswith("model name"))
+    name = next(lines, ":").partition(":")[2].strip()
+    return f"{name}, " if name else ""
 
 
 def _plain(value: Any) -> Any:

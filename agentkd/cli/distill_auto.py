@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from agentkd.cli import distilled
 from agentkd.cli.distill_options import Options, collection, learning
-from agentkd.cli.terminal import Console
+from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.auto.candidates import (
@@ -66,12 +67,10 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
 
-    console, count = Console(), options.episodes
-    name = (task.planner.name, "cyan")
-    console.print(Text.assemble((options.env, "bold"), "   planner ", name))
+    view = View((options.env, "bold"), "   planner ", (task.planner.name, "cyan"))
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
-    choosing = choosing_seed(options.eval_seed)
-    console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
+    choosing, count = choosing_seed(options.eval_seed), options.episodes
+    view.say(f"Measuring planner and chance, 2 x {count} episodes …")
 
     def reached(seed: int) -> Returns:
         if task.refs:
@@ -88,33 +87,22 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
         seed=options.seed,
         options=learns,
         collection=way,
-        further=_steps(options, learns, console),
-        watch=lambda text, measured: _tell(console, text, measured),
+        further=_steps(options, learns, view),
+        watch=partial(_tell, view),
         **end,
     )
     facts = distilled.provenance(options, task, labels=found.labels)
     with held():
         _write_front(out, found, facts, contract)
     section = _section(found, options.target)
-    show(console, section)
+    show(view.console, section)
     picked = found.chosen.made
-    view = distilled.DistillView(options.env, task.planner, picked.executor)
-    ending = distilled.Ending(options, task, out, view, returns, facts, contract)
-    result = Distilled(
-        executor=picked.executor,
-        planner=task.planner,
-        labels=found.labels,
-        steps=found.chosen.steps,
-        seconds=found.seconds,
-        interrupted=found.interrupted,
-    )
-    return ending.finish(
-        result,
-        picked.name,
-        integers=picked.elsewhere,
-        more=_data(options, found),
-        sections=[section],
-    )
+    last = distilled.DistillView(options.env, task.planner, picked.executor)
+    ending = distilled.Ending(options, task, out, last, returns, facts, contract)
+    counts = found.labels, found.chosen.steps, found.seconds, found.interrupted
+    result = Distilled(picked.executor, task.planner, *counts)
+    more: Any = {"more": _data(options, found), "sections": [section]}
+    return ending.finish(result, picked.name, integers=picked.elsewhere, **more)
 
 
 def _end(options: Options) -> dict[str, Any]:
@@ -127,7 +115,7 @@ def _end(options: Options) -> dict[str, Any]:
     return {"seconds": options.seconds}
 
 
-def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
+def _steps(options: Options, learning: Any, view: View) -> list[Step]:
     """What is tried on the smallest that keeps the target, in this order."""
     steps: list[Step] = []
     eighth = None if options.steps is None else max(1, options.steps // 8)
@@ -139,7 +127,7 @@ def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
             tuning = replace(tuning, steps=eighth)
 
         def told(why: str) -> None:
-            console.print(Text(f"Not in integers: {why}", "dim"))
+            view.say(f"Not in integers: {why}")
 
         steps.append(Integers(tuning, timed=eighth is None, told=told))
     return steps
@@ -151,16 +139,13 @@ def _divergences(learning: Any) -> str:
     return to_text(tuple(floor)) if floor else "match"
 
 
-def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
+def _tell(view: View, text: str, measured: Sequence[Candidate]) -> None:
     if text:
-        console.print(Text(text, "dim"))
+        view.say(text)
     for each in measured:
-        console.print(
-            Text.assemble(
-                f"  {each.name:<24} {each.kept.mean:6.3f}  ",
-                (f"{each.steps:>8,} steps, {each.labels:,} labels", "dim"),
-            )
-        )
+        learnt = (f"{each.steps:>8,} steps, {each.labels:,} labels", "dim")
+        kept = f"  {each.name:<24} {each.kept.mean:6.3f}  "
+        view.console.print(Text.assemble(kept, learnt))
 
 
 def _write_front(out: Path, found: Found, facts: Mapping[str, Any], contract: Contract) -> None:

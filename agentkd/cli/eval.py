@@ -17,9 +17,8 @@ from agentkd.environments import look_at
 from agentkd.errors import ConfigError
 from agentkd.measure.agreement import Sample, agreement_with
 from agentkd.measure.evaluate import Watch, evaluate_random
-from agentkd.planners import Planner
 from agentkd.report import comparison
-from agentkd.report.comparison import Candidate, Comparison, Measured
+from agentkd.report.comparison import Candidate, Comparison
 from agentkd.report.console import publish
 from agentkd.report.write import prepare_out
 from agentkd.spec import Spec
@@ -142,13 +141,15 @@ def _measure(
     sample = Sample()
     observer = reference or next((each for each in found if each.planner), None)
     seen = sample if observer is reference else Sample()
-    done: list[Measured] = []
-    attacked: list[Measured] = []
+    done: list[Candidate] = []
+    attacked: list[Candidate] = []
     random, interrupted = None, False
     env, how = options.env, {"episodes": options.episodes, "seed": options.seed}
 
-    def agreement(planner: Planner | None) -> float:
-        return math.nan if planner is None else agreement_with(sample, planner.policy, spec)
+    def compared(each: Candidate) -> Candidate:
+        if each.planner is None or each.evaluation is None:
+            return each
+        return replace(each, agreement=agreement_with(sample, each.planner.policy, spec))
 
     try:
         with _watch(view, "random actions") as watch:
@@ -160,20 +161,11 @@ def _measure(
                     comparison.live(each, env, spec=spec, progress=watch, visited=visited, **how)
                 )
         view.say("Timing decisions …")
-        alive = [each.candidate for each in done if not each.fault]
-        times = iter(comparison.latencies(alive, sample, spec, seconds=_SECONDS))
-        for at, lived in enumerate(done):
-            if not lived.fault:
-                agrees = agreement(lived.candidate.planner)
-                done[at] = replace(lived, agreement=agrees, latency=next(times))
+        times = comparison.timed(done, sample, spec, seconds=_SECONDS)
+        done = list(map(compared, times))
         if attack is not None:
             hurt = [_attacked(options, attack, each, seen, spec, view) for each in done]
-            attacked = [
-                replace(each, agreement=agreement(each.candidate.planner))
-                if each.evaluation is not None
-                else each
-                for each in hurt
-            ]
+            attacked = list(map(compared, hurt))
     except KeyboardInterrupt:
         interrupted = True
     outcome = Comparison(
@@ -194,20 +186,20 @@ def _measure(
 
 
 def _attacked(
-    options: Options, attack: Attack, each: Measured, seen: Sample, spec: Spec, view: View
-) -> Measured:
+    options: Options, attack: Attack, each: Candidate, seen: Sample, spec: Spec, view: View
+) -> Candidate:
     """Let a policy live its episodes again, under attack."""
     from agentkd.distillation.attack import Attacked, units
 
-    known, planner = each.candidate, each.candidate.planner
-    if planner is None or each.fault or not seen.size:
-        return Measured(known, None)
+    new = replace(each, evaluation=None, agreement=math.nan, fault="")
+    if each.planner is None or each.fault or not seen.size:
+        return new
     try:
         unit = units(seen.obs, spec.obs)
-        policy = Attacked(planner.policy, attack, unit, options.seed)
+        policy = Attacked(each.planner.policy, attack, unit, options.seed)
     except ConfigError as error:
-        return Measured(known, None, fault=str(error))
-    hurt = replace(known, planner=replace(planner, policy=policy))
+        return replace(new, fault=str(error))
+    hurt = replace(new, planner=replace(each.planner, policy=policy))
     how = {"episodes": options.episodes, "seed": options.seed, "spec": spec}
-    with _watch(view, f"{known.ref} under {attack.by}") as watch:
+    with _watch(view, f"{each.ref} under {attack.by}") as watch:
         return comparison.live(hurt, options.env, progress=watch, **how)

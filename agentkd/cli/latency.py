@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.text import Text
 
 from agentkd.cli.options import Access, access
-from agentkd.cli.terminal import Console
+from agentkd.cli.terminal import View
 from agentkd.errors import ConfigError, SpecError
 from agentkd.measure.latency import Form, Latency, measure, observations, timer
 from agentkd.report.console import publish
@@ -86,15 +85,9 @@ def run(options: Options) -> int:
     executor, planner = _subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
-    console = Console()
-    console.print(
-        Text.assemble(
-            "executor ",
-            (executor.architecture, "cyan"),
-            f", {executor.parameters:,} parameters: {executor.spec.obs.size} numbers in, "
-            f"{executor.out} out",
-        )
-    )
+    shape = f"{executor.spec.obs.size} numbers in, {executor.out} out"
+    size = f", {executor.parameters:,} parameters: {shape}"
+    console = View("executor ", (executor.architecture, "cyan"), size).console
     forms = _forms(options, executor, planner)
     obs = observations(executor.spec, executor.mean)
     with console.status("") as status:

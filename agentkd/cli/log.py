@@ -221,13 +221,9 @@ def _data(log: LogFile, summary: Summary) -> dict[str, Any]:
 
 def _print(console: Console, log: LogFile, summary: Summary) -> None:
     header = log.header
-    console.print(
-        Text.assemble(
-            (log.path.name, "bold"),
-            f"   executor {header.get('architecture')}, mode {header.get('mode')}, "
-            f"routers {', '.join(header.get('routers', [])) or 'none'}",
-        )
-    )
+    routers = ", ".join(header.get("routers", [])) or "none"
+    run = f"   executor {header.get('architecture')}, mode {header.get('mode')}, routers {routers}"
+    console.print(Text.assemble((log.path.name, "bold"), run))
     text = (
         f"{summary.ticks:,} ticks ({summary.first_tick:,} to {summary.last_tick:,}), "
         f"{summary.episodes:,} episodes, {summary.answers:,} answers of the planner, "

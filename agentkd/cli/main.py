@@ -103,8 +103,8 @@ def main(words: Sequence[str] | None = None, program: Program = AGENTKD) -> int:
     """
     if words is None:
         sys.excepthook = _show_traceback
-    with lasting_output() as output, like_ctrl_c() as ending:
-        status = ending.status(_main(words, program))
+    with lasting_output() as output, like_ctrl_c() as exit_status:
+        status = exit_status(_main(words, program))
         output.flush()
         if output.error is not None:
             sys.stderr.write(f"Standard output: {output.error.strerror}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Kind = Literal["planner", "executor", "saved"]
 
 _REPORT = "report.json"
+_TOLD = ("ref", "kind", "digest", "parameters", "seed", "agreement", "fault")
+"""Fields of a candidate that a report repeats."""
 _AGREES = Column("agreement", form=",.3f", help="With the reference, on states that it visited.")
 _ALL = (
     *("policy", *COLUMNS, _AGREES, Column("parameters", form=",", spare=True)),
@@ -41,53 +43,42 @@ _BOTH = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something to compare.
+    """Something to compare, and what was measured of it.
 
     Attributes:
         ref: What the user called it.
         about: What it is, such as "PPO" or "arm runtime".
-        planner: What acts; None for what is saved, which has `returns` instead.
+        planner: What acts; None for what is saved.
         parameters: How many trained numbers act; 0 when unknown.
         digest: SHA-256 of its file, "" when there is none.
-        seed: The first seed that the saved returns were measured on; None if unknown.
-    """
-
-    ref: str
-    kind: Kind
-    about: str
-    planner: Planner | None
-    returns: tuple[float, ...] = ()
-    parameters: int = 0
-    digest: str = ""
-    seed: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return f"{self.ref} ({self.about})"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A candidate and what was measured.
-
-    Attributes:
+        seed: The first seed that saved returns were measured on; None if unknown.
         evaluation: Its episodes; those of a report have no lengths. None after a fault.
         agreement: With the reference on states the reference visited; NaN if unknown.
         latency: Of one decision; None where nothing acts.
         fault: What went wrong, "" if nothing did.
     """
 
-    candidate: Candidate
-    evaluation: Evaluation | None
+    ref: str
+    kind: Kind
+    about: str
+    planner: Planner | None
+    parameters: int = 0
+    digest: str = ""
+    seed: int | None = None
+    evaluation: Evaluation | None = None
     agreement: float = math.nan
     latency: Latency | None = None
     fault: str = ""
 
     @property
     def returns(self) -> tuple[float, ...]:
-        """Of its episodes; () after a fault."""
+        """Of its episodes; () before them, or after a fault."""
         return () if self.evaluation is None else self.evaluation.returns
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.ref} ({self.about})"
 
 
 def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> list[Candidate]:
@@ -106,7 +97,7 @@ def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> lis
         return saved(path / _REPORT, ref, env)
     known = load_planner(ref, spec, **access)
     kind: Kind = "executor" if isinstance(known.policy, Executor) else "planner"
-    return [Candidate(ref, kind, known.name, known, (), known.parameters, known.digest)]
+    return [Candidate(ref, kind, known.name, known, known.parameters, known.digest)]
 
 
 def saved(path: Path, ref: str, env: str) -> list[Candidate]:
@@ -128,8 +119,9 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
         if numbers and returns:
             known = max(0, size) if isinstance(size, int) else 0
             first = seed if isinstance(seed, int) else None
-            lived = tuple(map(float, returns))
-            found.append(Candidate(ref, "saved", name, None, lived, known, seed=first))
+            lived = Evaluation(tuple(map(float, returns)), ())
+            one = Candidate(ref, "saved", name, None, known, seed=first, evaluation=lived)
+            found.append(one)
     if not found:
         raise ConfigError(
             f"{path} holds no returns: it is of the command "
@@ -158,26 +150,26 @@ def _policies(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
             yield str(each.get("ref")), each.get("returns"), each.get("parameters")
 
 
-def live(candidate: Candidate, env: str, **how: Any) -> Measured:
+def live(candidate: Candidate, env: str, **how: Any) -> Candidate:
     """Let a candidate live its episodes, as `evaluate` does; what it raises is its fault."""
     if candidate.planner is None:
-        return Measured(candidate, Evaluation(candidate.returns, ()))
+        return candidate
     try:
-        return Measured(candidate, evaluate(env, candidate.planner.policy, **how))
+        return replace(candidate, evaluation=evaluate(env, candidate.planner.policy, **how))
     except AgentkdError as error:
-        return Measured(candidate, None, fault=str(error))
+        return replace(candidate, fault=str(error))
 
 
-def latencies(
+def timed(
     found: Sequence[Candidate], sample: Sample, spec: Spec, *, seconds: float
-) -> list[Latency | None]:
-    """Time one decision of each candidate that acts, in turns, `seconds` each.
+) -> list[Candidate]:
+    """Time one decision of each candidate that acts and has no fault, in turns, `seconds` each.
 
     Observations are the sample's, or made up where it is empty.
     """
     forms: dict[int, Form] = {}
     for index, each in enumerate(found):
-        if each.planner is None:
+        if each.planner is None or each.fault:
             continue
         policy = each.planner.policy
         if isinstance(policy, Executor):
@@ -187,7 +179,7 @@ def latencies(
     obs = sample.obs[:64] if sample.size else observations(spec)
     times = measure(list(forms.values()), obs, seconds=seconds, rounds=10)
     by_index = dict(zip(forms, times, strict=True))
-    return [by_index.get(index) for index in range(len(found))]
+    return [replace(each, latency=by_index.get(index)) for index, each in enumerate(found)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +200,17 @@ class Comparison:
     episodes: int
     seed: int
     random: Evaluation | None
-    measured: tuple[Measured, ...]
+    measured: tuple[Candidate, ...]
     reference: Candidate | None
     states: int
     interrupted: bool
     attack: Attack | None = None
-    attacked: tuple[Measured, ...] = ()
+    attacked: tuple[Candidate, ...] = ()
 
     def report(self) -> Report:
         """Return what was measured as a report."""
         random = () if self.random is None else self.random.returns
-        best = next((e.returns for e in self.measured if e.candidate is self.reference), ())
+        best = self.measured[0].returns if self.measured and self.reference is not None else ()
         policies = [_policy(each) | reached(each.returns, best, random) for each in self.measured]
         data: dict[str, Any] = {
             "command": "eval",
@@ -277,27 +269,24 @@ class Comparison:
         if self.reference is None:
             yield "No planner to compare with: give one, or name a policy with --reference."
         for each in self.measured:
-            known = each.candidate
             if each.fault:
-                yield f"{known.name} failed: {each.fault}"
+                yield f"{each.name} failed: {each.fault}"
             if each.evaluation is not None and each.evaluation.cut:
-                yield f"{known.name}: {each.evaluation.cut} episodes were cut off."
-            lived = known.seed, len(known.returns)
-            if known.kind == "saved" and lived != (self.seed, self.episodes):
-                first = "unknown" if known.seed is None else known.seed
-                yield f"{known.name} lived other episodes: {lived[1]}, from seed {first}."
+                yield f"{each.name}: {each.evaluation.cut} episodes were cut off."
+            lived = each.seed, len(each.returns)
+            if each.kind == "saved" and lived != (self.seed, self.episodes):
+                first = "unknown" if each.seed is None else each.seed
+                yield f"{each.name} lived other episodes: {lived[1]}, from seed {first}."
 
 
-def _policy(measured: Measured) -> dict[str, Any]:
-    known, lived, latency = measured.candidate, measured.evaluation, measured.latency
+def _policy(each: Candidate) -> dict[str, Any]:
+    lived, latency = each.evaluation, each.latency
     return {
-        **{name: getattr(known, name) for name in ("ref", "kind", "digest", "parameters", "seed")},
-        "name": known.about,
-        "agreement": measured.agreement,
+        **{name: getattr(each, name) for name in _TOLD},
+        "name": each.about,
         "decision_latency_us": None if latency is None else latency.summary(),
         "lengths": [] if lived is None else list(lived.lengths),
         "episodes_cut": 0 if lived is None else lived.cut,
-        "fault": measured.fault,
     }
 
 

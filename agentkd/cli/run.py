@@ -111,16 +111,11 @@ class Options(Access, Planned):
 
     def check(self) -> None:
         """Validate the options before anything is measured."""
-        least: tuple[tuple[str, float | None, float], ...] = (
-            ("ticks", self.ticks, 1),
-            ("episodes", self.episodes, 1),
-            ("learn-ticks", self.learn_ticks, 1 if self.learns else 0),
-            ("seed", self.seed, 0),
-            ("budget", self.budget, 0),
-        )
-        for name, number, bound in least:
+        least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
+        for name, bound in least.items():
+            number = getattr(self, name)
             if number is not None and not bound <= number < math.inf:
-                raise ConfigError(f"--{name} {number}: at least {bound:g}.")
+                raise ConfigError(f"--{name.replace('_', '-')} {number}: at least {bound}.")
         for name, number in (("hz", self.hz), ("seconds", self.seconds)):
             if number is not None and not 0 < number < math.inf:
                 raise ConfigError(f"--{name} {number}: above 0.")

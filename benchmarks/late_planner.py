@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.cli.strategy_choice import StrategyChoice
+from agentkd.cli.run_options import StrategyChoice
 from agentkd.deploy.bundle import read_bundle
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError

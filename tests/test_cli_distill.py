@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.cli.distill_file import period_of
+from agentkd.cli.distilled import period_of
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation import task

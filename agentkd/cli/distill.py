@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.distill_view import DistillView, Goals
-from agentkd.cli.options.distill import Options, check, collection, learning, opened_as
-from agentkd.cli.planner_choice import reference
+from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
+from agentkd.cli.options import out_folder, reference
+from agentkd.deploy.bundle import write_bundle
+from agentkd.distillation.offline import open_dataset
+from agentkd.distillation.task import Returns, Task, open_task
+from agentkd.environments import look_at, named_by_file
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.interrupt import ctrl_c
+from agentkd.measure.intervals import mean_interval
+from agentkd.report.returns import Goals
+from agentkd.report.write import prepare_out
 
 __all__ = ["Options", "run"]
+_HOW: Any = ("seconds", "labels", "steps", "steps_per_label", "seed", "resume", "kept_bytes")
+"""Options that the distillation takes as they are."""
 
 
 def run(options: Options) -> int:
     """Distil, measure, write the executor and the report."""
     import torch
 
-    from agentkd.cli.first_look import out_folder
-
     torch.set_num_threads(1)
     check(options)
-    opened = _open(options)
-    options = opened.options
-    out = out_folder("distill", opened.name, options.out)
+    task, options, missing = _open(options)
+    out = out_folder("distill", options.env, options.out)
     if options.executor != "auto":
-        return _run(opened, out)
+        return _run(task, options, missing, out)
     from agentkd.cli.distill_auto import run_auto
 
     if options.resume:
         raise ConfigError("A search does not go on from an earlier one: no --resume.")
-    if opened.missing:
-        raise ConfigError(f"A search has to measure: {opened.missing}")
-    return run_auto(options, opened.task, out, _told(opened)[0])
+    if missing:
+        raise ConfigError(f"A search has to measure: {missing}")
+    return run_auto(options, task, out, _told(task, options).planner)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What is distilled.
+def _open(options: Options) -> tuple[Task, Options, str]:
+    """Open what is distilled.
 
-    Attributes:
-        task: Environment and planner, or dataset.
-        options: With the environment and the planner that a dataset names.
-        name: What the run is called: the environment, or the dataset's folder.
-        missing: Why nothing can be measured; "" where it can.
-        measured: Whether the planner is at hand to be measured.
+    Returns:
+        The task, which has references if its planner can be measured; the options, with the
+        environment (or else the dataset's folder) and the planner that a dataset names; and why
+        nothing can be measured, "" where it can.
     """
-
-    task: Any
-    options: Options
-    name: str
-    missing: str
-    measured: bool
-
-
-def _open(options: Options) -> _Opened:
-    from agentkd.distillation.task import open_task
-
     if options.data is None:
         task = open_task(options.env, reference(options), **opened_as(options))
-        return _Opened(task, options, options.env, "", measured=True)
-    from agentkd.distillation.offline import open_dataset
-    from agentkd.environments import look_at, named_by_file
-
+        return task, options, ""
     env, spec, missing = options.env, None, ""
     try:
         env = env or named_by_file(open_dataset(options.data).about.env)
@@ -75,96 +62,80 @@ def _open(options: Options) -> _Opened:
     except AgentkdError as error:
         missing = str(error)
     data = open_dataset(options.data, options.env, spec)
-    about = data.about
-    named = reference(options) if options.planner else None
     if spec is None:
         task = open_task(data=data)
     else:
+        named = reference(options) if options.planner else None
         task = open_task(env, named, data=data, **opened_as(options))
-    name = env or Path(options.data).name
     # A Minari dataset's reference is the dataset: no planner goes by that name.
-    refs = () if "minari" in about.more else about.refs
-    told = replace(options, env=name, planner=options.planner or refs)
-    return _Opened(task, told, name, missing, named is not None and not missing)
+    refs = () if "minari" in data.about.more else data.about.refs
+    env = env or Path(options.data).name
+    return task, replace(options, env=env, planner=options.planner or refs), missing
 
 
-def _told(opened: _Opened) -> tuple[Sequence[float], Sequence[float]]:
+def _told(task: Task, options: Options) -> Returns:
     """Return returns of planner and random actions as the dataset tells them.
 
     () where it does not, or the planner is measured; for random actions also where the dataset has
     other seeds.
     """
-    options, data = opened.options, opened.task.data
-    if data is None or opened.measured:
-        return (), ()
-    about, count = data.about, options.episodes
-    same = about.eval_seed == options.eval_seed and len(about.random_returns) >= count
-    if same:
-        return about.planner_returns[:count], about.random_returns[:count]
-    return about.planner_returns, ()
+    seed, count = options.eval_seed, options.episodes
+    if task.data is None or task.refs:
+        return Returns((), (), seed)
+    about = task.data.about
+    if about.eval_seed == seed and len(about.random_returns) >= count:
+        return Returns(about.planner_returns[:count], about.random_returns[:count], seed)
+    return Returns(about.planner_returns, (), seed)
 
 
-def _run(opened: _Opened, out: Path) -> int:
-    from agentkd.cli import distill_file
-    from agentkd.deploy.bundle import write_bundle
+def _run(task: Task, options: Options, missing: str, out: Path) -> int:
+    from agentkd.cli import distilled
     from agentkd.distillation.loop import distill, make_distiller
-    from agentkd.measure.evaluate import Evaluation
-    from agentkd.measure.intervals import mean_interval
-    from agentkd.report.write import prepare_out
 
-    task, options = opened.task, opened.options
     # Every option is looked at before an earlier run is overwritten.
-    contract = distill_file.contract(options, task.spec)
+    contract = distilled.contract(options, task.spec)
     way = collection(options)
     distiller = make_distiller(task, options.executor, learning(options), options.seed)
     sketch = distiller.freeze()
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
-    view = DistillView(opened.name, task.planner, sketch)
+    view = distilled.DistillView(options.env, task.planner, sketch)
     if task.data is not None:
         labels, episodes = task.data.labels, task.data.episodes
         view.say(f"{labels:,} labels of {episodes:,} episodes in {options.data}")
-    if opened.missing:
-        view.say(f"Nothing can be measured: {opened.missing}")
-    best, floor = _told(opened)
-    count, seed = options.episodes, options.eval_seed
-    if opened.measured:
+    if missing:
+        view.say(f"Nothing can be measured: {missing}")
+    returns, count = _told(task, options), options.episodes
+    if task.refs:
         view.say(f"Measuring the planner over {count} episodes …")
-        best = task.measure(task.planner.policy, count, seed).returns
-    if not floor and not opened.missing:
-        if best and not opened.measured:
+        returns = task.references(count, returns.seed)
+    elif not returns.random and not missing:
+        if returns.planner:
             view.say("The planner's return is that of its recorded episodes.")
-        floor = task.measure(None, count, seed).returns
-    goals = Goals(mean_interval(best).mean, mean_interval(floor).mean)
+        returns = replace(returns, random=task.measure(None, count, returns.seed).returns)
+    goals = Goals(mean_interval(returns.planner).mean, mean_interval(returns.random).mean)
     with ctrl_c(patience=2):
         with view.live(goals, _tensorboard(out / "tensorboard")) as watch:
             result = distill(
                 task,
                 executor=distiller,
-                seconds=options.seconds,
-                labels=options.labels,
-                steps=options.steps,
-                steps_per_label=options.steps_per_label,
-                seed=options.seed,
                 collection=way,
                 episodes=0,
                 watch=watch,
                 checkpoint=out / "checkpoint",
-                resume=options.resume,
-                kept_bytes=options.kept_bytes,
+                **{name: getattr(options, name) for name in _HOW},
             )
         if result.interrupted and not result.steps:
             # An executor that learnt nothing does not replace an earlier one.
             raise KeyboardInterrupt
-        facts = distill_file.provenance(options, task, labels=result.labels)
+        facts = distilled.provenance(options, task, labels=result.labels)
         if task.data is not None:
             facts["data"] = options.data
         # Written before it is measured: whatever happens now, what was learnt is safe.
         write_bundle(
             out / "executor.akd", result.executor, facts, contract=contract, labels=result.kept
         )
-    ends = Evaluation(tuple(best), ()), Evaluation(tuple(floor), ())
-    ending = distill_file.Ending(options, task, out, view, *ends, facts, contract)
-    return ending.finish(result, measure=not opened.missing)
+    ending = distilled.Ending(options, task, out, view, returns, facts, contract)
+    return ending.finish(result, measure=not missing)
 
 
 def _tensorboard(folder: Path) -> Any:

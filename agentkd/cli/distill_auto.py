@@ -6,15 +6,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from agentkd.cli import distill_file
-from agentkd.cli.distill_view import DistillView
-from agentkd.cli.options.distill import Options, collection, learning
-from agentkd.cli.terminal import Console
+from agentkd.cli import distilled
+from agentkd.cli.distill_options import Options, collection, learning
+from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.auto.candidates import (
@@ -34,100 +34,75 @@ from agentkd.distillation.terms import to_text
 from agentkd.distillation.terms.term import DivergenceTerm
 from agentkd.errors import ConfigError
 from agentkd.interrupt import held
-from agentkd.measure.evaluate import Evaluation
 from agentkd.report.console import show
 from agentkd.report.model import Column, Plot, Section, Series, Table
 from agentkd.report.write import prepare_out
 
 _COLUMNS = (
-    Column("executor"),
-    Column("parameters", form=","),
-    Column("bytes", form=",", spare=True),
-    Column("µs", form=".2f"),
-    Column("retention", form=".3f"),
-    Column("95 % interval", form=".3f"),
-    Column(""),
-    Column("note", spare=True),
+    *("executor", Column("parameters", form=","), Column("bytes", form=",", spare=True)),
+    *(Column("µs", form=".2f"), Column("retention", form=".3f")),
+    *(Column("95 % interval", form=".3f"), "", Column("note", spare=True)),
 )
 
 
 def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> int:
     """Search, measure the pick on seeds that it was not chosen by, report.
 
-    Args:
-        options: Of the command.
-        task: What is distilled.
-        out: The folder.
-        told: The planner's returns, if only a dataset tells them.
+    `told` are the planner's returns, if only a dataset tells them.
     """
     if options.int8 and options.most_us is not None:
         raise ConfigError(
             "--int8 and --most-us: no time on this machine is known of integers. Leave "
             "one of them out."
         )
-    asked = bool(task.refs)
-    if not asked and not told:
+    if not task.refs and not told:
         raise ConfigError(
             "The dataset does not tell what its planner returns: name it with "
             "--planner, or record with --episodes."
         )
     limits = Limits(options.most_parameters, options.most_bytes, options.most_us)
     end, learns, way = _end(options), learning(options), collection(options)
-    contract = distill_file.contract(options, task.spec)
+    contract = distilled.contract(options, task.spec)
     prepare_out(out, overwrite=options.overwrite)
     for stale in (out / "candidates").glob("*.akd"):
         stale.unlink()
 
-    console, count = Console(), options.episodes
-    name = (task.planner.name, "cyan")
-    console.print(Text.assemble((options.env, "bold"), "   planner ", name))
+    view = View((options.env, "bold"), "   planner ", (task.planner.name, "cyan"))
     # Chosen on some seeds and measured on others: the best of many is lucky on its own.
-    choosing = choosing_seed(options.eval_seed)
-    console.print(f"Measuring planner and chance, 2 x {count} episodes …", style="dim")
+    choosing, count = choosing_seed(options.eval_seed), options.episodes
+    view.say(f"Measuring planner and chance, 2 x {count} episodes …")
 
-    def both(seed: int) -> tuple[Evaluation, Evaluation]:
-        best = Evaluation(tuple(told), ())
-        if asked:
-            best = task.measure(task.planner.policy, count, seed)
-        return best, task.measure(None, count, seed)
+    def reached(seed: int) -> Returns:
+        if task.refs:
+            return task.references(count, seed)
+        return Returns(tuple(told), task.measure(None, count, seed).returns, seed)
 
-    (best, floor), (planner, random) = both(choosing), both(options.eval_seed)
+    goals, returns = reached(choosing), reached(options.eval_seed)
     found = search(
         task,
-        Returns(best.returns, floor.returns, choosing),
+        goals,
         options.candidates or DEFAULT,
         target=options.target,
         limits=limits,
         seed=options.seed,
         options=learns,
         collection=way,
-        further=_steps(options, learns, console),
-        watch=lambda text, measured: _tell(console, text, measured),
+        further=_steps(options, learns, view),
+        watch=partial(_tell, view),
         **end,
     )
-    facts = distill_file.provenance(options, task, labels=found.labels)
+    facts = distilled.provenance(options, task, labels=found.labels)
     with held():
         _write_front(out, found, facts, contract)
     section = _section(found, options.target)
-    show(console, section)
+    show(view.console, section)
     picked = found.chosen.made
-    view = DistillView(options.env, task.planner, picked.executor)
-    ending = distill_file.Ending(options, task, out, view, planner, random, facts, contract)
-    result = Distilled(
-        executor=picked.executor,
-        planner=task.planner,
-        labels=found.labels,
-        steps=found.chosen.steps,
-        seconds=found.seconds,
-        interrupted=found.interrupted,
-    )
-    return ending.finish(
-        result,
-        picked.name,
-        integers=picked.elsewhere,
-        more=_data(options, found),
-        sections=[section],
-    )
+    last = distilled.DistillView(options.env, task.planner, picked.executor)
+    ending = distilled.Ending(options, task, out, last, returns, facts, contract)
+    counts = found.labels, found.chosen.steps, found.seconds, found.interrupted
+    result = Distilled(picked.executor, task.planner, *counts)
+    more: Any = {"more": _data(options, found), "sections": [section]}
+    return ending.finish(result, picked.name, integers=picked.elsewhere, **more)
 
 
 def _end(options: Options) -> dict[str, Any]:
@@ -140,7 +115,7 @@ def _end(options: Options) -> dict[str, Any]:
     return {"seconds": options.seconds}
 
 
-def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
+def _steps(options: Options, learning: Any, view: View) -> list[Step]:
     """What is tried on the smallest that keeps the target, in this order."""
     steps: list[Step] = []
     eighth = None if options.steps is None else max(1, options.steps // 8)
@@ -152,7 +127,7 @@ def _steps(options: Options, learning: Any, console: Console) -> list[Step]:
             tuning = replace(tuning, steps=eighth)
 
         def told(why: str) -> None:
-            console.print(Text(f"Not in integers: {why}", "dim"))
+            view.say(f"Not in integers: {why}")
 
         steps.append(Integers(tuning, timed=eighth is None, told=told))
     return steps
@@ -164,29 +139,13 @@ def _divergences(learning: Any) -> str:
     return to_text(tuple(floor)) if floor else "match"
 
 
-def _tell(console: Console, text: str, measured: Sequence[Candidate]) -> None:
+def _tell(view: View, text: str, measured: Sequence[Candidate]) -> None:
     if text:
-        console.print(Text(text, "dim"))
+        view.say(text)
     for each in measured:
-        console.print(
-            Text.assemble(
-                f"  {each.name:<24} {each.kept.mean:6.3f}  ",
-                (f"{each.steps:>8,} steps, {each.labels:,} labels", "dim"),
-            )
-        )
-
-
-def _rows(found: Found) -> list[list[Any]]:
-    on_front = {each.name for each in front(found.candidates)}
-    rows: list[list[Any]] = []
-    for each in found.candidates:
-        mark = "front" if each.name in on_front else ""
-        if each is found.chosen:
-            mark = "picked"
-        cost, kept = each.cost, each.kept
-        numbers = [cost.parameters, cost.bytes, cost.microseconds]
-        rows.append([each.name, *numbers, kept.mean, (kept.low, kept.high), mark, each.note])
-    return rows
+        learnt = (f"{each.steps:>8,} steps, {each.labels:,} labels", "dim")
+        kept = f"  {each.name:<24} {each.kept.mean:6.3f}  "
+        view.console.print(Text.assemble(kept, learnt))
 
 
 def _write_front(out: Path, found: Found, facts: Mapping[str, Any], contract: Contract) -> None:
@@ -207,16 +166,13 @@ def _data(options: Options, found: Found) -> dict[str, Any]:
         "left_out": dict(found.left_out),
         "candidates": [
             {
-                "name": each.name,
+                **{name: getattr(each, name) for name in ("name", "labels", "steps", "note")},
                 "parameters": each.cost.parameters,
                 "bytes": each.cost.bytes,
                 "decision_us": each.cost.microseconds,
                 "retention": each.kept.mean,
                 "retention_interval": [each.kept.low, each.kept.high],
-                "labels": each.labels,
-                "steps": each.steps,
                 "front": each.name in on_front,
-                "note": each.note,
             }
             for each in found.candidates
         ],
@@ -225,14 +181,15 @@ def _data(options: Options, found: Found) -> dict[str, Any]:
 
 def _section(found: Found, target: float) -> Section:
     best = front(found.candidates)
-    ends: dict[str, list[float]] = {
-        "parameters": [float(each.cost.parameters) for each in found.candidates],
-        "microseconds": [
-            each.cost.microseconds
-            for each in found.candidates
-            if math.isfinite(each.cost.microseconds)
-        ],
-    }
+    marks = {each.name: "front" for each in best} | {found.chosen.name: "picked"}
+    rows = [
+        [
+            *(each.name, each.cost.parameters, each.cost.bytes, each.cost.microseconds),
+            *(each.kept.mean, (each.kept.low, each.kept.high)),
+            *(marks.get(each.name, ""), each.note),
+        ]
+        for each in found.candidates
+    ]
 
     def plot(title: str, label: str, field: str) -> Plot:
         def value(each: Candidate) -> float:
@@ -240,29 +197,19 @@ def _section(found: Found, target: float) -> Section:
 
         known = [each for each in found.candidates if math.isfinite(value(each))]
         line = Series("front", [value(e) for e in best], [e.kept.mean for e in best])
-        joining = (line,) if len(best) > 1 else ()
-        span = [min(ends[field]), max(ends[field])]
-        return Plot(
-            title,
-            label,
-            "retention",
-            (
-                *joining,
-                Series("target", span, [target, target]),
-                *(
-                    Series(e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high])
-                    for e in known
-                ),
-            ),
-            "95 % over episodes. Those that dropped out early learnt less.",
-            kind="points",
-            log=True,
+        costs = [value(each) for each in known]
+        level = Series("target", [min(costs), max(costs)], [target, target])
+        points = (
+            Series(e.name, [value(e)], [e.kept.mean], [e.kept.low], [e.kept.high]) for e in known
         )
+        note = "95 % over episodes. Those that dropped out early learnt less."
+        lines = (*([line] if len(best) > 1 else []), level, *points)
+        return Plot(title, label, "retention", lines, note, kind="points", log=True)
 
     return Section(
         "The smallest that keeps enough",
         found.why,
-        Table(_COLUMNS, _rows(found), "Measured on the seeds by which was chosen."),
+        Table(_COLUMNS, rows, "Measured on the seeds by which was chosen."),
         (
             plot("Retention over size", "parameters", "parameters"),
             plot("Retention over time", "one decision, µs", "microseconds"),

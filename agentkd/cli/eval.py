@@ -5,25 +5,59 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from agentkd.cli.options.eval import Options
-from agentkd.cli.planner_choice import access
+import tyro
+
+from agentkd.cli.options import Access, access
+from agentkd.cli.terminal import View
+from agentkd.environments import look_at
 from agentkd.errors import ConfigError
+from agentkd.measure.agreement import Sample, agreement_with
+from agentkd.measure.evaluate import Watch, evaluate_random
+from agentkd.report import comparison
+from agentkd.report.comparison import Candidate, Comparison
+from agentkd.report.console import publish
+from agentkd.report.write import prepare_out
+from agentkd.spec import Spec
 
 if TYPE_CHECKING:
-    from agentkd.cli.terminal import View
     from agentkd.distillation.attack import Attack
-    from agentkd.measure.agreement import Sample
-    from agentkd.measure.evaluate import Watch
-    from agentkd.planners import Planner
-    from agentkd.report.comparison import Candidate, Measured
-    from agentkd.spec import Spec
 
-__all__ = ["Options", "run"]
 _SECONDS = 0.3
 """How long each policy's decision is timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Access):
+    """Measure policies on the same episodes, side by side."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
+    policies: tyro.conf.Positional[tuple[str, ...]]
+    """SB3 saves or their folders, module:attribute, executor files (.akd), and earlier results: a
+    report.json or a folder with one."""
+    reference: str | None = None
+    """What retention and agreement are against; by default the first planner."""
+    episodes: int = 20
+    """How many episodes each policy lives."""
+    seed: int = 1000
+    """Episode i is reset with seed + i."""
+    attack: Literal["noise", "fgsm", "pgd"] | None = None
+    """Measure everything once more on perturbed observations: by noise, or the worst that one step,
+    or several, along an executor's own gradient find."""
+    epsilon: float = 0.1
+    """The size of the attack, in units of the spread of what the reference observes."""
+    attack_steps: int = 10
+    """How many steps pgd takes."""
+    out: Path | None = None
+    """Where to write the report; nothing is written without it."""
+    overwrite: bool = False
+    """Replace the report that is there."""
 
 
 def run(options: Options) -> int:
@@ -36,10 +70,7 @@ def run(options: Options) -> int:
         raise ConfigError("Nothing to measure: name at least one policy.")
     import torch
 
-    from agentkd.cli.terminal import View
     from agentkd.distillation.attack import Attack
-    from agentkd.environments import look_at
-    from agentkd.report.write import prepare_out
 
     torch.set_num_threads(1)
     spec = look_at(options.env)[0]
@@ -61,7 +92,6 @@ def run(options: Options) -> int:
 
 def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | None]:
     """Load every policy, and choose the reference; it is in the list, and first."""
-    from agentkd.report.comparison import candidates
 
     def load(ref: str) -> list[Candidate]:
         own = access(options)
@@ -70,20 +100,19 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
             own["algorithm"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":
                 own["vecnormalize"] = None
-        return candidates(ref, options.env, spec, own)
+        return comparison.candidates(ref, options.env, spec, own)
 
     found = [each for ref in dict.fromkeys(options.policies) for each in load(ref)]
     if options.reference is None:
         reference = next((each for each in found if each.kind == "planner"), None)
     else:
         known = [each for each in found if each.ref == options.reference]
-        known = known or load(options.reference)
-        if known[0].planner is None:
+        reference = (known or load(options.reference))[0]
+        if reference.planner is None:
             raise ConfigError(
                 f"--reference {options.reference} is an earlier report; it has to be "
                 "a policy, which can be asked."
             )
-        reference = known[0]
     if reference is not None:
         found = [reference, *(each for each in found if each is not reference)]
     return found, reference
@@ -107,97 +136,70 @@ def _measure(
     view: View,
     attack: Attack | None,
 ) -> int:
-    from agentkd.cli.eval_report import Comparison, report
-    from agentkd.measure.agreement import Sample
-    from agentkd.measure.evaluate import evaluate_random
-    from agentkd.report.comparison import live
-    from agentkd.report.console import publish
-
     # The spread of what the reference, or else the first that acts, observes is the unit of an
     # attack.
     sample = Sample()
     observer = reference or next((each for each in found if each.planner), None)
     seen = sample if observer is reference else Sample()
-    done: list[Measured] = []
-    attacked: tuple[Measured, ...] = ()
+    done: list[Candidate] = []
+    attacked: list[Candidate] = []
     random, interrupted = None, False
-    measure: Any = {"episodes": options.episodes, "seed": options.seed}
+    env, how = options.env, {"episodes": options.episodes, "seed": options.seed}
+
+    def compared(each: Candidate) -> Candidate:
+        if each.planner is None or each.evaluation is None:
+            return each
+        return replace(each, agreement=agreement_with(sample, each.planner.policy, spec))
+
     try:
         with _watch(view, "random actions") as watch:
-            random = evaluate_random(options.env, progress=watch, **measure)
+            random = evaluate_random(env, progress=watch, **how)
         for each in found:
             visited = seen if each is observer else None
             with _watch(view, each.ref) as watch:
-                lived = live(each, options.env, spec, progress=watch, visited=visited, **measure)
-            done.append(lived)
+                done.append(
+                    comparison.live(each, env, spec=spec, progress=watch, visited=visited, **how)
+                )
         view.say("Timing decisions …")
-        done = _asked(done, sample, spec)
+        times = comparison.timed(done, sample, spec, seconds=_SECONDS)
+        done = list(map(compared, times))
         if attack is not None:
-            attacked = tuple(
-                _attacked(options, attack, each, seen, sample, spec, view) for each in done
-            )
+            hurt = [_attacked(options, attack, each, seen, spec, view) for each in done]
+            attacked = list(map(compared, hurt))
     except KeyboardInterrupt:
         interrupted = True
-    outcome = Comparison(random, tuple(done), reference, sample.size, interrupted, attack, attacked)
-    publish(view.console, report(options, outcome), options.out)
+    outcome = Comparison(
+        env=env,
+        **how,
+        random=random,
+        measured=tuple(done),
+        reference=reference,
+        states=sample.size,
+        interrupted=interrupted,
+        attack=attack,
+        attacked=tuple(attacked),
+    )
+    publish(view.console, outcome.report(), options.out)
     if interrupted:
         return 130
     return int(any(each.fault for each in done))
 
 
-def _asked(done: list[Measured], sample: Sample, spec: Spec) -> list[Measured]:
-    """Add agreement and latency to those that did not fail."""
-    from agentkd.report.comparison import latencies
-
-    alive = [each.candidate for each in done if not each.fault]
-    times = iter(latencies(alive, sample, spec, seconds=_SECONDS))
-    return [
-        each
-        if each.fault
-        else replace(
-            each, agreement=_agreement(each.candidate.planner, sample, spec), latency=next(times)
-        )
-        for each in done
-    ]
-
-
-def _agreement(planner: Planner | None, sample: Sample, spec: Spec) -> float:
-    from agentkd.measure.agreement import agreement_with
-
-    return math.nan if planner is None else agreement_with(sample, planner.policy, spec)
-
-
 def _attacked(
-    options: Options,
-    attack: Attack,
-    each: Measured,
-    seen: Sample,
-    agreed: Sample,
-    spec: Spec,
-    view: View,
-) -> Measured:
+    options: Options, attack: Attack, each: Candidate, seen: Sample, spec: Spec, view: View
+) -> Candidate:
     """Let a policy live its episodes again, under attack."""
     from agentkd.distillation.attack import Attacked, units
-    from agentkd.report.comparison import Measured, live
 
-    known, planner = each.candidate, each.candidate.planner
-    if planner is None or each.fault or not seen.size:
-        return Measured(known, None)
+    new = replace(each, evaluation=None, agreement=math.nan, fault="")
+    if each.planner is None or each.fault or not seen.size:
+        return new
     try:
         unit = units(seen.obs, spec.obs)
-        policy = Attacked(planner.policy, attack, unit, options.seed)
+        policy = Attacked(each.planner.policy, attack, unit, options.seed)
     except ConfigError as error:
-        return Measured(known, None, fault=str(error))
-    planner = replace(planner, policy=policy)
-    with _watch(view, f"{known.ref} under {attack.by}") as watch:
-        lived = live(
-            replace(known, planner=planner),
-            options.env,
-            spec,
-            episodes=options.episodes,
-            seed=options.seed,
-            progress=watch,
-        )
-    if lived.fault:
-        return lived
-    return replace(lived, agreement=_agreement(planner, agreed, spec))
+        return replace(new, fault=str(error))
+    hurt = replace(new, planner=replace(each.planner, policy=policy))
+    how = {"episodes": options.episodes, "seed": options.seed, "spec": spec}
+    with _watch(view, f"{each.ref} under {attack.by}") as watch:
+        return comparison.live(hurt, options.env, progress=watch, **how)

@@ -6,13 +6,22 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from agentkd.deploy.bundle import Bundle
-    from agentkd.deploy.int8.calibrate import Seen
+from agentkd.cli.terminal import Console
+from agentkd.deploy.akx import RUNTIME
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.export import Request, check_places, export, target, target_of
+from agentkd.deploy.int8 import calibrate
+from agentkd.deploy.interface import header_of
+from agentkd.deploy.programs import STRICT, build
+from agentkd.deploy.verify import BACKENDS, verify
+from agentkd.environments import named_by_file
+from agentkd.errors import ConfigError, LoadError
+from agentkd.executors.native import compiler
+from agentkd.files import write_files
 
 INTEGERS = ("c-int8",)
 """Targets that are calibrated."""
@@ -28,8 +37,6 @@ class Options:
 
     The suffix of the file to write decides: .c is C99, .int8.c the same in integers, .akx data for
     the fixed C runtime, .onnx ONNX.
-
-    Example: agentkd export runs/demo/executor.akd -o executor.c
     """
 
     file: tyro.conf.Positional[Path]
@@ -64,18 +71,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the file, and run what was written where this machine can."""
-    from rich.text import Text
-
-    from agentkd.cli.terminal import Console
-    from agentkd.deploy.akx import RUNTIME
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.export import Request, check_places, export, target
-    from agentkd.deploy.interface import header_of
-    from agentkd.errors import ConfigError
-    from agentkd.files import write_files
-
     bundle = read_bundle(options.file)
-    to = _to(options)
+    to = options.to
+    if to is None:
+        if options.out is None:
+            raise ConfigError("Name the file to write, such as -o executor.c, or --to c.")
+        to = target_of(options.out)
     chosen = target(to)
     if options.runtime is not None and to != "akx":
         raise ConfigError(f"--runtime goes with akx, not {to}.")
@@ -90,49 +91,24 @@ def run(options: Options) -> int:
     write_files(files)
     console = Console()
     for path, data in files.items():
-        console.print(Text(f"{path}: {len(data):,} bytes"), soft_wrap=True)
-    if to in INTEGERS:
-        by = seen.said if seen else "observations drawn as its normaliser says"
-        console.print(Text(f"calibrated with {by}"), soft_wrap=True)
-        text, failed = _own_test(files[out], options.name)
-        console.print(Text(text), soft_wrap=True)
-        return int(failed)
+        console.print(f"{path}: {len(data):,} bytes", soft_wrap=True)
     if options.runtime is not None:
         write_files({options.runtime / e.name: e.read_bytes() for e in RUNTIME})
-        console.print(Text(f"{options.runtime}: akx.h, akx.c, akd_kernels.h"))
-    if options.flavour != "plain" or not chosen.backend:
+        console.print(f"{options.runtime}: akx.h, akx.c, akd_kernels.h")
+    if to in INTEGERS:
+        by = seen.said if seen else "observations drawn as its normaliser says"
+        console.print(f"calibrated with {by}", soft_wrap=True)
+        text, failed = _own_test(files[out], options.name)
+    elif options.flavour != "plain" or not chosen.backend:
         return 0
-    text, failed = _proof(bundle, chosen.backend)
-    console.print(Text(text), soft_wrap=True)
+    else:
+        text, failed = _proof(bundle, chosen.backend)
+    console.print(text, soft_wrap=True)
     return int(failed)
 
 
-def _to(options: Options) -> str:
-    """The target's name, given or by the suffix of the file to write.
-
-    Raises:
-        ConfigError: If neither says it.
-    """
-    from agentkd.deploy.export import target_of
-    from agentkd.errors import ConfigError
-
-    if options.to is not None:
-        return options.to
-    if options.out is None:
-        raise ConfigError("Name the file to write, such as -o executor.c, or --to c.")
-    return target_of(options.out)
-
-
-def _seen(options: Options, to: str, bundle: Bundle) -> Seen | None:
-    """What integers are calibrated with; None where there are none, or they are drawn.
-
-    Raises:
-        ConfigError: If the file does not hold what it should, or no environment is known whose
-            episodes could be lived.
-    """
-    from agentkd.deploy.int8 import calibrate
-    from agentkd.errors import ConfigError
-
+def _seen(options: Options, to: str, bundle: Bundle) -> calibrate.Seen | None:
+    """Return what integers are calibrated with; None where there are none, or they are drawn."""
     given = options.calibrate
     if to not in INTEGERS:
         if given is not None:
@@ -140,31 +116,24 @@ def _seen(options: Options, to: str, bundle: Bundle) -> Seen | None:
         return None
     if given is None:
         return calibrate.held(bundle)
+    executor = bundle.executor
     if given != "episodes":
-        return calibrate.read(Path(given), bundle.executor)
+        return calibrate.read(Path(given), executor)
     env = bundle.manifest.get("provenance", {}).get("env")
     if not env or not isinstance(env, str):
         raise ConfigError(
             f"{options.file} names no environment, so no episodes can be lived. Give "
-            "--calibrate a .npy file of observations, (n, "
-            f"{bundle.executor.spec.obs.size}), or leave it out to calibrate with drawn "
-            "ones."
+            f"--calibrate a .npy file of observations, (n, {executor.spec.obs.size}), or leave it "
+            "out to calibrate with drawn ones."
         )
-    from agentkd.environments import named_by_file
     from agentkd.measure.evaluate import record
 
-    executor = bundle.executor
-    env = named_by_file(env)
-    lived = record(env, executor.policy, steps=STEPS, seed=SEED, spec=executor.spec)
+    lived = record(named_by_file(env), executor.policy, steps=STEPS, seed=SEED, spec=executor.spec)
     return calibrate.episodes(lived)
 
 
 def _own_test(source: bytes, name: str) -> tuple[str, bool]:
     """Build what was written and let it check itself; its words, and if it failed."""
-    from agentkd.deploy.programs import STRICT, build
-    from agentkd.errors import LoadError
-    from agentkd.executors.native import compiler
-
     if compiler() is None:
         return "not run here: no C compiler (cc, gcc, clang)", False
     with tempfile.TemporaryDirectory(prefix="agentkd-") as folder:
@@ -182,13 +151,10 @@ def _own_test(source: bytes, name: str) -> tuple[str, bool]:
 
 def _proof(bundle: Bundle, backend: str) -> tuple[str, bool]:
     """Run the new form; what was found, and whether it differs."""
-    from agentkd.deploy.verify import BACKENDS, verify
-
     chosen = [each for each in BACKENDS if each.name == backend]
-    for verdict in verify(bundle, rows=64, backends=chosen):
-        if verdict.status == "missing":
-            return f"not run here: {verdict.text}", False
-        if verdict.status == "differs":
-            return f"{verdict.backend} differs: {verdict.text}", True
-        return f"run by {verdict.backend}: within {verdict.worst:.1e} of NumPy", False
-    return "", False
+    verdict = next(verify(bundle, rows=64, backends=chosen))
+    if verdict.status == "missing":
+        return f"not run here: {verdict.text}", False
+    if verdict.status == "differs":
+        return f"{verdict.backend} differs: {verdict.text}", True
+    return f"run by {verdict.backend}: within {verdict.worst:.1e} of NumPy", False

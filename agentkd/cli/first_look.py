@@ -7,21 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agentkd.environments import check_name, folder_name
+from agentkd.cli.options import FOLDERS, out_folder
+from agentkd.environments import check_name
 from agentkd.errors import ConfigError, LoadError, RefError
 from agentkd.refs import is_reference, working_directory_on_path
 
-_FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
-"""What the folders of commands that always write one begin with."""
 _SCHEMES = ("ws://", "wss://")
 
 
 def first_look(command: str, options: Any) -> None:
-    """Check the options that all commands have alike, the quick ones first.
+    """Check the options that several commands have, the quick ones first.
 
-    Args:
-        command: Its name, such as "distill".
-        options: Its options; by their names it is known what they are.
+    By their names it is known what they are.
 
     Raises:
         AgentkdError: If one is invalid.
@@ -51,17 +48,8 @@ def first_look(command: str, options: Any) -> None:
             check_name(text)
 
 
-def out_folder(command: str, env: str, out: Path | None) -> Path:
-    """Give the folder that a command writes into, by default runs/COMMAND-ENV."""
-    return out or Path("runs") / f"{_FOLDERS[command]}-{folder_name(env)}"
-
-
 def check_planner(ref: str) -> None:
-    """Check that a planner's reference leads to a file, a folder or a module.
-
-    Raises:
-        RefError: If it does not.
-    """
+    """Check that a planner's reference leads to a file, a folder or a module."""
     path = Path(ref)
     if ref.startswith(_SCHEMES) or path.exists():
         return
@@ -99,13 +87,12 @@ def _check_out(command: str, options: Any) -> None:
     if command == "freeze" or not hasattr(options, "overwrite"):
         return
     env = getattr(options, "env", "")
-    if out is None and command in _FOLDERS and env:
+    if out is None and command in FOLDERS and env:
         out = out_folder(command, env, None)
     if out is not None:
         from agentkd.report.write import check_out
 
-        resume = getattr(options, "resume", False)
-        check_out(out, overwrite=options.overwrite, resume=resume)
+        check_out(out, overwrite=options.overwrite, resume=getattr(options, "resume", False))
 
 
 def _texts(options: Any, *names: str) -> Iterator[str]:

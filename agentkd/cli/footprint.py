@@ -7,30 +7,38 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
+from rich.text import Text
 
+from agentkd.cli.terminal import Console
+from agentkd.deploy.bundle import Bundle, read_bundle, replace_bundle, with_footprint
+from agentkd.deploy.c99 import emit_c
+from agentkd.deploy.cores import CORES, Core, core
+from agentkd.deploy.emulators import Program, compiler_version, measure
+from agentkd.deploy.vectors import golden
+from agentkd.deploy.int8.calibrate import integer_form
+from agentkd.deploy.int8.program import whole_program
+from agentkd.deploy.cores import POWER
 from agentkd.errors import ConfigError
-
-if TYPE_CHECKING:
-    from agentkd.cli.terminal import Console
-    from agentkd.deploy.bundle import Bundle
-    from agentkd.deploy.cores import Core
-    from agentkd.deploy.emulators import Program
+from agentkd.executors.difference import TOLERANCE
+from agentkd.report.console import show_table
+from agentkd.report.model import Column, Table
 
 _ROWS = 16
 """Golden vectors that each form has to meet."""
 _MEASURED = (*("wrong", "instructions", "flash", "code", "library", "constants"), *("ram", "stack"))
 _RECORDED = ("core", "label", "form", "instructions", "flash", "ram", "stack")
+_COLUMNS: tuple[Column | str, ...] = (
+    *("core", "form", "", Column("instructions", form=","), Column("energy", "µJ", ",.1f")),
+    *(Column(name, form=",") for name in ("flash", "code", "RAM", "stack")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Build an executor for several cores, run it there, and say what it takes.
-
-    Example: agentkd footprint runs/demo/executor.akd --int8
-    """
+    """Build an executor for several cores, run it there, and say what it takes."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
@@ -49,12 +57,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure every core whose tools are here, and print a table."""
-    from rich.text import Text
-
-    from agentkd.cli.terminal import Console
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.cores import CORES, core
-
     if options.nanojoules is not None and not options.nanojoules > 0:
         raise ConfigError(f"--nanojoules {options.nanojoules}: it has to be above 0.")
     wanted = [core(name) for name in options.cores or CORES]
@@ -82,65 +84,41 @@ def run(options: Options) -> int:
 def _measure(
     console: Console, wanted: Sequence[Core], programs: dict[str, Program], nanojoules: float | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Run each form on each core.
-
-    Returns:
-        What was measured, with energy in µJ; and what is missing, in sentences.
-    """
-    from agentkd.deploy.cores import POWER
-    from agentkd.deploy.emulators import measure
-
+    """Return what each form takes on each core, and what is missing, in sentences."""
     rows: list[dict[str, Any]] = []
     absent: list[str] = []
     with console.status("") as status:
         for each in wanted:
             if missing := each.missing():
-                absent.append(
-                    f"{each.label}: {', '.join(missing)} missing; apt install "
-                    + " ".join(each.packages)
-                )
+                needs = " ".join(each.packages)
+                absent.append(f"{each.label}: {', '.join(missing)} missing; apt install {needs}")
                 continue
             power = POWER.get(each.name)
             cost = nanojoules or (None if power is None else power.nanojoules)
             for form, program in programs.items():
                 status.update(f"{each.label}, {form}")
                 found = measure(program, each)
-                facts = {name: getattr(found, name) for name in _MEASURED}
                 count, energy = found.instructions, None
                 if count is not None and cost is not None:
                     energy = count * cost / 1000
                 about = {"core": each.name, "label": each.label, "form": form}
-                rows.append(about | facts | {"energy_uj": energy})
+                facts = {name: getattr(found, name) for name in _MEASURED}
+                rows.append({**about, **facts, "energy_uj": energy})
     return rows, absent
 
 
 def programs_of(bundle: Bundle, *, int8: bool) -> dict[str, Program]:
     """Return the forms of an executor, each with vectors that it has to meet."""
-    from agentkd.deploy.c99 import emit_c
-    from agentkd.deploy.emulators import Program, whole_program
-    from agentkd.deploy.int8.calibrate import integer_form
-    from agentkd.deploy.vectors import golden
-    from agentkd.executors.difference import TOLERANCE
-
     name, executor = "executor", bundle.executor
-    programs = {
-        "float": Program(
-            emit_c(executor, name),
-            name,
-            *golden(executor, _ROWS),
-            tolerance=TOLERANCE,
-            memory=executor.memory,
-        )
-    }
+    source, vectors = emit_c(executor, name), golden(executor, _ROWS)
+    how: Any = {"tolerance": TOLERANCE, "memory": executor.memory}
+    programs = {"float": Program(source, name, *vectors, **how)}
     if int8:
         programs["int8"] = whole_program(integer_form(bundle), _ROWS, name)
     return programs
 
 
 def _show(console: Console, rows: Sequence[dict[str, Any]], nanojoules: float | None) -> None:
-    from agentkd.report.console import show_table
-    from agentkd.report.model import Column, Table
-
     cells = [
         [
             *(row["label"], row["form"]),
@@ -150,12 +128,7 @@ def _show(console: Console, rows: Sequence[dict[str, Any]], nanojoules: float | 
         ]
         for row in rows
     ]
-    columns: tuple[Column | str, ...] = (
-        *("core", "form", "", Column("instructions", form=",")),
-        Column("energy", "µJ", ",.1f"),
-        *(Column(name, form=",") for name in ("flash", "code", "RAM", "stack")),
-    )
-    show_table(console, Table(columns, cells))
+    show_table(console, Table(_COLUMNS, cells))
     console.print(
         "Instructions are those of one decision, counted by the emulator; they are not "
         "cycles. Bytes: flash is code, constants and what comes of libraries; RAM is "
@@ -166,8 +139,6 @@ def _show(console: Console, rows: Sequence[dict[str, Any]], nanojoules: float | 
 
 def _energy(rows: Sequence[dict[str, Any]], given: float | None) -> str:
     """Return by what model energy was estimated, core by core."""
-    from agentkd.deploy.cores import POWER
-
     if given is not None:
         return f"Energy is an estimate: instructions × {given:g} nJ on every core."
     lines = ["Energy is an estimate: instructions × assumed cycles × current × voltage."]
@@ -182,16 +153,10 @@ def _energy(rows: Sequence[dict[str, Any]], given: float | None) -> str:
 
 def _record(console: Console, file: Path, bundle: Bundle, rows: Sequence[dict[str, Any]]) -> None:
     """Write what was measured into the file, and no estimates."""
-    from rich.text import Text
-
-    from agentkd.deploy.bundle import replace_bundle, with_footprint
-    from agentkd.deploy.cores import core
-    from agentkd.deploy.emulators import compiler_version
-
     names = dict.fromkeys(row["core"] for row in rows)
     footprint = {
         "cores": [{name: row[name] for name in _RECORDED} for row in rows],
         "compilers": {name: compiler_version(core(name)) for name in names},
     }
     after = replace_bundle(file, with_footprint(bundle, footprint))
-    console.print(Text(f"{file}: recorded, SHA-256 {after.digest}"), soft_wrap=True)
+    console.print(f"{file}: recorded, SHA-256 {after.digest}", soft_wrap=True)

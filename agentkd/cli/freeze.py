@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.text import Text
 
-from agentkd.cli.planner_choice import Access, access
+from agentkd.cli.options import Access, access
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
@@ -22,8 +21,6 @@ class Options(Access):
 
     It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
     deterministically. It is inspected, exported and run like any other.
-
-    Example: agentkd freeze runs/ppo/best_model.zip
     """
 
     save: tyro.conf.Positional[str]
@@ -45,14 +42,11 @@ def run(options: Options) -> int:
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
-    from agentkd.report.provenance import made_from
+    from agentkd.report.write import made_from
 
     source = Path(options.save)
-    out = options.out or (
-        source.with_suffix(".akd")
-        if source.suffix == ".zip"
-        else Path(f"{source.name.replace(':', '.')}.akd")
-    )
+    beside = Path(f"{source.name.replace(':', '.')}.akd")
+    out = options.out or (source.with_suffix(".akd") if source.suffix == ".zip" else beside)
     if out.suffix != ".akd":
         raise ConfigError(f"{out} does not end in .akd, by which it would be known.")
     if out.exists() and not options.overwrite:
@@ -71,5 +65,5 @@ def run(options: Options) -> int:
         f"largest difference over 1,024 observations {apart:.1g}"
     )
     for name, words in (("executor", str(out)), ("next:", f"agentkd inspect {out}")):
-        console.print(Text(f"{name:<10}{words}"), soft_wrap=True)
+        console.print(f"{name:<10}{words}", soft_wrap=True)
     return 0

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import tyro
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from agentkd.deploy.bundle import Bundle
-    from agentkd.executors.executor import Executor
-    from agentkd.executors.layers import Layer
-    from agentkd.spec import ActionSpec, ObsSpec
+from agentkd.cli.terminal import Console
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contract import RESET
+from agentkd.executors.executor import Executor
+from agentkd.executors.layers import Layer, kind, sizes
+from agentkd.printable import printable
+from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, ObsSpec
 
 _MOST = 6
 _NAMED = 24
@@ -28,10 +34,7 @@ _HEADS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Describe an executor file, and check that it is whole.
-
-    Example: agentkd inspect runs/demo/executor.akd
-    """
+    """Describe an executor file, and check that it is whole."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
@@ -39,14 +42,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Read the file, which checks every byte of it, and print a card."""
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    from agentkd.cli.terminal import Console
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.printable import printable
-
     bundle = read_bundle(options.file)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -80,9 +75,6 @@ def run(options: Options) -> int:
 
 def describe(bundle: Bundle) -> dict[str, str]:
     """Return what an executor is and what its numbers mean, in words, by name."""
-    from agentkd.deploy.contract import RESET
-    from agentkd.executors.layers import sizes
-
     told, executor = bundle.contract, bundle.executor
     widths = [executor.spec.obs.size, *(sizes(layer)[1] for layer in executor.layers)]
     shape = " - ".join(map(str, widths))
@@ -106,8 +98,6 @@ def describe(bundle: Bundle) -> dict[str, str]:
 
 def _kind(layer: Layer) -> str:
     """Return a layer's kind, and its activation where it has one."""
-    from agentkd.executors.layers import kind
-
     activation = getattr(layer, "activation", "none")
     return kind(layer) if activation == "none" else f"{kind(layer)} with {activation}"
 
@@ -122,8 +112,6 @@ def _observations(obs: ObsSpec) -> str:
 
 
 def _actions(action: ActionSpec) -> str:
-    from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec
-
     match action:
         case DiscreteSpec(n, start):
             return f"one choice of {n}, from {start} on"
@@ -144,8 +132,6 @@ def _few(values: tuple[float, ...]) -> str:
 
 
 def _normaliser(executor: Executor) -> str:
-    import numpy as np
-
     if not executor.mean.any() and (executor.scale == 1.0).all():
         return f"none; clipped at ±{executor.clip:g}"
     with np.errstate(divide="ignore"):
@@ -185,15 +171,10 @@ def takes(footprint: Mapping[str, Any]) -> dict[str, str]:
 def origin(data: Mapping[str, Any]) -> dict[str, str]:
     """Return what the maker wrote, the most important first."""
     first = ("env", "planner", "planner_digest", "labels", "retention", "returns")
-    last = ("command", "versions")
     titles = {"env": "environment", "command": "made by", "versions": "with"}
-    middle = [name for name in data if name not in (*first, *last)]
-    out = {
-        titles.get(name, name.replace("_", " ")): _value(name, data[name])
-        for name in (*first, *middle, *last)
-        if name in data
-    }
-    return {name: text for name, text in out.items() if text}
+    order = dict.fromkeys((*first, *(name for name in data if name not in titles), *titles))
+    known = {name: _value(name, data[name]) for name in order if name in data}
+    return {titles.get(name, name.replace("_", " ")): text for name, text in known.items() if text}
 
 
 def _value(name: str, value: Any) -> str:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from agentkd.cli.planner_choice import Access, access
+from agentkd.cli.options import Access, access
+from agentkd.cli.terminal import View
 from agentkd.errors import ConfigError, SpecError
+from agentkd.measure.latency import Form, Latency, measure, observations, timer
+from agentkd.report.console import publish
+from agentkd.report.model import Column, Report, Section, Table
+from agentkd.report.write import prepare_out
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
+from agentkd.types import Floats
 
 if TYPE_CHECKING:
-    from agentkd.cli.terminal import Console
     from agentkd.executors.executor import Executor
     from agentkd.measure.energy import Bill
-    from agentkd.measure.latency import Form, Latency
     from agentkd.planners import Planner
-    from agentkd.report.model import Report
-    from agentkd.types import Floats
 
 _LARGEST = 1_000_000
 _BASES = ("SB3 predict", "planner here")
@@ -64,11 +68,10 @@ class Options(Access):
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
-    from agentkd.cli.terminal import Console
-    from agentkd.measure.latency import measure, observations, timer
-    from agentkd.report.write import prepare_out
+    with suppress(ModuleNotFoundError):
+        import torch
 
-    _one_thread()
+        torch.set_num_threads(1)
     if not options.seconds > 0 or options.rounds < 1:
         raise ConfigError(
             f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at least 1."
@@ -82,19 +85,9 @@ def run(options: Options) -> int:
     executor, planner = _subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
-    from rich.text import Text
-
-    from agentkd.report.console import publish
-
-    console = Console()
-    console.print(
-        Text.assemble(
-            "executor ",
-            (executor.architecture, "cyan"),
-            f", {executor.parameters:,} parameters: {executor.spec.obs.size} numbers in, "
-            f"{executor.out} out",
-        )
-    )
+    shape = f"{executor.spec.obs.size} numbers in, {executor.out} out"
+    size = f", {executor.parameters:,} parameters: {shape}"
+    console = View("executor ", (executor.architecture, "cyan"), size).console
     forms = _forms(options, executor, planner)
     obs = observations(executor.spec, executor.mean)
     with console.status("") as status:
@@ -107,7 +100,8 @@ def run(options: Options) -> int:
         )
     if options.other_python is not None:
         latencies = _with_other(options, executor, latencies)
-    bill = _bill(console, options, forms, obs)
+    with console.status("energy"):
+        bill = _bill(options, forms, obs)
     found = report(options, executor, planner, latencies, timer(), bill)
     publish(console, found, options.out)
     return 0
@@ -119,46 +113,32 @@ def _with_other(
     """Have another Python time what this one cannot."""
     from agentkd.measure.forms import EXECUTORCH, time_elsewhere
 
+    python = str(options.other_python)
+    how: Any = {"seconds": options.seconds, "rounds": options.rounds}
     return tuple(
-        time_elsewhere(
-            str(options.other_python), executor, seconds=options.seconds, rounds=options.rounds
-        )
+        time_elsewhere(python, executor, **how)
         if each.name == EXECUTORCH and not each.calls
         else each
         for each in latencies
     )
 
 
-def _bill(console: Console, options: Options, forms: list[Form], obs: Floats) -> Bill | None:
+def _bill(options: Options, forms: list[Form], obs: Floats) -> Bill | None:
     """Measure what decisions take of energy; None if that is left out."""
     from agentkd.measure import energy
 
     if not options.energy_seconds:
         return None
     meter, missing = energy.find_rapl()
-    with console.status("energy"):
-        return energy.measure(
-            forms,
-            obs,
-            seconds=options.energy_seconds,
-            watts=options.watts,
-            meter=meter,
-            missing=missing,
-        )
-
-
-def _one_thread() -> None:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return
-    torch.set_num_threads(1)
+    how: Any = {"seconds": options.energy_seconds, "watts": options.watts}
+    return energy.measure(forms, obs, meter=meter, missing=missing, **how)
 
 
 def _subjects(options: Options) -> tuple[Executor, Planner | None]:
     """Read or make the executor, and load the planner."""
     from agentkd.deploy.bundle import read_bundle
     from agentkd.executors.architecture import initial
+    from agentkd.planners import load_planner
 
     sized = options.obs is not None or options.actions is not None
     if sized and (options.executor is not None or options.planner is not None):
@@ -166,35 +146,25 @@ def _subjects(options: Options) -> tuple[Executor, Planner | None]:
             "--obs and --actions are for an executor made up here; a file or a planner "
             "knows its own."
         )
-    executor = None
+    executor = planner = None
     if options.executor is not None:
         executor = read_bundle(options.executor).executor
-    planner = _planner(options, executor)
+    if options.planner is not None:
+        spec = None if executor is None else executor.spec
+        planner = load_planner(options.planner, spec, **access(options))
+        if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
+            raise SpecError(
+                f"{options.executor} takes {executor.spec.obs.size} numbers, and "
+                f"{options.planner} {planner.spec.obs.size}: they are for different "
+                "environments."
+            )
     if executor is None:
         spec = planner.spec if planner is not None else _made_up(options)
         executor = initial(options.architecture, spec)
     return executor, planner
 
 
-def _planner(options: Options, executor: Executor | None) -> Planner | None:
-    if options.planner is None:
-        return None
-    from agentkd.planners import load_planner
-
-    spec = None if executor is None else executor.spec
-    planner = load_planner(options.planner, spec, **access(options))
-    if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
-        raise SpecError(
-            f"{options.executor} takes {executor.spec.obs.size} numbers, and "
-            f"{options.planner} {planner.spec.obs.size}: they are for different "
-            "environments."
-        )
-    return planner
-
-
-def _made_up(options: Options) -> Any:
-    from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
-
+def _made_up(options: Options) -> Spec:
     obs = 17 if options.obs is None else options.obs
     actions = 6 if options.actions is None else options.actions
     for name, number in (("obs", obs), ("actions", actions)):
@@ -206,7 +176,6 @@ def _made_up(options: Options) -> Any:
 
 def _forms(options: Options, executor: Executor, planner: Planner | None) -> list[Form]:
     from agentkd.measure.forms import executor_forms, missing, policy_form
-    from agentkd.measure.latency import Form
 
     forms = executor_forms(executor)
     ours = "planner here"
@@ -240,8 +209,6 @@ def report(
     bill: Bill | None,
 ) -> Report:
     """Return the times, and the energy if it was measured, as a report."""
-    from agentkd.report.model import Column, Report, Section, Table
-
     base = base_of(latencies)
     energy = {} if bill is None else {e.name: e.microjoules for e in bill.rows}
     forms = [
@@ -261,10 +228,11 @@ def report(
         *([] if bill is None else [Column("µJ", form=",.1f")]),
         Column(""),
     ]
-    rows = []
-    for each, form in zip(latencies, forms, strict=True):
-        cells = [each.name, each.p50, each.p99, each.p999, form["ratio"]]
-        rows.append([*cells, *([] if bill is None else [form["energy_uj"]]), each.note])
+    shown = ("ratio", "note") if bill is None else ("ratio", "energy_uj", "note")
+    rows = [
+        [each.name, each.p50, each.p99, each.p999, *(form[name] for name in shown)]
+        for each, form in zip(latencies, forms, strict=True)
+    ]
     caption = f"Each call is timed by itself; the timer takes {timer:.2f} µs of each."
     if base is not None:
         caption = f'"Faster" compares medians with {base.name}. {caption}'

@@ -16,7 +16,9 @@ import numpy as np
 import tyro
 from rich.text import Text
 
+from agentkd.cli.run_options import routers_of
 from agentkd.cli.terminal import Console
+from agentkd.deploy.bundle import read_bundle
 from agentkd.errors import ConfigError, WriteError, did_you_mean
 from agentkd.report.console import show, show_table
 from agentkd.report.model import Column, Section, Table
@@ -106,15 +108,18 @@ def run(options: Options) -> int:
     console = Console()
     with nullcontext() if options.csv is None else _opened(options.csv) as file:
         summary, chosen, written = _read(options, log, fits, file)
-    again = _replayed(options, log) if options.replay or options.executor else None
+    again = None
+    if options.replay or options.executor:
+        executor = None if options.executor is None else read_bundle(options.executor).executor
+        routers = () if options.routers is None else routers_of(options.routers)
+        again = replay(log, executor, routers, tolerance=options.tolerance)
     if options.json:
-        told = None if again is None else asdict(again)
-        data = _data(log, summary) | {"replay": told}
+        data = _data(log, summary) | {"replay": None if again is None else asdict(again)}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
         _print(console, log, summary)
         if options.show:
-            show_table(console, _decisions(chosen))
+            show_table(console, Table(_SHOWN, list(map(_row, chosen))))
         if options.csv is not None:
             console.print(f"{written:,} decisions in {options.csv}")
         if again is not None:
@@ -149,19 +154,13 @@ def _read(
                 if len(chosen) < most:
                     chosen.append(event)
                 if writer is not None:
-                    action = np.ravel(event.action).tolist()
+                    action, obs = np.ravel(event.action).tolist(), event.obs.tolist()
                     if not written:
                         names = [f"action{i}" for i in range(len(action))]
-                        names += [f"obs{i}" for i in range(len(event.obs))]
-                        writer.writerow([*_CSV, *names])
-                    writer.writerow(
-                        [
-                            *(event.tick, event.episode, event.source, event.reason),
-                            *(event.version, f"{event.taken * 1e6:.3f}"),
-                            *(f"{event.lateness * 1e6:.3f}", *action),
-                            *event.obs.tolist(),
-                        ]
-                    )
+                        writer.writerow([*_CSV, *names, *(f"obs{i}" for i in range(len(obs)))])
+                    times = (f"{each * 1e6:.3f}" for each in (event.taken, event.lateness))
+                    known = (getattr(event, name) for name in _CSV[:-2])
+                    writer.writerow([*known, *times, *action, *obs])
                     written += 1
             case Heard():
                 summary.answers += 1
@@ -176,11 +175,7 @@ def _read(
 
 
 def _filter(options: Options) -> Callable[[Decided], bool]:
-    """Return what the options let through.
-
-    Raises:
-        ConfigError: If an option is not valid.
-    """
+    """Return what the options let through."""
     if options.source is not None and options.source not in ORDER:
         raise ConfigError(f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}")
     if not options.tolerance >= 0:
@@ -200,20 +195,6 @@ def _filter(options: Options) -> Callable[[Decided], bool]:
         )
 
     return fits
-
-
-def _replayed(options: Options, log: LogFile) -> Replay:
-    executor = None
-    if options.executor is not None:
-        from agentkd.deploy.bundle import read_bundle
-
-        executor = read_bundle(options.executor).executor
-    routers: Sequence[Any] = ()
-    if options.routers is not None:
-        from agentkd.cli.strategy_choice import routers_of
-
-        routers = routers_of(options.routers)
-    return replay(log, executor, routers, tolerance=options.tolerance)
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -240,13 +221,9 @@ def _data(log: LogFile, summary: Summary) -> dict[str, Any]:
 
 def _print(console: Console, log: LogFile, summary: Summary) -> None:
     header = log.header
-    console.print(
-        Text.assemble(
-            (log.path.name, "bold"),
-            f"   executor {header.get('architecture')}, mode {header.get('mode')}, "
-            f"routers {', '.join(header.get('routers', [])) or 'none'}",
-        )
-    )
+    routers = ", ".join(header.get("routers", [])) or "none"
+    run = f"   executor {header.get('architecture')}, mode {header.get('mode')}, routers {routers}"
+    console.print(Text.assemble((log.path.name, "bold"), run))
     text = (
         f"{summary.ticks:,} ticks ({summary.first_tick:,} to {summary.last_tick:,}), "
         f"{summary.episodes:,} episodes, {summary.answers:,} answers of the planner, "
@@ -267,28 +244,23 @@ def _print(console: Console, log: LogFile, summary: Summary) -> None:
             "It was not closed: the program was killed, or goes on. "
             f"{log.torn} bytes at the end are no whole record."
         )
-    if summary.lost_records:
-        lost = f"{summary.lost_records:,} records"
-        notes.append(f"{lost} found no room: the disk was too slow.")
+    if lost := summary.lost_records:
+        notes.append(f"{lost:,} records found no room: the disk was too slow.")
     rows = [
         (source, reason, count, count / summary.ticks)
         for source, reasons in summary.decisions.items()
         for reason, count in reasons.most_common()
     ]
-    columns = ("source", "reason", Column("ticks", form=","))
-    table = Table((*columns, Column("share", form=".1%")), rows)
-    show(console, Section("", text, table, notes=tuple(notes)))
+    columns = ("source", "reason", Column("ticks", form=","), Column("share", form=".1%"))
+    show(console, Section("", text, Table(columns, rows), notes=tuple(notes)))
 
 
-def _decisions(chosen: Sequence[Decided]) -> Table:
-    rows = [
-        [
-            *(each.tick, each.episode, each.source, each.reason, _short(each.action)),
-            *(each.taken * 1e6, each.lateness * 1e6, each.version, _short(each.obs)),
-        ]
-        for each in chosen
+def _row(each: Decided) -> list[Any]:
+    """Return the cells of a decision."""
+    return [
+        *(each.tick, each.episode, each.source, each.reason, _short(each.action)),
+        *(each.taken * 1e6, each.lateness * 1e6, each.version, _short(each.obs)),
     ]
-    return Table(_SHOWN, rows)
 
 
 def _short(value: Any) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
+from inspect import getdoc
 from types import TracebackType
 from typing import Any
 
@@ -36,71 +38,39 @@ class Program:
 
 
 _COMMANDS = {
-    "distill": (
-        "agentkd.cli.distill",
-        "distil a planner into a tiny executor, and measure what it kept",
-        "agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30",
-    ),
-    "record": (
-        "agentkd.cli.record",
-        "write a planner's labels down, to distil from later",
-        "agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000",
-    ),
-    "reinforce": (
-        "agentkd.cli.reinforce",
-        "an executor that learns from planner and reward together",
-        "agentkd reinforce LunarLander-v3 --planner policies/lunarlander",
-    ),
-    "run": (
-        "agentkd.cli.run",
-        "live with a planner that is late: planner alone, executor alone, both",
-        "agentkd run LunarLander-v3 --planner policies/lunarlander --clock virtual",
-    ),
-    "eval": (
-        "agentkd.cli.eval",
-        "planners, executors and earlier reports side by side",
-        "agentkd eval LunarLander-v3 policies/lunarlander runs/demo/executor.akd",
-    ),
-    "serve": (
-        "agentkd.cli.serve",
-        "a planner for agents on other machines",
-        "agentkd serve policies/lunarlander --env LunarLander-v3",
-    ),
-    "log": (
-        "agentkd.cli.log",
-        "a decision log: what was decided and why; replay the run",
-        "agentkd log runs/demo/decisions-runtime.akdlog --replay",
-    ),
-    "latency": (
-        "agentkd.cli.latency",
-        "how long one decision takes, in every form",
-        "agentkd latency runs/demo/executor.akd",
-    ),
-    "freeze": (
-        "agentkd.cli.freeze",
-        "an SB3 policy as an executor file, as it is",
-        "agentkd freeze runs/ppo/best_model.zip",
-    ),
-    "inspect": (
-        "agentkd.cli.inspect",
-        "what an executor file holds",
-        "agentkd inspect runs/demo/executor.akd",
-    ),
-    "verify": (
-        "agentkd.cli.verify",
-        "an executor file on every backend, against its golden vectors",
-        "agentkd verify runs/demo/executor.akd",
-    ),
-    "export": (
-        "agentkd.cli.export",
-        "an executor as C99, ONNX, or data for a fixed C runtime",
-        "agentkd export runs/demo/executor.akd -o executor.c",
-    ),
-    "footprint": (
-        "agentkd.cli.footprint",
-        "what an executor takes of a microcontroller: flash, RAM, stack, instructions",
-        "agentkd footprint runs/demo/executor.akd --int8",
-    ),
+    name: (f"agentkd.cli.{name}", does, f"agentkd {name} {example}")
+    for name, does, example in re.findall(
+        r"^(\w+) +(.+)\n +(.+)$",
+        """
+distill    distil a planner into a tiny executor, and measure what it kept
+           LunarLander-v3 --planner policies/lunarlander --seconds 30
+record     write a planner's labels down, to distil from later
+           LunarLander-v3 --planner policies/lunarlander --labels 50000
+reinforce  an executor that learns from planner and reward together
+           LunarLander-v3 --planner policies/lunarlander
+run        live with a planner that is late: planner alone, executor alone, both
+           LunarLander-v3 --planner policies/lunarlander --clock virtual
+eval       planners, executors and earlier reports side by side
+           LunarLander-v3 policies/lunarlander runs/demo/executor.akd
+serve      a planner for agents on other machines
+           policies/lunarlander --env LunarLander-v3
+log        a decision log: what was decided and why; replay the run
+           runs/demo/decisions-runtime.akdlog --replay
+latency    how long one decision takes, in every form
+           runs/demo/executor.akd
+freeze     an SB3 policy as an executor file, as it is
+           runs/ppo/best_model.zip
+inspect    what an executor file holds
+           runs/demo/executor.akd
+verify     an executor file on every backend, against its golden vectors
+           runs/demo/executor.akd
+export     an executor as C99, ONNX, or data for a fixed C runtime
+           runs/demo/executor.akd -o executor.c
+footprint  what an executor takes of a microcontroller: flash, RAM, stack, instructions
+           runs/demo/executor.akd --int8
+""",
+        re.MULTILINE,
+    )
 }
 AGENTKD = Program(
     "agentkd", "A slow planner thinks; a tiny executor, distilled from it, acts in time.", _COMMANDS
@@ -124,11 +94,7 @@ def overview(program: Program = AGENTKD) -> str:
 
 
 def main(words: Sequence[str] | None = None, program: Program = AGENTKD) -> int:
-    """Run a command.
-
-    Args:
-        words: What follows the program's name; by default this process's own.
-        program: The program.
+    """Run the command that `words` name; by default what follows the program's name.
 
     Returns:
         0 if it did what it should, 1 if what it ran failed, 2 if it was asked for something that
@@ -137,8 +103,8 @@ def main(words: Sequence[str] | None = None, program: Program = AGENTKD) -> int:
     """
     if words is None:
         sys.excepthook = _show_traceback
-    with lasting_output() as output, like_ctrl_c() as ending:
-        status = ending.status(_main(words, program))
+    with lasting_output() as output, like_ctrl_c() as exit_status:
+        status = exit_status(_main(words, program))
         output.flush()
         if output.error is not None:
             sys.stderr.write(f"Standard output: {output.error.strerror}\n")
@@ -156,8 +122,7 @@ def _main(words: Sequence[str] | None, program: Program) -> int:
         return 0
     name = asked.pop(0)
     if name not in program.commands:
-        near = did_you_mean(name, program.commands)
-        sys.stderr.write(f"No command {name!r}.{near}\n")
+        sys.stderr.write(f"No command {name!r}.{did_you_mean(name, program.commands)}\n")
         return 2
     try:
         return _run(name, asked, program)
@@ -195,14 +160,21 @@ def _show_traceback(
 
 
 def _run(name: str, words: Sequence[str], program: Program) -> int:
-    home, _, _ = program.commands[name]
+    home, _, example = program.commands[name]
     with needing(f"{program.name} {name}"):
         import tyro
 
         from agentkd.cli.first_look import first_look
+        from agentkd.cli.options import own_first
 
         command = import_module(home)
-        options = tyro.cli(command.Options, args=words, prog=f"{program.name} {name}")
+        own_first(command.Options)
+        about = getdoc(command.Options) or ""
+        if "\nExample" not in about:
+            about = f"{about}\n\nExample: {example}"
+        options = tyro.cli(
+            command.Options, args=words, prog=f"{program.name} {name}", description=about
+        )
         options = _with_arguments(options)
         first_look(name, options)
         with warnings.catch_warnings():

@@ -5,29 +5,28 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.options import Learning, open_planned, out_folder
 from agentkd.cli.terminal import Console
+from agentkd.distillation.dataset import About
+from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
+from agentkd.distillation.recording import check_recording, record
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Returns
 from agentkd.errors import ConfigError
+from agentkd.executors.native import compile_native
 from agentkd.interrupt import held
+from agentkd.measure.intervals import mean_interval
+from agentkd.report.console import publish
+from agentkd.report.model import Report, Section
+from agentkd.report.write import prepare_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Write a planner's labels to a folder that `agentkd distill --data` takes.
+class Options(Learning):
+    """Write a planner's labels to a folder that `agentkd distill --data` takes."""
 
-    Example: agentkd record LunarLander-v3 --planner policies/lunarlander --labels 50000
-    """
-
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    env_args: tuple[str, ...] = ()
-    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
-    planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     labels: int | None = None
     """How many labels; 100,000 if --seconds is not given either."""
     seconds: float | None = None
@@ -41,64 +40,34 @@ class Options:
     """An .akd file that drives beside the planner; the labels are the planner's."""
     planner_share: float = 0.5
     """With --executor: the planner's share of the driving."""
-    environments: int = 16
-    """How many environments are stepped together."""
     episodes: int = 20
     """Episodes to measure planner and random actions over, so that a distillation without them
     knows what to keep; 0 for none."""
-    eval_seed: int = 1000
-    """The first of the seeds to measure on."""
     out: Path | None = None
     """Where the labels and the report go; by default runs/labels-ENV."""
-    overwrite: bool = False
-    """Replace what an earlier run left in the folder."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
 def run(options: Options) -> int:
     """Measure planner and random actions, then record."""
-    import torch
-
-    from agentkd.cli.first_look import out_folder
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.distillation.dataset import About
-    from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distillation.recording import check_recording, record
-    from agentkd.distillation.sources import CollectionOptions
-    from agentkd.distillation.task import open_task
-    from agentkd.executors.native import compile_native
-    from agentkd.report.write import prepare_out
-
-    torch.set_num_threads(1)
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
     out = out_folder("record", options.env, options.out)
-    task = open_task(options.env, reference(options), **access(options))
+    task = open_planned(options)
     known, executor = task.planner, None
     if options.executor:
-        driver = read_bundle(options.executor).executor
-        executor = task.executor(driver, name=str(options.executor))
+        executor = task.executor(options.executor, name=str(options.executor))
     labels = options.labels
     if labels is None and options.seconds is None:
         labels = 100_000
     check_recording(labels, options.seconds, options.random)
-    collection = CollectionOptions(
-        environments=options.environments, least_share=options.planner_share, schedule="constant"
-    )
+    count, share = options.environments, options.planner_share
+    collection = CollectionOptions(count, least_share=share, schedule="constant")
     prepare_out(out, overwrite=options.overwrite)
     clear_dataset(out)
-    console = Console()
-    planner: tuple[float, ...] = ()
-    random: tuple[float, ...] = ()
-    if count := options.episodes:
-        console.print(f"Measuring the planner over {count} episodes …", style="dim")
-        planner = task.measure(known.policy, count, options.eval_seed).returns
-        random = task.measure(None, count, options.eval_seed).returns
+    console, returns = Console(), Returns((), (), options.eval_seed)
+    if options.episodes:
+        console.print(f"Measuring the planner over {options.episodes} episodes …", style="dim")
+        returns = task.references(options.episodes, options.eval_seed)
     about = About(
         env=options.env,
         spec=task.spec,
@@ -107,18 +76,17 @@ def run(options: Options) -> int:
         digest=known.digest,
         parameters=known.parameters,
         seed=options.seed,
-        planner_returns=planner,
-        random_returns=random,
+        planner_returns=returns.planner,
+        random_returns=returns.random,
         eval_seed=options.eval_seed,
         more={
             "environments": options.environments,
             "random": options.random,
             "executor": str(options.executor or ""),
-            "planner_share": options.planner_share if executor else 1.0,
+            "planner_share": share if executor else 1.0,
         },
     )
-    live = console.is_interactive
-    with console.status("recording …") if live else nullcontext() as status:
+    with console.status("recording …") if console.is_interactive else nullcontext() as status:
 
         def show(so_far: int, rate: float) -> None:
             if status is not None:
@@ -141,26 +109,20 @@ def run(options: Options) -> int:
 
 
 def _report(options: Options, out: Path, about: Any, result: Any, console: Console) -> int:
-    from agentkd.measure.intervals import mean_interval
-    from agentkd.report.console import publish
-    from agentkd.report.model import Report, Section
-
     returns = mean_interval(about.planner_returns)
     size = sum(each.stat().st_size for each in out.glob("part-*"))
     text = (
         f"{result.labels:,} labels of {result.episodes:,} episodes in "
         f"{result.seconds:.1f} s, {size / 1e6:.1f} MB"
     )
-    notes = []
-    if result.refused:
-        notes.append(f"{result.refused:,} held NaN or infinity: left out.")
-    if result.fault:
-        notes.append(result.fault)
-    if result.interrupted:
-        notes.append("Ended early: this is what was recorded.")
+    notes = {
+        f"{result.refused:,} held NaN or infinity: left out.": result.refused,
+        result.fault: result.fault,
+        "Ended early: this is what was recorded.": result.interrupted,
+    }
     data = {
         "command": "record",
-        "env": options.env,
+        **{name: getattr(options, name) for name in ("env", "seed", "eval_seed", "episodes")},
         "planner": list(options.planner),
         "planner_name": about.planner,
         "planner_digest": about.digest,
@@ -168,20 +130,12 @@ def _report(options: Options, out: Path, about: Any, result: Any, console: Conso
         "planner_return": returns.mean,
         "planner_return_interval": [returns.low, returns.high],
         "random_return": mean_interval(about.random_returns).mean,
-        "seed": options.seed,
-        "eval_seed": options.eval_seed,
-        "episodes": options.episodes,
-        "labels": result.labels,
+        **{name: getattr(result, name) for name in ("labels", "seconds", "interrupted", "fault")},
         "labels_refused": result.refused,
         "recorded_episodes": result.episodes,
         "bytes": size,
-        "seconds": result.seconds,
-        "interrupted": result.interrupted,
-        "fault": result.fault,
     }
     files = {"labels": str(out), "next:": f"agentkd distill --data {out}"}
-    section = Section("What was recorded", text, notes=tuple(notes))
-    publish(console, Report(data, [section], files), out)
-    if result.fault:
-        return 1
-    return 130 if result.interrupted else 0
+    told = tuple(note for note, holds in notes.items() if holds)
+    publish(console, Report(data, [Section("What was recorded", text, notes=told)], files), out)
+    return 1 if result.fault else 130 if result.interrupted else 0

@@ -6,38 +6,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from statistics import fmean
+from typing import Any, Literal
 
-import tyro
-
-from agentkd.cli.planner_choice import access, reference
-from agentkd.cli.returns import levels
+from agentkd.cli.options import Learning, open_planned, out_folder
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.task import Task
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c, held
+from agentkd.planners import Planner
 from agentkd.report.model import Plot, Section, Series
-
-if TYPE_CHECKING:
-    from agentkd.distillation.task import Task
-    from agentkd.executors.executor import Executor
-    from agentkd.planners import Planner
+from agentkd.report.returns import levels
+from agentkd.report.write import prepare_out
 
 _TICKS = 256
 """Ticks of the planner's driving from which a new executor takes its normaliser."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Train an executor by PPO with a planner beside it, and measure what it reached.
+class Options(Learning):
+    """Train an executor by PPO with a planner beside it, and measure what it reached."""
 
-    Example: agentkd reinforce LunarLander-v3 --planner policies/lunarlander
-    """
-
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
-    env_args: tuple[str, ...] = ()
-    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
-    planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""
     method: Literal["ppd", "kickstart", "student-driven", "teacher-driven"] = "ppd"
@@ -48,8 +40,6 @@ class Options:
     executor's return and the planner's, from 1 ("gap:2": from 2)."""
     steps: int = 200_000
     """Environment steps."""
-    environments: int = 16
-    """How many environments are stepped together."""
     rollout: int = 128
     """Steps of each between two updates."""
     learning_rate: float = 3e-4
@@ -68,60 +58,37 @@ class Options:
     """Steps for which only the critic learns, where an executor goes on."""
     seed: int = 0
     """For weights, environments and every draw."""
-    episodes: int = 20
-    """Episodes to measure each policy over, on the same seeds."""
-    eval_seed: int = 1000
-    """The first of the seeds to measure on."""
     out: Path | None = None
     """Where executor and report go; by default runs/reinforce-ENV."""
-    overwrite: bool = False
-    """Replace what an earlier run left in the folder."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
 def run(options: Options) -> int:
     """Measure planner and random actions, train, measure the executor, report."""
-    import torch
     from stable_baselines3.common.logger import Logger
 
-    from agentkd.cli import distill_file
-    from agentkd.cli.distill_view import DistillView
-    from agentkd.cli.first_look import out_folder
-    from agentkd.deploy.bundle import read_bundle, write_bundle
-    from agentkd.deploy.contract import Contract
+    from agentkd.cli import distilled
     from agentkd.distillation.loop import Distilled
     from agentkd.distillation.prune import dense_layers
     from agentkd.distillation.sb3.from_sb3 import from_sb3
-    from agentkd.distillation.task import open_task
-    from agentkd.report.write import prepare_out
 
-    torch.set_num_threads(1)
     _check(options)
     out = out_folder("reinforce", options.env, options.out)
-    task = open_task(options.env, reference(options), **access(options))
+    task = open_planned(options)
     if options.executor.endswith(".akd"):
         bundle = read_bundle(options.executor)
         executor = task.executor(bundle.executor, name=options.executor)
         told = bundle.contract
     else:
         executor = _normalised(options, task)
-        told = Contract(period=distill_file.period_of(options.env))
+        told = Contract(period=distilled.period_of(options.env))
     # Checked before an earlier run is overwritten.
     dense_layers(executor)
     prepare_out(out, overwrite=options.overwrite)
-    view = DistillView(options.env, task.planner, executor)
+    view = distilled.DistillView(options.env, task.planner, executor)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
-    planner, random = (
-        task.measure(policy, options.episodes, options.eval_seed)
-        for policy in (task.planner.policy, None)
-    )
-    returns = {"planner": _mean(planner), "random": _mean(random)}
-    model = _model(options, task.planner, executor, returns["planner"], returns["random"])
+    returns = task.references(options.episodes, options.eval_seed)
+    goals = {name: fmean(getattr(returns, name)) for name in ("planner", "random")}
+    model = _model(options, task.planner, executor, goals)
     # Without a logger Stable-Baselines3 makes a folder in the temporary folder.
     model.set_logger(Logger(None, []))
     begin = time.monotonic()
@@ -150,18 +117,18 @@ def run(options: Options) -> int:
         fault=fault,
     )
     how = {"method": options.method, "steps": model.num_timesteps}
-    facts = distill_file.provenance(options, task, **how)
+    facts = distilled.provenance(options, task, **how)
     # Written before it is measured: whatever happens now, what was learnt is safe.
     with held():
         write_bundle(out / "executor.akd", result.executor, facts, contract=told)
-    ending = distill_file.Ending(options, task, out, view, planner, random, facts, told)
+    ending = distilled.Ending(options, task, out, view, returns, facts, told)
     more = {
         "command": "reinforce",
         "method": options.method,
         "weight": options.weight,
         "environment_steps": result.labels,
     }
-    return ending.finish(result, more=more, sections=[_section(looks, returns)])
+    return ending.finish(result, more=more, sections=[_section(looks, goals)])
 
 
 def _check(options: Options) -> None:
@@ -174,15 +141,10 @@ def _check(options: Options) -> None:
             "0, and above 0 up to 1."
         )
     # Refused now, and not after the planner was measured.
-    _guide(options, 1.0, 0.0)
+    _guide(options, planner=1.0, random=0.0)
 
 
-def _mean(evaluation: Any) -> float:
-    returns = evaluation.returns
-    return float(sum(returns) / len(returns))
-
-
-def _guide(options: Options, planner: float, random: float) -> Any:
+def _guide(options: Options, *, planner: float, random: float) -> Any:
     from agentkd.distillation.sb3.guide import Gap, Guide
 
     name, _, start = options.weight.partition(":")
@@ -198,7 +160,6 @@ def _guide(options: Options, planner: float, random: float) -> Any:
 def _normalised(options: Options, task: Task) -> Executor:
     """Return a new executor with the normaliser of the planner's own states."""
     from agentkd.distillation.distiller import Distiller, DistillerOptions
-    from agentkd.distillation.sources import CollectionOptions
 
     executor = task.executor(options.executor, options.seed)
     way = CollectionOptions(environments=options.environments)
@@ -215,9 +176,7 @@ def _normalised(options: Options, task: Task) -> Executor:
     return replace(executor, mean=seen.mean, scale=seen.scale)
 
 
-def _model(
-    options: Options, known: Planner, executor: Executor, planner: float, random: float
-) -> Any:
+def _model(options: Options, known: Planner, executor: Executor, goals: Mapping[str, float]) -> Any:
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -237,15 +196,12 @@ def _model(
         GuidedPPO,
         scaled,
         planner=known,
-        guide=_guide(options, planner, random),
+        guide=_guide(options, **goals),
         n_steps=options.rollout,
         batch_size=options.batch,
         n_epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        gamma=options.gamma,
         ent_coef=options.entropy,
-        seed=options.seed,
-        std=options.std,
+        **{name: getattr(options, name) for name in ("learning_rate", "gamma", "seed", "std")},
     )
 
 
@@ -277,13 +233,13 @@ def _callbacks(
     return [Watch(), *first]
 
 
-def _section(looks: Sequence[tuple[int, float, float]], returns: Mapping[str, float]) -> Section:
+def _section(looks: Sequence[tuple[int, float, float]], goals: Mapping[str, float]) -> Section:
     steps = [look[0] for look in looks]
     curve = Plot(
         "Return while it learns",
         "environment steps",
         "return",
-        (Series("executor", steps, [look[1] for look in looks]), *levels(steps, returns)),
+        (Series("executor", steps, [look[1] for look in looks]), *levels(steps, goals)),
         "Mean of the last 100 episodes, with its exploration.",
     )
     weights = Plot(

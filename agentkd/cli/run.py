@@ -3,63 +3,155 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from agentkd.cli.options.run import Options
-from agentkd.cli.planner_choice import access, reference
-from agentkd.cli.watch_choice import Watchers, watchers
+from tyro.conf import OmitArgPrefixes
+
+from agentkd.cli.options import Access, Planned, access, open_planned, out_folder, reference
+from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
+from agentkd.cli.run_report import Outcome, RunView, report
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.errors import ConfigError, did_you_mean
 from agentkd.interrupt import held
+from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
+from agentkd.report.console import publish
+from agentkd.report.write import made_from, prepare_out
+from agentkd.runtime.arbiter import HandOver
+from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.workers.host import Process
+from agentkd.spec import to_json
 
-if TYPE_CHECKING:
-    from agentkd.cli.run_view import RunView
-    from agentkd.deploy.contract import Contract
-    from agentkd.distillation.task import Task
-    from agentkd.executors.executor import Executor
-    from agentkd.measure.live import Setting
-    from agentkd.spec import Spec
-
-__all__ = ["Options", "run"]
+_ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
+_ARMS = ("planner", "executor", "runtime")
 _LEARN_TICKS = 30_000
 _WALL_SECONDS = 20.0
 _EPISODES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Access, Planned):
+    """Run an agent whose planner is late, and compare its arms on the same seeds.
+
+    Without an executor file the executor first learns from nothing, live, from the planner's late
+    answers. Then each arm lives the same episodes.
+
+    Example: agentkd run LunarLander-v3 --planner policies/lunarlander --clock virtual
+    --planner-latency 8
+    """
+
+    executor: str = "mlp:64,64"
+    """An executor file (.akd), or an architecture that learns from nothing."""
+    hz: float = 50.0
+    """Ticks per second."""
+    clock: Literal["wall", "virtual"] = "wall"
+    """Whether ticks take real time, or the planner's latency is counted in ticks."""
+    planner_latency: str = "auto"
+    """Ticks by which each answer of the planner is late, or "real": as late as it is. By default
+    real on the wall clock, 4 on the virtual one."""
+    ticks: int | None = None
+    """The length of each arm in ticks."""
+    seconds: float | None = None
+    """The length of each arm in seconds."""
+    episodes: int | None = None
+    """The length of each arm in episodes; 20 on the virtual clock, if nothing else is given, and 20
+    seconds on the wall clock."""
+    learn_ticks: int | None = None
+    """Ticks to learn live before the arms are measured; 30000 on the virtual clock, as long as an
+    arm on the wall clock. 0 for an executor file."""
+    arms: str = "planner,executor,runtime"
+    """Which arms are compared, separated by commas."""
+    budget: float | None = None
+    """Seconds that a decision may wait for the planner's answer on the wall clock, if it was that
+    fast lately; by default a quarter of a period, 0 for never."""
+    seed: int = 1000
+    """Episode i is reset with seed + i."""
+    strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
+    """Which strategies may act, and how they are requested."""
+    watching: OmitArgPrefixes[WatchChoice] = _NOBODY
+    """Scheduling of the tick thread, and where its metrics go."""
+    out: Path | None = None
+    """Where the report and the executor go; by default runs/run-ENV."""
+
+    @property
+    def chosen_arms(self) -> tuple[str, ...]:
+        """The arms by name."""
+        arms = tuple(word.strip() for word in self.arms.split(",") if word.strip())
+        for arm in arms:
+            if arm not in _ARMS:
+                raise ConfigError(f"No arm {arm!r}.{did_you_mean(arm, _ARMS)}")
+        if not arms:
+            raise ConfigError(f"No arms. Known: {', '.join(_ARMS)}.")
+        return arms
+
+    @property
+    def latency(self) -> int | None:
+        """The planner's latency in ticks, None for as late as it is."""
+        text = self.planner_latency
+        if text == "auto":
+            return None if self.clock == "wall" else 4
+        if text == "real":
+            if self.clock == "virtual":
+                raise ConfigError(
+                    "--planner-latency real needs --clock wall: virtual ticks take no time."
+                )
+            return None
+        if not text.isdigit():
+            raise ConfigError(f"--planner-latency {text!r}: a number of ticks, such as 4, or real.")
+        return int(text)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the executor is to learn before the arms are measured."""
+        return not self.executor.endswith(".akd")
+
+    def check(self) -> None:
+        """Validate the options before anything is measured."""
+        least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
+        for name, bound in least.items():
+            number = getattr(self, name)
+            if number is not None and not bound <= number < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} {number}: at least {bound}.")
+        for name, number in (("hz", self.hz), ("seconds", self.seconds)):
+            if number is not None and not 0 < number < math.inf:
+                raise ConfigError(f"--{name} {number}: above 0.")
+        if not self.learns and self.learn_ticks:
+            raise ConfigError(
+                "An executor file is run as it is; leave --learn-ticks out, or give an "
+                "architecture such as mlp:64,64."
+            )
 
 
 def run(options: Options) -> int:
     """Learn if there is something to learn, live each arm, and write the report."""
     options.check()
     setting, arms = _setting(options), options.chosen_arms
-    import torch
-
-    from agentkd.cli.first_look import out_folder
-    from agentkd.cli.run_report import Outcome, report
-    from agentkd.cli.run_view import RunView
-    from agentkd.deploy.bundle import write_bundle
-    from agentkd.distillation.task import open_task
-    from agentkd.report.console import publish
-    from agentkd.report.provenance import made_from
-    from agentkd.report.write import prepare_out
-    from agentkd.runtime.arbiter import HandOver
-
-    torch.set_num_threads(1)
-    task = open_task(options.env, reference(options), **access(options))
-    spec, known = task.spec, task.planner
+    task = open_planned(options)
+    known = task.planner
     if setting.strategies is not None and setting.strategies.seam is not None:
-        HandOver(setting.strategies.seam, spec.action)
-    executor, contract = _beginning(options, task)
+        HandOver(setting.strategies.seam, task.spec.action)
+    if options.learns:
+        executor, contract = task.executor(options.executor, options.seed), Contract()
+    else:
+        bundle = read_bundle(options.executor)
+        executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
+    contract = replace(contract, period=1 / options.hz)
     out = out_folder("run", options.env, options.out)
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
     view = RunView(setting, known, executor)
     view.say("Measuring the planner that is never late …")
-    count = max(_EPISODES, options.episodes or 0)
-    on_time = task.measure(known.policy, count, options.seed)
-    random = task.measure(None, count, options.seed)
-    view.goals(on_time.returns, random.returns)
-
-    source = _source(options, setting, known.policy, spec)
+    returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
+    view.goals(returns)
+    source: Any = known.policy
+    far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
+    if setting.clock == "wall" and not (far and setting.latency is None):
+        arguments = {"ref": reference(options), "spec": to_json(task.spec)}
+        source = Process("agentkd.planners.load:build", {**arguments, "access": access(options)})
     with watchers(options.watching, out, options.env) as beside:
         if beside.port is not None:
             view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
@@ -67,42 +159,30 @@ def run(options: Options) -> int:
         learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    outcome = Outcome(setting, known, executor, on_time, random, learnt, lived)
+    outcome = Outcome(setting, known, executor, returns, learnt, lived)
     labels = learnt.result.metrics.get("labels_total", 0) if learnt is not None else 0
     facts = {"executor": options.executor, "labels": labels, "seed": options.seed}
     provenance = made_from(options.env, options.planner, known.name, known.digest, **facts)
     with held():
         write_bundle(out / "executor.akd", executor, provenance, contract=contract)
-        publish(view.console, report(options, out, outcome), out)
+        publish(view.console, report(options.planner, out, outcome), out)
     if any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0
 
 
 def _setting(options: Options) -> Setting:
-    """What all arms have in common.
-
-    Raises:
-        ConfigError: If options do not go together.
-    """
-    from agentkd.measure.live import Setting
-
-    latency, strategies = options.latency, options.strategies.make_options()
+    """Return what all arms have in common; invalid options are told."""
+    same: Any = ("env", "hz", "clock", "latency", "ticks", "seconds", "episodes", "seed")
+    chosen = options.strategies
     # Made once now for their errors, and afresh for each arm.
-    options.strategies.make_routers()
+    chosen.make_routers()
     setting = Setting(
-        env=options.env,
-        hz=options.hz,
-        clock=options.clock,
-        latency=latency,
+        **{name: getattr(options, name) for name in same},
         budget=0.25 / options.hz if options.budget is None else options.budget,
-        ticks=options.ticks,
-        seconds=options.seconds,
-        episodes=options.episodes,
-        seed=options.seed,
-        routers=options.strategies.make_routers,
-        strategies=strategies,
-        workers=options.strategies.workers,
+        routers=chosen.make_routers,
+        strategies=chosen.make_options(),
+        workers=chosen.workers,
         realtime=options.watching.realtime(),
     )
     if (options.ticks, options.seconds, options.episodes) != (None, None, None):
@@ -123,9 +203,6 @@ async def _live(
     out: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
-    from agentkd.measure.live import ArmLook, Interrupt, live
-    from agentkd.runtime.log import DecisionLog
-
     learnt = None
     lived: dict[str, Any] = {}
     with Interrupt() as interrupt:
@@ -155,47 +232,12 @@ async def _live(
             if learnt.interrupted or learnt.fault:
                 return learnt, lived
         for arm in arms:
-            log = None
-            if options.watching.log:
-                log = DecisionLog(out / f"decisions-{arm}.akdlog", overwrite=True)
+            file = out / f"decisions-{arm}.akdlog"
+            log = DecisionLog(file, overwrite=True) if options.watching.log else None
             lived[arm] = await one(arm, arm, setting, None, log)
             if lived[arm].interrupted or lived[arm].fault:
                 break
     return learnt, lived
-
-
-def _beginning(options: Options, task: Task) -> tuple[Executor, Contract]:
-    """Read the executor's file, or make one that has everything to learn.
-
-    Returns:
-        The executor, and what its numbers mean with the clock of this run.
-    """
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.contract import Contract
-
-    name = options.executor
-    if options.learns:
-        return task.executor(name, options.seed), Contract(period=1 / options.hz)
-    bundle = read_bundle(name)
-    executor = task.executor(bundle.executor, name=name)
-    return executor, replace(bundle.contract, period=1 / options.hz)
-
-
-def _source(options: Options, setting: Setting, policy: Any, spec: Spec) -> Any:
-    """Return who answers: the policy, or a process on the wall clock."""
-    from agentkd.runtime.workers.host import Process
-    from agentkd.spec import to_json
-
-    far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
-    if setting.clock == "virtual" or (far and setting.latency is None):
-        return policy
-    planner = reference(options)
-    arguments = {
-        "ref": planner if isinstance(planner, str) else list(planner),
-        "spec": to_json(spec),
-        "access": access(options),
-    }
-    return Process("agentkd.planners.load:build", arguments)
 
 
 def _learning(options: Options, setting: Setting) -> Setting:
@@ -211,8 +253,6 @@ def _learning(options: Options, setting: Setting) -> Setting:
 
 def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
     from agentkd.distillation.service import build
-    from agentkd.runtime.workers.host import Process
-    from agentkd.spec import to_json
 
     arguments: dict[str, Any] = {
         "executor": options.executor,

@@ -1,28 +1,135 @@
-"""The report of `agentkd run`: the arms, how it learnt, time and who acted."""
+"""What `agentkd run` shows while its arms live, and its report."""
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-from agentkd.cli.options.run import Options
-from agentkd.cli.returns import COLUMNS, add_headline, cells, levels, reached
+from rich.text import Text
+
+from agentkd.cli.terminal import Facts, View, figure
+from agentkd.distillation.task import Returns
 from agentkd.executors.executor import Executor
-from agentkd.measure.evaluate import Evaluation
-from agentkd.measure.live import Lived, Setting
+from agentkd.measure.live import ArmLook, Lived, Setting
 from agentkd.planners import Planner
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
+from agentkd.report.returns import COLUMNS, Goals, add_headline, cells, levels, reached
+from agentkd.runtime.clock import GRANTED
 from agentkd.runtime.loop import SOURCES
 
+_RECENT = 20
 _MEANING = {
     "planner": "acts when its answer arrives, and holds in between",
     "executor": "acts alone, at once",
     "runtime": "the planner where it is in time, else the executor",
 }
+_SLASHED = partial(Column, form=",.1f", join=" / ")
+_TIMING = (
+    "arm",
+    _SLASHED("decision µs p50/p99/p99.9"),
+    _SLASHED("planner ready p50/p99"),
+    _SLASHED("not ready p50/p99"),
+    _SLASHED("tick's lateness µs p50/p99/max", form=",.0f"),
+    *(Column("deadlines missed", form=","), Column("cycles missed", form=",")),
+    "decisions by source and reason",
+)
+
+
+@final
+class RunView(View):
+    """Shows a run: who acted and why, how late, how well."""
+
+    def __init__(self, setting: Setting, planner: Planner, executor: Executor) -> None:
+        """Print what runs where, and how late the planner is."""
+        late = "as late as it is"
+        if setting.latency is not None:
+            milliseconds = 1000 * setting.latency / setting.hz
+            late = f"{setting.latency} ticks late ({milliseconds:.0f} ms)"
+        super().__init__(
+            (setting.env, "bold"),
+            f" at {setting.hz:g} Hz, {setting.clock} clock   planner ",
+            (planner.name, "cyan"),
+            f" ({planner.parameters:,} parameters), {late}   executor ",
+            (executor.architecture, "cyan"),
+            f" ({executor.parameters:,})",
+        )
+        self._goals = Goals()
+
+    def goals(self, returns: Returns) -> None:
+        """Set the returns that every arm is compared with."""
+        self._goals = Goals(_mean(returns.planner), _mean(returns.random))
+        self.console.print(
+            f"planner that is never late {self._goals.planner:.1f}   "
+            f"random actions {self._goals.random:.1f}"
+        )
+
+    def arm(self, name: str) -> AbstractContextManager[Callable[[ArmLook], None]]:
+        """Show an arm as it lives."""
+        return self.follow(f"{name:>9}", self._facts)
+
+    def arm_ended(self, name: str, lived: Lived) -> None:
+        """Print how an arm ended, in a line."""
+        result = lived.result
+        note = ("  interrupted" if lived.interrupted else "", "yellow")
+        if lived.fault:
+            note = (f"  {lived.fault}", "red")
+        text = (
+            f"{name:>9}  return {figure(_mean(result.returns[-_RECENT:])):>8}  "
+            f"{len(result.returns)} episodes, {result.ticks:,} ticks  {_sources(result.metrics)}"
+        )
+        self.console.print(Text.assemble(text, note))
+        for what, told in result.metrics.get("realtime", {}).items():
+            if told != GRANTED:
+                self.console.print(Text(f"{'':>9}  {what}: {told}", style="yellow"))
+
+    def _facts(self, look: ArmLook) -> Facts:
+        metrics, mean = look.metrics, _mean(look.returns[-_RECENT:])
+        agreement, missed = metrics["executor_agreement"], metrics["deadline_miss_total"]
+        latency, age = metrics["decision_latency_us"], metrics["strategy_age_ticks"]
+        late = metrics["planner_latency_ticks"]
+        refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
+        facts = {
+            "return": figure(mean),
+            "retention": figure(self._goals.retention(mean), 3),
+            "ticks": f"{look.ticks:,}, {len(look.returns)} episodes",
+            "agreement": figure(math.nan if agreement is None else agreement, 3),
+            "this episode": f"{look.current:,.1f}",
+            "executor's version": f"{metrics['executor_version']}",
+            "acting now": f"{look.decision.source} ({look.decision.reason})",
+            "who acted": _sources(metrics),
+            "decision": f"p50 {latency.get('p50', 0):.1f} µs, p99 {latency.get('p99', 0):.1f} µs",
+            "strategy's age": f"p50 {age.get('p50', 0):.0f} ticks"
+            if age.get("count")
+            else "none served",
+            "planner's answers": f"{metrics['planner_answers_total']:,}, "
+            f"{late.get('p50', 0):.0f} ticks late at p50",
+            "deadlines missed": f"{'–' if missed is None else missed} "
+            f"(+ {metrics['missed_cycles_total']:,} cycles)",
+            "ticks without a decision": f"{metrics['starved_ticks_total']:,}",
+            "refused by routers": f"{refused:,}",
+        }
+        if "distiller_steps_total" in metrics:
+            facts["labels"] = f"{metrics.get('labels_total', 0):,}"
+            facts["gradient steps"] = f"{metrics['distiller_steps_total']:,}"
+        return look.done, facts
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _sources(metrics: Any) -> str:
+    total = max(1, metrics["ticks_total"])
+    decided = metrics["decisions_total"].items()
+    counts = {source: sum(reasons.values()) for source, reasons in decided}
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{source} {count / total:.1%}" for source, count in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +137,16 @@ class Outcome:
     """Everything that was measured.
 
     Attributes:
-        setting: What the arms had in common.
-        planner: The planner.
-        executor: The executor, as the arms used it.
-        reference: The planner that is never late.
-        random: Random actions.
+        executor: As the arms used it.
+        returns: Of the planner that is never late, and of random actions.
         learnt: The live learning before, None for an executor file.
-        arms: The arms by name.
+        arms: By name.
     """
 
     setting: Setting
     planner: Planner
     executor: Executor
-    reference: Evaluation
-    random: Evaluation
+    returns: Returns
     learnt: Lived | None
     arms: Mapping[str, Lived]
 
@@ -57,57 +160,51 @@ class Outcome:
         """Whether not all arms lived to their end."""
         return any(each.interrupted or each.fault for each in self.ended)
 
+    def figures(self, returns: Sequence[float]) -> dict[str, Any]:
+        """Return what a policy reached, beside the planner and random actions."""
+        return reached(returns, self.returns.planner, self.returns.random)
 
-def report(options: Options, out: Path, outcome: Outcome) -> Report:
-    """Return what was measured as a report."""
-    data = _data(options, out, outcome)
+
+def report(planner: Sequence[str], out: Path, outcome: Outcome) -> Report:
+    """Return what was measured as a report; `planner` are its references."""
+    data = _data(outcome) | {"planner": list(planner), "executor": str(out / "executor.akd")}
     sections = [_arms(data, outcome)]
     if outcome.learnt is not None and outcome.learnt.learning:
         sections.append(_learning(data, outcome.learnt))
     if data["arms"]:
         sections.append(_timing(data, outcome))
-    file = data["executor"]
-    command = shlex.join(["agentkd", "eval", options.env, *options.planner, file])
-    return Report(data, sections, {"executor": file, "next:": command})
+    command = shlex.join(["agentkd", "eval", data["env"], *planner, data["executor"]])
+    return Report(data, sections, {"executor": data["executor"], "next:": command})
 
 
 def _arm(lived: Lived, outcome: Outcome) -> dict[str, Any]:
     result = lived.result
     # Without an episode that ended there is no return.
-    best, floor = outcome.reference.returns, outcome.random.returns
-    return reached(result.returns, best, floor) | {
-        "unfinished_return": result.unfinished_return,
-        "ticks": result.ticks,
-        "seconds": result.seconds,
+    return outcome.figures(result.returns) | {
+        **{name: getattr(result, name) for name in ("unfinished_return", "ticks", "seconds")},
         "interrupted": lived.interrupted,
         "fault": lived.fault,
         "metrics": dict(result.metrics),
     }
 
 
-def _data(options: Options, out: Path, outcome: Outcome) -> dict[str, Any]:
+def _data(outcome: Outcome) -> dict[str, Any]:
     setting, learnt = outcome.setting, outcome.learnt
     arms = {name: _arm(lived, outcome) for name, lived in outcome.arms.items()}
     data: dict[str, Any] = {
         "command": "run",
-        "env": options.env,
-        "planner": list(options.planner),
+        **{name: getattr(setting, name) for name in ("env", "seed", "clock", "hz")},
         "planner_name": outcome.planner.name,
         "planner_digest": outcome.planner.digest,
-        "executor": str(out / "executor.akd"),
         "architecture": outcome.executor.architecture,
-        "seed": options.seed,
-        "clock": setting.clock,
-        "hz": setting.hz,
         "planner_latency_ticks": setting.latency,
         "planner_parameters": outcome.planner.parameters,
         "executor_parameters": outcome.executor.parameters,
         "arms": arms,
         "interrupted": outcome.interrupted,
     }
-    best, floor = outcome.reference.returns, outcome.random.returns
-    add_headline(data, "planner", reached(best, best, floor))
-    add_headline(data, "random", reached(floor, best, floor))
+    add_headline(data, "planner", outcome.figures(outcome.returns.planner))
+    add_headline(data, "random", outcome.figures(outcome.returns.random))
     if "executor" in arms:
         add_headline(data, "executor", arms["executor"])
     if "runtime" in arms:
@@ -128,11 +225,12 @@ def _data(options: Options, out: Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
-    best, floor = outcome.reference.returns, outcome.random.returns
-    figures = {"planner, never late": reached(best, best, floor), **data["arms"]}
-    figures["random actions"] = reached(floor, best, floor)
+    figures = {
+        "planner, never late": outcome.figures(outcome.returns.planner),
+        **data["arms"],
+        "random actions": outcome.figures(outcome.returns.random),
+    }
     rows = [[name, *cells(e), _MEANING.get(name, "")] for name, e in figures.items()]
-    columns = ("arm", *COLUMNS, "what it does")
     late = data["planner_latency_ticks"]
     how = "as late as it is" if late is None else f"{late} ticks late"
     text = f"The planner is {how} at {data['hz']:g} Hz on the {data['clock']} clock."
@@ -144,33 +242,27 @@ def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
             f"{'–' if missed is None else missed}, cycles missed "
             f"{data['missed_cycles_total']:,}."
         )
-    plot = Plot(
-        "Return of each episode",
-        "episode",
-        "return",
-        tuple(
-            Series(name, range(1, len(each["returns"]) + 1), each["returns"])
-            for name, each in figures.items()
-            if name != "random actions"
-        ),
-    )
+    lines = [
+        Series(name, range(1, len(each["returns"]) + 1), each["returns"])
+        for name, each in figures.items()
+        if name != "random actions"
+    ]
     notes = [each.fault for each in outcome.ended if each.fault]
     if outcome.interrupted:
         notes.append("It ended early: this is what was measured until then.")
     for name, arm in data["arms"].items():
-        metrics = arm["metrics"]
-        if metrics.get("strategies_worse"):
-            means = metrics["reward_per_tick"]
+        if arm["metrics"].get("strategies_worse"):
+            means = arm["metrics"]["reward_per_tick"]
             notes.append(
                 f"Warning, {name}: strategies do worse than the executor, "
-                f"{means['strategy']:.4g} of reward a tick against "
-                f"{means['executor']:.4g}."
+                f"{means['strategy']:.4g} of reward a tick against {means['executor']:.4g}."
             )
+    caption = "Retention: 0 is random actions, 1 the planner that is never late."
     return Section(
         "The arms, on the same seeds",
         text,
-        Table(columns, rows, "Retention: 0 is random actions, 1 the planner that is never late."),
-        (plot,),
+        Table(("arm", *COLUMNS, "what it does"), rows, caption),
+        (Plot("Return of each episode", "episode", "return", tuple(lines)),),
         tuple(notes),
     )
 
@@ -199,18 +291,6 @@ def _learning(data: dict[str, Any], learnt: Lived) -> Section:
 
 
 def _timing(data: dict[str, Any], outcome: Outcome) -> Section:
-    slashed = partial(Column, form=",.1f", join=" / ")
-    columns = (
-        "arm",
-        slashed("decision µs p50/p99/p99.9"),
-        slashed("planner ready p50/p99"),
-        slashed("not ready p50/p99"),
-        Column("tick's lateness µs p50/p99/max", form=",.0f", join=" / "),
-        Column("deadlines missed", form=","),
-        Column("cycles missed", form=","),
-        "decisions by source and reason",
-    )
-
     def quantiles(summary: Mapping[str, float], *keys: str) -> list[float] | None:
         return [summary.get(key, 0.0) for key in keys] if summary["count"] else None
 
@@ -218,6 +298,11 @@ def _timing(data: dict[str, Any], outcome: Outcome) -> Section:
     for name, arm in data["arms"].items():
         metrics = arm["metrics"]
         by_planner = metrics["decision_latency_by_planner_us"]
+        decided = (
+            f"{source} ({reason}) {count:,}"
+            for source, reasons in sorted(metrics["decisions_total"].items())
+            for reason, count in sorted(reasons.items())
+        )
         rows.append(
             [
                 name,
@@ -225,13 +310,8 @@ def _timing(data: dict[str, Any], outcome: Outcome) -> Section:
                 quantiles(by_planner["ready"], "p50", "p99"),
                 quantiles(by_planner["absent"], "p50", "p99"),
                 quantiles(metrics["tick_lateness_us"], "p50", "p99", "max"),
-                metrics["deadline_miss_total"],
-                metrics["missed_cycles_total"],
-                ", ".join(
-                    f"{source} ({reason}) {count:,}"
-                    for source, reasons in sorted(metrics["decisions_total"].items())
-                    for reason, count in sorted(reasons.items())
-                ),
+                *(metrics["deadline_miss_total"], metrics["missed_cycles_total"]),
+                ", ".join(decided),
             ]
         )
     caption = (
@@ -240,12 +320,10 @@ def _timing(data: dict[str, Any], outcome: Outcome) -> Section:
     )
     name, lived = list(outcome.arms.items())[-1]
     timeline = {key: list(each) for key, each in lived.result.timeline.items()}
-    ticks = timeline["tick"]
-    who = Series("source", ticks, timeline["source"])
-    taken = Series("decision", ticks, timeline["latency_us"])
+    who = Series("source", timeline["tick"], timeline["source"])
+    taken = Series("decision", timeline["tick"], timeline["latency_us"])
     plots = (
         Plot(f"Who acted ({name})", "tick", "", (who,), levels=SOURCES),
         Plot(f"Time for a decision ({name})", "tick", "µs", (taken,)),
     )
-    table = Table(columns, rows, caption)
-    return Section("Time and who acted", "", table, plots, detail=True)
+    return Section("Time and who acted", "", Table(_TIMING, rows, caption), plots, detail=True)

@@ -6,10 +6,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from agentkd.cli.planner_choice import access, reference
+from agentkd.cli.options import Access, access, reference
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 from agentkd.interrupt import ctrl_c
@@ -19,14 +20,12 @@ _TURN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Access):
     """Serve a planner for agents that ask for it by ws://HOST:PORT or wss://HOST:PORT.
 
     Wherever a planner is named, its address will do: agentkd run ENV --planner wss://10.0.0.7:4750.
     A lost connection makes the planner late and nothing else. Between machines a token and a
     certificate are needed, or a tunnel (ssh -L).
-
-    Example: agentkd serve policies/lunarlander --env LunarLander-v3
     """
 
     planner: tyro.conf.Positional[tuple[str, ...]]
@@ -48,42 +47,27 @@ class Options:
     """A file with the certificate's private key, if not in the same file."""
     connections: int = 8
     """How many agents may be connected; others try again until a place is free."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: bool = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
 def run(options: Options) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    from agentkd.environments import look_at
     from agentkd.planners import load_planner
     from agentkd.planners.remote.server import PlannerServer
 
     if options.connections < 1:
         raise ConfigError(f"--connections {options.connections}: at least 1.")
     token = _token(options.token_file)
-    spec = None
-    if options.env is not None:
-        from agentkd.environments import look_at
-
-        spec, _ = look_at(options.env)
+    spec = None if options.env is None else look_at(options.env)[0]
     known = load_planner(reference(options), spec, **access(options))
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # several would fight with what else runs here
     console = Console()
+    where: Any = {name: getattr(options, name) for name in ("host", "port", "cert", "key")}
+    most = options.connections
     with (
         ctrl_c() as ended,
-        PlannerServer(
-            known,
-            host=options.host,
-            port=options.port,
-            token=token,
-            cert=options.cert,
-            key=options.key,
-            most_connections=options.connections,
-        ) as server,
+        PlannerServer(known, token=token, most_connections=most, **where) as server,
     ):
         guard = "with a token" if token else f"without a token ({TOKEN} is not set)"
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, final
@@ -35,9 +36,6 @@ class Console(rich_console.Console):
 
     Styles come as `Text` or as arguments, so a name such as "[red]" or one that holds an escape
     sequence is printed as it is spelt.
-
-    Args:
-        stderr: Whether it prints to standard error.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -73,13 +71,13 @@ def _text(shown: RenderableType) -> RenderableType:
     return Text(shown) if isinstance(shown, str) else shown
 
 
-@final
-class View:
-    """What a command shows while it works: a live panel on a terminal, lines elsewhere.
+def figure(value: float, digits: int = 1) -> str:
+    """Return a number with so many digits after the point, – for NaN."""
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
-    Args:
-        heading: What is done, as text or (text, style).
-    """
+
+class View:
+    """What a command shows while it works: a live panel on a terminal, lines elsewhere."""
 
     def __init__(self, *heading: str | tuple[str, str]) -> None:
         self.console = Console()
@@ -91,14 +89,9 @@ class View:
 
     @contextlib.contextmanager
     def follow(self, name: str, tell: Callable[[Look], Facts]) -> Iterator[Callable[[Look], None]]:
-        """Show looks at something that goes on.
+        """Give what takes each look at something that goes on, and shows some of them.
 
-        Args:
-            name: What it is.
-            tell: Makes facts of a look; called only for those that are shown.
-
-        Yields:
-            What takes each look.
+        `tell` makes facts of those.
         """
         live = self.console.is_interactive
         every = _PANEL_EVERY if live else _LINE_EVERY

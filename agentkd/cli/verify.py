@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.text import Text
+
+from agentkd.cli.terminal import Console
+from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.verify import verify
+from agentkd.errors import ConfigError
+
+_STYLES = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run an executor in every form that this machine can, and compare the numbers.
-
-    Example: agentkd verify runs/demo/executor.akd
-    """
+    """Run an executor in every form that this machine can, and compare the numbers."""
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
@@ -24,25 +29,17 @@ class Options:
 
 def run(options: Options) -> int:
     """Compare the backends; return 1 if one differs."""
-    from rich.text import Text
-
-    from agentkd.cli.terminal import Console
-    from agentkd.deploy.bundle import read_bundle
-    from agentkd.deploy.verify import verify
-    from agentkd.errors import ConfigError
-
     if options.rows < 0:
         raise ConfigError(f"--rows {options.rows}: at least 0.")
     bundle = read_bundle(options.file)
     console = Console()
-    console.print(Text(f"{options.file}: whole, SHA-256 {bundle.digest}"), soft_wrap=True)
-    styles = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
+    console.print(f"{options.file}: whole, SHA-256 {bundle.digest}", soft_wrap=True)
     found = []
     for verdict in verify(bundle, rows=options.rows):
         found.append(verdict)
         said = verdict.text or f"within {verdict.worst:.1e}"
         line = Text.assemble(
-            f"  {verdict.backend:<14}", (f"{verdict.status:<9}", styles[verdict.status]), said
+            f"  {verdict.backend:<14}", (f"{verdict.status:<9}", _STYLES[verdict.status]), said
         )
         console.print(line, soft_wrap=True)
     rows = options.rows + len(bundle.golden["obs"])

@@ -4,77 +4,88 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.measure.agreement import Sample
-from agentkd.measure.evaluate import Evaluation, Watch, evaluate
+from agentkd.measure.evaluate import Evaluation, evaluate
 from agentkd.measure.forms import acting_form, policy_form
 from agentkd.measure.latency import Form, Latency, measure, observations
 from agentkd.planners import Planner, load_planner
+from agentkd.report.model import Column, Plot, Report, Section, Series, Table
+from agentkd.report.returns import COLUMNS, add_headline, cells, reached
 from agentkd.report.write import read_report
 from agentkd.spec import Spec
+
+if TYPE_CHECKING:
+    from agentkd.distillation.attack import Attack
 
 Kind = Literal["planner", "executor", "saved"]
 
 _REPORT = "report.json"
+_TOLD = ("ref", "kind", "digest", "parameters", "seed", "agreement", "fault")
+"""Fields of a candidate that a report repeats."""
+_AGREES = Column("agreement", form=",.3f", help="With the reference, on states that it visited.")
+_ALL = (
+    *("policy", *COLUMNS, _AGREES, Column("parameters", form=",", spare=True)),
+    Column("p50", "µs", ",.1f", "One decision, the median."),
+    *(Column("p99", form=",.1f"), Column("p99.9", form=",.1f")),
+)
+_SHARE = Column("attacked", form=",.3f")
+_BOTH = (
+    *("policy", COLUMNS[0], Column("attacked", form=",.1f")),
+    *(COLUMNS[2], _SHARE, _AGREES, _SHARE),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something to compare.
+    """Something to compare, and what was measured of it.
 
     Attributes:
         ref: What the user called it.
-        kind: Whether it acts now, or its returns are those of an earlier report.
         about: What it is, such as "PPO" or "arm runtime".
         planner: What acts; None for what is saved.
-        returns: What it reached, where that is saved.
         parameters: How many trained numbers act; 0 when unknown.
         digest: SHA-256 of its file, "" when there is none.
-        seed: The first seed that the saved returns were measured on; None if unknown.
-    """
-
-    ref: str
-    kind: Kind
-    about: str
-    planner: Planner | None
-    returns: tuple[float, ...] = ()
-    parameters: int = 0
-    digest: str = ""
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A candidate and what was measured.
-
-    Attributes:
-        candidate: Of whom.
+        seed: The first seed that saved returns were measured on; None if unknown.
         evaluation: Its episodes; those of a report have no lengths. None after a fault.
         agreement: With the reference on states the reference visited; NaN if unknown.
         latency: Of one decision; None where nothing acts.
         fault: What went wrong, "" if nothing did.
     """
 
-    candidate: Candidate
-    evaluation: Evaluation | None
+    ref: str
+    kind: Kind
+    about: str
+    planner: Planner | None
+    parameters: int = 0
+    digest: str = ""
+    seed: int | None = None
+    evaluation: Evaluation | None = None
     agreement: float = math.nan
     latency: Latency | None = None
     fault: str = ""
 
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Of its episodes; () before them, or after a fault."""
+        return () if self.evaluation is None else self.evaluation.returns
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.ref} ({self.about})"
+
 
 def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> list[Candidate]:
-    """Load the policies that a reference names.
+    """Load the policies that a reference names, for `load_planner` or to a report.json.
 
-    Args:
-        ref: A planner's reference, an executor file, a report.json, or a folder with one.
-        env: The environment's name, which a report has to be about.
-        spec: The environment, which a policy has to fit.
-        access: How references are read: `load_planner`'s own options, by name.
+    A report has to be about `env`, and a policy to fit `spec`. `access` are `load_planner`'s own
+    options, by name.
 
     Raises:
         AgentkdError: If it leads nowhere, is damaged, or is for another environment.
@@ -86,7 +97,7 @@ def candidates(ref: str, env: str, spec: Spec, access: Mapping[str, Any]) -> lis
         return saved(path / _REPORT, ref, env)
     known = load_planner(ref, spec, **access)
     kind: Kind = "executor" if isinstance(known.policy, Executor) else "planner"
-    return [Candidate(ref, kind, known.name, known, (), known.parameters, known.digest)]
+    return [Candidate(ref, kind, known.name, known, known.parameters, known.digest)]
 
 
 def saved(path: Path, ref: str, env: str) -> list[Candidate]:
@@ -106,16 +117,11 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
             isinstance(each, (int, float)) for each in returns
         )
         if numbers and returns:
-            candidate = Candidate(
-                ref=ref,
-                kind="saved",
-                about=name,
-                planner=None,
-                returns=tuple(map(float, returns)),
-                parameters=max(0, size) if isinstance(size, int) else 0,
-                seed=seed if isinstance(seed, int) else None,
-            )
-            found.append(candidate)
+            known = max(0, size) if isinstance(size, int) else 0
+            first = seed if isinstance(seed, int) else None
+            lived = Evaluation(tuple(map(float, returns)), ())
+            one = Candidate(ref, "saved", name, None, known, seed=first, evaluation=lived)
+            found.append(one)
     if not found:
         raise ConfigError(
             f"{path} holds no returns: it is of the command "
@@ -144,44 +150,26 @@ def _policies(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
             yield str(each.get("ref")), each.get("returns"), each.get("parameters")
 
 
-def live(
-    candidate: Candidate,
-    env: str,
-    spec: Spec,
-    *,
-    episodes: int,
-    seed: int,
-    progress: Watch | None = None,
-    visited: Sample | None = None,
-) -> Measured:
-    """Let a candidate live its episodes; what it raises is in `Measured.fault`."""
+def live(candidate: Candidate, env: str, **how: Any) -> Candidate:
+    """Let a candidate live its episodes, as `evaluate` does; what it raises is its fault."""
     if candidate.planner is None:
-        return Measured(candidate, Evaluation(candidate.returns, ()))
+        return candidate
     try:
-        evaluation = evaluate(
-            env,
-            candidate.planner.policy,
-            episodes=episodes,
-            seed=seed,
-            spec=spec,
-            progress=progress,
-            visited=visited,
-        )
+        return replace(candidate, evaluation=evaluate(env, candidate.planner.policy, **how))
     except AgentkdError as error:
-        return Measured(candidate, None, fault=str(error))
-    return Measured(candidate, evaluation)
+        return replace(candidate, fault=str(error))
 
 
-def latencies(
+def timed(
     found: Sequence[Candidate], sample: Sample, spec: Spec, *, seconds: float
-) -> list[Latency | None]:
-    """Time one decision of each candidate that acts, in turns, `seconds` each.
+) -> list[Candidate]:
+    """Time one decision of each candidate that acts and has no fault, in turns, `seconds` each.
 
     Observations are the sample's, or made up where it is empty.
     """
     forms: dict[int, Form] = {}
     for index, each in enumerate(found):
-        if each.planner is None:
+        if each.planner is None or each.fault:
             continue
         policy = each.planner.policy
         if isinstance(policy, Executor):
@@ -191,4 +179,152 @@ def latencies(
     obs = sample.obs[:64] if sample.size else observations(spec)
     times = measure(list(forms.values()), obs, seconds=seconds, rounds=10)
     by_index = dict(zip(forms, times, strict=True))
-    return [by_index.get(index) for index in range(len(found))]
+    return [replace(each, latency=by_index.get(index)) for index, each in enumerate(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that was measured.
+
+    Attributes:
+        seed: Of the first episode.
+        random: Random actions; None if it ended before.
+        measured: The policies, the reference first.
+        reference: What retention and agreement are against; None if there is none.
+        states: How many states agreement was taken on.
+        attack: What observations were attacked with; None if they were not.
+        attacked: What came of it, for each policy; empty if it was interrupted.
+    """
+
+    env: str
+    episodes: int
+    seed: int
+    random: Evaluation | None
+    measured: tuple[Candidate, ...]
+    reference: Candidate | None
+    states: int
+    interrupted: bool
+    attack: Attack | None = None
+    attacked: tuple[Candidate, ...] = ()
+
+    def report(self) -> Report:
+        """Return what was measured as a report."""
+        random = () if self.random is None else self.random.returns
+        best = self.measured[0].returns if self.measured and self.reference is not None else ()
+        policies = [_policy(each) | reached(each.returns, best, random) for each in self.measured]
+        data: dict[str, Any] = {
+            "command": "eval",
+            **{name: getattr(self, name) for name in ("env", "episodes", "seed", "interrupted")},
+            "reference": None if self.reference is None else self.reference.ref,
+            "agreement_states": self.states,
+            "policies": policies,
+        }
+        floor = reached(random, best, random)
+        add_headline(data, "random", floor)
+        sections = [self._side_by_side(policies, floor)]
+        if self.attack is not None:
+            data["attack"] = asdict(self.attack)
+            for policy, each in zip(policies, self.attacked, strict=False):
+                off = reached(each.returns, best, random)
+                policy["attacked"] = off | {"agreement": each.agreement, "note": each.fault}
+            sections.append(_under_attack(data))
+        _add_headlines(data)
+        return Report(data, sections)
+
+    def _side_by_side(self, policies: list[dict[str, Any]], floor: dict[str, Any]) -> Section:
+        rows: list[list[Any]] = []
+        for each in policies:
+            latency = each["decision_latency_us"] or {}
+            times = [latency.get(key) for key in ("p50", "p99", "p99.9")]
+            figures = ["failed", None, None] if each["fault"] else cells(each)
+            size = each["parameters"] or None
+            rows.append([_name(each), *figures, each["agreement"], size, *times])
+        if self.random is not None:
+            rows.append(["random actions", *cells(floor), *[None] * 5])
+        shown = [*((_name(each), each) for each in policies), ("random actions", floor)]
+        plot = Plot(
+            "Returns",
+            "return",
+            "",
+            tuple(
+                Series(name, each["returns"], [each["return"]], *zip(each["return_interval"]))
+                for name, each in shown
+                if each["returns"]
+            ),
+            "A dot is an episode; the diamond is the mean, the bar its 95 % interval.",
+            kind="rows",
+        )
+        caption = (
+            f"{self.episodes} episodes each, from seed {self.seed}. Retention: 0 is "
+            "random actions, 1 the reference."
+        )
+        if self.reference is not None:
+            caption += f" Agreement on {self.states:,} states that {self.reference.ref} visited."
+        table = Table(_ALL, rows, caption)
+        return Section("Side by side", "", table, (plot,), tuple(self._notes()))
+
+    def _notes(self) -> Iterator[str]:
+        if self.interrupted:
+            yield "Interrupted: these are the policies measured until then."
+        if self.reference is None:
+            yield "No planner to compare with: give one, or name a policy with --reference."
+        for each in self.measured:
+            if each.fault:
+                yield f"{each.name} failed: {each.fault}"
+            if each.evaluation is not None and each.evaluation.cut:
+                yield f"{each.name}: {each.evaluation.cut} episodes were cut off."
+            lived = each.seed, len(each.returns)
+            if each.kind == "saved" and lived != (self.seed, self.episodes):
+                first = "unknown" if each.seed is None else each.seed
+                yield f"{each.name} lived other episodes: {lived[1]}, from seed {first}."
+
+
+def _policy(each: Candidate) -> dict[str, Any]:
+    lived, latency = each.evaluation, each.latency
+    return {
+        **{name: getattr(each, name) for name in _TOLD},
+        "name": each.about,
+        "decision_latency_us": None if latency is None else latency.summary(),
+        "lengths": [] if lived is None else list(lived.lengths),
+        "episodes_cut": 0 if lived is None else lived.cut,
+    }
+
+
+def _add_headlines(data: dict[str, Any]) -> None:
+    """Put the reference's and the first executor's figures where programs look."""
+    policies = data["policies"]
+    planner = policies[0] if policies and data["reference"] is not None else None
+    if planner is not None:
+        data["planner_name"] = planner["name"]
+        data["planner_parameters"] = planner["parameters"]
+        add_headline(data, "planner", planner)
+    for each in policies:
+        if each["kind"] == "executor" and each is not planner:
+            data["executor_parameters"] = each["parameters"]
+            data["architecture"] = each["name"].removeprefix("executor ")
+            data |= {key: each[key] for key in ("agreement", "decision_latency_us")}
+            add_headline(data, "executor", each)
+            return
+
+
+def _name(policy: dict[str, Any]) -> str:
+    return f"{policy['ref']} ({policy['name']})"
+
+
+def _under_attack(data: dict[str, Any]) -> Section:
+    rows, notes = [], []
+    for policy in data["policies"]:
+        off = policy.get("attacked", {})
+        if off.get("returns"):
+            pairs = [(policy[k], off[k]) for k in ("return", "retention", "agreement")]
+            rows.append([_name(policy), *(value for pair in pairs for value in pair)])
+        if off.get("note"):
+            notes.append(f"{policy['ref']} was not attacked: {off['note']}")
+    attack = data["attack"]
+    steps = f" in {attack['steps']} steps" if attack["by"] == "pgd" else ""
+    title = f"Under {attack['by']} of {attack['eps']:g}{steps}, beside without"
+    caption = (
+        "In units of the spread of each number of an observation. Retention is against "
+        "the reference without attack."
+    )
+    return Section(title, "", Table(_BOTH, rows, caption), notes=tuple(notes))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _NAME = 24
 """Characters up to which a row's name stays in the table if the table does not fit."""
-
 _ENDLESS = 10_000
 
 

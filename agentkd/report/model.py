@@ -16,13 +16,10 @@ _NUMBER = re.compile(r"[\[(]?[-+]?\.?\d")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table.
+    """A column of a table, with the unit of its values and a sentence on what it holds.
 
     Attributes:
-        name: Its heading.
-        unit: The unit of its values, written after the name.
         form: How its numbers are formatted, such as ",.1f".
-        help: A sentence on what it holds.
         join: What stands between the numbers of a cell that holds several.
         spare: Whether a narrow terminal may leave it out.
     """
@@ -53,12 +50,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of values under columns.
+    """Rows of values under columns, with a sentence under them.
 
-    Attributes:
-        columns: The columns; a name stands for a column of texts.
-        rows: The cells of each row: text, a number, several numbers, or None.
-        caption: A sentence under the table.
+    A name stands for a column of texts. A cell is text, a number, several numbers, or None.
     """
 
     columns: Sequence[Column | str]
@@ -116,12 +110,8 @@ class Plot:
     """Lines over common axes, rows along a common axis, or points with their names.
 
     Attributes:
-        title: Above it.
-        x_label: Below it, with the unit.
-        y_label: Beside it, with the unit; rows have none.
-        series: The lines, rows or points.
+        x_label, y_label: With the unit; rows have no `y_label`.
         note: A sentence under it.
-        kind: What the series are.
         log: Whether the values' axis is logarithmic; of points, the one below.
         levels: Names for y = 0, 1, 2, … where y is one of these; values are then dots.
     """
@@ -141,9 +131,7 @@ class Section:
     """A heading with a text, a table and plots under it.
 
     Attributes:
-        title: The heading.
         text: Paragraphs, separated by an empty line.
-        table: The table, if there is one.
         plots: Shown on the page only.
         notes: Warnings: what a reader has to know to read the table rightly.
         detail: Whether the section is left out of the terminal.

@@ -1,11 +1,19 @@
-"""The folder of a report: checked, written whole, read again."""
+"""The folder of a report: checked, written whole in four forms, read again."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import math
+import os
+import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +21,9 @@ from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
 from agentkd.files import read_file, write_files
 from agentkd.interrupt import held
+from agentkd.printable import printable
 from agentkd.report.html import page
-from agentkd.report.model import Report
-from agentkd.report.provenance import origin
-from agentkd.report.text import comma_separated, markdown
+from agentkd.report.model import Report, Table
 
 SCHEMA = 1
 _MARK = ".agentkd"
@@ -24,17 +31,18 @@ _MARK = ".agentkd"
 # new run starts from.
 _FILES = ("report.json", "report.html", "table.md", "table.csv")
 _FOLDERS = ("checkpoint", "rows", "tensorboard")
+_PACKAGES = (
+    *("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"),
+    *("mujoco", "box2d", "onnxruntime"),
+)
 _ROOM = "Make room, or give another folder with --out."
 
 
 def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Make the output folder, and lose nothing in it by accident.
 
-    Args:
-        out: The folder.
-        overwrite: Remove the report, logs and checkpoint of an earlier run. Its executor is
-            replaced later, and files of others stay.
-        resume: Keep everything of an earlier run.
+    `overwrite` removes the report, logs and checkpoint of an earlier run; its executor is replaced
+    later, and files of others stay. `resume` keeps everything.
 
     Raises:
         ConfigError: As `check_out`.
@@ -43,14 +51,17 @@ def prepare_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> 
     try:
         check_out(out, overwrite=overwrite, resume=resume)
         out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _clear(out)
+        for name in (*_FILES, *_FOLDERS) if overwrite else ():
+            if name in _FILES:
+                (out / name).unlink(missing_ok=True)
+            elif (out / name).is_dir() and not (out / name).is_symlink():
+                shutil.rmtree(out / name)
         # Written first: a run that is killed has left a folder of ours all the same.
         (out / _MARK).write_text(f"{SCHEMA}\n", encoding="utf-8")
     except OSError as error:
+        reason = error.strerror or error
         raise WriteError(
-            f"{out} cannot be written to: {error.strerror or error}. Give another "
-            "folder with --out."
+            f"{out} cannot be written to: {reason}. Give another folder with --out."
         ) from error
 
 
@@ -73,8 +84,7 @@ def check_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> No
     if not _ours(out):
         raise ConfigError(
             f"{out} holds things that agentkd did not write ({', '.join(there[:3])}). "
-            "They are left alone, also with --overwrite: give an empty or a new folder "
-            "with --out."
+            "They are left alone, also with --overwrite: give an empty or a new folder with --out."
         )
     if not overwrite and not resume:
         raise ConfigError(
@@ -93,12 +103,47 @@ def _ours(out: Path) -> bool:
     return True
 
 
-def _clear(out: Path) -> None:
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        if (out / name).is_dir() and not (out / name).is_symlink():
-            shutil.rmtree(out / name)
+def origin() -> dict[str, Any]:
+    """Return the command, date, machine and package versions of this process."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "argv": ["agentkd", *sys.argv[1:]],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": (
+            f"{platform.system()} {platform.machine()}, {_processor()}{os.cpu_count()} cores"
+        ),
+        "versions": versions,
+    }
+
+
+def made_from(env: str, refs: Sequence[str], name: str, digest: str, **more: Any) -> dict[str, Any]:
+    """Return what an executor file says about where it comes from: its environment and planner.
+
+    `digest` is the SHA-256 of the planner's files.
+    """
+    found = origin()
+    return {
+        "env": env,
+        "planner": {"refs": list(refs), "name": name},
+        "planner_digest": digest,
+        **more,
+        "command": found["argv"],
+        "versions": found["versions"],
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name and a comma, "" if unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    lines = (line for line in text.splitlines() if line.startswith("model name"))
+    name = next(lines, ":").partition(":")[2].strip()
+    return f"{name}, " if name else ""
 
 
 def _plain(value: Any) -> Any:
@@ -117,7 +162,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_report(out: Path, report: Report) -> None:
-    """Write report.json, report.html, table.md and table.csv into a folder; make it if missing.
+    """Write report.json, report.html, table.md and table.csv into a folder, made if missing.
 
     Raises:
         WriteError: If the disk refuses; an earlier report stays whole.
@@ -132,6 +177,45 @@ def write_report(out: Path, report: Report) -> None:
         files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
     with held():
         write_files({out / name: text for name, text in files.items()}, hint=_ROOM)
+
+
+def markdown(report: Report) -> str:
+    """Write the sections with their tables, without plots."""
+    parts = []
+    for section in report.sections:
+        parts.append(f"## {_inline(section.title)}")
+        texts = (section.text, *section.notes)
+        parts += [_inline(each, lines=True) for each in texts if each]
+        if section.table is not None and section.table.rows:
+            table = section.table
+            head, *rows = [[column.title for column in table.heads()], *table.texts()]
+            sides = ["--:" if right else ":--" for right in table.numeric()]
+            cells = [[*map(_inline, head)], sides, *([*map(_inline, row)] for row in rows)]
+            parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+            parts += [_inline(each) for each in [table.caption] if each]
+    return "\n\n".join(parts) + "\n"
+
+
+def _inline(text: str, *, lines: bool = False) -> str:
+    escaped = printable(text, lines=lines).replace("\\", "\\\\").replace("<", "&lt;")
+    return escaped.replace("|", "\\|")
+
+
+def comma_separated(table: Table) -> str:
+    """Write a table's values, unrounded."""
+
+    def plain(cell: Any) -> Any:
+        if isinstance(cell, (list, tuple)):
+            return " … ".join(map(str, cell))
+        if isinstance(cell, str):
+            return printable(cell)
+        return "" if cell is None or cell != cell else cell
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([printable(head.title) for head in table.heads()])
+    writer.writerows([plain(cell) for cell in row] for row in table.rows)
+    return out.getvalue()
 
 
 def read_report(path: Path) -> dict[str, Any]:

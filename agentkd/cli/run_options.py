@@ -1,17 +1,25 @@
-"""Options for strategies: how they are requested, checked and blended."""
+"""Options of `agentkd run` in groups: which strategies may act, and how a run is watched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, final
 
 from agentkd.errors import ConfigError
+from agentkd.extras import needing
 from agentkd.refs import resolve
 from agentkd.runtime.arbiter import Router
+from agentkd.runtime.clock import Realtime
+from agentkd.runtime.metrics import scalars
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Fresh, Guard, Valid
 from agentkd.runtime.strategies import Seam, StrategyOptions, Trust
+
+_SCALARS_EVERY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +67,7 @@ class StrategyChoice:
     """Planners that are asked in turn, where one is too slow."""
 
     def make_routers(self) -> list[Router]:
-        """Make the routers afresh: they have a state, which belongs to one run.
-
-        Raises:
-            ConfigError: If options do not go together.
-            RefError: If a reference leads nowhere.
-        """
+        """Make the routers afresh: they have a state, which belongs to one run."""
         if self.guard is None and (self.baseline or self.dwell or self.recover != 1):
             raise ConfigError("--baseline, --dwell and --recover belong to --guard.")
         out: list[Router] = []
@@ -75,18 +78,13 @@ class StrategyChoice:
             out.append(Valid(valid, tolerance=self.tolerance, holds=holds))
         if self.guard is not None:
             check, baseline = _function(self.guard), _function(self.baseline)
-            times: Any = {"dwell": self.dwell, "recover": self.recover}
-            out.append(Guard(check, baseline=baseline, **times))
+            out.append(Guard(check, baseline=baseline, dwell=self.dwell, recover=self.recover))
         if self.routers is not None:
             out += routers_of(self.routers)
         return out
 
     def make_options(self) -> StrategyOptions:
-        """Return how strategies are requested and take over.
-
-        Raises:
-            ConfigError: If an option is not valid.
-        """
+        """Return how strategies are requested and take over."""
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")
         roll = None
@@ -97,9 +95,8 @@ class StrategyChoice:
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
-        trust: Trust | Literal["auto"] | None = "auto"
-        if self.trust != "auto":
-            trust = Trust() if self.trust == "on" else None
+        meant: dict[str, Any] = {"auto": "auto", "on": Trust(), "off": None}
+        trust = meant[self.trust]
         return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance, trust=trust)
 
 
@@ -113,12 +110,7 @@ def _function(reference: str | None) -> Any:
 
 
 def routers_of(reference: str) -> list[Router]:
-    """Make the routers that a reference names.
-
-    Raises:
-        RefError: If it leads nowhere.
-        ConfigError: If it names something else.
-    """
+    """Make the routers that a reference names."""
     found = resolve(reference)
     if callable(found) and not isinstance(found, Router):
         found = found()
@@ -130,3 +122,87 @@ def routers_of(reference: str) -> list[Router]:
             "that makes one is needed."
         )
     return list(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchChoice:
+    """Scheduling of the tick thread, and where its metrics go."""
+
+    priority: int | None = None
+    """Run the ticks under SCHED_FIFO with this priority, 1 to 99. What the system does not grant is
+    reported."""
+    cores: tuple[int, ...] = ()
+    """Bind the ticks to these processors."""
+    lock_memory: bool = False
+    """Keep all memory from being paged out."""
+    gc_freeze: bool = True
+    """Keep the garbage collector away from what lived before the ticks, and let it look elsewhere
+    only when there is slack."""
+    log: bool = False
+    """Write a decision log for each arm, to be read and replayed by agentkd log."""
+    prometheus: int | None = None
+    """Serve metrics at http://127.0.0.1:PORT/metrics; 0 for a port that is free."""
+    prometheus_file: Path | None = None
+    """Write metrics into this file every five seconds, in Prometheus' text format."""
+    tensorboard: bool = False
+    """Write metrics for TensorBoard into the folder's tensorboard/."""
+
+    def realtime(self) -> Realtime:
+        """Return the scheduling of the tick thread."""
+        return Realtime(self.priority, self.cores or None, self.lock_memory, self.gc_freeze)
+
+
+@final
+@dataclass(slots=True)
+class Watchers:
+    """Exporters of a run's metrics. The source changes from arm to arm."""
+
+    labels: dict[str, str]
+    source: Callable[[], Mapping[str, Any]] = dict
+    port: int | None = None
+    boards: Any = None
+    _at: float = 0.0
+
+    def metrics(self) -> Mapping[str, Any]:
+        """Return the metrics of the present arm."""
+        return self.source()
+
+    def look(self, arm: str, tick: int, metrics: Mapping[str, Any]) -> None:
+        """Write TensorBoard's scalars, twice a second at most."""
+        if self.boards is None or time.monotonic() - self._at < _SCALARS_EVERY:
+            return
+        self._at = time.monotonic()
+        for name, value in scalars(metrics).items():
+            self.boards.add_scalar(f"{arm}/{name}", value, tick)
+
+
+@contextlib.contextmanager
+def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
+    """Open what the options ask for, and close it at the end.
+
+    Raises:
+        ConfigError: If a port is not free, or TensorBoard is missing.
+        WriteError: If a file cannot be written.
+    """
+    found = Watchers({"env": env, "arm": ""})
+    with contextlib.ExitStack() as stack:
+        port, file = options.prometheus, options.prometheus_file
+        if port is not None:
+            from agentkd.runtime.exposition import PrometheusServer
+
+            server = PrometheusServer(found.metrics, port, labels=found.labels)
+            found.port = stack.enter_context(server).port
+        if file is not None:
+            from agentkd.runtime.exposition import PrometheusFile
+
+            stack.enter_context(PrometheusFile(found.metrics, file, labels=found.labels))
+        if options.tensorboard:
+            with needing("--tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
+            folder = out / "tensorboard"
+            try:
+                found.boards = SummaryWriter(str(folder))
+            except OSError as error:
+                raise ConfigError(f"{folder} cannot be written: {error.strerror}.") from error
+            stack.callback(found.boards.close)
+        yield found

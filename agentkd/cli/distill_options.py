@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
-from agentkd.cli.planner_choice import access
+from agentkd.cli.options import Learning, access
 from agentkd.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Distil a planner into a tiny executor, and measure what it kept.
-
-    Example: agentkd distill LunarLander-v3 --planner policies/lunarlander --seconds 30
-    """
+class Options(Learning):
+    """Distil a planner into a tiny executor, and measure what it kept."""
 
     env: tyro.conf.Positional[str] = ""
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data it may be
     left out."""
-    env_args: tuple[str, ...] = ()
-    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...] = ()
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     data: str | None = None
@@ -51,14 +46,8 @@ class Options:
     """For the executor's weights, the environments and every draw."""
     out: Path | None = None
     """Where the executor, the report and the logs go; by default runs/distill-ENV."""
-    overwrite: bool = False
-    """Replace what an earlier run left in the folder."""
     resume: bool = False
     """Go on from what an earlier run left there; --seconds is the whole time."""
-    episodes: int = 20
-    """Episodes to measure each policy over, on the same seeds."""
-    eval_seed: int = 1000
-    """The first of the seeds to measure on."""
     terms: str = "match"
     """What is minimised: a sum of terms with factors and options, such as "soft:tau=auto + 0.3
     hard" (docs/reference/terms.md)."""
@@ -70,8 +59,6 @@ class Options:
     """Of Adam; it falls along a cosine."""
     capacity: int = 1_000_000
     """The most labels held in memory."""
-    environments: int = 16
-    """How many environments are stepped together."""
     collectors: int | None = None
     """With --seconds: processes that collect labels; by default one fewer than there are
     processors, at most 4."""
@@ -109,15 +96,9 @@ class Options:
     int8: bool = False
     """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
     floats: agentkd export FILE --to c-int8."""
-    vecnormalize: str | None = None
-    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
-    algorithm: str | None = None
-    """The SB3 algorithm, if the save does not tell."""
-    unpickle: Annotated[bool, tyro.conf.arg(name="unpickle")] = False
-    """Read a save by running the code in it. Only for files whose maker you trust."""
 
 
-_AUTO = (*("target", "candidates", "most_parameters", "most_bytes", "most_us"), *("prune", "int8"))
+_AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
 _LIVE = ("boxes", "votes", "vote_noise", "halving", "schedule", "steps_per_label")
 """Options about collecting labels."""

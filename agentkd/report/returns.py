@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentkd.measure.intervals import mean_interval, retention
 from agentkd.report.model import Column, Series
 
 COLUMNS = (
-    Column("return", form=",.1f"),
-    Column("95 % interval", form=",.1f"),
+    *(Column("return", form=",.1f"), Column("95 % interval", form=",.1f")),
     Column("retention", form=",.3f", help="0 is random actions, 1 the reference."),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The mean returns of planner and random actions, with which others are compared."""
+
+    planner: float = math.nan
+    random: float = math.nan
+
+    def retention(self, value: float) -> float:
+        """(value - random) / (planner - random); NaN where they are equal."""
+        apart = self.planner - self.random
+        return (value - self.random) / apart if apart else math.nan
 
 
 def reached(
     returns: Sequence[float], best: Sequence[float], floor: Sequence[float]
 ) -> dict[str, Any]:
-    """Return the mean of returns and its retention, with intervals.
+    """Return the mean of a policy's returns and its retention, with intervals.
 
-    Args:
-        returns: Returns of a policy's episodes.
-        best: Those of the reference.
-        floor: Those of random actions.
+    `best` are the reference's returns, `floor` those of random actions.
     """
     mean, kept = mean_interval(returns), retention(returns, best, floor)
     return {

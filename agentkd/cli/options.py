@@ -1,0 +1,100 @@
+"""Options that several commands have, and how planners are read by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import get_annotations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from agentkd.environments import folder_name
+from agentkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentkd.distillation.task import Task
+
+FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
+"""What the folders of commands that always write one begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How an SB3 save is read."""
+
+    vecnormalize: str | None = None
+    """Statistics of the planner's normaliser, if not beside it; "off" for none."""
+    algorithm: str | None = None
+    """The SB3 algorithm, if the save does not tell."""
+    unpickle: bool = False
+    """Read a save by running the code in it. Only for files whose maker you trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An environment, a planner for it, and a folder to write into."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
+    planner: tuple[str, ...]
+    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Access, Planned):
+    """A planner whose labels are collected, and episodes to measure it over."""
+
+    environments: int = 16
+    """How many environments are stepped together."""
+    episodes: int = 20
+    """Episodes to measure each policy over, on the same seeds."""
+    eval_seed: int = 1000
+    """The first of the seeds to measure on."""
+
+
+def own_first(options: Any) -> None:
+    """Show a command's own options in its help before those that several commands share."""
+    fields = options.__dataclass_fields__
+    order = dict.fromkeys(("env", "env_args", "planner", *get_annotations(options), *fields))
+    options.__dataclass_fields__ = {name: fields[name] for name in order if name in fields}
+
+
+def out_folder(command: str, env: str, out: Path | None) -> Path:
+    """Give the folder that a command writes into, by default runs/COMMAND-ENV."""
+    return out or Path("runs") / f"{FOLDERS[command]}-{folder_name(env)}"
+
+
+def reference(options: Any) -> str | tuple[str, ...]:
+    """Return the one reference in `options.planner`, or all of an ensemble's.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    planner: tuple[str, ...] = options.planner
+    if not planner:
+        raise ConfigError("--planner needs at least one reference.")
+    return planner[0] if len(planner) == 1 else planner
+
+
+def open_planned(options: Any) -> Task:
+    """Open a command's environment and planner; torch gets one thread."""
+    import torch
+
+    from agentkd.distillation.task import open_task
+
+    torch.set_num_threads(1)
+    return open_task(options.env, reference(options), **access(options))
+
+
+def access(options: Any) -> dict[str, Any]:
+    """Return `load_planner`'s own options, by name."""
+    return {
+        "vecnormalize": options.vecnormalize,
+        "algorithm": options.algorithm,
+        "allow_pickle": options.unpickle,
+    }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.answers import Match
 from agentkd.distillation.terms.objective import Objective
 from agentkd.distillation.terms.robust import Robust
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted

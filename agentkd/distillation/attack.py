@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agentkd.distillation.terms.robust import OwnAnswer
+from agentkd.distillation.terms.robust import moved_by
 from agentkd.distillation.terms.term import Ground
 from agentkd.errors import ConfigError
-from agentkd.executors.executor import Executor, Head
+from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.measure.perturb import Way, perturbed
-from agentkd.spec import ObsSpec
+from agentkd.spec import BoxSpec, ObsSpec
 from agentkd.types import ActionDist, Floats, Kind, Policy, RecurrentPolicy
-
-_KINDS: dict[Head, Kind] = {
-    "categorical": "categorical",
-    "multicategorical": "multicategorical",
-    "bernoulli": "bernoulli",
-    "squashed": "point",
-    "clipped": "point",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class Attacked:
     adversarial perturbations on state observations".
 
     Args:
-        policy: Who is attacked; an executor, unless it is by noise.
+        policy: What is attacked; an executor, unless it is by noise.
         attack: How.
         unit: What the attack's size counts in, (obs,); see `units`.
         seed: For draws.
@@ -102,15 +94,8 @@ class Attacked:
                 "theirs. Attack by noise."
             )
         self._network = Network(policy)
-        self._own = OwnAnswer(
-            Ground(
-                kind=_KINDS[policy.head],
-                head=policy.head,
-                action=policy.spec.action,
-                obs=policy.spec.obs.size,
-                network=self._network,
-            )
-        )
+        kind = "point" if isinstance(policy.spec.action, BoxSpec) else policy.head
+        self._apart = moved_by(Ground.of(policy, cast(Kind, kind), self._network))
 
     def shown(self, obs: Floats) -> Floats:
         """What the policy is shown instead of observations (batch, obs)."""
@@ -120,7 +105,7 @@ class Attacked:
         def apart(seen: Tensor) -> Tensor:
             assert self._network is not None
             assert own is not None
-            return self._own.apart(own, self._network(seen))
+            return self._apart(own, self._network(seen))
 
         near = perturbed(
             apart,

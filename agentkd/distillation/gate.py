@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.answers import Match
 from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor

@@ -14,7 +14,7 @@ from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.gate import Gate, GateOptions
-from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.answers import Match
 from agentkd.distillation.terms.term import Divergence, Ground
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor

@@ -38,13 +38,8 @@ class _Remembering(RolloutBuffer):
 
 
 @final
-class _Rollouts(_Remembering):
-    """For observations of one part."""
-
-
-@final
 class _DictRollouts(_Remembering, DictRolloutBuffer):
-    """For observations that are dictionaries."""
+    """The same for observations that are dictionaries."""
 
 
 class _Losses(NamedTuple):
@@ -109,7 +104,7 @@ class GuidedPPO(PPO):
 
     def _setup_model(self) -> None:
         dictionary = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = _DictRollouts if dictionary else _Rollouts
+        self.rollout_buffer_class = _DictRollouts if dictionary else _Remembering
         super()._setup_model()
 
     def _excluded_save_params(self) -> list[str]:
@@ -119,29 +114,31 @@ class GuidedPPO(PPO):
     def collect_rollouts(self, env: Any, *arguments: Any, **named: Any) -> bool:
         """Collect as PPO does, and remember what the environment gave."""
         self._seen, self._said = [], []
-        wrapper = self.get_vec_normalize_env()
-        if wrapper is not None:
-            self._now = flatten(self._spec.obs, wrapper.get_original_obs())
+        self._look()
         if self.guide.method != "teacher-driven":
             return super().collect_rollouts(env, *arguments, **named)
-        distiller, driver = self.policy, _Driver(self)
+        policy = self.policy
         try:
-            self.policy = driver  # type: ignore[assignment]
+            self.policy = _Driver(self)  # type: ignore[assignment]
             return super().collect_rollouts(env, *arguments, **named)
         finally:
-            self.policy = distiller
+            self.policy = policy
 
     def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
         # It is called between a step and what remembers it: the last observation is still the one
         # that was acted on.
         self._seen.append(self.observed())
+        self._look()
+
+    def _look(self) -> None:
+        """Remember what the environments gave, where VecNormalize changes it."""
         wrapper = self.get_vec_normalize_env()
         if wrapper is not None:
             self._now = flatten(self._spec.obs, wrapper.get_original_obs())
 
     def observed(self) -> Floats:
-        """What the environments gave last, flat, (environments, obs)."""
+        """The environments' last observations, flat, (environments, obs)."""
         if self._now is not None and self.get_vec_normalize_env() is not None:
             return self._now
         obs: Any = self._last_obs
@@ -166,10 +163,10 @@ class GuidedPPO(PPO):
     def _labels(self) -> Tensor:
         """What the planner says, packed, in the order of the flattened buffer."""
         steps, count = len(self._seen), self.n_envs
-        if not self._said:
-            packed = dists.pack(self.ask(np.concatenate(self._seen)))
-        else:
+        if self._said:
             packed = np.concatenate(self._said)
+        else:
+            packed = dists.pack(self.ask(np.concatenate(self._seen)))
         rows = packed.reshape(steps, count, -1).swapaxes(0, 1)
         flat = np.ascontiguousarray(rows.reshape(steps * count, -1), np.float32)
         return torch.from_numpy(flat).to(self.device)

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Loss, Terms
+from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Terms
 from agentkd.distillation.terms.text import name_of, to_text
 from agentkd.errors import ConfigError
 
@@ -37,10 +37,6 @@ class Objective(nn.Module):
     """The weighted sum of all terms, for each label of a batch.
 
     The divergences are made first; the others are given their sum as `Ground.base`.
-
-    Args:
-        terms: What is added up.
-        ground: What is known now; its `base` is filled in.
     """
 
     def __init__(self, terms: Terms, ground: Ground) -> None:
@@ -52,29 +48,20 @@ class Objective(nn.Module):
         """
         super().__init__()
         self._mean = float("nan")
-        weights, parts = [], []
-        for each in terms:
-            if isinstance(each.term, DivergenceTerm):
-                weights.append(each.weight)
-                parts.append(each.term.build(ground))
-        if not parts:
+        floor = [(e.weight, e.term) for e in terms if isinstance(e.term, DivergenceTerm)]
+        rest = [(e.weight, e.term) for e in terms if not isinstance(e.term, DivergenceTerm)]
+        if not floor:
             raise ConfigError(
                 f"Nothing in {to_text(terms)!r} holds the executor to the planner's "
                 f"answers. Write 'match + {to_text(terms)}'."
             )
-        self.base = _Base(weights, parts)
+        parts = [term.build(ground) for _, term in floor]
+        self.base = _Base([weight for weight, _ in floor], parts)
         whole = replace(ground, base=self.base)
-        self._others: list[tuple[float, Loss]] = []
-        self._named: list[tuple[str, Loss]] = []
-        taken = iter(parts)
-        for each in terms:
-            if isinstance(each.term, DivergenceTerm):
-                loss: Loss = next(taken)
-            else:
-                loss = each.term.build(whole)
-                self._others.append((each.weight, loss))
-            self._named.append((name_of(each.term), loss))
+        self._others = [(weight, term.build(whole)) for weight, term in rest]
         self.others = nn.ModuleList([loss for _, loss in self._others])
+        names = [name_of(term) for _, term in (*floor, *rest)]
+        self._named = list(zip(names, [*parts, *(loss for _, loss in self._others)], strict=True))
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the loss of each label, (batch,)."""

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from agentkd.distillation.terms.term import Term, Terms, Weighted
 
 _HOMES = {
-    "action": "agentkd.distillation.terms.action:Action",
-    "adversarial": "agentkd.distillation.terms.adversarial:Adversarial",
-    "attention": "agentkd.distillation.terms.attention:Attention",
-    "hard": "agentkd.distillation.terms.choices:Hard",
-    "match": "agentkd.distillation.terms.match:Match",
-    "robust": "agentkd.distillation.terms.robust:Robust",
-    "slopes": "agentkd.distillation.terms.slopes:Slopes",
-    "soft": "agentkd.distillation.terms.choices:Soft",
+    "action": ("answers", "Action"),
+    "adversarial": ("adversarial", "Adversarial"),
+    "attention": ("inside", "Attention"),
+    "hard": ("answers", "Hard"),
+    "match": ("answers", "Match"),
+    "robust": ("robust", "Robust"),
+    "slopes": ("inside", "Slopes"),
+    "soft": ("answers", "Soft"),
 }
-"""Where the terms live. A new one is a file, and a line here."""
+"""The module and class of each term; a new term is a class, and a line here."""
 
 _PLUS = re.compile(r"(?<![\d.][eE])\+")
 _TERM = re.compile(
@@ -49,11 +49,10 @@ _Options = TypeVar("_Options")
 
 @cache
 def _known() -> Mapping[str, type[Term]]:
-    found = {}
-    for name, home in _HOMES.items():
-        module, _, attribute = home.partition(":")
-        found[name] = getattr(import_module(module), attribute)
-    return found
+    return {
+        name: getattr(import_module(f"{__package__}.{module}"), kind)
+        for name, (module, kind) in _HOMES.items()
+    }
 
 
 def term_names() -> tuple[str, ...]:
@@ -62,7 +61,7 @@ def term_names() -> tuple[str, ...]:
 
 
 def name_of(term: Term) -> str:
-    """A term's name in the text; that of its class, where it is none of ours."""
+    """A term's name in the text; the name of its class where the term is not ours."""
     names = {kind: name for name, kind in _known().items()}
     return names.get(type(term), type(term).__name__)
 
@@ -92,8 +91,8 @@ def check_terms(text: str) -> None:
 
 def _fields(name: str) -> list[str]:
     """A term's options, read from its source: importing it would import torch."""
-    module, _, kind = _HOMES[name].partition(":")
-    source = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+    module, kind = _HOMES[name]
+    source = Path(__file__).with_name(f"{module}.py")
     tree = ast.parse(source.read_text(encoding="utf-8"))
     body = next(
         each.body for each in tree.body if isinstance(each, ast.ClassDef) and each.name == kind
@@ -149,10 +148,7 @@ def _factor(text: str | None, piece: str) -> float:
 def read_options(kind: type[_Options], text: str, name: str) -> _Options:
     """Make a dataclass of "key=value,key=value"; what is left out keeps its default.
 
-    Args:
-        kind: The dataclass; its fields are numbers, truths, words, or None.
-        text: The options, "" for none.
-        name: What messages call it.
+    Fields are numbers, truths, words, or None. Messages call the dataclass `name`.
 
     Raises:
         ConfigError: If a key is unknown or a value is invalid.
@@ -180,10 +176,9 @@ def _need_key(key: str, keys: list[str], name: str) -> None:
 def _value(hint: Any, text: str, where: str) -> Any:
     """Read a value as what its hint says; of several, the first that it can be."""
     several = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    choices = typing.get_args(hint) if several else (hint,)
     words: list[str] = []
     numbers: list[type] = []
-    for choice in choices:
+    for choice in typing.get_args(hint) if several else (hint,):
         if typing.get_origin(choice) is Literal:
             words += [str(word) for word in typing.get_args(choice)]
         elif choice is bool:

@@ -67,8 +67,7 @@ def run(options: Options) -> int:
     from agentkd.cli.first_look import out_folder
     from agentkd.deploy.bundle import read_bundle
     from agentkd.distillation.dataset import About
-    from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
-    from agentkd.distillation.recording import check_recording, record
+    from agentkd.distillation.recording import DatasetWriter, check_recording, clear_dataset, record
     from agentkd.distillation.sources import CollectionOptions
     from agentkd.distillation.task import open_task
     from agentkd.executors.native import compile_native

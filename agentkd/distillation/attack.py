@@ -44,10 +44,7 @@ class Attack:
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:
-    """The spread of each number of observations (batch, size): (size,).
-
-    It is 0 for what never moved, and for choices, of which there is no half.
-    """
+    """The spread of each number of observations (batch, size): (size,); 0 for choices."""
     spread: Floats = obs.std(axis=0, dtype=np.float64).astype(np.float32)
     at = 0
     for part in spec.parts:
@@ -78,7 +75,6 @@ class Attacked:
     def __init__(
         self, policy: Policy | RecurrentPolicy, attack: Attack, unit: Floats, seed: int = 0
     ) -> None:
-        """Open the executor for its gradients, where they are needed."""
         remembers = isinstance(policy, Executor) and policy.memory > 0
         if remembers or hasattr(policy, "initial_state"):
             raise ConfigError("What has a memory is not attacked.")
@@ -107,13 +103,14 @@ class Attacked:
             assert own is not None
             return self._apart(own, self._network(seen))
 
+        attack = self._attack
         near = perturbed(
             apart,
             true,
             self._unit,
-            by=self._attack.by,
-            eps=self._attack.eps,
-            steps=self._attack.steps,
+            by=attack.by,
+            eps=attack.eps,
+            steps=attack.steps,
             generator=self._random,
         )
         return np.asarray(near.detach().numpy(), np.float32)

@@ -45,7 +45,7 @@ class Rows:
     Attributes:
         obs: Observations, (n, obs).
         dist: The planner's answers.
-        reward: What was paid for what was done there, (n,).
+        reward: The reward for the action taken there, (n,).
         episode: The number of the episode, (n,); the rows of one are in its order. A number never
             comes back once another row of its episode was left out.
         ended: How it went on: `GOES_ON`, `TERMINATED`, `TRUNCATED` of the collector.
@@ -58,7 +58,6 @@ class Rows:
     ended: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """How many labels these are."""
         return len(self.obs)
 
 
@@ -67,16 +66,14 @@ class About:
     """Where labels come from.
 
     Attributes:
-        env: The environment's name.
-        spec: The environment's.
         planner: The planner's name, such as "TQC".
         refs: References to it.
         digest: The SHA-256 of its files, "" where there is none.
         parameters: How many trained numbers of it act; 0 if unknown.
         seed: Of resets and draws.
-        planner_returns: What it got on the evaluation's seeds, or, where these were not measured,
+        planner_returns: Its returns on the evaluation's seeds, or, where these were not measured,
             in the episodes themselves; () if unknown.
-        random_returns: What random actions got on the same seeds.
+        random_returns: Those of random actions on the same seeds.
         eval_seed: The first of these seeds.
         more: How they were collected, as JSON values.
     """
@@ -96,15 +93,7 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(ABC):
-    """Labels that lie somewhere, in parts that fit memory.
-
-    Attributes:
-        about: Where they come from.
-        kind: The kind of their distributions.
-        labels: How many there are.
-        episodes: How many episodes they are of.
-        parts: How many parts there are.
-    """
+    """Labels in parts that fit memory; `labels`, `episodes` and `parts` are counts."""
 
     about: About
     kind: Kind
@@ -123,7 +112,7 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A file of labels: its name, how many labels it has, and its SHA-256."""
+    """A file of labels, by its name."""
 
     file: str
     labels: int
@@ -136,10 +125,8 @@ class FolderDataset(Dataset):
     """What a `DatasetWriter` wrote.
 
     Attributes:
-        folder: Where it lies.
         complete: Whether its writing came to an end; what is there is whole anyway.
         refused: Labels that were left out because they held NaN or infinity.
-        entries: The files of its parts.
     """
 
     folder: Path
@@ -161,34 +148,26 @@ class FolderDataset(Dataset):
             ) from error
 
     def _read(self, entry: _Part) -> Rows:
-        path = self.folder / entry.file
+        path, spec, count = self.folder / entry.file, self.about.spec, entry.labels
         data = read_file(path, _LARGEST)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise LoadError(f"{path} is not what was written: its SHA-256 differs.")
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "obs": (np.float32, (count, spec.obs.size)),
+            "dist": (np.float32, (count, dists.width(self.kind, spec.action))),
+            "reward": (np.float32, (count,)),
+            "episode": (np.int32, (count,)),
+            "ended": (np.uint8, (count,)),
+        }
         with loading(path):
-            return self._rows(read_tensors(data), entry.labels)
-
-    def _rows(self, tensors: Mapping[str, NDArray[Any]], count: int) -> Rows:
-        spec = self.about.spec
-        wide = dists.width(self.kind, spec.action)
-        for name, dtype, shape in (
-            ("obs", np.float32, (count, spec.obs.size)),
-            ("dist", np.float32, (count, wide)),
-            ("reward", np.float32, (count,)),
-            ("episode", np.int32, (count,)),
-            ("ended", np.uint8, (count,)),
-        ):
-            found = tensors[name]
-            if found.shape != shape or found.dtype != dtype:
-                raise LoadError(f"{name} is {found.dtype} of {found.shape}, not {shape}")
-        packed = tensors["dist"]
-        return Rows(
-            tensors["obs"],
-            dists.unpack(self.kind, packed, spec.action),
-            tensors["reward"],
-            tensors["episode"],
-            tensors["ended"],
-        )
+            tensors = read_tensors(data)
+            columns: dict[str, Any] = {name: tensors[name] for name in shapes}
+            for name, (dtype, shape) in shapes.items():
+                found = columns[name]
+                if found.shape != shape or found.dtype != dtype:
+                    raise LoadError(f"{name} is {found.dtype} of {found.shape}, not {shape}")
+            columns["dist"] = dists.unpack(self.kind, columns["dist"], spec.action)
+            return Rows(**columns)
 
 
 def read_dataset(folder: Path) -> FolderDataset:

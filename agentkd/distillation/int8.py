@@ -73,7 +73,7 @@ class Fitted:
 
     Attributes:
         executor: The executor whose integer form is nearest to the planner.
-        obs: What that form was calibrated with, (n, obs): `quantise(frozen, obs)`.
+        obs: What that form was calibrated with, (n, obs): `quantise(executor, obs)`.
         before: The divergence of the integer form that there was, over labels.
         after: That of `executor`'s; never larger.
     """
@@ -88,15 +88,10 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
 def divergence_of(executor: Executor, kind: Kind, terms: str = "match") -> Divergence:
-    """How far last numbers (n, out) are from labels (n, width), a number a row.
-
-    Args:
-        executor: Whose last numbers they are.
-        kind: Of the labels.
-        terms: Divergences, as `agentkd.distillation.terms` reads them.
+    """How far last numbers (n, out) are from labels (n, width) of a kind, a number a row.
 
     Raises:
-        ConfigError: If they do not go with the executor or the labels.
+        ConfigError: If the terms do not go with the executor or the labels.
     """
     ground = Ground.of(executor, kind, Network(executor))
     base = Objective(parse_terms(terms), ground).base
@@ -117,8 +112,7 @@ def fit_int8(
 
     Args:
         executor: The executor, distilled already.
-        labels: Those it was distilled from, or observations (n, obs) with the planner's answers to
-            them.
+        labels: Those it was distilled from, or observations (n, obs) with the planner's answers.
         options: How.
 
     Raises:
@@ -157,11 +151,9 @@ def fit_int8(
 
 @final
 class _Steps(nn.Module):
-    """A network whose weights are whole numbers of steps; both are trained.
+    """A network whose weights are whole numbers of `steps`, (out,) a layer; both are trained.
 
-    Args:
-        executor: An executor whose weights are that already.
-        steps: Those of each layer's outputs, (out,).
+    The executor's weights are that already.
     """
 
     def __init__(self, executor: Executor, steps: list[Floats]) -> None:

@@ -132,10 +132,9 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDa
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinariDataset(Dataset):
-    """A dataset of Minari's.
+    """A dataset of Minari's, in one HDF5 file.
 
     Attributes:
-        file: The HDF5 file.
         lengths: How many steps each episode has.
         groups: The episodes of each part.
     """
@@ -153,26 +152,25 @@ class MinariDataset(Dataset):
         h5py = import_module("h5py")
         with loading(self.file), _opened(h5py, self.file) as file:
             pieces = [self._episode(h5py, file, i) for i in self.groups[index]]
-        return Rows(
-            np.concatenate([each.obs for each in pieces]),
-            dists.stack([each.dist for each in pieces], self.about.spec.action),
-            np.concatenate([each.reward for each in pieces]),
-            np.concatenate([each.episode for each in pieces]),
-            np.concatenate([each.ended for each in pieces]),
-        )
+        columns = ("obs", "reward", "episode", "ended")
+        joined = {c: np.concatenate([getattr(each, c) for each in pieces]) for c in columns}
+        dist = dists.stack([each.dist for each in pieces], self.about.spec.action)
+        return Rows(dist=dist, **joined)
 
     def _episode(self, h5py: Any, file: Any, index: int) -> Rows:
         spec, count = self.about.spec, self.lengths[index]
         group = file[f"episode_{index}"]
-        obs = flatten(spec.obs, _array(h5py, group, "observations", count))
-        actions = _array(h5py, group, "actions", count)
-        cut = np.asarray(_array(h5py, group, "truncations", count), bool)
-        over = np.asarray(_array(h5py, group, "terminations", count), bool)
+
+        def read(name: str) -> Any:
+            return _array(h5py, group, name, count)
+
+        obs, actions = flatten(spec.obs, read("observations")), read("actions")
+        cut, over = (np.asarray(read(name), bool) for name in ("truncations", "terminations"))
         ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
         return Rows(
             obs,
             from_actions(actions, count, spec.action),
-            np.asarray(_array(h5py, group, "rewards", count), np.float32),
+            np.asarray(read("rewards"), np.float32),
             np.full(count, index, np.int32),
             ended.astype(np.uint8),
         )
@@ -216,9 +214,8 @@ def _episodes(h5py: Any, path: Path) -> tuple[list[int], list[float]]:
         for index in range(len(file)):
             group = file[f"episode_{index}"]
             count = int(group["rewards"].shape[0])
-            rewards = _array(h5py, group, "rewards", count)
             lengths.append(count)
-            returns.append(float(np.sum(rewards)))
+            returns.append(float(np.sum(_array(h5py, group, "rewards", count))))
     return lengths, returns
 
 

@@ -24,22 +24,26 @@ from agentkd.measure.intervals import Interval
 from agentkd.measure.latency import Form, measure
 from agentkd.types import Floats, Policy
 
-DEFAULT = (
-    "linear",
-    "mlp:8",
-    "mlp:16",
-    "mlp:16,16",
-    "mlp:32,32",
-    "mlp:64,64",
-    "mlp:128,128",
-    "mlp:256,256",
-)
+_HIDDEN = "8", "16", "16,16", "32,32", "64,64", "128,128", "256,256"
+DEFAULT = ("linear", *(f"mlp:{each}" for each in _HIDDEN))
 _TIMED = 0.03
 _AT_ONCE = 8
 _TRIED = 50
 """Steps of fitting by which it is seen how long they take."""
 _PRUNING = 20_000
 """Observations on which it is seen which units matter, at most."""
+
+
+_COSTS = ("parameters", "bytes", "microseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an executor costs, as in `Limits`; NaN microseconds are unknown."""
+
+    parameters: int
+    bytes: int
+    microseconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,14 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        for name in ("parameters", "bytes", "microseconds"):
+        for name in _COSTS:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ConfigError(f"{name} is {limit}; it has to be above 0.")
 
     def beyond(self, cost: Cost) -> str:
         """Say which limit a cost is beyond, "" where it is within all."""
-        for name in ("parameters", "bytes", "microseconds"):
+        for name in _COSTS:
             limit, value = getattr(self, name), getattr(cost, name)
             if limit is None or value <= limit:
                 continue
@@ -73,15 +77,6 @@ class Limits:
                 return f"{name} unknown, and at most {limit:,.4g} are asked for"
             return f"{value:,.4g} {name}, more than {limit:,.4g}"
         return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What an executor costs: the same three things; NaN microseconds are unknown."""
-
-    parameters: int
-    bytes: int
-    microseconds: float
 
 
 def cost_of(executor: Executor) -> Cost:
@@ -108,9 +103,9 @@ class Made:
     """An executor that a step made of another.
 
     Attributes:
-        name: What it is called in tables, such as "mlp:24,24 (pruned by 25 %)".
+        name: In tables, such as "mlp:24,24 (pruned by 25 %)".
         executor: It, or what it was made of where `policy` acts.
-        policy: What acts, if it is not `executor`: one in integers, say.
+        policy: What acts, if it is not `executor`, such as one in integers.
         bytes: Of its numbers as they are stored; None for float32.
         steps: Gradient steps that were taken to make it.
         elsewhere: Whether it acts on other machines, so that no time here counts.
@@ -143,8 +138,7 @@ class Step(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables, such as "pruned"."""
-        ...
+        """Its name in tables, such as "pruned"."""
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
@@ -173,7 +167,7 @@ class Pruning:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return "pruned"
 
     def __call__(
@@ -191,14 +185,10 @@ class Pruning:
                 return
             if smaller.parameters == now.parameters:
                 continue
-            make_distiller = distiller(smaller)
-            learn([make_distiller], seconds / len(self.shares), self.steps, low=0.5)
-            before, now, taken = share, make_distiller.freeze(), taken + make_distiller.steps
+            smaller_distiller = distiller(smaller)
+            learn([smaller_distiller], seconds / len(self.shares), self.steps, low=0.5)
+            before, now, taken = share, smaller_distiller.freeze(), taken + smaller_distiller.steps
             yield Made(f"{now.architecture} (pruned)", now, steps=taken)
-
-
-def _nobody(_: str) -> None:
-    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,18 +199,18 @@ class Integers:
     with a layer that has no integer form is left as it is.
 
     Attributes:
-        tuning: How weights are fitted; without `steps` it takes as many as there is time for.
-        timed: Whether it does.
-        told: Told where there is nothing to fit.
+        tuning: How weights are fitted.
+        timed: Whether it takes as many steps as there is time for, instead of `tuning.steps`.
+        told: Told why, where there is nothing to fit.
     """
 
     tuning: FineTuning = field(default_factory=FineTuning)
     timed: bool = True
-    told: Callable[[str], None] = _nobody
+    told: Callable[[str], object] | None = None
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return "in integers"
 
     def __call__(
@@ -234,17 +224,12 @@ class Integers:
                 tuning = _timely(executor, labels, tuning, seconds)
             fitted = fit_int8(executor, labels, tuning)
         except SpecError as error:
-            self.told(str(error))
+            if self.told is not None:
+                self.told(str(error))
             return
         whole = quantise(fitted.executor, fitted.obs)
-        yield Made(
-            f"{executor.architecture} (int8)",
-            fitted.executor,
-            whole,
-            constants(whole),
-            tuning.steps,
-            elsewhere=True,
-        )
+        name, size = f"{executor.architecture} (int8)", constants(whole)
+        yield Made(name, fitted.executor, whole, size, tuning.steps, elsewhere=True)
 
 
 def _timely(
@@ -272,19 +257,15 @@ def learn(
 ) -> None:
     """Let distillers take gradient steps in turns, as many each.
 
-    Args:
-        distillers: Take them.
-        seconds: How long, all together.
-        steps: How many instead, each; None for as many as there is time for.
-        low: Where on the schedule they begin, 0 to 1.
-        high: Where they end.
+    `seconds` is for all together; with `steps`, so many each instead. Their schedule goes from
+    `low` to `high`, 0 to 1.
     """
     begin, taken, done = time.monotonic(), 0, 0.0
     while done < 1.0:
-        for make_distiller in distillers:
-            make_distiller.schedule(low + (high - low) * done)
+        for distiller in distillers:
+            distiller.schedule(low + (high - low) * done)
             for _ in range(_AT_ONCE if steps is None else min(_AT_ONCE, steps - taken)):
-                make_distiller.step()
+                distiller.step()
         taken += _AT_ONCE
         passed = (time.monotonic() - begin) / max(seconds, 1e-9)
         done = passed if steps is None else taken / max(steps, 1)
@@ -296,8 +277,6 @@ class Candidate:
 
     Attributes:
         name: In tables; its architecture, or that with what was done to it.
-        made: The candidate.
-        cost: What it costs.
         kept: Its retention on the seeds by which is chosen.
         labels: How many labels there were when it last learnt.
         steps: How many gradient steps it has taken.
@@ -325,11 +304,7 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def pick(candidates: Sequence[Candidate], target: float) -> tuple[Candidate, str]:
-    """Take the smallest that keeps the target, else the one that keeps most.
-
-    Returns:
-        It, and why.
-    """
+    """Take the smallest that keeps the target, else the one that keeps most; say why."""
     measured = [each for each in candidates if np.isfinite(each.kept.mean)]
     if not measured:
         raise ConfigError("No candidate could be measured against the planner.")

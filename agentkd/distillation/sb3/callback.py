@@ -68,14 +68,17 @@ class DistilCallback(BaseCallback):
         evaluate_episodes: int = 5,
         seed: int = 0,
     ) -> None:
-        """Remember what was asked for; the model is known only when it learns."""
+        """Remember the options; the model is known only when it learns."""
         super().__init__()
-        if every < 1 or steps_per_round < 1:
-            raise ConfigError("every and steps_per_round have to be at least 1.")
-        if versions is not None and versions < 1:
-            raise ConfigError(f"versions is {versions}; it has to be at least 1.")
-        if evaluate_every < 1 or evaluate_episodes < 1:
-            raise ConfigError("evaluate_every and evaluate_episodes: at least 1 each.")
+        for name, value in (
+            ("every", every),
+            ("steps_per_round", steps_per_round),
+            ("versions", 1 if versions is None else versions),
+            ("evaluate_every", evaluate_every),
+            ("evaluate_episodes", evaluate_episodes),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it has to be at least 1.")
         self._architecture = architecture
         self._every = every
         self._steps = steps_per_round
@@ -125,9 +128,9 @@ class DistilCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         visited: Any = self.locals["new_obs"]
-        if self.model.get_vec_normalize_env() is not None:
+        if (wrapper := self.model.get_vec_normalize_env()) is not None:
             # The executor sees what the environment gives; its own normaliser follows.
-            visited = self.model.get_vec_normalize_env().get_original_obs()  # type: ignore[union-attr]
+            visited = wrapper.get_original_obs()
         flat = flatten(self._spec.obs, visited)
         self._visited.append(flat)
         begins = self.locals["dones"] if self._stepped else np.ones(len(flat), bool)

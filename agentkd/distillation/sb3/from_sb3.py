@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from agentkd import dists
+from agentkd.distillation.prune import Dense, assembled
 from agentkd.errors import LoadError, SpecError
-from agentkd.executors.architecture import initial
+from agentkd.executors.architecture import Mlp, initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.layers import Activation
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3 import build as sb3
 from agentkd.planners.sb3.build import Sb3Policy
@@ -33,12 +35,11 @@ from agentkd.planners.sb3.vecnormalize import Normaliser, statistics_of
 from agentkd.spec import Spec
 from agentkd.types import Floats
 
-_NAMES = {"ReLU": "relu", "Tanh": "tanh", "SiLU": "silu", "ELU": "elu"}
+_NAMES: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh", "SiLU": "silu", "ELU": "elu"}
 _UNCLIPPED = 1e6
 """Where SB3 does not clip what it observes: further away than anything is."""
 
-Dense = tuple[Floats, Floats]
-"""The weights (out, in) and biases (out,) of a layer."""
+_EXTRACTOR = "features_extractor."
 
 
 def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
@@ -65,7 +66,7 @@ def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
         raise LoadError(
             f"{planner.name} is not a feed-forward policy of SB3's own classes. Distil it instead."
         )
-    return executor_of(planner.policy, spec or planner.spec, planner.name)
+    return _executor(planner.policy, spec or planner.spec, planner.name)
 
 
 def _of_model(model: Any, spec: Spec | None) -> Executor:
@@ -91,16 +92,13 @@ def _of_model(model: Any, spec: Spec | None) -> Executor:
     policy, found, _ = sb3.build(description, spec, statistics)
     if not isinstance(policy, Sb3Policy):
         raise LoadError(f"{where} has a memory; distil it instead.")
-    executor = executor_of(policy, found, where)
+    executor = _executor(policy, found, where)
     if own is None:
         return executor
     if own.squashed:
         executor = replace(executor, head="squashed")
     mean, scale = (tensor.cpu().numpy().copy() for tensor in (own.mean, own.scale))
     return replace(executor, mean=mean, scale=scale, clip=own.clip)
-
-
-_EXTRACTOR = "features_extractor."
 
 
 def _own_normaliser(policy: Any) -> Any:
@@ -114,13 +112,8 @@ def _own_normaliser(policy: Any) -> Any:
     return None
 
 
-def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
-    """Make an executor of a rebuilt SB3 policy.
-
-    Args:
-        policy: What `load_planner` makes of an SB3 save.
-        spec: The environment.
-        where: What it comes from, for messages.
+def _executor(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
+    """Make an executor of a rebuilt SB3 policy; messages say that it comes from `where`.
 
     Raises:
         LoadError: If executors cannot do the same.
@@ -131,16 +124,11 @@ def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
         )
     layers, squashed, between = _layers(policy, where)
     name = _activation(between, where)
-    widths = [len(bias) for _, bias in layers[:-1]]
-    tail = "" if name == "relu" else f",{name}"
-    architecture = f"mlp:{','.join(map(str, widths))}{tail}" if widths else "linear"
-    sketch = initial(architecture, spec, squashed=squashed)
+    widths = tuple(len(bias) for _, bias in layers[:-1])
+    shape = Mlp(widths, name if widths else "relu")
     mean, scale, clip = _normaliser(policy.inputs.normaliser, spec, where)
-    numbers = [mean, scale]
-    for weight, bias in layers:
-        numbers += [weight.ravel(), bias]
-    vector = np.concatenate(numbers).astype(np.float32)
-    return replace(sketch.with_vector(vector, 0), clip=clip)
+    sketch = initial(str(shape), spec, squashed=squashed)
+    return assembled(replace(sketch, mean=mean, scale=scale, clip=clip), shape, layers)
 
 
 def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
@@ -171,9 +159,9 @@ def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
 
 
 def _dense(layer: Linear) -> Dense:
-    bias = layer.bias
-    zeros = np.zeros(len(layer.weight), np.float32)
-    return layer.weight, zeros if bias is None else bias
+    if layer.bias is None:
+        return layer.weight, np.zeros(len(layer.weight), np.float32)
+    return layer.weight, layer.bias
 
 
 def _mean_of_quantiles(layer: Linear, choices: int) -> Linear:
@@ -207,14 +195,14 @@ def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list
     return [*(_dense(each) for each in trunk.layers), doubled, joined]
 
 
-def _activation(between: Any, where: str) -> str:
-    name = next((own for own in _NAMES if activation(own) is between), "")
-    if not name:
-        known = ", ".join(_NAMES)
-        raise LoadError(
-            f"{where} has an activation that executors lack; they have {known}. Distil it instead."
-        )
-    return _NAMES[name]
+def _activation(between: Any, where: str) -> Activation:
+    for name, own in _NAMES.items():
+        if activation(name) is between:
+            return own
+    raise LoadError(
+        f"{where} has an activation that executors lack; they have {', '.join(_NAMES)}. "
+        "Distil it instead."
+    )
 
 
 def _normaliser(known: Normaliser | None, spec: Spec, where: str) -> tuple[Floats, Floats, float]:
@@ -231,7 +219,7 @@ def _normaliser(known: Normaliser | None, spec: Spec, where: str) -> tuple[Float
 
 
 def difference(executor: Executor, planner: Planner, obs: Floats) -> float:
-    """The largest distance between what both do for observations (batch, obs).
+    """The largest distance between both actions for observations (batch, obs).
 
     In the units of the action; for choices, 1 where any differs.
     """

@@ -81,7 +81,6 @@ class GuidedPPO(PPO):
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
-        """Make the policy, and check that the planner fits."""
         self.planner, self.guide = planner, guide or Guide()
         self.weight = 0.0
         self._seen: list[Floats] = []

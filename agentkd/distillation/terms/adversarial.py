@@ -73,7 +73,6 @@ class Adversary(Loss):
     """`Adversarial` at work: a discriminator, and its optimiser."""
 
     def __init__(self, term: Adversarial, ground: Ground) -> None:
-        """Make a discriminator of this ground's seed."""
         super().__init__()
         self._term, self._ground = term, ground
         self._choices = action_size(ground.action) * (2 if ground.kind == "bernoulli" else 1)

@@ -183,7 +183,6 @@ class SoftLabels(Divergence):
     """`Soft` at work; its temperature `tau` follows the labels."""
 
     def __init__(self, term: Soft, ground: Ground) -> None:
-        """Begin without a temperature where the labels decide it."""
         super().__init__()
         self._term, self._ground = term, ground
         values, auto = ground.kind == "qvalues", term.tau == "auto"

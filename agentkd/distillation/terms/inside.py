@@ -44,7 +44,6 @@ class Cache:
     """
 
     def __init__(self, compute: Callable[[Tensor], Tensor]) -> None:
-        """Begin with nothing."""
         self._compute = compute
         self._places: dict[bytes, int] = {}
         self._held: Tensor | None = None

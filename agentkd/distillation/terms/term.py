@@ -91,7 +91,6 @@ class BoxUnits:
     """
 
     def __init__(self, box: BoxSpec, kind: Kind, head: Head) -> None:
-        """Measure the box."""
         self.size = len(box.low)
         self.low, self.high = torch.tensor(box.low), torch.tensor(box.high)
         room = self.high - self.low

@@ -15,16 +15,16 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from agentkd.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from agentkd.distillation.terms.term import Term, Terms, Weighted
+    from agentkd.distillation.terms.term import Term, Terms
 
 _HOMES = {
     "action": ("answers", "Action"),
@@ -44,7 +44,6 @@ _TERM = re.compile(
     r"(?P<name>[A-Za-z][\w-]*)\s*(?::(?P<options>.*))?",
     re.DOTALL,
 )
-_Options = TypeVar("_Options")
 
 
 @cache
@@ -72,7 +71,17 @@ def parse_terms(text: str) -> Terms:
     Raises:
         ConfigError: If it cannot be read, with the nearest name where one is unknown.
     """
-    return tuple(_parse_term(piece) for piece in _pieces(text))
+    from agentkd.distillation.terms.term import Weighted
+
+    found = []
+    for name, weight, options in _split(text):
+        kind = _known()[name]
+        hints = typing.get_type_hints(kind)
+        keys = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        given = _given(name, options, keys)
+        values = {key: _value(hints[key], word, f"{name}:{key}") for key, word in given.items()}
+        found.append(Weighted(kind(**values), weight))
+    return tuple(found)
 
 
 def check_terms(text: str) -> None:
@@ -81,12 +90,8 @@ def check_terms(text: str) -> None:
     Raises:
         ConfigError: As `parse_terms`, which checks the options' values as well.
     """
-    for piece in _pieces(text):
-        name, factor, options = _split(piece)
-        _factor(factor, piece)
-        keys = _fields(name)
-        for option in filter(None, map(str.strip, options.split(","))):
-            _need_key(option.partition("=")[0].strip(), keys, name)
+    for name, _, options in _split(text):
+        _given(name, options, _fields(name))
 
 
 def _fields(name: str) -> list[str]:
@@ -101,76 +106,47 @@ def _fields(name: str) -> list[str]:
     return [each.id for each in targets if isinstance(each, ast.Name)]
 
 
-def _pieces(text: str) -> list[str]:
+def _split(text: str) -> Iterator[tuple[str, float, str]]:
+    """Give each term's name, factor and options."""
     pieces = [piece.strip() for piece in _PLUS.split(text)]
     if not all(pieces):
         raise ConfigError(
             f"{text!r} is no sum of terms: there is nothing beside a '+'. Write for "
             "example 'match', or 'soft:tau=2 + 0.3 hard'."
         )
-    return pieces
+    for piece in pieces:
+        match = _TERM.fullmatch(piece)
+        if match is None:
+            raise ConfigError(
+                f"{piece!r} is no term. A term is a name with an optional factor before it "
+                "and options behind it: '0.3 hard:smoothing=0.1'."
+            )
+        name, factor = match["name"], match["weight"]
+        if name not in _HOMES:
+            raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
+        try:
+            weight = 1.0 if factor is None else float(factor)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"The factor in {piece!r} is {factor}; it is a number above 0.")
+        yield name, weight, match["options"] or ""
 
 
-def _parse_term(piece: str) -> Weighted:
-    from agentkd.distillation.terms.term import Weighted
-
-    name, factor, options = _split(piece)
-    term = read_options(_known()[name], options, name)
-    return Weighted(term, _factor(factor, piece))
-
-
-def _split(piece: str) -> tuple[str, str | None, str]:
-    """Give a term's name, factor and options."""
-    match = _TERM.fullmatch(piece)
-    if match is None:
-        raise ConfigError(
-            f"{piece!r} is no term. A term is a name with an optional factor before it "
-            "and options behind it: '0.3 hard:smoothing=0.1'."
-        )
-    name = match["name"]
-    if name not in _HOMES:
-        raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
-    return name, match["weight"], match["options"] or ""
-
-
-def _factor(text: str | None, piece: str) -> float:
-    if text is None:
-        return 1.0
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise ConfigError(f"The factor in {piece!r} is {text}; it is a number above 0.")
-    return weight
-
-
-def read_options(kind: type[_Options], text: str, name: str) -> _Options:
-    """Make a dataclass of "key=value,key=value"; what is left out keeps its default.
-
-    Fields are numbers, truths, words, or None. Messages call the dataclass `name`.
-
-    Raises:
-        ConfigError: If a key is unknown or a value is invalid.
-    """
-    hints = typing.get_type_hints(kind)
-    keys = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
-    for piece in filter(None, (each.strip() for each in text.split(","))):
+def _given(name: str, options: str, keys: list[str]) -> dict[str, str]:
+    """Read "key=value,key=value"."""
+    given: dict[str, str] = {}
+    for piece in filter(None, map(str.strip, options.split(","))):
         key, equals, value = (part.strip() for part in piece.partition("="))
-        _need_key(key, keys, name)
+        if key not in keys:
+            known = did_you_mean(key, keys) if keys else " It has none."
+            raise ConfigError(f"{name!r} has no option {key!r}.{known}")
         if not equals or not value:
             raise ConfigError(f"{name!r}: write {key}=VALUE, not {piece!r}.")
         if key in given:
             raise ConfigError(f"{name!r} is given {key} twice.")
-        given[key] = _value(hints[key], value, f"{name}:{key}")
-    return kind(**given)
-
-
-def _need_key(key: str, keys: list[str], name: str) -> None:
-    if key not in keys:
-        known = did_you_mean(key, keys) if keys else " It has none."
-        raise ConfigError(f"{name!r} has no option {key!r}.{known}")
+        given[key] = value
+    return given
 
 
 def _value(hint: Any, text: str, where: str) -> Any:
@@ -180,13 +156,11 @@ def _value(hint: Any, text: str, where: str) -> Any:
     numbers: list[type] = []
     for choice in typing.get_args(hint) if several else (hint,):
         if typing.get_origin(choice) is Literal:
-            words += [str(word) for word in typing.get_args(choice)]
-        elif choice is bool:
-            words += ["true", "false"]
+            words += typing.get_args(choice)
         elif choice is not type(None):
             numbers.append(choice)
     if text in words:
-        return {"true": True, "false": False}.get(text, text)
+        return text
     for kind in numbers:
         try:
             return kind(text)
@@ -199,21 +173,14 @@ def _value(hint: Any, text: str, where: str) -> Any:
 
 def to_text(terms: Terms) -> str:
     """Write terms as `parse_terms` reads them; defaults are left out."""
-    return " + ".join(_term_text(each) for each in terms)
-
-
-def _term_text(weighted: Weighted) -> str:
-    term: Any = weighted.term
-    given = [
-        f"{field.name}={_word(getattr(term, field.name))}"
-        for field in dataclasses.fields(term)
-        if getattr(term, field.name) != field.default
-    ]
-    factor = "" if weighted.weight == 1.0 else f"{weighted.weight} "
-    return f"{factor}{name_of(term)}" + (f":{','.join(given)}" if given else "")
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    found = []
+    for each in terms:
+        term: Any = each.term
+        given = [
+            f"{field.name}={getattr(term, field.name)}"
+            for field in dataclasses.fields(term)
+            if getattr(term, field.name) != field.default
+        ]
+        factor = "" if each.weight == 1.0 else f"{each.weight} "
+        found.append(f"{factor}{name_of(term)}" + (f":{','.join(given)}" if given else ""))
+    return " + ".join(found)

@@ -14,7 +14,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.dataset import MANIFEST, About, FolderDataset, Rows, read_dataset
-from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, Spec
 from agentkd.types import ActionDist, Categorical, Gaussian, MultiCategorical
 from tests.deploy_executors import OBS

@@ -15,7 +15,7 @@ import pytest
 
 from agentkd.distillation import distill, open_task
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.dataset import About, FolderDataset, Rows, read_dataset
+from agentkd.distillation.dataset import About, Dataset, Rows, read_dataset
 from agentkd.distillation.offline import DatasetSource, open_dataset
 from agentkd.distillation.recording import DatasetWriter, clear_dataset, record
 from agentkd.dists import mode, pack, unpack
@@ -56,7 +56,7 @@ def ticks(writer: DatasetWriter, count: int, *, rows: int = 4, length: int = 5) 
         )
 
 
-def whole(dataset: FolderDataset) -> list[Rows]:
+def whole(dataset: Dataset) -> list[Rows]:
     """All parts of a dataset."""
     return [dataset.part(index) for index in range(dataset.parts)]
 

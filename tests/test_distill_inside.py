@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from agentkd import dists
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.terms import parse_terms, to_text
+from agentkd.distillation.terms import Weighted, parse_terms, to_text
 from agentkd.distillation.terms.answers import Match
 from agentkd.distillation.terms.inside import Attention, Cache, Slopes, jacobian, log_relations
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Objective, Term
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor

@@ -18,9 +18,8 @@ from agentkd.deploy.kept import capacity
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.moments import by_channel, moments
 from agentkd.distillation.restoring import all_like, restore_adam
-from agentkd.distillation.terms import parse_terms, to_text
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Batch, Ground, Terms
+from agentkd.distillation.terms import Terms, parse_terms, to_text
+from agentkd.distillation.terms.term import Batch, Ground, Objective
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution
 from agentkd.executors.layers import Conv

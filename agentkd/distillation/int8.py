@@ -22,8 +22,7 @@ from agentkd.deploy.int8.quantise import quantise, rounded
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms import parse_terms
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Ground
+from agentkd.distillation.terms.term import Ground, Objective
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor
@@ -144,8 +143,8 @@ def fit_int8(
     before = far(executor)
     best, least = executor, before
     for candidate in _trained(executor, shown, buffer, divergence, how):
-        if np.isfinite(candidate.vector()).all() and far(candidate) < least:
-            best, least = candidate, far(candidate)
+        if np.isfinite(candidate.vector()).all() and (now := far(candidate)) < least:
+            best, least = candidate, now
     return Fitted(best, shown, before, least)
 
 
@@ -199,7 +198,7 @@ class _Steps(nn.Module):
 def _trained(
     executor: Executor, shown: Floats, buffer: LabelBuffer, divergence: Divergence, how: FineTuning
 ) -> Iterator[Executor]:
-    """Train, and give what there is at the end of each tenth.
+    """Train, and give the executor at the end of each tenth.
 
     First the steps and biases alone, then the whole numbers too, and at last again the steps and
     biases, now of other whole numbers.

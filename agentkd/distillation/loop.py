@@ -18,7 +18,7 @@ from agentkd.distillation.progress import Progress, Watch, show
 from agentkd.distillation.run import Budget, Run
 from agentkd.distillation.sources import AT_ONCE, CollectionOptions, HeadStart, LocalSource, Source
 from agentkd.distillation.task import Returns, Task, open_task
-from agentkd.distillation.terms.term import Terms
+from agentkd.distillation.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c

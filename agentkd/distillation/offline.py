@@ -111,7 +111,7 @@ class DatasetSource:
         return self._dataset.labels - self.held_back
 
     def overflows(self) -> None:
-        """Let labels go round: a buffer has less room than there are labels."""
+        """Give labels again and again: a buffer has less room than there are labels."""
         self._fits = False
 
     def _held(self, rows: Rows) -> NDArray[np.bool_]:

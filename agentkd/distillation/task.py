@@ -29,13 +29,9 @@ _MANY = 32
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Returns of episodes on the same seeds.
+    """Returns of episodes on the same seeds, the first of which is `seed`.
 
-    Attributes:
-        planner: The planner's.
-        random: Those of random actions.
-        seed: The first episode's seed.
-        executor: The executor's; () before it is measured.
+    `random` are those of random actions; `executor` is () before it is measured.
     """
 
     planner: tuple[float, ...]
@@ -87,7 +83,7 @@ class Task:
         """Return a new executor of an architecture, or one that is there already.
 
         Args:
-            executor: An architecture such as "mlp:64,64", or an executor, or the path of its file,
+            executor: An architecture such as "mlp:64,64", or an executor or the path of its file,
                 to go on from.
             seed: For new weights.
             name: The executor's name in messages.

@@ -31,7 +31,7 @@ class DistilCallback(BaseCallback):
     Every `every` environment steps the planner labels the observations that were just visited, and
     the executor learns from them. The planner is the model as it is then; or, with `evaluate`, the
     model as it was when it did best (Rusu et al. 2015, "Policy distillation", section 5.4), so that
-    the executor is spared what the model unlearns.
+    the executor does not follow the model where it gets worse.
 
     The planner changes, so labels age: only the newest `capacity` are kept, and with `versions`
     only those of so many of its versions.
@@ -49,7 +49,7 @@ class DistilCallback(BaseCallback):
         capacity: The most labels that are kept.
         versions: Labels of how many versions of the planner are kept; None for all.
         evaluate: An environment's name, or a function that makes one, in which the model is
-            evaluated; None to follow it wherever it goes.
+            evaluated; None to follow the model always.
         evaluate_every: Environment steps between two evaluations.
         evaluate_episodes: Episodes of each, on the same seeds every time.
         seed: For weights and draws.
@@ -209,7 +209,7 @@ class DistilCallback(BaseCallback):
         self.logger.record("distill/best_return", self.best_return)
 
     def _add(self, obs: Floats, dist: Any, link: NDArray[np.int32]) -> None:
-        """Keep labels, and let go those of versions that are too old."""
+        """Keep labels, and forget those of versions that are too old."""
         assert self._distiller is not None
         buffer = self._distiller.buffer
         before = buffer.seen
@@ -217,8 +217,6 @@ class DistilCallback(BaseCallback):
         self._added.append((self.version, buffer.seen - before))
         if self._versions is None:
             return
-        recent = self.version - self._versions
-        while self._added and self._added[0][0] <= recent:
+        while self._added and self._added[0][0] <= self.version - self._versions:
             self._added.popleft()
-        wanted = sum(count for _, count in self._added)
-        buffer.forget(len(buffer) - wanted)
+        buffer.forget(len(buffer) - sum(count for _, count in self._added))

@@ -81,13 +81,14 @@ def _of_model(model: Any, spec: Spec | None) -> Executor:
     own = _own_normaliser(model.policy)
     if own is None and extractor != "FlattenExtractor":
         raise LoadError(f"{where} has a {extractor}; only flat observations are taken.")
-    if own is not None:
-        if statistics is not None:
-            raise LoadError(f"{where} is normalised twice; normalise only inside it.")
-        kept = {k: w for k, w in description.weights.items() if _EXTRACTOR not in k}
-        description = replace(description, weights=kept)
+    if own is not None and statistics is not None:
+        raise LoadError(f"{where} is normalised twice; normalise only inside it.")
     # Copied: an executor does not change while the model learns on.
-    weights = {k: np.array(w) for k, w in description.weights.items()}
+    weights = {
+        name: np.array(weight)
+        for name, weight in description.weights.items()
+        if own is None or _EXTRACTOR not in name
+    }
     description = replace(description, weights=weights)
     policy, found, _ = sb3.build(description, spec, statistics)
     if not isinstance(policy, Sb3Policy):
@@ -123,9 +124,8 @@ def _executor(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
             f"{where} does not take its observations as one flat vector in their order."
         )
     layers, squashed, between = _layers(policy, where)
-    name = _activation(between, where)
     widths = tuple(len(bias) for _, bias in layers[:-1])
-    shape = Mlp(widths, name if widths else "relu")
+    shape = Mlp(widths, _activation(between, where))
     mean, scale, clip = _normaliser(policy.inputs.normaliser, spec, where)
     sketch = initial(str(shape), spec, squashed=squashed)
     return assembled(replace(sketch, mean=mean, scale=scale, clip=clip), shape, layers)

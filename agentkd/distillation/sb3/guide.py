@@ -29,7 +29,7 @@ _LEAST_STD = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A weight that is gone once the executor returns what the planner does.
+    """A weight that falls to 0 as the executor's return rises to the planner's.
 
     start · max(0, 1 − (G_executor − G_random) / (G_planner − G_random)). Unlike the ratio of
     returns (Agarwal et al. 2022, "Reincarnating reinforcement learning") it means the same where
@@ -38,7 +38,7 @@ class Gap:
     Attributes:
         planner: The planner's mean return.
         random: That of random actions.
-        start: The weight of an executor that does no better than they.
+        start: The weight of an executor that is no better than random actions.
     """
 
     planner: float
@@ -63,14 +63,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """How the planner counts.
+    """How the planner's answers count beside the reward.
 
     Attributes:
         method: "ppd", proximal policy distillation (Spigler 2025, arXiv:2407.15134): the reward,
             and max(ratio, 1 − ε) times the divergence, with PPO's ratio of new to old probability
             and its clip ε. "kickstart" (Schmitt et al. 2018, arXiv:1803.03835): the reward, and the
-            divergence as it is. The other two know no reward: the divergence alone, on states that
-            the executor or the planner comes to.
+            divergence as it is. The other two ignore the reward: the divergence alone, on states
+            that the executor or the planner comes to.
         weight: Of the divergence beside the reward, or the `Gap` that it follows.
     """
 
@@ -107,7 +107,7 @@ def apart_for(kind: Kind, action: ActionSpec, *, bounded: bool = False) -> Apart
     """
     if isinstance(action, BoxSpec):
         return partial(_box, kind, BoxUnits(action, kind, "clipped"), bounded)
-    # Of the network and the head nothing is asked.
+    # Soft labels ask neither head nor network.
     soft = Soft(sides="planner").build(Ground(kind, "categorical", action, 0, None))
 
     def apart(found: Any, rows: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ def _box(kind: Kind, box: BoxUnits, bounded: bool, found: Any, rows: Tensor) -> 
     normal, mean = found.distribution, rows[:, : box.size]
     target = mean.clamp(box.low, box.high) if bounded else mean
     if kind == "point":
-        # A point has no spread, and to invent a tiny one would make the divergence as large as one
-        # likes. It gets the executor's own, which it leaves alone.
+        # A point has no spread, and an invented tiny one would make the divergence arbitrarily
+        # large. It gets the executor's own, which it leaves alone.
         distance: Tensor = (target - normal.mean) / normal.stddev.detach()
         return 0.5 * distance.square().sum(1)
     std = rows[:, box.size :].exp()

@@ -56,15 +56,9 @@ class _Losses(NamedTuple):
 class GuidedPPO(PPO):
     """PPO with a planner beside it.
 
-    The planner may be whatever `load_planner` gives that has no memory: it is asked once about each
-    state that is visited, in one batch before each update.
-
-    Args:
-        policy: As PPO's; or see `to_sb3`, which begins with an executor.
-        env: As PPO's. VecNormalize is seen through: the planner gets what the environment gives.
-        planner: Who guides.
-        guide: How.
-        options: PPO's.
+    The planner may be any of `load_planner` without a memory. It is asked once about each visited
+    state, in one batch before each update, and gets the environment's own observations, before
+    VecNormalize. The policy may be PPO's, or that of `to_sb3`, which begins with an executor.
 
     Raises:
         ConfigError: If the planner has a memory, or the environment is one of images.
@@ -125,8 +119,7 @@ class GuidedPPO(PPO):
 
     def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
-        # It is called between a step and what remembers it: the last observation is still the one
-        # that was acted on.
+        # Called between a step and its record: the last observation is still the one acted on.
         self._seen.append(self.observed())
         self._look()
 
@@ -149,7 +142,7 @@ class GuidedPPO(PPO):
         """Ask the planner about flat observations, (n, obs).
 
         Raises:
-            PlannerError: If it raises, or answers what is no number.
+            PlannerError: If it raises, or answers with NaN or infinity.
         """
         try:
             dist: ActionDist = self.planner.policy(obs)  # type: ignore[call-arg, assignment]
@@ -160,7 +153,7 @@ class GuidedPPO(PPO):
         return dist
 
     def _labels(self) -> Tensor:
-        """What the planner says, packed, in the order of the flattened buffer."""
+        """The planner's answers, packed, in the order of the flattened buffer."""
         steps, count = len(self._seen), self.n_envs
         if self._said:
             packed = np.concatenate(self._said)
@@ -171,11 +164,11 @@ class GuidedPPO(PPO):
         return torch.from_numpy(flat).to(self.device)
 
     def remember(self, packed: Floats) -> None:
-        """Keep what the planner said when it drove."""
+        """Keep the planner's answers where it drove."""
         self._said.append(packed)
 
     def train(self) -> None:
-        """Update the policy with what was collected and what the planner says to it."""
+        """Update the policy with the rollouts and the planner's answers to them."""
         labels = self._labels()
         assert self._kind is not None
         if self._apart is None:

@@ -19,12 +19,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from agentkd.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from agentkd.distillation.terms.term import Term, Terms
 
 _HOMES = {
     "action": ("answers", "Action"),
@@ -46,8 +43,19 @@ _TERM = re.compile(
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weighted:
+    """A `term.Term` and its factor in the sum, above 0."""
+
+    term: Any
+    weight: float = 1.0
+
+
+Terms = tuple[Weighted, ...]
+
+
 @cache
-def _known() -> Mapping[str, type[Term]]:
+def _known() -> Mapping[str, type[Any]]:
     return {
         name: getattr(import_module(f"{__package__}.{module}"), kind)
         for name, (module, kind) in _HOMES.items()
@@ -59,7 +67,7 @@ def term_names() -> tuple[str, ...]:
     return tuple(_HOMES)
 
 
-def name_of(term: Term) -> str:
+def name_of(term: Any) -> str:
     """A term's name in the text; the name of its class where the term is not ours."""
     names = {kind: name for name, kind in _known().items()}
     return names.get(type(term), type(term).__name__)
@@ -71,13 +79,11 @@ def parse_terms(text: str) -> Terms:
     Raises:
         ConfigError: If it cannot be read, with the nearest name where one is unknown.
     """
-    from agentkd.distillation.terms.term import Weighted
-
     found = []
     for name, weight, options in _split(text):
         kind = _known()[name]
         hints = typing.get_type_hints(kind)
-        keys = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        keys = [field.name for field in dataclasses.fields(kind)]
         given = _given(name, options, keys)
         values = {key: _value(hints[key], word, f"{name}:{key}") for key, word in given.items()}
         found.append(Weighted(kind(**values), weight))
@@ -175,7 +181,7 @@ def to_text(terms: Terms) -> str:
     """Write terms as `parse_terms` reads them; defaults are left out."""
     found = []
     for each in terms:
-        term: Any = each.term
+        term = each.term
         given = [
             f"{field.name}={getattr(term, field.name)}"
             for field in dataclasses.fields(term)

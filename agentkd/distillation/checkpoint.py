@@ -1,8 +1,7 @@
-"""What a distillation leaves behind to go on later: tensors and labels, no code.
+"""Checkpoints of a distillation: tensors and labels, no code.
 
-The newest checkpoint lies in the folder, the one before it in the folder `before`. Each file is
-written under another name first, so that a kill or a full disk at any moment leaves a whole
-checkpoint.
+The newest lies in the folder, the one before it in the folder `before`. Each file is written under
+another name first, so that a kill or a full disk at any moment leaves a whole checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) -> None:
-    """Leave the distiller's state and its labels in `folder`.
+    """Write the distiller's state and its labels to `folder`.
 
     Raises:
         WriteError: If the disk refuses; an earlier checkpoint stays as it was.

@@ -82,13 +82,8 @@ def _provenance(env: Any, result: Distilled) -> dict[str, Any]:
     each = {"planner": found.planner, "executor": found.executor, "random": found.random}
     known["returns"] = {name: float(np.mean(one)) for name, one in each.items()}
     kept = found.retention
-    if np.isfinite([kept.mean, kept.low, kept.high]).all():
-        known["retention"] = {
-            "mean": kept.mean,
-            "low": kept.low,
-            "high": kept.high,
-            "confidence": 0.95,
-            "episodes": len(found.executor),
-            "seed": found.seed,
-        }
+    ends = {"mean": kept.mean, "low": kept.low, "high": kept.high}
+    if np.isfinite(list(ends.values())).all():
+        how = {"confidence": 0.95, "episodes": len(found.executor), "seed": found.seed}
+        known["retention"] = {**ends, **how}
     return known

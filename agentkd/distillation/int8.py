@@ -1,10 +1,10 @@
-"""Distillation that knows of the integers: fine-tuning with weights that are rounded.
+"""Fine-tuning for integers: training with weights that are rounded.
 
 Training goes on from the weights of the integer form, counted in steps. In the forward pass each is
 the nearest whole number, and gradients pass through the rounding as if it were not there (Bengio et
 al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877, section 3); each output's step is
-trained as well (after Esser et al. 2020, arXiv:1902.08153). What comes of it is an executor in
-floats whose weights lie on such steps, so that its integer form has them as they are.
+trained as well (after Esser et al. 2020, arXiv:1902.08153). The result is an executor in floats
+whose weights lie on such steps, so that its integer form has them as they are.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ _INSIDE = 1 - 1e-6
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """How weights are fitted to their integers.
+    """How weights are fitted to their integers, with Adam.
 
     Attributes:
-        steps: Gradient steps.
-        batch: Labels in each.
-        learning_rate: Of Adam, at the start; it falls along a cosine to nothing.
+        batch: Labels in each gradient step.
+        learning_rate: At the start; it falls along a cosine to nothing.
         seed: For which labels are drawn.
         terms: What is minimised, as `agentkd.distillation.terms` reads it; divergences only.
     """

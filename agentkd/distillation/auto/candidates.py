@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -29,9 +29,9 @@ DEFAULT = ("linear", *(f"mlp:{each}" for each in _HIDDEN))
 _TIMED = 0.03
 _AT_ONCE = 8
 _TRIED = 50
-"""Steps of fitting by which it is seen how long they take."""
+"""Steps of fitting that are timed."""
 _PRUNING = 20_000
-"""Observations on which it is seen which units matter, at most."""
+"""The most observations by which units are judged."""
 
 
 _COSTS = ("parameters", "bytes", "microseconds")
@@ -145,10 +145,7 @@ class Step(Protocol):
     ) -> Iterator[Made]:
         """Give executors, the mildest change first.
 
-        Args:
-            executor: What to begin with.
-            distiller: Makes a distiller with the labels that there are.
-            seconds: For all of it.
+        `distiller` makes a distiller with the labels that there are; `seconds` is for all of it.
         """
         ...
 
@@ -162,13 +159,9 @@ class Pruning:
         steps: Gradient steps after each; None for as many as there is time for.
     """
 
+    name: ClassVar[str] = "pruned"
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     steps: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Its name in tables."""
-        return "pruned"
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
@@ -178,16 +171,16 @@ class Pruning:
         for share in self.shares:
             obs = distiller(now).buffer.all()[0]
             some = obs[:: max(1, len(obs) // _PRUNING)]
-            # The share of what is left that makes it so much of what there was.
             try:
+                # The share of what is left that makes it so much of what there was.
                 smaller = prune(now, some, (share - before) / (1 - before))
             except ConfigError:
                 return
             if smaller.parameters == now.parameters:
                 continue
-            smaller_distiller = distiller(smaller)
-            learn([smaller_distiller], seconds / len(self.shares), self.steps, low=0.5)
-            before, now, taken = share, smaller_distiller.freeze(), taken + smaller_distiller.steps
+            fresh = distiller(smaller)
+            learn([fresh], seconds / len(self.shares), self.steps, low=0.5)
+            before, now, taken = share, fresh.freeze(), taken + fresh.steps
             yield Made(f"{now.architecture} (pruned)", now, steps=taken)
 
 
@@ -195,23 +188,15 @@ class Pruning:
 class Integers:
     """Fits the weights to int8 and lets the integer form act. A `Step`.
 
-    The result is in floats whose weights lie on the integers' steps. An executor
-    with a layer that has no integer form is left as it is.
-
-    Attributes:
-        tuning: How weights are fitted.
-        timed: Whether it takes as many steps as there is time for, instead of `tuning.steps`.
-        told: Told why, where there is nothing to fit.
+    The result is in floats whose weights lie on the integers' steps. An executor with a layer that
+    has no integer form is left as it is, and `told` why. With `timed` it takes as many steps as
+    there is time for, instead of those of `tuning`.
     """
 
+    name: ClassVar[str] = "in integers"
     tuning: FineTuning = field(default_factory=FineTuning)
     timed: bool = True
     told: Callable[[str], object] | None = None
-
-    @property
-    def name(self) -> str:
-        """Its name in tables."""
-        return "in integers"
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float

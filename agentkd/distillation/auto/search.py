@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import final
 
 from agentkd.distillation.auto.candidates import (
@@ -60,12 +59,8 @@ class Found:
     """The result of a search.
 
     Attributes:
-        chosen: The executor that was picked.
-        why: In words.
         candidates: All that were measured, the smallest first.
         left_out: Names of those beyond the limits, with what they are beyond.
-        labels: How many labels were collected.
-        seconds: How long it took.
         interrupted: Whether it was ended before its time.
     """
 
@@ -103,10 +98,13 @@ def search(
     further: Sequence[Step] = (),
     watch: Watch | None = None,
 ) -> Found:
-    """Find the smallest executor that keeps the target within the limits.
+    """Find the smallest executor that keeps the target, a retention, within the limits.
+
+    With a dataset the environment only measures. With labels and steps instead of seconds the same
+    seed gives the same executor; a dataset has its own labels.
 
     Args:
-        task: Environment and planner; with a dataset the environment only measures.
+        task: Environment and planner.
         references: Returns of planner and random actions on the seeds by which is chosen. The
             caller measures the result on others.
         candidates: Architectures.
@@ -114,8 +112,7 @@ def search(
         limits: What an executor may cost.
         seconds: How long to collect and learn, 120 if nothing else is given; measuring comes on
             top.
-        labels: How many labels; with `steps` instead of seconds the same seed gives the same
-            executor. A dataset has its own.
+        labels: How many labels.
         steps: Gradient steps of all candidates together.
         seed: For weights, resets and draws.
         options: How to learn.
@@ -252,8 +249,7 @@ class _Race:
         if self.budget.labels is not None:
             labels = math.ceil(self.budget.labels * share)
         if self.collector is not None:
-            drivers = [partial(self._driver, name) for name in alive]
-            self._fill(self.collector, drivers, seconds * _COLLECTING, labels)
+            self._fill(self.collector, alive, seconds * _COLLECTING, labels)
         steps = None
         if self.budget.steps is not None:
             steps = max(1, round(self.budget.steps * share / len(alive)))
@@ -264,11 +260,7 @@ class _Race:
         learn(distillers, seconds * (1 - _COLLECTING), steps, low=low, high=high)
 
     def _fill(
-        self,
-        collector: Collector,
-        drivers: Sequence[Callable[[], Policy | RecurrentPolicy]],
-        seconds: float,
-        most: int | None,
+        self, collector: Collector, alive: Sequence[str], seconds: float, most: int | None
     ) -> None:
         """Collect for `seconds`, or `most` labels, while candidates drive in turns.
 
@@ -279,7 +271,7 @@ class _Race:
         ticks = 0
         while True:
             if ticks % _TURN == 0:
-                driver = drivers[self._turn % len(drivers)]()
+                driver = self._driver(alive[self._turn % len(alive)])
                 self._turn += 1
             share = 1.0 if alone else self.way.share(buffer.seen)
             buffer.add(*collector.step(driver, share).labels)
@@ -366,8 +358,8 @@ def _keeping(results: Sequence[Candidate], target: float) -> Iterator[Candidate]
 def halve(results: Sequence[Candidate], target: float) -> set[str]:
     """Choose the better half.
 
-    Where one keeps the target, it goes on, with the next larger one, for it may have been luck, and
-    the best of the smaller ones, which may yet come to it. Where none does, those that keep most.
+    Where one keeps the target, it goes on, with the next larger one, in case it was luck, and the
+    best of the smaller ones, which may still reach it. Where none does, those that keep most.
     """
     count = math.ceil(len(results) / 2)
     goal = next(_keeping(results, target), None)

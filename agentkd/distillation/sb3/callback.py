@@ -91,7 +91,6 @@ class DistilCallback(BaseCallback):
         self._visited: list[Floats] = []
         self._links: list[NDArray[np.int32]] = []
         self._stepped = False
-        self._count = 0
         self._evaluated = 0
         self._updates = -1
         self._best: Planner | None = None
@@ -132,12 +131,11 @@ class DistilCallback(BaseCallback):
             # The executor sees what the environment gives; its own normaliser follows.
             visited = wrapper.get_original_obs()
         flat = flatten(self._spec.obs, visited)
-        self._visited.append(flat)
         begins = self.locals["dones"] if self._stepped else np.ones(len(flat), bool)
+        self._visited.append(flat)
         self._links.append(np.where(begins, 0, len(flat)).astype(np.int32))
         self._stepped = True
-        self._count += len(flat)
-        if self._count >= self._every:
+        if sum(map(len, self._visited)) >= self._every:
             self._round()
         return True
 
@@ -147,15 +145,14 @@ class DistilCallback(BaseCallback):
 
     def _round(self) -> None:
         obs, link = np.concatenate(self._visited), np.concatenate(self._links)
-        self._visited, self._links, self._count = [], [], 0
+        self._visited, self._links = [], []
         planner = self._labelling()
         dist: Any = planner.policy(obs)  # type: ignore[call-arg]
         action = self._spec.action
         if self._distiller is None:
             squashed = dists.kind_of(dist) != "gaussian"
-            executor = initial(
-                self._architecture, self._spec, seed=self._options.seed, squashed=squashed
-            )
+            seed = self._options.seed
+            executor = initial(self._architecture, self._spec, seed=seed, squashed=squashed)
             self._distiller = Distiller(executor, self._options)
         executor = self._distiller.freeze()
         if executor.memory:

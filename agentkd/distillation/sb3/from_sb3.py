@@ -14,7 +14,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.distillation.prune import Dense, assembled
 from agentkd.errors import LoadError, SpecError
-from agentkd.executors.architecture import Mlp, initial
+from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Activation
 from agentkd.planners import Planner, load_planner
@@ -124,11 +124,10 @@ def _executor(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
             f"{where} does not take its observations as one flat vector in their order."
         )
     layers, squashed, between = _layers(policy, where)
-    widths = tuple(len(bias) for _, bias in layers[:-1])
-    shape = Mlp(widths, _activation(between, where))
     mean, scale, clip = _normaliser(policy.inputs.normaliser, spec, where)
-    sketch = initial(str(shape), spec, squashed=squashed)
-    return assembled(replace(sketch, mean=mean, scale=scale, clip=clip), shape, layers)
+    sketch = initial("linear", spec, squashed=squashed)
+    sketch = replace(sketch, mean=mean, scale=scale, clip=clip)
+    return assembled(sketch, _activation(between, where), layers)
 
 
 def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:

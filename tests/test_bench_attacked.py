@@ -80,13 +80,13 @@ def test_a_search_does_more_harm_than_chance(action: ActionSpec, *, squashed: bo
     executor = lively(Spec(many, action), squashed=squashed)
     obs = np.random.default_rng(0).standard_normal((256, 6)).astype(np.float32)
     policy = Attacked(executor, Attack("pgd", 0.1), np.ones(6, np.float32))
-    network, own = policy._network, policy._own
+    network, apart = policy._network, policy._apart
     assert network is not None
 
     def harm(seen: Floats) -> float:
         with torch.no_grad():
             true, after = (network(torch.from_numpy(each)) for each in (obs, seen))
-            return float(own.apart(true, after).mean())
+            return float(apart(true, after).mean())
 
     sign = np.random.default_rng(3).choice([-1, 1], obs.shape)
     corner = (obs + 0.1 * sign).astype(np.float32)

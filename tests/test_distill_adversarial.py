@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from agentkd.distillation.terms import parse_terms
 from agentkd.distillation.terms.adversarial import Adversarial, Adversary
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Batch, Ground
+from agentkd.distillation.terms.term import Batch, Ground, Objective
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.network import Network

@@ -15,10 +15,9 @@ import pytest
 
 from agentkd.distillation import distill, open_task
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.dataset import About, FolderDataset, Rows, read_dataset
-from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
+from agentkd.distillation.dataset import About, Dataset, Rows, read_dataset
 from agentkd.distillation.offline import DatasetSource, open_dataset
-from agentkd.distillation.recording import record
+from agentkd.distillation.recording import DatasetWriter, clear_dataset, record
 from agentkd.dists import mode, pack, unpack
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, WriteError
 from agentkd.executors.architecture import initial
@@ -57,7 +56,7 @@ def ticks(writer: DatasetWriter, count: int, *, rows: int = 4, length: int = 5) 
         )
 
 
-def whole(dataset: FolderDataset) -> list[Rows]:
+def whole(dataset: Dataset) -> list[Rows]:
     """All parts of a dataset."""
     return [dataset.part(index) for index in range(dataset.parts)]
 
@@ -161,7 +160,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from agentkd.distillation.dataset import About
-from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical
 out = Path(sys.argv[1])

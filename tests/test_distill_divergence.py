@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentkd.distillation import divergence as d
+from agentkd.distillation.terms import answers as d
 from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 
 

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from agentkd import dists
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.terms import parse_terms, to_text
-from agentkd.distillation.terms.attention import Attention, log_relations
-from agentkd.distillation.terms.cache import Cache
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.slopes import Slopes, jacobian
-from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
+from agentkd.distillation.terms import Weighted, parse_terms, to_text
+from agentkd.distillation.terms.answers import Match
+from agentkd.distillation.terms.inside import Attention, Cache, Slopes, jacobian, log_relations
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Objective, Term
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -203,10 +200,10 @@ def test_the_planner_is_looked_into_once_for_each_label() -> None:
 
 def test_what_was_remembered_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory would grow too large the newest half stays; answers do, too."""
-    from agentkd.distillation.terms import cache
+    from agentkd.distillation.terms import inside
 
     # Room for three.
-    monkeypatch.setattr(cache, "_MOST", 3 * (8 + 40))
+    monkeypatch.setattr(inside, "_MOST", 3 * (8 + 40))
     memory = Cache(lambda obs: 2 * obs)
     for rows, asked in (([0, 1], 2), ([2, 3], 4), ([0, 3], 5), ([3, 0], 5)):
         assert torch.equal(memory(SEEN[rows]), 2 * SEEN[rows])

@@ -13,10 +13,10 @@ import pytest
 from agentkd import dists
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.dataset import About
-from agentkd.distillation.dataset_writer import DatasetWriter
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.gate import MARGINS, Gate, GateOptions
 from agentkd.distillation.live import LiveDistiller, LiveOptions
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.distillation.service import build
 from agentkd.dists import KINDS
 from agentkd.errors import ConfigError

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.objective import Objective
+from agentkd.distillation.terms import Weighted
+from agentkd.distillation.terms.answers import Match
 from agentkd.distillation.terms.robust import Robust
-from agentkd.distillation.terms.term import Batch, Ground, Loss, Term, Weighted
+from agentkd.distillation.terms.term import Batch, Ground, Loss, Objective, Term
 from agentkd.errors import ConfigError
 from agentkd.measure.perturb import Way, perturbed
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec

@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 
 from agentkd.distillation import Returns, distill, open_task
 from agentkd.distillation.dataset import About, read_dataset
-from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.errors import ConfigError, EpisodeError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.spec import BoxSpec, Spec

@@ -9,13 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentkd.distillation import divergence as d
-from agentkd.distillation.terms import parse_terms, to_text
-from agentkd.distillation.terms.action import Action
-from agentkd.distillation.terms.choices import Hard, Soft
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Weighted
+from agentkd.distillation.terms import Weighted, parse_terms, to_text
+from agentkd.distillation.terms import answers as d
+from agentkd.distillation.terms.answers import Action, Hard, Match, Soft
+from agentkd.distillation.terms.term import Batch, Divergence, DivergenceTerm, Ground, Objective
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Head
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.container import unpack
 from agentkd.distillation.dataset import About, read_dataset
-from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.errors import BundleError, LoadError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.fields import parse_json

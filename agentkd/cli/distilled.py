@@ -22,10 +22,10 @@ from agentkd.distillation.terms import to_text
 from agentkd.environments import make
 from agentkd.errors import AgentkdError
 from agentkd.executors.executor import Executor
+from agentkd.measure.evaluate import record
 from agentkd.measure.forms import acting_form
 from agentkd.measure.intervals import mean_interval
 from agentkd.measure.latency import measure
-from agentkd.measure.evaluate import record
 from agentkd.planners import Planner
 from agentkd.report.console import publish
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table

@@ -10,8 +10,7 @@ from typing import Any
 from agentkd.cli.options import Learning, open_planned, out_folder
 from agentkd.cli.terminal import Console
 from agentkd.distillation.dataset import About
-from agentkd.distillation.dataset_writer import DatasetWriter, clear_dataset
-from agentkd.distillation.recording import check_recording, record
+from agentkd.distillation.recording import DatasetWriter, check_recording, clear_dataset, record
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Returns
 from agentkd.errors import ConfigError

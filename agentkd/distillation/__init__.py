@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentkd.distillation.collector import Collector
-    from agentkd.distillation.dataset_writer import DatasetWriter
     from agentkd.distillation.distiller import Distiller, DistillerOptions
     from agentkd.distillation.goal_labels import aged_labels
     from agentkd.distillation.loop import Distilled, distill
     from agentkd.distillation.offline import open_dataset
     from agentkd.distillation.progress import Progress
-    from agentkd.distillation.recording import record
+    from agentkd.distillation.recording import DatasetWriter, record
     from agentkd.distillation.sources import CollectionOptions
     from agentkd.distillation.task import Returns, Task, open_task
 
 _HOMES = {
     "CollectionOptions": "sources",
     "Collector": "collector",
-    "DatasetWriter": "dataset_writer",
+    "DatasetWriter": "recording",
     "Distilled": "loop",
     "Distiller": "distiller",
     "DistillerOptions": "distiller",

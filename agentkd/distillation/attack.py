@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agentkd.distillation.terms.robust import OwnAnswer
+from agentkd.distillation.terms.robust import moved_by
 from agentkd.distillation.terms.term import Ground
 from agentkd.errors import ConfigError
-from agentkd.executors.executor import Executor, Head
+from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.measure.perturb import Way, perturbed
-from agentkd.spec import ObsSpec
+from agentkd.spec import BoxSpec, ObsSpec
 from agentkd.types import ActionDist, Floats, Kind, Policy, RecurrentPolicy
-
-_KINDS: dict[Head, Kind] = {
-    "categorical": "categorical",
-    "multicategorical": "multicategorical",
-    "bernoulli": "bernoulli",
-    "squashed": "point",
-    "clipped": "point",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +44,7 @@ class Attack:
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:
-    """The spread of each number of observations (batch, size): (size,).
-
-    It is 0 for what never moved, and for choices, of which there is no half.
-    """
+    """The spread of each number of observations (batch, size): (size,); 0 for choices."""
     spread: Floats = obs.std(axis=0, dtype=np.float64).astype(np.float32)
     at = 0
     for part in spec.parts:
@@ -74,7 +63,7 @@ class Attacked:
     adversarial perturbations on state observations".
 
     Args:
-        policy: Who is attacked; an executor, unless it is by noise.
+        policy: What is attacked; an executor, unless it is by noise.
         attack: How.
         unit: What the attack's size counts in, (obs,); see `units`.
         seed: For draws.
@@ -86,7 +75,6 @@ class Attacked:
     def __init__(
         self, policy: Policy | RecurrentPolicy, attack: Attack, unit: Floats, seed: int = 0
     ) -> None:
-        """Open the executor for its gradients, where they are needed."""
         remembers = isinstance(policy, Executor) and policy.memory > 0
         if remembers or hasattr(policy, "initial_state"):
             raise ConfigError("What has a memory is not attacked.")
@@ -102,15 +90,8 @@ class Attacked:
                 "theirs. Attack by noise."
             )
         self._network = Network(policy)
-        self._own = OwnAnswer(
-            Ground(
-                kind=_KINDS[policy.head],
-                head=policy.head,
-                action=policy.spec.action,
-                obs=policy.spec.obs.size,
-                network=self._network,
-            )
-        )
+        kind = "point" if isinstance(policy.spec.action, BoxSpec) else policy.head
+        self._apart = moved_by(Ground.of(policy, cast(Kind, kind), self._network))
 
     def shown(self, obs: Floats) -> Floats:
         """What the policy is shown instead of observations (batch, obs)."""
@@ -120,15 +101,16 @@ class Attacked:
         def apart(seen: Tensor) -> Tensor:
             assert self._network is not None
             assert own is not None
-            return self._own.apart(own, self._network(seen))
+            return self._apart(own, self._network(seen))
 
+        attack = self._attack
         near = perturbed(
             apart,
             true,
             self._unit,
-            by=self._attack.by,
-            eps=self._attack.eps,
-            steps=self._attack.steps,
+            by=attack.by,
+            eps=attack.eps,
+            steps=attack.steps,
             generator=self._random,
         )
         return np.asarray(near.detach().numpy(), np.float32)

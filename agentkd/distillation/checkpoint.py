@@ -1,14 +1,13 @@
-"""What a distillation leaves behind to go on later: tensors and labels, no code.
+"""Checkpoints of a distillation: tensors and labels, no code.
 
-The newest checkpoint lies in the folder, the one before it in the folder `before`. Each file is
-written under another name first, so that a kill or a full disk at any moment leaves a whole
-checkpoint.
+The newest lies in the folder, the one before it in the folder `before`. Each file is written under
+another name first, so that a kill or a full disk at any moment leaves a whole checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -43,17 +42,12 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, distiller: Distiller, checkpoint: Checkpoint) -> None:
-    """Leave the distiller's state and its labels in `folder`.
+    """Write the distiller's state and its labels to `folder`.
 
     Raises:
         WriteError: If the disk refuses; an earlier checkpoint stays as it was.
     """
-    state = {
-        **distiller.state(),
-        "made_of": _made_of(distiller),
-        "planner": checkpoint.planner,
-        "seconds": checkpoint.seconds,
-    }
+    state = {**distiller.state(), "made_of": _made_of(distiller), **asdict(checkpoint)}
     try:
         for name in (_LABELS, _STATE):
             if (folder / name).exists():
@@ -90,12 +84,9 @@ def _made_of(distiller: Distiller) -> str:
 
 
 def go_on(folder: Path | None, distiller: Distiller, expected: Checkpoint) -> float:
-    """Bring a distiller to where an earlier run ended or was killed.
+    """Bring a distiller to where an earlier run ended or was killed; return its seconds.
 
     A run that was killed before its first checkpoint is begun anew.
-
-    Returns:
-        Seconds that it has learnt.
 
     Raises:
         ConfigError: If there is no folder.
@@ -114,12 +105,9 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Bring a distiller to where `save_checkpoint` left it.
 
-    Where the newest checkpoint is damaged or half written, the one before is used.
-
-    Args:
-        folder: What `save_checkpoint` was given.
-        distiller: One of the same executor, without labels.
-        expected: What it has to come from: the same planner, if both know theirs.
+    Where the newest checkpoint is damaged or half written, the one before is used. The distiller
+    is one of the same executor, without labels; `expected` has to be of the same planner, if both
+    know theirs.
 
     Raises:
         LoadError: If there is no checkpoint, it is damaged, or of another executor, environment or

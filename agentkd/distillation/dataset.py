@@ -11,9 +11,9 @@ there. No more than a part is held in memory. `DatasetWriter` writes them.
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -45,7 +45,7 @@ class Rows:
     Attributes:
         obs: Observations, (n, obs).
         dist: The planner's answers.
-        reward: What was paid for what was done there, (n,).
+        reward: The reward for the action taken there, (n,).
         episode: The number of the episode, (n,); the rows of one are in its order. A number never
             comes back once another row of its episode was left out.
         ended: How it went on: `GOES_ON`, `TERMINATED`, `TRUNCATED` of the collector.
@@ -58,7 +58,6 @@ class Rows:
     ended: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """How many labels these are."""
         return len(self.obs)
 
 
@@ -67,16 +66,14 @@ class About:
     """Where labels come from.
 
     Attributes:
-        env: The environment's name.
-        spec: The environment's.
         planner: The planner's name, such as "TQC".
         refs: References to it.
         digest: The SHA-256 of its files, "" where there is none.
         parameters: How many trained numbers of it act; 0 if unknown.
         seed: Of resets and draws.
-        planner_returns: What it got on the evaluation's seeds, or, where these were not measured,
+        planner_returns: Its returns on the evaluation's seeds, or, where these were not measured,
             in the episodes themselves; () if unknown.
-        random_returns: What random actions got on the same seeds.
+        random_returns: Those of random actions on the same seeds.
         eval_seed: The first of these seeds.
         more: How they were collected, as JSON values.
     """
@@ -94,16 +91,15 @@ class About:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset(ABC):
-    """Labels that lie somewhere, in parts that fit memory.
+class Dataset:
+    """Labels in parts that fit memory; `labels`, `episodes` and `parts` are counts.
 
     Attributes:
-        about: Where they come from.
-        kind: The kind of their distributions.
-        labels: How many there are.
-        episodes: How many episodes they are of.
-        parts: How many parts there are.
+        part: Reads a part by its number; raises LoadError if it is damaged.
+        complete: Whether its writing came to an end; what is there is whole anyway.
+        refused: Labels that were left out because they held NaN or infinity.
     """
 
     about: About
@@ -111,87 +107,52 @@ class Dataset(ABC):
     labels: int
     episodes: int
     parts: int
-
-    @abstractmethod
-    def part(self, index: int) -> Rows:
-        """Read a part.
-
-        Raises:
-            LoadError: If it is damaged.
-        """
+    part: Callable[[int], Rows]
+    complete: bool = True
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A file of labels: its name, how many labels it has, and its SHA-256."""
-
-    file: str
+    path: Path
     labels: int
     sha256: str
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderDataset(Dataset):
-    """What a `DatasetWriter` wrote.
+def _read(kind: Kind, spec: Spec, entries: Sequence[_Part], index: int) -> Rows:
+    """Read a part, after checking every byte of it."""
+    try:
+        return _rows(kind, spec, entries[index])
+    except LoadError as error:
+        raise LoadError(
+            f"{error} Record it anew, or remove that file: the others are read without it."
+        ) from error
 
-    Attributes:
-        folder: Where it lies.
-        complete: Whether its writing came to an end; what is there is whole anyway.
-        refused: Labels that were left out because they held NaN or infinity.
-        entries: The files of its parts.
-    """
 
-    folder: Path
-    complete: bool
-    refused: int
-    entries: tuple[_Part, ...]
-
-    def part(self, index: int) -> Rows:
-        """Read a part, after checking every byte of it.
-
-        Raises:
-            LoadError: If it is damaged.
-        """
-        try:
-            return self._read(self.entries[index])
-        except LoadError as error:
-            raise LoadError(
-                f"{error} Record it anew, or remove that file: the others are read without it."
-            ) from error
-
-    def _read(self, entry: _Part) -> Rows:
-        path = self.folder / entry.file
-        data = read_file(path, _LARGEST)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise LoadError(f"{path} is not what was written: its SHA-256 differs.")
-        with loading(path):
-            return self._rows(read_tensors(data), entry.labels)
-
-    def _rows(self, tensors: Mapping[str, NDArray[Any]], count: int) -> Rows:
-        spec = self.about.spec
-        wide = dists.width(self.kind, spec.action)
-        for name, dtype, shape in (
-            ("obs", np.float32, (count, spec.obs.size)),
-            ("dist", np.float32, (count, wide)),
-            ("reward", np.float32, (count,)),
-            ("episode", np.int32, (count,)),
-            ("ended", np.uint8, (count,)),
-        ):
-            found = tensors[name]
+def _rows(kind: Kind, spec: Spec, entry: _Part) -> Rows:
+    data = read_file(entry.path, _LARGEST)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise LoadError(f"{entry.path} is not what was written: its SHA-256 differs.")
+    count = entry.labels
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "obs": (np.float32, (count, spec.obs.size)),
+        "dist": (np.float32, (count, dists.width(kind, spec.action))),
+        "reward": (np.float32, (count,)),
+        "episode": (np.int32, (count,)),
+        "ended": (np.uint8, (count,)),
+    }
+    with loading(entry.path):
+        tensors = read_tensors(data)
+        columns: dict[str, Any] = {name: tensors[name] for name in shapes}
+        for name, (dtype, shape) in shapes.items():
+            found = columns[name]
             if found.shape != shape or found.dtype != dtype:
                 raise LoadError(f"{name} is {found.dtype} of {found.shape}, not {shape}")
-        packed = tensors["dist"]
-        return Rows(
-            tensors["obs"],
-            dists.unpack(self.kind, packed, spec.action),
-            tensors["reward"],
-            tensors["episode"],
-            tensors["ended"],
-        )
+        columns["dist"] = dists.unpack(kind, columns["dist"], spec.action)
+        return Rows(**columns)
 
 
-def read_dataset(folder: Path) -> FolderDataset:
+def read_dataset(folder: Path) -> Dataset:
     """Open what a `DatasetWriter` wrote; the parts are read one by one, later.
 
     A part that is missing is left out, with a warning in the log.
@@ -204,11 +165,11 @@ def read_dataset(folder: Path) -> FolderDataset:
         text = read_file(path, MOST_BYTES)
         fields = Fields(parse_json(text, path, infinite=True), str(path))
         found = fields.text("format"), fields.whole("schema")
-        kind = fields.choice("kind", KINDS)
+        kind = cast(Kind, fields.choice("kind", KINDS))
         with loading(path):
             entries = tuple(_present(folder, fields))
             about = _about(fields)
-            dists.check_kind(cast(Kind, kind), about.spec.action)
+            dists.check_kind(kind, about.spec.action)
     except LoadError as error:
         raise LoadError(
             f"{folder} holds no dataset: {error} `agentkd record` writes one."
@@ -220,16 +181,15 @@ def read_dataset(folder: Path) -> FolderDataset:
         )
     if not entries:
         raise LoadError(f"{folder} holds no labels. Record it anew.")
-    return FolderDataset(
-        folder=folder,
+    return Dataset(
         about=about,
-        kind=cast(Kind, kind),
+        kind=kind,
         labels=sum(entry.labels for entry in entries),
         episodes=fields.whole("episodes"),
+        parts=len(entries),
+        part=partial(_read, kind, about.spec, entries),
         complete=fields.flag("complete"),
         refused=fields.whole("refused"),
-        parts=len(entries),
-        entries=entries,
     )
 
 
@@ -255,10 +215,11 @@ def _present(folder: Path, fields: Fields) -> Iterator[_Part]:
     for entry in fields.objects("parts"):
         name, size = entry.text("file"), entry.whole("bytes", most=_LARGEST)
         # A label has more than one byte.
-        part = _Part(name, entry.whole("labels", least=1, most=size), entry.text("sha256"))
+        labels = entry.whole("labels", least=1, most=size)
+        part = _Part(folder / name, labels, entry.text("sha256"))
         if Path(name).name != name:
             raise LoadError(f"{folder / MANIFEST} names {name!r}: not a part of it.")
-        if (folder / name).is_file():
+        if part.path.is_file():
             yield part
         else:
-            log.warning("%s is missing; it is left out.", folder / name)
+            log.warning("%s is missing; it is left out.", part.path)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.terms import Terms, parse_terms
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.fields import Fields
 from agentkd.types import Floats, Kind
-
-if TYPE_CHECKING:
-    from agentkd.distillation.terms.term import Terms
 
 EngineName = Literal["auto", "native", "torch"]
 
@@ -65,8 +63,7 @@ class DistillerOptions:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        if self.terms != "match":
-            self.sum()
+        self.sum()
         if self.batch < 1 or self.least < 1:
             raise ConfigError("batch and least have to be at least 1.")
         if self.capacity < self.least:
@@ -90,8 +87,6 @@ class DistillerOptions:
         Raises:
             ConfigError: If they cannot be read.
         """
-        from agentkd.distillation.terms import parse_terms
-
         return parse_terms(self.terms) if isinstance(self.terms, str) else self.terms
 
 

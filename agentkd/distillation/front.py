@@ -40,7 +40,7 @@ def distill(
         labels: How many labels to collect; without `seconds` the same seed gives the same executor.
         episodes: Episodes to measure planner, random actions and executor over; 0 for none.
         native: Let the executor act in C where there is a compiler.
-        options: What else `agentkd.distillation.loop.distill` takes, such as `seed`, `options`,
+        options: What else `agentkd.distillation.distill` takes, such as `seed`, `options`,
             `collection`, `progress`, `checkpoint`.
 
     Returns:
@@ -82,13 +82,8 @@ def _provenance(env: Any, result: Distilled) -> dict[str, Any]:
     each = {"planner": found.planner, "executor": found.executor, "random": found.random}
     known["returns"] = {name: float(np.mean(one)) for name, one in each.items()}
     kept = found.retention
-    if np.isfinite([kept.mean, kept.low, kept.high]).all():
-        known["retention"] = {
-            "mean": kept.mean,
-            "low": kept.low,
-            "high": kept.high,
-            "confidence": 0.95,
-            "episodes": len(found.executor),
-            "seed": found.seed,
-        }
+    ends = {"mean": kept.mean, "low": kept.low, "high": kept.high}
+    if np.isfinite(list(ends.values())).all():
+        how = {"confidence": 0.95, "episodes": len(found.executor), "seed": found.seed}
+        known["retention"] = {**ends, **how}
     return known

@@ -34,7 +34,7 @@ def aged_labels(
     goal from before the episode.
 
     Args:
-        obs: What was observed, tick by tick, (n, obs).
+        obs: Observations, tick by tick, (n, obs).
         goals: The goal that the planner gave for each, (n, size).
         dist: The planner's distribution for each, n rows.
         wanted: What goals look like.

@@ -1,10 +1,10 @@
-"""Distillation that knows of the integers: fine-tuning with weights that are rounded.
+"""Fine-tuning for integers: training with weights that are rounded.
 
 Training goes on from the weights of the integer form, counted in steps. In the forward pass each is
 the nearest whole number, and gradients pass through the rounding as if it were not there (Bengio et
 al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877, section 3); each output's step is
-trained as well (after Esser et al. 2020, arXiv:1902.08153). What comes of it is an executor in
-floats whose weights lie on such steps, so that its integer form has them as they are.
+trained as well (after Esser et al. 2020, arXiv:1902.08153). The result is an executor in floats
+whose weights lie on such steps, so that its integer form has them as they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from agentkd.deploy.int8.quantise import quantise, rounded
 from agentkd.deploy.int8.reference import Quantised
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms import parse_terms
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Ground
+from agentkd.distillation.terms.term import Ground, Objective
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor
@@ -43,12 +42,11 @@ _INSIDE = 1 - 1e-6
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """How weights are fitted to their integers.
+    """How weights are fitted to their integers, with Adam.
 
     Attributes:
-        steps: Gradient steps.
-        batch: Labels in each.
-        learning_rate: Of Adam, at the start; it falls along a cosine to nothing.
+        batch: Labels in each gradient step.
+        learning_rate: At the start; it falls along a cosine to nothing.
         seed: For which labels are drawn.
         terms: What is minimised, as `agentkd.distillation.terms` reads it; divergences only.
     """
@@ -73,7 +71,7 @@ class Fitted:
 
     Attributes:
         executor: The executor whose integer form is nearest to the planner.
-        obs: What that form was calibrated with, (n, obs): `quantise(frozen, obs)`.
+        obs: What that form was calibrated with, (n, obs): `quantise(executor, obs)`.
         before: The divergence of the integer form that there was, over labels.
         after: That of `executor`'s; never larger.
     """
@@ -88,15 +86,10 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
 def divergence_of(executor: Executor, kind: Kind, terms: str = "match") -> Divergence:
-    """How far last numbers (n, out) are from labels (n, width), a number a row.
-
-    Args:
-        executor: Whose last numbers they are.
-        kind: Of the labels.
-        terms: Divergences, as `agentkd.distillation.terms` reads them.
+    """How far last numbers (n, out) are from labels (n, width) of a kind, a number a row.
 
     Raises:
-        ConfigError: If they do not go with the executor or the labels.
+        ConfigError: If the terms do not go with the executor or the labels.
     """
     ground = Ground.of(executor, kind, Network(executor))
     base = Objective(parse_terms(terms), ground).base
@@ -117,8 +110,7 @@ def fit_int8(
 
     Args:
         executor: The executor, distilled already.
-        labels: Those it was distilled from, or observations (n, obs) with the planner's answers to
-            them.
+        labels: Those it was distilled from, or observations (n, obs) with the planner's answers.
         options: How.
 
     Raises:
@@ -150,18 +142,16 @@ def fit_int8(
     before = far(executor)
     best, least = executor, before
     for candidate in _trained(executor, shown, buffer, divergence, how):
-        if np.isfinite(candidate.vector()).all() and far(candidate) < least:
-            best, least = candidate, far(candidate)
+        if np.isfinite(candidate.vector()).all() and (now := far(candidate)) < least:
+            best, least = candidate, now
     return Fitted(best, shown, before, least)
 
 
 @final
 class _Steps(nn.Module):
-    """A network whose weights are whole numbers of steps; both are trained.
+    """A network whose weights are whole numbers of `steps`, (out,) a layer; both are trained.
 
-    Args:
-        executor: An executor whose weights are that already.
-        steps: Those of each layer's outputs, (out,).
+    The executor's weights are that already.
     """
 
     def __init__(self, executor: Executor, steps: list[Floats]) -> None:
@@ -207,7 +197,7 @@ class _Steps(nn.Module):
 def _trained(
     executor: Executor, shown: Floats, buffer: LabelBuffer, divergence: Divergence, how: FineTuning
 ) -> Iterator[Executor]:
-    """Train, and give what there is at the end of each tenth.
+    """Train, and give the executor at the end of each tenth.
 
     First the steps and biases alone, then the whole numbers too, and at last again the steps and
     biases, now of other whole numbers.

@@ -28,7 +28,7 @@ from agentkd.distillation.sources import (
     Source,
 )
 from agentkd.distillation.task import Returns, Task, open_task
-from agentkd.distillation.terms.term import Terms
+from agentkd.distillation.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c

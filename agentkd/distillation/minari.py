@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def local_path(name: str) -> Path:
     return Path(root).expanduser() / name.removeprefix(PREFIX)
 
 
-def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDataset:
+def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> Dataset:
     """Open a Minari dataset; its episodes are read later, some at a time.
 
     Args:
@@ -117,65 +117,44 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> MinariDa
             "dataset with jpeg_encoding=False."
         )
     groups = tuple(_grouped(lengths))
-    return MinariDataset(
+    return Dataset(
         about=about,
         kind=_KINDS[type(spec.action)],
         labels=sum(lengths),
         episodes=len(lengths),
         parts=len(groups),
-        file=file,
-        lengths=tuple(lengths),
-        groups=groups,
+        part=partial(_part, spec, file, lengths, groups),
     )
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MinariDataset(Dataset):
-    """A dataset of Minari's.
+def _part(
+    spec: Spec, path: Path, lengths: Sequence[int], groups: Sequence[range], index: int
+) -> Rows:
+    """Read a group of episodes."""
+    h5py = import_module("h5py")
+    with loading(path), _opened(h5py, path) as file:
+        pieces = [_episode(h5py, file, spec, i, lengths[i]) for i in groups[index]]
+    columns = ("obs", "reward", "episode", "ended")
+    joined = {name: np.concatenate([getattr(e, name) for e in pieces]) for name in columns}
+    return Rows(dist=dists.stack([each.dist for each in pieces], spec.action), **joined)
 
-    Attributes:
-        file: The HDF5 file.
-        lengths: How many steps each episode has.
-        groups: The episodes of each part.
-    """
 
-    file: Path
-    lengths: tuple[int, ...]
-    groups: tuple[range, ...]
+def _episode(h5py: Any, file: Any, spec: Spec, index: int, count: int) -> Rows:
+    group = file[f"episode_{index}"]
 
-    def part(self, index: int) -> Rows:
-        """Read a group of episodes.
+    def read(name: str) -> Any:
+        return _array(h5py, group, name, count)
 
-        Raises:
-            LoadError: If it is damaged, or not what its spaces say.
-        """
-        h5py = import_module("h5py")
-        with loading(self.file), _opened(h5py, self.file) as file:
-            pieces = [self._episode(h5py, file, i) for i in self.groups[index]]
-        return Rows(
-            np.concatenate([each.obs for each in pieces]),
-            dists.stack([each.dist for each in pieces], self.about.spec.action),
-            np.concatenate([each.reward for each in pieces]),
-            np.concatenate([each.episode for each in pieces]),
-            np.concatenate([each.ended for each in pieces]),
-        )
-
-    def _episode(self, h5py: Any, file: Any, index: int) -> Rows:
-        spec, count = self.about.spec, self.lengths[index]
-        group = file[f"episode_{index}"]
-        obs = flatten(spec.obs, _array(h5py, group, "observations", count))
-        actions = _array(h5py, group, "actions", count)
-        cut = np.asarray(_array(h5py, group, "truncations", count), bool)
-        over = np.asarray(_array(h5py, group, "terminations", count), bool)
-        ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
-        return Rows(
-            obs,
-            from_actions(actions, count, spec.action),
-            np.asarray(_array(h5py, group, "rewards", count), np.float32),
-            np.full(count, index, np.int32),
-            ended.astype(np.uint8),
-        )
+    obs, actions = flatten(spec.obs, read("observations")), read("actions")
+    cut, over = (np.asarray(read(name), bool) for name in ("truncations", "terminations"))
+    ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
+    return Rows(
+        obs,
+        from_actions(actions, count, spec.action),
+        np.asarray(read("rewards"), np.float32),
+        np.full(count, index, np.int32),
+        ended.astype(np.uint8),
+    )
 
 
 def _array(h5py: Any, group: Any, name: str, count: int) -> Any:
@@ -216,9 +195,8 @@ def _episodes(h5py: Any, path: Path) -> tuple[list[int], list[float]]:
         for index in range(len(file)):
             group = file[f"episode_{index}"]
             count = int(group["rewards"].shape[0])
-            rewards = _array(h5py, group, "rewards", count)
             lengths.append(count)
-            returns.append(float(np.sum(rewards)))
+            returns.append(float(np.sum(_array(h5py, group, "rewards", count))))
     return lengths, returns
 
 

@@ -273,7 +273,7 @@ class NativeEngine:
         """Return torch's engine in the state of this one."""
         import torch
 
-        from agentkd.distillation.terms.choices import SoftLabels
+        from agentkd.distillation.terms.answers import SoftLabels
         from agentkd.distillation.torch_engine import TorchEngine
 
         engine = TorchEngine(self._executor.with_vector(self._vector, 0), self.options)

@@ -15,7 +15,7 @@ from agentkd.executors.executor import Executor
 from agentkd.types import Floats, Kind
 
 if TYPE_CHECKING:
-    from agentkd.distillation.terms.objective import Objective
+    from agentkd.distillation.terms.term import Objective
 
 _SOFT, _SHARPENED, _HARD, _ACTION = range(4)
 _BOX_TERMS = {"action": _ACTION, "pre-tanh": 4, "precision": 5}
@@ -89,8 +89,7 @@ class NativeTerms:
         self, executor: Executor, kind: Kind, options: DistillerOptions
     ) -> list[tuple[int, float, float, float]]:
         """Read terms with the help of torch's, which check them and find their temperatures."""
-        from agentkd.distillation.terms.action import BoxError
-        from agentkd.distillation.terms.choices import HardLabels, SoftLabels
+        from agentkd.distillation.terms.answers import Action, Hard, SoftLabels
         from agentkd.distillation.torch_engine import TorchEngine
 
         engine = TorchEngine(executor, options)
@@ -102,12 +101,12 @@ class NativeTerms:
             if isinstance(loss, SoftLabels):
                 self._softs.append((len(rows), name, loss))
                 rows.append((_SOFT if loss.both else _SHARPENED, weighted.weight, 1.0, 0.0))
-            elif isinstance(loss, HardLabels):
-                rows.append((_HARD, weighted.weight, loss.smoothing, 0.0))
+            elif isinstance(weighted.term, Hard):
+                rows.append((_HARD, weighted.weight, weighted.term.smoothing, 0.0))
             else:
-                assert isinstance(loss, BoxError)
-                what, knee = _BOX_TERMS[loss.term.compare], loss.term.huber or 0.0
-                rows.append((what, weighted.weight, 0.0, knee))
+                # `match` is `action` as it is by default.
+                action = weighted.term if isinstance(weighted.term, Action) else Action()
+                rows.append((_BOX_TERMS[action.compare], weighted.weight, 0.0, action.huber or 0.0))
         return rows
 
     def observe(self, rows: Callable[[], Floats]) -> None:
@@ -126,7 +125,7 @@ class NativeTerms:
 
     def restore(self, objective: Objective | None) -> None:
         """Take over what torch's terms of the same options learnt."""
-        from agentkd.distillation.terms.choices import SoftLabels
+        from agentkd.distillation.terms.answers import SoftLabels
 
         assert objective is not None
         if self.objective is not None:

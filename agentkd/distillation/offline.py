@@ -25,11 +25,11 @@ _COMPARED = 4096
 
 
 def open_dataset(path: str | Path, env: str = "", spec: Spec | None = None) -> Dataset:
-    """Open labels that lie somewhere.
+    """Open recorded labels.
 
     Args:
-        path: A folder that `agentkd record` wrote or that Minari did, or "minari:ID"
-            for one where Minari keeps its own.
+        path: A folder of `agentkd record` or of Minari, or "minari:ID" for one where Minari keeps
+            its own.
         env: The environment's name, for a Minari dataset that names none.
         spec: The environment's, for the order in which a Minari observation's parts are laid out.
 
@@ -54,7 +54,7 @@ class DatasetSource:
 
     Args:
         dataset: The labels.
-        capacity: How many of them whoever learns can hold.
+        capacity: How many of them the distiller can hold.
         seed: For the order of the parts.
     """
 
@@ -62,7 +62,6 @@ class DatasetSource:
     dropped = 0
 
     def __init__(self, dataset: Dataset, capacity: int, seed: int) -> None:
-        """Look at the episodes that are held out."""
         self._dataset = dataset
         self._random = np.random.default_rng(seed)
         self._every = min(_HELD_OUT, dataset.episodes)
@@ -91,7 +90,8 @@ class DatasetSource:
             self.held_back += int(held.sum())
             if held.any() and compared < _COMPARED:
                 chosen = np.flatnonzero(held)[: _COMPARED - compared]
-                kept.append(self._labels(rows, chosen))
+                link = links_of(rows.episode[chosen])
+                kept.append(Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link))
                 compared += len(chosen)
             if given < self._capacity:
                 for chunk in self._chunks(index, rows, np.flatnonzero(~held)):
@@ -111,7 +111,7 @@ class DatasetSource:
         return self._dataset.labels - self.held_back
 
     def overflows(self) -> None:
-        """Let labels go round: a buffer has less room than there are labels."""
+        """Give labels again and again: a buffer has less room than there are labels."""
         self._fits = False
 
     def _held(self, rows: Rows) -> NDArray[np.bool_]:
@@ -121,24 +121,15 @@ class DatasetSource:
         return held
 
     def _chunks(self, part: int, rows: Rows, index: NDArray[np.int64]) -> Iterator[Labels]:
-        link = self._links(part, rows, index)
-        for start in range(0, len(index), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            chosen = index[some]
-            dist = dists.rows(rows.dist, chosen)
-            yield Labels(rows.obs[chosen], dist, link[some])
-
-    def _links(self, part: int, rows: Rows, index: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The ticks of an episode are linked; it begins where it is first met."""
+        # The ticks of an episode are linked; it begins where it is first met.
         episode = rows.episode[index]
         link = links_of(episode)
         went_on = (link == 0) & (episode <= self._before[part])
-        return np.where(went_on, CUT, link).astype(np.int32)
-
-    def _labels(self, rows: Rows, chosen: NDArray[np.int64]) -> Labels:
-        """Take some rows; the ticks of an episode are linked with each other."""
-        link = links_of(rows.episode[chosen])
-        return Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link)
+        link = np.where(went_on, CUT, link).astype(np.int32)
+        for start in range(0, len(index), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            chosen = index[some]
+            yield Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link[some])
 
     def _endless(self) -> Iterator[Labels]:
         while True:
@@ -155,7 +146,7 @@ class DatasetSource:
         """Nothing is driven here."""
 
     def returns(self) -> Sequence[float]:
-        """None: nobody acts."""
+        """None: nothing acts."""
         return ()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import Architecture, initial, parse
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import activate
+from agentkd.executors.layers import Activation, activate
 from agentkd.types import Floats
 
 Dense = tuple[Floats, Floats]
@@ -40,8 +40,10 @@ def dense_layers(executor: Executor) -> tuple[Architecture, list[Dense]]:
     return shape, [*layers, (weight.reshape(out, inputs), bias)]
 
 
-def assembled(executor: Executor, shape: Architecture, layers: list[Dense]) -> Executor:
+def assembled(executor: Executor, activation: Activation, layers: list[Dense]) -> Executor:
     """Put dense layers behind the normaliser of an executor, with its head."""
+    widths = tuple(len(bias) for _, bias in layers[:-1])
+    shape = Architecture("mlp", widths, activation)
     sketch = initial(str(shape), executor.spec, squashed=executor.head == "squashed")
     numbers = [executor.mean, executor.scale]
     for weight, bias in layers:
@@ -73,7 +75,6 @@ def prune(executor: Executor, obs: Floats, share: float) -> Executor:
             f"{executor.architecture!r} with {len(obs)} observations: nothing to remove."
         )
     x = np.clip((obs - executor.mean) * executor.scale, -executor.clip, executor.clip)
-    kept: list[int] = []
     for index, width in enumerate(shape.hidden):
         weight, bias = layers[index]
         x = activate(shape.activation, x @ weight.T + bias)
@@ -87,5 +88,4 @@ def prune(executor: Executor, obs: Floats, share: float) -> Executor:
         layers[index] = weight[stay], bias[stay]
         layers[index + 1] = after[:, stay], after_bias
         x = x[:, stay]
-        kept.append(count)
-    return assembled(executor, replace(shape, hidden=tuple(kept)), layers)
+    return assembled(executor, shape.activation, layers)

@@ -29,13 +29,9 @@ _MANY = 32
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Returns of episodes on the same seeds.
+    """Returns of episodes on the same seeds, the first of which is `seed`.
 
-    Attributes:
-        planner: The planner's.
-        random: Those of random actions.
-        seed: The first episode's seed.
-        executor: The executor's; () before it is measured.
+    `random` are those of random actions; `executor` is () before it is measured.
     """
 
     planner: tuple[float, ...]
@@ -87,10 +83,10 @@ class Task:
         """Return a new executor of an architecture, or one that is there already.
 
         Args:
-            executor: An architecture such as "mlp:64,64", or an executor, or the path of its file,
+            executor: An architecture such as "mlp:64,64", or an executor or the path of its file,
                 to go on from.
             seed: For new weights.
-            name: What the executor is called in messages.
+            name: The executor's name in messages.
 
         Raises:
             ConfigError: If it is for another environment.
@@ -156,17 +152,17 @@ def open_task(
     spec, probe = environments.look_at(env)
     if data is not None:
         need_fit(data.about.spec, spec, "The dataset")
-    refs: tuple[str, ...] = ()
+    if planner is None:
+        if data is None:
+            raise ConfigError("Name a planner, or a dataset of its labels.")
+        return Task(env, spec, by_name(data), data.kind, data=data, copies=copies)
     if isinstance(planner, Path):
         planner = str(planner)
     elif isinstance(planner, list | tuple):
         planner = [str(each) if isinstance(each, Path) else each for each in planner]
-    if planner is None:
-        if data is None:
-            raise ConfigError("Name a planner, or a dataset of its labels.")
-        known, kind = by_name(data), data.kind
-        return Task(env, spec, known, kind, data=data, copies=copies)
-    if isinstance(planner, str) or _several(planner):
+    several = isinstance(planner, Sequence) and all(isinstance(each, str) for each in planner)
+    refs: tuple[str, ...] = ()
+    if isinstance(planner, str) or several:
         known = load_planner(planner, spec, **access)
         # A name and references are all that another process needs.
         if isinstance(env, str):
@@ -194,10 +190,6 @@ def _opened(env: Any) -> tuple[Environment, int]:
             "gymnasium.Env, or such an environment."
         )
     return env, _MANY
-
-
-def _several(planner: Any) -> bool:
-    return isinstance(planner, Sequence) and all(isinstance(p, str) for p in planner)
 
 
 def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> Kind:
@@ -231,8 +223,9 @@ def need_fit(found: Spec, wanted: Spec, what: str, hint: str = "") -> None:
 def by_name(dataset: Dataset) -> Planner:
     """Return the planner that a dataset's labels are of; it cannot be asked."""
     about = dataset.about
-    name = about.planner or "a dataset"
-    return Planner(_silent, about.spec, name, about.parameters, about.digest)
+    return Planner(
+        _silent, about.spec, about.planner or "a dataset", about.parameters, about.digest
+    )
 
 
 def _silent(_: Floats, /) -> Any:

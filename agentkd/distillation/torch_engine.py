@@ -14,9 +14,8 @@ from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Step
 from agentkd.distillation.restoring import all_like, restore_adam
 from agentkd.distillation.terms import to_text
-from agentkd.distillation.terms.match import Match
-from agentkd.distillation.terms.objective import Objective
-from agentkd.distillation.terms.term import Batch, Divergence, Ground
+from agentkd.distillation.terms.answers import Match
+from agentkd.distillation.terms.term import Batch, Divergence, Ground, Objective
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.fields import Fields

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -24,22 +24,26 @@ from agentkd.measure.intervals import Interval
 from agentkd.measure.latency import Form, measure
 from agentkd.types import Floats, Policy
 
-DEFAULT = (
-    "linear",
-    "mlp:8",
-    "mlp:16",
-    "mlp:16,16",
-    "mlp:32,32",
-    "mlp:64,64",
-    "mlp:128,128",
-    "mlp:256,256",
-)
+_HIDDEN = "8", "16", "16,16", "32,32", "64,64", "128,128", "256,256"
+DEFAULT = ("linear", *(f"mlp:{each}" for each in _HIDDEN))
 _TIMED = 0.03
 _AT_ONCE = 8
 _TRIED = 50
-"""Steps of fitting by which it is seen how long they take."""
+"""Steps of fitting that are timed."""
 _PRUNING = 20_000
-"""Observations on which it is seen which units matter, at most."""
+"""The most observations by which units are judged."""
+
+
+_COSTS = ("parameters", "bytes", "microseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an executor costs, as in `Limits`; NaN microseconds are unknown."""
+
+    parameters: int
+    bytes: int
+    microseconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,14 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        for name in ("parameters", "bytes", "microseconds"):
+        for name in _COSTS:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ConfigError(f"{name} is {limit}; it has to be above 0.")
 
     def beyond(self, cost: Cost) -> str:
         """Say which limit a cost is beyond, "" where it is within all."""
-        for name in ("parameters", "bytes", "microseconds"):
+        for name in _COSTS:
             limit, value = getattr(self, name), getattr(cost, name)
             if limit is None or value <= limit:
                 continue
@@ -73,15 +77,6 @@ class Limits:
                 return f"{name} unknown, and at most {limit:,.4g} are asked for"
             return f"{value:,.4g} {name}, more than {limit:,.4g}"
         return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What an executor costs: the same three things; NaN microseconds are unknown."""
-
-    parameters: int
-    bytes: int
-    microseconds: float
 
 
 def cost_of(executor: Executor) -> Cost:
@@ -108,9 +103,9 @@ class Made:
     """An executor that a step made of another.
 
     Attributes:
-        name: What it is called in tables, such as "mlp:24,24 (pruned by 25 %)".
+        name: In tables, such as "mlp:24,24 (pruned by 25 %)".
         executor: It, or what it was made of where `policy` acts.
-        policy: What acts, if it is not `executor`: one in integers, say.
+        policy: What acts, if it is not `executor`, such as one in integers.
         bytes: Of its numbers as they are stored; None for float32.
         steps: Gradient steps that were taken to make it.
         elsewhere: Whether it acts on other machines, so that no time here counts.
@@ -143,18 +138,14 @@ class Step(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables, such as "pruned"."""
-        ...
+        """Its name in tables, such as "pruned"."""
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
     ) -> Iterator[Made]:
         """Give executors, the mildest change first.
 
-        Args:
-            executor: What to begin with.
-            distiller: Makes a distiller with the labels that there are.
-            seconds: For all of it.
+        `distiller` makes a distiller with the labels that there are; `seconds` is for all of it.
         """
         ...
 
@@ -168,13 +159,9 @@ class Pruning:
         steps: Gradient steps after each; None for as many as there is time for.
     """
 
+    name: ClassVar[str] = "pruned"
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     steps: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables."""
-        return "pruned"
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
@@ -184,44 +171,32 @@ class Pruning:
         for share in self.shares:
             obs = distiller(now).buffer.all()[0]
             some = obs[:: max(1, len(obs) // _PRUNING)]
-            # The share of what is left that makes it so much of what there was.
             try:
+                # The share of what is left that makes it so much of what there was.
                 smaller = prune(now, some, (share - before) / (1 - before))
             except ConfigError:
                 return
             if smaller.parameters == now.parameters:
                 continue
-            make_distiller = distiller(smaller)
-            learn([make_distiller], seconds / len(self.shares), self.steps, low=0.5)
-            before, now, taken = share, make_distiller.freeze(), taken + make_distiller.steps
+            fresh = distiller(smaller)
+            learn([fresh], seconds / len(self.shares), self.steps, low=0.5)
+            before, now, taken = share, fresh.freeze(), taken + fresh.steps
             yield Made(f"{now.architecture} (pruned)", now, steps=taken)
-
-
-def _nobody(_: str) -> None:
-    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Integers:
     """Fits the weights to int8 and lets the integer form act. A `Step`.
 
-    The result is in floats whose weights lie on the integers' steps. An executor
-    with a layer that has no integer form is left as it is.
-
-    Attributes:
-        tuning: How weights are fitted; without `steps` it takes as many as there is time for.
-        timed: Whether it does.
-        told: Told where there is nothing to fit.
+    The result is in floats whose weights lie on the integers' steps. An executor with a layer that
+    has no integer form is left as it is, and `told` why. With `timed` it takes as many steps as
+    there is time for, instead of those of `tuning`.
     """
 
+    name: ClassVar[str] = "in integers"
     tuning: FineTuning = field(default_factory=FineTuning)
     timed: bool = True
-    told: Callable[[str], None] = _nobody
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables."""
-        return "in integers"
+    told: Callable[[str], object] | None = None
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float
@@ -234,17 +209,12 @@ class Integers:
                 tuning = _timely(executor, labels, tuning, seconds)
             fitted = fit_int8(executor, labels, tuning)
         except SpecError as error:
-            self.told(str(error))
+            if self.told is not None:
+                self.told(str(error))
             return
         whole = quantise(fitted.executor, fitted.obs)
-        yield Made(
-            f"{executor.architecture} (int8)",
-            fitted.executor,
-            whole,
-            constants(whole),
-            tuning.steps,
-            elsewhere=True,
-        )
+        name, size = f"{executor.architecture} (int8)", constants(whole)
+        yield Made(name, fitted.executor, whole, size, tuning.steps, elsewhere=True)
 
 
 def _timely(
@@ -272,19 +242,15 @@ def learn(
 ) -> None:
     """Let distillers take gradient steps in turns, as many each.
 
-    Args:
-        distillers: Take them.
-        seconds: How long, all together.
-        steps: How many instead, each; None for as many as there is time for.
-        low: Where on the schedule they begin, 0 to 1.
-        high: Where they end.
+    `seconds` is for all together; with `steps`, so many each instead. Their schedule goes from
+    `low` to `high`, 0 to 1.
     """
     begin, taken, done = time.monotonic(), 0, 0.0
     while done < 1.0:
-        for make_distiller in distillers:
-            make_distiller.schedule(low + (high - low) * done)
+        for distiller in distillers:
+            distiller.schedule(low + (high - low) * done)
             for _ in range(_AT_ONCE if steps is None else min(_AT_ONCE, steps - taken)):
-                make_distiller.step()
+                distiller.step()
         taken += _AT_ONCE
         passed = (time.monotonic() - begin) / max(seconds, 1e-9)
         done = passed if steps is None else taken / max(steps, 1)
@@ -296,8 +262,6 @@ class Candidate:
 
     Attributes:
         name: In tables; its architecture, or that with what was done to it.
-        made: The candidate.
-        cost: What it costs.
         kept: Its retention on the seeds by which is chosen.
         labels: How many labels there were when it last learnt.
         steps: How many gradient steps it has taken.
@@ -325,11 +289,7 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def pick(candidates: Sequence[Candidate], target: float) -> tuple[Candidate, str]:
-    """Take the smallest that keeps the target, else the one that keeps most.
-
-    Returns:
-        It, and why.
-    """
+    """Take the smallest that keeps the target, else the one that keeps most; say why."""
     measured = [each for each in candidates if np.isfinite(each.kept.mean)]
     if not measured:
         raise ConfigError("No candidate could be measured against the planner.")

@@ -13,10 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import final
-
-import numpy as np
 
 from agentkd.distillation.auto.candidates import (
     DEFAULT,
@@ -29,14 +26,14 @@ from agentkd.distillation.auto.candidates import (
     learn,
     pick,
 )
-from agentkd.distillation.auto.labels import Live
 from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.collector import Collector
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.offline import DatasetSource
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Returns, Task
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, PlannerError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.interrupt import ctrl_c
@@ -49,6 +46,10 @@ _COLLECTING = 0.3
 _STEPPING = 0.25
 """The share of the whole time that goes into the steps after the race."""
 _FEWEST = 5
+_TURN = 32
+"""Ticks for which a candidate drives."""
+_PATIENCE = 100_000
+"""Answers with NaN or infinity after which a planner without another is given up."""
 _APART = 100_000
 """How far the seeds by which is chosen are from those that are reported."""
 
@@ -58,12 +59,8 @@ class Found:
     """The result of a search.
 
     Attributes:
-        chosen: The executor that was picked.
-        why: In words.
         candidates: All that were measured, the smallest first.
         left_out: Names of those beyond the limits, with what they are beyond.
-        labels: How many labels were collected.
-        seconds: How long it took.
         interrupted: Whether it was ended before its time.
     """
 
@@ -101,19 +98,21 @@ def search(
     further: Sequence[Step] = (),
     watch: Watch | None = None,
 ) -> Found:
-    """Find the smallest executor that keeps the target within the limits.
+    """Find the smallest executor that keeps the target, a retention, within the limits.
+
+    With a dataset the environment only measures. With labels and steps instead of seconds the same
+    seed gives the same executor; a dataset has its own labels.
 
     Args:
-        task: Environment and planner; with a dataset the environment only measures.
-        references: What planner and random actions get on the seeds by which is chosen. Whoever
-            reports the result measures it on others.
+        task: Environment and planner.
+        references: Returns of planner and random actions on the seeds by which is chosen. The
+            caller measures the result on others.
         candidates: Architectures.
         target: The retention to keep.
         limits: What an executor may cost.
         seconds: How long to collect and learn, 120 if nothing else is given; measuring comes on
             top.
-        labels: How many labels; with `steps` instead of seconds the same seed gives the same
-            executor. A dataset has its own.
+        labels: How many labels.
         steps: Gradient steps of all candidates together.
         seed: For weights, resets and draws.
         options: How to learn.
@@ -138,9 +137,6 @@ def search(
     learning = options or DistillerOptions(seed=seed)
     bounds = limits or Limits()
     within, left_out = _within([task.executor(c, seed) for c in candidates], bounds)
-    live = None
-    if task.data is None:
-        live = Live(task, collection or CollectionOptions(), seed)
     race = _Race(
         task=task,
         references=references,
@@ -148,22 +144,22 @@ def search(
         target=target,
         limits=bounds,
         options=learning,
-        watch=watch or _quiet,
-        live=live,
+        way=collection or CollectionOptions(),
+        watch=watch or (lambda _text, _measured: None),
         buffer=LabelBuffer(learning.capacity),
-        sketches={executor.architecture: executor for executor, _ in within},
-        costs={executor.architecture: cost for executor, cost in within},
+        within=within,
     )
+    if task.data is None:
+        race.collector = task.collector(race.way, seed)
     try:
         with ctrl_c() as asked:
             if task.data is not None:
-                source = DatasetSource(task.data, learning.capacity, seed)
-                for each in source.fill():
+                for each in DatasetSource(task.data, learning.capacity, seed).fill():
                     race.buffer.add(*each)
             race.run(asked, further)
     finally:
-        if live is not None:
-            live.close()
+        if race.collector is not None:
+            race.collector.close()
     measured = sorted(race.measured.values(), key=lambda c: c.cost.bytes)
     if not measured:
         raise KeyboardInterrupt
@@ -179,14 +175,10 @@ def search(
     )
 
 
-def _quiet(_: str, __: Sequence[Candidate]) -> None:
-    """Nobody watches."""
-
-
 def _within(
     sketches: Sequence[Executor], limits: Limits
-) -> tuple[list[tuple[Executor, Cost]], dict[str, str]]:
-    """Time and count candidates, and leave out those beyond the limits."""
+) -> tuple[dict[str, tuple[Executor, Cost]], dict[str, str]]:
+    """Time and count candidates, the smallest first, and leave out those beyond the limits."""
     within: dict[str, tuple[Executor, Cost]] = {}
     left_out: dict[str, str] = {}
     for executor in sketches:
@@ -194,15 +186,14 @@ def _within(
             left_out[executor.architecture] = "it has a memory; distil it by its name"
             continue
         cost = cost_of(executor)
-        reason = limits.beyond(cost)
-        if reason:
+        if reason := limits.beyond(cost):
             left_out[executor.architecture] = reason
         else:
             within[executor.architecture] = executor, cost
     if not within:
         told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ConfigError(f"No candidate is within the limits. {told or 'None given.'}")
-    return sorted(within.values(), key=lambda pair: pair[1].bytes), left_out
+    return dict(sorted(within.items(), key=lambda item: item[1][1].bytes)), left_out
 
 
 @final
@@ -216,18 +207,19 @@ class _Race:
     target: float
     limits: Limits
     options: DistillerOptions
+    way: CollectionOptions
     watch: Watch
-    live: Live | None
     buffer: LabelBuffer
-    sketches: Mapping[str, Executor]
-    costs: Mapping[str, Cost]
+    within: Mapping[str, tuple[Executor, Cost]]
+    collector: Collector | None = None
     interrupted: bool = False
     measured: dict[str, Candidate] = field(default_factory=dict)
     _distillers: dict[str, Distiller] = field(default_factory=dict)
+    _turn: int = 0
 
     def run(self, asked: Callable[[], bool], steps: Sequence[Step]) -> None:
         """Race, then try the steps on the smallest that keeps the target."""
-        alive = list(self.sketches)
+        alive = list(self.within)
         rungs = math.ceil(math.log2(len(alive))) + 1 if len(alive) > 1 else 1
         share = (1.0 - (_STEPPING if steps else 0.0)) / rungs
         for rung in range(rungs):
@@ -256,9 +248,8 @@ class _Race:
         labels = None
         if self.budget.labels is not None:
             labels = math.ceil(self.budget.labels * share)
-        if self.live is not None:
-            drivers = [partial(self._driver, name) for name in alive]
-            self.live.fill(self.buffer, drivers, seconds * _COLLECTING, labels)
+        if self.collector is not None:
+            self._fill(self.collector, alive, seconds * _COLLECTING, labels)
         steps = None
         if self.budget.steps is not None:
             steps = max(1, round(self.budget.steps * share / len(alive)))
@@ -268,14 +259,38 @@ class _Race:
         distillers = [self._distiller(name) for name in alive]
         learn(distillers, seconds * (1 - _COLLECTING), steps, low=low, high=high)
 
+    def _fill(
+        self, collector: Collector, alive: Sequence[str], seconds: float, most: int | None
+    ) -> None:
+        """Collect for `seconds`, or `most` labels, while candidates drive in turns.
+
+        The first time the planner drives alone.
+        """
+        buffer, begin = self.buffer, time.monotonic()
+        first, alone = buffer.seen + buffer.refused, not self._turn
+        ticks = 0
+        while True:
+            if ticks % _TURN == 0:
+                driver = self._driver(alive[self._turn % len(alive)])
+                self._turn += 1
+            share = 1.0 if alone else self.way.share(buffer.seen)
+            buffer.add(*collector.step(driver, share).labels)
+            ticks += 1
+            if not buffer.seen and buffer.refused > _PATIENCE:
+                raise PlannerError("The planner answers with nothing but NaN.")
+            added = buffer.seen + buffer.refused - first
+            over = time.monotonic() - begin >= seconds if most is None else added >= most
+            if over and buffer.seen:
+                return
+
     def _driver(self, name: str) -> Policy | RecurrentPolicy:
         distiller = self._distillers.get(name)
-        executor = self.sketches[name] if distiller is None else distiller.freeze()
+        executor = self.within[name][0] if distiller is None else distiller.freeze()
         return (compile_native(executor) or executor).policy
 
     def _distiller(self, name: str) -> Distiller:
         if name not in self._distillers:
-            self._distillers[name] = self._joined(self.sketches[name])
+            self._distillers[name] = self._joined(self.within[name][0])
         return self._distillers[name]
 
     def _joined(self, executor: Executor) -> Distiller:
@@ -290,11 +305,9 @@ class _Race:
     def _measure(self, name: str, episodes: int) -> Candidate:
         """Measure a candidate on the first of the seeds by which is chosen."""
         distiller = self._distiller(name)
-        made = Made(name, distiller.freeze())
-        cost = self.costs[name]
-        candidate = self._judged(made, cost, episodes, distiller.steps)
-        self.measured[name] = candidate
-        return candidate
+        made, cost = Made(name, distiller.freeze()), self.within[name][1]
+        self.measured[name] = self._judged(made, cost, episodes, distiller.steps)
+        return self.measured[name]
 
     def _judged(self, made: Made, cost: Cost, episodes: int, steps: int) -> Candidate:
         policy, known = made.policy or made.executor.policy, self.references
@@ -345,14 +358,14 @@ def _keeping(results: Sequence[Candidate], target: float) -> Iterator[Candidate]
 def halve(results: Sequence[Candidate], target: float) -> set[str]:
     """Choose the better half.
 
-    Where one keeps the target, it goes on, with the next larger one, for it may have been luck, and
-    the best of the smaller ones, which may yet come to it. Where none does, those that keep most.
+    Where one keeps the target, it goes on, with the next larger one, in case it was luck, and the
+    best of the smaller ones, which may still reach it. Where none does, those that keep most.
     """
     count = math.ceil(len(results) / 2)
     goal = next(_keeping(results, target), None)
 
     def most(each: Candidate) -> float:
-        return -np.inf if math.isnan(each.kept.mean) else each.kept.mean
+        return -math.inf if math.isnan(each.kept.mean) else each.kept.mean
 
     if goal is None:
         best = sorted(results, key=most, reverse=True)

@@ -31,7 +31,7 @@ class DistilCallback(BaseCallback):
     Every `every` environment steps the planner labels the observations that were just visited, and
     the executor learns from them. The planner is the model as it is then; or, with `evaluate`, the
     model as it was when it did best (Rusu et al. 2015, "Policy distillation", section 5.4), so that
-    the executor is spared what the model unlearns.
+    the executor does not follow the model where it gets worse.
 
     The planner changes, so labels age: only the newest `capacity` are kept, and with `versions`
     only those of so many of its versions.
@@ -49,7 +49,7 @@ class DistilCallback(BaseCallback):
         capacity: The most labels that are kept.
         versions: Labels of how many versions of the planner are kept; None for all.
         evaluate: An environment's name, or a function that makes one, in which the model is
-            evaluated; None to follow it wherever it goes.
+            evaluated; None to follow the model always.
         evaluate_every: Environment steps between two evaluations.
         evaluate_episodes: Episodes of each, on the same seeds every time.
         seed: For weights and draws.
@@ -68,14 +68,17 @@ class DistilCallback(BaseCallback):
         evaluate_episodes: int = 5,
         seed: int = 0,
     ) -> None:
-        """Remember what was asked for; the model is known only when it learns."""
+        """Remember the options; the model is known only when it learns."""
         super().__init__()
-        if every < 1 or steps_per_round < 1:
-            raise ConfigError("every and steps_per_round have to be at least 1.")
-        if versions is not None and versions < 1:
-            raise ConfigError(f"versions is {versions}; it has to be at least 1.")
-        if evaluate_every < 1 or evaluate_episodes < 1:
-            raise ConfigError("evaluate_every and evaluate_episodes: at least 1 each.")
+        for name, value in (
+            ("every", every),
+            ("steps_per_round", steps_per_round),
+            ("versions", 1 if versions is None else versions),
+            ("evaluate_every", evaluate_every),
+            ("evaluate_episodes", evaluate_episodes),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it has to be at least 1.")
         self._architecture = architecture
         self._every = every
         self._steps = steps_per_round
@@ -88,7 +91,6 @@ class DistilCallback(BaseCallback):
         self._visited: list[Floats] = []
         self._links: list[NDArray[np.int32]] = []
         self._stepped = False
-        self._count = 0
         self._evaluated = 0
         self._updates = -1
         self._best: Planner | None = None
@@ -125,16 +127,15 @@ class DistilCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         visited: Any = self.locals["new_obs"]
-        if self.model.get_vec_normalize_env() is not None:
+        if (wrapper := self.model.get_vec_normalize_env()) is not None:
             # The executor sees what the environment gives; its own normaliser follows.
-            visited = self.model.get_vec_normalize_env().get_original_obs()  # type: ignore[union-attr]
+            visited = wrapper.get_original_obs()
         flat = flatten(self._spec.obs, visited)
-        self._visited.append(flat)
         begins = self.locals["dones"] if self._stepped else np.ones(len(flat), bool)
+        self._visited.append(flat)
         self._links.append(np.where(begins, 0, len(flat)).astype(np.int32))
         self._stepped = True
-        self._count += len(flat)
-        if self._count >= self._every:
+        if sum(map(len, self._visited)) >= self._every:
             self._round()
         return True
 
@@ -144,15 +145,14 @@ class DistilCallback(BaseCallback):
 
     def _round(self) -> None:
         obs, link = np.concatenate(self._visited), np.concatenate(self._links)
-        self._visited, self._links, self._count = [], [], 0
+        self._visited, self._links = [], []
         planner = self._labelling()
         dist: Any = planner.policy(obs)  # type: ignore[call-arg]
         action = self._spec.action
         if self._distiller is None:
             squashed = dists.kind_of(dist) != "gaussian"
-            executor = initial(
-                self._architecture, self._spec, seed=self._options.seed, squashed=squashed
-            )
+            seed = self._options.seed
+            executor = initial(self._architecture, self._spec, seed=seed, squashed=squashed)
             self._distiller = Distiller(executor, self._options)
         executor = self._distiller.freeze()
         if executor.memory:
@@ -206,7 +206,7 @@ class DistilCallback(BaseCallback):
         self.logger.record("distill/best_return", self.best_return)
 
     def _add(self, obs: Floats, dist: Any, link: NDArray[np.int32]) -> None:
-        """Keep labels, and let go those of versions that are too old."""
+        """Keep labels, and forget those of versions that are too old."""
         assert self._distiller is not None
         buffer = self._distiller.buffer
         before = buffer.seen
@@ -214,8 +214,6 @@ class DistilCallback(BaseCallback):
         self._added.append((self.version, buffer.seen - before))
         if self._versions is None:
             return
-        recent = self.version - self._versions
-        while self._added and self._added[0][0] <= recent:
+        while self._added and self._added[0][0] <= self.version - self._versions:
             self._added.popleft()
-        wanted = sum(count for _, count in self._added)
-        buffer.forget(len(buffer) - wanted)
+        buffer.forget(len(buffer) - sum(count for _, count in self._added))

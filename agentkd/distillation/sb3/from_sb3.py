@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from agentkd import dists
+from agentkd.distillation.prune import Dense, assembled
 from agentkd.errors import LoadError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.layers import Activation
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3 import build as sb3
 from agentkd.planners.sb3.build import Sb3Policy
@@ -26,12 +28,11 @@ from agentkd.planners.sb3.vecnormalize import Normaliser, statistics_of
 from agentkd.spec import Spec
 from agentkd.types import Floats
 
-_NAMES = {"ReLU": "relu", "Tanh": "tanh", "SiLU": "silu", "ELU": "elu"}
+_NAMES: dict[str, Activation] = {"ReLU": "relu", "Tanh": "tanh", "SiLU": "silu", "ELU": "elu"}
 _UNCLIPPED = 1e6
 """Where SB3 does not clip what it observes: further away than anything is."""
 
-Dense = tuple[Floats, Floats]
-"""The weights (out, in) and biases (out,) of a layer."""
+_EXTRACTOR = "features_extractor."
 
 
 def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
@@ -58,7 +59,7 @@ def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
         raise LoadError(
             f"{planner.name} is not a feed-forward policy of SB3's own classes. Distil it instead."
         )
-    return executor_of(planner.policy, spec or planner.spec, planner.name)
+    return _executor(planner.policy, spec or planner.spec, planner.name)
 
 
 def _of_model(model: Any, spec: Spec | None) -> Executor:
@@ -73,27 +74,25 @@ def _of_model(model: Any, spec: Spec | None) -> Executor:
     own = _own_normaliser(model.policy)
     if own is None and extractor != "FlattenExtractor":
         raise LoadError(f"{where} has a {extractor}; only flat observations are taken.")
-    if own is not None:
-        if statistics is not None:
-            raise LoadError(f"{where} is normalised twice; normalise only inside it.")
-        kept = {k: w for k, w in description.weights.items() if _EXTRACTOR not in k}
-        description = replace(description, weights=kept)
+    if own is not None and statistics is not None:
+        raise LoadError(f"{where} is normalised twice; normalise only inside it.")
     # Copied: an executor does not change while the model learns on.
-    weights = {k: np.array(w) for k, w in description.weights.items()}
+    weights = {
+        name: np.array(weight)
+        for name, weight in description.weights.items()
+        if own is None or _EXTRACTOR not in name
+    }
     description = replace(description, weights=weights)
     policy, found, _ = sb3.build(description, spec, statistics)
     if not isinstance(policy, Sb3Policy):
         raise LoadError(f"{where} has a memory; distil it instead.")
-    executor = executor_of(policy, found, where)
+    executor = _executor(policy, found, where)
     if own is None:
         return executor
     if own.squashed:
         executor = replace(executor, head="squashed")
     mean, scale = (tensor.cpu().numpy().copy() for tensor in (own.mean, own.scale))
     return replace(executor, mean=mean, scale=scale, clip=own.clip)
-
-
-_EXTRACTOR = "features_extractor."
 
 
 def _own_normaliser(policy: Any) -> Any:
@@ -107,13 +106,8 @@ def _own_normaliser(policy: Any) -> Any:
     return None
 
 
-def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
-    """Make an executor of a rebuilt SB3 policy.
-
-    Args:
-        policy: What `load_planner` makes of an SB3 save.
-        spec: The environment.
-        where: What it comes from, for messages.
+def _executor(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
+    """Make an executor of a rebuilt SB3 policy; messages say that it comes from `where`.
 
     Raises:
         LoadError: If executors cannot do the same.
@@ -123,17 +117,10 @@ def executor_of(policy: Sb3Policy, spec: Spec, where: str) -> Executor:
             f"{where} does not take its observations as one flat vector in their order."
         )
     layers, squashed, between = _layers(policy, where)
-    name = _activation(between, where)
-    widths = [len(bias) for _, bias in layers[:-1]]
-    tail = "" if name == "relu" else f",{name}"
-    architecture = f"mlp:{','.join(map(str, widths))}{tail}" if widths else "linear"
-    sketch = initial(architecture, spec, squashed=squashed)
     mean, scale, clip = _normaliser(policy.inputs.normaliser, spec, where)
-    numbers = [mean, scale]
-    for weight, bias in layers:
-        numbers += [weight.ravel(), bias]
-    vector = np.concatenate(numbers).astype(np.float32)
-    return replace(sketch.with_vector(vector, 0), clip=clip)
+    sketch = initial("linear", spec, squashed=squashed)
+    sketch = replace(sketch, mean=mean, scale=scale, clip=clip)
+    return assembled(sketch, _activation(between, where), layers)
 
 
 def _layers(policy: Sb3Policy, where: str) -> tuple[list[Dense], bool, Any]:
@@ -187,7 +174,7 @@ def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list
     return [*(_dense(each) for each in trunk.layers), doubled, joined]
 
 
-def _activation(between: Any, where: str) -> str:
+def _activation(between: Any, where: str) -> Activation:
     name = type(between).__name__
     if name not in _NAMES:
         known = ", ".join(_NAMES)
@@ -211,7 +198,7 @@ def _normaliser(known: Normaliser | None, spec: Spec, where: str) -> tuple[Float
 
 
 def difference(executor: Executor, planner: Planner, obs: Floats) -> float:
-    """The largest distance between what both do for observations (batch, obs).
+    """The largest distance between both actions for observations (batch, obs).
 
     In the units of the action; for choices, 1 where any differs.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from agentkd.distillation.terms.answers import Soft
+from agentkd.distillation.terms.term import BoxUnits, Ground
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
 from agentkd.types import Kind
@@ -20,14 +23,13 @@ Method = Literal["ppd", "kickstart", "student-driven", "teacher-driven"]
 Apart = Callable[[Any, Tensor], Tensor]
 """KL(planner || executor) for SB3's distribution and packed rows (n, width): (n,)."""
 
-_GAPS = 0.3
 _LEAST_STD = 0.05
 """Below this share of half the box a planner's spread says nothing about importance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A weight that is gone once the executor returns what the planner does.
+    """A weight that falls to 0 as the executor's return rises to the planner's.
 
     start · max(0, 1 − (G_executor − G_random) / (G_planner − G_random)). Unlike the ratio of
     returns (Agarwal et al. 2022, "Reincarnating reinforcement learning") it means the same where
@@ -36,7 +38,7 @@ class Gap:
     Attributes:
         planner: The planner's mean return.
         random: That of random actions.
-        start: The weight of an executor that does no better than they.
+        start: The weight of an executor that is no better than random actions.
     """
 
     planner: float
@@ -61,14 +63,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """How the planner counts.
+    """How the planner's answers count beside the reward.
 
     Attributes:
         method: "ppd", proximal policy distillation (Spigler 2025, arXiv:2407.15134): the reward,
             and max(ratio, 1 − ε) times the divergence, with PPO's ratio of new to old probability
             and its clip ε. "kickstart" (Schmitt et al. 2018, arXiv:1803.03835): the reward, and the
-            divergence as it is. The other two know no reward: the divergence alone, on states that
-            the executor or the planner comes to.
+            divergence as it is. The other two ignore the reward: the divergence alone, on states
+            that the executor or the planner comes to.
         weight: Of the divergence beside the reward, or the `Gap` that it follows.
     """
 
@@ -95,48 +97,43 @@ class Guide:
         return float(self.weight)
 
 
-def _categorical(target: Tensor, found: Any) -> Tensor:
-    """KL from log-probabilities (n, choices) to a torch Categorical: (n,)."""
-    apart: Tensor = target.exp() * (target - found.logits)
-    return apart.sum(1)
+def apart_for(kind: Kind, action: ActionSpec, *, bounded: bool = False) -> Apart:
+    """Choose how far a planner's kind of answer is from SB3's distribution.
 
+    Args:
+        kind: Of the planner's answers.
+        action: The environment's actions.
+        bounded: Whether the executor's mean cannot leave the box.
+    """
+    if isinstance(action, BoxSpec):
+        return partial(_box, kind, BoxUnits(action, kind, "clipped"), bounded)
+    # Soft labels ask neither head nor network.
+    soft = Soft(sides="planner").build(Ground(kind, "categorical", action, 0, None))
 
-def _choice(found: Any, rows: Tensor) -> Tensor:
-    return _categorical(torch.log_softmax(rows, dim=1), found.distribution)
-
-
-def _bernoulli(found: Any, rows: Tensor) -> Tensor:
-    odds = found.distribution.logits
-    logsigmoid = torch.nn.functional.logsigmoid
-    p = torch.sigmoid(rows)
-    yes, no = logsigmoid(rows) - logsigmoid(odds), logsigmoid(-rows) - logsigmoid(-odds)
-    return (p * yes + (1 - p) * no).sum(1)
-
-
-@dataclass(slots=True)
-class _Values:
-    """Action values become soft labels in units of a running median gap."""
-
-    unit: Tensor | None = None
-
-    def __call__(self, found: Any, rows: Tensor) -> Tensor:
-        best = rows.topk(min(2, rows.shape[1]), dim=1).values
-        now = (best[:, 0] - best[:, -1]).median().clamp_min(1e-6)
-        self.unit = now if self.unit is None else self.unit.lerp(now, 0.01)
-        tempered = (rows - best[:, :1]) / (_GAPS * self.unit)
-        return _categorical(torch.log_softmax(tempered, dim=1), found.distribution)
-
-
-def _several(sizes: tuple[int, ...]) -> Apart:
     def apart(found: Any, rows: Tensor) -> Tensor:
-        pieces = torch.split(torch.as_tensor(rows), list(sizes), dim=1)
-        each = [
-            _categorical(torch.log_softmax(piece, dim=1), one)
-            for piece, one in zip(pieces, found.distribution, strict=True)
-        ]
-        return torch.stack(each).sum(0)
+        soft.to(rows.device).observe(rows)
+        several = isinstance(action, MultiDiscreteSpec)
+        each = found.distribution if several else [found.distribution]
+        return soft.rows(torch.cat([one.logits for one in each], 1), rows)
 
     return apart
+
+
+def _box(kind: Kind, box: BoxUnits, bounded: bool, found: Any, rows: Tensor) -> Tensor:
+    normal, mean = found.distribution, rows[:, : box.size]
+    target = mean.clamp(box.low, box.high) if bounded else mean
+    if kind == "point":
+        # A point has no spread, and an invented tiny one would make the divergence arbitrarily
+        # large. It gets the executor's own, which it leaves alone.
+        distance: Tensor = (target - normal.mean) / normal.stddev.detach()
+        return 0.5 * distance.square().sum(1)
+    std = rows[:, box.size :].exp()
+    if kind == "squashed":
+        # To the first order, the spread after tanh is the slope's times as wide.
+        squashed = torch.tanh(mean)
+        std = (std * (1 - squashed.square())).clamp_min(_LEAST_STD) * box.half
+        return gaussian_kl(box.middle + box.half * squashed, std, normal)
+    return gaussian_kl(target, std, normal)
 
 
 def gaussian_kl(mean: Tensor, std: Tensor, found: Normal) -> Tensor:
@@ -144,55 +141,6 @@ def gaussian_kl(mean: Tensor, std: Tensor, found: Normal) -> Tensor:
     ratio = std / found.stddev
     distance = (mean - found.mean) / found.stddev
     return (0.5 * (ratio.square() + distance.square() - 1.0) - ratio.log()).sum(1)
-
-
-def _box(kind: Kind, box: BoxSpec, bounded: bool) -> Apart:
-    low, high = (torch.tensor(end, dtype=torch.float32) for end in (box.low, box.high))
-    finite = (high - low).isfinite()
-    half = torch.where(finite, (high - low) / 2, torch.ones_like(low))
-    middle = torch.where(finite, (high + low) / 2, torch.zeros_like(low))
-    size = len(box.low)
-
-    def apart(found: Any, rows: Tensor) -> Tensor:
-        normal, mean = found.distribution, rows[:, :size]
-        if kind == "point":
-            # A point has no spread, and to invent a tiny one would make the divergence as large as
-            # one likes. It gets the executor's own, which it leaves alone.
-            own = normal.stddev.detach()
-            target = mean.clamp(low, high) if bounded else mean
-            distance: Tensor = (target - normal.mean) / own
-            return 0.5 * distance.square().sum(1)
-        std = rows[:, size:].exp()
-        if kind == "squashed":
-            # To the first order, the spread after tanh is the slope's times as wide.
-            squashed = torch.tanh(mean)
-            std = (std * (1 - squashed.square())).clamp_min(_LEAST_STD) * half
-            return gaussian_kl(middle + half * squashed, std, normal)
-        # Beyond the bounds only an executor can go whose mean is not kept within.
-        return gaussian_kl(mean.clamp(low, high) if bounded else mean, std, normal)
-
-    return apart
-
-
-def apart_for(kind: Kind, action: ActionSpec, *, bounded: bool = False) -> Apart:
-    """Choose how far a planner's kind of answer is from SB3's distribution.
-
-    Args:
-        kind: What the planner answers with.
-        action: The environment's actions.
-        bounded: Whether the executor's mean cannot leave the box.
-    """
-    if isinstance(action, BoxSpec):
-        return _box(kind, action, bounded)
-    if isinstance(action, MultiDiscreteSpec):
-        return _several(action.sizes)
-    match kind:
-        case "qvalues":
-            return _Values()
-        case "bernoulli":
-            return _bernoulli
-        case _:
-            return _choice
 
 
 def mean_return(episodes: Any) -> float:

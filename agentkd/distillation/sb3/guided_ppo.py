@@ -38,13 +38,8 @@ class _Remembering(RolloutBuffer):
 
 
 @final
-class _Rollouts(_Remembering):
-    """For observations of one part."""
-
-
-@final
 class _DictRollouts(_Remembering, DictRolloutBuffer):
-    """For observations that are dictionaries."""
+    """The same for observations that are dictionaries."""
 
 
 class _Losses(NamedTuple):
@@ -61,15 +56,9 @@ class _Losses(NamedTuple):
 class GuidedPPO(PPO):
     """PPO with a planner beside it.
 
-    The planner may be whatever `load_planner` gives that has no memory: it is asked once about each
-    state that is visited, in one batch before each update.
-
-    Args:
-        policy: As PPO's; or see `to_sb3`, which begins with an executor.
-        env: As PPO's. VecNormalize is seen through: the planner gets what the environment gives.
-        planner: Who guides.
-        guide: How.
-        options: PPO's.
+    The planner may be any of `load_planner` without a memory. It is asked once about each visited
+    state, in one batch before each update, and gets the environment's own observations, before
+    VecNormalize. The policy may be PPO's, or that of `to_sb3`, which begins with an executor.
 
     Raises:
         ConfigError: If the planner has a memory, or the environment is one of images.
@@ -86,7 +75,6 @@ class GuidedPPO(PPO):
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
-        """Make the policy, and check that the planner fits."""
         self.planner, self.guide = planner, guide or Guide()
         self.weight = 0.0
         self._seen: list[Floats] = []
@@ -109,7 +97,7 @@ class GuidedPPO(PPO):
 
     def _setup_model(self) -> None:
         dictionary = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = _DictRollouts if dictionary else _Rollouts
+        self.rollout_buffer_class = _DictRollouts if dictionary else _Remembering
         super()._setup_model()
 
     def _excluded_save_params(self) -> list[str]:
@@ -119,29 +107,30 @@ class GuidedPPO(PPO):
     def collect_rollouts(self, env: Any, *arguments: Any, **named: Any) -> bool:
         """Collect as PPO does, and remember what the environment gave."""
         self._seen, self._said = [], []
-        wrapper = self.get_vec_normalize_env()
-        if wrapper is not None:
-            self._now = flatten(self._spec.obs, wrapper.get_original_obs())
+        self._look()
         if self.guide.method != "teacher-driven":
             return super().collect_rollouts(env, *arguments, **named)
-        distiller, driver = self.policy, _Driver(self)
+        policy = self.policy
         try:
-            self.policy = driver  # type: ignore[assignment]
+            self.policy = _Driver(self)  # type: ignore[assignment]
             return super().collect_rollouts(env, *arguments, **named)
         finally:
-            self.policy = distiller
+            self.policy = policy
 
     def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
-        # It is called between a step and what remembers it: the last observation is still the one
-        # that was acted on.
+        # Called between a step and its record: the last observation is still the one acted on.
         self._seen.append(self.observed())
+        self._look()
+
+    def _look(self) -> None:
+        """Remember what the environments gave, where VecNormalize changes it."""
         wrapper = self.get_vec_normalize_env()
         if wrapper is not None:
             self._now = flatten(self._spec.obs, wrapper.get_original_obs())
 
     def observed(self) -> Floats:
-        """What the environments gave last, flat, (environments, obs)."""
+        """The environments' last observations, flat, (environments, obs)."""
         if self._now is not None and self.get_vec_normalize_env() is not None:
             return self._now
         obs: Any = self._last_obs
@@ -153,7 +142,7 @@ class GuidedPPO(PPO):
         """Ask the planner about flat observations, (n, obs).
 
         Raises:
-            PlannerError: If it raises, or answers what is no number.
+            PlannerError: If it raises, or answers with NaN or infinity.
         """
         try:
             dist: ActionDist = self.planner.policy(obs)  # type: ignore[call-arg, assignment]
@@ -164,22 +153,22 @@ class GuidedPPO(PPO):
         return dist
 
     def _labels(self) -> Tensor:
-        """What the planner says, packed, in the order of the flattened buffer."""
+        """The planner's answers, packed, in the order of the flattened buffer."""
         steps, count = len(self._seen), self.n_envs
-        if not self._said:
-            packed = dists.pack(self.ask(np.concatenate(self._seen)))
-        else:
+        if self._said:
             packed = np.concatenate(self._said)
+        else:
+            packed = dists.pack(self.ask(np.concatenate(self._seen)))
         rows = packed.reshape(steps, count, -1).swapaxes(0, 1)
         flat = np.ascontiguousarray(rows.reshape(steps * count, -1), np.float32)
         return torch.from_numpy(flat).to(self.device)
 
     def remember(self, packed: Floats) -> None:
-        """Keep what the planner said when it drove."""
+        """Keep the planner's answers where it drove."""
         self._said.append(packed)
 
     def train(self) -> None:
-        """Update the policy with what was collected and what the planner says to it."""
+        """Update the policy with the rollouts and the planner's answers to them."""
         labels = self._labels()
         assert self._kind is not None
         if self._apart is None:

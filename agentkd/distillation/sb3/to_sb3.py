@@ -27,18 +27,9 @@ from agentkd.spec import env_spec
 from agentkd.types import Floats
 
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    "PPO": PPO,
-    "A2C": A2C,
-    "SAC": SAC,
-    "TD3": TD3,
-    "DDPG": DDPG,
+    each.__name__: each for each in (PPO, A2C, SAC, TD3, DDPG)
 }
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-}
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "elu": nn.ELU}
 _STD = 0.1
 """Exploration at first, as a share of half the box."""
 
@@ -47,14 +38,12 @@ _STD = 0.1
 class Normalised(BaseFeaturesExtractor):
     """An executor's normaliser in front of an SB3 policy; it does not learn.
 
-    Args:
-        observation_space: As SB3 gives it.
-        mean: Subtracted from each observation.
-        scale: Multiplies the difference.
-        clip: The result stays within [-clip, clip].
-        squashed: Whether the executor ends in tanh.
-        names: The parts of a dictionary, in the order in which they are laid out.
+    It keeps whether the executor is squashed, for the way back. `names` are the parts of a
+    dictionary, in the order in which they are laid out.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -65,10 +54,7 @@ class Normalised(BaseFeaturesExtractor):
         squashed: bool,
         names: Sequence[str] = (),
     ) -> None:
-        """Keep the numbers as buffers, which are saved with the policy."""
         super().__init__(observation_space, len(mean))
-        self.mean: Tensor
-        self.scale: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.clip, self.squashed = clip, squashed
@@ -83,16 +69,16 @@ class Normalised(BaseFeaturesExtractor):
 
 @final
 class _BoundedLinear(nn.Linear):
-    """A linear layer, tanh, and the way to the bounds of the box."""
+    """A linear layer, tanh, and scaling to the bounds of the box."""
 
     low: Tensor
     high: Tensor
 
-    def within(self, low: Floats, high: Floats) -> _BoundedLinear:
-        """Set the bounds; they are the environment's and not saved."""
+    def __init__(self, size: int, low: Floats, high: Floats) -> None:
+        super().__init__(size, len(low))
+        # The bounds are the environment's and not saved.
         self.register_buffer("low", torch.tensor(low), persistent=False)
         self.register_buffer("high", torch.tensor(high), persistent=False)
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in) to actions, (batch, out)."""
@@ -113,8 +99,7 @@ class _BoundedGaussian(DiagGaussianDistribution):
     ) -> tuple[nn.Module, nn.Parameter]:
         """Make the layer that gives the mean, and the deviation."""
         _, log_std = super().proba_distribution_net(latent_dim, log_std_init)
-        layer = _BoundedLinear(latent_dim, self.action_dim)
-        return layer.within(self._low, self._high), log_std
+        return _BoundedLinear(latent_dim, self._low, self._high), log_std
 
 
 @final
@@ -240,17 +225,13 @@ def _load(model: Any, executor: Executor, layers: Sequence[Dense], std: float) -
 
 @final
 class CriticFirst(BaseCallback):
-    """Leaves a policy as it is until its critic has learnt from it.
+    """Leaves a policy as it is for `steps` environment steps, in which its critic learns from it.
 
     A critic that knows nothing gives advantages that are noise, and some updates of noise undo what
     was distilled.
-
-    Args:
-        steps: Environment steps after which the policy may change.
     """
 
     def __init__(self, steps: int) -> None:
-        """Remember how long."""
         super().__init__()
         if steps < 1:
             raise ConfigError(f"steps is {steps}; it has to be at least 1.")

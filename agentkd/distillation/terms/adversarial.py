@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from agentkd.distillation import divergence as d
 from agentkd.distillation.restoring import restore_adam
-from agentkd.distillation.terms.action import BoxUnits
-from agentkd.distillation.terms.choices import Soft, SoftLabels
+from agentkd.distillation.terms.answers import Soft, SoftLabels, blocks
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError
-from agentkd.spec import BoxSpec
 
 _PENALTY = 10.0
 """Of the gradient's distance from 1 (Gulrajani et al. 2017, 4)."""
@@ -76,19 +73,11 @@ class Adversary(Loss):
     """`Adversarial` at work: a discriminator, and its optimiser."""
 
     def __init__(self, term: Adversarial, ground: Ground) -> None:
-        """Make a discriminator of this ground's seed."""
         super().__init__()
         self._term, self._ground = term, ground
-        action = ground.action
-        self._choices = action_size(action)
-        if ground.kind == "bernoulli":
-            self._choices *= 2
-        self._units = None
-        self._soft: SoftLabels | None = None
-        if isinstance(action, BoxSpec):
-            self._units = BoxUnits(ground, action)
-        else:
-            self._soft = SoftLabels(Soft(), ground)
+        self._choices = action_size(ground.action) * (2 if ground.kind == "bernoulli" else 1)
+        self._units = ground.units()
+        self._soft = SoftLabels(Soft(), ground) if self._units is None else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ground.seed)
             self.discriminator = _discriminator(ground.obs + self._choices, term)
@@ -111,9 +100,8 @@ class Adversary(Loss):
     def logits(self, obs: Tensor, answers: Tensor) -> Tensor:
         """How much pairs look like the planner's, above 0 for yes: (batch,).
 
-        Args:
-            obs: Observations in the environment's units, (batch, obs).
-            answers: Probabilities, or actions in halves of the box, (batch, n).
+        Observations are in the environment's units, (batch, obs); answers are probabilities, or
+        actions in halves of the box, (batch, n).
         """
         pairs = torch.cat([self._ground.normalised(obs), answers], 1)
         result: Tensor = self.discriminator(pairs).squeeze(1)
@@ -127,24 +115,19 @@ class Adversary(Loss):
         """
         return functional.softplus(self.logits(obs, answers))
 
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The executor's answers as the discriminator sees them, (batch, n)."""
-        if self._units is not None:
-            return self._units.executor(outputs)
-        ground = self._ground
-        choices = d.blocks(ground.kind, ground.action, outputs)
-        return torch.cat([torch.softmax(scores, 1) for scores in choices], 1)
+    def _probabilities(self, scores: Tensor, tau: float | Tensor) -> Tensor:
+        choices = blocks(self._ground.kind, self._ground.action, scores)
+        return torch.cat([torch.softmax(each / tau, 1) for each in choices], 1)
 
-    def said(self, planner: Tensor) -> Tensor:
-        """The planner's answers as the discriminator sees them, (batch, n)."""
+    def _sides(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The executor's and the planner's answers as D sees them, (batch, n) each."""
         if self._units is not None:
-            return self._units.planner(planner)
+            return self._units.executor(batch.outputs), self._units.planner(batch.planner)
         assert self._soft is not None
-        choices = d.blocks(self._ground.kind, self._ground.action, planner)
+        mine = self._probabilities(batch.outputs, 1.0)
         if self._term.form == "reward":
-            return functional.one_hot(planner.argmax(1), self._choices).float()
-        tau = self._soft.tau
-        return torch.cat([torch.softmax(scores / tau, 1) for scores in choices], 1)
+            return mine, functional.one_hot(batch.planner.argmax(1), self._choices).float()
+        return mine, self._probabilities(batch.planner, self._soft.tau)
 
     def forward(self, batch: Batch) -> Tensor:
         """Train the discriminator by one step; give what it holds against each row."""
@@ -153,8 +136,8 @@ class Adversary(Loss):
             self._soft.observe(batch.planner)
         if fading == 0:
             return torch.zeros_like(batch.outputs[:, 0])
-        mine = self.answers(batch.outputs)
-        self._learn(batch.obs, self.said(batch.planner), self._shown(mine.detach()))
+        mine, theirs = self._sides(batch)
+        self._learn(batch.obs, theirs, self._shown(mine.detach()))
         self.discriminator.requires_grad_(requires_grad=False)
         try:
             if self._term.form == "fool":
@@ -207,11 +190,8 @@ class Adversary(Loss):
 
 
 def _discriminator(size: int, term: Adversarial) -> nn.Sequential:
-    linears: list[nn.Module] = [
-        nn.Linear(size, term.width),
-        nn.Linear(term.width, term.width),
-        nn.Linear(term.width, 1),
-    ]
+    sizes = (size, term.width), (term.width, term.width), (term.width, 1)
+    linears: list[nn.Module] = [nn.Linear(*each) for each in sizes]
     if term.keep == "spectral":
         # Miyato et al. 2018, "Spectral normalization for GANs".
         linears = [spectral_norm(linear) for linear in linears]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
-import torch
 from torch import Tensor
 
-from agentkd.distillation import divergence as d
-from agentkd.distillation.terms.action import BoxUnits
+from agentkd.distillation.terms.answers import over_choices, sharpened
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.errors import ConfigError
 from agentkd.measure.perturb import Way, perturbed
-from agentkd.spec import BoxSpec
 
 _MOST_STEPS = 1000
 
@@ -50,35 +49,32 @@ class Robust(Term):
 
     def build(self, ground: Ground) -> Loss:
         """Make the loss."""
-        return Nearby(self, ground)
+        return _Nearby(self, ground)
 
 
 @final
-class Nearby(Loss):
+class _Nearby(Loss):
     """`Robust` at work."""
 
     def __init__(self, term: Robust, ground: Ground) -> None:
-        """Keep the answer that counts."""
         super().__init__()
-        assert ground.base is not None
-        self._term, self._ground, self._base = term, ground, (ground.base,)
-        self._own = OwnAnswer(ground)
+        self._term, self._ground, self._moved = term, ground, moved_by(ground)
         self._random = ground.generator()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Give the divergence of each label nearby, (batch,)."""
-        term, own = self._term, batch.outputs.detach()
+        term, ground, own = self._term, self._ground, batch.outputs.detach()
 
         def loss(obs: Tensor) -> Tensor:
             outputs = batch.forward(obs)
             if term.to == "itself":
-                return self._own.apart(own, outputs)
-            return self._base[0].rows(outputs, batch.planner)
+                return self._moved(own, outputs)
+            assert ground.base is not None
+            return ground.base.rows(outputs, batch.planner)
 
         near = perturbed(
             loss,
             batch.obs,
-            self._ground.spread(),
+            ground.spread(),
             by=term.by,
             eps=term.eps,
             steps=term.steps,
@@ -89,30 +85,17 @@ class Nearby(Loss):
         return rows
 
 
-@final
-class OwnAnswer:
-    """How far an executor's answer is from another of its own."""
+def moved_by(ground: Ground) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give how far an executor's answer is from another of its own, (batch,).
 
-    def __init__(self, ground: Ground) -> None:
-        """Remember how the answers lie."""
-        self._kind, self._action = ground.kind, ground.action
-        self._units = None
-        if isinstance(ground.action, BoxSpec):
-            self._units = BoxUnits(ground, ground.action)
+    KL(before || after) of choices, squared error of actions in a box. Both sides are the executor's
+    last numbers, (batch, out), for different observations.
+    """
+    units = ground.units()
 
-    def apart(self, before: Tensor, after: Tensor) -> Tensor:
-        """KL(before || after) of choices, squared error of actions in a box, (batch,).
+    def moved(before: Tensor, after: Tensor) -> Tensor:
+        if units is not None:
+            return (units.executor(after) - units.executor(before)).square().sum(1)
+        return over_choices(ground, partial(sharpened, temperature=1.0), after, before)
 
-        Args:
-            before: The executor's last numbers, (batch, out).
-            after: The same for other observations.
-        """
-        if self._units is not None:
-            moved = self._units.executor(after) - self._units.executor(before)
-            return moved.square().sum(1)
-        pairs = zip(
-            d.blocks(self._kind, self._action, after),
-            d.blocks(self._kind, self._action, before),
-            strict=True,
-        )
-        return torch.stack([d.sharpened(new, old, 1.0) for new, old in pairs]).sum(0)
+    return moved

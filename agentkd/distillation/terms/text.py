@@ -15,28 +15,25 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from agentkd.errors import ConfigError, did_you_mean
 
-if TYPE_CHECKING:
-    from agentkd.distillation.terms.term import Term, Terms, Weighted
-
 _HOMES = {
-    "action": "agentkd.distillation.terms.action:Action",
-    "adversarial": "agentkd.distillation.terms.adversarial:Adversarial",
-    "attention": "agentkd.distillation.terms.attention:Attention",
-    "hard": "agentkd.distillation.terms.choices:Hard",
-    "match": "agentkd.distillation.terms.match:Match",
-    "robust": "agentkd.distillation.terms.robust:Robust",
-    "slopes": "agentkd.distillation.terms.slopes:Slopes",
-    "soft": "agentkd.distillation.terms.choices:Soft",
+    "action": ("answers", "Action"),
+    "adversarial": ("adversarial", "Adversarial"),
+    "attention": ("inside", "Attention"),
+    "hard": ("answers", "Hard"),
+    "match": ("answers", "Match"),
+    "robust": ("robust", "Robust"),
+    "slopes": ("inside", "Slopes"),
+    "soft": ("answers", "Soft"),
 }
-"""Where the terms live. A new one is a file, and a line here."""
+"""The module and class of each term; a new term is a class, and a line here."""
 
 _PLUS = re.compile(r"(?<![\d.][eE])\+")
 _TERM = re.compile(
@@ -44,16 +41,25 @@ _TERM = re.compile(
     r"(?P<name>[A-Za-z][\w-]*)\s*(?::(?P<options>.*))?",
     re.DOTALL,
 )
-_Options = TypeVar("_Options")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weighted:
+    """A `term.Term` and its factor in the sum, above 0."""
+
+    term: Any
+    weight: float = 1.0
+
+
+Terms = tuple[Weighted, ...]
 
 
 @cache
-def _known() -> Mapping[str, type[Term]]:
-    found = {}
-    for name, home in _HOMES.items():
-        module, _, attribute = home.partition(":")
-        found[name] = getattr(import_module(module), attribute)
-    return found
+def _known() -> Mapping[str, type[Any]]:
+    return {
+        name: getattr(import_module(f"{__package__}.{module}"), kind)
+        for name, (module, kind) in _HOMES.items()
+    }
 
 
 def term_names() -> tuple[str, ...]:
@@ -61,8 +67,8 @@ def term_names() -> tuple[str, ...]:
     return tuple(_HOMES)
 
 
-def name_of(term: Term) -> str:
-    """A term's name in the text; that of its class, where it is none of ours."""
+def name_of(term: Any) -> str:
+    """A term's name in the text; the name of its class where the term is not ours."""
     names = {kind: name for name, kind in _known().items()}
     return names.get(type(term), type(term).__name__)
 
@@ -73,7 +79,15 @@ def parse_terms(text: str) -> Terms:
     Raises:
         ConfigError: If it cannot be read, with the nearest name where one is unknown.
     """
-    return tuple(_parse_term(piece) for piece in _pieces(text))
+    found = []
+    for name, weight, options in _split(text):
+        kind = _known()[name]
+        hints = typing.get_type_hints(kind)
+        keys = [field.name for field in dataclasses.fields(kind)]
+        given = _given(name, options, keys)
+        values = {key: _value(hints[key], word, f"{name}:{key}") for key, word in given.items()}
+        found.append(Weighted(kind(**values), weight))
+    return tuple(found)
 
 
 def check_terms(text: str) -> None:
@@ -82,18 +96,14 @@ def check_terms(text: str) -> None:
     Raises:
         ConfigError: As `parse_terms`, which checks the options' values as well.
     """
-    for piece in _pieces(text):
-        name, factor, options = _split(piece)
-        _factor(factor, piece)
-        keys = _fields(name)
-        for option in filter(None, map(str.strip, options.split(","))):
-            _need_key(option.partition("=")[0].strip(), keys, name)
+    for name, _, options in _split(text):
+        _given(name, options, _fields(name))
 
 
 def _fields(name: str) -> list[str]:
     """A term's options, read from its source: importing it would import torch."""
-    module, _, kind = _HOMES[name].partition(":")
-    source = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+    module, kind = _HOMES[name]
+    source = Path(__file__).with_name(f"{module}.py")
     tree = ast.parse(source.read_text(encoding="utf-8"))
     body = next(
         each.body for each in tree.body if isinstance(each, ast.ClassDef) and each.name == kind
@@ -102,96 +112,61 @@ def _fields(name: str) -> list[str]:
     return [each.id for each in targets if isinstance(each, ast.Name)]
 
 
-def _pieces(text: str) -> list[str]:
+def _split(text: str) -> Iterator[tuple[str, float, str]]:
+    """Give each term's name, factor and options."""
     pieces = [piece.strip() for piece in _PLUS.split(text)]
     if not all(pieces):
         raise ConfigError(
             f"{text!r} is no sum of terms: there is nothing beside a '+'. Write for "
             "example 'match', or 'soft:tau=2 + 0.3 hard'."
         )
-    return pieces
+    for piece in pieces:
+        match = _TERM.fullmatch(piece)
+        if match is None:
+            raise ConfigError(
+                f"{piece!r} is no term. A term is a name with an optional factor before it "
+                "and options behind it: '0.3 hard:smoothing=0.1'."
+            )
+        name, factor = match["name"], match["weight"]
+        if name not in _HOMES:
+            raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
+        try:
+            weight = 1.0 if factor is None else float(factor)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"The factor in {piece!r} is {factor}; it is a number above 0.")
+        yield name, weight, match["options"] or ""
 
 
-def _parse_term(piece: str) -> Weighted:
-    from agentkd.distillation.terms.term import Weighted
-
-    name, factor, options = _split(piece)
-    term = read_options(_known()[name], options, name)
-    return Weighted(term, _factor(factor, piece))
-
-
-def _split(piece: str) -> tuple[str, str | None, str]:
-    """Give a term's name, factor and options."""
-    match = _TERM.fullmatch(piece)
-    if match is None:
-        raise ConfigError(
-            f"{piece!r} is no term. A term is a name with an optional factor before it "
-            "and options behind it: '0.3 hard:smoothing=0.1'."
-        )
-    name = match["name"]
-    if name not in _HOMES:
-        raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
-    return name, match["weight"], match["options"] or ""
-
-
-def _factor(text: str | None, piece: str) -> float:
-    if text is None:
-        return 1.0
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise ConfigError(f"The factor in {piece!r} is {text}; it is a number above 0.")
-    return weight
-
-
-def read_options(kind: type[_Options], text: str, name: str) -> _Options:
-    """Make a dataclass of "key=value,key=value"; what is left out keeps its default.
-
-    Args:
-        kind: The dataclass; its fields are numbers, truths, words, or None.
-        text: The options, "" for none.
-        name: What messages call it.
-
-    Raises:
-        ConfigError: If a key is unknown or a value is invalid.
-    """
-    hints = typing.get_type_hints(kind)
-    keys = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
-    for piece in filter(None, (each.strip() for each in text.split(","))):
+def _given(name: str, options: str, keys: list[str]) -> dict[str, str]:
+    """Read "key=value,key=value"."""
+    given: dict[str, str] = {}
+    for piece in filter(None, map(str.strip, options.split(","))):
         key, equals, value = (part.strip() for part in piece.partition("="))
-        _need_key(key, keys, name)
+        if key not in keys:
+            known = did_you_mean(key, keys) if keys else " It has none."
+            raise ConfigError(f"{name!r} has no option {key!r}.{known}")
         if not equals or not value:
             raise ConfigError(f"{name!r}: write {key}=VALUE, not {piece!r}.")
         if key in given:
             raise ConfigError(f"{name!r} is given {key} twice.")
-        given[key] = _value(hints[key], value, f"{name}:{key}")
-    return kind(**given)
-
-
-def _need_key(key: str, keys: list[str], name: str) -> None:
-    if key not in keys:
-        known = did_you_mean(key, keys) if keys else " It has none."
-        raise ConfigError(f"{name!r} has no option {key!r}.{known}")
+        given[key] = value
+    return given
 
 
 def _value(hint: Any, text: str, where: str) -> Any:
     """Read a value as what its hint says; of several, the first that it can be."""
     several = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    choices = typing.get_args(hint) if several else (hint,)
     words: list[str] = []
     numbers: list[type] = []
-    for choice in choices:
+    for choice in typing.get_args(hint) if several else (hint,):
         if typing.get_origin(choice) is Literal:
-            words += [str(word) for word in typing.get_args(choice)]
-        elif choice is bool:
-            words += ["true", "false"]
+            words += typing.get_args(choice)
         elif choice is not type(None):
             numbers.append(choice)
     if text in words:
-        return {"true": True, "false": False}.get(text, text)
+        return text
     for kind in numbers:
         try:
             return kind(text)
@@ -204,21 +179,14 @@ def _value(hint: Any, text: str, where: str) -> Any:
 
 def to_text(terms: Terms) -> str:
     """Write terms as `parse_terms` reads them; defaults are left out."""
-    return " + ".join(_term_text(each) for each in terms)
-
-
-def _term_text(weighted: Weighted) -> str:
-    term: Any = weighted.term
-    given = [
-        f"{field.name}={_word(getattr(term, field.name))}"
-        for field in dataclasses.fields(term)
-        if getattr(term, field.name) != field.default
-    ]
-    factor = "" if weighted.weight == 1.0 else f"{weighted.weight} "
-    return f"{factor}{name_of(term)}" + (f":{','.join(given)}" if given else "")
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    found = []
+    for each in terms:
+        term = each.term
+        given = [
+            f"{field.name}={getattr(term, field.name)}"
+            for field in dataclasses.fields(term)
+            if getattr(term, field.name) != field.default
+        ]
+        factor = "" if each.weight == 1.0 else f"{each.weight} "
+        found.append(f"{factor}{name_of(term)}" + (f":{','.join(given)}" if given else ""))
+    return " + ".join(found)

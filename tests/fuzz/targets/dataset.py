@@ -13,8 +13,8 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.dataset import MANIFEST, About, FolderDataset, Rows, read_dataset
-from agentkd.distillation.dataset_writer import DatasetWriter
+from agentkd.distillation.dataset import MANIFEST, About, Dataset, Rows, read_dataset
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec, Spec
 from agentkd.types import ActionDist, Categorical, Gaussian, MultiCategorical
 from tests.deploy_executors import OBS
@@ -66,13 +66,13 @@ def build(draw: Draw) -> Files:
     return files
 
 
-def read(folder: Path) -> tuple[FolderDataset, list[Rows]]:
+def read(folder: Path) -> tuple[Dataset, list[Rows]]:
     """Read all parts."""
     dataset = read_dataset(folder)
     return dataset, [dataset.part(index) for index in range(dataset.parts)]
 
 
-def work(found: tuple[FolderDataset, list[Rows]]) -> None:
+def work(found: tuple[Dataset, list[Rows]]) -> None:
     """Learn from what was read: the labels are numbers of the spec's shape."""
     dataset, parts = found
     spec = dataset.about.spec

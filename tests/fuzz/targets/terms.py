@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.terms import parse_terms, to_text
-from agentkd.distillation.terms.action import Action
+from agentkd.distillation.terms import Terms, parse_terms, to_text
 from agentkd.distillation.terms.adversarial import Adversarial
-from agentkd.distillation.terms.attention import Attention
-from agentkd.distillation.terms.choices import Hard, Soft
-from agentkd.distillation.terms.match import Match
+from agentkd.distillation.terms.answers import Action, Hard, Match, Soft
+from agentkd.distillation.terms.inside import Attention, Slopes
 from agentkd.distillation.terms.robust import Robust
-from agentkd.distillation.terms.slopes import Slopes
-from agentkd.distillation.terms.term import Terms
 from agentkd.executors.architecture import initial
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Categorical

@@ -41,9 +41,9 @@ class Options(Place):
     Example: python -m benchmarks speed --planner DIR/tqc-HalfCheetah-v5 --env HalfCheetah-v5
     """
 
-    planner: str
+    planner: str = "policies/lunarlander"
     """The planner that labels."""
-    env: str
+    env: str = "LunarLander-v3"
     """Its environment."""
     against: str | None = None
     """A commit to compare with."""
@@ -55,7 +55,8 @@ class Options(Place):
 
 def _measure(tree: str | None, figure: str, options: Options) -> Mapping[str, Any]:
     """Measure a figure in this tree, or in that of a commit."""
-    planner = str(Path(options.planner).resolve())
+    path = Path(options.planner)
+    planner = str(path.resolve()) if path.exists() else options.planner
     with _checkout(tree) as root:
         done = subprocess.run(
             [sys.executable, str(_FIGURES), figure, planner, options.env],

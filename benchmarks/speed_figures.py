@@ -21,7 +21,7 @@ _SECONDS = 0.6
 
 
 def _rate(work: Callable[[], int]) -> float:
-    """Return how much is done in a second, by the best of nothing but this measurement."""
+    """Return how much is done in a second."""
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < _SECONDS:
         done += work()
@@ -90,7 +90,8 @@ def labels(planner: str, env: str) -> dict[str, float]:
     from agentkd.executors.native import compile_native
 
     task = open_task(env, planner)
-    collector = task.collector(CollectionOptions(), 0)
+    options = CollectionOptions()
+    collector = task.collector(options, 0)
     executor: Any = task.executor("mlp:64,64", 0)
     executor = compile_native(executor) or executor
     bare = gymnasium.make(env)
@@ -100,7 +101,7 @@ def labels(planner: str, env: str) -> dict[str, float]:
     def ours() -> int:
         for _ in range(10):
             collector.step(executor, 0.1)
-        return 160
+        return 10 * options.environments
 
     def plain() -> int:
         for action in actions:

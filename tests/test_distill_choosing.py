@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.distillation import choosing
+from agentkd.distillation import DatasetWriter, choosing, open_dataset, record
+from agentkd.distillation.dataset import About
 from agentkd.distillation.loop import distill
 from agentkd.distillation.task import Task, open_task
 from agentkd.executors.architecture import initial
@@ -64,6 +66,32 @@ def test_without_time_or_when_stopped_the_last_stays(
     """Too few episodes are no ground for a choice."""
     bad, good = linear(task, -1, 3), linear(task, 1, 2)
     assert choosing.choose(task, [good, bad], seconds, lambda: stopped).version == 3
+
+
+def test_a_stop_ends_choosing_amid_an_episode(task: Task) -> None:
+    """It is asked within a round too."""
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    good = linear(task, 1, 1)
+    assert choosing.choose(task, [linear(task, -1, 2), good, good], AMPLE, stop) is good
+    assert len(asked) == 3
+
+
+def test_a_dataset_leaves_nothing_to_choose(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of its seconds are for learning, in a task too, and no environment is stepped."""
+    live = open_task("CartPole-v1", balance)
+    with DatasetWriter(tmp_path / "data", About("CartPole-v1", live.spec)) as writer:
+        record(live, writer, labels=200)
+    monkeypatch.setattr(choosing, "choose", None)
+    task = open_task(data=open_dataset(tmp_path / "data"))
+    result = distill(task, executor="mlp:4", seconds=0.2, episodes=0)
+    assert result.seconds >= 0.2
 
 
 def test_equal_executors_leave_the_last(task: Task) -> None:

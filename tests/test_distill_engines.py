@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.engine import Beside, EngineName
+from agentkd.distillation.matching import Matching
 from agentkd.distillation.native_engine import NativeEngine
+from agentkd.distillation.terms.answers import Match
+from agentkd.distillation.terms.term import Ground
 from agentkd.distillation.torch_engine import TorchEngine
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
+from agentkd.executors.network import Network
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -62,6 +67,7 @@ CASES: list[tuple[str, ActionSpec, type[Any], str, bool]] = [
     ("mlp:20,tanh", BOX, Gaussian, "match", False),
     ("mlp:20,silu", OPEN, Gaussian, "match", False),
     ("linear", BOX, Point, "match", True),
+    ("mlp:256,silu", BOX, Point, "match", True),
 ]
 
 
@@ -89,23 +95,23 @@ def distiller(engine: EngineName, case: tuple[Any, ...]) -> Distiller:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} {case[2].__name__} {case[3]}")
 def test_both_engines_learn_the_same(case: tuple[Any, ...]) -> None:
     """Gradients agree within 1e-5, and weights after 1,000 steps within 1e-3."""
-    native, torch = distiller("native", case), distiller("torch", case)
+    native, other = distiller("native", case), distiller("torch", case)
     assert isinstance(native.engine, NativeEngine)
-    assert isinstance(torch.engine, TorchEngine)
+    assert isinstance(other.engine, TorchEngine)
     for step in range(1000):
-        for each in (native, torch):
+        for each in (native, other):
             each.schedule(step / 1000)
-        mine, theirs = native.step(), torch.step()
+        mine, theirs = native.step(), other.step()
         if step == 0:
-            of_torch = [each.grad for each in torch.engine.network.parameters()]
+            of_torch = [each.grad for each in other.engine.network.parameters()]
             assert all(each is not None for each in of_torch)
             flat = np.concatenate([np.asarray(each).ravel() for each in of_torch])
             clipped = native.engine._gradient.copy()
             clipped *= min(1.0, 1.0 / (float(np.linalg.norm(clipped)) + 1e-6))
             np.testing.assert_allclose(clipped, flat, atol=1e-5)
             assert mine == pytest.approx(theirs, rel=1e-4)
-    np.testing.assert_allclose(native.snapshot(), torch.snapshot(), atol=1e-3)
-    assert native.rejected == torch.rejected == 0
+    np.testing.assert_allclose(native.snapshot(), other.snapshot(), atol=1e-3)
+    assert native.rejected == other.rejected == 0
 
 
 def test_the_engine_is_chosen_by_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +134,43 @@ def test_the_engine_is_chosen_by_what_it_can_do(monkeypatch: pytest.MonkeyPatch)
         DistillerOptions(engine="troch")  # type: ignore[arg-type]
     monkeypatch.setattr(native_engine, "_library", lambda: None)
     assert chosen() == "torch"
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("terms", ["match", "soft:unit=gap"])
+def test_what_is_undone_takes_the_temperature_along(engine: EngineName, terms: str) -> None:
+    """Labels without sense move weights and temperature, and both go back."""
+    made = distiller(engine, ("mlp:8", DiscreteSpec(5), QValues, terms, True))
+    for _ in range(64):
+        numbers = made.step()
+    (key,) = (name for name in numbers if name.endswith("tau"))
+    wild = np.full((20_000, 5), 3e38, np.float32) * np.array([1, -1, 1, -1, 1], np.float32)
+    made.add(np.zeros((20_000, 7), np.float32), QValues(wild))
+    made.step()
+    assert made.rejected == 1
+    made.buffer.forget(20_000)
+    made.add(*labels(QValues))
+    assert made.step()[key] == pytest.approx(numbers[key], rel=0.05)
+
+
+def test_the_gate_compares_as_the_terms_do() -> None:
+    """Large scores that differ little keep their differences."""
+    said = (1e4 + np.random.default_rng(0).random((200, 5)) / 100).astype(np.float32)
+    mine = np.random.default_rng(1).standard_normal((200, 5)).astype(np.float32)
+    executor = initial("mlp:8", Spec(OBS, DiscreteSpec(5)))
+    own = Matching("qvalues", executor.head, executor.spec.action)
+    own.observe(said)
+    term = Match().build(Ground.of(executor, "qvalues", Network(executor)))
+    term.observe(torch.from_numpy(said))
+    theirs = term.rows(torch.from_numpy(mine), torch.from_numpy(said))
+    np.testing.assert_allclose(own.rows(mine, said), theirs.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_wide_layers_are_left_to_torch() -> None:
+    """There torch is as fast or faster; asked for by name, the native engine takes them."""
+    executor = initial("mlp:512", Spec(OBS, DiscreteSpec(3)))
+    assert Distiller(executor).engine.name == "torch"
+    assert Distiller(executor, DistillerOptions(engine="native")).engine.name == "native"
 
 
 @pytest.mark.parametrize("terms", ["match", "soft:unit=gap + hard"])

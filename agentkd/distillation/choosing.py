@@ -3,10 +3,13 @@
 Weights that fit the labels best now and then act worse than those of some seconds ago. So a part of
 a distillation's time is kept for letting the last few executors act, on episodes that nothing else
 uses. The last one stays unless another is better by more than chance would make it.
+
+Checkpoints know nothing of it: a run that is resumed when its time was over hands over the last.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +33,8 @@ _SEED = 400_000_000
 """The first seed of the episodes, far from those that are trained and measured on."""
 _ROUND, _ROUNDS = 4, 5
 """Episodes in a round, and the most rounds."""
+_ASKED = 64
+"""Steps of an environment between two questions whether to stop."""
 _LEAST = 8
 """Episodes of each below which there is no choice."""
 _CERTAINTY = 2.0
@@ -37,7 +42,7 @@ _CERTAINTY = 2.0
 
 
 class _OutOfTimeError(Exception):
-    """The time for choosing is over, amid an episode."""
+    """The time for choosing is over, or it was stopped, amid an episode."""
 
 
 def choose(
@@ -49,21 +54,21 @@ def choose(
         task: The environment.
         executors: In the order in which they were learnt.
         seconds: How long it may take.
-        stop: Asked between two rounds; True ends it.
+        stop: Asked now and then; True ends it.
     """
     last = executors[-1]
     until = time.monotonic() + seconds
 
+    asked = itertools.count()
+
     def watch(*_: object) -> None:
-        if time.monotonic() > until:
+        if time.monotonic() > until or (next(asked) % _ASKED == 0 and stop()):
             raise _OutOfTimeError
 
     forms = [(compile_native(each) or each).policy for each in executors]
     returns = np.empty((len(executors), 0))
     try:
         for turn in range(_ROUNDS):
-            if stop():
-                break
             found = [
                 evaluate(
                     task.env,
@@ -88,6 +93,6 @@ def choose(
     sure = better.mean(axis=1) - _CERTAINTY * unsure
     if not (sure > 0).any():
         return last
-    chosen = executors[int(sure.argmax())]
-    log.info("An earlier executor acts better by %.4g: it is kept.", better.mean(axis=1).max())
-    return chosen
+    chosen = int(sure.argmax())
+    log.info("An earlier executor acts better by %.4g: it is kept.", better[chosen].mean())
+    return executors[chosen]

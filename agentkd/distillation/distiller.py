@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +19,7 @@ from agentkd.distillation.moments import by_channel, moments
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
 from agentkd.executors.layers import Conv
+from agentkd.extras import needing
 from agentkd.fields import Fields
 from agentkd.files import loading
 from agentkd.spec import Spec
@@ -261,10 +263,21 @@ def _engine(
     planner: Policy | RecurrentPolicy | None,
     beside: Beside | None,
 ) -> Engine:
-    """Take the native engine where it fits, and was not ruled out; else torch's."""
-    name = options.engine
-    if name == "native" or (name == "auto" and not native_engine.fits(executor, options)):
-        return native_engine.NativeEngine(executor, options, beside)
-    from agentkd.distillation.torch_engine import TorchEngine
+    """Take the native engine where it fits and is the faster one; else torch's.
+
+    Raises:
+        ConfigError: If torch is needed and missing.
+    """
+    if options.engine != "torch":
+        reason = native_engine.fits(executor, options)
+        # What fits and is wide is torch's, if there is one.
+        preferred = not native_engine.wide(executor) or find_spec("torch") is None
+        if options.engine == "native" or (preferred and not reason):
+            return native_engine.NativeEngine(executor, options, beside)
+        what = f"Learning without compiled gradient steps ({reason or 'wide layers'})"
+    else:
+        what = "engine=torch"
+    with needing(what):
+        from agentkd.distillation.torch_engine import TorchEngine
 
     return TorchEngine(executor, options, planner, beside)

@@ -24,7 +24,11 @@
 #endif
 #define VECTORS (AKD_BLOCK / LANES)
 typedef float lanes __attribute__((vector_size(4 * LANES)));
-#define PIECE 96 /* rows that go through together: a multiple of all tiles */
+/* Rows that go through together, and the rows that buffers are rounded up to. The caller,
+ * who lays out the buffers, gives both. */
+#if PIECE % TILE || MOST_TILE % TILE || AKD_BLOCK != 16
+#error "PIECE and MOST_TILE have to hold whole tiles"
+#endif
 
 enum term_kind { SOFT, SHARPENED, HARD, ACTION, PRE_TANH, PRECISION };
 
@@ -434,7 +438,7 @@ static int32_t move(const struct net *net, float rate, float most, float share, 
         w[i] -= size * m[i] / (sqrtf(v[i]) / unit + 1e-8f);
         a[i] += share * (w[i] - a[i]);
     }
-    return 1;
+    return akd_finite(w, (int32_t)net->numbers);
 }
 
 /* The gradient of all parts together, in `net->gradient`; `values` takes the mean of what is
@@ -455,11 +459,13 @@ static void gradients(const struct net *net, const struct part *parts, int32_t c
 
 /* One step of Adam on the labels of `parts`. The `step`-th since Adam began; `share` is the
  * weight of the new weights in the average. Returns 1, or 0 where a value or the gradient is
- * NaN or infinite and nothing is changed. */
+ * NaN or infinite and nothing is changed, or the new weights are. */
 int32_t akd_learn(const struct net *net, const struct part *parts, int32_t count,
                   float rate, float most, float share, int64_t step, double *values)
 {
     /* Maxima and minima below would make numbers of weights that are none. */
+    for (int32_t p = 0; p < count; p++)
+        values[p] = NAN;
     if (!akd_finite(net->weights, (int32_t)net->numbers))
         return 0;
     gradients(net, parts, count, values);

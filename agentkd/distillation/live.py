@@ -87,7 +87,7 @@ class LiveDistiller:
         labels = kept or seeds
         self._anchor: LabelBuffer | None = None
         beside = None
-        if labels is not None:
+        if labels is not None and np.isfinite(dists.pack(labels.dist)).any():
             self._anchor = LabelBuffer(len(labels.obs))
             self._anchor.add(labels.obs, labels.dist)
             beside = Beside(self._anchor, self._random, self._remembered)

@@ -50,7 +50,7 @@ class Distilled:
         planner: What it was distilled from.
         labels: Labels that were made.
         steps: Gradient steps that were taken.
-        seconds: How long it learnt from its first label on, earlier runs counted in.
+        seconds: How long it learnt from its first label on, earlier runs counted in, and chose.
         interrupted: Whether it was ended before its budget.
         fault: What ended it, if planner or environment failed for good; "" otherwise.
         refused: Labels left out because they held NaN or infinity.
@@ -138,7 +138,7 @@ def distill(
     Args:
         env: The environment, as `open_task` takes it, or a `Task`, and no planner then.
         planner: The planner, as `open_task` takes it: a live SB3 model, a torch module, a function
-            of observations, a reference. With seconds and a reference a second process collects.
+            of observations, a reference. With seconds and a reference other processes collect.
         executor: An architecture such as "mlp:64,64", or an executor or its file to go on from; or
             what `make_distiller` made of one.
         data: Labels to learn from instead of asking the planner.
@@ -177,12 +177,12 @@ def distill(
         raise ConfigError("The dataset has its labels: give seconds or steps.")
     if (seconds, labels, steps) == (None, None, None):
         seconds = 60.0
+    task = env if isinstance(env, Task) else open_task(env, planner, data=data)
     spare = 0.0
-    if data is None and seconds is not None:
+    if task.data is None and seconds is not None:
         spare = min(choosing.MOST, choosing.SHARE * seconds)
     rest = None if seconds is None else seconds - spare
     budget = Budget(rest, labels, steps_per_label, steps)
-    task = env if isinstance(env, Task) else open_task(env, planner, data=data)
     if task.data is None and seconds is None and labels is None:
         raise ConfigError("steps alone are for a dataset; give seconds or labels.")
     if not isinstance(executor, Distiller):
@@ -233,7 +233,7 @@ def distill(
 def _of_environments(
     task: Task, distiller: Distiller, way: CollectionOptions, budget: Budget, seed: int
 ) -> Source:
-    """Collect in this process, or in another one where time is what counts."""
+    """Collect in this process, or in others where time is what counts."""
     least = distiller.options.least
     if budget.labels is not None:
         least = min(least, budget.labels)
@@ -315,7 +315,12 @@ def carry_out(
         executor = distiller.freeze()
         began = time.monotonic()
         if choose is not None and run.snapshots and not (run.interrupted or fault):
-            executor = choose([*run.snapshots, executor], stop=again)
+
+            def ended() -> bool:
+                run.interrupted |= again() or (stop is not None and stop())
+                return run.interrupted
+
+            executor = choose([*run.snapshots, executor], stop=ended)
         chose = time.monotonic() - began
     run.interrupted |= again()
     return Distilled(

@@ -85,8 +85,9 @@ def gap(scores: Floats) -> float:
     return max(_TINY, float(np.partition(apart, middle)[middle]))
 
 
-def _log_softmax(scores: Floats) -> Floats:
-    least = scores - scores.max(axis=1, keepdims=True)
+def _log_softmax(scores: Floats, temperature: float = 1.0) -> Floats:
+    # The greatest goes first: of large scores a division would leave little.
+    least = (scores - scores.max(axis=1, keepdims=True)) / np.float32(temperature)
     rest: Floats = least - np.log(np.exp(least).sum(axis=1, keepdims=True))
     return rest
 
@@ -136,7 +137,7 @@ class Matching:
             strict=True,
         )
         for mine, said in pairs:
-            target = _log_softmax(said / np.float32(self.tau))
+            target = _log_softmax(said, self.tau)
             total += (np.exp(target) * (target - _log_softmax(mine))).sum(axis=1)
         return total
 

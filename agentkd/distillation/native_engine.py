@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from agentkd.distillation.torch_engine import TorchEngine
 
 _SOURCE = Path(__file__).with_name("learn.c")
-_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
 _BLOCK, _PIECE, _TILE = 16, 96, 12
 """Floats of a vector, rows that go through together, and rows of the largest tile of a product."""
+_FLAGS = ("-fno-math-errno", "-fno-trapping-math", f"-DPIECE={_PIECE}", f"-DMOST_TILE={_TILE}")
+_ALIASED = 256
+"""Floats: rows that lie a multiple of this apart would push one another out of the cache."""
+_WIDE = 512
+"""The width of a layer from which on torch is as fast or faster."""
 
 
 _DenseC = structure(
@@ -80,7 +84,20 @@ def fits(executor: Executor, options: DistillerOptions) -> str:
         for each in options.sum():
             if name_of(each.term) not in known:
                 return f"the term {name_of(each.term)!r} is none of {', '.join(known)}"
-    return "" if _library() is not None else "there is no C compiler, or AGENTKD_NATIVE is 0"
+    if _library() is None:
+        return "there is no C compiler, it failed (see the warning), or AGENTKD_NATIVE is 0"
+    return ""
+
+
+def wide(executor: Executor) -> bool:
+    """Say whether a layer is so wide that torch is as fast or faster."""
+    return any(max(sizes(layer)) >= _WIDE for layer in executor.layers)
+
+
+def _stride(width: int) -> int:
+    """How far apart rows of a width lie: whole vectors, and not where they would collide."""
+    stride = up(width, _BLOCK)
+    return stride + _BLOCK if stride % _ALIASED == 0 else stride
 
 
 @final
@@ -123,7 +140,7 @@ class NativeEngine:
         self._values = (ctypes.c_double * 2)()
         self._lay_out()
         self._average[:] = self._weights
-        self._good: tuple[Floats, ...] = ()
+        self._good: tuple[Floats, Floats, Any]
         self.keep()
 
     @property
@@ -142,7 +159,7 @@ class NativeEngine:
         for layer in self._executor.layers:
             assert isinstance(layer, Dense)
             inputs, out = sizes(layer)
-            wide, long = up(inputs, _BLOCK), up(out, _BLOCK)
+            wide, long = _stride(inputs), _stride(out)
             tiles = up(out, _TILE)
             layers.append(
                 _DenseC(
@@ -175,6 +192,7 @@ class NativeEngine:
         if self._terms is not None:
             return
         self._terms = NativeTerms(self._executor, kind, self.options)
+        self._good = (*self._good[:2], self._terms.keep())
         if self._restored is not None:
             self._restored.expect(kind)
             self._terms.restore(self._restored.objective)
@@ -251,11 +269,14 @@ class NativeEngine:
     def keep(self) -> None:
         """Remember the state to recover, if all of it is finite."""
         if np.isfinite(self._average).all():
-            self._good = (self._vector.copy(), self._average.copy())
+            told = None if self._terms is None else self._terms.keep()
+            self._good = (self._vector.copy(), self._average.copy(), told)
 
     def recover(self) -> None:
         """Go back to what `keep` remembered, with a fresh optimiser."""
-        self._vector[:], self._average[:] = self._good
+        self._vector[:], self._average[:], told = self._good
+        if self._terms is not None and told is not None:
+            self._terms.recover(told)
         self._begin_adam()
 
     def _pieces(self, numbers: Floats) -> list[Floats]:
@@ -278,6 +299,8 @@ class NativeEngine:
 
         engine = TorchEngine(self._executor.with_vector(self._vector, 0), self.options)
         engine.average = [torch.from_numpy(each.copy()) for each in self._pieces(self._average)]
+        if self._restored is not None:
+            engine.restored = self._restored.restored
         if self._terms is not None:
             engine.expect(self._terms.matching.kind)
             assert engine.objective is not None

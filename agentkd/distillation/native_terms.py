@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -133,6 +134,17 @@ class NativeTerms:
         for _, loss in objective.named:
             if isinstance(loss, SoftLabels):
                 self.matching.tau = float(loss.tau)
+
+    def keep(self) -> tuple[float, Any]:
+        """Return what the terms learnt, for `recover`."""
+        state = None if self.objective is None else deepcopy(self.objective.state_dict())
+        return self.matching.tau, state
+
+    def recover(self, kept: tuple[float, Any]) -> None:
+        """Go back to what `keep` returned."""
+        self.matching.tau, state = kept
+        if self.objective is not None:
+            self.objective.load_state_dict(state)
 
     def numbers(self) -> dict[str, float]:
         """What the terms tell."""

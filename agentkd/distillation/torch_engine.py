@@ -53,7 +53,7 @@ class TorchEngine:
         self.adam = self._optimiser()
         self.average = self._copies()
         self._executor, self._planner, self._beside = executor, planner, beside
-        self._restored: Mapping[str, Any] = {}
+        self.restored: Mapping[str, Any] = {}
         self._kept: Divergence | None = None
         if beside is not None and beside.labels.kind is not None:
             ground = Ground.of(executor, beside.labels.kind, Network(executor))
@@ -84,10 +84,10 @@ class TorchEngine:
         self._good["objective"] = deepcopy(self.objective.state_dict())
 
     def _restore_terms(self) -> None:
-        if self.objective is not None and self._restored:
+        if self.objective is not None and self.restored:
             with loading("The saved state of the terms"):
-                self.objective.load_state_dict(self._restored)
-            self._restored = {}
+                self.objective.load_state_dict(self.restored)
+            self.restored = {}
 
     def step(
         self, labels: LabelBuffer, random: np.random.Generator, how: Step
@@ -170,7 +170,7 @@ class TorchEngine:
             self.objective.restart()
 
     def _weights(self) -> dict[str, Any]:
-        terms = self._restored if self.objective is None else self.objective.state_dict()
+        terms = self.restored if self.objective is None else self.objective.state_dict()
         return {
             "network": {k: v.clone() for k, v in self.network.state_dict().items()},
             "average": [tensor.clone() for tensor in self.average],
@@ -212,5 +212,5 @@ class TorchEngine:
         restore_adam(self.adam, state.get("adam"), "The saved state")
         # What other terms learnt means nothing to these.
         if terms == to_text(self.options.sum()):
-            self._restored = dict(state.get("objective"))
+            self.restored = dict(state.get("objective"))
             self._restore_terms()

@@ -16,9 +16,8 @@ from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import Bundle, read_bundle, replace_bundle, with_footprint
 from agentkd.deploy.c99 import emit_c
 from agentkd.deploy.cores import CORES, POWER, Core, core
-from agentkd.deploy.emulators import Program, compiler_version, measure
+from agentkd.deploy.emulators import Program, compiler_version, measure, whole_program
 from agentkd.deploy.int8.calibrate import integer_form
-from agentkd.deploy.int8.program import whole_program
 from agentkd.deploy.vectors import golden
 from agentkd.errors import ConfigError
 from agentkd.executors.difference import TOLERANCE

@@ -180,7 +180,7 @@ def distill(
     task = env if isinstance(env, Task) else open_task(env, planner, data=data)
     spare = 0.0
     if task.data is None and seconds is not None:
-        spare = min(choosing.MOST, choosing.SHARE * seconds)
+        spare = min(choosing.MOST, choosing.SHARE * max(0.0, seconds))
     rest = None if seconds is None else seconds - spare
     budget = Budget(rest, labels, steps_per_label, steps)
     if task.data is None and seconds is None and labels is None:

@@ -53,8 +53,23 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def kind_of(dist: AnyDist) -> Kind:
-    """Name the kind of a distribution."""
-    return dist.kind if isinstance(dist, Packed) else _KIND_OF[type(dist)]
+    """Name the kind of a distribution.
+
+    Raises:
+        SpecError: If it is none.
+    """
+    if isinstance(dist, Packed):
+        return dist.kind
+    kind = _KIND_OF.get(type(dist))
+    if kind is None:
+        found = (known for each, known in _KIND_OF.items() if isinstance(dist, each))
+        kind = next(found, None)
+    if kind is None:
+        raise SpecError(
+            f"The policy answered with a {type(dist).__name__}; an action distribution such as "
+            "agentkd.types.Categorical is needed."
+        )
+    return kind
 
 
 def pack(dist: AnyDist) -> Floats:

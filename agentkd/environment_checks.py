@@ -34,7 +34,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     collector handle it, unless `finite` is set.
 
     Raises:
-        EpisodeError: If `env` has not the methods and spaces of a `gymnasium.Env`; later, from
+        EpisodeError: If `env` lacks the methods or spaces of a `gymnasium.Env`; later, from
             `reset` and `step`, if it raises or returns something wrong.
         SpecError: If its spaces are not supported.
     """

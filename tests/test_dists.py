@@ -161,3 +161,15 @@ def test_entropy_of_numbers_is_the_gaussian_s() -> None:
     assert dists.entropy(dist, box)[0] == pytest.approx(expected)
     with pytest.raises(SpecError, match="no entropy"):
         dists.entropy(Point(np.zeros((1, 2), np.float32)), box)
+
+
+def test_what_is_no_distribution_is_named() -> None:
+    """An array, nothing, or a subclass of a kind: refused with its type, or taken."""
+
+    class Mine(Categorical):
+        """A kind of its own that changes nothing."""
+
+    assert dists.kind_of(Mine(np.zeros((1, 2), np.float32))) == "categorical"
+    for found in (np.zeros((1, 2), np.float32), None, 3):
+        with pytest.raises(SpecError, match=f"answered with a {type(found).__name__}"):
+            dists.kind_of(found)  # type: ignore[arg-type]

@@ -113,3 +113,10 @@ def test_a_replay_remembers_across_a_swap(tmp_path: Path) -> None:
     again = replay(LogFile(path))
     assert again.ticks == len(obs)
     assert again.differing == 0
+
+
+def test_an_agent_has_few_enough_attributes() -> None:
+    """From 30 on, Python finds each of them more slowly, which `act` would pay at every tick."""
+    agent = Agent(lively("mlp:4", DiscreteSpec(3)))
+    assert len(vars(agent)) < 30
+    assert len(vars(agent._decider)) < 30

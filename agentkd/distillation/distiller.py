@@ -48,7 +48,7 @@ class Distiller:
         executor: The executor to start from.
         options: How to learn.
         planner: What the labels are from, for terms that ask it themselves.
-        beside: Labels that are learnt in every step besides.
+        beside: Further labels, learnt in every step.
 
     Attributes:
         engine: What takes the gradient steps, compiled C or torch.

@@ -272,7 +272,7 @@ static float choices(const struct part *part, const struct term *term, const flo
     return value;
 }
 
-/* Errors of an action in a box: `agentkd.distillation.terms.action` has the formulas. */
+/* Errors of an action in a box: `agentkd.distillation.terms.answers` has the formulas. */
 static float box(const struct part *part, const struct term *term, int32_t n,
                  const float *mine, const float *said, float factor, float *delta)
 {

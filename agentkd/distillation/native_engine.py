@@ -62,7 +62,9 @@ _NetC = structure(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = compiled(_SOURCE, ("akd_learn",), *_FLAGS)
+    library = compiled(
+        _SOURCE, ("akd_learn",), *_FLAGS, what="The native distiller", instead="torch runs"
+    )
     if library is not None:
         pointer, whole, number = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
         library.akd_learn.argtypes = [
@@ -107,7 +109,7 @@ class NativeEngine:
     Args:
         executor: The executor to start from, of dense layers.
         options: How to learn.
-        beside: Labels that are learnt in every step besides.
+        beside: Further labels, learnt in every step.
 
     Raises:
         ConfigError: If it does not fit (`fits`).

@@ -20,7 +20,7 @@ def like(found: Any, wanted: Tensor, what: str) -> Tensor:
     """Copy a tensor that has the shape and dtype of another and finite numbers.
 
     Raises:
-        LoadError: If it has not.
+        LoadError: If it differs.
     """
     if not isinstance(found, Tensor):
         raise LoadError(f"{what} is a {type(found).__name__}, not a tensor.")

@@ -34,7 +34,7 @@ class TorchEngine:
         executor: The executor to start from.
         options: How to learn.
         planner: What the labels are from, for terms that ask it themselves.
-        beside: Labels that are learnt in every step besides.
+        beside: Further labels, learnt in every step.
     """
 
     name = "torch"

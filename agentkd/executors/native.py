@@ -106,13 +106,17 @@ def _processor() -> str:
     return platform.machine() + "".join(sorted(set(lines)))
 
 
-def compiled(source: Path, functions: Sequence[str], *flags: str) -> ctypes.CDLL | None:
+def compiled(
+    source: Path, functions: Sequence[str], *flags: str, what: str, instead: str
+) -> ctypes.CDLL | None:
     """Compile a file of C for this machine, or load it from the cache.
 
     Args:
         source: The file; it may include `KERNELS`, and nothing else of ours.
         functions: What it has to define.
         flags: For the compiler, beside those of all.
+        what: What it is, for a warning: "The native executor".
+        instead: What runs without it: "NumPy runs".
 
     Returns:
         The library, or None if there is no compiler or it fails; a warning says why.
@@ -122,8 +126,8 @@ def compiled(source: Path, functions: Sequence[str], *flags: str) -> ctypes.CDLL
     command = compiler()
     if command is None:
         log.warning(
-            "No C compiler (cc, gcc, clang): executors run in NumPy, some ten times "
-            "slower. Install one, or name it in CC."
+            "No C compiler (cc, gcc, clang): executors run in NumPy and gradient steps in torch, "
+            "several times slower. Install one, or name it in CC."
         )
         return None
     flags = (*_FLAGS, *flags)
@@ -132,17 +136,19 @@ def compiled(source: Path, functions: Sequence[str], *flags: str) -> ctypes.CDLL
         return load([command, *flags, str(source.resolve()), "-lm"], key, functions)
     except subprocess.CalledProcessError as error:
         text = (error.stderr or b"").decode(errors="replace").strip()
-        log.warning("%s did not compile (it runs without): %s", source.name, text)
+        log.warning("%s did not compile (%s): %s", what, instead, text)
         return None
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("%s cannot be built (it runs without): %s", source.name, error)
+        log.warning("%s cannot be built (%s): %s", what, instead, error)
         return None
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     source = Path(__file__).with_name("kernel.c")
-    library = compiled(source, ("akd_call", "akd_outputs"))
+    library = compiled(
+        source, ("akd_call", "akd_outputs"), what="The native executor", instead="NumPy runs"
+    )
     if library is None:
         return None
     pointer = ctypes.c_void_p

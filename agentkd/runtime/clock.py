@@ -65,6 +65,9 @@ class Clock(Protocol):
         """Seconds since the start."""
 
 
+_SECONDS = "It counts seconds, such as 0.02 for 50 Hz."
+
+
 @final
 class WallClock:
     """Ticks at start + k · period, whatever happens in between.
@@ -80,7 +83,7 @@ class WallClock:
         time_ns: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        check_range("period", period, above=0, below=math.inf)
+        check_range("period", period, above=0, below=math.inf, hint=_SECONDS)
         self.period = float(period)
         self._step = round(period * 1e9)
         self._time = time_ns
@@ -123,7 +126,7 @@ class VirtualClock:
     """Ticks as fast as they are taken, each exactly on time."""
 
     def __init__(self, period: float) -> None:
-        check_range("period", period, above=0, below=math.inf)
+        check_range("period", period, above=0, below=math.inf, hint=_SECONDS)
         self.period = float(period)
         self.start()
 
@@ -170,7 +173,7 @@ class Ticker:
 
 def make_clock(clock: Literal["wall", "virtual"] | Clock, hz: float) -> Clock:
     """Return a clock by name, or a clock as it is; raise ConfigError for another name or rate."""
-    check_range("hz", hz, above=0, below=math.inf)
+    check_range("hz", hz, above=0, below=math.inf, hint="It is a rate, such as 50.")
     if not isinstance(clock, str):
         return clock
     if clock not in ("wall", "virtual"):

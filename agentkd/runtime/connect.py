@@ -82,7 +82,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
     check_range("budget", given["budget"], least=0, below=math.inf)
-    check_range("period", given["period"], above=0, below=math.inf)
+    seconds = "It counts seconds, such as 0.02 for 50 Hz."
+    check_range("period", given["period"], above=0, below=math.inf, hint=seconds)
     if given["mode"] == "planner" and given["planner"] is None:
         raise ConfigError('mode="planner" needs a planner.')
     if given["learn"] and given["distiller"] is not None:

@@ -67,7 +67,7 @@ def reactive(obs: Floats) -> Categorical:
 def safe(obs: Floats, action: int) -> bool:
     """Whether an action, given the observation (obs,), leads into no car this turn.
 
-    It is a guard: `agentkd.runtime.strategies.Rules(guard=safe)`.
+    It is a guard: `agentkd.runtime.routers.Guard(safe)`.
     """
     return not rules.move(rules.restore(obs)[0], int(action))[1]
 

@@ -118,7 +118,7 @@ def _appeal(position: Position, action: int) -> float:
 def safe(obs: Floats, action: int) -> bool:
     """Whether an action, given the observation (obs,), is not death this turn.
 
-    It is a guard: `agentkd.runtime.strategies.Rules(guard=safe)`.
+    It is a guard: `agentkd.runtime.routers.Guard(safe)`.
     """
     return rules.move(rules.restore(obs), int(action))[1] >= 0
 

@@ -48,6 +48,7 @@ def packed(found: Any, action: ActionSpec, *, squashed: bool = False) -> tuple[K
         return "categorical", found.logits
     if isinstance(found, distributions.Bernoulli):
         return "bernoulli", found.logits
+    given = type(found).__name__
     if isinstance(found, distributions.Normal):
         found = (found.mean, found.stddev.log())
     elif isinstance(found, Tensor):
@@ -66,10 +67,15 @@ def packed(found: Any, action: ActionSpec, *, squashed: bool = False) -> tuple[K
                 f"{tuple(log_std.shape)}. A pair is (mean, log_std), with log_std of the mean's "
                 f"shape or {tuple(mean.shape[1:])}."
             )
+        if mean.ndim != 2:
+            raise SpecError(
+                f"A torch module answered with means of shape {tuple(mean.shape)}; one row for "
+                "each observation is needed, (batch, size)."
+            )
         wide = log_std.to(mean.device).expand_as(mean)
         return ("squashed" if squashed else "gaussian"), torch.cat([mean, wide], 1)
     raise SpecError(
-        f"A torch module answered with a {type(found).__name__}. Let it return an "
+        f"A torch module answered with a {given}. Let it return an "
         "ActionDist, a torch distribution, a tensor of logits or actions, or, for "
         "boxes, a pair (mean, log_std)."
     )

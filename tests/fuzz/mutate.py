@@ -59,6 +59,10 @@ class Twice(dict[str, Any]):
         return found + found[-1:]
 
 
+_MOST = 1 << 18
+"""Parts of a document, about what readers take."""
+
+
 def integer(draw: Draw, near: int = 0) -> int:
     """Draw an odd whole number, or one near another."""
     if draw.chance(3):
@@ -181,7 +185,22 @@ def document(draw: Draw, value: Any, **style: Any) -> bytes:
     """Change a JSON value and write it; now and then change its bytes instead."""
     if draw.chance(12):
         return octets(draw, written(value, **style))
-    return written(tree(draw, value), **style)
+    changed = tree(draw, value)
+    # A part that was put into itself again and again would take all memory once it is written.
+    return written(changed if _within(changed, _MOST) else value, **style)
+
+
+def _within(value: Any, most: int) -> bool:
+    """Say whether a JSON value, written out, has at most so many parts."""
+    waiting, count = [value], 0
+    while waiting and count <= most:
+        part = waiting.pop()
+        count += 1
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return count <= most
 
 
 def octets(draw: Draw, data: bytes, other: bytes = b"") -> bytes:

@@ -16,9 +16,10 @@ from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.container import unpack
 from agentkd.distillation.dataset import About, read_dataset
 from agentkd.distillation.recording import DatasetWriter
-from agentkd.errors import BundleError, LoadError, SpecError
+from agentkd.errors import BundleError, LoadError, SpecError, WireError
 from agentkd.executors.architecture import initial
 from agentkd.fields import parse_json
+from agentkd.planners.remote.wire import Frame, answer_of
 from agentkd.planners.sb3.network import Linear, Perceptron
 from agentkd.report.comparison import saved
 from agentkd.spec import DiscreteSpec, Spec
@@ -100,3 +101,15 @@ def test_a_planner_that_overflows_answers_infinity_without_a_warning() -> None:
     layer = Linear(big, big[0])
     answer = Perceptron((layer, layer), lambda x: x, ends=False)(big)
     assert not answer.isfinite().any()
+
+
+def test_a_server_s_answer_of_another_kind_is_refused() -> None:
+    """Rows of a fitting width are no choices if they say that they are an action."""
+    spec = Spec(OBS, DiscreteSpec(4))
+    rows = np.zeros((2, 4), np.float32)
+    header = {"names": ["rows"], "kind": "categorical"}
+    assert isinstance(answer_of(Frame(header, (rows,)), spec), Categorical)
+    for kind in ("point", "bernoulli"):
+        for taken in (rows, rows[:, :1]):
+            with pytest.raises(WireError, match=f"a {kind} distribution"):
+                answer_of(Frame(header | {"kind": kind}, (taken,)), spec)

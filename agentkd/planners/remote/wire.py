@@ -24,7 +24,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.dists import KINDS
-from agentkd.errors import ConfigError, LoadError, WireError
+from agentkd.errors import ConfigError, LoadError, SpecError, WireError
 from agentkd.files import read_file
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats, Guidance
@@ -201,6 +201,10 @@ def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
         packed = found["rows"]
         if not isinstance(kind, str) or kind not in KINDS or packed.ndim != 2:
             raise WireError(f"Rows of kind {kind!r:.100} and shape {packed.shape}.")
+        try:
+            dists.check_kind(kind, spec.action)
+        except SpecError as error:
+            raise WireError(str(error)) from error
         if packed.shape[1] != dists.width(kind, spec.action):
             raise WireError(f"Rows of shape {packed.shape} for {spec.action}.")
         rows = dists.unpack(kind, packed, spec.action)

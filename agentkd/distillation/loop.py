@@ -248,7 +248,7 @@ def _of_environments(
     there: list[Source] = []
     try:
         for each in range(seed, seed + _APART * way.processes, _APART):
-            there.append(ProcessSource(task, executor, way, each))  # noqa: PERF401
+            there.append(ProcessSource(task, executor, way, each))  # noqa: PERF401 (those made are closed)
     except BaseException:
         Several(there).close()
         raise

@@ -9,16 +9,15 @@ importable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import LoadError, SpecError
-from agentkd.fields import Fields
-from agentkd.files import loading
-from agentkd.sizes import INT32, MOST, check_bounds, check_choices, check_start, shape_size
+from agentkd.errors import SpecError
+from agentkd.sizes import MOST, check_bounds, check_choices, check_start, is_whole, shape_size
 from agentkd.types import Floats
 
 PartKind = Literal["box", "discrete", "multidiscrete", "multibinary"]
@@ -37,6 +36,7 @@ class Part:
         dtype: Its own dtype's name.
         sizes: For choices, how many each has.
         start: For one choice, the number of the first.
+        seen: Which of its numbers the flat observation holds, in order; None for all.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Part:
     dtype: str
     sizes: tuple[int, ...] = ()
     start: int = 0
+    seen: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -67,16 +68,35 @@ class Part:
             raise SpecError(f"{where}: no dtype {self.dtype!r}.") from error
         if kind not in "biuf":
             raise SpecError(f"{where}: {self.dtype} are no numbers.")
+        if self.seen is not None and not _ascending(self.seen, self.whole):
+            raise SpecError(
+                f"{where}: of its {self.whole} numbers, {self.seen!r:.80} cannot be seen; give "
+                "ascending places."
+            )
+
+    @property
+    def whole(self) -> int:
+        """How many numbers it has."""
+        return sum(self.sizes) if self.sizes else int(np.prod(self.shape, dtype=int))
 
     @property
     def size(self) -> int:
         """How many numbers it takes in the flat observation."""
-        return sum(self.sizes) if self.sizes else int(np.prod(self.shape, dtype=int))
+        return self.whole if self.seen is None else len(self.seen)
+
+
+def _ascending(places: Any, below: int) -> bool:
+    whole = isinstance(places, tuple) and all(is_whole(each, 0, below - 1) for each in places)
+    return whole and all(here < there for here, there in pairwise(places))
 
 
 @dataclass(frozen=True, slots=True)
 class ObsSpec:
-    """The parts of an observation, in the order in which they are laid out."""
+    """The parts of an observation, in the order in which they are laid out.
+
+    A policy that sees less than the environment shows has the same parts, with what it sees marked
+    in them; see `agentkd.views`.
+    """
 
     parts: tuple[Part, ...]
     layout: Layout = "single"
@@ -90,8 +110,10 @@ class ObsSpec:
             raise SpecError(f"An observation ({self.layout}) of {count} parts.")
         if len({part.name for part in self.parts}) < count:
             raise SpecError("Two parts of an observation have the same name.")
-        if self.size > MOST:
+        if sum(part.whole for part in self.parts) > MOST:
             raise SpecError(f"An observation of {self.size} numbers; {MOST} at most.")
+        if not self.size:
+            raise SpecError("Nothing is seen of the observation.")
 
     @property
     def size(self) -> int:
@@ -161,12 +183,6 @@ class BoxSpec:
 
 
 ActionSpec = DiscreteSpec | MultiDiscreteSpec | MultiBinarySpec | BoxSpec
-_ACTION_KINDS: dict[str, type[Any]] = {
-    "discrete": DiscreteSpec,
-    "multidiscrete": MultiDiscreteSpec,
-    "multibinary": MultiBinarySpec,
-    "box": BoxSpec,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,15 +307,15 @@ def pieces(spec: ObsSpec, obs: Any) -> list[Any]:
             f"A dictionary with {[p.name for p in spec.parts]} was expected as "
             f"observation, not {type(obs).__name__}."
         )
-    missing = [part.name for part in spec.parts if part.name not in obs]
+    missing = [part.name for part in spec.parts if part.size and part.name not in obs]
     if missing:
         raise SpecError(f"The observation lacks {missing}; it has {sorted(obs)}.")
-    return [obs[part.name] for part in spec.parts]
+    return [obs[part.name] if part.size else None for part in spec.parts]
 
 
 def _one_hot(values: NDArray[Any], part: Part) -> Floats:
     columns = np.reshape(values, (len(values), -1)).astype(np.int64) - part.start
-    out = np.zeros((len(values), part.size), np.float32)
+    out = np.zeros((len(values), part.whole), np.float32)
     offset = 0
     for index, size in enumerate(part.sizes):
         column = columns[:, index]
@@ -331,15 +347,20 @@ def flatten_one(spec: ObsSpec, obs: Any) -> Floats:
 def _laid_out(spec: ObsSpec, arrays: list[NDArray[Any]]) -> Floats:
     flat: list[Floats] = []
     for part, array in zip(spec.parts, arrays, strict=True):
+        if not part.size:
+            continue
         if array.ndim == 0 or array.shape[1:] != part.shape:
             raise SpecError(
                 f"Observation {part.name!r} has shape {array.shape}; "
                 f"(batch, {', '.join(map(str, part.shape))}) was expected."
             )
         if part.sizes:
-            flat.append(_one_hot(array, part))
+            rows = _one_hot(array, part)
+            flat.append(rows if part.seen is None else rows[:, part.seen])
         else:
-            flat.append(array.reshape(len(array), -1).astype(np.float32))
+            numbers = array.reshape(len(array), -1)
+            numbers = numbers if part.seen is None else numbers[:, part.seen]
+            flat.append(numbers.astype(np.float32))
     return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
 
 
@@ -354,6 +375,8 @@ def unflatten(spec: ObsSpec, flat: Floats) -> Any:
     for part in spec.parts:
         piece = flat[:, offset : offset + part.size]
         offset += part.size
+        if part.seen is not None:
+            raise SpecError("An observation of which a part is seen has no shape to give back.")
         if part.sizes:
             cuts = np.cumsum(part.sizes)[:-1]
             choices = [each.argmax(1) for each in np.split(piece, cuts, axis=1)]
@@ -366,61 +389,3 @@ def unflatten(spec: ObsSpec, flat: Floats) -> Any:
     if spec.layout == "tuple":
         return tuple(out)
     return {part.name: array for part, array in zip(spec.parts, out, strict=True)}
-
-
-def to_json(spec: Spec) -> dict[str, Any]:
-    """Write a spec as plain JSON values; infinities become strings."""
-    action = {
-        key: [str(x) if np.isinf(x) else x for x in value] if key in ("low", "high") else value
-        for key, value in asdict(spec.action).items()
-    }
-    kind = next(k for k, c in _ACTION_KINDS.items() if isinstance(spec.action, c))
-    return {"obs": asdict(spec.obs), "action": {"kind": kind, **action}}
-
-
-def from_json(data: Any) -> Spec:
-    """Read what `to_json` wrote.
-
-    Raises:
-        SpecError: If a field is missing, unknown, of another type or no spec.
-    """
-    try:
-        with loading("Not a spec"):
-            fields = Fields(data, "Not a spec")
-            obs = fields.fields("obs")
-            parts = tuple(map(_part_of, obs.objects("parts")))
-            layout = cast(Layout, obs.text("layout"))
-            return Spec(ObsSpec(parts, layout), _action_of(fields.fields("action")))
-    except LoadError as error:
-        raise SpecError(str(error)) from error
-
-
-def _part_of(fields: Fields) -> Part:
-    return Part(
-        name=fields.text("name"),
-        kind=cast(PartKind, fields.text("kind")),
-        shape=fields.wholes("shape"),
-        dtype=fields.text("dtype"),
-        sizes=fields.wholes("sizes"),
-        start=fields.whole("start", least=-INT32),
-    )
-
-
-def _action_of(fields: Fields) -> ActionSpec:
-    match fields.choice("kind", _ACTION_KINDS):
-        case "discrete":
-            return DiscreteSpec(fields.whole("n"), fields.whole("start", least=-INT32))
-        case "multidiscrete":
-            return MultiDiscreteSpec(fields.wholes("sizes"))
-        case "multibinary":
-            return MultiBinarySpec(fields.whole("n"))
-        case _:
-            low, high = (_bounds_of(fields.items(end)) for end in ("low", "high"))
-            return BoxSpec(low, high, fields.wholes("shape"))
-
-
-def _bounds_of(values: list[Any]) -> tuple[float, ...]:
-    """Read bounds: numbers, and infinities as text."""
-    if all(type(each) in (int, float) or each in ("inf", "-inf") for each in values):
-        return tuple(map(float, values))
-    raise LoadError("A bound is no number")

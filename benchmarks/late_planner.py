@@ -26,7 +26,7 @@ from agentkd.runtime.arbiter import Mode
 from agentkd.runtime.connect import AnyPlanner
 from agentkd.runtime.loop import SOURCES
 from agentkd.runtime.workers.host import Process
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 from benchmarks.runner import (
     Benchmark,
     Column,

@@ -24,7 +24,7 @@ from agentkd.environments import make
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.report.model import Section
 from agentkd.runtime import InlineDistiller, InlinePlanner, ProcessDistiller, WallClock
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 from benchmarks.planners import Case, executor_file
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 

@@ -24,7 +24,7 @@ from agentkd.executors.architecture import initial
 from agentkd.report.model import Section
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.workers.host import Process
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 from agentkd.types import Floats, SquashedGaussian
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table

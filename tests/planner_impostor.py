@@ -13,7 +13,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.remote.wire import MOST_BYTES
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 from tests.runtime_children import SPEC
 from tests.waiting import ENOUGH
 

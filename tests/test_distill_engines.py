@@ -227,7 +227,8 @@ import numpy as np
 from agentkd import Agent, env_spec, initial
 from agentkd.distillation.service import build
 from agentkd.runtime import InlineDistiller, InlinePlanner
-from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, to_json
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Categorical
 
 spec = Spec(ObsSpec((Part("", "box", (8,), "float32"),)), DiscreteSpec(4))

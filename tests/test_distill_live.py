@@ -32,8 +32,8 @@ from agentkd.spec import (
     ObsSpec,
     Part,
     Spec,
-    to_json,
 )
+from agentkd.spec_json import to_json
 from agentkd.types import ActionDist, Floats, Kind, Labels, Point, SquashedGaussian
 
 OBS = ObsSpec((Part("", "box", (3,), "float32"),))

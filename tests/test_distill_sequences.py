@@ -19,7 +19,8 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
-from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, to_json
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Categorical, Floats
 from tests.deploy_executors import lively
 

@@ -11,6 +11,7 @@ from agentkd.deploy.bundle import from_bytes, to_bytes
 from agentkd.deploy.vectors import probes
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, parse
+from agentkd.executors.arithmetic import advance, apply
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import (
     Attention,
@@ -19,8 +20,6 @@ from agentkd.executors.layers import (
     Gru,
     Lstm,
     Pool,
-    advance,
-    apply,
     memory,
     sizes,
     tensors,

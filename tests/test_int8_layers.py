@@ -28,8 +28,9 @@ from agentkd.deploy.int8.reference import (
 )
 from agentkd.deploy.vectors import answers
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.arithmetic import patches
 from agentkd.executors.executor import Executor, distribution
-from agentkd.executors.layers import Conv, patches
+from agentkd.executors.layers import Conv
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from tests.deploy_executors import lively
 

@@ -31,7 +31,8 @@ from agentkd.planners.remote.wire import PROTOCOL, Address, address_of, read_tok
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.connect import planner_port
-from agentkd.spec import BoxSpec, Spec, to_json
+from agentkd.spec import BoxSpec, Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Categorical, Floats, Gaussian, Guidance
 from tests.planner_impostor import impostor, introduce
 from tests.runtime_children import (

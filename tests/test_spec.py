@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from agentkd import spec as specs
+from agentkd import spec_json
 from agentkd.errors import SpecError
 from agentkd.spec import DiscreteSpec, Spec
 
@@ -66,7 +67,7 @@ def test_a_spec_survives_json(name: str) -> None:
         spaces.Box(-np.inf, np.inf, (2, 2), np.float32),
     ):
         spec = Spec(specs.obs_spec(SPACES[name]), specs.action_spec(action))
-        assert specs.from_json(json.loads(json.dumps(specs.to_json(spec)))) == spec
+        assert spec_json.from_json(json.loads(json.dumps(spec_json.to_json(spec)))) == spec
 
 
 def test_sizes_are_those_of_gymnasium() -> None:
@@ -130,4 +131,4 @@ def test_a_wrong_observation_says_what_was_expected() -> None:
 def test_a_broken_spec_is_refused(broken: dict[str, Any]) -> None:
     """What is no spec is told, not guessed."""
     with pytest.raises(SpecError, match="Not a spec"):
-        specs.from_json(broken)
+        spec_json.from_json(broken)

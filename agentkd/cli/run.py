@@ -24,7 +24,7 @@ from agentkd.report.write import made_from, prepare_out
 from agentkd.runtime.arbiter import HandOver
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.workers.host import Process
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 
 _ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")

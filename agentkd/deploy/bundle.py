@@ -19,7 +19,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from safetensors.numpy import save as write_tensors
 
-from agentkd import spec as specs
+from agentkd import spec_json
 from agentkd.deploy import contract as contracts
 from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
@@ -112,7 +112,7 @@ def to_bytes(
         "format": FORMAT,
         "schema": SCHEMA,
         "architecture": executor.architecture,
-        "spec": specs.to_json(executor.spec),
+        "spec": spec_json.to_json(executor.spec),
         "contract": contracts.to_json(contract or Contract(), executor),
         "clip": executor.clip,
         "layers": [describe(layer) for layer in executor.layers],
@@ -389,7 +389,7 @@ def _assemble(manifest: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Exe
     architecture = parse(fields.text("architecture"))
     executor = Executor(
         architecture=str(architecture),
-        spec=specs.from_json(manifest["spec"]),
+        spec=spec_json.from_json(manifest["spec"]),
         mean=tensors["mean"],
         scale=tensors["scale"],
         clip=fields.number("clip"),

@@ -177,6 +177,8 @@ def _arrays(layer: Layer, step: Step, index: int, name: str) -> Iterator[str]:
     for each, values in zip(names, step.arrays, strict=True):
         yield array("float", each, values)
     yield array("int32_t", f"{name}_dims{index}", step.dims)
+    if not names:
+        return
     yield (
         f"static const float *const {name}_arrays{index}[{len(names)}] = {{\n"
         f"{wrapped(names)}\n}};\n"
@@ -188,7 +190,8 @@ def _calls(executor: Executor, n: str) -> tuple[str, str]:
     calls, here, there, memory = [], "x", "y", 0
     laid = zip(executor.layers, steps(executor, BLOCK), strict=True)
     for index, (layer, step) in enumerate(laid):
-        given = f"{n}_dims{index}, {n}_arrays{index}, s->{here}"
+        arrays = f"{n}_arrays{index}" if step.arrays else "NULL"
+        given = f"{n}_dims{index}, {arrays}, s->{here}"
         given += "" if step.kind == "attention" else f", s->{there}"
         if isinstance(layer, Dense):
             given = (

@@ -19,7 +19,7 @@ from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Gru, Lstm
+from agentkd.executors.layers import Gru, Lstm, Remembering, Stack
 from agentkd.executors.layers import memory as remembers
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import Floats
@@ -140,7 +140,7 @@ def _network(graph: Graph, executor: Executor, obs: str, memory: str = "") -> tu
     after = []
     for index, layer in enumerate(executor.layers):
         name = f"layer.{index}"
-        if isinstance(layer, Gru | Lstm):
+        if isinstance(layer, Remembering):
             x, kept = add_recurrent(graph, layer, x, next(before), name)
             after.append(kept)
         else:
@@ -264,6 +264,11 @@ def _rsl_rl(graph: Graph, executor: Executor) -> None:
             "take the flavour plain."
         )
     recurrent = [each for each in executor.layers if isinstance(each, Gru | Lstm)]
+    if any(isinstance(each, Stack) for each in executor.layers):
+        raise ConfigError(
+            f"rsl_rl has no stack of observations, as {executor.architecture} has; take the "
+            "flavour plain."
+        )
     if len(recurrent) > 1:
         raise ConfigError(
             f"rsl_rl has one recurrent layer, and {executor.architecture} has "

@@ -19,6 +19,8 @@ from agentkd.executors.layers import (
     Lstm,
     Norm,
     Pool,
+    Remembering,
+    Stack,
     Tokens,
     sizes,
     width,
@@ -152,9 +154,12 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
 
 
 def add_recurrent(
-    graph: Graph, layer: Gru | Lstm, x: str, memory: str, name: str
+    graph: Graph, layer: Remembering, x: str, memory: str, name: str
 ) -> tuple[str, str]:
     """Add a layer with a memory; gives what it gives, and the memory after."""
+    if isinstance(layer, Stack):
+        rows = graph.node("Concat", memory, x, axis=1)
+        return rows, graph.split(rows, (layer.size, (layer.count - 1) * layer.size))[1]
     wide = width(layer)
     given = _dense(graph, layer.inputs, x, f"{name}.inputs")
     if isinstance(layer, Gru):

@@ -166,6 +166,18 @@ class LabelBuffer:
                 out = self._links[places] == HOLE
         return places
 
+    def before(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return where the labels of the tick before lie, (n,), and which begin an episode.
+
+        A place is -1 where there is none: at the beginning, or where it is no longer held.
+        """
+        room = max(1, len(self._rows))
+        oldest = self._next if self._size == len(self._rows) else 0
+        link = self._links[places].astype(np.int64)
+        before = (places - link) % room
+        held = (link > 0) & ((places - oldest) % room >= link) & (self._links[before] != HOLE)
+        return np.where(held, before, -1), link == 0
+
     def sample(self, count: int, random: np.random.Generator) -> tuple[Floats, Floats]:
         """Draw labels of the newer half, each at most once.
 

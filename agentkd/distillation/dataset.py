@@ -20,8 +20,7 @@ from typing import Any, cast, final
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd import dists
-from agentkd import spec as specs
+from agentkd import dists, spec_json
 from agentkd.dists import KINDS
 from agentkd.errors import LoadError
 from agentkd.fields import MOST_BYTES, Fields, parse_json
@@ -197,7 +196,7 @@ def _about(fields: Fields) -> About:
     planner, returns = fields.fields("planner"), fields.fields("returns")
     return About(
         env=fields.text("env"),
-        spec=specs.from_json(fields.get("spec")),
+        spec=spec_json.from_json(fields.get("spec")),
         planner=planner.text("name"),
         refs=planner.texts("refs"),
         digest=planner.text("digest"),

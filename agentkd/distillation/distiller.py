@@ -15,6 +15,7 @@ from agentkd.deploy.kept import capacity
 from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
+from agentkd.distillation.history import Histories, restacked, stack_of, unstacked
 from agentkd.distillation.moments import by_channel, moments
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
@@ -24,6 +25,7 @@ from agentkd.fields import Fields
 from agentkd.files import loading
 from agentkd.spec import Spec
 from agentkd.types import AnyDist, Floats, Kind, Labels, Policy, RecurrentPolicy
+from agentkd.views import columns, pick
 
 __all__ = ["Distiller", "DistillerOptions"]
 
@@ -64,10 +66,15 @@ class Distiller:
         """Begin with the weights of `executor` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
+        stack = stack_of(executor)
+        self._histories = None if stack is None else Histories(self.buffer, stack)
+        if stack is not None or columns(executor.spec.obs) is not None:
+            # A label's row holds what the executor sees, not what the planner does.
+            planner = None
         if beside is not None and beside.labels.kind is not None:
             rows, split = beside.labels.rows()
             check_labels(executor.spec, beside.labels.kind, split, rows.shape[1] - split)
-        self.engine = _engine(executor, self.options, planner, beside)
+        self.engine = _engine(unstacked(executor), self.options, planner, beside)
         self.steps = 0
         self.rejected = 0
         self._random = np.random.default_rng(self.options.seed)
@@ -81,12 +88,13 @@ class Distiller:
     def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
         """Take labels: observations (batch, obs) and the planner's answer to them.
 
-        An executor with a memory learns from sequences: `link` is as in `Labels`.
+        The observations may be whole, where the executor sees a part of them. An executor with a
+        memory learns from sequences: `link` is as in `Labels`.
 
         Raises:
             SpecError: If they are of another environment.
         """
-        packed = dists.packed(dist)
+        packed, obs = dists.packed(dist), pick(self._executor.spec.obs, obs)
         check_labels(self._executor.spec, packed.kind, obs.shape[1], packed.rows.shape[1])
         if link is None and self._executor.memory:
             raise ConfigError(
@@ -133,7 +141,7 @@ class Distiller:
         self.steps += 1
         share = (_AVERAGE + 1) / (self.steps - self._rising + _AVERAGE)
         how = Step(self._rate(), share, self._progress)
-        numbers = dict(self.engine.step(self.buffer, self._random, how))
+        numbers = dict(self.engine.step(self._histories or self.buffer, self._random, how))
         if not np.isfinite(numbers.pop("loss")):
             self.rejected += 1
             self.engine.recover()
@@ -163,10 +171,12 @@ class Distiller:
         if not len(self.buffer) or self.buffer.kind is None:
             return float("nan")
         random = np.random.default_rng([options.seed, self.steps])
-        found = self.buffer.draw_sequences(
-            64, options.ticks, random, burn_in=options.burn_in, newest=max(1, newest)
-        )
         executor = self.freeze()
+        stack = stack_of(executor)
+        burn_in = max(options.burn_in, 0 if stack is None else stack.count)
+        found = self.buffer.draw_sequences(
+            64, burn_in + options.ticks, random, burn_in=burn_in, newest=max(1, newest)
+        )
         state = np.zeros((64, executor.memory), np.float32)
         mine = []
         for row in found.obs:
@@ -198,12 +208,16 @@ class Distiller:
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
         settled = len(self.buffer) >= _SETTLED
-        self.engine.renormalise(mean, scale.astype(np.float32), compensate=settled)
+        scale = scale.astype(np.float32)
+        if self._histories is not None:
+            self._histories.blank = mean
+            mean, scale = (self._histories.tiled(each) for each in (mean, scale))
+        self.engine.renormalise(mean, scale, compensate=settled)
         self.engine.keep()
 
     def freeze(self, version: int = 0) -> Executor:
         """Give the averaged executor with its weights fixed."""
-        return self.engine.freeze(version)
+        return restacked(self.engine.freeze(version), self._executor)
 
     def snapshot(self) -> Floats:
         """Give the averaged executor's numbers as `Executor.vector` lays them out."""
@@ -219,7 +233,10 @@ class Distiller:
             SpecError: If they are of another executor.
             NumbersError: If they hold NaN or infinity.
         """
-        self.engine.warm_start(self._executor.with_vector(vector, 0))
+        executor = self._executor.with_vector(vector, 0)
+        self.engine.warm_start(unstacked(executor))
+        if self._histories is not None:
+            self._histories.blank = executor.mean
         self._rising = self.steps
         self.engine.keep()
 
@@ -236,6 +253,8 @@ class Distiller:
         with loading("The saved state"):
             fields = Fields(state, "The saved state")
             self.engine.restore(fields)
+            if self._histories is not None:
+                self._histories.blank = self.freeze().mean
             self.steps = fields.whole("steps")
             self._normalised_at = fields.whole("normalised_at")
             self._random = np.random.default_rng([self.options.seed, self.steps])

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from agentkd.distillation.buffer import LabelBuffer
+from agentkd.distillation.history import Histories
 from agentkd.distillation.terms import Terms, parse_terms
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
@@ -134,7 +135,7 @@ class Engine(Protocol):
         """
 
     def step(
-        self, labels: LabelBuffer, random: np.random.Generator, how: Step
+        self, labels: LabelBuffer | Histories, random: np.random.Generator, how: Step
     ) -> Mapping[str, float]:
         """Take one gradient step on drawn labels.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Step
+from agentkd.distillation.history import Histories
 from agentkd.distillation.native_terms import NativeTerms, PartC, structure
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
@@ -201,11 +202,11 @@ class NativeEngine:
             self._restored = None
 
     def step(
-        self, labels: LabelBuffer, random: np.random.Generator, how: Step
+        self, labels: LabelBuffer | Histories, random: np.random.Generator, how: Step
     ) -> Mapping[str, float]:
         """Take one gradient step on drawn labels."""
         assert self._terms is not None
-        drawn = [(self._terms, labels, labels.places(self.options.batch, random), 1.0)]
+        drawn: list[Any] = [(self._terms, labels, labels.places(self.options.batch, random), 1.0)]
         if self._kept is not None and self._beside is not None:
             count, weight = self._beside.amount()
             places = self._beside.labels.places(count, self._beside.random)
@@ -228,7 +229,11 @@ class NativeEngine:
         return {"loss": loss, "divergence": divergence, **self._terms.numbers()}
 
     def _part(
-        self, terms: NativeTerms, labels: LabelBuffer, places: NDArray[np.int64], weight: float
+        self,
+        terms: NativeTerms,
+        labels: LabelBuffer | Histories,
+        places: NDArray[np.int64],
+        weight: float,
     ) -> Any:
         rows, split = labels.rows()
         terms.observe(lambda: np.ascontiguousarray(rows[places, split:]))

@@ -9,8 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd import environments
-from agentkd import spec as specs
+from agentkd import environments, spec_json
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Task
@@ -43,7 +42,7 @@ class ProcessSource:
         self, task: Task, executor: Executor, options: CollectionOptions, seed: int
     ) -> None:
         spec = task.spec
-        known = specs.to_json(spec)
+        known = spec_json.to_json(spec)
         refs = task.refs[0] if len(task.refs) == 1 else list(task.refs)
         planner = {"planner": refs, "spec": known, "access": dict(task.access)}
         self._ring = LabelRing(spec)
@@ -119,13 +118,13 @@ def open_planner(
     planner: str | Sequence[str], spec: Mapping[str, Any], access: Mapping[str, Any]
 ) -> Any:
     """Open the planner in the collector's process."""
-    return load_policy(planner, specs.from_json(spec), **access)
+    return load_policy(planner, spec_json.from_json(spec), **access)
 
 
 def serve(child: Child) -> None:
     """Collect until told to end; runs in the collector's process."""
     order, status = child.orders, child.status
-    spec = specs.from_json(order["spec"])
+    spec = spec_json.from_json(order["spec"])
     ring = LabelRing.attach(child.shared["labels"], spec)
     weights, returns = child.mailbox("weights"), child.mailbox("returns")
     options = CollectionOptions(**order["options"])

@@ -9,8 +9,9 @@ import numpy as np
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import Architecture, initial, parse
+from agentkd.executors.arithmetic import activate
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Activation, activate
+from agentkd.executors.layers import Activation
 from agentkd.types import Floats
 
 Dense = tuple[Floats, Floats]

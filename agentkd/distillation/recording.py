@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as write_tensors
 
-from agentkd import dists, environments
-from agentkd import spec as specs
+from agentkd import dists, environments, spec_json
 from agentkd.distillation.dataset import FORMAT, MANIFEST, SCHEMA, About
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Task
@@ -159,7 +158,7 @@ class DatasetWriter:
             "format": FORMAT,
             "schema": SCHEMA,
             "env": about.env,
-            "spec": specs.to_json(about.spec),
+            "spec": spec_json.to_json(about.spec),
             "kind": self._kind,
             "planner": {
                 "name": about.planner,

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd import dists
-from agentkd import spec as specs
+from agentkd import dists, spec_json
 from agentkd.deploy import kept
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.distillation.distiller import DistillerOptions
@@ -45,7 +44,7 @@ def build(
 
     Args:
         executor: An architecture such as "mlp:64,64", or the path of an .akd file to go on from.
-        spec: The environment, as `agentkd.spec.to_json` writes it; an .akd knows its.
+        spec: The environment, as `agentkd.spec_json.to_json` writes it; an .akd knows its.
         seed: For the weights of an architecture and for which labels are drawn.
         squashed: For bounded boxes, whether an architecture ends in tanh.
         batch: Labels in one gradient step.
@@ -70,9 +69,9 @@ def build(
         if spec is None:
             raise ConfigError(
                 f"The architecture {executor} needs the environment's spec: give "
-                "spec=agentkd.spec.to_json(spec)."
+                "spec=agentkd.spec_json.to_json(spec)."
             )
-        chosen = initial(executor, specs.from_json(spec), seed=seed, squashed=squashed)
+        chosen = initial(executor, spec_json.from_json(spec), seed=seed, squashed=squashed)
     if chosen.memory:
         raise ConfigError(
             f"{chosen.architecture} has a memory and learns from whole sequences: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -21,8 +22,10 @@ from agentkd.measure.intervals import Interval, retention
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.adapt import from_object
 from agentkd.planners.planner import one_row
+from agentkd.planners.view import viewed
 from agentkd.spec import Spec
 from agentkd.types import Floats, Kind, Policy, RecurrentPolicy
+from agentkd.views import Seeing, View, parse_view, see, whole
 
 _MANY = 32
 
@@ -59,6 +62,7 @@ class Task:
         access: How they are read: `load_planner`'s own options.
         data: Labels to learn from instead of asking the planner.
         copies: How many environments may be open at a time; 1 for a live one.
+        sees: What new executors see of the observation.
     """
 
     env: Environment
@@ -69,6 +73,7 @@ class Task:
     access: Mapping[str, Any] = field(default_factory=dict)
     data: Dataset | None = None
     copies: int = _MANY
+    sees: View = View()
 
     @property
     def squashed(self) -> bool:
@@ -94,7 +99,9 @@ class Task:
         if isinstance(executor, Path) or (isinstance(executor, str) and executor.endswith(".akd")):
             executor = load(executor, native=False)
         if isinstance(executor, str):
-            return initial(executor, self.spec, seed=seed, squashed=self.squashed)
+            return initial(executor, self.spec, seed=seed, squashed=self.squashed, sees=self.sees)
+        if self.sees != View():
+            raise ConfigError("executor_sees is for a new executor; this one has its own view.")
         hint = "Distil one for this environment."
         need_fit(executor.spec, self.spec, name or "The executor", hint)
         return executor
@@ -128,7 +135,13 @@ class Task:
 
 
 def open_task(
-    env: Any = None, planner: Any = None, *, data: Dataset | None = None, **access: Any
+    env: Any = None,
+    planner: Any = None,
+    *,
+    data: Dataset | None = None,
+    planner_sees: Seeing = None,
+    executor_sees: Seeing = None,
+    **access: Any,
 ) -> Task:
     """Open an environment and a planner, and check that they fit.
 
@@ -139,6 +152,9 @@ def open_task(
         planner: A reference, several (an ensemble), a `Planner`, or an object: a live SB3 model, a
             torch module, a function of observations. Or None, with `data`.
         data: Labels to learn from: a dataset of `open_dataset`.
+        planner_sees: What the planner sees of the observation, as `agentkd.views` reads it; with
+            `data` it has seen it.
+        executor_sees: What new executors see of it.
         access: How references are read: `load_planner`'s own options.
 
     Raises:
@@ -146,16 +162,19 @@ def open_task(
         LoadError: If the planner cannot be loaded.
         SpecError: If the planner's answers do not fit the environment.
     """
+    sees = parse_view(executor_sees)
     if env is None and data is not None and planner is None:
-        return Task("", data.about.spec, by_name(data), data.kind, data=data)
+        see(data.about.spec, sees)
+        return Task("", data.about.spec, by_name(data), data.kind, data=data, sees=sees)
     env, copies = _opened(env)
     spec, probe = environments.look_at(env)
+    see(spec, sees)
     if data is not None:
         need_fit(data.about.spec, spec, "The dataset")
     if planner is None:
         if data is None:
             raise ConfigError("Name a planner, or a dataset of its labels.")
-        return Task(env, spec, by_name(data), data.kind, data=data, copies=copies)
+        return Task(env, spec, by_name(data), data.kind, data=data, copies=copies, sees=sees)
     if isinstance(planner, Path):
         planner = str(planner)
     elif isinstance(planner, list | tuple):
@@ -163,6 +182,7 @@ def open_task(
     several = isinstance(planner, Sequence) and all(isinstance(each, str) for each in planner)
     refs: tuple[str, ...] = ()
     if isinstance(planner, str) or several:
+        access = {**access, "sees": planner_sees}
         known = load_planner(planner, spec, **access)
         # A name and references are all that another process needs.
         if isinstance(env, str):
@@ -170,9 +190,9 @@ def open_task(
     else:
         if any(value is not None for value in access.values()):
             raise ConfigError(f"{sorted(access)} are for references to planners.")
-        known = from_object(planner, type(planner).__name__, spec)
+        known = viewed(partial(from_object, planner, type(planner).__name__), spec, planner_sees)
     kind = data.kind if data is not None else kind_of_planner(known, spec, probe)
-    return Task(env, spec, known, kind, refs, access, data, copies)
+    return Task(env, spec, known, kind, refs, access, data, copies, sees)
 
 
 def _opened(env: Any) -> tuple[Environment, int]:
@@ -213,9 +233,10 @@ def need_fit(found: Spec, wanted: Spec, what: str, hint: str = "") -> None:
     Raises:
         ConfigError: If they are not.
     """
-    if (found.obs.size, found.action) != (wanted.obs.size, wanted.action):
+    size = whole(found.obs).size
+    if (size, found.action) != (wanted.obs.size, wanted.action):
         raise ConfigError(
-            f"{what} is for {found.obs.size} numbers and {found.action}; the "
+            f"{what} is for {size} numbers and {found.action}; the "
             f"environment has {wanted.obs.size} and {wanted.action}. {hint}".rstrip()
         )
 

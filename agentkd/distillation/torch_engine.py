@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Step
+from agentkd.distillation.history import Histories
 from agentkd.distillation.restoring import all_like, restore_adam
 from agentkd.distillation.terms import to_text
 from agentkd.distillation.terms.answers import Match
@@ -90,7 +91,7 @@ class TorchEngine:
             self.restored = {}
 
     def step(
-        self, labels: LabelBuffer, random: np.random.Generator, how: Step
+        self, labels: LabelBuffer | Histories, random: np.random.Generator, how: Step
     ) -> Mapping[str, float]:
         """Take one gradient step on drawn labels."""
         assert self.objective is not None
@@ -107,13 +108,16 @@ class TorchEngine:
             torch._foreach_lerp_(self.average, list(self.network.parameters()), how.share)
         return {"loss": loss.item(), **self.objective.numbers()}
 
-    def _draw(self, labels: LabelBuffer, random: np.random.Generator, progress: float) -> Batch:
+    def _draw(
+        self, labels: LabelBuffer | Histories, random: np.random.Generator, progress: float
+    ) -> Batch:
         """Draw labels, and let the executor answer; with a memory, along sequences."""
         options, network = self.options, self.network
         if not network.memory:
             drawn = labels.draw(options.batch, random)
             obs, planner = map(torch.from_numpy, drawn)
             return Batch(obs, network(obs), planner, network.forward, progress)
+        assert isinstance(labels, LabelBuffer)
         count = max(1, options.batch // _SHARE)
         found = labels.draw_sequences(count, options.ticks, random, burn_in=options.burn_in)
         whole = torch.from_numpy(np.ascontiguousarray(found.obs))

@@ -32,14 +32,16 @@ from agentkd.executors.layers import (
     Lstm,
     Norm,
     Pool,
+    Stack,
     Tokens,
     kind,
     sizes,
     width,
 )
 from agentkd.sizes import is_whole
-from agentkd.spec import ObsSpec, Spec
+from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
+from agentkd.views import Seeing, alone, parse_view, see
 
 CLIP = 10.0
 """Normalised observations stay within ±10 standard deviations, as in SB3."""
@@ -160,19 +162,29 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
     return channels, kernel, stride
 
 
-def initial(architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True) -> Executor:
+def initial(
+    architecture: str, spec: Spec, *, seed: int = 0, squashed: bool = True, sees: Seeing = None
+) -> Executor:
     """Make an untrained executor.
 
     Weights are orthogonal (Saxe et al. 2014, gain √2 within, 0.01 at the end), so that it starts
     near indifference. With `squashed`, actions in a bounded box end in tanh, else in a clip.
+    `sees` is what it sees of the observation, as `agentkd.views` reads it.
 
     Raises:
         ConfigError: If it does not suit the observation.
     """
-    made_of = parse(architecture)
-    draws = _Draws(seed)
-    layers = _body(made_of, spec.obs, draws)
-    before = sizes(layers[-1])[1] if layers else spec.obs.size
+    made_of, view = parse(architecture), parse_view(sees)
+    spec = see(spec, view)
+    draws, obs = _Draws(seed), alone(spec.obs)
+    layers: list[Layer] = []
+    if view.stack > 1:
+        if made_of.kind != "mlp":
+            raise ConfigError(f"stack:{view.stack} is for mlp and linear, not for {made_of}.")
+        layers.append(Stack(view.stack, obs.size))
+        obs = ObsSpec((Part("", "box", (view.stack * obs.size,), "float32"),))
+    layers += _body(made_of, obs, draws)
+    before = sizes(layers[-1])[1] if layers else obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
     return Executor(
         architecture=str(made_of),
@@ -322,6 +334,8 @@ def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
     Raises:
         SpecError: If they are others.
     """
+    if isinstance(layers[0], Stack) and made_of.kind == "mlp":
+        layers = layers[1:]
     kinds = ["dense"] * len(made_of.hidden)
     if made_of.kind in ("gru", "lstm"):
         kinds[-1] = made_of.kind

@@ -16,13 +16,11 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.arithmetic import advance, apply
 from agentkd.executors.layers import (
     MOST_WORK,
-    Gru,
     Layer,
-    Lstm,
-    advance,
-    apply,
+    Remembering,
     describe,
     memory,
     sizes,
@@ -51,6 +49,7 @@ from agentkd.types import (
     RecurrentPolicy,
     State,
 )
+from agentkd.views import pick
 
 NOT_FINITE = "The observation holds NaN or infinity, or the executor's numbers overflow for it."
 """Why an executor decides nothing."""
@@ -208,14 +207,19 @@ class Executor:
     def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
         """The last layer's numbers for observations (batch, obs), and the memory after.
 
-        `state` is the memory before, (batch, memory); zeros where an episode begins.
+        They may be whole, where the executor sees a part of them. `state` is the memory before,
+        (batch, memory); zeros where an episode begins.
+
+        Raises:
+            SpecError: If the observations have another size.
         """
         after, at = [], 0
+        obs = pick(self.spec.obs, obs)
         # Callers look at what comes of an overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             x: Floats = np.clip((obs - self.mean) * self.scale, -self.clip, self.clip)
             for layer in self.layers:
-                if isinstance(layer, Gru | Lstm):
+                if isinstance(layer, Remembering):
                     until = at + memory(layer)
                     x, kept = advance(layer, x, state[:, at:until])
                     after.append(kept)

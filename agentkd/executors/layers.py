@@ -1,4 +1,4 @@
-"""What executors are built of: layers as frozen values, and their arithmetic in NumPy.
+"""What executors are built of: layers as frozen values; `arithmetic` evaluates them.
 
 A layer takes rows of numbers, (batch, inputs), and gives rows, (batch, outputs). Images lie flat by
 row, column and channel; tokens one after another. Layers with a memory also take and give rows of
@@ -137,7 +137,19 @@ class Lstm:
     hidden: Dense
 
 
-Layer = Dense | Conv | Tokens | Attention | Pool | Gru | Lstm
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The last `count` rows of `size` numbers, oldest first; it remembers all but the newest.
+
+    Before an episode's first row there are zeros: after the normaliser, the mean.
+    """
+
+    count: int
+    size: int
+
+
+Layer = Dense | Conv | Tokens | Attention | Pool | Gru | Lstm | Stack
+Remembering = Gru | Lstm | Stack
 _KINDS: dict[str, Any] = {each.__name__.lower(): each for each in get_args(Layer)}
 
 
@@ -157,13 +169,21 @@ def width(layer: Layer) -> int:
             return len(layer.norm.gain)
         case Gru() | Lstm():
             return int(layer.hidden.weight.shape[1])
+        case Stack():
+            return layer.count * layer.size
 
 
 def memory(layer: Layer) -> int:
     """How many numbers a layer remembers from tick to tick."""
-    if isinstance(layer, Gru):
-        return width(layer)
-    return 2 * width(layer) if isinstance(layer, Lstm) else 0
+    match layer:
+        case Gru():
+            return width(layer)
+        case Lstm():
+            return 2 * width(layer)
+        case Stack():
+            return (layer.count - 1) * layer.size
+        case _:
+            return 0
 
 
 def sizes(layer: Layer) -> tuple[int, int]:
@@ -216,6 +236,11 @@ def _measure(layer: Layer) -> tuple[int, int, int, Shapes]:
             gates = width * (3 if isinstance(layer, Gru) else 4)
             shapes = _shapes(inputs=(gates, inputs), hidden=(gates, width))
             return inputs, width, gates * (inputs + width), shapes
+        case Stack():
+            count, size = _count(layer, "count", layer.count), _count(layer, "size", layer.size)
+            if count < 2:
+                raise _misfit(layer, "count is 1; a stack holds 2 rows or more")
+            return size, count * size, 0, {}
 
 
 def _measure_conv(layer: Conv) -> tuple[int, int, int, Shapes]:
@@ -346,105 +371,3 @@ def _rebuilt(field: Field[Any], found: Fields, prefix: str, tensors: Mapping[str
             return found.whole(name, least=1)
         case _:
             return found.wholes(name, least=1)
-
-
-def activate(name: Activation, x: Floats) -> Floats:
-    """Apply an activation, elementwise."""
-    match name:
-        case "relu":
-            return np.maximum(x, 0.0)
-        case "tanh":
-            return np.tanh(x)
-        case "silu":
-            # Below -80 the exponential leaves float32; the result is 0 there anyway.
-            return np.asarray(x / (1.0 + np.exp(-np.maximum(x, -80.0))), np.float32)
-        case "elu":
-            return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
-        case "none":
-            return x
-
-
-def apply(layer: Layer, x: Floats) -> Floats:
-    """What a layer without a memory gives for rows (batch, in): (batch, out)."""
-    match layer:
-        case Dense():
-            return apply_last(layer, x)
-        case Conv():
-            return apply_last(layer.dense, patches(layer, x)).reshape(len(x), -1)
-        case Tokens():
-            pieces = x.reshape(len(x), len(layer.weight), 1, -1)
-            made = (pieces @ layer.weight.transpose(0, 2, 1)).squeeze(2) + layer.bias
-            return made.reshape(len(x), -1)
-        case Attention():
-            return _attention(layer, x)
-        case Pool():
-            wide = x.reshape(len(x), layer.tokens, -1)
-            return np.asarray(_norm(layer.norm, wide).mean(axis=1), np.float32)
-        case Gru() | Lstm():
-            raise SpecError(f"A {kind(layer)} layer needs its memory.")
-
-
-def advance(layer: Gru | Lstm, x: Floats, state: Floats) -> tuple[Floats, Floats]:
-    """What a layer gives for rows (batch, in), and its memory, (batch, memory), after."""
-    width = layer.hidden.weight.shape[1]
-    hidden = state[:, :width]
-    given = x @ layer.inputs.weight.T + layer.inputs.bias
-    kept = hidden @ layer.hidden.weight.T + layer.hidden.bias
-    if isinstance(layer, Gru):
-        reset = sigmoid(given[:, :width] + kept[:, :width])
-        update = sigmoid(given[:, width : 2 * width] + kept[:, width : 2 * width])
-        new = np.tanh(given[:, 2 * width :] + reset * kept[:, 2 * width :])
-        after = new + update * (hidden - new)
-        return after, after
-    gates = np.split(given + kept, 4, axis=1)
-    cell = state[:, width:]
-    cell = sigmoid(gates[1]) * cell + sigmoid(gates[0]) * np.tanh(gates[2])
-    after = sigmoid(gates[3]) * np.tanh(cell)
-    return after, np.concatenate([after, cell], axis=1)
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(−x)), written by tanh: no exponential leaves float32."""
-    return np.asarray(0.5 * np.tanh(0.5 * x) + 0.5, np.float32)
-
-
-def patches(layer: Conv, x: Floats) -> Floats:
-    """The patches of flat images (batch, in): (batch, down, across, kernel² channels)."""
-    height, width, channels = layer.shape
-    if layer.channels_first:
-        image = x.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
-    else:
-        image = x.reshape(-1, height, width, channels)
-    kernel = layer.weight.shape[1]
-    windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), axis=(1, 2))
-    # (batch, down, across, channels, kernel, kernel)
-    laid = windows[:, :: layer.stride, :: layer.stride].transpose(0, 1, 2, 4, 5, 3)
-    return np.ascontiguousarray(laid).reshape(len(x), *layer.grid, -1)
-
-
-def _norm(norm: Norm, x: Floats) -> Floats:
-    apart = x - x.mean(axis=-1, keepdims=True)
-    spread = np.sqrt(np.square(apart).mean(axis=-1, keepdims=True) + EPSILON)
-    return np.asarray(apart / spread * norm.gain + norm.bias, np.float32)
-
-
-def _attention(layer: Attention, x: Floats) -> Floats:
-    batch, width = len(x), len(layer.norm.gain)
-    tokens = x.reshape(batch, layer.tokens, width)
-    mixed = apply_last(layer.qkv, _norm(layer.norm, tokens))
-    split = mixed.reshape(batch, layer.tokens, 3, layer.heads, -1)
-    # Each (batch, heads, tokens, width of a head)
-    query, key, value = split.transpose(2, 0, 3, 1, 4)
-    scores = query @ key.transpose(0, 1, 3, 2) * query.shape[-1] ** -0.5
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = weights / weights.sum(axis=-1, keepdims=True)
-    found = (weights @ value).transpose(0, 2, 1, 3).reshape(tokens.shape)
-    tokens = tokens + apply_last(layer.out, found)
-    inner = apply_last(layer.up, _norm(layer.norm_after, tokens))
-    tokens = tokens + apply_last(layer.down, inner)
-    return np.asarray(tokens.reshape(batch, -1), np.float32)
-
-
-def apply_last(dense: Dense, x: Floats) -> Floats:
-    """A dense layer along the last axis of x, (…, in): (…, out)."""
-    return activate(dense.activation, x @ dense.weight.T + dense.bias)

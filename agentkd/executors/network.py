@@ -23,6 +23,8 @@ from agentkd.executors.layers import (
     Layer,
     Lstm,
     Pool,
+    Remembering,
+    Stack,
     Tokens,
     kind,
     memory,
@@ -109,7 +111,7 @@ class Network(nn.Module):
             SpecError: If it has a memory: `follow` takes whole sequences.
         """
         for layer, held in self._layers():
-            if isinstance(layer, Gru | Lstm):
+            if isinstance(layer, Remembering):
                 raise SpecError(f"A {kind(layer)} layer needs its memory: use follow.")
             x = _apply(layer, held, x, trace)
             if trace is not None:
@@ -136,7 +138,7 @@ class Network(nn.Module):
         before = obs.new_zeros((batch, self.memory)) if state is None else state
         after, at = [], 0
         for layer, held in self._layers():
-            if isinstance(layer, Gru | Lstm):
+            if isinstance(layer, Remembering):
                 until = at + memory(layer)
                 start = before[:, at:until]
                 if keep is None:
@@ -159,8 +161,12 @@ class Network(nn.Module):
         """
         new_mean = torch.from_numpy(np.asarray(mean, np.float32))
         new_scale = torch.from_numpy(np.asarray(scale, np.float32))
-        layer, held = next(self._layers())
+        layers = self._layers()
+        layer, held = next(layers)
         shift, ratio = self.scale * (new_mean - self.mean), self.scale / new_scale
+        if isinstance(layer, Stack):
+            shift, ratio = shift.repeat(layer.count), ratio.repeat(layer.count)
+            layer, held = next(layers)
         match layer:
             case Dense():
                 held["bias"] += held["weight"] @ shift
@@ -222,7 +228,7 @@ def _apply(layer: Layer, held: Tensors, x: Tensor, trace: Trace | None) -> Tenso
         case Pool():
             wide = x.reshape(x.shape[0], layer.tokens, -1)
             return _norm(held, "norm", wide).mean(1)
-        case Gru() | Lstm():
+        case Gru() | Lstm() | Stack():
             raise SpecError(f"A {kind(layer)} layer needs its memory.")
 
 
@@ -260,8 +266,13 @@ def _attention(layer: Attention, held: Tensors, x: Tensor, trace: Trace | None) 
     return (tokens + _linear(held, "down", inner)).reshape(x.shape[0], -1)
 
 
-def _run(layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Go through (ticks, batch, in) by torch's own loop, which never starts afresh."""
+    if isinstance(layer, Stack):
+        before = state.reshape(len(state), -1, layer.size).transpose(0, 1)
+        rows = torch.cat([before, x])
+        seen = [rows[i : i + len(x)] for i in range(layer.count)]
+        return torch.cat(seen, 2), rows[len(x) :].transpose(0, 1).reshape(len(state), -1)
     width = layer.hidden.weight.shape[1]
     names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
     weights = [held[name] for name in names]
@@ -277,9 +288,15 @@ def _run(layer: Gru | Lstm, held: Tensors, x: Tensor, state: Tensor) -> tuple[Te
 
 
 def _follow(
-    layer: Gru | Lstm, held: Tensors, x: Tensor, keep: Tensor, state: Tensor
+    layer: Remembering, held: Tensors, x: Tensor, keep: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Step through (ticks, batch, in); `keep` is 0 where the memory starts afresh."""
+    if isinstance(layer, Stack):
+        stacked = []
+        for now, kept in zip(x.unbind(), keep.unbind(), strict=True):
+            stacked.append(torch.cat([state * kept, now], 1))
+            state = stacked[-1][:, layer.size :]
+        return torch.stack(stacked), state
     width = layer.hidden.weight.shape[1]
     given = _linear(held, "inputs", x)
     out = []

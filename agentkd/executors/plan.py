@@ -21,6 +21,7 @@ from agentkd.executors.layers import (
     Lstm,
     Norm,
     Pool,
+    Stack,
     Tokens,
     kind,
     memory,
@@ -33,7 +34,16 @@ from agentkd.types import Floats
 
 ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "silu": 3, "elu": 4}
 HEADS = {"categorical": 0, "multicategorical": 1, "bernoulli": 2, "squashed": 3, "clipped": 4}
-KINDS = {"dense": 0, "conv": 1, "tokens": 2, "attention": 3, "pool": 4, "gru": 5, "lstm": 6}
+KINDS = {
+    "dense": 0,
+    "conv": 1,
+    "tokens": 2,
+    "attention": 3,
+    "pool": 4,
+    "gru": 5,
+    "lstm": 6,
+    "stack": 7,
+}
 """Numbers of activations, heads and kinds of layers in C and in `model.akx`."""
 BLOCK = 4
 """Outputs that the portable kernels sum side by side."""
@@ -106,6 +116,8 @@ def _step(layer: Layer, block: int) -> Step:
             room = out
         case Gru() | Lstm():
             room, work = out, 2 * up(len(layer.inputs.bias), block)
+        case Stack():
+            room = out
     arrays = tuple(_arrays(layer, block))
     return Step(kind(layer), inputs, out, memory(layer), dims, arrays, room, work)
 
@@ -131,6 +143,8 @@ def _dims(layer: Layer) -> tuple[int, ...]:
             return (layer.tokens, width(layer))
         case Gru() | Lstm():
             return sizes(layer)
+        case Stack():
+            return (layer.size, layer.count)
 
 
 def _arrays(part: Any, block: int) -> list[Floats]:

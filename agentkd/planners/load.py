@@ -47,10 +47,13 @@ from agentkd.planners.sb3.locate import (
 from agentkd.planners.sb3.policy import algorithm_of_options, describe, known_algorithm
 from agentkd.planners.sb3.spaces import read_spaces
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
+from agentkd.planners.view import viewed
 from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve, working_directory_on_path
-from agentkd.spec import BoxSpec, Part, Spec, from_json
+from agentkd.spec import BoxSpec, Part, Spec
+from agentkd.spec_json import from_json
 from agentkd.types import Policy, RecurrentPolicy
+from agentkd.views import Seeing
 
 _EXECUTOR = "planner.akd"
 RAW = "off"
@@ -67,6 +70,7 @@ def load_planner(
     boxes: Boxes = "moments",
     votes: int | None = None,
     vote_noise: float = 0.0,
+    sees: Seeing = None,
 ) -> Planner:
     """Load a planner.
 
@@ -84,6 +88,8 @@ def load_planner(
         votes: Use nothing but the actions that it chooses, asked so often for each answer; see
             `agentkd.planners.actions`.
         vote_noise: How far off all but the first are asked, in units of the states' spread.
+        sees: What the planner sees of the environment's observation, as `agentkd.views` reads it:
+            "state,terrain", "0:2,4:5" or "module:function". It needs `spec`.
 
     Raises:
         RefError: If the reference leads nowhere.
@@ -103,10 +109,15 @@ def load_planner(
         "algorithm": algorithm,
         "allow_pickle": allow_pickle,
     }
-    if isinstance(ref, str):
-        planner = _single(ref, spec, boxes, **access)
-    else:
-        planner = _ensemble(ref, spec, boxes, access)
+
+    def load(spec: Spec | None) -> Planner:
+        if isinstance(ref, str):
+            return _single(ref, spec, boxes, **access)
+        return _ensemble(ref, spec, boxes, access)
+
+    if sees is not None and spec is None:
+        raise ConfigError(f"The view {sees!r} is of an environment: give its spec.")
+    planner = load(None) if spec is None else viewed(load, spec, sees)
     if votes is None:
         return planner
     policy = Votes(planner.policy, planner.spec, votes, noise=vote_noise)  # type: ignore[arg-type]
@@ -336,19 +347,27 @@ _OWN = ("initial_state", "episode", "improve", "disagreement", "interrupt", "res
 """What a callable has that speaks to the runtime by itself; it is not wrapped."""
 
 
-def open_planner(ref: str | Sequence[str], spec: Mapping[str, Any] | None = None) -> Any:
+def open_planner(
+    ref: str | Sequence[str], spec: Mapping[str, Any] | None = None, sees: Any = None
+) -> Any:
     """Load the planner that `Agent(planner="…")` names, as `build` does.
 
     "module:attribute" may also name a class or a function without parameters, which makes it.
     """
     known = None if spec is None else from_json(spec)
     if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists():
-        return load_policy(ref, known)
+        return load_policy(ref, known, sees=sees)
+    if known is None or sees is None:
+        return _opened(ref, known)
+    return viewed(lambda own: Planner(_opened(ref, own), own, ref, 0, ""), known, sees).policy
+
+
+def _opened(ref: str, spec: Spec | None) -> Any:
     found = resolve(ref)
-    if callable(found) and is_factory(found) and known is not None:
-        found = found(known)
+    if callable(found) and is_factory(found) and spec is not None:
+        found = found(spec)
     elif isinstance(found, type) or (inspect.isfunction(found) and parameters_of(found) == ()):
         found = found()
     if callable(found) and any(hasattr(found, name) for name in _OWN):
         return found
-    return from_object(found, ref, known).policy
+    return from_object(found, ref, spec).policy

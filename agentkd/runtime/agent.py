@@ -26,8 +26,10 @@ from agentkd.runtime.query import Demands
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
-from agentkd.spec import Spec, to_json
+from agentkd.spec import Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
+from agentkd.views import environment
 
 
 @final
@@ -69,6 +71,10 @@ class Agent(Block):
             agent then needs its block.
         rollback: Return to the former executor if scores fall after a swap; give each score to
             `score`. The agent then needs its block.
+        planner_sees: What a planner that is named sees of the observation (`agentkd.views`), such
+            as "state,terrain".
+        executor_sees: What an executor that is an architecture sees of it; others have their view
+            in them. `act` takes the whole observation.
 
     Raises:
         BundleError: If the executor's file cannot be read.
@@ -94,13 +100,17 @@ class Agent(Block):
         native: bool = True,
         watch: bool = False,
         rollback: Rollback | None = None,
+        planner_sees: str | Sequence[str | int] | None = None,
+        executor_sees: str | Sequence[str | int] | None = None,
     ) -> None:
         check_arguments(locals())
         super().__init__()
         # With 30 attributes or more, Python would find each of them more slowly.
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
-        found, self._contract, self._watched = open_executor(executor, spec, goals, watch=watch)
+        found, self._contract, self._watched = open_executor(
+            executor, spec, goals, watch=watch, sees=executor_sees
+        )
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
                 f"{found.architecture} has a memory, which cannot be rolled forward "
@@ -113,9 +123,13 @@ class Agent(Block):
         remove = None
         if learn:
             distiller, remove = distiller_for(found, executor, self)
-        self._wanted = planner, planner_latency, workers, distiller, decisions, remove
+        self._wanted = (
+            *(planner, planner_latency, workers),
+            *(distiller, decisions, remove, planner_sees),
+        )
         self._form = form(found, native=native)
-        self.spec = found.spec if goals is None else unconditioned(found.spec, goals)
+        known = found.spec if goals is None else unconditioned(found.spec, goals)
+        self.spec = environment(known)
         self._ended = threading.Event()
         self._ticker = Ticker()
         self._clock: WallClock | None = None

@@ -29,7 +29,8 @@ from agentkd.runtime.round_robin import Staggered
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
-from agentkd.spec import Spec, to_json
+from agentkd.spec import Spec
+from agentkd.spec_json import to_json
 from agentkd.types import DistillerLike
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
@@ -55,6 +56,8 @@ class AgentOptions(TypedDict, total=False):
     native: bool
     watch: bool
     rollback: Rollback | None
+    planner_sees: str | Sequence[str | int] | None
+    executor_sees: str | Sequence[str | int] | None
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -88,6 +91,13 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError('mode="planner" needs a planner.')
     if given["learn"] and given["distiller"] is not None:
         raise ConfigError("learn=True starts a distiller; leave it or distiller out.")
+    if given["planner_sees"] is not None and not isinstance(
+        given["planner"], str | Path | list | tuple
+    ):
+        raise ConfigError(
+            "planner_sees is for a planner that is named; load another one with "
+            "load_planner(…, sees=…)."
+        )
     if given["learn"] and given["planner"] is None:
         raise ConfigError("learn=True learns from a planner's answers: give a planner.")
 
@@ -96,7 +106,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 class Companions:
     """Planner, distiller and decision log of an agent; each may be None.
 
-    `remove` takes away what the distiller was given, after all are closed.
+    `remove` takes away what the distiller was given, after all are closed. `sees` is what a named
+    planner sees of an observation.
     What does not suit the wall clock gets a port all the same, so that the agent can be made;
     `check` raises the error.
     """
@@ -109,6 +120,7 @@ class Companions:
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
         remove: Callable[[], object] | None,
+        sees: Any,
         spec: Spec,
         *,
         virtual: bool,
@@ -116,7 +128,13 @@ class Companions:
     ) -> None:
         self._unfit = "" if virtual else _unfit(planner, latency_ticks, distiller)
         self.planner = planner_port(
-            planner, latency_ticks, virtual=virtual, period=period, workers=workers, spec=spec
+            planner,
+            latency_ticks,
+            virtual=virtual,
+            period=period,
+            workers=workers,
+            spec=spec,
+            sees=sees,
         )
         self.distiller = _distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
@@ -203,6 +221,7 @@ def planner_port(
     period: float = 0.0,
     workers: int = 1,
     spec: Spec | None = None,
+    sees: Any = None,
 ) -> PlannerPort | None:
     """Choose how a planner is asked.
 
@@ -221,7 +240,8 @@ def planner_port(
     if isinstance(planner, str | Path | Sequence):
         known = None if spec is None else to_json(spec)
         ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
-        planner = Process("agentkd.planners.load:open_planner", {"ref": ref, "spec": known})
+        given = {"ref": ref, "spec": known, "sees": sees}
+        planner = Process("agentkd.planners.load:open_planner", given)
     if workers > 1:
         if isinstance(planner, PlannerPort):
             raise ConfigError(

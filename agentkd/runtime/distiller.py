@@ -17,7 +17,7 @@ from agentkd.printable import logger
 from agentkd.runtime.codec import decode_turn, encode_turn
 from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, STOP, Health, LabelRing, Mailbox
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process, describe
-from agentkd.spec import from_json, to_json
+from agentkd.spec_json import from_json, to_json
 from agentkd.types import DistillerLike, Floats, Gated
 
 log = logger(__name__)

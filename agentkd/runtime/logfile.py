@@ -18,7 +18,8 @@ from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file
 from agentkd.runtime import log as layout
 from agentkd.runtime.codec import Answer, decode_answer, decode_weights, shaped_action
-from agentkd.spec import Spec, from_json
+from agentkd.spec import Spec
+from agentkd.spec_json import from_json
 from agentkd.types import Floats
 
 _LONGEST = 1 << 28

@@ -19,7 +19,8 @@ from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.workers import channels
 from agentkd.runtime.workers.channels import STOP, Bell, Channel, Health, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process
-from agentkd.spec import Spec, from_json, to_json
+from agentkd.spec import Spec
+from agentkd.spec_json import from_json, to_json
 from agentkd.types import GuidingPolicy, Policy, RecurrentPolicy
 
 AnyPolicy = Policy | RecurrentPolicy | GuidingPolicy

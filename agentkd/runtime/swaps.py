@@ -35,7 +35,8 @@ from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.workers.host import Process
-from agentkd.spec import Part, Spec, to_json
+from agentkd.spec import Part, Spec
+from agentkd.spec_json import to_json
 
 log = logger(__name__)
 

@@ -244,6 +244,13 @@ static int32_t shape_of(const uint32_t *row, struct shape *s)
         add_dense(s, 1, d[1], gates);
         break;
     }
+    case AKD_STACK:
+        if (d[1] < 2u)
+            return AKX_SHAPE;
+        s->in = d[0];
+        s->out = s->room = times(d[0], d[1]);
+        s->memory = s->out - s->in;
+        break;
 #endif
     default:
         status = AKX_KIND;

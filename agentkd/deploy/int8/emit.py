@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble
-from agentkd.deploy.int8.reference import Int8s, IntConv, IntGru, IntLayer, Quantised, dense_parts
+from agentkd.deploy.int8.reference import (
+    Int8s,
+    IntConv,
+    IntGru,
+    IntLayer,
+    IntStack,
+    Quantised,
+    dense_parts,
+    remembered,
+)
 from agentkd.deploy.interface import Buffer, Interface, check_name
 from agentkd.dists import action_width
 from agentkd.errors import SpecError
@@ -98,6 +107,8 @@ def kernels(quantised: Quantised, name: str) -> str:
             wanted.add("conv")
         if isinstance(layer, IntGru):
             wanted |= {"within", "gru"}
+        if isinstance(layer, IntStack):
+            wanted.add("stack")
     if _chain(quantised):
         wanted.add("network")
     kept = _KERNEL.sub(lambda each: each[0] if each[1] in wanted else "", text)
@@ -129,7 +140,7 @@ def packed(layer: IntLayer) -> Int8s:
 
 def memory(quantised: Quantised) -> int:
     """How many int16 the caller keeps: a unit's own are read in pairs."""
-    return sum(up(each.out, 2) for each in quantised.layers if isinstance(each, IntGru))
+    return sum(up(remembered(each), 2) for each in quantised.layers)
 
 
 def constants(quantised: Quantised) -> int:
@@ -287,6 +298,11 @@ def _calls(quantised: Quantised, n: str) -> str:
                 given = f"&{n}_unit{index}, {here}, {there}, s->gates, {own}"
                 lines.append(f"    {n}_i8_gru({given});")
                 at += up(layer.out, 2)
+            case IntStack():
+                own = f"memory + {at}" if at else "memory"
+                given = f"{layer.size}, {layer.count}, {here}, {there}, {own}"
+                lines.append(f"    {n}_i8_stack({given});")
+                at += up(remembered(layer), 2)
             case IntLayer() if layer is quantised.last:
                 lines.append(f"    {n}_i8_dense({which}, {here}, NULL, s->last);")
             case IntLayer():

@@ -25,13 +25,15 @@ from agentkd.deploy.int8.reference import (
     Integers,
     IntGru,
     IntLayer,
+    IntStack,
     Quantised,
     Squash,
     places,
 )
 from agentkd.errors import NumbersError, SpecError
+from agentkd.executors.arithmetic import activate
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, activate, kind
+from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, Stack, kind
 from agentkd.executors.plan import normaliser, steps
 from agentkd.spec import BoxSpec
 from agentkd.types import Floats
@@ -96,6 +98,9 @@ def quantise(
     else:
         ends.append((_OUT, _open_step(found[-1].entry)))
     layers = tuple(stage.build(*end) for stage, end in zip(found, ends, strict=True))
+    first = executor.layers[0]
+    if isinstance(first, Stack):
+        layers = (IntStack(first.count, first.size), *layers)
     step, squash = ends[-1][1], None
     if executor.head == "squashed":
         step, squash = _squash(executor)
@@ -129,6 +134,8 @@ def rounded(executor: Executor, obs: Floats) -> tuple[Executor, list[Floats]]:
         NumbersError: As `quantise`.
     """
     layers, units = [], []
+    if executor.memory:
+        raise SpecError(f"{executor.architecture} has a memory of {executor.memory} numbers.")
     for layer, stage in zip(executor.layers, _stages(executor, obs, None), strict=True):
         if not isinstance(layer, Dense | Conv):
             raise SpecError(f"{executor.architecture} has a {kind(layer)} layer.")
@@ -167,6 +174,9 @@ def _stages(executor: Executor, obs: Floats | None, starts: Floats | None) -> li
     found: list[Stage] = []
     for layer, step in zip(executor.layers, steps(executor, 4), strict=True):
         match layer:
+            case Stack() if not found:
+                # The inputs' integers are moved, not changed.
+                flow.x = flow.rounded = _stacked(layer, x, begins)
             case Dense():
                 squashed = layer is last and executor.head == "squashed"
                 found.append(_plain(layer, "tanh" if squashed else layer.activation, flow, ()))
@@ -177,6 +187,17 @@ def _stages(executor: Executor, obs: Floats | None, starts: Floats | None) -> li
             case _:
                 raise _refusal(executor, layer)
     return found
+
+
+def _stacked(layer: Stack, x: Doubles, begins: Floats) -> Doubles:
+    """Stack rows, (n, size), that are episodes one after another."""
+    at = np.arange(len(x))
+    first = np.maximum.accumulate(np.where(begins > 0, at, 0))
+    pieces = []
+    for back in range(layer.count - 1, -1, -1):
+        there = at - back >= first
+        pieces.append(np.where(there[:, None], x[np.maximum(at - back, 0)], 0.0))
+    return np.concatenate(pieces, axis=1)
 
 
 def _refusal(executor: Executor, layer: Layer) -> SpecError:

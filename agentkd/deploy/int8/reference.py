@@ -96,7 +96,20 @@ class IntGru:
         return int(self.hidden.weight.shape[1])
 
 
-Integers = IntLayer | IntConv | IntGru
+@dataclass(frozen=True, slots=True)
+class IntStack:
+    """The last `count` inputs of `size` integers, oldest first (section 8)."""
+
+    count: int
+    size: int
+
+    @property
+    def out(self) -> int:
+        """How many integers it gives."""
+        return self.count * self.size
+
+
+Integers = IntLayer | IntConv | IntGru | IntStack
 """A layer in integers."""
 
 
@@ -149,7 +162,7 @@ class Quantised:
     @property
     def memory(self) -> int:
         """How many integers it remembers from tick to tick; 0 for most."""
-        return sum(each.out for each in self.layers if isinstance(each, IntGru))
+        return sum(map(remembered, self.layers))
 
     @property
     def policy(self) -> Policy | RecurrentPolicy:
@@ -197,6 +210,11 @@ class Quantised:
                     until = at + layer.out
                     x = remember(layer, x, state[:, at:until].astype(np.int32))
                     after.append(x.astype(np.int16))
+                    at = until
+                case IntStack():
+                    until = at + remembered(layer)
+                    x = np.concatenate([state[:, at:until].astype(np.int32), x], axis=1)
+                    after.append(x[:, layer.size :].astype(np.int16))
                     at = until
         if self.squash is not None:
             product = x.astype(np.int64) * self.squash.half
@@ -260,6 +278,17 @@ class Quantised:
         """
         flat = np.asarray(obs, np.float32)
         return one_action(dists.mode(self(flat[None]), self.spec.action), self.spec)
+
+
+def remembered(layer: Integers) -> int:
+    """How many integers a layer remembers from tick to tick."""
+    match layer:
+        case IntGru():
+            return layer.out
+        case IntStack():
+            return layer.out - layer.size
+        case _:
+            return 0
 
 
 def dense_parts(layers: tuple[Integers, ...]) -> list[IntLayer]:

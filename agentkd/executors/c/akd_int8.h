@@ -209,6 +209,19 @@ static inline void akd_i8_gru(const struct akd_i8_unit *unit, const int16_t *x, 
     }
 }
 
+/* The last `count` rows of `size` integers, oldest first; memory holds all but the newest. */
+static inline void akd_i8_stack(int32_t size, int32_t count, const int16_t *x, int16_t *y,
+                                int16_t *memory)
+{
+    const int32_t before = size * (count - 1);
+    for (int32_t i = 0; i < before; i++)
+        y[i] = memory[i];
+    for (int32_t i = 0; i < size; i++)
+        y[before + i] = x[i];
+    for (int32_t i = 0; i < before; i++)
+        memory[i] = y[size + i];
+}
+
 /* Dense layers alone. `here` holds the input and, like `there`, room for the widest. */
 static inline void akd_i8_network(const struct akd_i8_layer *layer, int count,
                                   int16_t *here, int16_t *there, int32_t *last)

@@ -39,7 +39,8 @@ enum akd_kind {
     AKD_ATTENTION,
     AKD_POOL,
     AKD_GRU,
-    AKD_LSTM
+    AKD_LSTM,
+    AKD_STACK
 };
 
 /* Twice the bits of the largest magnitude among n numbers: above 0xFF000000 one is NaN,
@@ -408,6 +409,21 @@ static inline void akd_lstm(const int32_t *d, const float *const *a, const float
     }
 }
 
+/* The last rows, oldest first, the newest at the end; memory holds all but that. d: numbers in
+ * a row, rows. */
+static inline void akd_stack(const int32_t *d, const float *const *a, const float *x, float *y,
+                             float *memory)
+{
+    const int32_t size = d[0], before = size * (d[1] - 1);
+    (void)a;
+    for (int32_t i = 0; i < before; i++)
+        y[i] = memory[i];
+    for (int32_t i = 0; i < size; i++)
+        y[before + i] = x[i];
+    for (int32_t i = 0; i < before; i++)
+        memory[i] = y[size + i];
+}
+
 /* One layer of any kind. Reads x and leaves what it gives in y, or, being a block of
  * attention, in x; gives which. `memory` is the layer's own. */
 static inline float *akd_layer(int32_t kind, const int32_t *d, const float *const *a,
@@ -432,6 +448,9 @@ static inline float *akd_layer(int32_t kind, const int32_t *d, const float *cons
         return y;
     case AKD_LSTM:
         akd_lstm(d, a, x, y, w, memory);
+        return y;
+    case AKD_STACK:
+        akd_stack(d, a, x, y, memory);
         return y;
     default:
         akd_dense(a[0], a[1], d[0], akd_up(d[1]), x, y);

@@ -29,7 +29,8 @@ from agentkd.planners.remote.wire import (
     token_of_environment,
 )
 from agentkd.printable import logger, printable
-from agentkd.spec import Spec, from_json, to_json
+from agentkd.spec import Spec
+from agentkd.spec_json import from_json, to_json
 from agentkd.types import ActionDist, Floats, Guidance, State
 
 with needing("A planner on another machine"):

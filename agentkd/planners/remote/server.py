@@ -22,7 +22,7 @@ from agentkd.planners.planner import Planner
 from agentkd.planners.remote.line import Line, cut, settings
 from agentkd.planners.remote.wire import MOST_BYTES, TOKEN, Address, Frame, answer_frame, bearer
 from agentkd.printable import logger
-from agentkd.spec import from_json, to_json
+from agentkd.spec_json import from_json, to_json
 from agentkd.types import Floats
 
 with needing("Serving a planner"):

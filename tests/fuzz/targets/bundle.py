@@ -24,7 +24,8 @@ from agentkd.executors.difference import actions_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import rebuild
 from agentkd.executors.native import compile_native
-from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, from_json
+from agentkd.spec import BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
+from agentkd.spec_json import from_json
 from tests.deploy_executors import CASES, lively
 from tests.fuzz import mutate
 from tests.fuzz.archives import tensors

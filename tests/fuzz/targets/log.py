@@ -18,7 +18,8 @@ from agentkd.runtime.codec import Answer, decode_answer, encode_answer
 from agentkd.runtime.log import EXECUTOR, FRAME, HEADER, MAGIC, DecisionLog
 from agentkd.runtime.logfile import Event, LogFile
 from agentkd.runtime.workers.channels import Mailbox
-from agentkd.spec import BoxSpec, DiscreteSpec, Spec, to_json
+from agentkd.spec import BoxSpec, DiscreteSpec, Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Packed
 from tests.deploy_executors import OBS
 from tests.fuzz import mutate

@@ -12,7 +12,8 @@ import numpy as np
 from agentkd import dists
 from agentkd.executors.architecture import initial, parse
 from agentkd.fields import parse_json
-from agentkd.spec import ObsSpec, Part, Spec, flatten, from_json, to_json, unflatten
+from agentkd.spec import ObsSpec, Part, Spec, flatten, unflatten
+from agentkd.spec_json import from_json, to_json
 from tests.deploy_executors import CASES, FIRST, OBS
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw

@@ -23,7 +23,7 @@ from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.line import cut, settings
 from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import MOST_BYTES, bearer
-from agentkd.spec import to_json
+from agentkd.spec_json import to_json
 from agentkd.types import Floats
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw

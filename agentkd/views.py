@@ -1,0 +1,237 @@
+"""Views: what a policy sees of an environment's observation.
+
+A planner may see the simulator's state where its executor has sensors alone. A view names the parts
+that a policy sees; what it leaves out never reaches the policy's flat observation. An executor's
+view lies in its spec (`Part.seen`), and so in its file and its exports. An executor may also see
+the last few observations: `stack:4` (`agentkd.executors.layers.Stack`).
+
+    joints,imu        keys of a dictionary, or places in a tuple
+    joints[0:12]      some numbers of one
+    0:2,4:5  0,-1     some numbers of an observation that is one array, laid out flat
+    stack:4           the last four observations, zeros before an episode's first (executors)
+    module:attribute  a text or a list of these words; for a planner also a function of observations
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentkd.errors import ConfigError, SpecError, did_you_mean
+from agentkd.refs import is_reference, resolve
+from agentkd.spec import ObsSpec, Part, Spec
+from agentkd.types import Floats
+
+MOST_STACK = 256
+_PLACES = re.compile(r"(-?\d{1,8})?(:(-?\d{1,8})?)?", re.ASCII)
+_PART = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
+_STACK = re.compile(r"stack:(\d{1,4})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a policy sees of an observation.
+
+    Attributes:
+        words: Parts or places, as text; () for everything.
+        stack: How many observations, the newest among them.
+        function: Instead of words, what makes rows of numbers, (batch, n), of the environment's
+            observations, batched.
+    """
+
+    words: tuple[str, ...] = ()
+    stack: int = 1
+    function: Callable[[Any], Any] | None = None
+
+
+Seeing = str | Sequence[Any] | View | None
+"""A view, or what `parse_view` makes one of."""
+
+
+def parse_view(text: Seeing) -> View:
+    """Read a view: text such as "joints,imu,stack:4", a list of words or places, or a view.
+
+    Raises:
+        ConfigError: If it cannot be read.
+        RefError: If it names something that is not there.
+    """
+    if isinstance(text, View):
+        return text
+    if text is None:
+        return View()
+    words = text.split(",") if isinstance(text, str) else list(text)
+    words = [str(word).strip() for word in words]
+    stack, kept = 1, []
+    for word in words:
+        if found := _STACK.fullmatch(word):
+            stack = int(found[1])
+        elif word:
+            kept.append(word)
+    if not 1 <= stack <= MOST_STACK:
+        raise ConfigError(f"stack:{stack} in {text!r}: from 1 to {MOST_STACK} observations.")
+    if any(is_reference(word) for word in kept):
+        return _referred(text, kept, stack)
+    if not (kept or stack > 1):
+        raise ConfigError(f"The view {text!r} is empty. Write joints,imu or 0:2,4:5 or stack:4.")
+    return View(tuple(kept), stack)
+
+
+def _referred(text: Any, words: list[str], stack: int) -> View:
+    if len(words) > 1:
+        raise ConfigError(f"The view {text!r}: module:attribute stands alone, or with stack:K.")
+    found = resolve(words[0])
+    if callable(found) and not isinstance(found, View):
+        return View(stack=stack, function=found)
+    view = parse_view(found)
+    return view if stack == 1 else replace(view, stack=stack)
+
+
+def see(spec: Spec, seeing: Seeing) -> Spec:
+    """Mark in an environment's spec what a view sees.
+
+    Raises:
+        ConfigError: If the view names what is not there, or is a function.
+    """
+    view = parse_view(seeing)
+    if view.function is not None:
+        raise ConfigError(
+            "A function sees for planners only: an executor's view is part of its file. Name "
+            "parts or places, such as joints,imu or 0:2,4:5."
+        )
+    if not view.words:
+        return spec
+    obs = whole(spec.obs)
+    places: dict[str, set[int]] = {part.name: set() for part in obs.parts}
+    for word in view.words:
+        part, within = _part_of(word, obs)
+        places[part.name] |= _places(word, within, part.whole)
+    parts = tuple(_seen(part, places[part.name]) for part in obs.parts)
+    return replace(spec, obs=replace(obs, parts=parts))
+
+
+def _part_of(word: str, obs: ObsSpec) -> tuple[Part, str]:
+    """Return the part that a word is about, and the places in it."""
+    if obs.layout == "single":
+        if not _PLACES.fullmatch(word):
+            raise ConfigError(
+                f"The view's {word!r}: the observation is one array of {obs.size} numbers, so "
+                "name places, such as 0:2,4:5."
+            )
+        return obs.parts[0], word
+    names = {part.name: part for part in obs.parts}
+    if word in names:
+        return names[word], ":"
+    found = _PART.fullmatch(word)
+    if found is None or found[1] not in names:
+        raise ConfigError(
+            f"The view's {word!r} is not in the observation, which has "
+            f"{', '.join(names)}.{did_you_mean(word, names)}"
+        )
+    return names[found[1]], found[2] if found[2] is not None else ":"
+
+
+def _places(word: str, within: str, size: int) -> set[int]:
+    """Read one place, or a slice of places, among `size` numbers."""
+    found = _PLACES.fullmatch(within)
+    if found is None or not within:
+        raise ConfigError(f"The view's {word!r}: write places as 3, -1, 0:2 or :.")
+    if found[2] is None:
+        place = int(found[1])
+        chosen = range(size)[place : place + 1 or None] if -size <= place < size else range(0)
+    else:
+        chosen = range(size)[slice(*(int(each) if each else None for each in found.group(1, 3)))]
+    if not chosen:
+        raise ConfigError(f"The view's {word!r} holds nothing: there are {size} numbers.")
+    return set(chosen)
+
+
+def _seen(part: Part, places: set[int]) -> Part:
+    everything = len(places) == part.whole
+    return part if everything else replace(part, seen=tuple(sorted(places)))
+
+
+def whole(obs: ObsSpec) -> ObsSpec:
+    """Return the observation that the environment shows, whatever is seen of it."""
+    if all(part.seen is None for part in obs.parts):
+        return obs
+    return replace(obs, parts=tuple(replace(part, seen=None) for part in obs.parts))
+
+
+def environment(spec: Spec) -> Spec:
+    """Return the environment's spec, whatever the policy with `spec` sees of it."""
+    obs = whole(spec.obs)
+    return spec if obs is spec.obs else replace(spec, obs=obs)
+
+
+def alone(obs: ObsSpec) -> ObsSpec:
+    """Return what is seen as an observation of its own, for a policy that knows of no other.
+
+    A part that is left over alone is no longer in a dictionary; one of which some numbers are seen
+    becomes a row of numbers.
+    """
+    parts = [
+        part if part.seen is None else Part(part.name, "box", (part.size,), "float32")
+        for part in obs.parts
+        if part.size
+    ]
+    if len(parts) == 1:
+        return ObsSpec((replace(parts[0], name=""),))
+    return ObsSpec(tuple(parts), obs.layout)
+
+
+def columns(obs: ObsSpec) -> NDArray[np.intp] | None:
+    """Return the places, in the environment's flat observation, of what is seen; None for all."""
+    found, at = [], 0
+    for part in obs.parts:
+        found += [at + i for i in (range(part.whole) if part.seen is None else part.seen)]
+        at += part.whole
+    return None if len(found) == at else np.array(found, np.intp)
+
+
+def pick(obs: ObsSpec, rows: Floats) -> Floats:
+    """Return what is seen of flat observations (…, whole size): (…, size).
+
+    Rows that hold no more than what is seen are returned as they are.
+
+    Raises:
+        SpecError: If the rows have another size.
+    """
+    if rows.shape[-1] == obs.size:
+        return rows
+    among = columns(obs)
+    size = sum(part.whole for part in obs.parts)
+    if among is None or rows.shape[-1] != size:
+        wanted = f"{size} or {obs.size}" if among is not None else f"{size}"
+        raise SpecError(f"Observations of {rows.shape[-1]} numbers; {wanted} were expected.")
+    return np.ascontiguousarray(rows[..., among])
+
+
+def told(obs: ObsSpec) -> str:
+    """Say what is seen, in the words that `parse_view` reads; "" for everything."""
+    if columns(obs) is None:
+        return ""
+    words = []
+    for part in obs.parts:
+        if part.seen is None:
+            words.append(part.name)
+        elif part.seen:
+            runs = _runs(part.seen)
+            words += runs if obs.layout == "single" else [f"{part.name}[{run}]" for run in runs]
+    return ",".join(words)
+
+
+def _runs(places: tuple[int, ...]) -> list[str]:
+    """Write ascending places as slices."""
+    cuts = [i for i in range(1, len(places)) if places[i] != places[i - 1] + 1]
+    ends = zip([0, *cuts], [*cuts, len(places)], strict=True)
+    return [f"{places[first]}:{places[last - 1] + 1}" for first, last in ends]
+
+
+def groups(found: Mapping[str, Sequence[str]]) -> dict[str, View]:
+    """Read rsl_rl's `obs_groups`: for each policy ("student", "teacher") the keys that it sees."""
+    return {name: parse_view([str(key) for key in keys]) for name, keys in found.items()}

@@ -29,7 +29,7 @@ from agentkd.types import Floats
 
 MOST_STACK = 256
 _PLACES = re.compile(r"(-?\d{1,8})?(:(-?\d{1,8})?)?", re.ASCII)
-_PART = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
+_PART = re.compile(r"(.+)\[([^\[\]]*)\]")
 _STACK = re.compile(r"stack:(\d{1,4})", re.ASCII)
 
 
@@ -49,6 +49,7 @@ class View:
     function: Callable[[Any], Any] | None = None
 
 
+EVERYTHING = View()
 Seeing = str | Sequence[Any] | View | None
 """A view, or what `parse_view` makes one of."""
 
@@ -63,7 +64,7 @@ def parse_view(text: Seeing) -> View:
     if isinstance(text, View):
         return text
     if text is None:
-        return View()
+        return EVERYTHING
     words = text.split(",") if isinstance(text, str) else list(text)
     words = [str(word).strip() for word in words]
     stack, kept = 1, []
@@ -132,7 +133,7 @@ def _part_of(word: str, obs: ObsSpec) -> tuple[Part, str]:
             f"The view's {word!r} is not in the observation, which has "
             f"{', '.join(names)}.{did_you_mean(word, names)}"
         )
-    return names[found[1]], found[2] if found[2] is not None else ":"
+    return names[found[1]], found[2]
 
 
 def _places(word: str, within: str, size: int) -> set[int]:
@@ -211,18 +212,18 @@ def pick(obs: ObsSpec, rows: Floats) -> Floats:
     return np.ascontiguousarray(rows[..., among])
 
 
-def told(obs: ObsSpec) -> str:
-    """Say what is seen, in the words that `parse_view` reads; "" for everything."""
+def words_of(obs: ObsSpec, stack: int = 1) -> list[str]:
+    """Say what is seen, in words that `parse_view` reads; [] for everything."""
+    words: list[str] = [f"stack:{stack}"] if stack > 1 else []
     if columns(obs) is None:
-        return ""
-    words = []
+        return words
     for part in obs.parts:
         if part.seen is None:
             words.append(part.name)
         elif part.seen:
             runs = _runs(part.seen)
             words += runs if obs.layout == "single" else [f"{part.name}[{run}]" for run in runs]
-    return ",".join(words)
+    return words
 
 
 def _runs(places: tuple[int, ...]) -> list[str]:

@@ -63,7 +63,7 @@ def _open(options: Options) -> tuple[Task, Options, str]:
         missing = str(error)
     data = open_dataset(options.data, options.env, spec)
     if spec is None:
-        task = open_task(data=data)
+        task = open_task(data=data, executor_sees=options.executor_sees)
     else:
         named = reference(options) if options.planner else None
         task = open_task(env, named, data=data, **opened_as(options))
@@ -93,10 +93,10 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     from agentkd.distillation.loop import distill, make_distiller
 
     # Every option is looked at before an earlier run is overwritten.
-    contract = distilled.contract(options, task.spec)
     way = collection(options)
     distiller = make_distiller(task, options.executor, learning(options), options.seed)
     sketch = distiller.freeze()
+    contract = distilled.contract(options, sketch.spec)
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
     view = distilled.DistillView(options.env, task.planner, sketch)
     if task.data is not None:

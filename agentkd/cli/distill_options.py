@@ -35,6 +35,9 @@ class Options(Learning):
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
     smallest that keeps --target within the limits."""
+    executor_sees: str | None = None
+    """What the executor sees of the observation: keys (joints,imu), places (0:2,4:5), and stack:4
+    for the last four."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
@@ -147,6 +150,7 @@ def _refuse(options: Options, names: Sequence[str], where: str) -> None:
 def opened_as(options: Options) -> dict[str, Any]:
     """Return how the planner is read, as `load_planner` takes it."""
     names = () if options.data is not None else ("boxes", "votes", "vote_noise")
+    names = (*names, "executor_sees")
     return access(options) | {name: getattr(options, name) for name in names}
 
 

@@ -98,6 +98,8 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
             own["algorithm"] = None
+            if ref.endswith(".akd"):
+                own["sees"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":
                 own["vecnormalize"] = None
         return comparison.candidates(ref, options.env, spec, own)

@@ -21,7 +21,7 @@ FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How an SB3 save is read."""
+    """How a planner is read, and what it sees."""
 
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if not beside it; "off" for none."""
@@ -29,6 +29,9 @@ class Access:
     """The SB3 algorithm, if the save does not tell."""
     unpickle: bool = False
     """Read a save by running the code in it. Only for files whose maker you trust."""
+    planner_sees: str | None = None
+    """What the planner sees of the observation: keys (state,terrain), places (0:2,4:5), or
+    module:function."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ def open_planned(options: Any) -> Task:
     from agentkd.distillation.task import open_task
 
     torch.set_num_threads(1)
-    return open_task(options.env, reference(options), **access(options))
+    sees = getattr(options, "executor_sees", None)
+    return open_task(options.env, reference(options), executor_sees=sees, **access(options))
 
 
 def access(options: Any) -> dict[str, Any]:
@@ -97,4 +101,5 @@ def access(options: Any) -> dict[str, Any]:
         "vecnormalize": options.vecnormalize,
         "algorithm": options.algorithm,
         "allow_pickle": options.unpickle,
+        "sees": options.planner_sees,
     }

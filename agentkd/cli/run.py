@@ -46,6 +46,9 @@ class Options(Access, Planned):
 
     executor: str = "mlp:64,64"
     """An executor file (.akd), or an architecture that learns from nothing."""
+    executor_sees: str | None = None
+    """What an executor that learns from nothing sees of the observation: keys (joints,imu) or
+    places (0:2,4:5)."""
     hz: float = 50.0
     """Ticks per second."""
     clock: Literal["wall", "virtual"] = "wall"

@@ -149,7 +149,7 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
         case Pool():
             rows = graph.reshape(x, -1, layer.tokens, width(layer))
             return graph.mean(graph.norm(layer.norm, rows, f"{name}.norm"), 1, keep=False)
-        case Gru() | Lstm():
+        case Gru() | Lstm() | Stack():
             raise AssertionError("add_recurrent adds these")
 
 

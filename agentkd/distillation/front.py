@@ -40,8 +40,8 @@ def distill(
         labels: How many labels to collect; without `seconds` the same seed gives the same executor.
         episodes: Episodes to measure planner, random actions and executor over; 0 for none.
         native: Let the executor act in C where there is a compiler.
-        options: What else `agentkd.distillation.distill` takes, such as `seed`, `options`,
-            `collection`, `progress`, `checkpoint`.
+        options: What else `agentkd.distillation.distill` takes, such as `seed`, `planner_sees`,
+            `executor_sees`, `options`, `collection`, `progress`, `checkpoint`.
 
     Returns:
         The executor. `about.provenance` holds what was measured, `about.labels` a sample of the

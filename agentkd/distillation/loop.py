@@ -34,6 +34,7 @@ from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner
 from agentkd.types import Labels
+from agentkd.views import Seeing
 
 _APART = 104_729
 """How far apart the seeds of collecting processes are."""
@@ -115,6 +116,8 @@ def distill(
     planner: Any = None,
     executor: str | Path | Executor | Distiller = "mlp:64,64",
     *,
+    planner_sees: Seeing = None,
+    executor_sees: Seeing = None,
     data: Dataset | None = None,
     seconds: float | None = None,
     labels: int | None = None,
@@ -141,6 +144,9 @@ def distill(
             of observations, a reference. With seconds and a reference other processes collect.
         executor: An architecture such as "mlp:64,64", or an executor or its file to go on from; or
             what `make_distiller` made of one.
+        planner_sees: What the planner sees of the observation: keys ("state,terrain"), places
+            ("0:2,4:5") or "module:function" (`agentkd.views`).
+        executor_sees: What a new executor sees of it; "stack:4" for the last four.
         data: Labels to learn from instead of asking the planner.
         seconds: How long to distil, 60 if nothing else is given. Collecting and learning run side
             by side. A tenth of them, at most 10, is for letting the last executors act and keeping
@@ -177,7 +183,7 @@ def distill(
         raise ConfigError("The dataset has its labels: give seconds or steps.")
     if (seconds, labels, steps) == (None, None, None):
         seconds = 60.0
-    task = env if isinstance(env, Task) else open_task(env, planner, data=data)
+    task = _task(env, planner, data, planner_sees, executor_sees)
     spare = 0.0
     if task.data is None and seconds is not None:
         spare = min(choosing.MOST, choosing.SHARE * max(0.0, seconds))
@@ -228,6 +234,16 @@ def distill(
         return result
     got = task.measure(result.executor.policy, episodes, eval_seed).returns
     return replace(result, returns=replace(known, executor=got))
+
+
+def _task(
+    env: Any, planner: Any, data: Dataset | None, planner_sees: Seeing, executor_sees: Seeing
+) -> Task:
+    if not isinstance(env, Task):
+        return open_task(env, planner, data=data, executor_sees=executor_sees, sees=planner_sees)
+    if planner_sees is not None or executor_sees is not None:
+        raise ConfigError("A Task says itself who sees what: open_task(…, executor_sees=…).")
+    return env
 
 
 def _of_environments(

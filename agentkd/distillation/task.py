@@ -25,7 +25,7 @@ from agentkd.planners.planner import one_row
 from agentkd.planners.view import viewed
 from agentkd.spec import Spec
 from agentkd.types import Floats, Kind, Policy, RecurrentPolicy
-from agentkd.views import Seeing, View, parse_view, see, whole
+from agentkd.views import EVERYTHING, Seeing, View, parse_view, see, whole
 
 _MANY = 32
 
@@ -73,7 +73,7 @@ class Task:
     access: Mapping[str, Any] = field(default_factory=dict)
     data: Dataset | None = None
     copies: int = _MANY
-    sees: View = View()
+    sees: View = EVERYTHING
 
     @property
     def squashed(self) -> bool:
@@ -100,7 +100,7 @@ class Task:
             executor = load(executor, native=False)
         if isinstance(executor, str):
             return initial(executor, self.spec, seed=seed, squashed=self.squashed, sees=self.sees)
-        if self.sees != View():
+        if self.sees != EVERYTHING:
             raise ConfigError("executor_sees is for a new executor; this one has its own view.")
         hint = "Distil one for this environment."
         need_fit(executor.spec, self.spec, name or "The executor", hint)
@@ -139,7 +139,6 @@ def open_task(
     planner: Any = None,
     *,
     data: Dataset | None = None,
-    planner_sees: Seeing = None,
     executor_sees: Seeing = None,
     **access: Any,
 ) -> Task:
@@ -152,10 +151,9 @@ def open_task(
         planner: A reference, several (an ensemble), a `Planner`, or an object: a live SB3 model, a
             torch module, a function of observations. Or None, with `data`.
         data: Labels to learn from: a dataset of `open_dataset`.
-        planner_sees: What the planner sees of the observation, as `agentkd.views` reads it; with
-            `data` it has seen it.
-        executor_sees: What new executors see of it.
-        access: How references are read: `load_planner`'s own options.
+        executor_sees: What new executors see of the observation, as `agentkd.views` reads it.
+        access: How references are read: `load_planner`'s own options. `sees`, what the planner
+            sees, is for objects too.
 
     Raises:
         ConfigError: If planner and data are both missing, or the dataset is of another environment.
@@ -182,15 +180,15 @@ def open_task(
     several = isinstance(planner, Sequence) and all(isinstance(each, str) for each in planner)
     refs: tuple[str, ...] = ()
     if isinstance(planner, str) or several:
-        access = {**access, "sees": planner_sees}
         known = load_planner(planner, spec, **access)
         # A name and references are all that another process needs.
         if isinstance(env, str):
             refs = (planner,) if isinstance(planner, str) else tuple(planner)
     else:
+        its_view = access.pop("sees", None)
         if any(value is not None for value in access.values()):
             raise ConfigError(f"{sorted(access)} are for references to planners.")
-        known = viewed(partial(from_object, planner, type(planner).__name__), spec, planner_sees)
+        known = viewed(partial(from_object, planner, type(planner).__name__), spec, its_view)
     kind = data.kind if data is not None else kind_of_planner(known, spec, probe)
     return Task(env, spec, known, kind, refs, access, data, copies, sees)
 

@@ -41,7 +41,7 @@ from agentkd.executors.layers import (
 from agentkd.sizes import is_whole
 from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
-from agentkd.views import Seeing, alone, parse_view, see
+from agentkd.views import Seeing, alone, parse_view, see, words_of
 
 CLIP = 10.0
 """Normalised observations stay within ±10 standard deviations, as in SB3."""
@@ -195,6 +195,13 @@ def initial(
         layers=tuple(layers),
         head=head_for(spec, squashed=squashed),
     )
+
+
+def view_of(executor: Executor) -> list[str] | None:
+    """Return what an executor sees, as `initial` takes it; None for everything."""
+    first = executor.layers[0]
+    stack = first.count if isinstance(first, Stack) else 1
+    return words_of(executor.spec.obs, stack) or None
 
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:

@@ -29,6 +29,7 @@ from agentkd.printable import logger
 from agentkd.sizes import INT32
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
+from agentkd.views import pick
 
 log = logger(__name__)
 
@@ -320,6 +321,8 @@ class Native:
         return self._outputs(obs, memory, 0)
 
     def _outputs(self, obs: Floats, memory: Floats, apart: int) -> Floats:
+        if obs.ndim == 2:
+            obs = pick(self.executor.spec.obs, obs)
         if obs.ndim != 2 or obs.shape[1] != len(self.obs):
             raise SpecError(f"Observations have shape {obs.shape}, not (batch, {len(self.obs)}).")
         rows = np.ascontiguousarray(obs, np.float32)

@@ -25,6 +25,7 @@ from agentkd.planners.sb3.policy import is_model
 from agentkd.spec import BoxSpec, ObsSpec, Spec, unflatten
 from agentkd.testing import example_observations
 from agentkd.types import ActionDist, Floats, Guidance
+from agentkd.views import environment
 
 if TYPE_CHECKING:
     from agentkd.planners.sb3.vecnormalize import Statistics
@@ -286,7 +287,7 @@ def from_object(
         )
     if isinstance(found, Executor):
         name = f"executor {found.architecture}"
-        return Planner(found, found.spec, name, found.parameters, "")
+        return Planner(found, environment(found.spec), name, found.parameters, "")
     if spec is None:
         raise ConfigError(f"{ref} does not tell its environment; give a spec.")
     if callable(found) and is_factory(found):

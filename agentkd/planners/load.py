@@ -53,7 +53,7 @@ from agentkd.refs import is_reference, resolve, working_directory_on_path
 from agentkd.spec import BoxSpec, Part, Spec
 from agentkd.spec_json import from_json
 from agentkd.types import Policy, RecurrentPolicy
-from agentkd.views import Seeing
+from agentkd.views import Seeing, environment
 
 _EXECUTOR = "planner.akd"
 RAW = "off"
@@ -291,10 +291,11 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
 
     bundle = read_bundle(path)
     executor = bundle.executor
-    if spec is not None and not _alike(executor.spec, spec):
+    known = environment(executor.spec)
+    if spec is not None and not _alike(known, spec):
         raise SpecError(f"{path} is an executor for {executor.spec}; the environment is {spec}.")
     name = f"executor {executor.architecture}"
-    return Planner(executor.policy, executor.spec, name, executor.parameters, bundle.digest)
+    return Planner(executor.policy, known, name, executor.parameters, bundle.digest)
 
 
 def _alike(left: Spec, right: Spec) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS, action_width
 from agentkd.errors import PlannerError
-from agentkd.executors.architecture import initial
+from agentkd.executors.architecture import initial, view_of
 from agentkd.executors.executor import Executor, head_for
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Floats, Packed
@@ -218,12 +218,13 @@ def encode_executor(executor: Executor) -> dict[str, Any]:
         "squashed": executor.head == head_for(executor.spec),
         "clip": executor.clip,
         "version": executor.version,
+        "sees": view_of(executor),
     }
 
 
 def decode_executor(told: Mapping[str, Any], spec: Spec, weights: Floats) -> Executor:
     """Make the executor that `encode_executor` described, for an environment."""
-    made = initial(told["architecture"], spec, squashed=told["squashed"])
+    made = initial(told["architecture"], spec, squashed=told["squashed"], sees=told["sees"])
     return replace(made, clip=told["clip"]).with_vector(weights, told["version"])
 
 

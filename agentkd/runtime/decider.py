@@ -25,6 +25,7 @@ from agentkd.runtime.strategies import Strategies, StrategyOptions
 from agentkd.runtime.trust import IDLE, History, Judge
 from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
+from agentkd.views import columns, environment
 
 _RESERVE = 50_000
 """What is left for acting after a wait for the planner, in ns."""
@@ -61,7 +62,11 @@ class Decider:
         self.form = self._used = self._acting = form
         goals = self._goals = wanted.goals
         known = form.executor.spec
-        spec = self.spec = known if goals is None else unconditioned(known, goals)
+        spec = self.spec = environment(known if goals is None else unconditioned(known, goals))
+        # An executor that sees a part of the observation is handed that part.
+        self._view = None if spec == known or goals is not None else known.obs
+        self._columns = columns(known.obs)
+        self._whole = np.zeros(spec.obs.size, np.float32)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
@@ -156,7 +161,10 @@ class Decider:
         form = self.form
         if form is not self._acting:
             self._take_over(form)
-        self._write(obs, form.obs)
+        if self._view is None:
+            self._write(obs, form.obs)
+        else:
+            self._write_seen(obs, form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
@@ -181,8 +189,13 @@ class Decider:
         goals, record = self._goals, self._record
         if form is not self._acting:
             self._take_over(form)
-        seen = form.obs if goals is None else form.obs[: self.spec.obs.size]
-        self._write(obs, seen)
+        if self._view is None:
+            seen = form.obs if goals is None else form.obs[: self.spec.obs.size]
+            self._write(obs, seen)
+        else:
+            seen = self._whole
+            self._write(obs, seen)
+            form.obs[:] = seen[self._columns]
         self.strategies.tick(tick)
         if record is not None:
             self._used = record.executor(form, self._used)
@@ -221,6 +234,19 @@ class Decider:
                 out[:] = flatten_one(self.spec.obs, obs)
         except RuntimeWarning:
             # Too large for float32, where warnings are errors.
+            out[:] = np.inf
+
+    def _write_seen(self, obs: Any, out: Floats) -> None:
+        """Write what the executor sees; the rest of the observation may be missing."""
+        assert self._view is not None
+        try:
+            if obs.__class__ is np.ndarray and obs.shape == out.shape:
+                out[:] = obs
+            elif obs.__class__ is np.ndarray and obs.shape == self._shape:
+                out[:] = obs[self._columns]
+            else:
+                out[:] = flatten_one(self._view, obs)
+        except RuntimeWarning:
             out[:] = np.inf
 
     def _ask(self, tick: int, seen: Floats, due: int) -> None:

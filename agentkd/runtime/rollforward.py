@@ -25,6 +25,7 @@ from agentkd.runtime.codec import Seen, flat_actions, shaped_action
 from agentkd.runtime.goals import GoalMemory, write_goal
 from agentkd.spec import Spec
 from agentkd.types import Floats
+from agentkd.views import pick
 
 Model = Callable[[Floats, Sequence[Any]], Floats]
 """The observation, (obs,), after some actions in the environment's units, in turn."""
@@ -171,7 +172,10 @@ class Foresight:
         if form is None:
             return self._default if last is None else last
         place = form.obs
-        place[: len(obs)] = obs
+        if self._memory is None:
+            place[:] = pick(form.executor.spec.obs, obs)
+        else:
+            place[: len(obs)] = obs
         if self._memory is not None:
             goal, age = self._memory.newest(episode, tick)
             write_goal(place[len(obs) :], self._memory.goals, goal, age)

@@ -37,6 +37,7 @@ from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
+from agentkd.views import Seeing, columns, environment
 
 log = logger(__name__)
 
@@ -130,11 +131,17 @@ class Watched:
 
 
 def open_executor(
-    executor: Executor | str | Path, spec: Spec | None, goals: Goals | None, *, watch: bool
+    executor: Executor | str | Path,
+    spec: Spec | None,
+    goals: Goals | None,
+    *,
+    watch: bool,
+    sees: Seeing = None,
 ) -> tuple[Executor, Contract | None, Watched | None]:
     """Return an executor, the contract of its file, and what follows the file.
 
-    The executor is given as `Agent` takes it; an architecture needs its `spec`.
+    The executor is given as `Agent` takes it; an architecture needs its `spec`, of which it sees
+    what `sees` says.
 
     Raises:
         ConfigError: If it is no executor, an architecture lacks its environment, or there is no
@@ -156,14 +163,18 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        found = initial(executor, spec if goals is None else conditioned(spec, goals))
+        found = initial(executor, spec if goals is None else conditioned(spec, goals), sees=sees)
     else:
         raise ConfigError(
             f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
             'file, or an architecture such as "mlp:32,32".'
         )
+    if sees is not None and not (isinstance(executor, str) and not _is_path(executor)):
+        raise ConfigError("executor_sees is for an architecture; an executor has its own view.")
     known = found.spec if goals is None else unconditioned(found.spec, goals)
-    if spec is not None and (known.obs != spec.obs or known.action != spec.action):
+    if goals is not None and columns(known.obs) is not None:
+        raise ConfigError("An executor that follows goals sees the whole observation.")
+    if spec is not None and environment(known) != environment(spec):
         raise SpecError(f"The executor is for {known}, not for {spec}.")
     if not watch:
         return found, contract, None
@@ -250,7 +261,7 @@ def _difference(present: Executor, other: Executor) -> str:
 def _meaning(part: Part) -> tuple[object, ...]:
     """Return everything but the float type: observations are laid out in float32."""
     dtype = "float" if np.issubdtype(np.dtype(part.dtype), np.floating) else part.dtype
-    return part.name, part.kind, part.shape, dtype, part.sizes, part.start
+    return part.name, part.kind, part.shape, dtype, part.sizes, part.start, part.seen
 
 
 @final

@@ -35,16 +35,22 @@ CASES: list[tuple[str, ActionSpec]] = [
     ("attention:8/2/2", DiscreteSpec(4)),
     ("cnn:4x3/2,5x2,9", DiscreteSpec(3)),
     ("cnn:6x2/2,tanh", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
+    ("mlp:8,tanh stack:3", DiscreteSpec(4)),
+    ("mlp:9 0:3,5,stack:2", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
 ]
 NAMES = [f"{architecture} {type(action).__name__}" for architecture, action in CASES]
 
 
 def lively(architecture: str, action: ActionSpec, seed: int = 2) -> Executor:
-    """Make an executor with a normaliser, whose outputs are not all near zero."""
+    """Make an executor with a normaliser, whose outputs are not all near zero.
+
+    What it sees may stand behind its architecture.
+    """
     obs = OBS
+    architecture, *sees = architecture.split()
     if architecture.startswith("cnn"):
         obs = LAST if "tanh" in architecture else FIRST
-    executor = initial(architecture, Spec(obs, action), seed=1)
+    executor = initial(architecture, Spec(obs, action), seed=1, sees=sees[0] if sees else None)
     random = np.random.default_rng(seed)
     vector = executor.vector()
     vector += 0.3 * random.standard_normal(vector.shape).astype(np.float32)

@@ -74,11 +74,13 @@ def small(case: int) -> Executor:
     architecture, action = CASES[case]
     kind = architecture.partition(":")[0]
     tiny = {"gru": "gru:2", "lstm": "lstm:2", "attention": "attention:2/1/1"}
+    if "stack" in architecture:
+        return lively("mlp:3 0:2,stack:2", action)
     return lively(tiny.get(kind, "cnn:2x3/3" if kind == "cnn" else "mlp:3"), action)
 
 
 @pytest.mark.needs("gcc")
-@pytest.mark.parametrize("case", [1, 4, 6, 8, 10, 11, 12], ids=lambda i: NAMES[i])
+@pytest.mark.parametrize("case", [1, 4, 6, 8, 10, 11, 12, 14], ids=lambda i: NAMES[i])
 def test_whatever_is_wrong_with_a_file_is_named(case: int, tmp_path: Path) -> None:
     """Each truncation, flipped bit and hostile header is refused, or runs safely.
 

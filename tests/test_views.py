@@ -408,12 +408,11 @@ def test_an_executor_learns_live_from_what_it_sees() -> None:
     }
     with Agent(executor, spec, **how) as agent:
         obs, _ = env.reset(seed=1)
-        for tick in range(600):
+        for _ in range(600):
             obs, *_, ended, _ = env.step(agent.act(obs))
             if ended:
                 obs, _ = env.reset()
                 agent.reset()
-        assert tick == 599
         assert agent.metrics()["swaps_total"] >= 1
         assert agent.executor.spec == executor.spec
 

@@ -19,6 +19,7 @@ from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, STOP, Health
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process, describe
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import DistillerLike, Floats, Gated
+from agentkd.views import environment
 
 log = logger(__name__)
 
@@ -126,7 +127,7 @@ class InlineDistiller(DistillerPort):
 
     def open(self, executor: Executor) -> LabelRing:
         """Make the ring."""
-        self._ring = LabelRing(executor.spec)
+        self._ring = LabelRing(environment(executor.spec))
         self._opened = self._acting = executor
         return self._ring
 
@@ -226,7 +227,7 @@ class ProcessDistiller(DistillerPort):
 
     def open(self, executor: Executor) -> LabelRing:
         """Lay out the shared memory and start the process."""
-        self._ring = LabelRing(executor.spec)
+        self._ring = LabelRing(environment(executor.spec))
         self._opened_with = executor
         size = len(encode_turn(0, True, executor.vector()))
         self._weights, self._acting = Mailbox(size, 2), Mailbox(size, 2)
@@ -236,7 +237,7 @@ class ProcessDistiller(DistillerPort):
             "distiller",
             self._process,
             f"{__name__}:serve",
-            {"spec": to_json(executor.spec), "publish_seconds": self._publish_seconds},
+            {"spec": to_json(environment(executor.spec)), "publish_seconds": self._publish_seconds},
             {
                 "labels": self._ring,
                 "weights": self._weights,

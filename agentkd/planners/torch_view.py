@@ -61,7 +61,8 @@ def opened(policy: Any, user: str) -> Opened:
     if isinstance(policy, ModulePolicy):
         return _module(policy, user)
     what = (
-        "no planner is at hand where it learns, as from a dataset or in a live run"
+        "no planner is at hand where it learns, as from a dataset, in a live run or for an "
+        "executor with a view"
         if policy is None
         else f"a {type(policy).__name__} shows only its answers"
     )

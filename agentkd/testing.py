@@ -8,6 +8,7 @@ def test_my_planner_keeps_the_contract() -> None:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ def example_observations(obs: ObsSpec, batch: int, seed: int = 0) -> Floats:
 
 
 def _example(part: Part, batch: int, random: np.random.Generator) -> Floats:
+    if part.seen is not None:
+        return _example(replace(part, seen=None), batch, random)[:, part.seen]
     if part.sizes:
         chosen = [np.eye(n, dtype=np.float32)[random.integers(n, size=batch)] for n in part.sizes]
         return np.concatenate(chosen, axis=1)

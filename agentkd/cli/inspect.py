@@ -16,6 +16,7 @@ from rich.text import Text
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import RESET
+from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Layer, kind, sizes
 from agentkd.printable import printable
@@ -83,6 +84,7 @@ def describe(bundle: Bundle) -> dict[str, str]:
         "executor": f"{executor.architecture}, version {executor.version}",
         "network": f"{shape}, {kinds}, {executor.parameters:,} parameters",
         "observations": _observations(executor.spec.obs),
+        "sees": ",".join(view_of(executor) or ()),
         "actions": _actions(executor.spec.action),
         "head": _HEADS[executor.head],
         "normaliser": _normaliser(executor),

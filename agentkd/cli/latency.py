@@ -20,6 +20,7 @@ from agentkd.report.model import Column, Report, Section, Table
 from agentkd.report.write import prepare_out
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats
+from agentkd.views import environment
 
 if TYPE_CHECKING:
     from agentkd.executors.executor import Executor
@@ -150,11 +151,11 @@ def _subjects(options: Options) -> tuple[Executor, Planner | None]:
     if options.executor is not None:
         executor = read_bundle(options.executor).executor
     if options.planner is not None:
-        spec = None if executor is None else executor.spec
+        spec = None if executor is None else environment(executor.spec)
         planner = load_planner(options.planner, spec, **access(options))
-        if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
+        if spec is not None and planner.spec.obs.size != spec.obs.size:
             raise SpecError(
-                f"{options.executor} takes {executor.spec.obs.size} numbers, and "
+                f"{options.executor} takes {spec.obs.size} numbers, and "
                 f"{options.planner} {planner.spec.obs.size}: they are for different "
                 "environments."
             )

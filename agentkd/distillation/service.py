@@ -19,6 +19,7 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor, distribution
 from agentkd.types import Labels
+from agentkd.views import environment, pick
 
 
 def build(
@@ -107,12 +108,13 @@ def build(
 
 def _of_data(path: str, executor: Executor, seed: int) -> Labels:
     """Return labels spread over a dataset, as many as a file would keep."""
-    dataset = open_dataset(path, spec=executor.spec)
+    spec = environment(executor.spec)
+    dataset = open_dataset(path, spec=spec)
     about = dataset.about.spec
-    if about.obs.size != executor.spec.obs.size or about.action != executor.spec.action:
+    if about.obs.size != spec.obs.size or about.action != spec.action:
         raise ConfigError(
             f"{path} has labels of {about.obs.size} numbers and {about.action}; the "
-            f"executor takes {executor.spec.obs.size} and {executor.spec.action}."
+            f"executor takes {spec.obs.size} and {spec.action}."
         )
     share = min(1.0, kept.capacity(executor.spec, dataset.kind) / max(1, dataset.labels))
     random = np.random.default_rng(seed)
@@ -120,7 +122,7 @@ def _of_data(path: str, executor: Executor, seed: int) -> Labels:
     for index in range(dataset.parts):
         rows = dataset.part(index)
         chosen = np.flatnonzero(random.random(len(rows)) < share)
-        found.append((rows.obs[chosen], dists.rows(rows.dist, chosen)))
+        found.append((pick(executor.spec.obs, rows.obs[chosen]), dists.rows(rows.dist, chosen)))
     return Labels(
         np.concatenate([obs for obs, _ in found]),
         dists.stack([dist for _, dist in found], executor.spec.action),

@@ -44,7 +44,9 @@ class Predictor:
             NumbersError: If an observation holds NaN or infinity.
         """
         spec = self.executor.spec
-        single = np.ndim(pieces(spec.obs, observation)[0]) <= len(spec.obs.parts[0].shape)
+        seen = zip(spec.obs.parts, pieces(spec.obs, observation), strict=True)
+        part, piece = next(each for each in seen if each[0].size)
+        single = np.ndim(piece) <= len(part.shape)
         flat = flatten(spec.obs, _with_axis(observation) if single else observation)
         if not np.isfinite(flat).all():
             raise NumbersError(NOT_FINITE)

@@ -32,9 +32,8 @@ class Options(Learning):
 
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""
-    method: Literal["ppd", "kickstart", "student-driven", "teacher-driven"] = "ppd"
-    """Proximal policy distillation, kickstarting, or distillation without a reward on states that
-    the executor or the planner comes to."""
+    method: Literal["ppd", "kickstart"] = "ppd"
+    """Proximal policy distillation, or kickstarting."""
     weight: str = "1.0"
     """Of the divergence beside the reward; "gap" lets it fall with the distance between the
     executor's return and the planner's, from 1 ("gap:2": from 2)."""

@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from agentkd.cli import latency
+from agentkd.cli.options import Access
 from agentkd.errors import ConfigError
 from agentkd.measure.forms import executor_forms, policy_form
 from agentkd.measure.latency import Form, measure, observations
@@ -73,7 +74,7 @@ def timed(options: Options) -> Mapping[str, Any]:
         executor=options.executor,
         architecture=options.architecture,
         planner=options.planner,
-        algorithm=options.algorithm,
+        saves=Access(algorithm=options.algorithm),
     )
     executor, planner = latency.subjects(given)
     predict, model = sb3_form(options.planner, executor.spec, options.algorithm)

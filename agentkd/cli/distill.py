@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
-from agentkd.cli.options import out_folder, reference
+from agentkd.cli.options import reference
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.offline import open_dataset
 from agentkd.distillation.task import Returns, Task, open_task
@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     check(options)
     task, options, missing = _open(options)
-    out = out_folder("distill", options.env, options.out)
+    out = options.place
     if options.executor != "auto":
         return _run(task, options, missing, out)
     from agentkd.cli.distill_auto import run_auto
@@ -98,7 +98,7 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     distiller = make_distiller(task, options.executor, learning(options), options.seed)
     sketch = distiller.freeze()
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
-    view = distilled.DistillView(options.env, task.planner, sketch)
+    view = distilled.distill_view(options.env, task.planner, sketch)
     if task.data is not None:
         labels, episodes = task.data.labels, task.data.episodes
         view.say(f"{labels:,} labels of {episodes:,} episodes in {options.data}")
@@ -114,7 +114,7 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
         returns = replace(returns, random=task.measure(None, count, returns.seed).returns)
     goals = Goals(mean_interval(returns.planner).mean, mean_interval(returns.random).mean)
     with ctrl_c(patience=2):
-        with view.live(goals, _tensorboard(out / "tensorboard")) as watch:
+        with distilled.live(view, goals, _tensorboard(out / "tensorboard")) as watch:
             result = distill(
                 task,
                 executor=distiller,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -44,8 +43,6 @@ class Options(Learning):
     the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
-    out: Path | None = None
-    """Where the executor, the report and the logs go; by default runs/distill-ENV."""
     resume: bool = False
     """Go on from what an earlier run left there; --seconds is the whole time."""
     terms: str = "match"
@@ -97,6 +94,11 @@ class Options(Learning):
     """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
     floats: agentkd export FILE --to c-int8."""
 
+    @property
+    def folder(self) -> str:
+        """What the name of the folder begins with."""
+        return "distill"
+
 
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
@@ -147,7 +149,7 @@ def _refuse(options: Options, names: Sequence[str], where: str) -> None:
 def opened_as(options: Options) -> dict[str, Any]:
     """Return how the planner is read, as `load_planner` takes it."""
     names = () if options.data is not None else ("boxes", "votes", "vote_noise")
-    return access(options) | {name: getattr(options, name) for name in names}
+    return access(options.saves) | {name: getattr(options, name) for name in names}
 
 
 def collection(options: Options) -> Any:

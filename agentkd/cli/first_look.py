@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.options import FOLDERS, out_folder
+from agentkd.cli.options import Planned
 from agentkd.environments import check_name
 from agentkd.errors import ConfigError, LoadError, RefError
 from agentkd.refs import is_reference, working_directory_on_path
@@ -34,7 +34,7 @@ def first_look(command: str, options: Any) -> None:
     planners = getattr(options, "planners", None)
     if planners is not None and not Path(planners).is_dir():
         raise ConfigError(f"--planners {planners} is no folder.")
-    for text in _texts(options, "vecnormalize"):
+    for text in _texts(getattr(options, "saves", None), "vecnormalize"):
         from agentkd.planners.load import RAW
 
         if text != RAW and not Path(text).is_file():
@@ -86,9 +86,8 @@ def _check_out(command: str, options: Any) -> None:
     # `freeze` writes a file.
     if command == "freeze" or not hasattr(options, "overwrite"):
         return
-    env = getattr(options, "env", "")
-    if out is None and command in FOLDERS and env:
-        out = out_folder(command, env, None)
+    if isinstance(options, Planned) and options.env:
+        out = options.place
     if out is not None:
         from agentkd.report.write import check_out
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from agentkd.cli.options import Access, access
+from agentkd.cli.options import AS_IT_IS, Access, access
 from agentkd.cli.terminal import View
 from agentkd.errors import ConfigError, SpecError
 from agentkd.measure.latency import Form, Latency, measure, observations, timer
@@ -29,7 +29,7 @@ _ACTS = "Agent.act"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Access):
+class Options:
     """Measure how long one decision takes: NumPy, native C, ONNX Runtime, and the planner.
 
     Examples: agentkd latency runs/demo/executor.akd agentkd latency --obs 17 --actions 6 agentkd
@@ -54,6 +54,8 @@ class Options(Access):
     """Where to write report.json and report.html; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
+    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
@@ -109,7 +111,7 @@ def subjects(options: Options) -> tuple[Executor, Planner | None]:
 
         torch.set_num_threads(1)
         spec = None if executor is None else executor.spec
-        planner = load_planner(options.planner, spec, **access(options))
+        planner = load_planner(options.planner, spec, **access(options.saves))
         if executor is not None and planner.spec.obs.size != executor.spec.obs.size:
             raise SpecError(
                 f"{options.executor} takes {executor.spec.obs.size} numbers, and "

@@ -178,7 +178,7 @@ def _run(name: str, words: Sequence[str], program: Program) -> int:
         options = _with_arguments(options)
         first_look(name, options)
         with warnings.catch_warnings():
-            if hasattr(options, "vecnormalize"):
+            if hasattr(options, "saves"):
                 warnings.simplefilter("error", StatisticsError)
             return int(command.run(options))
 

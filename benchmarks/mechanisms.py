@@ -14,7 +14,7 @@ from scipy import stats
 
 from agentkd.distillation.attack import Attack, Attacked, units
 from agentkd.distillation.distiller import DistillerOptions
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import kind_of_planner
@@ -138,7 +138,7 @@ class Subject:
         count = max(1, labels // arm.fewer)
         usual = Budget(labels=count).ratio
         way = CollectionOptions(environments=_ENVIRONMENTS, halving=max(1, count // 4))
-        result = distill(
+        result = run_distillation(
             self.case.env,
             planner,
             self._options.executor,

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentkd import environments
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.distillation.loop import Distilled, distill
+from agentkd.distillation.loop import Distilled, run_distillation
 from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, LoadError, did_you_mean
 from agentkd.executors.executor import Executor
@@ -171,7 +171,7 @@ def distilled(case: Case, executor: str, budget: Budget, **options: Any) -> Dist
     Raises:
         KeyboardInterrupt: After Ctrl-C.
     """
-    result = distill(
+    result = run_distillation(
         case.env,
         case.planner,
         executor,

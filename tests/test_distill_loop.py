@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentkd.distillation import CollectionOptions, Progress, distill
+from agentkd.distillation import CollectionOptions, Progress, run_distillation
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import HeadStart, Several
@@ -53,7 +53,7 @@ def play(policy: Any, episodes: int) -> float:
 
 def test_the_executor_does_what_the_planner_does() -> None:
     """4,000 labels of a balancing rule make an executor that balances."""
-    result = distill("CartPole-v1", BALANCE, "mlp:16", labels=4000, episodes=0)
+    result = run_distillation("CartPole-v1", BALANCE, "mlp:16", labels=4000, episodes=0)
     assert result.labels >= 4000
     assert not result.interrupted
     assert play(result.executor, 5) == 500.0
@@ -62,7 +62,7 @@ def test_the_executor_does_what_the_planner_does() -> None:
 def test_a_budget_of_labels_repeats_itself_exactly() -> None:
     """The same seed gives the same executor; another seed another one."""
     vectors = [
-        distill(
+        run_distillation(
             "CartPole-v1", BALANCE, "mlp:8", labels=320, episodes=0, seed=seed
         ).executor.vector()
         for seed in (3, 3, 4)
@@ -78,7 +78,7 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
         if look.steps > 100:
             raise KeyboardInterrupt
 
-    first = distill(
+    first = run_distillation(
         "CartPole-v1",
         BALANCE,
         "mlp:8",
@@ -90,7 +90,7 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
     )
     assert first.interrupted
     assert 100 < first.steps < 3000
-    second = distill(
+    second = run_distillation(
         "CartPole-v1", BALANCE, "mlp:8", labels=4000, episodes=0, checkpoint=tmp_path, resume=True
     )
     assert second.labels == 4000
@@ -101,7 +101,7 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_costs_no_executor(tmp_path: Path) -> None:
     """Learning goes on without a checkpoint, and says so."""
     (tmp_path / "file").touch()
-    result = distill(
+    result = run_distillation(
         "CartPole-v1",
         BALANCE,
         "mlp:8",
@@ -126,7 +126,7 @@ def test_a_planner_that_raises_later_leaves_what_was_learnt() -> None:
         return balance(obs)
 
     planner = Planner(mortal, CARTPOLE, "mortal", 0, "")
-    result = distill("CartPole-v1", planner, "mlp:8", labels=4000, episodes=0)
+    result = run_distillation("CartPole-v1", planner, "mlp:8", labels=4000, episodes=0)
     assert "worn out" in result.fault
     assert result.steps > 0
 
@@ -135,7 +135,7 @@ def test_resuming_with_other_environments_still_lets_the_executor_drive(tmp_path
     """What is published does not hang on how labels divide."""
     published: list[bool] = []
     for count, labels in ((16, 1008), (12, 4000)):
-        result = distill(
+        result = run_distillation(
             "CartPole-v1",
             BALANCE,
             "mlp:8",
@@ -153,7 +153,7 @@ def test_resuming_with_other_environments_still_lets_the_executor_drive(tmp_path
 
 def test_few_labels_are_learnt_from_too() -> None:
     """A budget below the usual beginning is no reason to learn nothing."""
-    result = distill("CartPole-v1", BALANCE, "mlp:8", labels=32, episodes=0)
+    result = run_distillation("CartPole-v1", BALANCE, "mlp:8", labels=32, episodes=0)
     assert result.steps > 0
 
 
@@ -167,7 +167,7 @@ def test_labels_come_from_processes_of_their_own(tmp_path: Path, collectors: int
         return bool(looks) and looks[-1].labels > 2000 and looks[-1].steps > 200
 
     with working_in(tmp_path):
-        result = distill(
+        result = run_distillation(
             "CartPole-v1",
             "rules:balance",
             "mlp:16",
@@ -186,7 +186,7 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     """The planner's own words reach the caller."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     with working_in(tmp_path), pytest.raises(PlannerError, match="no luck today"):
-        distill("CartPole-v1", "faulty:planner", seconds=10_000.0, episodes=0)
+        run_distillation("CartPole-v1", "faulty:planner", seconds=10_000.0, episodes=0)
 
 
 def test_what_was_learnt_outlives_its_planner(
@@ -197,7 +197,7 @@ def test_what_was_learnt_outlives_its_planner(
     (tmp_path / "mortal.py").write_text(MORTAL)
     with working_in(tmp_path):
         one = CollectionOptions(collectors=1)
-        result = distill(
+        result = run_distillation(
             "CartPole-v1", "mortal:planner", seconds=10_000.0, episodes=0, collection=one
         )
     assert "worn out" in result.fault
@@ -259,7 +259,7 @@ def test_a_planner_that_says_nan_is_named_at_once() -> None:
     """Nobody waits a minute to learn that there was nothing to learn."""
     planner = Planner(broken, CARTPOLE, "broken", 0, "")
     with pytest.raises(AgentkdError, match="NaN or infinity"):
-        distill("CartPole-v1", planner, labels=100, episodes=0)
+        run_distillation("CartPole-v1", planner, labels=100, episodes=0)
 
 
 def test_a_distillation_needs_an_end() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from agentkd import dists
 from agentkd.cli.main import main
-from agentkd.distillation import distill
+from agentkd.distillation import run_distillation
 from agentkd.errors import ConfigError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.actions import Votes
@@ -107,7 +107,7 @@ def test_what_only_predicts_is_distilled() -> None:
     own = env_spec(env)
     votes = Votes(BlackBox(Leaning().predict, own), own, 4, noise=0.1)
     planner = Planner(votes, own, "black box", 0, "")
-    found = distill("CartPole-v1", planner, "mlp:16", labels=2000, episodes=0)
+    found = run_distillation("CartPole-v1", planner, "mlp:16", labels=2000, episodes=0)
     obs, _ = env.reset(seed=0)
     total, ended, cut = 0.0, False, False
     while not (ended or cut):

@@ -90,7 +90,7 @@ def _told(task: Task, options: Options) -> Returns:
 
 def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     from agentkd.cli import distilled
-    from agentkd.distillation.loop import distill, make_distiller
+    from agentkd.distillation.loop import make_distiller, run_distillation
 
     # Every option is looked at before an earlier run is overwritten.
     contract = distilled.contract(options, task.spec)
@@ -115,7 +115,7 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     goals = Goals(mean_interval(returns.planner).mean, mean_interval(returns.random).mean)
     with ctrl_c(patience=2):
         with distilled.live(view, goals, _tensorboard(out / "tensorboard")) as watch:
-            result = distill(
+            result = run_distillation(
                 task,
                 executor=distiller,
                 collection=way,

@@ -110,7 +110,7 @@ def make_distiller(
     return distiller
 
 
-def distill(
+def run_distillation(
     env: Any = None,
     planner: Any = None,
     executor: str | Path | Executor | Distiller = "mlp:64,64",

@@ -146,7 +146,11 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], Any, bo
 
 
 def read_array(stream: IO[bytes], size: int) -> Any:
-    """Read a .npy file of `size` bytes, as `array_header` checks them."""
+    """Read a .npy file of `size` bytes, as `array_header` checks them.
+
+    Raises:
+        LoadError: If the array does not have exactly the bytes that are there.
+    """
     shape, dtype, turned = array_header(stream, size)
     with loading("The array"):
         data = stream.read(math.prod(shape) * dtype.itemsize)

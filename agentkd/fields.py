@@ -122,7 +122,11 @@ class Fields:
         return name in self._found
 
     def get(self, name: str, default: Any = _MISSING) -> Any:
-        """Give a field of any type."""
+        """Give a field of any type.
+
+        Raises:
+            LoadError: If it is missing and there is no default.
+        """
         found = self._found.get(name, default)
         if found is _MISSING:
             raise LoadError(f"{self._where}: {name!r} is missing.")

@@ -281,7 +281,11 @@ def env_spec(env: Any) -> Spec:
 
 
 def pieces(spec: ObsSpec, obs: Any) -> list[Any]:
-    """Return an observation's parts in their order, single or batched."""
+    """Return an observation's parts in their order, single or batched.
+
+    Raises:
+        SpecError: If it is not a dictionary where one is expected, or lacks a part.
+    """
     if spec.layout == "single":
         return [obs]
     if spec.layout == "tuple":
@@ -344,7 +348,11 @@ def _laid_out(spec: ObsSpec, arrays: list[NDArray[Any]]) -> Floats:
 
 
 def unflatten(spec: ObsSpec, flat: Floats) -> Any:
-    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took."""
+    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took.
+
+    Raises:
+        SpecError: If `flat` has another shape.
+    """
     if flat.ndim != 2 or flat.shape[1] != spec.size:
         raise SpecError(
             f"Flat observations have shape {flat.shape}; (batch, {spec.size}) was expected."

@@ -166,7 +166,11 @@ def collection(options: Options) -> Any:
 
 
 def learning(options: Options) -> Any:
-    """Return what the options say about learning."""
+    """Return what the options say about learning.
+
+    Raises:
+        ConfigError: If an option is invalid, or `--temperature` stands beside `--terms`.
+    """
     from agentkd.distillation.distiller import DistillerOptions
 
     terms = options.terms

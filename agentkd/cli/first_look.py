@@ -49,7 +49,11 @@ def first_look(command: str, options: Any) -> None:
 
 
 def check_planner(ref: str) -> None:
-    """Check that a planner's reference leads to a file, a folder or a module."""
+    """Check that a planner's reference leads to a file, a folder or a module.
+
+    Raises:
+        RefError: If it does not.
+    """
     path = Path(ref)
     if ref.startswith(_SCHEMES) or path.exists():
         return

@@ -84,7 +84,11 @@ class Options(Planned):
 
     @property
     def chosen_arms(self) -> tuple[str, ...]:
-        """The arms by name."""
+        """The arms by name.
+
+        Raises:
+            ConfigError: If an arm is unknown, or none is given.
+        """
         arms = tuple(word.strip() for word in self.arms.split(",") if word.strip())
         for arm in arms:
             if arm not in _ARMS:
@@ -95,7 +99,11 @@ class Options(Planned):
 
     @property
     def latency(self) -> int | None:
-        """The planner's latency in ticks, None for as late as it is."""
+        """The planner's latency in ticks, None for as late as it is.
+
+        Raises:
+            ConfigError: If it is not a number, or not possible under this clock.
+        """
         text = self.planner_latency
         if text == "auto":
             return None if self.clock == "wall" else 4
@@ -115,7 +123,11 @@ class Options(Planned):
         return not self.executor.endswith(".akd")
 
     def check(self) -> None:
-        """Validate the options before anything is measured."""
+        """Validate the options before anything is measured.
+
+        Raises:
+            ConfigError: With the option and its value.
+        """
         least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
         for name, bound in least.items():
             number = getattr(self, name)

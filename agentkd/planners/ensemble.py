@@ -57,6 +57,9 @@ def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
 
     The temperature divides the logits or values. None is 1 for logits, and for values their own
     standard deviation over the choices, row by row, so that the units of the return do not matter.
+
+    Raises:
+        SpecError: If it is a distribution over boxes.
     """
     heat = np.float32(temperature or 1.0)
     match dist:

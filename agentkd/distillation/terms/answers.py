@@ -173,7 +173,11 @@ class Soft(DivergenceTerm):
             raise ConfigError(f"tau=auto finds its own unit; leave out unit={self.unit}.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the planner does not choose.
+        """
         _need_choices("soft", ground)
         return SoftLabels(self, ground)
 
@@ -248,7 +252,11 @@ class Hard(DivergenceTerm):
             raise ConfigError(f"smoothing is {self.smoothing}; it is a share, below 1.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the planner does not choose.
+        """
         _need_choices("hard", ground)
         formula = partial(hard_labels, smoothing=self.smoothing)
         return _Rows(partial(over_choices, ground, formula))
@@ -274,7 +282,11 @@ class Action(DivergenceTerm):
             raise ConfigError(f"huber is {self.huber}; it is an error above 0.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the actions are not a box, or do not go with `compare`.
+        """
         units = ground.units()
         if units is None:
             raise ConfigError(

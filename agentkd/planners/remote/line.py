@@ -57,7 +57,12 @@ class Line:
             timer.cancel()
 
     def receive(self, seconds: float | None = None) -> Frame:
-        """Receive a frame; an `OSError` says that the connection is lost, or the time is over."""
+        """Receive a frame; an `OSError` says that the connection is lost, or the time is over.
+
+        Raises:
+            OSError: If the connection is lost, or the time is over.
+            WireError: If it is not a message, or larger than the cap.
+        """
         try:
             return unpack(self._connection.recv(seconds))
         except ConnectionClosed as error:

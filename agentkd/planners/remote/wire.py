@@ -74,7 +74,11 @@ class Frame:
 
 
 def address_of(text: str) -> Address:
-    """Read "ws://host:port" or "wss://host:port"; the port may be left out."""
+    """Read "ws://host:port" or "wss://host:port"; the port may be left out.
+
+    Raises:
+        ConfigError: If it is not an address.
+    """
     with suppress(ValueError):
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -88,13 +92,21 @@ def address_of(text: str) -> Address:
 
 
 def token_of_environment() -> str:
-    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none."""
+    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
     path = os.environ.get(TOKEN_FILE)
     return read_token(Path(path)) if path else os.environ.get(TOKEN, "")
 
 
 def read_token(path: Path) -> str:
-    """Read a token from a file."""
+    """Read a token from a file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is empty.
+    """
     try:
         token = read_file(path, _MOST_TOKEN).decode().strip()
     except LoadError as error:
@@ -183,7 +195,11 @@ def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Fl
 
 
 def names_of(frame: Frame) -> list[str]:
-    """Say what the first arrays of an answer are; refuse one that does not tell."""
+    """Say what the first arrays of an answer are; refuse one that does not tell.
+
+    Raises:
+        WireError: If it does not tell, or they are not there.
+    """
     names = frame.header.get("names")
     known = [name for name in _NAMES if isinstance(names, list) and name in names]
     if names != known or len(known) > len(frame.arrays):
@@ -192,7 +208,11 @@ def names_of(frame: Frame) -> list[str]:
 
 
 def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
-    """Read what `answer_frame` laid out."""
+    """Read what `answer_frame` laid out.
+
+    Raises:
+        WireError: If the message holds something else.
+    """
     header = frame.header
     names, kind = names_of(frame), header.get("kind")
     found = dict(zip(names, frame.arrays, strict=False))

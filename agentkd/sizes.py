@@ -33,7 +33,7 @@ def shape_size(shape: Any, where: str) -> int:
         SpecError: If it is not a shape, a size is below 1, or the product too large.
     """
     if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
-        raise SpecError(f"{where}: {shape!r:.80} is no shape.")
+        raise SpecError(f"{where}: {shape!r:.80} is not a shape.")
     if not all(is_whole(n, 1) for n in shape) or math.prod(map(int, shape)) > MOST:
         raise SpecError(
             f"{where}: a shape of {shape!r:.80}; sizes are at least 1, and at most {MOST} together."
@@ -74,7 +74,7 @@ def check_bounds(low: Any, high: Any) -> None:
     try:
         lower, upper = np.array(low, np.float64), np.array(high, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SpecError(f"Bounds that are no numbers: {reason(error)}.") from error
+        raise SpecError(f"Bounds that are not numbers: {reason(error)}.") from error
     most = float(np.finfo(np.float32).max)
     # Each comparison is false for NaN.
     wrong = ~((lower <= upper) & (lower <= most) & (upper >= -most))

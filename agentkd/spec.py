@@ -66,7 +66,7 @@ class Part:
         except Exception as error:  # NumPy raises nearly anything for a bad name
             raise SpecError(f"{where}: no dtype {self.dtype!r}.") from error
         if kind not in "biuf":
-            raise SpecError(f"{where}: {self.dtype} are no numbers.")
+            raise SpecError(f"{where}: {self.dtype} are not numbers.")
 
     @property
     def size(self) -> int:
@@ -431,4 +431,4 @@ def _bounds_of(values: list[Any]) -> tuple[float, ...]:
     """Read bounds: numbers, and infinities as text."""
     if all(type(each) in (int, float) or each in ("inf", "-inf") for each in values):
         return tuple(map(float, values))
-    raise LoadError("A bound is no number")
+    raise LoadError("A bound is not a number")

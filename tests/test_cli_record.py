@@ -116,7 +116,7 @@ def test_a_dataset_is_overwritten_only_if_it_is_meant(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["distill", "--data", "nowhere"], "no dataset"),
+        (["distill", "--data", "nowhere"], "not a dataset"),
         (["distill", "--data", "minari:none/of-v0"], "no dataset"),
         (["distill", "--data", ".", "--labels", "9"], "--labels"),
         (["distill", "CartPole-v1"], "--planner"),

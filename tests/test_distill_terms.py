@@ -239,7 +239,7 @@ def test_a_line_is_read_as_it_is_written(text: str, terms: tuple[Weighted, ...])
         ("match + adversarial:rate=inf", "above 0 and up to 1"),
         ("0 soft", "is 0; it is a number above 0"),
         ("-1 soft", "is -1"),
-        ("x.y soft", "no term"),
+        ("x.y soft", "not a term"),
     ],
 )
 def test_a_line_that_cannot_be_meant_is_refused(text: str, reason: str) -> None:

@@ -361,7 +361,7 @@ def test_a_checkpoint_of_other_state_is_refused(
 def test_a_checkpoint_that_is_a_list_is_refused(checkpoint: Path) -> None:
     """Its state has names."""
     torch.save([1], checkpoint / "distiller.pt")
-    with pytest.raises(LoadError, match="no object"):
+    with pytest.raises(LoadError, match="not an object"):
         load_checkpoint(checkpoint, distiller())
 
 

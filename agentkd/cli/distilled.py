@@ -148,7 +148,7 @@ def provenance(options: Any, task: Task, **more: Any) -> dict[str, Any]:
 
 
 def _kept(returns: Returns, episodes: int) -> dict[str, Any]:
-    """Return what the executor kept, with its interval; {} where it is no number."""
+    """Return what the executor kept, with its interval; {} where it is not a number."""
     kept = returns.retention
     facts: dict[str, Any] = {}
     interval = {name: getattr(kept, name) for name in ("mean", "low", "high")}

@@ -33,15 +33,15 @@ def first_look(command: str, options: Any) -> None:
         check_planner(text)
     planners = getattr(options, "planners", None)
     if planners is not None and not Path(planners).is_dir():
-        raise ConfigError(f"--planners {planners} is no folder.")
+        raise ConfigError(f"--planners {planners} is not a folder.")
     for text in _texts(getattr(options, "saves", None), "vecnormalize"):
         from agentkd.planners.load import RAW
 
         if text != RAW and not Path(text).is_file():
-            raise LoadError(f"--vecnormalize {text} is no file, and not {RAW!r}.")
+            raise LoadError(f"--vecnormalize {text} is not a file, and not {RAW!r}.")
     data = getattr(options, "data", None)
     if data and not data.startswith("minari:") and not Path(data).exists():
-        raise LoadError(f"--data {data} is no dataset: nothing is there.")
+        raise LoadError(f"--data {data} is not a dataset: nothing is there.")
     _check_out(command, options)
     for text in _texts(options, "env"):
         if text:

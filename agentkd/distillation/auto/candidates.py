@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an executor may cost; None is no limit.
+    """What an executor may cost; None sets no limit.
 
     Attributes:
         parameters: Trained numbers that act.

@@ -67,7 +67,7 @@ class Line:
             return unpack(self._connection.recv(seconds))
         except ConnectionClosed as error:
             if error.sent is not None and not error.rcvd_then_sent:
-                raise WireError(f"That is no message of agentkd's: {error}.") from error
+                raise WireError(f"That is not a message of agentkd's: {error}.") from error
             raise ConnectionError(str(error)) from error
 
     def cut(self) -> None:

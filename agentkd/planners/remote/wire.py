@@ -86,7 +86,7 @@ def address_of(text: str) -> Address:
         if host and known:
             return Address(parts.scheme == "wss", host, DEFAULT_PORT if port is None else port)
     raise ConfigError(
-        f"{text!r} is no address. Write ws://HOST:PORT, such as "
+        f"{text!r} is not an address. Write ws://HOST:PORT, such as "
         f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
     )
 
@@ -149,7 +149,7 @@ def unpack(data: str | bytes) -> Frame:
     try:
         header = json.loads(data[_LENGTH.size : begin])
     except (ValueError, RecursionError) as error:
-        raise WireError(f"A header that is no JSON: {error!r:.200}") from error
+        raise WireError(f"A header that is not JSON: {error!r:.200}") from error
     shapes = header.pop("shapes", None) if isinstance(header, dict) else None
     if not isinstance(shapes, list) or len(shapes) > _MOST_ARRAYS:
         raise WireError(f"A header without at most {_MOST_ARRAYS} shapes.")
@@ -172,7 +172,7 @@ def _count(shape: Any) -> int:
     sizes = shape if isinstance(shape, list) else [None]
     whole = all(type(size) is int and 0 <= size <= MOST_BYTES for size in sizes)
     if not whole or len(sizes) > _MOST_DIMENSIONS:
-        raise WireError(f"{shape!r:.100} is no shape.")
+        raise WireError(f"{shape!r:.100} is not a shape.")
     return math.prod(sizes)
 
 

@@ -94,17 +94,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         Arm(together=True, boxes="mixture"),
         _BOXES,
     ),
-    Mechanism("huber", "large errors on a line", _MATCH, Arm("action:huber=0.5"), _BOXES),
-    Mechanism(
-        "precision",
-        "errors in the planner's spread",
-        _MATCH,
-        Arm("action:compare=precision"),
-        ("gaussian",),
-    ),
-    Mechanism(
-        "pre-tanh", "errors before tanh", _MATCH, Arm("action:compare=pre-tanh"), ("squashed",)
-    ),
     Mechanism("adversarial", "a discriminator beside", _MATCH, Arm("match + 0.1 adversarial")),
     Mechanism("reuse", "labels used 4 times as often", _MATCH, Arm(reuse=4.0)),
     Mechanism(

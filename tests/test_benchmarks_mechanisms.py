@@ -121,7 +121,7 @@ def test_mechanisms_are_for_the_planners_they_fit(planners: Path) -> None:
     names = {each.name for each in MECHANISMS if alone.fits(each)}
     more = {each.name for each in MECHANISMS if both.fits(each)}
     assert more - names == {"ensemble"}
-    assert not more & {"huber", "precision", "pre-tanh", "modes"}
+    assert not more & {"modes"}
     assert {"soft", "auto", "gaps", "votes", "reuse"} <= names
 
 

@@ -27,14 +27,11 @@ class Adversarial(Term):
     """Be taken for the planner by a discriminator D of (observation, answer) pairs.
 
     D learns softplus(-D(planner)) + softplus(D(executor)), the cross-entropy of the logit D with 1
-    for the planner; the terms beside it are the floor.
+    for the planner, and the executor minimises softplus(-D) of its whole answer, the probabilities
+    or the action (conditional adversarial distillation; Xu et al. 2018). The terms beside it are
+    the floor.
 
     Attributes:
-        form: "fool": the executor minimises softplus(-D) of its whole answer, the probabilities or
-            the action (conditional adversarial distillation; Xu et al. 2018). "reward": it
-            maximises the reward softplus(D) = -log(1 - sigmoid(D)) expected of its single actions
-            (Ho and Ermon 2016, with D's sign of `imitation`), and D sees of the planner only what
-            it chose.
         keep: What keeps D smooth: "spectral" norms of 1, by which D changes at most as much as its
             input; or a "penalty" on gradients away from 1.
         until: The share of the run at which the term has faded to nothing.
@@ -42,7 +39,6 @@ class Adversarial(Term):
         rate: D's learning rate, above 0 and up to 1.
     """
 
-    form: Literal["fool", "reward"] = "fool"
     keep: Literal["spectral", "penalty"] = "spectral"
     until: float = 1.0
     width: int = 64
@@ -60,11 +56,6 @@ class Adversarial(Term):
 
     def build(self, ground: Ground) -> Loss:
         """Make the adversary."""
-        if self.form == "reward" and ground.kind in ("multicategorical", "bernoulli"):
-            raise ConfigError(
-                "form=reward is for a single choice or for boxes; this planner gives "
-                f"{ground.kind} distributions. Use form=fool."
-            )
         return Adversary(self, ground)
 
 
@@ -107,14 +98,6 @@ class Adversary(Loss):
         result: Tensor = self.discriminator(pairs).squeeze(1)
         return result
 
-    def reward(self, obs: Tensor, answers: Tensor) -> Tensor:
-        """softplus(D) = -log(1 - sigmoid(D)), which is above 0, (batch,).
-
-        Source: Ho and Ermon 2016, "Generative adversarial imitation learning"; D is 1
-        for the planner here, as in the package `imitation`.
-        """
-        return functional.softplus(self.logits(obs, answers))
-
     def _probabilities(self, scores: Tensor, tau: float | Tensor) -> Tensor:
         choices = blocks(self._ground.kind, self._ground.action, scores)
         return torch.cat([torch.softmax(each / tau, 1) for each in choices], 1)
@@ -125,8 +108,6 @@ class Adversary(Loss):
             return self._units.executor(batch.outputs), self._units.planner(batch.planner)
         assert self._soft is not None
         mine = self._probabilities(batch.outputs, 1.0)
-        if self._term.form == "reward":
-            return mine, functional.one_hot(batch.planner.argmax(1), self._choices).float()
         return mine, self._probabilities(batch.planner, self._soft.tau)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -137,32 +118,13 @@ class Adversary(Loss):
         if fading == 0:
             return torch.zeros_like(batch.outputs[:, 0])
         mine, theirs = self._sides(batch)
-        self._learn(batch.obs, theirs, self._shown(mine.detach()))
+        self._learn(batch.obs, theirs, mine.detach())
         self.discriminator.requires_grad_(requires_grad=False)
         try:
-            if self._term.form == "fool":
-                loss = functional.softplus(-self.logits(batch.obs, mine))
-            else:
-                loss = -self._expected(batch.obs, mine)
+            loss = functional.softplus(-self.logits(batch.obs, mine))
         finally:
             self.discriminator.requires_grad_(requires_grad=True)
         return fading * loss
-
-    def _shown(self, mine: Tensor) -> Tensor:
-        """What is shown of the executor: a single action, where rewards are."""
-        if self._term.form == "fool" or self._units is not None:
-            return mine
-        drawn = torch.multinomial(mine, 1, generator=self._random).squeeze(1)
-        return functional.one_hot(drawn, self._choices).float()
-
-    def _expected(self, obs: Tensor, mine: Tensor) -> Tensor:
-        """The executor's expected reward, (batch,), exact over its choices."""
-        if self._units is not None:
-            return self.reward(obs, mine)
-        rows, n = mine.shape
-        single = torch.eye(n).repeat(rows, 1)
-        rewards = self.reward(obs.repeat_interleave(n, 0), single).view(rows, n)
-        return (mine * rewards).sum(1)
 
     def _learn(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> None:
         real, fake = self.logits(obs, theirs), self.logits(obs, mine)

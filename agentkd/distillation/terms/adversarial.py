@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError
 
-_PENALTY = 10.0
-"""Of the gradient's distance from 1 (Gulrajani et al. 2017, 4)."""
 _SLOPE = 0.2
 _WIDEST = 4096
 
@@ -29,17 +27,14 @@ class Adversarial(Term):
     D learns softplus(-D(planner)) + softplus(D(executor)), the cross-entropy of the logit D with 1
     for the planner, and the executor minimises softplus(-D) of its whole answer, the probabilities
     or the action (conditional adversarial distillation; Xu et al. 2018). The terms beside it are
-    the floor.
+    the floor. Spectral norms of 1 keep D smooth: it changes at most as much as its input.
 
     Attributes:
-        keep: What keeps D smooth: "spectral" norms of 1, by which D changes at most as much as its
-            input; or a "penalty" on gradients away from 1.
         until: The share of the run at which the term has faded to nothing.
         width: Of D's two hidden layers, 1 to 4,096.
         rate: D's learning rate, above 0 and up to 1.
     """
 
-    keep: Literal["spectral", "penalty"] = "spectral"
     until: float = 1.0
     width: int = 64
     rate: float = 1e-3
@@ -72,7 +67,6 @@ class Adversary(Loss):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ground.seed)
             self.discriminator = _discriminator(ground.obs + self._choices, term)
-        self._random = ground.generator()
         self.restart()
 
     def restart(self) -> None:
@@ -129,8 +123,6 @@ class Adversary(Loss):
     def _learn(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> None:
         real, fake = self.logits(obs, theirs), self.logits(obs, mine)
         loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
-        if self._term.keep == "penalty":
-            loss = loss + _PENALTY * self._steepness(obs, theirs, mine)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
@@ -138,25 +130,10 @@ class Adversary(Loss):
         # The share of pairs that are told apart: 0.5 is chance.
         self.shown["told"] = right.item() / 2
 
-    def _steepness(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> Tensor:
-        """(|∇D| - 1)² somewhere between both, ().
-
-        Source: Gulrajani et al. 2017, "Improved training of Wasserstein GANs", eq. 3.
-        """
-        where = torch.rand(len(mine), 1, generator=self._random)
-        between = torch.lerp(theirs, mine, where).requires_grad_()
-        total = self.logits(obs, between).sum()
-        (slope,) = torch.autograd.grad(total, between, create_graph=True)
-        steepness: Tensor = (slope.norm(dim=1) - 1.0).square().mean()
-        return steepness
-
 
 def _discriminator(size: int, term: Adversarial) -> nn.Sequential:
     sizes = (size, term.width), (term.width, term.width), (term.width, 1)
-    linears: list[nn.Module] = [nn.Linear(*each) for each in sizes]
-    if term.keep == "spectral":
-        # Miyato et al. 2018, "Spectral normalization for GANs".
-        linears = [spectral_norm(linear) for linear in linears]
-    first, second, last = linears
+    # Miyato et al. 2018, "Spectral normalization for GANs".
+    first, second, last = (spectral_norm(nn.Linear(*each)) for each in sizes)
     slope = nn.LeakyReLU(_SLOPE)
     return nn.Sequential(first, slope, second, slope, last)

@@ -234,7 +234,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="cannot be read"):
         LogFile(path)
     path.write_text("hello")
-    with pytest.raises(LoadError, match="no decision log"):
+    with pytest.raises(LoadError, match="not a decision log"):
         LogFile(path)
     path.write_bytes(logs.MAGIC + b"\x05")
     with pytest.raises(LoadError, match="ends before"):

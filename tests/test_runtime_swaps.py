@@ -162,7 +162,7 @@ def test_what_is_no_executor_is_refused(other: Any) -> None:
     """Neither an agent nor a swap takes it, and the error says what it was."""
     agent = Agent(constant(1))
     for take in (agent.swap, Agent):
-        with pytest.raises(ConfigError, match="is no executor"):
+        with pytest.raises(ConfigError, match="is not an executor"):
             take(other)
     assert agent.act(see(0)) == 1
 

@@ -299,7 +299,7 @@ def _check_fit(spec: Spec | None, kind: Kind, split: int, wide: int) -> None:
 
 def _count(value: Any) -> int:
     if not is_whole(value, 0, 2**62):
-        raise LoadError(f"{value!r:.40} is no count")
+        raise LoadError(f"{value!r:.40} is not a count")
     return int(value)
 
 

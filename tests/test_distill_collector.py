@@ -12,7 +12,7 @@ import pytest
 from agentkd.distillation import CollectionOptions
 from agentkd.distillation.collector import Collector
 from agentkd.environment_checks import Checked
-from agentkd.errors import ConfigError, EpisodeError
+from agentkd.errors import EpisodeError
 from agentkd.spec import env_spec
 from agentkd.types import ActionDist, Categorical, Floats
 
@@ -138,23 +138,8 @@ def test_the_planners_share_falls_and_stops() -> None:
     """It halves every so many labels down to its floor."""
     options = CollectionOptions(halving=100, least_share=0.2)
     assert [options.share(n) for n in (0, 100, 200, 10_000)] == [1.0, 0.5, 0.25, 0.2]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "shares"),
-    [
-        ("exponential", [1.0, 0.5, 0.25, 0.1]),
-        ("linear", [1.0, 0.5, 0.1, 0.1]),
-        ("constant", [0.1, 0.1, 0.1, 0.1]),
-        ("none", [0.0, 0.0, 0.0, 0.0]),
-    ],
-)
-def test_the_share_falls_as_its_schedule_says(schedule: Any, shares: list[float]) -> None:
-    """Half of it is gone after `halving` labels, where it falls at all."""
-    options = CollectionOptions(halving=100, least_share=0.1, schedule=schedule)
-    assert [options.share(n) for n in (0, 100, 200, 100_000)] == shares
-    with pytest.raises(ConfigError, match="Did you mean"):
-        CollectionOptions(schedule=schedule[:-1])
+    alone = CollectionOptions(halving=1, least_share=0.0)
+    assert [alone.share(n) for n in (0, 10_000)] == [1.0, 0.0]
 
 
 def test_what_an_episode_paid_and_how_it_ended_is_told() -> None:

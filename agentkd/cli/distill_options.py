@@ -75,9 +75,6 @@ class Options(Learning):
     """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
     period: float | None = None
     """Seconds between two decisions, for the executor file; by default the environment's own."""
-    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
-    """How that share falls: by halves, on a line, at once to --planner-share, or to nothing.
-    "constant" with a share of 1 is teacher-driven."""
     target: float = 0.97
     """With auto: the retention to keep."""
     candidates: tuple[str, ...] = ()
@@ -102,7 +99,7 @@ class Options(Learning):
 
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
-_LIVE = ("boxes", "votes", "vote_noise", "halving", "schedule", "steps_per_label")
+_LIVE = ("boxes", "votes", "vote_noise", "halving", "steps_per_label")
 """Options about collecting labels."""
 
 
@@ -160,7 +157,6 @@ def collection(options: Options) -> Any:
         environments=options.environments,
         halving=options.halving,
         least_share=options.planner_share,
-        schedule=options.schedule,
         collectors=options.collectors,
     )
 

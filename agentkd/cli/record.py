@@ -63,7 +63,7 @@ def run(options: Options) -> int:
         labels = 100_000
     check_recording(labels, options.seconds, options.random)
     count, share = options.environments, options.planner_share
-    collection = CollectionOptions(count, least_share=share, schedule="constant")
+    collection = CollectionOptions(count, halving=1, least_share=share)
     prepare_out(out, overwrite=options.overwrite)
     clear_dataset(out)
     console, returns = Console(), Returns((), (), options.eval_seed)

@@ -37,7 +37,7 @@ from agentkd.types import Labels
 
 _APART = 104_729
 """How far apart the seeds of collecting processes are."""
-_DRIVEN = CollectionOptions(schedule="constant", least_share=1.0)
+_DRIVEN = CollectionOptions(least_share=1.0)
 """Of a dataset: nobody drives but the planner that made it."""
 
 

@@ -176,8 +176,7 @@ def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--votes", "3"], "--votes is not for --data"),
-        (["--boxes", "mixture"], "--boxes is not for --data"),
+        (["--steps-per-label", "3"], "--steps-per-label is not for --data"),
         (["--halving", "3"], "--halving is not for --data"),
     ],
 )

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
-from agentkd.cli.options import reference
+from agentkd.cli.distill_options import Options, check, collection, learning
+from agentkd.cli.options import access, reference
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.offline import open_dataset
 from agentkd.distillation.task import Returns, Task, open_task
@@ -51,7 +51,7 @@ def _open(options: Options) -> tuple[Task, Options, str]:
         nothing can be measured, "" where it can.
     """
     if options.data is None:
-        task = open_task(options.env, reference(options), **opened_as(options))
+        task = open_task(options.env, reference(options), **access(options.saves))
         return task, options, ""
     env, spec, missing = options.env, None, ""
     try:
@@ -66,7 +66,7 @@ def _open(options: Options) -> tuple[Task, Options, str]:
         task = open_task(data=data)
     else:
         named = reference(options) if options.planner else None
-        task = open_task(env, named, data=data, **opened_as(options))
+        task = open_task(env, named, data=data, **access(options.saves))
     # A Minari dataset's reference is the dataset: no planner goes by that name.
     refs = () if "minari" in data.about.more else data.about.refs
     env = env or Path(options.data).name

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
-from agentkd.cli.options import Learning, access
+from agentkd.cli.options import Learning
 from agentkd.errors import ConfigError
 
 
@@ -24,13 +24,6 @@ class Options(Learning):
     data: str | None = None
     """Labels to learn from instead: a folder of `agentkd record` or of Minari, or minari:ID. No
     environment is stepped, but to measure."""
-    boxes: Literal["moments", "mixture"] = "moments"
-    """How an ensemble's actions in a box become one: their mean, or where most of them are, for
-    members that may go different ways."""
-    votes: int | None = None
-    """Use nothing of the planner but what it chooses, asked so often for each label."""
-    vote_noise: float = 0.0
-    """How far off all but the first of these are asked, in units of the states' spread."""
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
     smallest that keeps --target within the limits."""
@@ -99,7 +92,7 @@ class Options(Learning):
 
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
-_LIVE = ("boxes", "votes", "vote_noise", "halving", "steps_per_label")
+_LIVE = ("halving", "steps_per_label")
 """Options about collecting labels."""
 
 
@@ -141,12 +134,6 @@ def _refuse(options: Options, names: Sequence[str], where: str) -> None:
     for name in names:
         if getattr(options, name) != getattr(usual, name):
             raise ConfigError(f"--{name.replace('_', '-')} is not for {where}.")
-
-
-def opened_as(options: Options) -> dict[str, Any]:
-    """Return how the planner is read, as `load_planner` takes it."""
-    names = () if options.data is not None else ("boxes", "votes", "vote_noise")
-    return access(options.saves) | {name: getattr(options, name) for name in names}
 
 
 def collection(options: Options) -> Any:

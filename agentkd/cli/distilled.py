@@ -252,7 +252,6 @@ class Ending:
             "terms": to_text(result.terms),
             "planner_parameters": planner.parameters,
             "executor_parameters": result.executor.parameters,
-            "planner_queries": result.labels * (getattr(options, "votes", None) or 1),
             "labels_refused": result.refused,
             "agreement": known[-1] if known else math.nan,
             "collector_restarts_total": result.restarts,

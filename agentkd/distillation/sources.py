@@ -69,7 +69,7 @@ class CollectionOptions:
 
     def share(self, labels: int) -> float:
         """Return the planner's share of the driving after so many labels, 0 to 1."""
-        return max(self.least_share, 0.5 ** (labels / self.halving))
+        return max(self.least_share, float(0.5 ** (labels / self.halving)))
 
 
 class Source(Protocol):

@@ -36,7 +36,7 @@ _WIDE = struct.Struct("<4sQ2H2I4Q")
 
 
 class NoZipError(LoadError):
-    """A file that is no zip, or was cut short."""
+    """A file that is not a zip, or was cut short."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
     """Open a zip after checking the size of its directory, and read the directory.
 
     Raises:
-        NoZipError: If it is no zip.
+        NoZipError: If it is not a zip.
         LoadError: If it has too many entries, one twice, or one too large for the file.
     """
     with loading(what):
@@ -52,7 +52,7 @@ def opened_zip(stream: IO[bytes], what: object) -> Iterator[zipfile.ZipFile]:
         try:
             file = zipfile.ZipFile(stream)
         except zipfile.BadZipFile as error:
-            raise NoZipError(f"{what} is no zip: {error}.") from error
+            raise NoZipError(f"{what} is not a zip: {error}.") from error
     with file:
         entries = file.infolist()
         if len(entries) > MOST_ENTRIES:
@@ -85,7 +85,7 @@ def _check_directory(stream: IO[bytes], what: object) -> None:
     if at < 0 or tail[at : at + 4] != b"PK\x05\x06":
         at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + _END.size > len(tail):
-        raise NoZipError(f"{what} is no zip, or was cut short.")
+        raise NoZipError(f"{what} is not a zip, or was cut short.")
     directory = _END.unpack_from(tail, at)[5]
     locator = at - _LOCATOR
     wide = locator - _WIDE.size
@@ -146,7 +146,11 @@ def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], Any, bo
 
 
 def read_array(stream: IO[bytes], size: int) -> Any:
-    """Read a .npy file of `size` bytes, as `array_header` checks them."""
+    """Read a .npy file of `size` bytes, as `array_header` checks them.
+
+    Raises:
+        LoadError: If the array does not have exactly the bytes that are there.
+    """
     shape, dtype, turned = array_header(stream, size)
     with loading("The array"):
         data = stream.read(math.prod(shape) * dtype.itemsize)

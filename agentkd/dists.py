@@ -118,7 +118,11 @@ def width(kind: Kind, action: ActionSpec) -> int:
 
 
 def unpack(kind: Kind, rows: Floats, action: ActionSpec) -> ActionDist:
-    """Read what `pack` laid out."""
+    """Read what `pack` laid out.
+
+    Raises:
+        SpecError: If the kind and the actions do not fit.
+    """
     parts: tuple[Any, ...] = (rows,)
     if kind in _PAIRS:
         half = rows.shape[1] // 2
@@ -190,6 +194,9 @@ def bounds(action: ActionSpec) -> tuple[Floats, Floats]:
     """The bounds of a box in float32, (d,) each, rounded inwards; read-only.
 
     To the nearest, 0.1 would become 0.10000000149, outside of a box that is kept in float64.
+
+    Raises:
+        SpecError: If the actions are not a box.
     """
     if not isinstance(action, BoxSpec):
         raise SpecError(f"Continuous actions need a Box, not {action}.")
@@ -291,7 +298,11 @@ def rows(dist: AnyDist, index: Any) -> AnyDist:
 
 
 def stack(dists: Sequence[AnyDist], action: ActionSpec) -> ActionDist:
-    """Join batches of the same kind, one after another."""
+    """Join batches of the same kind, one after another.
+
+    Raises:
+        SpecError: If they are of several kinds.
+    """
     kinds = {kind_of(dist) for dist in dists}
     if len(kinds) != 1:
         raise SpecError(f"Distributions of {sorted(kinds)} cannot be joined.")

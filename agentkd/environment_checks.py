@@ -75,7 +75,11 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            EpisodeError: If the environment raises or returns something wrong.
+        """
         self._seed, self._steps = seed, 0
         more = {} if options is None else {"options": options}
         try:
@@ -94,7 +98,11 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Do a step."""
+        """Do a step.
+
+        Raises:
+            EpisodeError: If the environment raises or returns something wrong.
+        """
         try:
             result: Any = self.env.step(action)
         except AgentkdError:

@@ -76,7 +76,7 @@ def look_at(env: Environment) -> tuple[Spec, Floats]:
 
 
 def split(name: str) -> tuple[str, dict[str, Any]]:
-    """Give a name without its arguments, and these; `RefError` if they are no JSON object."""
+    """Give a name without its arguments, and these; `RefError` if they are not a JSON object."""
     base, brace, rest = name.partition("{")
     if not brace:
         return name, {}
@@ -84,7 +84,7 @@ def split(name: str) -> tuple[str, dict[str, Any]]:
         arguments = json.loads(brace + rest)
     except (ValueError, RecursionError) as error:
         raise RefError(
-            f"The arguments of the environment {name!r} are no JSON object: {error}. "
+            f"The arguments of the environment {name!r} are not a JSON object: {error}. "
             'Write for example LunarLander-v3{"gravity": -5}.'
         ) from error
     return base.strip(), arguments

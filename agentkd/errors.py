@@ -84,7 +84,7 @@ class PlannerError(AgentkdError):
 
 
 class WireError(PlannerError):
-    """What came over a wire is no message of agentkd's; the connection is given up."""
+    """What came over a wire is not a message of agentkd's; the connection is given up."""
 
 
 class WorkerError(AgentkdError):
@@ -92,7 +92,7 @@ class WorkerError(AgentkdError):
 
 
 class EpisodeError(AgentkdError):
-    """An environment that raised, or gave what is no number."""
+    """An environment that raised, or gave what is not a number."""
 
 
 class WriteError(AgentkdError):

@@ -29,10 +29,10 @@ def parse_json(
 ) -> Any:
     """Parse JSON, in UTF-8, of bounded size, depth and number of values.
 
-    `infinite` allows NaN and infinities, which are no JSON but which other programs write.
+    `infinite` allows NaN and infinities, which are not JSON but which other programs write.
 
     Raises:
-        LoadError: If it is no JSON, exceeds a limit, names a key twice, or holds a number or text
+        LoadError: If it is not JSON, exceeds a limit, names a key twice, or holds a number or text
             that cannot be represented.
     """
 
@@ -49,7 +49,7 @@ def parse_json(
 
     def constant(word: str) -> float:
         if not infinite:
-            raise LoadError(f"{word} is no number")
+            raise LoadError(f"{word} is not a number")
         return float(word)
 
     with loading(what):
@@ -105,7 +105,7 @@ class Fields:
     Each method takes a field's name and, if the field may be missing, a default.
 
     Raises:
-        LoadError: If `value` is no object; by every method, if the field is missing without a
+        LoadError: If `value` is not an object; by every method, if the field is missing without a
             default, or of another type. The message begins with `where`.
     """
 
@@ -114,7 +114,7 @@ class Fields:
     def __init__(self, value: Any, where: str) -> None:
         """Take the object."""
         if not isinstance(value, Mapping):
-            raise LoadError(f"{where}: {_short(value)} is no object.")
+            raise LoadError(f"{where}: {_short(value)} is not an object.")
         self._found, self._where = value, where
 
     def __contains__(self, name: str) -> bool:
@@ -122,7 +122,11 @@ class Fields:
         return name in self._found
 
     def get(self, name: str, default: Any = _MISSING) -> Any:
-        """Give a field of any type."""
+        """Give a field of any type.
+
+        Raises:
+            LoadError: If it is missing and there is no default.
+        """
         found = self._found.get(name, default)
         if found is _MISSING:
             raise LoadError(f"{self._where}: {name!r} is missing.")

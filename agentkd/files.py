@@ -82,7 +82,7 @@ def regular(path: str | Path, limit: int) -> Iterator[IO[bytes]]:
 def _check(descriptor: int, path: str | Path, limit: int) -> None:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        raise LoadError(f"{path} is no regular file.")
+        raise LoadError(f"{path} is not a regular file.")
     if found.st_size > limit:
         raise TooLargeError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read.")
 
@@ -91,7 +91,7 @@ def read_file(path: str | Path, limit: int) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     Raises:
-        LoadError: If it cannot be read, is no regular file, or is larger.
+        LoadError: If it cannot be read, is not a regular file, or is larger.
     """
     with regular(path, limit) as stream, loading(path):
         # A stream sets aside as many bytes as it is asked for.

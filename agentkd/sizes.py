@@ -27,9 +27,13 @@ def is_whole(value: Any, least: int, most: int = INT32 - 1) -> bool:
 
 
 def shape_size(shape: Any, where: str) -> int:
-    """Give how many numbers a shape has; a `SpecError` if it is none, or too large."""
+    """Give how many numbers a shape has; a `SpecError` if it is none, or too large.
+
+    Raises:
+        SpecError: If it is not a shape, a size is below 1, or the product too large.
+    """
     if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
-        raise SpecError(f"{where}: {shape!r:.80} is no shape.")
+        raise SpecError(f"{where}: {shape!r:.80} is not a shape.")
     if not all(is_whole(n, 1) for n in shape) or math.prod(map(int, shape)) > MOST:
         raise SpecError(
             f"{where}: a shape of {shape!r:.80}; sizes are at least 1, and at most {MOST} together."
@@ -38,7 +42,11 @@ def shape_size(shape: Any, where: str) -> int:
 
 
 def check_choices(sizes: Iterable[Any], where: str) -> None:
-    """Check how many there are to choose from: one at least, and not too many together."""
+    """Check how many there are to choose from: one at least, and not too many together.
+
+    Raises:
+        SpecError: If there are none, or too many together.
+    """
     found = tuple(sizes)
     if not found or not all(is_whole(n, 1) for n in found) or sum(found) > MOST:
         raise SpecError(
@@ -48,17 +56,25 @@ def check_choices(sizes: Iterable[Any], where: str) -> None:
 
 
 def check_start(start: Any, count: int, where: str) -> None:
-    """Check the number of the first choice: it and the last one fit 32 bits."""
+    """Check the number of the first choice: it and the last one fit 32 bits.
+
+    Raises:
+        SpecError: If it or the last one does not fit 32 bits.
+    """
     if not is_whole(start, -INT32, INT32 - int(count)):
         raise SpecError(f"{where} from {start!r:.80} on: choices have 32 bits.")
 
 
 def check_bounds(low: Any, high: Any) -> None:
-    """Check the bounds of a box: low ≤ high, no NaN, and a float32 in between."""
+    """Check the bounds of a box: low ≤ high, no NaN, and a float32 in between.
+
+    Raises:
+        SpecError: If they are something else.
+    """
     try:
         lower, upper = np.array(low, np.float64), np.array(high, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SpecError(f"Bounds that are no numbers: {reason(error)}.") from error
+        raise SpecError(f"Bounds that are not numbers: {reason(error)}.") from error
     most = float(np.finfo(np.float32).max)
     # Each comparison is false for NaN.
     wrong = ~((lower <= upper) & (lower <= most) & (upper >= -most))

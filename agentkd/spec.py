@@ -67,7 +67,7 @@ class Part:
         except Exception as error:  # NumPy raises nearly anything for a bad name
             raise SpecError(f"{where}: no dtype {self.dtype!r}.") from error
         if kind not in "biuf":
-            raise SpecError(f"{where}: {self.dtype} are no numbers.")
+            raise SpecError(f"{where}: {self.dtype} are not numbers.")
         if self.seen is not None and not _ascending(self.seen, self.whole):
             raise SpecError(
                 f"{where}: of its {self.whole} numbers, {self.seen!r:.80} cannot be seen; give "
@@ -297,7 +297,11 @@ def env_spec(env: Any) -> Spec:
 
 
 def pieces(spec: ObsSpec, obs: Any) -> list[Any]:
-    """Return an observation's parts in their order, single or batched."""
+    """Return an observation's parts in their order, single or batched.
+
+    Raises:
+        SpecError: If it is not a dictionary where one is expected, or lacks a part.
+    """
     if spec.layout == "single":
         return [obs]
     if spec.layout == "tuple":
@@ -365,7 +369,11 @@ def _laid_out(spec: ObsSpec, arrays: list[NDArray[Any]]) -> Floats:
 
 
 def unflatten(spec: ObsSpec, flat: Floats) -> Any:
-    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took."""
+    """Give flat observations, (batch, size), the shape and dtype back that `flatten` took.
+
+    Raises:
+        SpecError: If `flat` has another shape.
+    """
     if flat.ndim != 2 or flat.shape[1] != spec.size:
         raise SpecError(
             f"Flat observations have shape {flat.shape}; (batch, {spec.size}) was expected."

@@ -92,4 +92,4 @@ def _bounds_of(values: list[Any]) -> tuple[float, ...]:
     """Read bounds: numbers, and infinities as text."""
     if all(type(each) in (int, float) or each in ("inf", "-inf") for each in values):
         return tuple(map(float, values))
-    raise LoadError("A bound is no number")
+    raise LoadError("A bound is not a number")

@@ -27,6 +27,10 @@ BENCHMARKS = {
         "--planners DIR --episodes 40 LunarLander=100",
     ),
     "delay": ("return under a planner's delay: async, sequential, runtime", "--planners DIR"),
+    "latency": (
+        "one decision in every form, beside other runtimes and SB3, and its energy",
+        "FILE --planner DIR --other-python OTHER/bin/python",
+    ),
     "late_planner": (
         "planner alone, executor alone, runtime, over the planner's latency",
         "--env ENV --planner REF --executor FILE",

@@ -245,8 +245,8 @@ class Contest:
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-        from agentkd.distillation.sb3.guide import Guide
         from agentkd.distillation.sb3.guided_ppo import GuidedPPO
+        from benchmarks.driven import DrivenPPO
 
         contest = self
 
@@ -273,25 +273,28 @@ class Contest:
 
         clock = Clock()
         clock.since = time.monotonic()
-        driven = method != "ppd"
         envs = DummyVecEnv(
             [lambda: Monitor(environments.make(self.options.env, finite=True))] * _ENVS
         )
         envs.seed(self.options.seed)
-        model = GuidedPPO(
-            "MlpPolicy",
-            VecNormalize(envs),
-            planner=self.planner,
-            guide=Guide(method),
-            n_steps=5 if driven else 64,
-            batch_size=5 * _ENVS if driven else 576,
-            n_epochs=1 if driven else 4,
-            learning_rate=3e-4,
-            gamma=0.999,
-            policy_kwargs={"net_arch": list(_widths(self.options.executor))},
-            seed=self.options.seed,
-            device="cpu",
-        )
+        how: dict[str, Any] = {
+            "planner": self.planner,
+            "learning_rate": 3e-4,
+            "gamma": 0.999,
+            "policy_kwargs": {"net_arch": list(_widths(self.options.executor))},
+            "seed": self.options.seed,
+            "device": "cpu",
+        }
+        model: Any
+        if method == "ppd":
+            model = GuidedPPO(
+                "MlpPolicy", VecNormalize(envs), n_steps=64, batch_size=576, n_epochs=4, **how
+            )
+        else:
+            by_planner = method == "teacher-driven"
+            # All of a rollout is one batch.
+            how |= {"n_steps": 5, "batch_size": 5 * _ENVS}
+            model = DrivenPPO("MlpPolicy", VecNormalize(envs), by_planner=by_planner, **how)
         try:
             model.learn(10**9, callback=clock)
         finally:

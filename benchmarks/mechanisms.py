@@ -14,7 +14,7 @@ from scipy import stats
 
 from agentkd.distillation.attack import Attack, Attacked, units
 from agentkd.distillation.distiller import DistillerOptions
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import kind_of_planner
@@ -128,21 +128,14 @@ class Subject:
 
     def _distil(self, arm: Arm, labels: int, seed: int) -> tuple[Executor, int, int]:
         refs = self.case.planner, *(self._others if arm.together else ())
-        planner = load_planner(
-            refs if arm.together else self.case.planner,
-            self._spec,
-            boxes=arm.boxes,
-            votes=arm.votes,
-            vote_noise=arm.vote_noise,
-        )
-        count = max(1, labels // arm.fewer)
-        usual = Budget(labels=count).ratio
-        way = CollectionOptions(environments=_ENVIRONMENTS, halving=max(1, count // 4))
-        result = distill(
+        planner = load_planner(refs if arm.together else self.case.planner, self._spec)
+        usual = Budget(labels=labels).ratio
+        way = CollectionOptions(environments=_ENVIRONMENTS, halving=max(1, labels // 4))
+        result = run_distillation(
             self.case.env,
             planner,
             self._options.executor,
-            labels=count,
+            labels=labels,
             steps_per_label=arm.reuse * usual,
             seed=seed,
             episodes=0,

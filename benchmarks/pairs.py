@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.types import Kind
@@ -20,21 +19,13 @@ class Arm:
 
     Attributes:
         terms: What is minimised.
-        votes: How often a black box is asked about each; None to see it all.
-        vote_noise: How far off, in units of the states' spread.
-        fewer: What the labels are divided by, where each is dearer.
         reuse: Gradient steps for each label, in units of what they are by default.
         together: Whether all planners for the environment are one ensemble.
-        boxes: How their actions in a box become one.
     """
 
     terms: str = "match"
-    votes: int | None = None
-    vote_noise: float = 0.0
-    fewer: int = 1
     reuse: float = 1.0
     together: bool = False
-    boxes: Literal["moments", "mixture"] = "moments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +70,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     ),
     Mechanism("mixture", "hard labels mixed in", _MATCH, Arm("0.7 soft + 0.3 hard"), _CHOICES),
     Mechanism("smoothing", "smoothed hard labels", _HARD, Arm("hard:smoothing=0.1"), _CHOICES),
-    Mechanism("votes", "8 votes near by, same labels", Arm(votes=1), Arm(votes=8, vote_noise=0.1)),
-    Mechanism(
-        "votes-dear",
-        "8 votes near by, same queries",
-        Arm(votes=1),
-        Arm(votes=8, vote_noise=0.1, fewer=8),
-    ),
     Mechanism("ensemble", "all planners of the place", _MATCH, Arm(together=True)),
-    Mechanism(
-        "modes",
-        "their mixture's mode, not its mean",
-        Arm(together=True),
-        Arm(together=True, boxes="mixture"),
-        _BOXES,
-    ),
-    Mechanism("huber", "large errors on a line", _MATCH, Arm("action:huber=0.5"), _BOXES),
-    Mechanism(
-        "precision",
-        "errors in the planner's spread",
-        _MATCH,
-        Arm("action:compare=precision"),
-        ("gaussian",),
-    ),
-    Mechanism(
-        "pre-tanh", "errors before tanh", _MATCH, Arm("action:compare=pre-tanh"), ("squashed",)
-    ),
     Mechanism("adversarial", "a discriminator beside", _MATCH, Arm("match + 0.1 adversarial")),
     Mechanism("reuse", "labels used 4 times as often", _MATCH, Arm(reuse=4.0)),
     Mechanism(

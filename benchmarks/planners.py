@@ -9,7 +9,7 @@ from typing import Any
 
 from agentkd import environments
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.distillation.loop import Distilled, distill
+from agentkd.distillation.loop import Distilled, run_distillation
 from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, LoadError, did_you_mean
 from agentkd.executors.executor import Executor
@@ -104,7 +104,7 @@ def find_cases(folder: Path) -> tuple[Case, ...]:
         ConfigError: If there is none.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder.")
+        raise ConfigError(f"{folder} is not a folder.")
     found = (_case(each) for each in sorted(folder.iterdir()) if each.is_dir())
     cases = [each for each in found if each is not None]
     if not cases:
@@ -135,14 +135,14 @@ def cases_of(pairs: Sequence[str]) -> tuple[Case, ...]:
     """Read cases from texts such as "LunarLander-v3=policies/lunarlander".
 
     Raises:
-        ConfigError: If a text is no such pair.
+        ConfigError: If a text is not such a pair.
     """
     cases = []
     for text in pairs:
         env, _, planner = text.partition("=")
         if not env or not planner:
             raise ConfigError(
-                f"{text!r} is no pair: ENV=PLANNER, such as LunarLander-v3=policies/lunarlander."
+                f"{text!r} is not a pair: ENV=PLANNER, such as LunarLander-v3=policies/lunarlander."
             )
         own = planner.rpartition(":")[2]
         if not is_reference(planner):
@@ -171,7 +171,7 @@ def distilled(case: Case, executor: str, budget: Budget, **options: Any) -> Dist
     Raises:
         KeyboardInterrupt: After Ctrl-C.
     """
-    result = distill(
+    result = run_distillation(
         case.env,
         case.planner,
         executor,

@@ -281,7 +281,7 @@ def restore(obs: Floats) -> tuple[Position, int]:
     """Read a position and the turn from an observation, (215,) or (75,).
 
     Raises:
-        SpecError: If it is no observation of Freeway.
+        SpecError: If it is not an observation of Freeway.
     """
     if obs.shape not in ((FULL,), (PLAIN,)):
         raise SpecError(

@@ -194,7 +194,7 @@ def restore(obs: Floats) -> Position:
     turned and shifted.
 
     Raises:
-        SpecError: If it is no observation of Snake.
+        SpecError: If it is not an observation of Snake.
     """
     if obs.shape != (SIZE,) or not np.isfinite(obs).all():
         raise SpecError(

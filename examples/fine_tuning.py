@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agentkd import Planner, env_spec, write_bundle
-from agentkd.distillation import distill
+from agentkd.distillation import run_distillation
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.distillation.sb3.guide import Gap, Guide
 from agentkd.distillation.sb3.guided_ppo import GuidedPPO
@@ -60,7 +60,7 @@ def main() -> None:
 
     spec = env_spec(gym.make("CartPole-v1"))
     planner = Planner(balance, spec, "rule", 2, "")
-    made = distill("CartPole-v1", planner, "mlp:16", labels=4000, episodes=0)
+    made = run_distillation("CartPole-v1", planner, "mlp:16", labels=4000, episodes=0)
     executor = made.executor
     before = mean_return(executor)
 

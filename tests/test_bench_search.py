@@ -365,7 +365,7 @@ def test_the_command_picks_integers_where_they_keep_enough(
         (["--resume"], "--resume"),
         (["--most-parameters", "3"], "within the limits"),
         (["--candidates", "mpl:3"], "mpl:3"),
-        (["--data", "nowhere"], "no dataset"),
+        (["--data", "nowhere"], "not a dataset"),
         (["--int8", "--most-us", "3"], "no time on this machine"),
         (["--executor", "mlp:8"], "--candidates is not for one architecture"),
     ],

@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from agentkd import dists
 from agentkd.distillation.sb3.from_sb3 import from_sb3
 from agentkd.errors import ConfigError, LoadError
-from agentkd.planners import load_planner
+from agentkd.planners import Planner, load_planner
 from agentkd.spec import MultiBinarySpec, ObsSpec, Part, Spec, env_spec
 from benchmarks import imitation_script, libraries
 from benchmarks.__main__ import main
+from benchmarks.driven import DrivenPPO
 from benchmarks.libraries import Contest, Options, export
+from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 
 
@@ -166,6 +170,35 @@ def test_the_methods_of_ppd_leave_snapshots(
     assert seconds == sorted(seconds)
     assert seconds[-1] >= 0.2
     assert outcome["snapshots"][-1]["labels"] > 0
+
+
+@pytest.mark.parametrize("by_planner", [False, True])
+def test_without_a_reward_the_executor_comes_to_the_planner(by_planner: bool) -> None:
+    """Whoever drives; the planner keeps the pole up, the executor does not at first."""
+    planner = Planner(balance, env_spec(gym.make("CartPole-v1")), "rule", 4, "")
+    envs = VecNormalize(make_vec_env("CartPole-v1", 4, seed=0))
+    how: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+    model = DrivenPPO(
+        "MlpPolicy",
+        envs,
+        planner=planner,
+        by_planner=by_planner,
+        n_steps=32,
+        batch_size=128,
+        learning_rate=2e-2,
+        **how,
+    )
+    model.learn(1024)
+    assert model.ep_info_buffer is not None
+    lengths = [each["l"] for each in model.ep_info_buffer]
+    if by_planner:
+        assert not lengths or min(lengths) > 200
+    else:
+        assert min(lengths) < 100
+    model.learn(9216)
+    obs = np.random.default_rng(0).uniform(-0.2, 0.2, (500, 4)).astype(np.float32)
+    mine, said = (dists.mode(each(obs), planner.spec.action) for each in (from_sb3(model), balance))
+    assert (mine == said).mean() > 0.9
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

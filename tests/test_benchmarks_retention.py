@@ -73,7 +73,7 @@ def test_a_folder_without_planners_says_what_one_looks_like(tmp_path: Path) -> N
     """The message shows the name that is expected."""
     with pytest.raises(ConfigError, match="sac-Swimmer-v5"):
         find_cases(tmp_path)
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="not a folder"):
         find_cases(tmp_path / "nowhere")
 
 

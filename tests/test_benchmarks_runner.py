@@ -249,14 +249,14 @@ def test_overwriting_removes_the_rows(tmp_path: Path) -> None:
 
 def test_an_executor_is_distilled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another budget is another executor."""
-    from agentkd.distillation.loop import distill
+    from agentkd.distillation.loop import run_distillation
     from agentkd.distillation.run import Budget
 
     count = []
 
     def counted(*args: Any, **named: Any) -> Any:
         count.append(1)
-        return distill(*args, **named)
+        return run_distillation(*args, **named)
 
     monkeypatch.setattr("benchmarks.planners.distill", counted)
     case = Case("cart", "CartPole-v1", PLANNER)

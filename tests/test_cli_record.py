@@ -116,7 +116,7 @@ def test_a_dataset_is_overwritten_only_if_it_is_meant(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["distill", "--data", "nowhere"], "no dataset"),
+        (["distill", "--data", "nowhere"], "not a dataset"),
         (["distill", "--data", "minari:none/of-v0"], "no dataset"),
         (["distill", "--data", ".", "--labels", "9"], "--labels"),
         (["distill", "CartPole-v1"], "--planner"),
@@ -176,8 +176,7 @@ def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--votes", "3"], "--votes is not for --data"),
-        (["--boxes", "mixture"], "--boxes is not for --data"),
+        (["--steps-per-label", "3"], "--steps-per-label is not for --data"),
         (["--halving", "3"], "--halving is not for --data"),
     ],
 )

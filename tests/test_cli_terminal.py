@@ -34,7 +34,7 @@ FAST = {
     "run": "--learn-ticks 100 --ticks 60 --episodes 1 --log --overwrite",
     "run wall": "--learn-ticks 40 --seconds 1 --overwrite",
     "eval": "--episodes 2",
-    "latency": "--rounds 1 --seconds 0.01 --energy-seconds 0",
+    "latency": "--rounds 1 --seconds 0.01",
     "record": "--labels 200 --episodes 1",
     "reinforce": "--steps 256 --rollout 32 --environments 2 --episodes 1",
     "inspect": "",

@@ -115,38 +115,6 @@ def test_no_capacity_is_no_buffer() -> None:
         LabelBuffer(0)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(-3, 60)), max_size=12), st.integers(1, 60)
-)
-def test_the_oldest_are_forgotten(rounds: list[tuple[int, int]], capacity: int) -> None:
-    """Whatever is added and forgotten, what is held are the newest, in their order."""
-    buffer = LabelBuffer(capacity)
-    expected: list[int] = []
-    seen = 0
-    for count, gone in rounds:
-        buffer.add(*labels(seen, count))
-        expected = [*expected, *range(seen, seen + count)][-capacity:]
-        seen += count
-        buffer.forget(gone)
-        expected = expected[max(0, gone) :]
-        assert len(buffer) == len(expected)
-        if expected:
-            assert held(buffer) == set(expected)
-
-
-def test_what_is_left_after_forgetting_is_saved_in_its_order(tmp_path: Path) -> None:
-    """Also where the buffer had gone round."""
-    buffer = LabelBuffer(8)
-    buffer.add(*labels(0, 13))
-    buffer.forget(3)
-    buffer.add(*labels(13, 1))
-    buffer.save(tmp_path / "labels.npz")
-    other = LabelBuffer(8)
-    other.load(tmp_path / "labels.npz")
-    assert other.all()[0][:, 0].tolist() == [8, 9, 10, 11, 12, 13]
-
-
 @pytest.mark.parametrize("capacity", [3, 8, 20])
 def test_labels_are_read_back_into_any_room(capacity: int, tmp_path: Path) -> None:
     """The newest of them, in their order, also where the buffer had gone round."""

@@ -12,7 +12,7 @@ import pytest
 
 from agentkd.distillation import DatasetWriter, choosing, open_dataset, record
 from agentkd.distillation.dataset import About
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.task import Task, open_task
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -90,7 +90,7 @@ def test_a_dataset_leaves_nothing_to_choose(
         record(live, writer, labels=200)
     monkeypatch.setattr(choosing, "choose", None)
     task = open_task(data=open_dataset(tmp_path / "data"))
-    result = distill(task, executor="mlp:4", seconds=0.2, episodes=0)
+    result = run_distillation(task, executor="mlp:4", seconds=0.2, episodes=0)
     assert result.seconds >= 0.2
 
 
@@ -123,7 +123,7 @@ def test_a_distillation_by_time_hands_over_what_was_chosen(monkeypatch: pytest.M
     monkeypatch.setattr(choosing, "choose", first)
     # The first is kept before anything is learnt, however slow the machine.
     monkeypatch.setattr(choosing, "MARKS", (0.0,))
-    result = distill("CartPole-v1", balance, "mlp:8", seconds=1.0, episodes=0)
+    result = run_distillation("CartPole-v1", balance, "mlp:8", seconds=1.0, episodes=0)
     ((*_, last),) = seen
     assert len(seen[0]) == 2
     assert np.array_equal(result.executor.vector(), seen[0][0].vector())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distillation import distill, open_task
+from agentkd.distillation import open_task, run_distillation
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.dataset import About, Dataset, Rows, read_dataset
 from agentkd.distillation.offline import DatasetSource, open_dataset
@@ -151,7 +151,7 @@ def test_a_killed_writer_leaves_what_it_had_written(tmp_path: Path) -> None:
     dataset = read_dataset(out)
     assert not dataset.complete
     assert dataset.labels == sum(len(rows) for rows in whole(dataset)) >= 3 * 1000
-    result = distill(data=dataset, executor="mlp:4", steps=5)
+    result = run_distillation(data=dataset, executor="mlp:4", steps=5)
     assert result.steps == 5
 
 
@@ -240,11 +240,11 @@ def test_an_executor_is_distilled_from_labels_alone(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT) as writer:
         record(BALANCING, writer, labels=6000, chance=0.1)
     dataset = read_dataset(tmp_path)
-    result = distill(data=dataset, executor="mlp:16", steps=1500, every=0.0)
+    result = run_distillation(data=dataset, executor="mlp:16", steps=1500, every=0.0)
     assert result.steps == 1500
     assert result.labels < dataset.labels == 6000
     assert result.history[-1].agreement > 0.97
-    again = distill(data=dataset, executor="mlp:16", steps=1500)
+    again = run_distillation(data=dataset, executor="mlp:16", steps=1500)
     assert np.array_equal(again.executor.vector(), result.executor.vector())
     with pytest.raises(PlannerError, match="cannot be asked"):
         result.planner.policy(np.zeros((1, 4), np.float32))  # type: ignore[call-arg]
@@ -277,7 +277,9 @@ def test_a_dataset_larger_than_memory_is_learnt_from(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT, part=256) as writer:
         record(BALANCING, writer, labels=4000, chance=0.1)
     options = DistillerOptions(capacity=1000, batch=64)
-    result = distill(data=read_dataset(tmp_path), executor="mlp:8", steps=400, options=options)
+    result = run_distillation(
+        data=read_dataset(tmp_path), executor="mlp:8", steps=400, options=options
+    )
     assert result.history[-1].agreement > 0.9
     # Far more went through than is held.
     assert result.history[-1].labels > 4000
@@ -289,8 +291,10 @@ def test_an_interrupted_offline_distillation_goes_on(tmp_path: Path) -> None:
         ticks(writer, 100)
     dataset = read_dataset(tmp_path / "data")
     folder = tmp_path / "checkpoint"
-    first = distill(data=dataset, executor="mlp:4", steps=30, checkpoint=folder)
-    second = distill(data=dataset, executor="mlp:4", steps=50, checkpoint=folder, resume=True)
+    first = run_distillation(data=dataset, executor="mlp:4", steps=30, checkpoint=folder)
+    second = run_distillation(
+        data=dataset, executor="mlp:4", steps=50, checkpoint=folder, resume=True
+    )
     assert (first.steps, second.steps) == (30, 50)
     assert second.labels == first.labels
 
@@ -300,11 +304,11 @@ def test_an_executor_for_something_else_is_refused(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 20)
     dataset = read_dataset(tmp_path)
-    fitting = distill(data=dataset, executor=initial("mlp:3", CARTPOLE), steps=3)
+    fitting = run_distillation(data=dataset, executor=initial("mlp:3", CARTPOLE), steps=3)
     assert fitting.steps == 3
     for spec in (ARM, Spec(ARM.obs, CARTPOLE.action)):
         with pytest.raises(ConfigError, match="is for"):
-            distill(data=dataset, executor=initial("mlp:3", spec), steps=3)
+            run_distillation(data=dataset, executor=initial("mlp:3", spec), steps=3)
 
 
 @pytest.mark.parametrize("budget", [{"labels": 5}, {"labels": 5, "seconds": 1.0}])
@@ -313,7 +317,7 @@ def test_a_dataset_has_its_labels_already(budget: Any, tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, ABOUT) as writer:
         ticks(writer, 2)
     with pytest.raises(ConfigError, match="seconds or steps"):
-        distill(data=read_dataset(tmp_path), **budget)
+        run_distillation(data=read_dataset(tmp_path), **budget)
 
 
 def test_random_actions_are_not_what_is_recorded(tmp_path: Path) -> None:
@@ -391,7 +395,7 @@ def test_what_does_not_fit_by_its_bytes_goes_round(
         return found
 
     monkeypatch.setattr(DatasetSource, "take", counted)
-    distill(data=read_dataset(tmp_path), executor="mlp:4", steps=40)
+    run_distillation(data=read_dataset(tmp_path), executor="mlp:4", steps=40)
     assert taken
 
 

@@ -172,9 +172,9 @@ def agreed(model: GuidedPPO) -> float:
     return float((mine == mode(balance(obs), CARTPOLE.action)).mean())
 
 
-@pytest.mark.parametrize("method", ["ppd", "kickstart", "student-driven", "teacher-driven"])
+@pytest.mark.parametrize("method", ["ppd", "kickstart"])
 def test_every_method_brings_the_executor_to_the_planner(method: Method) -> None:
-    """Also where the reward is not looked at."""
+    """It decides as the rule does, near balance."""
     model = cart(method, learning_rate=3e-3)
     model.learn(5120)
     assert agreed(model) > 0.9
@@ -188,18 +188,6 @@ def test_without_a_weight_it_is_ppo() -> None:
     plain.learn(256)
     left, right = (each.policy.state_dict() for each in (model, plain))
     assert all(torch.equal(left[name], right[name]) for name in right)
-
-
-def test_the_planner_drives_where_it_should() -> None:
-    """Teacher-driven states are the planner's: the pole stays up from the start."""
-    lengths = {}
-    for method in ("student-driven", "teacher-driven"):
-        model = cart(method, learning_rate=1e-9)
-        model.learn(1024)
-        assert model.ep_info_buffer is not None
-        lengths[method] = [each["l"] for each in model.ep_info_buffer]
-    assert np.mean(lengths["student-driven"]) < 60
-    assert not lengths["teacher-driven"] or min(lengths["teacher-driven"]) > 200
 
 
 def test_the_clip_keeps_the_divergence_from_being_escaped() -> None:
@@ -295,7 +283,7 @@ def test_observations_of_parts_reach_the_planner_flat() -> None:
         "MultiInputPolicy",
         Two(),
         planner=planner,
-        guide=Guide("student-driven"),
+        guide=Guide("kickstart", weight=10.0),
         learning_rate=1e-2,
         **small(),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.distillation import distill
+from agentkd.distillation import run_distillation
 from agentkd.distillation.minari import read_minari
 from agentkd.distillation.offline import open_dataset
 from agentkd.dists import mode
@@ -93,7 +93,7 @@ def test_recorded_actions_become_labels(tmp_path: Path) -> None:
 def test_an_executor_is_distilled_from_recorded_actions(tmp_path: Path) -> None:
     """Hard labels are enough to find what decides."""
     path = lay_out(tmp_path / "one", [episode(40, seed) for seed in range(40)])
-    result = distill(data=open_dataset(path), executor="mlp:16", steps=400, every=0.0)
+    result = run_distillation(data=open_dataset(path), executor="mlp:16", steps=400, every=0.0)
     assert result.history[-1].agreement > 0.9
     assert result.labels == 38 * 40
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
-from agentkd.distillation import Returns, distill, open_task
+from agentkd.distillation import Returns, open_task, run_distillation
 from agentkd.distillation.dataset import About, read_dataset
 from agentkd.distillation.recording import DatasetWriter
 from agentkd.errors import ConfigError, EpisodeError, PlannerError
@@ -55,7 +55,7 @@ def test_a_live_model_is_distilled_and_measured() -> None:
     def enough() -> bool:
         return bool(looks) and looks[-1].steps > 50
 
-    found = distill(
+    found = run_distillation(
         ENV,
         model,
         "mlp:8",
@@ -66,7 +66,7 @@ def test_a_live_model_is_distilled_and_measured() -> None:
         stop=enough,
     )
     assert (found.steps > 50, found.returns) == (True, None)
-    found = distill(ENV, model, "mlp:8", labels=320, episodes=3, eval_seed=7)
+    found = run_distillation(ENV, model, "mlp:8", labels=320, episodes=3, eval_seed=7)
     assert found.returns is not None
     assert [len(each) for each in (found.returns.planner, found.returns.executor)] == [3, 3]
     assert found.returns.seed == 7
@@ -77,7 +77,7 @@ def test_a_live_environment_is_stepped_alone_and_left_open() -> None:
     """No other one is made of it, and it goes on afterwards."""
     env = Watched()
     Watched.made = 0
-    found = distill(env, Closure(), "mlp:8", labels=200, episodes=2)
+    found = run_distillation(env, Closure(), "mlp:8", labels=200, episodes=2)
     assert (Watched.made, env.closed, found.labels) == (0, 0, 200)
     assert found.returns is not None
     assert len(found.returns.executor) == 2
@@ -88,7 +88,7 @@ def test_a_live_environment_is_stepped_alone_and_left_open() -> None:
 def test_a_factory_makes_as_many_as_are_stepped() -> None:
     """It is called for each of them, and its environments are closed."""
     Watched.made = 0
-    found = distill(Watched, Closure(), "mlp:8", labels=160, episodes=0)
+    found = run_distillation(Watched, Closure(), "mlp:8", labels=160, episodes=0)
     assert found.labels == 160
     assert Watched.made == 1 + 16
 
@@ -138,9 +138,9 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def test_progress_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     """Only where it is wanted, or on a terminal."""
     how: Any = {"labels": 160, "episodes": 0, "every": 0.0}
-    distill(ENV, balance, "mlp:4", **how)
+    run_distillation(ENV, balance, "mlp:4", **how)
     assert capsys.readouterr().err == ""
-    distill(ENV, balance, "mlp:4", progress=True, **how)
+    run_distillation(ENV, balance, "mlp:4", progress=True, **how)
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert "100%" in said.err

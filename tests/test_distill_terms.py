@@ -156,39 +156,16 @@ def test_squashed_means_are_compared_after_tanh() -> None:
     assert far == pytest.approx(8.0, abs=1e-4)
 
 
-def test_precision_weighs_by_the_planners_spread() -> None:
-    """Half the spread counts four times as much."""
-    divergence = box("gaussian", "clipped", Action("precision"))
-    wide, narrow = math.log(0.8), math.log(0.4)
-    executor = row(0.5, 0.5)
-    first = said(divergence, executor, row(0.0, 0.5, wide, 0.0)).item()
-    second = said(divergence, executor, row(0.0, 0.5, narrow, 0.0)).item()
-    assert second == pytest.approx(4 * first)
-
-
-def test_a_large_error_grows_as_a_line() -> None:
-    """With a knee at 1/2 the errors 0.25 and 2 cost 0.25² and 1/2 (4 - 1/2)."""
-    divergence = box("point", "clipped", Action(huber=0.5))
-    found = said(divergence, row(0.5, 0.5), row(0.0, 0.5)).item()
-    assert found == pytest.approx(0.25**2)
-    found = said(divergence, row(2.0, 0.5), row(-2.0, 0.5)).item()
-    assert found == pytest.approx(0.5 * 3.5)
-
-
 def test_every_divergence_is_zero_at_most_once_and_grows() -> None:
     """Further from the planner is never nearer."""
     planner = row(0.4, 0.2, 0.0, 0.0)
-    for term in (Action(), Action("pre-tanh"), Action(huber=0.05)):
-        divergence = box("squashed", "squashed", term)
-        steps = [said(divergence, row(0.4 + x, 0.2), planner).item() for x in (0, 0.1, 0.5)]
-        assert all(near < far for near, far in pairwise(steps))
+    divergence = box("squashed", "squashed")
+    steps = [said(divergence, row(0.4 + x, 0.2), planner).item() for x in (0, 0.1, 0.5)]
+    assert all(near < far for near, far in pairwise(steps))
 
 
 def test_what_does_not_go_together_is_refused() -> None:
     """Each term says which planners it is for, and what to use instead."""
-    for way, kind in (("pre-tanh", "point"), ("precision", "squashed")):
-        with pytest.raises(ConfigError, match="Use compare=action"):
-            box(kind, "squashed", Action(way))  # type: ignore[arg-type]
     for term in (Soft(), Hard()):
         with pytest.raises(ConfigError, match="Use 'action'"):
             box("point", "squashed", term)
@@ -205,7 +182,7 @@ def test_what_does_not_go_together_is_refused() -> None:
             " soft:tau=auto, entropy=.2 +1e+1 hard",
             (Weighted(Soft("auto", entropy=0.2)), Weighted(Hard(), 10.0)),
         ),
-        ("action:compare=precision,huber=1e-1", (Weighted(Action("precision", 0.1)),)),
+        ("soft:tau=2,sides=both + action", (Weighted(Soft(2.0, sides="both")), Weighted(Action()))),
     ],
 )
 def test_a_line_is_read_as_it_is_written(text: str, terms: tuple[Weighted, ...]) -> None:
@@ -231,7 +208,6 @@ def test_a_line_is_read_as_it_is_written(text: str, terms: tuple[Weighted, ...])
         ("soft:tau=1,tau=2", "tau twice"),
         ("hard:smoothing=1", "smoothing is 1"),
         ("soft:entropy=1", "entropy is 1"),
-        ("action:huber=0", "huber is 0"),
         ("match + slopes:projections=0", "it is 1 to 4096"),
         ("soft:tau=1e99", "up to 1e"),
         ("match + robust:steps=1001", "steps are 1 to 1000"),
@@ -239,7 +215,7 @@ def test_a_line_is_read_as_it_is_written(text: str, terms: tuple[Weighted, ...])
         ("match + adversarial:rate=inf", "above 0 and up to 1"),
         ("0 soft", "is 0; it is a number above 0"),
         ("-1 soft", "is -1"),
-        ("x.y soft", "no term"),
+        ("x.y soft", "not a term"),
     ],
 )
 def test_a_line_that_cannot_be_meant_is_refused(text: str, reason: str) -> None:

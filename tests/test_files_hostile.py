@@ -209,7 +209,7 @@ def test_pickles_that_would_never_end_are_refused() -> None:
 def test_a_pickle_changes_none_of_the_readers_functions() -> None:
     """State is given to stand-ins only."""
     raw = b"\x80\x02c_codecs\nencode\n}X\x03\x00\x00\x00abcK\x01sb."
-    with pytest.raises(LoadError, match="no object"):
+    with pytest.raises(LoadError, match="not an object"):
         inert.read(raw)
 
 
@@ -361,7 +361,7 @@ def test_a_checkpoint_of_other_state_is_refused(
 def test_a_checkpoint_that_is_a_list_is_refused(checkpoint: Path) -> None:
     """Its state has names."""
     torch.save([1], checkpoint / "distiller.pt")
-    with pytest.raises(LoadError, match="no object"):
+    with pytest.raises(LoadError, match="not an object"):
         load_checkpoint(checkpoint, distiller())
 
 

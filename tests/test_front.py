@@ -131,7 +131,7 @@ def test_a_policy_that_would_hold_up_the_tick_is_refused_at_the_start() -> None:
 
 @pytest.mark.parametrize(
     ("executor", "words"),
-    [("mlp:8", "env_spec"), (3, "int is no executor"), ("nothing.akd", "No such file")],
+    [("mlp:8", "env_spec"), (3, "int is not an executor"), ("nothing.akd", "No such file")],
 )
 def test_what_is_no_executor_is_refused(executor: Any, words: str) -> None:
     """The message says what would be one."""

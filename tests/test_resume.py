@@ -16,7 +16,7 @@ import pytest
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.errors import LoadError, WriteError
@@ -162,11 +162,13 @@ def test_labels_are_kept_before_the_first_step(tmp_path: Path) -> None:
 
     spec, _ = look_at("CartPole-v1")
     planner = Planner(dear, spec, "dear", 0, "")
-    first = distill("CartPole-v1", planner, "mlp:8", labels=5000, episodes=0, checkpoint=tmp_path)
+    first = run_distillation(
+        "CartPole-v1", planner, "mlp:8", labels=5000, episodes=0, checkpoint=tmp_path
+    )
     assert first.interrupted
     assert first.labels >= 64
     asked = -(10**9)
-    second = distill(
+    second = run_distillation(
         "CartPole-v1", planner, "mlp:8", labels=600, episodes=0, checkpoint=tmp_path, resume=True
     )
     assert second.labels >= 600

@@ -132,7 +132,7 @@ def test_a_child_that_reads_input_finds_none(tmp_path: Path) -> None:
     planner = ProcessPlanner(remote, patience=QUICK)
     with Agent(constant(0), planner=planner) as agent:
         # The call returns 0, which is no planner: that much is reached.
-        wait_for(lambda: "is no planner" in agent.metrics()["planner_error"])
+        wait_for(lambda: "is not a planner" in agent.metrics()["planner_error"])
 
 
 MOTHER = """

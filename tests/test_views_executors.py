@@ -15,7 +15,7 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.history import Histories, stack_of
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation as distill
 from agentkd.distillation.service import build
 from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError, SpecError

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.distill_options import Options, check, collection, learning, opened_as
-from agentkd.cli.options import out_folder, reference
+from agentkd.cli.distill_options import Options, check, collection, learning
+from agentkd.cli.options import access, reference
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.offline import open_dataset
 from agentkd.distillation.task import Returns, Task, open_task
@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     torch.set_num_threads(1)
     check(options)
     task, options, missing = _open(options)
-    out = out_folder("distill", options.env, options.out)
+    out = options.place
     if options.executor != "auto":
         return _run(task, options, missing, out)
     from agentkd.cli.distill_auto import run_auto
@@ -51,7 +51,10 @@ def _open(options: Options) -> tuple[Task, Options, str]:
         nothing can be measured, "" where it can.
     """
     if options.data is None:
-        task = open_task(options.env, reference(options), **opened_as(options))
+        sees = options.executor_sees
+        task = open_task(
+            options.env, reference(options), executor_sees=sees, **access(options.saves)
+        )
         return task, options, ""
     env, spec, missing = options.env, None, ""
     try:
@@ -66,7 +69,8 @@ def _open(options: Options) -> tuple[Task, Options, str]:
         task = open_task(data=data, executor_sees=options.executor_sees)
     else:
         named = reference(options) if options.planner else None
-        task = open_task(env, named, data=data, **opened_as(options))
+        sees = options.executor_sees
+        task = open_task(env, named, data=data, executor_sees=sees, **access(options.saves))
     # A Minari dataset's reference is the dataset: no planner goes by that name.
     refs = () if "minari" in data.about.more else data.about.refs
     env = env or Path(options.data).name
@@ -90,7 +94,7 @@ def _told(task: Task, options: Options) -> Returns:
 
 def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     from agentkd.cli import distilled
-    from agentkd.distillation.loop import distill, make_distiller
+    from agentkd.distillation.loop import make_distiller, run_distillation
 
     # Every option is looked at before an earlier run is overwritten.
     way = collection(options)
@@ -98,7 +102,7 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
     sketch = distiller.freeze()
     contract = distilled.contract(options, sketch.spec)
     prepare_out(out, overwrite=options.overwrite, resume=options.resume)
-    view = distilled.DistillView(options.env, task.planner, sketch)
+    view = distilled.distill_view(options.env, task.planner, sketch)
     if task.data is not None:
         labels, episodes = task.data.labels, task.data.episodes
         view.say(f"{labels:,} labels of {episodes:,} episodes in {options.data}")
@@ -114,8 +118,8 @@ def _run(task: Task, options: Options, missing: str, out: Path) -> int:
         returns = replace(returns, random=task.measure(None, count, returns.seed).returns)
     goals = Goals(mean_interval(returns.planner).mean, mean_interval(returns.random).mean)
     with ctrl_c(patience=2):
-        with view.live(goals, _tensorboard(out / "tensorboard")) as watch:
-            result = distill(
+        with distilled.live(view, goals, _tensorboard(out / "tensorboard")) as watch:
+            result = run_distillation(
                 task,
                 executor=distiller,
                 collection=way,

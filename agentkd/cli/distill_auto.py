@@ -97,7 +97,7 @@ def run_auto(options: Options, task: Task, out: Path, told: Sequence[float]) -> 
     section = _section(found, options.target)
     show(view.console, section)
     picked = found.chosen.made
-    last = distilled.DistillView(options.env, task.planner, picked.executor)
+    last = distilled.distill_view(options.env, task.planner, picked.executor)
     ending = distilled.Ending(options, task, out, last, returns, facts, contract)
     counts = found.labels, found.chosen.steps, found.seconds, found.interrupted
     result = Distilled(picked.executor, task.planner, *counts)

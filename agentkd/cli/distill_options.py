@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
-from agentkd.cli.options import Learning, access
+from agentkd.cli.options import Learning
 from agentkd.errors import ConfigError
 
 
@@ -25,13 +24,6 @@ class Options(Learning):
     data: str | None = None
     """Labels to learn from instead: a folder of `agentkd record` or of Minari, or minari:ID. No
     environment is stepped, but to measure."""
-    boxes: Literal["moments", "mixture"] = "moments"
-    """How an ensemble's actions in a box become one: their mean, or where most of them are, for
-    members that may go different ways."""
-    votes: int | None = None
-    """Use nothing of the planner but what it chooses, asked so often for each label."""
-    vote_noise: float = 0.0
-    """How far off all but the first of these are asked, in units of the states' spread."""
     executor: str = "mlp:64,64"
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
     smallest that keeps --target within the limits."""
@@ -47,8 +39,6 @@ class Options(Learning):
     the run repeats itself exactly."""
     seed: int = 0
     """For the executor's weights, the environments and every draw."""
-    out: Path | None = None
-    """Where the executor, the report and the logs go; by default runs/distill-ENV."""
     resume: bool = False
     """Go on from what an earlier run left there; --seconds is the whole time."""
     terms: str = "match"
@@ -81,9 +71,6 @@ class Options(Learning):
     """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
     period: float | None = None
     """Seconds between two decisions, for the executor file; by default the environment's own."""
-    schedule: Literal["exponential", "linear", "constant", "none"] = "exponential"
-    """How that share falls: by halves, on a line, at once to --planner-share, or to nothing.
-    "constant" with a share of 1 is teacher-driven."""
     target: float = 0.97
     """With auto: the retention to keep."""
     candidates: tuple[str, ...] = ()
@@ -100,10 +87,15 @@ class Options(Learning):
     """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
     floats: agentkd export FILE --to c-int8."""
 
+    @property
+    def folder(self) -> str:
+        """What the name of the folder begins with."""
+        return "distill"
+
 
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
-_LIVE = ("boxes", "votes", "vote_noise", "halving", "schedule", "steps_per_label")
+_LIVE = ("halving", "steps_per_label")
 """Options about collecting labels."""
 
 
@@ -147,13 +139,6 @@ def _refuse(options: Options, names: Sequence[str], where: str) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is not for {where}.")
 
 
-def opened_as(options: Options) -> dict[str, Any]:
-    """Return how the planner is read, as `load_planner` takes it."""
-    names = () if options.data is not None else ("boxes", "votes", "vote_noise")
-    names = (*names, "executor_sees")
-    return access(options) | {name: getattr(options, name) for name in names}
-
-
 def collection(options: Options) -> Any:
     """Return what the options say about driving."""
     from agentkd.distillation.sources import CollectionOptions
@@ -162,13 +147,16 @@ def collection(options: Options) -> Any:
         environments=options.environments,
         halving=options.halving,
         least_share=options.planner_share,
-        schedule=options.schedule,
         collectors=options.collectors,
     )
 
 
 def learning(options: Options) -> Any:
-    """Return what the options say about learning."""
+    """Return what the options say about learning.
+
+    Raises:
+        ConfigError: If an option is invalid, or `--temperature` stands beside `--terms`.
+    """
     from agentkd.distillation.distiller import DistillerOptions
 
     terms = options.terms

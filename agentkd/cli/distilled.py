@@ -39,46 +39,43 @@ _TOLD = ("labels", "steps", "seconds", "interrupted", "fault", "unsaved")
 """Fields of a distillation that its report repeats."""
 
 
-@final
-class DistillView(View):
-    """Shows a distillation."""
+def distill_view(env: str, planner: Planner, executor: Executor) -> View:
+    """Print the planner and the executor, and return the view of their distillation."""
+    size, share = "unknown", ""
+    if planner.parameters:
+        size = f"{planner.parameters:,}"
+        share = f" ({executor.parameters / planner.parameters:.1%} of the planner)"
+    return View(
+        (env, "bold"),
+        "   planner ",
+        (planner.name, "cyan"),
+        f", {size} parameters   executor ",
+        (executor.architecture, "cyan"),
+        f", {executor.parameters:,} parameters{share}",
+    )
 
-    def __init__(self, env: str, planner: Planner, executor: Executor) -> None:
-        """Print the planner and the executor."""
-        size, share = "unknown", ""
-        if planner.parameters:
-            size = f"{planner.parameters:,}"
-            share = f" ({executor.parameters / planner.parameters:.1%} of the planner)"
-        super().__init__(
-            (env, "bold"),
-            "   planner ",
-            (planner.name, "cyan"),
-            f", {size} parameters   executor ",
-            (executor.architecture, "cyan"),
-            f", {executor.parameters:,} parameters{share}",
-        )
 
-    @contextlib.contextmanager
-    def live(self, goals: Goals, logs: Any) -> Iterator[Watch]:
-        """Show looks as they come; `logs` is a TensorBoard writer or None."""
+@contextlib.contextmanager
+def live(view: View, goals: Goals, logs: Any) -> Iterator[Watch]:
+    """Show looks as they come; `logs` is a TensorBoard writer or None."""
 
-        def tell(look: Progress) -> Facts:
-            return _facts(look, goals)
+    def tell(look: Progress) -> Facts:
+        return _facts(look, goals)
 
-        with self.follow("distilling", tell) as show:
+    with view.follow("distilling", tell) as show:
 
-            def watch(look: Progress) -> None:
-                # A full disk ends the curves, and nothing else.
-                with contextlib.suppress(OSError):
-                    for name, value in _curves(look, goals).items():
-                        if logs is not None and math.isfinite(value):
-                            logs.add_scalar(f"distill/{name}", value, look.labels)
-                show(look)
-
-            yield watch
-        if logs is not None:
+        def watch(look: Progress) -> None:
+            # A full disk ends the curves, and nothing else.
             with contextlib.suppress(OSError):
-                logs.close()
+                for name, value in _curves(look, goals).items():
+                    if logs is not None and math.isfinite(value):
+                        logs.add_scalar(f"distill/{name}", value, look.labels)
+            show(look)
+
+        yield watch
+    if logs is not None:
+        with contextlib.suppress(OSError):
+            logs.close()
 
 
 def _curves(look: Progress, goals: Goals) -> dict[str, float]:
@@ -151,7 +148,7 @@ def provenance(options: Any, task: Task, **more: Any) -> dict[str, Any]:
 
 
 def _kept(returns: Returns, episodes: int) -> dict[str, Any]:
-    """Return what the executor kept, with its interval; {} where it is no number."""
+    """Return what the executor kept, with its interval; {} where it is not a number."""
     kept = returns.retention
     facts: dict[str, Any] = {}
     interval = {name: getattr(kept, name) for name in ("mean", "low", "high")}
@@ -181,7 +178,7 @@ class Ending:
     options: Any
     task: Task
     out: Path
-    view: DistillView
+    view: View
     returns: Returns
     facts: Mapping[str, Any]
     contract: Contract
@@ -255,7 +252,6 @@ class Ending:
             "terms": to_text(result.terms),
             "planner_parameters": planner.parameters,
             "executor_parameters": result.executor.parameters,
-            "planner_queries": result.labels * (getattr(options, "votes", None) or 1),
             "labels_refused": result.refused,
             "agreement": known[-1] if known else math.nan,
             "collector_restarts_total": result.restarts,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from agentkd.cli.options import Access, access
+from agentkd.cli.options import AS_IT_IS, Access, access
 from agentkd.cli.terminal import View
 from agentkd.environments import look_at
 from agentkd.errors import ConfigError
@@ -31,7 +31,7 @@ _SECONDS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Access):
+class Options:
     """Measure policies on the same episodes, side by side."""
 
     env: tyro.conf.Positional[str]
@@ -58,6 +58,8 @@ class Options(Access):
     """Where to write the report; nothing is written without it."""
     overwrite: bool = False
     """Replace the report that is there."""
+    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
+    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
@@ -94,7 +96,7 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
     """Load every policy, and choose the reference; it is in the list, and first."""
 
     def load(ref: str) -> list[Candidate]:
-        own = access(options)
+        own = access(options.saves)
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
             own["algorithm"] = None

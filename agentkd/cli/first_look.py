@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.options import FOLDERS, out_folder
+from agentkd.cli.options import Planned
 from agentkd.environments import check_name
 from agentkd.errors import ConfigError, LoadError, RefError
 from agentkd.refs import is_reference, working_directory_on_path
@@ -33,15 +33,15 @@ def first_look(command: str, options: Any) -> None:
         check_planner(text)
     planners = getattr(options, "planners", None)
     if planners is not None and not Path(planners).is_dir():
-        raise ConfigError(f"--planners {planners} is no folder.")
-    for text in _texts(options, "vecnormalize"):
+        raise ConfigError(f"--planners {planners} is not a folder.")
+    for text in _texts(getattr(options, "saves", None), "vecnormalize"):
         from agentkd.planners.load import RAW
 
         if text != RAW and not Path(text).is_file():
-            raise LoadError(f"--vecnormalize {text} is no file, and not {RAW!r}.")
+            raise LoadError(f"--vecnormalize {text} is not a file, and not {RAW!r}.")
     data = getattr(options, "data", None)
     if data and not data.startswith("minari:") and not Path(data).exists():
-        raise LoadError(f"--data {data} is no dataset: nothing is there.")
+        raise LoadError(f"--data {data} is not a dataset: nothing is there.")
     _check_out(command, options)
     for text in _texts(options, "env"):
         if text:
@@ -49,7 +49,11 @@ def first_look(command: str, options: Any) -> None:
 
 
 def check_planner(ref: str) -> None:
-    """Check that a planner's reference leads to a file, a folder or a module."""
+    """Check that a planner's reference leads to a file, a folder or a module.
+
+    Raises:
+        RefError: If it does not.
+    """
     path = Path(ref)
     if ref.startswith(_SCHEMES) or path.exists():
         return
@@ -86,9 +90,8 @@ def _check_out(command: str, options: Any) -> None:
     # `freeze` writes a file.
     if command == "freeze" or not hasattr(options, "overwrite"):
         return
-    env = getattr(options, "env", "")
-    if out is None and command in FOLDERS and env:
-        out = out_folder(command, env, None)
+    if isinstance(options, Planned) and options.env:
+        out = options.place
     if out is not None:
         from agentkd.report.write import check_out
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from agentkd.cli.options import Access, access
+from agentkd.cli.options import AS_IT_IS, Access, access
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
@@ -16,7 +16,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Access):
+class Options:
     """Convert a Stable-Baselines3 policy into an executor file, without training.
 
     It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
@@ -33,6 +33,8 @@ class Options(Access):
     """The environment it is for; left out, the spaces that it was trained with."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
+    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
+    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
@@ -52,7 +54,7 @@ def run(options: Options) -> int:
     if out.exists() and not options.overwrite:
         raise ConfigError(f"{out} is there. Give --overwrite to replace it, or --out.")
     spec = look_at(options.env)[0] if options.env else None
-    planner = load_planner(options.save, spec, **access(options))
+    planner = load_planner(options.save, spec, **access(options.saves))
     executor = from_sb3(planner, spec)
     apart = difference(executor, planner, probes(executor, 1024))
     if not apart <= _TOLERANCE:

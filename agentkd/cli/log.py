@@ -242,7 +242,7 @@ def _print(console: Console, log: LogFile, summary: Summary) -> None:
     if not log.ended:
         notes.append(
             "It was not closed: the program was killed, or goes on. "
-            f"{log.torn} bytes at the end are no whole record."
+            f"{log.torn} bytes at the end are not a whole record."
         )
     if lost := summary.lost_records:
         notes.append(f"{lost:,} records found no room: the disk was too slow.")

@@ -56,7 +56,7 @@ serve      a planner for agents on other machines
            policies/lunarlander --env LunarLander-v3
 log        a decision log: what was decided and why; replay the run
            runs/demo/decisions-runtime.akdlog --replay
-latency    how long one decision takes, in every form
+latency    how long one decision takes, planner beside executor
            runs/demo/executor.akd
 freeze     an SB3 policy as an executor file, as it is
            runs/ppo/best_model.zip
@@ -178,7 +178,7 @@ def _run(name: str, words: Sequence[str], program: Program) -> int:
         options = _with_arguments(options)
         first_look(name, options)
         with warnings.catch_warnings():
-            if hasattr(options, "vecnormalize"):
+            if hasattr(options, "saves"):
                 warnings.simplefilter("error", StatisticsError)
             return int(command.run(options))
 

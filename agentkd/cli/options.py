@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import tyro
 
@@ -15,10 +16,8 @@ from agentkd.errors import ConfigError
 if TYPE_CHECKING:
     from agentkd.distillation.task import Task
 
-FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "run": "run"}
-"""What the folders of commands that always write one begin with."""
 
-
+@final
 @dataclass(frozen=True, kw_only=True)
 class Access:
     """How a planner is read, and what it sees."""
@@ -34,8 +33,11 @@ class Access:
     module:function."""
 
 
+AS_IT_IS = Access()
+
+
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class Planned(ABC):
     """An environment, a planner for it, and a folder to write into."""
 
     env: tyro.conf.Positional[str]
@@ -46,10 +48,24 @@ class Planned:
     """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
+    out: Path | None = None
+    """Where to write; by default a folder in runs/ with the name of the environment."""
+    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
+    """How an SB3 save is read."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> str:
+        """What the name of the folder begins with, where none is given."""
+
+    @property
+    def place(self) -> Path:
+        """The folder that the command writes into, by default runs/FOLDER-ENV."""
+        return self.out or Path("runs") / f"{self.folder}-{folder_name(self.env)}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning(Access, Planned):
+class Learning(Planned):
     """A planner whose labels are collected, and episodes to measure it over."""
 
     environments: int = 16
@@ -67,11 +83,6 @@ def own_first(options: Any) -> None:
     options.__dataclass_fields__ = {name: fields[name] for name in order if name in fields}
 
 
-def out_folder(command: str, env: str, out: Path | None) -> Path:
-    """Give the folder that a command writes into, by default runs/COMMAND-ENV."""
-    return out or Path("runs") / f"{FOLDERS[command]}-{folder_name(env)}"
-
-
 def reference(options: Any) -> str | tuple[str, ...]:
     """Return the one reference in `options.planner`, or all of an ensemble's.
 
@@ -84,7 +95,7 @@ def reference(options: Any) -> str | tuple[str, ...]:
     return planner[0] if len(planner) == 1 else planner
 
 
-def open_planned(options: Any) -> Task:
+def open_planned(options: Planned) -> Task:
     """Open a command's environment and planner; torch gets one thread."""
     import torch
 
@@ -92,14 +103,14 @@ def open_planned(options: Any) -> Task:
 
     torch.set_num_threads(1)
     sees = getattr(options, "executor_sees", None)
-    return open_task(options.env, reference(options), executor_sees=sees, **access(options))
+    return open_task(options.env, reference(options), executor_sees=sees, **access(options.saves))
 
 
-def access(options: Any) -> dict[str, Any]:
+def access(saves: Access) -> dict[str, Any]:
     """Return `load_planner`'s own options, by name."""
     return {
-        "vecnormalize": options.vecnormalize,
-        "algorithm": options.algorithm,
-        "allow_pickle": options.unpickle,
-        "sees": options.planner_sees,
+        "vecnormalize": saves.vecnormalize,
+        "algorithm": saves.algorithm,
+        "allow_pickle": saves.unpickle,
+        "sees": saves.planner_sees,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentkd.cli.options import Learning, open_planned, out_folder
+from agentkd.cli.options import Learning, open_planned
 from agentkd.cli.terminal import Console
 from agentkd.distillation.dataset import About
 from agentkd.distillation.recording import DatasetWriter, check_recording, clear_dataset, record
@@ -42,15 +42,18 @@ class Options(Learning):
     episodes: int = 20
     """Episodes to measure planner and random actions over, so that a distillation without them
     knows what to keep; 0 for none."""
-    out: Path | None = None
-    """Where the labels and the report go; by default runs/labels-ENV."""
+
+    @property
+    def folder(self) -> str:
+        """What the name of the folder begins with."""
+        return "labels"
 
 
 def run(options: Options) -> int:
     """Measure planner and random actions, then record."""
     if options.episodes < 0:
         raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
-    out = out_folder("record", options.env, options.out)
+    out = options.place
     task = open_planned(options)
     known, executor = task.planner, None
     if options.executor:
@@ -60,7 +63,7 @@ def run(options: Options) -> int:
         labels = 100_000
     check_recording(labels, options.seconds, options.random)
     count, share = options.environments, options.planner_share
-    collection = CollectionOptions(count, least_share=share, schedule="constant")
+    collection = CollectionOptions(count, halving=1, least_share=share)
     prepare_out(out, overwrite=options.overwrite)
     clear_dataset(out)
     console, returns = Console(), Returns((), (), options.eval_seed)

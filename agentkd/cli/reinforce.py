@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from agentkd.cli.options import Learning, open_planned, out_folder
+from agentkd.cli.options import Learning, open_planned
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.sources import CollectionOptions
@@ -32,9 +31,8 @@ class Options(Learning):
 
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""
-    method: Literal["ppd", "kickstart", "student-driven", "teacher-driven"] = "ppd"
-    """Proximal policy distillation, kickstarting, or distillation without a reward on states that
-    the executor or the planner comes to."""
+    method: Literal["ppd", "kickstart"] = "ppd"
+    """Proximal policy distillation, or kickstarting."""
     weight: str = "1.0"
     """Of the divergence beside the reward; "gap" lets it fall with the distance between the
     executor's return and the planner's, from 1 ("gap:2": from 2)."""
@@ -58,8 +56,11 @@ class Options(Learning):
     """Steps for which only the critic learns, where an executor goes on."""
     seed: int = 0
     """For weights, environments and every draw."""
-    out: Path | None = None
-    """Where executor and report go; by default runs/reinforce-ENV."""
+
+    @property
+    def folder(self) -> str:
+        """What the name of the folder begins with."""
+        return "reinforce"
 
 
 def run(options: Options) -> int:
@@ -72,7 +73,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.sb3.from_sb3 import from_sb3
 
     _check(options)
-    out = out_folder("reinforce", options.env, options.out)
+    out = options.place
     task = open_planned(options)
     if options.executor.endswith(".akd"):
         bundle = read_bundle(options.executor)
@@ -84,7 +85,7 @@ def run(options: Options) -> int:
     # Checked before an earlier run is overwritten.
     dense_layers(executor)
     prepare_out(out, overwrite=options.overwrite)
-    view = distilled.DistillView(options.env, task.planner, executor)
+    view = distilled.distill_view(options.env, task.planner, executor)
     view.say(f"Measuring the planner over {options.episodes} episodes …")
     returns = task.references(options.episodes, options.eval_seed)
     goals = {name: fmean(getattr(returns, name)) for name in ("planner", "random")}

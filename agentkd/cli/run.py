@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.cli.options import Access, Planned, access, open_planned, out_folder, reference
+from agentkd.cli.options import Planned, access, open_planned, reference
 from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
-from agentkd.cli.run_report import Outcome, RunView, report
+from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_view, show_goals
+from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.errors import ConfigError, did_you_mean
@@ -20,6 +21,7 @@ from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.report.console import publish
+from agentkd.report.returns import Goals
 from agentkd.report.write import made_from, prepare_out
 from agentkd.runtime.arbiter import HandOver
 from agentkd.runtime.log import DecisionLog
@@ -34,7 +36,7 @@ _EPISODES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Access, Planned):
+class Options(Planned):
     """Run an agent whose planner is late, and compare its arms on the same seeds.
 
     Without an executor file the executor first learns from nothing, live, from the planner's late
@@ -77,12 +79,19 @@ class Options(Access, Planned):
     """Which strategies may act, and how they are requested."""
     watching: OmitArgPrefixes[WatchChoice] = _NOBODY
     """Scheduling of the tick thread, and where its metrics go."""
-    out: Path | None = None
-    """Where the report and the executor go; by default runs/run-ENV."""
+
+    @property
+    def folder(self) -> str:
+        """What the name of the folder begins with."""
+        return "run"
 
     @property
     def chosen_arms(self) -> tuple[str, ...]:
-        """The arms by name."""
+        """The arms by name.
+
+        Raises:
+            ConfigError: If an arm is unknown, or none is given.
+        """
         arms = tuple(word.strip() for word in self.arms.split(",") if word.strip())
         for arm in arms:
             if arm not in _ARMS:
@@ -93,7 +102,11 @@ class Options(Access, Planned):
 
     @property
     def latency(self) -> int | None:
-        """The planner's latency in ticks, None for as late as it is."""
+        """The planner's latency in ticks, None for as late as it is.
+
+        Raises:
+            ConfigError: If it is not a number, or not possible under this clock.
+        """
         text = self.planner_latency
         if text == "auto":
             return None if self.clock == "wall" else 4
@@ -113,7 +126,11 @@ class Options(Access, Planned):
         return not self.executor.endswith(".akd")
 
     def check(self) -> None:
-        """Validate the options before anything is measured."""
+        """Validate the options before anything is measured.
+
+        Raises:
+            ConfigError: With the option and its value.
+        """
         least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
         for name, bound in least.items():
             number = getattr(self, name)
@@ -143,22 +160,24 @@ def run(options: Options) -> int:
         bundle = read_bundle(options.executor)
         executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
     contract = replace(contract, period=1 / options.hz)
-    out = out_folder("run", options.env, options.out)
+    out = options.place
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
-    view = RunView(setting, known, executor)
+    view = run_view(setting, known, executor)
     view.say("Measuring the planner that is never late …")
     returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
-    view.goals(returns)
+    goals = show_goals(view, returns)
     source: Any = known.policy
     far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
     if setting.clock == "wall" and not (far and setting.latency is None):
         arguments = {"ref": reference(options), "spec": to_json(task.spec)}
-        source = Process("agentkd.planners.load:build", {**arguments, "access": access(options)})
+        source = Process(
+            "agentkd.planners.load:build", {**arguments, "access": access(options.saves)}
+        )
     with watchers(options.watching, out, options.env) as beside:
         if beside.port is not None:
             view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
-        whole = _live(options, setting, arms, executor, source, view, beside, out)
+        whole = _live(options, setting, arms, executor, source, (view, goals), beside, out)
         learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
@@ -201,13 +220,14 @@ async def _live(
     arms: tuple[str, ...],
     executor: Any,
     source: Any,
-    view: RunView,
+    shown: tuple[View, Goals],
     beside: Watchers,
     out: Path,
 ) -> tuple[Any, dict[str, Any]]:
     """Learn, if there is something to learn, and live each arm, until Ctrl-C."""
     learnt = None
     lived: dict[str, Any] = {}
+    view, goals = shown
     with Interrupt() as interrupt:
 
         async def one(name: str, arm: Any, how: Setting, distiller: Any, log: Any = None) -> Any:
@@ -215,7 +235,7 @@ async def _live(
                 beside.labels["arm"] = name
                 beside.source = runtime.agent.metrics
 
-            with view.arm(name) as watch:
+            with follow_arm(view, name, goals) as watch:
 
                 def seen(look: ArmLook) -> None:
                     beside.look(name, look.ticks, look.metrics)
@@ -224,7 +244,7 @@ async def _live(
                 ended = await live(
                     how, arm, executor, source, distiller, seen, interrupt, log, began
                 )
-            view.arm_ended(name, ended)
+            arm_ended(view, name, ended)
             return ended
 
         if options.learns:

@@ -67,7 +67,12 @@ class StrategyChoice:
     """Planners that are asked in turn, where one is too slow."""
 
     def make_routers(self) -> list[Router]:
-        """Make the routers afresh: they have a state, which belongs to one run."""
+        """Make the routers afresh: they have a state, which belongs to one run.
+
+        Raises:
+            ConfigError: If options do not go together.
+            RefError: If a reference leads nowhere.
+        """
         if self.guard is None and (self.baseline or self.dwell or self.recover != 1):
             raise ConfigError("--baseline, --dwell and --recover belong to --guard.")
         out: list[Router] = []
@@ -84,7 +89,11 @@ class StrategyChoice:
         return out
 
     def make_options(self) -> StrategyOptions:
-        """Return how strategies are requested and take over."""
+        """Return how strategies are requested and take over.
+
+        Raises:
+            ConfigError: If an option is invalid.
+        """
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")
         roll = None
@@ -110,7 +119,12 @@ def _function(reference: str | None) -> Any:
 
 
 def routers_of(reference: str) -> list[Router]:
-    """Make the routers that a reference names."""
+    """Make the routers that a reference names.
+
+    Raises:
+        RefError: If it leads nowhere.
+        ConfigError: If it names something else.
+    """
     found = resolve(reference)
     if callable(found) and not isinstance(found, Router):
         found = found()
@@ -148,7 +162,11 @@ class WatchChoice:
     """Write metrics for TensorBoard into the folder's tensorboard/."""
 
     def realtime(self) -> Realtime:
-        """Return the scheduling of the tick thread."""
+        """Return the scheduling of the tick thread.
+
+        Raises:
+            ConfigError: If an option is invalid.
+        """
         return Realtime(self.priority, self.cores or None, self.lock_memory, self.gc_freeze)
 
 

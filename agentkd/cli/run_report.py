@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from rich.text import Text
 
@@ -41,83 +41,84 @@ _TIMING = (
 )
 
 
-@final
-class RunView(View):
-    """Shows a run: who acted and why, how late, how well."""
+def run_view(setting: Setting, planner: Planner, executor: Executor) -> View:
+    """Print what runs where and how late the planner is, and return the view of the run."""
+    late = "as late as it is"
+    if setting.latency is not None:
+        milliseconds = 1000 * setting.latency / setting.hz
+        late = f"{setting.latency} ticks late ({milliseconds:.0f} ms)"
+    return View(
+        (setting.env, "bold"),
+        f" at {setting.hz:g} Hz, {setting.clock} clock   planner ",
+        (planner.name, "cyan"),
+        f" ({planner.parameters:,} parameters), {late}   executor ",
+        (executor.architecture, "cyan"),
+        f" ({executor.parameters:,})",
+    )
 
-    def __init__(self, setting: Setting, planner: Planner, executor: Executor) -> None:
-        """Print what runs where, and how late the planner is."""
-        late = "as late as it is"
-        if setting.latency is not None:
-            milliseconds = 1000 * setting.latency / setting.hz
-            late = f"{setting.latency} ticks late ({milliseconds:.0f} ms)"
-        super().__init__(
-            (setting.env, "bold"),
-            f" at {setting.hz:g} Hz, {setting.clock} clock   planner ",
-            (planner.name, "cyan"),
-            f" ({planner.parameters:,} parameters), {late}   executor ",
-            (executor.architecture, "cyan"),
-            f" ({executor.parameters:,})",
-        )
-        self._goals = Goals()
 
-    def goals(self, returns: Returns) -> None:
-        """Set the returns that every arm is compared with."""
-        self._goals = Goals(_mean(returns.planner), _mean(returns.random))
-        self.console.print(
-            f"planner that is never late {self._goals.planner:.1f}   "
-            f"random actions {self._goals.random:.1f}"
-        )
+def show_goals(view: View, returns: Returns) -> Goals:
+    """Print and return what every arm's return is compared with."""
+    goals = Goals(_mean(returns.planner), _mean(returns.random))
+    view.console.print(
+        f"planner that is never late {goals.planner:.1f}   random actions {goals.random:.1f}"
+    )
+    return goals
 
-    def arm(self, name: str) -> AbstractContextManager[Callable[[ArmLook], None]]:
-        """Show an arm as it lives."""
-        return self.follow(f"{name:>9}", self._facts)
 
-    def arm_ended(self, name: str, lived: Lived) -> None:
-        """Print how an arm ended, in a line."""
-        result = lived.result
-        note = ("  interrupted" if lived.interrupted else "", "yellow")
-        if lived.fault:
-            note = (f"  {lived.fault}", "red")
-        text = (
-            f"{name:>9}  return {figure(_mean(result.returns[-_RECENT:])):>8}  "
-            f"{len(result.returns)} episodes, {result.ticks:,} ticks  {_sources(result.metrics)}"
-        )
-        self.console.print(Text.assemble(text, note))
-        for what, told in result.metrics.get("realtime", {}).items():
-            if told != GRANTED:
-                self.console.print(Text(f"{'':>9}  {what}: {told}", style="yellow"))
+def follow_arm(
+    view: View, name: str, goals: Goals
+) -> AbstractContextManager[Callable[[ArmLook], None]]:
+    """Show an arm as it lives: who acted and why, how late, how well."""
+    return view.follow(f"{name:>9}", partial(_facts, goals))
 
-    def _facts(self, look: ArmLook) -> Facts:
-        metrics, mean = look.metrics, _mean(look.returns[-_RECENT:])
-        agreement, missed = metrics["executor_agreement"], metrics["deadline_miss_total"]
-        latency, age = metrics["decision_latency_us"], metrics["strategy_age_ticks"]
-        late = metrics["planner_latency_ticks"]
-        refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
-        facts = {
-            "return": figure(mean),
-            "retention": figure(self._goals.retention(mean), 3),
-            "ticks": f"{look.ticks:,}, {len(look.returns)} episodes",
-            "agreement": figure(math.nan if agreement is None else agreement, 3),
-            "this episode": f"{look.current:,.1f}",
-            "executor's version": f"{metrics['executor_version']}",
-            "acting now": f"{look.decision.source} ({look.decision.reason})",
-            "who acted": _sources(metrics),
-            "decision": f"p50 {latency.get('p50', 0):.1f} µs, p99 {latency.get('p99', 0):.1f} µs",
-            "strategy's age": f"p50 {age.get('p50', 0):.0f} ticks"
-            if age.get("count")
-            else "none served",
-            "planner's answers": f"{metrics['planner_answers_total']:,}, "
-            f"{late.get('p50', 0):.0f} ticks late at p50",
-            "deadlines missed": f"{'–' if missed is None else missed} "
-            f"(+ {metrics['missed_cycles_total']:,} cycles)",
-            "ticks without a decision": f"{metrics['starved_ticks_total']:,}",
-            "refused by routers": f"{refused:,}",
-        }
-        if "distiller_steps_total" in metrics:
-            facts["labels"] = f"{metrics.get('labels_total', 0):,}"
-            facts["gradient steps"] = f"{metrics['distiller_steps_total']:,}"
-        return look.done, facts
+
+def arm_ended(view: View, name: str, lived: Lived) -> None:
+    """Print how an arm ended, in a line."""
+    result = lived.result
+    note = ("  interrupted" if lived.interrupted else "", "yellow")
+    if lived.fault:
+        note = (f"  {lived.fault}", "red")
+    text = (
+        f"{name:>9}  return {figure(_mean(result.returns[-_RECENT:])):>8}  "
+        f"{len(result.returns)} episodes, {result.ticks:,} ticks  {_sources(result.metrics)}"
+    )
+    view.console.print(Text.assemble(text, note))
+    for what, told in result.metrics.get("realtime", {}).items():
+        if told != GRANTED:
+            view.console.print(Text(f"{'':>9}  {what}: {told}", style="yellow"))
+
+
+def _facts(goals: Goals, look: ArmLook) -> Facts:
+    metrics, mean = look.metrics, _mean(look.returns[-_RECENT:])
+    agreement, missed = metrics["executor_agreement"], metrics["deadline_miss_total"]
+    latency, age = metrics["decision_latency_us"], metrics["strategy_age_ticks"]
+    late = metrics["planner_latency_ticks"]
+    refused = sum(sum(each.values()) for each in metrics["vetoes_total"].values())
+    facts = {
+        "return": figure(mean),
+        "retention": figure(goals.retention(mean), 3),
+        "ticks": f"{look.ticks:,}, {len(look.returns)} episodes",
+        "agreement": figure(math.nan if agreement is None else agreement, 3),
+        "this episode": f"{look.current:,.1f}",
+        "executor's version": f"{metrics['executor_version']}",
+        "acting now": f"{look.decision.source} ({look.decision.reason})",
+        "who acted": _sources(metrics),
+        "decision": f"p50 {latency.get('p50', 0):.1f} µs, p99 {latency.get('p99', 0):.1f} µs",
+        "strategy's age": f"p50 {age.get('p50', 0):.0f} ticks"
+        if age.get("count")
+        else "none served",
+        "planner's answers": f"{metrics['planner_answers_total']:,}, "
+        f"{late.get('p50', 0):.0f} ticks late at p50",
+        "deadlines missed": f"{'–' if missed is None else missed} "
+        f"(+ {metrics['missed_cycles_total']:,} cycles)",
+        "ticks without a decision": f"{metrics['starved_ticks_total']:,}",
+        "refused by routers": f"{refused:,}",
+    }
+    if "distiller_steps_total" in metrics:
+        facts["labels"] = f"{metrics.get('labels_total', 0):,}"
+        facts["gradient steps"] = f"{metrics['distiller_steps_total']:,}"
+    return look.done, facts
 
 
 def _mean(values: Sequence[float]) -> float:

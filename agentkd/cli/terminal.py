@@ -76,6 +76,7 @@ def figure(value: float, digits: int = 1) -> str:
     return "–" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
+@final
 class View:
     """What a command shows while it works: a live panel on a terminal, lines elsewhere."""
 

@@ -236,7 +236,11 @@ def load(path: str | Path, *, native: bool = True) -> Executor:
 def save(
     executor: Executor, path: str | Path, provenance: Mapping[str, Any] | None = None
 ) -> Bundle:
-    """Write an executor file with what the executor keeps about itself; see `Executor.save`."""
+    """Write an executor file with what the executor keeps about itself; see `Executor.save`.
+
+    Raises:
+        BundleError: If the provenance does not fit into a file.
+    """
     about, bundle = executor.about, own_bundle(executor)
     known = {**about.provenance, **(provenance or {})}
     try:

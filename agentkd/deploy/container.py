@@ -62,7 +62,7 @@ def unpack(data: bytes) -> tuple[dict[str, bytes], str]:
     if not data:
         raise BundleError("The file is empty.", "empty")
     if data[:4] != _LOCAL_MAGIC[: len(data)]:
-        raise BundleError("It is no executor file: it does not begin as one.", "foreign")
+        raise BundleError("It is not an executor file: it does not begin as one.", "foreign")
     entries: dict[str, bytes] = {}
     at = 0
     while data[at : at + 4] == _LOCAL_MAGIC:

@@ -51,7 +51,7 @@ def check(contract: Contract, spec: Spec) -> None:
 
     Raises:
         ConfigError: If there are more or fewer names or units than numbers, a name stands twice or
-            cannot be one, or the period is no time.
+            cannot be one, or the period is not a time.
     """
     named = _named(spec.action)
     numbers = named if isinstance(spec.action, BoxSpec) else 0

@@ -66,7 +66,7 @@ def array(kind: str, name: str, values: Any) -> str:
 
 def kernels() -> dict[str, str]:
     """The portable kernels by name, each with the comment above it."""
-    # A host's vector types are no C99, and stay behind.
+    # A host's vector types are not C99, and stay behind.
     text = re.sub(
         r"#ifdef AKD_VECTOR\n(?:(?!#endif|#else).*\n)*#endif\n",
         "",

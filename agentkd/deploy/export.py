@@ -117,7 +117,7 @@ def check_places(out: Path, header: Path | None, source: Path | None = None) -> 
 
     Raises:
         ConfigError: If the executor file, or a header that agentkd did not write, would be
-            replaced, or `out` is no place for a file.
+            replaced, or `out` is not a place for a file.
     """
     try:
         if out.is_dir():

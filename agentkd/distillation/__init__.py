@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agentkd.distillation.collector import Collector
     from agentkd.distillation.distiller import Distiller, DistillerOptions
     from agentkd.distillation.goal_labels import aged_labels
-    from agentkd.distillation.loop import Distilled, distill
+    from agentkd.distillation.loop import Distilled, run_distillation
     from agentkd.distillation.offline import open_dataset
     from agentkd.distillation.progress import Progress
     from agentkd.distillation.recording import DatasetWriter, record
@@ -31,10 +31,10 @@ _HOMES = {
     "Returns": "task",
     "Task": "task",
     "aged_labels": "goal_labels",
-    "distill": "loop",
     "open_dataset": "offline",
     "open_task": "task",
     "record": "recording",
+    "run_distillation": "loop",
 }
 
 __all__ = [
@@ -48,10 +48,10 @@ __all__ = [
     "Returns",
     "Task",
     "aged_labels",
-    "distill",
     "open_dataset",
     "open_task",
     "record",
+    "run_distillation",
 ]
 
 

@@ -129,19 +129,6 @@ class LabelBuffer:
         if self._linked:
             self._links = np.zeros(self._capacity, np.int32)
 
-    def forget(self, count: int) -> None:
-        """Let the oldest labels go, `count` of them or all there are."""
-        kept = max(0, self._size - max(0, count))
-        if kept == self._size:
-            return
-        # The oldest is where the next would be written once the buffer is full.
-        first = self._next if self._size == len(self._rows) else 0
-        order = (first + self._size - kept + np.arange(kept)) % max(1, len(self._rows))
-        self._rows[:kept] = self._rows[order]
-        if self._linked:
-            self._links[:kept] = self._links[order]
-        self._size = self._next = kept
-
     def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
         """Draw labels uniformly, with replacement.
 
@@ -324,7 +311,7 @@ def _check_fit(spec: Spec | None, kind: Kind, split: int, wide: int) -> None:
 
 def _count(value: Any) -> int:
     if not is_whole(value, 0, 2**62):
-        raise LoadError(f"{value!r:.40} is no count")
+        raise LoadError(f"{value!r:.40} is not a count")
     return int(value)
 
 

@@ -125,7 +125,7 @@ class Collector:
         dist = self._ask(obs)
         # Copied: a point that is drawn may be the planner's own array.
         actions = np.array(dists.sample(dist, self._spec.action, self.random))
-        # An answer that is no number drives nowhere; the buffer counts its label.
+        # An answer that is not a number drives nowhere; the buffer counts its label.
         answered = np.isfinite(dists.pack(dist)).all(axis=1)
         mine = ~(self._by_planner & answered)
         taken = self._taken(executor, obs, mine)

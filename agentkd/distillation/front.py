@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.distillation.loop import Distilled
-from agentkd.distillation.loop import distill as distill_task
+from agentkd.distillation.loop import Distilled, run_distillation
 from agentkd.executors.executor import About, Executor
 from agentkd.printable import logger
 
@@ -40,8 +39,8 @@ def distill(
         labels: How many labels to collect; without `seconds` the same seed gives the same executor.
         episodes: Episodes to measure planner, random actions and executor over; 0 for none.
         native: Let the executor act in C where there is a compiler.
-        options: What else `agentkd.distillation.distill` takes, such as `seed`, `planner_sees`,
-            `executor_sees`, `options`, `collection`, `progress`, `checkpoint`.
+        options: What else `agentkd.distillation.run_distillation` takes, such as `seed`,
+            `planner_sees`, `executor_sees`, `options`, `collection`, `progress`, `checkpoint`.
 
     Returns:
         The executor. `about.provenance` holds what was measured, `about.labels` a sample of the
@@ -52,7 +51,7 @@ def distill(
         LoadError: If the planner cannot be loaded.
         AgentkdError: If planner or environment fail before anything was learnt.
     """
-    result = distill_task(
+    result = run_distillation(
         env, planner, executor, seconds=seconds, labels=labels, episodes=episodes, **options
     )
     if result.fault or result.interrupted:

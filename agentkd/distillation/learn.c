@@ -30,7 +30,7 @@ typedef float lanes __attribute__((vector_size(4 * LANES)));
 #error "PIECE and MOST_TILE have to hold whole tiles"
 #endif
 
-enum term_kind { SOFT, SHARPENED, HARD, ACTION, PRE_TANH, PRECISION };
+enum term_kind { SOFT, SHARPENED, HARD, ACTION };
 
 struct dense {
     int32_t in, out, activation, in_stride, out_stride;
@@ -55,7 +55,7 @@ struct net {
 
 struct term {
     int32_t kind;
-    float weight, number, knee; /* number: temperature, or smoothing; knee: 0 without */
+    float weight, number; /* number: temperature, or smoothing */
 };
 
 /* Labels of a batch and what is minimised on them. */
@@ -272,50 +272,32 @@ static float choices(const struct part *part, const struct term *term, const flo
     return value;
 }
 
-/* Errors of an action in a box: `agentkd.distillation.terms.answers` has the formulas. */
-static float box(const struct part *part, const struct term *term, int32_t n,
-                 const float *mine, const float *said, float factor, float *delta)
+/* Squared errors of an action in a box: `agentkd.distillation.terms.answers` has the formula. */
+static float box(const struct part *part, int32_t n, const float *mine, const float *said,
+                 float factor, float *delta)
 {
     float value = 0.0f;
     for (int32_t i = 0; i < n; i++) {
-        float error, gain;
-        if (term->kind == PRE_TANH) {
-            error = mine[i] - akd_bound(said[i], -3.0f, 3.0f);
-            gain = 1.0f;
+        const float half = part->half[i], middle = part->middle[i];
+        float target, own, gain;
+        if (part->squashed_planner)
+            target = quick_tanh(said[i]);
+        else
+            target = (akd_bound(said[i], part->box_low[i], part->box_high[i]) - middle) / half;
+        if (part->squashed) {
+            own = quick_tanh(mine[i]);
+            gain = 1.0f - own * own;
         } else {
-            const float half = part->half[i], middle = part->middle[i];
-            float target, own;
-            if (part->squashed_planner)
-                target = quick_tanh(said[i]);
-            else
-                target = (akd_bound(said[i], part->box_low[i], part->box_high[i]) - middle) / half;
-            if (part->squashed) {
-                own = quick_tanh(mine[i]);
-                gain = 1.0f - own * own;
-            } else {
-                own = (mine[i] - middle) / half;
-                gain = 1.0f / half;
-            }
-            error = own - target;
-            /* Both want more than the box allows: the clip makes them equal. */
-            if (!part->squashed && ((target >= part->high[i] && error > 0.0f) ||
-                                    (target <= part->low[i] && error < 0.0f)))
-                error = 0.0f;
-            if (term->kind == PRECISION) {
-                const float spread = expf(said[n + i]) / half;
-                const float unit = spread > 0.05f ? spread : 0.05f;
-                error /= unit;
-                gain /= unit;
-            }
+            own = (mine[i] - middle) / half;
+            gain = 1.0f / half;
         }
-        const float far = fabsf(error), knee = term->knee;
-        if (knee > 0.0f && far >= knee) {
-            value += knee * (2.0f * far - knee);
-            delta[i] += factor * gain * 2.0f * (error > 0.0f ? knee : -knee);
-        } else {
-            value += error * error;
-            delta[i] += factor * gain * 2.0f * error;
-        }
+        float error = own - target;
+        /* Both want more than the box allows: the clip makes them equal. */
+        if (!part->squashed && ((target >= part->high[i] && error > 0.0f) ||
+                                (target <= part->low[i] && error < 0.0f)))
+            error = 0.0f;
+        value += error * error;
+        delta[i] += factor * gain * 2.0f * error;
     }
     return value;
 }
@@ -401,7 +383,7 @@ static double learn(const struct net *net, const struct part *part)
                 if (part->blocks)
                     value = choices(part, term, mine, said, each, delta, net->spare);
                 else
-                    value = box(part, term, net->out, mine, said, each, delta);
+                    value = box(part, net->out, mine, said, each, delta);
                 sum += (double)(value * term->weight);
             }
         }

@@ -38,7 +38,7 @@ from agentkd.views import Seeing
 
 _APART = 104_729
 """How far apart the seeds of collecting processes are."""
-_DRIVEN = CollectionOptions(schedule="constant", least_share=1.0)
+_DRIVEN = CollectionOptions(least_share=1.0)
 """Of a dataset: nobody drives but the planner that made it."""
 
 
@@ -111,7 +111,7 @@ def make_distiller(
     return distiller
 
 
-def distill(
+def run_distillation(
     env: Any = None,
     planner: Any = None,
     executor: str | Path | Executor | Distiller = "mlp:64,64",

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from agentkd.distillation.terms.term import Objective
 
 _SOFT, _SHARPENED, _HARD, _ACTION = range(4)
-_BOX_TERMS = {"action": _ACTION, "pre-tanh": 4, "precision": 5}
 
 
 def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
@@ -28,7 +27,7 @@ def structure(name: str, **fields: Any) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": [(k, of[v]) for k, v in fields.items()]})
 
 
-TermC = structure("TermC", kind="i", weight="f", number="f", knee="f")
+TermC = structure("TermC", kind="i", weight="f", number="f")
 PartC = structure(
     "PartC",
     rows="p",
@@ -58,14 +57,13 @@ class NativeTerms:
         self.matching = Matching(kind, executor.head, spec.action)
         self.objective: Objective | None = None
         self._softs: list[tuple[int, str, Any]] = []
-        rows: list[tuple[int, float, float, float]] = []
         if options is None or options.terms == "match":
             soft = _SHARPENED if kind == "qvalues" else _SOFT
             what = soft if kind in CHOICES else _ACTION
-            rows.append((what, 1.0, self.matching.tau, 0.0))
+            rows = [TermC(what, 1.0, self.matching.tau)]
         else:
             rows = self._parsed(executor, kind, options)
-        self._table = (TermC * len(rows))(*(TermC(*row) for row in rows))
+        self._table = (TermC * len(rows))(*rows)
         self.part = PartC(weight=1.0, terms=len(rows), term=ctypes.addressof(self._table))
         self._keep: list[Any] = []
         if self.matching.box is None:
@@ -86,28 +84,25 @@ class NativeTerms:
         part.middle, part.half = self._hold(box.middle), self._hold(box.half)
         part.box_low, part.box_high = self._hold(box.low), self._hold(box.high)
 
-    def _parsed(
-        self, executor: Executor, kind: Kind, options: DistillerOptions
-    ) -> list[tuple[int, float, float, float]]:
+    def _parsed(self, executor: Executor, kind: Kind, options: DistillerOptions) -> list[Any]:
         """Read terms with the help of torch's, which check them and find their temperatures."""
-        from agentkd.distillation.terms.answers import Action, Hard, SoftLabels
+        from agentkd.distillation.terms.answers import Hard, SoftLabels
         from agentkd.distillation.torch_engine import TorchEngine
 
         engine = TorchEngine(executor, options)
         engine.expect(kind)
         assert engine.objective is not None
         self.objective = engine.objective
-        rows: list[tuple[int, float, float, float]] = []
+        rows: list[Any] = []
         for weighted, (name, loss) in zip(options.sum(), self.objective.named, strict=True):
             if isinstance(loss, SoftLabels):
                 self._softs.append((len(rows), name, loss))
-                rows.append((_SOFT if loss.both else _SHARPENED, weighted.weight, 1.0, 0.0))
+                rows.append(TermC(_SOFT if loss.both else _SHARPENED, weighted.weight, 1.0))
             elif isinstance(weighted.term, Hard):
-                rows.append((_HARD, weighted.weight, weighted.term.smoothing, 0.0))
+                rows.append(TermC(_HARD, weighted.weight, weighted.term.smoothing))
             else:
-                # `match` is `action` as it is by default.
-                action = weighted.term if isinstance(weighted.term, Action) else Action()
-                rows.append((_BOX_TERMS[action.compare], weighted.weight, 0.0, action.huber or 0.0))
+                # `match` is `action` for boxes.
+                rows.append(TermC(_ACTION, weighted.weight))
         return rows
 
     def observe(self, rows: Callable[[], Floats]) -> None:

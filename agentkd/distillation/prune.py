@@ -26,7 +26,7 @@ def dense_layers(executor: Executor) -> tuple[Architecture, list[Dense]]:
     shape = parse(executor.architecture)
     if shape.kind != "mlp":
         raise ConfigError(
-            f"An executor {executor.architecture!r} is no stack of dense layers, as is "
+            f"An executor {executor.architecture!r} is not a stack of dense layers, as is "
             "needed here. Use an mlp."
         )
     inputs = executor.spec.obs.size

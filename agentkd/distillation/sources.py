@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, final, get_args
+from typing import Protocol, final
 
 from agentkd.distillation.collector import Collector
-from agentkd.errors import AgentkdError, ConfigError, did_you_mean
+from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.printable import logger
@@ -17,7 +17,6 @@ from agentkd.types import Labels
 
 log = logger(__name__)
 
-Schedule = Literal["exponential", "linear", "constant", "none"]
 AT_ONCE = 0.01
 """Seconds that collecting in this process takes before learning has its turn."""
 _MOST_COLLECTORS = 4
@@ -36,12 +35,10 @@ class CollectionOptions:
     Attributes:
         environments: How many are stepped together.
         stretch: The mean length, in ticks, for which one driver stays.
-        halving: Labels after which the planner's share of the driving has halved.
-        least_share: What is left of its share in the end. A little keeps the states near the
-            planner's own way among the labels.
-        schedule: How the share falls from 1, with which it stays until there is an executor: by
-            halves; on a line, half of it gone after `halving` labels; at once to `least_share`,
-            where it stays (1 is teacher-driven); or to nothing, so that the executor drives alone.
+        halving: Labels after which the planner's share of the driving has halved. It is 1 until
+            there is an executor.
+        least_share: What is left of its share in the end; 1 if the planner drives alone. A little
+            keeps the states near the planner's own way among the labels.
         collectors: How many processes collect, where time is what counts; by default one fewer than
             there are processors for this one, at least 1 and at most 4.
     """
@@ -50,7 +47,6 @@ class CollectionOptions:
     stretch: float = 50.0
     halving: int = 10_000
     least_share: float = 0.1
-    schedule: Schedule = "exponential"
     collectors: int | None = None
 
     def __post_init__(self) -> None:
@@ -61,9 +57,6 @@ class CollectionOptions:
             raise ConfigError(f"collectors is {self.collectors}; at least 1 has to collect.")
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
-        if self.schedule not in get_args(Schedule):
-            hint = did_you_mean(self.schedule, get_args(Schedule))
-            raise ConfigError(f"No schedule {self.schedule!r}.{hint}")
 
     @property
     def processes(self) -> int:
@@ -76,16 +69,7 @@ class CollectionOptions:
 
     def share(self, labels: int) -> float:
         """Return the planner's share of the driving after so many labels, 0 to 1."""
-        match self.schedule:
-            case "exponential":
-                falling = 0.5 ** (labels / self.halving)
-            case "linear":
-                falling = 1.0 - labels / (2 * self.halving)
-            case "constant":
-                falling = self.least_share
-            case "none":
-                return 0.0
-        return max(self.least_share, float(falling))
+        return max(self.least_share, float(0.5 ** (labels / self.halving)))
 
 
 class Source(Protocol):

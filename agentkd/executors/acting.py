@@ -89,7 +89,7 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
     By default it is the first choice, or the action nearest to 0.
 
     Raises:
-        ConfigError: If `wanted` is no action of these.
+        ConfigError: If `wanted` is not an action of these.
     """
     usual, low, high = _range(action)
     if wanted is None:
@@ -104,7 +104,7 @@ def default_action(action: ActionSpec, wanted: Any = None) -> Any:
     whole = isinstance(action, BoxSpec) or bool((found == np.floor(found)).all())
     if not (fits and whole):
         raise ConfigError(
-            f"The default {wanted!r} is no action of {action}. Give one of shape "
+            f"The default {wanted!r} is not an action of {action}. Give one of shape "
             f"{like.shape} within the bounds, or leave it out."
         )
     if isinstance(action, BoxSpec):

@@ -155,7 +155,7 @@ def _convolution(architecture: str, word: str) -> tuple[int, int, int]:
     numbers = [int(each or 1) for each in found.groups()] if found else [0]
     if min(numbers) < 1:
         raise ConfigError(
-            f"{word!r} in {architecture!r} is no convolution: CHANNELSxKERNEL/STRIDE, "
+            f"{word!r} in {architecture!r} is not a convolution: CHANNELSxKERNEL/STRIDE, "
             "such as 16x8/4."
         )
     channels, kernel, stride = numbers
@@ -237,7 +237,7 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
     The axis that is shorter at the ends is taken for the channels', as SB3 does.
 
     Raises:
-        ConfigError: If the observation is no image.
+        ConfigError: If the observation is not an image.
     """
     shape = obs.parts[0].shape
     if len(obs.parts) > 1 or obs.parts[0].sizes or len(shape) not in (2, 3):

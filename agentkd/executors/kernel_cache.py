@@ -175,7 +175,7 @@ def _digest(folder: _Folder, name: str) -> str:
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise OSError(f"{name} is no library")
+            raise OSError(f"{name} is not a library")
         if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
             raise PermissionError(f"another user may write to {name}")
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -307,6 +307,9 @@ class Native:
         """The last layer's numbers for observations (batch, obs), and the memory after.
 
         `state` is the memory before, (batch, memory).
+
+        Raises:
+            SpecError: If the memory has another shape.
         """
         if np.shape(state) != (len(obs), self.executor.memory):
             raise SpecError(

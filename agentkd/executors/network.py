@@ -158,6 +158,9 @@ class Network(nn.Module):
 
         What the executor does stays the same wherever nothing is clipped: with z = (x - m) s and z'
         = (x - m') s', W z + b = (W s/s') z' + b + W s (m' - m).
+
+        Raises:
+            SpecError: If the first layer is one that normalised numbers cannot enter.
         """
         new_mean = torch.from_numpy(np.asarray(mean, np.float32))
         new_scale = torch.from_numpy(np.asarray(scale, np.float32))

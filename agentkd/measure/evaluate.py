@@ -163,7 +163,11 @@ class Lockstep:
         max_steps: int,
         copies: int,
     ) -> None:
-        """Make the environments."""
+        """Make the environments.
+
+        Raises:
+            ConfigError: If a number is invalid.
+        """
         check_range("episodes", episodes, least=1)
         check_range("max_steps", max_steps, least=1)
         check_range("copies", copies, least=1)

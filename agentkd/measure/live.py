@@ -107,12 +107,20 @@ class Scored:
         self.ticks = 0
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            EpisodeError: If the environment raises.
+        """
         self.current, self._began = 0.0, self.ticks
         return self._env.reset(seed=seed)
 
     def step(self, action: Any) -> Any:
-        """Do a tick."""
+        """Do a tick.
+
+        Raises:
+            EpisodeError: If the environment raises.
+        """
         obs, reward, terminated, truncated, info = self._env.step(action)
         self.ticks += 1
         self.current += reward

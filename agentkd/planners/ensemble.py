@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.dists import bounds, unsquash
+from agentkd.dists import unsquash
 from agentkd.errors import ConfigError, SpecError
 from agentkd.spec import ActionSpec, BoxSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import (
@@ -27,13 +26,8 @@ from agentkd.types import (
 
 _TINY = np.float32(1e-8)
 _LEAST_STD = np.float32(1e-3)
-_BANDWIDTH = 0.1
-"""The least spread of a member in a mixture, in halves of the box, or before tanh."""
-_CLIMB, _LEVEL = 50, 1e-6
 
 Doubles = NDArray[np.float64]
-Boxes = Literal["moments", "mixture"]
-"""How members' actions in a box become one: their mean, or where most of them are."""
 
 
 def _softmax(logits: Floats) -> Floats:
@@ -57,6 +51,9 @@ def probabilities(dist: ActionDist, temperature: float | None) -> Floats:
 
     The temperature divides the logits or values. None is 1 for logits, and for values their own
     standard deviation over the choices, row by row, so that the units of the return do not matter.
+
+    Raises:
+        SpecError: If it is a distribution over boxes.
     """
     heat = np.float32(temperature or 1.0)
     match dist:
@@ -106,29 +103,6 @@ def matched(moments: Moments, weights: Floats) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def highest(moments: Moments, weights: Floats, least: Floats) -> tuple[Floats, Floats]:
-    """Where the mixture's density is highest, and the variance of who is there.
-
-    Two members that go left and right of an obstacle mean neither to go through it. The modes are
-    found from every member's mean by the fixed point of the density's gradient (Carreira-Perpiñán
-    2000, "Mode-finding for mixtures of Gaussian distributions"); of equally high ones the first
-    member's is taken. A member counts with a standard deviation of at least `least`, (d,): a point
-    has none of its own.
-    """
-    means, variances = _stacked(moments)
-    variances = np.maximum(variances, np.square(least))
-    where = means.copy()
-    for _ in range(_CLIMB):
-        share = _share(where, means, variances, weights)[0][..., None] / variances
-        where = (share * means).sum(axis=1) / share.sum(axis=1)
-    share, height = _share(where, means, variances, weights)
-    # What rounding alone makes higher is not.
-    best = (height >= height.max(axis=0) - _LEVEL).argmax(axis=0)
-    row = np.arange(means.shape[1])
-    precision = (share[best, :, row, None] / np.moveaxis(variances, 1, 0)).sum(axis=1)
-    return where[best, row].astype(np.float32), (1.0 / precision).astype(np.float32)
-
-
 def _average(each: Sequence[Floats], weights: Floats) -> Floats:
     result: Floats = np.einsum("k,k...->...", weights, np.stack(each), dtype=np.float32)
     return result
@@ -140,39 +114,25 @@ def _stacked(moments: Moments) -> tuple[Doubles, Doubles]:
     return means, np.stack(variances).astype(np.float64)
 
 
-def _share(
-    where: Doubles, means: Doubles, variances: Doubles, weights: Floats
-) -> tuple[Doubles, Doubles]:
-    """Whose a point is, (points, members, batch), and the density's log there."""
-    apart = np.square(where[:, None] - means) / variances + np.log(variances)
-    log = np.log(weights)[:, None] - 0.5 * apart.sum(axis=3)
-    top = log.max(axis=1, keepdims=True)
-    raised = np.exp(log - top)
-    total = raised.sum(axis=1, keepdims=True)
-    return raised / total, (top + np.log(total))[:, 0]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
     """Several policies as one. It is a `Policy`, and `Disagreeing`.
 
     Choices: the mean of the members' probabilities, so that members with logits and members with
-    values mix. Boxes: one Gaussian, of the mixture's moments or at its highest density; before tanh
-    where every member is a squashed Gaussian.
+    values mix. Boxes: one Gaussian, of the mixture's moments; before tanh where every member is a
+    squashed Gaussian.
 
     Attributes:
         members: The policies.
         spec: The environment.
         temperatures: One for each member; None, or None in a place, for its own.
         weights: How much each member counts; None for all alike.
-        boxes: "moments", or "mixture" where members may mean different things.
     """
 
     members: tuple[Policy, ...]
     spec: Spec
     temperatures: tuple[float | None, ...] | None = None
     weights: tuple[float, ...] | None = None
-    boxes: Boxes = "moments"
 
     def __post_init__(self) -> None:
         """Check that there are members, without memory, and numbers for each."""
@@ -230,21 +190,10 @@ class Ensemble:
         squashed = [each for each in found if isinstance(each, SquashedGaussian)]
         if len(squashed) == len(found):
             pairs = [(each.mean, np.exp(2.0 * each.log_std)) for each in squashed]
-            least: Floats = np.full(len(box.low), _BANDWIDTH, np.float32)
-            mean, variance = self._one(pairs, least)
+            mean, variance = matched(pairs, self._weights())
             return SquashedGaussian(mean, 0.5 * np.log(variance + _TINY))
-        low, high = bounds(box)
-        half = 0.5 * (high - low)
-        # What has no bounds or no room counts in its own unit.
-        unit = np.where(np.isfinite(half) & (half > 0), half, np.float32(1.0))
-        least = np.float32(_BANDWIDTH) * unit
-        mean, variance = self._one([_in_units(each, box) for each in found], least)
+        mean, variance = matched([_in_units(each, box) for each in found], self._weights())
         return Gaussian(mean, np.log(np.sqrt(variance) + _LEAST_STD))
-
-    def _one(self, moments: Moments, least: Floats) -> tuple[Floats, Floats]:
-        if self.boxes == "moments":
-            return matched(moments, self._weights())
-        return highest(moments, self._weights(), least)
 
     def _apart(self, found: Sequence[ActionDist]) -> Floats:
         action, weights = self.spec.action, self._weights()

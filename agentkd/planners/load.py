@@ -28,9 +28,8 @@ from agentkd.errors import (
 )
 from agentkd.fields import parse_json
 from agentkd.files import digest_of, loading, regular
-from agentkd.planners.actions import Votes
 from agentkd.planners.adapt import from_object, is_factory, parameters_of
-from agentkd.planners.ensemble import Boxes, Ensemble
+from agentkd.planners.ensemble import Ensemble
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.planners.sb3.file import LIMIT_DATA, LIMIT_FILE, Save, read_save
@@ -50,7 +49,7 @@ from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_stati
 from agentkd.planners.view import viewed
 from agentkd.printable import printable
 from agentkd.refs import is_reference, resolve, working_directory_on_path
-from agentkd.spec import BoxSpec, Part, Spec
+from agentkd.spec import Part, Spec
 from agentkd.spec_json import from_json
 from agentkd.types import Policy, RecurrentPolicy
 from agentkd.views import Seeing, environment
@@ -67,9 +66,6 @@ def load_planner(
     vecnormalize: str | None = None,
     algorithm: str | None = None,
     allow_pickle: bool = False,
-    boxes: Boxes = "moments",
-    votes: int | None = None,
-    vote_noise: float = 0.0,
     sees: Seeing = None,
 ) -> Planner:
     """Load a planner.
@@ -84,10 +80,6 @@ def load_planner(
         algorithm: The algorithm of an SB3 save, such as "PPO", where it is not told.
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code the file
             holds: only for files whose maker you trust.
-        boxes: How the actions of an ensemble's members become one, in boxes.
-        votes: Use nothing but the actions that it chooses, asked so often for each answer; see
-            `agentkd.planners.actions`.
-        vote_noise: How far off all but the first are asked, in units of the states' spread.
         sees: What the planner sees of the environment's observation, as `agentkd.views` reads it:
             "state,terrain", "0:2,4:5" or "module:function". It needs `spec`.
 
@@ -102,8 +94,6 @@ def load_planner(
         StatisticsError: If a save tells that it saw normalised observations, and no statistics
             belong to it.
     """
-    if votes is None and vote_noise:
-        raise ConfigError(f"vote_noise is {vote_noise}, but no votes are asked for.")
     access: dict[str, Any] = {
         "vecnormalize": vecnormalize,
         "algorithm": algorithm,
@@ -111,17 +101,15 @@ def load_planner(
     }
 
     def load(spec: Spec | None) -> Planner:
-        if isinstance(ref, str):
-            return _single(ref, spec, boxes, **access)
-        return _ensemble(ref, spec, boxes, access)
+        return (
+            _single(ref, spec, **access) if isinstance(ref, str) else _ensemble(ref, spec, access)
+        )
 
-    if sees is not None and spec is None:
+    if sees is None:
+        return load(spec)
+    if spec is None:
         raise ConfigError(f"The view {sees!r} is of an environment: give its spec.")
-    planner = load(None) if spec is None else viewed(load, spec, sees)
-    if votes is None:
-        return planner
-    policy = Votes(planner.policy, planner.spec, votes, noise=vote_noise)  # type: ignore[arg-type]
-    return replace(planner, policy=policy, name=f"votes of {planner.name}")
+    return viewed(load, spec, sees)
 
 
 def load_policy(
@@ -134,14 +122,11 @@ def load_policy(
 def _single(
     ref: str,
     spec: Spec | None,
-    boxes: Boxes,
     *,
     vecnormalize: str | None,
     algorithm: str | None,
     allow_pickle: bool,
 ) -> Planner:
-    if boxes != "moments":
-        raise ConfigError(f"boxes is {boxes!r}, but {ref!r} is a single planner: name several.")
     if ref.startswith(SCHEMES):
         from agentkd.planners.remote.client import RemotePlanner
 
@@ -306,30 +291,23 @@ def _alike(left: Spec, right: Spec) -> bool:
     return alike and left.obs.size == right.obs.size and left.action == right.action
 
 
-def _ensemble(
-    refs: Sequence[str], spec: Spec | None, boxes: Boxes, access: Mapping[str, Any]
-) -> Planner:
+def _ensemble(refs: Sequence[str], spec: Spec | None, access: Mapping[str, Any]) -> Planner:
     if access["vecnormalize"] not in (None, RAW):
         raise ConfigError(
             "One file of statistics cannot serve an ensemble; lay each member's "
             "beside it, with its name: a.zip and a_vecnormalize.pkl."
         )
     if len(refs) == 1:
-        return _single(refs[0], spec, boxes, **access)
+        return _single(refs[0], spec, **access)
     members: list[Planner] = []
     for ref in refs:
-        members.append(_single(ref, spec, "moments", **access))
+        members.append(_single(ref, spec, **access))
         spec = spec or members[-1].spec
     if spec is None:
         raise ConfigError("An ensemble needs at least one planner.")
-    if boxes != "moments" and not isinstance(spec.action, BoxSpec):
-        raise ConfigError(
-            f"boxes is {boxes!r}, but {spec.action} is none: of choices the mean of "
-            "the probabilities is a mixture already."
-        )
     policies: Any = tuple(member.policy for member in members)
     return Planner(
-        Ensemble(policies, spec, boxes=boxes),
+        Ensemble(policies, spec),
         spec,
         " + ".join(member.name for member in members),
         sum(member.parameters for member in members),

@@ -104,7 +104,7 @@ def saved(path: Path, ref: str, env: str) -> list[Candidate]:
     """Return the policies of an earlier report, with their returns.
 
     Raises:
-        LoadError: If it is no report.
+        LoadError: If it is not a report.
         ConfigError: If it holds no returns, or is of another environment.
     """
     data = read_report(path)

@@ -226,7 +226,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     data = parse_json(read_file(path, MOST_BYTES), path)
     if not isinstance(data, dict) or not {"argv", "schema", "versions"} <= set(data):
-        raise LoadError(f"{path} is no report of agentkd's.")
+        raise LoadError(f"{path} is not a report of agentkd's.")
     if data["schema"] != SCHEMA:
         raise LoadError(
             f"{path} is a report of schema {data['schema']!r}; this agentkd reads "

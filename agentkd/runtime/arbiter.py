@@ -347,5 +347,5 @@ def _checked(action: Any, default: Any) -> Any:
     """Make sure that what stands in for the default is an action as well."""
     array = np.asarray(action)
     if array.shape != np.shape(default) or not np.isfinite(array).all():
-        raise SpecError(f"{action!r} is no action such as {default!r}.")
+        raise SpecError(f"{action!r} is not an action such as {default!r}.")
     return array if array.ndim else int(array)

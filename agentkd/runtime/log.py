@@ -137,7 +137,7 @@ class DecisionLog(Recorder):
         self._thread.start()
 
     def _need_unused(self) -> None:
-        """Raise ConfigError if a file in the way is no log, or somebody writes it."""
+        """Raise ConfigError if a file in the way is not a log, or somebody writes it."""
         for end in ("", OLDER, FRESH):
             _need_log(self.path.with_name(self.path.name + end))
         try:
@@ -383,7 +383,7 @@ def _need_log(path: Path) -> None:
             begun = MAGIC.startswith(file.read(len(MAGIC)))
     if not begun:
         raise ConfigError(
-            f"{path} is there already and is no decision log. Name another file for the log."
+            f"{path} is there already and is not a decision log. Name another file for the log."
         )
 
 

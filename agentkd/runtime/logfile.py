@@ -90,10 +90,10 @@ class LogFile:
         spec: The environment.
         whole: Whether it has its beginning; else the oldest part went for the limit.
         ended: Whether it was closed, once all events were read.
-        torn: Bytes at the end that are no whole record, once all events were read.
+        torn: Bytes at the end that are not a whole record, once all events were read.
 
     Raises:
-        LoadError: If it is no log, or not even its beginning is whole.
+        LoadError: If it is not a log, or not even its beginning is whole.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -174,7 +174,7 @@ class LogFile:
 def _read(path: Path) -> bytes:
     data = read_file(path, _LARGEST)
     if not data.startswith(layout.MAGIC):
-        raise LoadError(f"{path} is no decision log of agentkd's.")
+        raise LoadError(f"{path} is not a decision log of agentkd's.")
     return data
 
 

@@ -60,7 +60,7 @@ class PlannerQuery:
         self.horizon = int(getattr(policy, "horizon", 1))
         if self.horizon < 1 or not callable(policy):
             raise PlannerError(
-                f"{policy!r} is no planner: it has to be callable, with a horizon of "
+                f"{policy!r} is not a planner: it has to be callable, with a horizon of "
                 "at least 1 if it has one."
             )
         self.recurrent = hasattr(policy, "initial_state")

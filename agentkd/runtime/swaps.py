@@ -144,7 +144,7 @@ def open_executor(
     what `sees` says.
 
     Raises:
-        ConfigError: If it is no executor, an architecture lacks its environment, or there is no
+        ConfigError: If it is not an executor, an architecture lacks its environment, or there is no
             file to follow.
         SpecError: If the executor is for another environment.
         BundleError: If the file cannot be read.
@@ -166,7 +166,7 @@ def open_executor(
         found = initial(executor, spec if goals is None else conditioned(spec, goals), sees=sees)
     else:
         raise ConfigError(
-            f"{type(executor).__name__} is no executor: give an Executor, the path of an .akd "
+            f"{type(executor).__name__} is not an executor: give an Executor, the path of an .akd "
             'file, or an architecture such as "mlp:32,32".'
         )
     if sees is not None and not (isinstance(executor, str) and not _is_path(executor)):
@@ -302,7 +302,7 @@ class Swaps:
                 executor = executor.executor
             if not isinstance(executor, Executor):
                 raise ConfigError(
-                    f"{type(executor).__name__} is no executor: give an Executor or the "
+                    f"{type(executor).__name__} is not an executor: give an Executor or the "
                     "path of an .akd file."
                 )
             if executor.about.contract is not None:

@@ -16,7 +16,7 @@ import torch
 
 from agentkd import environments
 from agentkd.deploy.bundle import write_bundle
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate
@@ -55,7 +55,7 @@ def main() -> None:
         policy = search(arguments.walks, prior)
         name = f"tree search, {arguments.walks} walks, round {index}"
         planner = Planner(policy, spec, name, 0, "")
-        result = distill(
+        result = run_distillation(
             ENV,
             planner,
             executor,

@@ -15,7 +15,7 @@ import torch
 
 from agentkd.deploy.bundle import write_bundle
 from agentkd.distillation.distiller import DistillerOptions
-from agentkd.distillation.loop import distill
+from agentkd.distillation.loop import run_distillation
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import evaluate, evaluate_random
 from agentkd.planners import load_planner
@@ -29,7 +29,7 @@ TEACHER = Path(__file__).parents[1] / "lunarlander"
 def train(architecture: str, labels: int, steps_per_label: float, seed: int) -> Executor:
     """Distil the PPO planner; the same seed gives the same network on one machine."""
     torch.set_num_threads(1)
-    return distill(
+    return run_distillation(
         ENVIRONMENT,
         str(TEACHER),
         architecture,

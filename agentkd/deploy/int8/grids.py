@@ -49,7 +49,11 @@ class Grid(NamedTuple):
 
 
 def grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
-    """Lay whole weights, of a scale, out for inputs within ±reach."""
+    """Lay whole weights, of a scale, out for inputs within ±reach.
+
+    Raises:
+        NumbersError: If the layer has too many inputs.
+    """
     # A bias that dwarfs its weights would overflow: they get a coarser step for it.
     coarse = np.maximum(scale, np.abs(bias) / (reach * 32768.0))
     weight = np.rint(whole * (scale / coarse)[:, None])
@@ -61,7 +65,11 @@ def grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
 
 
 def fixed_grid(whole: Doubles, scale: Doubles, bias: Doubles, reach: float) -> Grid:
-    """The same in steps of reach/32767: what does not fit gets coarser weights."""
+    """The same in steps of reach/32767: what does not fit gets coarser weights.
+
+    Raises:
+        NumbersError: If the layer has too many inputs.
+    """
     room = (INT32 - 1) / INT16 - 0.5 * whole.shape[1] - 1.0
     if room < 1.0:
         raise NumbersError(f"A layer of {whole.shape[1]} inputs is too wide for int8.")

@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an executor may cost; None is no limit.
+    """What an executor may cost; None sets no limit.
 
     Attributes:
         parameters: Trained numbers that act.
@@ -289,7 +289,11 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def pick(candidates: Sequence[Candidate], target: float) -> tuple[Candidate, str]:
-    """Take the smallest that keeps the target, else the one that keeps most; say why."""
+    """Take the smallest that keeps the target, else the one that keeps most; say why.
+
+    Raises:
+        ConfigError: If no candidate was measured against the planner.
+    """
     measured = [each for each in candidates if np.isfinite(each.kept.mean)]
     if not measured:
         raise ConfigError("No candidate could be measured against the planner.")

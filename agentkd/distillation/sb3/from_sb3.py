@@ -48,8 +48,8 @@ def from_sb3(model: Any, spec: Spec | None = None) -> Executor:
         spec: The environment; left out, the spaces that the policy was trained with.
 
     Raises:
-        LoadError: If it is no multilayer perceptron of SB3's, or has an activation that executors
-            lack.
+        LoadError: If it is not a multilayer perceptron of SB3's, or has an activation that
+            executors lack.
         SpecError: If it is for another environment.
     """
     if is_model(model):

@@ -19,7 +19,7 @@ from agentkd.errors import ConfigError, did_you_mean
 from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
 from agentkd.types import Kind
 
-Method = Literal["ppd", "kickstart", "student-driven", "teacher-driven"]
+Method = Literal["ppd", "kickstart"]
 Apart = Callable[[Any, Tensor], Tensor]
 """KL(planner || executor) for SB3's distribution and packed rows (n, width): (n,)."""
 
@@ -69,8 +69,7 @@ class Guide:
         method: "ppd", proximal policy distillation (Spigler 2025, arXiv:2407.15134): the reward,
             and max(ratio, 1 − ε) times the divergence, with PPO's ratio of new to old probability
             and its clip ε. "kickstart" (Schmitt et al. 2018, arXiv:1803.03835): the reward, and the
-            divergence as it is. The other two ignore the reward: the divergence alone, on states
-            that the executor or the planner comes to.
+            divergence as it is.
         weight: Of the divergence beside the reward, or the `Gap` that it follows.
     """
 
@@ -84,11 +83,6 @@ class Guide:
             raise ConfigError(f"No method {self.method!r}.{hint}")
         if not isinstance(self.weight, Gap) and not self.weight >= 0:
             raise ConfigError(f"weight is {self.weight}; it has to be at least 0.")
-
-    @property
-    def rewarded(self) -> bool:
-        """Whether the reward counts."""
-        return self.method in ("ppd", "kickstart")
 
     def weight_at(self, executor: float) -> float:
         """The weight for an executor's mean return; NaN is one not yet known."""

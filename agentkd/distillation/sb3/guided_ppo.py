@@ -1,7 +1,6 @@
 """PPO beside a planner: reward and distillation together, with any planner.
 
-Proximal policy distillation and kickstarting, and the two ways to distil without a reward that the
-former was compared with: driven by the executor and by the planner.
+Proximal policy distillation and kickstarting. Without a reward, `agentkd.distill` is faster.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from agentkd.spec import Spec, env_spec, flatten
 from agentkd.types import ActionDist, Floats, Kind, RecurrentPolicy
 
 
-class _Remembering(RolloutBuffer):
+@final
+class _Rollouts(RolloutBuffer):
     """Knows which rows its last batch was."""
 
     chosen: Any = None
@@ -38,8 +38,14 @@ class _Remembering(RolloutBuffer):
 
 
 @final
-class _DictRollouts(_Remembering, DictRolloutBuffer):
+class _DictRollouts(DictRolloutBuffer):
     """The same for observations that are dictionaries."""
+
+    chosen: Any = None
+
+    def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
+        self.chosen = batch_inds
+        return super()._get_samples(batch_inds, env)
 
 
 class _Losses(NamedTuple):
@@ -78,7 +84,6 @@ class GuidedPPO(PPO):
         self.planner, self.guide = planner, guide or Guide()
         self.weight = 0.0
         self._seen: list[Floats] = []
-        self._said: list[Floats] = []
         self._now: Floats | None = None
         self._kind: Kind | None = None
         self._apart: Apart | None = None
@@ -97,25 +102,18 @@ class GuidedPPO(PPO):
 
     def _setup_model(self) -> None:
         dictionary = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = _DictRollouts if dictionary else _Remembering
+        self.rollout_buffer_class = _DictRollouts if dictionary else _Rollouts
         super()._setup_model()
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["planner", "_apart", "_seen", "_said", "_now"]
+        own = ["planner", "_apart", "_seen", "_now"]
         return [*super()._excluded_save_params(), *own]
 
     def collect_rollouts(self, env: Any, *arguments: Any, **named: Any) -> bool:
         """Collect as PPO does, and remember what the environment gave."""
-        self._seen, self._said = [], []
+        self._seen = []
         self._look()
-        if self.guide.method != "teacher-driven":
-            return super().collect_rollouts(env, *arguments, **named)
-        policy = self.policy
-        try:
-            self.policy = _Driver(self)  # type: ignore[assignment]
-            return super().collect_rollouts(env, *arguments, **named)
-        finally:
-            self.policy = policy
+        return super().collect_rollouts(env, *arguments, **named)
 
     def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
@@ -155,17 +153,10 @@ class GuidedPPO(PPO):
     def _labels(self) -> Tensor:
         """The planner's answers, packed, in the order of the flattened buffer."""
         steps, count = len(self._seen), self.n_envs
-        if self._said:
-            packed = np.concatenate(self._said)
-        else:
-            packed = dists.pack(self.ask(np.concatenate(self._seen)))
+        packed = dists.pack(self.ask(np.concatenate(self._seen)))
         rows = packed.reshape(steps, count, -1).swapaxes(0, 1)
         flat = np.ascontiguousarray(rows.reshape(steps * count, -1), np.float32)
         return torch.from_numpy(flat).to(self.device)
-
-    def remember(self, packed: Floats) -> None:
-        """Keep the planner's answers where it drove."""
-        self._said.append(packed)
 
     def train(self) -> None:
         """Update the policy with the rollouts and the planner's answers to them."""
@@ -197,7 +188,7 @@ class GuidedPPO(PPO):
 
     def _far(self, losses: _Losses) -> bool:
         """Whether an update has gone further than `target_kl` allows."""
-        if self.target_kl is None or not self.guide.rewarded:
+        if self.target_kl is None:
             return False
         return float(losses.drift.detach()) > 1.5 * self.target_kl
 
@@ -227,8 +218,6 @@ class GuidedPPO(PPO):
         )
 
     def _total(self, losses: _Losses) -> Tensor:
-        if not self.guide.rewarded:
-            return losses.apart + self.vf_coef * losses.value
         return (
             losses.reward
             + self.ent_coef * losses.entropy
@@ -242,29 +231,3 @@ class GuidedPPO(PPO):
             self.logger.record(f"guided/{name}", value)
         self.logger.record("guided/weight", self.weight)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-
-@final
-class _Driver:
-    """The planner in the place of the policy, while rollouts are collected."""
-
-    squash_output = False
-
-    def __init__(self, model: GuidedPPO) -> None:
-        self._model, self._policy = model, model.policy
-        self._random = np.random.default_rng(model.num_timesteps + (model.seed or 0))
-
-    def __getattr__(self, name: str) -> Any:
-        """Be the policy in all but acting: its critic judges, callbacks look at it."""
-        return getattr(self._policy, name)
-
-    def __call__(self, obs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the planner's actions, the critic's values, and no probabilities."""
-        dist = self._model.ask(self._model.observed())
-        self._model.remember(dists.pack(dist))
-        actions = dists.sample(dist, self._model.planner.spec.action, self._random)
-        return (
-            torch.as_tensor(np.asarray(actions)),
-            self._policy.predict_values(obs),
-            torch.zeros(len(actions)),
-        )

@@ -229,6 +229,9 @@ class CriticFirst(BaseCallback):
 
     A critic that knows nothing gives advantages that are noise, and some updates of noise undo what
     was distilled.
+
+    Raises:
+        ConfigError: If `steps` is below 1.
     """
 
     def __init__(self, steps: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError
 
-_PENALTY = 10.0
-"""Of the gradient's distance from 1 (Gulrajani et al. 2017, 4)."""
 _SLOPE = 0.2
 _WIDEST = 4096
 
@@ -27,23 +25,16 @@ class Adversarial(Term):
     """Be taken for the planner by a discriminator D of (observation, answer) pairs.
 
     D learns softplus(-D(planner)) + softplus(D(executor)), the cross-entropy of the logit D with 1
-    for the planner; the terms beside it are the floor.
+    for the planner, and the executor minimises softplus(-D) of its whole answer, the probabilities
+    or the action (conditional adversarial distillation; Xu et al. 2018). The terms beside it are
+    the floor. Spectral norms of 1 keep D smooth: it changes at most as much as its input.
 
     Attributes:
-        form: "fool": the executor minimises softplus(-D) of its whole answer, the probabilities or
-            the action (conditional adversarial distillation; Xu et al. 2018). "reward": it
-            maximises the reward softplus(D) = -log(1 - sigmoid(D)) expected of its single actions
-            (Ho and Ermon 2016, with D's sign of `imitation`), and D sees of the planner only what
-            it chose.
-        keep: What keeps D smooth: "spectral" norms of 1, by which D changes at most as much as its
-            input; or a "penalty" on gradients away from 1.
         until: The share of the run at which the term has faded to nothing.
         width: Of D's two hidden layers, 1 to 4,096.
         rate: D's learning rate, above 0 and up to 1.
     """
 
-    form: Literal["fool", "reward"] = "fool"
-    keep: Literal["spectral", "penalty"] = "spectral"
     until: float = 1.0
     width: int = 64
     rate: float = 1e-3
@@ -60,11 +51,6 @@ class Adversarial(Term):
 
     def build(self, ground: Ground) -> Loss:
         """Make the adversary."""
-        if self.form == "reward" and ground.kind in ("multicategorical", "bernoulli"):
-            raise ConfigError(
-                "form=reward is for a single choice or for boxes; this planner gives "
-                f"{ground.kind} distributions. Use form=fool."
-            )
         return Adversary(self, ground)
 
 
@@ -81,7 +67,6 @@ class Adversary(Loss):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ground.seed)
             self.discriminator = _discriminator(ground.obs + self._choices, term)
-        self._random = ground.generator()
         self.restart()
 
     def restart(self) -> None:
@@ -107,14 +92,6 @@ class Adversary(Loss):
         result: Tensor = self.discriminator(pairs).squeeze(1)
         return result
 
-    def reward(self, obs: Tensor, answers: Tensor) -> Tensor:
-        """softplus(D) = -log(1 - sigmoid(D)), which is above 0, (batch,).
-
-        Source: Ho and Ermon 2016, "Generative adversarial imitation learning"; D is 1
-        for the planner here, as in the package `imitation`.
-        """
-        return functional.softplus(self.logits(obs, answers))
-
     def _probabilities(self, scores: Tensor, tau: float | Tensor) -> Tensor:
         choices = blocks(self._ground.kind, self._ground.action, scores)
         return torch.cat([torch.softmax(each / tau, 1) for each in choices], 1)
@@ -125,8 +102,6 @@ class Adversary(Loss):
             return self._units.executor(batch.outputs), self._units.planner(batch.planner)
         assert self._soft is not None
         mine = self._probabilities(batch.outputs, 1.0)
-        if self._term.form == "reward":
-            return mine, functional.one_hot(batch.planner.argmax(1), self._choices).float()
         return mine, self._probabilities(batch.planner, self._soft.tau)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -137,38 +112,17 @@ class Adversary(Loss):
         if fading == 0:
             return torch.zeros_like(batch.outputs[:, 0])
         mine, theirs = self._sides(batch)
-        self._learn(batch.obs, theirs, self._shown(mine.detach()))
+        self._learn(batch.obs, theirs, mine.detach())
         self.discriminator.requires_grad_(requires_grad=False)
         try:
-            if self._term.form == "fool":
-                loss = functional.softplus(-self.logits(batch.obs, mine))
-            else:
-                loss = -self._expected(batch.obs, mine)
+            loss = functional.softplus(-self.logits(batch.obs, mine))
         finally:
             self.discriminator.requires_grad_(requires_grad=True)
         return fading * loss
 
-    def _shown(self, mine: Tensor) -> Tensor:
-        """What is shown of the executor: a single action, where rewards are."""
-        if self._term.form == "fool" or self._units is not None:
-            return mine
-        drawn = torch.multinomial(mine, 1, generator=self._random).squeeze(1)
-        return functional.one_hot(drawn, self._choices).float()
-
-    def _expected(self, obs: Tensor, mine: Tensor) -> Tensor:
-        """The executor's expected reward, (batch,), exact over its choices."""
-        if self._units is not None:
-            return self.reward(obs, mine)
-        rows, n = mine.shape
-        single = torch.eye(n).repeat(rows, 1)
-        rewards = self.reward(obs.repeat_interleave(n, 0), single).view(rows, n)
-        return (mine * rewards).sum(1)
-
     def _learn(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> None:
         real, fake = self.logits(obs, theirs), self.logits(obs, mine)
         loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
-        if self._term.keep == "penalty":
-            loss = loss + _PENALTY * self._steepness(obs, theirs, mine)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._adam.step()
@@ -176,25 +130,10 @@ class Adversary(Loss):
         # The share of pairs that are told apart: 0.5 is chance.
         self.shown["told"] = right.item() / 2
 
-    def _steepness(self, obs: Tensor, theirs: Tensor, mine: Tensor) -> Tensor:
-        """(|∇D| - 1)² somewhere between both, ().
-
-        Source: Gulrajani et al. 2017, "Improved training of Wasserstein GANs", eq. 3.
-        """
-        where = torch.rand(len(mine), 1, generator=self._random)
-        between = torch.lerp(theirs, mine, where).requires_grad_()
-        total = self.logits(obs, between).sum()
-        (slope,) = torch.autograd.grad(total, between, create_graph=True)
-        steepness: Tensor = (slope.norm(dim=1) - 1.0).square().mean()
-        return steepness
-
 
 def _discriminator(size: int, term: Adversarial) -> nn.Sequential:
     sizes = (size, term.width), (term.width, term.width), (term.width, 1)
-    linears: list[nn.Module] = [nn.Linear(*each) for each in sizes]
-    if term.keep == "spectral":
-        # Miyato et al. 2018, "Spectral normalization for GANs".
-        linears = [spectral_norm(linear) for linear in linears]
-    first, second, last = linears
+    # Miyato et al. 2018, "Spectral normalization for GANs".
+    first, second, last = (spectral_norm(nn.Linear(*each)) for each in sizes)
     slope = nn.LeakyReLU(_SLOPE)
     return nn.Sequential(first, slope, second, slope, last)

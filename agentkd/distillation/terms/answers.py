@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentkd.distillation.terms.term import BoxUnits, Divergence, DivergenceTerm, Ground
+from agentkd.distillation.terms.term import Divergence, DivergenceTerm, Ground
 from agentkd.errors import ConfigError
 from agentkd.spec import ActionSpec, MultiDiscreteSpec
 from agentkd.types import Kind
@@ -29,10 +29,6 @@ _TINY = 1e-6
 _HALVINGS = 30
 _FOLLOW = 0.01
 _EVERY = 50
-_LEAST_STD = 0.05
-"""Below this share of the box a planner's spread says nothing more about importance."""
-_FLAT = 3.0
-"""Beyond it tanh is flat: what the planner says there is not for matching."""
 _CHOICES = ("categorical", "qvalues", "multicategorical", "bernoulli")
 
 
@@ -173,7 +169,11 @@ class Soft(DivergenceTerm):
             raise ConfigError(f"tau=auto finds its own unit; leave out unit={self.unit}.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the planner does not choose.
+        """
         _need_choices("soft", ground)
         return SoftLabels(self, ground)
 
@@ -248,7 +248,11 @@ class Hard(DivergenceTerm):
             raise ConfigError(f"smoothing is {self.smoothing}; it is a share, below 1.")
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the planner does not choose.
+        """
         _need_choices("hard", ground)
         formula = partial(hard_labels, smoothing=self.smoothing)
         return _Rows(partial(over_choices, ground, formula))
@@ -256,58 +260,21 @@ class Hard(DivergenceTerm):
 
 @dataclass(frozen=True, slots=True)
 class Action(DivergenceTerm):
-    """Squared error of the mean action, for boxes, in halves of the box.
-
-    Attributes:
-        compare: The "action" itself; the number before tanh, "pre-tanh"; or the action in units of
-            the planner's own spread, "precision": the part of the Gaussians' KL that the means
-            have.
-        huber: The error from which on it grows linearly; left out, it never does.
-    """
-
-    compare: Literal["action", "pre-tanh", "precision"] = "action"
-    huber: float | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.huber is not None and not self.huber > 0:
-            raise ConfigError(f"huber is {self.huber}; it is an error above 0.")
+    """Squared error of the mean action, for boxes, in halves of the box."""
 
     def build(self, ground: Ground) -> Divergence:
-        """Make the divergence."""
+        """Make the divergence.
+
+        Raises:
+            ConfigError: If the actions are not a box.
+        """
         units = ground.units()
         if units is None:
             raise ConfigError(
                 f"The term 'action' is for boxes; this planner gives {ground.kind} "
                 "distributions. Use 'soft' or 'hard', or 'match', which fits either."
             )
-        if self.compare == "pre-tanh" and {ground.kind, ground.head} != {"squashed"}:
-            raise ConfigError(
-                "compare=pre-tanh needs a planner with squashed Gaussians and an "
-                f"executor that ends in tanh; they give {ground.kind} and "
-                f"{ground.head}. Use compare=action."
-            )
-        if self.compare == "precision" and ground.kind != "gaussian":
-            raise ConfigError(
-                "compare=precision needs a planner with Gaussians in the environment's "
-                f"units; this one gives {ground.kind}. Use compare=action."
-            )
-        return _Rows(partial(self._rows, units))
-
-    def _rows(self, units: BoxUnits, outputs: Tensor, planner: Tensor) -> Tensor:
-        if self.compare == "pre-tanh":
-            apart = outputs - planner[:, : units.size].clamp(-_FLAT, _FLAT)
-        else:
-            apart = units.apart(outputs, planner)
-        if self.compare == "precision":
-            spread = planner[:, units.size :].exp() / units.half
-            apart = apart / spread.clamp_min(_LEAST_STD)
-        squared = apart.square()
-        if self.huber is not None:
-            far = apart.abs()
-            line = self.huber * (2 * far - self.huber)
-            squared = torch.where(far < self.huber, squared, line)
-        return squared.sum(1)
+        return _Rows(lambda outputs, planner: units.apart(outputs, planner).square().sum(1))
 
 
 @dataclass(frozen=True, slots=True)

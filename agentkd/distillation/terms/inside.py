@@ -126,7 +126,12 @@ class Attention(Term):
             raise ConfigError(f"heads is {self.heads}; at least 1.")
 
     def build(self, ground: Ground) -> Loss:
-        """Look into both networks once, and make the loss."""
+        """Look into both networks once, and make the loss.
+
+        Raises:
+            ConfigError: If planner or executor have no attention, or cut observations into
+                different numbers of tokens.
+        """
         nothing = torch.zeros(1, ground.obs)
         mine = _own(ground.network, nothing)
         if not mine:
@@ -246,7 +251,11 @@ class Slopes(Term):
             raise ConfigError(f"projections is {self.projections}; it is 1 to {_MOST_PROJECTIONS}.")
 
     def build(self, ground: Ground) -> Loss:
-        """Look into the planner once, and make the loss."""
+        """Look into the planner once, and make the loss.
+
+        Raises:
+            ConfigError: If the planner's gradient is not at hand, or the executor has a memory.
+        """
         network = ground.network
         if isinstance(network, Network) and network.memory:
             raise ConfigError(

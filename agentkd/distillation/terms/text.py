@@ -124,7 +124,7 @@ def _split(text: str) -> Iterator[tuple[str, float, str]]:
         match = _TERM.fullmatch(piece)
         if match is None:
             raise ConfigError(
-                f"{piece!r} is no term. A term is a name with an optional factor before it "
+                f"{piece!r} is not a term. A term is a name with an optional factor before it "
                 "and options behind it: '0.3 hard:smoothing=0.1'."
             )
         name, factor = match["name"], match["weight"]

@@ -290,7 +290,7 @@ class RemotePlanner:
         try:
             raw = socket.create_connection((where.host, where.port), _HANDSHAKE)
         except ValueError as error:
-            raise ConfigError(f"{where.host!r} is no host: {error}.") from error
+            raise ConfigError(f"{where.host!r} is not a host: {error}.") from error
         # TLS takes the socket over: this one ends the waiting from another thread.
         self._handle = raw.dup()
         raw.settimeout(None)

@@ -57,12 +57,17 @@ class Line:
             timer.cancel()
 
     def receive(self, seconds: float | None = None) -> Frame:
-        """Receive a frame; an `OSError` says that the connection is lost, or the time is over."""
+        """Receive a frame; an `OSError` says that the connection is lost, or the time is over.
+
+        Raises:
+            OSError: If the connection is lost, or the time is over.
+            WireError: If it is not a message, or larger than the cap.
+        """
         try:
             return unpack(self._connection.recv(seconds))
         except ConnectionClosed as error:
             if error.sent is not None and not error.rcvd_then_sent:
-                raise WireError(f"That is no message of agentkd's: {error}.") from error
+                raise WireError(f"That is not a message of agentkd's: {error}.") from error
             raise ConnectionError(str(error)) from error
 
     def cut(self) -> None:

@@ -74,7 +74,11 @@ class Frame:
 
 
 def address_of(text: str) -> Address:
-    """Read "ws://host:port" or "wss://host:port"; the port may be left out."""
+    """Read "ws://host:port" or "wss://host:port"; the port may be left out.
+
+    Raises:
+        ConfigError: If it is not an address.
+    """
     with suppress(ValueError):
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -82,19 +86,27 @@ def address_of(text: str) -> Address:
         if host and known:
             return Address(parts.scheme == "wss", host, DEFAULT_PORT if port is None else port)
     raise ConfigError(
-        f"{text!r} is no address. Write ws://HOST:PORT, such as "
+        f"{text!r} is not an address. Write ws://HOST:PORT, such as "
         f"ws://127.0.0.1:{DEFAULT_PORT}, or wss://HOST:PORT for TLS."
     )
 
 
 def token_of_environment() -> str:
-    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none."""
+    """Read the token of AGENTKD_TOKEN or the file AGENTKD_TOKEN_FILE; "" for none.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
     path = os.environ.get(TOKEN_FILE)
     return read_token(Path(path)) if path else os.environ.get(TOKEN, "")
 
 
 def read_token(path: Path) -> str:
-    """Read a token from a file."""
+    """Read a token from a file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is empty.
+    """
     try:
         token = read_file(path, _MOST_TOKEN).decode().strip()
     except LoadError as error:
@@ -137,7 +149,7 @@ def unpack(data: str | bytes) -> Frame:
     try:
         header = json.loads(data[_LENGTH.size : begin])
     except (ValueError, RecursionError) as error:
-        raise WireError(f"A header that is no JSON: {error!r:.200}") from error
+        raise WireError(f"A header that is not JSON: {error!r:.200}") from error
     shapes = header.pop("shapes", None) if isinstance(header, dict) else None
     if not isinstance(shapes, list) or len(shapes) > _MOST_ARRAYS:
         raise WireError(f"A header without at most {_MOST_ARRAYS} shapes.")
@@ -160,7 +172,7 @@ def _count(shape: Any) -> int:
     sizes = shape if isinstance(shape, list) else [None]
     whole = all(type(size) is int and 0 <= size <= MOST_BYTES for size in sizes)
     if not whole or len(sizes) > _MOST_DIMENSIONS:
-        raise WireError(f"{shape!r:.100} is no shape.")
+        raise WireError(f"{shape!r:.100} is not a shape.")
     return math.prod(sizes)
 
 
@@ -183,7 +195,11 @@ def answer_frame(answer: ActionDist | Guidance) -> tuple[dict[str, Any], list[Fl
 
 
 def names_of(frame: Frame) -> list[str]:
-    """Say what the first arrays of an answer are; refuse one that does not tell."""
+    """Say what the first arrays of an answer are; refuse one that does not tell.
+
+    Raises:
+        WireError: If it does not tell, or they are not there.
+    """
     names = frame.header.get("names")
     known = [name for name in _NAMES if isinstance(names, list) and name in names]
     if names != known or len(known) > len(frame.arrays):
@@ -192,7 +208,11 @@ def names_of(frame: Frame) -> list[str]:
 
 
 def answer_of(frame: Frame, spec: Spec) -> ActionDist | Guidance:
-    """Read what `answer_frame` laid out."""
+    """Read what `answer_frame` laid out.
+
+    Raises:
+        WireError: If the message holds something else.
+    """
     header = frame.header
     names, kind = names_of(frame), header.get("kind")
     found = dict(zip(names, frame.arrays, strict=False))

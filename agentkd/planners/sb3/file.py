@@ -86,7 +86,7 @@ def weights_of(state: Mapping[str, Any], where: str, most: int = LIMIT_WEIGHTS) 
     The names are those of the model before torch.compile. Together they may take `most` bytes.
 
     Raises:
-        LoadError: If something in it is no tensor of stored numbers.
+        LoadError: If something in it is not a tensor of stored numbers.
         NumbersError: If a number is NaN or infinite.
     """
     import torch

@@ -112,7 +112,7 @@ def _record(kind: Any, *_args: Any) -> Any:
 def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
     """Make bytes of text, as pickles from before protocol 3 do."""
     if not isinstance(text, str):
-        raise LoadError("It makes bytes of something that is no text.")
+        raise LoadError("It makes bytes of something that is not text.")
     return text.encode("latin1" if encoding == "latin1" else "ascii")
 
 
@@ -149,7 +149,7 @@ def _check_keys(stack: list[Any]) -> None:
 def _check_built(stack: list[Any]) -> None:
     """Allow stand-ins only to be given a state: functions have one, too."""
     if not isinstance(stack[-2], (Record, _Dtype, _Array)):
-        raise LoadError("It builds something that is no object.")
+        raise LoadError("It builds something that is not an object.")
 
 
 def _refuse_set(_: list[Any]) -> None:

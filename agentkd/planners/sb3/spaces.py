@@ -75,7 +75,7 @@ def _settled(record: Any, *, inner: bool = False) -> Any:
     fields["shape"] = fields.get("_shape", fields.get("shape"))
     for each in _ARRAYS:
         if not isinstance(fields.get(each, 0), (np.ndarray, np.number, int, float)):
-            raise LoadError(f"A space's {each} is no array.")
+            raise LoadError(f"A space's {each} is not an array.")
     dtype = fields.get("dtype")
     name = type(dtype).__name__ if isinstance(dtype, inert.Record) else dtype
     if isinstance(dtype, type):

@@ -165,7 +165,11 @@ class SamplingControl:
         return map(self._answer, self.plans(obs))
 
     def plans(self, obs: Floats, /) -> Iterator[Plan]:
-        """Give the best plan after each iteration, for one observation (1, obs)."""
+        """Give the best plan after each iteration, for one observation (1, obs).
+
+        Raises:
+            PlannerError: If the world's answers are not finite numbers of the right shape.
+        """
         options, best = self.options, None
         if not options.remembered:
             self._random = np.random.default_rng(options.seed)

@@ -79,7 +79,11 @@ class Physics:
         self._rollout = rollout.Rollout(nthread=threads)
 
     def restore(self, obs: Floats, /) -> Doubles:
-        """Give the simulation's state for an observation, at time 0 and at rest inside."""
+        """Give the simulation's state for an observation, at time 0 and at rest inside.
+
+        Raises:
+            SpecError: If positions or velocities do not fit the model.
+        """
         qpos, qvel = self._restore(obs)
         model = self._model
         if np.shape(qpos) != (model.nq,) or np.shape(qvel) != (model.nv,):
@@ -93,7 +97,11 @@ class Physics:
         return state
 
     def roll(self, state: Doubles, actions: Doubles, /) -> tuple[Doubles, Doubles]:
-        """Live on from a state; see `Rollouts.roll`."""
+        """Live on from a state; see `Rollouts.roll`.
+
+        Raises:
+            PlannerError: If the rewards are of another shape.
+        """
         count, ticks, _ = actions.shape
         held = np.repeat(actions, self._skip, axis=1)
         lived, _ = self._rollout.rollout(

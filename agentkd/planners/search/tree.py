@@ -146,7 +146,11 @@ class TreeSearch(Generic[S]):
             yield Categorical(np.asarray(tree.rows(), np.float32))
 
     def begin(self, state: S) -> _Node[S]:
-        """Make a node of a state, without walks."""
+        """Make a node of a state, without walks.
+
+        Raises:
+            PlannerError: If the prior's shares or the state's value are invalid.
+        """
         count = self._model.actions
         prior = self._alike
         if self._prior is not None:
@@ -159,7 +163,11 @@ class TreeSearch(Generic[S]):
         return _Node(state, value, prior, [0] * count, [0.0] * count, [0.0] * count, [None] * count)
 
     def step(self, state: S, action: int) -> tuple[S, float, bool]:
-        """Ask the model."""
+        """Ask the model.
+
+        Raises:
+            PlannerError: If the reward is not finite.
+        """
         after, reward, over = self._model.step(state, action)
         if not math.isfinite(reward):
             raise PlannerError(f"The model pays {reward} for action {action}.")

@@ -91,7 +91,11 @@ def roll(
 
 
 def restored(model: Model[S], obs: Floats) -> S:
-    """Restore a state, so that whatever goes wrong is a planner's error."""
+    """Restore a state, so that whatever goes wrong is a planner's error.
+
+    Raises:
+        PlannerError: If the model raises.
+    """
     try:
         return model.restore(obs)
     except AgentkdError:

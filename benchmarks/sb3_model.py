@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 
 from agentkd.errors import AgentkdError, LoadError
-from agentkd.measure.forms import missing
 from agentkd.measure.latency import Form
 from agentkd.planners.sb3.file import Weights, read_save
 from agentkd.planners.sb3.policy import Description, describe, is_model
@@ -29,6 +28,7 @@ from agentkd.spec import (
     Spec,
 )
 from agentkd.types import Floats
+from benchmarks.forms import missing
 
 NAME = "SB3 predict"
 _WIDE = [256, 256]

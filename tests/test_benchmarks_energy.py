@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError
-from agentkd.measure.energy import Clocks, find_rapl, measure
 from agentkd.measure.latency import Form
+from benchmarks.energy import Clocks, find_rapl, measure
 
 OBS = np.zeros((4, 1), np.float32)
 
@@ -140,5 +140,5 @@ def test_why_there_are_no_counters_is_said(tmp_path: Path, monkeypatch: pytest.M
     def denied(*_: object, **__: object) -> str:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr("agentkd.measure.energy._number", denied)
+    monkeypatch.setattr("benchmarks.energy._number", denied)
     assert "is not readable" in find_rapl(tmp_path)[1]

@@ -1,0 +1,137 @@
+"""Executor files that are watched and followed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentkd.deploy.bundle import write_bundle
+from agentkd.errors import BundleError, ConfigError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
+from agentkd.runtime import Agent
+from agentkd.runtime.swaps import Watched
+from tests.runtime_children import constant
+from tests.test_runtime_swaps import OTHERS, see
+from tests.waiting import wait_for
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put a file in place at once."""
+    source.replace(target)
+
+
+def rewrite(source: Path, target: Path) -> None:
+    """Write over a file in place."""
+    target.write_bytes(source.read_bytes())
+
+
+def delete_first(source: Path, target: Path) -> None:
+    """Delete a file, and put another one there."""
+    target.unlink()
+    shutil.copy(source, target)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let the name be a link to another file."""
+    fresh = target.with_name("fresh")
+    fresh.symlink_to(source)
+    fresh.replace(target)
+
+
+@pytest.mark.parametrize("put", [rename, rewrite, delete_first, link])
+def test_a_watched_file_is_followed(put: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    """However a file is replaced, its executor acts some looks later."""
+    file = tmp_path / "executor.akd"
+    write_bundle(file, constant(1))
+    with Agent(file, watch=True) as agent:
+        assert agent.act(see(0)) == 1
+        write_bundle(tmp_path / "other.akd", constant(2))
+        put(tmp_path / "other.akd", file)
+        act_until(agent, 2)
+        assert agent.metrics()["swaps_refused_total"] == {}
+
+
+def act_until(agent: Agent, choice: int) -> None:
+    """Act until this choice is made."""
+    wait_for(lambda: agent.act(see(0)) == choice)
+
+
+def look(watched: Watched) -> Executor | None:
+    """Look at once."""
+    found = watched.changed(now=True)
+    return found.executor if found is not None else None
+
+
+def test_a_file_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    """While it grows it is refused by nobody; whole, it is taken once."""
+    file = tmp_path / "executor.akd"
+    digest = write_bundle(file, constant(1)).digest
+    watched = Watched(file, digest)
+    assert look(watched) is None
+    write_bundle(tmp_path / "other.akd", constant(2))
+    data = (tmp_path / "other.akd").read_bytes()
+    for count in (0, 10, 100, len(data) - 1):
+        file.write_bytes(data[:count])
+        assert look(watched) is None
+    file.write_bytes(data)
+    found = look(watched)
+    assert found is not None
+    assert found.act(see(0)) == 2
+    assert look(watched) is None
+
+
+def test_a_bad_file_is_told_once(tmp_path: Path) -> None:
+    """A file that stays bad raises at the second look, and never again."""
+    file = tmp_path / "executor.akd"
+    watched = Watched(file, write_bundle(file, constant(1)).digest)
+    file.write_bytes(b"nothing")
+    assert look(watched) is None
+    with pytest.raises(BundleError):
+        look(watched)
+    assert [look(watched) for _ in range(3)] == [None] * 3
+    file.write_bytes(b"nothing else")
+    assert look(watched) is None
+    with pytest.raises(BundleError):
+        look(watched)
+
+
+def test_a_file_that_is_gone_or_no_file_changes_nothing(tmp_path: Path) -> None:
+    """A deleted file, a folder and a pipe are waited out; the same file is no news."""
+    file = tmp_path / "executor.akd"
+    watched = Watched(file, write_bundle(file, constant(1)).digest)
+    data = file.read_bytes()
+    file.unlink()
+    assert look(watched) is None
+    file.mkdir()
+    assert look(watched) is None
+    file.rmdir()
+    os.mkfifo(file)
+    assert look(watched) is None
+    file.unlink()
+    file.write_bytes(data)
+    assert look(watched) is None
+
+
+def test_a_watched_file_for_something_else_is_counted(tmp_path: Path) -> None:
+    """A whole file that does not fit is refused, and the next one is looked at."""
+    file = tmp_path / "executor.akd"
+    write_bundle(file, constant(1))
+    with Agent(file, watch=True) as agent:
+        write_bundle(file, initial("linear", OTHERS["more choices"][0]))
+        wait_for(lambda: agent.metrics()["swaps_refused_total"] == {"unfit": 1})
+        assert agent.act(see(0)) == 1
+        write_bundle(file, constant(3))
+        act_until(agent, 3)
+
+
+def test_only_a_file_is_watched(tmp_path: Path) -> None:
+    """An executor without a path, and a path without a file, are refused."""
+    with pytest.raises(ConfigError, match="give its path"):
+        Agent(constant(0), watch=True)
+    with pytest.raises(BundleError):
+        Agent(tmp_path / "none.akd", watch=True)

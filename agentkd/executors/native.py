@@ -25,6 +25,7 @@ from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
 from agentkd.executors.kernel_cache import load
 from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
+from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.sizes import INT32
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -389,6 +390,11 @@ def compile_native(executor: Executor) -> Native | None:
     Returns:
         The compiled executor, or None without a compiler (a warning says so, once).
     """
+    return finish(staged_native(executor))
+
+
+def staged_native(executor: Executor) -> Staged[Native | None]:
+    """Make the native form as `compile_native` does, in stages."""
     library = _library()
     if library is None:
         return None
@@ -396,6 +402,7 @@ def compile_native(executor: Executor) -> Native | None:
         log.warning("The executor is too large for the native form; NumPy runs.")
         return None
     native = Native(executor, library)
+    yield "compute"
     probe = np.random.default_rng(0).standard_normal((8, executor.spec.obs.size))
     most = np.finfo(np.float32).max
     spread = executor.mean + probe / np.maximum(np.abs(executor.scale), 1e-8)
@@ -404,6 +411,7 @@ def compile_native(executor: Executor) -> Native | None:
         expected, got = executor.follow(obs), native.follow(obs)
     else:
         expected, got = executor.outputs(obs), native.outputs(obs)
+    yield "compare"
     native.memory[:] = 0.0
     taken = np.stack([np.ravel(native.act(each)) for each in obs])
     native.memory[:] = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -15,6 +15,7 @@ from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
+from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClock, make_clock
 from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
@@ -28,6 +29,9 @@ from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
 from agentkd.spec import Spec, to_json
 from agentkd.types import Decision, Strategy
+
+_UNTICKED = 64
+"""Decisions in a row without a tick after which a loop counts as one that does not tick."""
 
 
 @final
@@ -153,6 +157,20 @@ class Agent(Block):
             watched=self._watched,
             contract=self._contract,
         )
+        self.chores = Chores(*(() if self._simple else self._background()))
+
+    def _background(self) -> Iterator[Chore]:
+        """Give what is done between ticks."""
+        swaps = self._swaps
+        yield from self._companions.chores()
+        if self._inline is None:
+            if self._companions.distiller is not None:
+                yield Chore("weights", swaps.learn)
+            if self._rollback is not None:
+                yield Chore("scores", swaps.heed_scores)
+        if self._watched is not None:
+            yield Chore("file", swaps.look_at_file)
+        yield Chore("agreement", self._decider.metrics.agreement.settling)
 
     def _begin(self) -> bool:
         self._companions.check()
@@ -166,6 +184,7 @@ class Agent(Block):
 
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
+        self._swaps.close()
         self._companions.close()
         if opened:
             self._swaps.take_learnt()
@@ -194,14 +213,6 @@ class Agent(Block):
             "routers": [type(router).__name__ for router in self._routers],
             "strategies": self._strategies.to_json(self._decider.trust),
         }
-
-    def _supervise(self) -> None:
-        self._companions.supervise()
-        if self._inline is None:
-            self._swaps.take_learnt()
-            self._swaps.heed_scores()
-        self._swaps.follow_file()
-        self._decider.metrics.agreement.settle()
 
     @property
     def executor(self) -> Executor:
@@ -273,7 +284,8 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        ticker.wait(clock, self._decider.metrics)
+        self._acted = 0
+        ticker.wait(clock, self._decider.metrics, self.relieve())
         return True
 
     def stop(self) -> None:
@@ -320,7 +332,7 @@ class Agent(Block):
             raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
         chosen = self.adopt(clock, hz)
         loop = Loop(self, chosen, env, limits, seed, 0, realtime, self._ended)
-        self.start(wait=wait, timeout=timeout)
+        self.start(wait=wait, timeout=timeout, supervisor=False)
         try:
             loop.run()
         finally:
@@ -375,6 +387,9 @@ class Agent(Block):
             raise ConfigError(
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
+        self._acted += 1
+        if self._acted > _UNTICKED:
+            self._many_acts()
         out = self._decider.decide(obs, lateness)
         if self._inline is not None:
             self._inline.learn()

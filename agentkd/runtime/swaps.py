@@ -26,9 +26,10 @@ from agentkd.errors import (
     NumbersError,
     SpecError,
 )
-from agentkd.executors.acting import form
+from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.runtime.connect import Companions
 from agentkd.runtime.decider import Decider
@@ -75,6 +76,16 @@ class Watched:
         self._bad: tuple[_Facts, str] | None = None
         self._told = False
         self._next = 0.0
+
+    def stirred(self) -> bool:
+        """Return whether the file has to be read, ten times a second; `changed` reads it."""
+        if time.monotonic() < self._next:
+            return False
+        facts = self._look()
+        if facts is not None and facts != self._facts:
+            return True
+        self._next = time.monotonic() + _EVERY
+        return False
 
     def changed(self, *, now: bool = False) -> Bundle | None:
         """Return what the file holds if that changed since the last look, ten times a second.
@@ -279,6 +290,7 @@ class Swaps:
         self._newest = decider.form.executor.version
         # The user's thread, the tick's and the supervisor's may all swap.
         self._lock = threading.RLock()
+        self._reader: threading.Thread | None = None
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
@@ -295,7 +307,7 @@ class Swaps:
                 )
             if executor.about.contract is not None:
                 check_contract(self._contract, executor.about.contract)
-            self._replace(executor)
+            self._install(finish(self._staged(executor)))
             if self._distiller is not None:
                 self._distiller.follow(executor)
 
@@ -305,17 +317,24 @@ class Swaps:
         try:
             yield
         except AgentkdError as error:
-            counts = self._metrics.swaps_refused
-            reason = next(why for kind, why in _REASONS if isinstance(error, kind))
-            counts[reason] = counts.get(reason, 0) + 1
+            self._refused(next(why for kind, why in _REASONS if isinstance(error, kind)))
             raise
 
-    def _replace(self, executor: Executor) -> None:
-        """Check and compile an executor, and let it act."""
-        present = self._decider.form.executor
-        check_fit(present, executor)
+    def _refused(self, reason: str) -> None:
+        counts = self._metrics.swaps_refused
+        counts[reason] = counts.get(reason, 0) + 1
+
+    def _staged(self, executor: Executor) -> Staged[Form]:
+        """Check and compile an executor."""
+        check_fit(self._decider.form.executor, executor)
         _check_numbers(executor)
-        made = form(executor, native=self._native)
+        yield "compile"
+        made = yield from staged_form(executor, native=self._native)
+        return made
+
+    def _install(self, made: Form) -> None:
+        """Let a form act from the next tick on."""
+        executor, present = made.executor, self._decider.form.executor
         if self._companions.planner is not None and self._companions.running:
             self._companions.planner.follow(executor)
         self._former.append(present)
@@ -350,19 +369,50 @@ class Swaps:
 
     def take_learnt(self) -> None:
         """Swap the distiller's newest weights in, if there are new ones."""
-        if self._distiller is None:
-            return
         with self._lock:
-            weights = self._distiller.weights()
-            if weights is None:
-                return
-            present = self._decider.form.executor
-            try:
-                with self._counting():
-                    self._replace(present.with_vector(weights, self._newest + 1))
-            except AgentkdError as error:
-                log.warning("New weights are not swapped in: %s", error)
-                self._distiller.follow(present)
+            finish(self.learn())
+
+    def learn(self) -> Staged[None]:
+        """Swap the distiller's newest weights in as `take_learnt` does, in stages.
+
+        The last stage only changes who acts. If another swap came in between, the weights are of
+        a time before it, and are dropped.
+        """
+        weights = None if self._distiller is None else self._distiller.weights()
+        if self._distiller is None or weights is None:
+            return
+        present = self._decider.form.executor
+        try:
+            with self._counting():
+                yield "executor"
+                executor = present.with_vector(weights, self._newest + 1)
+                yield "check"
+                made = yield from self._staged(executor)
+                yield "swap"
+                with self._lock:
+                    if self._decider.form.executor is present:
+                        self._install(made)
+                    else:
+                        self._refused("stale")
+        except AgentkdError as error:
+            log.warning("New weights are not swapped in: %s", error)
+            self._distiller.follow(self._decider.form.executor)
+
+    def look_at_file(self) -> None:
+        """Follow the watched file; while a new one is read, in a thread of its own.
+
+        Reading and proving a file takes many periods of a quick clock.
+        """
+        if self._reader is not None and self._reader.is_alive():
+            return
+        if self._watched is not None and self._watched.stirred():
+            self._reader = threading.Thread(target=self.follow_file, name="file", daemon=True)
+            self._reader.start()
+
+    def close(self) -> None:
+        """Wait for a file that is being read."""
+        if self._reader is not None:
+            self._reader.join()
 
     def follow_file(self) -> None:
         """Swap the executor of the watched file in, if it was replaced."""
@@ -392,6 +442,6 @@ def _check_numbers(executor: Executor) -> None:
     spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
     obs = (executor.mean + random * spread).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        outputs = executor.follow(obs)
+        outputs = executor.follow(obs) if executor.memory else executor.outputs(obs)
     if not np.isfinite(outputs).all():
         raise NumbersError("The executor answers with NaN or infinity.")

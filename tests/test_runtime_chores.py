@@ -251,7 +251,7 @@ def test_a_run_has_no_thread_beside_it() -> None:
 
     env.step = watched  # type: ignore[method-assign]
     agent = Agent(constant(2), planner=InlinePlanner(Echo()))
-    agent.run(env, hz=500, ticks=30)
+    agent.run(env, hz=2000, ticks=200)
     assert most == before
 
 

@@ -284,7 +284,6 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        self._acted = 0
         ticker.wait(clock, self._decider.metrics, self.relieve())
         return True
 
@@ -387,8 +386,8 @@ class Agent(Block):
             raise ConfigError(
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
-        self._acted += 1
-        if self._acted > _UNTICKED:
+        self.chores.acts += 1
+        if self.chores.acts > _UNTICKED:
             self._many_acts()
         out = self._decider.decide(obs, lateness)
         if self._inline is not None:

@@ -21,7 +21,6 @@ class Block(ABC):
         self._supervisor: threading.Thread | None = None
         self._relieved = threading.Event()
         self._attended = True
-        self._acted = 0  # decisions since the last tick of a loop
         self.chores = Chores()
 
     @abstractmethod
@@ -111,7 +110,7 @@ class Block(ABC):
 
     def _many_acts(self) -> None:
         """Start the thread again, for good, if the loop has ticked and does so no more."""
-        self._acted = 0
+        self.chores.acts = 0
         with self._gate:
             if not (self._attended or self._supervisor or self._stop.is_set()):
                 self._attended = True

@@ -93,13 +93,14 @@ class Chores:
     One thread at a time runs them; another one that comes meanwhile waits or goes on.
 
     Attributes:
+        acts: Decisions since the last tick, counted by the agent.
         overruns: Slices that ended after the next tick was due.
         trace: If it is a list, each slice adds its name, its beginning and its end, in seconds of
             the clock.
     """
 
     def __init__(self, *chores: Chore) -> None:
-        self.overruns = 0
+        self.acts = self.overruns = 0
         self.trace: list[tuple[str, float, float]] | None = None
         self._chores = list(chores)
         self._usual: dict[str, float] = {}
@@ -116,6 +117,7 @@ class Chores:
 
         Under a virtual clock `until` is infinite, and whatever is due is run.
         """
+        self.acts = 0
         now = clock.now()
         if now < self._next or not self._turn.acquire(blocking=False):
             return

@@ -24,7 +24,7 @@ from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
 from agentkd.executors.kernel_cache import load
-from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
+from agentkd.executors.plan import HEADS, KINDS, Step, padded_size, rooms, steps
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.sizes import INT32
@@ -195,8 +195,10 @@ class Native:
         "run",
     )
 
-    def __init__(self, executor: Executor, library: ctypes.CDLL) -> None:
-        """Lay the weights out for the kernel and bind its pointers."""
+    def __init__(
+        self, executor: Executor, library: ctypes.CDLL, laid: tuple[Step, ...] = ()
+    ) -> None:
+        """Take the weights, laid out for the kernel, and bind its pointers."""
         action = executor.spec.action
         size = executor.spec.obs.size
         keep: list[Any] = [library]
@@ -206,14 +208,14 @@ class Native:
             keep.append(array)
             return int(array.ctypes.data)
 
-        laid = steps(executor, _BLOCK)
+        laid = laid or steps(executor, _BLOCK)
         layers = (_Layer * len(laid))()
         for slot, step in zip(layers, laid, strict=True):
             addresses = [hold(each) for each in step.arrays]
             slot.kind, slot.memory = KINDS[step.kind], step.memory
             slot.dims = hold(step.dims, np.int32)
             slot.arrays = hold(addresses, np.uintp)
-        room = rooms(executor, _BLOCK)
+        room = rooms(executor, _BLOCK, laid)
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
         out = executor.out
@@ -401,7 +403,9 @@ def staged_native(executor: Executor) -> Staged[Native | None]:
     if padded_size(executor, _BLOCK) > _MOST_PADDED:
         log.warning("The executor is too large for the native form; NumPy runs.")
         return None
-    native = Native(executor, library)
+    laid = steps(executor, _BLOCK)
+    yield "bind"
+    native = Native(executor, library, laid)
     yield "compute"
     probe = np.random.default_rng(0).standard_normal((8, executor.spec.obs.size))
     most = np.finfo(np.float32).max

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -21,8 +22,8 @@ from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtim
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
 
-_COLLECT, _FULL_EVERY = 1.0, 16
-"""Seconds between two looks for garbage, and after how many of them one is for old garbage."""
+_COLLECT, _COLLECT_ALL = 0.1, 16.0
+"""Seconds between two looks for garbage, among what is new and among all."""
 _CALL = 0.05
 """Seconds between two calls of a consumer."""
 
@@ -142,7 +143,7 @@ class Loop:
         self._lengths: list[int] = []
         self._return, self._length, self._ticks = 0.0, 0, 0
         self._seconds = 0.0
-        self._timeline, self._ticker, self._passes = Timeline(), Ticker(), 0
+        self._timeline, self._ticker = Timeline(), Ticker()
         self.call: Callable[[], object] = lambda: None
         self.thread = threading.Thread(target=self._run, name="ticks", daemon=True)
 
@@ -200,18 +201,12 @@ class Loop:
         """Return what is to be done between ticks, with what a run adds."""
         chores = self._agent.relieve()
         if chores is not None and not self._virtual:
-            chores.add(Chore("garbage", self._collect, _COLLECT))
+            # What lived before the run is frozen, so there is little to look through.
+            chores.add(Chore("garbage", partial(_collect, 0), _COLLECT))
+            chores.add(Chore("old garbage", partial(_collect, 2), _COLLECT_ALL))
             if self._most:
                 chores.add(Chore("views", self._call, _CALL))
         return chores
-
-    def _collect(self) -> None:
-        """Look for garbage: for old garbage too, now and then.
-
-        What lived before the run is frozen, so there is little to look through.
-        """
-        self._passes += 1
-        gc.collect(0 if self._passes % _FULL_EVERY else 2)
 
     def _call(self) -> None:
         """Call the consumer, who wakes while the tick's thread sleeps."""
@@ -259,3 +254,7 @@ class Loop:
             self.views_dropped += 1
         else:
             self.views.append(decision)
+
+
+def _collect(generation: int) -> None:
+    gc.collect(generation)

@@ -15,7 +15,7 @@ from agentkd.types import AnyDist, Source
 
 _BITS = 5
 """Leading bits that tell a bucket: each is at most 1/16 wide."""
-_TOGETHER = 32
+_TOGETHER = 16
 """Pairs that are compared at once."""
 JUMP = 1e6
 """Jumps of actions are recorded in millionths of the action's unit."""

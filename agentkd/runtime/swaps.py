@@ -328,7 +328,7 @@ class Swaps:
         """Check and compile an executor."""
         check_fit(self._decider.form.executor, executor)
         _check_numbers(executor)
-        yield "compile"
+        yield "lay out"
         made = yield from staged_form(executor, native=self._native)
         return made
 

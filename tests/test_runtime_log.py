@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.replay import replay
 from tests.runtime_children import BOX, SPEC, Ahead, Anytime, Echo, Guiding, Towards, constant
 from tests.test_runtime_blending import Levels
+from tests.waiting import ENOUGH
 
 
 def see(*numbers: float) -> Any:
@@ -223,10 +225,15 @@ def test_flipped_bit_ends_the_log(tmp_path: Path) -> None:
     assert log.torn > 600
 
 
+def written(agent: Agent, recorder: DecisionLog) -> None:
+    """Let all that was decided be written."""
+    agent.supervise()
+    recorder._wait()
+
+
 def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest goes; what is left replays from the first episode begun in it."""
     monkeypatch.setattr(logs, "LEAST", 1000)
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     limit = 60_000
     recorder = DecisionLog(path, limit=limit)
@@ -237,7 +244,7 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(8):
             live(agent, 130)
             agent.reset()
-            recorder._flush()
+            written(agent, recorder)
     older = path.with_name("run.akdlog.1")
     assert older.exists()
     assert path.stat().st_size + older.stat().st_size < 1.2 * limit
@@ -255,8 +262,6 @@ def test_killed_while_files_change(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step between two files, what was written before is readable."""
-    # Only this thread writes, or two of them would write at once.
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     recorder = DecisionLog(path)
     agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
@@ -272,13 +277,14 @@ def test_killed_while_files_change(
 
     with agent:
         live(agent, 20)
-        recorder._flush()
+        written(agent, recorder)
         before = [d.tick for d in decided(path)]
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", until)
             # What a killed process does not do is not to be tidied up either.
             patch.setattr(Path, "unlink", lambda *_, **__: None)
-            recorder._rotate()
+            recorder._change_files()
+            recorder._wait()
         assert len(done) == steps[step]
         assert path.exists() == (step != "moved")
         assert [d.tick for d in decided(path)] == before == list(range(20))
@@ -289,16 +295,17 @@ def test_records_without_room_are_counted_and_skipped_by_the_replay(
 ) -> None:
     """Where the disk is slow ticks go on; the replay goes on at the next episode."""
     path = tmp_path / "run.akdlog"
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     recorder = DecisionLog(path)
-    with Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder) as agent:
+    agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
+    agent.start(supervisor=False)
+    with agent:
         live(agent, 26)
-        recorder._flush()
+        written(agent, recorder)
         monkeypatch.setattr(logs, "_PENDING", 5)
         for i in range(9):
             agent.act(see(i))
         agent.swap(constant(1))
-        recorder._flush()
+        written(agent, recorder)
         monkeypatch.setattr(logs, "_PENDING", 10**6)
         for i in range(4):
             agent.act(see(i))
@@ -319,12 +326,11 @@ def test_full_disk_ends_the_log_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk refuses, what was written is whole and the agent acts on."""
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     write = os.write
 
     def full(fd: int, data: Any) -> int:
-        if recorder._size > 3000 and fd == recorder._file:
+        if fd == recorder._file and os.fstat(fd).st_size > 3000:
             raise OSError(28, "No space left on device")
         return write(fd, data)
 
@@ -334,12 +340,47 @@ def test_full_disk_ends_the_log_and_nothing_else(
         for _ in range(30):
             live(agent, 39)
             agent.reset()
-            recorder._flush()
+            written(agent, recorder)
         metrics = agent.metrics()
     assert "No space left" in metrics["log_error"]
     assert metrics["log_dropped_total"] > 0
     assert metrics["ticks_total"] == 30 * 39
     assert replay(LogFile(path)).differing == 0
+
+
+def test_a_disk_that_hangs_costs_records_and_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a write does not come back, ticks go on and a bounded number of records waits."""
+    path = tmp_path / "run.akdlog"
+    hangs, back = threading.Event(), threading.Event()
+    write = os.write
+
+    def slow(fd: int, data: Any) -> int:
+        if fd == recorder._file and os.fstat(fd).st_size > 3000 and not back.is_set():
+            hangs.set()
+            back.wait(ENOUGH)
+        return write(fd, data)
+
+    recorder = DecisionLog(path)
+    monkeypatch.setattr(logs, "_PENDING", 100)
+    monkeypatch.setattr(os, "write", slow)
+    agent = Agent(constant(2), log=recorder)
+    agent.start(supervisor=False)
+    with agent:
+        for _ in range(60):
+            live(agent, 39)
+            agent.reset()
+            agent.supervise()
+        assert hangs.is_set()
+        metrics = agent.metrics()
+        back.set()
+    assert metrics["ticks_total"] == 60 * 39
+    assert metrics["log_dropped_total"] > 0
+    assert metrics["log_error"] == ""
+    gaps = [each for each in LogFile(path).events() if isinstance(each, Gap)]
+    assert sum(each.count for each in gaps) <= metrics["log_dropped_total"]
+    assert gaps
 
 
 def test_logs_of_earlier_runs_are_renamed_and_the_oldest_goes(

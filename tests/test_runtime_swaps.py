@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ from agentkd.runtime import (
     RollForward,
     StrategyOptions,
 )
+from agentkd.runtime.distiller import DistillerCounts, DistillerPort
 from agentkd.runtime.swaps import Watched, check_fit
+from agentkd.runtime.workers.channels import LabelRing
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,
@@ -477,3 +480,103 @@ def test_versions_never_come_twice() -> None:
         for _ in range(3):
             agent.act(see(3))
         assert agent.executor.version > newest
+
+
+class Learnt(DistillerPort):  # type: ignore[misc]
+    """A distiller whose weights are given by hand."""
+
+    def __init__(self) -> None:
+        self.fresh: list[Floats] = []
+        self.followed: list[Executor] = []
+
+    def open(self, executor: Executor) -> LabelRing:
+        return LabelRing(executor.spec)
+
+    def weights(self) -> Floats | None:
+        return self.fresh.pop() if self.fresh else None
+
+    def follow(self, executor: Executor) -> None:
+        self.followed.append(executor)
+
+    def counts(self) -> DistillerCounts:
+        return DistillerCounts()
+
+    def close(self) -> None:
+        """Give nothing more."""
+
+
+def learning() -> tuple[Agent, Learnt]:
+    """Start an agent whose weights come by hand, without a thread."""
+    port = Learnt()
+    return start(Agent(constant(0), distiller=port)), port
+
+
+def test_learnt_weights_act_after_the_last_stage_only() -> None:
+    """A swap is made ready in stages; until the last one the former executor acts."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    stages = 0
+    for _ in agent._swaps.learn():
+        stages += 1
+        assert agent.act(see(0)) == 0
+    assert agent.act(see(0)) == 1
+    assert stages >= 4
+    assert agent.metrics()["swaps_total"] == 1
+    assert agent.executor.version == 1
+    agent.close()
+
+
+def test_weights_learnt_before_another_swap_are_dropped_at_any_stage() -> None:
+    """An executor that is swapped in by hand between two stages is not replaced."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    staged = agent._swaps.learn()
+    next(staged)
+    next(staged)
+    agent.swap(constant(2))
+    for _ in staged:
+        pass
+    assert agent.act(see(0)) == 2
+    metrics = agent.metrics()
+    assert (metrics["swaps_total"], metrics["swaps_refused_total"]) == (1, {"stale": 1})
+    agent.close()
+
+
+def test_weights_that_fail_at_a_stage_leave_the_executor() -> None:
+    """NaN is refused and counted, and the distiller goes on from the executor that acts."""
+    agent, port = learning()
+    port.fresh.append(np.full_like(constant(1).vector(), np.nan))
+    for _ in agent._swaps.learn():
+        pass
+    assert agent.act(see(0)) == 0
+    assert agent.metrics()["swaps_refused_total"] == {"numbers": 1}
+    assert [each.version for each in port.followed] == [agent.executor.version]
+    agent.close()
+
+
+def test_weights_taken_before_the_end_are_swapped_in_at_the_end() -> None:
+    """A swap that was begun between two ticks is finished when the agent closes."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    chore = next(each for each in agent.chores._chores if each.name == "weights")
+    assert not chore.step()
+    agent.close()
+    assert agent.executor.version == 1
+
+
+def test_a_file_is_read_beside_the_ticks(tmp_path: Path) -> None:
+    """A changed file is read in a thread that lives for it; the ticks go on meanwhile."""
+    path = tmp_path / "executor.akd"
+    write_bundle(path, constant(0))
+    with Agent(path, watch=True, period=0.002) as agent:
+        agent.tick()
+        assert agent.act(see(0)) == 0
+        write_bundle(path, constant(1))
+
+        def swapped() -> bool:
+            agent.tick()
+            return bool(agent.act(see(0)) == 1)
+
+        wait_for(swapped)
+        # It is read again until its times tell that nothing is being written.
+        wait_for(lambda: agent.tick() and "file" not in {t.name for t in threading.enumerate()})

@@ -155,6 +155,8 @@ class Companions:
         for name, port in (("planner", self.planner), ("distiller", self.distiller)):
             if port is not None:
                 yield Chore(name, port.supervise)
+        if self.log is not None:
+            yield Chore("log", self.log.writing)
 
     def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""

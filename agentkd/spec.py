@@ -8,6 +8,7 @@ importable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
@@ -71,7 +72,7 @@ class Part:
     @property
     def size(self) -> int:
         """How many numbers it takes in the flat observation."""
-        return sum(self.sizes) if self.sizes else int(np.prod(self.shape, dtype=int))
+        return sum(self.sizes) if self.sizes else math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -409,6 +409,7 @@ class Agent(Block):
     def metrics(self) -> dict[str, Any]:
         """Return all that was counted so far as plain values, by name."""
         out = self._decider.snapshot()
+        out["chore_overruns_total"] = self.chores.overruns
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None

@@ -31,6 +31,7 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
     "shadow_compared_total": ("Decisions compared with a shadow's.",),
     "deadline_miss_total": ("Decisions after their deadline.",),
     "missed_cycles_total": ("Periods without a tick.",),
+    "chore_overruns_total": ("Work between ticks that ended after the next was due.",),
     "nan_observations_total": ("Observations with NaN or infinity.",),
     "planner_answers_total": ("Answers of the planner.",),
     "planner_partial_answers_total": ("Answers that were still improved.",),

@@ -27,9 +27,11 @@ from agentkd.runtime import (
     Rollback,
     RollForward,
     StrategyOptions,
+    swaps,
 )
 from agentkd.runtime.distiller import DistillerCounts, DistillerPort
-from agentkd.runtime.swaps import Watched, check_fit
+from agentkd.runtime.swaps import check_fit
+from agentkd.runtime.watched import Watched
 from agentkd.runtime.workers.channels import LabelRing
 from agentkd.spec import (
     ActionSpec,
@@ -562,6 +564,39 @@ def test_weights_taken_before_the_end_are_swapped_in_at_the_end() -> None:
     assert not chore.step()
     agent.close()
     assert agent.executor.version == 1
+
+
+def test_a_swap_that_takes_long_holds_no_tick_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread reads a file to swap in, learnt weights are swapped in between ticks."""
+    reads, go = threading.Event(), threading.Event()
+
+    def slow(path: Any) -> Any:
+        reads.set()
+        go.wait(ENOUGH)
+        raise BundleError(f"{path} is gone")
+
+    monkeypatch.setattr(swaps, "read_bundle", slow)
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    refused: list[BaseException] = []
+
+    def swap() -> None:
+        try:
+            agent.swap("other.akd")
+        except BundleError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    reads.wait(ENOUGH)
+    for _ in agent._swaps.learn():
+        pass
+    assert agent.act(see(0)) == 1
+    go.set()
+    thread.join()
+    assert refused
+    assert agent.act(see(0)) == 1
+    agent.close()
 
 
 def test_a_file_is_read_beside_the_ticks(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
+from agentkd.executors.staged import finish
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
 from agentkd.runtime.chores import Chore, Chores
@@ -393,7 +394,7 @@ class Agent(Block):
         if self._inline is not None:
             self._inline.learn()
             self._swaps.take_learnt()
-            self._swaps.heed_scores()
+            finish(self._swaps.heed_scores())
         return out
 
     @property

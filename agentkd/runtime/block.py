@@ -81,13 +81,14 @@ class Block(ABC):
                 return
             self._stop.set()
         self._relieved.set()
-        if self._supervisor is not None:
-            self._supervisor.join()
+        supervisor = self._supervisor
+        if supervisor is not None:
+            supervisor.join()
         self.chores.close()
         self._end()
 
     def _supervise_on(self) -> None:
-        while not self._relieved.wait(SOON):
+        while not (self._relieved.wait(SOON) or self._stop.is_set()):
             self.supervise()
 
     def _attend(self) -> None:
@@ -102,9 +103,10 @@ class Block(ABC):
 
         It stays, and there is none, for a loop that once acted many times without a tick.
         """
-        if self._supervisor is not None and not self._attended:
+        supervisor = self._supervisor
+        if supervisor is not None and not self._attended:
             self._relieved.set()
-            self._supervisor.join()
+            supervisor.join()
             self._supervisor = None
         return self.chores if self._supervisor is None else None
 

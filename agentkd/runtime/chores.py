@@ -105,7 +105,8 @@ class Chores:
         self._chores = list(chores)
         self._usual: dict[str, float] = {}
         self._next = 0.0
-        self._turn = threading.Lock()
+        # A signal's handler may close the agent in the middle of a chore.
+        self._turn = threading.RLock()
         self._closed = False
 
     def add(self, chore: Chore) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import stat
 import tempfile
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,14 +16,7 @@ import numpy as np
 
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import (
-    AgentkdError,
-    BundleError,
-    ConfigError,
-    LoadError,
-    NumbersError,
-    SpecError,
-)
+from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, SpecError
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -35,6 +26,7 @@ from agentkd.runtime.connect import Companions
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
+from agentkd.runtime.watched import Watched
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Part, Spec, to_json
 
@@ -51,92 +43,6 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
 """Why a swap is refused, by the error."""
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
-_EVERY = 0.1
-"""Seconds between two looks at a file."""
-_SETTLED = 2.0
-"""Seconds after which a file's times tell that nothing is being written: a change within one step
-of the file system's clock would not show in them."""
-
-_Facts = tuple[int, int, int, int, int]
-
-
-@final
-class Watched:
-    """Follows the executor file at a path.
-
-    It may be renamed over, rewritten in place, deleted and put back, or be a symbolic link that is
-    switched. A file that is only half written is read again until it is whole, or the same twice
-    and bad. `digest` is of the executor that acts.
-    """
-
-    def __init__(self, path: str | Path, digest: str) -> None:
-        self.path = Path(path).absolute()
-        self._digest = digest
-        self._facts: _Facts | None = None
-        self._bad: tuple[_Facts, str] | None = None
-        self._told = False
-        self._next = 0.0
-
-    def stirred(self) -> bool:
-        """Return whether the file has to be read, ten times a second; `changed` reads it."""
-        if time.monotonic() < self._next:
-            return False
-        facts = self._look()
-        if facts is not None and facts != self._facts:
-            return True
-        self._next = time.monotonic() + _EVERY
-        return False
-
-    def changed(self, *, now: bool = False) -> Bundle | None:
-        """Return what the file holds if that changed since the last look, ten times a second.
-
-        Raise BundleError if the file is bad and stays so; once for each bad file.
-        """
-        moment = time.monotonic()
-        if moment < self._next and not now:
-            return None
-        self._next = moment + _EVERY
-        facts = self._look()
-        if facts is None or facts == self._facts:
-            return None
-        try:
-            bundle = read_bundle(self.path)
-        except BundleError as error:
-            self._judge(facts, error)
-            return None
-        self._bad = None
-        self._remember(facts)
-        if bundle.digest == self._digest:
-            return None
-        self._digest = bundle.digest
-        return bundle
-
-    def _look(self) -> _Facts | None:
-        """Return what tells one state of the file from another; None for no file."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            # It may be on its way: the executor that acts stays.
-            self._facts = self._bad = None
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def _judge(self, facts: _Facts, error: BundleError) -> None:
-        """Raise the error if the file was as bad before, else wait for the rest."""
-        bad = facts, str(error)
-        if self._bad != bad:
-            self._bad, self._told = bad, False
-            return
-        self._remember(facts)
-        if not self._told:
-            self._told = True
-            raise error
-
-    def _remember(self, facts: _Facts) -> None:
-        if time.time() - max(facts[3], facts[4]) * 1e-9 > _SETTLED:
-            self._facts = facts
 
 
 def open_executor(
@@ -288,13 +194,14 @@ class Swaps:
         self._former: deque[Executor] = deque(maxlen=_REMEMBERED)
         # Versions never come twice, whatever is rolled back.
         self._newest = decider.form.executor.version
-        # The user's thread, the tick's and the supervisor's may all swap.
+        # The user's thread, the tick's and the supervisor's may all swap. None holds it while it
+        # reads or compiles, for a tick may wait for it.
         self._lock = threading.RLock()
         self._reader: threading.Thread | None = None
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
-        with self._lock, self._counting():
+        with self._counting():
             if isinstance(executor, str | Path):
                 executor = read_bundle(executor)
             if isinstance(executor, Bundle):
@@ -307,9 +214,11 @@ class Swaps:
                 )
             if executor.about.contract is not None:
                 check_contract(self._contract, executor.about.contract)
-            self._install(finish(self._staged(executor)))
-            if self._distiller is not None:
-                self._distiller.follow(executor)
+            made = finish(self._staged(executor))
+            with self._lock:
+                self._install(made)
+                if self._distiller is not None:
+                    self._distiller.follow(executor)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
@@ -344,33 +253,40 @@ class Swaps:
         self._newest = max(self._newest, executor.version)
         self._metrics.swaps += 1
 
-    def rollback(self, reason: str = "asked", to: Executor | None = None) -> Executor:
-        """Let a former executor act again; see `Agent.rollback`."""
+    def rollback(self) -> Executor:
+        """Let the former executor act again; see `Agent.rollback`."""
         with self._lock:
-            if to is None:
-                if not self._former:
-                    raise ConfigError(
-                        "There is no executor to return to: none was swapped in, or "
-                        f"{_REMEMBERED} rollbacks in a row used up the former ones."
-                    )
-                to = self._former[-1]
-            # Those after it are not returned to; of all that are kept, if it is older.
-            kept = list(self._former)
-            while kept and kept.pop() is not to:
-                pass
-            self.swap(to)
-            self._former.clear()
-            self._former.extend(kept)
-            if self.scores is not None:
-                self.scores.rolled_back()
-            counts = self._metrics.rollbacks
-            counts[reason] = counts.get(reason, 0) + 1
+            if not self._former:
+                raise ConfigError(
+                    "There is no executor to return to: none was swapped in, or "
+                    f"{_REMEMBERED} rollbacks in a row used up the former ones."
+                )
+            to = self._former[-1]
+        finish(self._going_back("asked", to))
         return to
+
+    def _going_back(self, reason: str, to: Executor) -> Staged[None]:
+        """Let a former executor act again, in stages."""
+        with self._counting():
+            made = yield from self._staged(to)
+            with self._lock:
+                # Those after it are not returned to; of all that are kept, if it is older.
+                kept = list(self._former)
+                while kept and kept.pop() is not to:
+                    pass
+                self._install(made)
+                if self._distiller is not None:
+                    self._distiller.follow(to)
+                self._former.clear()
+                self._former.extend(kept)
+                if self.scores is not None:
+                    self.scores.rolled_back()
+                counts = self._metrics.rollbacks
+                counts[reason] = counts.get(reason, 0) + 1
 
     def take_learnt(self) -> None:
         """Swap the distiller's newest weights in, if there are new ones."""
-        with self._lock:
-            finish(self.learn())
+        finish(self.learn())
 
     def learn(self) -> Staged[None]:
         """Swap the distiller's newest weights in as `take_learnt` does, in stages.
@@ -428,12 +344,13 @@ class Swaps:
             what = "The file" if bundle is None else self._watched.path
             log.warning("%s is not swapped in: %s", what, error)
 
-    def heed_scores(self) -> None:
-        """Roll back if the scores fell after a swap."""
+    def heed_scores(self) -> Staged[None]:
+        """Roll back if the scores fell after a swap, in stages."""
         former = None if self.scores is None else self.scores.fallen()
         if former is not None:
             log.warning("The scores fell after a swap: the former executor acts again.")
-            self.rollback("score", former)
+            yield "check"
+            yield from self._going_back("score", former)
 
 
 def _check_numbers(executor: Executor) -> None:

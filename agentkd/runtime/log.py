@@ -124,6 +124,7 @@ class DecisionLog(Recorder):
         self._names: dict[str, int] = {}
         self._header: Mapping[str, Any] = {}
         self._executor: Executor | None = None
+        self._piece = bytearray()
         self._given: SimpleQueue[_Given] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -194,9 +195,9 @@ class DecisionLog(Recorder):
         """Write what is left, mark the end, and close the file."""
         if self._thread is None:
             return
-        while self._queue:
-            self._lay_out(_TOGETHER)
-        self._hand_over(self._framed(END, NUMBER.pack(self.records)))
+        self._lay_out(len(self._queue))
+        self._piece += self._framed(END, NUMBER.pack(self.records))
+        self._hand_over()
         self._given.put(None)
         self._thread.join()
         self._thread = None
@@ -262,28 +263,28 @@ class DecisionLog(Recorder):
         while self._queue and self._given.qsize() < _AHEAD:
             self._lay_out(_TOGETHER)
             yield "lay out"
+        self._hand_over()
 
     def _lay_out(self, most: int) -> None:
         """Lay out so many records at most."""
-        piece = bytearray()
         try:
             for _ in range(min(most, len(self._queue))):
-                piece += self._laid_out(*self._queue.popleft())
-                if self._size + len(piece) > self._limit // 2:
-                    self._hand_over(piece)
-                    piece = bytearray()
+                self._piece += self._laid_out(*self._queue.popleft())
+                if self._size + len(self._piece) > self._limit // 2:
                     self._change_files()
-            self._hand_over(piece)
         except Exception as error:
             self._give_up(error)
 
-    def _hand_over(self, piece: bytes | bytearray) -> None:
+    def _hand_over(self) -> None:
+        """Let what is laid out be written, in one piece: the thread wakes once for it."""
+        piece, self._piece = self._piece, bytearray()
         if piece and not self.error:
             self._size += len(piece)
             self._given.put(piece)
 
     def _change_files(self) -> None:
         """Let the thread that writes go on with another file."""
+        self._hand_over()
         self._segment += 1
         self._given.put(_Beginning(self._beginning()))
 

@@ -8,6 +8,7 @@ importable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,7 +78,7 @@ class Part:
     @property
     def whole(self) -> int:
         """How many numbers it has."""
-        return sum(self.sizes) if self.sizes else int(np.prod(self.shape, dtype=int))
+        return sum(self.sizes) if self.sizes else math.prod(self.shape)
 
     @property
     def size(self) -> int:

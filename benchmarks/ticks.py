@@ -27,6 +27,7 @@ from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
 from agentkd.types import Floats, SquashedGaussian
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
+from benchmarks.lateness import Delays, Ran, TracedClock, delays, traced
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 
 SYSTEMS = {"rtgym": "rtgym", "openpi": "openpi_client"}
@@ -68,6 +69,8 @@ class Options(Place):
     """Time each loop with nothing beside it as well: what the machine itself loses."""
     chunks: bool = False
     """Time the 150 ms policy as well."""
+    trace: bool = False
+    """Tell what delayed our late ticks, and how long each chore between ticks took."""
 
 
 @dataclass(slots=True)
@@ -78,16 +81,22 @@ class Timed:
         moments: Of each round the moments at which actions came, in ns.
         counts: What our runtime counted.
         note: Why another's loop could not be timed.
+        delays: Why our ticks were late, if that was traced.
     """
 
     moments: list[NDArray[np.int64]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     note: str = ""
+    delays: Delays | None = None
 
     def add(self, other: Timed) -> None:
         """Join a round."""
         self.moments += other.moments
         self.note = other.note or self.note
+        if self.delays is None:
+            self.delays = other.delays
+        elif other.delays is not None:
+            self.delays.add(other.delays)
         for name, count in other.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
@@ -96,7 +105,8 @@ class Timed:
         if not self.moments:
             return {"note": self.note}
         found = cadence(self.moments, hz)
-        return {**asdict(found), "share": found.share, **self.counts}
+        told = {**asdict(found), "share": found.share, **self.counts}
+        return told if self.delays is None else told | {"delays": self.delays.told()}
 
 
 Loop = Callable[[], Timed]
@@ -125,7 +135,8 @@ def _loops(options: Options, hz: float) -> dict[str, Loop]:
     seconds, python = options.seconds / options.rounds, options.other_python
     loads = {"idle": False, "busy": True} if options.idle else {"busy": True}
     loops: dict[str, Loop] = {
-        f"ours, {name}": partial(ours, hz, seconds, busy=busy) for name, busy in loads.items()
+        f"ours, {name}": partial(ours, hz, seconds, busy=busy, trace=options.trace)
+        for name, busy in loads.items()
     }
     for system in SYSTEMS if python is not None else ():
         for name, busy in loads.items():
@@ -158,29 +169,35 @@ def in_turns(loops: Mapping[str, Loop], hz: float, rounds: int) -> dict[str, Any
     return {"loops": {name: each.told(hz) for name, each in found.items()}}
 
 
-def ours(hz: float, seconds: float, *, busy: bool) -> Timed:
+def ours(hz: float, seconds: float, *, busy: bool, trace: bool = False) -> Timed:
     """Keep a clock, with planner and distiller working all the time if `busy`."""
     if not busy:
-        return kept(hz, seconds)
+        return kept(hz, seconds, trace=trace)
     # It thinks for a period at least, so that it never waits to be asked.
     planner = Process(f"{_HERE}:thinking_planner", {"seconds": 1.0 / hz})
     arguments = {"executor": "mlp:64,64", "spec": to_json(SPEC)}
     distiller = Process("agentkd.distillation.service:build", arguments)
-    return kept(hz, seconds, planner=planner, distiller=distiller)
+    return kept(hz, seconds, trace=trace, planner=planner, distiller=distiller)
 
 
-def kept(hz: float, seconds: float, **workers: Any) -> Timed:
+def kept(hz: float, seconds: float, *, trace: bool = False, **workers: Any) -> Timed:
     """Keep a clock beside workers."""
     world = Metronome(OBS, round(hz * seconds) + 1000, time.perf_counter_ns)
+    clock = TracedClock(1.0 / hz) if trace else None
+    slices: list[Ran] = []
 
     async def run() -> Mapping[str, Any]:
         executor = initial("mlp:64,64", SPEC)
-        async with Runtime(executor, hz=hz, wait=True, **workers) as runtime:
+        options = {"hz": hz, "clock": clock or "wall", "wait": True, **workers}
+        async with Runtime(executor, **options) as runtime:
+            if clock is not None:
+                runtime.agent.chores.trace = slices
             async for _ in runtime.run(world, seconds=seconds):
                 pass
         return runtime.result.metrics
 
     metrics = asyncio.run(run())
+    found = None if clock is None else delays(clock.ticks, slices, clock.stop())
     decisions = metrics["decisions_total"]
     by = {source: sum(each.values()) for source, each in decisions.items()}
     counts = {
@@ -190,7 +207,7 @@ def kept(hz: float, seconds: float, **workers: Any) -> Timed:
         "answers": metrics["planner_answers_total"],
         "steps": metrics.get("distiller_steps_total", 0),
     }
-    return Timed([world.moments], counts)
+    return Timed([world.moments], counts, delays=found)
 
 
 def thinking_planner(seconds: float, width: int = 512) -> Callable[[Floats], Any]:
@@ -389,6 +406,7 @@ def findings(_: Options, results: Sequence[Result]) -> Findings:
         Section("Ticks", "", table(KEPT, rows[False], caption)),
         Section("What ours did meanwhile", "", table(OURS, mine, _OURS)),
         Section("A policy of 150 ms at 50 Hz", "", table(SLOW, rows[True])),
+        *traced(mine),
     ]
     lost = sum(row["lost"] for row in mine)
     said = [_missed(each) for each in results if not each["policy"]]

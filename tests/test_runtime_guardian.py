@@ -17,6 +17,7 @@ from agentkd.distillation.task import Task
 from agentkd.executors.architecture import initial
 from agentkd.planners import Planner
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
+from agentkd.runtime.workers.ending import Ending
 from agentkd.runtime.workers.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from tests.runtime_children import constant
@@ -180,3 +181,15 @@ def test_offspring_are_found_over_generations() -> None:
         found = offspring(child.pid)
         assert len(found) == 1
         os.kill(found[0], signal.SIGKILL)
+
+
+def test_the_end_of_a_guardian_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not end is looked at, and killed with its group when it takes too long."""
+    code = "import signal; signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, process_group=0)
+    ending = Ending(process)
+    assert not ending.over()
+    assert process.poll() is None
+    monkeypatch.setattr(ending, "_limit", 0.0)
+    ending.wait()
+    assert process.poll() == -signal.SIGKILL

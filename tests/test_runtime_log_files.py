@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,18 @@ from agentkd.runtime.logfile import Decided, Gap, LogFile, Swapped
 from agentkd.runtime.replay import replay
 from tests.runtime_children import SPEC, Ahead, Towards, constant
 from tests.test_runtime_log import decided, live, see
+from tests.waiting import ENOUGH
+
+
+def written(agent: Agent, recorder: DecisionLog) -> None:
+    """Let all that was decided be written."""
+    agent.supervise()
+    recorder._wait()
 
 
 def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest goes; what is left replays from the first episode begun in it."""
     monkeypatch.setattr(logs, "LEAST", 1000)
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     limit = 60_000
     recorder = DecisionLog(path, limit=limit)
@@ -35,7 +42,7 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(8):
             live(agent, 130)
             agent.reset()
-            recorder._flush()
+            written(agent, recorder)
     older = path.with_name("run.akdlog.1")
     assert older.exists()
     assert path.stat().st_size + older.stat().st_size < 1.2 * limit
@@ -53,8 +60,6 @@ def test_killed_while_files_change(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step between two files, what was written before is readable."""
-    # Only this thread writes, or two of them would write at once.
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     recorder = DecisionLog(path)
     agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
@@ -70,13 +75,14 @@ def test_killed_while_files_change(
 
     with agent:
         live(agent, 20)
-        recorder._flush()
+        written(agent, recorder)
         before = [d.tick for d in decided(path)]
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", until)
             # What a killed process does not do is not to be tidied up either.
             patch.setattr(Path, "unlink", lambda *_, **__: None)
-            recorder._rotate()
+            recorder._change_files()
+            recorder._wait()
         assert len(done) == steps[step]
         assert path.exists() == (step != "moved")
         assert [d.tick for d in decided(path)] == before == list(range(20))
@@ -87,16 +93,17 @@ def test_records_without_room_are_counted_and_skipped_by_the_replay(
 ) -> None:
     """Where the disk is slow ticks go on; the replay goes on at the next episode."""
     path = tmp_path / "run.akdlog"
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     recorder = DecisionLog(path)
-    with Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder) as agent:
+    agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
+    agent.start(supervisor=False)
+    with agent:
         live(agent, 26)
-        recorder._flush()
+        written(agent, recorder)
         monkeypatch.setattr(logs, "_PENDING", 5)
         for i in range(9):
             agent.act(see(i))
         agent.swap(constant(1))
-        recorder._flush()
+        written(agent, recorder)
         monkeypatch.setattr(logs, "_PENDING", 10**6)
         for i in range(4):
             agent.act(see(i))
@@ -117,12 +124,11 @@ def test_full_disk_ends_the_log_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk refuses, what was written is whole and the agent acts on."""
-    monkeypatch.setattr(logs, "_FLUSH", 1e6)
     path = tmp_path / "run.akdlog"
     write = os.write
 
     def full(fd: int, data: Any) -> int:
-        if recorder._size > 3000 and fd == recorder._file:
+        if fd == recorder._file and os.fstat(fd).st_size > 3000:
             raise OSError(28, "No space left on device")
         return write(fd, data)
 
@@ -132,7 +138,7 @@ def test_full_disk_ends_the_log_and_nothing_else(
         for _ in range(30):
             live(agent, 39)
             agent.reset()
-            recorder._flush()
+            written(agent, recorder)
         metrics = agent.metrics()
     assert "No space left" in metrics["log_error"]
     assert metrics["log_dropped_total"] > 0
@@ -232,3 +238,41 @@ def test_older_file_of_another_run_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "other" / "run.akdlog").rename(path)
     assert len(decided(path)) == 3
     assert isinstance(replace(constant(2), version=3), Executor)
+
+
+def test_a_disk_that_hangs_costs_records_and_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a write does not come back, ticks go on and a bounded number of records waits."""
+    path = tmp_path / "run.akdlog"
+    hangs, back = threading.Event(), threading.Event()
+    write = os.write
+
+    def slow(fd: int, data: Any) -> int:
+        if fd == recorder._file and os.fstat(fd).st_size > 3000 and not back.is_set():
+            hangs.set()
+            back.wait(ENOUGH)
+        return write(fd, data)
+
+    recorder = DecisionLog(path)
+    monkeypatch.setattr(logs, "_PENDING", 100)
+    monkeypatch.setattr(os, "write", slow)
+    agent = Agent(constant(2), log=recorder)
+    agent.start(supervisor=False)
+    with agent:
+        for _ in range(60):
+            live(agent, 39)
+            agent.reset()
+            agent.supervise()
+        assert hangs.is_set()
+        metrics = agent.metrics()
+        back.set()
+        while recorder._queue:
+            written(agent, recorder)
+        live(agent, 5)
+    assert metrics["ticks_total"] == 60 * 39
+    assert metrics["log_dropped_total"] > 0
+    assert metrics["log_error"] == ""
+    gaps = [each for each in LogFile(path).events() if isinstance(each, Gap)]
+    assert sum(each.count for each in gaps) == metrics["log_dropped_total"]
+    assert decided(path)[-1].tick == 60 * 39 + 4

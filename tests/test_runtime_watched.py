@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from agentkd.errors import BundleError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent
-from agentkd.runtime.swaps import Watched
+from agentkd.runtime.watched import Watched
 from tests.runtime_children import constant
 from tests.test_runtime_swaps import OTHERS, see
 from tests.waiting import wait_for
@@ -135,3 +136,21 @@ def test_only_a_file_is_watched(tmp_path: Path) -> None:
         Agent(constant(0), watch=True)
     with pytest.raises(BundleError):
         Agent(tmp_path / "none.akd", watch=True)
+
+
+def test_a_file_is_read_beside_the_ticks(tmp_path: Path) -> None:
+    """A changed file is read in a thread that lives for it; the ticks go on meanwhile."""
+    path = tmp_path / "executor.akd"
+    write_bundle(path, constant(0))
+    with Agent(path, watch=True, period=0.002) as agent:
+        agent.tick()
+        assert agent.act(see(0)) == 0
+        write_bundle(path, constant(1))
+
+        def swapped() -> bool:
+            agent.tick()
+            return bool(agent.act(see(0)) == 1)
+
+        wait_for(swapped)
+        # It is read again until its times tell that nothing is being written.
+        wait_for(lambda: agent.tick() and "file" not in {t.name for t in threading.enumerate()})

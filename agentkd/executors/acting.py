@@ -9,6 +9,7 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor, distribution, one_action
+from agentkd.executors.staged import Staged, finish
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec
 from agentkd.types import ActionDist, Floats
 
@@ -73,11 +74,16 @@ class NumpyForm:
 
 def form(executor: Executor, *, native: bool = True) -> Form:
     """Bring an executor into the fastest form there is; `native` allows compiling it."""
+    return finish(staged_form(executor, native=native))
+
+
+def staged_form(executor: Executor, *, native: bool = True) -> Staged[Form]:
+    """Bring an executor into a form as `form` does, in stages."""
     if native:
         # Not at the top: NumPy alone needs no compiler, and starts faster.
-        from agentkd.executors.native import NativeForm, compile_native
+        from agentkd.executors.native import NativeForm, staged_native
 
-        compiled = compile_native(executor)
+        compiled = yield from staged_native(executor)
         if compiled is not None:
             return NativeForm(compiled)
     return NumpyForm(executor)

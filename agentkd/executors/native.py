@@ -24,7 +24,8 @@ from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
 from agentkd.executors.kernel_cache import load
-from agentkd.executors.plan import HEADS, KINDS, padded_size, rooms, steps
+from agentkd.executors.plan import HEADS, KINDS, Step, padded_size, rooms, steps
+from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.sizes import INT32
 from agentkd.spec import BoxSpec, DiscreteSpec, MultiDiscreteSpec
@@ -195,8 +196,10 @@ class Native:
         "run",
     )
 
-    def __init__(self, executor: Executor, library: ctypes.CDLL) -> None:
-        """Lay the weights out for the kernel and bind its pointers."""
+    def __init__(
+        self, executor: Executor, library: ctypes.CDLL, laid: tuple[Step, ...] = ()
+    ) -> None:
+        """Take the weights, laid out for the kernel, and bind its pointers."""
         action = executor.spec.action
         size = executor.spec.obs.size
         keep: list[Any] = [library]
@@ -206,14 +209,14 @@ class Native:
             keep.append(array)
             return int(array.ctypes.data)
 
-        laid = steps(executor, _BLOCK)
+        laid = laid or steps(executor, _BLOCK)
         layers = (_Layer * len(laid))()
         for slot, step in zip(layers, laid, strict=True):
             addresses = [hold(each) for each in step.arrays]
             slot.kind, slot.memory = KINDS[step.kind], step.memory
             slot.dims = hold(step.dims, np.int32)
             slot.arrays = hold(addresses, np.uintp)
-        room = rooms(executor, _BLOCK)
+        room = rooms(executor, _BLOCK, laid)
         sizes = action.sizes if isinstance(action, MultiDiscreteSpec) else ()
         low, high = bounds(action) if isinstance(action, BoxSpec) else ((), ())
         out = executor.out
@@ -395,13 +398,21 @@ def compile_native(executor: Executor) -> Native | None:
     Returns:
         The compiled executor, or None without a compiler (a warning says so, once).
     """
+    return finish(staged_native(executor))
+
+
+def staged_native(executor: Executor) -> Staged[Native | None]:
+    """Make the native form as `compile_native` does, in stages."""
     library = _library()
     if library is None:
         return None
     if padded_size(executor, _BLOCK) > _MOST_PADDED:
         log.warning("The executor is too large for the native form; NumPy runs.")
         return None
-    native = Native(executor, library)
+    laid = steps(executor, _BLOCK)
+    yield "bind"
+    native = Native(executor, library, laid)
+    yield "compute"
     probe = np.random.default_rng(0).standard_normal((8, executor.spec.obs.size))
     most = np.finfo(np.float32).max
     spread = executor.mean + probe / np.maximum(np.abs(executor.scale), 1e-8)
@@ -410,6 +421,7 @@ def compile_native(executor: Executor) -> Native | None:
         expected, got = executor.follow(obs), native.follow(obs)
     else:
         expected, got = executor.outputs(obs), native.outputs(obs)
+    yield "compare"
     native.memory[:] = 0.0
     taken = np.stack([np.ravel(native.act(each)) for each in obs])
     native.memory[:] = 0.0

@@ -88,9 +88,9 @@ def padded_size(executor: Executor, block: int) -> int:
     )
 
 
-def rooms(executor: Executor, block: int) -> Rooms:
-    """How much memory an executor needs in C."""
-    laid = steps(executor, block)
+def rooms(executor: Executor, block: int, laid: tuple[Step, ...] = ()) -> Rooms:
+    """How much memory an executor needs in C; `laid` are its steps, if they are there."""
+    laid = laid or steps(executor, block)
     widest = max(up(executor.spec.obs.size, block), *(step.room for step in laid))
     return Rooms(widest, max(step.work for step in laid))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -13,8 +13,10 @@ import numpy as np
 from agentkd.errors import ConfigError, NumbersError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
+from agentkd.executors.staged import finish
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
+from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClock, make_clock
 from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
@@ -30,6 +32,9 @@ from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
+
+_UNTICKED = 64
+"""Decisions in a row without a tick after which a loop counts as one that does not tick."""
 
 
 @final
@@ -167,6 +172,20 @@ class Agent(Block):
             watched=self._watched,
             contract=self._contract,
         )
+        self.chores = Chores(*(() if self._simple else self._background()))
+
+    def _background(self) -> Iterator[Chore]:
+        """Give what is done between ticks."""
+        swaps = self._swaps
+        yield from self._companions.chores()
+        if self._inline is None:
+            if self._companions.distiller is not None:
+                yield Chore("weights", swaps.learn)
+            if self._rollback is not None:
+                yield Chore("scores", swaps.heed_scores)
+        if self._watched is not None:
+            yield Chore("file", swaps.look_at_file)
+        yield Chore("agreement", self._decider.metrics.agreement.settling)
 
     def _begin(self) -> bool:
         self._companions.check()
@@ -180,6 +199,7 @@ class Agent(Block):
 
     def _end(self) -> None:
         opened, self._open = self._open, self._simple
+        self._swaps.close()
         self._companions.close()
         if opened:
             self._swaps.take_learnt()
@@ -208,14 +228,6 @@ class Agent(Block):
             "routers": [type(router).__name__ for router in self._routers],
             "strategies": self._strategies.to_json(self._decider.trust),
         }
-
-    def _supervise(self) -> None:
-        self._companions.supervise()
-        if self._inline is None:
-            self._swaps.take_learnt()
-            self._swaps.heed_scores()
-        self._swaps.follow_file()
-        self._decider.metrics.agreement.settle()
 
     @property
     def executor(self) -> Executor:
@@ -287,7 +299,7 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        ticker.wait(clock, self._decider.metrics)
+        ticker.wait(clock, self._decider.metrics, self.relieve())
         return True
 
     def stop(self) -> None:
@@ -334,7 +346,7 @@ class Agent(Block):
             raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
         chosen = self.adopt(clock, hz)
         loop = Loop(self, chosen, env, limits, seed, 0, realtime, self._ended)
-        self.start(wait=wait, timeout=timeout)
+        self.start(wait=wait, timeout=timeout, supervisor=False)
         try:
             loop.run()
         finally:
@@ -389,11 +401,14 @@ class Agent(Block):
             raise ConfigError(
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
+        self.chores.acts += 1
+        if self.chores.acts > _UNTICKED:
+            self._many_acts()
         out = self._decider.decide(obs, lateness)
         if self._inline is not None:
             self._inline.learn()
             self._swaps.take_learnt()
-            self._swaps.heed_scores()
+            finish(self._swaps.heed_scores())
         return out
 
     @property
@@ -409,6 +424,7 @@ class Agent(Block):
     def metrics(self) -> dict[str, Any]:
         """Return all that was counted so far as plain values, by name."""
         out = self._decider.snapshot()
+        out["chore_overruns_total"] = self.chores.overruns
         if self._period is None:
             # Without a deadline none is missed, and none is met.
             out["deadline_miss_total"] = None

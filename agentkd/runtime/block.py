@@ -8,12 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Self
 
 from agentkd.errors import ConfigError
-from agentkd.printable import logger
-
-log = logger(__name__)
-
-_SUPERVISE = 0.05
-"""Seconds between two looks."""
+from agentkd.runtime.chores import SOON, Chores
 
 
 class Block(ABC):
@@ -24,7 +19,9 @@ class Block(ABC):
         self._stop = threading.Event()
         self._gate = threading.Lock()
         self._supervisor: threading.Thread | None = None
-        self._trouble = ""
+        self._relieved = threading.Event()
+        self._attended = True
+        self.chores = Chores()
 
     @abstractmethod
     def _begin(self) -> bool:
@@ -33,9 +30,6 @@ class Block(ABC):
     @abstractmethod
     def await_ready(self, timeout: float | None = None) -> None:
         """Wait until what was started is ready."""
-
-    @abstractmethod
-    def _supervise(self) -> None: ...
 
     @abstractmethod
     def _end(self) -> None: ...
@@ -51,7 +45,7 @@ class Block(ABC):
         Args:
             wait: Return only when both are ready.
             timeout: Seconds to wait at most; None for as long as a start may take.
-            supervisor: Look after them from a thread; else call `supervise`.
+            supervisor: Look after them from a thread until a loop ticks; else call `supervise`.
 
         Raises:
             ConfigError: If the agent was started before.
@@ -76,11 +70,9 @@ class Block(ABC):
         if stopped:
             self._end()
             raise ConfigError("The agent was closed while it started.")
+        self._attended = not supervisor
         if supervisor:
-            self._supervisor = threading.Thread(
-                target=self._supervise_on, name="supervisor", daemon=True
-            )
-            self._supervisor.start()
+            self._attend()
 
     def close(self) -> None:
         """End planner and distiller; the last weights are swapped in first."""
@@ -88,26 +80,50 @@ class Block(ABC):
             if self._stop.is_set():
                 return
             self._stop.set()
-        if self._supervisor is not None:
-            self._supervisor.join()
+        self._relieved.set()
+        supervisor = self._supervisor
+        if supervisor is not None:
+            supervisor.join()
+        self.chores.close()
         self._end()
 
     def _supervise_on(self) -> None:
-        while not self._stop.wait(_SUPERVISE):
+        while not (self._relieved.wait(SOON) or self._stop.is_set()):
             self.supervise()
 
+    def _attend(self) -> None:
+        self._relieved.clear()
+        self._supervisor = threading.Thread(
+            target=self._supervise_on, name="supervisor", daemon=True
+        )
+        self._supervisor.start()
+
+    def relieve(self) -> Chores | None:
+        """Return the chores for the caller to run between its ticks; their thread ends.
+
+        It stays, and there is none, for a loop that once acted many times without a tick.
+        """
+        supervisor = self._supervisor
+        if supervisor is not None and not self._attended:
+            self._relieved.set()
+            supervisor.join()
+            self._supervisor = None
+        return self.chores if self._supervisor is None else None
+
+    def _many_acts(self) -> None:
+        """Start the thread again, for good, if the loop has ticked and does so no more."""
+        self.chores.acts = 0
+        with self._gate:
+            if not (self._attended or self._supervisor or self._stop.is_set()):
+                self._attended = True
+                self._attend()
+
     def supervise(self) -> None:
-        """Restart what died or hangs, and swap new weights in; off the tick's way.
+        """Restart what died or hangs, and swap new weights in; not on the tick's way.
 
         An error is logged, once until it goes away, and ends nothing.
         """
-        try:
-            self._supervise()
-            self._trouble = ""
-        except Exception as error:
-            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
-            if self._trouble != trouble:
-                log.exception("Supervision failed; it goes on.")
+        self.chores.all()
 
     async def astart(
         self,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol, final
 
 from agentkd.errors import ConfigError, check_range
+from agentkd.runtime.chores import Chores
 from agentkd.runtime.metrics import Metrics
 
 _SPIN = 200_000
@@ -157,10 +158,16 @@ class Ticker:
     def __init__(self) -> None:
         self.late = self.ticks = 0
         self._came = math.nan
+        self._due = 0.0  # the first tick is at once
 
-    def wait(self, clock: Clock, counters: Metrics) -> Tick:
-        """Return when the next tick is due."""
+    def wait(self, clock: Clock, counters: Metrics, chores: Chores | None = None) -> Tick:
+        """Return when the next tick is due; do chores meanwhile, as far as there is time."""
+        if chores is not None:
+            chores.between(clock, self._due)
         found = clock.wait()
+        self._due = found.scheduled + clock.period
+        if clock.__class__ is VirtualClock:
+            self._due = math.inf
         self.ticks += 1
         self.late = round(found.lateness * 1e9)
         counters.missed_cycles += found.missed

@@ -183,18 +183,19 @@ def decode_answer(message: bytes, spec: Spec) -> Answer:
 def _decode_answer(message: bytes, spec: Spec) -> Answer:
     id_, part, episode, seen, tick, labels, *rest = _ANSWER.unpack_from(message)
     thinking, latency, doubt, kind, *sizes, partial = rest
-    numbers = np.frombuffer(message, np.float32, offset=_ANSWER.size)
-    announced = sum(max(0, size) for size in sizes)
-    if announced != len(numbers):
-        raise ValueError(f"{announced} numbers were announced, {len(numbers)} are there")
+    there, announced = (len(message) - _ANSWER.size) / 4, sum(max(0, size) for size in sizes)
+    if announced != there:
+        raise ValueError(f"{announced} numbers were announced, {there:g} are there")
     width, observed = dists.width(KINDS[kind], spec.action), spec.obs.size
-    acted = action_width(spec.action)
-    arrays: list[Floats | None] = []
-    for size, shape in zip(
-        sizes, [(-1, width), (1, -1), (-1, observed), (-1, acted), (observed,)], strict=True
-    ):
-        arrays.append(None if size < 0 else numbers[:size].reshape(shape))
-        numbers = numbers[max(0, size) :]
+    acted, at = action_width(spec.action), _ANSWER.size
+    shapes = (-1, width), (1, -1), (-1, observed), (-1, acted), (observed,)
+    arrays: list[Floats | None] = [None] * len(shapes)
+    # Most answers hold rows and nothing else, and each is read on a tick.
+    for place, size in enumerate(sizes):
+        if size >= 0:
+            numbers = np.frombuffer(message[at : at + 4 * size], np.float32)
+            arrays[place] = numbers.reshape(shapes[place])
+            at += 4 * size
     rows, goal, expected, assumed, predicted = arrays
     packed = None if rows is None else Packed(KINDS[kind], rows)
     about = id_, episode, tick, labels, thinking, latency, packed, seen, part, bool(partial)

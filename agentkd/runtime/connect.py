@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypedDict, final
@@ -15,6 +15,7 @@ from typing import Any, TypedDict, final
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router, check_mode
+from agentkd.runtime.chores import Chore
 from agentkd.runtime.distiller import (
     DistillerCounts,
     DistillerPort,
@@ -167,10 +168,13 @@ class Companions:
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
 
-    def supervise(self) -> None:
-        """Restart what died or hangs."""
-        for port in self._ports:
-            port.supervise()
+    def chores(self) -> Iterator[Chore]:
+        """Give what is done between ticks: restart what died or hangs, write the log."""
+        for name, port in (("planner", self.planner), ("distiller", self.distiller)):
+            if port is not None:
+                yield Chore(name, port.supervise)
+        if self.log is not None:
+            yield Chore("log", self.log.writing)
 
     def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""

@@ -1,10 +1,12 @@
 """The decision log: every decision with what it was made of, to be replayed.
 
-A tick hands its numbers over and goes on; a thread lays them out, adds checksums and writes. The
-file is a magic word and records; each record is its length, its CRC-32 and so many bytes, of which
-the first tells its kind. What a killed process had written is whole up to the last record. There
-are two files, PATH and the older PATH.1, which together keep the limit. While one replaces the
-other there is a third, PATH.new, with nothing but its beginning. A log of an earlier run is
+A tick hands its numbers over and goes on. Between ticks they are laid out with checksums, and a
+thread writes them: a disk may take its time, and the thread leaves the interpreter alone meanwhile.
+
+The file is a magic word and records; each record is its length, its CRC-32 and so many bytes, of
+which the first tells its kind. What a killed process had written is whole up to the last record.
+There are two files, PATH and the older PATH.1, which together keep the limit. While one replaces
+the other there is a third, PATH.new, with nothing but its beginning. A log of an earlier run is
 renamed: decisions.akdlog becomes decisions.earlier-1.akdlog, and so does its older file.
 """
 
@@ -19,9 +21,10 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, final
+from queue import SimpleQueue
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -48,9 +51,22 @@ OLDER, FRESH = ".1", ".new"
 LEAST = 1 << 20
 """The smallest limit, in bytes."""
 
-_FLUSH = 0.05
+_TOGETHER = 32
+"""Records that are laid out at once."""
+_AHEAD = 8
+"""Pieces that wait for the disk at most; what more there is waits as records."""
 _PENDING = 65536
-"""Records that wait for the disk at most."""
+"""Records that wait at most."""
+
+
+class _Beginning(NamedTuple):
+    """How the next file begins."""
+
+    data: bytes
+
+
+_Given = bytes | bytearray | _Beginning | threading.Event | None
+"""What the thread that writes is given: a piece, another file, a question, the end."""
 
 
 class Recorder:
@@ -108,7 +124,8 @@ class DecisionLog(Recorder):
         self._names: dict[str, int] = {}
         self._header: Mapping[str, Any] = {}
         self._executor: Executor | None = None
-        self._stop = threading.Event()
+        self._piece = bytearray()
+        self._given: SimpleQueue[_Given] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def open(self, header: Mapping[str, Any], executor: Executor) -> None:
@@ -123,7 +140,7 @@ class DecisionLog(Recorder):
         try:
             self._need_unused()
             self._make_room()
-            self._begin_file()
+            self._begin_file(self._beginning())
             self._fresh.replace(self.path)
         except (AgentkdError, OSError) as error:
             self._drop_fresh()
@@ -178,11 +195,12 @@ class DecisionLog(Recorder):
         """Write what is left, mark the end, and close the file."""
         if self._thread is None:
             return
-        self._stop.set()
+        self._lay_out(len(self._queue))
+        self._piece += self._framed(END, NUMBER.pack(self.records))
+        self._hand_over()
+        self._given.put(None)
         self._thread.join()
         self._thread = None
-        self._flush()
-        self._write(self._framed(END, NUMBER.pack(self.records)))
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 os.fsync(self._file)
@@ -238,24 +256,51 @@ class DecisionLog(Recorder):
             self._unsaid = 0
         self._queue.append((kind, what))
 
-    # What follows runs in the thread that writes.
+    # What follows runs between ticks.
 
-    def _run(self) -> None:
-        while not self._stop.wait(_FLUSH):
-            self._flush()
+    def writing(self) -> Iterator[str]:
+        """Lay out what ticks handed over, a few records at each step, and let it be written."""
+        while self._queue and self._given.qsize() < _AHEAD:
+            self._lay_out(_TOGETHER)
+            yield "lay out"
+        self._hand_over()
 
-    def _flush(self) -> None:
-        pieces = bytearray()
+    def _lay_out(self, most: int) -> None:
+        """Lay out so many records at most."""
         try:
-            for _ in range(len(self._queue)):
-                pieces += self._laid_out(*self._queue.popleft())
-                if self._size + len(pieces) > self._limit // 2:
-                    self._write(pieces)
-                    pieces = bytearray()
-                    self._rotate()
-            self._write(pieces)
+            for _ in range(min(most, len(self._queue))):
+                self._piece += self._laid_out(*self._queue.popleft())
+                if self._size + len(self._piece) > self._limit // 2:
+                    self._change_files()
         except Exception as error:
             self._give_up(error)
+
+    def _hand_over(self) -> None:
+        """Let what is laid out be written, in one piece: the thread wakes once for it."""
+        piece, self._piece = self._piece, bytearray()
+        if piece and not self.error:
+            self._size += len(piece)
+            self._given.put(piece)
+
+    def _change_files(self) -> None:
+        """Let the thread that writes go on with another file."""
+        self._hand_over()
+        self._segment += 1
+        self._given.put(_Beginning(self._beginning()))
+
+    def _beginning(self) -> bytes:
+        """Return how a file begins, and count its size and its names from there."""
+        assert self._executor is not None
+        self._names = {}
+        header = json.dumps({**self._header, "segment": self._segment}).encode()
+        first = MAGIC + self._framed(HEADER, header) + self._whole(self._executor)
+        if 4 * len(first) > self._limit:
+            raise WriteError(
+                f"The executor alone takes {len(first)} bytes of a log of "
+                f"{self._limit}. Give a larger limit."
+            )
+        self._size = len(first)
+        return first
 
     def _laid_out(self, kind: int, what: Any) -> bytes:
         """Make records of what a tick handed over."""
@@ -300,6 +345,23 @@ class DecisionLog(Recorder):
         whole = bytes((kind,)) + body
         return FRAME.pack(len(whole), zlib.crc32(whole)) + whole
 
+    # What follows runs in the thread that writes.
+
+    def _run(self) -> None:
+        while (given := self._given.get()) is not None:
+            if isinstance(given, threading.Event):
+                given.set()
+            elif isinstance(given, _Beginning):
+                self._rotate(given.data)
+            else:
+                self._write(given)
+
+    def _wait(self) -> None:
+        """Wait until what was laid out is written; in any thread."""
+        written = threading.Event()
+        self._given.put(written)
+        written.wait()
+
     @property
     def _fresh(self) -> Path:
         """Where a file gets its beginning, so that under its name it always has one."""
@@ -314,34 +376,23 @@ class DecisionLog(Recorder):
             self._fresh.unlink(missing_ok=True)
         self._file = -1
 
-    def _begin_file(self) -> None:
-        assert self._executor is not None
+    def _begin_file(self, first: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._file = os.open(self._fresh, flags, 0o644)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._size = 0
-        self._names = {}
-        header = json.dumps({**self._header, "segment": self._segment}).encode()
-        first = MAGIC + self._framed(HEADER, header) + self._whole(self._executor)
-        if 4 * len(first) > self._limit:
-            raise WriteError(
-                f"The executor alone takes {len(first)} bytes of a log of "
-                f"{self._limit}. Give a larger limit."
-            )
         self._put_down(first)
 
-    def _rotate(self) -> None:
+    def _rotate(self, first: bytes) -> None:
         if self.error:
             return
         try:
             os.close(self._file)
             self._file = -1
-            self._segment += 1
-            self._begin_file()
+            self._begin_file(first)
             self.path.replace(self.path.with_name(self.path.name + OLDER))
             self._fresh.replace(self.path)
-        except (OSError, WriteError) as error:
+        except OSError as error:
             self._drop_fresh()
             self._give_up(error)
 
@@ -357,7 +408,6 @@ class DecisionLog(Recorder):
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._file, rest) :]
-        self._size += len(data)
 
     def _give_up(self, error: Exception) -> None:
         self.error = f"{self.path}: {getattr(error, 'strerror', None) or error}"

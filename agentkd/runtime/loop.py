@@ -7,25 +7,25 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentkd.errors import check_range
+from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtime
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
 
-_COLLECT_SECONDS = 1.0
-_FULL_EVERY = 16
-_SLACK, _SLACK_SHARE = 0.003, 0.3
-"""How much of a period is left when garbage is looked for: seconds, or its share."""
-_OVERDUE = 10.0
-"""Seconds after which it is looked for even without slack."""
+_COLLECT, _COLLECT_ALL = 0.1, 16.0
+"""Seconds between two looks for garbage, among what is new and among all."""
+_CALL = 0.05
+"""Seconds between two calls of a consumer."""
 
 COLUMNS = ("tick", "source", "lateness_us", "latency_us", "version", "reward")
 SOURCES = ("strategy", "executor", "hold", "default")
@@ -108,12 +108,14 @@ class _Agent(Protocol):
     def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision: ...
     def score(self, score: float) -> None: ...
     def reset(self) -> None: ...
+    def relieve(self) -> Chores | None: ...
 
 
 @final
 class Loop:
     """One run of an agent in an environment: by `run`, or in `thread` once that is started.
 
+    `call` is called in `thread` now and then while decisions wait for the consumer.
     Episode i is reset with seed + i. At most `views` decisions wait for the consumer (0 for none):
     a wall clock drops and counts more, a virtual clock waits.
     """
@@ -142,6 +144,7 @@ class Loop:
         self._return, self._length, self._ticks = 0.0, 0, 0
         self._seconds = 0.0
         self._timeline, self._ticker = Timeline(), Ticker()
+        self.call: Callable[[], object] = lambda: None
         self.thread = threading.Thread(target=self._run, name="ticks", daemon=True)
 
     def run(self) -> None:
@@ -173,34 +176,42 @@ class Loop:
     def _run(self) -> None:
         where = "reset"
         try:
+            chores = self._chores()
             obs = self._reset()
             quiet = nullcontext(dict[str, str]()) if self._virtual else None
             with quiet or realtime(self._realtime) as self._granted:
                 self._clock.start()
-                collected, passes = 0.0, 0
-                slack = min(_SLACK, _SLACK_SHARE * self._clock.period)
                 while not self._over():
-                    tick = self._ticker.wait(self._clock, self._agent.counters)
+                    tick = self._ticker.wait(self._clock, self._agent.counters, chores)
                     where = "decision"
                     decision = self._agent.decide(obs, lateness=tick.lateness)
                     where = "step"
                     obs = self._step(decision, tick.lateness)
                     self._show(decision)
-                    now = self._seconds = self._clock.now()
-                    left = tick.scheduled + self._clock.period - now
-                    waited = 0.0 if self._virtual else now - collected
-                    if waited > _COLLECT_SECONDS and (left > slack or waited > _OVERDUE):
-                        # Old garbage too, now and then: what lived before the run is frozen, so
-                        # there is little to look through.
-                        passes += 1
-                        gc.collect(0 if passes % _FULL_EVERY else 2)
-                        collected = now
+                    self._seconds = self._clock.now()
         except BaseException as error:
             error.add_note(
                 f"This ended the run in the {where} of tick {self._ticks}, episode "
                 f"{len(self._returns)}."
             )
             self.error = error
+        self.call()
+
+    def _chores(self) -> Chores | None:
+        """Return what is to be done between ticks, with what a run adds."""
+        chores = self._agent.relieve()
+        if chores is not None and not self._virtual:
+            # What lived before the run is frozen, so there is little to look through.
+            chores.add(Chore("garbage", partial(_collect, 0), _COLLECT))
+            chores.add(Chore("old garbage", partial(_collect, 2), _COLLECT_ALL))
+            if self._most:
+                chores.add(Chore("views", self._call, _CALL))
+        return chores
+
+    def _call(self) -> None:
+        """Call the consumer, who wakes while the tick's thread sleeps."""
+        if self.views:
+            self.call()
 
     def _over(self) -> bool:
         limits = self._limits
@@ -243,3 +254,7 @@ class Loop:
             self.views_dropped += 1
         else:
             self.views.append(decision)
+
+
+def _collect(generation: int) -> None:
+    gc.collect(generation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final, get_args
 
 import numpy as np
@@ -15,6 +15,8 @@ from agentkd.types import AnyDist, Source
 
 _BITS = 5
 """Leading bits that tell a bucket: each is at most 1/16 wide."""
+_TOGETHER = 16
+"""Pairs that are compared at once."""
 JUMP = 1e6
 """Jumps of actions are recorded in millionths of the action's unit."""
 DESCRIBED: dict[str, tuple[str, ...]] = {
@@ -29,6 +31,7 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
     "shadow_compared_total": ("Decisions compared with a shadow's.",),
     "deadline_miss_total": ("Decisions after their deadline.",),
     "missed_cycles_total": ("Periods without a tick.",),
+    "chore_overruns_total": ("Work between ticks that ended after the next was due.",),
     "nan_observations_total": ("Observations with NaN or infinity.",),
     "planner_answers_total": ("Answers of the planner.",),
     "planner_partial_answers_total": ("Answers that were still improved.",),
@@ -163,9 +166,19 @@ class Agreement:
 
     def settle(self) -> None:
         """Compare the pairs that were noted."""
+        for _ in self.settling():
+            pass
+
+    def settling(self) -> Iterator[str]:
+        """Compare the pairs that were noted, a few at each step."""
+        while self._pairs:
+            self._settle()
+            yield "compare"
+
+    def _settle(self) -> None:
         by_kind: dict[str, list[tuple[Any, AnyDist]]] = {}
         with self._settling:
-            for _ in range(len(self._pairs)):
+            for _ in range(min(len(self._pairs), _TOGETHER)):
                 pair = self._pairs.popleft()
                 by_kind.setdefault(dists.kind_of(pair[1]), []).append(pair)
             for pairs in by_kind.values():

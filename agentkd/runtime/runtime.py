@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any, Literal, Self, Unpack, final
 from agentkd.errors import ConfigError, WorkerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.clock import Clock, Realtime, make_clock
+from agentkd.runtime.clock import Clock, Realtime, VirtualClock, make_clock
 from agentkd.runtime.connect import AgentOptions
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.spec import Spec
 from agentkd.types import Decision
 
-_LOOK = 0.05
-"""How often it is looked for decisions, in seconds: a tick has no time to call, and each look takes
-the interpreter from it."""
+_SHARE = 0.05
+"""Seconds for which a consumer may keep other tasks waiting."""
+_LOOK = 0.25
+"""How often it is looked for decisions at least, in seconds. Under a wall clock the tick's thread
+calls before it sleeps, so that the consumer does not take the interpreter from a tick."""
+_LOOK_VIRTUAL = 0.05
 _STUCK = 5.0
 
 
@@ -32,9 +36,9 @@ class Runtime:
                 ...
         print(runtime.result.returns)
 
-    Ticks happen in a thread; another looks after processes and swaps; asyncio hands the decisions
-    on. A consumer that is slow misses some and slows nothing down. Under the virtual clock
-    everything happens on the tick, in the same order in each run.
+    Ticks happen in a thread, which looks after processes and swaps between them; asyncio hands the
+    decisions on. A consumer that is slow misses some and slows nothing down. Under the virtual
+    clock everything happens on the tick, in the same order in each run.
 
     Args:
         executor: As `Agent` takes it.
@@ -142,18 +146,36 @@ class Runtime:
         limits = Limits(ticks, seconds, episodes)
         loop = Loop(self.agent, self._clock, env, limits, seed, self._views, self._realtime)
         self._loop = loop
+        called, look = self._called(loop)
         loop.thread.start()
         try:
             while loop.thread.is_alive() or loop.views:
-                await asyncio.sleep(0 if loop.views else _LOOK)
+                if loop.views:
+                    await asyncio.sleep(0)
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(look):
+                            await called.wait()
+                    called.clear()
                 # A consumer that is slower than the ticks starves no other task.
-                until = time.monotonic() + _LOOK
+                until = time.monotonic() + _SHARE
                 while loop.views and time.monotonic() < until:
                     yield loop.views.popleft()
         finally:
             await self.stop()
         if loop.error is not None:
             raise loop.error
+
+    def _called(self, loop: Loop) -> tuple[asyncio.Event, float]:
+        """Let the tick's thread set an event; return it, and how long to wait for it."""
+        called, events = asyncio.Event(), asyncio.get_running_loop()
+
+        def call() -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                events.call_soon_threadsafe(called.set)
+
+        loop.call = call
+        return called, _LOOK_VIRTUAL if isinstance(self._clock, VirtualClock) else _LOOK
 
     @property
     def result(self) -> RunResult:

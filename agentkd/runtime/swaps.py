@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import stat
 import tempfile
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,22 +16,17 @@ import numpy as np
 
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import (
-    AgentkdError,
-    BundleError,
-    ConfigError,
-    LoadError,
-    NumbersError,
-    SpecError,
-)
-from agentkd.executors.acting import form
+from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, SpecError
+from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.runtime.connect import Companions
 from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
+from agentkd.runtime.watched import Watched
 from agentkd.runtime.workers.host import Process
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
@@ -52,82 +45,6 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
 """Why a swap is refused, by the error."""
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
-_EVERY = 0.1
-"""Seconds between two looks at a file."""
-_SETTLED = 2.0
-"""Seconds after which a file's times tell that nothing is being written: a change within one step
-of the file system's clock would not show in them."""
-
-_Facts = tuple[int, int, int, int, int]
-
-
-@final
-class Watched:
-    """Follows the executor file at a path.
-
-    It may be renamed over, rewritten in place, deleted and put back, or be a symbolic link that is
-    switched. A file that is only half written is read again until it is whole, or the same twice
-    and bad. `digest` is of the executor that acts.
-    """
-
-    def __init__(self, path: str | Path, digest: str) -> None:
-        self.path = Path(path).absolute()
-        self._digest = digest
-        self._facts: _Facts | None = None
-        self._bad: tuple[_Facts, str] | None = None
-        self._told = False
-        self._next = 0.0
-
-    def changed(self, *, now: bool = False) -> Bundle | None:
-        """Return what the file holds if that changed since the last look, ten times a second.
-
-        Raise BundleError if the file is bad and stays so; once for each bad file.
-        """
-        moment = time.monotonic()
-        if moment < self._next and not now:
-            return None
-        self._next = moment + _EVERY
-        facts = self._look()
-        if facts is None or facts == self._facts:
-            return None
-        try:
-            bundle = read_bundle(self.path)
-        except BundleError as error:
-            self._judge(facts, error)
-            return None
-        self._bad = None
-        self._remember(facts)
-        if bundle.digest == self._digest:
-            return None
-        self._digest = bundle.digest
-        return bundle
-
-    def _look(self) -> _Facts | None:
-        """Return what tells one state of the file from another; None for no file."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            # It may be on its way: the executor that acts stays.
-            self._facts = self._bad = None
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def _judge(self, facts: _Facts, error: BundleError) -> None:
-        """Raise the error if the file was as bad before, else wait for the rest."""
-        bad = facts, str(error)
-        if self._bad != bad:
-            self._bad, self._told = bad, False
-            return
-        self._remember(facts)
-        if not self._told:
-            self._told = True
-            raise error
-
-    def _remember(self, facts: _Facts) -> None:
-        if time.time() - max(facts[3], facts[4]) * 1e-9 > _SETTLED:
-            self._facts = facts
 
 
 def open_executor(
@@ -289,12 +206,14 @@ class Swaps:
         self._former: deque[Executor] = deque(maxlen=_REMEMBERED)
         # Versions never come twice, whatever is rolled back.
         self._newest = decider.form.executor.version
-        # The user's thread, the tick's and the supervisor's may all swap.
+        # The user's thread, the tick's and the supervisor's may all swap. None holds it while it
+        # reads or compiles, for a tick may wait for it.
         self._lock = threading.RLock()
+        self._reader: threading.Thread | None = None
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
-        with self._lock, self._counting():
+        with self._counting():
             if isinstance(executor, str | Path):
                 executor = read_bundle(executor)
             if isinstance(executor, Bundle):
@@ -307,9 +226,11 @@ class Swaps:
                 )
             if executor.about.contract is not None:
                 check_contract(self._contract, executor.about.contract)
-            self._replace(executor)
-            if self._distiller is not None:
-                self._distiller.follow(executor)
+            made = finish(self._staged(executor))
+            with self._lock:
+                self._install(made)
+                if self._distiller is not None:
+                    self._distiller.follow(executor)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
@@ -317,17 +238,24 @@ class Swaps:
         try:
             yield
         except AgentkdError as error:
-            counts = self._metrics.swaps_refused
-            reason = next(why for kind, why in _REASONS if isinstance(error, kind))
-            counts[reason] = counts.get(reason, 0) + 1
+            self._refused(next(why for kind, why in _REASONS if isinstance(error, kind)))
             raise
 
-    def _replace(self, executor: Executor) -> None:
-        """Check and compile an executor, and let it act."""
-        present = self._decider.form.executor
-        check_fit(present, executor)
+    def _refused(self, reason: str) -> None:
+        counts = self._metrics.swaps_refused
+        counts[reason] = counts.get(reason, 0) + 1
+
+    def _staged(self, executor: Executor) -> Staged[Form]:
+        """Check and compile an executor."""
+        check_fit(self._decider.form.executor, executor)
         _check_numbers(executor)
-        made = form(executor, native=self._native)
+        yield "lay out"
+        made = yield from staged_form(executor, native=self._native)
+        return made
+
+    def _install(self, made: Form) -> None:
+        """Let a form act from the next tick on."""
+        executor, present = made.executor, self._decider.form.executor
         if self._companions.planner is not None and self._companions.running:
             self._companions.planner.follow(executor)
         self._former.append(present)
@@ -337,44 +265,82 @@ class Swaps:
         self._newest = max(self._newest, executor.version)
         self._metrics.swaps += 1
 
-    def rollback(self, reason: str = "asked", to: Executor | None = None) -> Executor:
-        """Let a former executor act again; see `Agent.rollback`."""
+    def rollback(self) -> Executor:
+        """Let the former executor act again; see `Agent.rollback`."""
         with self._lock:
-            if to is None:
-                if not self._former:
-                    raise ConfigError(
-                        "There is no executor to return to: none was swapped in, or "
-                        f"{_REMEMBERED} rollbacks in a row used up the former ones."
-                    )
-                to = self._former[-1]
-            # Those after it are not returned to; of all that are kept, if it is older.
-            kept = list(self._former)
-            while kept and kept.pop() is not to:
-                pass
-            self.swap(to)
-            self._former.clear()
-            self._former.extend(kept)
-            if self.scores is not None:
-                self.scores.rolled_back()
-            counts = self._metrics.rollbacks
-            counts[reason] = counts.get(reason, 0) + 1
+            if not self._former:
+                raise ConfigError(
+                    "There is no executor to return to: none was swapped in, or "
+                    f"{_REMEMBERED} rollbacks in a row used up the former ones."
+                )
+            to = self._former[-1]
+        finish(self._going_back("asked", to))
         return to
+
+    def _going_back(self, reason: str, to: Executor) -> Staged[None]:
+        """Let a former executor act again, in stages."""
+        with self._counting():
+            made = yield from self._staged(to)
+            with self._lock:
+                # Those after it are not returned to; of all that are kept, if it is older.
+                kept = list(self._former)
+                while kept and kept.pop() is not to:
+                    pass
+                self._install(made)
+                if self._distiller is not None:
+                    self._distiller.follow(to)
+                self._former.clear()
+                self._former.extend(kept)
+                if self.scores is not None:
+                    self.scores.rolled_back()
+                counts = self._metrics.rollbacks
+                counts[reason] = counts.get(reason, 0) + 1
 
     def take_learnt(self) -> None:
         """Swap the distiller's newest weights in, if there are new ones."""
-        if self._distiller is None:
+        finish(self.learn())
+
+    def learn(self) -> Staged[None]:
+        """Swap the distiller's newest weights in as `take_learnt` does, in stages.
+
+        The last stage only changes who acts. If another swap came in between, the weights are of
+        a time before it, and are dropped.
+        """
+        weights = None if self._distiller is None else self._distiller.weights()
+        if self._distiller is None or weights is None:
             return
-        with self._lock:
-            weights = self._distiller.weights()
-            if weights is None:
-                return
-            present = self._decider.form.executor
-            try:
-                with self._counting():
-                    self._replace(present.with_vector(weights, self._newest + 1))
-            except AgentkdError as error:
-                log.warning("New weights are not swapped in: %s", error)
-                self._distiller.follow(present)
+        present = self._decider.form.executor
+        try:
+            with self._counting():
+                yield "executor"
+                executor = present.with_vector(weights, self._newest + 1)
+                yield "check"
+                made = yield from self._staged(executor)
+                yield "swap"
+                with self._lock:
+                    if self._decider.form.executor is present:
+                        self._install(made)
+                    else:
+                        self._refused("stale")
+        except AgentkdError as error:
+            log.warning("New weights are not swapped in: %s", error)
+            self._distiller.follow(self._decider.form.executor)
+
+    def look_at_file(self) -> None:
+        """Follow the watched file; while a new one is read, in a thread of its own.
+
+        Reading and proving a file takes many periods of a quick clock.
+        """
+        if self._reader is not None and self._reader.is_alive():
+            return
+        if self._watched is not None and self._watched.stirred():
+            self._reader = threading.Thread(target=self.follow_file, name="file", daemon=True)
+            self._reader.start()
+
+    def close(self) -> None:
+        """Wait for a file that is being read."""
+        if self._reader is not None:
+            self._reader.join()
 
     def follow_file(self) -> None:
         """Swap the executor of the watched file in, if it was replaced."""
@@ -390,12 +356,13 @@ class Swaps:
             what = "The file" if bundle is None else self._watched.path
             log.warning("%s is not swapped in: %s", what, error)
 
-    def heed_scores(self) -> None:
-        """Roll back if the scores fell after a swap."""
+    def heed_scores(self) -> Staged[None]:
+        """Roll back if the scores fell after a swap, in stages."""
         former = None if self.scores is None else self.scores.fallen()
         if former is not None:
             log.warning("The scores fell after a swap: the former executor acts again.")
-            self.rollback("score", former)
+            yield "check"
+            yield from self._going_back("score", former)
 
 
 def _check_numbers(executor: Executor) -> None:
@@ -404,6 +371,6 @@ def _check_numbers(executor: Executor) -> None:
     spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
     obs = (executor.mean + random * spread).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        outputs = executor.follow(obs)
+        outputs = executor.follow(obs) if executor.memory else executor.outputs(obs)
     if not np.isfinite(outputs).all():
         raise NumbersError("The executor answers with NaN or infinity.")

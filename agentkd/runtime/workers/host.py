@@ -27,6 +27,7 @@ from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.workers import channels, guardian, priority
 from agentkd.runtime.workers.channels import PID, STOP, Channel, Health, Mailbox, Segment, Status
+from agentkd.runtime.workers.ending import Ending
 from agentkd.runtime.workers.priority import MOST_NICE, Ladder, Silence, levels
 
 log = logger(__name__)
@@ -34,8 +35,6 @@ log = logger(__name__)
 Cause = Literal["died", "hung", "raised"]
 RAISED, HOPELESS = 70, 71
 """How a worker ends when its planner or distiller raised, and when a new start would."""
-_ENDING = 5.0
-"""Seconds for a guardian to end all that its worker started."""
 _LIBRARIES = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 """Each has a variable such as OMP_NUM_THREADS."""
 
@@ -150,6 +149,7 @@ class Host:
         self._ladder = Ladder(steps, min(patience.silence, patience.answer / 4))
         self._silence = Silence()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: Ending | None = None
         self._start_at = 0.0
         self._failures = self._starts_failed = 0
         self._state: channels.State = "starting"
@@ -213,7 +213,7 @@ class Host:
         self._listen()
         now = time.monotonic()
         if self._process is None:
-            if now >= self._start_at and not self._hopeless:
+            if not self._hopeless and now >= self._start_at and self._free():
                 try:
                     self._start()
                 except (OSError, WorkerError) as error:
@@ -277,7 +277,7 @@ class Host:
     def _fail(self, cause: Cause, words: str) -> None:
         was_ready = self.status.ready
         self.error = words
-        self._reap()
+        self._end()
         self._failures = 0 if was_ready else self._failures + 1
         self._starts_failed += not was_ready
         self._state = "restarting" if was_ready else "failed"
@@ -297,19 +297,15 @@ class Host:
             log.warning("The %s %s", self._name, what)
         self._told = what
 
-    def _reap(self) -> None:
-        """End the guardian, the worker and all that the worker started."""
+    def _free(self) -> bool:
+        """Return whether the worker before is gone, with all that it started."""
+        return self._ending is None or self._ending.over()
+
+    def _end(self) -> None:
+        """Let the guardian end the worker and all that the worker started; do not wait for it."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(_ENDING)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process is not None:
+            self._ending = Ending(process)
 
     def await_ready(self, timeout: float | None = None) -> None:
         """Start and wait until it serves; see `Port.await_ready`."""
@@ -338,7 +334,9 @@ class Host:
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(self._patience.grace)
-            self._reap()
+            self._end()
+            if self._ending is not None:
+                self._ending.wait()
             self._listen()
             for channel in self._owned.values():
                 channel.close()

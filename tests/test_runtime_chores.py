@@ -1,0 +1,293 @@
+"""Chores: what is done between ticks, in slices that fit."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd.runtime import Agent, InlinePlanner, Patience, Process, ProcessPlanner
+from agentkd.runtime.chores import Chore, Chores
+from agentkd.runtime.workers import priority
+from agentkd.runtime.workers.guardian import offspring
+from tests.runtime_children import Echo, Steps, constant
+from tests.waiting import wait_for
+
+OBS = np.zeros(3, np.float32)
+HERE = "tests.runtime_children"
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    period = 1.0
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+def lasting(clock: Hand, done: list[str], *slices: float) -> Callable[[], Iterator[str]]:
+    """Make work whose slices take so long."""
+
+    def work() -> Iterator[str]:
+        for number, seconds in enumerate(slices):
+            if number:
+                yield f"slice {number}"
+            clock.time += seconds
+            done.append(f"slice {number}")
+
+    return work
+
+
+def test_a_slice_runs_where_its_usual_duration_fits() -> None:
+    """What took 0.3 of a period is not begun with 0.2 left, and is with 0.5."""
+    clock, done = Hand(), list[str]()
+    chores = Chores(Chore("work", lasting(clock, done, 0.3), every=0.0))
+    chores.between(clock, 0.5)
+    assert done == ["slice 0"]
+    clock.time = 0.8
+    chores.between(clock, 1.0)
+    assert done == ["slice 0"]
+    clock.time = 1.1
+    chores.between(clock, 1.6)
+    assert done == ["slice 0"] * 2
+    assert chores.overruns == 0
+
+
+def test_slices_go_on_at_later_ticks() -> None:
+    """A chore stops after the slice that leaves no room for its next one, and goes on there."""
+    clock, done = Hand(), list[str]()
+    chores = Chores(Chore("work", lasting(clock, done, 0.2, 0.4, 0.2), every=2.0))
+    chores.between(clock, 0.9)
+    assert done == ["slice 0", "slice 1", "slice 2"]
+    clock.time = 3.0
+    chores.between(clock, 3.3)
+    assert done[3:] == ["slice 0"]
+    clock.time = 3.9
+    chores.between(clock, 4.4)
+    assert done[3:] == ["slice 0", "slice 1"]
+    clock.time = 5.0
+    chores.between(clock, 6.0)
+    assert done[3:] == ["slice 0", "slice 1", "slice 2"]
+
+
+def test_a_chore_is_done_when_it_is_due() -> None:
+    """It runs again so many seconds after it ended, and not at each tick."""
+    clock, done = Hand(), list[str]()
+    chores = Chores(Chore("work", lasting(clock, done, 0.0), every=1.0))
+    for tick in range(8):
+        clock.time = tick * 0.25
+        chores.between(clock, clock.time + 0.25)
+    assert len(done) == 2
+
+
+def test_what_never_fits_runs_when_it_is_overdue() -> None:
+    """Without slack one slice runs a second after it was due, and is counted."""
+    clock, done = Hand(), list[str]()
+    chores = Chores(Chore("work", lasting(clock, done, 0.3, 0.3), every=0.0))
+    chores.between(clock, 0.5)
+    assert (done, chores.overruns) == (["slice 0", "slice 1"], 1)
+    done.clear()
+    clock.time = 1.0
+    chores.between(clock, 1.1)
+    assert done == []
+    clock.time = 3.0
+    chores.between(clock, 3.1)
+    assert (done, chores.overruns) == (["slice 0"], 2)
+
+
+def test_one_overdue_slice_at_a_tick_is_enough() -> None:
+    """Several chores that are overdue do not make one tick late together."""
+    clock, done = Hand(), list[str]()
+    both = [Chore(name, lasting(clock, done, 0.3), every=0.0) for name in ("one", "other")]
+    chores = Chores(*both)
+    for start in (0.0, 5.0, 6.0):
+        clock.time = start
+        chores.between(clock, start + 0.1)
+    assert len(done) == 3
+
+
+def test_one_long_slice_is_not_the_usual() -> None:
+    """A slice that the system interrupted once runs again with the room that it had before."""
+    clock, done = Hand(), list[str]()
+    seconds = [0.1, 9.0, 0.1]
+
+    def work() -> None:
+        clock.time += seconds[len(done)]
+        done.append("")
+
+    chores = Chores(Chore("work", work, every=0.0))
+    for start in (0.0, 10.0, 20.0):
+        clock.time = start
+        chores.between(clock, start + 0.4)
+    assert len(done) == 3
+
+
+def test_an_error_ends_a_chore_until_it_is_due_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once until it goes away, and other chores go on."""
+    clock, done, wrong = Hand(), list[str](), [True, True, False, True]
+
+    def work() -> None:
+        if wrong.pop(0):
+            raise OSError("no more files")
+
+    chores = Chores(Chore("bad", work, every=1.0), Chore("good", lasting(clock, done, 0.0), 1.0))
+    with caplog.at_level(logging.ERROR):
+        for tick in range(4):
+            clock.time = 1.0 + tick
+            chores.between(clock, clock.time + 1.0)
+    assert len(done) == 4
+    assert [each.message for each in caplog.records] == ["Supervision failed; it goes on."] * 2
+
+
+def test_closing_ends_what_was_begun_and_begins_nothing() -> None:
+    """Weights that were taken are swapped in at the end; nothing runs later."""
+    clock, done = Hand(), list[str]()
+    begun = Chore("work", lasting(clock, done, 0.1, 0.1))
+    chores = Chores(begun, Chore("other", lasting(clock, done, 0.0)))
+    assert not begun.step()
+    chores.close()
+    assert done == ["slice 0", "slice 1"]
+    clock.time += 100.0
+    chores.between(clock, clock.time + 100.0)
+    chores.all()
+    assert done == ["slice 0", "slice 1"]
+
+
+def test_chores_are_for_one_thread_at_a_time() -> None:
+    """A tick does not wait for another thread that runs chores."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        leave.wait()
+
+    chores = Chores(Chore("work", work))
+    thread = threading.Thread(target=chores.all)
+    thread.start()
+    entered.wait()
+    chores.between(Hand(), 1.0)
+    leave.set()
+    thread.join()
+
+
+def supervisors() -> int:
+    return sum(thread.name == "supervisor" for thread in threading.enumerate())
+
+
+def test_a_loop_that_ticks_has_no_thread_beside_it() -> None:
+    """The first tick ends the thread, and ticks look after the worker: one that dies comes back."""
+    port = ProcessPlanner(
+        Process(f"{HERE}:Echo", nice=0), patience=Patience(start=60, answer=60, backoff=0.001)
+    )
+    with Agent(constant(2), planner=port, period=0.002) as agent:
+        assert supervisors() == 1
+        agent.await_ready()
+        agent.tick()
+        assert supervisors() == 0
+        first = port.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        tick_until(agent, lambda: port.ready and port.pid not in (None, first))
+        assert agent.metrics()["planner_restarts_total"]["died"] == 1
+        assert supervisors() == 0
+
+
+def tick_until(agent: Agent, done: Callable[[], Any]) -> None:
+    """Tick and act until something is so."""
+
+    def so() -> bool:
+        agent.tick()
+        agent.act(OBS)
+        return bool(done())
+
+    wait_for(so)
+
+
+def test_a_loop_that_ticks_no_more_has_its_thread_again() -> None:
+    """After 64 decisions without a tick the thread is back, and stays."""
+    with Agent(constant(2), planner=InlinePlanner(Echo()), period=0.001) as agent:
+        agent.tick()
+        for _ in range(64):
+            agent.act(OBS)
+        assert supervisors() == 0
+        agent.act(OBS)
+        assert supervisors() == 1
+        agent.tick()
+        assert supervisors() == 1
+    assert supervisors() == 0
+
+
+def test_a_loop_that_only_acts_keeps_its_thread() -> None:
+    """Without ticks there is no slack: the thread looks after everything."""
+    with Agent(constant(2), planner=InlinePlanner(Echo())) as agent:
+        for _ in range(200):
+            agent.act(OBS)
+        assert supervisors() == 1
+
+
+def test_a_run_has_no_thread_beside_it() -> None:
+    """`run` ticks itself: the only threads are those that were there before."""
+    before = threading.active_count()
+    env = Steps()
+    most = 0
+    step = env.step
+
+    def watched(action: Any) -> Any:
+        nonlocal most
+        most = max(most, threading.active_count())
+        return step(action)
+
+    env.step = watched  # type: ignore[method-assign]
+    agent = Agent(constant(2), planner=InlinePlanner(Echo()))
+    agent.run(env, hz=2000, ticks=200)
+    assert most == before
+
+
+def test_garbage_is_looked_for_between_ticks() -> None:
+    """A run on the wall clock, where automatic collection is off, still collects."""
+    seen: list[str] = []
+
+    def note(phase: str, info: Any) -> None:
+        del info
+        seen.append(phase if threading.current_thread().name == "MainThread" else "")
+
+    agent, env = Agent(constant(2)), Steps()
+    step = env.step
+
+    def watched(action: Any) -> Any:
+        if not gc.isenabled() and note not in gc.callbacks:
+            gc.callbacks.append(note)
+        return step(action)
+
+    env.step = watched  # type: ignore[method-assign]
+    try:
+        agent.run(env, hz=1000, ticks=40)
+    finally:
+        gc.callbacks.remove(note)
+    assert "start" in seen
+
+
+def test_descendants_are_found_without_looking_at_all_processes() -> None:
+    """The quick way finds what the slow one does."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: len(priority.family(child.pid)) == 2)
+        assert priority.family(child.pid) == [child.pid, *offspring(child.pid)]
+        assert child.pid in priority.family(os.getpid())
+    finally:
+        child.communicate(b"\n")
+    assert priority.family(child.pid) == [child.pid]

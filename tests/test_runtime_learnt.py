@@ -1,0 +1,134 @@
+"""Learnt weights are swapped in by stages, between ticks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd.errors import BundleError
+from agentkd.executors.executor import Executor
+from agentkd.runtime import Agent, swaps
+from agentkd.runtime.distiller import DistillerCounts, DistillerPort
+from agentkd.runtime.workers.channels import LabelRing
+from agentkd.types import Floats
+from tests.runtime_children import constant
+from tests.test_runtime_swaps import see, start
+from tests.waiting import ENOUGH
+
+
+class Learnt(DistillerPort):
+    """A distiller whose weights are given by hand."""
+
+    def __init__(self) -> None:
+        self.fresh: list[Floats] = []
+        self.followed: list[Executor] = []
+
+    def open(self, executor: Executor) -> LabelRing:
+        return LabelRing(executor.spec)
+
+    def weights(self) -> Floats | None:
+        return self.fresh.pop() if self.fresh else None
+
+    def follow(self, executor: Executor) -> None:
+        self.followed.append(executor)
+
+    def counts(self) -> DistillerCounts:
+        return DistillerCounts()
+
+    def close(self) -> None:
+        """Give nothing more."""
+
+
+def learning() -> tuple[Agent, Learnt]:
+    """Start an agent whose weights come by hand, without a thread."""
+    port = Learnt()
+    return start(Agent(constant(0), distiller=port)), port
+
+
+def test_learnt_weights_act_after_the_last_stage_only() -> None:
+    """A swap is made ready in stages; until the last one the former executor acts."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    stages = 0
+    for _ in agent._swaps.learn():
+        stages += 1
+        assert agent.act(see(0)) == 0
+    assert agent.act(see(0)) == 1
+    assert stages >= 4
+    assert agent.metrics()["swaps_total"] == 1
+    assert agent.executor.version == 1
+    agent.close()
+
+
+def test_weights_learnt_before_another_swap_are_dropped_at_any_stage() -> None:
+    """An executor that is swapped in by hand between two stages is not replaced."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    staged = agent._swaps.learn()
+    next(staged)
+    next(staged)
+    agent.swap(constant(2))
+    for _ in staged:
+        pass
+    assert agent.act(see(0)) == 2
+    metrics = agent.metrics()
+    assert (metrics["swaps_total"], metrics["swaps_refused_total"]) == (1, {"stale": 1})
+    agent.close()
+
+
+def test_weights_that_fail_at_a_stage_leave_the_executor() -> None:
+    """NaN is refused and counted, and the distiller goes on from the executor that acts."""
+    agent, port = learning()
+    port.fresh.append(np.full_like(constant(1).vector(), np.nan))
+    for _ in agent._swaps.learn():
+        pass
+    assert agent.act(see(0)) == 0
+    assert agent.metrics()["swaps_refused_total"] == {"numbers": 1}
+    assert [each.version for each in port.followed] == [agent.executor.version]
+    agent.close()
+
+
+def test_weights_taken_before_the_end_are_swapped_in_at_the_end() -> None:
+    """A swap that was begun between two ticks is finished when the agent closes."""
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    chore = next(each for each in agent.chores._chores if each.name == "weights")
+    assert not chore.step()
+    agent.close()
+    assert agent.executor.version == 1
+
+
+def test_a_swap_that_takes_long_holds_no_tick_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread reads a file to swap in, learnt weights are swapped in between ticks."""
+    reads, go = threading.Event(), threading.Event()
+
+    def slow(path: Any) -> Any:
+        reads.set()
+        go.wait(ENOUGH)
+        raise BundleError(f"{path} is gone")
+
+    monkeypatch.setattr(swaps, "read_bundle", slow)
+    agent, port = learning()
+    port.fresh.append(constant(1).vector())
+    refused: list[BaseException] = []
+
+    def swap() -> None:
+        try:
+            agent.swap("other.akd")
+        except BundleError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    reads.wait(ENOUGH)
+    for _ in agent._swaps.learn():
+        pass
+    assert agent.act(see(0)) == 1
+    go.set()
+    thread.join()
+    assert refused
+    assert agent.act(see(0)) == 1
+    agent.close()

@@ -258,7 +258,7 @@ def test_an_executor_is_distilled_once(tmp_path: Path, monkeypatch: pytest.Monke
         count.append(1)
         return run_distillation(*args, **named)
 
-    monkeypatch.setattr("benchmarks.planners.distill", counted)
+    monkeypatch.setattr("benchmarks.planners.run_distillation", counted)
     case = Case("cart", "CartPole-v1", PLANNER)
     files = {
         executor_file(case, "linear", Budget(labels=labels), tmp_path) for labels in (64, 64, 128)

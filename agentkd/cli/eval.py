@@ -97,7 +97,7 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
         own = access(options)
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
-            own["algorithm"] = None
+            own["algorithm"] = own["args"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":
                 own["vecnormalize"] = None
         return comparison.candidates(ref, options.env, spec, own)

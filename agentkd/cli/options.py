@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from agentkd.environments import folder_name
+from agentkd.environments import folder_name, read_arguments
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FOLDERS = {"distill": "distill", "record": "labels", "reinforce": "reinforce", "
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How an SB3 save is read."""
+    """How a planner's file is read."""
 
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if not beside it; "off" for none."""
@@ -29,6 +29,8 @@ class Access:
     """The SB3 algorithm, if the save does not tell."""
     unpickle: bool = False
     """Read a save by running the code in it. Only for files whose maker you trust."""
+    planner_args: tuple[str, ...] = ()
+    """What a policy file does not tell: KEY=VALUE, such as activation=elu, or a JSON object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Planned:
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
+    """An SB3 save, a policy file, a folder with one, or module:attribute; several: an ensemble."""
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
 
@@ -97,4 +99,5 @@ def access(options: Any) -> dict[str, Any]:
         "vecnormalize": options.vecnormalize,
         "algorithm": options.algorithm,
         "allow_pickle": options.unpickle,
+        "args": read_arguments(options.planner_args, "--planner-args") or None,
     }

@@ -1,0 +1,99 @@
+"""From a policy file to a planner, by what the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentkd import dists
+from agentkd.errors import AgentkdError, LoadError, SpecError, UnsafeError
+from agentkd.files import loading, read_file
+from agentkd.planners.files import cleanrl, rl_games, rsl_rl, skrl
+from agentkd.planners.files.contents import LIMIT, REFUSED, Kind
+from agentkd.planners.files.network import policy_of
+from agentkd.planners.files.options import Assumptions, options_of
+from agentkd.planners.files.run_settings import beside
+from agentkd.planners.files.tensors import load_checkpoint
+from agentkd.planners.files.weights import REMEDY
+from agentkd.planners.planner import Planner
+from agentkd.printable import printable
+from agentkd.spec import Spec
+from agentkd.testing import example_observations
+from agentkd.types import Policy, RecurrentPolicy
+
+
+def load_file(
+    path: Path, kind: Kind, spec: Spec | None, args: Mapping[str, Any] | None = None
+) -> Planner:
+    """Make a planner of a policy file.
+
+    Args:
+        path: The file.
+        kind: What it is, by `agentkd.planners.files.contents.contents_of`.
+        spec: The environment; left out, one with as many numbers as the file tells.
+        args: What the file does not tell; see `agentkd.planners.files.options.FileOptions`.
+
+    Raises:
+        LoadError: If the file is damaged, or its network is none that is known.
+        UnsafeError: If it could only be read by running code of its own.
+        SpecError: If it is for another environment.
+        ConfigError: If something that it does not tell has to be told, or an option is invalid.
+
+    Warns:
+        UserWarning: Of what was assumed because neither the file nor the options told it.
+    """
+    where = printable(str(path))
+    about = Assumptions(where, options_of(args))
+    if kind in REFUSED:
+        error = UnsafeError if kind == "pickle" else LoadError
+        raise error(f"{where} is {REFUSED[kind]}")
+    raw = read_file(path, LIMIT)
+    with loading(where, keep=(AgentkdError,)):
+        planner = _read(raw, kind, path, spec, about)
+        _probe(planner.policy, planner.spec, where)
+    about.announce()
+    return planner
+
+
+def _read(raw: bytes, kind: Kind, path: Path, spec: Spec | None, about: Assumptions) -> Planner:
+    import hashlib
+
+    digest = hashlib.sha256(raw).hexdigest()
+    found = load_checkpoint(raw, about.where)
+    settings = beside(path)
+    if rsl_rl.is_checkpoint(found):
+        network, known = rsl_rl.read(found, settings, spec, about)
+    elif rl_games.is_checkpoint(found):
+        network, known = rl_games.read(found, settings, spec, about)
+    elif skrl.is_checkpoint(found):
+        network, known = skrl.read(found, settings, spec, about)
+    elif cleanrl.script_of(found) is not None:
+        network, known = cleanrl.read(found, spec, about)
+    else:
+        raise _unknown(found, about.where)
+    policy = policy_of(network, known.action)
+    name = f"{network.name} of {path.name}"
+    return Planner(policy, known, name, network.parameters, digest)
+
+
+def _unknown(found: Any, where: str) -> LoadError:
+    names = [str(name)[:40] for name in found][:6] if isinstance(found, Mapping) else []
+    held = f"with {', '.join(map(repr, names))}" if names else f"of a {type(found).__name__}"
+    return LoadError(
+        f"{where} is a file of torch.save {held}. Checkpoints of rsl_rl, skrl, rl_games and "
+        f"CleanRL are known by their weights. {REMEDY}"
+    )
+
+
+def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
+    """Ask once, so that what does not fit is said now."""
+    obs = example_observations(spec.obs, 2)
+    if isinstance(policy, RecurrentPolicy):
+        answer, _ = policy(obs, policy.initial_state(2))
+    else:
+        answer = policy(obs)
+    try:
+        dists.check(answer, spec.action, 2)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, LoadError, SpecError, UnsafeError
 from agentkd.files import loading, read_file
-from agentkd.planners.files import cleanrl, rl_games, rsl_rl, skrl
+from agentkd.planners.files import cleanrl, onnx, rl_games, rltools, rsl_rl, skrl, torchscript
 from agentkd.planners.files.contents import LIMIT, REFUSED, Kind
-from agentkd.planners.files.network import policy_of
+from agentkd.planners.files.network import Network, policy_of
 from agentkd.planners.files.options import Assumptions, options_of
 from agentkd.planners.files.run_settings import beside
 from agentkd.planners.files.tensors import load_checkpoint
@@ -57,24 +58,32 @@ def load_file(
 
 
 def _read(raw: bytes, kind: Kind, path: Path, spec: Spec | None, about: Assumptions) -> Planner:
-    import hashlib
-
-    digest = hashlib.sha256(raw).hexdigest()
-    found = load_checkpoint(raw, about.where)
-    settings = beside(path)
-    if rsl_rl.is_checkpoint(found):
-        network, known = rsl_rl.read(found, settings, spec, about)
-    elif rl_games.is_checkpoint(found):
-        network, known = rl_games.read(found, settings, spec, about)
-    elif skrl.is_checkpoint(found):
-        network, known = skrl.read(found, settings, spec, about)
-    elif cleanrl.script_of(found) is not None:
-        network, known = cleanrl.read(found, spec, about)
+    if kind == "onnx":
+        return onnx.load(raw, path, spec, about)
+    if kind == "torchscript":
+        return torchscript.load(raw, path, spec, about)
+    if kind == "hdf5":
+        network, known = rltools.read(path, spec, about)
     else:
-        raise _unknown(found, about.where)
+        network, known = _checkpoint(raw, path, spec, about)
     policy = policy_of(network, known.action)
     name = f"{network.name} of {path.name}"
+    digest = hashlib.sha256(raw).hexdigest()
     return Planner(policy, known, name, network.parameters, digest)
+
+
+def _checkpoint(
+    raw: bytes, path: Path, spec: Spec | None, about: Assumptions
+) -> tuple[Network, Spec]:
+    found = load_checkpoint(raw, about.where)
+    settings = beside(path)
+    for library in (rsl_rl, rl_games, skrl):
+        if library.is_checkpoint(found):
+            read: Callable[..., tuple[Network, Spec]] = library.read
+            return read(found, settings, spec, about)
+    if cleanrl.script_of(found) is not None:
+        return cleanrl.read(found, spec, about)
+    raise _unknown(found, about.where)
 
 
 def _unknown(found: Any, where: str) -> LoadError:

@@ -47,29 +47,30 @@ class Normaliser:
         return x if math.isinf(self.clip) else x.clamp(-self.clip, self.clip)
 
 
+Step = tuple[Tensor, Tensor | None, nn.Module]
+"""A linear layer and the activation after it: weight (out, in), bias (out,) or None."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layers:
-    """Linear layers with an activation between them, and after the last if `ends`."""
+    """Linear layers, each with its activation."""
 
-    pairs: tuple[Pair, ...]
-    activation: nn.Module
-    ends: bool = False
+    steps: tuple[Step, ...] = ()
 
     def __call__(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         """Map (batch, in) to (batch, out); note in `trace` what each layer gives."""
-        last = len(self.pairs) - (0 if self.ends else 1)
-        for index, (weight, bias) in enumerate(self.pairs):
-            x = functional.linear(x, weight, bias)
-            if index < last:
-                x = self.activation(x)
+        for weight, bias, activation in self.steps:
+            x = activation(functional.linear(x, weight, bias))
             if trace is not None:
                 trace.layers.append(x)
         return x
 
 
 def layers(pairs: Sequence[Pair], activation: str, *, ends: bool = False) -> Layers:
-    """Join linear layers by an activation, by its name in `ACTIVATIONS`."""
-    return Layers(tuple(pairs), getattr(nn, ACTIVATIONS[activation])(), ends)
+    """Join linear layers by an activation, by its name in `ACTIVATIONS`; one follows if `ends`."""
+    between: nn.Module = getattr(nn, ACTIVATIONS[activation])()
+    after = [between] * (len(pairs) - 1) + [between if ends else nn.Identity()]
+    return Layers(tuple((*pair, module) for pair, module in zip(pairs, after, strict=False)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,10 +164,10 @@ class Network:
         Raises:
             LoadError: If one does not.
         """
-        steps = [(each.shape[1], len(each)) for each, _ in self.first.pairs]
+        steps = [(each.shape[1], len(each)) for each, *_ in self.first.steps]
         if self.memory is not None:
             steps.append((self.memory.input_size, self.memory.hidden_size))
-        steps += [(each.shape[1], len(each)) for each, _ in self.last.pairs]
+        steps += [(each.shape[1], len(each)) for each, *_ in self.last.steps]
         size = self.inputs
         for takes, gives in steps:
             if takes != size:
@@ -228,9 +229,9 @@ class RecurrentFilePolicy:
         assert memory is not None
         begin = np.zeros((memory.num_layers, memory.hidden_size), np.float32)
         zeros = np.repeat(begin[None], batch, axis=0)
+        outputs = zeros
         if self.network.begin is not None:
-            begin = self.network.begin.numpy()
-        outputs = np.repeat(begin[None], batch, axis=0)
+            outputs = np.repeat(self.network.begin.numpy()[None], batch, axis=0)
         return (outputs, zeros) if isinstance(memory, nn.LSTM) else (outputs,)
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:

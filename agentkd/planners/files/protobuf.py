@@ -19,7 +19,7 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 """Which messages lie in which, by the number of the field."""
-_DATA_LOCATION, _EXTERNAL_DATA = 14, 13
+_EXTERNAL_DATA = 13
 
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -73,23 +73,22 @@ def is_onnx(head: bytes) -> bool:
     return _GRAPH in seen
 
 
-def has_external_data(model: bytes) -> bool:
-    """Whether an ONNX model keeps weights in other files.
+def external_files(model: bytes) -> set[str]:
+    """Name the other files in which an ONNX model keeps weights, as it calls them.
 
     Raises:
         LoadError: If it is damaged, or nested too deep.
     """
-    waiting = [("model", memoryview(model), 0)]
+    waiting, found = [("model", memoryview(model), 0)], set[str]()
     while waiting:
         kind, data, depth = waiting.pop()
         if depth > _DEEPEST:
             raise LoadError(f"graphs in it are nested more than {_DEEPEST} deep")
         for number, wire, inner in fields(data):
-            if kind == "tensor":
-                if number == _EXTERNAL_DATA:
-                    return True
-                if number == _DATA_LOCATION and wire == 0 and varint(inner, 0)[0]:
-                    return True
-            elif wire == 2 and number in _INSIDE[kind]:
+            if kind == "tensor" and number == _EXTERNAL_DATA and wire == 2:
+                held = {field: bytes(value) for field, _, value in fields(inner)}
+                if held.get(1) == b"location":
+                    found.add(held.get(2, b"").decode("utf-8", "replace"))
+            elif kind != "tensor" and wire == 2 and number in _INSIDE[kind]:
                 waiting.append((_INSIDE[kind][number], inner, depth + 1))
-    return False
+    return found

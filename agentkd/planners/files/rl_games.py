@@ -10,7 +10,7 @@ import torch
 
 from agentkd import dists
 from agentkd.errors import LoadError
-from agentkd.planners.files.network import Answer, Network, Normaliser, fit, layers
+from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, fit, layers
 from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import REMEDY, Holder, Pair
@@ -54,7 +54,7 @@ def read(
     memory = None if place is None else holder.memory(f"{place}rnn.")
     tail, answer = _head(holder, about)
     inputs = pairs[0][0].shape[1] if pairs else tail[0].shape[1]
-    first, last = layers((), activation), layers((*pairs, tail), activation)
+    first, last = Layers(), layers((*pairs, tail), activation)
     if memory is not None and not _before(memory, pairs, settings, about):
         first, last = layers(pairs, activation, ends=True), layers((tail,), activation)
     elif memory is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError, LoadError
-from agentkd.planners.files.network import Answer, Network, Normaliser, Spread, fit, layers
+from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, Spread, fit, layers
 from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import Holder
@@ -72,7 +72,7 @@ def read(
     network = Network(
         inputs=inputs,
         normaliser=normaliser,
-        first=layers((), activation),
+        first=Layers(),
         memory=memory,
         last=layers(pairs, activation),
         answer=answer,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentkd.errors import LoadError
-from agentkd.planners.files.network import Answer, Network, Normaliser, fit, layers
+from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, fit, layers
 from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import REMEDY, Holder
@@ -82,7 +82,7 @@ def read(
     network = Network(
         inputs=inputs,
         normaliser=_normaliser(found, inputs, about),
-        first=layers((), activation),
+        first=Layers(),
         memory=None,
         last=layers(pairs, activation),
         answer=answer,

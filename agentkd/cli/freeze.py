@@ -20,8 +20,8 @@ class Options(Access):
     """Convert a policy into an executor file, without training.
 
     A multilayer perceptron of Stable-Baselines3, or of a checkpoint of rsl_rl, skrl, rl_games,
-    CleanRL or RLtools; of a checkpoint also a GRU or LSTM. Nothing is trained: the file does what the policy does
-    deterministically. It is inspected, exported and run like any other.
+    CleanRL or RLtools; of a checkpoint also a GRU or LSTM. Nothing is trained: the file does what
+    the policy does deterministically. It is inspected, exported and run like any other.
     """
 
     save: tyro.conf.Positional[str]

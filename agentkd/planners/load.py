@@ -33,7 +33,6 @@ from agentkd.planners.actions import Votes
 from agentkd.planners.adapt import from_object, is_factory, parameters_of
 from agentkd.planners.ensemble import Boxes, Ensemble
 from agentkd.planners.files.contents import Kind, checkpoint_in, contents_of
-from agentkd.planners.files.load import load_file
 from agentkd.planners.files.options import FLAG
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.wire import SCHEMES
@@ -147,6 +146,8 @@ def _single(
                 f"{ref!r} is a policy file of another library: vecnormalize and algorithm are for "
                 "SB3 saves."
             )
+        from agentkd.planners.files.load import load_file
+
         return load_file(*file, spec, args)
     if args:
         raise ConfigError(f"{ref!r} is no policy file of another library: {FLAG} are for these.")

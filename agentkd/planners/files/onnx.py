@@ -229,7 +229,9 @@ def load(raw: bytes, path: Path, spec: Spec | None, about: Assumptions) -> Plann
     options.log_severity_level = 4
     source = str(path) if files else raw
     with loading(about.where):
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     graph = _graph(session, about)
     if spec is None:
         spec = own_spec(graph.inputs, _own_action(session, graph, about))

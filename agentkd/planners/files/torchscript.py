@@ -103,8 +103,8 @@ def _check_code(code: str, where: str) -> None:
     if found or others:
         what = f"ops.{others[0]}" if others else found[0] if found else ""
         raise UnsafeError(
-            f"{where}: its code uses {what[:40]!r}, which may touch files or other libraries, so it "
-            "was not loaded. If you trust who made it, load it in a function of yours with "
+            f"{where}: its code uses {what[:40]!r}, which may touch files or other libraries, so "
+            "it was not loaded. If you trust who made it, load it in a function of yours with "
             "torch.jit.load and give module:function."
         )
 

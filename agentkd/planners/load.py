@@ -201,8 +201,9 @@ def _policy_file(ref: str) -> tuple[Path, Kind] | None:
     if ref.startswith(SCHEMES) or kind_of(path) is not None:
         return None
     if path.is_dir() and not (path / _EXECUTOR).is_file():
-        saved = any((path / name).is_file() for name in SAVES) or any(path.glob("*.zip"))
-        inside = None if saved else checkpoint_in(path)
+        # A save, or one that was unpacked, as repositories of the Hugging Face Hub have both.
+        saved = (path / "data").is_file() or Path(f"{path}.zip").is_file()
+        inside = None if saved or any(path.glob("*.zip")) else checkpoint_in(path)
         path = inside if inside is not None else path
     if not path.is_file():
         return None

@@ -23,6 +23,13 @@ from agentkd.spec import Spec
 from agentkd.testing import example_observations
 from agentkd.types import Policy, RecurrentPolicy
 
+_OF_SB3 = (
+    "mlp_extractor.policy_net.0.weight",
+    "actor.latent_pi.0.weight",
+    "actor.mu.0.weight",
+    "q_net.q_net.0.weight",
+)
+
 
 def load_file(
     path: Path, kind: Kind, spec: Spec | None, args: Mapping[str, Any] | None = None
@@ -87,6 +94,11 @@ def _checkpoint(
 
 
 def _unknown(found: Any, where: str) -> LoadError:
+    if isinstance(found, Mapping) and any(name in found for name in _OF_SB3):
+        return LoadError(
+            f"{where} is the policy.pth of a save of Stable-Baselines3, without what it is of: "
+            "give the save, a .zip."
+        )
     names = [str(name)[:40] for name in found][:6] if isinstance(found, Mapping) else []
     held = f"with {', '.join(map(repr, names))}" if names else f"of a {type(found).__name__}"
     return LoadError(

@@ -30,7 +30,7 @@ from agentkd.types import ActionDist, Floats, Gaussian, Point, State
 
 _OBSERVATION = re.compile(r"obs(_\d+)?|observations?|input(_\d+)?|policy|state|x")
 _MASKS = "action_masks"
-_MEMORIES = ((r"(\w+)_in", "{}_out"), (r"(\w+)_ins", "{}_outs"))
+_MEMORIES = ((r"(\w+)_in", "{}_out"), (r"(\w+)_ins", "{}_outs"), (r"(\w+)", "{}_out"))
 _ABOUT = {
     "version_number",
     "memory_size",

@@ -182,5 +182,5 @@ class Assumptions:
                 f"{self.where} does not tell everything. Assumed: {'; '.join(self._texts)}. "
                 f"If that is wrong, say so: {FLAG} KEY=VALUE.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=5,  # who called `load_planner`
             )

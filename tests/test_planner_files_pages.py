@@ -24,7 +24,7 @@ from agentkd.errors import LoadError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.files.freeze import difference, frozen
+from agentkd.planners.files.freeze import difference, from_checkpoint
 from agentkd.planners.files.network import own_spec
 from agentkd.planners.files.options import FileOptions
 from agentkd.spec import BoxSpec
@@ -131,7 +131,7 @@ def test_a_policy_file_is_distilled(name: str) -> None:
 def test_a_checkpoint_is_frozen_as_it_is(name: str, architecture: str, args: Any) -> None:
     """Normaliser, clip, scale and memory are taken over."""
     planner = quiet(FILES / name, **args)
-    executor = frozen(planner)
+    executor = from_checkpoint(planner)
     assert executor.architecture == architecture
     obs = 3.0 * np.random.default_rng(0).standard_normal((200, 5)).astype(np.float32)
     assert difference(executor, planner, obs) < 1e-5
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_frozen_as_it_is(name: str, architecture: str, args: Any
 def test_what_no_executor_does_is_not_frozen(name: str, args: Any, said: str) -> None:
     """The message says what is missing, and to distil it."""
     with pytest.raises(LoadError, match=rf"{said}.*Distil it instead"):
-        frozen(quiet(FILES / name, **args))
+        from_checkpoint(quiet(FILES / name, **args))
 
 
 def test_a_repository_of_the_hugging_face_hub_is_an_sb3_save(tmp_path: Path) -> None:

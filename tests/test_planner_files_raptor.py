@@ -18,7 +18,7 @@ from agentkd.deploy.int8.quantise import quantise
 from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.executor import Executor
 from agentkd.planners import Planner, load_planner
-from agentkd.planners.files.freeze import difference, frozen
+from agentkd.planners.files.freeze import difference, from_checkpoint
 
 FILE = Path(__file__).parent / "data" / "policies" / "raptor.h5"
 
@@ -40,7 +40,7 @@ def example() -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def executor() -> Executor:
     """The policy frozen."""
-    return frozen(load())
+    return from_checkpoint(load())
 
 
 def test_the_planner_passes_the_golden_example(example: tuple[Any, Any]) -> None:
@@ -125,7 +125,7 @@ def test_a_memory_that_does_not_begin_with_zeros_is_the_planners_and_not_an_exec
     planner: Any = load(changed(tmp_path, initial_hidden_state=begin))
     np.testing.assert_array_equal(planner.policy.initial_state(2)[0][1, 0], begin)
     with pytest.raises(LoadError, match="begins with a memory that is not zero"):
-        frozen(planner)
+        from_checkpoint(planner)
 
 
 @pytest.mark.parametrize(

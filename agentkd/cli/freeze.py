@@ -55,8 +55,8 @@ def run(options: Options) -> int:
         raise ConfigError(f"{out} is there. Give --overwrite to replace it, or --out.")
     spec = look_at(options.env)[0] if options.env else None
     planner = load_planner(options.save, spec, **access(options))
-    if freeze.is_frozen_by(planner):
-        executor = freeze.frozen(planner)
+    if freeze.is_checkpoint(planner):
+        executor = freeze.from_checkpoint(planner)
         apart = freeze.difference(executor, planner, probes(executor, 1024))
     else:
         executor = from_sb3(planner, spec)

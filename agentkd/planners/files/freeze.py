@@ -30,12 +30,12 @@ _UNCLIPPED = 1e6
 _REMEDY = "Distil it instead."
 
 
-def is_frozen_by(planner: Planner) -> bool:
-    """Whether a planner is a checkpoint's network, which `frozen` takes."""
+def is_checkpoint(planner: Planner) -> bool:
+    """Whether a planner is a checkpoint's network, which `from_checkpoint` takes."""
     return isinstance(planner.policy, FilePolicy | RecurrentFilePolicy)
 
 
-def frozen(planner: Planner) -> Executor:
+def from_checkpoint(planner: Planner) -> Executor:
     """Make an executor of a checkpoint's network; its answer is the most probable action.
 
     Linear layers with one activation, or these, a GRU or LSTM of one layer, and a linear layer.

@@ -387,9 +387,13 @@ def test_torchscript_that_touches_files_is_not_loaded(tmp_path: Path) -> None:
         load(path)
     scripted(Plain(), path)
     for code in (
-        "x = getattr(torch, 'fro\\x6d_file')",
-        "ops.c10d.barrier(x)",
         "torch.save(x, 'y')",
+        "t = torch; getattr(t, 'fro\\x6d_file')",
+        'getattr(torch, "sa" "ve")',
+        'getattr(torch, "sa""ve")',
+        "ops.c10d.barrier(x)",
+        "o = ops; o.c10d.barrier(x)",
+        "__torch__.torch.classes.a.B",
     ):
         with zipfile.ZipFile(path) as file:
             entries = {name: file.read(name) for name in file.namelist()}

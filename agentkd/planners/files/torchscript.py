@@ -33,12 +33,14 @@ from agentkd.types import ActionDist, Floats, State
 
 log = logger(__name__)
 
-_OPERATORS = re.compile(r"\bops\s*\.\s*(\w+)")
-_HARMLESS = {"aten", "prim", "quantized"}
-_FILES = re.compile(
-    r"\b(save|from_file)\b|getattr\s*\([^)]*\\|\btorch\s*\.\s*(classes|distributed)\b"
+_REFUSED = re.compile(
+    # Operations on files, objects that are not of torch's core, and other processes.
+    r"\b(?:save|from_file|classes|distributed|rpc)\b"
+    # Operations of other libraries, by whatever name they are reached.
+    r"|\bops\b(?!\s*\.\s*(?:aten|prim|quantized)\b)(?:\s*\.\s*\w+)?"
+    # Names for getattr that are spelt otherwise: escaped, or in pieces.
+    r"|,\s*[\"'][^\"'\n]*\\|[\"']\s+[\"']|\w(?:\"\"|'')\w|\"'|'\""
 )
-"""Operations on files, ways to spell them otherwise, and objects that are not of torch's core."""
 _CLASSES = b"torch.classes"
 _RESETS = ("reset", "reset_memory")
 _WIDEST = 1 << 16
@@ -83,13 +85,17 @@ def _checked(raw: bytes, where: str) -> bytes:
     """Read the code in a TorchScript file, and write anew the file that was read.
 
     Raises:
+        LoadError: If it is of an old form, which keeps its code elsewhere.
         UnsafeError: If the code names an operation on files, or one of another library.
     """
     out = io.BytesIO()
     with opened_zip(io.BytesIO(raw), where) as file, zipfile.ZipFile(out, "w") as clean:
+        inner = {name.partition("/")[2] for name in file.namelist()}
+        if "constants.pkl" not in inner or "model.json" in inner:
+            raise LoadError(f"{where} is of torch before 1.4. Save it again with a later version.")
         for name in file.namelist():
             data = read_entry(file, name, LIMIT, where)
-            if name.partition("/")[2].startswith("code/") and name.endswith(".py"):
+            if name.endswith(".py"):
                 _check_code(data.decode("utf-8", "replace"), where)
             elif name.endswith(".pkl") and _CLASSES in data:
                 _check_code(_CLASSES.decode(), where)
@@ -98,13 +104,10 @@ def _checked(raw: bytes, where: str) -> bytes:
 
 
 def _check_code(code: str, where: str) -> None:
-    found = _FILES.search(code)
-    others = [name for name in _OPERATORS.findall(code) if name not in _HARMLESS]
-    if found or others:
-        what = f"ops.{others[0]}" if others else found[0] if found else ""
+    if found := _REFUSED.search(code):
         raise UnsafeError(
-            f"{where}: its code uses {what[:40]!r}, which may touch files or other libraries, so "
-            "it was not loaded. If you trust who made it, load it in a function of yours with "
+            f"{where}: its code uses {found[0][:40]!r}, which may touch files or other libraries, "
+            "so it was not loaded. If you trust who made it, load it in a function of yours with "
             "torch.jit.load and give module:function."
         )
 

@@ -66,7 +66,7 @@ def _zipped(names: set[str]) -> Kind | None:
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return "torchscript"
-    return "torch" if "data.pkl" in inner else None
+    return "torch" if {"data.pkl", "version"} <= inner else None
 
 
 def checkpoint_in(folder: Path) -> Path | None:

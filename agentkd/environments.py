@@ -100,23 +100,33 @@ def with_arguments(name: str, words: Sequence[str]) -> str:
         return name
     if not name:
         raise ConfigError("--env-args are for an environment: name one.")
-    base, arguments = split(name)
+    base, given = split(name)
+    return base + json.dumps(given | read_arguments(words, "--env-args"), sort_keys=True)
+
+
+def read_arguments(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read a flag's words: JSON objects, or KEY=VALUE with a JSON value or plain text.
+
+    Raises:
+        ConfigError: If a word is neither.
+    """
+    found: dict[str, Any] = {}
     for word in words:
-        arguments |= _arguments(word)
-    return base + json.dumps(arguments, sort_keys=True)
+        found |= _arguments(word, flag)
+    return found
 
 
-def _arguments(word: str) -> dict[str, Any]:
+def _arguments(word: str, flag: str) -> dict[str, Any]:
     if word.lstrip().startswith("{"):
         try:
             return dict(json.loads(word))
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--env-args {word}: no JSON object: {error}.") from error
+            raise ConfigError(f"{flag} {word}: no JSON object: {error}.") from error
     key, equals, value = word.partition("=")
     if not equals or not key.isidentifier():
         raise ConfigError(
-            f"--env-args {word}: neither KEY=VALUE, such as gravity=-5, nor a JSON "
-            "object, such as '{\"gravity\": -5}'."
+            f"{flag} {word}: neither KEY=VALUE, such as scale=0.5, nor a JSON object, such as "
+            "'{\"scale\": 0.5}'."
         )
     python = {"True": True, "False": False, "None": None}
     if value in python:

@@ -99,7 +99,7 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
         own = access(options.saves)
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
-            own["algorithm"] = None
+            own["algorithm"] = own["args"] = None
             if ref.endswith(".akd"):
                 own["sees"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":

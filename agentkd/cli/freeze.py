@@ -1,4 +1,4 @@
-"""`agentkd freeze`: an SB3 policy as an executor file, without distilling."""
+"""`agentkd freeze`: a policy as an executor file, without distilling."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Convert a Stable-Baselines3 policy into an executor file, without training.
+    """Convert a policy into an executor file, without training.
 
-    It has to be a multilayer perceptron. Nothing is trained: the file does what the policy does
-    deterministically. It is inspected, exported and run like any other.
+    A multilayer perceptron of Stable-Baselines3, or of a checkpoint of rsl_rl, skrl, rl_games,
+    CleanRL or RLtools; of a checkpoint also a GRU or LSTM. Nothing is trained: the file does what
+    the policy does deterministically. It is inspected, exported and run like any other.
     """
 
     save: tyro.conf.Positional[str]
-    """An SB3 save or its folder, or module:attribute that names a model."""
+    """An SB3 save, a checkpoint, a folder with one, or module:attribute that names a model."""
     out: Path | None = None
     """The file to write; by default the save's name, ending in .akd."""
     overwrite: bool = False
@@ -44,6 +45,7 @@ def run(options: Options) -> int:
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
     from agentkd.environments import look_at
     from agentkd.planners import load_planner
+    from agentkd.planners.files import freeze
     from agentkd.report.write import made_from
 
     source = Path(options.save)
@@ -55,8 +57,12 @@ def run(options: Options) -> int:
         raise ConfigError(f"{out} is there. Give --overwrite to replace it, or --out.")
     spec = look_at(options.env)[0] if options.env else None
     planner = load_planner(options.save, spec, **access(options.saves))
-    executor = from_sb3(planner, spec)
-    apart = difference(executor, planner, probes(executor, 1024))
+    if freeze.is_checkpoint(planner):
+        executor = freeze.from_checkpoint(planner)
+        apart = freeze.difference(executor, planner, probes(executor, 1024))
+    else:
+        executor = from_sb3(planner, spec)
+        apart = difference(executor, planner, probes(executor, 1024))
     if not apart <= _TOLERANCE:
         raise LoadError(f"The executor differs from {planner.name} by {apart:.2g}. Distil it.")
     facts = options.env or "", [options.save], planner.name, planner.digest

@@ -58,7 +58,7 @@ log        a decision log: what was decided and why; replay the run
            runs/demo/decisions-runtime.akdlog --replay
 latency    how long one decision takes, planner beside executor
            runs/demo/executor.akd
-freeze     an SB3 policy as an executor file, as it is
+freeze     a policy as an executor file, as it is
            runs/ppo/best_model.zip
 inspect    what an executor file holds
            runs/demo/executor.akd

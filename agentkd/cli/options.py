@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import tyro
 
-from agentkd.environments import folder_name
+from agentkd.environments import folder_name, read_arguments
 from agentkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a planner is read, and what it sees."""
+    """How a planner's file is read, and what the planner sees."""
 
     vecnormalize: str | None = None
     """Statistics of the planner's normaliser, if not beside it; "off" for none."""
@@ -28,6 +28,8 @@ class Access:
     """The SB3 algorithm, if the save does not tell."""
     unpickle: bool = False
     """Read a save by running the code in it. Only for files whose maker you trust."""
+    planner_args: tuple[str, ...] = ()
+    """What a policy file does not tell: KEY=VALUE, such as activation=elu, or a JSON object."""
     planner_sees: str | None = None
     """What the planner sees of the observation: keys (state,terrain), places (0:2,4:5), or
     module:function."""
@@ -45,7 +47,7 @@ class Planned(ABC):
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: tuple[str, ...]
-    """An SB3 save or its folder, an .akd file, or module:attribute; several are an ensemble."""
+    """An SB3 save, a policy file, a folder with one, or module:attribute; several: an ensemble."""
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
     out: Path | None = None
@@ -112,5 +114,6 @@ def access(saves: Access) -> dict[str, Any]:
         "vecnormalize": saves.vecnormalize,
         "algorithm": saves.algorithm,
         "allow_pickle": saves.unpickle,
+        "args": read_arguments(saves.planner_args, "--planner-args") or None,
         "sees": saves.planner_sees,
     }

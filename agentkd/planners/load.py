@@ -1,10 +1,11 @@
 """From a reference to a planner.
 
 A reference is one of: an SB3 save, whatever its suffix; a folder with one, and maybe its
-VecNormalize statistics; an executor file (.akd), or a folder with one that is named planner.akd;
-"ws://host:port", where a planner is served; "module:attribute", which names an SB3 model, a torch
-module, a callable, an object with `predict`, or a function that makes one of these. Several
-references are an ensemble.
+VecNormalize statistics; a policy file of another library (ONNX, TorchScript, a checkpoint of
+rsl_rl, skrl, rl_games, CleanRL or RLtools), or a run's folder with one; an executor file (.akd), or
+a folder with one that is named planner.akd; "ws://host:port", where a planner is served;
+"module:attribute", which names an SB3 model, a torch module, a callable, an object with `predict`,
+or a function that makes one of these. Several references are an ensemble.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from agentkd.fields import parse_json
 from agentkd.files import digest_of, loading, regular
 from agentkd.planners.adapt import from_object, is_factory, parameters_of
 from agentkd.planners.ensemble import Ensemble
+from agentkd.planners.files.contents import Kind, checkpoint_in, contents_of
+from agentkd.planners.files.options import FLAG
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.planners.sb3.file import LIMIT_DATA, LIMIT_FILE, Save, read_save
@@ -66,6 +69,7 @@ def load_planner(
     vecnormalize: str | None = None,
     algorithm: str | None = None,
     allow_pickle: bool = False,
+    args: Mapping[str, Any] | None = None,
     sees: Seeing = None,
 ) -> Planner:
     """Load a planner.
@@ -73,13 +77,15 @@ def load_planner(
     Args:
         ref: A reference, or several for an ensemble.
         spec: The environment. It may be left out for SB3 saves and models and for executor files,
-            which know theirs.
+            which know theirs, and for policy files, which know how many numbers there are.
         vecnormalize: The file of VecNormalize statistics; left out, what lies beside the save and
             belongs to it is used; see `agentkd.planners.sb3.locate`. "off" if the planner takes the
             observations as they are.
         algorithm: The algorithm of an SB3 save, such as "PPO", where it is not told.
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code the file
             holds: only for files whose maker you trust.
+        args: What a policy file does not tell, such as {"activation": "elu"}; see
+            `agentkd.planners.files.options.FileOptions`.
         sees: What the planner sees of the environment's observation, as `agentkd.views` reads it:
             "state,terrain", "0:2,4:5" or "module:function". It needs `spec`.
 
@@ -93,11 +99,13 @@ def load_planner(
     Warns:
         StatisticsError: If a save tells that it saw normalised observations, and no statistics
             belong to it.
+        UserWarning: Of what is assumed about a policy file.
     """
     access: dict[str, Any] = {
         "vecnormalize": vecnormalize,
         "algorithm": algorithm,
         "allow_pickle": allow_pickle,
+        "args": args,
     }
 
     def load(spec: Spec | None) -> Planner:
@@ -126,7 +134,19 @@ def _single(
     vecnormalize: str | None,
     algorithm: str | None,
     allow_pickle: bool,
+    args: Mapping[str, Any] | None,
 ) -> Planner:
+    if (file := _policy_file(ref)) is not None:
+        if vecnormalize not in (None, RAW) or algorithm is not None:
+            raise ConfigError(
+                f"{ref!r} is a policy file of another library: vecnormalize and algorithm are for "
+                "SB3 saves."
+            )
+        from agentkd.planners.files.load import load_file
+
+        return load_file(*file, spec, args)
+    if args:
+        raise ConfigError(f"{ref!r} is not a policy file of another library: {FLAG} are for these.")
     if ref.startswith(SCHEMES):
         from agentkd.planners.remote.client import RemotePlanner
 
@@ -140,24 +160,51 @@ def _single(
     if (path / _EXECUTOR).is_file() and not saved:
         return _executor(path / _EXECUTOR, spec)
     if is_reference(ref) and not path.exists():
-        if algorithm is not None:
-            raise ConfigError(f"{ref!r} is an object: it needs no algorithm.")
-        found, known = resolve(ref), None
-        if vecnormalize == RAW:
-            raise ConfigError(
-                f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for "
-                "saves."
-            )
-        if vecnormalize is not None:
-            known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
-        return from_object(found, ref, spec, statistics=known)
+        return _object(ref, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
     save = find_save(path)
     if not save.exists() and save.suffix != ".zip":
         raise RefError(
-            f"No planner {ref!r}. Give an SB3 save, a folder with one, an executor "
-            "file (.akd), ws://host:port, or module:attribute."
+            f"No planner {ref!r}. Give an SB3 save or a folder with one, a policy file (.onnx, "
+            ".pt, .pth), an executor file (.akd), ws://host:port, or module:attribute."
         )
     return _save(save, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
+
+
+def _object(
+    ref: str,
+    spec: Spec | None,
+    vecnormalize: str | None,
+    algorithm: str | None,
+    *,
+    allow_pickle: bool,
+) -> Planner:
+    """Make a planner of what "module:attribute" names."""
+    if algorithm is not None:
+        raise ConfigError(f"{ref!r} is an object: it needs no algorithm.")
+    found, known = resolve(ref), None
+    if vecnormalize == RAW:
+        raise ConfigError(
+            f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for saves."
+        )
+    if vecnormalize is not None:
+        known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
+    return from_object(found, ref, spec, statistics=known)
+
+
+def _policy_file(ref: str) -> tuple[Path, Kind] | None:
+    """Find the policy file of another library that is meant, None if it is something else."""
+    path = Path(ref)
+    if ref.startswith(SCHEMES) or kind_of(path) is not None:
+        return None
+    if path.is_dir() and not (path / _EXECUTOR).is_file():
+        # A save, or one that was unpacked, as repositories of the Hugging Face Hub have both.
+        saved = (path / "data").is_file() or Path(f"{path}.zip").is_file()
+        inside = None if saved or any(path.glob("*.zip")) else checkpoint_in(path)
+        path = inside if inside is not None else path
+    if not path.is_file():
+        return None
+    kind = contents_of(path)
+    return None if kind is None else (path, kind)
 
 
 def _save(

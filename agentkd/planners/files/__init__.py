@@ -1,0 +1,1 @@
+"""Policy files of other libraries, as planners; nothing in them is unpickled."""

@@ -1,0 +1,448 @@
+"""Policies as ONNX and TorchScript files, of the libraries that write them."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, UnsafeError
+from agentkd.planners import Planner, load_planner
+from agentkd.planners.files.contents import contents_of
+from agentkd.planners.files.network import free_box, own_spec
+from agentkd.spec import DiscreteSpec, MultiDiscreteSpec, Spec
+from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
+
+FILES = Path(__file__).parent / "data" / "policies"
+SPEC = own_spec(5, free_box(3))
+WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
+
+
+def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
+    """Load a file; what is assumed about it is announced, and of no interest here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return load_planner(str(path), spec, args=args or None)
+
+
+def answers(planner: Planner, obs: Any) -> list[Any]:
+    """What a planner answers to sequences of observations, (ticks, rows, size)."""
+    policy: Any = planner.policy
+    if not isinstance(policy, RecurrentPolicy):
+        return [policy(each) for each in obs]
+    state, found = policy.initial_state(obs.shape[1]), []
+    for each in obs:
+        answer, state = policy(each, state)
+        found.append(answer)
+    return found
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])
+@pytest.mark.parametrize("form", ["jit.pt", "export.onnx"])
+def test_exports_of_rsl_rl_answer_as_the_model(network: str, form: str) -> None:
+    """Rows with a memory each follow an episode of their own, though the graph takes one row."""
+    planner = load(FILES / f"rsl5_{network}_{form}", None)
+    known = np.load(FILES / f"rsl5_{network}.npz")
+    assert isinstance(planner.policy, RecurrentPolicy) == (network != "mlp")
+    for tick, answer in enumerate(answers(planner, known["obs"])):
+        assert isinstance(answer, Point)
+        np.testing.assert_allclose(answer.action, known["mean"][tick], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["godot_ppo", "godot_choice"])
+def test_exports_of_godot_rl_are_means_or_logits(name: str) -> None:
+    """The dummy memory that its graphs have does no harm."""
+    known = np.load(FILES / f"{name}.npz")
+    choice = own_spec(5, MultiDiscreteSpec((2, 3)))
+    planner = load(FILES / f"{name}.onnx", choice if "choice" in name else SPEC)
+    (answer,) = answers(planner, known["obs"])
+    assert isinstance(answer, MultiCategorical if "choice" in name else Point)
+    found = answer.logits if isinstance(answer, MultiCategorical) else answer.action
+    np.testing.assert_allclose(found, known["out"][0], atol=1e-5)
+
+
+def graph(
+    path: Path,
+    nodes: list[Any],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    constants: dict[str, Any] | None = None,
+) -> Path:
+    """Write an ONNX file; shapes are lists, and int64 is a pair of it and the shape."""
+
+    def value(name: str, shape: Any) -> Any:
+        kind = TensorProto.FLOAT
+        if isinstance(shape, tuple):
+            kind, shape = shape
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    held = [numpy_helper.from_array(v, k) for k, v in (constants or {"w": WEIGHT}).items()]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [value(*each) for each in inputs.items()],
+        [value(*each) for each in outputs.items()],
+        held,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(kind: str, inputs: str, outputs: str, **options: Any) -> Any:
+    """Make a node; names are words."""
+    return helper.make_node(kind, inputs.split(), outputs.split(), **options)
+
+
+@pytest.mark.parametrize("name", ["obs", "obs_0", "input_0", "input", "observation", "anything"])
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_the_only_input_is_the_observation(name: str, batch: Any, tmp_path: Path) -> None:
+    """A batch fixed at 1 is asked row by row."""
+    nodes = [node("MatMul", f"{name} w", "out")]
+    path = graph(tmp_path / "p.bin", nodes, {name: [batch, 5]}, {"out": [batch, 3]})
+    for spec in (SPEC, None):
+        (answer,) = answers(load(path, spec), OBS[None])
+        np.testing.assert_allclose(answer.action, OBS @ WEIGHT, atol=1e-5)
+
+
+def test_scale_offset_and_deviation_are_told_by_the_user(tmp_path: Path) -> None:
+    """Without them the answer is a point; that is announced with the names of the options."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    with pytest.warns(UserWarning, match=r"sigma.*action_scale.*--planner-args"):
+        load_planner(str(path), SPEC)
+    args = {"sigma": 0.5, "action_scale": 0.25, "action_offset": [1.0, 2.0, 3.0]}
+    (answer,) = answers(load(path, **args), OBS[None])
+    assert isinstance(answer, Gaussian)
+    np.testing.assert_allclose(answer.mean, 0.25 * (OBS @ WEIGHT) + [1, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(np.exp(answer.log_std), 0.125, rtol=1e-5)
+
+
+def test_numbers_for_choices_are_logits_or_action_values_and_integers_are_choices(
+    tmp_path: Path,
+) -> None:
+    """--planner-args output=q-values tells the former apart."""
+    spec = own_spec(5, DiscreteSpec(3))
+    nodes = [node("MatMul", "obs w", "output_0")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"output_0": ["b", 3]})
+    one, two = (answers(load(path, spec, **a), OBS[None])[0] for a in ({}, {"output": "q-values"}))
+    assert isinstance(one, Categorical)
+    assert isinstance(two, QValues)
+    nodes = [node("MatMul", "obs w", "x"), node("ArgMax", "x", "actions", axis=1)]
+    whole = {"actions": (TensorProto.INT64, ["b", 1])}
+    path = graph(tmp_path / "q.onnx", nodes, {"obs": ["b", 5]}, whole)
+    (answer,) = answers(load(path, spec), OBS[None])
+    np.testing.assert_array_equal(answer.logits.argmax(1), (OBS @ WEIGHT).argmax(1))
+
+
+def test_ml_agents_observations_masks_memory_and_metadata(tmp_path: Path) -> None:
+    """Observations lie in the order of their numbers, all choices are allowed, and the memory goes
+    in and out; the deterministic output is taken.
+    """
+    nodes = [
+        node("Concat", "obs_0 obs_1", "obs", axis=1),
+        node("MatMul", "obs w", "x"),
+        node("Squeeze", "recurrent_in axes", "m"),
+        node("Add", "x m", "y"),
+        node("Mul", "y action_masks", "z"),
+        node("Add", "z noise", "continuous_actions"),
+        node("Identity", "z", "deterministic_continuous_actions"),
+        node("Unsqueeze", "y axes", "recurrent_out"),
+        node("Identity", "version", "version_number"),
+        node("Identity", "size", "memory_size"),
+    ]
+    constants = {
+        "w": WEIGHT,
+        "axes": np.array([1]),
+        "noise": np.ones((1, 3), np.float32),
+        "version": np.array([3.0], np.float32),
+        "size": np.array([3.0], np.float32),
+    }
+    inputs = {
+        "obs_1": ["b", 3],
+        "obs_0": ["b", 2],
+        "action_masks": ["b", 3],
+        "recurrent_in": ["b", 1, 3],
+    }
+    outputs = {
+        "version_number": [1],
+        "memory_size": [1],
+        "continuous_actions": ["b", 3],
+        "deterministic_continuous_actions": ["b", 3],
+        "recurrent_out": ["b", 1, 3],
+    }
+    path = graph(tmp_path / "p.onnx", nodes, inputs, outputs, constants)
+    first, second = answers(load(path), np.stack([OBS, OBS]))
+    np.testing.assert_allclose(first.action, OBS @ WEIGHT, atol=1e-5)
+    np.testing.assert_allclose(second.action, 2 * (OBS @ WEIGHT), atol=1e-5)
+
+
+def test_actions_that_are_drawn_at_random_are_announced(tmp_path: Path) -> None:
+    """Old files of ML-Agents have no deterministic actions."""
+    nodes = [node("MatMul", "obs_0 w", "continuous_actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs_0": ["b", 5]}, {"continuous_actions": ["b", 3]})
+    with pytest.warns(UserWarning, match="drawn at random"):
+        load_planner(str(path), SPEC)
+
+
+def test_metadata_of_mjlab_is_announced(tmp_path: Path) -> None:
+    """It tells the action_scale, which the environment applies unless the user says otherwise."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    model = onnx.load(str(path))
+    helper.set_model_props(model, {"action_scale": "0.25,0.5,0.25", "joint_names": "a,b,c"})
+    path.write_bytes(model.SerializeToString())
+    with pytest.warns(UserWarning, match=r"action_scale of its metadata, 0\.25,0\.5,0\.25"):
+        load_planner(str(path), SPEC)
+
+
+def external(path: Path, location: str) -> Path:
+    """Write an ONNX file whose weights lie elsewhere."""
+    held = numpy_helper.from_array(WEIGHT, "w")
+    held.ClearField("raw_data")
+    held.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": str(WEIGHT.nbytes)}.items():
+        held.external_data.add(key=key, value=value)
+    made = helper.make_graph(
+        [node("MatMul", "obs w", "actions")],
+        "g",
+        [helper.make_tensor_value_info("obs", TensorProto.FLOAT, ["b", 5])],
+        [helper.make_tensor_value_info("actions", TensorProto.FLOAT, ["b", 3])],
+        [held],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(made, opset_imports=opset, ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_weights_in_a_second_file_are_read_only_from_beside(tmp_path: Path) -> None:
+    """The exporter of torch 2.9 and later writes policy.onnx.data; no other place is looked at."""
+    (tmp_path / "p.onnx.data").write_bytes(WEIGHT.tobytes())
+    (answer,) = answers(load(external(tmp_path / "p.onnx", "p.onnx.data")), OBS[None])
+    np.testing.assert_allclose(answer.action, OBS @ WEIGHT, atol=1e-5)
+    digest = load(tmp_path / "p.onnx").digest
+    (tmp_path / "p.onnx.data").write_bytes((2 * WEIGHT).tobytes())
+    assert load(tmp_path / "p.onnx").digest != digest
+    for place in ("../p.onnx.data", "/etc/passwd", "..", ""):
+        with pytest.raises(LoadError, match=r"no file beside it.*external_data=False"):
+            load(external(tmp_path / "q.onnx", place))
+    with pytest.raises(LoadError, match=r"'gone\.data', which is not beside it"):
+        load(external(tmp_path / "q.onnx", "gone.data"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        ({"obs": ["b", 5], "goal": ["b", 3]}, {"actions": ["b", 3]}, r"inputs obs.*goal"),
+        ({"obs": ["b", 5]}, {"a": ["b", 3], "b": ["b", 3]}, r"outputs \['a', 'b'\]"),
+        (
+            {"obs": ["b", 5]},
+            {"continuous_actions": ["b", 3], "discrete_actions": ["b", 3]},
+            "numbers and with choices at once",
+        ),
+    ],
+)
+def test_a_graph_that_is_no_policy_is_refused(
+    inputs: Any, outputs: Any, said: str, tmp_path: Path
+) -> None:
+    """The message lists what it has and says what is needed."""
+    nodes = [node("MatMul", "obs w", name) for name in outputs]
+    with pytest.raises(LoadError, match=said):
+        load(graph(tmp_path / "p.onnx", nodes, inputs, outputs))
+
+
+def test_a_graph_of_another_environment_is_refused(tmp_path: Path) -> None:
+    """By the observation, or by the action."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    with pytest.raises(SpecError, match="observes 5 numbers; the environment gives 4"):
+        load(path, own_spec(4, free_box(3)))
+    with pytest.raises(SpecError, match="gives 3 numbers"):
+        load(path, own_spec(5, free_box(2)))
+
+
+def test_onnx_without_onnxruntime_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra is named."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime.*agentkd\[export\]"):
+        load(path)
+
+
+class Plain(nn.Module):
+    """A policy without a memory."""
+
+    def __init__(self) -> None:
+        """Make its layers."""
+        super().__init__()
+        self.actor = nn.Sequential(nn.Linear(5, 8), nn.ELU(), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act."""
+        return self.actor(x)
+
+
+class One(Plain):
+    """A policy that takes one row."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act."""
+        return self.actor(x.reshape(5)).reshape(1, 3)
+
+
+class Legged(nn.Module):
+    """A recurrent policy as legged_gym exports it: buffers, and reset_memory."""
+
+    def __init__(self) -> None:
+        """Make its layers."""
+        super().__init__()
+        self.memory, self.actor = nn.LSTM(5, 4), nn.Linear(4, 3)
+        self.register_buffer("hidden_state", torch.zeros(1, 1, 4))
+        self.register_buffer("cell_state", torch.zeros(1, 1, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act and remember."""
+        out, (h, c) = self.memory(x.unsqueeze(0), (self.hidden_state, self.cell_state))
+        self.hidden_state[:] = h
+        self.cell_state[:] = c
+        return self.actor(out.squeeze(0))
+
+    @torch.jit.export
+    def reset_memory(self) -> None:
+        """Forget."""
+        self.hidden_state[:] = 0.0
+        self.cell_state[:] = 0.0
+
+
+def scripted(module: nn.Module, path: Path) -> Path:
+    """Write a module as TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(module.eval()).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", [Plain, One])
+def test_torchscript_answers_batches_and_single_rows(kind: Any, tmp_path: Path) -> None:
+    """A module that takes one row is asked row by row."""
+    module = kind()
+    for spec in (SPEC, None):
+        planner = load(scripted(module, tmp_path / "policy.pt"), spec)
+        (answer,) = answers(planner, OBS[None])
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                answer.action, module.actor(torch.from_numpy(OBS)), atol=1e-5
+            )
+    assert planner.parameters == 75
+
+
+def test_torchscript_with_a_memory_keeps_rows_apart(tmp_path: Path) -> None:
+    """An episode begins where the file's reset puts its buffers, not where they were left."""
+    module = Legged().eval()
+    module.hidden_state.fill_(3.0)
+    planner = load(scripted(module, tmp_path / "policy.pt"))
+    obs = np.random.default_rng(0).standard_normal((7, 4, 5)).astype(np.float32)
+    found = answers(planner, obs)
+    for row in range(4):
+        module.reset_memory()
+        for tick in range(7):
+            with torch.no_grad():
+                wanted = module(torch.from_numpy(obs[tick, row : row + 1]))
+            np.testing.assert_allclose(found[tick].action[row : row + 1], wanted, atol=1e-5)
+
+
+class Writes(nn.Module):
+    """A policy whose code maps a file."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act, and more."""
+        return x[:, :3] + torch.from_file("/tmp/agentkd-never", shared=True, size=3)
+
+
+class Draws(Plain):
+    """A policy that draws random numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act at random."""
+        return self.actor(x) + torch.randn(3)
+
+
+def test_torchscript_that_touches_files_is_not_loaded(tmp_path: Path) -> None:
+    """Its code is read first. An operation spelt otherwise, or of another library, is refused."""
+    path = scripted(Writes(), tmp_path / "policy.pt")
+    with pytest.raises(UnsafeError, match=r"from_file.*torch\.jit\.load"):
+        load(path)
+    scripted(Plain(), path)
+    for code in (
+        "torch.save(x, 'y')",
+        "t = torch; getattr(t, 'fro\\x6d_file')",
+        'getattr(torch, "sa" "ve")',
+        'getattr(torch, "sa""ve")',
+        "ops.c10d.barrier(x)",
+        "o = ops; o.c10d.barrier(x)",
+        "__torch__.torch.classes.a.B",
+    ):
+        with zipfile.ZipFile(path) as file:
+            entries = {name: file.read(name) for name in file.namelist()}
+        name = next(n for n in entries if "/code/" in n and n.endswith(".py"))
+        with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+            for each, data in entries.items():
+                file.writestr(each, data + f"\n# {code}\n".encode() if each == name else data)
+        with pytest.raises(UnsafeError, match="its code uses"):
+            load(tmp_path / "x.pt")
+    assert not Path("/tmp/agentkd-never").exists()
+
+
+def test_torchscript_that_is_random_or_of_another_environment_is_refused(tmp_path: Path) -> None:
+    """Both are said when it is loaded."""
+    with pytest.raises(PlannerError, match="random"):
+        load(scripted(Draws(), tmp_path / "policy.pt"))
+    with pytest.raises(SpecError, match=r"fails for the environment's observations, \(1, 4\)"):
+        load(scripted(Plain(), tmp_path / "policy.pt"), own_spec(4, free_box(3)))
+    with pytest.raises(SpecError, match=r"shape \(1, 3\); \(batch, 2\) was expected"):
+        load(tmp_path / "policy.pt", own_spec(5, free_box(2)))
+
+
+TENSORS = b'\x20\0\0\0\0\0\0\0{"w":{"dtype":"F32"}}' + bytes(16)
+FLAX = b"\x81\xa6params\x81\xa7Dense_0\x82\xa4bias\xc0\xa6kernel\xc0"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "said"),
+    [
+        ("a.safetensors", TENSORS, "safetensors", "LeRobot"),
+        ("agent.pickle", b"\x80\x04N.", "pickle", "run whatever code"),
+        ("m.cleanrl_model", FLAX, "flax", "ONNX"),
+    ],
+)
+def test_what_is_known_and_not_read_says_what_to_do(
+    name: str, data: bytes, kind: str, said: str, tmp_path: Path
+) -> None:
+    """Told by the contents; the remedy is of that kind."""
+    (tmp_path / name).write_bytes(data)
+    assert contents_of(tmp_path / name) == kind
+    with pytest.raises(LoadError, match=said):
+        load(tmp_path / name)
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    """Each format, at several places."""
+    for name in ("rsl5_mlp.pt", "rsl5_gru_jit.pt", "godot_ppo.onnx", "raptor.h5"):
+        raw = (FILES / name).read_bytes()
+        for share in (0.3, 0.9, 0.999):
+            (tmp_path / "policy.pt").write_bytes(raw[: int(share * len(raw))])
+            with pytest.raises(LoadError):
+                load(tmp_path / "policy.pt", None)

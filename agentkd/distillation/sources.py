@@ -21,6 +21,10 @@ Schedule = Literal["exponential", "linear", "constant", "none"]
 AT_ONCE = 0.01
 """Seconds that collecting in this process takes before learning has its turn."""
 _MOST_COLLECTORS = 4
+_MOST_TICKS, _ROWS = 16, 256
+"""Ticks, and labels, that are collected at a time, at most."""
+_PARTS = 64
+"""Into how many parts a budget of labels is divided at least."""
 _SLOW = 0.1
 """Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
 
@@ -30,8 +34,8 @@ class CollectionOptions:
     """Who drives while labels are collected.
 
     The planner's share is the β of DAgger (Ross et al. 2011, "A reduction of imitation learning and
-    structured prediction to no-regret online learning"), drawn for stretches of ticks instead of
-    once for each.
+    structured prediction to no-regret online learning"), of stretches of ticks instead of single
+    ones.
 
     Attributes:
         environments: How many are stepped together.
@@ -112,32 +116,57 @@ class Source(Protocol):
         """Stop collecting and release everything."""
 
 
+def longest(environments: int, labels: int | None = None) -> int:
+    """How many ticks are collected at a time, at most.
+
+    The planner answers some hundred observations at once in little more time than a few. Where
+    `labels` are to be collected in all, that many are a small part of them.
+    """
+    most = max(1, min(_MOST_TICKS, _ROWS // environments))
+    if labels is not None:
+        most = min(most, labels // (_PARTS * environments))
+    return max(1, most)
+
+
 @final
 class LocalSource:
-    """Collects in this process, one tick of all environments at a `take` or more.
+    """Collects in this process, `ticks` of all environments at a `take`, or for some `seconds`.
 
-    With one tick a distillation repeats itself exactly under the same seed. It is a `Source`.
+    Without seconds a distillation repeats itself exactly under the same seed. It is a `Source`.
 
     Args:
         collector: Steps the environments.
         executor: The executor to begin with.
-        seconds: For how long a `take` goes on; 0 for one tick.
+        seconds: For how long a `take` goes on; 0 for one stretch of ticks.
+        ticks: How many are collected at a time; with seconds, at most, so that slow planners keep
+            nobody waiting.
     """
 
     restarts = dropped = 0
 
-    def __init__(self, collector: Collector, executor: Executor, seconds: float = 0.0) -> None:
+    def __init__(
+        self, collector: Collector, executor: Executor, seconds: float = 0.0, ticks: int = 1
+    ) -> None:
         """Let the planner drive alone at first."""
         self._collector, self._executor = collector, executor.policy
         self._share, self._seconds = 1.0, seconds
+        self._most = ticks
+        self._ticks = 1 if seconds else ticks
 
     def take(self) -> list[Labels]:
-        """Move every environment by one tick, or by as many as there is time for."""
-        until = time.monotonic() + self._seconds
-        found = [self._collector.step(self._executor, self._share).labels]
-        while self._seconds and time.monotonic() < until:
-            found.append(self._collector.step(self._executor, self._share).labels)
+        """Move every environment by some ticks, or by as many as there is time for."""
+        began = time.monotonic()
+        found = [self._collect()]
+        while self._seconds and (passed := time.monotonic() - began) < self._seconds:
+            if passed < self._seconds / 2:
+                self._ticks = min(self._most, 2 * self._ticks)
+            found.append(self._collect())
+        if self._seconds and time.monotonic() - began > 2 * self._seconds:
+            self._ticks = max(1, self._ticks // 2)
         return found
+
+    def _collect(self) -> Labels:
+        return self._collector.step(self._executor, self._share, self._ticks).labels
 
     def update(self, executor: Executor, share: float) -> None:
         """Let `executor` drive from now on, and the planner for a share of the ticks."""

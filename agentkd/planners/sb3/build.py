@@ -5,7 +5,7 @@ Only what acts is kept: no critic, no target network, no value function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
@@ -51,6 +51,8 @@ _CRITICS = (
     "q_net_target.",
     "quantile_net_target.",
 )
+_IN_PLACE: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": torch.relu_, "Tanh": torch.tanh_}
+"""What layers give is theirs to overwrite, and a module's call takes as long as a small layer."""
 _EPSILON = 1e-6
 _LOG_STD = (-20.0, 2.0)
 
@@ -115,7 +117,9 @@ class Head:
 
 
 def _tensor(values: Floats) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32, order="C"))
+    values = np.ascontiguousarray(values, np.float32)
+    # A tensor of what cannot be written to would warn.
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,7 +271,8 @@ def build(
     prefix = next((name for name in known if taker.names(name)), known[0])
     normal = None if statistics is None else normaliser(statistics, spec.obs)
     inputs = read_inputs(description, spec.obs, normal, taker, prefix)
-    builder = _Builder(description, taker, activation(description.activation), spec.action)
+    between = _IN_PLACE.get(description.activation) or activation(description.activation)
+    builder = _Builder(description, taker, between, spec.action)
     policy: Policy | RecurrentPolicy
     if kind == "recurrent":
         lstm = taker.lstm("lstm_actor.", inputs.size)

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.sequences import CUT
-from agentkd.environment_checks import checked
+from agentkd.environment_checks import Checked, checked
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError, SpecError
 from agentkd.executors.native import Native
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
 from agentkd.types import ActionDist, Floats, Kind, Labels, Policy, RecurrentPolicy, State
+from agentkd.vector_checks import Together, together
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
+
+_MOST_ROWS = 1024
+"""Labels of several ticks at a time, at most."""
 
 Rows = NDArray[np.intp]
 """Numbers of environments."""
@@ -58,7 +62,7 @@ class _Stretch:
     """Some ticks on their way; arrays are (ticks, environments, …), `obs` and `begins` one longer.
 
     Environment i has come to tick `at[i]`. `rows` are packed answers, (ticks · environments,
-    width), those that are `answered`.
+    width), those that are `answered`. What is not `valid` is no state in which something was done.
     """
 
     ticks: int
@@ -67,6 +71,7 @@ class _Stretch:
     begins: NDArray[np.bool_]
     ended: NDArray[np.uint8]
     answered: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
     at: Rows
     kind: Kind | None = None
     rows: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
@@ -86,6 +91,7 @@ class _Stretch:
             fresh,
             np.zeros((ticks, count), np.uint8),
             np.zeros((ticks, count), bool),
+            np.ones((ticks, count), bool),
             np.zeros(count, np.intp),
         )
 
@@ -115,10 +121,10 @@ class Collector:
     environments are the executor's alone, from reset to end, so that its return is seen.
 
     Args:
-        make: Makes one environment.
+        make: Makes one environment, or a `gymnasium.vector.VectorEnv` of all.
         planner: Labels and drives.
         spec: The environments'.
-        count: How many environments.
+        count: How many environments; a `VectorEnv` has its own number.
         seed: For resets and drivers.
         stretch: The mean length of a stretch, in ticks.
 
@@ -142,6 +148,13 @@ class Collector:
         self.random = np.random.default_rng(seed)
         self.labels = self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
+        made = make()
+        self._many: Together | None = together(made)
+        self._envs: list[Checked] = []
+        if self._many is None:
+            self._envs = [checked(made), *(checked(make()) for _ in range(count - 1))]
+        else:
+            count = self._many.count
         # A label is what the planner makes of the observed tick alone.
         planner = one_row(planner)
         self._planner: Any = planner
@@ -153,9 +166,7 @@ class Collector:
         self._plain = len(spec.obs.parts) == 1 and not spec.obs.parts[0].sizes
         self._whole = isinstance(spec.action, DiscreteSpec)
         self._stretch = stretch
-        self._envs = [checked(make()) for _ in range(count)]
         self._all: Rows = np.arange(count)
-        self._obs = np.empty((count, spec.obs.size), np.float32)
         self._by_planner = np.ones(count, bool)
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
@@ -163,12 +174,19 @@ class Collector:
         self._leads = True
         self._credit = self.random.random()
         self._begins = np.ones(count, bool)
+        self._resetting = np.zeros(count, bool)
+        """Where the next step is a reset."""
         self._last = np.full(count, -1)
-        """Which label each environment's last one was."""
+        """Which label each environment's last one was; -1 where its last state made none."""
         self._mind: State | None = None
         self._minded = False
-        for index, env in enumerate(self._envs):
-            obs, _ = env.reset(seed=int(self.random.integers(2**31)))
+        seeds = [int(self.random.integers(2**31)) for _ in self._envs or (None,)]
+        if self._many is not None:
+            self._obs = self._many.reset(seeds[0])
+            return
+        self._obs = np.empty((count, spec.obs.size), np.float32)
+        for index, (env, each) in enumerate(zip(self._envs, seeds, strict=True)):
+            obs, _ = env.reset(seed=each)
             self._obs[index] = self._flat(obs)
 
     def _flat(self, obs: Any) -> Any:
@@ -188,11 +206,19 @@ class Collector:
             share: The planner's share of the driving, 0 to 1.
             ticks: How many; at most a mean stretch's.
         """
-        ticks = max(1, min(ticks, int(self._stretch)))
+        count = len(self._all)
+        ticks = max(1, min(ticks, int(self._stretch), _MOST_ROWS // count))
         self._draw_driver(share, ticks)
         run = _Stretch.of(ticks, self._obs, self._begins)
         self._minded = isinstance(executor, RecurrentPolicy)
-        if ticks == 1 or self._minded or self._state is not None:
+        if self._many is not None:
+            for _ in range(ticks):
+                self._tick_together(self._many, executor, run)
+            if not run.valid.any():
+                # All episodes ended at once.
+                self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
+                return self.step(executor, share, ticks)
+        elif ticks == 1 or self._minded or self._state is not None:
             for _ in range(ticks):
                 self._tick(self._all, executor, run, whole=True)
         else:
@@ -221,25 +247,28 @@ class Collector:
         """Ask the planner about the states that are left, and link the labels."""
         count, size = self._obs.shape
         obs = run.obs[: run.ticks].reshape(-1, size)
-        left = np.flatnonzero(~run.answered)
+        left = np.flatnonzero(run.valid & ~run.answered)
         if left.size:
             dist = self._ask(obs[left])
             run.answer(*np.divmod(left, count), dist)
         assert run.kind is not None
-        begins = run.begins[: run.ticks]
-        place = self.labels + np.arange(obs.shape[0]).reshape(begins.shape)
+        valid, begins = run.valid, run.begins[: run.ticks]
+        place = self.labels - 1 + np.cumsum(valid).reshape(valid.shape)
+        self.labels = int(place[-1, -1]) + 1
+        place[~valid] = -1
         before = np.concatenate([self._last[None], place[:-1]])
         link = np.where(begins, 0, np.where(before < 0, CUT, place - before))
         self._last = place[-1]
-        self.labels += obs.shape[0]
+        env = np.tile(np.arange(count, dtype=np.int32), run.ticks)
+        chosen: Any = slice(None) if valid.all() else valid.ravel()
         return Collected(
-            obs=obs,
-            dist=dists.unpack(run.kind, run.rows, self._spec.action),
-            link=link.ravel().astype(np.int32),
-            reward=run.reward.ravel(),
-            begins=begins.ravel(),
-            ended=run.ended.ravel(),
-            env=np.tile(np.arange(count, dtype=np.int32), run.ticks),
+            obs=obs[chosen],
+            dist=dists.unpack(run.kind, run.rows[chosen], self._spec.action),
+            link=link.ravel()[chosen].astype(np.int32),
+            reward=run.reward.ravel()[chosen],
+            begins=begins.ravel()[chosen],
+            ended=run.ended.ravel()[chosen],
+            env=env[chosen],
         )
 
     def _draw_driver(self, share: float, ticks: int) -> None:
@@ -255,13 +284,45 @@ class Collector:
 
     def _tick(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool = False) -> None:
         """Move some environments by one tick; with `whole` the planner sees all of them."""
+        for row in rows[~np.isfinite(run.obs[run.at[rows], rows]).all(axis=1)].tolist():
+            self._restart(row, run)
+        actions = self._decided(rows, executor, run, whole=whole)
+        for row, action in zip(rows.tolist(), actions, strict=True):
+            self._move(row, action, run)
+
+    def _tick_together(self, many: Together, executor: Any, run: _Stretch) -> None:
+        """Move all environments of a `VectorEnv` by one tick."""
+        at = int(run.at[0])
+        obs = run.obs[at]
+        blind = ~np.isfinite(obs).all(axis=1)
+        if blind.all():
+            raise EpisodeError(f"{many.name} gives NaN or infinity in all its environments.")
+        self.blind += int(blind.sum())
+        obs[blind] = 0.0
+        acts = run.valid[at] = ~(blind | self._resetting)
+        rows = self._all if self._minded or self._state is not None else np.flatnonzero(acts)
+        actions = np.zeros((many.count, *many.shape), many.dtype)
+        if rows.size:
+            whole = run.ticks == 1 or self._state is not None
+            actions[rows] = self._decided(rows, executor, run, whole=whole)
+        seen, reward, terminated, truncated = many.step(actions)
+        run.at[:] = at + 1
+        run.obs[at + 1], run.reward[at] = seen, reward
+        ended = (terminated | truncated) & ~self._resetting
+        run.ended[at] = np.where(terminated, TERMINATED, TRUNCATED) * ended
+        self._returns[acts] += reward[acts]
+        self.recent.extend(self._returns[ended & self._pure].tolist())
+        if many.next_step:
+            # The state that an episode ends in stays for a tick, in which nothing is done.
+            begun, self._resetting = self._resetting, ended
+        else:
+            begun = ended
+        self._begin(np.flatnonzero(begun), run)
+
+    def _decided(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool) -> Any:
+        """Return what environments do; with `whole` the planner sees all of them."""
         at = run.at[rows]
         obs = run.obs[at, rows]
-        finite = np.isfinite(obs)
-        if not finite.all():
-            for row in rows[~finite.all(axis=1)].tolist():
-                self._restart(row, run)
-            obs = run.obs[at, rows]
         mine = ~self._by_planner[rows]
         actions: Any = None
         if whole or not mine.all():
@@ -281,8 +342,7 @@ class Collector:
             actions = taken
         elif taken is not None:
             actions[mine] = taken
-        for row, action in zip(rows.tolist(), actions, strict=True):
-            self._move(row, action, run)
+        return actions
 
     def _remembered(
         self,
@@ -364,21 +424,28 @@ class Collector:
             self._begin(row, run)
         run.obs[at + 1, row] = self._flat(obs)
 
-    def _begin(self, row: int, run: _Stretch) -> None:
-        """Begin an episode: no return, no memory, a driver drawn."""
-        self._returns[row] = 0.0
-        run.begins[run.at[row], row] = True
+    def _begin(self, rows: Any, run: _Stretch) -> None:
+        """Begin episodes: no return, no memory, a driver drawn."""
+        rows = np.atleast_1d(rows)
+        if not rows.size:
+            return
+        self._returns[rows] = 0.0
+        run.begins[run.at[rows], rows] = True
         if self._state is not None:
             fresh = self._planner.initial_state(1)
+            # Copied: a policy may hand out arrays that cannot be written.
+            self._state = tuple(np.array(each) for each in self._state)
             for memory, start in zip(self._state, fresh, strict=True):
-                memory[row] = start[0]
-        self._pure[row] = self.random.random() > max(self._share, 0.5)
-        self._by_planner[row] = self._leads and not self._pure[row]
+                memory[rows] = start[0]
+        self._pure[rows] = self.random.random(len(rows)) > max(self._share, 0.5)
+        self._by_planner[rows] = self._leads & ~self._pure[rows]
 
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
             env.close()
+        if self._many is not None:
+            self._many.close()
 
 
 def _shapes(state: State) -> list[tuple[int, ...]]:

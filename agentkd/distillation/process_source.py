@@ -9,7 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd import environments
+from agentkd import dists, environments
 from agentkd import spec as specs
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.sources import CollectionOptions, LocalSource, longest
@@ -18,7 +18,7 @@ from agentkd.errors import PlannerError
 from agentkd.executors.executor import Executor
 from agentkd.planners import load_policy
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
-from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox
+from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Process
 from agentkd.types import Labels
 
@@ -132,7 +132,7 @@ def serve(child: Child) -> None:
     # A process that is started again sees other episodes.
     seed = order["seed"] + 7919 * (status[STARTS] - 1)
     collector = Collector(
-        lambda: environments.make(order["env"]),
+        lambda: environments.make_many(order["env"], options.environments),
         child.made,
         spec,
         count=options.environments,
@@ -144,17 +144,13 @@ def serve(child: Child) -> None:
     weights.take()
     share, *_ = numbers = decode_weights(first)
     chosen = decode_executor(order["executor"], spec, numbers[1:])
-    most = min(longest(options.environments), ring.rows // (2 * options.environments))
+    most = max(1, min(longest(options.environments), ring.rows // (2 * options.environments)))
     source = LocalSource(collector, chosen, _SECONDS, most)
     source.update(chosen, float(share))
     status.set_ready()
     while not status[STOP]:
         for labels in source.take():
-            # The distiller is slower: wait rather than lose labels.
-            while ring.rows - len(ring) < len(labels.obs) and not status[STOP]:
-                status.beat()
-                time.sleep(0.001)
-            ring.push(*labels)
+            _push(ring, labels, status)
         status.beat()
         for message in weights.take()[-1:]:
             share, *_ = numbers = decode_weights(message)
@@ -162,3 +158,16 @@ def serve(child: Child) -> None:
             source.update(chosen, float(share))
         if collector.recent:
             returns.write(np.array(collector.recent, np.float32).tobytes())
+
+
+def _push(ring: LabelRing, labels: Labels, status: Status) -> None:
+    """Put labels into the ring, some at a time."""
+    most = max(1, ring.rows // 2)
+    for start in range(0, len(labels.obs), most):
+        piece = slice(start, start + most)
+        obs, link = labels.obs[piece], labels.link
+        # The distiller is slower: wait rather than lose labels.
+        while ring.rows - len(ring) < len(obs) and not status[STOP]:
+            status.beat()
+            time.sleep(0.001)
+        ring.push(obs, dists.rows(labels.dist, piece), None if link is None else link[piece])

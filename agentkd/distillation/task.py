@@ -104,7 +104,7 @@ class Task:
     ) -> Collector:
         """Return a collector; `make` makes its environments, where they are wrapped."""
         return Collector(
-            make or (lambda: environments.make(self.env)),
+            make or (lambda: environments.make_many(self.env, options.environments)),
             self.planner.policy,
             self.spec,
             count=min(options.environments, self.copies),
@@ -179,8 +179,8 @@ def _opened(env: Any) -> tuple[Environment, int]:
     """Return an environment as a task keeps it, and how many may be open at a time."""
     if hasattr(env, "num_envs"):
         raise ConfigError(
-            f"env is a {type(env).__name__}, a vectorised environment; give one environment, or "
-            "its name."
+            f"env is a {type(env).__name__}, a vectorised environment; give its name, or a "
+            "function that makes it."
         )
     if hasattr(env, "step") and hasattr(env, "reset") and not isinstance(env, type):
         return _Live(env), 1

@@ -18,7 +18,7 @@ import numpy as np
 _TURNS = 5
 _SECONDS = 0.6
 """How often each of the two is measured, and for how long."""
-_EPISODES, _TICKS = 4, 250
+_EPISODES, _TICKS = 4, 1000
 """Episodes that are stepped bare, and how long they are."""
 
 

@@ -11,12 +11,12 @@ import pytest
 from agentkd import initial
 from agentkd.distillation.collector import Collected, Collector
 from agentkd.distillation.sequences import CUT
-from agentkd.distillation.sources import LocalSource, longest
+from agentkd.distillation.sources import LocalSource, Several, longest
 from agentkd.environment_checks import Checked
 from agentkd.errors import EpisodeError, SpecError
 from agentkd.executors.native import compile_native
 from agentkd.spec import env_spec
-from agentkd.types import ActionDist, Categorical, Floats
+from agentkd.types import ActionDist, Categorical, Floats, Labels
 
 
 class Counting(gym.Env[Any, Any]):
@@ -218,7 +218,7 @@ def test_an_executor_with_a_memory_sees_every_tick() -> None:
 def test_a_budget_of_labels_is_divided_into_parts() -> None:
     """Few labels are collected a tick at a time, many some hundred at a time."""
     assert [longest(16, labels) for labels in (320, 10_000, 100_000)] == [1, 9, 16]
-    assert [longest(count) for count in (1, 16, 64, 4096)] == [16, 16, 4, 1]
+    assert [longest(count) for count in (1, 16, 256, 4096)] == [16, 16, 4, 1]
 
 
 def test_a_slow_planner_is_asked_about_few_ticks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,3 +238,36 @@ def test_a_slow_planner_is_asked_about_few_ticks_at_a_time(monkeypatch: pytest.M
     cost = 1.0
     slow = [len(each.obs) // 4 for _ in range(4) for each in source.take()]
     assert slow == [8, 4, 2, 1]
+
+
+def test_links_of_several_sources_count_the_labels_of_all() -> None:
+    """A link leads to its own environment's tick before, whatever comes between."""
+
+    class Cut:
+        """Gives a collector's labels in batches of odd sizes."""
+
+        restarts = dropped = 0
+
+        def __init__(self, first: int, size: int) -> None:
+            made = collector(seed=first)
+            every = [made.step(one, 0.5, 5) for _ in range(12)]
+            obs = np.concatenate([each.obs for each in every])
+            obs[:, 0] += first
+            link = np.concatenate([each.link for each in every])
+            self.batches = [
+                [Labels(obs[at : at + size], zero(obs[at : at + size]), link[at : at + size])]
+                for at in range(0, len(obs), size)
+            ]
+
+        def take(self) -> list[Labels]:
+            return self.batches.pop(0) if self.batches else []
+
+    several = Several([Cut(0, 7), Cut(10, 3), Cut(20, 31)])  # type: ignore[list-item]
+    found = [labels for _ in range(90) for labels in several.take()]
+    obs = np.concatenate([each.obs for each in found])
+    link = np.concatenate([each.link for each in found if each.link is not None])
+    later = np.flatnonzero(link > 0)
+    before = obs[later - link[later]]
+    assert len(obs) == 3 * 240
+    assert ((link == 0) == (obs[:, 1] == 0)).all()
+    assert (before == obs[later] - [0, 1]).all()

@@ -214,17 +214,14 @@ class Collector:
         if self._many is not None:
             for _ in range(ticks):
                 self._tick_together(self._many, executor, run)
-            if not run.valid.any():
-                # All episodes ended at once.
-                self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
-                return self.step(executor, share, ticks)
         elif ticks == 1 or self._minded or self._state is not None:
             for _ in range(ticks):
                 self._tick(self._all, executor, run, whole=True)
         else:
             self._take_turns(executor, run)
         self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
-        return self._collected(run)
+        # Where all episodes ended at once, nothing but a reset was done.
+        return self._collected(run) if run.valid.any() else self.step(executor, share, ticks)
 
     def _take_turns(self, executor: Any, run: _Stretch) -> None:
         """Let the planner's environments move together, and each of a compiled executor's alone.

@@ -17,6 +17,7 @@ from agentkd.distillation.task import Task
 from agentkd.errors import PlannerError
 from agentkd.executors.executor import Executor
 from agentkd.planners import load_policy
+from agentkd.planners.device import on_device
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
 from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Process
@@ -133,7 +134,7 @@ def serve(child: Child) -> None:
     seed = order["seed"] + 7919 * (status[STARTS] - 1)
     collector = Collector(
         lambda: environments.make_many(order["env"], options.environments),
-        child.made,
+        on_device(child.made, options.device, options.environments),
         spec,
         count=options.environments,
         seed=seed,

@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, final, get_args
 
+import numpy as np
+
 from agentkd.distillation.collector import Collector
 from agentkd.errors import AgentkdError, ConfigError, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
+from agentkd.planners.device import Device, check_device
 from agentkd.printable import logger
 from agentkd.types import Labels
 
@@ -21,10 +24,12 @@ Schedule = Literal["exponential", "linear", "constant", "none"]
 AT_ONCE = 0.01
 """Seconds that collecting in this process takes before learning has its turn."""
 _MOST_COLLECTORS = 4
-_MOST_TICKS, _ROWS = 16, 256
+_MOST_TICKS, _ROWS = 16, 1024
 """Ticks, and labels, that are collected at a time, at most."""
 _PARTS = 64
 """Into how many parts a budget of labels is divided at least."""
+_FAR = 1 << 16
+"""How far back a link leads at most: a source's environments."""
 _SLOW = 0.1
 """Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
 
@@ -48,6 +53,8 @@ class CollectionOptions:
             where it stays (1 is teacher-driven); or to nothing, so that the executor drives alone.
         collectors: How many processes collect, where time is what counts; by default one fewer than
             there are processors for this one, at least 1 and at most 4.
+        device: Where a torch planner answers: "cpu", "cuda", or "auto", a GPU if there is one and
+            the planner is large for so many environments.
     """
 
     environments: int = 16
@@ -56,6 +63,7 @@ class CollectionOptions:
     least_share: float = 0.1
     schedule: Schedule = "exponential"
     collectors: int | None = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -63,6 +71,7 @@ class CollectionOptions:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
         if self.collectors is not None and self.collectors < 1:
             raise ConfigError(f"collectors is {self.collectors}; at least 1 has to collect.")
+        check_device(self.device)
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
         if self.schedule not in get_args(Schedule):
@@ -182,6 +191,33 @@ class LocalSource:
         self._collector.close()
 
 
+class _Places:
+    """Where the labels of one source are among those of several."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        # Of each batch, the number of its first label in the source's own order and in all.
+        self._own: list[int] = []
+        self._all: list[int] = []
+
+    def joined(self, labels: Labels, at: int) -> Labels:
+        """Return a batch, whose first label is number `at` of all, with links that count all."""
+        obs, dist, link = labels
+        self._own.append(self._count)
+        self._all.append(at)
+        number = self._count + np.arange(len(obs))
+        self._count += len(obs)
+        if link is None:
+            return labels
+        before = number - np.maximum(link, 0)
+        batch = np.searchsorted(self._own, before, "right") - 1
+        own, there = np.array(self._own)[batch], np.array(self._all)[batch]
+        back = number - self._own[-1] + at - (before - own + there)
+        while len(self._own) > 1 and self._own[1] < self._count - _FAR:
+            del self._own[0], self._all[0]
+        return Labels(obs, dist, np.where(link > 0, back, link).astype(np.int32))
+
+
 @final
 class Several:
     """Takes labels from several sources. It is a `Source`.
@@ -193,6 +229,8 @@ class Several:
     def __init__(self, sources: Sequence[Source]) -> None:
         """Take the sources over."""
         self._sources = sources
+        self._places = [_Places() for _ in sources]
+        self._taken = 0
 
     @property
     def restarts(self) -> int:
@@ -206,7 +244,12 @@ class Several:
 
     def take(self) -> list[Labels]:
         """Return the labels of all that are there, without waiting for more."""
-        return [labels for each in self._sources for labels in each.take()]
+        found: list[Labels] = []
+        for source, places in zip(self._sources, self._places, strict=True):
+            for labels in source.take():
+                found.append(places.joined(labels, self._taken))
+                self._taken += len(labels.obs)
+        return found
 
     def update(self, executor: Executor, share: float) -> None:
         """Let `executor` drive from now on, and the planner for a share of the ticks."""

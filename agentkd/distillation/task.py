@@ -20,6 +20,7 @@ from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.measure.intervals import Interval, retention
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.adapt import from_object
+from agentkd.planners.device import on_device
 from agentkd.planners.planner import one_row
 from agentkd.spec import Spec
 from agentkd.types import Floats, Kind, Policy, RecurrentPolicy
@@ -105,7 +106,7 @@ class Task:
         """Return a collector; `make` makes its environments, where they are wrapped."""
         return Collector(
             make or (lambda: environments.make_many(self.env, options.environments)),
-            self.planner.policy,
+            on_device(self.planner.policy, options.device, options.environments),
             self.spec,
             count=min(options.environments, self.copies),
             seed=seed,

@@ -87,7 +87,7 @@ def _parameters(policy: Any) -> int | None:
     if _sb3(policy) and not policy.inputs.features:
         towers = (policy.trunk, policy.head.tower, policy.head.deviation)
         layers = [layer for tower in towers if tower is not None for layer in tower.layers]
-        return sum(layer.weight.numel() for layer in layers)
+        return int(sum(layer.weight.numel() for layer in layers))
     return None
 
 

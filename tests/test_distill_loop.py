@@ -18,7 +18,7 @@ from agentkd.environment_checks import Checked
 from agentkd.errors import AgentkdError, ConfigError, EpisodeError, PlannerError
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
-from agentkd.types import ActionDist, Categorical, Floats, QValues
+from agentkd.types import ActionDist, Categorical, Floats, Labels, QValues
 
 CARTPOLE = Spec(ObsSpec((Part("", "box", (4,), "float32"),)), DiscreteSpec(2))
 
@@ -459,9 +459,9 @@ class Given:
         self.closed += 1
 
 
-def label(number: int) -> Any:
+def label(number: int) -> Labels:
     """A batch that carries its number."""
-    return np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32))
+    return Labels(np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32)))
 
 
 class Clock:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agentkd.errors import AgentkdError, EpisodeError, SpecError
 from agentkd.printable import logger
 from agentkd.spec import env_spec
+from agentkd.types import Floats
 
 log = logger(__name__)
 
@@ -23,6 +24,16 @@ _OLD_API = (
     "shimmy.GymV21CompatibilityV0, or return what gymnasium.Env.{method} does: {what}."
 )
 _NEEDS = ("reset", "step", "observation_space", "action_space")
+
+
+class Actor(Protocol):
+    """A compiled executor: `run` decides for `obs`, (size,), and gives 0; `take` is the action."""
+
+    obs: Floats
+    run: Callable[[], int]
+
+    def take(self) -> Any:
+        """Give the action that `run` decided."""
 
 
 @final
@@ -60,6 +71,8 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         plain = type(space).__name__ == "Box"
         self._shape = tuple(space.shape) if plain else None
         self._dtype = np.dtype(space.dtype) if plain else None
+        # One row of numbers, which needs no call to be checked and laid out.
+        self._flat = plain and len(space.shape) == 1 and not finite
 
     def __getattr__(self, name: str) -> Any:
         """Give the environment's own attributes."""
@@ -109,6 +122,72 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise
         except Exception as error:
             raise self._raised("step", error, action) from error
+        found = self._judged(result)
+        self._steps += 1
+        return found
+
+    def drive(
+        self, actor: Actor, visited: Floats, reward: Floats, flat: Callable[[Any], Floats]
+    ) -> tuple[int, tuple[Any, bool, bool] | None]:
+        """Step with an actor's actions until an episode ends, or the arrays are full.
+
+        It is `step` after `step`, with as little as can be done around each.
+
+        Args:
+            actor: Decides for the observation that it is shown.
+            visited: Flat observations, (ticks + 1, size): the first is where the environment
+                stands, the others are written.
+            reward: Is written, (ticks,).
+            flat: Lays an observation out flat, (size,).
+
+        Returns:
+            How many steps were done, fewer than `ticks` where the actor has no action; and the last
+            observation, terminated and truncated, if an episode ended.
+        """
+        seen, decide, take, step = actor.obs, actor.run, actor.take, self.env.step
+        shape, dtype, plain = self._shape, self._dtype, self._flat
+        first, at, ticks = self._steps, 0, len(reward)
+        seen[:] = visited[0]
+        while at < ticks and not decide():
+            action = take()
+            try:
+                result: Any = step(action)
+            except AgentkdError:
+                raise
+            except Exception as error:
+                self._steps = first + at
+                raise self._raised("step", error, action) from error
+            if type(result) is tuple and len(result) == 5:
+                obs, paid, terminated, truncated, info = result
+                usual = (
+                    plain
+                    and type(obs) is np.ndarray
+                    and obs.dtype is dtype
+                    and obs.shape == shape
+                    and isinstance(paid, float)
+                    and math.isfinite(paid)
+                    and type(terminated) is bool
+                    and type(truncated) is bool
+                    and type(info) is dict
+                )
+            else:
+                usual = False
+            if not usual:
+                self._steps = first + at
+                obs, paid, terminated, truncated, _ = self._judged(result)
+                obs = obs if terminated or truncated else flat(obs)
+            reward[at] = paid
+            at += 1
+            if terminated or truncated:
+                self._steps = first + at
+                return at, (obs, terminated, truncated)
+            seen[:] = obs
+            visited[at] = seen
+        self._steps = first + at
+        return at, None
+
+    def _judged(self, result: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Check what a step returned."""
         if not isinstance(result, tuple) or len(result) != 5:
             what = "(observation, reward, terminated, truncated, info)"
             hint = _OLD_API.format(method="step", what=what)
@@ -125,7 +204,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             truncated = self._flag("truncated", truncated)
         if type(info) is not dict and not isinstance(info, Mapping):
             raise self._fault(f"step returned {_described(info)} as info", "Return a dictionary.")
-        self._steps += 1
         return obs, reward, terminated, truncated, info  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -183,6 +261,11 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return EpisodeError(
             f"{self._name}: {what}, at step {self._steps} of an episode{seed}. {hint}"
         )
+
+
+def checked(env: Any) -> Checked:
+    """Give an environment that checks what it returns: itself, if it does already."""
+    return env if isinstance(env, Checked) else Checked(env, type(env).__name__)
 
 
 class _Borrowed(gym.Env[Any, Any]):

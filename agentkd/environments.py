@@ -51,10 +51,70 @@ def make(env: Environment, *, finite: bool = False, **options: Any) -> Any:
     """
     from agentkd.environment_checks import Checked
 
+    made = _of_any_number(env, 1, options)
+    if hasattr(made, "num_envs"):
+        from agentkd.vector_checks import OneOf
+
+        made = OneOf(made, label(env))
+    return Checked(made, label(env), finite=finite)
+
+
+def make_many(env: Environment, count: int) -> Any:
+    """Make `count` environments that step as one, where such are to be made; one otherwise.
+
+    A function that takes `num_envs` makes a `gymnasium.vector.VectorEnv`, and so may one without
+    it, of as many as it has. Of a Gymnasium id more than 32 are made so, if it registers a
+    vectorised form of its own.
+
+    Returns:
+        A `VectorEnv`, or what `make` returns.
+
+    Raises:
+        As `make`.
+    """
+    if isinstance(env, str) and count > _FEW:
+        found = _vectorised(env)
+        if found is not None:
+            import gymnasium as gym
+
+            base, arguments = split(env)
+            mode = "vector_entry_point"
+            try:
+                return gym.make_vec(base, count, vectorization_mode=mode, **arguments)
+            except Exception as error:
+                raise _unbuilt(base, error, found, arguments) from error
+    from agentkd.environment_checks import Checked
+
+    made = _of_any_number(env, count, {})
+    return made if hasattr(made, "num_envs") else Checked(made, label(env))
+
+
+_FEW = 32
+
+
+def _vectorised(name: str) -> Any:
+    """Give the Gymnasium spec of a name that has a vectorised form of its own, else None."""
+    found = _find(split(name)[0])
+    return found if getattr(found, "vector_entry_point", None) is not None else None
+
+
+def _of_any_number(env: Environment, count: int, options: dict[str, Any]) -> Any:
+    """Make an environment, or a `VectorEnv` of `count` where a function takes their number."""
     if not isinstance(env, str):
-        return Checked(_called(env, options), label(env), finite=finite)
+        return _called(env, _sized(env, count, options))
     base, arguments = split(env)
-    return Checked(_made(base, {**options, **arguments}), env, finite=finite)
+    options = {**options, **arguments}
+    if is_reference(base) and not _names_an_id(base):
+        working_directory_on_path()
+        options = _sized(resolve(base), count, options)
+    return _made(base, options)
+
+
+def _sized(function: Any, count: int, options: dict[str, Any]) -> dict[str, Any]:
+    with contextlib.suppress(TypeError, ValueError):
+        if "num_envs" in inspect.signature(function).parameters:
+            return {"num_envs": count, **options}
+    return options
 
 
 def label(env: Environment) -> str:

@@ -43,6 +43,10 @@ BENCHMARKS = {
         "gradient steps and labels, beside plain loops and another commit",
         "--planner DIR --env ENV --against COMMIT",
     ),
+    "crowds": (
+        "labels a second from one environment to thousands stepped at once",
+        "--environment pendulums",
+    ),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
 }
 """What each benchmark measures, and options to begin with."""

@@ -28,7 +28,8 @@ _FIGURES = _ROOT / "benchmarks/speed_figures.py"
 _WHAT = {
     "step-64": "gradient steps/s, 17-64-64-6, batch 512; beside plain NumPy",
     "step-256": "gradient steps/s, 17-256-256-6, batch 512; beside plain NumPy",
-    "labels": "labels/s of one process; beside bare steps of the environment",
+    "labels": "labels/s of one process; beside bare steps with random actions",
+    "labels-same": "labels/s of one process; beside bare steps with the same actions",
 }
 
 
@@ -48,7 +49,7 @@ class Options(Place):
     against: str | None = None
     """A commit to compare with."""
     figures: tuple[str, ...] = tuple(_WHAT)
-    """Which figures: step-64, step-256, labels."""
+    """Which figures: step-64, step-256, labels, labels-same."""
     rounds: int = 3
     """How often each is measured."""
 

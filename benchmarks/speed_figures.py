@@ -18,14 +18,16 @@ import numpy as np
 _TURNS = 5
 _SECONDS = 0.6
 """How often each of the two is measured, and for how long."""
+_EPISODES, _TICKS = 4, 1000
+"""Episodes that are stepped bare, and how long they are."""
 
 
 def _rate(work: Callable[[], int]) -> float:
-    """Return how much is done in a second."""
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < _SECONDS:
+    """Return how much is done in a second of this process."""
+    done, began = 0, time.process_time()
+    while time.process_time() - began < _SECONDS:
         done += work()
-    return done / (time.perf_counter() - began)
+    return done / (time.process_time() - began)
 
 
 def _in_turns(ours: Callable[[], int], baseline: Callable[[], int]) -> dict[str, float]:
@@ -82,41 +84,107 @@ def step(widths: tuple[int, ...]) -> dict[str, float]:
     return _in_turns(ours, plain)
 
 
-def labels(planner: str, env: str) -> dict[str, float]:
-    """Labels a second from one process, and bare steps of the environment."""
+def labels(planner: str, env: str, *, same: bool = False) -> dict[str, float]:
+    """Labels a second from one process, through its ring into memory, and bare steps.
+
+    The bare environment is stepped with random actions, or with the `same` actions: physics takes
+    longer where a robot runs than where it twitches.
+    """
     import gymnasium
 
-    from agentkd.distillation import CollectionOptions, open_task
-    from agentkd.executors.native import compile_native
+    from agentkd.distillation import open_task
+    from agentkd.distillation.buffer import LabelBuffer
+    from agentkd.runtime.workers.channels import LabelRing
 
     task = open_task(env, planner)
-    options = CollectionOptions()
-    collector = task.collector(options, 0)
-    executor: Any = task.executor("mlp:64,64", 0)
-    executor = compile_native(executor) or executor
-    bare = gymnasium.make(env)
-    bare.reset(seed=0)
-    actions = [bare.action_space.sample() for _ in range(64)]
+    ring, buffer = LabelRing(task.spec), LabelBuffer()
+    collected = _source(task, 0.1)
 
     def ours() -> int:
-        for _ in range(10):
-            collector.step(executor, 0.1)
-        return 10 * options.environments
+        done = 0
+        for batch in collected.take():
+            ring.push(*batch)
+            for each in ring.take():
+                buffer.add(*each)
+            done += len(batch.obs)
+        return done
+
+    bare = gymnasium.make(env)
+    random = [bare.action_space.sample() for _ in range(_TICKS)]
+    episodes = _driven(task) if same else [(0, random)]
 
     def plain() -> int:
-        for action in actions:
-            _, _, terminated, truncated, _ = bare.step(action)
-            if terminated or truncated:
-                bare.reset()
-        return len(actions)
+        done = 0
+        for seed, actions in episodes:
+            bare.reset(seed=seed)
+            for action in actions:
+                _, _, terminated, truncated, _ = bare.step(action)
+                done += 1
+                if terminated or truncated:
+                    break
+        return done
 
     return _in_turns(ours, plain)
+
+
+def _source(task: Any, seconds: float, make: Any = None) -> Any:
+    """Collect while the planner drives a tenth of the ticks and an untrained executor the rest."""
+    from agentkd.distillation import CollectionOptions, sources
+
+    options = CollectionOptions()
+    # Trees of before November 2026 collect a tick at a time.
+    more = {"ticks": sources.longest(16)} if hasattr(sources, "longest") else {}
+    executor = task.executor("mlp:64,64", 0)
+    found = sources.LocalSource(task.collector(options, 0, make), executor, seconds, **more)
+    found.update(executor, 0.1)
+    return found
+
+
+def _driven(task: Any) -> list[tuple[Any, list[Any]]]:
+    """Return how some episodes were driven: their seeds and actions."""
+    from agentkd import environments
+
+    driven: list[_Heard] = []
+
+    def make() -> Any:
+        driven.append(_Heard(environments.make(task.env)))
+        return driven[-1]
+
+    heard = _source(task, 0.0, make)
+    for _ in range(2 * _TICKS):
+        heard.take()
+        if all(len(each.actions) >= _TICKS for each in driven):
+            break
+    return [(each.seed, each.actions[:_TICKS]) for each in driven[:_EPISODES]]
+
+
+class _Heard:
+    """An environment that remembers with which seed it began and what was done then."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.seed: int | None = None
+        self.actions: list[Any] = []
+        self._first = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, **options: Any) -> Any:
+        self._first, self.seed = self.seed is None, self.seed or options.get("seed")
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> Any:
+        if self._first:
+            self.actions.append(np.array(action) if np.ndim(action) else action)
+        return self.env.step(action)
 
 
 FIGURES: dict[str, Callable[[str, str], dict[str, float]]] = {
     "step-64": lambda _, __: step((64, 64)),
     "step-256": lambda _, __: step((256, 256)),
     "labels": labels,
+    "labels-same": lambda planner, env: labels(planner, env, same=True),
 }
 
 if __name__ == "__main__":

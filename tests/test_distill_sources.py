@@ -10,6 +10,7 @@ import pytest
 from agentkd.distillation import CollectionOptions
 from agentkd.distillation.sources import HeadStart, Several
 from agentkd.errors import ConfigError, PlannerError
+from agentkd.types import Labels
 from tests.test_distill_collector import say
 
 
@@ -43,9 +44,9 @@ class Given:
         self.closed += 1
 
 
-def label(number: int) -> Any:
+def label(number: int) -> Labels:
     """A batch that carries its number."""
-    return np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32))
+    return Labels(np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32)))
 
 
 class Clock:

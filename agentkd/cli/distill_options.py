@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -55,6 +55,9 @@ class Options(Learning):
     collectors: int | None = None
     """With --seconds: processes that collect labels; by default one fewer than there are
     processors, at most 4."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where a torch planner answers; auto takes a GPU for a planner that is large for so many
+    environments."""
     planner_share: float = 0.1
     """What is left in the end of the planner's share of the driving."""
     halving: int = 10_000
@@ -148,6 +151,7 @@ def collection(options: Options) -> Any:
         halving=options.halving,
         least_share=options.planner_share,
         collectors=options.collectors,
+        device=options.device,
     )
 
 

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.errors import AgentkdError, EpisodeError, PlannerError
+from agentkd.distillation.sequences import CUT
+from agentkd.environment_checks import Checked, checked
+from agentkd.errors import AgentkdError, EpisodeError, PlannerError, SpecError
+from agentkd.executors.native import Native
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
-from agentkd.types import ActionDist, Actions, Floats, Labels, Policy, RecurrentPolicy, State
+from agentkd.types import ActionDist, Floats, Kind, Labels, Policy, RecurrentPolicy, State
+from agentkd.vector_checks import Together, together
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
+
+_MOST_ROWS = 1024
+"""Labels of several ticks at a time, at most."""
+
+Rows = NDArray[np.intp]
+"""Numbers of environments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One step of all environments; every field has one row for each of them.
+    """What environments visited in some ticks: all of them at a tick, then at the next.
 
     Attributes:
-        obs: The observations that were visited, (environments, obs).
+        obs: The observations that were visited, (labels, obs).
         dist: The planner's answer to them.
         link: As in `Labels`: environments take turns.
         reward: The reward for what was done there.
         begins: Whether an episode begins there.
         ended: How it went on: `GOES_ON`, `TERMINATED` or `TRUNCATED`.
+        env: The number of the environment that visited it.
     """
 
     obs: Floats
@@ -38,6 +49,7 @@ class Collected:
     reward: Floats
     begins: NDArray[np.bool_]
     ended: NDArray[np.uint8]
+    env: NDArray[np.int32]
 
     @property
     def labels(self) -> Labels:
@@ -45,23 +57,79 @@ class Collected:
         return Labels(self.obs, self.dist, self.link)
 
 
+@dataclass(slots=True)
+class _Stretch:
+    """Some ticks on their way; arrays are (ticks, environments, …), `obs` and `begins` one longer.
+
+    Environment i has come to tick `at[i]`. `rows` are packed answers, (ticks · environments,
+    width), those that are `answered`. What is not `valid` is no state in which something was done.
+    """
+
+    ticks: int
+    obs: Floats
+    reward: Floats
+    begins: NDArray[np.bool_]
+    ended: NDArray[np.uint8]
+    answered: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    at: Rows
+    kind: Kind | None = None
+    rows: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    @classmethod
+    def of(cls, ticks: int, obs: Floats, begins: NDArray[np.bool_]) -> _Stretch:
+        """Begin where the environments stand."""
+        count, size = obs.shape
+        seen = np.empty((ticks + 1, count, size), np.float32)
+        seen[0] = obs
+        fresh = np.zeros((ticks + 1, count), bool)
+        fresh[0] = begins
+        return cls(
+            ticks,
+            seen,
+            np.zeros((ticks, count), np.float32),
+            fresh,
+            np.zeros((ticks, count), np.uint8),
+            np.zeros((ticks, count), bool),
+            np.ones((ticks, count), bool),
+            np.zeros(count, np.intp),
+        )
+
+    def answer(self, at: Rows, rows: Rows, dist: ActionDist) -> Floats:
+        """Note the planner's answer for environments at their ticks; return it packed."""
+        kind, found = dists.kind_of(dist), np.asarray(dists.pack(dist), np.float32)
+        if self.kind is None:
+            self.kind = kind
+            self.rows = np.empty((self.answered.size, found.shape[1]), np.float32)
+        if kind != self.kind or found.shape != (len(rows), self.rows.shape[1]):
+            raise SpecError(
+                f"The planner answered {len(rows)} observations with a {kind} of shape "
+                f"{found.shape}; ({len(rows)}, {self.rows.shape[1]}), {self.kind}, was expected."
+            )
+        self.rows[at * len(self.at) + rows] = found
+        self.answered[at, rows] = True
+        return found
+
+
 @final
 class Collector:
-    """Steps environments in lockstep; the planner labels each state they visit.
+    """Steps environments together; the planner labels each state they visit.
 
-    Who drives is drawn for stretches of ticks: with probability `share` the planner, which acts by
-    a draw from its distribution, else the executor, which acts as it would when deployed. Some
+    Who drives changes with stretches of ticks: a `share` of them the planner, which acts by a draw
+    from its distribution, else the executor, which acts as it would when deployed. They take turns
+    in all environments at once, since a large batch is not much dearer than a small one. Some
     environments are the executor's alone, from reset to end, so that its return is seen.
 
     Args:
-        make: Makes one environment.
+        make: Makes one environment, or a `gymnasium.vector.VectorEnv` of all.
         planner: Labels and drives.
         spec: The environments'.
-        count: How many environments.
+        count: How many environments; a `VectorEnv` has its own number.
         seed: For resets and drivers.
         stretch: The mean length of a stretch, in ticks.
 
     Attributes:
+        labels: How many labels were made.
         recent: Returns of the last episodes that the executor drove from start to end.
         blind: How often an environment began anew because it gave NaN or infinity.
     """
@@ -80,6 +148,13 @@ class Collector:
         self.random = np.random.default_rng(seed)
         self.labels = self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
+        made = make()
+        self._many: Together | None = together(made)
+        self._envs: list[Checked] = []
+        if self._many is None:
+            self._envs = [checked(made), *(checked(make()) for _ in range(count - 1))]
+        else:
+            count = self._many.count
         # A label is what the planner makes of the observed tick alone.
         planner = one_row(planner)
         self._planner: Any = planner
@@ -91,95 +166,207 @@ class Collector:
         self._plain = len(spec.obs.parts) == 1 and not spec.obs.parts[0].sizes
         self._whole = isinstance(spec.action, DiscreteSpec)
         self._stretch = stretch
-        self._envs = [make() for _ in range(count)]
-        self._obs = np.empty((count, spec.obs.size), np.float32)
+        self._all: Rows = np.arange(count)
         self._by_planner = np.ones(count, bool)
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
         self._share = 1.0
+        self._leads = True
+        self._credit = self.random.random()
         self._begins = np.ones(count, bool)
+        self._resetting = np.zeros(count, bool)
+        """Where the next step is a reset."""
+        self._last = np.full(count, -1)
+        """Which label each environment's last one was; -1 where its last state made none."""
         self._mind: State | None = None
-        self._reward = np.zeros(count, np.float32)
-        self._ended = np.zeros(count, np.uint8)
-        for index, env in enumerate(self._envs):
-            obs, _ = env.reset(seed=int(self.random.integers(2**31)))
+        self._minded = False
+        seeds = [int(self.random.integers(2**31)) for _ in self._envs or (None,)]
+        if self._many is not None:
+            self._obs = self._many.reset(seeds[0])
+            return
+        self._obs = np.empty((count, spec.obs.size), np.float32)
+        for index, (env, each) in enumerate(zip(self._envs, seeds, strict=True)):
+            obs, _ = env.reset(seed=each)
             self._obs[index] = self._flat(obs)
 
-    def _flat(self, obs: Any) -> Floats:
-        if self._plain and type(obs) is np.ndarray and obs.ndim == 1:
-            return obs
+    def _flat(self, obs: Any) -> Any:
+        if self._plain:
+            return obs if obs.ndim == 1 else obs.ravel()
         return flatten_one(self._spec.obs, obs)
 
-    def step(self, executor: Policy | RecurrentPolicy, share: float) -> Collected:
-        """Label where the environments stand and move each by one tick.
+    def step(self, executor: Policy | RecurrentPolicy, share: float, ticks: int = 1) -> Collected:
+        """Label where the environments stand and move each by some ticks.
+
+        With more than one tick the planner is asked at once about all states that the executor
+        drove through, and a compiled executor drives one environment after another.
 
         Args:
             executor: Drives where the planner does not. One with a memory sees every state, whoever
                 drives.
             share: The planner's share of the driving, 0 to 1.
+            ticks: How many; at most a mean stretch's.
         """
-        count = len(self._envs)
-        self._restart_the_blind()
-        obs = self._obs.copy()
-        self._draw_drivers(share)
-        dist = self._ask(obs)
-        # Copied: a point that is drawn may be the planner's own array.
-        actions = np.array(dists.sample(dist, self._spec.action, self.random))
-        # An answer that is not a number drives nowhere; the buffer counts its label.
-        answered = np.isfinite(dists.pack(dist)).all(axis=1)
-        mine = ~(self._by_planner & answered)
-        taken = self._taken(executor, obs, mine)
-        if taken is not None:
-            actions[mine] = taken
-        begins, self._begins = self._begins, np.zeros(count, bool)
-        for index in range(count):
-            self._move(index, actions[index])
-        self.labels += count
+        count = len(self._all)
+        ticks = max(1, min(ticks, int(self._stretch), _MOST_ROWS // count))
+        self._draw_driver(share, ticks)
+        run = _Stretch.of(ticks, self._obs, self._begins)
+        self._minded = isinstance(executor, RecurrentPolicy)
+        if self._many is not None:
+            for _ in range(ticks):
+                self._tick_together(self._many, executor, run)
+        elif ticks == 1 or self._minded or self._state is not None:
+            for _ in range(ticks):
+                self._tick(self._all, executor, run, whole=True)
+        else:
+            self._take_turns(executor, run)
+        self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
+        # Where all episodes ended at once, nothing but a reset was done.
+        return self._collected(run) if run.valid.any() else self.step(executor, share, ticks)
+
+    def _take_turns(self, executor: Any, run: _Stretch) -> None:
+        """Let the planner's environments move together, and each of a compiled executor's alone.
+
+        An environment that is moved some ticks in a row finds its memory in the processor's cache.
+        """
+        while (behind := run.at < run.ticks).any():
+            rows = np.flatnonzero(behind & self._by_planner)
+            if rows.size:
+                self._tick(rows, executor, run)
+                continue
+            rows = np.flatnonzero(behind)
+            if isinstance(executor, Native) and len(executor.obs) == self._obs.shape[1]:
+                for row in rows.tolist():
+                    self._run(row, executor, run)
+            else:
+                self._tick(rows, executor, run)
+
+    def _collected(self, run: _Stretch) -> Collected:
+        """Ask the planner about the states that are left, and link the labels."""
+        count, size = self._obs.shape
+        obs = run.obs[: run.ticks].reshape(-1, size)
+        left = np.flatnonzero(run.valid & ~run.answered)
+        if left.size:
+            dist = self._ask(obs[left])
+            run.answer(*np.divmod(left, count), dist)
+        assert run.kind is not None
+        valid, begins = run.valid, run.begins[: run.ticks]
+        place = self.labels - 1 + np.cumsum(valid).reshape(valid.shape)
+        self.labels = int(place[-1, -1]) + 1
+        place[~valid] = -1
+        before = np.concatenate([self._last[None], place[:-1]])
+        link = np.where(begins, 0, np.where(before < 0, CUT, place - before))
+        self._last = place[-1]
+        env = np.tile(np.arange(count, dtype=np.int32), run.ticks)
+        chosen: Any = slice(None) if valid.all() else valid.ravel()
         return Collected(
-            obs=obs,
-            dist=dist,
-            link=np.where(begins, 0, count).astype(np.int32),
-            reward=self._reward.copy(),
-            begins=begins,
-            ended=self._ended.copy(),
+            obs=obs[chosen],
+            dist=dists.unpack(run.kind, run.rows[chosen], self._spec.action),
+            link=link.ravel()[chosen].astype(np.int32),
+            reward=run.reward.ravel()[chosen],
+            begins=begins.ravel()[chosen],
+            ended=run.ended.ravel()[chosen],
+            env=env[chosen],
         )
 
-    def _draw_drivers(self, share: float) -> None:
-        count = len(self._envs)
-        redraw = self.random.random(count) < 1.0 / self._stretch
-        if share < self._share and self._share == 1.0:
-            redraw[:] = True
+    def _draw_driver(self, share: float, ticks: int) -> None:
+        """Draw who drives from now on, where a stretch ends or there is an executor at last."""
+        over = self.random.random() < ticks / self._stretch
+        if over or (share < self._share and self._share == 1.0):
+            # As often as its share says, and evenly: a short run has few stretches.
+            self._credit += share
+            self._leads = self._credit >= 1.0
+            self._credit -= self._leads
+            self._by_planner = self._leads & ~self._pure
         self._share = share
-        if redraw.any():
-            drawn = self.random.random(count) < share
-            self._by_planner = np.where(redraw & ~self._pure, drawn, self._by_planner)
 
-    def _taken(
-        self, executor: Policy | RecurrentPolicy, obs: Floats, mine: NDArray[np.bool_]
-    ) -> Actions | None:
-        """Return the executor's actions where it drives; None where it does nowhere."""
-        action = self._spec.action
-        if not isinstance(executor, RecurrentPolicy):
-            return dists.mode(executor(obs[mine]), action) if mine.any() else None
+    def _tick(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool = False) -> None:
+        """Move some environments by one tick; with `whole` the planner sees all of them."""
+        for row in rows[~np.isfinite(run.obs[run.at[rows], rows]).all(axis=1)].tolist():
+            self._restart(row, run)
+        actions = self._decided(rows, executor, run, whole=whole)
+        for row, action in zip(rows.tolist(), actions, strict=True):
+            self._move(row, action, run)
+
+    def _tick_together(self, many: Together, executor: Any, run: _Stretch) -> None:
+        """Move all environments of a `VectorEnv` by one tick."""
+        at = int(run.at[0])
+        obs = run.obs[at]
+        blind = ~np.isfinite(obs).all(axis=1)
+        if blind.all():
+            raise EpisodeError(f"{many.name} gives NaN or infinity in all its environments.")
+        self.blind += int(blind.sum())
+        obs[blind] = 0.0
+        acts = run.valid[at] = ~(blind | self._resetting)
+        rows = self._all if self._minded or self._state is not None else np.flatnonzero(acts)
+        actions = np.zeros((many.count, *many.shape), many.dtype)
+        if rows.size:
+            whole = run.ticks == 1 or self._state is not None
+            actions[rows] = self._decided(rows, executor, run, whole=whole)
+        seen, reward, terminated, truncated = many.step(actions)
+        run.at[:] = at + 1
+        run.obs[at + 1], run.reward[at] = seen, reward
+        ended = (terminated | truncated) & ~self._resetting
+        run.ended[at] = np.where(terminated, TERMINATED, TRUNCATED) * ended
+        self._returns[acts] += reward[acts]
+        self.recent.extend(self._returns[ended & self._pure].tolist())
+        if many.next_step:
+            # The state that an episode ends in stays for a tick, in which nothing is done.
+            begun, self._resetting = self._resetting, ended
+        else:
+            begun = ended
+        self._begin(np.flatnonzero(begun), run)
+
+    def _decided(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool) -> Any:
+        """Return what environments do; with `whole` the planner sees all of them."""
+        at = run.at[rows]
+        obs = run.obs[at, rows]
+        mine = ~self._by_planner[rows]
+        actions: Any = None
+        if whole or not mine.all():
+            dist = self._ask(obs)
+            # Copied: a point that is drawn may be the planner's own array.
+            actions = np.array(dists.sample(dist, self._spec.action, self.random))
+            answered = np.isfinite(run.answer(at, rows, dist))
+            if not answered.all():
+                # An answer that is not a number drives nowhere; the buffer counts its label.
+                mine |= ~answered.all(axis=1)
+        taken: Any = None
+        if self._minded:
+            taken = self._remembered(executor, obs, mine, run.begins[at, rows])
+        elif mine.any():
+            taken = dists.mode(executor(obs[mine]), self._spec.action)
+        if actions is None:
+            actions = taken
+        elif taken is not None:
+            actions[mine] = taken
+        return actions
+
+    def _remembered(
+        self,
+        executor: RecurrentPolicy,
+        obs: Floats,
+        mine: NDArray[np.bool_],
+        begins: NDArray[np.bool_],
+    ) -> Any:
+        """Show all to an executor with a memory; return its actions where it drives."""
         fresh = executor.initial_state(1)
         # Another executor took over, whose memory is of another kind.
         if self._mind is None or _shapes(self._mind) != _shapes(fresh):
             self._mind = executor.initial_state(len(obs))
         state = tuple(np.array(each) for each in self._mind)
         for memory, start in zip(state, fresh, strict=True):
-            memory[self._begins] = start[0]
+            memory[begins] = start[0]
         dist, self._mind = executor(obs, state)
-        return dists.mode(dists.rows(dist, mine), action) if mine.any() else None
+        return dists.mode(dists.rows(dist, mine), self._spec.action) if mine.any() else None
 
-    def _restart_the_blind(self) -> None:
-        """Reset environments whose observation holds NaN or infinity."""
-        for index in np.flatnonzero(~np.isfinite(self._obs).all(axis=1)):
-            self.blind += 1
-            obs, _ = self._envs[index].reset()
-            self._obs[index] = self._flat(obs)
-            self._begin(int(index))
-        if not np.isfinite(self._obs).all():
+    def _restart(self, row: int, run: _Stretch) -> None:
+        self.blind += 1
+        obs, _ = self._envs[row].reset()
+        at = run.at[row]
+        run.obs[at, row] = self._flat(obs)
+        if not np.isfinite(run.obs[at, row]).all():
             raise EpisodeError("The environment gives NaN or infinity right after its reset.")
+        self._begin(row, run)
 
     def _ask(self, obs: Floats) -> ActionDist:
         try:
@@ -194,35 +381,68 @@ class Collector:
             ) from error
         return dist  # type: ignore[no-any-return]
 
-    def _move(self, index: int, action: Any) -> None:
-        env = self._envs[index]
-        taken = int(action) if self._whole else action
-        obs, reward, terminated, truncated, _ = env.step(taken)
-        self._returns[index] += reward
-        self._reward[index] = reward
-        self._ended[index] = TERMINATED if terminated else TRUNCATED if truncated else GOES_ON
-        if terminated or truncated:
-            obs, _ = env.reset()
-            if self._pure[index]:
-                self.recent.append(float(self._returns[index]))
-            self._begin(index)
-        self._obs[index] = self._flat(obs)
+    def _run(self, row: int, executor: Native, run: _Stretch) -> None:
+        """Let a compiled executor drive an environment to the stretch's or an episode's end."""
+        at = int(run.at[row])
+        reward = run.reward[at:, row]
+        done, ending = self._envs[row].drive(executor, run.obs[at:, row], reward, self._flat)
+        self._returns[row] += reward[:done].sum(dtype=np.float64)
+        run.at[row] = at + done
+        if ending is not None:
+            run.at[row] -= 1
+            self._arrive(row, *ending, run)
+        elif at + done < run.ticks:
+            self._stumble(row, executor, run)
 
-    def _begin(self, index: int) -> None:
-        """Begin an episode: no return, no memory, a driver drawn."""
-        self._returns[index] = 0.0
-        self._begins[index] = True
+    def _stumble(self, row: int, executor: Native, run: _Stretch) -> None:
+        """Go on where a compiled executor has no action."""
+        obs = run.obs[run.at[row], row]
+        if np.isfinite(obs).all():
+            self._move(row, dists.mode(executor(obs[None]), self._spec.action)[0], run)
+        else:
+            self._restart(row, run)
+
+    def _move(self, row: int, action: Any, run: _Stretch) -> None:
+        taken = int(action) if self._whole else action
+        obs, reward, terminated, truncated, _ = self._envs[row].step(taken)
+        self._returns[row] += reward
+        run.reward[run.at[row], row] = reward
+        self._arrive(row, obs, terminated, truncated, run)
+
+    def _arrive(self, row: int, obs: Any, terminated: bool, truncated: bool, run: _Stretch) -> None:
+        """Go on to the next tick, which is an episode's first where another one ended."""
+        at = run.at[row]
+        run.at[row] = at + 1
+        if terminated or truncated:
+            run.ended[at, row] = TERMINATED if terminated else TRUNCATED
+            obs, _ = self._envs[row].reset()
+            if self._pure[row]:
+                self.recent.append(float(self._returns[row]))
+            self._begin(row, run)
+        run.obs[at + 1, row] = self._flat(obs)
+
+    def _begin(self, rows: Any, run: _Stretch) -> None:
+        """Begin episodes: no return, no memory, a driver drawn."""
+        rows = np.atleast_1d(rows)
+        if not rows.size:
+            return
+        self._returns[rows] = 0.0
+        run.begins[run.at[rows], rows] = True
         if self._state is not None:
             fresh = self._planner.initial_state(1)
+            # Copied: a policy may hand out arrays that cannot be written.
+            self._state = tuple(np.array(each) for each in self._state)
             for memory, start in zip(self._state, fresh, strict=True):
-                memory[index] = start[0]
-        self._pure[index] = self.random.random() > max(self._share, 0.5)
-        self._by_planner[index] = not self._pure[index] and self.random.random() < self._share
+                memory[rows] = start[0]
+        self._pure[rows] = self.random.random(len(rows)) > max(self._share, 0.5)
+        self._by_planner[rows] = self._leads & ~self._pure[rows]
 
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
             env.close()
+        if self._many is not None:
+            self._many.close()
 
 
 def _shapes(state: State) -> list[tuple[int, ...]]:

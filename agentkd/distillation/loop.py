@@ -26,6 +26,7 @@ from agentkd.distillation.sources import (
     LocalSource,
     Several,
     Source,
+    longest,
 )
 from agentkd.distillation.task import Returns, Task, open_task
 from agentkd.distillation.terms import Terms
@@ -257,10 +258,11 @@ def _of_environments(
     # A run that is resumed does not draw what it drew before.
     seed += distiller.steps
     executor = distiller.freeze()
+    most = longest(way.environments, budget.labels)
     if budget.seconds is None:
-        return LocalSource(task.collector(way, seed), executor)
+        return LocalSource(task.collector(way, seed), executor, ticks=most)
     if not task.refs:
-        return LocalSource(task.collector(way, seed), executor, AT_ONCE)
+        return LocalSource(task.collector(way, seed), executor, AT_ONCE, most)
     there: list[Source] = []
     try:
         for each in range(seed, seed + _APART * way.processes, _APART):
@@ -269,7 +271,7 @@ def _of_environments(
         Several(there).close()
         raise
     return HeadStart(
-        lambda: LocalSource(task.collector(way, seed + 1), executor, AT_ONCE),
+        lambda: LocalSource(task.collector(way, seed + 1), executor, AT_ONCE, most),
         there[0] if len(there) == 1 else Several(there),
     )
 

@@ -9,20 +9,21 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd import environments, spec_json
+from agentkd import dists, environments, spec_json
 from agentkd.distillation.collector import Collector
-from agentkd.distillation.sources import CollectionOptions
+from agentkd.distillation.sources import CollectionOptions, LocalSource, longest
 from agentkd.distillation.task import Task
 from agentkd.errors import PlannerError
 from agentkd.executors.executor import Executor
-from agentkd.executors.native import compile_native
 from agentkd.planners import load_policy
+from agentkd.planners.device import on_device
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
-from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox
+from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Process
 from agentkd.types import Labels
 
-_TICKS = 32
+_SECONDS = 0.1
+"""For how long it collects before it looks for other weights."""
 _RETURNS = 20
 _BATCHES = 8
 """Ticks of all environments for which there is room on the way at least."""
@@ -131,8 +132,8 @@ def serve(child: Child) -> None:
     # A process that is started again sees other episodes.
     seed = order["seed"] + 7919 * (status[STARTS] - 1)
     collector = Collector(
-        lambda: environments.make(order["env"]),
-        child.made,
+        lambda: environments.make_many(order["env"], options.environments),
+        on_device(child.made, options.device, options.environments),
         spec,
         count=options.environments,
         seed=seed,
@@ -143,19 +144,30 @@ def serve(child: Child) -> None:
     weights.take()
     share, *_ = numbers = decode_weights(first)
     chosen = decode_executor(order["executor"], spec, numbers[1:])
-    executor = (compile_native(chosen) or chosen).policy
+    most = max(1, min(longest(options.environments), ring.rows // (2 * options.environments)))
+    source = LocalSource(collector, chosen, _SECONDS, most)
+    source.update(chosen, float(share))
     status.set_ready()
     while not status[STOP]:
-        for _ in range(_TICKS):
-            # The distiller is slower: wait rather than lose labels.
-            while ring.rows - len(ring) < options.environments and not status[STOP]:
-                status.beat()
-                time.sleep(0.001)
-            ring.push(*collector.step(executor, float(share)).labels)
-            status.beat()
+        for labels in source.take():
+            _push(ring, labels, status)
+        status.beat()
         for message in weights.take()[-1:]:
             share, *_ = numbers = decode_weights(message)
             chosen = chosen.with_vector(numbers[1:], chosen.version + 1)
-            executor = (compile_native(chosen) or chosen).policy
+            source.update(chosen, float(share))
         if collector.recent:
             returns.write(np.array(collector.recent, np.float32).tobytes())
+
+
+def _push(ring: LabelRing, labels: Labels, status: Status) -> None:
+    """Put labels into the ring, some at a time."""
+    most = max(1, ring.rows // 2)
+    for start in range(0, len(labels.obs), most):
+        piece = slice(start, start + most)
+        obs, link = labels.obs[piece], labels.link
+        # The distiller is slower: wait rather than lose labels.
+        while ring.rows - len(ring) < len(obs) and not status[STOP]:
+            status.beat()
+            time.sleep(0.001)
+        ring.push(obs, dists.rows(labels.dist, piece), None if link is None else link[piece])

@@ -166,7 +166,9 @@ class Run:
 
     def _take_turns(self) -> None:
         before = self.labels
-        self._learn_of(self.source.take())
+        for labels in self.source.take():
+            left = (self.budget.labels or 0) - self.labels
+            self._learn_of([labels if len(labels.obs) <= left else _first(labels, left)])
         self._owed += self.budget.ratio * (self.labels - before)
         while self._owed >= 1.0:
             self._owed -= 1.0
@@ -274,6 +276,12 @@ class Run:
             # Learning goes on: the executor is worth more than the way back.
             self.unsaved = str(error)
             log.warning("No checkpoint: %s", error)
+
+
+def _first(labels: Labels, count: int) -> Labels:
+    """Return the first of some labels."""
+    link = None if labels.link is None else labels.link[:count]
+    return Labels(labels.obs[:count], dists.rows(labels.dist, slice(count)), link)
 
 
 def _mean(values: Sequence[float]) -> float:

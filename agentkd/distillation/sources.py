@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
+import numpy as np
+
 from agentkd.distillation.collector import Collector
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
+from agentkd.planners.device import Device, check_device
 from agentkd.printable import logger
 from agentkd.types import Labels
 
@@ -20,6 +23,12 @@ log = logger(__name__)
 AT_ONCE = 0.01
 """Seconds that collecting in this process takes before learning has its turn."""
 _MOST_COLLECTORS = 4
+_MOST_TICKS, _ROWS = 16, 1024
+"""Ticks, and labels, that are collected at a time, at most."""
+_PARTS = 64
+"""Into how many parts a budget of labels is divided at least."""
+_FAR = 1 << 16
+"""How far back a link leads at most: a source's environments."""
 _SLOW = 0.1
 """Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
 
@@ -29,8 +38,8 @@ class CollectionOptions:
     """Who drives while labels are collected.
 
     The planner's share is the β of DAgger (Ross et al. 2011, "A reduction of imitation learning and
-    structured prediction to no-regret online learning"), drawn for stretches of ticks instead of
-    once for each.
+    structured prediction to no-regret online learning"), of stretches of ticks instead of single
+    ones.
 
     Attributes:
         environments: How many are stepped together.
@@ -41,6 +50,8 @@ class CollectionOptions:
             keeps the states near the planner's own way among the labels.
         collectors: How many processes collect, where time is what counts; by default one fewer than
             there are processors for this one, at least 1 and at most 4.
+        device: Where a torch planner answers: "cpu", "cuda", or "auto", a GPU if there is one and
+            the planner is large for so many environments.
     """
 
     environments: int = 16
@@ -48,6 +59,7 @@ class CollectionOptions:
     halving: int = 10_000
     least_share: float = 0.1
     collectors: int | None = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -55,6 +67,7 @@ class CollectionOptions:
             raise ConfigError("environments, halving and stretch have to be ≥ 1.")
         if self.collectors is not None and self.collectors < 1:
             raise ConfigError(f"collectors is {self.collectors}; at least 1 has to collect.")
+        check_device(self.device)
         if not 0 <= self.least_share <= 1:
             raise ConfigError(f"least_share is {self.least_share}; it is a share.")
 
@@ -96,32 +109,57 @@ class Source(Protocol):
         """Stop collecting and release everything."""
 
 
+def longest(environments: int, labels: int | None = None) -> int:
+    """How many ticks are collected at a time, at most.
+
+    The planner answers some hundred observations at once in little more time than a few. Where
+    `labels` are to be collected in all, that many are a small part of them.
+    """
+    most = max(1, min(_MOST_TICKS, _ROWS // environments))
+    if labels is not None:
+        most = min(most, labels // (_PARTS * environments))
+    return max(1, most)
+
+
 @final
 class LocalSource:
-    """Collects in this process, one tick of all environments at a `take` or more.
+    """Collects in this process, `ticks` of all environments at a `take`, or for some `seconds`.
 
-    With one tick a distillation repeats itself exactly under the same seed. It is a `Source`.
+    Without seconds a distillation repeats itself exactly under the same seed. It is a `Source`.
 
     Args:
         collector: Steps the environments.
         executor: The executor to begin with.
-        seconds: For how long a `take` goes on; 0 for one tick.
+        seconds: For how long a `take` goes on; 0 for one stretch of ticks.
+        ticks: How many are collected at a time; with seconds, at most, so that slow planners keep
+            nobody waiting.
     """
 
     restarts = dropped = 0
 
-    def __init__(self, collector: Collector, executor: Executor, seconds: float = 0.0) -> None:
+    def __init__(
+        self, collector: Collector, executor: Executor, seconds: float = 0.0, ticks: int = 1
+    ) -> None:
         """Let the planner drive alone at first."""
         self._collector, self._executor = collector, executor.policy
         self._share, self._seconds = 1.0, seconds
+        self._most = ticks
+        self._ticks = 1 if seconds else ticks
 
     def take(self) -> list[Labels]:
-        """Move every environment by one tick, or by as many as there is time for."""
-        until = time.monotonic() + self._seconds
-        found = [self._collector.step(self._executor, self._share).labels]
-        while self._seconds and time.monotonic() < until:
-            found.append(self._collector.step(self._executor, self._share).labels)
+        """Move every environment by some ticks, or by as many as there is time for."""
+        began = time.monotonic()
+        found = [self._collect()]
+        while self._seconds and (passed := time.monotonic() - began) < self._seconds:
+            if passed < self._seconds / 2:
+                self._ticks = min(self._most, 2 * self._ticks)
+            found.append(self._collect())
+        if self._seconds and time.monotonic() - began > 2 * self._seconds:
+            self._ticks = max(1, self._ticks // 2)
         return found
+
+    def _collect(self) -> Labels:
+        return self._collector.step(self._executor, self._share, self._ticks).labels
 
     def update(self, executor: Executor, share: float) -> None:
         """Let `executor` drive from now on, and the planner for a share of the ticks."""
@@ -137,6 +175,33 @@ class LocalSource:
         self._collector.close()
 
 
+class _Places:
+    """Where the labels of one source are among those of several."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        # Of each batch, the number of its first label in the source's own order and in all.
+        self._own: list[int] = []
+        self._all: list[int] = []
+
+    def joined(self, labels: Labels, at: int) -> Labels:
+        """Return a batch, whose first label is number `at` of all, with links that count all."""
+        obs, dist, link = labels
+        self._own.append(self._count)
+        self._all.append(at)
+        number = self._count + np.arange(len(obs))
+        self._count += len(obs)
+        if link is None:
+            return labels
+        before = number - np.maximum(link, 0)
+        batch = np.searchsorted(self._own, before, "right") - 1
+        own, there = np.array(self._own)[batch], np.array(self._all)[batch]
+        back = number - self._own[-1] + at - (before - own + there)
+        while len(self._own) > 1 and self._own[1] < self._count - _FAR:
+            del self._own[0], self._all[0]
+        return Labels(obs, dist, np.where(link > 0, back, link).astype(np.int32))
+
+
 @final
 class Several:
     """Takes labels from several sources. It is a `Source`.
@@ -148,6 +213,8 @@ class Several:
     def __init__(self, sources: Sequence[Source]) -> None:
         """Take the sources over."""
         self._sources = sources
+        self._places = [_Places() for _ in sources]
+        self._taken = 0
 
     @property
     def restarts(self) -> int:
@@ -161,7 +228,12 @@ class Several:
 
     def take(self) -> list[Labels]:
         """Return the labels of all that are there, without waiting for more."""
-        return [labels for each in self._sources for labels in each.take()]
+        found: list[Labels] = []
+        for source, places in zip(self._sources, self._places, strict=True):
+            for labels in source.take():
+                found.append(places.joined(labels, self._taken))
+                self._taken += len(labels.obs)
+        return found
 
     def update(self, executor: Executor, share: float) -> None:
         """Let `executor` drive from now on, and the planner for a share of the ticks."""

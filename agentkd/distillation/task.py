@@ -21,6 +21,7 @@ from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
 from agentkd.measure.intervals import Interval, retention
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.adapt import from_object
+from agentkd.planners.device import on_device
 from agentkd.planners.planner import one_row
 from agentkd.planners.view import viewed
 from agentkd.spec import Spec
@@ -111,8 +112,8 @@ class Task:
     ) -> Collector:
         """Return a collector; `make` makes its environments, where they are wrapped."""
         return Collector(
-            make or (lambda: environments.make(self.env)),
-            self.planner.policy,
+            make or (lambda: environments.make_many(self.env, options.environments)),
+            on_device(self.planner.policy, options.device, options.environments),
             self.spec,
             count=min(options.environments, self.copies),
             seed=seed,
@@ -197,8 +198,8 @@ def _opened(env: Any) -> tuple[Environment, int]:
     """Return an environment as a task keeps it, and how many may be open at a time."""
     if hasattr(env, "num_envs"):
         raise ConfigError(
-            f"env is a {type(env).__name__}, a vectorised environment; give one environment, or "
-            "its name."
+            f"env is a {type(env).__name__}, a vectorised environment; give its name, or a "
+            "function that makes it."
         )
     if hasattr(env, "step") and hasattr(env, "reset") and not isinstance(env, type):
         return _Live(env), 1

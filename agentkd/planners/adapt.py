@@ -148,7 +148,7 @@ class ModulePolicy:
 
         self.module.eval()
         with torch.no_grad():
-            answer = self.module(_tensors(self.spec.obs, obs))
+            answer = self.module(_tensors(self.spec.obs, obs, self.device))
         if isinstance(self.spec.action, BoxSpec) and _with_memory(self.module, answer):
             raise PlannerError(
                 "The module has recurrent layers and answers with a pair, which may be "
@@ -160,21 +160,26 @@ class ModulePolicy:
         return distribution(answer, self.spec.action)
 
     @property
+    def device(self) -> Any:
+        """Where its weights are, and observations go: a torch.device; None without weights."""
+        return getattr(next(iter(self.module.parameters()), None), "device", None)
+
+    @property
     def parameters(self) -> int:
         """How many trained numbers it has."""
         return sum(each.numel() for each in self.module.parameters())
 
 
-def _tensors(spec: ObsSpec, obs: Floats) -> Any:
+def _tensors(spec: ObsSpec, obs: Floats, device: Any) -> Any:
     import torch
 
     def one(array: Any) -> torch.Tensor:
         whole = np.issubdtype(array.dtype, np.integer) and array.dtype != np.uint8
         kind = torch.int64 if whole else torch.float32
-        return torch.as_tensor(np.ascontiguousarray(array)).to(kind)
+        return torch.as_tensor(np.ascontiguousarray(array)).to(device, kind)
 
     if spec.layout == "single" and not spec.parts[0].sizes:
-        return torch.from_numpy(obs.reshape(len(obs), *spec.parts[0].shape))
+        return torch.from_numpy(obs.reshape(len(obs), *spec.parts[0].shape)).to(device)
     own = unflatten(spec, obs)
     if isinstance(own, dict):
         return {name: one(array) for name, array in own.items()}

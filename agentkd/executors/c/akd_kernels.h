@@ -20,6 +20,14 @@
  * vector types and was asked to use them. */
 #ifdef AKD_VECTOR
 #define AKD_BLOCK 16
+/* As wide as the machine's registers: sums in wider types would lie in memory. */
+#if defined(__AVX512F__)
+#define AKD_LANES 16
+#elif defined(__AVX__)
+#define AKD_LANES 8
+#else
+#define AKD_LANES 4
+#endif
 #else
 #define AKD_BLOCK 4
 #endif
@@ -126,7 +134,7 @@ static inline void akd_dense(const float *weight, const float *bias, int32_t in,
 #endif
 
 #ifdef AKD_VECTOR
-typedef float akd_block __attribute__((vector_size(4 * AKD_BLOCK)));
+typedef float akd_block __attribute__((vector_size(4 * AKD_LANES)));
 
 static inline akd_block akd_load(const float *from)
 {
@@ -144,24 +152,24 @@ static inline void akd_dense(const float *weight, const float *bias, int32_t in,
                              int32_t stride, const float *x, float *y)
 {
     int32_t o = 0;
-    for (; o + 4 * AKD_BLOCK <= stride; o += 4 * AKD_BLOCK) {
+    for (; o + 4 * AKD_LANES <= stride; o += 4 * AKD_LANES) {
         const float *w = weight + o;
         const float *b = bias + o;
-        akd_block s0 = akd_load(b), s1 = akd_load(b + AKD_BLOCK);
-        akd_block s2 = akd_load(b + 2 * AKD_BLOCK), s3 = akd_load(b + 3 * AKD_BLOCK);
+        akd_block s0 = akd_load(b), s1 = akd_load(b + AKD_LANES);
+        akd_block s2 = akd_load(b + 2 * AKD_LANES), s3 = akd_load(b + 3 * AKD_LANES);
         for (int32_t i = 0; i < in; i++, w += stride) {
             s0 += x[i] * akd_load(w);
-            s1 += x[i] * akd_load(w + AKD_BLOCK);
-            s2 += x[i] * akd_load(w + 2 * AKD_BLOCK);
-            s3 += x[i] * akd_load(w + 3 * AKD_BLOCK);
+            s1 += x[i] * akd_load(w + AKD_LANES);
+            s2 += x[i] * akd_load(w + 2 * AKD_LANES);
+            s3 += x[i] * akd_load(w + 3 * AKD_LANES);
         }
         akd_store(y + o, s0);
-        akd_store(y + o + AKD_BLOCK, s1);
-        akd_store(y + o + 2 * AKD_BLOCK, s2);
-        akd_store(y + o + 3 * AKD_BLOCK, s3);
+        akd_store(y + o + AKD_LANES, s1);
+        akd_store(y + o + 2 * AKD_LANES, s2);
+        akd_store(y + o + 3 * AKD_LANES, s3);
     }
     /* Two sums a block: one would wait for each addition to end. */
-    for (; o < stride; o += AKD_BLOCK) {
+    for (; o < stride; o += AKD_LANES) {
         const float *w = weight + o;
         akd_block even = akd_load(bias + o), odd = {0};
         int32_t i = 0;

@@ -5,7 +5,7 @@ Only what acts is kept: no critic, no target network, no value function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
@@ -51,13 +51,16 @@ _CRITICS = (
     "q_net_target.",
     "quantile_net_target.",
 )
+_IN_PLACE: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": torch.relu_, "Tanh": torch.tanh_}
+"""What layers give is theirs to overwrite, and a module's call takes as long as a small layer."""
+_CPU = torch.device("cpu")
 _EPSILON = 1e-6
 _LOG_STD = (-20.0, 2.0)
 
 
 def unsquash(squashed: Tensor, action: ActionSpec) -> Tensor:
     """Scale numbers in [-1, 1] to the bounds of the box, both (batch, d)."""
-    low, high = map(torch.tensor, dists.bounds(action))
+    low, high = (torch.tensor(each, device=squashed.device) for each in dists.bounds(action))
     return low + 0.5 * (squashed + 1.0) * (high - low)
 
 
@@ -95,7 +98,9 @@ class Head:
         if self.kind == "point" and isinstance(self.action, BoxSpec):
             if self.squash:
                 return unsquash(torch.tanh(out), self.action)
-            return out.clamp(torch.tensor(self.action.low), torch.tensor(self.action.high))
+            low, high = self.action.low, self.action.high
+            where = out.device
+            return out.clamp(torch.tensor(low, device=where), torch.tensor(high, device=where))
         if self.kind in ("gaussian", "squashed"):
             mean = out if isinf(self.limit) else out.clamp(-self.limit, self.limit)
             return torch.cat([mean, self._log_deviation(latent).expand_as(mean)], 1)
@@ -115,22 +120,25 @@ class Head:
 
 
 def _tensor(values: Floats) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32, order="C"))
+    values = np.ascontiguousarray(values, np.float32)
+    # A tensor of what cannot be written to would warn.
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sb3Policy:
-    """A feed-forward policy of SB3, rebuilt. It is a `Policy`."""
+    """A feed-forward policy of SB3, rebuilt. It is a `Policy`; its layers are on `device`."""
 
     inputs: Inputs
     trunk: Perceptron
     head: Head
+    device: torch.device = _CPU
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give the action distribution for raw flat observations (batch, size)."""
         with torch.inference_mode():
-            rows = self.head(self.trunk(_tensor(self.inputs(obs))))
-        return dists.unpack(self.head.kind, rows.numpy(), self.head.action)
+            rows = self.head(self.trunk(_tensor(self.inputs(obs)).to(self.device)))
+        return dists.unpack(self.head.kind, rows.cpu().numpy(), self.head.action)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,7 +275,8 @@ def build(
     prefix = next((name for name in known if taker.names(name)), known[0])
     normal = None if statistics is None else normaliser(statistics, spec.obs)
     inputs = read_inputs(description, spec.obs, normal, taker, prefix)
-    builder = _Builder(description, taker, activation(description.activation), spec.action)
+    between = _IN_PLACE.get(description.activation) or activation(description.activation)
+    builder = _Builder(description, taker, between, spec.action)
     policy: Policy | RecurrentPolicy
     if kind == "recurrent":
         lstm = taker.lstm("lstm_actor.", inputs.size)

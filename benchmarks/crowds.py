@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from agentkd import environments
 from agentkd.errors import ConfigError
 from agentkd.report.model import Section
 from agentkd.types import Floats
@@ -75,6 +76,8 @@ class Pendulums(VectorEnv[Any, Any, Any]):
 
 def cheetahs(num_envs: int = 1) -> Any:
     """Make Gymnasium's own vector of HalfCheetahs, which steps one after another."""
+    # MuJoCo warns once for each, unless ours was made before.
+    environments.make("HalfCheetah-v5").close()
     return SyncVectorEnv([lambda: gym.make("HalfCheetah-v5")] * num_envs)
 
 

@@ -13,7 +13,7 @@ from agentkd.distillation.collector import Collected, Collector
 from agentkd.distillation.sequences import CUT
 from agentkd.distillation.sources import LocalSource, Several, longest
 from agentkd.environment_checks import Checked
-from agentkd.errors import EpisodeError, SpecError
+from agentkd.errors import EpisodeError, PlannerError, SpecError
 from agentkd.executors.native import compile_native
 from agentkd.spec import env_spec
 from agentkd.types import ActionDist, Categorical, Floats, Labels
@@ -238,6 +238,24 @@ def test_a_slow_planner_is_asked_about_few_ticks_at_a_time(monkeypatch: pytest.M
     cost = 1.0
     slow = [len(each.obs) // 4 for _ in range(4) for each in source.take()]
     assert slow == [8, 4, 2, 1]
+
+
+def test_labels_before_a_fault_are_not_lost() -> None:
+    """A planner that fails amid a `take` has given what it gave; the next one says why."""
+    asked = 0
+
+    def planner(obs: Floats, /) -> ActionDist:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            raise ValueError("worn out")
+        return zero(obs)
+
+    source = LocalSource(collector(planner), initial("linear", env_spec(Counting())), 1e6, 8)
+    assert [len(each.obs) // 4 for each in source.take()] == [1, 2]
+    for _ in range(2):
+        with pytest.raises(PlannerError, match="worn out"):
+            source.take()
 
 
 def test_links_of_several_sources_count_the_labels_of_all() -> None:

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from agentkd import environments
-from agentkd.distillation import CollectionOptions, distill, open_task
+from agentkd.distillation import CollectionOptions, open_task, run_distillation
 from agentkd.distillation.collector import Collected, Collector
 from agentkd.errors import EpisodeError
 from agentkd.measure.evaluate import evaluate
@@ -255,7 +255,7 @@ def test_a_crowd_is_distilled_from() -> None:
         return Categorical(np.stack([obs[:, 1] - 2.5, 2.5 - obs[:, 1]], 1).astype(np.float32))
 
     results = [
-        distill(
+        run_distillation(
             "tests.test_distill_vectors:same",
             planner,
             "mlp:16",

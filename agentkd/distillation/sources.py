@@ -145,15 +145,25 @@ class LocalSource:
         self._share, self._seconds = 1.0, seconds
         self._most = ticks
         self._ticks = 1 if seconds else ticks
+        self._fault: AgentkdError | None = None
 
     def take(self) -> list[Labels]:
-        """Move every environment by some ticks, or by as many as there is time for."""
+        """Move every environment by some ticks, or by as many as there is time for.
+
+        What was collected before a fault is returned; the next call raises it.
+        """
+        if self._fault is not None:
+            raise self._fault
         began = time.monotonic()
         found = [self._collect()]
         while self._seconds and (passed := time.monotonic() - began) < self._seconds:
             if passed < self._seconds / 2:
                 self._ticks = min(self._most, 2 * self._ticks)
-            found.append(self._collect())
+            try:
+                found.append(self._collect())
+            except AgentkdError as error:
+                self._fault = error
+                break
         if self._seconds and time.monotonic() - began > 2 * self._seconds:
             self._ticks = max(1, self._ticks // 2)
         return found

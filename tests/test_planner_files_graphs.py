@@ -20,8 +20,8 @@ from agentkd.planners.files.contents import contents_of
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import DiscreteSpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
+from tests.policy_files import FILES, answers
 
-FILES = Path(__file__).parent / "data" / "policies"
 SPEC = own_spec(5, free_box(3))
 WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
@@ -32,18 +32,6 @@ def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return load_planner(str(path), spec, args=args or None)
-
-
-def answers(planner: Planner, obs: Any) -> list[Any]:
-    """What a planner answers to sequences of observations, (ticks, rows, size)."""
-    policy: Any = planner.policy
-    if not isinstance(policy, RecurrentPolicy):
-        return [policy(each) for each in obs]
-    state, found = policy.initial_state(obs.shape[1]), []
-    for each in obs:
-        answer, state = policy(each, state)
-        found.append(answer)
-    return found
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])

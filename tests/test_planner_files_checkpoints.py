@@ -15,7 +15,7 @@ from agentkd.errors import ConfigError, LoadError, NumbersError, SpecError, Unsa
 from agentkd.planners import load_planner
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
-from agentkd.types import Categorical, Gaussian, Point, RecurrentPolicy
+from agentkd.types import Categorical, Gaussian, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers, chain, load, saved
 
 CHOICES = own_spec(5, DiscreteSpec(4))
@@ -176,6 +176,33 @@ def test_an_old_distillation_has_its_normaliser_and_noise_in_their_places(tmp_pa
         )
     other: Any = load(path, model="student")
     assert isinstance(other.policy(obs[:, :5]), Gaussian)
+
+
+def test_a_compiled_network_is_read_as_the_plain_one(tmp_path: Path) -> None:
+    """torch.compile puts a word before the names of the weights."""
+    model = {f"a2c_network._orig_mod.{name}": each for name, each in RL_GAMES.items()}
+    planner: Any = load(saved(tmp_path, {"model": model, "epoch": 1}, "x.pth"), **ELU)
+    assert isinstance(planner.policy(np.zeros((1, 5), np.float32)), Gaussian)
+
+
+def test_action_values_of_skrl_are_told_by_their_name(tmp_path: Path) -> None:
+    """Its DQN keeps a q_network."""
+    net = chain(5, 8, 4, between=nn.ELU)
+    state = {f"net_container.{name}": each for name, each in net.state_dict().items()}
+    planner: Any = load(saved(tmp_path, {"q_network": state}, "agent_1.pt"), CHOICES, **ELU)
+    answer = planner.policy(np.ones((1, 5), np.float32))
+    assert isinstance(answer, QValues)
+    with torch.no_grad():
+        np.testing.assert_allclose(answer.values, net(torch.ones(1, 5)), atol=1e-6)
+
+
+RL_GAMES = {
+    "actor_mlp.0.weight": torch.ones(4, 5),
+    "actor_mlp.0.bias": torch.ones(4),
+    "mu.weight": torch.ones(3, 4),
+    "mu.bias": torch.ones(3),
+    "sigma": torch.zeros(3),
+}
 
 
 def test_a_whole_module_is_not_unpickled(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
-import os
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from agentkd import dists
 from agentkd.errors import ConfigError, LoadError, NumbersError, SpecError, UnsafeError
-from agentkd.planners import Planner, load_planner
+from agentkd.planners import load_planner
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
-from agentkd.types import Categorical, Gaussian, Point, QValues, RecurrentPolicy, SquashedGaussian
+from agentkd.types import Categorical, Gaussian, Point, QValues, RecurrentPolicy
+from tests.policy_files import FILES, answers, chain, load, saved
 
-# A folder with the same files and more observations may be given instead.
-FILES = Path(os.environ.get("AGENTKD_POLICY_FILES", Path(__file__).parent / "data" / "policies"))
 CHOICES = own_spec(5, DiscreteSpec(4))
 
 
@@ -56,6 +51,8 @@ TABLE = [
     Case("rsl2_mlp.pt"),
     Case("rsl2_lstm.pt", memory=True),
     Case("skrl2_gaussian.pt", args=ELU),
+    Case("skrl2_shared.pt", args=ELU),
+    Case("skrl1_shared.pt", args=ELU),
     Case("skrl2_plain.pt", normaliser=False, args=RELU),
     Case("skrl2_choice.pt", args=TANH, spec=CHOICES),
     Case("skrl1_gaussian.pt", args=ELU),
@@ -67,25 +64,6 @@ TABLE = [
     Case("rlgames_gru.pth", memory=True, args=ELU),
     Case("rlgames_choice.pth", args=ELU, spec=CHOICES),
 ]
-
-
-def load(path: Path, spec: Spec | None = None, **args: Any) -> Planner:
-    """Load a file; what is assumed about it is announced, and of no interest here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_planner(str(path), spec, args=args or None)
-
-
-def answers(planner: Planner, obs: Any) -> list[Any]:
-    """What a planner answers to sequences of observations, (ticks, rows, size)."""
-    policy: Any = planner.policy
-    if not isinstance(policy, RecurrentPolicy):
-        return [policy(each) for each in obs]
-    state, found = policy.initial_state(obs.shape[1]), []
-    for each in obs:
-        answer, state = policy(each, state)
-        found.append(answer)
-    return found
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.file)
@@ -105,54 +83,6 @@ def test_a_checkpoint_answers_as_in_its_library(case: Case) -> None:
             continue
         np.testing.assert_allclose(answer.mean, known["mean"][tick], atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(np.exp(answer.log_std), known["std"][tick], atol=1e-5)
-
-
-def test_what_a_checkpoint_does_not_tell_is_announced_once(tmp_path: Path) -> None:
-    """The defaults of rsl_rl are named with the flag; with agent.yaml beside nothing is assumed."""
-    with pytest.warns(UserWarning, match=r"activation=elu.*epsilon=0\.01.*--planner-args") as heard:
-        load_planner(str(FILES / "rsl5_mlp.pt"))
-    assert len(heard) == 1
-    path = run_folder(
-        tmp_path, "rsl5_mlp.pt", "actor:\n  class_name: MLPModel\n  activation: ELU\n"
-    )
-    load_planner(str(path))
-
-
-def run_folder(tmp_path: Path, file: str, settings: str) -> Path:
-    """Lay out a run's folder as Isaac Lab does, with params/agent.yaml."""
-    (tmp_path / "params").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "params" / "agent.yaml").write_text(settings)
-    path = tmp_path / "model_20.pt"
-    path.write_bytes((FILES / file).read_bytes())
-    return path
-
-
-def test_the_settings_of_a_run_tell_activation_and_distribution(tmp_path: Path) -> None:
-    """A Beta's interval and a class of Python's are read from agent.yaml; the tag is not."""
-    settings = (
-        "seed: 42\nactor:\n  class_name: MLPModel\n  hidden_dims: !!python/tuple\n  - 8\n  - 6\n"
-        "  activation: elu\n  distribution_cfg:\n    class_name: BetaDistribution\n"
-        "    action_range:\n    - -2.0\n    - 1.0\n"
-    )
-    planner = load_planner(str(run_folder(tmp_path, "rsl5_beta.pt", settings)))
-    known = np.load(FILES / "rsl5_beta.npz")
-    (answer,) = answers(planner, known["obs"])
-    np.testing.assert_allclose(answer.mean, known["mean"][0], atol=1e-5)
-    np.testing.assert_allclose(np.exp(answer.log_std), known["std"][0], atol=1e-5)
-
-
-def test_a_run_folder_means_its_last_checkpoint(tmp_path: Path) -> None:
-    """Of model_20.pt and model_100.pt the latter is read; two policies without numbers are not."""
-    path = run_folder(tmp_path, "rsl5_plain.pt", "actor:\n  activation: elu\n")
-    path.rename(tmp_path / "model_100.pt")
-    run_folder(tmp_path, "rsl5_mlp.pt", "actor:\n  activation: elu\n")
-    assert load_planner(str(tmp_path)).name == "rsl_rl actor of model_100.pt"
-    both = tmp_path / "exported"
-    both.mkdir()
-    for name in ("a.pt", "b.pt"):
-        (both / name).write_bytes((FILES / "rsl5_plain.pt").read_bytes())
-    with pytest.raises(LoadError, match=r"2 policy files \(a.pt, b.pt\); name one"):
-        load_planner(str(both))
 
 
 def test_what_cannot_be_known_is_asked_for_by_its_flag() -> None:
@@ -212,102 +142,6 @@ def test_rl_games_scales_to_the_box_as_its_player_does() -> None:
     np.testing.assert_allclose(np.exp(answer.log_std), known["std"][0] * half, atol=1e-5)
 
 
-def saved(tmp_path: Path, found: Any, name: str = "x.cleanrl_model") -> Path:
-    """Write a file with torch.save."""
-    torch.save(found, tmp_path / name)
-    return tmp_path / name
-
-
-def chain(*sizes: int, between: type[nn.Module]) -> nn.Sequential:
-    """Linear layers with an activation between them."""
-    pairs = itertools.pairwise(sizes)
-    return nn.Sequential(*[m for a, b in pairs for m in (nn.Linear(a, b), between())][:-1])
-
-
-OBS = np.random.default_rng(0).standard_normal((1000, 5)).astype(np.float32)
-
-
-class Ppo(nn.Module):
-    """As in cleanrl/ppo_continuous_action.py, smaller."""
-
-    def __init__(self) -> None:
-        """Make an actor and a critic."""
-        super().__init__()
-        self.critic = chain(5, 8, 8, 1, between=nn.Tanh)
-        self.actor_mean = chain(5, 8, 8, 3, between=nn.Tanh)
-        self.actor_logstd = nn.Parameter(torch.randn(1, 3))
-
-
-class OffPolicy(nn.Module):
-    """As the actors in cleanrl/td3_continuous_action.py and sac_continuous_action.py, smaller."""
-
-    def __init__(self, *last: str) -> None:
-        """Make an actor with these last layers."""
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(5, 8), nn.Linear(8, 8)
-        for name in last:
-            setattr(self, name, nn.Linear(8, 3))
-        self.register_buffer("action_scale", torch.tensor([2.0, 1.0, 0.5]))
-        self.register_buffer("action_bias", torch.tensor([1.0, 0.0, 0.25]))
-
-    def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """What the last layers get."""
-        return torch.relu(self.fc2(torch.relu(self.fc1(x))))
-
-
-BOX = BoxSpec((-1.0, -1.0, -0.25), (3.0, 1.0, 0.75), (3,))
-
-
-def test_cleanrl_ppo_answers_a_gaussian(tmp_path: Path) -> None:
-    """The statistics of its environment's normaliser are not in the file, which is said."""
-    agent = Ppo()
-    path = saved(tmp_path, agent.state_dict())
-    with pytest.warns(UserWarning, match="NormalizeObservation and does not save"):
-        planner = load_planner(str(path))
-    answer: Any = planner.policy(OBS)  # type: ignore[call-arg]
-    with torch.no_grad():
-        mean = agent.actor_mean(torch.from_numpy(OBS)).numpy()
-    np.testing.assert_allclose(answer.mean, mean, atol=1e-5)
-    np.testing.assert_allclose(answer.log_std[0], agent.actor_logstd.detach()[0], atol=1e-6)
-
-
-def test_cleanrl_choices_are_logits_or_action_values(tmp_path: Path) -> None:
-    """PPO's actor gives logits, DQN's network action values, with their own activations."""
-    ppo, dqn = chain(5, 8, 4, between=nn.Tanh), chain(5, 8, 6, 4, between=nn.ReLU)
-    held = {f"actor.{k}": v for k, v in ppo.state_dict().items()}
-    first: Any = load(saved(tmp_path, held)).policy
-    second: Any = load(saved(tmp_path, {f"network.{k}": v for k, v in dqn.state_dict().items()}))
-    with torch.no_grad():
-        logits, values = (net(torch.from_numpy(OBS)).numpy() for net in (ppo, dqn))
-    answer, other = first(OBS), second.policy(OBS)
-    assert isinstance(answer, Categorical)
-    assert isinstance(other, QValues)
-    np.testing.assert_allclose(answer.logits, logits, atol=1e-5)
-    np.testing.assert_allclose(other.values, values, atol=1e-5)
-
-
-def test_cleanrl_td3_and_sac_act_within_their_own_bounds(tmp_path: Path) -> None:
-    """Bounds are in the file; an environment with others is refused."""
-    td3, sac = OffPolicy("fc_mu"), OffPolicy("fc_mean", "fc_logstd")
-    one: Any = load(saved(tmp_path, (td3.state_dict(), {}, {})), own_spec(5, BOX))
-    two: Any = load(saved(tmp_path, sac.state_dict(), "y.cleanrl_model"))
-    with torch.no_grad():
-        x = td3.hidden(torch.from_numpy(OBS))
-        point = torch.tanh(td3.fc_mu(x)) * td3.action_scale + td3.action_bias
-        x = sac.hidden(torch.from_numpy(OBS))
-        mean, log_std = sac.fc_mean(x), -5 + 3.5 * (torch.tanh(sac.fc_logstd(x)) + 1)
-        mode = torch.tanh(mean) * sac.action_scale + sac.action_bias
-    answer, other = one.policy(OBS), two.policy(OBS)
-    assert isinstance(answer, Point)
-    assert isinstance(other, SquashedGaussian)
-    np.testing.assert_allclose(answer.action, point, atol=1e-5)
-    np.testing.assert_allclose(other.mean, mean, atol=1e-5)
-    np.testing.assert_allclose(other.log_std, log_std, atol=1e-5)
-    np.testing.assert_allclose(dists.mode(other, two.spec.action), mode, atol=1e-5)
-    with pytest.raises(SpecError, match="RescaleAction"):
-        load(tmp_path / "y.cleanrl_model", own_spec(5, BoxSpec((-1.0,) * 3, (1.0,) * 3, (3,))))
-
-
 def test_a_distillation_asks_for_student_or_teacher(tmp_path: Path) -> None:
     """Both are in the file, and which is the planner nobody can know."""
     nets = {
@@ -342,6 +176,33 @@ def test_an_old_distillation_has_its_normaliser_and_noise_in_their_places(tmp_pa
         )
     other: Any = load(path, model="student")
     assert isinstance(other.policy(obs[:, :5]), Gaussian)
+
+
+def test_a_compiled_network_is_read_as_the_plain_one(tmp_path: Path) -> None:
+    """torch.compile puts a word before the names of the weights."""
+    model = {f"a2c_network._orig_mod.{name}": each for name, each in RL_GAMES.items()}
+    planner: Any = load(saved(tmp_path, {"model": model, "epoch": 1}, "x.pth"), **ELU)
+    assert isinstance(planner.policy(np.zeros((1, 5), np.float32)), Gaussian)
+
+
+def test_action_values_of_skrl_are_told_by_their_name(tmp_path: Path) -> None:
+    """Its DQN keeps a q_network."""
+    net = chain(5, 8, 4, between=nn.ELU)
+    state = {f"net_container.{name}": each for name, each in net.state_dict().items()}
+    planner: Any = load(saved(tmp_path, {"q_network": state}, "agent_1.pt"), CHOICES, **ELU)
+    answer = planner.policy(np.ones((1, 5), np.float32))
+    assert isinstance(answer, QValues)
+    with torch.no_grad():
+        np.testing.assert_allclose(answer.values, net(torch.ones(1, 5)), atol=1e-6)
+
+
+RL_GAMES = {
+    "actor_mlp.0.weight": torch.ones(4, 5),
+    "actor_mlp.0.bias": torch.ones(4),
+    "mu.weight": torch.ones(3, 4),
+    "mu.bias": torch.ones(3),
+    "sigma": torch.zeros(3),
+}
 
 
 def test_a_whole_module_is_not_unpickled(tmp_path: Path) -> None:

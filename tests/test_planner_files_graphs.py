@@ -1,27 +1,24 @@
-"""Policies as ONNX and TorchScript files, of the libraries that write them."""
+"""Policies as ONNX files, and what is told apart by its contents."""
 
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
-from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError, UnsafeError
+from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.files.contents import contents_of
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import DiscreteSpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
+from tests.policy_files import FILES, answers
 
-FILES = Path(__file__).parent / "data" / "policies"
 SPEC = own_spec(5, free_box(3))
 WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
@@ -32,18 +29,6 @@ def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return load_planner(str(path), spec, args=args or None)
-
-
-def answers(planner: Planner, obs: Any) -> list[Any]:
-    """What a planner answers to sequences of observations, (ticks, rows, size)."""
-    policy: Any = planner.policy
-    if not isinstance(policy, RecurrentPolicy):
-        return [policy(each) for each in obs]
-    state, found = policy.initial_state(obs.shape[1]), []
-    for each in obs:
-        answer, state = policy(each, state)
-        found.append(answer)
-    return found
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])
@@ -280,140 +265,6 @@ def test_onnx_without_onnxruntime_says_how_to_install_it(
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"onnxruntime.*agentkd\[export\]"):
         load(path)
-
-
-class Plain(nn.Module):
-    """A policy without a memory."""
-
-    def __init__(self) -> None:
-        """Make its layers."""
-        super().__init__()
-        self.actor = nn.Sequential(nn.Linear(5, 8), nn.ELU(), nn.Linear(8, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Act."""
-        return self.actor(x)
-
-
-class One(Plain):
-    """A policy that takes one row."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Act."""
-        return self.actor(x.reshape(5)).reshape(1, 3)
-
-
-class Legged(nn.Module):
-    """A recurrent policy as legged_gym exports it: buffers, and reset_memory."""
-
-    def __init__(self) -> None:
-        """Make its layers."""
-        super().__init__()
-        self.memory, self.actor = nn.LSTM(5, 4), nn.Linear(4, 3)
-        self.register_buffer("hidden_state", torch.zeros(1, 1, 4))
-        self.register_buffer("cell_state", torch.zeros(1, 1, 4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Act and remember."""
-        out, (h, c) = self.memory(x.unsqueeze(0), (self.hidden_state, self.cell_state))
-        self.hidden_state[:] = h
-        self.cell_state[:] = c
-        return self.actor(out.squeeze(0))
-
-    @torch.jit.export
-    def reset_memory(self) -> None:
-        """Forget."""
-        self.hidden_state[:] = 0.0
-        self.cell_state[:] = 0.0
-
-
-def scripted(module: nn.Module, path: Path) -> Path:
-    """Write a module as TorchScript."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(module.eval()).save(str(path))
-    return path
-
-
-@pytest.mark.parametrize("kind", [Plain, One])
-def test_torchscript_answers_batches_and_single_rows(kind: Any, tmp_path: Path) -> None:
-    """A module that takes one row is asked row by row."""
-    module = kind()
-    for spec in (SPEC, None):
-        planner = load(scripted(module, tmp_path / "policy.pt"), spec)
-        (answer,) = answers(planner, OBS[None])
-        with torch.no_grad():
-            np.testing.assert_allclose(
-                answer.action, module.actor(torch.from_numpy(OBS)), atol=1e-5
-            )
-    assert planner.parameters == 75
-
-
-def test_torchscript_with_a_memory_keeps_rows_apart(tmp_path: Path) -> None:
-    """An episode begins where the file's reset puts its buffers, not where they were left."""
-    module = Legged().eval()
-    module.hidden_state.fill_(3.0)
-    planner = load(scripted(module, tmp_path / "policy.pt"))
-    obs = np.random.default_rng(0).standard_normal((7, 4, 5)).astype(np.float32)
-    found = answers(planner, obs)
-    for row in range(4):
-        module.reset_memory()
-        for tick in range(7):
-            with torch.no_grad():
-                wanted = module(torch.from_numpy(obs[tick, row : row + 1]))
-            np.testing.assert_allclose(found[tick].action[row : row + 1], wanted, atol=1e-5)
-
-
-class Writes(nn.Module):
-    """A policy whose code maps a file."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Act, and more."""
-        return x[:, :3] + torch.from_file("/tmp/agentkd-never", shared=True, size=3)
-
-
-class Draws(Plain):
-    """A policy that draws random numbers."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Act at random."""
-        return self.actor(x) + torch.randn(3)
-
-
-def test_torchscript_that_touches_files_is_not_loaded(tmp_path: Path) -> None:
-    """Its code is read first. An operation spelt otherwise, or of another library, is refused."""
-    path = scripted(Writes(), tmp_path / "policy.pt")
-    with pytest.raises(UnsafeError, match=r"from_file.*torch\.jit\.load"):
-        load(path)
-    scripted(Plain(), path)
-    for code in (
-        "torch.save(x, 'y')",
-        "t = torch; getattr(t, 'fro\\x6d_file')",
-        'getattr(torch, "sa" "ve")',
-        'getattr(torch, "sa""ve")',
-        "ops.c10d.barrier(x)",
-        "o = ops; o.c10d.barrier(x)",
-        "__torch__.torch.classes.a.B",
-    ):
-        with zipfile.ZipFile(path) as file:
-            entries = {name: file.read(name) for name in file.namelist()}
-        name = next(n for n in entries if "/code/" in n and n.endswith(".py"))
-        with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
-            for each, data in entries.items():
-                file.writestr(each, data + f"\n# {code}\n".encode() if each == name else data)
-        with pytest.raises(UnsafeError, match="its code uses"):
-            load(tmp_path / "x.pt")
-    assert not Path("/tmp/agentkd-never").exists()
-
-
-def test_torchscript_that_is_random_or_of_another_environment_is_refused(tmp_path: Path) -> None:
-    """Both are said when it is loaded."""
-    with pytest.raises(PlannerError, match="random"):
-        load(scripted(Draws(), tmp_path / "policy.pt"))
-    with pytest.raises(SpecError, match=r"fails for the environment's observations, \(1, 4\)"):
-        load(scripted(Plain(), tmp_path / "policy.pt"), own_spec(4, free_box(3)))
-    with pytest.raises(SpecError, match=r"shape \(1, 3\); \(batch, 2\) was expected"):
-        load(tmp_path / "policy.pt", own_spec(5, free_box(2)))
 
 
 TENSORS = b'\x20\0\0\0\0\0\0\0{"w":{"dtype":"F32"}}' + bytes(16)

@@ -59,8 +59,8 @@ def check_planner(ref: str) -> None:
         return
     if path.suffix in (".akd", ".zip") or not is_reference(ref):
         raise RefError(
-            f"No planner {ref!r}. Give an SB3 save (.zip), a folder with one, an "
-            "executor file (.akd), ws://host:port, or module:attribute."
+            f"No planner {ref!r}. Give an SB3 save (.zip) or a folder with one, a policy file "
+            "(.onnx, .pt, .pth), an executor file (.akd), ws://host:port, or module:attribute."
         )
     working_directory_on_path()
     module = ref.partition(":")[0]

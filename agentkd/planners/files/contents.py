@@ -25,7 +25,7 @@ _CHECKPOINTS = (
     ("", r"model_(\d+)\.pt"),
     ("checkpoints", r"best_agent()\.pt"),
     ("checkpoints", r"agent_(\d+)\.pt"),
-    ("nn", r"[^/]+()\.pth"),
+    ("nn", r"(?!last_)[^/]+()\.pth"),  # beside those of every few episodes
     ("", r"[^/]+()\.(onnx|pt|pth|h5|hdf5|cleanrl_model)"),
 )
 """Where the libraries leave checkpoints in a run's folder, and their numbers."""

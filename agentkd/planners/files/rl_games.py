@@ -44,10 +44,7 @@ def read(
     model = found.get("model")
     if not isinstance(model, Mapping):
         raise LoadError(f"{about.where} is of rl_games' SAC, which is not read. {REMEDY}")
-    weights = weights_of(model, about.where)
-    # Compiled, the names of all or of some modules begin with a word of torch's.
-    weights = {name.replace("_orig_mod.", ""): each for name, each in weights.items()}
-    holder = Holder(weights, about.where)
+    holder = Holder(weights_of(model, about.where), about.where)
     activation = _activation(settings, about)
     pairs = holder.chain(f"{_NET}actor_mlp.")
     place = next((p for p in (f"{_NET}rnn.", f"{_NET}a_rnn.") if holder.has(p)), None)

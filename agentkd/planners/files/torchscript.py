@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickletools
 import re
 import warnings
 import zipfile
@@ -42,6 +43,7 @@ _REFUSED = re.compile(
     r"|,\s*[\"'][^\"'\n]*\\|[\"']\s+[\"']|\w(?:\"\"|'')\w|\"'|'\""
 )
 _CLASSES = b"torch.classes"
+_MOST_STEPS = 1 << 20
 _RESETS = ("reset", "reset_memory")
 _WIDEST = 1 << 16
 
@@ -62,13 +64,17 @@ def load(raw: bytes, path: Path, spec: Spec | None, about: Assumptions) -> Plann
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
         read: Any = torch.jit.load
         module = read(io.BytesIO(clean), map_location="cpu").eval()
+    for name, tensor in module.state_dict().items():
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > stored:
+            raise LoadError(f"{about.where}: {name!r} has more numbers than are stored.")
     inputs = _inputs(module, spec, about)
     digest, name = hashlib.sha256(raw).hexdigest(), f"TorchScript policy {path.name}"
     parameters = sum(each.numel() for each in module.parameters())
     begin, changing = _memory(module, inputs, about)
     if spec is None:
         with torch.no_grad():
-            width = int(module(torch.zeros(1, inputs)).numel())
+            width = _array(module(torch.zeros(1, inputs))).size
         _put(module, begin)
         spec = own_spec(inputs, free_box(width))
     known = meaning(spec.action, about)
@@ -94,13 +100,26 @@ def _checked(raw: bytes, where: str) -> bytes:
         if "constants.pkl" not in inner or "model.json" in inner:
             raise LoadError(f"{where} is of torch before 1.4. Save it again with a later version.")
         for name in file.namelist():
+            if name.endswith(".debug_pkl"):
+                continue  # where the code came from, for messages
             data = read_entry(file, name, LIMIT, where)
             if name.endswith(".py"):
                 _check_code(data.decode("utf-8", "replace"), where)
-            elif name.endswith(".pkl") and _CLASSES in data:
-                _check_code(_CLASSES.decode(), where)
+            elif name.endswith(".pkl"):
+                _check_pickle(data, where)
             clean.writestr(zipfile.ZipInfo(name), data)
     return out.getvalue()
+
+
+def _check_pickle(data: bytes, where: str) -> None:
+    """Bound the memory that torch's own reader takes for a pickle, which holds tensors only."""
+    if _CLASSES in data:
+        _check_code(_CLASSES.decode(), where)
+    with loading(where, keep=(AgentkdError,)):
+        for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+            place = argument if operation.name in ("LONG_BINPUT", "LONG_BINGET") else 0
+            if max(count, place or 0) > _MOST_STEPS:
+                raise LoadError(f"{where}: a pickle in it has more than {_MOST_STEPS:,} parts.")
 
 
 def _check_code(code: str, where: str) -> None:

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from skrl.resources.preprocessors.torch import RunningStandardScaler
-from skrl.utils.model_instantiators.torch import categorical_model, gaussian_model
+from skrl.utils.model_instantiators.torch import categorical_model, gaussian_model, shared_model
 
 MAJOR = int(sys.argv[1].split(".")[0])
 OUT, COUNT = Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 64
@@ -30,13 +30,22 @@ def write(name: str, instantiate: Any, space: Any, *, normal: bool, activation: 
     layers = {"name": "net", "input": KEY.upper(), "layers": [8, 6], "activations": activation}
     known = inspect.signature(instantiate).parameters
     spaces = {"observation_space": OBS, "state_space": OBS, "action_space": space, "device": "cpu"}
-    model = instantiate(
-        **{key: value for key, value in spaces.items() if key in known},
-        network=[layers],
-        output="ACTIONS",
-        **({"initial_log_std": -0.4} if "initial_log_std" in known else {}),
-    )
-    model.init_state_dict(role="policy") if hasattr(model, "init_state_dict") else None
+    spaces = {key: value for key, value in spaces.items() if key in known}
+    if instantiate is shared_model:
+        # As Isaac Lab's settings have it, `separate: False`.
+        policy = {"network": [layers], "output": "ACTIONS", "initial_log_std": -0.4}
+        value = {"network": [layers], "output": "ONE"}
+        model = shared_model(
+            **spaces,
+            structure=["GaussianMixin", "DeterministicMixin"],
+            roles=["policy", "value"],
+            parameters=[policy, value],
+        )
+    else:
+        more = {"initial_log_std": -0.4} if "initial_log_std" in known else {}
+        model = instantiate(**spaces, network=[layers], output="ACTIONS", **more)
+    for role in ("policy", "value") if instantiate is shared_model else ("policy",):
+        model.init_state_dict(role=role)
     with torch.no_grad():
         if hasattr(model, "log_std_parameter"):
             model.log_std_parameter += torch.randn(3)
@@ -62,5 +71,6 @@ def write(name: str, instantiate: Any, space: Any, *, normal: bool, activation: 
 OUT.mkdir(parents=True, exist_ok=True)
 short = f"skrl{MAJOR}"
 write(f"{short}_gaussian", gaussian_model, ACTIONS, normal=True, activation="elu")
+write(f"{short}_shared", shared_model, ACTIONS, normal=True, activation="elu")
 write(f"{short}_plain", gaussian_model, ACTIONS, normal=False, activation="relu")
 write(f"{short}_choice", categorical_model, gym.spaces.Discrete(4), normal=True, activation="tanh")

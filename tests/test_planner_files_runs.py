@@ -1,0 +1,145 @@
+"""Folders of runs: which checkpoint they mean, and what their settings tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agentkd.errors import LoadError
+from agentkd.planners import load_planner
+from tests.policy_files import FILES, answers, load
+
+
+def test_what_a_checkpoint_does_not_tell_is_announced_once(tmp_path: Path) -> None:
+    """The defaults of rsl_rl are named with the flag; with agent.yaml beside nothing is assumed."""
+    with pytest.warns(UserWarning, match=r"activation=elu.*epsilon=0\.01.*--planner-args") as heard:
+        load_planner(str(FILES / "rsl5_mlp.pt"))
+    assert len(heard) == 1
+    path = run_folder(
+        tmp_path, "rsl5_mlp.pt", "actor:\n  class_name: MLPModel\n  activation: ELU\n"
+    )
+    load_planner(str(path))
+
+
+def run_folder(tmp_path: Path, file: str, settings: str) -> Path:
+    """Lay out a run's folder as Isaac Lab does, with params/agent.yaml."""
+    (tmp_path / "params").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "params" / "agent.yaml").write_text(settings)
+    path = tmp_path / "model_20.pt"
+    path.write_bytes((FILES / file).read_bytes())
+    return path
+
+
+def test_the_settings_of_a_run_tell_activation_and_distribution(tmp_path: Path) -> None:
+    """A Beta's interval and a class of Python's are read from agent.yaml; the tag is not."""
+    settings = (
+        "seed: 42\nactor:\n  class_name: MLPModel\n  hidden_dims: !!python/tuple\n  - 8\n  - 6\n"
+        "  activation: elu\n  distribution_cfg:\n    class_name: BetaDistribution\n"
+        "    action_range:\n    - -2.0\n    - 1.0\n"
+    )
+    planner = load_planner(str(run_folder(tmp_path, "rsl5_beta.pt", settings)))
+    known = np.load(FILES / "rsl5_beta.npz")
+    (answer,) = answers(planner, known["obs"])
+    np.testing.assert_allclose(answer.mean, known["mean"][0], atol=1e-5)
+    np.testing.assert_allclose(np.exp(answer.log_std), known["std"][0], atol=1e-5)
+
+
+def test_a_run_folder_means_its_last_checkpoint(tmp_path: Path) -> None:
+    """Of model_20.pt and model_100.pt the latter is read; two policies without numbers are not."""
+    path = run_folder(tmp_path, "rsl5_plain.pt", "actor:\n  activation: elu\n")
+    path.rename(tmp_path / "model_100.pt")
+    run_folder(tmp_path, "rsl5_mlp.pt", "actor:\n  activation: elu\n")
+    assert load_planner(str(tmp_path)).name == "rsl_rl actor of model_100.pt"
+    both = tmp_path / "exported"
+    both.mkdir()
+    for name in ("a.pt", "b.pt"):
+        (both / name).write_bytes((FILES / "rsl5_plain.pt").read_bytes())
+    with pytest.raises(LoadError, match=r"2 policy files \(a.pt, b.pt\); name one"):
+        load_planner(str(both))
+
+
+SKRL = """seed: 42
+models:
+  separate: false
+  policy:
+    class: GaussianMixin
+    network:
+    - name: net
+      input: OBSERVATIONS
+      layers:
+      - 8
+      - 6
+      activations: elu
+    output: ACTIONS
+  value:
+    class: DeterministicMixin
+    network:
+    - name: net
+      activations: relu
+"""
+RL_GAMES = """params:
+  seed: 42
+  network:
+    name: actor_critic
+    space:
+      continuous:
+        mu_activation: None
+        sigma_activation: None
+    mlp:
+      units: [8, 6]
+      activation: elu
+  config:
+    clip_actions: false
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "settings"),
+    [
+        ("skrl2_shared.pt", "checkpoints/best_agent.pt", SKRL),
+        ("skrl2_shared.pt", "checkpoints/agent_300.pt", SKRL),
+        ("rlgames_mlp.pth", "nn/robot.pth", RL_GAMES),
+    ],
+)
+def test_a_run_of_isaac_lab_needs_no_arguments(
+    file: str, place: str, settings: str, tmp_path: Path
+) -> None:
+    """Settings are found from the folder of the checkpoints; the best or last one is taken."""
+    for path in (place, "checkpoints/agent_99.pt", "nn/last_robot_ep_9.pth", "params/agent.yaml"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_bytes((FILES / file).read_bytes())
+    if "checkpoints" in place:
+        (tmp_path / "checkpoints" / "agent_99.pt").write_bytes(b"older")
+    else:
+        (tmp_path / "nn" / "last_robot_ep_9.pth").write_bytes(b"later")
+    (tmp_path / "params" / "agent.yaml").write_text(settings)
+    planner = load_planner(str(tmp_path))
+    assert planner.name.endswith(Path(place).name)
+    known = np.load((FILES / file).with_suffix(".npz"))
+    (answer,) = answers(planner, known["obs"])
+    np.testing.assert_allclose(answer.mean, known["mean"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activations: elu": "activations: [elu, relu]"}, "activations is elu, relu; one value"),
+        ({"activations: elu": "activations: magic"}, "'magic' is not known"),
+        ({"output: ACTIONS": "output: 5 * ACTIONS"}, r"output '5 \* ACTIONS' is not known"),
+    ],
+)
+def test_settings_that_are_not_understood_are_named(
+    changes: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    """The file and the value are in the message."""
+    text = SKRL
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "agent.yaml").write_text(text)
+    (tmp_path / "agent_1.pt").write_bytes((FILES / "skrl2_shared.pt").read_bytes())
+    with pytest.raises(LoadError, match=said) as caught:
+        load(tmp_path / "agent_1.pt")
+    assert "agent.yaml" in str(caught.value)

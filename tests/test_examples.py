@@ -25,6 +25,7 @@ EXAMPLES = ROOT / "examples"
 # What each is run with here, so that it takes seconds, and what it has to say; those that are given
 # a time may need a longer one where the machine is busy.
 SHORT: dict[str, tuple[list[str], str]] = {
+    "crowd.py": (["--agents", "50", "--frames", "100"], r"50 decisions took [\d.]+ ms"),
     "deploy.py": ([], r"action [01]\nwritten: executor\.c"),
     "fine_tuning.py": (["--steps", "2048"], r"before, \d+ now"),
     "game_loop.py": (["--seconds", "3"], r"frames over budget: \d+ of \d{2,}"),

@@ -299,6 +299,10 @@ class Executor:
         if self._acting is not None:
             self._acting.memory[:] = 0.0
 
+    def crowd(self, count: int, *, native: bool = True) -> Any:
+        """Return an `agentkd.executors.crowd.Crowd`: many agents that decide in one call."""
+        return _above("agentkd.executors.crowd:Crowd")(self, count, native=native)
+
     def as_sb3(self) -> Any:
         """Return an object with Stable-Baselines3's `predict`, such as `evaluate_policy` takes."""
         return _above("agentkd.executors.predict:Predictor")(self)

@@ -20,6 +20,7 @@ from agentkd.executors.layers import (
     Gru,
     Lstm,
     Pool,
+    Stack,
     memory,
     sizes,
     tensors,
@@ -102,7 +103,9 @@ def test_another_normaliser_changes_nothing(architecture: str, action: ActionSpe
             network, before = Network(executor), executor.follow(obs)
         mean, scale = executor.mean + 0.5, np.abs(executor.scale) * 0.7 + 0.1
     network.renormalise(mean.astype(np.float32), scale.astype(np.float32))
-    near(network.freeze(1).follow(obs), before, 1e-4)
+    # What a stack lacks at first are zeros after the normaliser, whichever it is.
+    begun = first.count - 1 if isinstance(first, Stack) else 0
+    near(network.freeze(1).follow(obs)[begun:], before[begun:], 1e-4)
 
 
 def test_a_gru_is_torchs() -> None:

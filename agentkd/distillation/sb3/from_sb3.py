@@ -175,7 +175,8 @@ def _clipped(trunk: Perceptron, layer: Linear, limit: float, where: str) -> list
 
 
 def _activation(between: Any, where: str) -> Activation:
-    name = type(between).__name__
+    own = type(between).__name__
+    name = next((each for each, function in sb3.IN_PLACE.items() if function is between), own)
     if name not in _NAMES:
         known = ", ".join(_NAMES)
         raise LoadError(

@@ -51,7 +51,7 @@ _CRITICS = (
     "q_net_target.",
     "quantile_net_target.",
 )
-_IN_PLACE: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": torch.relu_, "Tanh": torch.tanh_}
+IN_PLACE: Mapping[str, Callable[[Tensor], Tensor]] = {"ReLU": torch.relu_, "Tanh": torch.tanh_}
 """What layers give is theirs to overwrite, and a module's call takes as long as a small layer."""
 _CPU = torch.device("cpu")
 _EPSILON = 1e-6
@@ -275,7 +275,7 @@ def build(
     prefix = next((name for name in known if taker.names(name)), known[0])
     normal = None if statistics is None else normaliser(statistics, spec.obs)
     inputs = read_inputs(description, spec.obs, normal, taker, prefix)
-    between = _IN_PLACE.get(description.activation) or activation(description.activation)
+    between = IN_PLACE.get(description.activation) or activation(description.activation)
     builder = _Builder(description, taker, between, spec.action)
     policy: Policy | RecurrentPolicy
     if kind == "recurrent":

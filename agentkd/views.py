@@ -54,8 +54,10 @@ Seeing = str | Sequence[Any] | View | None
 """A view, or what `parse_view` makes one of."""
 
 
-def parse_view(text: Seeing) -> View:
+def parse_view(text: Seeing, obs: ObsSpec | None = None) -> View:
     """Read a view: text such as "joints,imu,stack:4", a list of words or places, or a view.
+
+    A word that is a part's name in `obs` means that part, whatever else it could mean.
 
     Raises:
         ConfigError: If it cannot be read.
@@ -67,15 +69,16 @@ def parse_view(text: Seeing) -> View:
         return EVERYTHING
     words = text.split(",") if isinstance(text, str) else list(text)
     words = [str(word).strip() for word in words]
+    names = {part.name for part in obs.parts} if obs is not None else set()
     stack, kept = 1, []
     for word in words:
-        if found := _STACK.fullmatch(word):
+        if word not in names and (found := _STACK.fullmatch(word)):
             stack = int(found[1])
         elif word:
             kept.append(word)
     if not 1 <= stack <= MOST_STACK:
         raise ConfigError(f"stack:{stack} in {text!r}: from 1 to {MOST_STACK} observations.")
-    if any(is_reference(word) for word in kept):
+    if any(is_reference(word) and word not in names for word in kept):
         return _referred(text, kept, stack)
     if not (kept or stack > 1):
         raise ConfigError(f"The view {text!r} is empty. Write joints,imu or 0:2,4:5 or stack:4.")
@@ -98,7 +101,7 @@ def see(spec: Spec, seeing: Seeing) -> Spec:
     Raises:
         ConfigError: If the view names what is not there, or is a function.
     """
-    view = parse_view(seeing)
+    view = parse_view(seeing, spec.obs)
     if view.function is not None:
         raise ConfigError(
             "A function sees for planners only: an executor's view is part of its file. Name "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, view_of
 from agentkd.executors.layers import Stack
+from agentkd.planners.torch_view import opened
 from agentkd.runtime import InlineDistiller, InlinePlanner
+from agentkd.runtime.codec import decode_executor, encode_executor
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, obs_spec
 from agentkd.spec_json import to_json
 from agentkd.testing import check_policy
@@ -239,6 +242,61 @@ def test_an_agent_names_views_that_cannot_be() -> None:
     assert Agent("mlp:8", spec, executor_sees="sensors").executor.spec == executor.spec
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_planner_is_not_shown_what_is_not_finite(whole: bool) -> None:
+    """Where the executor does not see the NaN, it acts and the planner is left alone."""
+    spec = env_spec(Robot())
+    shown: list[Floats] = []
+
+    def planner(obs: Floats) -> Any:
+        shown.append(obs.copy())
+        return regulate(obs)
+
+    task = open_task(Robot, planner, sees="state")
+    port = InlinePlanner(task.planner.policy, latency_ticks=1)
+    executor = initial("mlp:8", spec, sees="sensors")
+    shown.clear()
+    with Agent(executor, spec, planner=port) as agent:
+        for tick in range(4):
+            state = np.array([0.5, np.nan if tick % 2 else 0.1], np.float32)
+            place = state[1:] if whole else state[:1]
+            agent.act({"state": state, "sensors": place})
+        counts = agent.metrics()
+    assert shown
+    assert all(np.isfinite(each).all() for each in shown)
+    assert counts["nan_observations_total"] == 2
+
+
+def test_a_stack_is_not_swapped_for_another_memory() -> None:
+    """Numbers that mean something else are not carried over."""
+    spec = env_spec(Robot())
+    agent = Agent(initial("mlp:8", spec, sees="sensors,stack:4"))
+    with pytest.raises(SpecError, match="remembers"):
+        agent.swap(initial("gru:3", spec, sees="sensors"))
+
+
+def test_an_executor_travels_with_its_spec() -> None:
+    """Names in it are never looked up; a stack may be as long as its file says."""
+    spec = Spec(
+        ObsSpec(
+            (Part("math:sin", "box", (3,), "float32"), Part(" b", "box", (2,), "float32")), "dict"
+        ),
+        DiscreteSpec(2),
+    )
+    executor = initial("mlp:4", spec, sees=["math:sin", "stack:3"])
+    told = json.loads(json.dumps(encode_executor(executor)))
+    again = decode_executor(told, executor.vector())
+    assert again.spec == executor.spec
+    assert again.layers[0] == executor.layers[0]
+
+
+def test_what_looks_into_a_planner_is_told_of_its_view() -> None:
+    """A term that opens the planner would show it the wrong numbers."""
+    task = open_task(Robot, regulate, sees="state")
+    with pytest.raises(ConfigError, match="planner_sees"):
+        opened(task.planner.policy, "The term 'attention'")
+
+
 def test_a_swap_to_another_view_is_refused() -> None:
     """It would be handed other numbers under the same names."""
     there = Spec(obs_spec(gym.spaces.Box(-1, 1, (4,), np.float32)), DiscreteSpec(2))
@@ -246,6 +304,19 @@ def test_a_swap_to_another_view_is_refused() -> None:
     with pytest.raises(SpecError, match="does not fit"):
         agent.swap(initial("mlp:4", there, sees="1:3"))
     agent.swap(initial("mlp:4", there, sees="0:2", seed=4))
+
+
+def test_a_flat_environment_is_measured_and_recorded(tmp_path: Path) -> None:
+    """The file's golden vectors are of what the executor sees."""
+    from agentkd.cli.main import main
+
+    out = tmp_path / "out"
+    words = ["distill", "CartPole-v1", "--planner", "tests.cli_planners:balance", "--labels", "400"]
+    words += ["--executor", "mlp:8", "--executor-sees", "0,2,stack:2", "--episodes", "2"]
+    assert main([*words, "--out", str(out)]) == 0
+    found = read_bundle(out / "executor.akd")
+    assert found.golden["obs"].shape[1] == 2
+    assert main(["export", str(out / "executor.akd"), "-o", str(tmp_path / "x.int8.c")]) == 0
 
 
 def test_the_command_takes_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,11 @@ def check(options: Options) -> None:
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
     if options.executor == "auto":
+        if options.executor_sees is not None and "stack:" in options.executor_sees:
+            raise ConfigError(
+                f"--executor-sees {options.executor_sees}: a stack is not for --executor auto. "
+                "Name an executor, such as mlp:64,64."
+            )
         _refuse(options, ("steps_per_label",), "--executor auto")
         return
     _refuse(options, _AUTO, "one architecture: give --executor auto")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+from agentkd.cli.options import told_again
 from agentkd.cli.terminal import Facts, View, figure
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract, check, parse
@@ -268,6 +269,7 @@ class Ending:
             add_headline(data, name, each)
         command = [
             *["agentkd", "run", data["env"], "--planner", *data["planner"]],
+            *told_again(self.options.saves),
             *["--executor", data["executor"], "--clock", "virtual", "--planner-latency", "4"],
         ]
         if not data["planner"]:

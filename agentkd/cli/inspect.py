@@ -84,7 +84,7 @@ def describe(bundle: Bundle) -> dict[str, str]:
         "executor": f"{executor.architecture}, version {executor.version}",
         "network": f"{shape}, {kinds}, {executor.parameters:,} parameters",
         "observations": _observations(executor.spec.obs),
-        "sees": ",".join(view_of(executor) or ()),
+        "sees": ",".join(view_of(executor)),
         "actions": _actions(executor.spec.action),
         "head": _HEADS[executor.head],
         "normaliser": _normaliser(executor),

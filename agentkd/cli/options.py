@@ -108,6 +108,12 @@ def open_planned(options: Planned) -> Task:
     return open_task(options.env, reference(options), executor_sees=sees, **access(options.saves))
 
 
+def told_again(saves: Access) -> list[str]:
+    """Return the words by which another command sees a planner as this one did."""
+    sees = [] if saves.planner_sees is None else ["--planner-sees", saves.planner_sees]
+    return [*sees, *(["--planner-args", *saves.planner_args] if saves.planner_args else [])]
+
+
 def access(saves: Access) -> dict[str, Any]:
     """Return `load_planner`'s own options, by name."""
     return {

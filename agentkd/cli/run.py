@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.cli.options import Planned, access, open_planned, reference
+from agentkd.cli.options import Planned, access, open_planned, reference, told_again
 from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
 from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_view, show_goals
 from agentkd.cli.terminal import View
@@ -187,7 +187,7 @@ def run(options: Options) -> int:
     provenance = made_from(options.env, options.planner, known.name, known.digest, **facts)
     with held():
         write_bundle(out / "executor.akd", executor, provenance, contract=contract)
-        publish(view.console, report(options.planner, out, outcome), out)
+        publish(view.console, report(options.planner, out, outcome, told_again(options.saves)), out)
     if any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0

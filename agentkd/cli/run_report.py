@@ -166,15 +166,18 @@ class Outcome:
         return reached(returns, self.returns.planner, self.returns.random)
 
 
-def report(planner: Sequence[str], out: Path, outcome: Outcome) -> Report:
-    """Return what was measured as a report; `planner` are its references."""
+def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[str] = ()) -> Report:
+    """Return what was measured as a report.
+
+    `planner` are its references, and `how` the options by which a command reads them.
+    """
     data = _data(outcome) | {"planner": list(planner), "executor": str(out / "executor.akd")}
     sections = [_arms(data, outcome)]
     if outcome.learnt is not None and outcome.learnt.learning:
         sections.append(_learning(data, outcome.learnt))
     if data["arms"]:
         sections.append(_timing(data, outcome))
-    command = shlex.join(["agentkd", "eval", data["env"], *planner, data["executor"]])
+    command = shlex.join(["agentkd", "eval", data["env"], *planner, data["executor"], *how])
     return Report(data, sections, {"executor": data["executor"], "next:": command})
 
 

@@ -143,7 +143,7 @@ def serve(child: Child) -> None:
     assert first is not None
     weights.take()
     share, *_ = numbers = decode_weights(first)
-    chosen = decode_executor(order["executor"], spec, numbers[1:])
+    chosen = decode_executor(order["executor"], numbers[1:])
     most = max(1, min(longest(options.environments), ring.rows // (2 * options.environments)))
     source = LocalSource(collector, chosen, _SECONDS, most)
     source.update(chosen, float(share))

@@ -161,12 +161,13 @@ def open_task(
         LoadError: If the planner cannot be loaded.
         SpecError: If the planner's answers do not fit the environment.
     """
-    sees = parse_view(executor_sees)
     if env is None and data is not None and planner is None:
+        sees = parse_view(executor_sees, data.about.spec.obs)
         see(data.about.spec, sees)
         return Task("", data.about.spec, by_name(data), data.kind, data=data, sees=sees)
     env, copies = _opened(env)
     spec, probe = environments.look_at(env)
+    sees = parse_view(executor_sees, spec.obs)
     see(spec, sees)
     if data is not None:
         need_fit(data.about.spec, spec, "The dataset")

@@ -174,7 +174,7 @@ def initial(
     Raises:
         ConfigError: If it does not suit the observation.
     """
-    made_of, view = parse(architecture), parse_view(sees)
+    made_of, view = parse(architecture), parse_view(sees, spec.obs)
     spec = see(spec, view)
     draws, obs = _Draws(seed), alone(spec.obs)
     layers: list[Layer] = []
@@ -197,11 +197,15 @@ def initial(
     )
 
 
-def view_of(executor: Executor) -> list[str] | None:
-    """Return what an executor sees, as `initial` takes it; None for everything."""
+def stacked(executor: Executor) -> int:
+    """Return how many observations an executor sees at a time."""
     first = executor.layers[0]
-    stack = first.count if isinstance(first, Stack) else 1
-    return words_of(executor.spec.obs, stack) or None
+    return first.count if isinstance(first, Stack) else 1
+
+
+def view_of(executor: Executor) -> list[str]:
+    """Return what an executor sees in the words of `agentkd.views`; [] for everything."""
+    return words_of(executor.spec.obs, stacked(executor))
 
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:

@@ -15,6 +15,7 @@ from agentkd.errors import AgentkdError, EpisodeError, NumbersError, PlannerErro
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, env_spec, flatten_one
 from agentkd.types import ActionDist, Actions, Floats, Policy, RecurrentPolicy, State
+from agentkd.views import environment, pick
 
 _MAX_STEPS = 100_000
 _COPIES = 32
@@ -102,7 +103,8 @@ def record(
     """Record `steps` observations of a policy's own episodes; the last one is cut off there.
 
     Returns:
-        Each episode's observations, (steps, obs). Episode i is reset with seed + i.
+        Each episode's observations, (steps, obs): what `spec` marks as seen. Episode i is reset
+        with seed + i.
     """
     recorded: list[Floats] = []
     left = steps
@@ -122,7 +124,8 @@ def record(
             max_steps=left,
             copies=1,
         )
-        recorded.append(np.concatenate(seen))
+        rows = np.concatenate(seen)
+        recorded.append(rows if spec is None else pick(spec.obs, rows))
         left -= len(seen)
     return recorded
 
@@ -182,7 +185,8 @@ class Lockstep:
             self.close()
             raise
         first = self.rows[0].env
-        self.spec = spec or env_spec(first)
+        # A policy that sees a part of the observation takes that out of whole rows.
+        self.spec = environment(spec or env_spec(first))
         self._discrete = isinstance(self.spec.action, DiscreteSpec)
         space = first.action_space
         self._shape, self._dtype = space.shape, space.dtype

@@ -21,6 +21,7 @@ from agentkd.executors.network import Network, Trace
 from agentkd.planners.adapt import ModulePolicy
 from agentkd.planners.sb3.build import Sb3Policy, unsquash
 from agentkd.planners.sb3.tensors import packed
+from agentkd.planners.view import Looking, RecurrentLooking
 from agentkd.types import Kind
 
 Forward = Callable[[Tensor, Trace | None], Tensor]
@@ -60,6 +61,11 @@ def opened(policy: Any, user: str) -> Opened:
         return _sb3(policy, user)
     if isinstance(policy, ModulePolicy):
         return _module(policy, user)
+    if isinstance(policy, Looking | RecurrentLooking):
+        raise ConfigError(
+            f"{user} looks into the planner, which sees a part of the observation or what a "
+            "function makes of it (planner_sees). Let it see everything, or leave the term out."
+        )
     what = (
         "no planner is at hand where it learns, as from a dataset, in a live run or for an "
         "executor with a view"

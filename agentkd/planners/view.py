@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -18,6 +19,8 @@ from agentkd.views import Seeing, alone, parse_view, pick, see
 
 _ASKED = ("improve", "disagreement", "answer_and_disagreement")
 """Methods of policies that take observations."""
+_HANDED_ON = ("horizon", "interrupt", "resume", "restarts")
+"""What else a policy has that the runtime speaks to."""
 
 
 def _looking(spec: Spec, view: Seeing) -> tuple[Spec, Callable[[Floats], Floats]]:
@@ -27,7 +30,7 @@ def _looking(spec: Spec, view: Seeing) -> tuple[Spec, Callable[[Floats], Floats]
         ConfigError: If the view names what is not there.
         PlannerError: If a function's answer is not rows of finite numbers.
     """
-    read = parse_view(view)
+    read = parse_view(view, spec.obs)
     if read.function is not None:
         look = partial(_made, read.function, spec.obs)
         size = look(example_observations(spec.obs, 2)).shape[1]
@@ -56,13 +59,15 @@ def _made(function: Callable[[Any], Any], obs: ObsSpec, rows: Floats) -> Floats:
     return found
 
 
-@final
-@dataclass(eq=False)
-class Looking:
-    """A policy that is shown what `look` makes of the environment's rows; it is a `Policy`."""
+class _Shown(ABC):
+    """A policy that is shown what `look` makes of the environment's rows.
 
-    policy: Any
-    look: Callable[[Floats], Floats]
+    What the runtime speaks to it by is handed on; what would look into it is not, for that knows
+    nothing of the view.
+    """
+
+    def __init__(self, policy: Any, look: Callable[[Floats], Floats]) -> None:
+        self.policy, self.look = policy, look
 
     @property
     def episode(self) -> Any:
@@ -73,46 +78,44 @@ class Looking:
     def episode(self, number: int) -> None:
         self.policy.episode = number
 
-    def __call__(self, obs: Floats, /) -> Any:
+    @abstractmethod
+    def __call__(self, obs: Floats, /, *state: Any) -> Any:
         """Answer for the environment's observations (batch, size)."""
-        return _without_expected(self.policy(self.look(obs)))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "policy":  # while it is being copied
+        if name not in (*_ASKED, *_HANDED_ON, "at"):
             raise AttributeError(name)
         found = getattr(self.policy, name)
-        if name in _ASKED:
-            return partial(_shown, found, self.look)
         if name == "at":
-            return lambda rows: Looking(found(rows), self.look)
-        return found
+            return lambda rows: type(self)(found(rows), self.look)
+        return partial(_asked, found, self.look) if name in _ASKED else found
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
-class RecurrentLooking:
-    """The same with a memory; it is a `RecurrentPolicy`."""
+class Looking(_Shown):
+    """The same without a memory; it is a `Policy`."""
 
-    policy: Any
-    look: Callable[[Floats], Floats]
+    def __call__(self, obs: Floats, /, *_: Any) -> Any:
+        """Answer for the environment's observations (batch, size)."""
+        return _without_expected(self.policy(self.look(obs)))
+
+
+@final
+class RecurrentLooking(_Shown):
+    """The same with a memory; it is a `RecurrentPolicy`."""
 
     def initial_state(self, batch: int) -> State:
         """Give the memory that an episode starts with."""
         state: State = self.policy.initial_state(batch)
         return state
 
-    def __call__(self, obs: Floats, state: State, /) -> tuple[Any, State]:
+    def __call__(self, obs: Floats, /, *state: Any) -> tuple[Any, State]:
         """Answer for the environment's observations (batch, size), and give the memory."""
-        answer, after = self.policy(self.look(obs), state)
+        answer, after = self.policy(self.look(obs), *state)
         return _without_expected(answer), after
 
-    @property
-    def horizon(self) -> int:
-        """Rows that it answers each observation with."""
-        return int(getattr(self.policy, "horizon", 1))
 
-
-def _shown(method: Callable[[Floats], Any], look: Callable[[Floats], Floats], obs: Floats) -> Any:
+def _asked(method: Callable[[Floats], Any], look: Callable[[Floats], Floats], obs: Floats) -> Any:
     found = method(look(obs))
     return map(_without_expected, found) if hasattr(found, "__next__") else found
 

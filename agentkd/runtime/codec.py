@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS, action_width
 from agentkd.errors import PlannerError
-from agentkd.executors.architecture import initial, view_of
+from agentkd.executors.architecture import initial, stacked
 from agentkd.executors.executor import Executor, head_for
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
+from agentkd.spec_json import from_json, to_json
 from agentkd.types import Floats, Packed
+from agentkd.views import View
 
 _SEEN = struct.Struct("<qqqqii")
 _ANSWER = struct.Struct("<qqqqqqdddiiiiiii")
@@ -219,13 +221,16 @@ def encode_executor(executor: Executor) -> dict[str, Any]:
         "squashed": executor.head == head_for(executor.spec),
         "clip": executor.clip,
         "version": executor.version,
-        "sees": view_of(executor),
+        "spec": to_json(executor.spec),
+        "stack": stacked(executor),
     }
 
 
-def decode_executor(told: Mapping[str, Any], spec: Spec, weights: Floats) -> Executor:
-    """Make the executor that `encode_executor` described, for an environment."""
-    made = initial(told["architecture"], spec, squashed=told["squashed"], sees=told["sees"])
+def decode_executor(told: Mapping[str, Any], weights: Floats) -> Executor:
+    """Make the executor that `encode_executor` described."""
+    sees = View(stack=told["stack"])
+    spec = from_json(told["spec"])
+    made = initial(told["architecture"], spec, squashed=told["squashed"], sees=sees)
     return replace(made, clip=told["clip"]).with_vector(weights, told["version"])
 
 

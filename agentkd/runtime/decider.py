@@ -206,7 +206,12 @@ class Decider:
         mine = form.take() if goals is None else None
         if self._planner is not None:
             self._history.own(tick, mine)
-            self._ask(tick, seen, started - lateness)
+            if self._view is None or np.isfinite(seen).all():
+                self._ask(tick, seen, started - lateness)
+            else:
+                # What the executor sees is whole; the planner sees more.
+                self.metrics.nan_observations += 1
+                self._hear(tick)
         if goals is not None:
             # Let the executor decide with the goal that is there by now.
             write_goal(form.obs[len(seen) :], goals, *self.strategies.goal(tick))

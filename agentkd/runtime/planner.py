@@ -310,7 +310,7 @@ def _query(
     vector = None if weights is None else weights.last()
     if weights is not None and vector is not None:
         numbers = codec.decode_weights(vector)
-        executor = codec.decode_executor(orders["executor"], labelled, numbers)
+        executor = codec.decode_executor(orders["executor"], numbers)
         weights.take()
     ring: LabelRing | None = None
     if "labels" in child.shared:

@@ -20,6 +20,7 @@ from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, S
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.layers import kind, memory
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.runtime.connect import Companions
@@ -167,12 +168,17 @@ def _difference(present: Executor, other: Executor) -> str:
             return f"it observes {its}, the present one {mine}"
     if present.spec.action != other.spec.action:
         return f"it acts in {other.spec.action}, the present one in {present.spec.action}"
-    if present.memory != other.memory:
+    if _memories(present) != _memories(other):
         return (
             f"{other.architecture} remembers {other.memory} numbers, "
             f"{present.architecture} {present.memory}"
         )
     return ""
+
+
+def _memories(executor: Executor) -> list[tuple[str, int]]:
+    """Return the kinds and sizes of what an executor remembers."""
+    return [(kind(layer), memory(layer)) for layer in executor.layers if memory(layer)]
 
 
 def _meaning(part: Part) -> tuple[object, ...]:

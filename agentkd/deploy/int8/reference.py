@@ -19,6 +19,7 @@ from agentkd.executors.executor import Head, RecurrentExecutor, distribution, on
 from agentkd.executors.layers import Activation
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import ActionDist, Floats, Point, Policy, RecurrentPolicy
+from agentkd.views import pick
 
 Int8s = NDArray[np.int8]
 Int16s = NDArray[np.int16]
@@ -182,6 +183,8 @@ class Quantised:
             NumbersError: If they hold NaN or infinity.
         """
         size = self.spec.obs.size
+        if obs.ndim == 2:
+            obs = pick(self.spec.obs, obs)
         if obs.ndim != 2 or obs.shape[1] != size:
             raise SpecError(f"Observations have shape {obs.shape}, not (batch, {size}).")
         if not np.isfinite(obs).all():

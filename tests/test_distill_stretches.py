@@ -131,13 +131,24 @@ def test_the_planner_is_asked_at_once_about_what_the_executor_drove_through(driv
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_the_planner_has_its_share_of_the_stretches(driver: Any) -> None:
-    """A quarter of the ticks is the planner's, evenly; rewards tell who acted."""
+    """A quarter of the ticks is the planner's; rewards tell who acted."""
     made, executor = collector(stretch=8.0), driver()
     made.step(executor, 1.0, 8)
     rewards = np.concatenate([made.step(executor, 0.25, 8).reward for _ in range(400)])
     # Some episodes are the executor's alone: the planner has less than a quarter of all.
     assert 0.05 < 1 - rewards.mean() < 0.25
     assert set(made.recent) == {7.0}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_each_environment_has_a_driver_of_its_own(driver: Any) -> None:
+    """One driver for all would make few stretches: a short run would miss the planner's share."""
+    made, executor = collector(count=16, stretch=50.0), driver()
+    made.step(executor, 1.0, 8)
+    mean = [made.step(executor, 0.75, 1).reward.mean() for _ in range(14)]
+    # What the executor leads pays 1; of all at once it would pay 0 or 1.
+    assert 0.1 < np.mean(mean) < 0.65
+    assert sum(0 < each < 1 for each in mean) > 11
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -238,6 +249,39 @@ def test_a_slow_planner_is_asked_about_few_ticks_at_a_time(monkeypatch: pytest.M
     cost = 1.0
     slow = [len(each.obs) // 4 for _ in range(4) for each in source.take()]
     assert slow == [8, 4, 2, 1]
+
+
+def test_a_take_does_not_wait_for_a_slow_planner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives nothing after each of its answers, and the same labels in the end."""
+    now = cost = 0.0
+    monkeypatch.setattr("agentkd.distillation.sources.time.monotonic", lambda: now)
+    asked: list[int] = []
+
+    def planner(obs: Floats, /) -> ActionDist:
+        nonlocal now
+        now += cost * len(obs)
+        asked.append(len(obs))
+        return Categorical(np.stack([obs[:, 1], 2 + 0 * obs[:, 1]], axis=1))
+
+    def taken() -> tuple[list[int], Floats]:
+        executor = initial("linear", env_spec(Counting()))
+        source = LocalSource(collector(planner), executor, ticks=8)
+        found: list[Labels] = []
+        waits: list[int] = []
+        while len(found) < 12:
+            if len(found) == 2:
+                source.update(executor, 0.2)
+            before = len(asked)
+            found += source.take()
+            waits.append(sum(asked[before:]))
+        return waits, np.concatenate([np.c_[each.obs, each.link] for each in found])
+
+    quick, wanted = taken()
+    assert len(quick) == 12
+    cost = 1.0
+    slow, labels = taken()
+    assert max(slow) == 4
+    assert np.array_equal(labels, wanted)
 
 
 def test_labels_before_a_fault_are_not_lost() -> None:

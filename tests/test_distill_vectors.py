@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from agentkd.distillation.collector import Collected, Collector
 from agentkd.errors import EpisodeError
 from agentkd.measure.evaluate import evaluate
 from agentkd.spec import env_spec
-from agentkd.types import ActionDist, Categorical, Floats
+from agentkd.types import ActionDist, Categorical, Floats, Gaussian
 from tests.test_distill_stretches import always_one, followed, one, zero
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -202,6 +203,74 @@ def test_a_blind_one_makes_no_label_for_a_tick() -> None:
     assert np.isfinite(seen.obs).all()
     first = seen.env == 0
     assert seen.link[first][:3].tolist() == [0, 4, 4]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_blind_one_is_counted_once_for_each_episode(mode: str) -> None:
+    """However many ticks of it are lost."""
+
+    class Dim(Crowd):
+        """Environment 3, whose episodes have six ticks, sees nothing from its second to its end."""
+
+        def _seen(self) -> Any:
+            seen = super()._seen()
+            seen[3] = np.nan if self.at[3] >= 2 else seen[3]
+            return seen
+
+    made = Collector(lambda: Dim(4, mode), zero, env_spec(Crowd()), stretch=8.0)
+    while made._many.env.ticks < 40:  # type: ignore[union-attr]
+        made.step(one, 0.5, 4)
+    episodes = {"next": 40 / 7, "same": 40 / 6}[mode]
+    assert made.blind in (int(episodes), int(episodes) + 1)
+
+
+def test_one_that_stays_blind_is_named() -> None:
+    """It would be lost, and nobody told."""
+
+    class Dark(Crowd):
+        def _seen(self) -> Any:
+            seen = super()._seen()
+            seen[2] = np.nan if self.ticks else seen[2]
+            return seen
+
+    made = Collector(Dark, zero, env_spec(Crowd()), stretch=8.0)
+    words = r"Dark gave NaN .* environment 2 of 4 for 2000 ticks in a row"
+    for _ in range(249):
+        made.step(one, 0.5, 8)
+    with pytest.raises(EpisodeError, match=words):
+        list(itertools.chain.from_iterable(made.steps(one, 0.5, 8) for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Discrete(3, start=5),
+        gym.spaces.Box(np.float32([0.5]), np.float32([1.0])),  # type: ignore[arg-type]
+    ],
+)
+def test_a_blind_one_does_an_action_of_the_space(space: Any) -> None:
+    """Zero is not one everywhere."""
+    wrong: list[Any] = []
+
+    class Elsewhere(Crowd):
+        def __init__(self) -> None:
+            super().__init__()
+            self.single_action_space, self.action_space = space, batch_space(space, 4)
+
+        def step(self, actions: Any) -> Any:
+            wrong.extend(each for each in actions if not space.contains(each))
+            seen, _, *rest = super().step(np.zeros(4))
+            seen[1] = np.nan
+            return seen, np.zeros(4), *rest
+
+    def planner(obs: Floats, /) -> ActionDist:
+        if isinstance(space, gym.spaces.Discrete):
+            return Categorical(np.zeros((len(obs), 3), np.float32))
+        return Gaussian(np.full((len(obs), 1), 0.7, np.float32), np.full((len(obs), 1), -2.0))
+
+    made = Collector(Elsewhere, planner, env_spec(Elsewhere()), stretch=8.0)
+    made.step(planner, 1.0, 8)
+    assert not wrong
 
 
 @pytest.mark.parametrize("mode", ["Disabled", None])

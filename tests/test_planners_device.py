@@ -72,16 +72,79 @@ def test_a_copy_answers_the_same(policy: Any) -> None:
     assert np.isfinite(pack(policy(obs))).all()
 
 
-def test_auto_takes_a_gpu_for_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+CPU = torch.device("cpu")
+
+
+class Fussy(nn.Module):
+    """Has a constant that is not a buffer, and stays where it is when the module moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.mean = torch.zeros(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x - self.mean)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Let a second place on the processor stand in for a GPU; return what was moved there."""
+    there: list[torch.device] = []
+
+    def to(policy: Any, device: torch.device) -> Any:
+        there.append(device)
+        return moved(policy, CPU)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("agentkd.planners.device.moved", to)
+    return there
+
+
+def test_auto_takes_a_gpu_for_what_is_large(
+    gpu: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its parameters times the rows; without a GPU nothing is moved."""
     policy, large = module(), 1_000_000
-    assert on_device(policy, "auto", large) is policy
+    assert on_device(policy, "auto", 16, SPEC) is policy
+    assert on_device(policy, "cpu", large, SPEC) is policy
+    assert gpu == []
+    assert on_device(policy, "auto", large, SPEC) is not policy
+    assert on_device(policy, "cuda", 1, SPEC) is not policy
+    assert gpu == [torch.device("cuda")] * 2
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert on_device(policy, "auto", large, SPEC) is policy
+
+
+def test_what_fails_on_a_gpu_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A module with a constant of its own raises there: "auto" says so, "cuda" is refused."""
+    policy = ModulePolicy(Fussy(), SPEC)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("agentkd.planners.device.moved", lambda _, device: device)
-    assert on_device(policy, "auto", 16) is policy
-    assert on_device(policy, "cpu", large) is policy
-    assert on_device(policy, "auto", large) == torch.device("cuda")
-    assert on_device(policy, "cuda", 1) == torch.device("cuda")
+    monkeypatch.setattr("agentkd.planners.device.moved", lambda each, _: moved(each, META))
+    with caplog.at_level("WARNING"):
+        assert on_device(policy, "auto", 10_000_000, SPEC) is policy
+    assert "answers on the processor: on the GPU it raises" in caplog.text
+    with pytest.raises(ConfigError, match=r"there the planner raises .*register_buffer"):
+        on_device(policy, "cuda", 1, SPEC)
+
+
+def test_what_answers_otherwise_on_a_gpu_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are compared, not only whether there are some."""
+    policy = module()
+
+    def other(each: ModulePolicy, _: torch.device) -> ModulePolicy:
+        there: ModulePolicy = moved(each, CPU)
+        with torch.no_grad():
+            there.module[2].bias += 0.2
+        return there
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("agentkd.planners.device.moved", other)
+    assert on_device(policy, "auto", 10_000_000, SPEC) is policy
+    with pytest.raises(ConfigError, match=r"there the planner answers .* instead of"):
+        on_device(policy, "cuda", 1, SPEC)
 
 
 def test_what_is_not_moved_stays_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +154,9 @@ def test_what_is_not_moved_stays_or_is_refused(monkeypatch: pytest.MonkeyPatch) 
         return obs
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert on_device(policy, "auto", 1_000_000) is policy
+    assert on_device(policy, "auto", 1_000_000, SPEC) is policy
     with pytest.raises(ConfigError, match=r"a function answers where it was made"):
-        on_device(policy, "cuda", 1)
+        on_device(policy, "cuda", 1, SPEC)
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -12,21 +14,26 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.sequences import CUT
+from agentkd.distillation.stretch import Rows, Stretch
 from agentkd.environment_checks import Checked, checked
-from agentkd.errors import AgentkdError, EpisodeError, PlannerError, SpecError
+from agentkd.errors import AgentkdError, EpisodeError, PlannerError
+from agentkd.executors.acting import default_action
 from agentkd.executors.native import Native
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
-from agentkd.types import ActionDist, Floats, Kind, Labels, Policy, RecurrentPolicy, State
+from agentkd.types import ActionDist, Floats, Labels, Policy, RecurrentPolicy, State
 from agentkd.vector_checks import Together, together
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
 _MOST_ROWS = 1024
 """Labels of several ticks at a time, at most."""
-
-Rows = NDArray[np.intp]
-"""Numbers of environments."""
+_LONG = 0.5
+"""Seconds: a planner that would take longer to answer is asked a tick at a time. That is told by
+its quickest answer; the numbers of a slow one may differ in the last bit with how many it is asked.
+"""
+_DARK = 2000
+"""Ticks in a row without a usable observation after which an environment is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,68 +64,14 @@ class Collected:
         return Labels(self.obs, self.dist, self.link)
 
 
-@dataclass(slots=True)
-class _Stretch:
-    """Some ticks on their way; arrays are (ticks, environments, …), `obs` and `begins` one longer.
-
-    Environment i has come to tick `at[i]`. `rows` are packed answers, (ticks · environments,
-    width), those that are `answered`. What is not `valid` is no state in which something was done.
-    """
-
-    ticks: int
-    obs: Floats
-    reward: Floats
-    begins: NDArray[np.bool_]
-    ended: NDArray[np.uint8]
-    answered: NDArray[np.bool_]
-    valid: NDArray[np.bool_]
-    at: Rows
-    kind: Kind | None = None
-    rows: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
-
-    @classmethod
-    def of(cls, ticks: int, obs: Floats, begins: NDArray[np.bool_]) -> _Stretch:
-        """Begin where the environments stand."""
-        count, size = obs.shape
-        seen = np.empty((ticks + 1, count, size), np.float32)
-        seen[0] = obs
-        fresh = np.zeros((ticks + 1, count), bool)
-        fresh[0] = begins
-        return cls(
-            ticks,
-            seen,
-            np.zeros((ticks, count), np.float32),
-            fresh,
-            np.zeros((ticks, count), np.uint8),
-            np.zeros((ticks, count), bool),
-            np.ones((ticks, count), bool),
-            np.zeros(count, np.intp),
-        )
-
-    def answer(self, at: Rows, rows: Rows, dist: ActionDist) -> Floats:
-        """Note the planner's answer for environments at their ticks; return it packed."""
-        kind, found = dists.kind_of(dist), np.asarray(dists.pack(dist), np.float32)
-        if self.kind is None:
-            self.kind = kind
-            self.rows = np.empty((self.answered.size, found.shape[1]), np.float32)
-        if kind != self.kind or found.shape != (len(rows), self.rows.shape[1]):
-            raise SpecError(
-                f"The planner answered {len(rows)} observations with a {kind} of shape "
-                f"{found.shape}; ({len(rows)}, {self.rows.shape[1]}), {self.kind}, was expected."
-            )
-        self.rows[at * len(self.at) + rows] = found
-        self.answered[at, rows] = True
-        return found
-
-
 @final
 class Collector:
     """Steps environments together; the planner labels each state they visit.
 
-    Who drives changes with stretches of ticks: a `share` of them the planner, which acts by a draw
-    from its distribution, else the executor, which acts as it would when deployed. They take turns
-    in all environments at once, since a large batch is not much dearer than a small one. Some
-    environments are the executor's alone, from reset to end, so that its return is seen.
+    Who drives is drawn for stretches of ticks, in each environment on its own: with probability
+    `share` the planner, which acts by a draw from its distribution, else the executor, which acts
+    as it would when deployed. Some environments are the executor's alone, from reset to end, so
+    that its return is seen.
 
     Args:
         make: Makes one environment, or a `gymnasium.vector.VectorEnv` of all.
@@ -131,7 +84,8 @@ class Collector:
     Attributes:
         labels: How many labels were made.
         recent: Returns of the last episodes that the executor drove from start to end.
-        blind: How often an environment began anew because it gave NaN or infinity.
+        blind: In how many episodes an environment gave NaN or infinity. It began anew, or, one of a
+            `VectorEnv`, made no labels until it did by itself.
     """
 
     def __init__(
@@ -171,11 +125,17 @@ class Collector:
         self._pure = np.zeros(count, bool)
         self._returns = np.zeros(count)
         self._share = 1.0
-        self._leads = True
-        self._credit = self.random.random()
+        self._pace = math.inf
+        """Seconds that the planner took for a row, at best."""
         self._begins = np.ones(count, bool)
         self._resetting = np.zeros(count, bool)
         """Where the next step is a reset."""
+        self._lost = np.zeros(count, bool)
+        """Which gave no usable observation in their episode."""
+        self._dark = np.zeros(count, np.intp)
+        """For how many ticks in a row."""
+        self._idle = np.asarray(default_action(spec.action))
+        """What is done where nobody decides."""
         self._last = np.full(count, -1)
         """Which label each environment's last one was; -1 where its last state made none."""
         self._mind: State | None = None
@@ -206,48 +166,71 @@ class Collector:
             share: The planner's share of the driving, 0 to 1.
             ticks: How many; at most a mean stretch's.
         """
+        *_, found = self.steps(executor, share, ticks)
+        assert found is not None
+        return found
+
+    def steps(
+        self, executor: Policy | RecurrentPolicy, share: float, ticks: int = 1
+    ) -> Iterator[Collected | None]:
+        """Do what `step` does with pauses: give None each time, and the labels at last."""
         count = len(self._all)
         ticks = max(1, min(ticks, int(self._stretch), _MOST_ROWS // count))
-        self._draw_driver(share, ticks)
-        run = _Stretch.of(ticks, self._obs, self._begins)
-        self._minded = isinstance(executor, RecurrentPolicy)
-        if self._many is not None:
-            for _ in range(ticks):
-                self._tick_together(self._many, executor, run)
-        elif ticks == 1 or self._minded or self._state is not None:
-            for _ in range(ticks):
-                self._tick(self._all, executor, run, whole=True)
-        else:
-            self._take_turns(executor, run)
-        self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
-        # Where all episodes ended at once, nothing but a reset was done.
-        return self._collected(run) if run.valid.any() else self.step(executor, share, ticks)
+        while True:
+            self._draw_drivers(share, ticks)
+            run = Stretch.of(ticks, self._obs, self._begins)
+            self._minded = isinstance(executor, RecurrentPolicy)
+            alone = self._many is None
+            if alone and not (ticks == 1 or self._minded or self._state is not None):
+                yield from self._take_turns(executor, run)
+            else:
+                for _ in range(ticks):
+                    if self._many is not None:
+                        self._tick_together(self._many, executor, run)
+                    else:
+                        self._tick(self._all, executor, run, whole=True)
+                    yield None
+            self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
+            # Where all episodes ended at once, nothing but a reset was done.
+            if run.valid.any():
+                break
+        yield from self._label_the_rest(run)
+        yield self._collected(run)
 
-    def _take_turns(self, executor: Any, run: _Stretch) -> None:
+    def _take_turns(self, executor: Any, run: Stretch) -> Iterator[None]:
         """Let the planner's environments move together, and each of a compiled executor's alone.
 
         An environment that is moved some ticks in a row finds its memory in the processor's cache.
         """
+        compiled = isinstance(executor, Native) and len(executor.obs) == self._obs.shape[1]
         while (behind := run.at < run.ticks).any():
             rows = np.flatnonzero(behind & self._by_planner)
             if rows.size:
                 self._tick(rows, executor, run)
+                yield None
                 continue
             rows = np.flatnonzero(behind)
-            if isinstance(executor, Native) and len(executor.obs) == self._obs.shape[1]:
+            if compiled:
                 for row in rows.tolist():
                     self._run(row, executor, run)
             else:
                 self._tick(rows, executor, run)
 
-    def _collected(self, run: _Stretch) -> Collected:
-        """Ask the planner about the states that are left, and link the labels."""
+    def _label_the_rest(self, run: Stretch) -> Iterator[None]:
+        """Ask the planner about the states that are left; a slow one about some at a time."""
         count, size = self._obs.shape
         obs = run.obs[: run.ticks].reshape(-1, size)
         left = np.flatnonzero(run.valid & ~run.answered)
-        if left.size:
-            dist = self._ask(obs[left])
-            run.answer(*np.divmod(left, count), dist)
+        slow = _LONG < self._pace * left.size < math.inf
+        for piece in np.split(left, range(count, len(left), count)) if slow else [left]:
+            if piece.size:
+                run.answer(*np.divmod(piece, count), self._ask(obs[piece]))
+                yield None
+
+    def _collected(self, run: Stretch) -> Collected:
+        """Link the labels."""
+        count, size = self._obs.shape
+        obs = run.obs[: run.ticks].reshape(-1, size)
         assert run.kind is not None
         valid, begins = run.valid, run.begins[: run.ticks]
         place = self.labels - 1 + np.cumsum(valid).reshape(valid.shape)
@@ -268,18 +251,17 @@ class Collector:
             env=env[chosen],
         )
 
-    def _draw_driver(self, share: float, ticks: int) -> None:
+    def _draw_drivers(self, share: float, ticks: int) -> None:
         """Draw who drives from now on, where a stretch ends or there is an executor at last."""
-        over = self.random.random() < ticks / self._stretch
-        if over or (share < self._share and self._share == 1.0):
-            # As often as its share says, and evenly: a short run has few stretches.
-            self._credit += share
-            self._leads = self._credit >= 1.0
-            self._credit -= self._leads
-            self._by_planner = self._leads & ~self._pure
+        count = len(self._all)
+        over = self.random.random(count) < ticks / self._stretch
+        if share < self._share and self._share == 1.0:
+            over[:] = True
         self._share = share
+        drawn = self.random.random(count) < share
+        self._by_planner = np.where(over & ~self._pure, drawn, self._by_planner)
 
-    def _tick(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool = False) -> None:
+    def _tick(self, rows: Rows, executor: Any, run: Stretch, *, whole: bool = False) -> None:
         """Move some environments by one tick; with `whole` the planner sees all of them."""
         for row in rows[~np.isfinite(run.obs[run.at[rows], rows]).all(axis=1)].tolist():
             self._restart(row, run)
@@ -287,18 +269,16 @@ class Collector:
         for row, action in zip(rows.tolist(), actions, strict=True):
             self._move(row, action, run)
 
-    def _tick_together(self, many: Together, executor: Any, run: _Stretch) -> None:
+    def _tick_together(self, many: Together, executor: Any, run: Stretch) -> None:
         """Move all environments of a `VectorEnv` by one tick."""
         at = int(run.at[0])
         obs = run.obs[at]
         blind = ~np.isfinite(obs).all(axis=1)
-        if blind.all():
-            raise EpisodeError(f"{many.name} gives NaN or infinity in all its environments.")
-        self.blind += int(blind.sum())
+        self._note_the_blind(many, blind)
         obs[blind] = 0.0
         acts = run.valid[at] = ~(blind | self._resetting)
         rows = self._all if self._minded or self._state is not None else np.flatnonzero(acts)
-        actions = np.zeros((many.count, *many.shape), many.dtype)
+        actions = np.full((many.count, *many.shape), self._idle, many.dtype)
         if rows.size:
             whole = run.ticks == 1 or self._state is not None
             actions[rows] = self._decided(rows, executor, run, whole=whole)
@@ -316,7 +296,22 @@ class Collector:
             begun = ended
         self._begin(np.flatnonzero(begun), run)
 
-    def _decided(self, rows: Rows, executor: Any, run: _Stretch, *, whole: bool) -> Any:
+    def _note_the_blind(self, many: Together, blind: NDArray[np.bool_]) -> None:
+        """Count episodes in which an environment went blind; give up on one that stays so."""
+        if blind.all():
+            raise EpisodeError(f"{many.name} gives NaN or infinity in all its environments.")
+        self._dark = np.where(blind, self._dark + 1, 0)
+        if self._dark.max() >= _DARK:
+            raise EpisodeError(
+                f"{many.name} gave NaN or infinity in environment {self._dark.argmax()} of "
+                f"{many.count} for {_DARK} ticks in a row. End its episode (terminated) where that "
+                "happens."
+            )
+        lost = blind & ~self._lost
+        self._lost |= lost
+        self.blind += int(lost.sum())
+
+    def _decided(self, rows: Rows, executor: Any, run: Stretch, *, whole: bool) -> Any:
         """Return what environments do; with `whole` the planner sees all of them."""
         at = run.at[rows]
         obs = run.obs[at, rows]
@@ -359,7 +354,7 @@ class Collector:
         dist, self._mind = executor(obs, state)
         return dists.mode(dists.rows(dist, mine), self._spec.action) if mine.any() else None
 
-    def _restart(self, row: int, run: _Stretch) -> None:
+    def _restart(self, row: int, run: Stretch) -> None:
         self.blind += 1
         obs, _ = self._envs[row].reset()
         at = run.at[row]
@@ -369,19 +364,22 @@ class Collector:
         self._begin(row, run)
 
     def _ask(self, obs: Floats) -> ActionDist:
+        began = time.monotonic()
         try:
             if self._state is None:
-                return self._planner(obs)  # type: ignore[no-any-return]
-            dist, self._state = self._planner(obs, self._state)
+                dist = self._planner(obs)
+            else:
+                dist, self._state = self._planner(obs, self._state)
         except AgentkdError:
             raise
         except Exception as error:
             raise PlannerError(
                 f"The planner raised {type(error).__name__} after {self.labels} labels: {error}"
             ) from error
+        self._pace = min(self._pace, (time.monotonic() - began) / len(obs))
         return dist  # type: ignore[no-any-return]
 
-    def _run(self, row: int, executor: Native, run: _Stretch) -> None:
+    def _run(self, row: int, executor: Native, run: Stretch) -> None:
         """Let a compiled executor drive an environment to the stretch's or an episode's end."""
         at = int(run.at[row])
         reward = run.reward[at:, row]
@@ -394,7 +392,7 @@ class Collector:
         elif at + done < run.ticks:
             self._stumble(row, executor, run)
 
-    def _stumble(self, row: int, executor: Native, run: _Stretch) -> None:
+    def _stumble(self, row: int, executor: Native, run: Stretch) -> None:
         """Go on where a compiled executor has no action."""
         obs = run.obs[run.at[row], row]
         if np.isfinite(obs).all():
@@ -402,14 +400,14 @@ class Collector:
         else:
             self._restart(row, run)
 
-    def _move(self, row: int, action: Any, run: _Stretch) -> None:
+    def _move(self, row: int, action: Any, run: Stretch) -> None:
         taken = int(action) if self._whole else action
         obs, reward, terminated, truncated, _ = self._envs[row].step(taken)
         self._returns[row] += reward
         run.reward[run.at[row], row] = reward
         self._arrive(row, obs, terminated, truncated, run)
 
-    def _arrive(self, row: int, obs: Any, terminated: bool, truncated: bool, run: _Stretch) -> None:
+    def _arrive(self, row: int, obs: Any, terminated: bool, truncated: bool, run: Stretch) -> None:
         """Go on to the next tick, which is an episode's first where another one ended."""
         at = run.at[row]
         run.at[row] = at + 1
@@ -421,7 +419,7 @@ class Collector:
             self._begin(row, run)
         run.obs[at + 1, row] = self._flat(obs)
 
-    def _begin(self, rows: Any, run: _Stretch) -> None:
+    def _begin(self, rows: Any, run: Stretch) -> None:
         """Begin episodes: no return, no memory, a driver drawn."""
         rows = np.atleast_1d(rows)
         if not rows.size:
@@ -435,7 +433,9 @@ class Collector:
             for memory, start in zip(self._state, fresh, strict=True):
                 memory[rows] = start[0]
         self._pure[rows] = self.random.random(len(rows)) > max(self._share, 0.5)
-        self._by_planner[rows] = self._leads & ~self._pure[rows]
+        drawn = self.random.random(len(rows)) < self._share
+        self._by_planner[rows] = drawn & ~self._pure[rows]
+        self._lost[rows] = False
 
     def close(self) -> None:
         """Close the environments."""

@@ -133,7 +133,7 @@ def serve(child: Child) -> None:
     seed = order["seed"] + 7919 * (status[STARTS] - 1)
     collector = Collector(
         lambda: environments.make_many(order["env"], options.environments),
-        on_device(child.made, options.device, options.environments),
+        on_device(child.made, options.device, options.environments, spec),
         spec,
         count=options.environments,
         seed=seed,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
 import numpy as np
 
-from agentkd.distillation.collector import Collector
+from agentkd.distillation.collector import Collected, Collector
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
@@ -29,6 +29,8 @@ _PARTS = 64
 """Into how many parts a budget of labels is divided at least."""
 _FAR = 1 << 16
 """How far back a link leads at most: a source's environments."""
+_PAUSE = 0.2
+"""Seconds after which a `take` gives nothing rather than wait for a slow planner any longer."""
 _SLOW = 0.1
 """Seconds: a planner that takes longer for a tick would keep the distiller waiting."""
 
@@ -125,7 +127,8 @@ def longest(environments: int, labels: int | None = None) -> int:
 class LocalSource:
     """Collects in this process, `ticks` of all environments at a `take`, or for some `seconds`.
 
-    Without seconds a distillation repeats itself exactly under the same seed. It is a `Source`.
+    Without seconds a distillation repeats itself exactly under the same seed; while a planner takes
+    long for its stretch of ticks, a `take` gives nothing now and then. It is a `Source`.
 
     Args:
         collector: Steps the environments.
@@ -146,6 +149,7 @@ class LocalSource:
         self._most = ticks
         self._ticks = 1 if seconds else ticks
         self._fault: AgentkdError | None = None
+        self._under_way: Iterator[Collected | None] | None = None
 
     def take(self) -> list[Labels]:
         """Move every environment by some ticks, or by as many as there is time for.
@@ -155,8 +159,10 @@ class LocalSource:
         if self._fault is not None:
             raise self._fault
         began = time.monotonic()
+        if not self._seconds:
+            return self._go_on(began + _PAUSE)
         found = [self._collect()]
-        while self._seconds and (passed := time.monotonic() - began) < self._seconds:
+        while (passed := time.monotonic() - began) < self._seconds:
             if passed < self._seconds / 2:
                 self._ticks = min(self._most, 2 * self._ticks)
             try:
@@ -164,9 +170,23 @@ class LocalSource:
             except AgentkdError as error:
                 self._fault = error
                 break
-        if self._seconds and time.monotonic() - began > 2 * self._seconds:
+        if time.monotonic() - began > 2 * self._seconds:
             self._ticks = max(1, self._ticks // 2)
         return found
+
+    def _go_on(self, until: float) -> list[Labels]:
+        """Go on with a stretch of ticks; return its labels, or nothing if it takes longer."""
+        steps = self._under_way
+        if steps is None:
+            steps = self._collector.steps(self._executor, self._share, self._ticks)
+        self._under_way = None
+        for found in steps:
+            if found is not None:
+                return [found.labels]
+            if time.monotonic() >= until:
+                self._under_way = steps
+                break
+        return []
 
     def _collect(self) -> Labels:
         return self._collector.step(self._executor, self._share, self._ticks).labels

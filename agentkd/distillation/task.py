@@ -113,7 +113,7 @@ class Task:
         """Return a collector; `make` makes its environments, where they are wrapped."""
         return Collector(
             make or (lambda: environments.make_many(self.env, options.environments)),
-            on_device(self.planner.policy, options.device, options.environments),
+            on_device(self.planner.policy, options.device, options.environments, self.spec),
             self.spec,
             count=min(options.environments, self.copies),
             seed=seed,

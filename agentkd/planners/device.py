@@ -7,8 +7,14 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
+from agentkd import dists
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.planners.adapt import ModulePolicy
+from agentkd.printable import logger
+from agentkd.spec import Spec
+from agentkd.testing import example_observations
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +22,16 @@ if TYPE_CHECKING:
     from agentkd.planners.sb3.build import Head, Sb3Policy
     from agentkd.planners.sb3.network import Linear, Perceptron
 
+log = logger(__name__)
+
 Device = Literal["auto", "cpu", "cuda"]
 _WORTH_IT = 20_000_000
 """Multiplications of one answer from which on "auto" takes a GPU. On a core of 2026 they take about
 a millisecond; launching layers and moving rows to a GPU and back takes a few tenths of one."""
+_ASKED = 16
+"""Observations that are asked about on both devices."""
+_TOLERANCE = 1e-2
+"""Largest difference of their answers, relative to 1 + the largest number: GPUs round otherwise."""
 
 
 def check_device(device: str) -> None:
@@ -37,16 +49,21 @@ def check_device(device: str) -> None:
         )
 
 
-def on_device(policy: Any, device: Device, rows: int) -> Any:
+def on_device(policy: Any, device: Device, rows: int, spec: Spec) -> Any:
     """Return a planner's policy, or a copy of it that answers on a GPU.
+
+    The copy has to answer some observations as the policy does. Otherwise "auto" keeps the policy
+    where it is, and says so.
 
     Args:
         policy: A torch module's policy or a feed-forward SB3 policy; others answer where they are.
         device: "auto" takes a GPU where one is there and the planner is large for `rows`.
         rows: How many observations it is asked about at a time.
+        spec: The environment's.
 
     Raises:
-        ConfigError: If "cuda" is wanted and there is none, or it is another kind of planner.
+        ConfigError: If "cuda" is wanted and there is none, or it is another kind of planner, or it
+            answers otherwise there.
     """
     check_device(device)
     if device == "cpu":
@@ -61,9 +78,36 @@ def on_device(policy: Any, device: Device, rows: int) -> Any:
         return policy
     if device == "auto" and (size * rows < _WORTH_IT or not _has_gpu()):
         return policy
+    there, trouble = _tried(policy, spec)
+    if not trouble:
+        return there
+    if device == "cuda":
+        raise ConfigError(
+            f"device is cuda, but there the planner {trouble}. Give cpu or auto; a module's "
+            "constants move with it where they are buffers (register_buffer)."
+        )
+    log.warning("The planner answers on the processor: on the GPU it %s", trouble)
+    return policy
+
+
+def _tried(policy: Any, spec: Spec) -> tuple[Any, str]:
+    """Copy a policy to the GPU and compare; return the copy, and what is wrong with it."""
     import torch
 
-    return moved(policy, torch.device("cuda"))
+    obs = example_observations(spec.obs, _ASKED)
+    try:
+        there = moved(policy, torch.device("cuda"))
+        wanted, found = (np.asarray(dists.pack(each(obs))) for each in (policy, there))
+    except Exception as error:  # a user's module may raise anything
+        return None, f"raises {type(error).__name__}: {error}"
+    if found.shape != wanted.shape:
+        return None, f"answers with shape {found.shape} instead of {wanted.shape}"
+    numbers = np.abs(wanted[np.isfinite(wanted)])
+    most = _TOLERANCE * (1.0 + numbers.max(initial=0.0))
+    if not np.allclose(found, wanted, rtol=0.0, atol=most, equal_nan=True):
+        row, column = np.unravel_index(np.nanargmax(np.abs(found - wanted)), wanted.shape)
+        return None, f"answers {found[row, column]:.4g} instead of {wanted[row, column]:.4g}"
+    return there, ""
 
 
 def _has_gpu() -> bool:

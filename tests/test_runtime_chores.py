@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 
 from agentkd.runtime import Agent, InlinePlanner, Patience, Process, ProcessPlanner
 from agentkd.runtime.chores import Chore, Chores
+from agentkd.runtime.logfile import Decided, LogFile
 from agentkd.runtime.workers import priority
 from agentkd.runtime.workers.guardian import offspring
+from agentkd.runtime.workers.host import Host
 from tests.runtime_children import Echo, Steps, constant
 from tests.waiting import wait_for
 
@@ -181,6 +184,61 @@ def test_chores_are_for_one_thread_at_a_time() -> None:
     chores.between(Hand(), 1.0)
     leave.set()
     thread.join()
+
+
+def test_closing_in_the_middle_of_a_chore_waits_for_its_slice(tmp_path: Path) -> None:
+    """As a signal's handler does that interrupts a chore: no slice is torn, nothing locks up."""
+    path = tmp_path / "run.akdlog"
+    agent = Agent(constant(2), log=path, period=0.001)
+    closed: list[bool] = []
+
+    def work() -> Iterator[str]:
+        yield "begin"
+        agent.close()
+        agent.close()
+        agent.supervise()
+        closed.append(agent._open)
+        yield "end"
+        closed.append(agent._open)
+
+    agent.chores.add(Chore("interrupted", work))
+    agent.start(supervisor=False)
+    decided = 0
+    while agent.tick():
+        agent.act(OBS)
+        decided += 1
+    assert closed == [True, True]
+    assert not agent._open
+    file = LogFile(path)
+    assert sum(isinstance(each, Decided) for each in file.events()) == decided
+    assert file.ended
+    agent.close()
+
+
+def test_a_handler_may_close_while_a_worker_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker's host is locked then: closing waits until it is free."""
+    port = ProcessPlanner(Process(f"{HERE}:Echo", nice=0))
+    agent = Agent(constant(2), planner=port, period=0.001)
+    agent.start(supervisor=False)
+    listen, looks = Host._listen, list[bool]()
+
+    def interrupted(self: Host) -> None:
+        if not looks:
+            looks.append(True)
+            signal.raise_signal(signal.SIGUSR1)
+        listen(self)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: agent.close())
+    monkeypatch.setattr(Host, "_listen", interrupted)
+    try:
+        while agent.tick():
+            agent.act(OBS)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert looks
+    assert port.pid is None
 
 
 def supervisors() -> int:

@@ -285,7 +285,7 @@ class Agent(Block):
         the periods that it missed and skips them.
 
         Returns:
-            True at a tick; False after `stop`, or after so many `ticks` or `seconds`.
+            True at a tick; False after `stop` or `close`, or after so many `ticks` or `seconds`.
 
         Raises:
             ConfigError: If the agent has no period.
@@ -300,7 +300,7 @@ class Agent(Block):
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
         ticker.wait(clock, self._decider.metrics, self.relieve())
-        return True
+        return self._open or not self._stop.is_set()  # it may have been closed meanwhile
 
     def stop(self) -> None:
         """End `run`, and let the next `tick` return False; also from another thread."""

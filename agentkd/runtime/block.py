@@ -75,21 +75,29 @@ class Block(ABC):
             self._attend()
 
     def close(self) -> None:
-        """End planner and distiller; the last weights are swapped in first."""
+        """End planner and distiller; the last weights are swapped in first.
+
+        In a signal's handler that interrupts supervision, this happens right after it.
+        """
         with self._gate:
             if self._stop.is_set():
                 return
             self._stop.set()
+        if not self.chores.postpone(self._finish):
+            self._finish()
+
+    def _finish(self) -> None:
         self._relieved.set()
         supervisor = self._supervisor
-        if supervisor is not None:
+        if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
         self.chores.close()
         self._end()
 
     def _supervise_on(self) -> None:
         while not (self._relieved.wait(SOON) or self._stop.is_set()):
-            self.supervise()
+            # Whoever closes may have the turn and wait for this thread.
+            self.chores.all(wait=False)
 
     def _attend(self) -> None:
         self._relieved.clear()

@@ -33,9 +33,6 @@ from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
 
-_UNTICKED = 64
-"""Decisions in a row without a tick after which a loop counts as one that does not tick."""
-
 
 @final
 class Agent(Block):
@@ -299,7 +296,7 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        ticker.wait(clock, self._decider.metrics, self.relieve())
+        ticker.wait(clock, self._decider.metrics, self.chores)
         return self._open or not self._stop.is_set()  # it may have been closed meanwhile
 
     def stop(self) -> None:
@@ -346,7 +343,7 @@ class Agent(Block):
             raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
         chosen = self.adopt(clock, hz)
         loop = Loop(self, chosen, env, limits, seed, 0, realtime, self._ended)
-        self.start(wait=wait, timeout=timeout, supervisor=False)
+        self.start(wait=wait, timeout=timeout, supervisor=not isinstance(chosen, VirtualClock))
         try:
             loop.run()
         finally:
@@ -401,9 +398,6 @@ class Agent(Block):
             raise ConfigError(
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
-        self.chores.acts += 1
-        if self.chores.acts > _UNTICKED:
-            self._many_acts()
         out = self._decider.decide(obs, lateness)
         if self._inline is not None:
             self._inline.learn()

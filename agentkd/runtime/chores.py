@@ -94,14 +94,14 @@ class Chores:
     One thread at a time runs them; another one that comes meanwhile waits or goes on.
 
     Attributes:
-        acts: Decisions since the last tick, counted by the agent.
+        resting: Whether no tick came since a thread said so last.
         overruns: Slices that ended after the next tick was due.
         trace: If it is a list, each slice adds its name, its beginning and its end, in seconds of
             the clock.
     """
 
     def __init__(self, *chores: Chore) -> None:
-        self.acts = self.overruns = 0
+        self.overruns, self.resting = 0, True
         self.trace: list[tuple[str, float, float]] | None = None
         self._chores = list(chores)
         self._usual: dict[str, float] = {}
@@ -121,7 +121,7 @@ class Chores:
 
         Under a virtual clock `until` is infinite, and whatever is due is run.
         """
-        self.acts = 0
+        self.resting = False
         now = clock.now()
         if now < self._next or not self._turn.acquire(blocking=False):
             return

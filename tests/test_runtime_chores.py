@@ -23,7 +23,7 @@ from agentkd.runtime.logfile import Decided, LogFile
 from agentkd.runtime.workers import priority
 from agentkd.runtime.workers.guardian import offspring
 from agentkd.runtime.workers.host import Host
-from tests.runtime_children import Echo, Steps, constant
+from tests.runtime_children import Steps, constant
 from tests.waiting import wait_for
 
 OBS = np.zeros(3, np.float32)

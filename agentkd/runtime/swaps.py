@@ -306,10 +306,13 @@ class Swaps:
         The last stage only changes who acts. If another swap came in between, the weights are of
         a time before it, and are dropped.
         """
-        weights = None if self._distiller is None else self._distiller.weights()
-        if self._distiller is None or weights is None:
+        if self._distiller is None:
             return
-        present = self._decider.form.executor
+        with self._lock:  # a swap tells the distiller last
+            weights = self._distiller.weights()
+            present = self._decider.form.executor
+        if weights is None:
+            return
         try:
             with self._counting():
                 yield "executor"

@@ -210,6 +210,7 @@ class Swaps:
         # reads or compiles, for a tick may wait for it.
         self._lock = threading.RLock()
         self._reader: threading.Thread | None = None
+        self._wishes = 0  # swaps and rollbacks that were asked for
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
@@ -228,6 +229,7 @@ class Swaps:
                 check_contract(self._contract, executor.about.contract)
             made = finish(self._staged(executor))
             with self._lock:
+                self._wishes += 1
                 self._install(made)
                 if self._distiller is not None:
                     self._distiller.follow(executor)
@@ -277,11 +279,16 @@ class Swaps:
         finish(self._going_back("asked", to))
         return to
 
-    def _going_back(self, reason: str, to: Executor) -> Staged[None]:
-        """Let a former executor act again, in stages."""
+    def _going_back(self, reason: str, to: Executor, wishes: int | None = None) -> Staged[None]:
+        """Let a former executor act again, in stages; with `wishes` if none came in between."""
         with self._counting():
             made = yield from self._staged(to)
             with self._lock:
+                if wishes not in (None, self._wishes):
+                    if self.scores is not None:
+                        self.scores.again()
+                    return
+                self._wishes += 1
                 # Those after it are not returned to; of all that are kept, if it is older.
                 kept = list(self._former)
                 while kept and kept.pop() is not to:
@@ -361,11 +368,14 @@ class Swaps:
 
     def heed_scores(self) -> Staged[None]:
         """Roll back if the scores fell after a swap, in stages."""
-        former = None if self.scores is None else self.scores.fallen()
+        if self.scores is None:
+            return
+        with self._lock:
+            former, wishes = self.scores.fallen(), self._wishes
         if former is not None:
-            log.warning("The scores fell after a swap: the former executor acts again.")
+            log.warning("The scores fell after a swap: going back to the former executor.")
             yield "check"
-            yield from self._going_back("score", former)
+            yield from self._going_back("score", former, wishes)
 
 
 def _check_numbers(executor: Executor) -> None:

@@ -28,6 +28,7 @@ from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
 from agentkd.runtime.workers.host import Process
+from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, columns, environment
@@ -344,8 +345,12 @@ class Swaps:
         if self._reader is not None and self._reader.is_alive():
             return
         if self._watched is not None and self._watched.stirred():
-            self._reader = threading.Thread(target=self.follow_file, name="file", daemon=True)
+            self._reader = threading.Thread(target=self._read_file, name="file", daemon=True)
             self._reader.start()
+
+    def _read_file(self) -> None:
+        unbind()
+        self.follow_file()
 
     def close(self) -> None:
         """Wait for a file that is being read."""

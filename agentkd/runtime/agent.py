@@ -169,9 +169,9 @@ class Agent(Block):
             watched=self._watched,
             contract=self._contract,
         )
-        self.chores = Chores(*(() if self._simple else self._background()))
+        self.chores = Chores(*(() if self._simple else self._background(virtual=virtual)))
 
-    def _background(self) -> Iterator[Chore]:
+    def _background(self, *, virtual: bool) -> Iterator[Chore]:
         """Give what is done between ticks."""
         swaps = self._swaps
         yield from self._companions.chores()
@@ -181,7 +181,8 @@ class Agent(Block):
             if self._rollback is not None:
                 yield Chore("scores", swaps.heed_scores)
         if self._watched is not None:
-            yield Chore("file", swaps.look_at_file)
+            # Under a virtual clock its ticks decide when the file is read.
+            yield Chore("file", swaps.follow_file if virtual else swaps.look_at_file)
         yield Chore("agreement", self._decider.metrics.agreement.settling)
 
     def _begin(self) -> bool:

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agentkd.runtime import Agent, InlinePlanner, Patience, Process, ProcessPlanner
-from agentkd.runtime.chores import Chore, Chores
+from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
+from agentkd.runtime.block import _PAUSE
+from agentkd.runtime.chores import SOON, Chore, Chores
+from agentkd.runtime.logfile import Decided, LogFile
 from agentkd.runtime.workers import priority
 from agentkd.runtime.workers.guardian import offspring
-from tests.runtime_children import Echo, Steps, constant
+from agentkd.runtime.workers.host import Host
+from tests.runtime_children import Steps, constant
 from tests.waiting import wait_for
 
 OBS = np.zeros(3, np.float32)
@@ -183,26 +187,121 @@ def test_chores_are_for_one_thread_at_a_time() -> None:
     thread.join()
 
 
-def supervisors() -> int:
-    return sum(thread.name == "supervisor" for thread in threading.enumerate())
+def test_closing_in_the_middle_of_a_chore_waits_for_its_slice(tmp_path: Path) -> None:
+    """As a signal's handler does that interrupts a chore: no slice is torn, nothing locks up."""
+    path = tmp_path / "run.akdlog"
+    agent = Agent(constant(2), log=path, period=0.001)
+    closed: list[bool] = []
+
+    def work() -> Iterator[str]:
+        yield "begin"
+        agent.close()
+        agent.close()
+        agent.supervise()
+        closed.append(agent._open)
+        yield "end"
+        closed.append(agent._open)
+
+    agent.chores.add(Chore("interrupted", work))
+    agent.start(supervisor=False)
+    decided = 0
+    while agent.tick():
+        agent.act(OBS)
+        decided += 1
+    assert closed == [True, True]
+    assert not agent._open
+    file = LogFile(path)
+    assert sum(isinstance(each, Decided) for each in file.events()) == decided
+    assert file.ended
+    agent.close()
 
 
-def test_a_loop_that_ticks_has_no_thread_beside_it() -> None:
-    """The first tick ends the thread, and ticks look after the worker: one that dies comes back."""
+def test_a_handler_may_close_while_a_worker_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker's host is locked then: closing waits until it is free."""
+    port = ProcessPlanner(Process(f"{HERE}:Echo", nice=0))
+    agent = Agent(constant(2), planner=port, period=0.001)
+    agent.start(supervisor=False)
+    listen, looks = Host._listen, list[bool]()
+
+    def interrupted(self: Host) -> None:
+        if not looks:
+            looks.append(True)
+            signal.raise_signal(signal.SIGUSR1)
+        listen(self)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: agent.close())
+    monkeypatch.setattr(Host, "_listen", interrupted)
+    try:
+        while agent.tick():
+            agent.act(OBS)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert looks
+    assert port.pid is None
+
+
+class Waits:
+    """An event that is asked for so often; it notes for how long."""
+
+    def __init__(self, chores: Chores, ticks: str) -> None:
+        self.chores, self.ticks, self.asked = chores, list(ticks), list[float]()
+
+    def wait(self, seconds: float) -> bool:
+        self.asked.append(seconds)
+        if self.ticks and self.ticks.pop(0) == "t":
+            self.chores.between(Hand(), 0.0)
+        return not self.ticks
+
+    def set(self) -> None:
+        self.ticks.clear()
+
+
+def test_a_thread_supervises_only_while_no_tick_comes() -> None:
+    """It looks once a second whether ticks come, and does all that is due when none does."""
+    agent, done = Agent(constant(2)), list[str]()
+
+    def work() -> None:
+        done.append(threading.current_thread().name)
+
+    chores = agent.chores = Chores(Chore("work", work, every=9.0))
+    waits = agent._relieved = Waits(chores, "..tt...t..")  # type: ignore[assignment]
+    thread = threading.Thread(target=agent._supervise_on, name="supervisor")
+    thread.start()
+    thread.join()
+    assert waits.asked == [SOON] * 3 + [_PAUSE] * 2 + [SOON] * 3 + [_PAUSE, SOON]
+    assert done == ["supervisor"] * (2 + 3 + 1)
+
+
+def test_a_loop_that_ticks_looks_after_its_worker() -> None:
+    """Where no thread does, ticks do: a worker that dies comes back."""
+    port = ProcessPlanner(
+        Process(f"{HERE}:Echo", nice=0), patience=Patience(start=60, answer=60, backoff=0.001)
+    )
+    agent = Agent(constant(2), planner=port, period=0.002)
+    agent.start(supervisor=False)
+    agent.await_ready()
+    first = port.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    tick_until(agent, lambda: port.ready and port.pid not in (None, first))
+    assert agent.metrics()["planner_restarts_total"]["died"] == 1
+    agent.close()
+
+
+def test_a_loop_that_pauses_is_looked_after() -> None:
+    """A worker that dies between two ticks comes back before the next."""
     port = ProcessPlanner(
         Process(f"{HERE}:Echo", nice=0), patience=Patience(start=60, answer=60, backoff=0.001)
     )
     with Agent(constant(2), planner=port, period=0.002) as agent:
-        assert supervisors() == 1
         agent.await_ready()
         agent.tick()
-        assert supervisors() == 0
         first = port.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        tick_until(agent, lambda: port.ready and port.pid not in (None, first))
-        assert agent.metrics()["planner_restarts_total"]["died"] == 1
-        assert supervisors() == 0
+        wait_for(lambda: port.ready and port.pid not in (None, first))
 
 
 def tick_until(agent: Agent, done: Callable[[], Any]) -> None:
@@ -216,44 +315,25 @@ def tick_until(agent: Agent, done: Callable[[], Any]) -> None:
     wait_for(so)
 
 
-def test_a_loop_that_ticks_no_more_has_its_thread_again() -> None:
-    """After 64 decisions without a tick the thread is back, and stays."""
-    with Agent(constant(2), planner=InlinePlanner(Echo()), period=0.001) as agent:
-        agent.tick()
-        for _ in range(64):
-            agent.act(OBS)
-        assert supervisors() == 0
-        agent.act(OBS)
-        assert supervisors() == 1
-        agent.tick()
-        assert supervisors() == 1
-    assert supervisors() == 0
-
-
-def test_a_loop_that_only_acts_keeps_its_thread() -> None:
-    """Without ticks there is no slack: the thread looks after everything."""
-    with Agent(constant(2), planner=InlinePlanner(Echo())) as agent:
-        for _ in range(200):
-            agent.act(OBS)
-        assert supervisors() == 1
-
-
-def test_a_run_has_no_thread_beside_it() -> None:
-    """`run` ticks itself: the only threads are those that were there before."""
-    before = threading.active_count()
-    env = Steps()
-    most = 0
+def test_a_run_that_pauses_is_looked_after() -> None:
+    """A step that takes long, as a robot that is put back by hand, does not end supervision."""
+    port = ProcessPlanner(
+        Process(f"{HERE}:Echo", nice=0), patience=Patience(start=60, answer=60, backoff=0.001)
+    )
+    agent, env, killed = Agent(constant(2), planner=port), Steps(), list[int]()
     step = env.step
 
-    def watched(action: Any) -> Any:
-        nonlocal most
-        most = max(most, threading.active_count())
+    def long(action: Any) -> Any:
+        first = port.pid
+        if not killed and first is not None:
+            killed.append(first)
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda: port.ready and port.pid not in (None, first))
         return step(action)
 
-    env.step = watched  # type: ignore[method-assign]
-    agent = Agent(constant(2), planner=InlinePlanner(Echo()))
-    agent.run(env, hz=2000, ticks=200)
-    assert most == before
+    env.step = long  # type: ignore[method-assign]
+    agent.run(env, hz=500, ticks=50, wait=True)
+    assert killed
 
 
 def test_garbage_is_looked_for_between_ticks() -> None:

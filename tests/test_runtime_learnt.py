@@ -132,3 +132,34 @@ def test_a_swap_that_takes_long_holds_no_tick_up(monkeypatch: pytest.MonkeyPatch
     assert refused
     assert agent.act(see(0)) == 1
     agent.close()
+
+
+def test_weights_are_not_taken_while_another_swap_tells_the_distiller() -> None:
+    """What was learnt before does not replace an executor that acts already."""
+    agent, port = learning()
+    telling, tell, asked = threading.Event(), threading.Event(), threading.Event()
+    weights = port.weights
+
+    def follow(executor: Executor) -> None:
+        del executor
+        telling.set()
+        assert tell.wait(ENOUGH)
+        port.fresh.clear()
+
+    def take() -> Floats | None:
+        asked.set()
+        return weights()
+
+    port.follow, port.weights = follow, take  # type: ignore[method-assign]
+    port.fresh.append(constant(1).vector())
+    threads = [threading.Thread(target=agent.swap, args=(constant(2),))]
+    threads[0].start()
+    assert telling.wait(ENOUGH)
+    threads.append(threading.Thread(target=agent._swaps.take_learnt))
+    threads[1].start()
+    asked.wait(0.2)  # without a lock it would be asked now
+    tell.set()
+    for thread in threads:
+        thread.join()
+    assert agent.act(see(0)) == 2
+    agent.close()

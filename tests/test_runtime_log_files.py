@@ -7,6 +7,7 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent, DecisionLog, InlineDistiller
 from agentkd.runtime import log as logs
+from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.logfile import Decided, Gap, LogFile, Swapped
 from agentkd.runtime.replay import replay
 from tests.runtime_children import SPEC, Ahead, Towards, constant
@@ -276,3 +278,24 @@ def test_a_disk_that_hangs_costs_records_and_no_decision(
     gaps = [each for each in LogFile(path).events() if isinstance(each, Gap)]
     assert sum(each.count for each in gaps) == metrics["log_dropped_total"]
     assert decided(path)[-1].tick == 60 * 39 + 4
+
+
+def test_a_loop_without_slack_is_logged_up_to_the_last_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tick takes longer than its period; a kill loses what the last second decided."""
+    clock = SimpleNamespace(time=0.0, period=0.01, now=lambda: clock.time)
+    path = tmp_path / "run.akdlog"
+    recorder = DecisionLog(path)
+    agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)
+    agent.start(supervisor=False)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=clock.now))
+    recorder._handed = 0.0
+    chores = Chores(Chore("log", recorder.writing))
+    for _ in range(400):
+        agent.decide(see(0))
+        clock.time += 0.012
+        chores.between(clock, clock.time)
+    recorder._wait()
+    assert len(decided(path)) > 300
+    agent.close()

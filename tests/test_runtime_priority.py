@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.runtime import Agent, Patience, Process, ProcessDistiller, ProcessPlanner
+from agentkd.runtime.clock import Realtime, realtime
 from agentkd.runtime.workers.priority import (
     NEVER,
     Ladder,
@@ -335,3 +337,37 @@ def test_processes_that_are_gone_have_no_priority() -> None:
     child.wait()
     set_level([child.pid], LEAST)
     assert usage(child.pid) == Usage(0.0, runnable=False)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors",
+)
+def test_what_a_bound_thread_starts_is_not_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker, and the thread that reads a followed file, keep to no processor of the tick's."""
+    file, every = tmp_path / "executor.akd", os.sched_getaffinity(0)
+    write_bundle(file, constant(1))
+    seen: list[set[int]] = []
+
+    def read(path: Any) -> Any:
+        seen.append(os.sched_getaffinity(0))
+        return read_bundle(path)
+
+    planner = ProcessPlanner(Process("tests.runtime_children:Echo"))
+    agent = Agent(file, planner=planner, watch=True)
+    monkeypatch.setattr("agentkd.runtime.watched.read_bundle", read)
+    with realtime(Realtime(cores=[min(every)], freeze=False)) as granted:
+        agent.start(supervisor=False)
+        agent.await_ready()
+        write_bundle(file, constant(2))
+        agent._swaps.look_at_file()
+        assert planner.pid is not None
+        worker = os.sched_getaffinity(planner.pid)
+        assert os.sched_getaffinity(0) == {min(every)}
+        agent.close()
+    assert granted["cores"] == "granted"
+    assert worker == every
+    assert seen == [every]
+    assert os.sched_getaffinity(0) == every

@@ -113,3 +113,32 @@ def test_a_rollback_over_many_swaps_forgets_all_of_them() -> None:
     with pytest.raises(ConfigError, match="no executor to return to"):
         agent.rollback()
     agent.close()
+
+
+def test_a_rollback_leaves_an_executor_that_was_swapped_in_meanwhile() -> None:
+    """Between two stages a repaired executor comes: it stays, and is judged by its own scores."""
+    agent = Agent(constant(0), rollback=Rollback(window=2))
+    agent.start(supervisor=False)
+
+    def score(*scores: float) -> None:
+        for each in scores:
+            agent.act(OBS)
+            agent.score(each)
+
+    score(1.0, 1.1)
+    agent.swap(constant(1))
+    score(0.0, 0.0)
+    stages = agent._swaps.heed_scores()
+    next(stages)
+    next(stages)
+    agent.swap(constant(2))
+    for _ in stages:
+        pass
+    score(1.0)
+    agent.supervise()
+    assert agent.act(OBS) == 2
+    assert agent.metrics()["rollbacks_total"] == {}
+    agent.score(-9.0)
+    agent.supervise()
+    assert agent.act(OBS) == 0
+    agent.close()

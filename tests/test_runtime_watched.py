@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent
 from agentkd.runtime.watched import Watched
-from tests.runtime_children import constant
+from tests.runtime_children import Steps, constant
 from tests.test_runtime_swaps import OTHERS, see
 from tests.waiting import wait_for
 
@@ -63,8 +64,8 @@ def act_until(agent: Agent, choice: int) -> None:
 
 
 def look(watched: Watched) -> Executor | None:
-    """Look at once."""
-    found = watched.changed(now=True)
+    """Look at the file."""
+    found = watched.changed()
     return found.executor if found is not None else None
 
 
@@ -154,3 +155,27 @@ def test_a_file_is_read_beside_the_ticks(tmp_path: Path) -> None:
         wait_for(swapped)
         # It is read again until its times tell that nothing is being written.
         wait_for(lambda: agent.tick() and "file" not in {t.name for t in threading.enumerate()})
+
+
+def test_under_a_virtual_clock_its_ticks_decide_when_a_file_acts(tmp_path: Path) -> None:
+    """A file that is replaced at a tick acts at the same tick in each run."""
+    path = tmp_path / "executor.akd"
+
+    def run() -> list[int]:
+        write_bundle(path, constant(1))
+        env, chosen = Steps(), list[int]()
+        step = env.step
+
+        def replacing(action: Any) -> Any:
+            chosen.append(int(action))
+            if len(chosen) == 20:
+                write_bundle(path, constant(2))
+            return step(action)
+
+        env.step = replacing  # type: ignore[method-assign]
+        Agent(path, watch=True).run(env, clock="virtual", hz=50, ticks=40)
+        return chosen
+
+    first = run()
+    assert first[:20] + first[-10:] == [1] * 20 + [2] * 10
+    assert run() == first

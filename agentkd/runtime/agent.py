@@ -33,9 +33,6 @@ from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
 
-_UNTICKED = 64
-"""Decisions in a row without a tick after which a loop counts as one that does not tick."""
-
 
 @final
 class Agent(Block):
@@ -172,9 +169,9 @@ class Agent(Block):
             watched=self._watched,
             contract=self._contract,
         )
-        self.chores = Chores(*(() if self._simple else self._background()))
+        self.chores = Chores(*(() if self._simple else self._background(virtual=virtual)))
 
-    def _background(self) -> Iterator[Chore]:
+    def _background(self, *, virtual: bool) -> Iterator[Chore]:
         """Give what is done between ticks."""
         swaps = self._swaps
         yield from self._companions.chores()
@@ -184,7 +181,8 @@ class Agent(Block):
             if self._rollback is not None:
                 yield Chore("scores", swaps.heed_scores)
         if self._watched is not None:
-            yield Chore("file", swaps.look_at_file)
+            # Under a virtual clock its ticks decide when the file is read.
+            yield Chore("file", swaps.follow_file if virtual else swaps.look_at_file)
         yield Chore("agreement", self._decider.metrics.agreement.settling)
 
     def _begin(self) -> bool:
@@ -285,7 +283,7 @@ class Agent(Block):
         the periods that it missed and skips them.
 
         Returns:
-            True at a tick; False after `stop`, or after so many `ticks` or `seconds`.
+            True at a tick; False after `stop` or `close`, or after so many `ticks` or `seconds`.
 
         Raises:
             ConfigError: If the agent has no period.
@@ -299,8 +297,8 @@ class Agent(Block):
         over = ticks is not None and ticker.ticks >= ticks
         if self._ended.is_set() or over or (seconds is not None and clock.now() >= seconds):
             return False
-        ticker.wait(clock, self._decider.metrics, self.relieve())
-        return True
+        ticker.wait(clock, self._decider.metrics, self.chores)
+        return self._open or not self._stop.is_set()  # it may have been closed meanwhile
 
     def stop(self) -> None:
         """End `run`, and let the next `tick` return False; also from another thread."""
@@ -346,7 +344,7 @@ class Agent(Block):
             raise ConfigError("A run needs an end: give ticks, seconds or episodes.")
         chosen = self.adopt(clock, hz)
         loop = Loop(self, chosen, env, limits, seed, 0, realtime, self._ended)
-        self.start(wait=wait, timeout=timeout, supervisor=False)
+        self.start(wait=wait, timeout=timeout, supervisor=not isinstance(chosen, VirtualClock))
         try:
             loop.run()
         finally:
@@ -401,9 +399,6 @@ class Agent(Block):
             raise ConfigError(
                 "The agent is not running. Use it in a block: with Agent(...) as agent."
             )
-        self.chores.acts += 1
-        if self.chores.acts > _UNTICKED:
-            self._many_acts()
         out = self._decider.decide(obs, lateness)
         if self._inline is not None:
             self._inline.learn()

@@ -10,6 +10,9 @@ from typing import Self
 from agentkd.errors import ConfigError
 from agentkd.runtime.chores import SOON, Chores
 
+_PAUSE = 1.0
+"""Seconds without a tick after which a loop rests."""
+
 
 class Block(ABC):
     """Something that starts once, is looked after, and closes; a `with` or `async with` block."""
@@ -20,7 +23,6 @@ class Block(ABC):
         self._gate = threading.Lock()
         self._supervisor: threading.Thread | None = None
         self._relieved = threading.Event()
-        self._attended = True
         self.chores = Chores()
 
     @abstractmethod
@@ -45,7 +47,7 @@ class Block(ABC):
         Args:
             wait: Return only when both are ready.
             timeout: Seconds to wait at most; None for as long as a start may take.
-            supervisor: Look after them from a thread until a loop ticks; else call `supervise`.
+            supervisor: Look after them from a thread while no loop ticks; else call `supervise`.
 
         Raises:
             ConfigError: If the agent was started before.
@@ -70,53 +72,44 @@ class Block(ABC):
         if stopped:
             self._end()
             raise ConfigError("The agent was closed while it started.")
-        self._attended = not supervisor
         if supervisor:
-            self._attend()
+            self._supervisor = threading.Thread(
+                target=self._supervise_on, name="supervisor", daemon=True
+            )
+            self._supervisor.start()
 
     def close(self) -> None:
-        """End planner and distiller; the last weights are swapped in first."""
+        """End planner and distiller; the last weights are swapped in first.
+
+        In a signal's handler that interrupts supervision, this happens right after it.
+        """
         with self._gate:
             if self._stop.is_set():
                 return
             self._stop.set()
-        self._relieved.set()
-        supervisor = self._supervisor
-        if supervisor is not None:
-            supervisor.join()
+        if not self.chores.postpone(self._finish):
+            self._finish()
+
+    def _finish(self) -> None:
+        self.relieve()
         self.chores.close()
         self._end()
 
     def _supervise_on(self) -> None:
-        while not (self._relieved.wait(SOON) or self._stop.is_set()):
-            self.supervise()
+        """Look after everything, but leave it to a loop while that ticks."""
+        chores, resting = self.chores, True
+        while not (self._relieved.wait(SOON if resting else _PAUSE) or self._stop.is_set()):
+            resting, chores.resting = chores.resting, True
+            if resting:
+                # Whoever closes may have the turn and wait for this thread.
+                chores.all(wait=False)
 
-    def _attend(self) -> None:
-        self._relieved.clear()
-        self._supervisor = threading.Thread(
-            target=self._supervise_on, name="supervisor", daemon=True
-        )
-        self._supervisor.start()
-
-    def relieve(self) -> Chores | None:
-        """Return the chores for the caller to run between its ticks; their thread ends.
-
-        It stays, and there is none, for a loop that once acted many times without a tick.
-        """
-        supervisor = self._supervisor
-        if supervisor is not None and not self._attended:
-            self._relieved.set()
+    def relieve(self) -> None:
+        """End the thread that supervises, for a loop whose pauses do not count."""
+        self._relieved.set()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
-            self._supervisor = None
-        return self.chores if self._supervisor is None else None
-
-    def _many_acts(self) -> None:
-        """Start the thread again, for good, if the loop has ticked and does so no more."""
-        self.chores.acts = 0
-        with self._gate:
-            if not (self._attended or self._supervisor or self._stop.is_set()):
-                self._attended = True
-                self._attend()
 
     def supervise(self) -> None:
         """Restart what died or hangs, and swap new weights in; not on the tick's way.

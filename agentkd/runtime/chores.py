@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol, final
 
 from agentkd.printable import logger
@@ -93,20 +94,22 @@ class Chores:
     One thread at a time runs them; another one that comes meanwhile waits or goes on.
 
     Attributes:
-        acts: Decisions since the last tick, counted by the agent.
+        resting: Whether no tick came since a thread said so last.
         overruns: Slices that ended after the next tick was due.
         trace: If it is a list, each slice adds its name, its beginning and its end, in seconds of
             the clock.
     """
 
     def __init__(self, *chores: Chore) -> None:
-        self.acts = self.overruns = 0
+        self.overruns, self.resting = 0, True
         self.trace: list[tuple[str, float, float]] | None = None
         self._chores = list(chores)
         self._usual: dict[str, float] = {}
         self._next = 0.0
-        # A signal's handler may close the agent in the middle of a chore.
+        # Not a plain lock: a signal's handler may close the agent while this thread has the turn.
         self._turn = threading.RLock()
+        self._runner = 0  # the thread that is inside a chore
+        self._postponed: Callable[[], None] | None = None
         self._closed = False
 
     def add(self, chore: Chore) -> None:
@@ -118,15 +121,37 @@ class Chores:
 
         Under a virtual clock `until` is infinite, and whatever is due is run.
         """
-        self.acts = 0
+        self.resting = False
         now = clock.now()
         if now < self._next or not self._turn.acquire(blocking=False):
             return
         try:
-            if not self._closed:
-                self._run(clock, now, until)
+            self._alone(partial(self._run, clock, now, until))
         finally:
             self._turn.release()
+
+    def _alone(self, run: Callable[[], None]) -> None:
+        """Run chores in this thread, which has the turn, and then do what they postponed."""
+        if self._closed or self._runner:
+            return
+        self._runner = threading.get_ident()
+        try:
+            run()
+        finally:
+            self._runner = 0
+            postponed, self._postponed = self._postponed, None
+            if postponed is not None:
+                postponed()
+
+    def postpone(self, closing: Callable[[], None]) -> bool:
+        """Let this thread close after the chore that it is inside of; return False outside of one.
+
+        A signal's handler runs in the middle of a chore, which holds locks and is half done.
+        """
+        if self._runner != threading.get_ident():
+            return False
+        self._postponed, self._closed = closing, True
+        return True
 
     def _run(self, clock: Timekeeper, now: float, until: float) -> None:
         end, spent = until - min(_MARGIN, _MARGIN_SHARE * clock.period), False
@@ -134,7 +159,7 @@ class Chores:
             if now < chore.due:
                 break
             done = False
-            while not done:
+            while not (done or self._closed):
                 fits = now + self._usual.get(chore.slice, 0.0) <= end
                 if not fits and (spent or now - chore.due <= _OVERDUE):
                     break
@@ -159,12 +184,19 @@ class Chores:
         if self.trace is not None:
             self.trace.append((name, began, ended))
 
-    def all(self) -> None:
-        """Run all of them to their end, due or not."""
-        with self._turn:
-            for chore in () if self._closed else self._chores:
-                while not chore.step():
-                    pass
+    def all(self, *, wait: bool = True) -> None:
+        """Run all of them to their end, due or not; unless another thread does, without `wait`."""
+        if not self._turn.acquire(blocking=wait):
+            return
+        try:
+            self._alone(self._all)
+        finally:
+            self._turn.release()
+
+    def _all(self) -> None:
+        for chore in self._chores:
+            while not (self._closed or chore.step()):
+                pass
 
     def close(self) -> None:
         """Bring what was begun to its end, and run nothing any more."""

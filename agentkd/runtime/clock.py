@@ -21,6 +21,7 @@ from typing import Literal, Protocol, final
 from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.chores import Chores
 from agentkd.runtime.metrics import Metrics
+from agentkd.runtime.workers.priority import UNBOUND
 
 _SPIN = 200_000
 """The last 0.2 ms before a tick are spun, in ns: a sleep may end 60 µs late."""
@@ -194,7 +195,7 @@ class Realtime:
 
     Attributes:
         priority: Its SCHED_FIFO priority, 1 to 99; None for an ordinary thread.
-        cores: The processors that it is bound to; None for any.
+        cores: The processors that it is bound to; None for any. What it starts is not bound.
         lock_memory: Keep all memory from being paged out.
         freeze: Never look for garbage among what lived before, and elsewhere only when there is
             slack.
@@ -263,6 +264,8 @@ def _bind(undo: ExitStack, cores: tuple[int, ...]) -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     undo.callback(os.sched_setaffinity, 0, before)
+    UNBOUND.append(before)
+    undo.callback(UNBOUND.pop)
 
 
 def _raise(undo: ExitStack, priority: int) -> None:

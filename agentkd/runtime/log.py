@@ -51,8 +51,10 @@ OLDER, FRESH = ".1", ".new"
 LEAST = 1 << 20
 """The smallest limit, in bytes."""
 
-_TOGETHER = 32
-"""Records that are laid out at once."""
+_TOGETHER, _LATE_TOGETHER = 32, 8192
+"""Records that are laid out at once; and where there is no slack, so that none waits for long."""
+_LATE = 0.5
+"""Seconds without a piece for the disk after which there is no slack."""
 _AHEAD = 8
 """Pieces that wait for the disk at most; what more there is waits as records."""
 _PENDING = 65536
@@ -125,6 +127,7 @@ class DecisionLog(Recorder):
         self._header: Mapping[str, Any] = {}
         self._executor: Executor | None = None
         self._piece = bytearray()
+        self._handed = time.monotonic()
         self._given: SimpleQueue[_Given] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -261,7 +264,10 @@ class DecisionLog(Recorder):
     def writing(self) -> Iterator[str]:
         """Lay out what ticks handed over, a few records at each step, and let it be written."""
         while self._queue and self._given.qsize() < _AHEAD:
-            self._lay_out(_TOGETHER)
+            late = time.monotonic() - self._handed > _LATE
+            self._lay_out(_LATE_TOGETHER if late else _TOGETHER)
+            if late:
+                break
             yield "lay out"
         self._hand_over()
 
@@ -277,6 +283,7 @@ class DecisionLog(Recorder):
 
     def _hand_over(self) -> None:
         """Let what is laid out be written, in one piece: the thread wakes once for it."""
+        self._handed = time.monotonic()
         piece, self._piece = self._piece, bytearray()
         if piece and not self.error:
             self._size += len(piece)

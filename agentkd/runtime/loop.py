@@ -108,7 +108,9 @@ class _Agent(Protocol):
     def decide(self, obs: Any, *, lateness: float = 0.0) -> Decision: ...
     def score(self, score: float) -> None: ...
     def reset(self) -> None: ...
-    def relieve(self) -> Chores | None: ...
+    @property
+    def chores(self) -> Chores: ...
+    def relieve(self) -> None: ...
 
 
 @final
@@ -197,10 +199,12 @@ class Loop:
             self.error = error
         self.call()
 
-    def _chores(self) -> Chores | None:
+    def _chores(self) -> Chores:
         """Return what is to be done between ticks, with what a run adds."""
-        chores = self._agent.relieve()
-        if chores is not None and not self._virtual:
+        chores = self._agent.chores
+        if self._virtual:
+            self._agent.relieve()
+        else:
             # What lived before the run is frozen, so there is little to look through.
             chores.add(Chore("garbage", partial(_collect, 0), _COLLECT))
             chores.add(Chore("old garbage", partial(_collect, 2), _COLLECT_ALL))

@@ -87,6 +87,11 @@ class Scores:
             self._before.extend(self._after)
             return None
 
+    def again(self) -> None:
+        """Judge by scores to come, after a swap that replaced what was judged."""
+        with self._lock:
+            self._after = []
+
     def rolled_back(self) -> None:
         """Begin anew, after a rollback."""
         with self._lock:

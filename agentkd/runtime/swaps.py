@@ -29,6 +29,7 @@ from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
 from agentkd.runtime.workers.host import Process
+from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, columns, environment
@@ -216,6 +217,7 @@ class Swaps:
         # reads or compiles, for a tick may wait for it.
         self._lock = threading.RLock()
         self._reader: threading.Thread | None = None
+        self._wishes = 0  # swaps and rollbacks that were asked for
 
     def swap(self, executor: Executor | Bundle | str | Path) -> None:
         """Let another executor act from the next tick on; see `Agent.swap`."""
@@ -234,6 +236,7 @@ class Swaps:
                 check_contract(self._contract, executor.about.contract)
             made = finish(self._staged(executor))
             with self._lock:
+                self._wishes += 1
                 self._install(made)
                 if self._distiller is not None:
                     self._distiller.follow(executor)
@@ -283,11 +286,16 @@ class Swaps:
         finish(self._going_back("asked", to))
         return to
 
-    def _going_back(self, reason: str, to: Executor) -> Staged[None]:
-        """Let a former executor act again, in stages."""
+    def _going_back(self, reason: str, to: Executor, wishes: int | None = None) -> Staged[None]:
+        """Let a former executor act again, in stages; with `wishes` if none came in between."""
         with self._counting():
             made = yield from self._staged(to)
             with self._lock:
+                if wishes not in (None, self._wishes):
+                    if self.scores is not None:
+                        self.scores.again()
+                    return
+                self._wishes += 1
                 # Those after it are not returned to; of all that are kept, if it is older.
                 kept = list(self._former)
                 while kept and kept.pop() is not to:
@@ -312,10 +320,13 @@ class Swaps:
         The last stage only changes who acts. If another swap came in between, the weights are of
         a time before it, and are dropped.
         """
-        weights = None if self._distiller is None else self._distiller.weights()
-        if self._distiller is None or weights is None:
+        if self._distiller is None:
             return
-        present = self._decider.form.executor
+        with self._lock:  # a swap tells the distiller last
+            weights = self._distiller.weights()
+            present = self._decider.form.executor
+        if weights is None:
+            return
         try:
             with self._counting():
                 yield "executor"
@@ -340,8 +351,12 @@ class Swaps:
         if self._reader is not None and self._reader.is_alive():
             return
         if self._watched is not None and self._watched.stirred():
-            self._reader = threading.Thread(target=self.follow_file, name="file", daemon=True)
+            self._reader = threading.Thread(target=self._read_file, name="file", daemon=True)
             self._reader.start()
+
+    def _read_file(self) -> None:
+        unbind()
+        self.follow_file()
 
     def close(self) -> None:
         """Wait for a file that is being read."""
@@ -364,11 +379,14 @@ class Swaps:
 
     def heed_scores(self) -> Staged[None]:
         """Roll back if the scores fell after a swap, in stages."""
-        former = None if self.scores is None else self.scores.fallen()
+        if self.scores is None:
+            return
+        with self._lock:
+            former, wishes = self.scores.fallen(), self._wishes
         if former is not None:
-            log.warning("The scores fell after a swap: the former executor acts again.")
+            log.warning("The scores fell after a swap: going back to the former executor.")
             yield "check"
-            yield from self._going_back("score", former)
+            yield from self._going_back("score", former, wishes)
 
 
 def _check_numbers(executor: Executor) -> None:

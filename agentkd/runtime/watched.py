@@ -46,15 +46,12 @@ class Watched:
         self._next = time.monotonic() + _EVERY
         return False
 
-    def changed(self, *, now: bool = False) -> Bundle | None:
-        """Return what the file holds if that changed since the last look, ten times a second.
+    def changed(self) -> Bundle | None:
+        """Return what the file holds if that changed since the last look.
 
         Raise BundleError if the file is bad and stays so; once for each bad file.
         """
-        moment = time.monotonic()
-        if moment < self._next and not now:
-            return None
-        self._next = moment + _EVERY
+        self._next = time.monotonic() + _EVERY
         facts = self._look()
         if facts is None or facts == self._facts:
             return None

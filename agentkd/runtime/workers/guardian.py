@@ -31,11 +31,15 @@ _LOOK = 1.0
 def main() -> None:
     """Fork, and run "module:function" with its orders in the worker.
 
-    The arguments are the starting process's id, `sys.path` as JSON, the function, and the
-    descriptor and size of the orders, which are JSON.
+    The arguments are the starting process's id, `sys.path` as JSON, the function, the descriptor
+    and size of the orders, which are JSON, and the processors to run on as JSON, none for those of
+    the thread that starts it.
     """
-    parent, path, entry, descriptor, size = sys.argv[2:7]
+    parent, path, entry, descriptor, size, cores = sys.argv[2:8]
     sys.path[:] = json.loads(path)
+    if found := json.loads(cores):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, found)
     _guard(int(parent))
     orders = json.loads(os.pread(int(descriptor), int(size), 0))
     module, _, function = entry.partition(":")

@@ -186,7 +186,9 @@ class Host:
         letter.buffer[: len(text)] = text
         threads = str(self._factory.threads)
         command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
-        told = [os.getpid(), json.dumps(sys.path), f"{__name__}:main", letter.fd, len(text)]
+        # The thread that ticks may start it, and be bound.
+        cores = json.dumps(sorted(priority.UNBOUND[0]) if priority.UNBOUND else [])
+        told = [os.getpid(), json.dumps(sys.path), f"{__name__}:main", letter.fd, len(text), cores]
         # What a planner prints must not mix with this program's output.
         output = 2 if self._printed is None else self._printed.fileno()
         try:

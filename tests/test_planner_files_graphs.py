@@ -225,6 +225,40 @@ def test_weights_in_a_second_file_are_read_only_from_beside(tmp_path: Path) -> N
         load(external(tmp_path / "q.onnx", "gone.data"))
 
 
+def long_varint(value: int, length: int) -> bytes:
+    """Write a number of protobuf in so many bytes."""
+    pieces = [(value >> 7 * i & 127) | 128 for i in range(length)]
+    return bytes((*pieces[:-1], pieces[-1] & 127))
+
+
+@pytest.mark.parametrize(("bit", "length"), [(1 << 32, 5), (1 << 34, 5), (0, 6)])
+def test_a_tag_that_protobuf_in_other_languages_cuts_off_is_refused(
+    bit: int, length: int, tmp_path: Path
+) -> None:
+    """C++ reads 32 bits of it: a reference to another file would escape the walk."""
+    (tmp_path / "far").mkdir()
+    path = external(tmp_path / "far" / "p.onnx", "../p.data")
+    (tmp_path / "p.data").write_bytes(WEIGHT.tobytes())
+    model = onnx.load(str(path), load_external_data=False)
+    held = model.graph.initializer[0]
+    entries = [each.SerializeToString() for each in held.external_data]
+    del held.external_data[:]
+    tensor = held.SerializeToString() + b"".join(
+        long_varint(13 << 3 | 2 | bit, length) + long_varint(len(each), 5) + each
+        for each in entries
+    )
+    del model.graph.initializer[:]
+    inner = model.graph.SerializeToString()
+    inner += long_varint(5 << 3 | 2, 1) + long_varint(len(tensor), 5) + tensor
+    model.ClearField("graph")
+    raw = model.SerializeToString()
+    path.write_bytes(raw + long_varint(7 << 3 | 2, 1) + long_varint(len(inner), 5) + inner)
+    with pytest.raises(LoadError, match="longer than 32 bits"):
+        load(path)
+    path.write_bytes(raw + long_varint(7 << 3 | 2 | bit, length) + inner)
+    assert contents_of(path) is None
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "said"),
     [

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.files.contents import contents_of
 from agentkd.planners.files.network import free_box, own_spec
-from agentkd.spec import DiscreteSpec, MultiDiscreteSpec, Spec
+from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers
 
@@ -127,6 +127,66 @@ def test_numbers_for_choices_are_logits_or_action_values_and_integers_are_choice
     path = graph(tmp_path / "q.onnx", nodes, {"obs": ["b", 5]}, whole)
     (answer,) = answers(load(path, spec), OBS[None])
     np.testing.assert_array_equal(answer.logits.argmax(1), (OBS @ WEIGHT).argmax(1))
+
+
+def choices(path: Path, *kinds: str, name: str = "out") -> Path:
+    """Write a graph whose numbers pass through these operations."""
+    nodes = [node("MatMul", "obs w", "x0")]
+    nodes += [node(kind, f"x{i}", f"x{i + 1}") for i, kind in enumerate(kinds)]
+    nodes.append(node("Identity", f"x{len(kinds)}", name))
+    return graph(path, nodes, {"obs": ["b", 5]}, {name: ["b", 3]})
+
+
+CHOICE = own_spec(5, DiscreteSpec(3))
+
+
+def test_numbers_taken_for_logits_are_announced(tmp_path: Path) -> None:
+    """Nothing tells them from action values; logarithms of probabilities need no word."""
+    with pytest.warns(UserWarning, match=r"output=logits \(nothing tells.*action values"):
+        load_planner(str(choices(tmp_path / "p.onnx")), CHOICE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_planner(str(choices(tmp_path / "p.onnx", "LogSoftmax")), CHOICE)
+        load_planner(str(choices(tmp_path / "p.onnx")), CHOICE, args={"output": "logits"})
+
+
+def test_probabilities_are_asked_for_and_become_logits(tmp_path: Path) -> None:
+    """Numbers that sum to 1 would make a far flatter distribution as logits."""
+    path = choices(tmp_path / "p.onnx", "Softmax")
+    with pytest.raises(ConfigError, match=r"sum to 1.*--planner-args output=probabilities"):
+        load(path, CHOICE)
+    logits = OBS @ WEIGHT
+    wanted = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+    (answer,) = answers(load(path, CHOICE, output="probabilities"), OBS[None])
+    assert isinstance(answer, Categorical)
+    np.testing.assert_allclose(answer.logits, wanted, atol=1e-4)
+    (answer,) = answers(load(path, CHOICE, output="logits"), OBS[None])
+    np.testing.assert_allclose(answer.logits, np.exp(wanted), atol=1e-5)
+    with pytest.raises(ConfigError, match="is for choices out of many"):
+        load(path, own_spec(5, MultiBinarySpec(3)), output="probabilities")
+    with pytest.raises(PlannerError, match=r"below 0, .*output=logits"):
+        answers(load(choices(tmp_path / "q.onnx"), CHOICE, output="probabilities"), OBS[None])
+    with pytest.raises(ConfigError, match="output=tanh is not for choices"):
+        load(path, CHOICE, output="tanh")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "taken"),
+    [("q_values", "Identity", "q-values"), ("probs", "Softmax", "probabilities")],
+)
+def test_the_name_of_an_output_tells_what_its_numbers_are(
+    name: str, kind: str, taken: str, tmp_path: Path
+) -> None:
+    """That is announced, and the user may say otherwise."""
+    path = choices(tmp_path / "p.onnx", kind, name=name)
+    with pytest.warns(UserWarning, match=rf"output={taken} \(it is called '{name}'\)"):
+        (answer,) = answers(load_planner(str(path), CHOICE), OBS[None])
+    if isinstance(answer, QValues):
+        np.testing.assert_allclose(answer.values, OBS @ WEIGHT, atol=1e-5)
+    else:
+        np.testing.assert_allclose(np.exp(answer.logits).sum(1), 1.0, atol=1e-5)
+    (answer,) = answers(load(path, CHOICE, output="logits"), OBS[None])
+    assert isinstance(answer, Categorical)
 
 
 def test_ml_agents_observations_masks_memory_and_metadata(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _CHOICES = {
     "distribution": ("gaussian", "heteroscedastic", "beta", "none"),
     "model": ("student", "teacher"),
     "normaliser": ("off",),
-    "output": ("logits", "q-values", "tanh", "none"),
+    "output": ("logits", "probabilities", "q-values", "tanh", "none"),
     "std_type": ("scalar", "log"),
 }
 
@@ -60,8 +60,8 @@ class FileOptions:
         std_type: Of a heteroscedastic Gaussian, "scalar" or "log".
         model: Of a distillation, "student" or "teacher".
         normaliser: "off" if the file's normaliser is not the policy's.
-        output: What the last numbers are: "logits" or "q-values" for choices; "tanh" if tanh
-            follows, "none" if not.
+        output: What the last numbers are: "logits", "probabilities" or "q-values" for choices;
+            "tanh" if tanh follows, "none" if not.
     """
 
     activation: str | None = None

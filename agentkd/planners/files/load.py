@@ -30,6 +30,8 @@ _OF_SB3 = (
     "actor.mu.0.weight",
     "q_net.q_net.0.weight",
 )
+_CLIPS = ("clip_actions", "models.policy.clip_actions", "params.env.clip_actions")
+"""Where the settings of a run say that an action is clipped: rsl_rl, skrl, rl_games."""
 
 
 def load_file(
@@ -87,6 +89,9 @@ def _checkpoint(
 ) -> tuple[Network, Spec]:
     found = load_checkpoint(raw, about.where)
     settings = beside(path)
+    clips = settings.promise(*_CLIPS)
+    if clips is not None:
+        about.note(f"the environment clips actions itself as in training; {clips} is not applied")
     for library in (rsl_rl, rl_games, skrl):
         if library.is_checkpoint(found):
             read: Callable[..., tuple[Network, Spec]] = library.read

@@ -80,6 +80,28 @@ def test_cleanrl_choices_are_logits_or_action_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(other.values, values, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("part", "script", "usual"), [("actor", "ppo", "tanh"), ("network", "dqn", "relu")]
+)
+def test_a_network_taken_for_cleanrls_is_announced_with_its_activation(
+    part: str, script: str, usual: str, tmp_path: Path
+) -> None:
+    """Anyone's network may have these names; the activation is then the user's."""
+    net = chain(5, 8, 4, between=nn.ELU)
+    path = saved(tmp_path, {f"{part}.{k}": v for k, v in net.state_dict().items()}, "mine.pt")
+    said = rf"it is of CleanRL's {script}, by its weights' names; activation={usual}"
+    with pytest.warns(UserWarning, match=said):
+        load_planner(str(path))
+    with pytest.warns(UserWarning, match=f"CleanRL's {script}, by its weights' names") as heard:
+        planner: Any = load_planner(str(path), args={"activation": "elu"})
+    assert "activation=" not in str(heard[0].message)
+    answer = planner.policy(OBS)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(OBS)).numpy()
+    found = answer.logits if script == "ppo" else answer.values
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_cleanrl_td3_and_sac_act_within_their_own_bounds(tmp_path: Path) -> None:
     """Bounds are in the file; an environment with others is refused."""
     td3, sac = OffPolicy("fc_mu"), OffPolicy("fc_mean", "fc_logstd")

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.files.contents import contents_of
 from agentkd.planners.files.network import free_box, own_spec
-from agentkd.spec import DiscreteSpec, MultiDiscreteSpec, Spec
+from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers
 
@@ -129,6 +129,66 @@ def test_numbers_for_choices_are_logits_or_action_values_and_integers_are_choice
     np.testing.assert_array_equal(answer.logits.argmax(1), (OBS @ WEIGHT).argmax(1))
 
 
+def choices(path: Path, *kinds: str, name: str = "out") -> Path:
+    """Write a graph whose numbers pass through these operations."""
+    nodes = [node("MatMul", "obs w", "x0")]
+    nodes += [node(kind, f"x{i}", f"x{i + 1}") for i, kind in enumerate(kinds)]
+    nodes.append(node("Identity", f"x{len(kinds)}", name))
+    return graph(path, nodes, {"obs": ["b", 5]}, {name: ["b", 3]})
+
+
+CHOICE = own_spec(5, DiscreteSpec(3))
+
+
+def test_numbers_taken_for_logits_are_announced(tmp_path: Path) -> None:
+    """Nothing tells them from action values; logarithms of probabilities need no word."""
+    with pytest.warns(UserWarning, match=r"output=logits \(nothing tells.*action values"):
+        load_planner(str(choices(tmp_path / "p.onnx")), CHOICE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_planner(str(choices(tmp_path / "p.onnx", "LogSoftmax")), CHOICE)
+        load_planner(str(choices(tmp_path / "p.onnx")), CHOICE, args={"output": "logits"})
+
+
+def test_probabilities_are_asked_for_and_become_logits(tmp_path: Path) -> None:
+    """Numbers that sum to 1 would make a far flatter distribution as logits."""
+    path = choices(tmp_path / "p.onnx", "Softmax")
+    with pytest.raises(ConfigError, match=r"sum to 1.*--planner-args output=probabilities"):
+        load(path, CHOICE)
+    logits = OBS @ WEIGHT
+    wanted = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+    (answer,) = answers(load(path, CHOICE, output="probabilities"), OBS[None])
+    assert isinstance(answer, Categorical)
+    np.testing.assert_allclose(answer.logits, wanted, atol=1e-4)
+    (answer,) = answers(load(path, CHOICE, output="logits"), OBS[None])
+    np.testing.assert_allclose(answer.logits, np.exp(wanted), atol=1e-5)
+    with pytest.raises(ConfigError, match="is for choices out of many"):
+        load(path, own_spec(5, MultiBinarySpec(3)), output="probabilities")
+    with pytest.raises(PlannerError, match=r"below 0, .*output=logits"):
+        answers(load(choices(tmp_path / "q.onnx"), CHOICE, output="probabilities"), OBS[None])
+    with pytest.raises(ConfigError, match="output=tanh is not for choices"):
+        load(path, CHOICE, output="tanh")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "taken"),
+    [("q_values", "Identity", "q-values"), ("probs", "Softmax", "probabilities")],
+)
+def test_the_name_of_an_output_tells_what_its_numbers_are(
+    name: str, kind: str, taken: str, tmp_path: Path
+) -> None:
+    """That is announced, and the user may say otherwise."""
+    path = choices(tmp_path / "p.onnx", kind, name=name)
+    with pytest.warns(UserWarning, match=rf"output={taken} \(it is called '{name}'\)"):
+        (answer,) = answers(load_planner(str(path), CHOICE), OBS[None])
+    if isinstance(answer, QValues):
+        np.testing.assert_allclose(answer.values, OBS @ WEIGHT, atol=1e-5)
+    else:
+        np.testing.assert_allclose(np.exp(answer.logits).sum(1), 1.0, atol=1e-5)
+    (answer,) = answers(load(path, CHOICE, output="logits"), OBS[None])
+    assert isinstance(answer, Categorical)
+
+
 def test_ml_agents_observations_masks_memory_and_metadata(tmp_path: Path) -> None:
     """Observations lie in the order of their numbers, all choices are allowed, and the memory goes
     in and out; the deterministic output is taken.
@@ -223,6 +283,40 @@ def test_weights_in_a_second_file_are_read_only_from_beside(tmp_path: Path) -> N
             load(external(tmp_path / "q.onnx", place))
     with pytest.raises(LoadError, match=r"'gone\.data', which is not beside it"):
         load(external(tmp_path / "q.onnx", "gone.data"))
+
+
+def long_varint(value: int, length: int) -> bytes:
+    """Write a number of protobuf in so many bytes."""
+    pieces = [(value >> 7 * i & 127) | 128 for i in range(length)]
+    return bytes((*pieces[:-1], pieces[-1] & 127))
+
+
+@pytest.mark.parametrize(("bit", "length"), [(1 << 32, 5), (1 << 34, 5), (0, 6)])
+def test_a_tag_that_protobuf_in_other_languages_cuts_off_is_refused(
+    bit: int, length: int, tmp_path: Path
+) -> None:
+    """C++ reads 32 bits of it: a reference to another file would escape the walk."""
+    (tmp_path / "far").mkdir()
+    path = external(tmp_path / "far" / "p.onnx", "../p.data")
+    (tmp_path / "p.data").write_bytes(WEIGHT.tobytes())
+    model = onnx.load(str(path), load_external_data=False)
+    held = model.graph.initializer[0]
+    entries = [each.SerializeToString() for each in held.external_data]
+    del held.external_data[:]
+    tensor = held.SerializeToString() + b"".join(
+        long_varint(13 << 3 | 2 | bit, length) + long_varint(len(each), 5) + each
+        for each in entries
+    )
+    del model.graph.initializer[:]
+    inner = model.graph.SerializeToString()
+    inner += long_varint(5 << 3 | 2, 1) + long_varint(len(tensor), 5) + tensor
+    model.ClearField("graph")
+    raw = model.SerializeToString()
+    path.write_bytes(raw + long_varint(7 << 3 | 2, 1) + long_varint(len(inner), 5) + inner)
+    with pytest.raises(LoadError, match="longer than 32 bits"):
+        load(path)
+    path.write_bytes(raw + long_varint(7 << 3 | 2 | bit, length) + inner)
+    assert contents_of(path) is None
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agentkd.errors import LoadError
 from agentkd.planners import load_planner
+from agentkd.planners.files.tensors import load_checkpoint
 from tests.policy_files import FILES, answers, load
 
 
@@ -120,6 +123,54 @@ def test_a_run_of_isaac_lab_needs_no_arguments(
     known = np.load((FILES / file).with_suffix(".npz"))
     (answer,) = answers(planner, known["obs"])
     np.testing.assert_allclose(answer.mean, known["mean"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "args"),
+    [
+        ("rsl5_plain.pt", "actor:\n  activation: elu\n  obs_normalization: true\n", {}),
+        ("rsl3_gru.pt", "policy:\n  activation: elu\n  actor_obs_normalization: True\n", {}),
+        ("rsl3_gru.pt", "empirical_normalization: true\npolicy:\n  activation: elu\n", {}),
+        (
+            "skrl2_plain.pt",
+            "agent:\n  observation_preprocessor: RunningStandardScaler\n"
+            "  state_preprocessor: null\n",
+            {"activation": "relu"},
+        ),
+        (
+            "skrl1_plain.pt",
+            "agent:\n  state_preprocessor: RunningStandardScaler\n",
+            {"activation": "relu"},
+        ),
+        ("", "params:\n  config:\n    normalize_input: True\n", {"activation": "elu"}),
+    ],
+)
+def test_a_normaliser_that_the_settings_promise_is_not_left_out(
+    file: str, settings: str, args: dict[str, Any], tmp_path: Path
+) -> None:
+    """A checkpoint without it is refused unless the user says that there is none."""
+    path = run_folder(tmp_path, file or "rlgames_mlp.pth", settings)
+    if not file:
+        model = load_checkpoint(path.read_bytes(), "x")["model"]
+        model = {k: v for k, v in model.items() if "running_mean_std" not in k}
+        torch.save({"model": model, "epoch": 1}, path)
+    with pytest.raises(LoadError, match=r"agent\.yaml promises one.*normaliser=off"):
+        load(path, **args)
+    planner: Any = load(path, normaliser="off", **args)
+    assert planner.policy.network.normaliser is None
+
+
+def test_a_skrl_run_whose_observations_have_no_preprocessor_needs_none(tmp_path: Path) -> None:
+    """In skrl 2 the state's is not the policy's."""
+    settings = "agent:\n  observation_preprocessor: null\n  state_preprocessor: Scaler\n"
+    load(run_folder(tmp_path, "skrl2_plain.pt", settings), activation="relu")
+
+
+def test_clipping_that_is_not_applied_is_announced(tmp_path: Path) -> None:
+    """Isaac Lab's wrapper clips; the planner does not."""
+    settings = "clip_actions: 1.5\nactor:\n  activation: elu\n"
+    with pytest.warns(UserWarning, match=r"clip_actions of .*agent\.yaml is not applied"):
+        load_planner(str(run_folder(tmp_path, "rsl5_plain.pt", settings)))
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,81 @@ def test_torchscript_that_touches_files_is_not_loaded(tmp_path: Path) -> None:
     assert not Path("/tmp/agentkd-never").exists()
 
 
+def rewritten(path: Path, out: Path, change: Any) -> Path:
+    """Write a TorchScript file whose entries are those that `change` makes of (name, bytes)."""
+    with zipfile.ZipFile(path) as file:
+        entries = [(name, file.read(name)) for name in file.namelist()]
+    with zipfile.ZipFile(out, "w") as file:
+        for name, data in (each for entry in entries for each in change(*entry)):
+            file.writestr(zipfile.ZipInfo(name), data)
+    return out
+
+
+class Saves(nn.Module):
+    """A policy whose code writes a file."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act, and more."""
+        torch.save(x, "/tmp/agentkd-never")
+        return x[:, :3]
+
+
+def test_the_case_of_a_name_hides_nothing_from_the_check(tmp_path: Path) -> None:
+    """Torch finds X.PY where it looks for x.py; so does the check."""
+    path, out = scripted(Saves(), tmp_path / "policy.pt"), tmp_path / "x.pt"
+
+    def upper(name: str, data: bytes) -> Any:
+        if name.endswith("debug_pkl"):
+            return []
+        before, dot, end = name.rpartition(".")
+        return [(before + dot + end.upper() if end in ("py", "pkl") else name, data)]
+
+    with pytest.raises(UnsafeError, match="its code uses 'save'"):
+        load(rewritten(path, out, upper))
+    assert not Path("/tmp/agentkd-never").exists()
+    greedy = b"\x80\x02Nr\xff\xff\xff\x7f."
+    scripted(Plain(), path)
+
+    def hungry(name: str, data: bytes) -> Any:
+        return [(name[:-4] + ".PKL", greedy) if name.endswith("data.pkl") else (name, data)]
+
+    with pytest.raises(LoadError, match="more than 1,048,576 parts"):
+        load(rewritten(path, out, hungry))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("policy/code/__torch__.PYX", "which no TorchScript file needs"),
+        ("policy/more.pkl", "which no TorchScript file needs"),
+        ("policy/DATA.pkl", "differ in case or folder only"),
+        ("Policy/data.pkl", "differ in case or folder only"),
+        ("other/data/77", "differ in case or folder only"),
+    ],
+)
+def test_torchscript_with_an_entry_of_another_kind_is_refused(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    """Nothing is loaded that was not checked."""
+    path = scripted(Plain(), tmp_path / "policy.pt")
+
+    def more(each: str, data: bytes) -> Any:
+        return [(each, data)] + ([(name, b"x")] if each.endswith("/version") else [])
+
+    with pytest.raises(UnsafeError, match=said):
+        load(rewritten(path, tmp_path / "x.pt", more))
+
+
+def test_torchscript_is_read_without_the_files_that_its_author_added(tmp_path: Path) -> None:
+    """`torch.jit.save(_extra_files=)` keeps them apart from the module."""
+    path = tmp_path / "policy.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module: Any = torch.jit.script(Plain().eval())
+        module.save(str(path), _extra_files={"about.json": b"{}"})
+    assert load(path).parameters == 75
+
+
 def test_torchscript_whose_pickle_wants_gigabytes_is_refused(tmp_path: Path) -> None:
     """A place of 2^31 in a table makes torch take 32 GiB; what tells the source is dropped."""
     path = scripted(Plain(), tmp_path / "policy.pt")

@@ -1,6 +1,7 @@
 """Models of CleanRL, *.cleanrl_model: the agents of its scripts ppo, sac, td3, ddpg and dqn.
 
-Each script has one network, so that the names of the weights tell all but the normaliser.
+Each script has one network, so that the names of the weights tell all but the normaliser. Others
+may have the same names, so what is taken from the script is announced.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def read(found: Any, spec: Spec | None, about: Assumptions) -> tuple[Network, Sp
     holder = Holder(weights_of(state, about.where), about.where)
     if holder.has("atoms"):
         raise LoadError(f"{about.where} is of CleanRL's c51, which is not read; dqn is.")
-    activation = about.given("activation") or ("tanh" if script.startswith("ppo") else "relu")
+    about.note(f"it is of CleanRL's {script}, by its weights' names")
+    usual = "tanh" if script.startswith("ppo") else "relu"
+    activation = about.assume("activation", usual, f"that of CleanRL's {script}")
     if script == "ppo_continuous_action":
         pairs = holder.chain("actor_mean.")
         log_std = holder.take("actor_logstd").reshape(-1)

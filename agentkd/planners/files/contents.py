@@ -63,7 +63,7 @@ def contents_of(path: Path) -> Kind | None:
 
 
 def _zipped(names: set[str]) -> Kind | None:
-    inner = {name.partition("/")[2] for name in names}
+    inner = {name.partition("/")[2].casefold() for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return "torchscript"
     return "torch" if {"data.pkl", "version"} <= inner else None

@@ -11,6 +11,7 @@ from agentkd import dists
 from agentkd.errors import AgentkdError, LoadError, SpecError, UnsafeError
 from agentkd.files import loading, read_file
 from agentkd.planners.files import cleanrl, onnx, rl_games, rltools, rsl_rl, skrl, torchscript
+from agentkd.planners.files.choices import check_logits
 from agentkd.planners.files.contents import LIMIT, REFUSED, Kind
 from agentkd.planners.files.network import Network, policy_of
 from agentkd.planners.files.options import Assumptions, options_of
@@ -21,7 +22,7 @@ from agentkd.planners.planner import Planner
 from agentkd.printable import printable
 from agentkd.spec import Spec
 from agentkd.testing import example_observations
-from agentkd.types import Policy, RecurrentPolicy
+from agentkd.types import ActionDist, Policy, RecurrentPolicy
 
 _OF_SB3 = (
     "mlp_extractor.policy_net.0.weight",
@@ -29,6 +30,8 @@ _OF_SB3 = (
     "actor.mu.0.weight",
     "q_net.q_net.0.weight",
 )
+_CLIPS = ("clip_actions", "models.policy.clip_actions", "params.env.clip_actions")
+"""Where the settings of a run say that an action is clipped: rsl_rl, skrl, rl_games."""
 
 
 def load_file(
@@ -59,7 +62,9 @@ def load_file(
     raw = read_file(path, LIMIT)
     with loading(where, keep=(AgentkdError,)):
         planner = _read(raw, kind, path, spec, about)
-        _probe(planner.policy, planner.spec, where)
+        answer = _probe(planner.policy, planner.spec, where)
+        if kind in ("onnx", "torchscript"):
+            check_logits(answer, about)
     about.announce()
     return planner
 
@@ -84,6 +89,9 @@ def _checkpoint(
 ) -> tuple[Network, Spec]:
     found = load_checkpoint(raw, about.where)
     settings = beside(path)
+    clips = settings.promise(*_CLIPS)
+    if clips is not None:
+        about.note(f"the environment clips actions itself as in training; {clips} is not applied")
     for library in (rsl_rl, rl_games, skrl):
         if library.is_checkpoint(found):
             read: Callable[..., tuple[Network, Spec]] = library.read
@@ -107,7 +115,7 @@ def _unknown(found: Any, where: str) -> LoadError:
     )
 
 
-def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
+def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> ActionDist:
     """Ask once, so that what does not fit is said now."""
     obs = example_observations(spec.obs, 2)
     if isinstance(policy, RecurrentPolicy):
@@ -118,3 +126,4 @@ def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
         dists.check(answer, spec.action, 2)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from error
+    return answer

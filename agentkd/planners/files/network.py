@@ -295,7 +295,10 @@ def fit(network: Network, spec: Spec | None, about: Assumptions) -> tuple[Networ
 
 def choice_kind(action: ActionSpec, about: Assumptions) -> Kind:
     """What the last numbers are for choices, by --planner-args output; logits by default."""
-    if about.given("output") == "q-values":
+    output = about.given("output")
+    if output not in (None, "logits", "q-values"):
+        raise ConfigError(f"{about.where}: {FLAG} output={output} is not for its choices.")
+    if output == "q-values":
         if not isinstance(action, DiscreteSpec):
             raise ConfigError(f"{about.where}: {FLAG} output=q-values is for one choice.")
         return "qvalues"

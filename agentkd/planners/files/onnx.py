@@ -20,9 +20,10 @@ from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.extras import needing
 from agentkd.files import loading, regular
 from agentkd.planners.actions import from_actions
+from agentkd.planners.files.choices import output_of
 from agentkd.planners.files.contents import LIMIT
-from agentkd.planners.files.network import choice_kind, free_box, own_spec
-from agentkd.planners.files.options import Assumptions
+from agentkd.planners.files.network import free_box, own_spec
+from agentkd.planners.files.options import FLAG, Assumptions
 from agentkd.planners.files.protobuf import external_files
 from agentkd.planners.planner import Planner
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, Spec
@@ -55,6 +56,8 @@ _ANSWERS = (
 )
 """The outputs that are an answer, the better first."""
 _MOST = 1 << 20
+_LEAST = 1e-8
+"""What a probability of 0 counts as."""
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
@@ -116,6 +119,7 @@ class Meaning:
     Attributes:
         action: The environment's actions.
         kind: Of choices.
+        probabilities: Whether the numbers are those of the choices.
         log_std: Of a Gaussian, (d,), or None.
         scale: Multiplies a box's action, (d,), or None; so `offset`, added then.
     """
@@ -125,6 +129,7 @@ class Meaning:
     log_std: Floats | None = None
     scale: Floats | None = None
     offset: Floats | None = None
+    probabilities: bool = False
 
     def __call__(self, found: Any, batch: int) -> ActionDist:
         """Make an action distribution of what was answered, (batch, …)."""
@@ -139,6 +144,13 @@ class Meaning:
                 f"{dists.action_size(self.action)}."
             )
         if not isinstance(self.action, BoxSpec):
+            if self.probabilities:
+                if (rows < 0).any():
+                    raise PlannerError(
+                        f"The policy answered with probabilities below 0, {rows.min():g}. If they "
+                        f"are none, say so: {FLAG} output=logits."
+                    )
+                rows = np.log(np.maximum(rows, _LEAST))
             return dists.unpack(self.kind, rows, self.action)
         if self.scale is not None:
             rows = rows * self.scale
@@ -149,10 +161,15 @@ class Meaning:
         return Gaussian(rows, np.broadcast_to(self.log_std, rows.shape))
 
 
-def meaning(action: ActionSpec, about: Assumptions) -> Meaning:
-    """Read what the user told of a policy whose file holds no more than its answer."""
+def meaning(action: ActionSpec, about: Assumptions, name: str = "") -> Meaning:
+    """Read what the user told of a policy whose file holds no more than its answer, and its name.
+
+    Raises:
+        ConfigError: If what the user told is not for such actions.
+    """
     if not isinstance(action, BoxSpec):
-        return Meaning(action, choice_kind(action, about))
+        kind, probabilities = output_of(name, action, about)
+        return Meaning(action, kind, probabilities=probabilities)
     size = dists.action_size(action)
     sigma, scale, offset = (
         about.array(name, size) for name in ("sigma", "action_scale", "action_offset")
@@ -245,7 +262,7 @@ def load(raw: bytes, path: Path, spec: Spec | None, about: Assumptions) -> Plann
         about.note(
             f"the environment applies the action_scale of its metadata, {told['action_scale']:.60}"
         )
-    known = meaning(spec.action, about)
+    known = meaning(spec.action, about, graph.answer)
     policy = (OnnxRecurrentPolicy if graph.memory else OnnxPolicy)(graph, known)
     return Planner(policy, spec, f"ONNX policy {path.name}", 0, digest.hexdigest())
 
@@ -346,6 +363,6 @@ def _own_action(session: Any, graph: Graph, about: Assumptions) -> ActionSpec:
     size = found.shape[-1] if found.shape else None
     if found.type not in _TYPES or not isinstance(size, int):
         raise ConfigError(f"{about.where} does not tell its actions: name the environment.")
-    if about.options.output in ("logits", "q-values"):
+    if about.options.output in ("logits", "probabilities", "q-values"):
         return DiscreteSpec(size)
     return free_box(size)

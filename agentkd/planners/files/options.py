@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, LoadError, did_you_mean
 from agentkd.types import Floats
 
 FLAG = "--planner-args"
@@ -38,7 +38,7 @@ _CHOICES = {
     "distribution": ("gaussian", "heteroscedastic", "beta", "none"),
     "model": ("student", "teacher"),
     "normaliser": ("off",),
-    "output": ("logits", "q-values", "tanh", "none"),
+    "output": ("logits", "probabilities", "q-values", "tanh", "none"),
     "std_type": ("scalar", "log"),
 }
 
@@ -60,8 +60,8 @@ class FileOptions:
         std_type: Of a heteroscedastic Gaussian, "scalar" or "log".
         model: Of a distillation, "student" or "teacher".
         normaliser: "off" if the file's normaliser is not the policy's.
-        output: What the last numbers are: "logits" or "q-values" for choices; "tanh" if tanh
-            follows, "none" if not.
+        output: What the last numbers are: "logits", "probabilities" or "q-values" for choices;
+            "tanh" if tanh follows, "none" if not.
     """
 
     activation: str | None = None
@@ -166,6 +166,19 @@ class Assumptions:
         if found is None:
             raise ConfigError(f"{self.where}: {why} Say so: {FLAG} {name}={example}.")
         return found
+
+    def refuse_missing_normaliser(self, promise: str) -> None:
+        """Refuse a checkpoint without the normaliser that its run's settings promise.
+
+        Raises:
+            LoadError: Unless the user says that there is none.
+        """
+        if self.given("normaliser") != "off":
+            raise LoadError(
+                f"{self.where} holds no normaliser of observations, and {promise} promises one. "
+                f"Give a checkpoint that has it; if the policy has none, say so: {FLAG} "
+                "normaliser=off."
+            )
 
     def announce(self) -> None:
         """Warn of all that was assumed.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from agentkd.errors import LoadError
 
 _DEEPEST = 24
+_LONGEST_TAG = 5
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """The fields of a ModelProto and their wire types (onnx/onnx.proto)."""
 _GRAPH, _FUNCTIONS, _NODE = 7, 25, 1
@@ -35,12 +36,19 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
 
 
+def _tag(data: memoryview, at: int) -> tuple[int, int, int]:
+    """Read a field's number and wire type; a tag that protobuf in C++ would cut off is refused."""
+    key, after = varint(data, at)
+    if key >> 32 or after - at > _LONGEST_TAG:
+        raise LoadError(f"a field's tag in it, {key}, is longer than 32 bits")
+    return key >> 3, key & 7, after
+
+
 def fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """Give each field's number, wire type and bytes; of a number its varint."""
     at = 0
     while at < len(data):
-        key, at = varint(data, at)
-        number, wire = key >> 3, key & 7
+        number, wire, at = _tag(data, at)
         start = at
         if wire == 0:
             _, at = varint(data, at)
@@ -61,8 +69,7 @@ def is_onnx(head: bytes) -> bool:
     data, seen, at = memoryview(head), set[int](), 0
     try:
         while at < len(data) and _GRAPH not in seen:
-            key, at = varint(data, at)
-            number, wire = key >> 3, key & 7
+            number, wire, at = _tag(data, at)
             if _MODEL_FIELDS.get(number) != wire:
                 return False
             seen.add(number)

@@ -56,7 +56,7 @@ def read(
         first, last = layers(pairs, activation, ends=True), layers((tail,), activation)
     elif memory is not None:
         inputs = memory.input_size
-    normaliser = _normaliser(holder, found, inputs, about)
+    normaliser = _normaliser(holder, found, inputs, settings, about)
     holder.check_left(_CRITICS)
     answer = _rescaled(answer, settings, spec, about)
     network = Network(
@@ -130,11 +130,14 @@ def joined(pairs: list[Pair]) -> Pair:
 
 
 def _normaliser(
-    holder: Holder, found: Mapping[str, Any], inputs: int, about: Assumptions
+    holder: Holder, found: Mapping[str, Any], inputs: int, settings: Settings, about: Assumptions
 ) -> Normaliser | None:
     prefix = "running_mean_std."
     if not holder.has(prefix):
         if not isinstance(found.get("running_mean_std"), Mapping):
+            promise = settings.promise("params.config.normalize_input")
+            if promise is not None:
+                about.refuse_missing_normaliser(promise)
             return None
         prefix = ""
         holder = Holder(weights_of(found["running_mean_std"], about.where), about.where)

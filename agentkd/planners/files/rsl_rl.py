@@ -66,7 +66,7 @@ def read(
     if activation not in ACTIVATIONS:
         raise LoadError(f"{settings.path}: the activation {activation!r} is none of rsl_rl's.")
     inputs = memory.input_size if memory is not None else pairs[0][0].shape[1]
-    normaliser = _normaliser(holder, names, settings, about)
+    normaliser = _normaliser(holder, names, model, settings, about)
     answer = _answer(holder, names, len(pairs[-1][0]), model, settings, spec, about)
     holder.check_left(names.others)
     network = Network(
@@ -132,10 +132,17 @@ def _choose(models: list[str], about: Assumptions) -> str:
 
 
 def _normaliser(
-    holder: Holder, names: _Names, settings: Settings, about: Assumptions
+    holder: Holder, names: _Names, model: str, settings: Settings, about: Assumptions
 ) -> Normaliser | None:
     prefix = names.normaliser
     if not holder.has(f"{prefix}_mean"):
+        promise = settings.promise(
+            f"{model}.obs_normalization",
+            f"policy.{model}_obs_normalization",
+            "empirical_normalization",
+        )
+        if promise is not None:
+            about.refuse_missing_normaliser(promise)
         return None
     mean, deviation = (holder.take(f"{prefix}{name}").reshape(-1) for name in ("_mean", "_std"))
     for name in ("_var", "count"):

@@ -42,6 +42,11 @@ class Settings:
                 return value
         return None
 
+    def promise(self, *names: str) -> str | None:
+        """Name the first of these paths that is true, with its file; None if none is."""
+        found = (name for name in names if (self.get(name) or "false").lower() != "false")
+        return next((f"{name} of {self.path}" for name in found), None)
+
 
 def beside(checkpoint: Path) -> Settings:
     """Read params/agent.yaml of the run that a checkpoint belongs to, if it is there.

@@ -81,7 +81,7 @@ def read(
     holder.check_left(("value_layer.", "critic"))
     network = Network(
         inputs=inputs,
-        normaliser=_normaliser(found, inputs, about),
+        normaliser=_normaliser(found, inputs, settings, about),
         first=Layers(),
         memory=None,
         last=layers(pairs, activation),
@@ -106,7 +106,9 @@ def _tanh(settings: Settings, about: Assumptions) -> bool:
     )
 
 
-def _normaliser(found: Mapping[str, Any], inputs: int, about: Assumptions) -> Normaliser | None:
+def _normaliser(
+    found: Mapping[str, Any], inputs: int, settings: Settings, about: Assumptions
+) -> Normaliser | None:
     """Take the preprocessor of what the policy observes.
 
     2.x keeps one of observations and one of the simulator's states; 1.x only the latter, which it
@@ -114,6 +116,8 @@ def _normaliser(found: Mapping[str, Any], inputs: int, about: Assumptions) -> No
     """
     off = about.given("normaliser") == "off"
     name = next((each for each in _PREPROCESSORS if found.get(each)), None)
+    if name is None and (promise := _promise(settings)) is not None:
+        about.refuse_missing_normaliser(promise)
     if name is None or off:
         return None
     if not isinstance(found[name], Mapping):
@@ -132,3 +136,9 @@ def _normaliser(found: Mapping[str, Any], inputs: int, about: Assumptions) -> No
     if not bool((deviation > 0).all()):
         raise LoadError(f"{about.where}: its {name} has a variance of 0.")
     return Normaliser(mean, deviation, _CLIP)
+
+
+def _promise(settings: Settings) -> str | None:
+    """Name the setting that gives the policy's observations a preprocessor, as in skrl 2 or 1."""
+    names = [f"agent.{each}" for each in _PREPROCESSORS]
+    return settings.promise(next((each for each in names if each in settings.values), names[0]))

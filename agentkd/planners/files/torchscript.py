@@ -43,6 +43,14 @@ _REFUSED = re.compile(
     r"|,\s*[\"'][^\"'\n]*\\|[\"']\s+[\"']|\w(?:\"\"|'')\w|\"'|'\""
 )
 _CLASSES = b"torch.classes"
+_SCRIPT = re.compile(r"code/.+\.py")
+_PICKLES = ("constants.pkl", "data.pkl")
+_PLAIN = re.compile(
+    r"(data|constants)/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/\w+"
+)
+"""Entries of numbers, and of what torch says of the file."""
+_DROPPED = re.compile(r"code/.+\.debug_pkl|extra/.+", re.DOTALL)
+"""Where the code came from, for messages, and what its author added: not needed, not loaded."""
 _MOST_STEPS = 1 << 20
 _RESETS = ("reset", "reset_memory")
 _WIDEST = 1 << 16
@@ -92,21 +100,35 @@ def _checked(raw: bytes, where: str) -> bytes:
 
     Raises:
         LoadError: If it is of an old form, which keeps its code elsewhere.
-        UnsafeError: If the code names an operation on files, or one of another library.
+        UnsafeError: If the code names an operation on files, or one of another library; or if it
+            holds an entry that is neither code, pickle nor numbers.
     """
     out = io.BytesIO()
     with opened_zip(io.BytesIO(raw), where) as file, zipfile.ZipFile(out, "w") as clean:
-        inner = {name.partition("/")[2] for name in file.namelist()}
-        if "constants.pkl" not in inner or "model.json" in inner:
+        names = [name for name in file.namelist() if not name.endswith("/")]
+        # Torch finds entries whatever their case is, so they are told apart without it.
+        inner = {name: name.partition("/")[2].casefold() for name in names}
+        held = set(inner.values())
+        if "constants.pkl" not in held or "model.json" in held:
             raise LoadError(f"{where} is of torch before 1.4. Save it again with a later version.")
-        for name in file.namelist():
-            if name.endswith(".debug_pkl"):
-                continue  # where the code came from, for messages
+        if len(held) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
+            raise UnsafeError(
+                f"{where} holds entries whose names differ in case or folder only, so it was not "
+                "loaded. Save it again with torch.jit.save."
+            )
+        for name in names:
+            if _DROPPED.fullmatch(inner[name]):
+                continue
             data = read_entry(file, name, LIMIT, where)
-            if name.endswith(".py"):
+            if _SCRIPT.fullmatch(inner[name]):
                 _check_code(data.decode("utf-8", "replace"), where)
-            elif name.endswith(".pkl"):
+            elif inner[name] in _PICKLES:
                 _check_pickle(data, where)
+            elif not _PLAIN.fullmatch(inner[name]):
+                raise UnsafeError(
+                    f"{where} holds {name[:80]!r}, which no TorchScript file needs, so it was not "
+                    "loaded. Save it again with torch.jit.save."
+                )
             clean.writestr(zipfile.ZipInfo(name), data)
     return out.getvalue()
 

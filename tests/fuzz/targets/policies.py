@@ -56,7 +56,17 @@ def _archive(draw: Draw, data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         entries = {name: file.read(name) for name in file.namelist()}
     changes = {".pkl": pickled, ".py": _code, "version": mutate.octets, "": numbers}
-    return zipped(repacked(draw, entries, changes), draw if draw.chance(4) else None)
+    held = repacked(draw, entries, changes)
+    if draw.chance(6):  # torch finds an entry whatever its case is
+        ends = draw.choice(((".py",), (".pkl",), (".py", ".pkl"), ("",)))
+        held = [(_upper(name) if name.endswith(ends) else name, each) for name, each in held]
+    return zipped(held, draw if draw.chance(4) else None)
+
+
+def _upper(name: str) -> str:
+    """Write what follows the last dot in capitals."""
+    before, dot, end = name.rpartition(".")
+    return before + dot + end.upper()
 
 
 _WORDS = (b"self", b"x", b"torch", b"Tensor", b"return", b"1", b"0", b"(", b")", b"-1", b"forward")

@@ -133,8 +133,10 @@ def test_a_run_of_isaac_lab_needs_no_arguments(
         ("rsl3_gru.pt", "empirical_normalization: true\npolicy:\n  activation: elu\n", {}),
         (
             "skrl2_plain.pt",
-            "agent:\n  observation_preprocessor: RunningStandardScaler\n"
-            "  state_preprocessor: null\n",
+            (
+                "agent:\n  observation_preprocessor: RunningStandardScaler\n"
+                "  state_preprocessor: null\n"
+            ),
             {"activation": "relu"},
         ),
         (

@@ -19,6 +19,7 @@ import pytest
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.block import _PAUSE
 from agentkd.runtime.chores import SOON, Chore, Chores
+from agentkd.runtime.clock import Realtime
 from agentkd.runtime.logfile import Decided, LogFile
 from agentkd.runtime.workers import priority
 from agentkd.runtime.workers.guardian import offspring
@@ -358,6 +359,20 @@ def test_garbage_is_looked_for_between_ticks() -> None:
     finally:
         gc.callbacks.remove(note)
     assert "start" in seen
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_a_heap_that_is_not_frozen_is_not_looked_through(switched_off: bool) -> None:
+    """With freeze=False the interpreter collects; a user who switched that off collects."""
+    agent = Agent(constant(2))
+    if switched_off:
+        gc.disable()
+    try:
+        agent.run(Steps(), hz=1000, ticks=5, realtime=Realtime(freeze=switched_off))
+        assert gc.isenabled() != switched_off
+    finally:
+        gc.enable()
+    assert "garbage" not in {each.name.split()[-1] for each in agent.chores._chores}
 
 
 def test_descendants_are_found_without_looking_at_all_processes() -> None:

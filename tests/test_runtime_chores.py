@@ -255,9 +255,6 @@ class Waits:
             self.chores.between(Hand(), 0.0)
         return not self.ticks
 
-    def set(self) -> None:
-        self.ticks.clear()
-
 
 def test_a_thread_supervises_only_while_no_tick_comes() -> None:
     """It looks once a second whether ticks come, and does all that is due when none does."""
@@ -267,8 +264,8 @@ def test_a_thread_supervises_only_while_no_tick_comes() -> None:
         done.append(threading.current_thread().name)
 
     chores = agent.chores = Chores(Chore("work", work, every=9.0))
-    waits = agent._relieved = Waits(chores, "..tt...t..")  # type: ignore[assignment]
-    thread = threading.Thread(target=agent._supervise_on, name="supervisor")
+    waits = Waits(chores, "..tt...t..")
+    thread = threading.Thread(target=agent._supervise_on, args=(waits,), name="supervisor")
     thread.start()
     thread.join()
     assert waits.asked == [SOON] * 3 + [_PAUSE] * 2 + [SOON] * 3 + [_PAUSE, SOON]

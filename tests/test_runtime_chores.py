@@ -19,6 +19,7 @@ import pytest
 from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.block import _PAUSE
 from agentkd.runtime.chores import SOON, Chore, Chores
+from agentkd.runtime.clock import Realtime
 from agentkd.runtime.logfile import Decided, LogFile
 from agentkd.runtime.workers import priority
 from agentkd.runtime.workers.guardian import offspring
@@ -254,9 +255,6 @@ class Waits:
             self.chores.between(Hand(), 0.0)
         return not self.ticks
 
-    def set(self) -> None:
-        self.ticks.clear()
-
 
 def test_a_thread_supervises_only_while_no_tick_comes() -> None:
     """It looks once a second whether ticks come, and does all that is due when none does."""
@@ -266,8 +264,8 @@ def test_a_thread_supervises_only_while_no_tick_comes() -> None:
         done.append(threading.current_thread().name)
 
     chores = agent.chores = Chores(Chore("work", work, every=9.0))
-    waits = agent._relieved = Waits(chores, "..tt...t..")  # type: ignore[assignment]
-    thread = threading.Thread(target=agent._supervise_on, name="supervisor")
+    waits = Waits(chores, "..tt...t..")
+    thread = threading.Thread(target=agent._supervise_on, args=(waits,), name="supervisor")
     thread.start()
     thread.join()
     assert waits.asked == [SOON] * 3 + [_PAUSE] * 2 + [SOON] * 3 + [_PAUSE, SOON]
@@ -358,6 +356,20 @@ def test_garbage_is_looked_for_between_ticks() -> None:
     finally:
         gc.callbacks.remove(note)
     assert "start" in seen
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_a_heap_that_is_not_frozen_is_not_looked_through(switched_off: bool) -> None:
+    """With freeze=False the interpreter collects; a user who switched that off collects."""
+    agent = Agent(constant(2))
+    if switched_off:
+        gc.disable()
+    try:
+        agent.run(Steps(), hz=1000, ticks=5, realtime=Realtime(freeze=switched_off))
+        assert gc.isenabled() != switched_off
+    finally:
+        gc.enable()
+    assert "garbage" not in {each.name.split()[-1] for each in agent.chores._chores}
 
 
 def test_descendants_are_found_without_looking_at_all_processes() -> None:

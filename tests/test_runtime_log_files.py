@@ -284,8 +284,7 @@ def test_a_loop_without_slack_is_logged_up_to_the_last_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each tick takes longer than its period; a kill loses what the last second decided."""
-    clock: Any = SimpleNamespace(time=0.0, period=0.01)
-    clock.now = lambda: clock.time
+    clock: Any = SimpleNamespace(time=0.0, period=0.01, now=lambda: clock.time)
     path = tmp_path / "run.akdlog"
     recorder = DecisionLog(path)
     agent = Agent(constant(2), planner=Ahead(3), planner_latency=2, log=recorder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.errors import BundleError, ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -179,3 +179,22 @@ def test_under_a_virtual_clock_its_ticks_decide_when_a_file_acts(tmp_path: Path)
     first = run()
     assert first[:20] + first[-10:] == [1] * 20 + [2] * 10
     assert run() == first
+
+
+def test_a_file_from_a_clock_that_is_ahead_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is a day away, so nothing is being written to it."""
+    file = tmp_path / "executor.akd"
+    watched = Watched(file, write_bundle(file, constant(1)).digest)
+    day = file.stat().st_mtime + 86_400
+    os.utime(file, (day, day))
+    reads: list[Path] = []
+
+    def read(path: Path) -> Any:
+        reads.append(path)
+        return read_bundle(path)
+
+    monkeypatch.setattr("agentkd.runtime.watched.read_bundle", read)
+    assert [look(watched) for _ in range(3)] == [None] * 3
+    assert len(reads) == 1

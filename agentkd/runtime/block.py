@@ -21,8 +21,8 @@ class Block(ABC):
         self._started = self._open = False
         self._stop = threading.Event()
         self._gate = threading.Lock()
-        self._supervisor: threading.Thread | None = None
-        self._relieved = threading.Event()
+        # The thread that supervises, and what ends it.
+        self._supervisor: tuple[threading.Thread, threading.Event] | None = None
         self.chores = Chores()
 
     @abstractmethod
@@ -73,10 +73,12 @@ class Block(ABC):
             self._end()
             raise ConfigError("The agent was closed while it started.")
         if supervisor:
-            self._supervisor = threading.Thread(
-                target=self._supervise_on, name="supervisor", daemon=True
+            relieved = threading.Event()
+            thread = threading.Thread(
+                target=self._supervise_on, args=(relieved,), name="supervisor", daemon=True
             )
-            self._supervisor.start()
+            self._supervisor = thread, relieved
+            thread.start()
 
     def close(self) -> None:
         """End planner and distiller; the last weights are swapped in first.
@@ -95,10 +97,10 @@ class Block(ABC):
         self.chores.close()
         self._end()
 
-    def _supervise_on(self) -> None:
+    def _supervise_on(self, relieved: threading.Event) -> None:
         """Look after everything, but leave it to a loop while that ticks."""
         chores, resting = self.chores, True
-        while not (self._relieved.wait(SOON if resting else _PAUSE) or self._stop.is_set()):
+        while not (relieved.wait(SOON if resting else _PAUSE) or self._stop.is_set()):
             resting, chores.resting = chores.resting, True
             if resting:
                 # Whoever closes may have the turn and wait for this thread.
@@ -106,10 +108,12 @@ class Block(ABC):
 
     def relieve(self) -> None:
         """End the thread that supervises, for a loop whose pauses do not count."""
-        self._relieved.set()
         supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None and supervisor is not threading.current_thread():
-            supervisor.join()
+        if supervisor is not None:
+            thread, relieved = supervisor
+            relieved.set()
+            if thread is not threading.current_thread():
+                thread.join()
 
     def supervise(self) -> None:
         """Restart what died or hangs, and swap new weights in; not on the tick's way.

@@ -181,7 +181,12 @@ class Loop:
             chores = self._chores()
             obs = self._reset()
             quiet = nullcontext(dict[str, str]()) if self._virtual else None
+            collecting = gc.isenabled()
             with quiet or realtime(self._realtime) as self._granted:
+                if collecting and not gc.isenabled():
+                    # What lived before the run is frozen, so there is little to look through.
+                    chores.add(Chore("garbage", partial(_collect, 0), _COLLECT))
+                    chores.add(Chore("old garbage", partial(_collect, 2), _COLLECT_ALL))
                 self._clock.start()
                 while not self._over():
                     tick = self._ticker.wait(self._clock, self._agent.counters, chores)
@@ -204,12 +209,8 @@ class Loop:
         chores = self._agent.chores
         if self._virtual:
             self._agent.relieve()
-        else:
-            # What lived before the run is frozen, so there is little to look through.
-            chores.add(Chore("garbage", partial(_collect, 0), _COLLECT))
-            chores.add(Chore("old garbage", partial(_collect, 2), _COLLECT_ALL))
-            if self._most:
-                chores.add(Chore("views", self._call, _CALL))
+        elif self._most:
+            chores.add(Chore("views", self._call, _CALL))
         return chores
 
     def _call(self) -> None:

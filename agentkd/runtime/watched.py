@@ -91,5 +91,6 @@ class Watched:
             raise error
 
     def _remember(self, facts: _Facts) -> None:
-        if time.time() - max(facts[3], facts[4]) * 1e-9 > _SETTLED:
+        # A clock that is ahead, of another machine, settles as well.
+        if abs(time.time() - max(facts[3], facts[4]) * 1e-9) > _SETTLED:
             self._facts = facts

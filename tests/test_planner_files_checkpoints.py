@@ -207,8 +207,21 @@ RL_GAMES = {
 
 def test_a_whole_module_is_not_unpickled(tmp_path: Path) -> None:
     """torch.save(policy) holds code by name: refused with what to do, and nothing is run."""
-    with pytest.raises(UnsafeError, match=r"more than tensors.*Export the policy"):
+    with pytest.raises(UnsafeError, match=r"more than tensors.*Export the policy") as caught:
         load(saved(tmp_path, nn.Linear(5, 3), "policy.pt"))
+    said = str(caught.value)
+    assert "torch.nn.modules.linear.Linear" in said
+    assert not any(each in said for each in ("\x1b", "x1b", "weights_only", "[1m"))
+
+
+def test_a_normaliser_of_another_width_is_refused(tmp_path: Path) -> None:
+    """One that is of one number would fit every network by being repeated."""
+    found = torch.load(FILES / "rsl5_mlp.pt", weights_only=True)
+    state = found["actor_state_dict"]
+    for name in ("_mean", "_std"):
+        state[f"obs_normalizer.{name}"] = torch.ones(1, 1)
+    with pytest.raises(LoadError, match="1 means and 1 deviations; the network takes 5 numbers"):
+        load(saved(tmp_path, found, "m.pt"))
 
 
 @pytest.mark.parametrize(

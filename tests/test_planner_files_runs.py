@@ -133,10 +133,7 @@ def test_a_run_of_isaac_lab_needs_no_arguments(
         ("rsl3_gru.pt", "empirical_normalization: true\npolicy:\n  activation: elu\n", {}),
         (
             "skrl2_plain.pt",
-            (
-                "agent:\n  observation_preprocessor: RunningStandardScaler\n"
-                "  state_preprocessor: null\n"
-            ),
+            "agent:\n  state_preprocessor: null\n  observation_preprocessor: RunningScaler\n",
             {"activation": "relu"},
         ),
         (
@@ -160,6 +157,37 @@ def test_a_normaliser_that_the_settings_promise_is_not_left_out(
         load(path, **args)
     planner: Any = load(path, normaliser="off", **args)
     assert planner.policy.network.normaliser is None
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("rsl3_hetero.pt", "policy:\n  activation: elu\n  state_dependent_std: True\n"),
+        (
+            "rsl5_hetero.pt",
+            "actor:\n  distribution_cfg: {class_name: HeteroscedasticGaussian, x: [1, 2]}  # one\n",
+        ),
+        ("rsl5_hetero.pt", "actor: {activation: elu, state_dependent_std: 'True'}\n"),
+    ],
+)
+def test_a_deviation_of_its_own_is_told_by_the_settings_however_they_are_written(
+    file: str, settings: str, tmp_path: Path
+) -> None:
+    """YAML's true has several spellings, and a mapping may stand on one line."""
+    planner = load(run_folder(tmp_path, file, settings))
+    known = np.load((FILES / file).with_suffix(".npz"))
+    (answer, *_) = answers(planner, known["obs"])
+    np.testing.assert_allclose(answer.mean, known["mean"][0], atol=1e-5)
+    np.testing.assert_allclose(np.exp(answer.log_std), known["std"][0], atol=1e-5)
+
+
+def test_a_distribution_that_is_not_read_is_refused(tmp_path: Path) -> None:
+    """A mapping inside another on one line is not understood; it is not taken for none."""
+    settings = "actor:\n  activation: elu\n  distribution_cfg: {class_name: Own, x: {y: 1}}\n"
+    path = run_folder(tmp_path, "rsl5_hetero.pt", settings)
+    with pytest.raises(LoadError, match=r"distribution_cfg is \{class_name: Own.*distribution="):
+        load(path)
+    assert load(path, distribution="heteroscedastic").spec.obs.size == 5
 
 
 def test_a_skrl_run_whose_observations_have_no_preprocessor_needs_none(tmp_path: Path) -> None:

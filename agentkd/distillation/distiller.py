@@ -68,7 +68,8 @@ class Distiller:
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
         stack = stack_of(executor)
         self._histories = None if stack is None else Histories(self.buffer, stack)
-        if stack is not None or columns(executor.spec.obs) is not None:
+        self._partial = columns(executor.spec.obs) is not None
+        if stack is not None or self._partial:
             # A label's row holds what the executor sees, not what the planner does.
             planner = None
         if beside is not None and beside.labels.kind is not None:
@@ -94,7 +95,9 @@ class Distiller:
         Raises:
             SpecError: If they are of another environment.
         """
-        packed, obs = dists.packed(dist), pick(self._executor.spec.obs, obs)
+        packed = dists.packed(dist)
+        if self._partial:
+            obs = pick(self._executor.spec.obs, obs)
         check_labels(self._executor.spec, packed.kind, obs.shape[1], packed.rows.shape[1])
         if link is None and self._executor.memory:
             raise ConfigError(

@@ -119,7 +119,7 @@ class Agent(Block):
                 "with the observation. Take one without, or leave roll_forward out."
             )
         self._routers = tuple(routers)
-        self._mode, self._default, self._asked = mode, default, period
+        self._how, self._asked = (mode, default), period
         self._native, self._rollback, self._budget = native, rollback, budget
         decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         remove = None
@@ -147,9 +147,9 @@ class Agent(Block):
         self._decider = Decider(
             self._form,
             companions.planner,
-            self._mode,
+            self._how[0],
             self._routers,
-            self._default,
+            self._how[1],
             round(period * 1e9) if period and not virtual else None,
             0 if virtual else round(self._budget * 1e9),
             self._strategies,
@@ -215,11 +215,11 @@ class Agent(Block):
 
     def _header(self) -> dict[str, Any]:
         """Return what a log says of the run, to be replayed."""
-        default = self._default
+        mode, default = self._how
         return {
             "spec": to_json(self.spec),
             "architecture": self.executor.architecture,
-            "mode": self._mode,
+            "mode": mode,
             "planner": self._companions.planner is not None,
             "period": self._period,
             "default": default if default is None else np.asarray(default).tolist(),

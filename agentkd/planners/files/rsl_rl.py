@@ -66,7 +66,7 @@ def read(
     if activation not in ACTIVATIONS:
         raise LoadError(f"{settings.path}: the activation {activation!r} is none of rsl_rl's.")
     inputs = memory.input_size if memory is not None else pairs[0][0].shape[1]
-    normaliser = _normaliser(holder, names, model, settings, about)
+    normaliser = _normaliser(holder, names, model, inputs, settings, about)
     answer = _answer(holder, names, len(pairs[-1][0]), model, settings, spec, about)
     holder.check_left(names.others)
     network = Network(
@@ -132,7 +132,7 @@ def _choose(models: list[str], about: Assumptions) -> str:
 
 
 def _normaliser(
-    holder: Holder, names: _Names, model: str, settings: Settings, about: Assumptions
+    holder: Holder, names: _Names, model: str, inputs: int, settings: Settings, about: Assumptions
 ) -> Normaliser | None:
     prefix = names.normaliser
     if not holder.has(f"{prefix}_mean"):
@@ -147,8 +147,13 @@ def _normaliser(
     mean, deviation = (holder.take(f"{prefix}{name}").reshape(-1) for name in ("_mean", "_std"))
     for name in ("_var", "count"):
         holder.optional(f"{prefix}{name}")
-    if mean.shape != deviation.shape or bool((deviation < 0).any()):
-        raise LoadError(f"{about.where}: its normaliser's mean and deviation are no such.")
+    if mean.shape != (inputs,) or deviation.shape != (inputs,):
+        raise LoadError(
+            f"{about.where}: its normaliser has {len(mean)} means and {len(deviation)} deviations; "
+            f"the network takes {inputs} numbers."
+        )
+    if bool((deviation < 0).any()):
+        raise LoadError(f"{about.where}: its normaliser has a deviation below 0.")
     epsilon = about.given("epsilon") or _EPSILON
     if settings.path is None:
         epsilon = about.assume("epsilon", _EPSILON, "rsl_rl's, of the observation's normaliser")
@@ -205,11 +210,17 @@ def _log(std: Tensor, out: int, name: str, about: Assumptions, *, logarithm: boo
 
 def _distribution(model: str, settings: Settings) -> str | None:
     """What params/agent.yaml tells of the distribution."""
+    unread = settings.get(f"{model}.distribution_cfg")
+    if unread is not None:
+        raise LoadError(
+            f"{settings.path}: {model}.distribution_cfg is {unread:.80}; one setting on each line "
+            f"is read. Write it so, or say what it is: {FLAG} distribution=…."
+        )
     name = settings.get(f"{model}.distribution_cfg.class_name") or ""
     if found := re.search(r"(Heteroscedastic|Beta)\w*$", name):
         return found[1].lower()
     dependent = settings.get(f"{model}.state_dependent_std", "policy.state_dependent_std")
-    if dependent == "true":
+    if (dependent or "").lower() == "true":
         return "heteroscedastic"
     return None if settings.path is None else "none"
 

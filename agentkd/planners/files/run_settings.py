@@ -18,6 +18,10 @@ _MOST_LINES = 20_000
 _LINE = re.compile(r"(?P<dashes>(?:- +)*)(?P<key>[\w.-]+):(?: +(?P<value>.*))?")
 _ITEM = re.compile(r"(?P<dashes>(?:- +)+)(?P<value>.*)")
 
+_QUOTES = "'\""
+_PIECE = re.compile(r"(?:\[[^\[\]]*\]|[^,\[\]])+")
+"""What stands between the commas of a mapping on one line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -95,16 +99,32 @@ def read_settings(path: Path) -> Settings:
             continue
         if value is not None and above:
             name = ".".join(key for _, key in above)
-            found.setdefault(name, []).extend(_scalars(value))
+            for key, each in _inline(value).items():
+                found.setdefault(name + key, []).extend(_scalars(each))
     return Settings(path, {name: tuple(values) for name, values in found.items()})
 
 
-def _scalars(value: str) -> list[str]:
-    """Split a value on one line: a scalar, or a list in brackets; a tag is none."""
+def _inline(value: str) -> dict[str, str]:
+    """Split a mapping on one line, {a: 1, b: [2, 3]}; all else is a value, by no further name."""
     value = value.partition(" #")[0].strip()
-    if value.startswith(("!", "&", "*", "|", ">", "{")):
+    inner = value[1:-1]
+    pieces = _PIECE.findall(inner)
+    whole = ",".join(pieces) == inner and all(": " in each for each in pieces)
+    if not (value.startswith("{") and value.endswith("}") and whole) or set(inner) & set("{}"):
+        return {"": value}
+    pairs = (each.partition(": ") for each in pieces)
+    return {f".{key.strip().strip(_QUOTES)}": found.strip() for key, _, found in pairs}
+
+
+def _scalars(value: str) -> list[str]:
+    """Split a value on one line: a scalar, or a list in brackets; a tag is none.
+
+    A mapping inside another stays one value, so that what needs it sees that it is not read.
+    """
+    value = value.partition(" #")[0].strip()
+    if value.startswith(("!", "&", "*", "|", ">")):
         return []
     if value.startswith("["):
         value = value.strip("[]")
-        return [each for part in value.split(",") if (each := part.strip().strip("'\""))]
-    return [value.strip("'\"")]
+        return [each for part in value.split(",") if (each := part.strip().strip(_QUOTES))]
+    return [value.strip(_QUOTES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from agentkd.archives import load_tensors
@@ -43,4 +44,12 @@ def load_checkpoint(raw: bytes, where: str) -> Any:
         with torch.serialization.safe_globals(stand_ins):
             return load_tensors(raw, where)
     except UnsafeError as error:
-        raise UnsafeError(f"{error} {REMEDY}") from error
+        # Torch's own words advise to run what the file holds: only the name is taken of them.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        named = re.search(r"GLOBAL ([\w.]{1,80})", str(cause))
+        held = f", such as {named[1]}," if named else ""
+        raise UnsafeError(
+            f"{where} holds more than tensors{held} so it was not read. {REMEDY}"
+        ) from error

@@ -38,6 +38,10 @@ def test_histogram_takes_any_duration() -> None:
         histogram.record(value)
     assert histogram.summary(1)["count"] == 7
     assert Histogram().summary() == {"count": 0}
+    # Read while another thread notes the first one.
+    begun = Histogram()
+    begun._highest = 5
+    assert begun.summary() == {"count": 0}
 
 
 def test_agreement_counts_equal_choices() -> None:

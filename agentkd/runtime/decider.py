@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
-from agentkd.runtime.strategies import Strategies, StrategyOptions
+from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
 from agentkd.runtime.trust import IDLE, History, Judge
-from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
+from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, flatten_one
 from agentkd.types import Floats, Source
 from agentkd.views import columns, environment
 
@@ -35,6 +35,14 @@ _DECIDERS = ("strategy", "executor")
 
 Outcome = tuple[Any, Source, str, int, int, int]
 """Action, source, reason, tick, the executor's version, nanoseconds taken."""
+
+
+class _View(NamedTuple):
+    """What an executor sees of whole observations, and where the present one is laid out."""
+
+    obs: ObsSpec
+    columns: Any
+    row: Floats
 
 
 @final
@@ -64,9 +72,10 @@ class Decider:
         known = form.executor.spec
         spec = self.spec = environment(known if goals is None else unconditioned(known, goals))
         # An executor that sees a part of the observation is handed that part.
-        self._view = None if spec == known or goals is not None else known.obs
-        self._columns = columns(known.obs)
-        self._whole = np.zeros(spec.obs.size, np.float32)
+        self._view: _View | None = None
+        if spec != known and goals is None:
+            row = np.zeros(spec.obs.size, np.float32)
+            self._view = _View(known.obs, columns(known.obs), row)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
@@ -79,7 +88,7 @@ class Decider:
         self.worth = Worth()
         self._judge: Judge | None = None
         judged = any(router.judges for router in arbiter.routers)
-        trust = self.trust = None if patient else wanted.trusted(judged=judged)
+        trust = None if patient else wanted.trusted(judged=judged)
         if trust is not None:
             history, vetoes = self._history, metrics.vetoes
             self._judge = Judge(trust, spec.action, history, self._foretell, vetoes)
@@ -99,6 +108,11 @@ class Decider:
         plain = spec.obs.layout == "single" and not parts[0].sizes
         # Observations of this shape need not be laid out.
         self._shape = parts[0].shape if plain and len(parts[0].shape) == 1 else None
+
+    @property
+    def trust(self) -> Trust | None:
+        """The limits within which late rows act; None where no row is judged."""
+        return None if self._judge is None else self._judge.trust
 
     @property
     def lead(self) -> int:
@@ -193,9 +207,9 @@ class Decider:
             seen = form.obs if goals is None else form.obs[: self.spec.obs.size]
             self._write(obs, seen)
         else:
-            seen = self._whole
+            seen = self._view.row
             self._write(obs, seen)
-            form.obs[:] = seen[self._columns]
+            form.obs[:] = seen[self._view.columns]
         self.strategies.tick(tick)
         if record is not None:
             self._used = record.executor(form, self._used)
@@ -248,9 +262,9 @@ class Decider:
             if obs.__class__ is np.ndarray and obs.shape == out.shape:
                 out[:] = obs
             elif obs.__class__ is np.ndarray and obs.shape == self._shape:
-                out[:] = obs[self._columns]
+                out[:] = obs[self._view.columns]
             else:
-                out[:] = flatten_one(self._view, obs)
+                out[:] = flatten_one(self._view.obs, obs)
         except RuntimeWarning:
             out[:] = np.inf
 

@@ -125,6 +125,9 @@ class Histogram:
             return {"count": 0}
         counts = np.asarray(self._counts)
         total = int(counts.sum())
+        if not total:
+            # Another thread is noting the first one now.
+            return {"count": 0}
         cumulated = np.cumsum(counts)
         out = {}
         for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):

@@ -137,7 +137,7 @@ class Judge:
         executor: Callable[[Floats], Any],
         vetoes: dict[tuple[str, str], int],
     ) -> None:
-        self._trust, self._history, self._executor = trust, history, executor
+        self.trust, self._history, self._executor = trust, history, executor
         self._vetoes = vetoes
         self._boxes = isinstance(action, BoxSpec)
         if isinstance(action, BoxSpec):
@@ -208,7 +208,7 @@ class Judge:
             return "unpredicted"
         if expected is None and not self._as_assumed(case, tick):
             return "changed"
-        trust, base = self._trust, self._base.value
+        trust, base = self.trust, self._base.value
         aged = self._aged[min((tick - strategy.origin - 1).bit_length(), _AGES - 1)]
         aged.note(self._apart(strategy.actions[row], mine))
         if expected is not None or row == 0:
@@ -252,7 +252,7 @@ class Judge:
                 wanted = strategy.actions[step - lead]
             elif strategy.assumed is not None:
                 wanted = strategy.assumed[step]
-            if did is None or wanted is None or self._apart(did, wanted) > self._trust.same:
+            if did is None or wanted is None or self._apart(did, wanted) > self.trust.same:
                 return False
         return True
 

@@ -211,7 +211,7 @@ def pick(obs: ObsSpec, rows: Floats) -> Floats:
     size = sum(part.whole for part in obs.parts)
     if among is None or rows.shape[-1] != size:
         wanted = f"{size} or {obs.size}" if among is not None else f"{size}"
-        raise SpecError(f"Observations of {rows.shape[-1]} numbers; {wanted} were expected.")
+        raise SpecError(f"Observations have shape {rows.shape}; (…, {wanted}) was expected.")
     return np.ascontiguousarray(rows[..., among])
 
 

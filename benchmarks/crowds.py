@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from agentkd import environments
 from agentkd.errors import ConfigError
+from agentkd.planners.device import Device, on_device
 from agentkd.report.model import Section
 from agentkd.types import Floats
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
@@ -101,13 +102,16 @@ class Options(Place):
     """Of processor time that each of the three is measured for, in turns."""
     rounds: int = 3
     """How often each is measured."""
+    device: Device = "cpu"
+    """Where the planner answers: cpu, cuda or auto. With cuda real time is measured instead of
+    processor time."""
 
 
-def _rate(work: Callable[[], int], seconds: float) -> float:
-    done, began = 0, time.process_time()
-    while time.process_time() - began < seconds:
+def _rate(work: Callable[[], int], seconds: float, now: Callable[[], float]) -> float:
+    done, began = 0, now()
+    while now() - began < seconds:
         done += work()
-    return done / (time.process_time() - began)
+    return done / (now() - began)
 
 
 def _measure(options: Options, planner: str, count: int) -> Mapping[str, Any]:
@@ -133,7 +137,7 @@ def _measure(options: Options, planner: str, count: int) -> Mapping[str, Any]:
     module = nn.Sequential(*layers, nn.Linear(width, out), nn.Tanh())
     task = open_task(make, module)
     ticks = longest(count)
-    way = CollectionOptions(environments=count)
+    way = CollectionOptions(environments=count, device=options.device)
     executor = task.executor("mlp:64,64", 0)
     source = LocalSource(task.collector(way, 0), executor, ticks=ticks)
     source.update(executor, 0.1)
@@ -148,8 +152,10 @@ def _measure(options: Options, planner: str, count: int) -> Mapping[str, Any]:
             buffer.add(*each)
         return sum(len(each.obs) for each in found)
 
+    policy: Any = on_device(task.planner.policy, options.device, count, spec)
+
     def passes() -> int:
-        task.planner.policy(asked)  # type: ignore[call-arg]
+        policy(asked)
         return len(asked)
 
     def steps() -> int:
@@ -160,7 +166,8 @@ def _measure(options: Options, planner: str, count: int) -> Mapping[str, Any]:
     works = (ours, passes, steps)
     for work in works:
         work()
-    rounds = [[_rate(work, options.seconds) for work in works] for _ in range(options.rounds)]
+    now = time.process_time if options.device == "cpu" else time.perf_counter
+    rounds = [[_rate(work, options.seconds, now) for work in works] for _ in range(options.rounds)]
     labels, passed, stepped = np.median(rounds, axis=0)
     above = [a / p - 1 for p, a in ((1 / r[1], 1 / r[0]) for r in rounds)]
     both = [(1 / r[0]) / (1 / r[1] + 1 / r[2]) - 1 for r in rounds]
@@ -197,7 +204,8 @@ def findings(options: Options, results: Sequence[Result]) -> Findings:
         Column("above both", "both", ".2f"),
     ]
     caption = (
-        "Of processor time, one thread; medians. Above: the share of time on top, 0.2 is 20 %."
+        f"Of {'processor' if options.device == 'cpu' else 'real'} time, one thread, planner on "
+        f"{options.device}; medians. Above: the share of time on top, 0.2 is 20 %."
     )
     for (planner,), own in grouped(results, "planner").items():
         rows = [dict(each) for each in own]

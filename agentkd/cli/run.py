@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.options import Planned, access, open_planned, reference, told_again
@@ -200,7 +201,7 @@ def run(options: Options) -> int:
         filmed = add_film(view, made, setting, lived)
         if filmed.film is not None:
             write_report(out, filmed)
-            view.say(f"{'film':<10}{out / 'film.webp'}")
+            view.console.print(Text(f"{'film':<10}{out / 'film.webp'}"), soft_wrap=True)
     if any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0

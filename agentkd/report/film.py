@@ -131,7 +131,8 @@ def _pace(ticks: int, hz: float, most: int) -> _Pace:
     own = 1000 * step / hz
     shown = round(max(1000 / RATE, min(own, 1000 * _SECONDS / count)))
     speed = own / shown
-    told = f"Shown at {speed:.2g} times its own speed ({hz:g} ticks per second)."
+    times = "" if abs(speed - 1) < 0.05 else f"{speed:.2g} times "
+    told = f"Shown at {times}its own speed, {hz:g} ticks per second."
     if span < ticks:
         told += f" Cut after {span:,} of {ticks:,} ticks."
     return _Pace(step, span, shown, told)

@@ -19,12 +19,13 @@ from PIL import Image
 
 from agentkd import environments
 from agentkd.cli.main import main
-from agentkd.cli.run_film import add_film, choose_episode, take_of
+from agentkd.cli.run_film import NAMES, add_film, choose_episode, take_of
 from agentkd.cli.terminal import View
 from agentkd.errors import EpisodeError
 from agentkd.executors.architecture import initial
 from agentkd.measure.live import Acts, Lived, Setting, live
 from agentkd.report import film as films
+from agentkd.report import panels
 from agentkd.report.film import Take, film, renders
 from agentkd.report.html import page
 from agentkd.report.model import Film, Report
@@ -110,7 +111,7 @@ def test_arms_are_side_by_side_and_who_acts_is_in_colour() -> None:
     assert len(found) == 7
     assert {each.size for each in found} == {(made.width, made.height)}
     assert made.width > 2 * WIDTH
-    bar = made.height - 22
+    bar = made.height - 24
     left, right = WIDTH - 10, 2 * WIDTH
     for number, frame in enumerate(found):
         assert close(frame.getpixel((right, bar)), SHOWN["strategy"].rgb) == (number < 6)
@@ -216,6 +217,28 @@ def test_pictures_of_any_shape_fit_a_panel(shape: tuple[int, int]) -> None:
     assert drawn.width < 900
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.8749, "0.87"),
+        (-177.43, "-177.4"),
+        (-12_345.6, "-12,346"),
+        (-1.251e6, "-1,251k"),
+        (-1.3e7, "-1e+07"),
+    ],
+)
+def test_what_is_written_fits_its_panel(value: float, text: str) -> None:
+    """A return stands beside the arm's name, and each word for who acts in its bar."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(panels._SIZE)
+    assert panels.short(value) == text
+    names = max(map(font.getlength, NAMES.values()))
+    assert names + font.getlength(text) < WIDTH
+    for word in (*(who.word for who in SHOWN.values()), "over at tick 123,456"):
+        assert font.getlength(word) < WIDTH - 16
+
+
 def lived(*returns: float, length: int = 4, kept: int = 100, cut: int = 0) -> Lived:
     """An arm whose episodes returned this."""
     ticks = min(kept, length * len(returns) + cut)
@@ -229,8 +252,12 @@ def lived(*returns: float, length: int = 4, kept: int = 100, cut: int = 0) -> Li
 @pytest.mark.parametrize(
     ("arms", "episode", "why"),
     [
-        ({"planner": lived(0, 5, 9), "runtime": lived(10, 10, 10)}, 1, "runtime and planner"),
-        ({"runtime": lived(1, 1), "planner": lived(0, 9)}, 1, "runtime and planner"),
+        (
+            {"planner": lived(0, 5, 9), "runtime": lived(10, 10, 10)},
+            1,
+            "the runtime and the planner",
+        ),
+        ({"runtime": lived(1, 1), "planner": lived(0, 9)}, 1, "the runtime and the planner"),
         ({"executor": lived(5, 1, 4)}, 2, "the median return"),
         ({"executor": lived(5, 1, 4, kept=9)}, 1, "2 episodes"),
         ({"executor": lived(5, 6), "runtime": lived(cut=3)}, 0, "the first one"),

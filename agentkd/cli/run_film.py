@@ -50,7 +50,7 @@ def choose_episode(arms: Mapping[str, Lived]) -> tuple[int, str]:
         apart, why = list(ends[0][:many]), "the one with the median return"
     else:
         apart = [after - before for before, after in zip(*ends, strict=False)][:many]
-        why = f"the one with the median difference in return between {last} and {first}"
+        why = f"the one with the median difference in return between the {last} and the {first}"
     order = sorted(range(many), key=lambda each: (apart[each], each))
     return order[(many - 1) // 2], f"{why} ({many} episodes)"
 

@@ -152,7 +152,7 @@ def _most(stages: Sequence[_Stage]) -> int:
 def _legend(takes: Sequence[Take]) -> str:
     seen = {each for take in takes for each in take.who}
     words = (f"{each.colour}: {each.word}" for name, each in SHOWN.items() if name in seen)
-    return f"Who acts: {', '.join(words)}. The strip below is who acted at each tick."
+    return f"Who acts: {', '.join(words)}. The strip under each bar shows who acted at each tick."
 
 
 @final
@@ -183,7 +183,7 @@ class _Stage:
         if self._drawn is None or self._drawn[0] != self._at:
             self._drawn = self._at, picture(self.render())
         over = tick >= end
-        said = "measured until" if self.take.total is None else "over at"
+        said = "cut at" if self.take.total is None else "over at"
         word = f"{said} tick {end:,}" if over else ""
         return Panel(self.take.name, self.take.who, self._at, self.total, self._drawn[1], word)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 256
 """Pixels of a panel. Three of them are legible on a telephone."""
 _TALLEST = 320
-_GAP, _LINE, _STRIP, _SIZE = 8, 30, 10, 20
+_GAP, _LINE, _STRIP, _SIZE = 8, 34, 10, 24
 _GROUND, _TEXT, _IDLE = "#1b1f24", "#ffffff", "#3d444d"
 
 
@@ -98,7 +98,7 @@ def compose(panels: Sequence[Panel], span: int) -> Image:
         left, top = _GAP + place * (WIDTH + _GAP), _GAP
         right, middle = left + WIDTH, top + _LINE // 2
         draw.text((left, middle), panel.name, _TEXT, font, anchor="lm")
-        draw.text((right, middle), f"{panel.total:,.1f}", _TEXT, font, anchor="rm")
+        draw.text((right, middle), short(panel.total), _TEXT, font, anchor="rm")
         top += _LINE
         frame = panel.frame
         out.paste(frame, (left + (WIDTH - frame.width) // 2, top + (high - frame.height) // 2))
@@ -113,6 +113,14 @@ def compose(panels: Sequence[Panel], span: int) -> Image:
             draw.text((left + _GAP, middle), who.word, "#000000", font, anchor="lm")
         _strip(draw, panel, (left, top + _LINE), span)
     return out
+
+
+def short(value: float) -> str:
+    """Write a return in at most seven characters, which fit beside an arm's name."""
+    size = abs(value)
+    if size >= 99_999.5:
+        return f"{value / 1000:,.0f}k" if size < 9_999_500 else f"{value:.0e}"
+    return f"{value:,.{0 if size >= 1000 else 1 if size >= 10 else 2}f}"
 
 
 def _strip(draw: Any, panel: Panel, corner: tuple[int, int], span: int) -> None:

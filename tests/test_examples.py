@@ -73,7 +73,7 @@ def test_the_demo_runs_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """With a hundredth of its ticks it does all that it does, and writes its report."""
 
     def small(options: run.Options) -> int:
-        shorter = replace(options, learn_ticks=300, episodes=2, out=tmp_path / "demo")
+        shorter = replace(options, learn_ticks=300, episodes=2, film="off", out=tmp_path / "demo")
         return long(shorter)
 
     long = run.run

@@ -45,8 +45,8 @@ def take_along(option: str | None, planner: Sequence[str], saves: Access, spec: 
     args = read_arguments(saves.planner_args, "--planner-args")
     if {"action_scale", "action_offset"} & args.keys() and isinstance(spec.action, BoxSpec):
         size = len(spec.action.low)
-        inside = {"action_scale": (1.0,) * size, "action_offset": (0.0,) * size}
-        contract = replace(contract, **inside)
+        ones, zeros = (1.0,) * size, (0.0,) * size
+        contract = replace(contract, action_scale=ones, action_offset=zeros)
         left.append("the action's scale and offset: --planner-args puts them into the executor")
     console = Console()
     console.print(f"contract  {path}", soft_wrap=True)

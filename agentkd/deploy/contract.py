@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 
 from agentkd.dists import action_width
@@ -303,7 +303,7 @@ def parse(names: Sequence[str], units: Sequence[str], period: float | None) -> C
     Raises:
         ConfigError: If a word does not begin with obs= or action=, or does so twice.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, Any] = {}
     for kind, words in (("names", names), ("units", units)):
         for word in words:
             what, equals, rest = word.partition("=")
@@ -313,4 +313,4 @@ def parse(names: Sequence[str], units: Sequence[str], period: float | None) -> C
             if key in found:
                 raise ConfigError(f"--{kind} {what.strip()}= stands twice.")
             found[key] = tuple(each.strip() for each in rest.split(","))
-    return Contract(**found, period=period)
+    return replace(Contract(period=period), **found)

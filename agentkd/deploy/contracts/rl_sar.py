@@ -135,13 +135,13 @@ def write(contract: Contract) -> dict[str, Any]:
         "joint_mapping": list(contract.slots),
     }
     for each in terms:
-        word, values = _word(each), scales(each)
+        word, factors = _word(each), scales(each)
         if word == "commands":
-            found["commands_scale"] = values
-        elif len(set(values)) > 1 or (word not in _SCALES and values[0] != 1.0):
-            raise ConfigError(f"rl_sar has no scales {values!r:.60} for {word}.")
+            found["commands_scale"] = factors
+        elif len(set(factors)) > 1 or (word not in _SCALES and factors[0] != 1.0):
+            raise ConfigError(f"rl_sar has no scales {factors!r:.60} for {word}.")
         elif word in _SCALES:
-            found[_SCALES[word]] = values[0]
+            found[_SCALES[word]] = factors[0]
     if contract.action_names:
         found["joint_names"] = list(contract.action_names)
     return {contract.robot or "robot": found}

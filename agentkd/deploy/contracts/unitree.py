@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, History, Term
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
@@ -41,7 +41,7 @@ def read(fields: Fields) -> Told:
         raise LoadError("scale_first: observations that are scaled before they are cut off")
     names = [name for name in fields.get("observations") if name not in _SWITCHES]
     terms = tuple(_term(name, observations.fields(name)) for name in names)
-    order = "time" if observations.get("use_gym_history", False) else "term"
+    order: History = "time" if observations.get("use_gym_history", False) else "term"
     kinds = list(fields.get("actions") or ())
     if len(kinds) != 1:
         raise LoadError(f"its actions are {kinds}; one is read")
@@ -70,10 +70,12 @@ def read(fields: Fields) -> Told:
             raise LoadError(f"the clip of the action is {ends!r:.60}, not two numbers for each")
         low, high = zip(*(each for each in read_ends if each), strict=True)
         contract = replace(contract, target_low=low, target_high=high)
+    gains: dict[str, Any] = {}
     for gain in ("stiffness", "damping"):
         values = numbers(fields, gain)
         if values and contract.slots and max(contract.slots) < len(values):
-            contract = replace(contract, **{gain: tuple(values[each] for each in contract.slots)})
+            gains[gain] = tuple(values[each] for each in contract.slots)
+    contract = replace(contract, **gains)
     return told(contract, contract.described, size)
 
 

@@ -371,7 +371,6 @@ def _scalar(value: Any) -> str:
         # YAML 1.1 takes a number for a text if it has an exponent and no point.
         text = repr(value)
         return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII)
-    if plain and _resolved(value) == value:
-        return value
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII):
+        return value if _resolved(value) == value else f'"{value}"'
     return json.dumps(value)

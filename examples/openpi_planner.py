@@ -2,7 +2,7 @@
 
 Run it where openpi-client is installed; robots ask it by ws://HOST:4750, as any served planner:
 
-    pip install openpi-client "agentkd[cli,remote]" gymnasium
+    pip install openpi-client typing_extensions "agentkd[cli,remote]" gymnasium
     OPENPI=10.0.0.7:8000 OPENPI_PROMPT="fold the towel" \
         agentkd serve openpi_planner:planner --env my_robot:Robot
 

@@ -329,6 +329,8 @@ HOSTILE = {
         (ISAACLAB.replace("    - 3\n", "    - -3\n"), "-3"),
         (ISAACLAB.replace("flatten_history_dim: true", "flatten_history_dim: false"), "not flat"),
         (ISAACLAB.replace("  - FL_hip\n", ""), "has 3 numbers"),
+        (ISAACLAB.replace("  - FL_hip", '  - "FL\\n"', 1), "among action names"),
+        (ISAACLAB.replace("  - FL_hip", "  - FR_hip", 1), "twice among action names"),
         (ISAACLAB.replace("dt: 0.02", "dt: -1"), "-1"),
         (ISAACLAB.replace("dt: 0.02", "dt: .nan"), "finite"),
         (ISAACLAB.replace("  policy:", "  critic:\n  - {name: x}\n  other:"), "critic"),

@@ -109,6 +109,9 @@ def openpi_server() -> Iterator[int]:
         thread.join()
 
 
+# Its client has no end, and uses websockets as it was.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_openpi_s_own_client_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over its WebSocket, with its msgpack."""
     pytest.importorskip("openpi_client")

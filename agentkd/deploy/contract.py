@@ -139,8 +139,7 @@ def check(contract: Contract, spec: Spec) -> None:
             raise ConfigError(f"{what}: {len(values)} numbers; the action has {numbers}.")
         if not all(map(math.isfinite, values)):
             raise ConfigError(f"{what}: a number is NaN or infinite.")
-    _check_words("robots", [contract.robot], names=False)
-    check_terms(contract)
+    check_words(contract)
     described = contract.described
     if described is not None and described != spec.obs.size:
         raise ConfigError(
@@ -149,12 +148,14 @@ def check(contract: Contract, spec: Spec) -> None:
         )
 
 
-def check_terms(contract: Contract) -> None:
-    """Make sure that terms can be what an observation is made of.
+def check_words(contract: Contract) -> None:
+    """Make sure that joints and robot have names, and terms can be what an observation is made of.
 
     Raises:
         ConfigError: If a name stands twice or cannot be one, or a number is out of range.
     """
+    _check_words("robots", [contract.robot], names=False)
+    _check_words("action names", contract.action_names, names=True)
     terms = contract.terms
     if len(terms) > _MOST_TERMS:
         raise ConfigError(f"{len(terms):,} terms of an observation; {_MOST_TERMS:,} at most.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentkd.deploy.contract import VECTORS, Contract, Term, check_terms
+from agentkd.deploy.contract import VECTORS, Contract, Term, check_words
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fields import Fields
 from agentkd.sizes import MOST
@@ -32,7 +32,7 @@ def told(contract: Contract, obs_size: int | None, action_size: int | None) -> T
         LoadError: If its parts do not go together.
     """
     try:
-        check_terms(contract)
+        check_words(contract)
     except ConfigError as error:
         raise LoadError(str(error)) from error
     described = contract.described

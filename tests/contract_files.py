@@ -6,17 +6,17 @@ from pathlib import Path
 
 from onnx import TensorProto, helper
 
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 
 JOINTS = ("FR_hip", "FL_hip", "RR_hip", "RL_hip")
 AGES = (2, 1, 0)
 TERMS = (
-    Term("base_ang_vel", 3, AGES, (0.25,), None, "rad/s", ("X", "Y", "Z")),
-    Term("projected_gravity", 3, AGES, (1.0,)),
-    Term("velocity_commands", 3, AGES, (2.0, 2.0, 0.25)),
-    Term("joint_pos_rel", 4, AGES, (1.0,), None, "rad", JOINTS),
-    Term("last_action", 4, AGES, (1.0,)),
+    ObsTerm("base_ang_vel", 3, AGES, (0.25,), None, "rad/s", ("X", "Y", "Z")),
+    ObsTerm("projected_gravity", 3, AGES, (1.0,)),
+    ObsTerm("velocity_commands", 3, AGES, (2.0, 2.0, 0.25)),
+    ObsTerm("joint_pos_rel", 4, AGES, (1.0,), None, "rad", JOINTS),
+    ObsTerm("last_action", 4, AGES, (1.0,)),
 )
 CONTRACT = Contract(
     action_names=JOINTS,

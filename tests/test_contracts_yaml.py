@@ -21,6 +21,7 @@ SAME = [
     "a:\n  - 1\n  -   b: 2\n      c: 3\nd: ~\ne:\nf: no\n",
     "joint_names: [.*]\n'a b': 3\n\"c\": d\n1: x\n",
     "{a: 1, 'b': [x y, z], c: {}}\n",
+    "a: [x y\n  z, w # no\n  , v]\nb: {c: d\n  e}\n",
     "just text\n",
     "",
 ]
@@ -113,6 +114,9 @@ def test_documents_have_limits() -> None:
         read_yaml(b" " * (MOST_BYTES + 1), "it")
     with pytest.raises(LoadError, match="no more are read"):
         read_yaml(b"[" + b"1," * 200_000 + b"]", "it")
+    doubled = "\n".join(f"k{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))
+    with pytest.raises(LoadError, match="no more are read"):
+        read_yaml(f"k0: &a0 [1]\n{doubled}".encode(), "it")
     with pytest.raises(LoadError, match="no text"):
         read_yaml(b"\xff\xfe", "it")
 

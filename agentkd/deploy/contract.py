@@ -10,6 +10,7 @@ and writes the files in which other tools tell the same.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
@@ -40,7 +41,7 @@ tick."""
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class ObsTerm:
     """Numbers of an observation that are measured together, such as the positions of joints."""
 
     name: str
@@ -71,7 +72,7 @@ class Contract:
     """Of the action's numbers."""
     period: float | None = None
     """Of the control clock, seconds; None if untold."""
-    terms: tuple[Term, ...] = ()
+    terms: tuple[ObsTerm, ...] = ()
     """What the observation is made of, in order; () if untold."""
     history: History = "term"
     """How the terms' histories lie."""
@@ -184,7 +185,7 @@ def _check_words(what: str, words: Sequence[str], *, names: bool) -> None:
             raise ConfigError(
                 f"{word!r} cannot stand among {what}: take up to {_LONGEST} printable characters."
             )
-    twice = sorted({word for word in words if words.count(word) > 1})
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
     if names and twice:
         raise ConfigError(f"{twice[0]!r} stands twice among {what}.")
 
@@ -234,18 +235,18 @@ def _told_of_terms(contract: Contract) -> dict[str, Any]:
     return told
 
 
-def _term_to_json(term: Term) -> dict[str, Any]:
-    found = {each.name: getattr(term, each.name) for each in fields(Term)}
-    usual = Term(term.name)
+def _term_to_json(term: ObsTerm) -> dict[str, Any]:
+    found = {each.name: getattr(term, each.name) for each in fields(ObsTerm)}
+    usual = ObsTerm(term.name)
     told = {n: v for n, v in found.items() if n == "name" or v != getattr(usual, n)}
     return {n: list(v) if isinstance(v, tuple) else v for n, v in told.items()}
 
 
-def _term_from_json(told: Fields) -> Term:
+def _term_from_json(told: Fields) -> ObsTerm:
     clip = told.numbers("clip", ())
     if len(clip) not in (0, 2):
         raise LoadError(f"The contract: a term's clip is {list(clip)!r:.60}, not two numbers.")
-    return Term(
+    return ObsTerm(
         told.text("name"),
         None if told.get("size", None) is None else told.whole("size", least=1, most=MOST),
         told.wholes("history", (0,), most=OLDEST),

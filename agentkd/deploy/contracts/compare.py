@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentkd.deploy.bundle import Bundle
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import Told, scales
 from agentkd.dists import action_width
 
@@ -153,7 +153,7 @@ def _terms(mine: Contract, its: Contract) -> Iterator[Finding]:
     yield from _each("clip", pairs, lambda term: term.clip or "")
 
 
-def _each(name: str, pairs: Sequence[tuple[Term, Term]], told: Any) -> Iterator[Finding]:
+def _each(name: str, pairs: Sequence[tuple[ObsTerm, ObsTerm]], told: Any) -> Iterator[Finding]:
     """Compare a value of each term; the first that differs is shown."""
     values = [(here.name, told(here), told(there)) for here, there in pairs]
     for term, here, there in values:

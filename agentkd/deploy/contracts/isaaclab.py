@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
@@ -63,11 +63,11 @@ def read(fields: Fields) -> Told:
     return told(contract, contract.described, size)
 
 
-def _renamed(term: Term, name: str) -> Term:
-    return Term(name, *(getattr(term, each) for each in Term.__slots__[1:]))
+def _renamed(term: ObsTerm, name: str) -> ObsTerm:
+    return ObsTerm(name, *(getattr(term, each) for each in ObsTerm.__slots__[1:]))
 
 
-def _term(fields: Fields) -> Term:
+def _term(fields: Fields) -> ObsTerm:
     over, extras = fields.fields("overloads", {}), fields.fields("extras", {})
     shape = fields.wholes("shape", (), least=1, most=MOST)
     length = over.get("history_length", 0)
@@ -78,7 +78,7 @@ def _term(fields: Fields) -> Term:
     size = shape[-1] if shape else None
     units = extras.get("units", None)
     parts = fields.texts("joint_names", ()) or _axes(extras)
-    return Term(
+    return ObsTerm(
         translated(name, _WORDS),
         size,
         past(length),
@@ -184,7 +184,7 @@ def write(contract: Contract) -> dict[str, Any]:
     }
 
 
-def _described(term: Term) -> dict[str, Any]:
+def _described(term: ObsTerm) -> dict[str, Any]:
     """Describe a term; parts that are its joints and axes are told by their number."""
     axes = list(term.parts) if term.size is not None and term.size <= 4 else []
     length = len(term.history)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import FURTHEST, Told, bounds, past, straight, told, translated
 from agentkd.errors import ConfigError, LoadError
 
@@ -35,7 +35,7 @@ def read(texts: Mapping[str, str]) -> Told:
     names = _words(texts, "observation_names")
     told_of = {name: _rows(texts, f"observation_terms_{name}", len(names)) for name in _TOLD}
     terms = [
-        Term(
+        ObsTerm(
             translated(name, _WORDS),
             None,
             past(_length(name, told_of["history_length"], told_of["flatten_history_dim"], index)),

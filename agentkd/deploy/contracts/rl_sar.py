@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentkd.deploy.contract import Contract, Term
+from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import Told, need, numbers, scales, told, translated
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fields import Fields
@@ -49,7 +49,7 @@ def read(fields: Fields, name: str) -> Told:
     if order not in ("term", "time"):
         raise LoadError(f"observations_history_priority is {order!r:.40}, not term or time")
     terms = tuple(
-        Term(
+        ObsTerm(
             translated(word, _WORDS),
             joints if word in _JOINTS else 3 if word in _WORDS else None,
             ages,
@@ -147,7 +147,7 @@ def write(contract: Contract) -> dict[str, Any]:
     return {contract.robot or "robot": found}
 
 
-def _word(term: Term) -> str:
+def _word(term: ObsTerm) -> str:
     if term.name not in _THEIRS:
         raise ConfigError(
             f"rl_sar has no term {term.name!r}; it has those of {', '.join(sorted(_THEIRS))}."

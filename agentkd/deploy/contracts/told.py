@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentkd.deploy.contract import VECTORS, Contract, Term, check_words
+from agentkd.deploy.contract import VECTORS, Contract, ObsTerm, check_words
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fields import Fields
 from agentkd.sizes import MOST
@@ -94,13 +95,14 @@ def past(length: int) -> tuple[int, ...]:
 def distinct(names: Iterable[str]) -> list[str]:
     """Number names that stand twice."""
     found: list[str] = []
+    seen = Counter[str]()
     for name in names:
-        count = sum(each == name or each.startswith(f"{name} ") for each in found)
-        found.append(f"{name} {count + 1}" if name in found else name)
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
     return found
 
 
-def scales(term: Term) -> list[float]:
+def scales(term: ObsTerm) -> list[float]:
     """Return one scale for each number of a term; 1 where none is told."""
     given = term.scale or (1.0,)
     return list(given) * (term.size or 1) if len(given) == 1 else list(given)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentkd.deploy.contract import Contract, History, Term
+from agentkd.deploy.contract import Contract, History, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
@@ -79,12 +79,12 @@ def read(fields: Fields) -> Told:
     return told(contract, contract.described, size)
 
 
-def _term(name: str, fields: Fields) -> Term:
+def _term(name: str, fields: Fields) -> ObsTerm:
     scale = numbers(fields, "scale")
     if not scale:
         raise LoadError(f"the observation {name!r} has no scale, which tells its size")
     length = fields.whole("history_length", 1, most=1024)
-    return Term(name, len(scale), past(length), scale, pair(fields, "clip"))
+    return ObsTerm(name, len(scale), past(length), scale, pair(fields, "clip"))
 
 
 def write(contract: Contract) -> dict[str, Any]:

@@ -22,11 +22,13 @@ _PROPERTY = re.compile(r"[&!][^\s,\[\]{}]*[ \t]*")
 _ALIAS = re.compile(r"\*([\w-]+)")
 _SINGLE = re.compile(r"'((?:[^']++|'')*+)'")
 _DOUBLE = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
+# Bounded, so that no line is looked at again and again.
 _KEY = re.compile(
-    r"([^\s#&*!|>'\"%@`\[\]{},?:-](?:[^:\n]|:(?=\S))*?|-[^\s:](?:[^:\n])*?)[ \t]*:(?=\s|$)"
+    r"([^\s#&*!|>'\"%@`\[\]{},?:-](?:[^:\n]|:(?=\S)){0,200}?|-[^\s:][^:\n]{0,200}?)"
+    r"[ \t]{0,8}:(?=\s|$)"
 )
 _QUOTED_KEY = re.compile(r"""("(?:[^"\\\n]|\\.)*+"|'(?:[^'\n]|'')*+')[ \t]*:(?=\s|$)""")
-_IN_FLOW = re.compile(r"(?:[^\s,\[\]{}:#]|:(?=[^\s,\[\]{}])|(?<=\S)#|[ \t]+(?![\s#,\[\]{}:]))+")
+_IN_FLOW = re.compile(r"(?:[^\s,\[\]{}:#]|:(?=[^\s,\[\]{}])|(?<=\S)#|\s++(?![#,\[\]{}:]))+")
 _SPACE = re.compile(r"(?:\s++|#[^\n]*+)*+")
 _COMMENT = re.compile(r"[ \t]*+(?:#[^\n]*+)?(?=\n|\Z)")
 _PLAIN = re.compile(r"(?:[^\n#]|(?<=\S)#)*+")
@@ -35,7 +37,7 @@ _ESCAPES = {
     **dict(zip('0abtnvfre"/\\ N_LP', '\0\a\b\t\n\v\f\r\x1b"/\\ \x85\xa0\u2028\u2029', strict=True)),
     "\t": "\t",
 }
-_FOLD = re.compile(r"[ \t]*\n\s*")
+_FOLD = re.compile(r"(?<![ \t])[ \t]*+\n\s*+")
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,38})")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?")
 _INFINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
@@ -71,7 +73,7 @@ class _Reader:
     def __init__(self, text: str, what: object) -> None:
         self._text, self._what, self._at = text, what, 0
         self._starts = [0, *(each.end() for each in re.finditer("\n", text))]
-        self._anchors: dict[str, Any] = {}
+        self._anchors: dict[str, tuple[Any, int]] = {}
         self._values = self._depth = 0
 
     def document(self) -> Any:
@@ -116,8 +118,8 @@ class _Reader:
         self._depth -= 1
         return value
 
-    def _count(self) -> None:
-        self._values += 1
+    def _count(self, values: int = 1) -> None:
+        self._values += values
         if self._values > _MOST_VALUES:
             self._refuse(f"is value number {_MOST_VALUES:,}; no more are read")
 
@@ -187,7 +189,7 @@ class _Reader:
 
     def _value(self, column: int, *, in_mapping: bool = False) -> Any:
         """Read what stands after a key, a dash or nothing; `column` is that of key or dash."""
-        anchors = []
+        anchors, before = [], self._values
         at = re.compile(r"[ \t]*").match(self._text, self._at)
         assert at
         self._at = at.end()
@@ -212,7 +214,7 @@ class _Reader:
             value = self._plain(column)
         for each in anchors:
             if each.startswith("&"):
-                self._anchors[each[1:]] = value
+                self._anchors[each[1:]] = value, self._values - before
         return value
 
     def _plain(self, column: int) -> Any:
@@ -242,7 +244,8 @@ class _Reader:
         self._at = self._text.find("\n", self._at) + 1 or len(self._text)
         lines: list[str] = []
         while self._at < len(self._text):
-            line = self._text[self._at :].partition("\n")[0]
+            end = self._text.find("\n", self._at)
+            line = self._text[self._at : end if end >= 0 else None]
             if line.strip() and len(line) - len(line.lstrip(" ")) <= column:
                 break
             lines.append(line.strip())
@@ -260,24 +263,27 @@ class _Reader:
             return self._inside(self._flow_list, 0)
         if mark == "{":
             return self._inside(self._flow_mapping, 0)
-        if mark in ("'", '"') and mark:
+        if mark in ("'", '"'):
             match = (_SINGLE if mark == "'" else _DOUBLE).match(self._text, self._at)
             if not match:
                 self._refuse("begins a text that does not end")
             text = _FOLD.sub(" ", re.sub(r"\\\n\s*", "", match[0]) if mark == '"' else match[0])
-            value: Any = self._unquoted(text)
+            whole = self._unquoted(text)
             self._at = match.end()
-            return value
+            return whole
         if match := _ALIAS.match(self._text, self._at):
             if match[1] not in self._anchors:
                 self._refuse("refers to nothing above it")
+            value, size = self._anchors[match[1]]
+            # What is repeated counts each time: it is gone through each time.
+            self._count(size)
             self._at = match.end()
-            return self._anchors[match[1]]
+            return value
         match = _IN_FLOW.match(self._text, self._at)
         if not match:
             self._refuse("is not a value")
         self._at = match.end()
-        return _resolved(match[0].strip())
+        return _resolved(_FOLD.sub(" ", match[0].strip()))
 
     def _flow_list(self, _: int) -> list[Any]:
         found: list[Any] = []

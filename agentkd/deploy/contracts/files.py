@@ -153,9 +153,10 @@ def fitted(told: Told, spec: Spec) -> tuple[Contract, list[str]]:
             f"the observation's terms: {told.obs_size} numbers, the executor has {spec.obs.size}"
         )
         contract = replace(contract, terms=(), history="term", obs_clip=None)
-    numbers = isinstance(spec.action, BoxSpec)
-    if not numbers or (told.action_size is not None and told.action_size != width):
-        left.append(f"the action: {told.action_size} numbers, the executor has {width}")
+    numbers = width if isinstance(spec.action, BoxSpec) else 0
+    if told.action_size not in (None, numbers):
+        has = f"{width} numbers" if numbers else "choices"
+        left.append(f"the action: {told.action_size} numbers, the executor has {has}")
         contract = Contract(
             period=contract.period,
             terms=contract.terms,

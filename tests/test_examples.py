@@ -33,8 +33,8 @@ SHORT: dict[str, tuple[list[str], str]] = {
     "own_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
     "sb3_model.py": (["--steps", "2048"], r"written: executor\.akd, 1282 parameters"),
 }
-# What examples import.
-MODULES = {"robot.py"}
+# What examples import, and planners that are served in other environments (test_examples_served).
+MODULES = {"lerobot_planner.py", "openpi_planner.py", "robot.py"}
 # Takes minutes and has no arguments; it has a test of its own.
 DEMO = "demo.py"
 

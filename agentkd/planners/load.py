@@ -374,15 +374,18 @@ _OWN = ("initial_state", "episode", "improve", "disagreement", "interrupt", "res
 
 
 def open_planner(
-    ref: str | Sequence[str], spec: Mapping[str, Any] | None = None, sees: Any = None
+    ref: str | Sequence[str],
+    spec: Mapping[str, Any] | None = None,
+    sees: Any = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load the planner that `Agent(planner="…")` names, as `build` does.
 
     "module:attribute" may also name a class or a function without parameters, which makes it.
     """
     known = None if spec is None else from_json(spec)
-    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists():
-        return load_policy(ref, known, sees=sees)
+    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists() or args:
+        return load_policy(ref, known, sees=sees, args=args)
     if known is None or sees is None:
         return _opened(ref, known)
     return viewed(lambda own: Planner(_opened(ref, own), own, ref, 0, ""), known, sees).policy

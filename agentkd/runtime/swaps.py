@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -45,6 +46,8 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (AgentkdError, "other"),
 )
 """Why a swap is refused, by the error."""
+_SAME_PERIOD = 0.01
+"""How far two periods may be apart, as a share: measured ones differ a little."""
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 
@@ -144,7 +147,7 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 
 def check_contract(present: Contract, contract: Contract) -> None:
-    """Raise SpecError if the numbers of two executors have other names or units."""
+    """Raise SpecError if two executors differ in names, units or the time between decisions."""
     for field in ("obs_names", "obs_units", "action_names", "action_units"):
         here, there = getattr(present, field), getattr(contract, field)
         if here and there and here != there:
@@ -152,6 +155,12 @@ def check_contract(present: Contract, contract: Contract) -> None:
                 f"The executor does not fit: its {field} are {', '.join(there)}, the "
                 f"present one's {', '.join(here)}. The present one acts on."
             )
+    ours, theirs = present.period, contract.period
+    if ours and theirs and not math.isclose(ours, theirs, rel_tol=_SAME_PERIOD):
+        raise SpecError(
+            f"The executor does not fit: it was made to decide every {theirs:g} s, the present one "
+            f"every {ours:g} s. The present one acts on."
+        )
 
 
 def _difference(present: Executor, other: Executor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import tempfile
 import threading
@@ -131,9 +132,15 @@ def distiller_for(
     if not isinstance(given, Executor):
         return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
     folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
-    remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    remove = weakref.finalize(owner, _remove, folder, os.getpid())
     executor.save(folder / "executor.akd")
     return Process(_BUILD, {"executor": str(folder / "executor.akd")}), remove
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a folder; leave it to the process that made it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_fit(present: Executor, executor: Executor) -> None:

@@ -129,6 +129,11 @@ def distiller_for(
         )
     if isinstance(given, str) and not _is_path(given):
         return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    if executor.about.labels is None:
+        log.warning(
+            "The executor has no kept labels, so the gate cannot tell what live learning costs it "
+            "elsewhere. Record some (agentkd record) and give them as data: docs/guides/live.md."
+        )
     if not isinstance(given, Executor):
         return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
     folder = Path(tempfile.mkdtemp(prefix="agentkd-"))

@@ -31,16 +31,17 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     obs = np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32)
     write_bundle(tmp_path / "planner.akd", planner)
     write_bundle(tmp_path / "pupil.akd", pupil, labels=Labels(obs, planner(obs)))
-    short = {"ticks": 1200, "window": 25, "floor": -120.0, "steps": 4, "repeats": 1}
-    return Options(planners=tmp_path, robot=ROBOT, **short)
+    return Options(
+        planners=tmp_path, robot=ROBOT, ticks=1200, window=25, floor=-120.0, steps=4, repeats=1
+    )
 
 
-def test_a_replay_is_the_live_run(options: Options) -> None:
+def test_a_replay_is_the_live_run(options: Options, tmp_path: Path) -> None:
     """From the same start the replayed swaps give the same falls; without them others."""
     lived, swaps = taught(options, 0)
     assert len(swaps) > 1
     assert lived.ticks + options.window * lived.falls == options.ticks
-    first = read_bundle(falls.executor_of(ROBOT, options)).executor
+    first = read_bundle(tmp_path / "pupil.akd").executor
     env = environment(ROBOTS[ROBOT])
     assert replayed(env, first, swaps, 0, options) == lived
     assert replayed(env, first, {}, 0, options) != lived

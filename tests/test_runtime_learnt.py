@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agentkd import dists
 from agentkd.deploy.bundle import load, read_bundle, write_bundle
 from agentkd.errors import BundleError
+from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent, swaps
 from agentkd.runtime.distiller import DistillerCounts, DistillerPort
 from agentkd.runtime.workers.channels import LabelRing
 from agentkd.types import Floats, Labels
-from tests.runtime_children import constant, one_hot
+from tests.runtime_children import BOX, constant, one_hot
 from tests.test_runtime_swaps import see, start
 from tests.waiting import ENOUGH
 
@@ -183,3 +186,29 @@ def test_an_executor_in_memory_brings_the_labels_of_its_file(
     assert not caplog.records
     swaps.distiller_for(constant(0), constant(0), owner)
     assert "no kept labels" in caplog.text
+
+
+def test_each_action_is_that_of_the_executor_named_while_others_are_swapped_in() -> None:
+    """Swaps from another thread never mix the numbers of two executors."""
+    known = [replace(initial("mlp:8", BOX, seed=seed), version=seed) for seed in range(6)]
+    agent, ended = Agent(known[0]), threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            for each in known:
+                agent.swap(each)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    random = np.random.default_rng(0)
+    versions = set()
+    try:
+        while len(versions) < len(known):
+            obs = random.standard_normal(3).astype(np.float32)
+            found = agent.decide(obs)
+            versions.add(found.version)
+            wanted = dists.mode(known[found.version](obs[None]), BOX.action)[0]
+            assert np.allclose(found.action, wanted, atol=1e-5)
+    finally:
+        ended.set()
+        thread.join()

@@ -201,7 +201,7 @@ def test_each_action_is_that_of_the_executor_named_while_others_are_swapped_in()
     thread = threading.Thread(target=swap)
     thread.start()
     random = np.random.default_rng(0)
-    versions = set()
+    versions: set[int] = set()
     try:
         while len(versions) < len(known):
             obs = random.standard_normal(3).astype(np.float32)

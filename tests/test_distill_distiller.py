@@ -324,15 +324,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 def test_new_executors_of_narrow_dense_layers_learn_faster(architecture: str, rate: float) -> None:
     """The rate by default is theirs; one that is gone on from, or a rate that is given, stays."""
 
-    def begun(first: Executor, **more: float) -> float:
-        distiller = Distiller(first, DistillerOptions(warmup=1, **more))
+    def begun(first: Executor, given: float | None = None) -> float:
+        distiller = Distiller(first, DistillerOptions(learning_rate=given, warmup=1))
         distiller.add(states(1), planner(states(1)))
         return distiller.step()["learning_rate"]
 
     fresh = initial(architecture, SPEC)
     assert begun(fresh) == rate
     assert begun(replace(fresh, mean=np.ones(4, np.float32))) == 0.003
-    assert begun(fresh, learning_rate=0.002) == 0.002
+    assert begun(fresh, 0.002) == 0.002
 
 
 def test_options_that_cannot_be_meant_are_refused() -> None:

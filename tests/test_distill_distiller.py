@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from agentkd.distillation.native_engine import NativeEngine
 from agentkd.distillation.torch_engine import TorchEngine
 from agentkd.errors import ConfigError, LoadError, SpecError, WriteError
 from agentkd.executors.architecture import initial
-from agentkd.executors.executor import Executor
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats, Point
 
@@ -316,23 +314,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         "distiller.pt",
         "labels.npz",
     ]
-
-
-@pytest.mark.parametrize(
-    ("architecture", "rate"), [("mlp:32", 0.01), ("mlp:128,128", 0.01), ("mlp:129", 0.003)]
-)
-def test_new_executors_of_narrow_dense_layers_learn_faster(architecture: str, rate: float) -> None:
-    """The rate by default is theirs; one that is gone on from, or a rate that is given, stays."""
-
-    def begun(first: Executor, given: float | None = None) -> float:
-        distiller = Distiller(first, DistillerOptions(learning_rate=given, warmup=1))
-        distiller.add(states(1), planner(states(1)))
-        return distiller.step()["learning_rate"]
-
-    fresh = initial(architecture, SPEC)
-    assert begun(fresh) == rate
-    assert begun(replace(fresh, mean=np.ones(4, np.float32))) == 0.003
-    assert begun(fresh, 0.002) == 0.002
 
 
 def test_options_that_cannot_be_meant_are_refused() -> None:

@@ -48,9 +48,8 @@ class Options(Learning):
     """Of soft labels: a number, or "auto"; short for --terms soft:tau=…"""
     batch: int = 512
     """Labels in one gradient step."""
-    learning_rate: float | None = None
-    """Of Adam; it falls along a cosine. By default 0.01 for a new executor of dense layers with at
-    most 128 units each, else 0.003."""
+    learning_rate: float = 3e-3
+    """Of Adam; it falls along a cosine."""
     capacity: int = 1_000_000
     """The most labels held in memory."""
     collectors: int | None = None

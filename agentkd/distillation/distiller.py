@@ -19,7 +19,7 @@ from agentkd.distillation.history import Histories, restacked, stack_of, unstack
 from agentkd.distillation.moments import by_channel, moments
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
-from agentkd.executors.layers import Conv, Dense
+from agentkd.executors.layers import Conv
 from agentkd.extras import needing
 from agentkd.fields import Fields
 from agentkd.files import loading
@@ -30,8 +30,6 @@ from agentkd.views import columns, pick
 __all__ = ["Distiller", "DistillerOptions"]
 
 _AVERAGE = 16.0
-_RATE, _QUICK, _NARROW = 3e-3, 1e-2, 128
-"""Learning rates by default: in general, and of new executors of dense layers up to a width."""
 _LEAST_STD = 1e-2
 _SETTLED = 4096
 """Labels from which on a change of the normaliser is compensated."""
@@ -86,8 +84,6 @@ class Distiller:
         # A normaliser that was set by labels is not given up for a few new ones.
         untouched = not executor.mean.any() and bool((executor.scale == 1).all())
         self._normalised_at = 0 if untouched else _SETTLED // 2
-        quick = untouched and _narrow(executor)
-        self._peak = self.options.learning_rate or (_QUICK if quick else _RATE)
         self._progress, self._rising = 0.0, 0
 
     def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
@@ -201,7 +197,7 @@ class Distiller:
         warm = min(1.0, risen / max(1, options.warmup))
         cosine = 0.5 * (1 + np.cos(np.pi * self._progress))
         share = options.floor + (1 - options.floor) * cosine
-        return float(self._peak * warm * share)
+        return float(options.learning_rate * warm * share)
 
     def _renormalise(self) -> None:
         held, before = len(self.buffer), self._normalised_at
@@ -266,10 +262,6 @@ class Distiller:
             self._normalised_at = fields.whole("normalised_at")
             self._random = np.random.default_rng([self.options.seed, self.steps])
         self.engine.keep()
-
-
-def _narrow(executor: Executor) -> bool:
-    return all(isinstance(layer, Dense) and len(layer.bias) <= _NARROW for layer in executor.layers)
 
 
 def check_labels(spec: Spec, kind: Kind, observed: int, answered: int) -> None:

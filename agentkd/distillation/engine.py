@@ -29,8 +29,7 @@ class DistillerOptions:
 
     Attributes:
         batch: Labels in one gradient step.
-        learning_rate: Of Adam, at the start; by default 0.01 for a new executor of dense layers
-            with at most 128 units each, else 0.003.
+        learning_rate: Of Adam, at the start.
         floor: The share of it that is left at the end of the schedule.
         warmup: Gradient steps over which it rises.
         clip_gradient: The largest norm of a gradient.
@@ -50,7 +49,7 @@ class DistillerOptions:
     """
 
     batch: int = 512
-    learning_rate: float | None = None
+    learning_rate: float = 3e-3
     floor: float = 0.01
     warmup: int = 50
     clip_gradient: float = 1.0
@@ -79,7 +78,7 @@ class DistillerOptions:
                 f"burn_in is {self.burn_in}, ticks {self.ticks}: a sequence has to be "
                 "longer than its burn-in."
             )
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it has to be above 0.")
         if self.engine not in (names := ("auto", "native", "torch")):
             raise ConfigError(f"No engine {self.engine!r}.{did_you_mean(self.engine, names)}")

@@ -62,8 +62,8 @@ class TorchEngine:
         self._good = self._weights()
 
     def _optimiser(self) -> torch.optim.Adam:
-        # Each step sets its own rate.
-        return torch.optim.Adam(self.network.parameters(), lr=0.0, fused=True)
+        rate = self.options.learning_rate
+        return torch.optim.Adam(self.network.parameters(), lr=rate, fused=True)
 
     def _copies(self) -> list[Tensor]:
         return [each.detach().clone() for each in self.network.parameters()]

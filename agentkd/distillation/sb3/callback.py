@@ -58,7 +58,7 @@ class DistilCallback(BaseCallback):
         self._architecture = architecture
         self._every = every
         self._steps = steps_per_round
-        self._options = DistillerOptions(learning_rate=3e-3, capacity=capacity, seed=seed)
+        self._options = DistillerOptions(capacity=capacity, seed=seed)
         self._distiller: Distiller | None = None
         self._visited: list[Floats] = []
         self._links: list[NDArray[np.int32]] = []

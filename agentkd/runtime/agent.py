@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
+
+if TYPE_CHECKING:
+    from agentkd.signing.store import Trusting
 
 
 @final
@@ -77,9 +80,11 @@ class Agent(Block):
             as "state,terrain".
         executor_sees: What an executor that is an architecture sees of it; others have their view
             in them. `act` takes the whole observation.
+        trust: A `root.json`, or a `TrustStore`: executor files without a valid signature are
+            refused, also those that are swapped in.
 
     Raises:
-        BundleError: If the executor's file cannot be read.
+        BundleError: If the executor's file cannot be read, or is not signed as `trust` demands.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Agent(Block):
         rollback: Rollback | None = None,
         planner_sees: str | Sequence[str | int] | None = None,
         executor_sees: str | Sequence[str | int] | None = None,
+        trust: Trusting | None = None,
     ) -> None:
         check_arguments(locals())
         super().__init__()
@@ -111,7 +117,7 @@ class Agent(Block):
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
         found, self._contract, self._watched = open_executor(
-            executor, spec, goals, watch=watch, sees=executor_sees
+            executor, spec, goals, watch=watch, sees=executor_sees, trust=trust
         )
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
@@ -120,7 +126,7 @@ class Agent(Block):
             )
         self._routers = tuple(routers)
         self._how, self._asked = (mode, default), period
-        self._native, self._rollback, self._budget = native, rollback, budget
+        self._native, self._budget, self._rollback, self._trust = native, budget, rollback, trust
         decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         remove = None
         if learn:
@@ -168,6 +174,7 @@ class Agent(Block):
             rollback=self._rollback,
             watched=self._watched,
             contract=self._contract,
+            trust=self._trust,
         )
         self.chores = Chores(*(() if self._simple else self._background(virtual=virtual)))
 
@@ -231,6 +238,11 @@ class Agent(Block):
     def executor(self) -> Executor:
         """The executor that acts now."""
         return self._decider.form.executor
+
+    @property
+    def period(self) -> float | None:
+        """Seconds from tick to tick, as it was asked for."""
+        return self._asked
 
     def swap(self, executor: Executor | str | Path) -> None:
         """Let another executor, or that of a file, act from the next tick on.

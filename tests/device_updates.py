@@ -1,10 +1,11 @@
 """Updates a device in many processes, each of which strace kills one system call later.
 
-    python tests/device_updates.py CALL FOLDER FILE TRUST
+    python tests/device_updates.py CALLS FOLDER FILE TRUST
 
-FOLDER holds a device each, named 1, 2, 3, …. The process for device i makes the system call so
-often in vain that the one which strace kills at is the i-th of its update. Prints the numbers of
-those that were killed; ends with the first that was not.
+FOLDER holds a device each, named after a system call and a number: rename-1, rename-2, …. The
+process for rename-3 makes that call so often in vain that the one which strace kills at is the
+third of its update. Prints the names of those that were killed; of each call, the first process
+that was not has made all of its update's calls.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from agentkd.deploy.bundle import read_bundle
 from agentkd.device import Device
 from agentkd.executors.native import compile_native
 
-AT = 4000
-"""The system call at which strace kills: more than this process needs before it forks."""
+AT = {"openat": 2500}
+"""The call of a kind at which strace kills: more than this process makes, and its children in vain.
+"""
+OTHERWISE = 500
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _IN_VAIN = {
     "openat": lambda: _LIBC.openat(-1, b"x", 0),
@@ -29,9 +32,11 @@ _IN_VAIN = {
     "unlink": lambda: _LIBC.unlink(b"/nowhere/a"),
     "mkdir": lambda: _LIBC.mkdir(b"/nowhere/a", 0),
     "flock": lambda: _LIBC.flock(-1, 2),
-    "close": lambda: _LIBC.close(-1),
+    "symlink": lambda: _LIBC.symlink(b"", b""),
 }
 CALLS = tuple(_IN_VAIN)
+MOST = 200
+"""Calls of one kind that an update may make; there are fewer."""
 
 
 def update(folder: Path, file: str, trust: str) -> None:
@@ -42,27 +47,33 @@ def update(folder: Path, file: str, trust: str) -> None:
     device.confirm()
 
 
-def main(call: str, folders: Path, file: str, trust: str) -> None:
-    """Update one device after another, until one is not killed."""
-    # Whatever is done once is done before: what is imported, compiled and cached.
+def main(calls: list[str], folders: Path, file: str, trust: str) -> None:
+    """Update one device after another, until one is not killed; of each call."""
+    # What is done once is done before: what is imported, compiled and cached.
     compile_native(read_bundle(file).executor)
     if trust:
         import tuf.ngclient  # noqa: F401
 
-        Device(folders / "0", trust=trust).apply(file)
-    for folder in sorted(int(each.name) for each in folders.iterdir() if each.name != "0"):
-        child = os.fork()
-        if not child:
-            for _ in range(AT - folder):
-                _IN_VAIN[call]()
-            update(folders / str(folder), file, trust)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            sys.exit(os.waitstatus_to_exitcode(status))
-        print(folder, flush=True)
-    sys.exit(3)
+        Device(folders / "warm", trust=trust).apply(file)
+    for call in calls:
+        for number in range(1, MOST + 1):
+            name = f"{call}-{number}"
+            child = os.fork()
+            if not child:
+                for _ in range(AT.get(call, OTHERWISE) - number):
+                    _IN_VAIN[call]()
+                update(folders / name, file, trust)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if not os.WIFSIGNALED(status):
+                break
+            sys.stdout.write(f"{name}\n")
+            sys.stdout.flush()
+        else:
+            sys.exit(f"More than {MOST} calls of {call}.")
+        if os.waitstatus_to_exitcode(status):
+            sys.exit(f"{name} failed")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(sys.argv[1].split(","), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

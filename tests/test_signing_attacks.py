@@ -402,7 +402,8 @@ def test_a_damaged_memory_is_no_licence(tmp_path: Path) -> None:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Signer, str, dict[str, Any]]]:
     """A repository behind HTTP, its address, and what the server says instead, by path's end."""
-    signer, instead = Signer(tmp_path), {}
+    signer = Signer(tmp_path)
+    instead: dict[str, Any] = {}
     signer.sign()
 
     class Handler(BaseHTTPRequestHandler):

@@ -16,6 +16,7 @@ from agentkd.cli.main import main
 from agentkd.deploy import bundle as bundles
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
+from agentkd.deploy.vectors import answers
 from agentkd.device import Candidate, Device, State
 from agentkd.device.state import read_state, write_state
 from agentkd.errors import AgentkdError, DeviceError
@@ -157,7 +158,7 @@ def test_other_answers_on_this_device_blacklist_a_file(
 ) -> None:
     """Golden vectors are run here; what fails them is not tried again, unless told so."""
     second = written(tmp_path, "second", constant(2))
-    real = bundles.answers
+    real = answers
     monkeypatch.setattr(
         bundles, "answers", lambda executor, *rest: real(executor, *rest) + np.float32(0.5)
     )
@@ -214,6 +215,22 @@ def test_a_damaged_slot_is_noticed(device: Device, tmp_path: Path) -> None:
     (tmp_path / "device" / "slot-a.akd").unlink()
     with pytest.raises(DeviceError, match="cannot be read"):
         device.executor()
+
+
+def test_a_device_whose_executor_is_damaged_is_mended_by_the_next(
+    device: Device, tmp_path: Path
+) -> None:
+    """The slot with the damage is written, never the one that still starts."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    device.confirm()
+    (tmp_path / "device" / "slot-b.akd").write_bytes(b"x")
+    state = device.apply(written(tmp_path, "third", constant(3)))
+    assert (acts(device), state.free) == (1, "b")
+    assert state.waiting is not None
+    device.rollback()
+    (tmp_path / "device" / "slot-a.akd").write_bytes(b"x")
+    device.apply(written(tmp_path, "fourth", constant(0)))
+    assert acts(device) == 0
 
 
 def test_a_damaged_state_is_told(device: Device) -> None:
@@ -275,12 +292,11 @@ class TestSigned:
     """With trust."""
 
     @pytest.fixture(autouse=True)
-    def signer(self, tmp_path: Path) -> Signer:
+    def trusted(self, tmp_path: Path) -> None:
         """A repository that the device trusts."""
         pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
         self.signer = Signer(tmp_path)
         self.device = Device(tmp_path / "device", trust=self.signer.root)
-        return self.signer
 
     def offer(self, name: str, executor: Executor, **options: Any) -> Path:
         """Write and sign an executor file."""
@@ -341,6 +357,9 @@ class TestSigned:
         last = self.device.status().last
         assert last is not None
         assert last.reason == "unsigned"
+        # A signed one is welcome, and is the first that a program can start with.
+        self.device.apply(self.offer("c", constant(3)))
+        assert acts(self.device) == 3
 
     def test_a_repository_is_watched(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError, WriteError
 from agentkd.executors.architecture import initial
+from agentkd.files import write_atomic
 from agentkd.signing import repository as repositories
 from agentkd.signing.keys import default_folder
 from agentkd.signing.proof import LARGEST, METADATA, proof_from_bytes, proof_path, read_proof
@@ -105,7 +106,7 @@ def test_a_rotation_that_was_killed_is_finished_by_the_next_signing(
 ) -> None:
     """The new root is kept beside the keys before it is published."""
     signer.sign()
-    real = repositories.write_atomic
+    real = write_atomic
 
     def dies(path: Path, *rest: Any, **options: Any) -> None:
         if path.name == "2.root.json" and path.parent.name == "metadata":

@@ -12,28 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from agentkd.deploy.bundle import Bundle, from_bytes
-from agentkd.deploy.verify import NATIVE, verify
+from agentkd.deploy.bundle import Bundle
+from agentkd.device.checks import check_all, read
 from agentkd.device.state import Candidate, Held, Outcome, Slot, State, read_state, write_state
-from agentkd.errors import (
-    AgentkdError,
-    BundleError,
-    DeviceError,
-    DeviceReason,
-    LoadError,
-    SignatureError,
-    SpecError,
-    WriteError,
-)
-from agentkd.executors.executor import About, Executor
-from agentkd.executors.native import compile_native
+from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError, WriteError
+from agentkd.executors.executor import Executor
 from agentkd.files import read_file, write_atomic
 from agentkd.printable import logger
-from agentkd.runtime.swaps import check_contract, check_fit, check_numbers
 from agentkd.signing.proof import read_proof
 from agentkd.signing.store import WORK, Signed, Trusting, TrustStore, trust_store
 from agentkd.spec import Spec
-from agentkd.views import environment
 
 log = logger(__name__)
 
@@ -62,8 +50,7 @@ class Device:
         folder: The device's own folder; it is made by the first update.
         trust: A `root.json`, or a `TrustStore`: files without a valid signature are refused. What
             was seen signed is kept in the folder, against rollbacks.
-        spec: The environment, against which the first executor is checked; later ones are checked
-            against the one that acts.
+        spec: The environment, against which executors are checked, besides the one that acts.
         starts: Programs that may begin a trial without confirming it, before it is rolled back.
 
     Raises:
@@ -127,6 +114,28 @@ class Device:
                 raise
             log.warning("%s The former executor acts: %s.", error, state.former.name)
             return self._open(state.former)
+
+    def _mended(self, state: State) -> State:
+        """Return to the former executor for good, if only that can be started.
+
+        The slot that is written next is then the one with the damage.
+        """
+        active, former = state.active, state.former
+        if active is None or former is None or self._fault(active) is None:
+            return state
+        if self._fault(former) is not None:
+            return state
+        text = f"Its file was damaged: {self._fault(active)}"
+        outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
+        return self._write(replace(state.ended(outcome), active=former, former=None))
+
+    def _fault(self, held: Held) -> DeviceError | None:
+        """Return why a program cannot start with what is held, None if it can."""
+        try:
+            self._open(held)
+        except DeviceError as error:
+            return error
+        return None
 
     def apply(self, file: str | Path, *, again: bool = False) -> State:
         """Let an executor file in, as far as STAGED; a running `Trial` takes it from there.
@@ -301,6 +310,7 @@ class Device:
                 "blacklisted",
             )
         self._tidy()
+        state = self._mended(state)
         held = Held(state.free, digest, name[:200])
         state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:
@@ -316,6 +326,8 @@ class Device:
         state = self._write(state.advanced(Candidate(held, "STAGED")))
         if state.active is None:
             return self._confirm(state, held, "as the first one of this device")
+        if self._fault(state.active) is not None:
+            return self._confirm(state, held, "because no other one could be started")
         return state
 
     def _verified(
@@ -328,17 +340,7 @@ class Device:
             raise DeviceError(f"{error} It came to FETCHED.", "FETCHED", "unsigned") from error
         if signed is not None:
             held = replace(held, signed=str(signed), serial=signed.serial)
-        bundle = _read(data, held.name)
-        # Reading ran them in NumPy. A form that cannot be built does not act here.
-        if compile_native(bundle.executor) is not None:
-            for verdict in verify(bundle, rows=0, backends=[NATIVE]):
-                if verdict.status == "differs":
-                    raise DeviceError(
-                        f"{held.name}: its golden vectors differ in the compiled form: "
-                        f"{verdict.text}. It came to FETCHED. Distil another one.",
-                        "FETCHED",
-                        "golden",
-                    )
+        bundle = read(data, held.name)
         active = state.active
         if active is not None and held.serial < active.serial:
             raise DeviceError(
@@ -347,19 +349,10 @@ class Device:
                 "FETCHED",
                 "old",
             )
-        try:
-            if active is not None:
-                present = self._open(active)
-                check_fit(present.executor, bundle.executor)
-                check_contract(present.contract, bundle.contract)
-            elif self._spec is not None:
-                _check_spec(self._spec, bundle.executor)
-        except SpecError as error:
-            raise DeviceError(f"{held.name}: {error}", "FETCHED", "unfit") from error
-        try:
-            check_numbers(bundle.executor)
-        except AgentkdError as error:
-            raise DeviceError(f"{held.name}: {error}", "FETCHED", "numbers") from error
+        present = None
+        if active is not None and self._fault(active) is None:
+            present = self._open(active)
+        check_all(bundle, held.name, present, self._spec)
         return held
 
     def _open(self, held: Held) -> Bundle:
@@ -384,7 +377,7 @@ class Device:
                 "STAGED",
                 "damaged",
             )
-        return _read(data, held.name)
+        return read(data, held.name)
 
     def _slot(self, slot: Slot) -> Path:
         return self.folder / f"slot-{slot}.akd"
@@ -432,24 +425,3 @@ class Device:
                 stage,
                 "unwritten",
             ) from error
-
-
-def _read(data: bytes, name: str) -> Bundle:
-    """Read an executor file's bytes, which runs its golden vectors; keep it with its executor."""
-    try:
-        bundle = from_bytes(data)
-    except BundleError as error:
-        reason: DeviceReason = "golden" if error.reason == "golden" else "damaged"
-        raise DeviceError(
-            f"{name}: {error} It came to FETCHED. Copy it again, or distil another one.",
-            "FETCHED",
-            reason,
-        ) from error
-    about = About(bundle.provenance, bundle.contract, None, None)
-    return replace(bundle, executor=replace(bundle.executor, about=about))
-
-
-def _check_spec(spec: Spec, executor: Executor) -> None:
-    """Raise SpecError if an executor is for another environment."""
-    if environment(executor.spec) != environment(spec):
-        raise SpecError(f"It is for {executor.spec}, not for {spec}.")

@@ -16,7 +16,9 @@ from agentkd.device.state import Held, State
 from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
 
-Action = Literal["apply", "status", "confirm", "rollback", "watch"]
+Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch"]
+_LOOK = 0.5
+"""Seconds between two looks at a state that is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,12 @@ class Options:
 
     apply takes an executor file from FETCHED over VERIFIED to STAGED. The robot's own program tries
     it from there: TRIAL, then CONFIRMED or ROLLED_BACK. watch does that with each new version that
-    a signed repository has, in a folder or behind an HTTP address.
+    a signed repository has, in a folder or behind an HTTP address. wait ends with the trial, in
+    status 0 if the executor was confirmed and 1 if not.
     """
 
     action: tyro.conf.Positional[Action]
-    """apply, status, confirm, rollback or watch."""
+    """apply, status, wait, confirm, rollback or watch."""
     what: tyro.conf.Positional[str | None] = None
     """For apply, the executor file; for watch, the repository."""
     folder: Path
@@ -43,6 +46,8 @@ class Options:
     """For watch, what the executor is signed as."""
     every: float | None = None
     """For watch, look again after so many seconds, until Ctrl-C; by default once."""
+    seconds: float = 600.0
+    """For wait, the longest time."""
 
 
 def run(options: Options) -> int:
@@ -55,7 +60,9 @@ def run(options: Options) -> int:
         raise ConfigError(f"--again goes with apply, not {action}.")
     if options.every is not None and (action != "watch" or not options.every > 0):
         raise ConfigError(f"--every {options.every}: above 0, and with watch.")
-    if action == "status" and not options.folder.is_dir():
+    if not options.seconds >= 0:
+        raise ConfigError(f"--seconds {options.seconds}: at least 0.")
+    if action in ("status", "wait") and not options.folder.is_dir():
         raise ConfigError(f"--folder {options.folder} is not a folder.")
     device = Device(options.folder, trust=options.trust)
     console = Console()
@@ -71,8 +78,23 @@ def run(options: Options) -> int:
         state = device.rollback()
     else:
         state = device.status()
+    if action == "wait":
+        state = _awaited(device, options.seconds)
     show(state, console)
-    return 0
+    return int(action == "wait" and not _succeeded(state))
+
+
+def _awaited(device: Device, seconds: float) -> State:
+    """Return the state once nothing is staged or on trial any more, or the time is over."""
+    end = time.monotonic() + seconds
+    while (state := device.status()).waiting is not None and time.monotonic() < end:
+        time.sleep(_LOOK)
+    return state
+
+
+def _succeeded(state: State) -> bool:
+    """Return whether the last update ended well, and none is under way."""
+    return state.waiting is None and state.last is not None and state.last.stage == "CONFIRMED"
 
 
 def _watch(device: Device, address: str, options: Options, console: Console) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from agentkd.executors.executor import Executor
 from tests.runtime_children import BOX, SPEC, constant
 from tests.signing import Signer
 from tests.test_runtime_swaps import observing
+
+ROOT = Path(__file__).parents[1]
 
 
 def written(folder: Path, name: str, executor: Executor, **options: Any) -> Path:
@@ -434,3 +438,19 @@ def test_what_a_device_cannot_do_is_told(
 def test_errors_of_a_device_are_ours() -> None:
     """One tree."""
     assert issubclass(DeviceError, AgentkdError)
+
+
+def test_a_program_that_starts_loads_what_acting_needs(tmp_path: Path) -> None:
+    """With trust too: signatures were checked when the executor came in."""
+    Device(tmp_path / "device").apply(written(tmp_path, "a", constant(1)))
+    code = (
+        "import sys; from agentkd.device import Device, Trial\n"
+        f"Device({str(tmp_path / 'device')!r}).executor()\n"
+        "print(*sorted(set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    slow = {"asyncio", "cryptography", "difflib", "email", "http", "ssl", "torch", "tuf", "zipfile"}
+    assert loaded & slow == set()

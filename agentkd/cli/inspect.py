@@ -80,12 +80,15 @@ def run(options: Options) -> int:
     return 0
 
 
-def signature(bundle: Bundle, file: Path) -> str:
-    """Return what is known of a file's signature; what was not checked counts as unsigned."""
+def signature(bundle: Bundle, file: Path, option: str = "--trust") -> str:
+    """Return what is known of a file's signature; what was not checked counts as unsigned.
+
+    `option` is the one with which it is checked.
+    """
     if bundle.signed is not None:
         return str(bundle.signed)
     proof = proof_path(file)
-    return f"unsigned: {proof.name} was not checked (--trust)" if proof.exists() else "unsigned"
+    return f"unsigned: {proof.name} was not checked ({option})" if proof.exists() else "unsigned"
 
 
 def describe(bundle: Bundle) -> dict[str, str]:

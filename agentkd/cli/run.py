@@ -49,7 +49,7 @@ class Options(Planned):
 
     executor: str = "mlp:64,64"
     """An executor file (.akd), or an architecture that learns from nothing."""
-    trust: Path | None = None
+    executor_trust: Path | None = None
     """The root.json of the repository that must have signed an executor file; without it, the file
     counts as unsigned."""
     executor_sees: str | None = None
@@ -148,8 +148,8 @@ class Options(Planned):
                 "An executor file is run as it is; leave --learn-ticks out, or give an "
                 "architecture such as mlp:64,64."
             )
-        if self.learns and self.trust is not None:
-            raise ConfigError("--trust goes with an executor file, not an architecture.")
+        if self.learns and self.executor_trust is not None:
+            raise ConfigError("--executor-trust goes with an executor file, not an architecture.")
 
 
 def run(options: Options) -> int:
@@ -164,8 +164,9 @@ def run(options: Options) -> int:
     if options.learns:
         executor, contract = task.executor(options.executor, options.seed), Contract()
     else:
-        bundle = read_bundle(options.executor, trust=options.trust)
-        signed = f"{options.executor}: {signature(bundle, Path(options.executor))}"
+        bundle = read_bundle(options.executor, trust=options.executor_trust)
+        told = signature(bundle, Path(options.executor), "--executor-trust")
+        signed = f"{options.executor}: {told}"
         executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
     contract = replace(contract, period=1 / options.hz)
     out = options.place

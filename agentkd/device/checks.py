@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentkd.deploy.bundle import Bundle, from_bytes
-from agentkd.deploy.verify import NATIVE, verify
 from agentkd.errors import AgentkdError, BundleError, DeviceError, DeviceReason, SpecError
 from agentkd.executors.executor import About
 from agentkd.executors.native import compile_native
@@ -58,6 +57,9 @@ def check_all(bundle: Bundle, name: str, present: Bundle | None, spec: Spec | No
     # Reading ran the golden vectors in NumPy. A form that cannot be built does not act here.
     if compile_native(executor) is None:
         return
+    # Only an update needs it, and a program that starts needs none of what it imports.
+    from agentkd.deploy.verify import NATIVE, verify
+
     for verdict in verify(bundle, rows=0, backends=[NATIVE]):
         if verdict.status == "differs":
             raise DeviceError(

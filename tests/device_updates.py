@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+import agentkd.deploy.verify  # noqa: F401 (before anything is counted)
 from agentkd.deploy.bundle import read_bundle
 from agentkd.device import Device
 from agentkd.executors.native import compile_native

@@ -124,11 +124,11 @@ DeviceReason = Literal[
 class DeviceError(AgentkdError):
     """A device that refuses an executor; `state` is how far it came, `reason` is why.
 
-    The executor that acted before acts on.
+    The executor that acted before acts on. The message ends in the state, if there is one.
     """
 
     def __init__(self, message: str, state: str, reason: DeviceReason) -> None:
-        super().__init__(message)
+        super().__init__(f"{message} (state: {state})" if state else message)
         self.state, self.reason = state, reason
 
 

@@ -390,6 +390,25 @@ class TestSigned:
         assert main(words) == 1
         assert "acts in" in capsys.readouterr().out
 
+    def test_a_repository_is_looked_at_again_and_again(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Until Ctrl-C, with pauses; what did not change is not said again."""
+        self.offer("e", constant(1))
+        paused: list[float] = []
+
+        def pause(seconds: float) -> None:
+            paused.append(seconds)
+            if len(paused) == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("agentkd.cli.device.time.sleep", pause)
+        words = ["device", "watch", str(self.signer.folder), "--name", "e.akd", "--every", "9"]
+        words += ["--folder", str(self.device.folder), "--trust", str(self.signer.root)]
+        assert main(words) == 130
+        assert paused == [9.0] * 3
+        assert capsys.readouterr().out.count("CONFIRMED") == 1
+
     def test_what_comes_from_elsewhere_needs_a_signature(self, tmp_path: Path) -> None:
         """Without trust nothing is fetched."""
         with pytest.raises(DeviceError, match=r"root\.json"):

@@ -214,6 +214,21 @@ def test_what_is_not_signed_is_not_loaded(signer: Signer, tmp_path: Path) -> Non
     assert agent.act([0, 0, 0]) == 2
 
 
+def test_a_file_that_was_checked_is_not_read_again(signer: Signer, tmp_path: Path) -> None:
+    """A distiller learns from what the signature was checked of, whatever lies there by then."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    agent = agentkd.Agent(
+        file, trust=signer.root, learn=True, planner="tests.runtime_children:Echo"
+    )
+    distiller = agent._wanted[3]
+    assert isinstance(distiller, agentkd.Process)
+    learnt_from = Path(str(distiller.arguments["executor"]))
+    assert learnt_from != file
+    assert read_bundle(learnt_from).executor.act([0, 0, 0]) == 1
+
+
 def test_a_followed_file_is_followed_when_its_proof_has_come(
     signer: Signer, tmp_path: Path
 ) -> None:

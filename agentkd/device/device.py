@@ -337,7 +337,7 @@ class Device:
         try:
             signed = check()
         except SignatureError as error:
-            raise DeviceError(f"{error} It came to FETCHED.", "FETCHED", "unsigned") from error
+            raise DeviceError(str(error), "FETCHED", "unsigned") from error
         if signed is not None:
             held = replace(held, signed=str(signed), serial=signed.serial)
         bundle = read(data, held.name)
@@ -420,8 +420,8 @@ class Device:
         except (OSError, WriteError) as error:
             text = str(error) if isinstance(error, WriteError) else f"{self.folder}: {error}."
             raise DeviceError(
-                f"{text} The device stays as it is, before {stage} or in it; the executor that "
-                "acts is whole. Make room and the folder writable, then apply again.",
+                f"{text} The executor that acts is whole. Make room and the folder writable, then "
+                "apply again.",
                 stage,
                 "unwritten",
             ) from error

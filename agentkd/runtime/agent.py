@@ -130,7 +130,9 @@ class Agent(Block):
         decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         remove = None
         if learn:
-            distiller, remove = distiller_for(found, executor, self)
+            # A file that was checked is not read again: it may have been replaced.
+            base = executor if trust is None else found
+            distiller, remove = distiller_for(found, base, self)
         self._wanted = (
             *(planner, planner_latency, workers),
             *(distiller, decisions, remove, planner_sees),

@@ -72,6 +72,8 @@ class Device:
         if trust is not None:
             self._trust = trust_store(trust).remembering(self.folder / "trust.json")
         self._spec, self._starts = spec, starts
+        self.started = ""
+        """SHA-256 of the executor that `executor` gave last."""
 
     def status(self) -> State:
         """Return the state on disk.
@@ -107,35 +109,39 @@ class Device:
                 "",
                 "empty",
             )
+        held = state.active
         try:
-            return self._open(state.active)
+            bundle = self._open(held)
         except DeviceError as error:
             if state.former is None:
                 raise
-            log.warning("%s The former executor acts: %s.", error, state.former.name)
-            return self._open(state.former)
+            held = state.former
+            log.warning("%s The former executor acts: %s.", error, held.name)
+            bundle = self._open(held)
+        self.started = held.digest
+        return bundle
 
-    def _mended(self, state: State) -> State:
-        """Return to the former executor for good, if only that can be started.
+    def _startable(self, state: State) -> tuple[State, Bundle | None]:
+        """Return the file that a program can start with, if there is one, and the state.
 
-        The slot that is written next is then the one with the damage.
+        Where only the former executor is whole, the device returns to it for good: so the slot that
+        is written next is the one with the damage.
         """
         active, former = state.active, state.former
-        if active is None or former is None or self._fault(active) is None:
-            return state
-        if self._fault(former) is not None:
-            return state
-        text = f"Its file was damaged: {self._fault(active)}"
-        outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
-        return self._write(replace(state.ended(outcome), active=former, former=None))
-
-    def _fault(self, held: Held) -> DeviceError | None:
-        """Return why a program cannot start with what is held, None if it can."""
+        if active is None:
+            return state, None
         try:
-            self._open(held)
+            return state, self._open(active)
         except DeviceError as error:
-            return error
-        return None
+            if former is None:
+                return state, None
+            text = f"Its file was damaged: {error}"
+        try:
+            bundle = self._open(former)
+        except DeviceError:
+            return state, None
+        outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
+        return self._write(replace(state.ended(outcome), active=former, former=None)), bundle
 
     def apply(self, file: str | Path, *, again: bool = False) -> State:
         """Let an executor file in, as far as STAGED; a running `Trial` takes it from there.
@@ -310,11 +316,11 @@ class Device:
                 "blacklisted",
             )
         self._tidy()
-        state = self._mended(state)
+        state, present = self._startable(state)
         held = Held(state.free, digest, name[:200])
         state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:
-            held = self._verified(data, held, state, check)
+            held = self._verified(data, held, state, check, present)
         except DeviceError as error:
             outcome = Outcome(digest, held.name, "REFUSED", error.reason, str(error))
             blacklisted = error.reason in ("golden", "numbers")
@@ -326,12 +332,17 @@ class Device:
         state = self._write(state.advanced(Candidate(held, "STAGED")))
         if state.active is None:
             return self._confirm(state, held, "as the first one of this device")
-        if self._fault(state.active) is not None:
+        if present is None:
             return self._confirm(state, held, "because no other one could be started")
         return state
 
     def _verified(
-        self, data: bytes, held: Held, state: State, check: Callable[[], Signed | None]
+        self,
+        data: bytes,
+        held: Held,
+        state: State,
+        check: Callable[[], Signed | None],
+        present: Bundle | None,
     ) -> Held:
         """Check signature, bytes, golden vectors, contract and numbers; say what is signed."""
         try:
@@ -349,9 +360,6 @@ class Device:
                 "FETCHED",
                 "old",
             )
-        present = None
-        if active is not None and self._fault(active) is None:
-            present = self._open(active)
         check_all(bundle, held.name, present, self._spec)
         return held
 

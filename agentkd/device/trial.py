@@ -78,8 +78,7 @@ class Trial:
         self.phase: Phase = "idle"
         """Whether an executor is tried now, and how."""
         self._agent = agent
-        state = device.status()
-        self._acts = "" if state.active is None else state.active.digest
+        self._acts = device.started
         self._seen: tuple[int, ...] = ()
         self._job: threading.Thread | None = None
         self._run: _Run | None = None
@@ -152,6 +151,12 @@ class Trial:
                 job()
             except AgentkdError as error:
                 log.warning("%s", error)
+            except Exception:
+                # Whatever it is, the loop goes on; the next program counts as one more start.
+                log.exception("A trial ended in an error.")
+                if self._run is not None:
+                    self._ended.add(self._run.digest)
+                self._leave()
 
         self._job = threading.Thread(target=work, name="trial", daemon=True)
         self._job.start()

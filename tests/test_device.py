@@ -235,6 +235,11 @@ def test_a_device_whose_executor_is_damaged_is_mended_by_the_next(
     (tmp_path / "device" / "slot-a.akd").write_bytes(b"x")
     device.apply(written(tmp_path, "fourth", constant(0)))
     assert acts(device) == 0
+    # The same file once more is as good.
+    for slot in ("a", "b"):
+        (tmp_path / "device" / f"slot-{slot}.akd").write_bytes(b"x")
+    device.apply(tmp_path / "fourth.akd")
+    assert acts(device) == 0
 
 
 def test_a_damaged_state_is_told(device: Device) -> None:

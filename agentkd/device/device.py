@@ -291,9 +291,9 @@ class Device:
         self, data: bytes, name: str, check: Callable[[], Signed | None], *, again: bool
     ) -> State:
         """Take an executor's bytes from FETCHED to STAGED."""
-        state, digest = self.status(), hashlib.sha256(data).hexdigest()
-        candidate = state.waiting
-        if state.active is not None and state.active.digest == digest:
+        state, present = self._startable(self.status())
+        candidate, digest = state.waiting, hashlib.sha256(data).hexdigest()
+        if present is not None and present.digest == digest:
             return state
         if candidate is not None:
             if candidate.held.digest == digest:
@@ -316,7 +316,6 @@ class Device:
                 "blacklisted",
             )
         self._tidy()
-        state, present = self._startable(state)
         held = Held(state.free, digest, name[:200])
         state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:

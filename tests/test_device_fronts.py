@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from agentkd.cli.main import main
+from agentkd.deploy.bundle import read_bundle
 from agentkd.device import Device
+from agentkd.errors import ConfigError
+from agentkd.signing.proof import Proof
 from tests.runtime_children import constant
 from tests.signing import Signer
 from tests.test_device import written
@@ -51,6 +54,19 @@ class _as_it_is:  # noqa: N801 (stands in for a function)
 
     def __exit__(self, *_: object) -> None:
         """Do nothing."""
+
+
+def test_what_checks_signatures_is_told_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the extra that brings it."""
+    for name in ("cryptography", "tuf", "tuf.ngclient"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "root.json").write_text("{}")
+    (tmp_path / "e.akd.proof").write_text(Proof({}).to_bytes().decode())
+    file = written(tmp_path, "e", constant(1))
+    with pytest.raises(ConfigError, match=r"agentkd\[fleet\]"):
+        read_bundle(file, trust=tmp_path / "root.json")
 
 
 @pytest.mark.needs("sh")

@@ -67,6 +67,7 @@ BundleReason = Literal[
     "manifest",  # what is written about it is invalid
     "tensors",  # its numbers cannot be read, or do not fit
     "golden",  # it gives other outputs here than where it was made
+    "signature",  # it is unsigned, or its signature is not valid
 ]
 """Why an executor file was refused, in one word."""
 
@@ -77,6 +78,58 @@ class BundleError(LoadError):
     def __init__(self, message: str, reason: BundleReason = "manifest") -> None:
         super().__init__(message)
         self.reason: BundleReason = reason
+
+
+SignatureReason = Literal[
+    "unsigned",  # there is no proof
+    "signature",  # too few of the keys that are trusted have signed
+    "expired",  # it was signed for a time that is over
+    "rollback",  # older than what was seen before
+    "digest",  # another file than the one that was signed
+    "large",  # more bytes than are read
+    "missing",  # a part of the proof is not there
+    "damaged",  # it cannot be read
+]
+"""Why a signature does not hold, in one word."""
+
+
+class SignatureError(LoadError):
+    """A file without a valid signature; `reason` says why."""
+
+    def __init__(self, message: str, reason: SignatureReason) -> None:
+        super().__init__(message)
+        self.reason: SignatureReason = reason
+
+
+DeviceReason = Literal[
+    "unsigned",  # its signature does not hold
+    "damaged",  # it is not a whole executor file
+    "golden",  # its golden vectors give something else on this device
+    "unfit",  # it is for another robot
+    "old",  # it was signed before the one that acts
+    "blacklisted",  # it failed here before
+    "busy",  # another one is on trial
+    "slow",  # it takes too long
+    "numbers",  # it gives NaN or infinity
+    "disagrees",  # it acts otherwise than the one that acts
+    "score",  # the scores fell
+    "crashes",  # the robot's program started too often without confirming it
+    "asked",  # rolled back by hand
+    "unwritten",  # the device's folder cannot be written
+    "empty",  # there is no executor
+]
+"""Why a device refuses an executor or returns to the former one, in one word."""
+
+
+class DeviceError(AgentkdError):
+    """A device that refuses an executor; `state` is how far it came, `reason` is why.
+
+    The executor that acted before acts on. The message ends in the state, if there is one.
+    """
+
+    def __init__(self, message: str, state: str, reason: DeviceReason) -> None:
+        super().__init__(f"{message} (state: {state})" if state else message)
+        self.state, self.reason = state, reason
 
 
 class PlannerError(AgentkdError):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from agentkd.errors import ConfigError
 
 EXTRAS = {
+    "cryptography": "fleet",
     "gymnasium": "train",
     "h5py": "minari",
     "huggingface_hub": "hub",
@@ -18,9 +19,11 @@ EXTRAS = {
     "rich": "cli",
     "sb3_contrib": "train",
     "scipy": "train",
+    "securesystemslib": "fleet",
     "stable_baselines3": "train",
     "tensorboard": "train",
     "torch": "train",
+    "tuf": "fleet",
     "tyro": "cli",
     "websockets": "remote",
 }

@@ -59,14 +59,19 @@ def test_three_arms_live_the_same_seeds(tmp_path: Path, capsys: pytest.CaptureFi
         assert name in said
 
 
-def test_an_executor_file_is_run_as_it_is(tmp_path: Path) -> None:
-    """Nothing is learnt, and the chosen arms alone live."""
+def test_an_executor_file_is_run_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is learnt, the chosen arms alone live, and it is said that nobody signed it."""
     file = tmp_path / "e.akd"
     executor = write_bundle(file, initial("mlp:4", CARTPOLE, seed=2)).executor
     out = tmp_path / "out"
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
     rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor", "--film", "off"]
     assert main([*command, *rest, "--out", str(out)]) == 0
+    assert "e.akd: unsigned" in capsys.readouterr().out.replace("\n", "")
+    assert main([*command, *rest, "--out", str(tmp_path / "b"), "--executor-trust", "r.json"]) == 2
+    assert "metadata/1.root.json" in capsys.readouterr().err.replace("\n", "")
     data = report(out)
     assert sorted(data["arms"]) == ["executor", "runtime"]
     assert all(len(arm["returns"]) == 2 for arm in data["arms"].values())

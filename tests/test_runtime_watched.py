@@ -191,7 +191,7 @@ def test_a_file_from_a_clock_that_is_ahead_is_read_once(
     os.utime(file, (day, day))
     reads: list[Path] = []
 
-    def read(path: Path) -> Any:
+    def read(path: Path, **_: Any) -> Any:
         reads.append(path)
         return read_bundle(path)
 

@@ -20,6 +20,7 @@ from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Layer, kind, sizes
 from agentkd.printable import printable
+from agentkd.signing.proof import proof_path
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, ObsSpec
 
 _MOST = 6
@@ -40,10 +41,14 @@ class Options:
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
 
+    trust: Path | None = None
+    """The root.json of the repository that must have signed it; without it, the file counts as
+    unsigned."""
+
 
 def run(options: Options) -> int:
     """Read the file, which checks every byte of it, and print a card."""
-    bundle = read_bundle(options.file)
+    bundle = read_bundle(options.file, trust=options.trust)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -59,6 +64,7 @@ def run(options: Options) -> int:
         "file": f"{options.file.stat().st_size:,} bytes, format "
         f"{manifest['format']} {manifest['schema']}",
         "SHA-256": bundle.digest,
+        "signature": signature(bundle, options.file),
     }
     for name, value in facts.items():
         grid.add_row(printable(name), printable(value))
@@ -72,6 +78,17 @@ def run(options: Options) -> int:
         )
     )
     return 0
+
+
+def signature(bundle: Bundle, file: Path, option: str = "--trust") -> str:
+    """Return what is known of a file's signature; what was not checked counts as unsigned.
+
+    `option` is the one with which it is checked.
+    """
+    if bundle.signed is not None:
+        return str(bundle.signed)
+    proof = proof_path(file)
+    return f"unsigned: {proof.name} was not checked ({option})" if proof.exists() else "unsigned"
 
 
 def describe(bundle: Bundle) -> dict[str, str]:

@@ -70,6 +70,10 @@ export     an executor as C99, ONNX, or data for a fixed C runtime
            runs/demo/executor.akd -o executor.c
 footprint  what an executor takes of a microcontroller: flash, RAM, stack, instructions
            runs/demo/executor.akd --int8
+keys       keys, and signatures of executor files
+           sign repository runs/demo/executor.akd
+device     the gate through which an executor gets onto a device, and back
+           apply executor.akd --folder device --trust root.json
 """,
         re.MULTILINE,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
+from agentkd.cli.inspect import signature
 from agentkd.cli.options import Planned, access, open_planned, reference, told_again
 from agentkd.cli.run_film import KEPT, add_film, check_film
 from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
@@ -50,6 +51,9 @@ class Options(Planned):
 
     executor: str = "mlp:64,64"
     """An executor file (.akd), or an architecture that learns from nothing."""
+    executor_trust: Path | None = None
+    """The root.json of the repository that must have signed an executor file; without it, the file
+    counts as unsigned."""
     executor_sees: str | None = None
     """What an executor that learns from nothing sees of the observation: keys (joints,imu) or
     places (0:2,4:5)."""
@@ -149,6 +153,8 @@ class Options(Planned):
                 "An executor file is run as it is; leave --learn-ticks out, or give an "
                 "architecture such as mlp:64,64."
             )
+        if self.learns and self.executor_trust is not None:
+            raise ConfigError("--executor-trust goes with an executor file, not an architecture.")
 
 
 def run(options: Options) -> int:
@@ -161,16 +167,21 @@ def run(options: Options) -> int:
     known = task.planner
     if setting.strategies is not None and setting.strategies.seam is not None:
         HandOver(setting.strategies.seam, task.spec.action)
+    signed = ""
     if options.learns:
         executor, contract = task.executor(options.executor, options.seed), Contract()
     else:
-        bundle = read_bundle(options.executor)
+        bundle = read_bundle(options.executor, trust=options.executor_trust)
+        told = signature(bundle, Path(options.executor), "--executor-trust")
+        signed = f"{options.executor}: {told}"
         executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
     contract = replace(contract, period=1 / options.hz)
     out = options.place
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
     view = run_view(setting, known, executor)
+    if signed:
+        view.say(signed)
     view.say("Measuring the planner that is never late …")
     returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
     goals = show_goals(view, returns)

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich.text import Text
 
+from agentkd.cli.inspect import signature
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contracts.compare import compare, of_bundle
@@ -29,6 +30,10 @@ class Options:
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
 
+    trust: Path | None = None
+    """The root.json of the repository that must have signed it; without it, the file counts as
+    unsigned."""
+
     rows: int = 1000
     """Random observations to compare, after the file's golden vectors."""
     contract: Path | None = None
@@ -41,9 +46,10 @@ def run(options: Options) -> int:
     """Compare the contract and the backends; return 1 if one differs."""
     if options.rows < 0:
         raise ConfigError(f"--rows {options.rows}: at least 0.")
-    bundle = read_bundle(options.file)
+    bundle = read_bundle(options.file, trust=options.trust)
     console = Console()
     console.print(f"{options.file}: whole, SHA-256 {bundle.digest}", soft_wrap=True)
+    console.print(f"signature: {signature(bundle, options.file)}", soft_wrap=True)
     if options.contract is not None:
         apart = _contract(options.contract, bundle, console)
         if apart:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from safetensors.numpy import save as write_tensors
@@ -25,7 +25,14 @@ from agentkd.deploy import kept
 from agentkd.deploy.container import pack, unpack
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers, most_rows, vectors
-from agentkd.errors import BundleError, BundleReason, LoadError, TooLargeError, WriteError
+from agentkd.errors import (
+    BundleError,
+    BundleReason,
+    LoadError,
+    SignatureError,
+    TooLargeError,
+    WriteError,
+)
 from agentkd.executors.architecture import check_layers, parse
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
@@ -34,6 +41,9 @@ from agentkd.executors.layers import tensors as layer_tensors
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors, write_atomic
 from agentkd.types import Floats, Labels
+
+if TYPE_CHECKING:
+    from agentkd.signing.store import Signed, Trusting
 
 FORMAT = "agentkd.bundle"
 SCHEMA = 2
@@ -63,6 +73,8 @@ class Bundle:
     contract: Contract
     labels: Labels | None = None
     """A sample of the labels that it was made from, None where it has none."""
+    signed: Signed | None = None
+    """What its signature says, None where none was checked: it counts as unsigned."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -199,12 +211,18 @@ def replace_bundle(path: str | Path, data: bytes) -> Bundle:
     return read[0]
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path, *, trust: Trusting | None = None) -> Bundle:
     """Read an executor file, after checking every byte of it.
 
+    Args:
+        path: The file.
+        trust: A `root.json`, or a `TrustStore`: the file is refused without a valid signature, in
+            the proof that lies beside it.
+
     Raises:
-        BundleError: If it is missing, damaged, of another format, or gives other outputs or actions
-            here than where it was made. Its `reason` says which in one word.
+        BundleError: If it is missing, damaged, of another format, not signed as `trust` demands, or
+            gives other outputs or actions here than where it was made. Its `reason` says which in
+            one word.
     """
     target = Path(path)
     try:
@@ -213,21 +231,34 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(str(error), "large") from error
     except LoadError as error:
         raise BundleError(str(error), "unreadable") from error
+    signed = None if trust is None else _checked(data, target, trust)
     try:
-        return from_bytes(data)
+        return replace(from_bytes(data), signed=signed)
     except BundleError as error:
         raise BundleError(f"{target}: {error}", error.reason) from error
 
 
-def load(path: str | Path, *, native: bool = True) -> Executor:
+def _checked(data: bytes, path: Path, trust: Trusting) -> Signed:
+    """Check the signature of a file's bytes, before anything of them is read."""
+    from agentkd.signing.proof import read_proof
+    from agentkd.signing.store import trust_store
+
+    try:
+        return trust_store(trust).check(data, read_proof(path), path)
+    except SignatureError as error:
+        raise BundleError(str(error), "signature") from error
+
+
+def load(path: str | Path, *, native: bool = True, trust: Trusting | None = None) -> Executor:
     """Load an executor from its file (.akd), ready to act.
 
-    It is compiled with `native`; without a compiler it runs in NumPy.
+    It is compiled with `native`; without a compiler it runs in NumPy. With `trust`, a `root.json`
+    or a `TrustStore`, a file without a valid signature is refused.
 
     Raises:
         BundleError: As `read_bundle`.
     """
-    bundle = read_bundle(path)
+    bundle = read_bundle(path, trust=trust)
     executor = replace(bundle.executor, about=replace(bundle.executor.about, bundle=bundle))
     return executor.compile() if native else executor
 

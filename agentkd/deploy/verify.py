@@ -123,9 +123,10 @@ def _onnx(executor: Executor, obs: Floats) -> Answer:
     return run_onnx(executor, obs)
 
 
+NATIVE = Backend("native", _no_native, _native)
 BACKENDS: tuple[Backend, ...] = (
     Backend("NumPy", lambda: "", reference),
-    Backend("native", _no_native, _native),
+    NATIVE,
     Backend("C99", _no_compiler, run_c),
     Backend("model.akx", _no_compiler, run_akx),
     Backend("ONNX Runtime", _no_onnx, _onnx),

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
+
+if TYPE_CHECKING:
+    from agentkd.signing.store import Trusting
 
 
 @final
@@ -79,9 +82,11 @@ class Agent(Block):
             the keys of `--planner-args`.
         executor_sees: What an executor that is an architecture sees of it; others have their view
             in them. `act` takes the whole observation.
+        trust: A `root.json`, or a `TrustStore`: executor files without a valid signature are
+            refused, also those that are swapped in.
 
     Raises:
-        BundleError: If the executor's file cannot be read.
+        BundleError: If the executor's file cannot be read, or is not signed as `trust` demands.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Agent(Block):
         planner_sees: str | Sequence[str | int] | None = None,
         planner_args: Mapping[str, Any] | None = None,
         executor_sees: str | Sequence[str | int] | None = None,
+        trust: Trusting | None = None,
     ) -> None:
         check_arguments(locals())
         super().__init__()
@@ -114,7 +120,7 @@ class Agent(Block):
         self._strategies = strategies or StrategyOptions()
         goals = self._strategies.goals
         found, self._contract, self._watched = open_executor(
-            executor, spec, goals, watch=watch, sees=executor_sees
+            executor, spec, goals, watch=watch, sees=executor_sees, trust=trust
         )
         if found.memory and self._strategies.roll_forward is not None:
             raise ConfigError(
@@ -123,11 +129,13 @@ class Agent(Block):
             )
         self._routers = tuple(routers)
         self._how, self._asked = (mode, default), period
-        self._native, self._rollback, self._budget = native, rollback, budget
+        self._native, self._budget, self._rollback, self._trust = native, budget, rollback, trust
         decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         remove = None
         if learn:
-            distiller, remove = distiller_for(found, executor, self)
+            # A file that was checked is not read again: it may have been replaced.
+            base = executor if trust is None else found
+            distiller, remove = distiller_for(found, base, self)
         access = {"sees": planner_sees, "args": dict(planner_args or {}) or None}
         self._wanted = (planner, planner_latency, workers, distiller, decisions, remove, access)
         self._form = form(found, native=native)
@@ -169,6 +177,7 @@ class Agent(Block):
             rollback=self._rollback,
             watched=self._watched,
             contract=self._contract,
+            trust=self._trust,
         )
         self.chores = Chores(*(() if self._simple else self._background(virtual=virtual)))
 
@@ -232,6 +241,11 @@ class Agent(Block):
     def executor(self) -> Executor:
         """The executor that acts now."""
         return self._decider.form.executor
+
+    @property
+    def period(self) -> float | None:
+        """Seconds from tick to tick, as it was asked for."""
+        return self._asked
 
     def swap(self, executor: Executor | str | Path) -> None:
         """Let another executor, or that of a file, act from the next tick on.

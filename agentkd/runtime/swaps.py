@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -20,7 +20,14 @@ from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contract import NAMES, Contract
 from agentkd.deploy.contracts.compare import compare
 from agentkd.deploy.contracts.told import Told
-from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, SpecError
+from agentkd.errors import (
+    AgentkdError,
+    BundleError,
+    ConfigError,
+    LoadError,
+    NumbersError,
+    SpecError,
+)
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
@@ -37,6 +44,9 @@ from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, columns, environment
+
+if TYPE_CHECKING:
+    from agentkd.signing.store import Trusting
 
 log = logger(__name__)
 
@@ -62,11 +72,12 @@ def open_executor(
     *,
     watch: bool,
     sees: Seeing = None,
+    trust: Trusting | None = None,
 ) -> tuple[Executor, Contract | None, Watched | None]:
     """Return an executor, the contract of its file, and what follows the file.
 
     The executor is given as `Agent` takes it; an architecture needs its `spec`, of which it sees
-    what `sees` says.
+    what `sees` says. With `trust`, what comes of a file has to be signed.
 
     Raises:
         ConfigError: If it is not an executor, an architecture lacks its environment, or there is no
@@ -78,9 +89,10 @@ def open_executor(
         raise ConfigError(f"spec is {spec!r:.80}; give env_spec(env).")
     contract, digest = None, ""
     if isinstance(executor, Executor):
+        check_signed(executor, trust)
         found, contract = executor, executor.about.contract
     elif isinstance(executor, Path) or _is_path(executor):
-        bundle = read_bundle(executor)
+        bundle = read_bundle(executor, trust=trust)
         found, contract, digest = bundle.executor, bundle.contract, bundle.digest
     elif isinstance(executor, str):
         if spec is None:
@@ -106,7 +118,18 @@ def open_executor(
     if not digest:
         raise ConfigError("watch=True follows an executor's file: give its path.")
     assert isinstance(executor, str | Path)
-    return found, contract, Watched(executor, digest)
+    return found, contract, Watched(executor, digest, trust)
+
+
+def check_signed(executor: Executor, trust: Trusting | None) -> None:
+    """Raise BundleError if an executor comes of a file whose signature was not checked."""
+    bundle: Bundle | None = executor.about.bundle
+    if trust is not None and bundle is not None and bundle.signed is None:
+        raise BundleError(
+            "The executor was loaded from a file without trust, and counts as unsigned. Load it "
+            "with agentkd.load(path, trust=…), or give the agent the file's path.",
+            "signature",
+        )
 
 
 def _is_path(text: Any) -> bool:
@@ -222,7 +245,7 @@ def _meaning(part: Part) -> tuple[object, ...]:
 class Swaps:
     """Replaces the executor of a decider and tells planner and distiller.
 
-    `contract` is that of the first executor.
+    `contract` is that of the first executor; with `trust`, files have to be signed.
     """
 
     def __init__(
@@ -234,7 +257,9 @@ class Swaps:
         rollback: Rollback | None,
         watched: Watched | None,
         contract: Contract | None,
+        trust: Trusting | None = None,
     ) -> None:
+        self._trust = trust
         self._decider, self._metrics = decider, decider.metrics
         self._companions, self._distiller = companions, companions.distiller
         self._native, self._watched = native, watched
@@ -253,7 +278,7 @@ class Swaps:
         """Let another executor act from the next tick on; see `Agent.swap`."""
         with self._counting():
             if isinstance(executor, str | Path):
-                executor = read_bundle(executor)
+                executor = read_bundle(executor, trust=self._trust)
             if isinstance(executor, Bundle):
                 check_contract(self._contract, executor.contract)
                 executor = executor.executor
@@ -262,6 +287,7 @@ class Swaps:
                     f"{type(executor).__name__} is not an executor: give an Executor or the "
                     "path of an .akd file."
                 )
+            check_signed(executor, self._trust)
             if executor.about.contract is not None:
                 check_contract(self._contract, executor.about.contract)
             made = finish(self._staged(executor))
@@ -287,7 +313,7 @@ class Swaps:
     def _staged(self, executor: Executor) -> Staged[Form]:
         """Check and compile an executor."""
         check_fit(self._decider.form.executor, executor)
-        _check_numbers(executor)
+        check_numbers(executor)
         yield "lay out"
         made = yield from staged_form(executor, native=self._native)
         return made
@@ -419,7 +445,7 @@ class Swaps:
             yield from self._going_back("score", former, wishes)
 
 
-def _check_numbers(executor: Executor) -> None:
+def check_numbers(executor: Executor) -> None:
     """Raise NumbersError if an executor answers ordinary observations with NaN."""
     random = np.random.default_rng(0).standard_normal((8, len(executor.mean)))
     spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)

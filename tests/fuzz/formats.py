@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from tests.fuzz.target import Target
 
@@ -12,6 +13,7 @@ TARGETS = {
     "checkpoint": "checkpoint:TARGET",
     "contracts": "contracts:TARGET",
     "dataset": "dataset:TARGET",
+    "device": "device:STATE",
     "log": "log:LOG",
     "messages": "log:MESSAGES",
     "policy-checkpoint": "policies:CHECKPOINT",
@@ -26,6 +28,8 @@ TARGETS = {
     "wire-client": "wire:CLIENT",
     "wire-server": "wire:SERVER",
 }
+if find_spec("tuf") is not None:
+    TARGETS["proof"] = "device:PROOF"
 
 
 def target(name: str) -> Target:

@@ -1,0 +1,434 @@
+"""The gate of a device: the one way in which an executor gets onto it, and stays."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+from agentkd.deploy.bundle import Bundle
+from agentkd.device.checks import check_all, read
+from agentkd.device.state import Candidate, Held, Outcome, Slot, State, read_state, write_state
+from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError, WriteError
+from agentkd.executors.executor import Executor
+from agentkd.files import read_file, write_atomic
+from agentkd.printable import logger
+from agentkd.signing.proof import read_proof
+from agentkd.signing.store import WORK, Signed, Trusting, TrustStore, trust_store
+from agentkd.spec import Spec
+
+log = logger(__name__)
+
+LARGEST = 1 << 28
+"""Bytes of an executor file that are read at most."""
+STARTS = 3
+"""Programs that may begin a trial without confirming it."""
+
+
+@final
+class Device:
+    """A folder that holds the executor that acts, and lets another one in only through the gate.
+
+        device = Device("/var/lib/robot", trust="root.json")
+        with Agent(device.executor(), period=0.02) as agent, Trial(device, agent) as trial:
+            while agent.tick():
+                action = agent.act(obs)
+                ...
+                trial.tick(obs, action)
+
+    An executor goes from FETCHED over VERIFIED and STAGED to TRIAL, and ends as CONFIRMED, REFUSED
+    or ROLLED_BACK. Each transition is one replaced file. Until it is confirmed, every program
+    starts with the executor that acted before. Several processes may use the folder.
+
+    Args:
+        folder: The device's own folder; it is made by the first update.
+        trust: A `root.json`, or a `TrustStore`: files without a valid signature are refused. What
+            was seen signed is kept in the folder, against rollbacks.
+        spec: The environment, against which executors are checked, besides the one that acts.
+        starts: Programs that may begin a trial without confirming it, before it is rolled back.
+
+    Raises:
+        SignatureError: If the `root.json` cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        trust: Trusting | None = None,
+        spec: Spec | None = None,
+        starts: int = STARTS,
+    ) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "state.json"
+        """The file of the state."""
+        self._trust: TrustStore | None = None
+        if trust is not None:
+            self._trust = trust_store(trust).remembering(self.folder / "trust.json")
+        self._spec, self._starts = spec, starts
+        self.started = ""
+        """SHA-256 of the executor that `executor` gave last."""
+
+    def status(self) -> State:
+        """Return the state on disk.
+
+        Raises:
+            DeviceError: If it cannot be read.
+        """
+        try:
+            return read_state(self.path)
+        except LoadError as error:
+            raise DeviceError(
+                f"{error} Without it the device does not know which executor was confirmed. "
+                f"Remove {self.path} and apply an executor again.",
+                "",
+                "damaged",
+            ) from error
+
+    def executor(self) -> Executor:
+        """Return the confirmed executor, with which a program starts.
+
+        Raises:
+            DeviceError: If there is none, or its file is damaged and so is the former one's.
+        """
+        return self.bundle().executor
+
+    def bundle(self) -> Bundle:
+        """Return the file of the confirmed executor; see `executor`."""
+        state = self.status()
+        if state.active is None:
+            raise DeviceError(
+                f"{self.folder} holds no executor. Give it the first one: agentkd device apply "
+                f"FILE --folder {self.folder}.",
+                "",
+                "empty",
+            )
+        held = state.active
+        try:
+            bundle = self._open(held)
+        except DeviceError as error:
+            if state.former is None:
+                raise
+            held = state.former
+            log.warning("%s The former executor acts: %s.", error, held.name)
+            bundle = self._open(held)
+        self.started = held.digest
+        return bundle
+
+    def _startable(self, state: State) -> tuple[State, Bundle | None]:
+        """Return the file that a program can start with, if there is one, and the state.
+
+        Where only the former executor is whole, the device returns to it for good: so the slot that
+        is written next is the one with the damage.
+        """
+        active, former = state.active, state.former
+        if active is None:
+            return state, None
+        try:
+            return state, self._open(active)
+        except DeviceError as error:
+            if former is None:
+                return state, None
+            text = f"Its file was damaged: {error}"
+        try:
+            bundle = self._open(former)
+        except DeviceError:
+            return state, None
+        outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
+        return self._write(replace(state.ended(outcome), active=former, former=None)), bundle
+
+    def apply(self, file: str | Path, *, again: bool = False) -> State:
+        """Let an executor file in, as far as STAGED; a running `Trial` takes it from there.
+
+        The first executor of a device is confirmed at once, for there is none to compare it with.
+
+        Args:
+            file: The file; its proof lies beside it.
+            again: Whether to take it off the blacklist.
+
+        Raises:
+            DeviceError: If it is refused. `state` is how far it came, `reason` is why.
+        """
+        path = Path(file)
+        try:
+            data = read_file(path, LARGEST)
+        except LoadError as error:
+            raise DeviceError(f"{error} It was not fetched.", "", "damaged") from error
+
+        def check() -> Signed | None:
+            if self._trust is None:
+                return None
+            return self._trust.check(data, read_proof(path), path)
+
+        with self._changing("FETCHED"):
+            return self._apply(data, path.name, check, again=again)
+
+    def fetch(self, address: str, name: str) -> State:
+        """Fetch a signed executor from a repository, and let it in as `apply` does.
+
+        Args:
+            address: The repository: a folder, or an address that begins with http:// or https://.
+            name: What the executor was signed as.
+
+        Raises:
+            DeviceError: If it is refused, or cannot be fetched.
+        """
+        with self._changing("FETCHED"):
+            if self._trust is None:
+                raise DeviceError(
+                    f"What comes from {address} is taken only with a signature: give the device "
+                    "the repository's root.json as trust.",
+                    "",
+                    "unsigned",
+                )
+            try:
+                data, signed = self._trust.fetch(address, name, LARGEST)
+            except SignatureError as error:
+                raise DeviceError(str(error), "", "unsigned") from error
+            return self._apply(data, name, lambda: signed, again=False)
+
+    def begin(self) -> Bundle | None:
+        """Begin the trial of what is staged, and return it; None if nothing is.
+
+        The start is counted on disk before the executor is handed out: a program that dies with it
+        again and again finds it rolled back.
+
+        Raises:
+            DeviceError: If the state cannot be written.
+        """
+        with self._changing("STAGED"):
+            state = self.status()
+            candidate = state.waiting
+            if candidate is None:
+                return None
+            if candidate.starts >= self._starts:
+                self._end(
+                    state,
+                    "crashes",
+                    f"{candidate.starts} programs began its trial and none confirmed it.",
+                )
+                return None
+            starts = candidate.starts + 1
+            write_state(self.path, state.advanced(replace(candidate, stage="TRIAL", starts=starts)))
+            try:
+                return self._open(candidate.held)
+            except DeviceError as error:
+                blacklisted = error.reason == "golden"
+                self._end(self.status(), error.reason, str(error), blacklisted=blacklisted)
+                return None
+
+    def confirm(self, digest: str | None = None) -> State:
+        """Confirm what is staged or on trial: programs start with it from now on.
+
+        Args:
+            digest: What is meant; by default whatever there is. If it is not there any more,
+                nothing is done.
+
+        Raises:
+            DeviceError: If there is nothing to confirm, or the state cannot be written.
+        """
+        with self._changing("TRIAL"):
+            state = self.status()
+            candidate = state.waiting
+            if candidate is None:
+                if digest is not None:
+                    return state
+                raise DeviceError(
+                    "There is nothing to confirm: no executor is staged or on trial. Apply one "
+                    "first.",
+                    "",
+                    "empty",
+                )
+            if digest not in (None, candidate.held.digest):
+                return state
+            return self._confirm(state, candidate.held, "after its trial" if digest else "by hand")
+
+    def rollback(
+        self,
+        reason: DeviceReason = "asked",
+        text: str = "It was rolled back by hand.",
+        digest: str | None = None,
+    ) -> State:
+        """Roll back what is on its way; else return to the executor before the confirmed one.
+
+        What is left goes onto the blacklist.
+
+        Args:
+            reason: Why, in one word.
+            text: Why, in a sentence.
+            digest: What is meant; by default whatever there is. If it is not there any more,
+                nothing is done.
+
+        Raises:
+            DeviceError: If there is nothing to return to, or the state cannot be written.
+        """
+        with self._changing("TRIAL"):
+            state = self.status()
+            candidate, active, former = state.waiting, state.active, state.former
+            if candidate is not None and digest in (None, candidate.held.digest):
+                return self._end(state, reason, text)
+            if digest is not None:
+                return state
+            if active is None or former is None:
+                raise DeviceError(
+                    "There is nothing to return to: no executor is on its way, and none is left "
+                    "of before the confirmed one. Apply one.",
+                    "CONFIRMED",
+                    "empty",
+                )
+            self._open(former)
+            outcome = Outcome(active.digest, active.name, "ROLLED_BACK", reason, text)
+            after = state.ended(outcome, blacklisted=True)
+            return self._write(replace(after, active=former, former=None))
+
+    def _apply(
+        self, data: bytes, name: str, check: Callable[[], Signed | None], *, again: bool
+    ) -> State:
+        """Take an executor's bytes from FETCHED to STAGED."""
+        state, present = self._startable(self.status())
+        candidate, digest = state.waiting, hashlib.sha256(data).hexdigest()
+        if present is not None and present.digest == digest:
+            return state
+        if candidate is not None:
+            if candidate.held.digest == digest:
+                return state
+            raise DeviceError(
+                f"{candidate.held.name} is {candidate.stage} since before. Let its trial end, or "
+                "end it: agentkd device confirm, or agentkd device rollback.",
+                candidate.stage,
+                "busy",
+            )
+        if again and digest in state.blacklist:
+            state = replace(
+                state, blacklist={k: v for k, v in state.blacklist.items() if k != digest}
+            )
+        if digest in state.blacklist:
+            raise DeviceError(
+                f"{name} is on the blacklist of this device: {state.blacklist[digest]} Distil "
+                "another one, or give --again if that had another cause.",
+                "FETCHED",
+                "blacklisted",
+            )
+        self._tidy()
+        held = Held(state.free, digest, name[:200])
+        state = self._write(state.advanced(Candidate(held, "FETCHED")))
+        try:
+            held = self._verified(data, held, state, check, present)
+        except DeviceError as error:
+            outcome = Outcome(digest, held.name, "REFUSED", error.reason, str(error))
+            blacklisted = error.reason in ("golden", "numbers")
+            self._write(self.status().ended(outcome, blacklisted=blacklisted))
+            raise
+        # The other slot is about to be written: what it held is gone from here on.
+        state = self._write(replace(state, former=None).advanced(Candidate(held, "VERIFIED")))
+        write_atomic(self._slot(held.slot), data)
+        state = self._write(state.advanced(Candidate(held, "STAGED")))
+        if state.active is None:
+            return self._confirm(state, held, "as the first one of this device")
+        if present is None:
+            return self._confirm(state, held, "because no other one could be started")
+        return state
+
+    def _verified(
+        self,
+        data: bytes,
+        held: Held,
+        state: State,
+        check: Callable[[], Signed | None],
+        present: Bundle | None,
+    ) -> Held:
+        """Check signature, bytes, golden vectors, contract and numbers; say what is signed."""
+        try:
+            signed = check()
+        except SignatureError as error:
+            raise DeviceError(str(error), "FETCHED", "unsigned") from error
+        if signed is not None:
+            held = replace(held, signed=str(signed), serial=signed.serial)
+        bundle = read(data, held.name)
+        active = state.active
+        if active is not None and held.serial < active.serial:
+            raise DeviceError(
+                f"{held.name} was signed before {active.name}, which acts: serial {held.serial} "
+                f"against {active.serial}. To go back to it, sign it again: agentkd keys sign.",
+                "FETCHED",
+                "old",
+            )
+        check_all(bundle, held.name, present, self._spec)
+        return held
+
+    def _open(self, held: Held) -> Bundle:
+        """Read what lies in a slot, if it is what the state says."""
+        path = self._slot(held.slot)
+        if self._trust is not None and not held.signed:
+            raise DeviceError(
+                f"{held.name} in {path} came onto the device unsigned. Apply a signed executor, or "
+                "leave trust out.",
+                "CONFIRMED",
+                "unsigned",
+            )
+        try:
+            data = read_file(path, LARGEST)
+        except LoadError as error:
+            raise DeviceError(f"{held.name}: {error}", "STAGED", "damaged") from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != held.digest:
+            raise DeviceError(
+                f"{path} is not {held.name}: its SHA-256 is {digest}, not {held.digest}. Apply an "
+                "executor again.",
+                "STAGED",
+                "damaged",
+            )
+        return read(data, held.name)
+
+    def _slot(self, slot: Slot) -> Path:
+        return self.folder / f"slot-{slot}.akd"
+
+    def _confirm(self, state: State, held: Held, how: str) -> State:
+        outcome = Outcome(held.digest, held.name, "CONFIRMED", "", f"It was confirmed {how}.")
+        return self._write(replace(state.ended(outcome), active=held, former=state.active))
+
+    def _end(
+        self, state: State, reason: DeviceReason, text: str, *, blacklisted: bool = True
+    ) -> State:
+        """Roll the candidate back."""
+        assert state.candidate is not None
+        held = state.candidate.held
+        log.warning("%s is rolled back: %s", held.name, text)
+        outcome = Outcome(held.digest, held.name, "ROLLED_BACK", reason, text)
+        return self._write(state.ended(outcome, blacklisted=blacklisted))
+
+    def _write(self, state: State) -> State:
+        write_state(self.path, state)
+        return state
+
+    def _tidy(self) -> None:
+        """Remove what an update that was killed has left."""
+        for pattern in (".*.tmp", f"{WORK}*"):
+            for each in self.folder.glob(pattern):
+                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self, stage: str) -> Iterator[None]:
+        """Keep others from changing the state, and name what cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+        except (OSError, WriteError) as error:
+            text = str(error) if isinstance(error, WriteError) else f"{self.folder}: {error}."
+            raise DeviceError(
+                f"{text} The executor that acts is whole. Make room and the folder writable, then "
+                "apply again.",
+                stage,
+                "unwritten",
+            ) from error

@@ -1,0 +1,172 @@
+"""A device's state on disk: which executor acts, which one is on its way, which ones failed.
+
+It is one small JSON file that is replaced whole at each transition, so a device that is killed at
+any moment finds the former state or the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from agentkd.errors import LoadError
+from agentkd.fields import Fields, parse_json
+from agentkd.files import loading, read_file, write_atomic
+
+FORMAT, SCHEMA = "agentkd.device", 1
+Stage = Literal["FETCHED", "VERIFIED", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""How far an executor came. The last three are ends; `REFUSED` is one before the trial."""
+Slot = Literal["a", "b"]
+_LARGEST = 1 << 20
+_REMEMBERED = 1000
+"""Executors on the blacklist; the oldest is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An executor in one of the two slots."""
+
+    slot: Slot
+    digest: str
+    """SHA-256 of its file, in hexadecimal."""
+    name: str
+    """What its file was called."""
+    signed: str = ""
+    """What its signature said; "" if none was checked."""
+    serial: int = 0
+    """That of its signature; a later signing has a larger one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An executor on its way, from `FETCHED` to `TRIAL`."""
+
+    held: Held
+    stage: Stage
+    starts: int = 0
+    """How many programs have begun its trial; counted before it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the last update ended."""
+
+    digest: str
+    name: str
+    stage: Stage
+    reason: str
+    """One word."""
+    text: str
+    """The same in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that a device remembers."""
+
+    active: Held | None = None
+    """The confirmed executor, with which a program starts; None on a new device."""
+    former: Held | None = None
+    """The one before it, in the other slot, until that is needed."""
+    candidate: Candidate | None = None
+    last: Outcome | None = None
+    blacklist: Mapping[str, str] = field(default_factory=dict)
+    """By digest, why an executor is not tried again."""
+
+    @property
+    def free(self) -> Slot:
+        """The slot in which the active executor does not lie."""
+        return "b" if self.active is not None and self.active.slot == "a" else "a"
+
+    @property
+    def waiting(self) -> Candidate | None:
+        """What is staged or on trial; an update that was killed before that counts for nothing."""
+        found = self.candidate
+        return found if found is not None and found.stage in ("STAGED", "TRIAL") else None
+
+    def advanced(self, candidate: Candidate) -> State:
+        """Return the state with a candidate that came further."""
+        return replace(self, candidate=candidate)
+
+    def ended(self, outcome: Outcome, *, blacklisted: bool = False) -> State:
+        """Return the state after an update that ended."""
+        found = dict(self.blacklist)
+        if blacklisted:
+            found[outcome.digest] = outcome.text
+        kept = dict(list(found.items())[-_REMEMBERED:])
+        return replace(self, candidate=None, last=outcome, blacklist=kept)
+
+
+def read_state(path: Path) -> State:
+    """Read a state; where there is no file, that of a new device.
+
+    Raises:
+        LoadError: If the file cannot be read.
+    """
+    if not path.exists():
+        return State()
+    with loading(path):
+        fields = Fields(parse_json(read_file(path, _LARGEST), path, limit=_LARGEST), str(path))
+        if (fields.text("format"), fields.whole("schema")) != (FORMAT, SCHEMA):
+            raise LoadError(f"it is not a {FORMAT} of schema {SCHEMA}")
+        blacklist = fields.fields("blacklist")
+        candidate, last = _optional(fields, "candidate"), _optional(fields, "last")
+        return State(
+            active=_held(_optional(fields, "active")),
+            former=_held(_optional(fields, "former")),
+            candidate=None if candidate is None else _candidate(candidate),
+            last=None if last is None else _outcome(last),
+            blacklist={each: blacklist.text(each) for each in fields.get("blacklist")},
+        )
+
+
+def write_state(path: Path, state: State) -> None:
+    """Replace the state on disk.
+
+    Raises:
+        WriteError: If it cannot be written; the former one stays.
+    """
+    told = {"format": FORMAT, "schema": SCHEMA, **asdict(state)}
+    write_atomic(path, json.dumps(told, indent=1, sort_keys=True))
+
+
+def to_json(state: State) -> dict[str, Any]:
+    """Return a state as JSON values."""
+    return asdict(state)
+
+
+def _optional(fields: Fields, name: str) -> Fields | None:
+    return None if fields.get(name) is None else fields.fields(name)
+
+
+def _held(fields: Fields | None) -> Held | None:
+    if fields is None:
+        return None
+    return Held(
+        slot=cast(Slot, fields.choice("slot", get_args(Slot))),
+        digest=fields.text("digest"),
+        name=fields.text("name"),
+        signed=fields.text("signed"),
+        serial=fields.whole("serial"),
+    )
+
+
+def _candidate(fields: Fields) -> Candidate:
+    held = _held(fields.fields("held"))
+    assert held is not None
+    stage = cast(Stage, fields.choice("stage", STAGES[:4]))
+    return Candidate(held, stage, fields.whole("starts"))
+
+
+def _outcome(fields: Fields) -> Outcome:
+    return Outcome(
+        digest=fields.text("digest"),
+        name=fields.text("name"),
+        stage=cast(Stage, fields.choice("stage", STAGES[4:])),
+        reason=fields.text("reason"),
+        text=fields.text("text"),
+    )

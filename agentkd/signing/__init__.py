@@ -1,0 +1,1 @@
+"""Signatures of executor files, by The Update Framework (python-tuf): keys, proofs, trust."""

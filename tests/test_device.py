@@ -1,0 +1,480 @@
+"""The gate of a device: what comes in, what is refused and why, and what is always whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentkd import files
+from agentkd.cli.main import main
+from agentkd.deploy import bundle as bundles
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.contract import Contract
+from agentkd.deploy.vectors import answers
+from agentkd.device import Candidate, Device, State
+from agentkd.device.state import read_state, write_state
+from agentkd.errors import AgentkdError, DeviceError
+from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
+from tests.runtime_children import BOX, SPEC, constant
+from tests.signing import Signer
+from tests.test_runtime_swaps import observing
+
+ROOT = Path(__file__).parents[1]
+
+
+def written(folder: Path, name: str, executor: Executor, **options: Any) -> Path:
+    """Write an executor file."""
+    path = folder / f"{name}.akd"
+    write_bundle(path, executor, **options)
+    return path
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    """A device whose executor always chooses 1."""
+    found = Device(tmp_path / "device")
+    found.apply(written(tmp_path, "first", constant(1)))
+    return found
+
+
+def acts(device: Device) -> int:
+    """What the executor chooses with which a program starts."""
+    return int(device.executor().act(np.zeros(3, np.float32)))
+
+
+def test_the_first_executor_is_confirmed_and_others_wait_for_their_trial(
+    device: Device, tmp_path: Path
+) -> None:
+    """Programs start with the confirmed one until another one is."""
+    assert acts(device) == 1
+    second = written(tmp_path, "second", constant(2))
+    state = device.apply(second)
+    assert state.waiting is not None
+    assert state.waiting.stage == "STAGED"
+    assert (acts(device), device.apply(second)) == (1, state)
+    bundle = device.begin()
+    assert bundle is not None
+    assert bundle.digest == read_bundle(second).digest
+    assert acts(device) == 1
+    state = device.confirm()
+    assert (acts(device), state.waiting) == (2, None)
+    assert state.former is not None
+    assert state.last is not None
+    assert state.last.stage == "CONFIRMED"
+    # And back, by hand.
+    state = device.rollback()
+    assert acts(device) == 1
+    assert read_bundle(second).digest in state.blacklist
+    with pytest.raises(DeviceError, match="nothing to return to"):
+        device.rollback()
+
+
+def test_an_empty_device_says_so(tmp_path: Path) -> None:
+    """With the command that helps."""
+    with pytest.raises(DeviceError, match="device apply FILE") as caught:
+        Device(tmp_path / "nothing").executor()
+    assert caught.value.reason == "empty"
+    with pytest.raises(DeviceError, match="nothing to confirm"):
+        Device(tmp_path / "nothing").confirm()
+
+
+UNFIT: dict[str, tuple[Executor, Contract | None, str]] = {
+    "of another robot": (initial("mlp:4", BOX), None, "acts in"),
+    "of other observations": (
+        initial("mlp:4", observing(replace(SPEC.obs.parts[0], shape=(2,)))),
+        None,
+        "observes 2 numbers",
+    ),
+    "with a memory": (initial("gru:4", SPEC), None, "remembers"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_another_robot_s_executor_is_refused(name: str, device: Device, tmp_path: Path) -> None:
+    """The difference is named, and the one that acts stays."""
+    executor, contract, said = UNFIT[name]
+    with pytest.raises(DeviceError, match=said) as caught:
+        device.apply(written(tmp_path, "other", executor, contract=contract))
+    assert (caught.value.reason, caught.value.state) == ("unfit", "FETCHED")
+    state = device.status()
+    assert state.last is not None
+    assert (state.last.stage, state.last.reason) == ("REFUSED", "unfit")
+    assert (acts(device), state.blacklist) == (1, {})
+
+
+def test_other_names_or_units_are_refused(tmp_path: Path) -> None:
+    """A contract is compared where both have one."""
+    device = Device(tmp_path / "device")
+    device.apply(
+        written(tmp_path, "a", constant(1), contract=Contract(obs_units=("m", "m/s", "rad")))
+    )
+    with pytest.raises(DeviceError, match="obs_units"):
+        device.apply(
+            written(tmp_path, "b", constant(2), contract=Contract(obs_units=("m", "m/s", "deg")))
+        )
+
+
+def test_the_first_executor_is_checked_against_the_environment(tmp_path: Path) -> None:
+    """Where the program tells which it is."""
+    device = Device(tmp_path / "device", spec=SPEC)
+    with pytest.raises(DeviceError, match="not for"):
+        device.apply(written(tmp_path, "other", initial("mlp:4", BOX)))
+    device.apply(written(tmp_path, "mine", constant(1)))
+
+
+def truncated(data: bytes) -> bytes:
+    """Cut the end off."""
+    return data[:-20]
+
+
+def flipped(data: bytes) -> bytes:
+    """Flip a bit in the weights."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, lambda data: b""])
+def test_a_damaged_file_is_refused(
+    damage: Callable[[bytes], bytes], device: Device, tmp_path: Path
+) -> None:
+    """Nothing of it is run, and the same file whole is welcome."""
+    second = written(tmp_path, "second", constant(2))
+    whole = second.read_bytes()
+    second.write_bytes(damage(whole))
+    with pytest.raises(DeviceError) as caught:
+        device.apply(second)
+    assert caught.value.reason == "damaged"
+    second.write_bytes(whole)
+    assert device.apply(second).waiting is not None
+
+
+def test_other_answers_on_this_device_blacklist_a_file(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden vectors are run here; what fails them is not tried again, unless told so."""
+    second = written(tmp_path, "second", constant(2))
+    real = answers
+    monkeypatch.setattr(
+        bundles, "answers", lambda executor, *rest: real(executor, *rest) + np.float32(0.5)
+    )
+    with pytest.raises(DeviceError, match="golden vectors differ") as caught:
+        device.apply(second)
+    assert caught.value.reason == "golden"
+    monkeypatch.undo()
+    with pytest.raises(DeviceError, match="--again") as caught:
+        device.apply(second)
+    assert caught.value.reason == "blacklisted"
+    assert device.apply(second, again=True).waiting is not None
+
+
+def test_one_update_at_a_time(device: Device, tmp_path: Path) -> None:
+    """The one that waits is named, with what ends it."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    with pytest.raises(DeviceError, match=r"second\.akd is STAGED") as caught:
+        device.apply(written(tmp_path, "third", constant(3)))
+    assert caught.value.reason == "busy"
+    device.rollback()
+    assert device.apply(tmp_path / "third.akd").waiting is not None
+
+
+def test_a_crash_loop_is_rolled_back(tmp_path: Path, device: Device) -> None:
+    """Each program is counted before it is handed the executor."""
+    device = Device(tmp_path / "device", starts=2)
+    device.apply(written(tmp_path, "second", constant(2)))
+    for starts in (1, 2):
+        assert device.begin() is not None
+        waiting = Device(tmp_path / "device").status().waiting
+        assert waiting is not None
+        assert (waiting.stage, waiting.starts) == ("TRIAL", starts)
+    assert device.begin() is None
+    state = device.status()
+    assert state.last is not None
+    assert (state.last.stage, state.last.reason) == ("ROLLED_BACK", "crashes")
+    assert acts(device) == 1
+    with pytest.raises(DeviceError, match="2 programs began its trial"):
+        device.apply(tmp_path / "second.akd")
+
+
+def test_a_damaged_slot_is_noticed(device: Device, tmp_path: Path) -> None:
+    """The former executor acts if there is one; a candidate is rolled back, not blacklisted."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    (tmp_path / "device" / "slot-b.akd").write_bytes(b"x")
+    assert device.begin() is None
+    state = device.status()
+    assert state.last is not None
+    assert (state.last.reason, state.blacklist) == ("damaged", {})
+    device.apply(tmp_path / "second.akd")
+    device.confirm()
+    (tmp_path / "device" / "slot-b.akd").write_bytes(b"x")
+    assert acts(device) == 1
+    (tmp_path / "device" / "slot-a.akd").unlink()
+    with pytest.raises(DeviceError, match="cannot be read"):
+        device.executor()
+
+
+def test_a_device_whose_executor_is_damaged_is_mended_by_the_next(
+    device: Device, tmp_path: Path
+) -> None:
+    """The slot with the damage is written, never the one that still starts."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    device.confirm()
+    (tmp_path / "device" / "slot-b.akd").write_bytes(b"x")
+    state = device.apply(written(tmp_path, "third", constant(3)))
+    assert (acts(device), state.free) == (1, "b")
+    assert state.waiting is not None
+    device.rollback()
+    (tmp_path / "device" / "slot-a.akd").write_bytes(b"x")
+    device.apply(written(tmp_path, "fourth", constant(0)))
+    assert acts(device) == 0
+    # The same file once more is as good.
+    for slot in ("a", "b"):
+        (tmp_path / "device" / f"slot-{slot}.akd").write_bytes(b"x")
+    device.apply(tmp_path / "fourth.akd")
+    assert acts(device) == 0
+
+
+def test_a_damaged_state_is_told(device: Device) -> None:
+    """It says which file to remove, and the executors stay where they are."""
+    device.path.write_text("{}")
+    with pytest.raises(DeviceError, match=r"Remove .*state\.json") as caught:
+        device.executor()
+    assert caught.value.reason == "damaged"
+
+
+@pytest.mark.parametrize(("at", "code"), [*((at, 28) for at in range(1, 8)), (1, 30)])
+def test_a_disk_that_cannot_be_written_changes_nothing(
+    at: int, code: int, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full at any write, or read-only: with room again, the same command goes through."""
+    real, count = files._put, 0
+
+    def full(path: Path, content: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise OSError(code, os.strerror(code))
+        real(path, content)
+
+    def update() -> None:
+        device.apply(second)
+        device.begin()
+        device.confirm()
+
+    second = written(tmp_path, "second", constant(2))
+    monkeypatch.setattr(files, "_put", full)
+    if at < 7:
+        with pytest.raises(DeviceError, match="Make room") as caught:
+            update()
+        assert caught.value.reason == "unwritten"
+        assert acts(device) == 1
+    else:
+        # There are six writes: each stage, the slot, the trial and the end.
+        update()
+        assert count == 6
+    monkeypatch.undo()
+    if acts(device) == 1:
+        update()
+    assert acts(device) == 2
+    assert not list(device.folder.glob(".*"))
+
+
+def test_the_state_is_read_as_it_was_written(tmp_path: Path, device: Device) -> None:
+    """Whatever it holds."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    for state in (State(), device.status(), device.rollback()):
+        write_state(tmp_path / "state.json", state)
+        assert read_state(tmp_path / "state.json") == state
+    assert isinstance(state, State)
+    assert not isinstance(state.candidate, Candidate)
+
+
+class TestSigned:
+    """With trust."""
+
+    @pytest.fixture(autouse=True)
+    def trusted(self, tmp_path: Path) -> None:
+        """A repository that the device trusts."""
+        pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
+        self.signer = Signer(tmp_path)
+        self.device = Device(tmp_path / "device", trust=self.signer.root)
+
+    def offer(self, name: str, executor: Executor, **options: Any) -> Path:
+        """Write and sign an executor file."""
+        path = written(self.signer.file.parent, name, executor)
+        self.signer.sign(path, **options)
+        return path
+
+    def refused(self, call: Callable[[], Any], said: str) -> DeviceError:
+        """Make sure that a call is refused, and the present executor acts."""
+        before = self.device.status().active
+        with pytest.raises(DeviceError, match=said) as caught:
+            call()
+        assert self.device.status().active == before
+        return caught.value
+
+    def test_only_signed_files_come_in(self, tmp_path: Path) -> None:
+        """And an unsigned one is not blacklisted: anyone can offer it."""
+        path = written(tmp_path, "e", constant(1))
+        error = self.refused(lambda: self.device.apply(path), "unsigned")
+        assert (error.reason, error.state) == ("unsigned", "FETCHED")
+        assert self.device.status().blacklist == {}
+        self.signer.sign(path)
+        state = self.device.apply(path)
+        assert state.active is not None
+        assert state.active.signed.startswith("signed as e.akd, serial 2")
+
+    def test_an_expired_proof_is_refused(self) -> None:
+        """A device that was updated in time acts on."""
+        from tests.signing import later
+
+        self.device.apply(self.offer("a", constant(1)))
+        late = self.offer("b", constant(2), days=1, now=later(-2))
+        self.refused(lambda: self.device.apply(late), "expired")
+        assert acts(self.device) == 1
+
+    def test_an_older_version_is_refused_until_it_is_signed_again(self, tmp_path: Path) -> None:
+        """Its proof is older, and with a new one its serial is."""
+        one = self.offer("a", constant(1))
+        two = self.offer("b", constant(2))
+        kept = (tmp_path / "a.akd.proof").read_bytes()
+        self.device.apply(two)
+        self.refused(lambda: self.device.apply(one), "rollback|older")
+        (tmp_path / "a.akd.proof").write_bytes((tmp_path / "b.akd.proof").read_bytes())
+        error = self.refused(lambda: self.device.apply(one), "was signed before b")
+        assert error.reason == "old"
+        (tmp_path / "a.akd.proof").write_bytes(kept)
+        self.signer.sign(one)
+        assert self.device.apply(one).waiting is not None
+
+    def test_what_came_without_trust_does_not_act_with_it(self, tmp_path: Path) -> None:
+        """Neither as the confirmed executor nor as the next one."""
+        plain = Device(tmp_path / "device")
+        plain.apply(written(tmp_path, "a", constant(1)))
+        with pytest.raises(DeviceError, match="came onto the device unsigned"):
+            self.device.executor()
+        plain.apply(written(tmp_path, "b", constant(2)))
+        assert self.device.begin() is None
+        last = self.device.status().last
+        assert last is not None
+        assert last.reason == "unsigned"
+        # A signed one is welcome, and is the first that a program can start with.
+        self.device.apply(self.offer("c", constant(3)))
+        assert acts(self.device) == 3
+
+    def test_a_repository_is_watched(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The command lets in what is new, waits for a trial, and says what is refused once."""
+        words = ["device", "watch", str(self.signer.folder), "--name", "e.akd"]
+        words += ["--folder", str(self.device.folder), "--trust", str(self.signer.root)]
+        assert main(words) == 1
+        assert "no signed 'e.akd'" in capsys.readouterr().out
+        self.offer("e", constant(1))
+        assert main(words) == 0
+        assert acts(self.device) == 1
+        self.offer("e", constant(2))
+        assert main(words) == 0
+        assert "STAGED" in capsys.readouterr().out
+        self.offer("e", constant(3))
+        assert main(words) == 0
+        assert "Let its trial end" in capsys.readouterr().out
+        self.device.rollback()
+        assert main(words) == 0
+        self.device.confirm()
+        assert acts(self.device) == 3
+        self.offer("e", initial("mlp:4", BOX))
+        assert main(words) == 1
+        assert "acts in" in capsys.readouterr().out
+
+    def test_a_repository_is_looked_at_again_and_again(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Until Ctrl-C, with pauses; what did not change is not said again."""
+        self.offer("e", constant(1))
+        paused: list[float] = []
+
+        def pause(seconds: float) -> None:
+            paused.append(seconds)
+            if len(paused) == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("agentkd.cli.device.time.sleep", pause)
+        words = ["device", "watch", str(self.signer.folder), "--name", "e.akd", "--every", "9"]
+        words += ["--folder", str(self.device.folder), "--trust", str(self.signer.root)]
+        assert main(words) == 130
+        assert paused == [9.0] * 3
+        assert capsys.readouterr().out.count("CONFIRMED") == 1
+
+    def test_what_comes_from_elsewhere_needs_a_signature(self, tmp_path: Path) -> None:
+        """Without trust nothing is fetched."""
+        with pytest.raises(DeviceError, match=r"root\.json"):
+            Device(tmp_path / "plain").fetch(str(self.signer.folder), "e.akd")
+
+
+def test_the_device_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """apply, status, confirm and rollback print what acts, what waits and what failed."""
+    first, second = written(tmp_path, "a", constant(1)), written(tmp_path, "b", constant(2))
+    where = ["--folder", str(tmp_path / "device")]
+    assert main(["device", "apply", str(first), *where]) == 0
+    assert "a.akd" in (said := capsys.readouterr().out)
+    assert "unsigned" in said
+    assert main(["device", "apply", str(second), *where]) == 0
+    assert "STAGED" in capsys.readouterr().out
+    assert main(["device", "confirm", *where]) == 0
+    assert "before it" in capsys.readouterr().out
+    assert main(["device", "rollback", *where]) == 0
+    assert "blacklisted" in capsys.readouterr().out
+    assert main(["device", "apply", str(second), *where]) == 2
+    assert "on the blacklist" in capsys.readouterr().err
+    assert main(["device", "apply", str(second), *where, "--again"]) == 0
+    assert main(["device", "status", *where]) == 0
+    assert "STAGED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["apply"], "takes an executor file"),
+        (["status", "x"], "takes nothing else"),
+        (["status", "--again"], "goes with apply"),
+        (["status", "--every", "3"], "with watch"),
+        (["status"], "is not a folder"),
+    ],
+)
+def test_what_a_device_cannot_do_is_told(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, before anything is written."""
+    assert main(["device", *words, "--folder", "no-device"]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+    assert not Path("no-device").exists()
+
+
+def test_errors_of_a_device_are_ours() -> None:
+    """One tree."""
+    assert issubclass(DeviceError, AgentkdError)
+
+
+def test_a_program_that_starts_loads_what_acting_needs(tmp_path: Path) -> None:
+    """With trust too: signatures were checked when the executor came in."""
+    Device(tmp_path / "device").apply(written(tmp_path, "a", constant(1)))
+    code = (
+        "import sys; from agentkd.device import Device, Trial\n"
+        f"Device({str(tmp_path / 'device')!r}).executor()\n"
+        "print(*sorted(set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    slow = {"asyncio", "cryptography", "difflib", "email", "http", "ssl", "torch", "tuf", "zipfile"}
+    assert loaded & slow == set()

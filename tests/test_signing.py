@@ -1,0 +1,314 @@
+"""Keys and repositories: what is written where, who may read it, and what is never signed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentkd
+from agentkd.cli.main import main
+from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError, WriteError
+from agentkd.executors.architecture import initial
+from agentkd.files import write_atomic
+from agentkd.signing import repository as repositories
+from agentkd.signing.keys import default_folder
+from agentkd.signing.proof import LARGEST, METADATA, proof_from_bytes, proof_path, read_proof
+from agentkd.signing.store import TrustStore
+from tests.runtime_children import SPEC, constant
+from tests.signing import Signer, check
+
+pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Signer:
+    """A repository with nothing in it."""
+    return Signer(tmp_path)
+
+
+def test_private_keys_are_the_owner_s_alone_and_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode 0600 in a folder of mode 0700, in the user's configuration, and not what is copied."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    written = repositories.create(tmp_path / "fleet")
+    folder = tmp_path / "config" / "agentkd" / "keys" / "fleet"
+    assert default_folder(tmp_path / "fleet") == folder
+    assert {each.parent for each in written} == {folder}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in written} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    published = b"".join(each.read_bytes() for each in (tmp_path / "fleet").rglob("*.json"))
+    assert b"PRIVATE" not in published
+    assert b"PRIVATE" in written[0].read_bytes()
+    with pytest.raises(ConfigError, match="would be published"):
+        repositories.create(tmp_path / "other", tmp_path / "other" / "keys")
+
+
+def test_nothing_is_replaced(signer: Signer, tmp_path: Path) -> None:
+    """Neither a key nor a repository."""
+    before = {each: each.read_bytes() for each in signer.secret.rglob("*.pem")}
+    for folder, secret in (
+        (signer.folder, tmp_path / "fresh"),
+        (tmp_path / "fresh", signer.secret),
+    ):
+        with pytest.raises(ConfigError, match="not empty"):
+            repositories.create(folder, secret)
+    assert {each: each.read_bytes() for each in signer.secret.rglob("*.pem")} == before
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_key_that_others_may_read_is_refused(signer: Signer, mode: int) -> None:
+    """The error has the command that helps."""
+    (key,) = signer.secret.glob("targets-*.pem")
+    key.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        signer.sign()
+
+
+def test_as_many_keys_sign_as_the_threshold_says(tmp_path: Path) -> None:
+    """They may lie in several folders; fewer are told by number."""
+    signer = Signer(tmp_path, keys=3, threshold=2)
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    first, second, third = sorted(signer.secret.glob("targets-*.pem"))
+    third.unlink()
+    assert check(signer.trust(), signer.sign())
+    second.rename(stick / second.name)
+    with pytest.raises(ConfigError, match="2 of 3 keys, and 1"):
+        signer.sign()
+    repositories.sign(signer.folder, [signer.file], [signer.secret, stick])
+    assert check(signer.trust(), dict(read_proof(signer.file).files))
+    assert first.exists()
+
+
+@pytest.mark.parametrize("name", ["targets", "snapshot", "root", "timestamp"])
+def test_nothing_is_signed_on_top_of_what_others_wrote(
+    signer: Signer, name: str, tmp_path: Path
+) -> None:
+    """Who can write to the server must not have a signer sign for them."""
+    signer.sign()
+    other = tmp_path / "other"
+    other.mkdir()
+    theirs = Signer(other)
+    theirs.sign()
+    for path in (signer.folder / "metadata").glob(f"*{name}.json"):
+        path.write_bytes((theirs.folder / "metadata" / path.name).read_bytes())
+    with pytest.raises(LoadError, match="restore"):
+        signer.sign()
+
+
+def test_a_rotation_that_was_killed_is_finished_by_the_next_signing(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new root is kept beside the keys before it is published."""
+    signer.sign()
+    real = write_atomic
+
+    def dies(path: Path, *rest: Any, **options: Any) -> None:
+        if path.name == "2.root.json" and path.parent.name == "metadata":
+            raise KeyboardInterrupt
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(repositories, "write_atomic", dies)
+    with pytest.raises(KeyboardInterrupt):
+        signer.rotate("targets")
+    monkeypatch.undo()
+    assert check(signer.trust(), signer.sign()).root == 2
+
+
+def test_a_proof_is_renewed_and_files_stay_signed(signer: Signer) -> None:
+    """Signing nothing signs what is there for another time."""
+    signer.sign(days=1)
+    before = signer.trust().fetch(str(signer.folder), "executor.akd", 100)[1]
+    repositories.sign(signer.folder, private=[signer.secret], days=9)
+    after = signer.trust().fetch(str(signer.folder), "executor.akd", 100)[1]
+    assert (after.expires - before.expires).days == 8
+    assert after.serial == before.serial
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keys": 1, "threshold": 2}, "keys is 1"),
+        ({"threshold": 0}, "threshold is 0"),
+        ({"days": 0}, "days is 0"),
+        ({"days": 1000}, "days is 1000"),
+    ],
+)
+def test_options_that_cannot_be_are_told(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """Before anything is written."""
+    with pytest.raises(ConfigError, match=said):
+        repositories.create(tmp_path / "r", tmp_path / "k", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_cannot_be_are_not_signed(signer: Signer, tmp_path: Path) -> None:
+    """A name becomes a path elsewhere."""
+    file = tmp_path / "a b.akd"
+    file.write_bytes(b"x")
+    with pytest.raises(ConfigError, match="cannot be signed"):
+        signer.sign(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b'{"format": "agentkd.proof", "schema": 2, "metadata": {}}',
+        b'{"format": "agentkd.proof", "schema": 1, "metadata": {"../1.root.json": ""}}',
+        b'{"format": "agentkd.proof", "schema": 1, "metadata": {"1.root.json": 1}}',
+        b'{"format": "agentkd.proof", "schema": 1}',
+        b" " * (LARGEST + 1),
+    ],
+)
+def test_a_damaged_proof_is_refused(text: bytes) -> None:
+    """By its form, before any signature is looked at."""
+    with pytest.raises(LoadError):
+        proof_from_bytes(text)
+    assert METADATA.fullmatch("12.snapshot.json")
+
+
+def test_an_anchor_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """The error says which file is meant."""
+    with pytest.raises(SignatureError, match=r"metadata/1\.root\.json"):
+        TrustStore(tmp_path / "root.json")
+
+
+def test_what_is_not_signed_is_not_loaded(signer: Signer, tmp_path: Path) -> None:
+    """With trust; the command line, the library and the agent alike."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, constant(1))
+    assert read_bundle(file).signed is None
+    for refused in (
+        lambda: agentkd.load(file, trust=signer.root),
+        lambda: read_bundle(file, trust=signer.root),
+        lambda: agentkd.Agent(file, trust=signer.root),
+        lambda: agentkd.Agent(agentkd.load(file), trust=signer.root),
+    ):
+        with pytest.raises(BundleError) as caught:
+            refused()
+        assert caught.value.reason == "signature"
+    signer.sign(file)
+    found = read_bundle(file, trust=signer.root)
+    assert found.signed is not None
+    assert found.signed.name == "e.akd"
+    agent = agentkd.Agent(file, trust=signer.root)
+    agentkd.Agent(agentkd.load(file, trust=signer.root), trust=signer.root)
+    other = tmp_path / "other.akd"
+    write_bundle(other, constant(2))
+    with pytest.raises(BundleError, match="unsigned"):
+        agent.swap(other)
+    # Another file's proof proves nothing.
+    proof_path(other).write_bytes(proof_path(file).read_bytes())
+    with pytest.raises(BundleError, match="not the file that was signed"):
+        agent.swap(other)
+    signer.sign(other)
+    agent.swap(other)
+    assert agent.act([0, 0, 0]) == 2
+
+
+def test_a_file_that_was_checked_is_not_read_again(signer: Signer, tmp_path: Path) -> None:
+    """A distiller learns from what the signature was checked of, whatever lies there by then."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    agent = agentkd.Agent(
+        file, trust=signer.root, learn=True, planner="tests.runtime_children:Echo"
+    )
+    distiller = agent._wanted[3]
+    assert isinstance(distiller, agentkd.Process)
+    learnt_from = Path(str(distiller.arguments["executor"]))
+    assert learnt_from != file
+    assert read_bundle(learnt_from).executor.act([0, 0, 0]) == 1
+
+
+def test_a_followed_file_is_followed_when_its_proof_has_come(
+    signer: Signer, tmp_path: Path
+) -> None:
+    """The order in which the two are copied does not matter."""
+    from agentkd.runtime.watched import Watched
+
+    file, other = tmp_path / "e.akd", tmp_path / "other.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    watched = Watched(file, read_bundle(file).digest, signer.root)
+    write_bundle(other, initial("mlp:4", SPEC))
+    signer.sign(other)
+    other.replace(file)
+    assert watched.changed() is None
+    with pytest.raises(BundleError, match="not the file that was signed"):
+        watched.changed()
+    proof_path(other).replace(proof_path(file))
+    found = watched.changed()
+    assert found is not None
+    assert found.signed is not None
+
+
+def test_keys_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """new, sign, rotate and renew; what shows a file shows whether it is signed."""
+    monkeypatch.chdir(tmp_path)
+    write_bundle("e.akd", constant(1))
+    keys = ["--private", "secret"]
+    assert main(["keys", "new", "repository", *keys, "--keys", "3", "--threshold", "2"]) == 0
+    root = "repository/metadata/1.root.json"
+    assert main(["inspect", "e.akd"]) == 0
+    assert main(["inspect", "e.akd", "--trust", root]) == 2
+    assert main(["keys", "sign", "repository", "e.akd", *keys]) == 0
+    assert main(["keys", "rotate", "repository", "targets", "root", *keys]) == 0
+    assert main(["keys", "sign", "repository", *keys]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "e.akd"]) == 0
+    assert "unsigned: e.akd.proof was not checked" in capsys.readouterr().out
+    assert main(["inspect", "e.akd", "--trust", root]) == 0
+    assert "signed as e.akd, serial 2" in capsys.readouterr().out
+    assert main(["verify", "e.akd", "--rows", "1", "--trust", root]) == 0
+    assert "signature: signed as e.akd" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rotate", "repository"], "needs roles"),
+        (["rotate", "repository", "boss"], "'boss'"),
+        (["sign", "repository", "--keys", "2"], "go with new"),
+        (["new", "repository", "e.akd"], "at most one"),
+        (["sign", "nowhere", "--private", "elsewhere"], "No folder"),
+    ],
+)
+def test_what_keys_cannot_do_is_told(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one line."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", *words]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_full_disk_leaves_the_repository_as_it_was(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timestamp is written last, so what was signed before stays signed."""
+    before = signer.sign()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise WriteError("No space left on device.")
+
+    monkeypatch.setattr(repositories, "write_files", full)
+    with pytest.raises(WriteError):
+        signer.sign()
+    monkeypatch.undo()
+    assert check(signer.trust(), before)
+    assert signer.trust().fetch(str(signer.folder), "executor.akd", 100)

@@ -152,7 +152,7 @@ def test_names_units_and_periods_have_to_be_the_same_as_far_as_files_tell(tmp_pa
     for name, words in (
         ("order", "its obs_names"),
         ("unit", "its obs_units"),
-        ("period", "0.05 s"),
+        ("period", "20 Hz"),
     ):
         with pytest.raises(SpecError, match=f"does not fit: .*{words}"):
             agent.swap(tmp_path / f"{name}.akd")

@@ -192,19 +192,14 @@ def check_contract(present: Contract, contract: Contract) -> None:
                 f"The executor does not fit: its {field} are {', '.join(there)}, the "
                 f"present one's {', '.join(here)}. The present one acts on."
             )
+    ours, theirs = present.period, contract.period
+    alike = ours and theirs and math.isclose(ours, theirs, rel_tol=_SAME_PERIOD)
     for each in compare(Told(present, None, None), Told(contract, None, None)):
-        # The rate is compared below, in seconds.
-        if each.status == "differs" and each.name != "control rate":
+        if each.status == "differs" and not (alike and each.name == "control rate"):
             raise SpecError(
                 f"The executor does not fit: its {each.name} is {each.there}, the present one's "
                 f"{each.here}. The present one acts on."
             )
-    ours, theirs = present.period, contract.period
-    if ours and theirs and not math.isclose(ours, theirs, rel_tol=_SAME_PERIOD):
-        raise SpecError(
-            f"The executor does not fit: it was made to decide every {theirs:g} s, the present one "
-            f"every {ours:g} s. The present one acts on."
-        )
 
 
 def _difference(present: Executor, other: Executor) -> str:

@@ -32,7 +32,7 @@ from agentkd.runtime.workers.host import Process
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
-from agentkd.views import Seeing, columns, environment
+from agentkd.views import Seeing, environment
 
 log = logger(__name__)
 
@@ -82,7 +82,10 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        found = initial(executor, spec if goals is None else conditioned(spec, goals), sees=sees)
+        if goals is None:
+            found = initial(executor, spec, sees=sees)
+        else:
+            found = initial(executor, conditioned(spec, goals, sees))
     else:
         raise ConfigError(
             f"{type(executor).__name__} is not an executor: give an Executor, the path of an .akd "
@@ -91,8 +94,6 @@ def open_executor(
     if sees is not None and not (isinstance(executor, str) and not _is_path(executor)):
         raise ConfigError("executor_sees is for an architecture; an executor has its own view.")
     known = found.spec if goals is None else unconditioned(found.spec, goals)
-    if goals is not None and columns(known.obs) is not None:
-        raise ConfigError("An executor that follows goals sees the whole observation.")
     if spec is not None and environment(known) != environment(spec):
         raise SpecError(f"The executor is for {known}, not for {spec}.")
     if not watch:

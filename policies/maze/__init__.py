@@ -20,6 +20,8 @@ from envs import maze
 from envs import maze_rules as rules
 from envs.maze_rules import Doubles
 
+SEES = "0:22"
+"""What an executor sees: itself, the walls and the carts beside it."""
 AHEAD = 4
 """Cells of the way in a goal."""
 HELD = 10

@@ -10,6 +10,7 @@ from agentkd.errors import ConfigError
 EXTRAS = {
     "gymnasium": "train",
     "h5py": "minari",
+    "huggingface_hub": "hub",
     "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "export",

@@ -62,6 +62,28 @@ class Breaking(gym.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
+class Drawn(gym.Wrapper[Any, Any, Any, Any]):
+    """CartPole that draws itself on 12 x 16 pixels; `fault` is raised by the renderer."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None, fault: str = "") -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self._mode, self.fault = render_mode, fault
+
+    @property
+    def render_mode(self) -> str | None:  # type: ignore[override]
+        return self._mode
+
+    def render(self) -> Any:
+        if self.fault:
+            raise OSError(self.fault)
+        frame = np.full((12, 16, 3), 255, np.uint8)
+        place = int(8 + 3 * self.get_wrapper_attr("state")[0])
+        frame[6:, min(max(place, 0), 15)] = 0
+        return frame
+
+
 class Noted:
     """Balances, and notes the process that it is in."""
 

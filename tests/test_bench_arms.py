@@ -111,6 +111,28 @@ def test_the_arms_do_what_they_are_called() -> None:
     assert asyncio.run(live(on_time, "runtime", always(0), ones)).result.returns == (6.0,) * 4
 
 
+def test_the_first_decisions_are_kept_as_they_were() -> None:
+    """As many as were asked for, with who decided; by default none."""
+    assert asyncio.run(live(SETTING, "planner", always(0), ones)).acts.who == []
+    acts = asyncio.run(live(replace(SETTING, kept=7), "planner", always(0), ones)).acts
+    begin = [*["default"] * 2, "strategy", "hold", "strategy", "hold"]
+    assert acts.who == [*begin, "default"]
+    assert acts.actions == [0, 0, 1, 1, 1, 1, 0]
+
+
+def test_where_decisions_were_missed_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are left would be taken for others."""
+
+    def missed(runtime: Any) -> Any:
+        result = runtime.result
+        return replace(result, metrics={**result.metrics, "views_dropped_total": 1})
+
+    monkeypatch.setattr("agentkd.measure.live._result", missed)
+    lived = asyncio.run(live(replace(SETTING, kept=7), "executor", always(0), ones))
+    assert lived.result.ticks == 24
+    assert lived.acts.who == []
+
+
 def test_an_environment_that_raises_ends_the_arm_with_its_words() -> None:
     """What was measured until then stays."""
     World.fault = 4

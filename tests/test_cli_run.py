@@ -22,7 +22,7 @@ def words(out: Path, *more: str, env: str = "CartPole-v1") -> list[str]:
     return [
         *["run", env, "--planner", BALANCE, "--clock", "virtual"],
         *["--executor", "mlp:8", "--planner-latency", "3", "--ticks", "200"],
-        *["--learn-ticks", "500", "--out", str(out), *more],
+        *["--learn-ticks", "500", "--film", "off", "--out", str(out), *more],
     ]
 
 
@@ -65,7 +65,7 @@ def test_an_executor_file_is_run_as_it_is(tmp_path: Path) -> None:
     executor = write_bundle(file, initial("mlp:4", CARTPOLE, seed=2)).executor
     out = tmp_path / "out"
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
-    rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor"]
+    rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor", "--film", "off"]
     assert main([*command, *rest, "--out", str(out)]) == 0
     data = report(out)
     assert sorted(data["arms"]) == ["executor", "runtime"]
@@ -167,6 +167,7 @@ def test_on_the_wall_clock_planner_and_distiller_are_processes(tmp_path: Path) -
     out = tmp_path / "out"
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", "mlp:8"]
     command += ["--hz", "100", "--arms", "runtime", "--out", str(out), "--overwrite"]
+    command += ["--film", "off"]
     for seconds in longer(1.0):
         ticks = round(100 * seconds)
         rest = ["--ticks", str(ticks), "--learn-ticks", str(2 * ticks)]

@@ -33,8 +33,8 @@ SHORT: dict[str, tuple[list[str], str]] = {
     "own_loop.py": (["--seconds", "{seconds:g}"], r"executor version [1-9]"),
     "sb3_model.py": (["--steps", "2048"], r"written: executor\.akd, 1282 parameters"),
 }
-# What examples import.
-MODULES = {"robot.py"}
+# What examples import, and planners that are served in other environments (test_examples_served).
+MODULES = {"lerobot_planner.py", "openpi_planner.py", "robot.py"}
 # Takes minutes and has no arguments; it has a test of its own.
 DEMO = "demo.py"
 
@@ -73,7 +73,7 @@ def test_the_demo_runs_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """With a hundredth of its ticks it does all that it does, and writes its report."""
 
     def small(options: run.Options) -> int:
-        shorter = replace(options, learn_ticks=300, episodes=2, out=tmp_path / "demo")
+        shorter = replace(options, learn_ticks=300, episodes=2, film="off", out=tmp_path / "demo")
         return long(shorter)
 
     long = run.run

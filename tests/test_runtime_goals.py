@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
+from agentkd.planners import load_planner
 from agentkd.planners.adapt import from_object
 from agentkd.planners.planner import one_row
 from agentkd.runtime import (
@@ -331,3 +333,10 @@ def test_a_planner_that_gives_goals_is_measured_by_its_rows() -> None:
     assert one_row(found.policy)(obs).logits.argmax(axis=1).tolist() == [1, 2]
     with pytest.raises(PlannerError, match="no rows"):
         one_row(from_object(Said(), "said", SPEC).policy)(obs)
+
+
+def test_an_executor_with_a_goal_is_no_planner(tmp_path: Path) -> None:
+    """Alone it is told to be run with its planner."""
+    sighted().save(tmp_path / "executor.akd")
+    with pytest.raises(SpecError, match=r"goals of 2 numbers.*agentkd run ENV --planner"):
+        load_planner(str(tmp_path / "executor.akd"), SPEC)

@@ -73,7 +73,11 @@ class Options(Learning):
     units: tuple[str, ...] = ()
     """Their units, likewise: obs=m,m,rad/s; left empty for a number without one."""
     period: float | None = None
-    """Seconds between two decisions, for the executor file; by default the environment's own."""
+    """Seconds between two decisions, for the executor file; by default the contract's, or else the
+    environment's own."""
+    contract: str | None = None
+    """The file that tells what the robot gives and takes, such as IO_descriptors.yaml; by default
+    the one in the planner's run folder. "off" for none."""
     target: float = 0.97
     """With auto: the retention to keep."""
     candidates: tuple[str, ...] = ()

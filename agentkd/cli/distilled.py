@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+from agentkd.cli.contracts import take_along
 from agentkd.cli.options import told_again
 from agentkd.cli.terminal import Facts, View, figure
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.deploy.contract import Contract, check, parse
+from agentkd.deploy.contract import NAMES, Contract, check, parse
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.vectors import STEPS
 from agentkd.distillation.loop import Distilled
@@ -102,13 +103,20 @@ def _facts(look: Progress, goals: Goals) -> Facts:
 
 
 def contract(options: Any, spec: Spec) -> Contract:
-    """Read names, units and clock; where no clock is given, the environment's own.
+    """Read names, units and clock, and the contract of the planner's files.
+
+    Where no clock is given, it is the contract's, or else the environment's own.
 
     Raises:
         ConfigError: If they do not fit the environment.
     """
-    period = options.period if options.period is not None else period_of(options.env)
+    taken = take_along(options.contract, options.planner, options.saves, spec)
+    period = options.period
+    if period is None:
+        period = taken.period or period_of(options.env)
     told = parse(options.names, options.units, period)
+    given = {name: getattr(told, name) for name in NAMES if getattr(told, name)}
+    told = replace(taken, period=period, **given)
     check(told, spec)
     return told
 

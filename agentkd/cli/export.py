@@ -13,7 +13,7 @@ import tyro
 from agentkd.cli.terminal import Console
 from agentkd.deploy.akx import RUNTIME
 from agentkd.deploy.bundle import Bundle, read_bundle
-from agentkd.deploy.export import Request, check_places, export, target, target_of
+from agentkd.deploy.export import Request, check_places, contract_file, export, target, target_of
 from agentkd.deploy.int8 import calibrate
 from agentkd.deploy.interface import header_of
 from agentkd.deploy.programs import STRICT, build
@@ -50,8 +50,13 @@ class Options:
     """onnx; c, one C99 file and its header; c-int8, the same in integers; or akx, data for the
     fixed C runtime. By default the suffix of --out decides."""
 
-    flavour: str = "plain"
-    """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl."""
+    flavour: str | None = None
+    """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl. By default plain, with
+    --contract rsl-rl."""
+
+    contract: str | None = None
+    """For onnx, the tool whose contract is written with it: isaaclab, unitree, rl_sar or microduck,
+    in a file beside it, or mjlab, in its metadata."""
 
     opset: int | None = None
     """For onnx, the version of its operators. By default the one that suits the reader that the
@@ -84,14 +89,18 @@ def run(options: Options) -> int:
     out = options.out or options.file.with_suffix(chosen.suffix)
     header = out.with_suffix(".h") if chosen.in_c and out.name else None
     check_places(out, header, options.file)
-    asked = Request(options.flavour, options.name, options.opset, seen)
+    asked = Request(options.flavour, options.name, options.opset, seen, options.contract)
     files = {out: export(bundle, to, asked)}
+    beside, untold = contract_file(bundle, out, options.contract)
+    files |= beside
     if header is not None:
         files[header] = header_of(files[out].decode(), options.name).encode()
     write_files(files)
     console = Console()
     for path, data in files.items():
         console.print(f"{path}: {len(data):,} bytes", soft_wrap=True)
+    if untold:
+        console.print(untold, soft_wrap=True)
     if options.runtime is not None:
         write_files({options.runtime / e.name: e.read_bytes() for e in RUNTIME})
         console.print(f"{options.runtime}: akx.h, akx.c, akd_kernels.h")
@@ -99,7 +108,7 @@ def run(options: Options) -> int:
         by = seen.said if seen else "observations drawn as its normaliser says"
         console.print(f"calibrated with {by}", soft_wrap=True)
         text, failed = _own_test(files[out], options.name)
-    elif options.flavour != "plain" or not chosen.backend:
+    elif options.contract or options.flavour not in (None, "plain") or not chosen.backend:
         return 0
     else:
         text, failed = _proof(bundle, chosen.backend)

@@ -34,12 +34,16 @@ class Options:
     """The environment it is for; left out, the spaces that it was trained with."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
+    contract: str | None = None
+    """The file that tells what the robot gives and takes, such as IO_descriptors.yaml; by default
+    the one in the run's folder. "off" for none."""
     saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
     """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
     """Convert the policy, compare both, and write the file."""
+    from agentkd.cli.contracts import take_along
     from agentkd.deploy.bundle import write_bundle
     from agentkd.deploy.vectors import probes
     from agentkd.distillation.sb3.from_sb3 import difference, from_sb3
@@ -65,8 +69,9 @@ def run(options: Options) -> int:
         apart = difference(executor, planner, probes(executor, 1024))
     if not apart <= _TOLERANCE:
         raise LoadError(f"The executor differs from {planner.name} by {apart:.2g}. Distil it.")
+    told = take_along(options.contract, [options.save], options.saves, executor.spec)
     facts = options.env or "", [options.save], planner.name, planner.digest
-    write_bundle(out, executor, made_from(*facts))
+    write_bundle(out, executor, made_from(*facts), contract=told)
     console = Console()
     console.print(
         f"{planner.name}: {executor.architecture}, {executor.parameters:,} parameters, "

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import Bundle, read_bundle
-from agentkd.deploy.contract import RESET
+from agentkd.deploy.contract import RESET, Contract
 from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Layer, kind, sizes
@@ -88,8 +88,10 @@ def describe(bundle: Bundle) -> dict[str, str]:
         "actions": _actions(executor.spec.action),
         "head": _HEADS[executor.head],
         "normaliser": _normaliser(executor),
+        "terms": _terms(told),
         "observed": _listed(told.obs_names, told.obs_units),
         "acted": _listed(told.action_names, told.action_units),
+        "targets": _targets(told),
     }
     if told.period is not None:
         facts["clock"] = f"every {told.period:g} s, {1 / told.period:g} Hz"
@@ -154,6 +156,23 @@ def _listed(names: Sequence[str], units: Sequence[str]) -> str:
         words.append(" ".join(each for each in (str(index), name, unit) if each))
     more = f", and {count - _NAMED} more" if count > _NAMED else ""
     return ", ".join(words) + more
+
+
+def _terms(told: Contract) -> str:
+    """Return what the observation is made of."""
+    words = []
+    for each in told.terms[:_NAMED]:
+        size = "" if each.size is None else f" {each.size}"
+        past = f" × {len(each.history)} ticks" if len(each.history) > 1 else ""
+        words.append(f"{each.name}{size}{past}")
+    more = f", and {len(told.terms) - _NAMED} more" if len(told.terms) > _NAMED else ""
+    return ", ".join(words) + more
+
+
+def _targets(told: Contract) -> str:
+    """Return what the caller makes of an action."""
+    scale = f"{_few(told.action_scale)} · action" if told.action_scale else ""
+    return " + ".join(filter(None, (scale, _few(told.action_offset) if told.action_offset else "")))
 
 
 def takes(footprint: Mapping[str, Any]) -> dict[str, str]:

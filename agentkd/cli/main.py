@@ -60,6 +60,8 @@ latency    how long one decision takes, planner beside executor
            runs/demo/executor.akd
 freeze     a policy as an executor file, as it is
            runs/ppo/best_model.zip
+pull       a planner of the Hugging Face Hub, by commit, with the SHA-256 of each file
+           sb3/ppo-CartPole-v1
 inspect    what an executor file holds
            runs/demo/executor.akd
 verify     an executor file on every backend, against its golden vectors

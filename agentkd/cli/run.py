@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.options import Planned, access, open_planned, reference, told_again
+from agentkd.cli.run_film import KEPT, add_film, check_film
 from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
 from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_view, show_goals
 from agentkd.cli.terminal import View
@@ -22,7 +24,7 @@ from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.report.console import publish
 from agentkd.report.returns import Goals
-from agentkd.report.write import made_from, prepare_out
+from agentkd.report.write import made_from, prepare_out, write_report
 from agentkd.runtime.arbiter import HandOver
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.strategies import StrategyOptions
@@ -76,6 +78,9 @@ class Options(Planned):
     fast lately; by default a quarter of a period, 0 for never."""
     seed: int = 1000
     """Episode i is reset with seed + i."""
+    film: Literal["auto", "on", "off"] = "auto"
+    """Whether the report shows a typical episode of each arm side by side, with who acts in colour.
+    auto: where the environment renders rgb_array."""
     strategies: OmitArgPrefixes[StrategyChoice] = _ANY_STRATEGY
     """Which strategies may act, and how they are requested."""
     watching: OmitArgPrefixes[WatchChoice] = _NOBODY
@@ -152,6 +157,8 @@ def run(options: Options) -> int:
     options.check()
     arms = options.chosen_arms
     _setting(options, options.strategies.make_options())  # before anything is loaded
+    if options.film == "on":
+        check_film(options.env)
     task = open_planned(options)
     known, followed = task.planner, task.goals
     setting = _setting(options, options.strategies.make_options(followed))
@@ -192,7 +199,14 @@ def run(options: Options) -> int:
     provenance = made_from(options.env, options.planner, known.name, known.digest, **facts)
     with held():
         write_bundle(out / "executor.akd", executor, provenance, contract=contract)
-        publish(view.console, report(options.planner, out, outcome, told_again(options.saves)), out)
+        made = report(options.planner, out, outcome, told_again(options.saves))
+        publish(view.console, made, out)
+    if options.film != "off" and not outcome.interrupted:
+        # The report is there already, whatever the renderer does.
+        filmed = add_film(view, made, setting, lived)
+        if filmed.film is not None:
+            write_report(out, filmed)
+            view.console.print(Text(f"{'film':<10}{out / 'film.webp'}"), soft_wrap=True)
     if any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0
@@ -211,6 +225,7 @@ def _setting(options: Options, strategies: StrategyOptions) -> Setting:
         strategies=strategies,
         workers=chosen.workers,
         realtime=options.watching.realtime(),
+        kept=0 if options.film == "off" else KEPT,
     )
     if (options.ticks, options.seconds, options.episodes) != (None, None, None):
         return setting
@@ -271,7 +286,7 @@ async def _live(
 def _learning(options: Options, setting: Setting) -> Setting:
     """How long, and on which seeds, the executor learns before it is measured."""
     # Seeds far from those that are measured on.
-    ahead = replace(setting, seed=options.seed + 1_000_000)
+    ahead = replace(setting, seed=options.seed + 1_000_000, kept=0)
     ticks = options.learn_ticks
     if ticks is None and setting.clock == "wall":
         return ahead

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.text import Text
 
+from agentkd.cli.run_film import NAMES
 from agentkd.cli.terminal import Facts, View, figure
 from agentkd.distillation.task import Returns
 from agentkd.executors.executor import Executor
@@ -177,8 +178,34 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
         sections.append(_learning(data, outcome.learnt))
     if data["arms"]:
         sections.append(_timing(data, outcome))
-    command = shlex.join(["agentkd", "eval", data["env"], *planner, data["executor"], *how])
-    return Report(data, sections, {"executor": data["executor"], "next:": command})
+    words = ["eval", data["env"], *planner, data["executor"], *how]
+    strategies = outcome.setting.strategies
+    if strategies is not None and strategies.goals is not None:
+        # Alone it has no goal.
+        words = ["run", data["env"], "--planner", *planner, "--executor", data["executor"], *how]
+        words += ["--hz", f"{outcome.setting.hz:g}"]
+    files = {"executor": data["executor"], "next:": shlex.join(["agentkd", *words])}
+    return Report(data, sections, files, lead=_lead(data))
+
+
+def _lead(data: Mapping[str, Any]) -> str:
+    """Say what each arm returns, and what a planner that is never late does."""
+    means = {name: arm["return"] for name, arm in data["arms"].items()}
+    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if not means:
+        return ""
+    best = data["planner_return"]
+    largest = max(map(abs, [*means.values(), best]))
+    digits = 0 if largest >= 100 else 1 if largest >= 10 else 2
+    parts = [f"{NAMES[name]} {figure(mean, digits)}" for name, mean in means.items()]
+    late = data["planner_latency_ticks"]
+    how = "as late as it is"
+    if late is not None:
+        how = f"{late} ticks ({1000 * late / data['hz']:.0f} ms) late"
+    return (
+        f"Mean return with the planner {how}: {', '.join(parts)}. "
+        f"Never late, the planner returns {figure(best, digits)}."
+    )
 
 
 def _arm(lived: Lived, outcome: Outcome) -> dict[str, Any]:

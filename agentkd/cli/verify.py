@@ -9,31 +9,46 @@ import tyro
 from rich.text import Text
 
 from agentkd.cli.terminal import Console
-from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.contracts.compare import compare, of_bundle
+from agentkd.deploy.contracts.files import read_contract
 from agentkd.deploy.verify import verify
 from agentkd.errors import ConfigError
 
-_STYLES = {"agrees": "green", "differs": "bold red", "missing": "yellow"}
+_STYLES = {"agrees": "green", "differs": "bold red", "missing": "yellow", "untold": "yellow"}
+_SIZES = ("observation size", "action size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run an executor in every form that this machine can, and compare the numbers."""
+    """Run an executor in every form that this machine can, and compare the numbers.
+
+    With --contract, first compare what the numbers mean with what a robot or simulator says.
+    """
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
 
     rows: int = 1000
     """Random observations to compare, after the file's golden vectors."""
+    contract: Path | None = None
+    """A file that tells what the robot gives and takes: Isaac Lab's IO_descriptors.yaml, Unitree's
+    deploy.yaml, rl_sar's config.yaml, a microduck's manifest.json, mjlab's policy.onnx, or an
+    executor file."""
 
 
 def run(options: Options) -> int:
-    """Compare the backends; return 1 if one differs."""
+    """Compare the contract and the backends; return 1 if one differs."""
     if options.rows < 0:
         raise ConfigError(f"--rows {options.rows}: at least 0.")
     bundle = read_bundle(options.file)
     console = Console()
     console.print(f"{options.file}: whole, SHA-256 {bundle.digest}", soft_wrap=True)
+    if options.contract is not None:
+        apart = _contract(options.contract, bundle, console)
+        if apart:
+            console.print(Text(f"no: {', '.join(apart)}", "bold red"))
+            return 1
     found = []
     for verdict in verify(bundle, rows=options.rows):
         found.append(verdict)
@@ -50,3 +65,26 @@ def run(options: Options) -> int:
     ran = sum(each.status == "agrees" for each in found)
     console.print(Text(f"yes: {ran} of {len(found)} backends, {rows:,} observations"))
     return 0
+
+
+def _contract(path: Path, bundle: Bundle, console: Console) -> list[str]:
+    """Compare the executor's contract with that of a file; return the names of what differs."""
+    found = list(compare(of_bundle(bundle), read_contract(path)))
+    wide = max(len(each.name) for each in found)
+    for each in found:
+        said = each.here
+        if each.status == "differs":
+            said = f"{each.here} here, {each.there} in {path}"
+        elif each.status == "untold":
+            said = f"{path} does not tell" if each.here else f"{each.there} in {path}, untold here"
+        line = Text.assemble(
+            f"  {each.name:<{wide}}  ", (f"{each.status:<9}", _STYLES[each.status]), said
+        )
+        console.print(line, soft_wrap=True)
+    if not any(each.status != "untold" and each.name not in _SIZES for each in found):
+        console.print(
+            "Only sizes could be compared. agentkd freeze and agentkd distill take a contract "
+            "along, with --contract FILE.",
+            soft_wrap=True,
+        )
+    return [each.name for each in found if each.status == "differs"]

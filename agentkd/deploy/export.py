@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from agentkd.deploy.akx import to_akx
 from agentkd.deploy.bundle import Bundle, from_bytes, own_bundle, to_bytes
 from agentkd.deploy.c99 import emit_c
+from agentkd.deploy.contracts.files import tool, write_contract
+from agentkd.deploy.contracts.mjlab import write as metadata
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.interface import HEADER_MARK, header_of
@@ -18,13 +21,17 @@ from agentkd.executors.executor import Executor
 from agentkd.extras import needing
 from agentkd.files import write_files
 
+_CONTRACTED = "rsl-rl"
+"""The flavour that the tools read whose contracts are written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked of a target."""
 
-    flavour: str = "plain"
-    """The conventions to follow, where the target has several."""
+    flavour: str | None = None
+    """The conventions to follow, where the target has several; by default plain, and with a
+    contract rsl-rl."""
     name: str = "executor"
     """Begins every name, where the target has names."""
     opset: int | None = None
@@ -32,6 +39,8 @@ class Request:
     seen: Seen | None = None
     """What integers are calibrated with; by default what the executor's file holds of its own
     episodes, else observations that are drawn."""
+    contract: str | None = None
+    """The tool whose contract goes with an ONNX file: a file beside it, or its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,43 @@ def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
     """
     asked = request or Request()
     chosen = target(to)
-    if asked.flavour not in chosen.flavours:
-        hint = did_you_mean(asked.flavour, chosen.flavours)
-        raise ConfigError(f"{to} has no flavour {asked.flavour!r}.{hint}")
+    flavour = asked.flavour or ("plain" if asked.contract is None else _CONTRACTED)
+    if asked.contract is not None:
+        tool(asked.contract)
+        if to != "onnx":
+            raise ConfigError(f"A contract goes with onnx, not {to}.")
+        if flavour != _CONTRACTED:
+            raise ConfigError(f"{asked.contract} reads the flavour {_CONTRACTED}, not {flavour}.")
+    if flavour not in chosen.flavours:
+        hint = did_you_mean(flavour, chosen.flavours)
+        raise ConfigError(f"{to} has no flavour {flavour!r}.{hint}")
     if asked.opset is not None and to != "onnx":
         raise ConfigError(f"An opset goes with onnx, not {to}.")
-    return chosen.write(bundle, asked)
+    return chosen.write(bundle, replace(asked, flavour=flavour))
+
+
+def contract_file(bundle: Bundle, out: Path, contract: str | None) -> tuple[dict[Path, bytes], str]:
+    """Write the contract that lies beside a file, and say what it does not tell.
+
+    Returns:
+        The file by its path, none where the contract lies in the policy itself; and words.
+
+    Raises:
+        ConfigError: If the executor's file does not tell what the tool needs, or something else
+            lies in the file's place.
+    """
+    if contract is None:
+        return {}, ""
+    name = tool(contract).file
+    data, missing = write_contract(contract, bundle, f"Written by agentkd for {out.name}.")
+    said = f"{contract} does not tell: {', '.join(missing)}" if missing else ""
+    if not name:
+        return {}, said
+    path = out.with_name(name)
+    with suppress(OSError):
+        if path.is_file() and path.read_bytes() != data:
+            raise ConfigError(f"{path} is there and says something else; move it, or name another.")
+    return {path: data}, said
 
 
 def target(name: str) -> Target:
@@ -106,6 +146,7 @@ def export_file(
     header = out.with_suffix(".h") if target(name).in_c else None
     check_places(out, header)
     files: dict[Path, bytes] = {out: export(source, name, request)}
+    files |= contract_file(source, out, request.contract)[0]
     if header is not None:
         files[header] = header_of(files[out].decode(), request.name).encode()
     write_files(files)
@@ -169,8 +210,10 @@ def _akx(bundle: Bundle, _: Request) -> bytes:
 def _onnx(bundle: Bundle, request: Request) -> bytes:
     with needing("onnx"):
         from agentkd.deploy.onnx import as_flavour, to_onnx
-    flavour = as_flavour(request.flavour)
-    return to_onnx(bundle.executor, flavour, bundle.provenance, opset=request.opset)
+    flavour = as_flavour(request.flavour or "plain")
+    told = metadata(bundle.contract) if request.contract == "mjlab" else None
+    how: dict[str, Any] = {"opset": request.opset, "metadata": told}
+    return to_onnx(bundle.executor, flavour, bundle.provenance, **how)
 
 
 TARGETS: dict[str, Target] = {

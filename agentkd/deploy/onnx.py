@@ -57,6 +57,7 @@ def to_onnx(
     provenance: Mapping[str, Any] | None = None,
     *,
     opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> bytes:
     """Write an executor as an ONNX model, with a batch of any size.
 
@@ -65,7 +66,7 @@ def to_onnx(
     "memory", (batch, memory), zeros where an episode begins, and gives "memory_out".
 
     The flavour decides names and shapes; where the executor came from is written into the model's
-    metadata. The opset is by default `OPSETS[flavour].usual`.
+    metadata, and what else `metadata` says. The opset is by default `OPSETS[flavour].usual`.
 
     Raises:
         ConfigError: If the flavour has no place for such actions, or its reader does not take the
@@ -75,7 +76,8 @@ def to_onnx(
     executor.check_finite()
     graph = Graph(_opset(flavour, opset))
     _WRITERS[flavour](graph, executor)
-    return graph.model({"flavour": flavour, **dict(facts(executor, provenance or {}))})
+    told = dict(facts(executor, provenance or {}))
+    return graph.model({"flavour": flavour, **told, **(metadata or {})})
 
 
 def _opset(flavour: Flavour, asked: int | None) -> int:

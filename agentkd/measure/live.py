@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, final
 
 import numpy as np
@@ -41,6 +41,7 @@ class Setting:
         seed: Episode i is reset with seed + i.
         routers: Makes the routers of an arm; they have a state.
         episode_ticks: Ticks after which an episode is truncated, besides the environment's own end.
+        kept: Decisions of an arm, from its first on, that `Lived.acts` keeps.
     """
 
     env: str
@@ -57,6 +58,26 @@ class Setting:
     workers: int = 1
     realtime: Realtime | None = None
     episode_ticks: int | None = None
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Acts:
+    """What was done at the ticks of an arm, from its first tick on.
+
+    Attributes:
+        actions: In the environment's units.
+        who: Who decided: the source, or "guided", an executor that had a goal.
+    """
+
+    actions: list[Any] = field(default_factory=list)
+    who: list[str] = field(default_factory=list)
+
+    def note(self, decision: Decision) -> None:
+        """Keep a decision."""
+        guided = decision.source == "executor" and decision.reason == "guided"
+        self.actions.append(decision.action)
+        self.who.append("guided" if guided else decision.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,7 @@ class Lived:
         learning: While it learnt, (ticks, return) of each episode that ended.
         interrupted: Whether it was ended before its limit.
         fault: What the environment raised, "" if nothing.
+        acts: What was done at its first ticks; nothing where decisions were missed.
     """
 
     result: RunResult
@@ -93,6 +115,7 @@ class Lived:
     learning: tuple[tuple[int, float], ...]
     interrupted: bool
     fault: str = ""
+    acts: Acts = field(default_factory=Acts)
 
 
 @final
@@ -198,8 +221,8 @@ async def live(
     )
     if began is not None:
         began(runtime)
-    fault = ""
-    whole = asyncio.ensure_future(_whole(runtime, scored, setting, watch))
+    fault, acts = "", Acts()
+    whole = asyncio.ensure_future(_whole(runtime, scored, setting, acts, watch))
     pressed = asyncio.ensure_future((interrupt or Interrupt()).asked.wait())
     try:
         await asyncio.wait({whole, pressed}, return_when=asyncio.FIRST_COMPLETED)
@@ -216,12 +239,15 @@ async def live(
     finally:
         pressed.cancel()
         env.close()
+    result = _result(runtime)
     return Lived(
-        result=_result(runtime),
+        result=result,
         executor=runtime.agent.executor,
         learning=tuple(scored.scores),
         interrupted=pressed.done() and not pressed.cancelled(),
         fault=fault,
+        # Which ones were missed is not known.
+        acts=Acts() if result.metrics.get("views_dropped_total") else acts,
     )
 
 
@@ -236,9 +262,13 @@ def _result(runtime: Runtime) -> RunResult:
 
 
 async def _whole(
-    runtime: Runtime, scored: Scored, setting: Setting, watch: Callable[[ArmLook], None] | None
+    runtime: Runtime,
+    scored: Scored,
+    setting: Setting,
+    acts: Acts,
+    watch: Callable[[ArmLook], None] | None,
 ) -> None:
-    """Run to the end, and show the arm now and then."""
+    """Run to the end, keep the first decisions, and show the arm now and then."""
     looked = 0.0
     ends: dict[str, Any] = {
         "ticks": setting.ticks,
@@ -247,6 +277,8 @@ async def _whole(
     }
     async with runtime:
         async for decision in runtime.run(scored, seed=setting.seed, **ends):
+            if len(acts.who) < setting.kept:
+                acts.note(decision)
             now = time.monotonic()
             if watch is None or now - looked <= _LOOK:
                 continue

@@ -325,6 +325,11 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
     executor = bundle.executor
     known = environment(executor.spec)
     if spec is not None and not _alike(known, spec):
+        if [part.name for part in known.obs.parts[-2:]] == ["goal", "age"]:
+            raise SpecError(
+                f"{path} follows goals of {known.obs.parts[-2].size} numbers, which only its "
+                f"planner gives. Run both: agentkd run ENV --planner PLANNER --executor {path}."
+            )
         raise SpecError(f"{path} is an executor for {executor.spec}; the environment is {spec}.")
     name = f"executor {executor.architecture}"
     return Planner(executor.policy, known, name, executor.parameters, bundle.digest)
@@ -374,15 +379,18 @@ _OWN = ("initial_state", "episode", "improve", "disagreement", "interrupt", "res
 
 
 def open_planner(
-    ref: str | Sequence[str], spec: Mapping[str, Any] | None = None, sees: Any = None
+    ref: str | Sequence[str],
+    spec: Mapping[str, Any] | None = None,
+    sees: Any = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load the planner that `Agent(planner="…")` names, as `build` does.
 
     "module:attribute" may also name a class or a function without parameters, which makes it.
     """
     known = None if spec is None else from_json(spec)
-    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists():
-        return load_policy(ref, known, sees=sees)
+    if not isinstance(ref, str) or not is_reference(ref) or Path(ref).exists() or args:
+        return load_policy(ref, known, sees=sees, args=args)
     if known is None or sees is None:
         return _opened(ref, known)
     return viewed(lambda own: Planner(_opened(ref, own), own, ref, 0, ""), known, sees).policy

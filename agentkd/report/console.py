@@ -29,6 +29,8 @@ def publish(console: rich.console.Console, report: Report, out: Path | None) -> 
     """
     if out is not None:
         write_report(out, report)
+    if report.lead:
+        console.print(Text(report.lead, "bold"))
     shown = [each for each in report.sections if not each.detail]
     for number, section in enumerate(shown):
         if number:

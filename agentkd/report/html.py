@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape as escape_markup
 from pathlib import Path
@@ -10,7 +11,7 @@ from string import Template
 from typing import Any
 
 from agentkd.printable import printable
-from agentkd.report.model import NOTHING, Column, Section, Table
+from agentkd.report.model import NOTHING, Column, Film, Section, Table
 from agentkd.report.plots import svg
 
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -69,7 +70,7 @@ def _table(table: Table) -> str:
     )
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -120,8 +121,29 @@ def _footer(data: Mapping[str, Any]) -> str:
     return f"<footer><dl>{inside}</dl></footer>"
 
 
-def page(data: Mapping[str, Any], sections: Sequence[Section]) -> str:
-    """Return the page as HTML: headline figures, the sections, and how to get them again.
+def _film(film: Film | None) -> str:
+    """Show the moving picture, or the still: in print, and for readers who want no motion.
+
+    The box swaps them; it needs no script.
+    """
+    if film is None:
+        return ""
+    common = f'alt="{escape(film.text)}" width="{film.width}" height="{film.height}"'
+    pictures = "".join(
+        f'<img class="{name}" src="data:image/webp;base64,{b64encode(data).decode()}" {common}>'
+        for name, data in (("moving", film.moving), ("still", film.still))
+    )
+    return (
+        '<figure class="film"><input type="checkbox" id="swap">'
+        '<label for="swap">stop or play</label>'
+        f"{pictures}<figcaption>{escape(film.caption)}</figcaption></figure>"
+    )
+
+
+def page(
+    data: Mapping[str, Any], sections: Sequence[Section], lead: str = "", film: Film | None = None
+) -> str:
+    """Return the page as HTML: lead, film, headline figures, sections, and how to get them again.
 
     Every text in it is escaped. `data` is what report.json holds.
     """
@@ -129,6 +151,8 @@ def page(data: Mapping[str, Any], sections: Sequence[Section]) -> str:
     return _PAGE.substitute(
         title=escape(" ".join(str(word) for word in words if word)),
         subtitle=escape(_subtitle(data)),
+        lead=f'<p class="lead">{escape(lead)}</p>' if lead else "",
+        film=_film(film),
         cards=_cards(data),
         body="\n".join(map(_section, sections)),
         footer=_footer(data),

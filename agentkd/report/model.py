@@ -146,6 +146,26 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Film:
+    """A moving picture.
+
+    Attributes:
+        moving: An animated WebP.
+        still: One frame, a WebP: for print, and for readers who want no motion.
+        width, height: Of both, in pixels.
+        text: What is seen, for readers who do not see it.
+        caption: A few sentences under it.
+    """
+
+    moving: bytes
+    still: bytes
+    width: int
+    height: int
+    text: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a command measured.
 
@@ -153,8 +173,12 @@ class Report:
         data: The values of report.json, under the keys of docs/reference/report.md.
         sections: The same for people, the most important first.
         files: What the command leaves and what to do next, by name, for the terminal.
+        lead: What came out, in a sentence or two.
+        film: Shown under the lead.
     """
 
     data: Mapping[str, Any]
     sections: Sequence[Section] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    lead: str = ""
+    film: Film | None = None

@@ -19,7 +19,7 @@ from typing import Any
 
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import MOST_BYTES, parse_json
-from agentkd.files import read_file, write_files
+from agentkd.files import Content, read_file, write_files
 from agentkd.interrupt import held
 from agentkd.printable import printable
 from agentkd.report.html import page
@@ -29,7 +29,7 @@ SCHEMA = 1
 _MARK = ".agentkd"
 # What --overwrite removes. The executor is not among it: it is replaced whole, and may be what the
 # new run starts from.
-_FILES = ("report.json", "report.html", "table.md", "table.csv")
+_FILES = ("report.json", "report.html", "table.md", "table.csv", "film.webp")
 _FOLDERS = ("checkpoint", "rows", "tensorboard")
 _PACKAGES = (
     *("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"),
@@ -162,26 +162,28 @@ def _plain(value: Any) -> Any:
 
 
 def write_report(out: Path, report: Report) -> None:
-    """Write report.json, report.html, table.md and table.csv into a folder, made if missing.
+    """Write report.json, report.html, tables and film.webp into a folder, made if missing.
 
     Raises:
         WriteError: If the disk refuses; an earlier report stays whole.
     """
     full = _plain({"schema": SCHEMA, **origin(), **report.data})
-    files = {
+    files: dict[str, Content] = {
         "report.json": json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n",
-        "report.html": page(full, report.sections),
+        "report.html": page(full, report.sections, report.lead, report.film),
     }
+    if report.film is not None:
+        files["film.webp"] = report.film.moving
     tables = [each.table for each in report.sections if each.table and each.table.rows]
     if tables:
         files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
     with held():
-        write_files({out / name: text for name, text in files.items()}, hint=_ROOM)
+        write_files({out / name: content for name, content in files.items()}, hint=_ROOM)
 
 
 def markdown(report: Report) -> str:
-    """Write the sections with their tables, without plots."""
-    parts = []
+    """Write the lead and the sections with their tables, without plots."""
+    parts = [_inline(report.lead)] if report.lead else []
     for section in report.sections:
         parts.append(f"## {_inline(section.title)}")
         texts = (section.text, *section.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -75,6 +75,8 @@ class Agent(Block):
             `score`. The agent then needs its block.
         planner_sees: What a planner that is named sees of the observation (`agentkd.views`), such
             as "state,terrain".
+        planner_args: What a policy file that is named does not tell, such as {"activation": "elu"}:
+            the keys of `--planner-args`.
         executor_sees: What an executor that is an architecture sees of it; others have their view
             in them. `act` takes the whole observation.
 
@@ -103,6 +105,7 @@ class Agent(Block):
         watch: bool = False,
         rollback: Rollback | None = None,
         planner_sees: str | Sequence[str | int] | None = None,
+        planner_args: Mapping[str, Any] | None = None,
         executor_sees: str | Sequence[str | int] | None = None,
     ) -> None:
         check_arguments(locals())
@@ -125,10 +128,8 @@ class Agent(Block):
         remove = None
         if learn:
             distiller, remove = distiller_for(found, executor, self)
-        self._wanted = (
-            *(planner, planner_latency, workers),
-            *(distiller, decisions, remove, planner_sees),
-        )
+        access = {"sees": planner_sees, "args": dict(planner_args or {}) or None}
+        self._wanted = (planner, planner_latency, workers, distiller, decisions, remove, access)
         self._form = form(found, native=native)
         known = found.spec if goals is None else unconditioned(found.spec, goals)
         self.spec = environment(known)

@@ -58,6 +58,7 @@ class AgentOptions(TypedDict, total=False):
     watch: bool
     rollback: Rollback | None
     planner_sees: str | Sequence[str | int] | None
+    planner_args: Mapping[str, Any] | None
     executor_sees: str | Sequence[str | int] | None
 
 
@@ -72,6 +73,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "native": ((bool,), "True or False"),
     "watch": ((bool,), "True or False"),
     "learn": ((bool,), "True or False"),
+    "planner_args": ((Mapping, type(None)), 'a dictionary such as {"activation": "elu"}, or None'),
 }
 
 
@@ -92,13 +94,13 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigError('mode="planner" needs a planner.')
     if given["learn"] and given["distiller"] is not None:
         raise ConfigError("learn=True starts a distiller; leave it or distiller out.")
-    if given["planner_sees"] is not None and not isinstance(
-        given["planner"], str | Path | list | tuple
-    ):
-        raise ConfigError(
-            "planner_sees is for a planner that is named; load another one with "
-            "load_planner(…, sees=…)."
-        )
+    named = isinstance(given["planner"], str | Path | list | tuple)
+    for name in ("sees", "args"):
+        if given[f"planner_{name}"] is not None and not named:
+            raise ConfigError(
+                f"planner_{name} is for a planner that is named; load another one with "
+                f"load_planner(…, {name}=…)."
+            )
     if given["learn"] and given["planner"] is None:
         raise ConfigError("learn=True learns from a planner's answers: give a planner.")
 
@@ -107,8 +109,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 class Companions:
     """Planner, distiller and decision log of an agent; each may be None.
 
-    `remove` takes away what the distiller was given, after all are closed. `sees` is what a named
-    planner sees of an observation.
+    `remove` takes away what the distiller was given, after all are closed. `access` says how a
+    named planner is loaded: its view ("sees") and what its file does not tell ("args").
     What does not suit the wall clock gets a port all the same, so that the agent can be made;
     `check` raises the error.
     """
@@ -121,7 +123,7 @@ class Companions:
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
         remove: Callable[[], object] | None,
-        sees: Any,
+        access: Mapping[str, Any],
         spec: Spec,
         *,
         virtual: bool,
@@ -135,7 +137,7 @@ class Companions:
             period=period,
             workers=workers,
             spec=spec,
-            sees=sees,
+            access=access,
         )
         self.distiller = _distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
@@ -225,7 +227,7 @@ def planner_port(
     period: float = 0.0,
     workers: int = 1,
     spec: Spec | None = None,
-    sees: Any = None,
+    access: Mapping[str, Any] | None = None,
 ) -> PlannerPort | None:
     """Choose how a planner is asked.
 
@@ -244,7 +246,7 @@ def planner_port(
     if isinstance(planner, str | Path | Sequence):
         known = None if spec is None else to_json(spec)
         ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
-        given = {"ref": ref, "spec": known, "sees": sees}
+        given = {"ref": ref, "spec": known, **(access or {})}
         planner = Process("agentkd.planners.load:open_planner", given)
     if workers > 1:
         if isinstance(planner, PlannerPort):

@@ -15,7 +15,9 @@ from typing import Any, final
 import numpy as np
 
 from agentkd.deploy.bundle import Bundle, read_bundle
-from agentkd.deploy.contract import Contract
+from agentkd.deploy.contract import NAMES, Contract
+from agentkd.deploy.contracts.compare import compare
+from agentkd.deploy.contracts.told import Told
 from agentkd.errors import AgentkdError, ConfigError, LoadError, NumbersError, SpecError
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
@@ -145,13 +147,20 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 
 def check_contract(present: Contract, contract: Contract) -> None:
-    """Raise SpecError if the numbers of two executors have other names or units."""
-    for field in ("obs_names", "obs_units", "action_names", "action_units"):
+    """Raise SpecError if the numbers of two executors mean something else."""
+    for field in NAMES:
         here, there = getattr(present, field), getattr(contract, field)
         if here and there and here != there:
             raise SpecError(
                 f"The executor does not fit: its {field} are {', '.join(there)}, the "
                 f"present one's {', '.join(here)}. The present one acts on."
+            )
+    for each in compare(Told(present, None, None), Told(contract, None, None)):
+        # The clock is the agent's own.
+        if each.status == "differs" and each.name != "control rate":
+            raise SpecError(
+                f"The executor does not fit: its {each.name} is {each.there}, the present one's "
+                f"{each.here}. The present one acts on."
             )
 
 

@@ -10,6 +10,7 @@ TARGETS = {
     "architecture": "spec:ARCHITECTURE",
     "bundle": "bundle:TARGET",
     "checkpoint": "checkpoint:TARGET",
+    "contracts": "contracts:TARGET",
     "dataset": "dataset:TARGET",
     "log": "log:LOG",
     "messages": "log:MESSAGES",

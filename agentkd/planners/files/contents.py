@@ -9,7 +9,7 @@ from typing import Literal
 from agentkd.archives import NoZipError, opened_zip
 from agentkd.errors import LoadError
 from agentkd.files import loading, regular
-from agentkd.planners.files.protobuf import is_onnx
+from agentkd.protobuf import is_onnx
 
 Kind = Literal[
     "torchscript", "torch", "torch-legacy", "onnx", "hdf5", "safetensors", "flax", "pickle"

@@ -24,8 +24,8 @@ from agentkd.planners.files.choices import output_of
 from agentkd.planners.files.contents import LIMIT
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.planners.files.options import FLAG, Assumptions
-from agentkd.planners.files.protobuf import external_files
 from agentkd.planners.planner import Planner
+from agentkd.protobuf import external_files
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, Spec
 from agentkd.types import ActionDist, Floats, Gaussian, Point, State
 

@@ -97,7 +97,7 @@ def build_script(draw: Draw) -> Files:
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """The fields of a protobuf: key, wire type and bytes."""
-    from agentkd.planners.files.protobuf import fields
+    from agentkd.protobuf import fields
 
     for number, wire, inner in fields(memoryview(data)):
         yield number, wire, bytes(inner)

@@ -21,6 +21,7 @@ _INSIDE = {
 }
 """Which messages lie in which, by the number of the field."""
 _EXTERNAL_DATA = 13
+_METADATA = 14
 
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -98,4 +99,24 @@ def external_files(model: bytes) -> set[str]:
                     found.add(held.get(2, b"").decode("utf-8", "replace"))
             elif kind != "tensor" and wire == 2 and number in _INSIDE[kind]:
                 waiting.append((_INSIDE[kind][number], inner, depth + 1))
+    return found
+
+
+def metadata(model: bytes, limit: int) -> dict[str, str]:
+    """Read the texts that an ONNX model tells about itself, by key (metadata_props).
+
+    Raises:
+        LoadError: If it is damaged, or they are longer than `limit` bytes.
+    """
+    found: dict[str, str] = {}
+    size = 0
+    for number, wire, inner in fields(memoryview(model)):
+        if number != _METADATA or wire != 2:
+            continue
+        size += len(inner)
+        if size > limit:
+            raise LoadError(f"its metadata is longer than {limit:,} bytes")
+        held = {field: bytes(value) for field, _, value in fields(inner)}
+        key, value = (held.get(each, b"").decode("utf-8", "replace") for each in (1, 2))
+        found[key] = value
     return found

@@ -1,0 +1,140 @@
+"""The deploy.yaml of Unitree's rl_lab, which lies in params/ of a run.
+
+Gains are in the order of the robot's own joints, everything else in the policy's;
+`joint_ids_map` has the robot's number of each joint of the policy. Histories lie term after term,
+or tick after tick with `use_gym_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agentkd.deploy.contract import Contract, History, ObsTerm
+from agentkd.deploy.contracts.told import (
+    Told,
+    bounds,
+    need,
+    numbers,
+    pair,
+    past,
+    scales,
+    straight,
+    told,
+)
+from agentkd.errors import LoadError
+from agentkd.fields import Fields
+
+_SWITCHES = ("use_gym_history", "scale_first")
+
+
+def is_it(value: Mapping[str, Any]) -> bool:
+    """Whether this is a deploy.yaml."""
+    return {"step_dt", "joint_ids_map", "actions"} <= value.keys()
+
+
+def read(fields: Fields) -> Told:
+    """Read a deploy.yaml."""
+    observations = fields.fields("observations")
+    if observations.get("scale_first", False):
+        raise LoadError("scale_first: observations that are scaled before they are cut off")
+    names = [name for name in fields.get("observations") if name not in _SWITCHES]
+    terms = tuple(_term(name, observations.fields(name)) for name in names)
+    order: History = "time" if observations.get("use_gym_history", False) else "term"
+    kinds = list(fields.get("actions") or ())
+    if len(kinds) != 1:
+        raise LoadError(f"its actions are {kinds}; one is read")
+    action = fields.fields("actions").fields(kinds[0])
+    size = len(numbers(action, "scale"))
+    slots = fields.wholes("joint_ids_map", most=4096)
+    if action.get("joint_ids", None) is not None:
+        ids = action.wholes("joint_ids", most=4096)
+        if not all(each < len(slots) for each in ids):
+            raise LoadError(f"joint_ids are {list(ids)!r:.60}, of {len(slots)} joints")
+        slots = tuple(slots[each] for each in ids)
+    contract = Contract(
+        period=fields.number("step_dt"),
+        terms=terms,
+        history=order,
+        action_scale=numbers(action, "scale"),
+        action_offset=numbers(action, "offset"),
+        slots=slots if len(slots) == size else (),
+    )
+    ends = action.get("clip", None)
+    if isinstance(ends, list) and ends:
+        read_ends = [
+            bounds(*each) if isinstance(each, list) and len(each) == 2 else None for each in ends
+        ]
+        if None in read_ends:
+            raise LoadError(f"the clip of the action is {ends!r:.60}, not two numbers for each")
+        low, high = zip(*(each for each in read_ends if each), strict=True)
+        contract = replace(contract, target_low=low, target_high=high)
+    gains: dict[str, Any] = {}
+    for gain in ("stiffness", "damping"):
+        values = numbers(fields, gain)
+        if values and contract.slots and max(contract.slots) < len(values):
+            gains[gain] = tuple(values[each] for each in contract.slots)
+    contract = replace(contract, **gains)
+    return told(contract, contract.described, size)
+
+
+def _term(name: str, fields: Fields) -> ObsTerm:
+    scale = numbers(fields, "scale")
+    if not scale:
+        raise LoadError(f"the observation {name!r} has no scale, which tells its size")
+    length = fields.whole("history_length", 1, most=1024)
+    return ObsTerm(name, len(scale), past(length), scale, pair(fields, "clip"))
+
+
+def write(contract: Contract) -> dict[str, Any]:
+    """Write a deploy.yaml, without the ranges of commands.
+
+    Raises:
+        ConfigError: If something that it cannot do without is untold.
+    """
+    need(
+        "unitree",
+        contract,
+        terms="the observation's terms",
+        action_scale="the action's scale",
+        action_offset="the default pose",
+        stiffness="the joints' stiffness",
+        damping="the joints' damping",
+        slots="the robot's numbers of the joints",
+        period="the control period",
+    )
+    straight("unitree", contract, contract.history)
+    known = max(contract.slots) + 1
+    gains = {name: [0.0] * known for name in ("stiffness", "damping")}
+    for index, slot in enumerate(contract.slots):
+        for name, values in gains.items():
+            values[slot] = getattr(contract, name)[index]
+    ends = [list(each) for each in zip(contract.target_low, contract.target_high, strict=True)]
+    observations: dict[str, Any] = {}
+    if contract.history == "time":
+        observations["use_gym_history"] = True
+    for term in contract.terms:
+        observations[term.name] = {
+            "params": {},
+            "clip": None if term.clip is None else list(term.clip),
+            "scale": scales(term),
+            "history_length": len(term.history),
+        }
+    return {
+        "joint_ids_map": list(contract.slots),
+        "step_dt": contract.period,
+        **gains,
+        "default_joint_pos": list(contract.action_offset),
+        "commands": {},
+        "actions": {
+            "JointPositionAction": {
+                "clip": ends or None,
+                "joint_names": list(contract.action_names) or [".*"],
+                "scale": list(contract.action_scale),
+                "offset": list(contract.action_offset),
+                "joint_ids": None,
+            }
+        },
+        "observations": observations,
+    }

@@ -10,6 +10,7 @@ Two minutes on one core.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ _PLAYERS, _FIRST = 32, 1_000_000
 _ASTRAY, _LONGEST = 0.2, 8
 """How often a player begins to go astray, and for how many ticks at most."""
 _DRAWS = 2
-_PARTS = 100
+_PARTS, _TICKS = 100, 100
 
 
 class Players:
@@ -50,15 +51,14 @@ class Players:
         self._planner = Thinker()
 
     def take(self, ticks: int) -> tuple[np.ndarray, ...]:
-        """Return observations, goals, logits and starts of so many ticks, player by player."""
+        """Return observations, goals, logits and starts, each (players, ticks, …)."""
         rows = []
         for _ in range(ticks):
             answer = self._planner(self._obs)
             logits = answer.rows.logits
             rows.append((self._obs.copy(), answer.goal, logits, self._starts.copy()))
             self._step(logits.argmax(axis=1))
-        columns = (np.stack(each, axis=1) for each in zip(*rows, strict=True))
-        return tuple(each.reshape(-1, *each.shape[2:]) for each in columns)
+        return tuple(np.stack(each, axis=1) for each in zip(*rows, strict=True))
 
     def _step(self, actions: np.ndarray) -> None:
         begin = (self._astray == 0) & (self._random.random(_PLAYERS) < _ASTRAY)
@@ -72,9 +72,23 @@ class Players:
             self._obs[index] = env.reset()[0] if over or cut else obs
 
 
-def train(architecture: str, *, labels: int, steps: int, seed: int) -> Executor:
-    """Make an executor that follows the planner's goals."""
-    obs, goals, logits, starts = Players(seed).take(labels // _PLAYERS)
+def train(
+    architecture: str,
+    *,
+    labels: int,
+    steps: int,
+    seed: int,
+    told: Callable[[float, str], object] = lambda *_: None,
+) -> Executor:
+    """Make an executor that follows the planner's goals; `told` is how far it is, 0 to 1."""
+    players, ticks = Players(seed), labels // _PLAYERS
+    parts = []
+    for begin in range(0, ticks, _TICKS):
+        told(0.6 * begin / ticks, "asking the planner")
+        parts.append(players.take(min(_TICKS, ticks - begin)))
+    # Each player's ticks one after another.
+    columns = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    obs, goals, logits, starts = (each.reshape(-1, *each.shape[2:]) for each in columns)
     inputs, answers = aged_labels(
         obs, goals, Categorical(logits), Thinker.goals, starts=starts, draws=_DRAWS, seed=seed
     )
@@ -82,6 +96,7 @@ def train(architecture: str, *, labels: int, steps: int, seed: int) -> Executor:
     distiller = Distiller(initial(architecture, spec, seed=seed), DistillerOptions(seed=seed))
     distiller.add(inputs, answers)
     for part in range(_PARTS):
+        told(0.6 + 0.4 * part / _PARTS, "learning from its answers")
         distiller.schedule(part / _PARTS)
         for _ in range(steps // _PARTS):
             distiller.step()

@@ -37,6 +37,7 @@ BENCHMARKS = {
     ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
+    "falls": ("how often a robot falls while learnt executors are swapped in", "--planners DIR"),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
     "speed": (

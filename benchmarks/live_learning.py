@@ -28,9 +28,9 @@ from agentkd.spec_json import to_json
 from benchmarks.planners import Case, executor_file
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 
-_LATENCY = 2
+LATENCY = 2
 """Ticks by which the planner's labels are late under the virtual clock."""
-_SWAP_EVERY = 25
+SWAP_EVERY = 25
 """Ticks between two candidates under the virtual clock: half a second at 50 Hz."""
 
 
@@ -66,38 +66,17 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Place):
-    """Measure whether live learning harms a good executor.
-
-    DIR holds saved planners in folders such as `sac-HalfCheetah-v5`.
-
-    Example: python -m benchmarks live_learning --planners DIR
-    """
+class Taught(Place):
+    """Robots whose executors are distilled first and then learn live."""
 
     planners: Path
     """The folder with saved planners."""
-    robots: tuple[str, ...] = ("cheetah", "swimmer", "lander")
-    """Which robots: cheetah, swimmer, lander, cheetah-ppo, cheetah-tqc."""
-    arms: tuple[str, ...] = ("plain", "gate")
-    """Which arms: plain (no gate, no kept labels, a high learning rate), kept (no gate) and
-    gate."""
-    runs: int = 20
-    """Runs of each robot and arm."""
     seed: int = 0
     """The first run's seed; the others follow."""
     ticks: int = 15_000
     """Ticks of a run."""
-    settle: int = 3_000
-    """Ticks at the start that do not count."""
     window: int = 150
     """Ticks of a window."""
-    clock: Literal["virtual", "wall"] = "virtual"
-    """Whether ticks take time. On the wall clock planner and distiller have processes of their
-    own."""
-    hz: float = 50.0
-    """Ticks per second on the wall clock."""
-    steps: int = 4
-    """Gradient steps per tick under the virtual clock."""
     batch: int = 64
     """Labels in a gradient step."""
     distil_labels: int = 200_000
@@ -108,7 +87,34 @@ class Options(Place):
     """Where executors and the report go."""
 
 
-def case_of(name: str, options: Options) -> Case:
+@dataclass(frozen=True, kw_only=True)
+class Options(Taught):
+    """Measure whether live learning harms a good executor.
+
+    DIR holds saved planners in folders such as `sac-HalfCheetah-v5`.
+
+    Example: python -m benchmarks live_learning --planners DIR
+    """
+
+    robots: tuple[str, ...] = ("cheetah", "swimmer", "lander")
+    """Which robots: cheetah, swimmer, lander, cheetah-ppo, cheetah-tqc."""
+    arms: tuple[str, ...] = ("plain", "gate")
+    """Which arms: plain (no gate, no kept labels, a high learning rate), kept (no gate) and
+    gate."""
+    runs: int = 20
+    """Runs of each robot and arm."""
+    settle: int = 3_000
+    """Ticks at the start that do not count."""
+    clock: Literal["virtual", "wall"] = "virtual"
+    """Whether ticks take time. On the wall clock planner and distiller have processes of their
+    own."""
+    hz: float = 50.0
+    """Ticks per second on the wall clock."""
+    steps: int = 4
+    """Gradient steps per tick under the virtual clock."""
+
+
+def case_of(name: str, options: Taught) -> Case:
     """Return a robot with its planner."""
     robot = ROBOTS[name]
     own = Path(__file__).parents[1] / robot.planner
@@ -116,7 +122,7 @@ def case_of(name: str, options: Options) -> Case:
     return Case(name, robot.env, str(planner))
 
 
-def executor_of(name: str, options: Options) -> Path:
+def executor_of(name: str, options: Taught) -> Path:
     """Distil a robot's executor if it is not there, and return its file."""
     assert options.out is not None
     budget = Budget(labels=options.distil_labels)
@@ -158,9 +164,9 @@ def live(name: str, arm: str, seed: int, options: Options) -> dict[str, Any]:
             distiller: Any = ProcessDistiller(Process("agentkd.distillation.service:build", how))
         else:
             policy = load_planner(reference, spec).policy
-            planner = InlinePlanner(policy, latency_ticks=_LATENCY)
+            planner = InlinePlanner(policy, latency_ticks=LATENCY)
             distiller = InlineDistiller(
-                build(**how), steps_per_tick=options.steps, swap_every=_SWAP_EVERY
+                build(**how), steps_per_tick=options.steps, swap_every=SWAP_EVERY
             )
         ports = {"planner": planner, "distiller": distiller, "mode": "executor"}
     began = time.monotonic()

@@ -87,6 +87,9 @@ def test_each_benchmark_explains_each_option(name: str, capsys: pytest.CaptureFi
         (["faults", "--seconds", "0"], "--seconds"),
         (["live_learning", "--planners", ".", "--robots", "landr"], "'lander'"),
         (["live_learning", "--planners", ".", "--settle", "99999"], "settle=99999"),
+        (["falls", "--planners", ".", "--robot", "swimer"], "'swimmer'"),
+        (["falls", "--planners", ".", "--robot", "lander"], "lander"),
+        (["falls", "--planners", ".", "--repeats", "0"], "repeats=0"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_measured(

@@ -238,6 +238,31 @@ def test_what_knows_nothing_has_nothing_to_lose() -> None:
     assert feed(distiller, 1) == 0
 
 
+def test_a_robot_at_rest_teaches_nothing_without_kept_labels() -> None:
+    """What was learnt in one state would cost what the executor does in others.
+
+    With kept labels the gate sees that cost. When the robot moves again, it learns again.
+    """
+    poor = learnt("squashed", 20)
+    obs = states(400, seed=3)
+    kept = Labels(obs, rule("squashed")(obs))
+    fast = DistillerOptions(batch=64, learning_rate=5e-3)
+    place = np.full((32, 3), 0.7, np.float32)
+    passed = {}
+    for name, labels in (("none", None), ("kept", kept)):
+        distiller = LiveDistiller(poor, fast, kept=labels)
+        passed[name] = 0
+        for _ in range(60):
+            distiller.add(place, rule("squashed")(place))
+            distiller.step()
+            passed[name] += distiller.snapshot() is not None
+        if labels is None:
+            assert distiller.refused()["still"] > 40
+            assert feed(distiller, 200) > 0
+    assert passed["none"] == 0
+    assert passed["kept"] > 0
+
+
 def test_kept_labels_stay_in_the_mix() -> None:
     """While live labels come from one place only, the other one is not forgotten."""
     kind: Kind = "squashed"
@@ -347,8 +372,8 @@ def test_live_learning_does_not_harm_a_good_executor() -> None:
 
 def test_a_poor_executor_gets_better_while_it_acts() -> None:
     """In a closed loop, from an executor that hardly steers, returns rise."""
-    executor, _ = steering(1)
-    distiller = LiveDistiller(executor, DistillerOptions(batch=64, learning_rate=5e-3))
+    executor, kept = steering(1)
+    distiller = LiveDistiller(executor, DistillerOptions(batch=64, learning_rate=5e-3), kept=kept)
     port = InlineDistiller(distiller, swap_every=25)
     with Agent(
         executor, planner=steer, planner_latency=1, distiller=port, mode="executor"

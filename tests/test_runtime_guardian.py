@@ -89,8 +89,8 @@ def test_children_of_a_planner_end_with_a_killed_parent(tmp_path: Path, way: str
     """When the agent's process is killed, planner and children end, even in a hang."""
     record = tmp_path / "pid"
     script = f"""
+import time
 from tests.runtime_children import constant
-from tests.waiting import wait_for
 from agentkd.runtime import Agent, ProcessPlanner, Process
 arguments = {{"record": {str(record)!r}, "way": {way!r}}}
 port = ProcessPlanner(Process("{HERE}:with_children", arguments))
@@ -112,6 +112,36 @@ with Agent(constant(0), planner=port) as agent:
         assert alive(child)
         parent.kill()
     wait_for(lambda: not alive(worker) and not alive(child))
+
+
+FORKED = f"""
+import os, sys
+from tests.runtime_children import constant
+from agentkd.runtime import Agent, Process
+made = []
+with Agent(constant(0), planner=Process("{HERE}:Echo"), learn=True) as agent:
+    agent.await_ready()
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    os.waitpid(child, 0)
+    distiller = agent._wanted[3]
+    print(os.path.isfile(distiller.arguments["executor"]))
+    agent.supervise()
+    found = agent.metrics()
+    print(found["planner_restarts_total"]["died"] + found["distiller_restarts_total"]["died"])
+    print(found["planner_state"], found["distiller_state"])
+print(os.path.exists(os.path.dirname(distiller.arguments["executor"])))
+"""
+
+
+def test_a_forked_child_that_exits_ends_nothing() -> None:
+    """Neither planner nor distiller, nor the folder that the distiller is started from again."""
+    root = Path(__file__).parent.parent
+    said = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, cwd=root, text=True, check=True
+    )
+    assert said.stdout.split() == ["True", "0", "ready", "ready", "False"]
 
 
 def test_worker_ends_with_its_guardian(tmp_path: Path) -> None:

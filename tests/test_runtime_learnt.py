@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agentkd import dists
+from agentkd.deploy.bundle import load, read_bundle, write_bundle
 from agentkd.errors import BundleError
+from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.runtime import Agent, swaps
 from agentkd.runtime.distiller import DistillerCounts, DistillerPort
 from agentkd.runtime.workers.channels import LabelRing
-from agentkd.types import Floats
-from tests.runtime_children import constant
+from agentkd.types import Floats, Labels
+from tests.runtime_children import BOX, constant, one_hot
 from tests.test_runtime_swaps import see, start
 from tests.waiting import ENOUGH
 
@@ -163,3 +168,47 @@ def test_weights_are_not_taken_while_another_swap_tells_the_distiller() -> None:
         thread.join()
     assert agent.act(see(0)) == 2
     agent.close()
+
+
+def test_an_executor_in_memory_brings_the_labels_of_its_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Loaded or read, it is learnt from with them; a warning says where there are none."""
+    obs = np.arange(30, dtype=np.float32).reshape(10, 3)
+    write_bundle(tmp_path / "kept.akd", constant(0), labels=Labels(obs, one_hot(range(10))))
+    read = read_bundle(tmp_path / "kept.akd").executor
+    for executor in (read, load(tmp_path / "kept.akd")):
+        owner = Agent(executor)
+        distiller, _ = swaps.distiller_for(executor, executor, owner)
+        found = read_bundle(distiller.arguments["executor"]).labels
+        assert found is not None
+        assert np.array_equal(found.obs, obs)
+    assert not caplog.records
+    swaps.distiller_for(constant(0), constant(0), owner)
+    assert "no kept labels" in caplog.text
+
+
+def test_each_action_is_that_of_the_executor_named_while_others_are_swapped_in() -> None:
+    """Swaps from another thread never mix the numbers of two executors."""
+    known = [replace(initial("mlp:8", BOX, seed=seed), version=seed) for seed in range(6)]
+    agent, ended = Agent(known[0]), threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            for each in known:
+                agent.swap(each)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    random = np.random.default_rng(0)
+    versions: set[int] = set()
+    try:
+        while len(versions) < len(known):
+            obs = random.standard_normal(3).astype(np.float32)
+            found = agent.decide(obs)
+            versions.add(found.version)
+            wanted = dists.mode(known[found.version](obs[None]), BOX.action)[0]
+            assert np.allclose(found.action, wanted, atol=1e-5)
+    finally:
+        ended.set()
+        thread.join()

@@ -134,22 +134,27 @@ def test_an_executor_is_swapped_in_from_its_file(tmp_path: Path) -> None:
     assert agent.metrics()["swaps_refused_total"] == {"file": 2}
 
 
-def test_names_and_units_have_to_be_the_same_as_far_as_files_tell(tmp_path: Path) -> None:
-    """The same numbers in another order, or in other units, are another robot's."""
+def test_names_units_and_periods_have_to_be_the_same_as_far_as_files_tell(tmp_path: Path) -> None:
+    """The same numbers in another order, in other units or at another rate are another robot's."""
     names, units = ("x", "v", "lean"), ("m", "m/s", "rad")
-    told = Contract(obs_names=names, obs_units=units)
+    told = Contract(obs_names=names, obs_units=units, period=0.02)
     others = {
         "order": replace(told, obs_names=("v", "x", "lean")),
         "unit": replace(told, obs_units=("m", "m/s", "deg")),
+        "period": replace(told, period=0.05),
         "untold": Contract(),
-        "same": replace(told, period=0.5),
+        "same": replace(told, period=0.0201),
     }
     write_bundle(tmp_path / "first.akd", constant(0), contract=told)
     for name, contract in others.items():
         write_bundle(tmp_path / f"{name}.akd", constant(1), contract=contract)
     agent = Agent(tmp_path / "first.akd")
-    for name in ("order", "unit"):
-        with pytest.raises(SpecError, match="does not fit: its obs_"):
+    for name, words in (
+        ("order", "its obs_names"),
+        ("unit", "its obs_units"),
+        ("period", "0.05 s"),
+    ):
+        with pytest.raises(SpecError, match=f"does not fit: .*{words}"):
             agent.swap(tmp_path / f"{name}.akd")
     assert agent.act(see(0)) == 0
     for name in ("untold", "same"):

@@ -228,8 +228,7 @@ def load(path: str | Path, *, native: bool = True) -> Executor:
         BundleError: As `read_bundle`.
     """
     bundle = read_bundle(path)
-    about = About(bundle.provenance, bundle.contract, bundle.labels, bundle)
-    executor = replace(bundle.executor, about=about)
+    executor = replace(bundle.executor, about=replace(bundle.executor.about, bundle=bundle))
     return executor.compile() if native else executor
 
 
@@ -285,6 +284,9 @@ def from_bytes(data: bytes) -> Bundle:
         with _because("tensors"):
             about = manifest.get(kept.ENTRY)
             labels = kept.read(about, held.get(kept.ENTRY, {}), executor.spec)
+    # What it learns live is measured on its labels, however it came to an agent.
+    told = About(manifest.get("provenance", {}), contract, labels)
+    executor = replace(executor, about=told)
     return Bundle(executor, manifest, _sha(data), golden, contract, labels)
 
 

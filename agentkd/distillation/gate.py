@@ -3,7 +3,8 @@
 Some of the incoming labels are held out and never learnt from. A candidate passes if it is
 measurably closer to the planner on the recent ones of them, and, within a margin, no farther from
 it on the kept labels than the executor that acts and the one that learning began with. Both
-executors are compared label by label.
+executors are compared label by label. Where there are no kept labels, nothing passes while the
+robot hardly moves: one state proves nothing about the others.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from agentkd.distillation.matching import Matching
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.types import AnyDist, Floats, Kind, Labels
+from agentkd.views import pick
 
-Reason = Literal["few", "unproven", "recent", "kept"]
+Reason = Literal["few", "unproven", "recent", "kept", "still"]
 """Why a candidate is refused: too few labels are held out yet; it is not measurably better on
-recent labels; it is worse on recent labels; it is worse on kept labels."""
+recent labels; it is worse on recent labels; it is worse on kept labels; there are none of these
+and the observations hardly vary."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
+_STILL = 1e-3
+"""Observations hardly vary if the variance of their numbers, in the mean, is below this share of
+that which the executor's normaliser was made from."""
 _EARLY = 4
 """In the beginning one run in so many is held out."""
 
@@ -101,6 +107,7 @@ class Gate:
         self._ground = self._began = executor
         self._seen = 0
         self._recent: Matching | None = None
+        self._newest: Floats | None = None
         self._kept = kept
         self._old = self._divergence(dists.kind_of(kept.dist)) if kept else None
 
@@ -123,6 +130,8 @@ class Gate:
         if self._recent is None:
             self._recent = self._divergence(dists.kind_of(dist))
         self._held.add(obs, dist)
+        newest = obs if self._newest is None else np.concatenate([self._newest, obs])
+        self._newest = newest[-self.options.block * self.options.least :]
 
     def judge(self, candidate: Executor, acting: Executor) -> Reason | None:
         """Return why a candidate may not replace what acts; None if it may."""
@@ -131,6 +140,8 @@ class Gate:
         if self._recent is None or runs < self.options.least:
             return "few"
         obs, packed = self._held.all()
+        if self._kept is None and self._rests():
+            return "still"
         new, old = _apart(self._recent, (candidate, acting), obs, packed)
         worse = (new - old)[: runs * block].reshape(runs, block).mean(1)
         mean, error = self._mean(worse)
@@ -139,6 +150,14 @@ class Gate:
         if self._forgets(candidate, acting):
             return "kept"
         return "unproven" if mean + error >= 0 else None
+
+    def _rests(self) -> bool:
+        """Return whether the newest observations hardly vary beside those that are known."""
+        began = self._began
+        if self._newest is None or not (began.mean.any() or (began.scale != 1).any()):
+            return False  # without a normaliser nothing is known of those
+        seen = (pick(began.spec.obs, self._newest) - began.mean) * began.scale
+        return float(seen.var(axis=0).mean()) < _STILL
 
     def _forgets(self, candidate: Executor, acting: Executor) -> bool:
         if self._kept is None or self._old is None:

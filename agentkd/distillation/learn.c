@@ -24,6 +24,8 @@
 #endif
 #define VECTORS (AKD_BLOCK / LANES)
 typedef float lanes __attribute__((vector_size(4 * LANES)));
+/* Labels between one that is used and the one that is asked for from memory. */
+#define AHEAD 16
 /* Rows that go through together, and the rows that buffers are rounded up to. The caller,
  * who lays out the buffers, gives both. */
 #if PIECE % TILE || MOST_TILE % TILE || AKD_BLOCK != 16
@@ -272,33 +274,45 @@ static float choices(const struct part *part, const struct term *term, const flo
     return value;
 }
 
-/* Squared errors of an action in a box: `agentkd.distillation.terms.answers` has the formula. */
-static float box(const struct part *part, int32_t n, const float *mine, const float *said,
-                 float factor, float *delta)
+/* A label of the batch: its observation, and `split` floats later its answer. */
+static const float *label(const struct part *part, int32_t n)
 {
-    float value = 0.0f;
-    for (int32_t i = 0; i < n; i++) {
-        const float half = part->half[i], middle = part->middle[i];
-        float target, own, gain;
-        if (part->squashed_planner)
-            target = quick_tanh(said[i]);
-        else
-            target = (akd_bound(said[i], part->box_low[i], part->box_high[i]) - middle) / half;
-        if (part->squashed) {
-            own = quick_tanh(mine[i]);
-            gain = 1.0f - own * own;
-        } else {
-            own = (mine[i] - middle) / half;
-            gain = 1.0f / half;
+    return part->rows + part->places[n] * part->width;
+}
+
+/* Squared errors of actions in a box, for the outputs of labels from `first` on, and their
+ * gradient in `net->delta`: `agentkd.distillation.terms.answers` has the formula. */
+static float boxes(const struct net *net, const struct part *part, int32_t first, int32_t rows,
+                   int64_t stride, float factor)
+{
+    float *const answers = net->outputs, *const targets = net->spare, value = 0.0f;
+    memset(targets, 0, (size_t)(rows * stride) * sizeof *targets);
+    for (int32_t n = 0; n < rows; n++)
+        memcpy(targets + n * stride, label(part, first + n) + part->split,
+               (size_t)net->out * sizeof *targets);
+    if (part->squashed_planner)
+        activate(AKD_TANH, targets, targets, rows * stride);
+    if (part->squashed)
+        activate(AKD_TANH, answers, answers, rows * stride);
+    for (int32_t n = 0; n < rows; n++)
+        for (int32_t i = 0; i < net->out; i++) {
+            const float half = part->half[i], middle = part->middle[i];
+            float target = targets[n * stride + i], own = answers[n * stride + i];
+            float gain = 1.0f - own * own;
+            if (!part->squashed_planner)
+                target = (akd_bound(target, part->box_low[i], part->box_high[i]) - middle) / half;
+            if (!part->squashed) {
+                own = (own - middle) / half;
+                gain = 1.0f / half;
+            }
+            float error = own - target;
+            /* Both want more than the box allows: the clip makes them equal. */
+            if (!part->squashed && ((target >= part->high[i] && error > 0.0f) ||
+                                    (target <= part->low[i] && error < 0.0f)))
+                error = 0.0f;
+            value += error * error;
+            net->delta[n * stride + i] = factor * gain * 2.0f * error;
         }
-        float error = own - target;
-        /* Both want more than the box allows: the clip makes them equal. */
-        if (!part->squashed && ((target >= part->high[i] && error > 0.0f) ||
-                                (target <= part->low[i] && error < 0.0f)))
-            error = 0.0f;
-        value += error * error;
-        delta[i] += factor * gain * 2.0f * error;
-    }
     return value;
 }
 
@@ -354,37 +368,47 @@ static void backward(const struct net *net, int32_t rows)
     }
 }
 
+/* Take the observations of labels from `first` on, normalised, as the first layer's input. */
+static void take(const struct net *net, const struct part *part, int32_t first, int32_t rows)
+{
+    const struct dense *d = net->dense;
+    for (int32_t n = 0; n < rows; n++) {
+        /* Labels lie anywhere in memory: ask for one some rows before it is needed. */
+        if (first + n + AHEAD < part->count)
+            for (int64_t at = 0; at < part->width; at += AKD_BLOCK)
+                __builtin_prefetch(label(part, first + n + AHEAD) + at);
+        const float *obs = label(part, first + n);
+        float *x = d->input + (int64_t)n * d->in_stride;
+        for (int32_t i = 0; i < d->in; i++)
+            x[i] = akd_bound((obs[i] - net->mean[i]) * net->scale[i], -net->clip, net->clip);
+    }
+}
+
 /* Add a part's gradient; returns the mean of what is minimised on it. */
 static double learn(const struct net *net, const struct part *part)
 {
-    const struct dense *d = net->dense;
     const int32_t stride = net->dense[net->layers - 1].out_stride;
     const float factor = part->weight / (float)part->count;
     double sum = 0.0;
     for (int32_t first = 0; first < part->count; first += PIECE) {
         const int32_t left = part->count - first, rows = left < PIECE ? left : PIECE;
-        for (int32_t n = 0; n < rows; n++) {
-            const float *obs = part->rows + part->places[first + n] * part->width;
-            float *x = d->input + (int64_t)n * d->in_stride;
-            for (int32_t i = 0; i < d->in; i++)
-                x[i] = akd_bound((obs[i] - net->mean[i]) * net->scale[i], -net->clip, net->clip);
-        }
+        take(net, part, first, rows);
         forward(net, rows);
         memset(net->delta, 0, (size_t)rows * (size_t)stride * sizeof *net->delta);
-        for (int32_t n = 0; n < rows; n++) {
-            const float *said =
-                part->rows + part->places[first + n] * part->width + part->split;
+        if (!part->blocks) {
+            float weight = 0.0f;
+            for (int32_t t = 0; t < part->terms; t++)
+                weight += part->term[t].weight;
+            sum += (double)(weight * boxes(net, part, first, rows, stride, factor * weight));
+        }
+        for (int32_t n = 0; n < rows && part->blocks; n++) {
             const float *mine = net->outputs + (int64_t)n * stride;
-            float *delta = net->delta + (int64_t)n * stride;
             for (int32_t t = 0; t < part->terms; t++) {
-                const struct term *term = &part->term[t];
-                const float each = factor * term->weight;
-                float value;
-                if (part->blocks)
-                    value = choices(part, term, mine, said, each, delta, net->spare);
-                else
-                    value = box(part, net->out, mine, said, each, delta);
-                sum += (double)(value * term->weight);
+                const float weight = part->term[t].weight;
+                sum += (double)(weight * choices(part, &part->term[t], mine,
+                                                 label(part, first + n) + part->split,
+                                                 factor * weight,
+                                                 net->delta + (int64_t)n * stride, net->spare));
             }
         }
         backward(net, rows);
@@ -392,10 +416,24 @@ static double learn(const struct net *net, const struct part *part)
     return sum / part->count;
 }
 
+/* The sum of squares. */
+static double squared(const float *x, int64_t n)
+{
+    double sum[AKD_BLOCK] = {0.0}, all = 0.0;
+    int64_t i = 0;
+    for (; i + AKD_BLOCK <= n; i += AKD_BLOCK)
+        for (int32_t k = 0; k < AKD_BLOCK; k++)
+            sum[k] += (double)x[i + k] * (double)x[i + k];
+    for (; i < n; i++)
+        all += (double)x[i] * (double)x[i];
+    for (int32_t k = 0; k < AKD_BLOCK; k++)
+        all += sum[k];
+    return all;
+}
+
 /* Make the gradient one vector, clip it by its norm, and let Adam move the weights. */
 static int32_t move(const struct net *net, float rate, float most, float share, int64_t step)
 {
-    double square[4] = {0.0, 0.0, 0.0, 0.0};
     for (int32_t l = 0; l < net->layers; l++) {
         const struct dense *d = &net->dense[l];
         float *g = net->gradient + d->at;
@@ -404,9 +442,7 @@ static int32_t move(const struct net *net, float rate, float most, float share, 
                    (size_t)d->in * sizeof *g);
         memcpy(g, d->bias_gradient, (size_t)d->out * sizeof *g);
     }
-    for (int64_t i = 0; i < net->numbers; i++)
-        square[i & 3] += (double)net->gradient[i] * (double)net->gradient[i];
-    const float norm = (float)sqrt(square[0] + square[1] + square[2] + square[3]);
+    const float norm = (float)sqrt(squared(net->gradient, net->numbers));
     if (!akd_finite(&norm, 1))
         return 0;
     const float cut = most / (norm + 1e-6f), kept = cut < 1.0f ? cut : 1.0f;

@@ -21,6 +21,7 @@ _MEASURED = 4
 """One kept label in so many is for the gate and never learnt from."""
 _COMPARED = 1024
 """Kept labels that the gate compares on, at most."""
+_HARMFUL = ("recent", "kept", "still")
 _PATIENCE = 5
 """Harmful candidates in a row after which learning returns to the last good weights."""
 
@@ -126,7 +127,7 @@ class LiveDistiller:
             self._acting, self._harmful = candidate, 0
             return candidate.vector()
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._harmful = self._harmful + 1 if reason in ("recent", "kept") else 0
+        self._harmful = self._harmful + 1 if reason in _HARMFUL else 0
         if self._harmful >= _PATIENCE and self._acting is not None:
             self._go_back(self._acting.vector())
         return None

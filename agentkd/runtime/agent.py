@@ -242,8 +242,8 @@ class Agent(Block):
 
         Raises:
             SpecError: If its observation, action or memory differ from those of the present one; if
-                both come from files that tell other names or units; or if a planner that rolls
-                forward holds an executor of another architecture.
+                both come from files that tell other names, units or periods; or if a planner that
+                rolls forward holds an executor of another architecture.
             NumbersError: If it gives NaN or infinity.
             BundleError: If the file cannot be read.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from abc import ABC, abstractmethod
 from typing import Self
@@ -19,6 +20,7 @@ class Block(ABC):
 
     def __init__(self) -> None:
         self._started = self._open = False
+        self._process = os.getpid()
         self._stop = threading.Event()
         self._gate = threading.Lock()
         # The thread that supervises, and what ends it.
@@ -56,7 +58,7 @@ class Block(ABC):
         """
         if self._stop.is_set() or self._started:
             raise ConfigError("An agent runs once. Make a new one.")
-        self._started = True
+        self._started, self._process = True, os.getpid()
         try:
             if not self._begin():
                 return
@@ -83,8 +85,11 @@ class Block(ABC):
     def close(self) -> None:
         """End planner and distiller; the last weights are swapped in first.
 
-        In a signal's handler that interrupts supervision, this happens right after it.
+        In a signal's handler that interrupts supervision, this happens right after it. A process
+        that was forked from the one that started it closes nothing.
         """
+        if os.getpid() != self._process:
+            return
         with self._gate:
             if self._stop.is_set():
                 return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import shutil
 import tempfile
 import threading
@@ -47,6 +49,8 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (AgentkdError, "other"),
 )
 """Why a swap is refused, by the error."""
+_SAME_PERIOD = 0.01
+"""How far two periods may be apart, as a share: measured ones differ a little."""
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 
@@ -128,12 +132,23 @@ def distiller_for(
         )
     if isinstance(given, str) and not _is_path(given):
         return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+    if executor.about.labels is None:
+        log.warning(
+            "The executor has no kept labels, so the gate cannot tell what live learning costs it "
+            "elsewhere. Record some (agentkd record) and give them as data: docs/guides/live.md."
+        )
     if not isinstance(given, Executor):
         return Process(_BUILD, {"executor": str(Path(given).absolute())}), None
     folder = Path(tempfile.mkdtemp(prefix="agentkd-"))
-    remove = weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    remove = weakref.finalize(owner, _remove, folder, os.getpid())
     executor.save(folder / "executor.akd")
     return Process(_BUILD, {"executor": str(folder / "executor.akd")}), remove
+
+
+def _remove(folder: Path, process: int) -> None:
+    """Remove a folder; leave it to the process that made it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_fit(present: Executor, executor: Executor) -> None:
@@ -147,7 +162,7 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 
 def check_contract(present: Contract, contract: Contract) -> None:
-    """Raise SpecError if the numbers of two executors mean something else."""
+    """Raise SpecError if two executors differ in meaning, or in the time between decisions."""
     for field in NAMES:
         here, there = getattr(present, field), getattr(contract, field)
         if here and there and here != there:
@@ -156,12 +171,18 @@ def check_contract(present: Contract, contract: Contract) -> None:
                 f"present one's {', '.join(here)}. The present one acts on."
             )
     for each in compare(Told(present, None, None), Told(contract, None, None)):
-        # The clock is the agent's own.
+        # The rate is compared below, in seconds.
         if each.status == "differs" and each.name != "control rate":
             raise SpecError(
                 f"The executor does not fit: its {each.name} is {each.there}, the present one's "
                 f"{each.here}. The present one acts on."
             )
+    ours, theirs = present.period, contract.period
+    if ours and theirs and not math.isclose(ours, theirs, rel_tol=_SAME_PERIOD):
+        raise SpecError(
+            f"The executor does not fit: it was made to decide every {theirs:g} s, the present one "
+            f"every {ours:g} s. The present one acts on."
+        )
 
 
 def _difference(present: Executor, other: Executor) -> str:

@@ -20,7 +20,7 @@ from policies.maze.train import train
 OUT = Path("runs/demo")
 ENV, PLANNER = "envs.maze:agentkd/Maze-v0", "policies.maze:planner"
 HZ, LATENCY, EPISODES = 20, "10", 30
-HOW = {"labels": 120_000, "steps": 15_000, "seed": 1}
+HOW = {"labels": 160_000, "steps": 20_000, "seed": 0}
 INTRODUCTION = f"""\
 A maze with carts in it. The planner knows the way, but answers {LATENCY} ticks late at {HZ} Hz.
 1. learning   an executor that begins with nothing learns from {HOW["labels"]:,} of the planner's
@@ -46,8 +46,8 @@ def main() -> int:
     executor = train("mlp:128,128", **HOW, told=told)
     took = time.monotonic() - began
     sys.stdout.write(f"\r learning  {executor.parameters:,} parameters in {took:.0f} s\n\n")
-    OUT.mkdir(parents=True, exist_ok=True)
-    file = OUT / "learnt.akd"
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    file = OUT.with_name("demo-learnt.akd")
     write_bundle(file, executor, {"env": ENV, "planner": PLANNER, **HOW})
     return run(
         Options(

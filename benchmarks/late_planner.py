@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +14,16 @@ from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.run_options import StrategyChoice
 from agentkd.deploy.bundle import read_bundle
-from agentkd.environments import look_at
+from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import Interrupt, Lived, Setting, live
-from agentkd.planners import load_planner
 from agentkd.report.model import Plot, Section, Series
 from agentkd.runtime.arbiter import Mode
 from agentkd.runtime.connect import AnyPlanner
 from agentkd.runtime.loop import SOURCES
+from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
 from benchmarks.runner import (
@@ -141,13 +140,13 @@ def works(options: Options) -> Iterator[Work]:
     options.strategies.make_routers()
     for index, env in enumerate(options.env):
         file = options.executor[index if len(options.executor) > 1 else 0]
-        executor, planner = _subject(env, Path(file), options)
+        executor, planner, strategies = _subject(env, file, options)
         for latency in latencies:
             for arm in (*ARMS, *(_ABLATIONS if options.ablate else ())):
                 yield Work(
                     f"{env}, latency {_said(latency)}: {arm.name}",
                     {"env": env, "latency": latency, "arm": arm.name},
-                    partial(lived, arm, env, latency, executor, planner, options),
+                    partial(lived, arm, env, latency, executor, planner, strategies, options),
                 )
 
 
@@ -164,17 +163,15 @@ def _said(latency: int | None) -> str:
     return "real" if latency is None else f"{latency}"
 
 
-def _subject(env: str, file: Path, options: Options) -> tuple[Executor, AnyPlanner]:
+def _subject(env: str, file: str, options: Options) -> tuple[Executor, AnyPlanner, StrategyOptions]:
     """Read the executor, and make the planner: on the wall clock in a process."""
-    spec, _ = look_at(env)
-    executor = read_bundle(file).executor
-    if executor.spec.obs.size != spec.obs.size or executor.spec.action != spec.action:
-        raise ConfigError(f"{file} is for {executor.spec}, {env} is {spec}.")
-    known = load_planner(options.planner, spec)
+    task = open_task(env, options.planner)
+    executor = task.executor(read_bundle(file).executor, name=file, goals=task.goals)
+    strategies = options.strategies.make_options(task.goals)
     if options.clock == "virtual":
-        return executor, known.policy
-    arguments = {"ref": options.planner, "spec": to_json(spec)}
-    return executor, Process("agentkd.planners.load:build", arguments)
+        return executor, task.planner.policy, strategies
+    arguments = {"ref": options.planner, "spec": to_json(task.spec)}
+    return executor, Process("agentkd.planners.load:build", arguments), strategies
 
 
 def lived(
@@ -183,6 +180,7 @@ def lived(
     latency: int | None,
     executor: Executor,
     planner: AnyPlanner,
+    strategies: StrategyOptions,
     options: Options,
 ) -> dict[str, Any]:
     """Let an arm live.
@@ -190,7 +188,6 @@ def lived(
     Raises:
         KeyboardInterrupt: After Ctrl-C.
     """
-    strategies = options.strategies.make_options()
     if not arm.ahead:
         strategies = replace(strategies, roll_forward=None)
     setting = Setting(
@@ -221,6 +218,7 @@ def lived(
         "score": interval.mean / options.unit,
         "score_interval": [interval.low / options.unit, interval.high / options.unit],
         "returns": found.result.returns,
+        "unit": options.unit,
         "metrics": dict(found.result.metrics),
         "fault": found.fault,
     }
@@ -236,6 +234,23 @@ def worse(results: Sequence[Result]) -> list[str]:
             theirs = scores.get(other)
             if mine is not None and theirs is not None and not mine >= theirs - 1e-9:
                 out.append(f"{env} at {_said(late)}: {mine:.3f} below {other}'s {theirs:.3f}")
+    return out
+
+
+def gains(results: Sequence[Result]) -> list[Result]:
+    """Return what the runtime gains over the better of planner and executor, episode by episode."""
+    out = []
+    for (env, late), each in grouped(results, "env", "latency").items():
+        arms = {r["arm"]: r for r in each}
+        if late == 0 or not {"planner", "executor", "runtime"} <= set(arms):
+            continue
+        better = max(("planner", "executor"), key=lambda arm: arms[arm]["score"])
+        mine, theirs = arms["runtime"], arms[better]
+        if len(mine["returns"]) != len(theirs["returns"]):
+            continue
+        apart = np.subtract(mine["returns"], theirs["returns"])
+        interval = mean_interval(apart / mine["unit"])
+        out.append({"env": env, "latency": late, "better": better, "gain": interval})
     return out
 
 
@@ -256,6 +271,13 @@ SURE = [
     Column("low", lambda r: r["score_interval"][0], ".3f"),
     Column("high", lambda r: r["score_interval"][1], ".3f"),
 ]
+GAINED = [
+    Column("late", lambda r: _said(r["latency"])),
+    Column("better of both", "better"),
+    Column("runtime's gain", lambda r: r["gain"].mean, "+.3f"),
+    Column("low", lambda r: r["gain"].low, "+.3f"),
+    Column("high", lambda r: r["gain"].high, "+.3f"),
+]
 ACTED = [
     *CELL,
     *(Column(source, partial(_share, source), ".3f") for source in SOURCES),
@@ -263,6 +285,7 @@ ACTED = [
     Column("p99", partial(_took, "p99"), ".1f"),
     Column("missed", lambda r: r["metrics"]["missed_cycles_total"], ","),
 ]
+_GAINED = "Over the better of planner alone and executor alone, on the same seeds; 95 % intervals."
 _ACTED = (
     "Shares of the ticks at which each acted; milliseconds from an observation to its "
     "answer; periods that went by without a tick."
@@ -293,6 +316,7 @@ def findings(_: Options, results: Sequence[Result]) -> Findings:
         sections += [
             Section(f"{env}, by the planner's latency in ticks", "", shown, plots),
             Section(f"{env}, intervals", "", table(SURE, own, sure)),
+            Section(f"{env}, what the runtime gains", "", table(GAINED, gains(own), _GAINED)),
             Section(f"{env}, who acted", "", table(ACTED, own, _ACTED)),
         ]
     below = worse(results)

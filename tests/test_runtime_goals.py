@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from agentkd.distillation.goal_labels import aged_labels
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
+from agentkd.planners import load_planner
+from agentkd.planners.adapt import from_object
+from agentkd.planners.planner import one_row
 from agentkd.runtime import (
     Agent,
     Goals,
@@ -26,6 +30,7 @@ from agentkd.runtime import (
 from agentkd.runtime.codec import Seen
 from agentkd.runtime.goals import GoalMemory, write_goal
 from agentkd.runtime.query import Demands, PlannerQuery
+from agentkd.runtime.rollforward import Foresight, RollForward
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats
 from tests.runtime_children import SPEC, Guiding, Towards, one_hot
@@ -261,3 +266,77 @@ def test_recorded_run_that_does_not_fit_is_refused() -> None:
         aged_labels(obs, goals, one_hot([0, 1]), GOALS, starts=starts)
     with pytest.raises(ConfigError, match="draws"):
         aged_labels(obs, goals, one_hot([0] * 3), GOALS, starts=starts, draws=0)
+
+
+def sighted() -> Executor:
+    """A follower that sees one of the three numbers beside the goal."""
+    spec = conditioned(SPEC, GOALS, "2")
+    whole, executor = follower().layers[0], initial("linear", spec)
+    assert isinstance(whole, Dense)
+    weight = np.delete(whole.weight, [0, 1], axis=1)
+    return replace(executor, layers=(Dense(weight, whole.bias),))
+
+
+@pytest.mark.parametrize("latency", [0, 2])
+def test_an_executor_with_a_goal_may_see_a_part(latency: int) -> None:
+    """It follows goals of what it does not see, as one that sees all does."""
+    acted = []
+    for executor in (follower(), sighted()):
+        with Agent(
+            executor, planner=Guiding(), planner_latency=latency, strategies=OPTIONS
+        ) as agent:
+            acted.append([agent.act(see(1 + i // 3 % 2)) for i in range(9)])
+    assert acted[0] == acted[1]
+    assert set(acted[0]) >= {1, 2}
+
+
+def test_an_architecture_sees_a_part_and_a_goal() -> None:
+    """`executor_sees` goes with goals; a stack of goals is refused."""
+    with Agent(
+        "linear", SPEC, planner=Guiding(), planner_latency=0, strategies=OPTIONS, executor_sees="0"
+    ) as agent:
+        assert agent.executor.spec.obs.size == 1 + GOALS.width
+        agent.act(see(1))
+    with pytest.raises(ConfigError, match="no stack"):
+        conditioned(SPEC, GOALS, "0,stack:2")
+
+
+def test_the_executor_alone_hears_no_goal() -> None:
+    """Under mode="executor" the planner guides nobody."""
+    with Agent(
+        follower(), planner=Guiding(), planner_latency=0, strategies=OPTIONS, mode="executor"
+    ) as agent:
+        assert [agent.act(see(1)) for _ in range(3)] == [3, 3, 3]
+
+
+def test_a_part_is_rolled_forward_with_its_goal() -> None:
+    """In the model the executor sees what it sees in the world: a part, and the newest goal."""
+    memory = GoalMemory(GOALS)
+    memory.keep(0, 5, np.array([2.0, 1.0]))
+    roll = RollForward(lambda obs, actions: obs, lead=2)
+    seen = Seen(6, 0, 0, see(1), 2, np.zeros((0, 1), np.float32))
+    done = [Foresight(roll, each, SPEC, memory)(seen)[1] for each in (follower(), sighted())]
+    assert done[0].tolist() == done[1].tolist() == [[2.0]] * 3
+
+
+class Said(Guiding):
+    """A planner that says what its goals look like."""
+
+    goals = GOALS
+
+
+def test_a_planner_that_gives_goals_is_measured_by_its_rows() -> None:
+    """Its first row is what it would do; one that gives goals alone does nothing by itself."""
+    obs = np.array([[1, 0, 0], [2, 0, 0]], np.float32)
+    found = from_object(Said(rows=True), "said", SPEC)
+    assert found.policy.goals == GOALS
+    assert one_row(found.policy)(obs).logits.argmax(axis=1).tolist() == [1, 2]
+    with pytest.raises(PlannerError, match="no rows"):
+        one_row(from_object(Said(), "said", SPEC).policy)(obs)
+
+
+def test_an_executor_with_a_goal_is_no_planner(tmp_path: Path) -> None:
+    """Alone it is told to be run with its planner."""
+    sighted().save(tmp_path / "executor.akd")
+    with pytest.raises(SpecError, match=r"goals of 2 numbers.*agentkd run ENV --planner"):
+        load_planner(str(tmp_path / "executor.akd"), SPEC)

@@ -28,6 +28,7 @@ from agentkd.report.returns import Goals
 from agentkd.report.write import made_from, prepare_out, write_report
 from agentkd.runtime.arbiter import HandOver
 from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
 
@@ -160,21 +161,25 @@ class Options(Planned):
 def run(options: Options) -> int:
     """Learn if there is something to learn, live each arm, and write the report."""
     options.check()
-    setting, arms = _setting(options), options.chosen_arms
+    arms = options.chosen_arms
+    _setting(options, options.strategies.make_options())  # before anything is loaded
     if options.film == "on":
         check_film(options.env)
     task = open_planned(options)
-    known = task.planner
+    known, followed = task.planner, task.goals
+    setting = _setting(options, options.strategies.make_options(followed))
     if setting.strategies is not None and setting.strategies.seam is not None:
         HandOver(setting.strategies.seam, task.spec.action)
     signed = ""
     if options.learns:
-        executor, contract = task.executor(options.executor, options.seed), Contract()
+        executor = task.executor(options.executor, options.seed, goals=followed)
+        contract = Contract()
     else:
         bundle = read_bundle(options.executor, trust=options.executor_trust)
         told = signature(bundle, Path(options.executor), "--executor-trust")
         signed = f"{options.executor}: {told}"
-        executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
+        executor = task.executor(bundle.executor, name=options.executor, goals=followed)
+        contract = bundle.contract
     contract = replace(contract, period=1 / options.hz)
     out = options.place
     prepare_out(out, overwrite=options.overwrite, resume=False)
@@ -218,7 +223,7 @@ def run(options: Options) -> int:
     return 130 if outcome.interrupted else 0
 
 
-def _setting(options: Options) -> Setting:
+def _setting(options: Options, strategies: StrategyOptions) -> Setting:
     """Return what all arms have in common; invalid options are told."""
     same: Any = ("env", "hz", "clock", "latency", "ticks", "seconds", "episodes", "seed")
     chosen = options.strategies
@@ -228,7 +233,7 @@ def _setting(options: Options) -> Setting:
         **{name: getattr(options, name) for name in same},
         budget=0.25 / options.hz if options.budget is None else options.budget,
         routers=chosen.make_routers,
-        strategies=chosen.make_options(),
+        strategies=strategies,
         workers=chosen.workers,
         realtime=options.watching.realtime(),
         kept=0 if options.film == "off" else KEPT,

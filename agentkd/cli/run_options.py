@@ -14,6 +14,7 @@ from agentkd.extras import needing
 from agentkd.refs import resolve
 from agentkd.runtime.arbiter import Router
 from agentkd.runtime.clock import Realtime
+from agentkd.runtime.goals import Goals
 from agentkd.runtime.metrics import scalars
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Fresh, Guard, Valid
@@ -88,8 +89,8 @@ class StrategyChoice:
             out += routers_of(self.routers)
         return out
 
-    def make_options(self) -> StrategyOptions:
-        """Return how strategies are requested and take over.
+    def make_options(self, goals: Goals | None = None) -> StrategyOptions:
+        """Return how strategies are requested and take over, from a planner with these goals.
 
         Raises:
             ConfigError: If an option is invalid.
@@ -106,7 +107,9 @@ class StrategyChoice:
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
         meant: dict[str, Any] = {"auto": "auto", "on": Trust(), "off": None}
         trust = meant[self.trust]
-        return StrategyOptions(roll_forward=roll, seam=seam, advance=self.advance, trust=trust)
+        return StrategyOptions(
+            roll_forward=roll, goals=goals, seam=seam, advance=self.advance, trust=trust
+        )
 
 
 def _function(reference: str | None) -> Any:

@@ -178,8 +178,13 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
         sections.append(_learning(data, outcome.learnt))
     if data["arms"]:
         sections.append(_timing(data, outcome))
-    command = shlex.join(["agentkd", "eval", data["env"], *planner, data["executor"], *how])
-    files = {"executor": data["executor"], "next:": command}
+    words = ["eval", data["env"], *planner, data["executor"], *how]
+    strategies = outcome.setting.strategies
+    if strategies is not None and strategies.goals is not None:
+        # Alone it has no goal.
+        words = ["run", data["env"], "--planner", *planner, "--executor", data["executor"], *how]
+        words += ["--hz", f"{outcome.setting.hz:g}"]
+    files = {"executor": data["executor"], "next:": shlex.join(["agentkd", *words])}
     return Report(data, sections, files, lead=_lead(data))
 
 

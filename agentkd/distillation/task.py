@@ -24,6 +24,7 @@ from agentkd.planners.adapt import from_object
 from agentkd.planners.device import on_device
 from agentkd.planners.planner import one_row
 from agentkd.planners.view import viewed
+from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.spec import Spec
 from agentkd.types import Floats, Kind, Policy, RecurrentPolicy
 from agentkd.views import EVERYTHING, Seeing, View, parse_view, see, whole
@@ -85,7 +86,13 @@ class Task:
         """
         return self.kind != "gaussian"
 
-    def executor(self, executor: str | Path | Executor, seed: int = 0, name: str = "") -> Executor:
+    def executor(
+        self,
+        executor: str | Path | Executor,
+        seed: int = 0,
+        name: str = "",
+        goals: Goals | None = None,
+    ) -> Executor:
         """Return a new executor of an architecture, or one that is there already.
 
         Args:
@@ -93,6 +100,7 @@ class Task:
                 to go on from.
             seed: For new weights.
             name: The executor's name in messages.
+            goals: What the goals look like that it follows.
 
         Raises:
             ConfigError: If it is for another environment.
@@ -100,12 +108,30 @@ class Task:
         if isinstance(executor, Path) or (isinstance(executor, str) and executor.endswith(".akd")):
             executor = load(executor, native=False)
         if isinstance(executor, str):
-            return initial(executor, self.spec, seed=seed, squashed=self.squashed, sees=self.sees)
+            how: Any = {"seed": seed, "squashed": self.squashed}
+            if goals is not None:
+                return initial(executor, conditioned(self.spec, goals, self.sees), **how)
+            return initial(executor, self.spec, sees=self.sees, **how)
         if self.sees != EVERYTHING:
             raise ConfigError("executor_sees is for a new executor; this one has its own view.")
         hint = "Distil one for this environment."
-        need_fit(executor.spec, self.spec, name or "The executor", hint)
+        known = executor.spec if goals is None else unconditioned(executor.spec, goals)
+        need_fit(known, self.spec, name or "The executor", hint)
         return executor
+
+    @property
+    def goals(self) -> Goals | None:
+        """What the planner's goals look like, None where it gives none.
+
+        Raises:
+            ConfigError: If the planner's attribute `goals` is something else.
+        """
+        found = getattr(self.planner.policy, "goals", None)
+        if not isinstance(found, Goals | None):
+            raise ConfigError(
+                f"The planner's goals are {found!r}; agentkd.runtime.Goals is needed."
+            )
+        return found
 
     def collector(
         self, options: CollectionOptions, seed: int, make: Callable[[], Any] | None = None

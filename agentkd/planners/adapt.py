@@ -98,6 +98,11 @@ class FunctionPolicy:
         """How many rows it answers an observation with."""
         return int(getattr(self.function, "horizon", 1))
 
+    @property
+    def goals(self) -> Any:
+        """What its goals look like (`agentkd.runtime.Goals`), None where it gives none."""
+        return getattr(self.function, "goals", None)
+
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give `horizon` rows for each of the flat observations (batch, size)."""
         answer = self.function(obs)

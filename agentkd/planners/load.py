@@ -325,6 +325,11 @@ def _executor(path: Path, spec: Spec | None) -> Planner:
     executor = bundle.executor
     known = environment(executor.spec)
     if spec is not None and not _alike(known, spec):
+        if [part.name for part in known.obs.parts[-2:]] == ["goal", "age"]:
+            raise SpecError(
+                f"{path} follows goals of {known.obs.parts[-2].size} numbers, which only its "
+                f"planner gives. Run both: agentkd run ENV --planner PLANNER --executor {path}."
+            )
         raise SpecError(f"{path} is an executor for {executor.spec}; the environment is {spec}.")
     name = f"executor {executor.architecture}"
     return Planner(executor.policy, known, name, executor.parameters, bundle.digest)

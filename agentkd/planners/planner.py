@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentkd import dists
+from agentkd.errors import PlannerError
 from agentkd.spec import Spec
-from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
+from agentkd.types import ActionDist, Floats, Guidance, Policy, RecurrentPolicy, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class FirstRow:
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give one row for each of the observations (batch, obs)."""
-        return dists.rows(self.policy(obs), slice(None, None, self.horizon))
+        return _first(self.policy(obs), self.horizon)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +56,14 @@ class RecurrentFirstRow:
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Give one row for each of the observations (batch, obs), and the memory."""
         dist, after = self.policy(obs, state)
-        return dists.rows(dist, slice(None, None, self.horizon)), after
+        return _first(dist, self.horizon), after
+
+
+def _first(answer: Any, horizon: int) -> ActionDist:
+    rows = answer.rows if isinstance(answer, Guidance) else answer
+    if rows is None:
+        raise PlannerError("The planner gives goals and no rows, so nothing can act by it alone.")
+    return dists.rows(rows, slice(None, None, horizon))
 
 
 def one_row(policy: Any) -> Any:
@@ -64,7 +72,7 @@ def one_row(policy: Any) -> Any:
     Where a policy can say so cheaper than by its `horizon`, by `at(1)`, it is asked to.
     """
     horizon = int(getattr(policy, "horizon", 1))
-    if horizon == 1:
+    if horizon == 1 and getattr(policy, "goals", None) is None:
         return policy
     if callable(getattr(policy, "at", None)):
         return policy.at(1)

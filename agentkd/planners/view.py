@@ -19,7 +19,7 @@ from agentkd.views import Seeing, alone, parse_view, pick, see
 
 _ASKED = ("improve", "disagreement", "answer_and_disagreement")
 """Methods of policies that take observations."""
-_HANDED_ON = ("horizon", "interrupt", "resume", "restarts")
+_HANDED_ON = ("goals", "horizon", "interrupt", "resume", "restarts")
 """What else a policy has that the runtime speaks to."""
 
 

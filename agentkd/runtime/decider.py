@@ -70,10 +70,12 @@ class Decider:
         self.form = self._used = self._acting = form
         goals = self._goals = wanted.goals
         known = form.executor.spec
-        spec = self.spec = environment(known if goals is None else unconditioned(known, goals))
+        if goals is not None:
+            known = unconditioned(known, goals)
+        spec = self.spec = environment(known)
         # An executor that sees a part of the observation is handed that part.
         self._view: _View | None = None
-        if spec != known and goals is None:
+        if spec != known:
             row = np.zeros(spec.obs.size, np.float32)
             self._view = _View(known.obs, columns(known.obs), row)
         self._planner = planner
@@ -209,7 +211,8 @@ class Decider:
         else:
             seen = self._view.row
             self._write(obs, seen)
-            form.obs[:] = seen[self._view.columns]
+            mine = form.obs if goals is None else form.obs[: -goals.width]
+            mine[:] = seen[self._view.columns]
         self.strategies.tick(tick)
         if record is not None:
             self._used = record.executor(form, self._used)
@@ -227,8 +230,9 @@ class Decider:
                 self.metrics.nan_observations += 1
                 self._hear(tick)
         if goals is not None:
-            # Let the executor decide with the goal that is there by now.
-            write_goal(form.obs[len(seen) :], goals, *self.strategies.goal(tick))
+            # Let the executor decide with the goal that is there by now, if the planner takes part.
+            goal = self.strategies.goal(tick) if self._acts else (None, 0)
+            write_goal(form.obs[-goals.width :], goals, *goal)
             form.run()
             mine = form.take()
             self._history.own(tick, mine)

@@ -14,9 +14,10 @@ from typing import final
 
 import numpy as np
 
-from agentkd.errors import SpecError, check_range
+from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
+from agentkd.views import Seeing, parse_view, see
 
 _GOAL, _AGE = "goal", "age"
 
@@ -43,8 +44,21 @@ class Goals:
         return self.size + 1
 
 
-def conditioned(spec: Spec, goals: Goals) -> Spec:
-    """Return the spec of an executor with a goal, from the environment's."""
+def conditioned(spec: Spec, goals: Goals, sees: Seeing = None) -> Spec:
+    """Return the spec of an executor with a goal, from the environment's.
+
+    Args:
+        spec: The environment's.
+        goals: What goals look like.
+        sees: What the executor sees of the environment's observation (`agentkd.views`).
+
+    Raises:
+        ConfigError: If the view is not in the observation, or is a stack.
+        SpecError: If the observation has parts with the names of a goal's.
+    """
+    if parse_view(sees, spec.obs).stack > 1:
+        raise ConfigError(f"The view {sees!r}: an executor with a goal sees no stack of them.")
+    spec = see(spec, sees)
     added = [Part(_GOAL, "box", (goals.size,), "float32"), Part(_AGE, "box", (1,), "float32")]
     parts = (*spec.obs.parts, *added)
     layout = "tuple" if spec.obs.layout == "single" else spec.obs.layout

@@ -22,7 +22,7 @@ from agentkd.executors.acting import form as acting_form
 from agentkd.executors.executor import Executor
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.codec import Seen, flat_actions, shaped_action
-from agentkd.runtime.goals import GoalMemory, write_goal
+from agentkd.runtime.goals import GoalMemory, unconditioned, write_goal
 from agentkd.spec import Spec
 from agentkd.types import Floats
 from agentkd.views import pick
@@ -172,13 +172,13 @@ class Foresight:
         if form is None:
             return self._default if last is None else last
         place = form.obs
+        spec = form.executor.spec
         if self._memory is None:
-            place[:] = pick(form.executor.spec.obs, obs)
+            place[:] = pick(spec.obs, obs)
         else:
-            place[: len(obs)] = obs
-        if self._memory is not None:
-            goal, age = self._memory.newest(episode, tick)
-            write_goal(place[len(obs) :], self._memory.goals, goal, age)
+            goals = self._memory.goals
+            place[: -goals.width] = pick(unconditioned(spec, goals).obs, obs)
+            write_goal(place[-goals.width :], goals, *self._memory.newest(episode, tick))
         if form.run():
             raise PlannerError("The roll-forward's model gave NaN or infinity.")
         return form.take()

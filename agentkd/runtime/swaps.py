@@ -43,7 +43,7 @@ from agentkd.runtime.workers.host import Process
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
-from agentkd.views import Seeing, columns, environment
+from agentkd.views import Seeing, environment
 
 if TYPE_CHECKING:
     from agentkd.signing.store import Trusting
@@ -100,7 +100,10 @@ def open_executor(
                 f"The architecture {executor!r} needs its environment: Agent({executor!r}, "
                 "env_spec(env)). An executor file ends in .akd."
             )
-        found = initial(executor, spec if goals is None else conditioned(spec, goals), sees=sees)
+        if goals is None:
+            found = initial(executor, spec, sees=sees)
+        else:
+            found = initial(executor, conditioned(spec, goals, sees))
     else:
         raise ConfigError(
             f"{type(executor).__name__} is not an executor: give an Executor, the path of an .akd "
@@ -109,8 +112,6 @@ def open_executor(
     if sees is not None and not (isinstance(executor, str) and not _is_path(executor)):
         raise ConfigError("executor_sees is for an architecture; an executor has its own view.")
     known = found.spec if goals is None else unconditioned(found.spec, goals)
-    if goals is not None and columns(known.obs) is not None:
-        raise ConfigError("An executor that follows goals sees the whole observation.")
     if spec is not None and environment(known) != environment(spec):
         raise SpecError(f"The executor is for {known}, not for {spec}.")
     if not watch:
@@ -395,10 +396,7 @@ class Swaps:
             self._distiller.follow(self._decider.form.executor)
 
     def look_at_file(self) -> None:
-        """Follow the watched file; while a new one is read, in a thread of its own.
-
-        Reading and proving a file takes many periods of a quick clock.
-        """
+        """Follow the watched file; a new one is read in a thread, for it takes many periods."""
         if self._reader is not None and self._reader.is_alive():
             return
         if self._watched is not None and self._watched.stirred():

@@ -85,7 +85,8 @@ def load_planner(
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code the file
             holds: only for files whose maker you trust.
         args: What a policy file does not tell, such as {"activation": "elu"}; see
-            `agentkd.planners.files.options.FileOptions`.
+            `agentkd.planners.files.options.FileOptions`. Or further arguments of a function that
+            "module:attribute" names and that makes a planner.
         sees: What the planner sees of the environment's observation, as `agentkd.views` reads it:
             "state,terrain", "0:2,4:5" or "module:function". It needs `spec`.
 
@@ -145,8 +146,13 @@ def _single(
         from agentkd.planners.files.load import load_file
 
         return load_file(*file, spec, args)
+    if is_reference(ref) and not Path(ref).exists() and kind_of(Path(ref)) is None:
+        return _object(ref, spec, vecnormalize, algorithm, args, allow_pickle=allow_pickle)
     if args:
-        raise ConfigError(f"{ref!r} is not a policy file of another library: {FLAG} are for these.")
+        raise ConfigError(
+            f"{ref!r} is neither a policy file of another library nor a function that makes a "
+            f"planner: {FLAG} are for these."
+        )
     if ref.startswith(SCHEMES):
         from agentkd.planners.remote.client import RemotePlanner
 
@@ -159,8 +165,6 @@ def _single(
     saved = path.is_dir() and any((path / name).is_file() for name in SAVES)
     if (path / _EXECUTOR).is_file() and not saved:
         return _executor(path / _EXECUTOR, spec)
-    if is_reference(ref) and not path.exists():
-        return _object(ref, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
     save = find_save(path)
     if not save.exists() and save.suffix != ".zip":
         raise RefError(
@@ -175,6 +179,7 @@ def _object(
     spec: Spec | None,
     vecnormalize: str | None,
     algorithm: str | None,
+    args: Mapping[str, Any] | None,
     *,
     allow_pickle: bool,
 ) -> Planner:
@@ -188,7 +193,24 @@ def _object(
         )
     if vecnormalize is not None:
         known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
+    if args:
+        found = _with_arguments(found, ref, spec, args)
     return from_object(found, ref, spec, statistics=known)
+
+
+def _with_arguments(found: Any, ref: str, spec: Spec | None, args: Mapping[str, Any]) -> Any:
+    """Call a function that makes a planner, with more than the spec."""
+    if not (callable(found) and is_factory(found)):
+        raise ConfigError(
+            f"{ref!r} takes no arguments: {FLAG} are for functions whose first parameter is spec."
+        )
+    if spec is None:
+        raise ConfigError(f"{ref} does not tell its environment; give a spec.")
+    try:
+        inspect.signature(found).bind(spec, **args)
+    except TypeError as error:
+        raise ConfigError(f"{FLAG} {dict(args)} do not fit {ref!r}: {error}.") from error
+    return found(spec, **args)
 
 
 def _policy_file(ref: str) -> tuple[Path, Kind] | None:

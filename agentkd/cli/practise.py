@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from dataclasses import dataclass
@@ -63,10 +62,8 @@ class Options(Planned):
 def run(options: Options) -> int:
     """Practise, measure, report."""
     from agentkd.cli.distilled import period_of
-    from agentkd.deploy.bundle import write_bundle
     from agentkd.deploy.contract import Contract
-    from agentkd.distillation.practice import PracticeLook, Practised, practise, world_of
-    from agentkd.planners.search.guide import EXECUTOR, VALUE
+    from agentkd.distillation.practice import PracticeLook, Practised, practise, save, world_of
 
     how = _how(options)
     task = open_planned(options)
@@ -78,22 +75,14 @@ def run(options: Options) -> int:
     looks: list[tuple[int, float]] = []
     contract = Contract(period=period_of(options.env))
 
-    def facts(best: Practised) -> dict[str, Any]:
-        told = {
-            "method": "practice in the planner's model",
-            "seed": options.seed,
-            "ticks": best.ticks,
-            "return_in_model": best.returned,
-        }
-        name, digest = task.planner.name, task.planner.digest
-        return made_from(options.env, options.planner, name, digest, **told)
+    name, digest = task.planner.name, task.planner.digest
+    told = {"method": "practice in the planner's model", "seed": options.seed}
+    facts = made_from(options.env, options.planner, name, digest, **told)
 
     def keep(best: Practised) -> None:
         looks.append((best.ticks, best.returned))
-        value = {"discount": best.discount, "explained": _finite(best.explained)}
         with held():
-            write_bundle(out / VALUE, best.value, {**facts(best), "value": value})
-            write_bundle(out / EXECUTOR, best.executor, facts(best), contract=contract)
+            save(out, best, facts, contract)
 
     def tell(look: PracticeLook) -> Facts:
         return look.done, {
@@ -109,9 +98,9 @@ def run(options: Options) -> int:
     interrupted = best.interrupted
     returns: dict[str, Any] = {"executor": (), "random": ()}
     try:
-        for name, policy in (("executor", best.executor.policy), ("random", None)):
+        for who, policy in (("executor", best.executor.policy), ("random", None)):
             lived = task.measure(policy, options.episodes, options.eval_seed)
-            returns[name] = lived.returns
+            returns[who] = lived.returns
     except KeyboardInterrupt:
         interrupted = True
     report = _report(options, best, returns, looks, interrupted=interrupted)
@@ -151,10 +140,6 @@ def _how(options: Options) -> Any:
             spread=options.spread,
         ),
     )
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
 
 
 def _report(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -17,13 +17,15 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists, environments
+from agentkd.deploy.bundle import write_bundle
+from agentkd.deploy.contract import Contract
 from agentkd.distillation.ppo import Learner, PpoOptions, live_from
 from agentkd.distillation.task import Task
 from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.executors.architecture import initial, parse
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
-from agentkd.planners.search.guide import VALUE_BOX
+from agentkd.planners.search.guide import EXECUTOR, VALUE, VALUE_BOX
 from agentkd.planners.search.worlds import Doubles, Steps
 from agentkd.spec import BoxSpec, flatten_one
 from agentkd.types import Floats
@@ -318,6 +320,28 @@ class _Practice:
             )
             self._keep(self._best)
         return returned
+
+
+def save(
+    folder: Path, best: Practised, facts: Mapping[str, Any], contract: Contract | None = None
+) -> None:
+    """Write executor and value into a folder, each file whole or not at all.
+
+    Args:
+        folder: Where; made if it is missing.
+        best: What was found.
+        facts: Where it comes from, as JSON values.
+        contract: What the executor's numbers mean.
+
+    Raises:
+        BundleError: If a file could not be written; one that was there stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    explained = best.explained if math.isfinite(best.explained) else 0.0
+    told = {**facts, "ticks": best.ticks, "return_in_model": best.returned}
+    value = {**told, "value": {"discount": best.discount, "explained": explained}}
+    write_bundle(folder / VALUE, best.value, value)
+    write_bundle(folder / EXECUTOR, best.executor, told, contract=contract)
 
 
 def explained_by(value: Executor, rewards: Doubles, seen: Floats, discount: float) -> float:

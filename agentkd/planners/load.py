@@ -193,24 +193,29 @@ def _object(
         )
     if vecnormalize is not None:
         known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
-    if args:
-        found = _with_arguments(found, ref, spec, args)
-    return from_object(found, ref, spec, statistics=known)
-
-
-def _with_arguments(found: Any, ref: str, spec: Spec | None, args: Mapping[str, Any]) -> Any:
-    """Call a function that makes a planner, with more than the spec."""
-    if not (callable(found) and is_factory(found)):
+    factory = callable(found) and is_factory(found)
+    if args and not factory:
         raise ConfigError(
             f"{ref!r} takes no arguments: {FLAG} are for functions whose first parameter is spec."
         )
-    if spec is None:
-        raise ConfigError(f"{ref} does not tell its environment; give a spec.")
+    if factory and spec is not None and known is None:
+        found = _made(found, ref, spec, args or {})
+    return from_object(found, ref, spec, statistics=known)
+
+
+def takes_arguments(ref: str) -> bool:
+    """Whether a reference names a function that makes a planner of more than the spec."""
+    found = resolve(ref)
+    return callable(found) and is_factory(found) and len(parameters_of(found) or ()) > 1
+
+
+def _made(factory: Any, ref: str, spec: Spec, args: Mapping[str, Any]) -> Any:
+    """Call a function that makes a planner."""
     try:
-        inspect.signature(found).bind(spec, **args)
+        inspect.signature(factory).bind(spec, **args)
     except TypeError as error:
-        raise ConfigError(f"{FLAG} {dict(args)} do not fit {ref!r}: {error}.") from error
-    return found(spec, **args)
+        raise ConfigError(f"{ref!r}: {error} ({FLAG} KEY=VALUE).") from error
+    return factory(spec, **args)
 
 
 def _policy_file(ref: str) -> tuple[Path, Kind] | None:

@@ -40,11 +40,11 @@ class Options(Planned):
     """Threads that simulate; by default as many as there are processors, at most 16."""
     copies: int = 64
     """Copies of the model that live together."""
-    gamma: float = 0.98
+    gamma: float = 0.95
     """What a reward is worth a tick later."""
     learning_rate: float = 7e-4
     """Of Adam, at first."""
-    spread: float = 0.5
+    spread: float = 0.25
     """The standard deviation of what is tried at first, as a share of half the box."""
     seed: int = 0
     """For weights, starts and every draw."""

@@ -57,14 +57,14 @@ class PpoOptions:
 
     environments: int = 64
     ticks: int = 64
-    discount: float = 0.98
-    trace: float = 0.92
+    discount: float = 0.95
+    trace: float = 0.95
     learning_rate: float = 7e-4
     value_rate: float = 1e-3
     epochs: int = 4
     batch: int = 512
     clip: float = 0.2
-    spread: float = 0.5
+    spread: float = 0.25
     entropy: float = 0.0
     visited: float = 0.0
 

@@ -72,12 +72,15 @@ def _works(options: Options) -> Iterator[Work]:
         raise ConfigError("Executors and values are kept in --out. Name the folder.")
     if options.planner_episodes:
         yield Work("planner", {"what": "planner", "seed": None}, partial(_planner, options))
-    for seed in options.seeds:
-        place = options.out / f"seed-{seed}"
-        for what, measure in (("practice", _practice), ("guided", _guided), ("student", _student)):
-            if what != "student" or options.labels:
-                key = {"what": what, "seed": seed}
-                yield Work(f"{what}, seed {seed}", key, partial(measure, options, place, seed))
+    measures = {"practice": _practice, "guided": _guided, "student": _student}
+    if not options.labels:
+        del measures["student"]
+    # What costs most comes last, so that a run that is ended early has a bit of all seeds.
+    for what, measure in measures.items():
+        for seed in options.seeds:
+            place = options.out / f"seed-{seed}"
+            key = {"what": what, "seed": seed}
+            yield Work(f"{what}, seed {seed}", key, partial(measure, options, place, seed))
 
 
 class _Timed:

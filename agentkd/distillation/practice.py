@@ -159,7 +159,8 @@ def world_of(task: Task) -> Any:
         SpecError: If it has none in which an executor can practise.
     """
     name, policy = task.planner.name, task.planner.policy
-    world = getattr(policy, "rollouts", None)
+    # A callable of the user's is wrapped.
+    world = getattr(getattr(policy, "function", policy), "rollouts", None)
     if world is None:
         raise SpecError(
             f"The planner {name} has no model to practise in: its policy needs an attribute "

@@ -37,7 +37,7 @@ BENCHMARKS = {
     ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "practice": (
-        "practice in a planner's model: executor, guided planner, its student",
+        "practice in a planner's model: executor, guided planner, who is taught",
         "--out runs/practice --seeds 10 11",
     ),
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),

@@ -1,4 +1,4 @@
-"""What practice in a planner's model gives: an executor, a guided planner, and a student of it.
+"""What practice in a planner's model gives: an executor, a guided planner, and one it teaches.
 
 For each seed an executor and a value practise. The executor is measured alone; it and the value
 guide the search; and a fresh executor learns from a few answers of the guided planner.
@@ -30,7 +30,7 @@ from benchmarks.planners import returns_of
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 
 _WHOLE_EPISODES = 2
-"""Environments from which a student's labels come: so few that episodes are lived to their end."""
+"""Environments from which a labels come: so few that episodes are lived to their end."""
 _TAUGHT = {"answer": "mean", "remembered": 0}
 """How a guided planner answers whom it teaches."""
 
@@ -54,7 +54,7 @@ class Options(Place):
     threads: int = 2
     """Threads that simulate."""
     labels: int = 2000
-    """Answers of the guided planner from which a student learns; 0 for none."""
+    """Answers of the guided planner from which an executor is taught; 0 for none."""
     seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     """Seeds of practice."""
     episodes: int = 10
@@ -72,9 +72,9 @@ def _works(options: Options) -> Iterator[Work]:
         raise ConfigError("Executors and values are kept in --out. Name the folder.")
     if options.planner_episodes:
         yield Work("planner", {"what": "planner", "seed": None}, partial(_planner, options))
-    measures = {"practice": _practice, "guided": _guided, "student": _student}
+    measures = {"practice": _practice, "guided": _guided, "taught": _taught}
     if not options.labels:
-        del measures["student"]
+        del measures["taught"]
     # What costs most comes last, so that a run that is ended early has a bit of all seeds.
     for what, measure in measures.items():
         for seed in options.seeds:
@@ -148,7 +148,7 @@ def _guided(options: Options, place: Path, seed: int) -> Mapping[str, Any]:
     return {**found, "proposer": fmean(_returns(options, proposer.policy)["returns"])}
 
 
-def _student(options: Options, place: Path, seed: int) -> Mapping[str, Any]:
+def _taught(options: Options, place: Path, seed: int) -> Mapping[str, Any]:
     began = time.perf_counter()
     result = run_distillation(
         options.env,
@@ -166,7 +166,7 @@ def _student(options: Options, place: Path, seed: int) -> Mapping[str, Any]:
 def _findings(options: Options, results: Sequence[Result]) -> Findings:
     means = {(each["what"], each["seed"]): fmean(each["returns"]) for each in results}
     by = {(each["what"], each["seed"]): each for each in results}
-    parts = ("practice", "guided", "student")
+    parts = ("practice", "guided", "taught")
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
         own = {what: by.get((what, seed), {}) for what in parts}
@@ -185,12 +185,12 @@ def _findings(options: Options, results: Sequence[Result]) -> Findings:
         Column("executor alone", "practice", ",.0f"),
         Column("guided planner", "guided", ",.0f"),
         Column("ms an answer, p50", "ms", ".1f"),
-        Column("student", "student", ",.0f"),
+        Column("executor taught", "taught", ",.0f"),
         Column("value explains", "explained", ".2f"),
         Column("model ticks", "ticks", ","),
         Column("seconds", "seconds", ",.0f"),
     ]
-    caption = f"Means over episodes; the student had {options.labels:,} answers."
+    caption = f"Means over episodes; who is taught had {options.labels:,} answers."
     told = []
     for what in parts:
         found = [mean for (name, _), mean in means.items() if name == what]

@@ -14,7 +14,7 @@ import pytest
 from agentkd import dists
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle, write_bundle
-from agentkd.distillation.ppo import Learner, PpoOptions, Running, live_from
+from agentkd.distillation.ppo import Ppo, PpoOptions, Running, live_from
 from agentkd.distillation.practice import PracticeOptions, Practised, explained_by, practise, save
 from agentkd.distillation.task import Task, open_task
 from agentkd.errors import BundleError, ConfigError, LoadError, PlannerError, SpecError
@@ -30,6 +30,7 @@ from policies import mpc
 from tests.cli_reports import report, undocumented
 
 SMALL = PpoOptions(environments=64, ticks=8, batch=512, epochs=1)
+BOX = BoxSpec((-1.0,), (1.0,), (1,))
 QUICK = PpoOptions(
     environments=32,
     ticks=8,
@@ -45,7 +46,7 @@ QUICK = PpoOptions(
 
 def spec_of(obs: int) -> Spec:
     """A world of so many numbers, with one action between −1 and 1."""
-    return Spec(ObsSpec((Part("", "box", (obs,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,)))
+    return Spec(ObsSpec((Part("", "box", (obs,), "float32"),)), BOX)
 
 
 class Follow:
@@ -88,12 +89,12 @@ def value_of(number: float, obs: int = 1) -> Executor:
     return fresh.with_vector(numbers, 0)
 
 
-def learner(world: Any, options: PpoOptions = QUICK, length: int = 20) -> Learner:
+def begun(world: Any, options: PpoOptions = QUICK, length: int = 20) -> Ppo:
     """Someone who learns in a world of one number."""
     starts = np.stack([np.linspace(-1, 1, 32), np.zeros(32)], axis=1)
     own = initial("mlp:16", spec_of(1), seed=1)
     value = initial("mlp:16", replace(spec_of(1), action=VALUE_BOX), seed=2)
-    return Learner(world, own, value, starts, length, options, 3)
+    return Ppo(world, own, value, starts, length, options, 3)
 
 
 def test_running_moments_are_those_of_all_rows() -> None:
@@ -108,7 +109,7 @@ def test_running_moments_are_those_of_all_rows() -> None:
 
 def test_an_executor_learns_what_pays() -> None:
     """It comes to do what it observes, and the value to expect what follows."""
-    taught = learner(Follow())
+    taught = begun(Follow())
     for each in range(25):
         taught.learn(each / 25)
     places = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
@@ -122,7 +123,7 @@ def test_an_executor_learns_what_pays() -> None:
 
 def test_the_end_of_a_world_is_worth_nothing() -> None:
     """Where all is over after a tick, the value is that tick's reward, not of 1000 more."""
-    taught = learner(Follow(ends=1), replace(QUICK, discount=0.999, trace=0.999))
+    taught = begun(Follow(ends=1), replace(QUICK, discount=0.999, trace=0.999))
     for each in range(10):
         taught.learn(each / 10)
     assert taught.value().outputs(np.zeros((1, 1), np.float32))[0, 0] < 1.5
@@ -133,7 +134,7 @@ def test_an_executor_that_was_trained_keeps_its_scale() -> None:
     own = replace(initial("mlp:16", spec_of(1)), mean=np.array([0.5], np.float32))
     value = initial("mlp:16", replace(spec_of(1), action=VALUE_BOX))
     starts = np.zeros((4, 2))
-    taught = Learner(Follow(), own, value, starts, 20, SMALL, 0)
+    taught = Ppo(Follow(), own, value, starts, 20, SMALL, 0)
     taught.learn(0.0)
     np.testing.assert_array_equal(taught.executor().vector(), own.vector())
     np.testing.assert_array_equal(taught.value().mean, own.mean)
@@ -148,7 +149,7 @@ def test_a_model_that_breaks_is_named() -> None:
             return rewards * np.nan, after, over
 
     with pytest.raises(PlannerError, match="over="):
-        learner(Broken()).learn(0.0)
+        begun(Broken()).learn(0.0)
     with pytest.raises(PlannerError, match="NaN"):
         live_from(Broken(), lambda obs: obs, np.zeros((2, 2)), 5)
 
@@ -285,7 +286,7 @@ def follows(obs: Floats) -> Point:
 
 def control(value: Executor | None, world: Any = None, **more: Any) -> SamplingControl:
     """A search that the best policy guides."""
-    guide = Guide(follows, spec_of(1).action, value, 0.9)
+    guide = Guide(follows, BOX, value, 0.9)
     return SamplingControl(world or Follow(), replace(ONE, **more), guide)
 
 
@@ -314,7 +315,7 @@ def test_a_plan_ends_in_the_value() -> None:
 def test_a_mean_answer_is_never_worse_than_the_guide() -> None:
     """It is the mean of those that count, or what the iteration began with."""
     here = np.array([[0.37]], np.float32)
-    poor = Guide(lambda obs: Point(0 * obs), spec_of(1).action)
+    poor = Guide(lambda obs: Point(0 * obs), BOX)
     made = {
         answer: next(iter(SamplingControl(Follow(), replace(ONE, answer=answer), poor).plans(here)))
         for answer in ("best", "mean")

@@ -117,7 +117,7 @@ class _Rounds:
 
 
 @final
-class Learner:
+class Ppo:
     """An executor and a value that learn in a world.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 from agentkd import dists, environments
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.distillation.ppo import Learner, PpoOptions, live_from
+from agentkd.distillation.ppo import Ppo, PpoOptions, live_from
 from agentkd.distillation.task import Task
 from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.executors.architecture import initial, parse
@@ -225,31 +225,31 @@ class _Practice:
     def run(self, executor: str | Path | Executor, stop: Callable[[], bool]) -> Practised:
         """Learn until the budget is used or `stop` says so."""
         self._stop = stop
-        learners = dict(enumerate(self._learners(executor)))
-        rungs = list(_rungs(len(learners)))
+        restarts = dict(enumerate(self._restarts(executor)))
+        rungs = list(_rungs(len(restarts)))
         # The share of the budget that the one which is left will have had.
         whole = sum(share / left for share, left in rungs)
         had = until = 0.0
         for share, left in rungs:
             scores = {}
-            for index, learner in learners.items():
+            for index, restart in restarts.items():
                 until += share / left
                 first = self._done
 
                 def progress(first: float = first, had: float = had) -> float:
                     return min(1.0, (had + self._done - first) / whole)
 
-                for _ in self._rounds(learner, index, left, until, progress):
+                for _ in self._rounds(restart, index, left, until, progress):
                     if self._ended:
                         break
-                scores[index] = self._judge(learner)
+                scores[index] = self._judge(restart)
                 if self._ended:
                     break
             if self._ended:
                 break
             had += share / left
             order = sorted(scores, key=lambda index: scores[index], reverse=True)
-            learners = {index: learners[index] for index in order[: max(1, left // 2)]}
+            restarts = {index: restarts[index] for index in order[: max(1, left // 2)]}
         if self._best is None:
             raise KeyboardInterrupt
         return replace(
@@ -263,7 +263,7 @@ class _Practice:
     def _ended(self) -> bool:
         return self._stop() or self._done >= 1
 
-    def _learners(self, executor: str | Path | Executor) -> Iterator[Learner]:
+    def _restarts(self, executor: str | Path | Executor) -> Iterator[Ppo]:
         options, task = self._options, self._task
         for index in range(options.restarts):
             seed = options.seed * options.restarts + index
@@ -275,31 +275,31 @@ class _Practice:
                 )
             body = own.architecture if parse(own.architecture).kind == "mlp" else "mlp:64,64"
             value = initial(body, replace(task.spec, action=VALUE_BOX), seed=seed + 1)
-            yield Learner(self._world, own, value, self._starts, self._length, options.ppo, seed)
+            yield Ppo(self._world, own, value, self._starts, self._length, options.ppo, seed)
 
     def _rounds(
-        self, learner: Learner, index: int, left: int, until: float, progress: Callable[[], float]
+        self, restart: Ppo, index: int, left: int, until: float, progress: Callable[[], float]
     ) -> Iterator[None]:
         """Let a restart learn until a share of the budget is used; judge the last one at times."""
         first = self._done
         looks = [first + (until - first) * (1 + each) / _LOOKS for each in range(_LOOKS - 1)]
         while self._done < until:
-            before = learner.ticks
-            learner.learn(progress())
-            self._ticks += learner.ticks - before
+            before = restart.ticks
+            restart.learn(progress())
+            self._ticks += restart.ticks - before
             if left == 1 and looks and self._done >= looks[0]:
                 looks.pop(0)
-                self._judge(learner)
+                self._judge(restart)
             best = math.nan if self._best is None else self._best.returned
             seconds = time.monotonic() - self._began
             self._watch(
-                PracticeLook(self._done, self._ticks, seconds, index, left, learner.reward, best)
+                PracticeLook(self._done, self._ticks, seconds, index, left, restart.reward, best)
             )
             yield
 
-    def _judge(self, learner: Learner) -> float:
+    def _judge(self, restart: Ppo) -> float:
         """Measure an executor from the states set aside; keep it if it is the best so far."""
-        executor, value = learner.executor(), learner.value()
+        executor, value = restart.executor(), restart.value()
         action = self._task.spec.action
 
         def act(obs: Floats) -> Floats:

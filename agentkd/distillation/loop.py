@@ -231,8 +231,6 @@ def run_distillation(
         held_out=held_out,
         marks=choosing.MARKS if spare else (),
     )
-    if held_out is not None:
-        run.first.add(held_out)
     try:
         chooser = partial(choosing.choose, task, seconds=spare) if spare else None
         result = carry_out(run, task.planner, stop, kept_bytes, chooser)

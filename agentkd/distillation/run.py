@@ -108,8 +108,10 @@ class Run:
     _current: Executor | None = None
 
     def __post_init__(self) -> None:
-        """Judge the planner by the first labels of this run."""
+        """Judge the planner by the first labels of this run, or those of its dataset."""
         self.first = FirstLabels(self.distiller.freeze())
+        if self.held_out is not None:
+            self.first.add(self.held_out)
 
     @property
     def elapsed(self) -> float:

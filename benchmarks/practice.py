@@ -127,6 +127,8 @@ def _practice(options: Options, place: Path, seed: int) -> Mapping[str, Any]:
         save(place, best, {"env": options.env, "seed": seed})
 
     best = practise(task, options.executor, how, keep=keep)
+    if best.interrupted:
+        raise KeyboardInterrupt
     return {
         **_returns(options, best.executor.policy),
         "in_model": best.returned,

@@ -36,6 +36,10 @@ BENCHMARKS = {
         "--env ENV --planner REF --executor FILE",
     ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
+    "practice": (
+        "practice in a planner's model: executor, guided planner, who is taught",
+        "--out runs/practice --seeds 10 11",
+    ),
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
     "falls": ("how often a robot falls while learnt executors are swapped in", "--planners DIR"),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),

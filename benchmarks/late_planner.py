@@ -239,7 +239,7 @@ def worse(results: Sequence[Result]) -> list[str]:
 
 def gains(results: Sequence[Result]) -> list[Result]:
     """Return what the runtime gains over the better of planner and executor, episode by episode."""
-    out = []
+    out: list[Result] = []
     for (env, late), each in grouped(results, "env", "latency").items():
         arms = {r["arm"]: r for r in each}
         if late == 0 or not {"planner", "executor", "runtime"} <= set(arms):

@@ -173,7 +173,8 @@ class Carts:
     @property
     def speeds(self) -> Doubles:
         """Their velocities, (carts, 2)."""
-        return CART_SPEED * WAYS[self._way].astype(float)
+        speeds: Doubles = CART_SPEED * WAYS[self._way]
+        return speeds
 
     def _turn(self, cell: Any, came: int | None) -> int:
         ways = np.flatnonzero(self._ways[int(cell[0]), int(cell[1])])

@@ -4,11 +4,19 @@ Each restores the simulation's state from what its environment observes, and pay
 environment pays. `planner` finds the robot by what is observed and done.
 
     agentkd distill InvertedPendulum-v5 --planner policies.mpc:planner --labels 4000
+
+`guided` looks a few ticks ahead only; what follows it is told by an executor and a value that
+practised in the same model.
+
+    agentkd practise HalfCheetah-v5 --planner policies.mpc:planner
+    agentkd run HalfCheetah-v5 --planner policies.mpc:guided
+        --planner-args practised=runs/practise-HalfCheetah-v5
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -17,9 +25,10 @@ import numpy as np
 
 from agentkd.errors import SpecError
 from agentkd.planners import Planner
+from agentkd.planners.search.guide import Guide, read_guide
 from agentkd.planners.search.mpc import MpcOptions, SamplingControl
 from agentkd.planners.search.physics import Moves, Physics
-from agentkd.planners.search.worlds import Doubles, Rollouts
+from agentkd.planners.search.worlds import Doubles, Rollouts, Steps
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import Floats
 
@@ -62,6 +71,11 @@ def _without_x(positions: int) -> Callable[[Floats], tuple[Any, Any]]:
     return restore
 
 
+def _observe(hidden: int) -> Callable[[Doubles, Doubles], Doubles]:
+    """Observe positions, but for the first, and velocities."""
+    return lambda qpos, qvel: np.concatenate([qpos[..., hidden:], qvel], axis=-1)
+
+
 def half_cheetah_world() -> Physics:
     """HalfCheetah-v5."""
     return Physics(
@@ -69,6 +83,7 @@ def half_cheetah_world() -> Physics:
         5,
         _without_x(9),
         lambda moves: _forward(moves) - 0.1 * _effort(moves),
+        observe=_observe(1),
         anywhere=(0,),
     )
 
@@ -80,6 +95,7 @@ def swimmer_world() -> Physics:
         4,
         lambda obs: (np.append([0.0, 0.0], obs[:3]), obs[3:]),
         lambda moves: _forward(moves) - 1e-4 * _effort(moves),
+        observe=_observe(2),
         anywhere=(0, 1),
     )
 
@@ -98,32 +114,32 @@ def inverted_pendulum_world() -> Physics:
         lambda obs: (obs[:2], obs[2:]),
         reward,
         over=lambda moves: np.abs(moves.qpos[..., 1]) > 0.2,
+        observe=_observe(0),
     )
 
 
-def _after(world: Physics, obs: Floats, actions: Sequence[Any], hidden: int) -> Floats:
-    """What is observed after some actions, without the first coordinates."""
+def _after(world: Physics, obs: Floats, actions: Sequence[Any]) -> Floats:
+    """What is observed after some actions."""
     if not len(actions):
         return obs
     done = np.asarray(actions, float)[None]
     _, states = world.roll(world.restore(obs), done)
-    # MuJoCo's state begins with the time.
-    return states[0, -1, 1 + hidden :].astype(np.float32)
+    return world.observe(states[0, -1])
 
 
 def half_cheetah_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
     """What HalfCheetah-v5 observes after some actions: a model for `RollForward`."""
-    return _after(_known(half_cheetah_world), obs, actions, 1)
+    return _after(_known(half_cheetah_world), obs, actions)
 
 
 def swimmer_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
     """What Swimmer-v5 observes after some actions."""
-    return _after(_known(swimmer_world), obs, actions, 2)
+    return _after(_known(swimmer_world), obs, actions)
 
 
 def inverted_pendulum_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
     """What InvertedPendulum-v5 observes after some actions."""
-    return _after(_known(inverted_pendulum_world), obs, actions, 0)
+    return _after(_known(inverted_pendulum_world), obs, actions)
 
 
 class Pendulum:
@@ -139,18 +155,27 @@ class Pendulum:
     def roll(self, state: Doubles, actions: Doubles, /) -> tuple[Doubles, Doubles]:
         """Live on by the equations of Gymnasium's pendulum."""
         count, ticks, _ = actions.shape
-        angle, speed = np.repeat(state[:, None], count, axis=1)
+        now = state[None].repeat(count, 0)
         rewards = np.empty((count, ticks))
         states = np.empty((count, ticks, 2))
         for tick in range(ticks):
-            torque = actions[:, tick, 0]
-            upright = (angle + np.pi) % (2 * np.pi) - np.pi
-            rewards[:, tick] = -(upright**2 + 0.1 * speed**2 + 1e-3 * torque**2)
-            speed = speed + 0.05 * (15.0 * np.sin(angle) + 3.0 * torque)
-            speed = np.clip(speed, -8.0, 8.0)
-            angle = angle + 0.05 * speed
-            states[:, tick] = np.stack([angle, speed], axis=1)
+            rewards[:, tick], now, _ = self.step(now, actions[:, tick])
+            states[:, tick] = now
         return rewards, states
+
+    def step(self, states: Doubles, actions: Doubles, /) -> tuple[Doubles, Doubles, Any]:
+        """Live on from each state by a tick."""
+        angle, speed, torque = states[:, 0], states[:, 1], np.clip(actions[:, 0], -2.0, 2.0)
+        upright = (angle + np.pi) % (2 * np.pi) - np.pi
+        rewards = -(upright**2 + 0.1 * speed**2 + 1e-3 * torque**2)
+        speed = np.clip(speed + 0.05 * (15.0 * np.sin(angle) + 3.0 * torque), -8.0, 8.0)
+        after = np.stack([angle + 0.05 * speed, speed], axis=1)
+        return rewards, after, np.zeros(len(states), bool)
+
+    def observe(self, states: Doubles, /) -> Floats:
+        """Cosine and sine of the angle, and the velocity."""
+        angle, speed = states[..., 0], states[..., 1]
+        return np.stack([np.cos(angle), np.sin(angle), speed], axis=-1).astype(np.float32)
 
     def features(self, states: Doubles, /) -> Doubles:
         """Where it points, and how far it turns in a tick."""
@@ -158,38 +183,72 @@ class Pendulum:
         return np.stack([np.cos(angle), np.sin(angle), 0.05 * speed], axis=-1)
 
 
-def _planner(spec: Spec, name: str, world: Rollouts, options: MpcOptions) -> Planner:
+def _planner(
+    spec: Spec, name: str, world: Rollouts, options: MpcOptions, guide: Guide | None = None
+) -> Planner:
     size = spec.action.low if isinstance(spec.action, BoxSpec) else ()
     if len(size) != len(world.low):
         raise SpecError(f"The {name} has {len(world.low)} joints, not {spec.action}.")
-    return Planner(SamplingControl(world, options), spec, f"MPC {name}", 0, "")
+    return Planner(SamplingControl(world, options, guide), spec, f"MPC {name}", 0, "")
+
+
+_WORLDS: Mapping[str, Callable[[], Steps]] = {
+    "half cheetah": half_cheetah_world,
+    "swimmer": swimmer_world,
+    "inverted pendulum": inverted_pendulum_world,
+    "pendulum": Pendulum,
+}
+_OPTIONS = {
+    # A second ahead.
+    "half cheetah": MpcOptions("cem", ticks=20, knots=20, horizon=HORIZON, samples=48),
+    # Two seconds.
+    "swimmer": MpcOptions("cem", ticks=50, knots=8, horizon=HORIZON, samples=24, iterations=2),
+    "inverted pendulum": MpcOptions("cem", ticks=20, knots=5, horizon=HORIZON, samples=32),
+    # 1.5 s, widely: hanging still is a trap.
+    "pendulum": MpcOptions(ticks=30, knots=15, horizon=HORIZON, samples=64, spread=1.0),
+}
+_BY_SHAPE = {
+    (17, 6): "half cheetah",
+    (8, 2): "swimmer",
+    (4, 1): "inverted pendulum",
+    (3, 1): "pendulum",
+}
+_GUIDED = MpcOptions(
+    "cem",
+    ticks=5,
+    knots=5,
+    horizon=5,
+    samples=16,
+    iterations=1,
+    spread=0.2,
+    elites=0.2,
+    remembered=8,
+)
+"""A guide says what follows, so that five ticks ahead are enough."""
+
+
+def _named(spec: Spec, name: str) -> Planner:
+    return _planner(spec, name, _WORLDS[name](), _OPTIONS[name])
 
 
 def half_cheetah(spec: Spec) -> Planner:
     """Plan for HalfCheetah-v5, a second ahead."""
-    options = MpcOptions("cem", ticks=20, knots=20, horizon=HORIZON, samples=48)
-    return _planner(spec, "half cheetah", half_cheetah_world(), options)
+    return _named(spec, "half cheetah")
 
 
 def swimmer(spec: Spec) -> Planner:
     """Plan for Swimmer-v5, two seconds ahead."""
-    options = MpcOptions("cem", ticks=50, knots=8, horizon=HORIZON, samples=24, iterations=2)
-    return _planner(spec, "swimmer", swimmer_world(), options)
+    return _named(spec, "swimmer")
 
 
 def inverted_pendulum(spec: Spec) -> Planner:
     """Plan for InvertedPendulum-v5, 0.8 s ahead."""
-    options = MpcOptions("cem", ticks=20, knots=5, horizon=HORIZON, samples=32)
-    return _planner(spec, "inverted pendulum", inverted_pendulum_world(), options)
+    return _named(spec, "inverted pendulum")
 
 
 def pendulum(spec: Spec) -> Planner:
-    """Plan for Pendulum-v1, 1.5 s ahead, widely: hanging still is a trap."""
-    options = MpcOptions(ticks=30, knots=15, horizon=HORIZON, samples=64, spread=1.0)
-    return _planner(spec, "pendulum", Pendulum(), options)
-
-
-_BY_SHAPE = {(17, 6): half_cheetah, (8, 2): swimmer, (4, 1): inverted_pendulum, (3, 1): pendulum}
+    """Plan for Pendulum-v1, 1.5 s ahead."""
+    return _named(spec, "pendulum")
 
 
 def planner(spec: Spec) -> Planner:
@@ -198,11 +257,36 @@ def planner(spec: Spec) -> Planner:
     Raises:
         SpecError: If it is none of them.
     """
+    return _named(spec, _robot(spec))
+
+
+def guided(spec: Spec, practised: str, executor: str | None = None, **options: Any) -> Planner:
+    """Plan a few ticks ahead, guided by an executor and a value that practised.
+
+    Args:
+        spec: The environment.
+        practised: The folder of `agentkd practise`.
+        executor: The file of another executor that proposes.
+        options: Fields of `MpcOptions` to change.
+
+    Raises:
+        SpecError: If it is none of the robots here, or the files are for another one.
+    """
+    name = _robot(spec)
+    guide = read_guide(practised, spec, executor)
+    # Without a value that predicts, only looking further shows what follows.
+    base = _OPTIONS[name] if guide.value is None else _GUIDED
+    made = _planner(spec, name, _WORLDS[name](), replace(base, **options), guide)
+    return replace(made, name=f"guided {made.name}")
+
+
+def _robot(spec: Spec) -> str:
+    """The name of the robot with these numbers."""
     size = len(spec.action.low) if isinstance(spec.action, BoxSpec) else 0
-    make = _BY_SHAPE.get((spec.obs.size, size))
-    if make is None:
+    name = _BY_SHAPE.get((spec.obs.size, size))
+    if name is None:
         raise SpecError(
             f"None of the robots here observes {spec.obs.size} numbers and has {size} "
             f"joints. Write a world as in {__file__}, and give it to SamplingControl."
         )
-    return make(spec)
+    return name

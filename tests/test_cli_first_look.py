@@ -56,6 +56,7 @@ def run(*words: str) -> tuple[str, str]:
         (("distill", "CartPole-v1", "--planner", "runs/no.zip"), "runs/no.zip"),
         (("eval", "CartPole-v1", "nowhere.deep:planner"), "nowhere"),
         (("reinforce", "CartPole-v1", "--planner", "no/folder"), "no/folder"),
+        (("practise", "CartPole-v1", "--planner", "no/folder"), "no/folder"),
         (("serve", "no/folder"), "no/folder"),
         ((*DISTIL, "--executor", "mpl:64,64"), "mlp"),
         ((*DISTIL, "--executor", "mlp:64,sixty"), "sixty"),

@@ -192,6 +192,7 @@ BENCHMARKS = (
     f"late_planner {TABLE} --executor EXECUTOR --episodes 1",
     "faults --hz 100 --seconds 1 --faults none",
     "seams --seconds 3",
+    "practice --env Pendulum-v1 --ticks 4000 --restarts 1 --seeds 1 --labels 64 --out practice",
     "ticks --hz 50 --seconds 1 --rounds 1 --chunks",
 )
 

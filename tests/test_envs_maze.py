@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from agentkd import dists
-from agentkd.spec import env_spec
 from envs import maze
 from envs import maze_rules as rules
-from policies.maze import AHEAD, planner
+from policies.maze import AHEAD, Thinker
 
 
 def _cell(place: np.ndarray) -> tuple[int, int]:
@@ -89,23 +87,21 @@ def test_many_players_move_as_each_alone() -> None:
 def test_planner_arrives_and_says_the_way() -> None:
     """It touches nothing on unseen mazes, and its goal is the cells that come next."""
     env = maze.Maze()
-    policy = planner(env_spec(env)).policy
     for seed in (500, 501):
         obs, _ = env.reset(seed=seed)
         ways, target = env._layout.open_ways, env._layout.target
         left = rules.distances(ways, target)
         over = False
         while not over:
-            answer = policy(obs[None])
-            way = [_cell(place) for place in answer.goal.reshape(AHEAD, 2)]
+            moves, goals = Thinker().answers(obs[None])
+            way = [_cell(place) for place in goals.reshape(AHEAD, 2)]
             here = _cell(obs[:2])
             for there in way:
                 assert there == here == target or (
                     _next_door(ways, here, there) and left[there] == left[here] - 1
                 )
                 here = there
-            action = int(dists.mode(answer.rows, env_spec(env).action)[0])
-            obs, reward, ended, cut, info = env.step(action)
+            obs, reward, ended, cut, info = env.step(int(moves.logits[0].argmax()))
             over = ended or cut
         assert info["arrived"]
         assert reward == pytest.approx(100.0 - 0.1 * env._ticks)

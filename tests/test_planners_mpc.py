@@ -106,7 +106,7 @@ def test_a_plan_is_gone_on_with() -> None:
     state = HERE[0].astype(float)
     _, states = world.roll(state, plan[None].astype(float))
     later = states[0, 2].astype(np.float32)
-    start = control._begin(control._rollouts.restore(later))
+    start = control._begin(control.rollouts.restore(later))
     np.testing.assert_allclose(start.knots[:22, 0], (plan[3:, 0] - 1) / 2, atol=1e-5)
     fresh = SamplingControl(world, options)._begin(later.astype(float))
     assert start.value > fresh.value

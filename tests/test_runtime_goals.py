@@ -328,9 +328,9 @@ class Said(Guiding):
 def test_a_planner_that_gives_goals_is_measured_by_its_rows() -> None:
     """Its first row is what it would do; one that gives goals alone does nothing by itself."""
     obs = np.array([[1, 0, 0], [2, 0, 0]], np.float32)
-    found = from_object(Said(rows=True), "said", SPEC)
-    assert found.policy.goals == GOALS
-    assert one_row(found.policy)(obs).logits.argmax(axis=1).tolist() == [1, 2]
+    policy: Any = from_object(Said(rows=True), "said", SPEC).policy
+    assert policy.goals == GOALS
+    assert one_row(policy)(obs).logits.argmax(axis=1).tolist() == [1, 2]
     with pytest.raises(PlannerError, match="no rows"):
         one_row(from_object(Said(), "said", SPEC).policy)(obs)
 

@@ -149,11 +149,7 @@ def test_names_units_and_periods_have_to_be_the_same_as_far_as_files_tell(tmp_pa
     for name, contract in others.items():
         write_bundle(tmp_path / f"{name}.akd", constant(1), contract=contract)
     agent = Agent(tmp_path / "first.akd")
-    for name, words in (
-        ("order", "its obs_names"),
-        ("unit", "its obs_units"),
-        ("period", "20 Hz"),
-    ):
+    for name, words in (("order", "its obs_names"), ("unit", "its obs_units"), ("period", "20 Hz")):
         with pytest.raises(SpecError, match=f"does not fit: .*{words}"):
             agent.swap(tmp_path / f"{name}.akd")
     assert agent.act(see(0)) == 0

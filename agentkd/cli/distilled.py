@@ -20,6 +20,7 @@ from agentkd.deploy.vectors import STEPS
 from agentkd.distillation.loop import Distilled
 from agentkd.distillation.progress import Progress, Watch
 from agentkd.distillation.task import Returns, Task
+from agentkd.distillation.teachable import warning
 from agentkd.distillation.terms import to_text
 from agentkd.environments import make
 from agentkd.errors import AgentkdError
@@ -64,9 +65,14 @@ def live(view: View, goals: Goals, logs: Any) -> Iterator[Watch]:
     def tell(look: Progress) -> Facts:
         return _facts(look, goals)
 
+    warned = False
     with view.follow("distilling", tell) as show:
 
         def watch(look: Progress) -> None:
+            nonlocal warned
+            if not warned and (said := warning(look.explained)):
+                warned = True
+                view.warn(said)
             # A full disk ends the curves, and nothing else.
             with contextlib.suppress(OSError):
                 for name, value in _curves(look, goals).items():
@@ -262,6 +268,7 @@ class Ending:
             "planner_parameters": planner.parameters,
             "executor_parameters": result.executor.parameters,
             "labels_refused": result.refused,
+            "planner_explained": result.explained,
             "agreement": known[-1] if known else math.nan,
             "collector_restarts_total": result.restarts,
             "steps_rejected_total": result.rejected,
@@ -312,6 +319,8 @@ def _what_it_kept(data: Mapping[str, Any], figures: Mapping[str, Any]) -> Sectio
     notes = []
     if not data["steps"]:
         notes.append("Nothing was learnt: there were too few labels.")
+    if said := warning(data["planner_explained"]):
+        notes.append(said)
     if data["steps_rejected_total"]:
         notes.append(
             f"{data['steps_rejected_total']:,} gradient steps ended in NaN or "

@@ -17,6 +17,8 @@ from agentkd.environments import look_at
 from agentkd.errors import ConfigError
 from agentkd.measure.agreement import Sample, agreement_with
 from agentkd.measure.evaluate import Watch, evaluate_random
+from agentkd.planners.load import takes_arguments
+from agentkd.refs import is_reference
 from agentkd.report import comparison
 from agentkd.report.comparison import Candidate, Comparison
 from agentkd.report.console import publish
@@ -99,7 +101,9 @@ def _load(options: Options, spec: Spec) -> tuple[list[Candidate], Candidate | No
         own = access(options.saves)
         if ":" in ref or ref.endswith(".akd"):
             # What tells how a save is read is for saves.
-            own["algorithm"] = own["args"] = None
+            own["algorithm"] = None
+            if not (is_reference(ref) and takes_arguments(ref)):
+                own["args"] = None
             if ref.endswith(".akd"):
                 own["sees"] = None
             if ref.endswith(".akd") or own["vecnormalize"] == "off":

@@ -48,6 +48,8 @@ record     write a planner's labels down, to distil from later
            LunarLander-v3 --planner policies/lunarlander --labels 50000
 reinforce  an executor that learns from planner and reward together
            LunarLander-v3 --planner policies/lunarlander
+practise   an executor that learns by trying in the model that a planner searches with
+           HalfCheetah-v5 --planner policies.mpc:planner
 run        live with a planner that is late: planner alone, executor alone, both
            LunarLander-v3 --planner policies/lunarlander --clock virtual
 eval       planners, executors and earlier reports side by side

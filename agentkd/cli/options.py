@@ -29,7 +29,8 @@ class Access:
     unpickle: bool = False
     """Read a save by running the code in it. Only for files whose maker you trust."""
     planner_args: tuple[str, ...] = ()
-    """What a policy file does not tell: KEY=VALUE, such as activation=elu, or a JSON object."""
+    """What a policy file does not tell: KEY=VALUE, such as activation=elu, or a JSON object. Or
+    further arguments of a function that makes a planner."""
     planner_sees: str | None = None
     """What the planner sees of the observation: keys (state,terrain), places (0:2,4:5), or
     module:function."""

@@ -88,6 +88,10 @@ class View:
         """Print a line about what comes next."""
         self.console.print(Text(text, "dim"))
 
+    def warn(self, text: str) -> None:
+        """Print a line that the user should read before going on."""
+        self.console.print(Text(text, "yellow"))
+
     @contextlib.contextmanager
     def follow(self, name: str, tell: Callable[[Look], Facts]) -> Iterator[Callable[[Look], None]]:
         """Give what takes each look at something that goes on, and shows some of them.

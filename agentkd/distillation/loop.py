@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,13 +30,17 @@ from agentkd.distillation.sources import (
     longest,
 )
 from agentkd.distillation.task import Returns, Task, open_task
+from agentkd.distillation.teachable import warning
 from agentkd.distillation.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner
+from agentkd.printable import logger
 from agentkd.types import Labels
 from agentkd.views import Seeing
+
+log = logger(__name__)
 
 _APART = 104_729
 """How far apart the seeds of collecting processes are."""
@@ -66,6 +71,8 @@ class Distilled:
             executor has a memory.
         returns: What it reached; None if that was not measured.
         engine: What took the gradient steps: "native", compiled C, or "torch".
+        explained: The share of the planner's first answers that what the executor sees explains, at
+            most 1; NaN if that is not known (`agentkd.distillation.teachable`).
     """
 
     executor: Executor
@@ -85,6 +92,7 @@ class Distilled:
     kept: Labels | None = None
     returns: Returns | None = None
     engine: str = "torch"
+    explained: float = math.nan
 
 
 class Chooser(Protocol):
@@ -341,6 +349,9 @@ def carry_out(
             executor = choose([*run.snapshots, executor], stop=ended)
         chose = time.monotonic() - began
     run.interrupted |= again()
+    # Another watch is told by its looks.
+    if run.watch in (None, show) and (said := warning(run.first.share)):
+        log.warning("%s", said)
     return Distilled(
         executor=replace(executor, version=run.version + 1),
         planner=planner,
@@ -358,4 +369,5 @@ def carry_out(
         terms=distiller.options.sum(),
         kept=distiller.sample(kept_bytes),
         engine=distiller.engine.name,
+        explained=run.first.share,
     )

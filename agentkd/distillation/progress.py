@@ -26,6 +26,8 @@ class Progress:
         planner_share: The planner's share of the driving at present.
         learning_rate: Of the last gradient step.
         refused: Labels left out because they held NaN or infinity.
+        explained: The share of the planner's answers that what the executor sees explains, at most
+            1; NaN while it is not known (`agentkd.distillation.teachable`).
     """
 
     seconds: float
@@ -40,6 +42,7 @@ class Progress:
     planner_share: float
     learning_rate: float
     refused: int
+    explained: float = math.nan
 
 
 Watch = Callable[[Progress], None]

@@ -15,6 +15,7 @@ from agentkd.distillation.checkpoint import Checkpoint, save_checkpoint
 from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.progress import Progress, Watch
 from agentkd.distillation.sources import CollectionOptions, Source
+from agentkd.distillation.teachable import FirstLabels
 from agentkd.errors import ConfigError, WriteError
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
@@ -93,6 +94,7 @@ class Run:
     unsaved: str = ""
     interrupted: bool = False
     history: list[Progress] = field(default_factory=list)
+    first: FirstLabels = field(init=False)
     _began: float | None = None
     _ended: float | None = None
     _owed: float = 0.0
@@ -104,6 +106,12 @@ class Run:
     _agreement: list[float] = field(default_factory=list)
     _rate: float = 0.0
     _current: Executor | None = None
+
+    def __post_init__(self) -> None:
+        """Judge the planner by the first labels of this run, or those of its dataset."""
+        self.first = FirstLabels(self.distiller.freeze())
+        if self.held_out is not None:
+            self.first.add(self.held_out)
 
     @property
     def elapsed(self) -> float:
@@ -159,6 +167,7 @@ class Run:
                 self.look()
             if self.labels and self.elapsed >= self._save_at:
                 self.save()
+        self.first.judge()
         self.look()
 
     def _mark(self) -> float:
@@ -202,6 +211,7 @@ class Run:
             if self.held_out is None:
                 self._compare(Labels(obs[:64], dists.rows(dist, slice(0, 64))))
             self.distiller.add(obs, dist, link)
+            self.first.add(Labels(obs, dist, link))
 
     def _compare(self, labels: Labels) -> None:
         """Note how far the executor agrees with labels."""
@@ -253,6 +263,7 @@ class Run:
             planner_share=self.way.share(self.labels),
             learning_rate=self._rate,
             refused=self.distiller.buffer.refused,
+            explained=self.first.share,
         )
         self._looked, self._before = now, (self.labels, self.distiller.steps)
         self._divergence.clear()

@@ -85,7 +85,8 @@ def load_planner(
         allow_pickle: Unpickle what cannot be read otherwise. This runs whatever code the file
             holds: only for files whose maker you trust.
         args: What a policy file does not tell, such as {"activation": "elu"}; see
-            `agentkd.planners.files.options.FileOptions`.
+            `agentkd.planners.files.options.FileOptions`. Or further arguments of a function that
+            "module:attribute" names and that makes a planner.
         sees: What the planner sees of the environment's observation, as `agentkd.views` reads it:
             "state,terrain", "0:2,4:5" or "module:function". It needs `spec`.
 
@@ -145,8 +146,13 @@ def _single(
         from agentkd.planners.files.load import load_file
 
         return load_file(*file, spec, args)
+    if is_reference(ref) and not Path(ref).exists() and kind_of(Path(ref)) is None:
+        return _object(ref, spec, vecnormalize, algorithm, args, allow_pickle=allow_pickle)
     if args:
-        raise ConfigError(f"{ref!r} is not a policy file of another library: {FLAG} are for these.")
+        raise ConfigError(
+            f"{ref!r} is neither a policy file of another library nor a function that makes a "
+            f"planner: {FLAG} are for these."
+        )
     if ref.startswith(SCHEMES):
         from agentkd.planners.remote.client import RemotePlanner
 
@@ -159,8 +165,6 @@ def _single(
     saved = path.is_dir() and any((path / name).is_file() for name in SAVES)
     if (path / _EXECUTOR).is_file() and not saved:
         return _executor(path / _EXECUTOR, spec)
-    if is_reference(ref) and not path.exists():
-        return _object(ref, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
     save = find_save(path)
     if not save.exists() and save.suffix != ".zip":
         raise RefError(
@@ -175,6 +179,7 @@ def _object(
     spec: Spec | None,
     vecnormalize: str | None,
     algorithm: str | None,
+    args: Mapping[str, Any] | None,
     *,
     allow_pickle: bool,
 ) -> Planner:
@@ -188,7 +193,29 @@ def _object(
         )
     if vecnormalize is not None:
         known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
+    factory = callable(found) and is_factory(found)
+    if args and not factory:
+        raise ConfigError(
+            f"{ref!r} takes no arguments: {FLAG} are for functions whose first parameter is spec."
+        )
+    if factory and spec is not None and known is None:
+        found = _made(found, ref, spec, args or {})
     return from_object(found, ref, spec, statistics=known)
+
+
+def takes_arguments(ref: str) -> bool:
+    """Whether a reference names a function that makes a planner of more than the spec."""
+    found = resolve(ref)
+    return callable(found) and is_factory(found) and len(parameters_of(found) or ()) > 1
+
+
+def _made(factory: Any, ref: str, spec: Spec, args: Mapping[str, Any]) -> Any:
+    """Call a function that makes a planner."""
+    try:
+        inspect.signature(factory).bind(spec, **args)
+    except TypeError as error:
+        raise ConfigError(f"{ref!r}: {error} ({FLAG} KEY=VALUE).") from error
+    return factory(spec, **args)
 
 
 def _policy_file(ref: str) -> tuple[Path, Kind] | None:

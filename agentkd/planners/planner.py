@@ -39,7 +39,8 @@ class FirstRow:
 
     def __call__(self, obs: Floats, /) -> ActionDist:
         """Give one row for each of the observations (batch, obs)."""
-        return _first(self.policy(obs), self.horizon)
+        row: ActionDist = _first(self.policy(obs), self.horizon)
+        return row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +60,7 @@ class RecurrentFirstRow:
         return _first(dist, self.horizon), after
 
 
-def _first(answer: Any, horizon: int) -> ActionDist:
+def _first(answer: Any, horizon: int) -> Any:
     rows = answer.rows if isinstance(answer, Guidance) else answer
     if rows is None:
         raise PlannerError("The planner gives goals and no rows, so nothing can act by it alone.")

@@ -211,8 +211,8 @@ class Decider:
         else:
             seen = self._view.row
             self._write(obs, seen)
-            mine = form.obs if goals is None else form.obs[: -goals.width]
-            mine[:] = seen[self._view.columns]
+            own = form.obs if goals is None else form.obs[: -goals.width]
+            own[:] = seen[self._view.columns]
         self.strategies.tick(tick)
         if record is not None:
             self._used = record.executor(form, self._used)

@@ -51,9 +51,13 @@ class Thinker:
     goals = Goals(2 * AHEAD, max_age=40)
 
     def __call__(self, obs: Floats, /) -> Guidance:
-        """Return the next move, and the way ahead."""
+        """Return the next moves, and the ways ahead as goals."""
+        moves, ways = self.answers(obs)
+        return Guidance(rows=moves, goal=ways)
+
+    def answers(self, obs: Floats) -> tuple[Categorical, Floats]:
+        """Return the next moves, and the ways ahead, (batch, 2 · AHEAD)."""
         numbers = obs.astype(float)
-        count = len(obs)
         ways = obs[:, maze.WAYS] > 0.5
         targets = np.floor(numbers[:, maze.TARGET]).astype(int)
         found = [
@@ -62,10 +66,10 @@ class Thinker:
         ]
         left = np.stack([each[0] for each in found])
         after = np.stack([each[1] for each in found])
-        open_ways = ways.reshape(count, rules.SIZE, rules.SIZE, 4)
+        open_ways = ways.reshape(len(obs), rules.SIZE, rules.SIZE, 4)
         scores = _scores(numbers, open_ways, left, after)
         moves = Categorical((_SURE * scores).astype(np.float32))
-        return Guidance(rows=moves, goal=_ahead(numbers[:, :2], after))
+        return moves, _ahead(numbers[:, :2], after)
 
 
 def _cells(places: Doubles) -> Any:
@@ -104,9 +108,11 @@ def _scores(obs: Doubles, ways: Any, left: Doubles, after: Doubles) -> Doubles:
     aim = _cells(coming)
     far = left[rows, aim[..., 0], aim[..., 1]] + np.linalg.norm(place - coming, axis=-1)
     scores: Doubles = -far - _TOUCH * harm
-    return scores - scores.max(axis=1, keepdims=True)
+    scores -= scores.max(axis=1, keepdims=True)
+    return scores
 
 
 def planner(spec: Spec) -> Planner:
     """Make the planner."""
-    return Planner(Thinker(), spec, "maze", 0, "")
+    policy: Any = Thinker()
+    return Planner(policy, spec, "maze", 0, "")

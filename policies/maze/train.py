@@ -54,10 +54,9 @@ class Players:
         """Return observations, goals, logits and starts, each (players, ticks, …)."""
         rows = []
         for _ in range(ticks):
-            answer = self._planner(self._obs)
-            logits = answer.rows.logits
-            rows.append((self._obs.copy(), answer.goal, logits, self._starts.copy()))
-            self._step(logits.argmax(axis=1))
+            moves, goals = self._planner.answers(self._obs)
+            rows.append((self._obs.copy(), goals, moves.logits, self._starts.copy()))
+            self._step(moves.logits.argmax(axis=1))
         return tuple(np.stack(each, axis=1) for each in zip(*rows, strict=True))
 
     def _step(self, actions: np.ndarray) -> None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_range, did_you_mean
+from agentkd.planners.search.guide import Guide
 from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.types import Floats, Gaussian
 
@@ -43,8 +44,11 @@ class MpcOptions:
         spread: The standard deviation of what is drawn, in halves of the box.
         temperature: λ of MPPI.
         elites: The share of plans that count, of CEM.
-        discount: What a reward is worth a tick later.
+        discount: What a reward is worth a tick later; with a guide's value, the value's is used.
         remembered: How many plans are kept to start from; 0 to start from rest.
+        answer: "best": the best plan that was lived through; "mean": the mean of those that count,
+            where it is better than what the iteration began with. The mean depends less on what
+            happened to be drawn, so that more of it can be learnt.
         seed: For what is drawn.
     """
 
@@ -59,6 +63,7 @@ class MpcOptions:
     elites: float = 0.1
     discount: float = 1.0
     remembered: int = 64
+    answer: Literal["best", "mean"] = "best"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class MpcOptions:
         if self.method not in get_args(Method):
             hint = did_you_mean(str(self.method), get_args(Method))
             raise ConfigError(f"No method {self.method!r}.{hint}")
+        if self.answer not in ("best", "mean"):
+            raise ConfigError(f"answer is {self.answer!r}; best or mean.")
         for name in ("ticks", "iterations"):
             check_range(name, getattr(self, name), least=1)
         check_range("samples", self.samples, least=2)
@@ -126,17 +133,29 @@ class SamplingControl:
     number of ticks later, and a plan that was not followed is not near. If doing nothing is better,
     it starts from that. So the same question may be answered better the second time; with
     `remembered=0` it is answered the same.
+
+    A `guide` proposes a plan too: what an executor does in the model. It is taken where it is
+    better than the old one. And the guide says what the end of a plan is worth, so that it may be
+    short. The world then has to be `Steps`.
+
+    Attributes:
+        rollouts: The world, in which an executor can practise.
     """
 
-    def __init__(self, rollouts: Rollouts, options: MpcOptions | None = None) -> None:
+    def __init__(
+        self, rollouts: Rollouts, options: MpcOptions | None = None, guide: Guide | None = None
+    ) -> None:
         """Begin without plans."""
         self.options = chosen = options or MpcOptions()
-        self._rollouts = rollouts
+        self.rollouts = rollouts
+        self._guide = guide
         self._middle = (rollouts.high + rollouts.low) / 2
         self._half = (rollouts.high - rollouts.low) / 2
         self._between = _interpolation(chosen.ticks, chosen.knots)
         self._fit = np.linalg.pinv(self._between)
-        self._discounts = chosen.discount ** np.arange(chosen.ticks)
+        valued = guide is not None and guide.value is not None
+        discount = guide.discount if guide is not None and valued else chosen.discount
+        self._discounts = discount ** np.arange(chosen.ticks)
         self._random = np.random.default_rng(chosen.seed)
         self._plans: list[tuple[Doubles, Doubles]] = []
 
@@ -147,7 +166,7 @@ class SamplingControl:
 
     def at(self, horizon: int) -> SamplingControl:
         """The same control with plans of its own, for another number of ticks."""
-        return SamplingControl(self._rollouts, replace(self.options, horizon=horizon))
+        return SamplingControl(self.rollouts, replace(self.options, horizon=horizon), self._guide)
 
     def __call__(self, obs: Floats, /) -> Gaussian:
         """Give `horizon` rows for each of the observations (batch, obs)."""
@@ -174,7 +193,7 @@ class SamplingControl:
         if not options.remembered:
             self._random = np.random.default_rng(options.seed)
         try:
-            state = self._rollouts.restore(obs[0])
+            state = self.rollouts.restore(obs[0])
             best = self._begin(state)
             spread = np.full_like(best.knots, options.spread)
             for _ in range(options.iterations):
@@ -192,12 +211,16 @@ class SamplingControl:
                 self._remember(state, best)
 
     def _begin(self, state: Doubles) -> Plan:
-        """The plan to start from: rest, or what is left of the nearest old plan."""
+        """The plan to start from: rest, what is left of the nearest old plan, or the guide's."""
         size = self.options.knots, len(self._middle)
         starts = [np.clip(-self._middle / self._half, -1, 1) * np.ones(size)]
         old = self._nearest(state)
         if old is not None:
             starts.append(old)
+        if self._guide is not None:
+            world: Any = self.rollouts
+            proposed = self._guide.propose(world, state, self.options.ticks)
+            starts.append(self._fit @ ((proposed - self._middle) / self._half))
         return self._lived(state, np.stack(starts))
 
     def _lived(self, state: Doubles, knots: Doubles) -> Plan:
@@ -209,7 +232,11 @@ class SamplingControl:
 
     def _live(self, state: Doubles, knots: Doubles) -> tuple[Doubles, Doubles]:
         actions = self._middle + self._half * np.clip(self._between @ knots, -1, 1)
-        rewards, states = self._rollouts.roll(state, actions)
+        world: Any = self.rollouts
+        if self._guide is None:
+            rewards, states = world.roll(state, actions)
+        else:
+            rewards, states = self._guide.live(world, state, actions)
         returns = rewards @ self._discounts
         finite = np.isfinite(returns) & np.isfinite(states).all(axis=(1, 2))
         return np.where(finite, returns, -np.inf), states
@@ -234,7 +261,9 @@ class SamplingControl:
         moved = self._lived(state, mean[None])
         index = int(np.argmax(returns))
         found = Plan(knots[index], float(returns[index]), apart, states[index])
-        plans = (replace(best, spread=apart), found, replace(moved, spread=apart))
+        plans = [replace(best, spread=apart), replace(moved, spread=apart)]
+        if options.answer == "best":
+            plans.insert(1, found)
         best = max(plans, key=lambda plan: plan.value)
         return best, (apart if options.method == "cem" else spread)
 
@@ -250,7 +279,7 @@ class SamplingControl:
             return
         through = np.concatenate([state[None], plan.states[:-1]])
         actions = np.clip(self._between @ plan.knots, -1, 1)
-        self._plans.append((self._rollouts.features(through), actions))
+        self._plans.append((self.rollouts.features(through), actions))
         del self._plans[: -self.options.remembered]
 
     def _nearest(self, state: Doubles) -> Doubles | None:
@@ -259,7 +288,7 @@ class SamplingControl:
             return None
         places = np.stack([through for through, _ in self._plans])
         unit = places.std(axis=(0, 1)) + 1e-6
-        apart = np.square((places - self._rollouts.features(state)) / unit).sum(axis=2)
+        apart = np.square((places - self.rollouts.features(state)) / unit).sum(axis=2)
         # Of equally near ones the newest.
         index, tick = np.unravel_index(np.argmin(apart[::-1]), apart.shape)
         actions = self._plans[len(self._plans) - 1 - int(index)][1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.planners.search.worlds import Doubles
@@ -42,6 +43,8 @@ class Physics:
         restore: Gives qpos (nq,) and qvel (nv,) from an observation (obs,).
         reward: Gives the reward of each tick, (n, ticks).
         over: Says at which ticks a future has ended, (n, ticks); left out, none ends.
+        observe: Gives what is observed, (…, obs), of qpos (…, nq) and qvel (…, nv): the way back
+            from `restore`, which practice and guides need.
         anywhere: Indices of qpos that do not matter for where a robot stands, such as how far it
             has run.
         threads: How many threads share the work; 0 for the caller's own.
@@ -55,6 +58,7 @@ class Physics:
         reward: Callable[[Moves], Doubles],
         *,
         over: Callable[[Moves], Any] | None = None,
+        observe: Callable[[Doubles, Doubles], Any] | None = None,
         anywhere: Sequence[int] = (),
         threads: int = 0,
     ) -> None:
@@ -72,6 +76,7 @@ class Physics:
         self.high: Doubles = model.actuator_ctrlrange[:, 1].copy()
         self._model, self._skip = model, skip
         self._restore, self._reward, self._over = restore, reward, over
+        self._observe, self._anywhere = observe, tuple(anywhere)
         self._kept = [index for index in range(model.nq) if index not in anywhere]
         self._size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._seconds = skip * float(model.opt.timestep)
@@ -96,37 +101,77 @@ class Physics:
         state[1 + model.nq : 1 + model.nq + model.nv] = qvel
         return state
 
+    def with_threads(self, threads: int) -> Physics:
+        """The same world, with so many threads that share the work."""
+        return Physics(
+            self._model,
+            self._skip,
+            self._restore,
+            self._reward,
+            over=self._over,
+            observe=self._observe,
+            anywhere=self._anywhere,
+            threads=threads,
+        )
+
+    def observe(self, states: Doubles, /) -> Floats:
+        """Give what is observed in states, (…, state).
+
+        Raises:
+            SpecError: If the world was made without `observe`.
+        """
+        if self._observe is None:
+            raise SpecError("This world does not say what is observed: give Physics(observe=…).")
+        return np.asarray(self._observe(*self._parts(states)), np.float32)
+
     def roll(self, state: Doubles, actions: Doubles, /) -> tuple[Doubles, Doubles]:
         """Live on from a state; see `Rollouts.roll`.
 
         Raises:
             PlannerError: If the rewards are of another shape.
         """
-        count, ticks, _ = actions.shape
-        held = np.repeat(actions, self._skip, axis=1)
-        lived, _ = self._rollout.rollout(
-            self._model, self._data, state[None].repeat(count, 0), held
-        )
-        after = lived[:, self._skip - 1 :: self._skip]
-        nq, nv = self._model.nq, self._model.nv
-        qpos, qvel = after[..., 1 : 1 + nq], after[..., 1 + nq : 1 + nq + nv]
-        first = np.broadcast_to(state[1 : 1 + nq], (count, 1, nq))
-        before = np.concatenate([first, qpos[:, :-1]], axis=1)
-        moves = Moves(before, qpos, qvel, actions, self._seconds)
-        rewards = np.asarray(self._reward(moves), float)
-        if rewards.shape != (count, ticks):
-            raise PlannerError(
-                f"The reward has shape {rewards.shape}; {(count, ticks)} was expected."
-            )
+        moves, rewards, after = self._live(state[None].repeat(len(actions), 0), actions)
         if self._over is not None:
             ended = np.logical_or.accumulate(self._over(moves), axis=1)
             # The tick that ends it all is still paid.
-            rewards = np.where(np.roll(ended, 1, 1) & (np.arange(ticks) > 0), 0, rewards)
+            rewards = np.where(np.roll(ended, 1, 1) & (np.arange(rewards.shape[1]) > 0), 0, rewards)
         return rewards, after
+
+    def step(
+        self, states: Doubles, actions: Doubles, /
+    ) -> tuple[Doubles, Doubles, NDArray[np.bool_]]:
+        """Live on from each state by a tick; see `Steps.step`.
+
+        Raises:
+            PlannerError: If the rewards are of another shape.
+        """
+        moves, rewards, after = self._live(states, actions[:, None])
+        ended = np.zeros(len(states), bool)
+        if self._over is not None:
+            ended = np.asarray(self._over(moves), bool)[:, 0]
+        return rewards[:, 0], after[:, 0], ended
+
+    def _live(self, states: Doubles, actions: Doubles) -> tuple[Moves, Doubles, Doubles]:
+        """Live on from each state, (n, state), with its actions, (n, ticks, nu)."""
+        held = np.repeat(actions, self._skip, axis=1)
+        lived, _ = self._rollout.rollout(self._model, self._data, states, held)
+        after = lived[:, self._skip - 1 :: self._skip]
+        qpos, qvel = self._parts(after)
+        before = np.concatenate([self._parts(states)[0][:, None], qpos[:, :-1]], axis=1)
+        moves = Moves(before, qpos, qvel, actions, self._seconds)
+        rewards = np.asarray(self._reward(moves), float)
+        if rewards.shape != actions.shape[:2]:
+            raise PlannerError(
+                f"The reward has shape {rewards.shape}; {actions.shape[:2]} was expected."
+            )
+        return moves, rewards, after
+
+    def _parts(self, states: Doubles) -> tuple[Doubles, Doubles]:
+        """Positions and velocities of states, (…, state)."""
+        nq, nv = self._model.nq, self._model.nv
+        return states[..., 1 : 1 + nq], states[..., 1 + nq : 1 + nq + nv]
 
     def features(self, states: Doubles, /) -> Doubles:
         """Positions that matter, and velocities by what they change in a tick."""
-        nq, nv = self._model.nq, self._model.nv
-        qpos = states[..., 1 : 1 + nq][..., self._kept]
-        qvel = states[..., 1 + nq : 1 + nq + nv]
-        return np.concatenate([qpos, self._seconds * qvel], axis=-1)
+        qpos, qvel = self._parts(states)
+        return np.concatenate([qpos[..., self._kept], self._seconds * qvel], axis=-1)

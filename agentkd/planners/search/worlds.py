@@ -68,6 +68,24 @@ class Rollouts(Protocol):
         ...
 
 
+class Steps(Rollouts, Protocol):
+    """A world in which many states live on by one tick together, as practice needs it."""
+
+    def observe(self, states: Doubles, /) -> Floats:
+        """Give what is observed in states, (n, state): (n, obs)."""
+        ...
+
+    def step(
+        self, states: Doubles, actions: Doubles, /
+    ) -> tuple[Doubles, Doubles, NDArray[np.bool_]]:
+        """Live on from each state, (n, state), with its action, (n, d).
+
+        Returns:
+            The rewards, (n,); the states after the tick, (n, state); and where all is over, (n,).
+        """
+        ...
+
+
 def roll(
     model: Model[S], observe: Callable[[S], Floats], obs: Floats, actions: Sequence[int]
 ) -> Floats:

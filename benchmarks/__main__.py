@@ -37,6 +37,10 @@ BENCHMARKS = {
     ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
+    "change": (
+        "a world that changes while an executor acts, and changes back",
+        "--planners DIR --worlds pendulum-reversed",
+    ),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
     "speed": (

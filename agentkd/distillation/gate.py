@@ -124,6 +124,10 @@ class Gate:
             self._recent = self._divergence(dists.kind_of(dist))
         self._held.add(obs, dist)
 
+    def forget(self, count: int) -> None:
+        """Take the newest labels that are held out away."""
+        self._held.forget(count)
+
     def judge(self, candidate: Executor, acting: Executor) -> Reason | None:
         """Return why a candidate may not replace what acts; None if it may."""
         block = self.options.block

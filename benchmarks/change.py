@@ -138,6 +138,9 @@ class Options(Place):
     """Ticks of a part, of which rewards are summed."""
     notice: bool = True
     """Whether the distiller notices changes."""
+    distil_labels: int | None = None
+    """Labels that executors are distilled from first; by default 20,000 for the pendulum, 120,000
+    for the robot."""
     jobs: int = 1
     """Runs at the same time."""
     out: Path | None = Path("runs/change")
@@ -153,14 +156,15 @@ def executor_file(name: str, options: Options) -> Path:
     """Distil the executor of a world as it was, if it is not there, and return its file."""
     assert options.out is not None
     world, kind = WORLDS[name], name.partition("-")[0]
-    file = options.out / "rows" / f"{kind} {world.executor} {world.labels} labels.akd"
+    labels = options.distil_labels or world.labels
+    file = options.out / "rows" / f"{kind} {world.executor} {labels} labels.akd"
     if not file.exists():
         found = run_distillation(
             world.env,
             world.load(options.planners, _spec_of(world)),
             world.executor,
             executor_sees=world.sees,
-            labels=world.labels,
+            labels=labels,
             episodes=0,
         )
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -276,10 +280,14 @@ def works(options: Options) -> Iterator[Work]:
             if name not in known:
                 raise ConfigError(f"{name!r} is unknown.{did_you_mean(name, known)}")
     counts = (options.before, options.changed, options.part, options.seeds)
-    if min(counts) < 1 or min(options.after, options.late, options.steps) < 0:
+    if (
+        min(counts) < 1
+        or options.distil_labels == 0
+        or min(options.after, options.late, options.steps) < 0
+    ):
         raise ConfigError(
             f"before={options.before}, changed={options.changed}, part={options.part}, "
-            f"seeds={options.seeds}: at least 1; after, late and steps at least 0."
+            f"seeds={options.seeds}, distil_labels: at least 1; after, late and steps at least 0."
         )
     if options.out is None:
         raise ConfigError("--out: executors need a folder.")
@@ -357,7 +365,7 @@ def _rows(options: Options, results: Sequence[Result]) -> list[dict[str, Any]]:
                     "world": name,
                     "arm": arm,
                     "runs": len(runs),
-                    "before": float(np.median(parts[1:first])),
+                    "before": _median(parts[1:first]),
                     "changed": float(parts[first]),
                     "end": float(parts[last - 1]),
                     "back": float(parts[-1]) if len(parts) > last else float("nan"),

@@ -43,7 +43,7 @@ def lived(env: gym.Env[Any, Any], actions: Floats) -> Floats:
     return np.array(found)
 
 
-@pytest.mark.parametrize("env", [ChangingPendulum(gain=-1.0, at=3), ChangingHalfCheetah(2.0, at=3)])
+@pytest.mark.parametrize("env", [ChangingPendulum(gain=-1.0), ChangingHalfCheetah(2.0)])
 def test_they_are_environments(env: gym.Env[Any, Any]) -> None:
     """Gymnasium's checker finds nothing, and they are made again from their spec."""
     check_env(env, skip_render_check=True)

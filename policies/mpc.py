@@ -8,7 +8,7 @@ environment pays. `planner` finds the robot by what is observed and done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -34,12 +34,6 @@ def _model(name: str) -> Any:
     files = resources.files("gymnasium.envs.mujoco") / "assets" / f"{name}.xml"
     with resources.as_file(files) as path:
         return mujoco.MjModel.from_xml_path(str(path))
-
-
-@cache
-def _known(make: Callable[[], Physics]) -> Physics:
-    """A world that is made once in a process."""
-    return make()
 
 
 def _forward(moves: Moves) -> Doubles:
@@ -99,31 +93,6 @@ def inverted_pendulum_world() -> Physics:
         reward,
         over=lambda moves: np.abs(moves.qpos[..., 1]) > 0.2,
     )
-
-
-def _after(world: Physics, obs: Floats, actions: Sequence[Any], hidden: int) -> Floats:
-    """What is observed after some actions, without the first coordinates."""
-    if not len(actions):
-        return obs
-    done = np.asarray(actions, float)[None]
-    _, states = world.roll(world.restore(obs), done)
-    # MuJoCo's state begins with the time.
-    return states[0, -1, 1 + hidden :].astype(np.float32)
-
-
-def half_cheetah_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What HalfCheetah-v5 observes after some actions: a model for `RollForward`."""
-    return _after(_known(half_cheetah_world), obs, actions, 1)
-
-
-def swimmer_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What Swimmer-v5 observes after some actions."""
-    return _after(_known(swimmer_world), obs, actions, 2)
-
-
-def inverted_pendulum_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What InvertedPendulum-v5 observes after some actions."""
-    return _after(_known(inverted_pendulum_world), obs, actions, 0)
 
 
 class Pendulum:

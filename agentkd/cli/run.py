@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from agentkd.cli.options import Planned, access, open_planned, reference, told_again
-from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
+from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, look_ahead, watchers
 from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_view, show_goals
 from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
@@ -58,6 +58,9 @@ class Options(Planned):
     planner_latency: str = "auto"
     """Ticks by which each answer of the planner is late, or "real": as late as it is. By default
     real on the wall clock, 4 on the virtual one."""
+    planner_rows: int = 1
+    """Rows that a planner of one row is to answer with: it is rolled out so far in the MuJoCo
+    environment's own simulation."""
     ticks: int | None = None
     """The length of each arm in ticks."""
     seconds: float | None = None
@@ -131,7 +134,14 @@ class Options(Planned):
         Raises:
             ConfigError: With the option and its value.
         """
-        least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
+        least = {
+            "planner_rows": 1,
+            "ticks": 1,
+            "episodes": 1,
+            "learn_ticks": int(self.learns),
+            "seed": 0,
+            "budget": 0,
+        }
         for name, bound in least.items():
             number = getattr(self, name)
             if number is not None and not bound <= number < math.inf:
@@ -151,7 +161,11 @@ def run(options: Options) -> int:
     options.check()
     setting, arms = _setting(options), options.chosen_arms
     task = open_planned(options)
-    known = task.planner
+    known, rows = task.planner, options.planner_rows
+    if rows > 1:
+        from agentkd.planners.rolled import rolled_out
+
+        known = rolled_out(known, options.env, rows)
     if setting.strategies is not None and setting.strategies.seam is not None:
         HandOver(setting.strategies.seam, task.spec.action)
     if options.learns:
@@ -161,9 +175,17 @@ def run(options: Options) -> int:
         executor, contract = task.executor(bundle.executor, name=options.executor), bundle.contract
     contract = replace(contract, period=1 / options.hz)
     out = options.place
+    said = ""
+    if setting.strategies is not None and not executor.memory:
+        strategies, said = look_ahead(
+            options.strategies, setting.strategies, options.env, known.policy
+        )
+        setting = replace(setting, strategies=strategies)
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
     view = run_view(setting, known, executor)
+    if said:
+        view.say(said)
     view.say("Measuring the planner that is never late …")
     returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
     goals = show_goals(view, returns)
@@ -171,9 +193,11 @@ def run(options: Options) -> int:
     far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
     if setting.clock == "wall" and not (far and setting.latency is None):
         arguments = {"ref": reference(options), "spec": to_json(task.spec)}
-        source = Process(
-            "agentkd.planners.load:build", {**arguments, "access": access(options.saves)}
-        )
+        arguments["access"] = access(options.saves)
+        source = Process("agentkd.planners.load:build", arguments)
+        if rows > 1:
+            more = {"env": options.env, "rows": rows}
+            source = Process("agentkd.planners.rolled:build", {**arguments, **more})
     with watchers(options.watching, out, options.env) as beside:
         if beside.port is not None:
             view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")

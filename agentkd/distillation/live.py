@@ -27,8 +27,8 @@ _COMPARED = 1024
 """Kept labels that the gate compares on, at most."""
 _PATIENCE = 5
 """Harmful candidates in a row after which learning returns to the last good weights."""
-_WARMUP = 50
-"""Gradient steps over which the rate rises in a new world, where no good weights are at risk."""
+_WARMUP, _RATE = 50, 1e-3
+"""In a new world no good weights are at risk: the rate is at least this after so many steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class LiveDistiller:
         held = min(len(newest.runs), len(past.errors))
         jumps = (past.jumped(each, options.factor) for each in options.windows if each <= held)
         jump = next((each for each in jumps if each), 0)
-        runs = jump or min(options.windows)
+        runs = jump or options.windows[len(options.windows) // 2]
         known = self._fitting(newest, runs, options) if held >= runs else None
         if known is not None:
             self._enter(newest, runs, "back", self.shelf.pop(known))
@@ -236,8 +236,8 @@ class LiveDistiller:
         here = np.asarray(self.world.past.errors)[-window:]
         for index, (world, executor) in reversed(list(enumerate(self.shelf))):
             there = newest.errors(executor, window)
-            # By far nearer, nearly always, and as near as it was in its own world.
-            near = there.mean() <= max(world.past.largest(window), FLOOR)
+            # By far nearer, mostly, and in its own world that would be no jump.
+            near = there.mean() <= max(options.factor * world.past.largest(window), FLOOR)
             nearer = np.median(here / np.maximum(there, 1e-9))
             if near and min(nearer, here.mean() / max(there.mean(), 1e-9)) > options.factor:
                 return index
@@ -246,7 +246,8 @@ class LiveDistiller:
     def _beginning(self, acting: Executor) -> tuple[World, Executor]:
         """Return a world of which nothing is known but who acts in it."""
         how = self.distiller.options
-        distiller = Distiller(acting, replace(how, warmup=min(_WARMUP, how.warmup)))
+        rate, warmup = max(_RATE, how.learning_rate), min(_WARMUP, how.warmup)
+        distiller = Distiller(acting, replace(how, learning_rate=rate, warmup=warmup))
         gate = None if self.live.gate is None else Gate(acting, None, self.live.gate)
         return World(distiller, gate, acting, untaught=True), acting
 

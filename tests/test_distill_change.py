@@ -135,7 +135,7 @@ def test_it_learns_anew_and_goes_back() -> None:
     list(feed(distiller, 1280, -1, seed=3))
     assert distiller.refused().get("kept", 0) == 0
     assert error(distiller.world.acting, -1) < 0.05
-    *_, last = feed(distiller, 64, 1, seed=4)
+    *_, last = feed(distiller, 128, 1, seed=4)
     assert distiller.changes() == {"new": 1, "back": 1}
     assert distiller.world is first
     assert before is not None

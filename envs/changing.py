@@ -146,7 +146,8 @@ class ChangingPendulum(Changing):
         pendulum.max_torque = 2.0 * abs(gain)
 
     def _moved(self, action: Array) -> Array:
-        return np.clip(action, -2.0, 2.0) * self.world[0]
+        turned: Array = np.clip(action, -2.0, 2.0) * self.world[0]
+        return turned
 
 
 @final

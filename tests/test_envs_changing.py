@@ -52,7 +52,8 @@ def test_they_are_environments(env: gym.Env[Any, Any]) -> None:
 def test_a_motor_reverses_at_its_tick_and_turns_back() -> None:
     """What acts there does the opposite; what is observed last tells the planner at once."""
     push = np.full((9, 1), 1.3, np.float32)
-    same, other = (lived(ChangingPendulum(**each), push) for each in ({}, {"gain": -1, "at": 4}))
+    same = lived(ChangingPendulum(), push)
+    other = lived(ChangingPendulum(gain=-1.0, at=4), push)
     assert np.array_equal(same[:5, :3], other[:5, :3])
     assert not np.allclose(same[5, :3], other[5, :3])
     assert other[:, 3].tolist() == [1] * 4 + [-1] * 6
@@ -103,7 +104,7 @@ def test_told_the_gains_a_planner_does_the_same(gains: Any) -> None:
             obs, *_ = env.step(action)
             path.append(obs[:17])
         paths.append(np.array(path))
-    assert np.allclose(*paths, atol=1e-3)
+    assert np.allclose(paths[0], paths[1], atol=1e-3)
 
 
 def test_a_planner_is_loaded_for_the_robot_that_changes() -> None:

@@ -39,7 +39,8 @@ class Noisy(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(gym.make("HalfCheetah-v5"))
 
     def step(self, action: Any) -> Any:
-        self.unwrapped.data.qvel[0] += 0.1 * self.unwrapped.np_random.normal()
+        robot: Any = self.unwrapped
+        robot.data.qvel[0] += 0.1 * robot.np_random.normal()
         return self.env.step(action)
 
 

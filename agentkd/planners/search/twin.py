@@ -51,7 +51,7 @@ class Twin:
     def _check(self, name: str, made: Any) -> None:
         self.spec = env_spec(made)
         robot: Any = environments.make(name).unwrapped
-        model = getattr(robot, "model", None)
+        model: Any = getattr(robot, "model", None)
         if not hasattr(robot, "data") or not hasattr(model, "nq"):
             raise SpecError(f"{name} is no MuJoCo environment of Gymnasium's.")
         if not isinstance(self.spec.action, BoxSpec) or self.spec.obs.layout != "single":

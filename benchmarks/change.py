@@ -46,7 +46,7 @@ class World:
 
     Attributes:
         env: The environment's name without arguments.
-        changed: The arguments that say how it changes.
+        becomes: The arguments that say how it changes.
         sees: What the executor sees.
         executor: The executor's architecture.
         labels: Labels to distil it from.
@@ -55,7 +55,7 @@ class World:
     """
 
     env: str
-    changed: Mapping[str, Any]
+    becomes: Mapping[str, Any]
     sees: str
     executor: str
     labels: int
@@ -216,7 +216,7 @@ def live(name: str, arm: str, seed: int, options: Options) -> dict[str, Any]:
             distiller, steps_per_tick=options.steps, swap_every=_SWAP_EVERY
         )
     turns = {"at": options.before, "until": options.before + options.changed}
-    env = environments.make(world.named(**({} if still else {**world.changed, **turns})))
+    env = environments.make(world.named(**({} if still else {**world.becomes, **turns})))
     with Agent(executor, **ports) as agent:
         story = _lived(agent, env, seed, options, distiller)
     env.close()
@@ -259,7 +259,7 @@ def _lived(
 
 def _measured(world: World, policy: Any, seed: int) -> float:
     """Return a policy's mean return in the changed world."""
-    env = world.named(**world.changed)
+    env = world.named(**world.becomes)
     found = evaluate(env, policy, episodes=world.episodes, seed=10_000 + 100 * seed)
     return float(np.mean(found.returns))
 
@@ -268,7 +268,7 @@ def references(name: str, seed: int, options: Options) -> dict[str, float]:
     """Measure the planner that is never late and random actions in the changed world."""
     world = WORLDS[name]
     planner = world.load(options.planners, _spec_of(world))
-    env = world.named(**world.changed)
+    env = world.named(**world.becomes)
     random = evaluate_random(env, episodes=world.episodes, seed=10_000 + 100 * seed).returns
     return {"planner": _measured(world, planner.policy, seed), "random": float(np.mean(random))}
 

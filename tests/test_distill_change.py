@@ -50,6 +50,11 @@ def test_there_has_to_be_a_past() -> None:
     """Few labels tell no jump, nor do errors that are as good as none."""
     assert noticed([*[0.01] * 40, *[1.0] * 8]) == []
     assert noticed([*[1e-4] * 200, *[0.015] * 8]) == []
+    past = LiveDistiller(initial("mlp:4", BOX), untaught=True).world.past
+    past.errors.extend([*[0.01] * 100, *[1.0] * 4])
+    assert past.jumped(4, 3.0) == 0
+    past.errors.extend([*[0.01] * 200, *[9.0] * 4])
+    assert past.jumped(4, 3.0) == 4
 
 
 def test_learning_from_nothing_is_no_change() -> None:

@@ -25,8 +25,9 @@ RUN = 16
 """Labels that are judged together: those of neighbouring ticks resemble one another."""
 _LONG = 1024
 """Runs in the past that are compared with."""
-LEAST = 64
-"""Runs in the past before a jump can be told."""
+LEAST, LEAST_UNTAUGHT = 64, 256
+"""Runs in the past before a jump can be told, also of an executor that began knowing nothing: it
+meets new states for longer."""
 FLOOR = 0.02
 """What an error has to exceed to be a jump, in units of the divergence of `match`."""
 
@@ -75,8 +76,14 @@ class Run(NamedTuple):
 
 @dataclass(slots=True)
 class Past:
-    """How far off executors were in one world, a mean for each run of labels."""
+    """How far off executors were in one world, a mean for each run of labels.
 
+    Attributes:
+        least: How many runs have to be past before a jump can be told.
+        errors: The means, of the newest runs.
+    """
+
+    least: int = LEAST
     errors: deque[float] = field(default_factory=lambda: deque(maxlen=_LONG))
 
     def jumped(self, window: int, factor: float) -> int:
@@ -85,7 +92,7 @@ class Past:
         Their mean is above what as many in a row ever had, by a factor, and so is each of half of
         them.
         """
-        if len(self.errors) - window < max(LEAST, window):
+        if len(self.errors) - window < max(self.least, window):
             return 0
         newest = np.asarray(self.errors)[-window:]
         bound = max(factor * self.largest(window, window), FLOOR)

@@ -10,7 +10,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.distillation.change import FLOOR, ChangeOptions, Newest, Past
+from agentkd.distillation.change import FLOOR, LEAST, LEAST_UNTAUGHT, ChangeOptions, Newest, Past
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.engine import Beside
 from agentkd.distillation.gate import Gate, GateOptions
@@ -69,7 +69,7 @@ class World:
     gate: Gate | None
     acting: Executor | None
     untaught: bool
-    past: Past = field(default_factory=Past)
+    past: Past
 
 
 @final
@@ -123,7 +123,7 @@ class LiveDistiller:
             self._anchor.add(labels.obs, labels.dist)
             beside = Beside(self._anchor, self._random, self._remembered)
         self._first = Distiller(executor, options, beside=beside)
-        self.world = World(self._first, gate, executor, untaught)
+        self.world = World(self._first, gate, executor, untaught, _past(untaught))
         self.shelf: list[tuple[World, Executor]] = []
         self._newest = None if self.live.change is None else Newest(self.live.change)
         self._base = executor
@@ -249,7 +249,7 @@ class LiveDistiller:
         rate, warmup = max(_RATE, how.learning_rate), min(_WARMUP, how.warmup)
         distiller = Distiller(acting, replace(how, learning_rate=rate, warmup=warmup))
         gate = None if self.live.gate is None else Gate(acting, None, self.live.gate)
-        return World(distiller, gate, acting, untaught=True), acting
+        return World(distiller, gate, acting, untaught=True, past=_past(untaught=True)), acting
 
     def _enter(
         self, newest: Newest, window: int, change: str, into: tuple[World, Executor]
@@ -288,6 +288,11 @@ class LiveDistiller:
             count = len(self._anchor)
             share *= count / (count + len(self._first.buffer))
         return max(1, round(share * self._first.options.batch)), share / (1 - share)
+
+
+def _past(untaught: bool) -> Past:
+    """Return what is known of a world at its beginning: nothing."""
+    return Past(LEAST_UNTAUGHT if untaught else LEAST)
 
 
 def _split(labels: Labels, random: np.random.Generator) -> tuple[Labels, Labels]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd import Agent, environments, load_planner, read_bundle, write_bundle
+from agentkd import Agent, environments, initial, load_planner, read_bundle, write_bundle
 from agentkd.distillation.live import LiveDistiller
 from agentkd.distillation.loop import run_distillation
 from agentkd.distillation.service import build
@@ -206,8 +206,6 @@ def live(name: str, arm: str, seed: int, options: Options) -> dict[str, Any]:
     executor: Any = file if arm == "nothing" else read_bundle(file).executor
     given: dict[str, Any] = {"executor": file, "seed": seed, "change": options.notice}
     if arm == "nothing":
-        from agentkd.executors.architecture import initial
-
         executor = initial(file, spec, seed=seed, sees=world.sees)
         given["spec"] = to_json(executor.spec)
     if arm in ("learning", "still", "nothing"):
@@ -311,8 +309,6 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _spread(values: Sequence[float]) -> str:
-    if not len(values):
-        return "–"
     return f"{np.median(values):,.0f} ({min(values):,.0f} … {max(values):,.0f})"
 
 

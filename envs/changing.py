@@ -103,6 +103,7 @@ class ChangingPendulum(Changing):
         until: See `Changing`.
         drawn: Draw all three anew for each episode instead, to train a planner: the gain from
             0.5 to 1.2 of either sign, the length from 0.8 to 1.4, the mass from 0.7 to 1.5.
+        env: Pendulum-v1, where it was made already.
     """
 
     def __init__(
@@ -114,13 +115,14 @@ class ChangingPendulum(Changing):
         until: int | None = None,
         *,
         drawn: bool = False,
+        env: gym.Env[Array, Any] | None = None,
     ) -> None:
         gym.utils.RecordConstructorArgs.__init__(
             self, gain=gain, length=length, mass=mass, at=at, until=until, drawn=drawn
         )
         if length <= 0 or mass <= 0:
             raise ConfigError(f"length is {length}, mass {mass}; above 0, please.")
-        super().__init__(gym.make("Pendulum-v1"), (gain, length, mass), at, until)
+        super().__init__(env or gym.make("Pendulum-v1"), (gain, length, mass), at, until)
         self._drawn = drawn
 
     def reset(
@@ -159,6 +161,7 @@ class ChangingHalfCheetah(Changing):
             all, or six (back thigh, shin, foot, front thigh, shin, foot).
         at: See `Changing`.
         until: See `Changing`.
+        env: HalfCheetah-v5, where it was made already.
         options: Keyword arguments of HalfCheetah-v5.
     """
 
@@ -167,10 +170,11 @@ class ChangingHalfCheetah(Changing):
         gains: float | Sequence[float] = 1.0,
         at: int = 0,
         until: int | None = None,
+        env: gym.Env[Array, Any] | None = None,
         **options: Any,
     ) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, gains=gains, at=at, until=until, **options)
-        env = gym.make("HalfCheetah-v5", **options)
+        env = env or gym.make("HalfCheetah-v5", **options)
         every = [gains] * 6 if isinstance(gains, int | float) else list(gains)
         if len(every) != 6:
             raise ConfigError(f"gains is {gains}; one number, or six.")

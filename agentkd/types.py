@@ -202,6 +202,14 @@ class Gated(Protocol):
         """Return how many snapshots were refused, by reason."""
 
 
+@runtime_checkable
+class Noticing(Protocol):
+    """A distiller that notices when the planner's labels are of another world than before."""
+
+    def changes(self) -> Mapping[str, int]:
+        """Return how often the world changed: to a "new" one, "back" to an earlier one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guidance:
     """A planner's answer that is more than a distribution.

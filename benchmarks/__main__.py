@@ -42,6 +42,10 @@ BENCHMARKS = {
     ),
     "live_learning": ("whether live learning harms a good executor", "--planners DIR"),
     "falls": ("how often a robot falls while learnt executors are swapped in", "--planners DIR"),
+    "change": (
+        "a world that changes while an executor acts, and changes back",
+        "--planners DIR --worlds pendulum-reversed",
+    ),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
     "speed": (

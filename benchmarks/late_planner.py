@@ -62,8 +62,8 @@ class Options(Place):
     A robot and a planner that searches, in real time, for 20 s at a time:
 
     python -m benchmarks late_planner --env HalfCheetah-v5 --planner policies.mpc:half_cheetah
-    --executor cheetah.akd --clock wall --hz 20 --latencies real --roll-forward
-    policies.mpc:half_cheetah_ahead --episodes 5 --episode-ticks 400
+    --executor cheetah.akd --clock wall --hz 20 --latencies real --roll-forward HalfCheetah-v5
+    --episodes 5 --episode-ticks 400
     """
 
     env: tuple[str, ...]

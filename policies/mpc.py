@@ -15,7 +15,7 @@ practised in the same model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -43,12 +43,6 @@ def _model(name: str) -> Any:
     files = resources.files("gymnasium.envs.mujoco") / "assets" / f"{name}.xml"
     with resources.as_file(files) as path:
         return mujoco.MjModel.from_xml_path(str(path))
-
-
-@cache
-def _known(make: Callable[[], Physics]) -> Physics:
-    """A world that is made once in a process."""
-    return make()
 
 
 def _forward(moves: Moves) -> Doubles:
@@ -116,30 +110,6 @@ def inverted_pendulum_world() -> Physics:
         over=lambda moves: np.abs(moves.qpos[..., 1]) > 0.2,
         observe=_observe(0),
     )
-
-
-def _after(world: Physics, obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What is observed after some actions."""
-    if not len(actions):
-        return obs
-    done = np.asarray(actions, float)[None]
-    _, states = world.roll(world.restore(obs), done)
-    return world.observe(states[0, -1])
-
-
-def half_cheetah_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What HalfCheetah-v5 observes after some actions: a model for `RollForward`."""
-    return _after(_known(half_cheetah_world), obs, actions)
-
-
-def swimmer_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What Swimmer-v5 observes after some actions."""
-    return _after(_known(swimmer_world), obs, actions)
-
-
-def inverted_pendulum_ahead(obs: Floats, actions: Sequence[Any]) -> Floats:
-    """What InvertedPendulum-v5 observes after some actions."""
-    return _after(_known(inverted_pendulum_world), obs, actions)
 
 
 class Pendulum:

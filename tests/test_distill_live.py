@@ -184,8 +184,8 @@ def error(executor: Executor, at: float = 0.0) -> float:
 
 def acting(distiller: LiveDistiller) -> Executor:
     """The executor that a distiller believes to act."""
-    assert distiller._acting is not None
-    return distiller._acting
+    assert distiller.world.acting is not None
+    return distiller.world.acting
 
 
 def test_a_poor_executor_learns() -> None:
@@ -402,18 +402,18 @@ def test_a_file_is_where_learning_begins(tmp_path: Path) -> None:
     anchor = distiller._anchor
     assert anchor is not None
     assert len(anchor) == 300
-    assert distiller._gate is not None
-    assert distiller._gate._kept is not None
-    assert len(distiller._gate._kept.obs) == 100
+    assert distiller.world.gate is not None
+    assert distiller.world.gate._kept is not None
+    assert len(distiller.world.gate._kept.obs) == 100
     write_bundle(tmp_path / "bare.akd", good)
     bare = build(str(tmp_path / "bare.akd"))
     assert bare._anchor is not None
     assert len(bare._anchor) == 64
-    assert bare._gate is not None
-    assert bare._gate._kept is None
+    assert bare.world.gate is not None
+    assert bare.world.gate._kept is None
     assert feed(bare, 8, steps=1) <= 8
     assert build(str(file), keep=False)._anchor is None
-    assert build(str(file), gate=False)._gate is None
+    assert build(str(file), gate=False).world.gate is None
     assert build("mlp:8", to_json(BOX))._anchor is None
     assert len(kept.obs) == 400
 

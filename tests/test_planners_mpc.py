@@ -325,27 +325,3 @@ def test_a_robot_that_is_not_known_is_named() -> None:
     """With how to write a world for it."""
     with pytest.raises(SpecError, match="observes 4 numbers"):
         load_planner("policies.mpc:planner", env_spec(gym.make("CartPole-v1")))
-
-
-@pytest.mark.parametrize(
-    ("env_id", "model"),
-    [
-        ("HalfCheetah-v5", mpc.half_cheetah_ahead),
-        ("Swimmer-v5", mpc.swimmer_ahead),
-        ("InvertedPendulum-v5", mpc.inverted_pendulum_ahead),
-    ],
-)
-def test_models_see_what_the_robot_will_observe(env_id: str, model: Any) -> None:
-    """Rolled forward over three actions, an observation is the one that comes."""
-    env = gym.make(env_id)
-    obs, _ = env.reset(seed=1)
-    env.action_space.seed(0)
-    before = obs.astype(np.float32)
-    actions = [0.3 * env.action_space.sample() for _ in range(3)]
-    for action in actions:
-        obs, *_ = env.step(action)
-    found = model(before, actions)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, obs, atol=1e-4)
-    assert model(before, []) is before
-    env.close()

@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes
 from agentkd.cli.inspect import signature
 from agentkd.cli.options import Planned, access, open_planned, reference, told_again
 from agentkd.cli.run_film import KEPT, add_film, check_film
-from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, watchers
+from agentkd.cli.run_options import StrategyChoice, WatchChoice, Watchers, look_ahead, watchers
 from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_view, show_goals
 from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
@@ -31,6 +31,11 @@ from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
+
+if TYPE_CHECKING:
+    from agentkd.distillation.task import Task
+    from agentkd.executors.executor import Executor
+    from agentkd.planners import Planner
 
 _ANY_STRATEGY, _NOBODY = StrategyChoice(), WatchChoice()
 _ARMS = ("planner", "executor", "runtime")
@@ -65,6 +70,9 @@ class Options(Planned):
     planner_latency: str = "auto"
     """Ticks by which each answer of the planner is late, or "real": as late as it is. By default
     real on the wall clock, 4 on the virtual one."""
+    planner_rows: int = 1
+    """Rows that a planner of one row is to answer with: it is rolled out so far in the MuJoCo
+    environment's own simulation."""
     ticks: int | None = None
     """The length of each arm in ticks."""
     seconds: float | None = None
@@ -141,7 +149,14 @@ class Options(Planned):
         Raises:
             ConfigError: With the option and its value.
         """
-        least = {"ticks": 1, "episodes": 1, "learn_ticks": int(self.learns), "seed": 0, "budget": 0}
+        least = {
+            "planner_rows": 1,
+            "ticks": 1,
+            "episodes": 1,
+            "learn_ticks": int(self.learns),
+            "seed": 0,
+            "budget": 0,
+        }
         for name, bound in least.items():
             number = getattr(self, name)
             if number is not None and not bound <= number < math.inf:
@@ -166,27 +181,21 @@ def run(options: Options) -> int:
     if options.film == "on":
         check_film(options.env)
     task = open_planned(options)
-    known, followed = task.planner, task.goals
-    setting = _setting(options, options.strategies.make_options(followed))
-    if setting.strategies is not None and setting.strategies.seam is not None:
-        HandOver(setting.strategies.seam, task.spec.action)
-    signed = ""
-    if options.learns:
-        executor = task.executor(options.executor, options.seed, goals=followed)
-        contract = Contract()
-    else:
-        bundle = read_bundle(options.executor, trust=options.executor_trust)
-        told = signature(bundle, Path(options.executor), "--executor-trust")
-        signed = f"{options.executor}: {told}"
-        executor = task.executor(bundle.executor, name=options.executor, goals=followed)
-        contract = bundle.contract
-    contract = replace(contract, period=1 / options.hz)
-    out = options.place
+    rows = options.planner_rows
+    known = _rolled(task.planner, options)
+    strategies = options.strategies.make_options(task.goals)
+    if strategies.seam is not None:
+        HandOver(strategies.seam, task.spec.action)
+    executor, contract, signed = _executor(options, task)
+    out, said = options.place, ""
+    if not executor.memory:
+        strategies, said = look_ahead(options.strategies, strategies, options.env, known.policy)
+    setting = _setting(options, strategies)
     prepare_out(out, overwrite=options.overwrite, resume=False)
 
     view = run_view(setting, known, executor)
-    if signed:
-        view.say(signed)
+    for each in filter(None, (signed, said)):
+        view.say(each)
     view.say("Measuring the planner that is never late …")
     returns = task.references(max(_EPISODES, options.episodes or 0), options.seed)
     goals = show_goals(view, returns)
@@ -194,9 +203,11 @@ def run(options: Options) -> int:
     far = len(options.planner) == 1 and options.planner[0].startswith(SCHEMES)
     if setting.clock == "wall" and not (far and setting.latency is None):
         arguments = {"ref": reference(options), "spec": to_json(task.spec)}
-        source = Process(
-            "agentkd.planners.load:build", {**arguments, "access": access(options.saves)}
-        )
+        arguments["access"] = access(options.saves)
+        source = Process("agentkd.planners.load:build", arguments)
+        if rows > 1:
+            more = {"env": options.env, "rows": rows}
+            source = Process("agentkd.planners.rolled:build", {**arguments, **more})
     with watchers(options.watching, out, options.env) as beside:
         if beside.port is not None:
             view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
@@ -221,6 +232,29 @@ def run(options: Options) -> int:
     if any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0
+
+
+def _rolled(planner: Planner, options: Options) -> Planner:
+    """Return the planner, or the same rolled out for some rows."""
+    if options.planner_rows == 1:
+        return planner
+    from agentkd.planners.rolled import rolled_out
+
+    return rolled_out(planner, options.env, options.planner_rows)
+
+
+def _executor(options: Options, task: Task) -> tuple[Executor, Contract, str]:
+    """Return the executor, its contract, and what is to be said about its signature."""
+    contract, signed = Contract(), ""
+    if options.learns:
+        executor = task.executor(options.executor, options.seed, goals=task.goals)
+    else:
+        bundle = read_bundle(options.executor, trust=options.executor_trust)
+        told = signature(bundle, Path(options.executor), "--executor-trust")
+        signed = f"{options.executor}: {told}"
+        executor = task.executor(bundle.executor, name=options.executor, goals=task.goals)
+        contract = bundle.contract
+    return executor, replace(contract, period=1 / options.hz), signed
 
 
 def _setting(options: Options, strategies: StrategyOptions) -> Setting:

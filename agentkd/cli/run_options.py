@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import AgentkdError, ConfigError
 from agentkd.extras import needing
 from agentkd.refs import resolve
 from agentkd.runtime.arbiter import Router
@@ -21,6 +21,7 @@ from agentkd.runtime.routers import Fresh, Guard, Valid
 from agentkd.runtime.strategies import Seam, StrategyOptions, Trust
 
 _SCALARS_EVERY = 0.5
+_OFF = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ class StrategyChoice:
     """Routers of your own besides: module:attribute of a list, or of a function that makes one."""
     roll_forward: str | None = None
     """Ask the planner about the state in which its answer will arrive: module:attribute of a
-    function (observation, actions) -> observation."""
+    function (observation, actions) -> observation, or the name of a MuJoCo environment, whose
+    simulation is it. Left out, agentkd run takes its environment's own for a planner of several
+    rows, if it is exact; "off" for none."""
     lead: int | None = None
     """By how many ticks; by default the 95th percentile of recent answers."""
     freeze: int = 0
@@ -98,10 +101,10 @@ class StrategyChoice:
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: at least 1.")
         roll = None
-        if self.roll_forward is not None:
+        if self.roll_forward not in (None, _OFF):
             # Actions that the guard refuses are not imagined either.
             most = max(32, self.lead or 0)
-            roll = RollForward(self.roll_forward, self.guard, lead=self.lead, most=most)
+            roll = RollForward(str(self.roll_forward), self.guard, lead=self.lead, most=most)
         elif self.lead is not None:
             raise ConfigError("--lead belongs to --roll-forward.")
         seam = Seam(self.freeze, self.blend) if self.freeze or self.blend else None
@@ -110,6 +113,30 @@ class StrategyChoice:
         return StrategyOptions(
             roll_forward=roll, goals=goals, seam=seam, advance=self.advance, trust=trust
         )
+
+
+def look_ahead(
+    choice: StrategyChoice, options: StrategyOptions, env: str, policy: Any
+) -> tuple[StrategyOptions, str]:
+    """Roll forward in the environment's own simulation, if nothing else was chosen and it is exact.
+
+    Returns:
+        The options, and what to tell the user; "" for a planner that has no use for it.
+    """
+    plain = getattr(policy, "horizon", 1) == 1 or hasattr(policy, "initial_state")
+    if choice.roll_forward is not None or plain or choice.workers > 1:
+        return options, ""
+    if choice.advance == "commands":
+        return options, ""
+    from agentkd.planners.search.twin import TRANSITIONS, twin
+
+    try:
+        twin(env)
+    except AgentkdError as error:
+        return options, f"No roll-forward: {error}"
+    roll = RollForward(env, choice.guard)
+    said = f"Rolling forward in {env}'s own simulation, exact on {TRANSITIONS} random transitions."
+    return replace(options, roll_forward=roll), said
 
 
 def _function(reference: str | None) -> Any:

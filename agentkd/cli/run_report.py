@@ -222,6 +222,7 @@ def _arm(lived: Lived, outcome: Outcome) -> dict[str, Any]:
 def _data(outcome: Outcome) -> dict[str, Any]:
     setting, learnt = outcome.setting, outcome.learnt
     arms = {name: _arm(lived, outcome) for name, lived in outcome.arms.items()}
+    roll = setting.strategies.roll_forward if setting.strategies is not None else None
     data: dict[str, Any] = {
         "command": "run",
         **{name: getattr(setting, name) for name in ("env", "seed", "clock", "hz")},
@@ -229,6 +230,7 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "planner_digest": outcome.planner.digest,
         "architecture": outcome.executor.architecture,
         "planner_latency_ticks": setting.latency,
+        "roll_forward": None if roll is None else str(roll.model),
         "planner_parameters": outcome.planner.parameters,
         "executor_parameters": outcome.executor.parameters,
         "arms": arms,

@@ -121,6 +121,14 @@ class LabelBuffer:
         self._next = (self._next + len(rows)) % len(self._rows)
         self._size = min(self._size + len(rows), len(self._rows))
 
+    def forget(self, count: int) -> None:
+        """Take the newest labels out, of labels without links."""
+        if self._size == len(self._rows) and self._next:
+            # The oldest first, so that what is left has no gap.
+            self._rows[:] = np.roll(self._rows, -self._next, axis=0)
+        self._size -= min(count, self._size)
+        self._next = self._size % max(1, len(self._rows))
+
     def _set_aside(self, width: int) -> None:
         """Make room for the capacity, or for what the bytes hold."""
         fitting = self._most_bytes // (4 * max(1, width))

@@ -133,6 +133,10 @@ class Gate:
         newest = obs if self._newest is None else np.concatenate([self._newest, obs])
         self._newest = newest[-self.options.block * self.options.least :]
 
+    def forget(self, count: int) -> None:
+        """Take the newest labels that are held out away."""
+        self._held.forget(count)
+
     def judge(self, candidate: Executor, acting: Executor) -> Reason | None:
         """Return why a candidate may not replace what acts; None if it may."""
         block = self.options.block

@@ -11,6 +11,7 @@ import numpy as np
 from agentkd import dists, spec_json
 from agentkd.deploy import kept
 from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.distillation.change import ChangeOptions
 from agentkd.distillation.distiller import DistillerOptions
 from agentkd.distillation.gate import GateOptions
 from agentkd.distillation.live import LiveDistiller, LiveOptions
@@ -36,6 +37,7 @@ def build(
     keep: bool = True,
     kept_share: float = 0.25,
     gate: bool = True,
+    change: bool = True,
 ) -> LiveDistiller:
     """Make a distiller that learns for as long as it lives, at a constant rate.
 
@@ -57,6 +59,8 @@ def build(
             that the planner's answers are not what they were.
         kept_share: The weight of kept labels in the loss of each step.
         gate: Whether weights have to pass the gate.
+        change: Whether labels are no longer learnt from once the world has changed
+            (`agentkd.distillation.change`).
 
     Raises:
         ConfigError: If an argument does not fit the executor.
@@ -101,7 +105,9 @@ def build(
         # The file's normaliser is of more labels than a robot's narrow day gives.
         normalise=bundle is None,
     )
-    live = LiveOptions(kept_share, GateOptions() if gate else None)
+    live = LiveOptions(
+        kept_share, GateOptions() if gate else None, ChangeOptions() if change else None
+    )
     untaught = bundle is None
     return LiveDistiller(chosen, options, kept=labels, seeds=seeds, live=live, untaught=untaught)
 

@@ -190,6 +190,7 @@ class Companions:
         if self.distiller is not None:
             learnt = self.distiller.counts()
             out["swaps_refused_total"] = dict(Counter(refused) + Counter(learnt.refused))
+            out["changes_total"] = dict(learnt.changes)
             out["labels_learnt_total"] = learnt.labels
             out["labels_dropped_total"] = learnt.dropped
             out["distiller_steps_total"] = learnt.steps

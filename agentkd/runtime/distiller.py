@@ -18,7 +18,7 @@ from agentkd.runtime.codec import decode_turn, encode_turn
 from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, STOP, Health, LabelRing, Mailbox
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process, describe
 from agentkd.spec_json import from_json, to_json
-from agentkd.types import DistillerLike, Floats, Gated
+from agentkd.types import DistillerLike, Floats, Gated, Noticing
 from agentkd.views import environment
 
 log = logger(__name__)
@@ -44,6 +44,7 @@ class DistillerCounts:
         progress: What its last step told.
         health: Whether it is ready, and how its starts went.
         refused: Weights that were not handed on, by reason.
+        changes: Changes of the world that it noticed: to a "new" one, "back" to an earlier one.
     """
 
     labels: int = 0
@@ -55,6 +56,7 @@ class DistillerCounts:
     progress: Mapping[str, float] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     refused: Mapping[str, int] = field(default_factory=dict)
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
 class DistillerPort(Port, ABC):
@@ -93,6 +95,11 @@ class DistillerPort(Port, ABC):
 def _refused_by(distiller: DistillerLike) -> Mapping[str, int]:
     """Return how many of its weights a distiller refused itself, by reason."""
     return distiller.refused() if isinstance(distiller, Gated) else {}
+
+
+def _changes_of(distiller: DistillerLike) -> Mapping[str, int]:
+    """Return how often the world changed, where a distiller notices that."""
+    return distiller.changes() if isinstance(distiller, Noticing) else {}
 
 
 @final
@@ -191,6 +198,7 @@ class InlineDistiller(DistillerPort):
             error=self._error,
             progress=self._progress,
             refused=_refused_by(self._distiller),
+            changes=_changes_of(self._distiller),
         )
 
     def close(self) -> None:
@@ -223,6 +231,7 @@ class ProcessDistiller(DistillerPort):
         self._publish_seconds = publish_seconds
         self._progress: Mapping[str, float] = {}
         self._refused: dict[int, Mapping[str, int]] = {}
+        self._changes: dict[int, Mapping[str, int]] = {}
         self._stale = self._turn = 0
 
     def open(self, executor: Executor) -> LabelRing:
@@ -280,9 +289,13 @@ class ProcessDistiller(DistillerPort):
             self._progress = heard["progress"]
             # Each process counts from 0.
             self._refused[heard["pid"]] = heard["refused"]
+            self._changes[heard["pid"]] = heard["changes"]
         refused = Counter({"stale": self._stale} if self._stale else {})
         for counted in self._refused.values():
             refused.update(counted)
+        changes = Counter[str]()
+        for counted in self._changes.values():
+            changes.update(counted)
         return DistillerCounts(
             host.status[LABELS],
             self._ring.dropped,
@@ -293,6 +306,7 @@ class ProcessDistiller(DistillerPort):
             self._progress,
             host.health(),
             refused,
+            changes,
         )
 
     def close(self) -> None:
@@ -382,6 +396,7 @@ class _Reports:
         told = {
             "pid": os.getpid(),
             "refused": dict(_refused_by(self._made)),
+            "changes": dict(_changes_of(self._made)),
             "progress": {key: float(value) for key, value in progress.items()},
         }
         text = json.dumps(told)

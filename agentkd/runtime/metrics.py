@@ -51,6 +51,7 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
     "workers_raised_total": ("Priorities raised: the worker hardly ran.", "worker"),
     "swaps_total": ("Executors swapped in.",),
     "swaps_refused_total": ("Executors that were not swapped in.", "reason"),
+    "changes_total": ("Changes of the world that the distiller noticed.", "world"),
     "rollbacks_total": ("Returns to a former executor.", "reason"),
     "log_records_total": ("Records of the decision log.",),
     "log_dropped_total": ("Records that found no room.",),

@@ -9,6 +9,7 @@ consumed, never in seconds.
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ Check = Callable[[Floats, Any], bool]
 """Whether an action may be taken, given the observation (obs,)."""
 
 _QUANTILE = 0.95
+_TWIN = "agentkd.planners.search.twin:twin"
+"""Makes a model of an environment's name. Named, for what acts in time imports no environments."""
+_ENVIRONMENT = re.compile(r"[\w./:-]+-v\d+(\{.*\})?", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ class RollForward:
 
     Attributes:
         model: Gives the observation after some actions; a function, or the reference
-            "module:attribute" of one, which a planner in another process needs.
+            "module:attribute" of one, which a planner in another process needs. Or the name of a
+            MuJoCo environment, such as "HalfCheetah-v5": its own simulation, which is tried when it
+            is made (`agentkd.planners.search.twin`).
         check: Asked of each action that is not committed, as a guard asks: where it says no, the
             action before is held, or else the default taken. A function or a reference.
         lead: By how many ticks; None to measure it.
@@ -58,10 +64,12 @@ class RollForward:
     def __post_init__(self) -> None:
         for name in ("model", "check"):
             value = getattr(self, name)
-            if isinstance(value, str) and not is_reference(value):
+            named = name == "model" and _ENVIRONMENT.fullmatch(str(value)) is not None
+            if isinstance(value, str) and not (named or is_reference(value)):
+                more = ", or an environment's name such as HalfCheetah-v5" * (name == "model")
                 raise ConfigError(
-                    f"The roll-forward's {name} is {value!r}; give a function, or a "
-                    "reference as module:attribute."
+                    f"The roll-forward's {name} is {value!r}; give a function, a "
+                    f"reference as module:attribute{more}."
                 )
         check_range("most", self.most, least=1)
         check_range("window", self.window, least=1)
@@ -106,6 +114,11 @@ class Lead:
         self.value = min(nearest, self._most)
 
 
+def _made(text: str) -> Any:
+    """Return the model that a reference names, or that is made of an environment's name."""
+    return resolve(text) if is_reference(text) else resolve(_TWIN)(text)
+
+
 @final
 class Foresight:
     """Rolls observations forward, with a copy of the executor that acts.
@@ -121,7 +134,7 @@ class Foresight:
         memory: GoalMemory | None = None,
     ) -> None:
         model, check = roll.model, roll.check
-        self._model: Any = resolve(model) if isinstance(model, str) else model
+        self._model: Any = _made(model) if isinstance(model, str) else model
         self._check: Any = resolve(check) if isinstance(check, str) else check
         self._spec, self._memory = spec, memory
         self._form = acting_form(executor) if executor is not None else None

@@ -1,0 +1,87 @@
+"""A planner of one row as one of several: it rolls itself out in the environment's simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+
+from agentkd import dists
+from agentkd.errors import PlannerError, check_range
+from agentkd.planners.load import load_planner
+from agentkd.planners.planner import Planner
+from agentkd.planners.search.twin import Twin, twin
+from agentkd.spec import ActionSpec
+from agentkd.spec_json import from_json
+from agentkd.types import ActionDist, Floats, Policy
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class RolledOut:
+    """A policy that answers with the rows of its own rollout.
+
+    Attributes:
+        policy: Answers one row for each observation.
+        model: Where it is rolled out.
+        action: What is acted with.
+        horizon: How many rows it answers each observation with.
+    """
+
+    policy: Policy
+    model: Twin
+    action: ActionSpec
+    horizon: int
+
+    def at(self, rows: int) -> Policy:
+        """Return the same with so many rows."""
+        return self.policy if rows == 1 else replace(self, horizon=rows)
+
+    def __call__(self, obs: Floats, /) -> ActionDist:
+        """Answer observations (batch, size) with (batch · horizon) rows."""
+        states = [self.model.placed(each) for each in obs]
+        seen, found = obs, []
+        for row in range(self.horizon):
+            answer = dists.packed(self.policy(seen))
+            found.append(answer.rows)
+            if row + 1 < self.horizon:
+                actions = dists.mode(dists.opened(answer, self.action), self.action)
+                moved = [self.model.moved(*each) for each in zip(states, actions, strict=True)]
+                states = [state for state, _ in moved]
+                seen = np.stack([each for _, each in moved])
+        rows = np.stack(found, 1).reshape(len(obs) * self.horizon, -1)
+        return dists.unpack(answer.kind, rows, self.action)
+
+
+def rolled_out(planner: Planner, env: str, rows: int) -> Planner:
+    """Let a planner answer with the rows of its own rollout.
+
+    Args:
+        planner: Answers one row for each observation.
+        env: The name of the MuJoCo environment that it is for.
+        rows: How many rows.
+
+    Raises:
+        ConfigError: If there is less than one row.
+        PlannerError: If the planner has a memory, or several rows already.
+        SpecError: If the environment's simulation does not reproduce it.
+    """
+    check_range("rows", rows, least=1)
+    policy: Any = planner.policy
+    if hasattr(policy, "initial_state") or getattr(policy, "horizon", 1) != 1:
+        raise PlannerError(
+            f"{planner.name} has a memory or several rows; only a planner of one row is rolled out."
+        )
+    made = RolledOut(policy, twin(env), planner.spec.action, rows)
+    return replace(planner, policy=made, name=f"{planner.name}, rolled out for {rows} rows")
+
+
+def build(
+    ref: Any, spec: Mapping[str, Any], env: str, rows: int, access: Mapping[str, Any] | None = None
+) -> Policy:
+    """Load a policy of JSON values as `agentkd.planners.load.build` does, and roll it out."""
+    known = load_planner(ref, from_json(spec), **(access or {}))
+    policy: Any = rolled_out(known, env, rows).policy
+    return policy  # type: ignore[no-any-return]

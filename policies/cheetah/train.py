@@ -190,10 +190,10 @@ def main(given: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/cheetah-planner"))
-    parser.add_argument("--steps", type=int, default=6_000_000)
+    parser.add_argument("--steps", type=int, default=2_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--envs", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--envs", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=np.inf, help="end earlier than that")
     options = parser.parse_args(given)
     options.out.mkdir(parents=True, exist_ok=True)

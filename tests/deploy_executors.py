@@ -36,6 +36,7 @@ CASES: list[tuple[str, ActionSpec]] = [
     ("cnn:4x3/2,5x2,9", DiscreteSpec(3)),
     ("cnn:6x2/2,tanh", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
     ("mlp:8,tanh stack:3", DiscreteSpec(4)),
+    ("cnn:4x3/2,9 stack:3", DiscreteSpec(3)),
     ("mlp:9 0:3,5,stack:2", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
 ]
 NAMES = [f"{architecture} {type(action).__name__}" for architecture, action in CASES]

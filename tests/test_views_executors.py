@@ -21,7 +21,8 @@ from agentkd.distillation.service import build
 from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, view_of
-from agentkd.executors.layers import Stack
+from agentkd.executors.layers import Conv, Stack
+from agentkd.executors.plan import normaliser
 from agentkd.planners.torch_view import opened
 from agentkd.runtime import InlineDistiller, InlinePlanner
 from agentkd.runtime.codec import decode_executor, encode_executor
@@ -84,10 +85,57 @@ def test_predict_takes_one_or_many() -> None:
     check_policy(executor, ROBOT)
 
 
-def test_a_stack_is_for_dense_executors() -> None:
-    """A memory of its own needs none."""
+def test_a_stack_is_for_executors_without_a_memory() -> None:
+    """Others remember by themselves."""
     with pytest.raises(ConfigError, match="stack:4 is for mlp"):
         initial("gru:8", VECTOR, sees="stack:4")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "first"),
+    [((9, 7), (9, 7, 20), 63), ((9, 7, 1), (9, 7, 20), 63), ((2, 9, 7), (9, 7, 40), 126)],
+)
+def test_a_stack_of_images_makes_channels(
+    shape: tuple[int, ...], size: tuple[int, ...], first: int
+) -> None:
+    """The oldest image's come first, however many there are."""
+    spec = Spec(ObsSpec((Part("", "box", shape, "uint8"),)), DiscreteSpec(3))
+    executor = initial("cnn:4x3/2,8", spec, sees="stack:20", seed=1)
+    stack, conv = executor.layers[:2]
+    assert stack == Stack(20, first)
+    assert isinstance(conv, Conv)
+    assert (conv.shape, conv.channels_first) == (size, True)
+
+
+def test_a_stack_does_not_mix_channels() -> None:
+    """Images whose channels come last are refused."""
+    spec = Spec(ObsSpec((Part("", "box", (9, 7, 3), "uint8"),)), DiscreteSpec(3))
+    with pytest.raises(ConfigError, match="come last"):
+        initial("cnn:4x3/2,8", spec, sees="stack:2")
+
+
+def test_a_stack_of_images_learns_what_moves() -> None:
+    """Which way a line goes stands in no image; two tell, with one mean for all pixels."""
+    spec = Spec(ObsSpec((Part("", "box", (5, 8), "uint8"),)), DiscreteSpec(2))
+    random = np.random.default_rng(0)
+    count = 2000
+    link = np.where(np.arange(count) % 20 == 0, 0, 1).astype(np.int32)
+    way = np.repeat(random.choice([-1, 1], count // 20), 20)
+    place = (np.repeat(random.integers(8, size=count // 20), 20) + way * np.arange(count)) % 8
+    obs = np.zeros((count, 5, 8), np.float32)
+    obs[np.arange(count), :, place] = 255
+    flat = obs.reshape(count, -1)
+    learner = Distiller(
+        initial("cnn:4x3,8", spec, sees="stack:2", seed=0), DistillerOptions(batch=64)
+    )
+    learner.add(flat, Categorical(8.0 * np.stack([-way, way], 1).astype(np.float32)), link)
+    for _ in range(200):
+        learner.step()
+    learnt = learner.freeze()
+    assert len(set(learnt.mean.tolist())) == len(set(learnt.scale.tolist())) == 1
+    assert normaliser(learnt).mean.shape == (1,)
+    answers = learnt.follow(flat[:20]).argmax(1)
+    assert (answers == (way[:20] > 0))[1:].all()
 
 
 def labels(count: int, episodes: int) -> Labels:

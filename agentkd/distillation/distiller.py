@@ -19,7 +19,7 @@ from agentkd.distillation.history import Histories, restacked, stack_of, unstack
 from agentkd.distillation.moments import by_channel, moments
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
-from agentkd.executors.layers import Conv
+from agentkd.executors.layers import image
 from agentkd.extras import needing
 from agentkd.fields import Fields
 from agentkd.files import loading
@@ -205,9 +205,9 @@ class Distiller:
             return
         self._normalised_at = held
         mean, std = moments(self.buffer.all()[0])
-        first = self._executor.layers[0]
-        if isinstance(first, Conv):
-            mean, std = by_channel(first, mean, std)
+        shape = image(self._executor.layers)
+        if shape is not None:
+            mean, std = by_channel(shape, mean, std)
         # A number that never moved yet keeps its own unit instead of a huge one.
         scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
         settled = len(self.buffer) >= _SETTLED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from agentkd.executors.layers import Conv
 from agentkd.types import Floats
 
 _CHUNK = 65536
@@ -25,13 +24,16 @@ def moments(obs: Floats) -> tuple[Floats, Floats]:
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def by_channel(image: Conv, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
-    """Let the pixels of a channel share one mean and one deviation."""
-    height, width, channels = image.shape
-    laid = (channels, height * width)
-    if not image.channels_first:
-        laid = laid[::-1]
-    pixels = 1 if image.channels_first else 0
+def by_channel(
+    shape: tuple[int, int, int, bool], mean: Floats, std: Floats
+) -> tuple[Floats, Floats]:
+    """Let the pixels of a channel share one mean and one deviation.
+
+    `shape` is height, width, channels, and whether channels come first.
+    """
+    height, width, channels, first = shape
+    laid = (channels, height * width) if first else (height * width, channels)
+    pixels = 1 if first else 0
     means, stds = mean.reshape(laid), std.reshape(laid)
     shared = means.mean(axis=pixels, keepdims=True)
     square = (stds**2 + (means - shared) ** 2).mean(axis=pixels, keepdims=True)

@@ -39,7 +39,7 @@ from agentkd.executors.layers import (
     width,
 )
 from agentkd.sizes import is_whole
-from agentkd.spec import ObsSpec, Part, Spec
+from agentkd.spec import ObsSpec, Spec
 from agentkd.types import Floats
 from agentkd.views import Seeing, alone, parse_view, see, words_of
 
@@ -49,6 +49,8 @@ _WIDEST = 65536
 _MOST_KERNEL = 999
 _MOST_TOKENS = 64
 _WITHIN = 2.0**0.5
+_STACKED = ("mlp", "cnn")
+"""Kinds that a stack may come before."""
 _KINDS = ["mlp", "linear", "cnn", "gru", "lstm", "attention"]
 _CONV = re.compile(r"(\d{1,5})x(\d{1,3})(?:/(\d{1,3}))?", re.ASCII)
 _TRANSFORMER = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})/([1-9]\d{0,4})", re.ASCII)
@@ -179,11 +181,10 @@ def initial(
     draws, obs = _Draws(seed), alone(spec.obs)
     layers: list[Layer] = []
     if view.stack > 1:
-        if made_of.kind != "mlp":
-            raise ConfigError(f"stack:{view.stack} is for mlp and linear, not for {made_of}.")
+        if made_of.kind not in _STACKED:
+            raise ConfigError(f"stack:{view.stack} is for mlp, linear and cnn, not for {made_of}.")
         layers.append(Stack(view.stack, obs.size))
-        obs = ObsSpec((Part("", "box", (view.stack * obs.size,), "float32"),))
-    layers += _body(made_of, obs, draws)
+    layers += _body(made_of, obs, draws, view.stack)
     before = sizes(layers[-1])[1] if layers else obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
     return Executor(
@@ -208,15 +209,15 @@ def view_of(executor: Executor) -> list[str]:
     return words_of(executor.spec.obs, stacked(executor))
 
 
-def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
-    """All layers but the last."""
+def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws, count: int) -> list[Layer]:
+    """All layers but the last, behind a stack of `count` observations."""
     match made_of.kind:
         case "cnn":
-            return _cnn(made_of, obs, draws)
+            return _cnn(made_of, obs, draws, count)
         case "attention":
             return _blocks(made_of, obs, draws)
         case "mlp":
-            return _chain(obs.size, made_of.hidden, made_of.activation, draws)
+            return _chain(count * obs.size, made_of.hidden, made_of.activation, draws)
         case "gru" | "lstm":
             *hidden, wide = made_of.hidden
             layers = _chain(obs.size, hidden, made_of.activation, draws)
@@ -257,8 +258,16 @@ def image_shape(obs: ObsSpec) -> tuple[tuple[int, int, int], bool]:
     return (shape[0], shape[1], shape[2]), False
 
 
-def _cnn(made_of: Architecture, obs: ObsSpec, draws: _Draws) -> list[Layer]:
+def _cnn(made_of: Architecture, obs: ObsSpec, draws: _Draws, count: int) -> list[Layer]:
     shape, first = image_shape(obs)
+    if count > 1:
+        if shape[2] > 1 and not first:
+            raise ConfigError(
+                f"stack:{count} for {made_of}: the channels of images of shape "
+                f"{obs.parts[0].shape} come last, and those of a stack lie one after another. "
+                "Show grey images, or channels first."
+            )
+        shape, first = (*shape[:2], count * shape[2]), True
     layers: list[Any] = []
     for out, kernel, stride in made_of.convolutions:
         if kernel > min(shape[:2]):
@@ -345,7 +354,7 @@ def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
     Raises:
         SpecError: If they are others.
     """
-    if isinstance(layers[0], Stack) and made_of.kind == "mlp":
+    if isinstance(layers[0], Stack) and made_of.kind in _STACKED:
         layers = layers[1:]
     kinds = ["dense"] * len(made_of.hidden)
     if made_of.kind in ("gru", "lstm"):

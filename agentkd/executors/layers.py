@@ -8,7 +8,7 @@ it, (batch, memory).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -171,6 +171,22 @@ def width(layer: Layer) -> int:
             return int(layer.hidden.weight.shape[1])
         case Stack():
             return layer.count * layer.size
+
+
+def image(layers: Sequence[Layer]) -> tuple[int, int, int, bool] | None:
+    """What image layers take at a tick: height, width, channels, whether channels come first.
+
+    None where they take no image. A stack makes channels of images, the oldest ones first.
+    """
+    first = layers[0]
+    count = first.count if isinstance(first, Stack) else 1
+    conv = layers[1] if isinstance(first, Stack) and len(layers) > 1 else first
+    if not isinstance(conv, Conv):
+        return None
+    height, across, channels = conv.shape
+    if count > 1 and (channels % count or not conv.channels_first):
+        return None
+    return height, across, channels // count, conv.channels_first
 
 
 def memory(layer: Layer) -> int:

@@ -23,6 +23,7 @@ from agentkd.executors.layers import (
     Pool,
     Stack,
     Tokens,
+    image,
     kind,
     memory,
     sizes,
@@ -183,11 +184,11 @@ class Normaliser:
 
 def normaliser(executor: Executor) -> Normaliser:
     """Give an executor's normaliser, one pair a channel where that is all there is."""
-    first = executor.layers[0]
-    if not isinstance(first, Conv):
+    found = image(executor.layers)
+    if found is None:
         return Normaliser(executor.mean, executor.scale)
-    height, across, channels = first.shape
-    apart = height * across if first.channels_first else 1
+    height, across, channels, first = found
+    apart = height * across if first else 1
     place = np.arange(executor.spec.obs.size) // apart % channels
     each = np.arange(channels) * apart
     mean, scale = executor.mean[each], executor.scale[each]

@@ -30,6 +30,7 @@ _MEANING = {
     "executor": "acts alone, at once",
     "runtime": "the planner where it is in time, else the executor",
 }
+_GUIDED = "the executor, which the planner's goals guide"
 _SLASHED = partial(Column, form=",.1f", join=" / ")
 _TIMING = (
     "arm",
@@ -158,6 +159,12 @@ class Outcome:
         return [*([self.learnt] if self.learnt else []), *self.arms.values()]
 
     @property
+    def guided(self) -> bool:
+        """Whether the planner gives goals."""
+        strategies = self.setting.strategies
+        return strategies is not None and strategies.goals is not None
+
+    @property
     def interrupted(self) -> bool:
         """Whether not all arms lived to their end."""
         return any(each.interrupted or each.fault for each in self.ended)
@@ -179,8 +186,7 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
     if data["arms"]:
         sections.append(_timing(data, outcome))
     words = ["eval", data["env"], *planner, data["executor"], *how]
-    strategies = outcome.setting.strategies
-    if strategies is not None and strategies.goals is not None:
+    if outcome.guided:
         # Alone it has no goal.
         words = ["run", data["env"], "--planner", *planner, "--executor", data["executor"], *how]
         words += ["--hz", f"{outcome.setting.hz:g}"]
@@ -263,7 +269,8 @@ def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
         **data["arms"],
         "random actions": outcome.figures(outcome.returns.random),
     }
-    rows = [[name, *cells(e), _MEANING.get(name, "")] for name, e in figures.items()]
+    meaning = _MEANING | ({"runtime": _GUIDED} if outcome.guided else {})
+    rows = [[name, *cells(e), meaning.get(name, "")] for name, e in figures.items()]
     late = data["planner_latency_ticks"]
     how = "as late as it is" if late is None else f"{late} ticks late"
     text = f"The planner is {how} at {data['hz']:g} Hz on the {data['clock']} clock."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,16 @@ import pytest
 
 import agentkd
 from agentkd.cli.main import main
-from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.bundle import Bundle, from_bytes, read_bundle, write_bundle
 from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.files import write_atomic
+from agentkd.runtime import InlineDistiller
 from agentkd.signing import repository as repositories
 from agentkd.signing.keys import default_folder
 from agentkd.signing.proof import LARGEST, METADATA, proof_from_bytes, proof_path, read_proof
 from agentkd.signing.store import TrustStore
-from tests.runtime_children import SPEC, constant
+from tests.runtime_children import SPEC, Echo, Towards, constant
 from tests.signing import Signer, check
 
 pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
@@ -212,6 +215,50 @@ def test_what_is_not_signed_is_not_loaded(signer: Signer, tmp_path: Path) -> Non
     signer.sign(other)
     agent.swap(other)
     assert agent.act([0, 0, 0]) == 2
+
+
+def test_an_executor_keeps_what_is_known_of_its_signature(signer: Signer, tmp_path: Path) -> None:
+    """However it was read. What the program made itself is its own, and acts with trust too."""
+    file, other = tmp_path / "e.akd", tmp_path / "other.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    write_bundle(other, constant(2))
+    signed, unsigned = read_bundle(file, trust=signer.root), read_bundle(other)
+    raw = from_bytes(other.read_bytes()).executor
+    changed = replace(signed.executor, layers=unsigned.executor.layers)
+    agent = agentkd.Agent(signed.executor, trust=signer.root)
+    for refused in (unsigned, unsigned.executor, raw, changed, replace(unsigned.executor, clip=9)):
+        with pytest.raises(BundleError, match="counts as unsigned") as caught:
+            agent.swap(refused)  # type: ignore[arg-type]
+        assert caught.value.reason == "signature"
+        if not isinstance(refused, Bundle):
+            with pytest.raises(BundleError, match="counts as unsigned"):
+                agentkd.Agent(refused, trust=signer.root)
+    assert agent.act([0, 0, 0]) == 1
+    agent.swap(constant(2))
+    assert agent.act([0, 0, 0]) == 2
+    for taken in (signed, copy.copy(signed.executor)):
+        agent.swap(taken)  # type: ignore[arg-type]
+        assert agent.act([0, 0, 0]) == 1
+
+
+def test_what_an_agent_has_learnt_acts_with_trust(signer: Signer, tmp_path: Path) -> None:
+    """From its own distiller, and again by a rollback or as it was."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    port = InlineDistiller(Towards(), swap_every=1)
+    with agentkd.Agent(
+        file, trust=signer.root, planner=Echo(), planner_latency=0, distiller=port
+    ) as agent:
+        for _ in range(4):
+            agent.act([3, 0, 0])
+        learnt = agent.executor
+        assert learnt.version > 0
+        agent.rollback()
+        agent.swap(learnt)
+        assert agent.executor is learnt
+        assert not agent.metrics()["swaps_refused_total"]
 
 
 def test_a_file_that_was_checked_is_not_read_again(signer: Signer, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_each_task_takes_the_keys_that_it_needs(signer: Signer, apart: Path) -> 
     (key,) = apart.glob("targets-*.pem")
     key.rename(apart.parent / key.name)
     for role in ("timestamp", "snapshot"):
-        repositories.rotate(signer.folder, role, [*ours, apart])  # type: ignore[arg-type]
+        repositories.rotate(signer.folder, role, [*ours, apart])
         assert signer.trust().fetch(str(signer.folder), "executor.akd", 100)
     (apart.parent / key.name).rename(apart / key.name)
     repositories.sign(signer.folder, [signer.file], [*ours, apart])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,17 @@ import pytest
 
 import agentkd
 from agentkd.cli.main import main
-from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.deploy.bundle import Bundle, from_bytes, read_bundle, write_bundle
 from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.files import write_atomic
+from agentkd.runtime import InlineDistiller
 from agentkd.signing import repository as repositories
 from agentkd.signing.keys import default_folder
 from agentkd.signing.proof import LARGEST, METADATA, proof_from_bytes, proof_path, read_proof
 from agentkd.signing.store import TrustStore
-from tests.runtime_children import SPEC, constant
-from tests.signing import Signer, check
+from tests.runtime_children import SPEC, Echo, Towards, constant
+from tests.signing import Signer, check, later
 
 pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
 
@@ -120,6 +124,148 @@ def test_a_rotation_that_was_killed_is_finished_by_the_next_signing(
     assert check(signer.trust(), signer.sign()).root == 2
 
 
+@pytest.fixture
+def apart(signer: Signer, tmp_path: Path) -> Path:
+    """A stick, onto which the keys of root and targets were moved."""
+    signer.sign()
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    for path in [*signer.secret.glob("targets-*.pem"), *signer.secret.glob("root-*.pem")]:
+        path.rename(stick / path.name)
+    return stick
+
+
+def contents(*folders: Path) -> dict[Path, bytes]:
+    """Return all files of folders."""
+    return {
+        each: each.read_bytes()
+        for folder in folders
+        for each in folder.rglob("*")
+        if each.is_file()
+    }
+
+
+def test_each_task_takes_the_keys_that_it_needs(signer: Signer, apart: Path) -> None:
+    """The daily keys renew; root's and they rotate them; a signature takes those of targets."""
+    ours = [signer.secret]
+    repositories.sign(signer.folder, private=ours, days=9)
+    assert not (signer.folder / "metadata" / "3.targets.json").exists()
+    with pytest.raises(ConfigError, match="role targets takes"):
+        signer.sign()
+    (key,) = apart.glob("targets-*.pem")
+    key.rename(apart.parent / key.name)
+    for role in ("timestamp", "snapshot"):
+        repositories.rotate(signer.folder, role, [*ours, apart])
+        assert signer.trust().fetch(str(signer.folder), "executor.akd", 100)
+    (apart.parent / key.name).rename(apart / key.name)
+    repositories.sign(signer.folder, [signer.file], [*ours, apart])
+    assert check(signer.trust(), dict(read_proof(signer.file).files)).root == 3
+
+
+@pytest.mark.parametrize("role", ["timestamp", "targets", "root"])
+@pytest.mark.parametrize("missing", ["snapshot", "root"])
+def test_a_rotation_that_lacks_a_key_writes_nothing(
+    signer: Signer, role: Any, missing: str, tmp_path: Path
+) -> None:
+    """Neither keys nor a root; with all keys it works later."""
+    signer.sign()
+    (key,) = signer.secret.glob(f"{missing}-*.pem")
+    key.rename(tmp_path / key.name)
+    before = contents(signer.folder, signer.secret)
+    for _ in range(3):
+        with pytest.raises(ConfigError, match=f"role {missing} takes"):
+            signer.rotate(role)
+    assert contents(signer.folder, signer.secret) == before
+    (tmp_path / key.name).rename(key)
+    signer.rotate(role)
+    assert check(signer.trust(), signer.sign()).root == 2
+
+
+@pytest.mark.parametrize("rotated", ["targets", "timestamp"])
+def test_rotations_that_were_killed_one_after_another_are_made_good(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch, rotated: Any
+) -> None:
+    """However many roots are newer than what is published; also by a renewal alone."""
+    signer.sign()
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repositories, "_publish", dies)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            signer.rotate(rotated)
+    monkeypatch.undo()
+    repositories.sign(signer.folder, private=[signer.secret])
+    found = signer.trust().fetch(str(signer.folder), "executor.akd", 100)[1]
+    assert found.root == 4
+    assert check(signer.trust(), signer.sign()).root == 4
+
+
+def test_nothing_is_signed_on_top_of_what_former_keys_signed(
+    signer: Signer, tmp_path: Path
+) -> None:
+    """Once a rotation is through, stolen keys of before it count for nothing."""
+    signer.sign()
+    stolen = tmp_path / "stolen"
+    shutil.copytree(signer.folder, stolen / "repository")
+    shutil.copytree(signer.secret, stolen / "secret")
+    signer.rotate("timestamp")
+    repositories.sign(stolen / "repository", private=[stolen / "secret"])
+    for path in (stolen / "repository" / "metadata").glob("*[!0-9].json"):
+        if "root" not in path.name:
+            shutil.copy(path, signer.folder / "metadata")
+    with pytest.raises(LoadError, match="restore the repository"):
+        signer.sign()
+
+
+def test_a_root_is_renewed_in_time(
+    tmp_path: Path, signer: Signer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Signing warns before it expires and refuses after; the command in the message helps."""
+    signer.sign()
+    assert not caplog.records
+    with pytest.raises(ConfigError, match="agentkd keys renew"):
+        signer.sign(now=later(366))
+    signer.sign(now=later(340))
+    assert "agentkd keys renew" in caplog.text
+    caplog.clear()
+    old = Signer.__new__(Signer)
+    old.folder, old.secret, old.file = tmp_path / "old", tmp_path / "keys", signer.file
+    repositories.create(old.folder, old.secret, now=later(-366))
+    with pytest.raises(ConfigError, match="metadata of root expired"):
+        old.sign()
+    for path in old.secret.glob("[!r]*.pem"):
+        path.rename(tmp_path / path.name)
+    assert (repositories.renew(old.folder, [old.secret]) - later(0)).days in (364, 365)
+    for path in tmp_path.glob("*.pem"):
+        path.rename(old.secret / path.name)
+    assert check(old.trust(), old.sign()).root == 2
+    assert not caplog.records
+
+
+def test_targets_that_expire_are_told_by_a_renewal(
+    signer: Signer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It leaves them as they are, so their end comes nearer."""
+    signer.sign()
+    repositories.renew(signer.folder, [signer.secret], now=later(300))
+    repositories.sign(signer.folder, private=[signer.secret], now=later(350))
+    assert "metadata of targets expire on" in caplog.text
+    with pytest.raises(ConfigError, match=r"agentkd keys sign .* FILE"):
+        repositories.sign(signer.folder, private=[signer.secret], now=later(366))
+
+
+def test_a_folder_that_cannot_be_written_makes_no_keys(tmp_path: Path) -> None:
+    """So that a second try, elsewhere, finds their folder as it was."""
+    (tmp_path / "file").write_bytes(b"")
+    for folder, secret in (("file/fleet", "keys"), ("fleet", "file/keys")):
+        with pytest.raises(WriteError, match="Nothing can be written"):
+            repositories.create(tmp_path / folder, tmp_path / secret)
+    assert not contents(tmp_path).keys() - {tmp_path / "file"}
+    assert repositories.create(tmp_path / "fleet", tmp_path / "keys")
+
+
 def test_a_proof_is_renewed_and_files_stay_signed(signer: Signer) -> None:
     """Signing nothing signs what is there for another time."""
     signer.sign(days=1)
@@ -214,6 +360,50 @@ def test_what_is_not_signed_is_not_loaded(signer: Signer, tmp_path: Path) -> Non
     assert agent.act([0, 0, 0]) == 2
 
 
+def test_an_executor_keeps_what_is_known_of_its_signature(signer: Signer, tmp_path: Path) -> None:
+    """However it was read. What the program made itself is its own, and acts with trust too."""
+    file, other = tmp_path / "e.akd", tmp_path / "other.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    write_bundle(other, constant(2))
+    signed, unsigned = read_bundle(file, trust=signer.root), read_bundle(other)
+    raw = from_bytes(other.read_bytes()).executor
+    changed = replace(signed.executor, layers=unsigned.executor.layers)
+    agent = agentkd.Agent(signed.executor, trust=signer.root)
+    for refused in (unsigned, unsigned.executor, raw, changed, replace(unsigned.executor, clip=9)):
+        with pytest.raises(BundleError, match="counts as unsigned") as caught:
+            agent.swap(refused)  # type: ignore[arg-type]
+        assert caught.value.reason == "signature"
+        if not isinstance(refused, Bundle):
+            with pytest.raises(BundleError, match="counts as unsigned"):
+                agentkd.Agent(refused, trust=signer.root)
+    assert agent.act([0, 0, 0]) == 1
+    agent.swap(constant(2))
+    assert agent.act([0, 0, 0]) == 2
+    for taken in (signed, copy.copy(signed.executor)):
+        agent.swap(taken)  # type: ignore[arg-type]
+        assert agent.act([0, 0, 0]) == 1
+
+
+def test_what_an_agent_has_learnt_acts_with_trust(signer: Signer, tmp_path: Path) -> None:
+    """From its own distiller, and again by a rollback or as it was."""
+    file = tmp_path / "e.akd"
+    write_bundle(file, constant(1))
+    signer.sign(file)
+    port = InlineDistiller(Towards(), swap_every=1)
+    with agentkd.Agent(
+        file, trust=signer.root, planner=Echo(), planner_latency=0, distiller=port
+    ) as agent:
+        for _ in range(4):
+            agent.act([3, 0, 0])
+        learnt = agent.executor
+        assert learnt.version > 0
+        agent.rollback()
+        agent.swap(learnt)
+        assert agent.executor is learnt
+        assert not agent.metrics()["swaps_refused_total"]
+
+
 def test_a_file_that_was_checked_is_not_read_again(signer: Signer, tmp_path: Path) -> None:
     """A distiller learns from what the signature was checked of, whatever lies there by then."""
     file = tmp_path / "e.akd"
@@ -264,6 +454,8 @@ def test_keys_on_the_command_line(
     assert main(["inspect", "e.akd", "--trust", root]) == 2
     assert main(["keys", "sign", "repository", "e.akd", *keys]) == 0
     assert main(["keys", "rotate", "repository", "targets", "root", *keys]) == 0
+    assert main(["keys", "renew", "repository", *keys]) == 0
+    assert "root valid until" in capsys.readouterr().out
     assert main(["keys", "sign", "repository", *keys]) == 0
     capsys.readouterr()
     assert main(["inspect", "e.akd"]) == 0
@@ -280,6 +472,8 @@ def test_keys_on_the_command_line(
         (["rotate", "repository"], "needs roles"),
         (["rotate", "repository", "boss"], "'boss'"),
         (["sign", "repository", "--keys", "2"], "go with new"),
+        (["renew", "repository", "root"], "a repository alone"),
+        (["renew", "repository", "--days", "9"], "a repository alone"),
         (["new", "repository", "e.akd"], "at most one"),
         (["sign", "nowhere", "--private", "elsewhere"], "No folder"),
     ],

@@ -387,6 +387,59 @@ def test_a_device_whose_clock_stands_still_goes_by_signed_times(tmp_path: Path) 
     check(trust, signer.sign(now=later(61)))
 
 
+def test_metadata_too_large_to_keep_are_refused_and_not_kept(tmp_path: Path) -> None:
+    """What a stolen key blows up in the memory must not outlive the key."""
+    signer = Signer(tmp_path)
+    memory = tmp_path / "memory.json"
+    trust, files = signer.trust(memory), signer.sign()
+    check(trust, files)
+    before = memory.read_bytes()
+
+    def pad(snapshot: Any) -> None:
+        snapshot.version += 1
+        # Two bytes each in the snapshot, six in the memory.
+        snapshot.unrecognized_fields["x"] = "\u0101" * 900_000
+
+    padded = edit(files, "snapshot", pad, signer.keys("snapshot"))
+    name = named(padded, "snapshot")
+    raw = json.dumps(json.loads(padded[name]), ensure_ascii=False).encode()
+    padded |= {name: raw}
+
+    def point(timestamp: Any) -> None:
+        from tuf.api.metadata import MetaFile
+
+        timestamp.version += 1
+        timestamp.snapshot_meta = MetaFile.from_data(int(name.split(".")[0]), raw, ["sha256"])
+
+    with pytest.raises(SignatureError) as caught:
+        check(trust, edit(padded, "timestamp", point, signer.keys("timestamp")))
+    assert caught.value.reason == "large"
+    assert memory.read_bytes() == before
+    signer.rotate("snapshot", "timestamp")
+    assert check(trust, signer.sign()).root == 3
+
+
+def test_a_signed_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    """In a folder too, and not as a disk that is full."""
+    signer = Signer(tmp_path)
+    signer.sign()
+    for path in (signer.folder / "targets").iterdir():
+        path.unlink()
+    with pytest.raises(SignatureError, match=r"targets/.*Copy the whole") as caught:
+        signer.trust().fetch(str(signer.folder), "executor.akd", 100)
+    assert caught.value.reason == "missing"
+
+
+def test_the_newest_signature_of_a_file_counts(tmp_path: Path) -> None:
+    """Under whatever name it was: so an older executor is let in again by signing it again."""
+    signer = Signer(tmp_path)
+    signer.sign()
+    again = tmp_path / "walk-3.akd"
+    again.write_bytes(DATA)
+    found = check(signer.trust(), signer.sign(again))
+    assert (found.name, found.serial) == ("walk-3.akd", 3)
+
+
 def test_a_damaged_memory_is_no_licence(tmp_path: Path) -> None:
     """It guards against rollbacks, so its loss is an error and not a new beginning."""
     signer = Signer(tmp_path)

@@ -12,9 +12,9 @@ from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import read_bundle
 from agentkd.errors import ConfigError
 from agentkd.signing.keys import default_folder
-from agentkd.signing.repository import DAYS, ROLES, Role, create, rotate, sign
+from agentkd.signing.repository import DAYS, LONG, ROLES, Role, create, renew, rotate, sign
 
-Action = Literal["new", "sign", "rotate"]
+Action = Literal["new", "sign", "rotate", "renew"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,14 @@ class Options:
     """Make keys, sign executor files, and replace keys.
 
     new makes a repository and its private keys. sign puts executor files into it and writes a proof
-    beside each, FILE.proof; without files it renews what is there. rotate gives roles new keys. The
-    repository holds no secret: copy it to any file or HTTP server. Devices trust its
+    beside each, FILE.proof; without files it renews what is there. rotate gives roles new keys.
+    renew signs the root, which is valid for 365 days, for another 365, with the root's keys alone.
+    The repository holds no secret: copy it to any file or HTTP server. Devices trust its
     metadata/1.root.json.
     """
 
     action: tyro.conf.Positional[Action]
-    """new, sign or rotate."""
+    """new, sign, rotate or renew."""
     repository: tyro.conf.Positional[Path]
     """The folder of signed metadata and files."""
     what: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -63,6 +64,9 @@ def run(options: Options) -> int:
         if not proofs:
             console.print(f"{options.repository}: renewed for {options.days:g} days")
         return 0
+    if options.action == "renew":
+        _renew(options, console)
+        return 0
     roles = _roles(options.what)
     for role in roles:
         written = rotate(options.repository, role, options.private, days=options.days)
@@ -81,6 +85,16 @@ def _new(options: Options, console: Console) -> None:
     root = options.repository / "metadata" / "1.root.json"
     console.print(f"private keys: {private}; keep a copy apart", soft_wrap=True)
     console.print(f"devices trust: {root}", soft_wrap=True)
+
+
+def _renew(options: Options, console: Console) -> None:
+    if options.what or options.days != DAYS:
+        raise ConfigError(
+            f"keys renew takes a repository alone: its root is valid for {LONG} days."
+        )
+    expires = renew(options.repository, options.private)
+    console.print(f"{options.repository}: root valid until {expires:%Y-%m-%d %H:%M} UTC")
+    console.print("proofs get the new root when their files are signed again: agentkd keys sign")
 
 
 def _roles(words: tuple[str, ...]) -> tuple[Role, ...]:

@@ -233,7 +233,7 @@ def read_bundle(path: str | Path, *, trust: Trusting | None = None) -> Bundle:
         raise BundleError(str(error), "unreadable") from error
     signed = None if trust is None else _checked(data, target, trust)
     try:
-        return replace(from_bytes(data), signed=signed)
+        return from_bytes(data, signed)
     except BundleError as error:
         raise BundleError(f"{target}: {error}", error.reason) from error
 
@@ -258,8 +258,7 @@ def load(path: str | Path, *, native: bool = True, trust: Trusting | None = None
     Raises:
         BundleError: As `read_bundle`.
     """
-    bundle = read_bundle(path, trust=trust)
-    executor = replace(bundle.executor, about=replace(bundle.executor.about, bundle=bundle))
+    executor = read_bundle(path, trust=trust).executor
     return executor.compile() if native else executor
 
 
@@ -282,7 +281,7 @@ def save(
 
 
 def own_bundle(executor: Executor) -> Bundle | None:
-    """Return the file that an executor was loaded from, None if it has changed since."""
+    """Return the file that an executor came of, None if it has changed since."""
     bundle: Bundle | None = executor.about.bundle
     if bundle is None:
         return None
@@ -291,8 +290,10 @@ def own_bundle(executor: Executor) -> Bundle | None:
     return bundle if same else None
 
 
-def from_bytes(data: bytes) -> Bundle:
+def from_bytes(data: bytes, signed: Signed | None = None) -> Bundle:
     """Read the bytes of an executor file, after checking every one of them.
+
+    `signed` is what their signature says, if it was checked.
 
     Raises:
         BundleError: As `read_bundle`.
@@ -318,7 +319,10 @@ def from_bytes(data: bytes) -> Bundle:
     # What it learns live is measured on its labels, however it came to an agent.
     told = About(manifest.get("provenance", {}), contract, labels)
     executor = replace(executor, about=told)
-    return Bundle(executor, manifest, _sha(data), golden, contract, labels)
+    bundle = Bundle(executor, manifest, _sha(data), golden, contract, labels, signed)
+    # The executor knows its file, and so whether that was signed, wherever it goes.
+    known = replace(executor, about=replace(told, bundle=bundle))
+    return replace(bundle, executor=known)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class About:
     labels: Any = None
     """A sample of the labels that it was made from, or None."""
     bundle: Any = None
-    """The file that it was loaded from (`agentkd.deploy.bundle.Bundle`), or None."""
+    """The file that it came of (`agentkd.deploy.bundle.Bundle`), or None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.deploy.bundle import Bundle, own_bundle, read_bundle
 from agentkd.deploy.contract import NAMES, Contract
 from agentkd.deploy.contracts.compare import compare
 from agentkd.deploy.contracts.told import Told
@@ -123,12 +123,13 @@ def open_executor(
 
 
 def check_signed(executor: Executor, trust: Trusting | None) -> None:
-    """Raise BundleError if an executor comes of a file whose signature was not checked."""
+    """Raise BundleError unless an executor is the program's own, or as it came of a signed file."""
     bundle: Bundle | None = executor.about.bundle
-    if trust is not None and bundle is not None and bundle.signed is None:
+    known = bundle is None or (bundle.signed is not None and own_bundle(executor) is not None)
+    if trust is not None and not known:
         raise BundleError(
-            "The executor was loaded from a file without trust, and counts as unsigned. Load it "
-            "with agentkd.load(path, trust=…), or give the agent the file's path.",
+            "The executor counts as unsigned: it was read from a file without trust, or changed "
+            "since. Load it with agentkd.load(path, trust=…), or give the agent the file's path.",
             "signature",
         )
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from agentkd.errors import AgentkdError, LoadError, SignatureError, SignatureReason, WriteError
 from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
-from agentkd.files import read_file, reason, write_atomic
+from agentkd.files import loading, read_file, reason, write_atomic
 from agentkd.signing.proof import LARGEST, METADATA, Proof
 
 SIGNED_AT = "x-agentkd-signed"
@@ -105,10 +105,14 @@ class TrustStore:
 
         digest = hashlib.sha256(data).hexdigest()
         with self._refreshed(read, what) as (targets, signed):
+            found = []
             for name, target in targets.items():
                 if target.hashes.get("sha256") == digest:
                     target.verify_length_and_hashes(data)
-                    return signed(name, target)
+                    found.append(signed(name, target))
+            if found:
+                # One file may be signed under several names; the newest signature counts.
+                return max(found, key=lambda each: each.serial)
         raise SignatureError(
             f"{what} is not the file that was signed: no signed file has the SHA-256 {digest}. "
             "Copy it again together with its proof, or sign it: agentkd keys sign.",
@@ -139,7 +143,14 @@ class TrustStore:
                 raise SignatureError(
                     f"{name} has {target.length:,} bytes; at most {most:,} are read.", "large"
                 )
-            data = read(f"targets/{digest}.{name}", target.length)
+            try:
+                data = read(f"targets/{digest}.{name}", target.length)
+            except FileNotFoundError as error:
+                raise SignatureError(
+                    f"{address} has no targets/{digest}.{name}, which is signed. Copy the whole "
+                    "repository again.",
+                    "missing",
+                ) from error
             target.verify_length_and_hashes(data)
             return data, signed(name, target)
 
@@ -193,7 +204,16 @@ class TrustStore:
         found = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
         after = _Memory(before.anchor, found, _newest_time(before, work))
         if self._memory is not None and after != before:
-            write_atomic(self._memory, after.to_bytes(), hint="Nothing was accepted.")
+            data = after.to_bytes()
+            if len(data) > LARGEST:
+                # What could not be read again would refuse every update for ever.
+                raise SignatureError(
+                    f"The metadata take {len(data):,} bytes in {self._memory}; at most "
+                    f"{LARGEST:,} are kept. Nothing was accepted. If the repository is as its "
+                    "signer left it, sign fewer files in it.",
+                    "large",
+                )
+            write_atomic(self._memory, data, hint="Nothing was accepted.")
         return after.earliest
 
 
@@ -272,7 +292,9 @@ def _reader(address: str) -> Read:
 
     def read(name: str, most: int) -> bytes:
         path = Path(address) / name
-        if not path.exists():
+        with loading(path):
+            there = path.exists()
+        if not there:
             raise FileNotFoundError(name)
         return read_file(path, most)
 
@@ -334,7 +356,7 @@ def _judged(
         if each.is_expired(least):
             raise SignatureError(
                 f"{what}: its {role} expired on {_time(each.expires)}. The clock says {_time(now)}"
-                f", and the newest signed time seen here is {_time(least)}. {_RENEW}",
+                f", and the newest signed time seen here is {_time(least)}. {_EXPIRED}",
                 "expired",
             )
     expires = min(each.expires for each in held.values())
@@ -352,6 +374,7 @@ def _time(time: datetime) -> str:
 
 
 _RENEW = "Sign again (agentkd keys sign REPOSITORY FILE) and copy the file with its new proof."
+_EXPIRED = f"If it is the root, first: agentkd keys renew REPOSITORY. {_RENEW}"
 
 
 @contextmanager
@@ -369,7 +392,7 @@ def _refused(what: object, anchor: Path) -> Iterator[None]:
         text, why = f"{what}: {reason(error)}. ", _why(error, tuf)
         remedy = {
             "signature": f"Only what the keys of {anchor} have signed is accepted.",
-            "expired": f"{_RENEW} If this device's clock is wrong, set it.",
+            "expired": f"{_EXPIRED} If this device's clock is wrong, set it.",
             "rollback": "Something older than what this device has seen is never accepted. "
             + _RENEW,
             "missing": "Copy the proof again, or the whole repository.",

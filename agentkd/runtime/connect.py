@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypedDict, final
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
@@ -33,6 +33,9 @@ from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.types import DistillerLike
+
+if TYPE_CHECKING:
+    from agentkd.signing.store import Trusting
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
 Named = str | Path | Sequence[str | Path]
@@ -60,6 +63,7 @@ class AgentOptions(TypedDict, total=False):
     planner_sees: str | Sequence[str | int] | None
     planner_args: Mapping[str, Any] | None
     executor_sees: str | Sequence[str | int] | None
+    trust: Trusting | None
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {

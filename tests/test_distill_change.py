@@ -221,3 +221,43 @@ def test_an_agent_counts_changes() -> None:
             agent.act(states(1, seed=tick)[0])
         assert agent.metrics()["changes_total"] == {"new": 1, "back": 1}
         assert error(agent.executor, 1) < 0.01
+
+
+def test_a_swap_by_hand_is_no_change() -> None:
+    """How far off the former executor was says nothing of the one that was put in."""
+    executor, obs = good(), states(512, seed=3)
+    kept = Labels(obs, rule("squashed")(obs))
+    distiller = LiveDistiller(executor, FAST, kept=kept)
+    list(feed(distiller, BEFORE, 1, seed=1))
+    distiller.follow(good(-1).vector())
+    list(feed(distiller, 480, 1, seed=2))
+    assert distiller.changes() == {}
+    assert distiller.world.gate is not None
+
+
+def test_what_was_put_in_by_hand_stays() -> None:
+    """An executor of an earlier world does not replace it."""
+    distiller = LiveDistiller(good(), FAST)
+    list(feed(distiller, BEFORE, 1, seed=1))
+    list(feed(distiller, 640, -1, seed=2))
+    assert distiller.changes() == {"new": 1}
+    assert distiller.shelf
+    distiller.follow(good().vector())
+    assert not distiller.shelf
+
+
+def test_a_planner_that_is_stopped_is_no_world() -> None:
+    """The same answer in every state, as in an outage, is not learnt without the gate."""
+    executor, obs = good(), states(512, seed=3)
+    kept = Labels(obs, rule("squashed")(obs))
+    distiller = LiveDistiller(executor, FAST, kept=kept)
+    list(feed(distiller, BEFORE, 1, seed=1))
+    for index in range(24):
+        obs = states(32, seed=7000 + index)
+        same = dists.rows(dists.packed(rule("squashed")(obs)), np.zeros(len(obs), int))
+        distiller.add(obs, same)
+        for _ in range(3):
+            distiller.step()
+        distiller.snapshot()
+    assert distiller.changes() == {}
+    assert error(distiller.world.acting, 1) < 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from agentkd import Agent, dists, env_spec
 from agentkd.cli.main import main
+from agentkd.cli.run_options import StrategyChoice, look_ahead
 from agentkd.deploy.bundle import write_bundle
 from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.executors.architecture import initial
@@ -209,3 +211,24 @@ class Several:
 
 
 several = Several()
+
+
+def test_threads_share_a_simulation() -> None:
+    """Several agents of one process look ahead at once, and each sees what is so."""
+    model, random = twin("HalfCheetah-v5"), np.random.default_rng(0)
+    asked = [
+        (random.normal(size=17).astype(np.float32), list(random.uniform(-1, 1, (8, 6))))
+        for _ in range(64)
+    ]
+    wanted = [model(*each) for each in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: model(*each), asked * 4))
+    assert all(np.array_equal(*pair) for pair in zip(found, wanted * 4, strict=True))
+
+
+def test_an_environment_by_reference_is_not_taken_for_a_model() -> None:
+    """`module:function` would be called as the model, so there is no roll-forward by default."""
+    many: Any = type("Many", (), {"horizon": 4})()
+    options, said = look_ahead(StrategyChoice(), StrategyOptions(), "mine:make", many)
+    assert options.roll_forward is None
+    assert "by its id" in said

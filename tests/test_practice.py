@@ -431,3 +431,10 @@ def test_the_command_leaves_files_that_guide(tmp_path: Path) -> None:
     assert read_bundle(data["executor"]).executor.architecture == "mlp:8"
     assert read_bundle(data["value"]).executor.spec.action == VALUE_BOX
     assert main([*words, *more, "--seconds", "1"]) == 2
+
+
+def test_an_executor_that_sees_a_part_is_refused(pendulum: Task) -> None:
+    """Practice trains executors that see all."""
+    part = initial("mlp:8", pendulum.spec, sees="0:2")
+    with pytest.raises(ConfigError, match="sees a part"):
+        practise(pendulum, part, few())

@@ -340,3 +340,12 @@ def test_an_executor_with_a_goal_is_no_planner(tmp_path: Path) -> None:
     sighted().save(tmp_path / "executor.akd")
     with pytest.raises(SpecError, match=r"goals of 2 numbers.*agentkd run ENV --planner"):
         load_planner(str(tmp_path / "executor.akd"), SPEC)
+
+
+def test_what_an_executor_with_a_goal_does_not_see_may_be_missing() -> None:
+    """NaN beside its view keeps the planner from being asked, not the executor from acting."""
+    with Agent(sighted(), planner=Guiding(), planner_latency=0, strategies=OPTIONS) as agent:
+        assert agent.act(see(2)) == 2
+        decision = agent.decide(see(np.nan))
+        assert (decision.source, decision.action) == ("executor", 2)
+        assert agent.metrics()["planner_answers_total"] == 1

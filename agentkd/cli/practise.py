@@ -117,6 +117,8 @@ def _how(options: Options) -> Any:
     from agentkd.distillation.ppo import PpoOptions
     from agentkd.distillation.practice import PracticeOptions
 
+    if min(options.seed, options.eval_seed) < 0:
+        raise ConfigError(f"--seed {options.seed}, --eval-seed {options.eval_seed}: at least 0.")
     if options.episodes < 1:
         raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
     if options.seconds is not None and options.ticks is not None:

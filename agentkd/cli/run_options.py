@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.extras import needing
-from agentkd.refs import resolve
+from agentkd.refs import is_reference, resolve
 from agentkd.runtime.arbiter import Router
 from agentkd.runtime.clock import Realtime
 from agentkd.runtime.goals import Goals
@@ -131,11 +131,16 @@ def look_ahead(
     from agentkd.planners.search.twin import TRANSITIONS, twin
 
     try:
+        if is_reference(env):
+            raise ConfigError(f"{env} would be taken for a model. Name the environment by its id.")
         twin(env)
+        roll = RollForward(env, choice.guard)
     except AgentkdError as error:
         return options, f"No roll-forward: {error}"
-    roll = RollForward(env, choice.guard)
-    said = f"Rolling forward in {env}'s own simulation, exact on {TRANSITIONS} random transitions."
+    said = (
+        f"Rolling forward in {env}'s own simulation, exact on {TRANSITIONS} random transitions "
+        "from states whose velocities are shown whole."
+    )
     return replace(options, roll_forward=roll), said
 
 

@@ -73,6 +73,11 @@ class Run(NamedTuple):
     executor: Executor
     learnt: int
 
+    @property
+    def constant(self) -> bool:
+        """Whether the planner answers the same to each of several observations."""
+        return not np.ptp(self.packed.rows, axis=0).any() and bool(np.ptp(self.obs, axis=0).any())
+
 
 @dataclass(slots=True)
 class Past:

@@ -205,6 +205,12 @@ class LiveDistiller:
             world.acting = None
             return
         world.untaught &= bool(np.array_equal(weights, self._base.vector()))
+        # How far off another executor was says nothing of this one, and nothing replaces what was
+        # put in by hand.
+        world.past.errors.clear()
+        self.shelf.clear()
+        if self._newest is not None:
+            self._newest.runs.clear()
         self._go_back(weights)
         if world.gate is not None and world.acting is not None:
             world.gate.begin(world.acting)
@@ -221,7 +227,11 @@ class LiveDistiller:
         """Look at a whole run of labels: is this another world?"""
         options, past = self.live.change, self.world.past
         assert options is not None
-        past.errors.append(float(newest.errors(acting, 1)[0]))
+        error = float(newest.errors(acting, 1)[0])
+        if newest.runs[-1].constant and past.errors:
+            # A planner that says the same in every state is stopped: nothing is told by that.
+            error = past.errors[-1]
+        past.errors.append(error)
         held = min(len(newest.runs), len(past.errors))
         jumps = (past.jumped(each, options.factor) for each in options.windows if each <= held)
         jump = next((each for each in jumps if each), 0)

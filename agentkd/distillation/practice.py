@@ -21,14 +21,18 @@ from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.ppo import Ppo, PpoOptions, live_from
 from agentkd.distillation.task import Task
-from agentkd.errors import ConfigError, SpecError, check_range
+from agentkd.errors import ConfigError, PlannerError, SpecError, check_range
 from agentkd.executors.architecture import initial, parse
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
 from agentkd.planners.search.guide import EXECUTOR, VALUE, VALUE_BOX
 from agentkd.planners.search.worlds import Doubles, Steps
+from agentkd.printable import logger
 from agentkd.spec import BoxSpec, flatten_one
 from agentkd.types import Floats
+from agentkd.views import environment
+
+log = logger(__name__)
 
 _ENDLESS = 1000
 """Ticks of an episode where the environment has no end of its own."""
@@ -224,7 +228,25 @@ class _Practice:
 
     def run(self, executor: str | Path | Executor, stop: Callable[[], bool]) -> Practised:
         """Learn until the budget is used or `stop` says so."""
-        self._stop = stop
+        self._stop, broken = stop, False
+        try:
+            self._learn(executor)
+        except PlannerError as error:
+            if self._best is None:
+                raise
+            broken = True
+            log.warning("Practice ends early, and the best so far is kept: %s", error)
+        if self._best is None:
+            raise KeyboardInterrupt
+        return replace(
+            self._best,
+            ticks=self._ticks,
+            seconds=time.monotonic() - self._began,
+            interrupted=broken or (stop() and self._done < 1),
+        )
+
+    def _learn(self, executor: str | Path | Executor) -> None:
+        """Let restarts learn, and the better half of them go on."""
         restarts = dict(enumerate(self._restarts(executor)))
         rungs = list(_rungs(len(restarts)))
         # The share of the budget that the one which is left will have had.
@@ -250,14 +272,6 @@ class _Practice:
             had += share / left
             order = sorted(scores, key=lambda index: scores[index], reverse=True)
             restarts = {index: restarts[index] for index in order[: max(1, left // 2)]}
-        if self._best is None:
-            raise KeyboardInterrupt
-        return replace(
-            self._best,
-            ticks=self._ticks,
-            seconds=time.monotonic() - self._began,
-            interrupted=stop() and self._done < 1,
-        )
 
     @property
     def _ended(self) -> bool:
@@ -272,6 +286,11 @@ class _Practice:
                 raise ConfigError(
                     f"{own.architecture} has a memory, which practice does not train. Practise "
                     "with mlp:64,64, then distil."
+                )
+            if environment(own.spec) != own.spec:
+                raise ConfigError(
+                    "The executor sees a part of the observation, and practice trains executors "
+                    "that see all of it. Practise with mlp:64,64, then distil."
                 )
             body = own.architecture if parse(own.architecture).kind == "mlp" else "mlp:64,64"
             value = initial(body, replace(task.spec, action=VALUE_BOX), seed=seed + 1)

@@ -206,7 +206,7 @@ class Decider:
         if form is not self._acting:
             self._take_over(form)
         if self._view is None:
-            seen = form.obs if goals is None else form.obs[: self.spec.obs.size]
+            seen = own = form.obs if goals is None else form.obs[: self.spec.obs.size]
             self._write(obs, seen)
         else:
             seen = self._view.row
@@ -218,7 +218,7 @@ class Decider:
             self._used = record.executor(form, self._used)
             record.observe(tick, self._episode, lateness, seen)
         # Before the planner is asked: it is never shown what is not finite.
-        if form.run() if goals is None else not np.isfinite(seen).all():
+        if form.run() if goals is None else not np.isfinite(own).all():
             return self._finish(*self._blind(seen), form, started, lateness)
         mine = form.take() if goals is None else None
         if self._planner is not None:

@@ -7,6 +7,7 @@ reproduces the environment, which is tried when it is made.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, final
@@ -50,6 +51,7 @@ class Twin:
 
     def _check(self, name: str, made: Any) -> None:
         self.spec = env_spec(made)
+        self._busy = threading.RLock()
         robot: Any = environments.make(name).unwrapped
         model: Any = getattr(robot, "model", None)
         if not hasattr(robot, "data") or not hasattr(model, "nq"):
@@ -108,21 +110,22 @@ class Twin:
 
         nq, nv, hidden = self._model.nq, self._model.nv, self._hidden
         data = self._robot.data
-        mujoco.mj_resetData(self._model, data)
-        data.qpos[:hidden] = 0.0
-        data.qpos[hidden:] = obs[: nq - hidden]
-        data.qvel[:] = obs[nq - hidden : nq - hidden + nv]
-        return self._state()
+        with self._busy:
+            mujoco.mj_resetData(self._model, data)
+            data.qpos[:hidden] = 0.0
+            data.qpos[hidden:] = obs[: nq - hidden]
+            data.qvel[:] = obs[nq - hidden : nq - hidden + nv]
+            return self._state()
 
     def moved(self, state: Doubles, action: Any) -> tuple[Doubles, Floats]:
         """Do a tick from a state; return the state after it, and what is observed, (obs,)."""
         import mujoco
 
-        mujoco.mj_setState(
-            self._model, self._robot.data, state, mujoco.mjtState.mjSTATE_INTEGRATION
-        )
-        obs, *_ = self._robot.step(np.asarray(action))
-        return self._state(), flatten_one(self.spec.obs, obs)
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        with self._busy:
+            mujoco.mj_setState(self._model, self._robot.data, state, kind)
+            obs, *_ = self._robot.step(np.asarray(action))
+            return self._state(), flatten_one(self.spec.obs, obs)
 
     def _state(self) -> Doubles:
         import mujoco
@@ -136,11 +139,13 @@ class Twin:
         """Return what is observed after some actions, (obs,): a model for `RollForward`."""
         if not len(actions):
             return obs
-        self.placed(obs)
         seen: Any = obs
-        for action in actions:
-            seen, *_ = self._robot.step(np.asarray(action))
-        return flatten_one(self.spec.obs, seen)
+        # One simulation serves a whole process, and its callers may be threads.
+        with self._busy:
+            self.placed(obs)
+            for action in actions:
+                seen, *_ = self._robot.step(np.asarray(action))
+            return flatten_one(self.spec.obs, seen)
 
 
 @cache

@@ -387,6 +387,6 @@ def test_a_swap_that_means_something_else_is_refused() -> None:
         return replace(bundle.executor, about=replace(bundle.executor.about, contract=contract))
 
     agent = Agent(held(CONTRACT), native=False)
-    agent.swap(held(replace(CONTRACT, period=0.01)))
+    agent.swap(held(replace(CONTRACT, period=0.0201)))
     with pytest.raises(SpecError, match=r"action scale of FR_hip is 1, the present one's 0\.25"):
         agent.swap(held(replace(CONTRACT, action_scale=(1.0, 0.5, 0.5, 0.5))))

@@ -128,11 +128,39 @@ def test_a_scale_inside_the_executor_is_not_told_twice(tmp_path: Path) -> None:
     env = f"{__name__}:Robot"
     words = ["distill", env, "--planner", str(tmp_path / "policy.onnx"), "--executor", "mlp:4"]
     how = ["--labels", "64", "--episodes", "1", "--out", str(tmp_path / "out")]
-    given = ["--planner-args", "action_scale=0.5", "action_offset=0.1"]
+    given = ["--planner-args", "action_scale=0.5", "action_offset=[0.1, 0.2, 0.3]"]
     assert main([*words, *how, *given, "--names", "action=a,b,c"]) == 0
     told = read_bundle(tmp_path / "out" / "executor.akd").contract
     assert (told.action_scale, told.action_offset) == ((1.0,) * 3, (0.0,) * 3)
     assert (told.action_names, told.period) == (("a", "b", "c"), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale", "words"),
+    [
+        (["action_scale=0.5"], 0.5, ""),
+        (["action_offset=[0.1, 0.2, 0.3]"], 1.0, ""),
+        (["action_offset=[0.1, 0.2, 0.3]"], 0.5, "action_offset is given alone"),
+        (["action_scale=0.25"], 0.5, "action_scale is 0.25 for number 0"),
+        (["action_scale=0.5", "action_offset=0.1"], 0.5, "action_offset is 0.1 for number 1"),
+    ],
+)
+def test_only_what_is_given_is_taken_out_of_the_contract(
+    given: list[str], scale: float, words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scale alone leaves the default pose to the robot; contradictions are refused by name."""
+    path = run / "io_descriptors" / "IO_descriptors.yaml"
+    path.write_text(ISAACLAB.replace("scale: 0.5", f"scale: {scale}"))
+    if words:
+        out = f"--out={run.parent / 'x.akd'}"
+        assert main(["freeze", str(run), out, "--planner-args", *given]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert words in said
+        return
+    told = frozen(run, "--planner-args", *given)
+    assert told.action_scale == (1.0,) * 3
+    pose = (0.1, 0.2, 0.3) if "scale" in given[0] else (0.0,) * 3
+    assert told.action_offset == pose
 
 
 class Robot(gym.Env[Any, Any]):

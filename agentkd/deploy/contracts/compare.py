@@ -77,13 +77,14 @@ def _found(name: str, same: bool, here: str, there: str) -> Iterator[Finding]:
         yield Finding(name, "untold", here, there)
 
 
-def _near(here: float, there: float) -> bool:
+def near(here: float, there: float) -> bool:
+    """Whether two numbers are the same but for what tools round."""
     return math.isclose(here, there, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
 def _close(name: str, here: float | None, there: float | None, unit: str = "") -> Iterator[Finding]:
     texts = ["" if each is None else f"{each:g}{unit}" for each in (here, there)]
-    same = here is not None and there is not None and _near(here, there)
+    same = here is not None and there is not None and near(here, there)
     yield from _found(name, same, *texts)
 
 
@@ -107,7 +108,7 @@ def _vector(
     """Compare numbers; where they differ, the first such one is shown."""
     if here and there and len(here) == len(there):
         pairs = enumerate(zip(here, there, strict=True))
-        apart = [at for at, (mine, its) in pairs if not _near(mine, its)]
+        apart = [at for at, (mine, its) in pairs if not near(mine, its)]
         if apart and len(set(here)) + len(set(there)) > 2:
             at = apart[0]
             where = joints[at] if len(joints) == len(here) else f"number {at}"

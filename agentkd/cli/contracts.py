@@ -90,10 +90,11 @@ def _inside(
                 f"--planner-args {name} is {values[at]:g} for number {at} of the action, and "
                 f"{path} tells {told[at]:g}. Correct one of them, or give --contract {NONE}."
             )
-    plain = {"action_scale": (1.0,) * size, "action_offset": (0.0,) * size}
+    plain: dict[str, Any] = {"action_scale": (1.0,) * size, "action_offset": (0.0,) * size}
     inside = " and ".join(words[name] for name in given)
     said = f"the action's {inside}, which --planner-args puts into the executor"
-    return replace(contract, **{name: plain[name] for name in given}), [said]
+    change = {name: plain[name] for name in given}
+    return replace(contract, **change), [said]
 
 
 def _beside(planner: Sequence[str]) -> Path | None:

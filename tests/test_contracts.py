@@ -14,7 +14,7 @@ from agentkd.deploy.bundle import from_bytes, read_bundle, to_bytes, write_bundl
 from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.compare import compare, of_bundle
 from agentkd.deploy.contracts.files import TOOLS, read_contract
-from agentkd.deploy.contracts.told import Told
+from agentkd.deploy.contracts.told import UNCLIPPED, Told
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.runtime import Agent
@@ -33,7 +33,7 @@ from tests.contract_files import (
 )
 
 EXECUTOR = initial("mlp:4", SPEC)
-BARE = tuple(replace(each, units="", parts=()) for each in TERMS)
+BARE = tuple(replace(each, units="", parts=(), clip=UNCLIPPED) for each in TERMS)
 SIZELESS = tuple(replace(each, size=None) for each in BARE)
 FULL = tuple(
     replace(each, scale=each.scale * (1 if len(each.scale) > 1 else each.size or 1))
@@ -41,7 +41,11 @@ FULL = tuple(
 )
 REAL = {
     # What each tool tells, beside what all do: scale, pose, gains.
-    "isaaclab": replace(CONTRACT, slots=()),
+    "isaaclab": replace(
+        CONTRACT,
+        slots=(),
+        terms=(*(replace(each, clip=UNCLIPPED) for each in TERMS[:2]), *TERMS[2:]),
+    ),
     "unitree": replace(CONTRACT, terms=FULL, action_names=()),
     "rl_sar": replace(CONTRACT, terms=BARE, obs_clip=100.0, robot="quad"),
     "mjlab": replace(CONTRACT, terms=SIZELESS, period=None, slots=()),
@@ -256,6 +260,30 @@ def test_what_else_differs_is_named(field: str, value: Any, name: str) -> None:
         other = replace(other, terms=(replace(value[0], clip=(-9.0, 9.0)), *value[1:]))
     found = compare(Told(mine, 51, 4), Told(other, 51, 4))
     assert name in [each.name for each in found if each.status == "differs"]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "status"),
+    [
+        ({"clip": (-1.0, 1.0)}, {"clip": UNCLIPPED}, "differs"),
+        ({"clip": (-1.0, 1.0)}, {"clip": None}, "untold"),
+        ({"clip": None}, {"clip": (-1.0, 1.0)}, "untold"),
+        ({"clip": (-3.14159, 3.14159)}, {"clip": (-3.142, 3.142)}, ""),
+        ({"scale": (0.25,)}, {"scale": ()}, "untold"),
+        ({"scale": (0.25,)}, {"scale": (0.5, 0.25, 0.25), "size": None}, "differs"),
+        ({"scale": (0.25,)}, {"scale": (0.25,) * 3}, ""),
+    ],
+)
+def test_what_one_side_alone_tells_of_a_term_is_said(here: Any, there: Any, status: str) -> None:
+    """No clip is told; a term without one may have any. Clips are rounded, too."""
+    sides = [
+        Told(replace(CONTRACT, terms=(replace(TERMS[0], **each), *TERMS[1:])), 51, 4)
+        for each in (here, there)
+    ]
+    name = f"{next(iter(here))} of base_ang_vel"
+    assert [each.status for each in compare(*sides) if each.name.startswith(name)] == [status][
+        : len(status)
+    ]
 
 
 def test_sizes_are_compared_where_nothing_else_is_told(

@@ -67,8 +67,7 @@ def _inside(
     """
     words = {"action_scale": "scale", "action_offset": "offset"}
     known = options_of({name: args[name] for name in words if args.get(name) is not None})
-    given = {name: known.array(name, size) for name in words}
-    given = {name: values for name, values in given.items() if values is not None}
+    given = {n: each for n in words if (each := known.array(n, size)) is not None}
     if not given:
         return contract, []
     told_any = contract.action_scale or contract.action_offset

@@ -76,10 +76,10 @@ def take_of(name: str, lived: Lived, episode: int) -> Take:
     if episode < _kept(lived):
         end, total = begin + result.lengths[episode], result.returns[episode]
     acts = lived.acts
-    actions, who, rewards, ends = (
-        each[begin:end] for each in (acts.actions, acts.who, acts.rewards, acts.ends)
+    here = slice(begin, end)
+    return Take(
+        NAMES[name], acts.actions[here], acts.who[here], total, acts.rewards[here], acts.ends[here]
     )
-    return Take(NAMES[name], actions, who, total, rewards, ends)
 
 
 def add_film(view: View, report: Report, setting: Setting, arms: Mapping[str, Lived]) -> Report:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.contract import Contract, ObsTerm
-from agentkd.deploy.contracts.told import Told, scales
+from agentkd.deploy.contracts.told import UNCLIPPED, Told, scales
 from agentkd.dists import action_width
 
 _RELATIVE, _ABSOLUTE = 5e-3, 5e-4
@@ -147,11 +147,37 @@ def _terms(mine: Contract, its: Contract) -> Iterator[Finding]:
         yield from _each("history order", long, lambda term: f"ages {list(term.history)}")
         if len(long) > 0 and len(pairs) > 1:
             yield from _one("history layout", mine.history, its.history)
+    yield from _first(_clips(pairs))
+    yield from _first(_scales(pairs))
+
+
+def _scales(pairs: Sequence[tuple[ObsTerm, ObsTerm]]) -> Iterator[Finding]:
     for here, there in pairs:
-        if here.scale and there.scale and here.size == there.size:
-            found = list(_vector(f"scale of {here.name}", scales(here), scales(there)))
-            yield from (each for each in found if each.status == "differs")
-    yield from _each("clip", pairs, lambda term: term.clip or "")
+        size = here.size or there.size
+        mine, its = (
+            scales(replace(each, size=size)) if each.scale else () for each in (here, there)
+        )
+        yield from _vector(f"scale of {here.name}", mine, its)
+
+
+def _clips(pairs: Sequence[tuple[ObsTerm, ObsTerm]]) -> Iterator[Finding]:
+    for here, there in pairs:
+        mine, its = here.clip or (), there.clip or ()
+        texts = [
+            "none" if each == UNCLIPPED else str(list(each)) if each else "" for each in (mine, its)
+        ]
+        same = all(near(*ends) for ends in zip(mine, its, strict=False))
+        yield from _found(f"clip of {here.name}", same, *texts)
+
+
+def _first(found: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the first that differs, or else the first that is untold; what agrees is not shown."""
+    kept = list(found)
+    for status in ("differs", "untold"):
+        for each in kept:
+            if each.status == status:
+                yield each
+                return
 
 
 def _each(name: str, pairs: Sequence[tuple[ObsTerm, ObsTerm]], told: Any) -> Iterator[Finding]:

@@ -121,6 +121,19 @@ def test_a_damaged_contract_says_what_to_do(run: Path, capsys: pytest.CaptureFix
     assert "--contract off" in said
 
 
+def test_several_contracts_are_asked_about(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which robot is meant is not known; two that tell the same are one."""
+    other = run / "io_descriptors" / "go2_IO_descriptors.yaml"
+    other.write_text(ISAACLAB + "# again\n")
+    assert frozen(run).action_scale == (0.5,) * 3
+    other.write_text(ISAACLAB.replace("0.5", "0.25"))
+    assert main(["freeze", str(run), f"--out={run.parent / 'x.akd'}"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 contracts lie in" in said
+    assert "--contract FILE" in said
+    assert frozen(run, "--contract", str(other)).action_scale == (0.25,) * 3
+
+
 def test_a_scale_inside_the_executor_is_not_told_twice(tmp_path: Path) -> None:
     """With --planner-args action_scale the executor gives targets itself."""
     (tmp_path / "policy.onnx").write_bytes((FILES / "rsl5_mlp_export.onnx").read_bytes())

@@ -207,11 +207,13 @@ def test_files_of_two_commits_are_not_mixed(server: Hub, tmp_path: Path) -> None
     assert (tmp_path / "here" / "pulled.json").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["./a.pt", "a//b.pt", "a/./b.pt", "pulled.json", ""])
+@pytest.mark.parametrize("name", ["./a.pt", "a//b.pt", "a/./b.pt", ""])
 def test_names_that_two_files_would_share_are_refused(name: str) -> None:
     """Those whose normal form differs, and that of the record."""
     with pytest.raises(LoadError, match="no name of a file"):
         hub._listed([SimpleNamespace(rfilename=name, lfs=None, size=1)], "some/policy")
+    with pytest.raises(ConfigError, match="own record"):
+        hub._chosen({"pulled.json": ""}, ["pulled.json"], "some/policy")
 
 
 def test_optimisers_are_left_there() -> None:

@@ -29,16 +29,16 @@ def take_along(option: str | None, planner: Sequence[str], saves: Access, spec: 
     file; an empty one where there is none.
 
     Raises:
-        LoadError: If the file cannot be read.
+        LoadError: If the file cannot be read, or several lie there.
         ConfigError: If the file that was named is of another robot, or --planner-args contradict
             the file.
     """
     if option == NONE:
         return Contract()
-    path = _beside(planner) if option is None else Path(option)
-    if path is None:
-        return Contract()
     try:
+        path = _beside(planner) if option is None else Path(option)
+        if path is None:
+            return Contract()
         told = read_contract(path)
     except LoadError as error:
         more = "" if option else f" Give --contract FILE, or --contract {NONE}."

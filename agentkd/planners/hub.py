@@ -122,7 +122,7 @@ def _listed(siblings: Sequence[Any], told: str) -> dict[str, str]:
         name, large = str(each.rfilename), each.lfs
         path = PurePosixPath(name)
         odd = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable()
-        if odd or str(path) != name or name == RECORD:
+        if odd or str(path) != name:
             raise LoadError(f"{told} has a file {name!r:.120}, which is no name of a file.")
         if each.size is not None and each.size > LARGEST and _needed(name):
             raise LoadError(f"{name} of {told} has {each.size:,} bytes; at most {LARGEST:,}.")
@@ -137,6 +137,8 @@ def _needed(name: str) -> bool:
 
 
 def _chosen(found: Mapping[str, str], names: Sequence[str], told: str) -> list[str]:
+    if RECORD in names:
+        raise ConfigError(f"{told}: {RECORD} is the name of agentkd's own record; leave it out.")
     for name in names:
         if name not in found:
             raise ConfigError(f"{told} has no file {name!r}. It has {_some(found)}.")

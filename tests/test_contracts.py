@@ -286,6 +286,18 @@ def test_what_one_side_alone_tells_of_a_term_is_said(here: Any, there: Any, stat
     ]
 
 
+def test_terms_that_a_simulator_leaves_out_are_no_mismatch() -> None:
+    """Those that it has are compared; another order is one."""
+    scan = replace(CONTRACT, terms=(TERMS[0], ObsTerm("height_scan", 9), *TERMS[1:]))
+    for its, wrong in (
+        (CONTRACT, []),
+        (replace(CONTRACT, terms=swapped(TERMS)), ["observation order"]),
+        (replace(CONTRACT, terms=shorter(TERMS)), ["history length of base_ang_vel"]),
+    ):
+        found = compare(Told(scan, 60, 4), Told(its, its.described, 4, more=True))
+        assert [each.name for each in found if each.status == "differs"] == wrong
+
+
 def test_sizes_are_compared_where_nothing_else_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,6 +399,31 @@ def test_a_contract_goes_with_onnx_and_replaces_nothing(
     assert "says something else" in capsys.readouterr().err
     assert (tmp_path / "deploy.yaml").read_text() == UNITREE
     assert not (tmp_path / "policy.onnx").exists()
+
+
+def test_policy_and_contract_have_their_own_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one file for both; one contract for two policies; what cannot be read stays."""
+    file = str(bundle_of(tmp_path, CONTRACT))
+    words = ["--to", "onnx", "--contract", "unitree"]
+    assert main(["export", file, f"--out={tmp_path / 'deploy.yaml'}", *words]) == 2
+    assert "name another file" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "deploy.yaml").exists()
+    for name in ("p1.onnx", "p2.onnx"):
+        assert main(["export", file, f"--out={tmp_path / name}", *words]) == 0
+    (tmp_path / "deploy.yaml").write_text("mine")
+    read = Path.read_bytes
+
+    def closed(path: Path) -> bytes:
+        if path.name == "deploy.yaml":
+            raise PermissionError("closed")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    assert main(["export", file, f"--out={tmp_path / 'p3.onnx'}", *words]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "deploy.yaml").read_text() == "mine"
 
 
 def test_python_writes_a_contract_too(tmp_path: Path) -> None:

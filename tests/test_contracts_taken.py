@@ -110,6 +110,19 @@ def test_terms_that_the_run_does_not_describe_are_left_out(
     told = frozen(run)
     assert "without the observation's terms: 4 numbers" in capsys.readouterr().out
     assert (told.terms, told.obs_names, told.action_names) == ((), (), JOINTS)
+    path = run / "io_descriptors" / "IO_descriptors.yaml"
+    assert frozen(run, "--contract", str(path)) == told
+    capsys.readouterr()
+    words = [str(run.parent / "policy.akd"), "--contract", str(path), "--rows", "0"]
+    assert main(["verify", *words]) == 0
+    assert "observation size" in capsys.readouterr().out
+    # It may leave terms out, and have no others.
+    path.write_text(ISAACLAB.replace("axes: [X, Y], ", "").replace("shape: [2]", "shape: [9]"))
+    assert main(["verify", *words]) == 1
+    assert "5 here, at least 12 in" in " ".join(capsys.readouterr().out.split())
+    out = run.parent / "x.akd"
+    assert main(["freeze", str(run), f"--out={out}", "--contract", str(path)]) == 2
+    assert "12 numbers, the executor has 5" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_contract_says_what_to_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,9 @@ def take_along(option: str | None, planner: Sequence[str], saves: Access, spec: 
         more = "" if option else f" Give --contract FILE, or --contract {NONE}."
         raise LoadError(f"{error}{more}") from error
     contract, left = fitted(told, spec)
-    if left and option is not None:
+    # Of terms that a simulator left out, the others are no contradiction.
+    fewer = told.more and told.obs_size is not None and told.obs_size < spec.obs.size
+    if option is not None and len(left) > fewer:
         raise ConfigError(f"--contract {path} is about something else: {'; '.join(left)}.")
     args = read_arguments(saves.planner_args, "--planner-args")
     if isinstance(spec.action, BoxSpec):

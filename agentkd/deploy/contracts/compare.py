@@ -44,7 +44,9 @@ def compare(here: Told, there: Told) -> Iterator[Finding]:
     """Compare two contracts; what neither tells is not mentioned."""
     mine, its = here.contract, there.contract
     yield from _one("robot", mine.robot, its.robot)
-    yield from _one("observation size", here.obs_size, there.obs_size)
+    yield from _sizes(here.obs_size, there.obs_size, more=there.more)
+    if there.more and 0 < len(its.terms) < len(mine.terms):
+        mine = _shared(mine, its)
     yield from _terms(mine, its)
     yield from _close("observation clip", mine.obs_clip, its.obs_clip)
     yield from _one("action size", here.action_size, there.action_size)
@@ -62,6 +64,23 @@ def compare(here: Told, there: Told) -> Iterator[Finding]:
     yield from _list("joint numbers", mine.slots, its.slots)
     ours, theirs = (None if each.period is None else 1 / each.period for each in (mine, its))
     yield from _close("control rate", ours, theirs, " Hz")
+
+
+def _sizes(here: int | None, there: int | None, *, more: bool) -> Iterator[Finding]:
+    """Compare the observation's size; with `more` that of `there` is the least."""
+    if more and here and there and here != there:
+        status: Literal["untold", "differs"] = "untold" if there < here else "differs"
+        yield Finding("observation size", status, str(here), f"at least {there}")
+    else:
+        yield from _one("observation size", here, there)
+
+
+def _shared(mine: Contract, its: Contract) -> Contract:
+    """Leave out the terms that a file does not describe, if it has the others in their order."""
+    names = {each.name for each in its.terms}
+    shared = tuple(each for each in mine.terms if each.name in names)
+    same = [each.name for each in shared] == [each.name for each in its.terms]
+    return replace(mine, terms=shared) if same else mine
 
 
 def _one(name: str, here: Any, there: Any) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ height scan, is missing from the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentkd.deploy.contract import Contract, ObsTerm
@@ -62,7 +63,7 @@ def read(fields: Fields) -> Told:
         **vectors,
         **_gains(fields, joints),
     )
-    return told(contract, contract.described, size)
+    return replace(told(contract, contract.described, size), more=True)
 
 
 def _renamed(term: ObsTerm, name: str) -> ObsTerm:

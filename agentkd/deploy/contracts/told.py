@@ -22,11 +22,15 @@ UNCLIPPED = (-FURTHEST, FURTHEST)
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A contract, and how many numbers go in and out where that is told; None where it is not."""
+    """A contract, and how many numbers go in and out where that is told; None where it is not.
+
+    With `more` the observation may have more terms: `obs_size` is the least.
+    """
 
     contract: Contract
     obs_size: int | None
     action_size: int | None
+    more: bool = False
 
 
 def told(contract: Contract, obs_size: int | None, action_size: int | None) -> Told:

@@ -262,42 +262,6 @@ def test_what_else_differs_is_named(field: str, value: Any, name: str) -> None:
     assert name in [each.name for each in found if each.status == "differs"]
 
 
-@pytest.mark.parametrize(
-    ("here", "there", "status"),
-    [
-        ({"clip": (-1.0, 1.0)}, {"clip": UNCLIPPED}, "differs"),
-        ({"clip": (-1.0, 1.0)}, {"clip": None}, "untold"),
-        ({"clip": None}, {"clip": (-1.0, 1.0)}, "untold"),
-        ({"clip": (-3.14159, 3.14159)}, {"clip": (-3.142, 3.142)}, ""),
-        ({"scale": (0.25,)}, {"scale": ()}, "untold"),
-        ({"scale": (0.25,)}, {"scale": (0.5, 0.25, 0.25), "size": None}, "differs"),
-        ({"scale": (0.25,)}, {"scale": (0.25,) * 3}, ""),
-    ],
-)
-def test_what_one_side_alone_tells_of_a_term_is_said(here: Any, there: Any, status: str) -> None:
-    """No clip is told; a term without one may have any. Clips are rounded, too."""
-    sides = [
-        Told(replace(CONTRACT, terms=(replace(TERMS[0], **each), *TERMS[1:])), 51, 4)
-        for each in (here, there)
-    ]
-    name = f"{next(iter(here))} of base_ang_vel"
-    assert [each.status for each in compare(*sides) if each.name.startswith(name)] == [status][
-        : len(status)
-    ]
-
-
-def test_terms_that_a_simulator_leaves_out_are_no_mismatch() -> None:
-    """Those that it has are compared; another order is one."""
-    scan = replace(CONTRACT, terms=(TERMS[0], ObsTerm("height_scan", 9), *TERMS[1:]))
-    for its, wrong in (
-        (CONTRACT, []),
-        (replace(CONTRACT, terms=swapped(TERMS)), ["observation order"]),
-        (replace(CONTRACT, terms=shorter(TERMS)), ["history length of base_ang_vel"]),
-    ):
-        found = compare(Told(scan, 60, 4), Told(its, its.described, 4, more=True))
-        assert [each.name for each in found if each.status == "differs"] == wrong
-
-
 def test_sizes_are_compared_where_nothing_else_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,6 +309,9 @@ def test_the_contract_lies_in_the_executor_s_file() -> None:
         ({"terms": (ObsTerm("x", 51, clip=(0.0, float("inf"))),)}, "infinite"),
         ({"action_scale": (1.0, 2.0)}, "action scale: 2 numbers; the action has 4"),
         ({"stiffness": (1.0, 2.0, 3.0, float("nan"))}, "NaN"),
+        ({"slots": (1 << 40, 0, 1, 2)}, r"0 to 4,096"),
+        ({"slots": (-1, 0, 1, 2)}, r"0 to 4,096"),
+        ({"slots": (1, 0, 1, 2)}, "each its own"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(change: Any, words: str) -> None:

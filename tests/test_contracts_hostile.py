@@ -41,6 +41,7 @@ HOSTILE = {
         (UNITREE.replace("scale: [1.0, 1.0, 1.0]\n", "\n"), "no scale"),
         (UNITREE.replace("history_length: 3", "history_length: 99999999"), "1024"),
         (UNITREE.replace("joint_ids: null", "joint_ids: [7]"), "of 4 joints"),
+        (UNITREE.replace("[3, 0,", "[2, 0,"), "each its own"),
         (UNITREE.replace("JointPosition", "JointVelocity"), "its action is 'JointVelocityAction'"),
         (
             UNITREE.replace("    params: {}", "    modifiers: [x]", 1),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentkd.deploy.bundle import Bundle
-from agentkd.deploy.contract import Contract, ObsTerm
-from agentkd.deploy.contracts.told import UNCLIPPED, Told, scales
+from agentkd.deploy.contract import NAMES, Contract, ObsTerm
+from agentkd.deploy.contracts.told import UNCLIPPED, Told, named, scales
 from agentkd.dists import action_width
 
 _RELATIVE, _ABSOLUTE = 5e-3, 5e-4
@@ -64,6 +64,23 @@ def compare(here: Told, there: Told) -> Iterator[Finding]:
     yield from _list("joint numbers", mine.slots, its.slots)
     ours, theirs = (None if each.period is None else 1 / each.period for each in (mine, its))
     yield from _close("control rate", ours, theirs, " Hz")
+
+
+def words_apart(here: Contract, there: Contract) -> Iterator[Finding]:
+    """Compare the names and units of numbers; the first difference of each list is given.
+
+    Names that both derive from their terms say no more than the terms, which `compare` compares.
+    """
+    derived = all(bool(each.terms) and named(each)[0] == each.obs_names for each in (here, there))
+    for field in NAMES:
+        mine, its = getattr(here, field), getattr(there, field)
+        if not (mine and its) or mine == its or (derived and field.startswith("obs_")):
+            continue
+        if len(mine) != len(its):
+            yield Finding(field, "differs", f"{len(mine)} words", f"{len(its)} words")
+            continue
+        at = next(i for i, pair in enumerate(zip(mine, its, strict=True)) if pair[0] != pair[1])
+        yield Finding(f"{field}, number {at}", "differs", mine[at] or "none", its[at] or "none")
 
 
 def _sizes(here: int | None, there: int | None, *, more: bool) -> Iterator[Finding]:
@@ -166,6 +183,12 @@ def _terms(mine: Contract, its: Contract) -> Iterator[Finding]:
         yield from _each("history order", long, lambda term: f"ages {list(term.history)}")
         if len(long) > 0 and len(pairs) > 1:
             yield from _one("history layout", mine.history, its.history)
+    for here, there in pairs:
+        found = [
+            *_list(f"parts of {here.name}", here.parts, there.parts),
+            *_one(f"unit of {here.name}", here.units, there.units),
+        ]
+        yield from (each for each in found if each.status == "differs")
     yield from _first(_clips(pairs))
     yield from _first(_scales(pairs))
 

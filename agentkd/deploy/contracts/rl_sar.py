@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentkd.deploy.contract import Contract, ObsTerm
+from agentkd.deploy.contract import HIGHEST_SLOT, Contract, ObsTerm
 from agentkd.deploy.contracts.told import (
     UNCLIPPED,
     Told,
@@ -91,7 +91,7 @@ def read(fields: Fields, name: str) -> Told:
         target_high=_targets(high, scale, pose) if limited else (),
         stiffness=numbers(fields, "rl_kp"),
         damping=numbers(fields, "rl_kd"),
-        slots=fields.wholes("joint_mapping", (), most=4096),
+        slots=fields.wholes("joint_mapping", (), most=HIGHEST_SLOT),
         robot=name.partition("/")[0],
     )
     size = fields.whole("num_observations", least=1) * len(ages)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentkd.deploy.contract import Contract, History, ObsTerm
+from agentkd.deploy.contract import HIGHEST_SLOT, Contract, History, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
@@ -51,9 +51,9 @@ def read(fields: Fields) -> Told:
         raise LoadError(f"its action is {kinds[0]!r:.60}; {_POSITIONS} is read")
     action = fields.fields("actions").fields(_POSITIONS)
     size = len(numbers(action, "scale"))
-    slots = fields.wholes("joint_ids_map", most=4096)
+    slots = fields.wholes("joint_ids_map", most=HIGHEST_SLOT)
     if action.get("joint_ids", None) is not None:
-        ids = action.wholes("joint_ids", most=4096)
+        ids = action.wholes("joint_ids", most=HIGHEST_SLOT)
         if not all(each < len(slots) for each in ids):
             raise LoadError(f"joint_ids are {list(ids)!r:.60}, of {len(slots)} joints")
         slots = tuple(slots[each] for each in ids)

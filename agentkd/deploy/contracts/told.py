@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from agentkd.deploy.contract import VECTORS, Contract, ObsTerm, check_words
 from agentkd.errors import ConfigError, LoadError
@@ -86,7 +86,7 @@ def pair(fields: Fields, name: str) -> tuple[float, float] | None:
 
 def clip_of(term: ObsTerm) -> list[float] | None:
     """Return where a term is cut off, as YAML has it; None where it is not, or that is untold."""
-    return None if term.clip in (None, UNCLIPPED) else list(cast(tuple[float, float], term.clip))
+    return None if term.clip is None or term.clip == UNCLIPPED else list(term.clip)
 
 
 def bounds(low: Any, high: Any) -> tuple[float, float] | None:

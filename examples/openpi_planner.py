@@ -18,6 +18,7 @@ from typing import Any, final
 
 import numpy as np
 
+from agentkd.errors import ConfigError
 from agentkd.spec import ObsSpec, Spec, unflatten
 from agentkd.types import Floats
 
@@ -45,7 +46,10 @@ class Chunks:
 
 def planner(spec: Spec) -> Chunks:
     """Connect to the server that OPENPI names, as HOST:PORT."""
-    host, _, port = os.environ["OPENPI"].rpartition(":")
+    address = os.environ.get("OPENPI", "")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        raise ConfigError(f"OPENPI is {address!r}: set it to the server's HOST:PORT.")
     client = import_module("openpi_client.websocket_client_policy")
     policy = client.WebsocketClientPolicy(host=host, port=int(port))
     return Chunks(policy, spec.obs, os.environ.get("OPENPI_PROMPT", ""))

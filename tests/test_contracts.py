@@ -14,7 +14,7 @@ from agentkd.deploy.bundle import from_bytes, read_bundle, to_bytes, write_bundl
 from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.compare import compare, of_bundle
 from agentkd.deploy.contracts.files import TOOLS, read_contract
-from agentkd.deploy.contracts.told import Told
+from agentkd.deploy.contracts.told import UNCLIPPED, Told
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.runtime import Agent
@@ -33,7 +33,7 @@ from tests.contract_files import (
 )
 
 EXECUTOR = initial("mlp:4", SPEC)
-BARE = tuple(replace(each, units="", parts=()) for each in TERMS)
+BARE = tuple(replace(each, units="", parts=(), clip=UNCLIPPED) for each in TERMS)
 SIZELESS = tuple(replace(each, size=None) for each in BARE)
 FULL = tuple(
     replace(each, scale=each.scale * (1 if len(each.scale) > 1 else each.size or 1))
@@ -41,7 +41,11 @@ FULL = tuple(
 )
 REAL = {
     # What each tool tells, beside what all do: scale, pose, gains.
-    "isaaclab": replace(CONTRACT, slots=()),
+    "isaaclab": replace(
+        CONTRACT,
+        slots=(),
+        terms=(*(replace(each, clip=UNCLIPPED) for each in TERMS[:2]), *TERMS[2:]),
+    ),
     "unitree": replace(CONTRACT, terms=FULL, action_names=()),
     "rl_sar": replace(CONTRACT, terms=BARE, obs_clip=100.0, robot="quad"),
     "mjlab": replace(CONTRACT, terms=SIZELESS, period=None, slots=()),
@@ -305,6 +309,9 @@ def test_the_contract_lies_in_the_executor_s_file() -> None:
         ({"terms": (ObsTerm("x", 51, clip=(0.0, float("inf"))),)}, "infinite"),
         ({"action_scale": (1.0, 2.0)}, "action scale: 2 numbers; the action has 4"),
         ({"stiffness": (1.0, 2.0, 3.0, float("nan"))}, "NaN"),
+        ({"slots": (1 << 40, 0, 1, 2)}, r"0 to 4,096"),
+        ({"slots": (-1, 0, 1, 2)}, r"0 to 4,096"),
+        ({"slots": (1, 0, 1, 2)}, "each its own"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(change: Any, words: str) -> None:
@@ -361,6 +368,31 @@ def test_a_contract_goes_with_onnx_and_replaces_nothing(
     assert not (tmp_path / "policy.onnx").exists()
 
 
+def test_policy_and_contract_have_their_own_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one file for both; one contract for two policies; what cannot be read stays."""
+    file = str(bundle_of(tmp_path, CONTRACT))
+    words = ["--to", "onnx", "--contract", "unitree"]
+    assert main(["export", file, f"--out={tmp_path / 'deploy.yaml'}", *words]) == 2
+    assert "name another file" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "deploy.yaml").exists()
+    for name in ("p1.onnx", "p2.onnx"):
+        assert main(["export", file, f"--out={tmp_path / name}", *words]) == 0
+    (tmp_path / "deploy.yaml").write_text("mine")
+    read = Path.read_bytes
+
+    def closed(path: Path) -> bytes:
+        if path.name == "deploy.yaml":
+            raise PermissionError("closed")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    assert main(["export", file, f"--out={tmp_path / 'p3.onnx'}", *words]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "deploy.yaml").read_text() == "mine"
+
+
 def test_python_writes_a_contract_too(tmp_path: Path) -> None:
     """`Executor.export` takes the tool."""
     bundle_of(tmp_path, CONTRACT)
@@ -387,6 +419,6 @@ def test_a_swap_that_means_something_else_is_refused() -> None:
         return replace(bundle.executor, about=replace(bundle.executor.about, contract=contract))
 
     agent = Agent(held(CONTRACT), native=False)
-    agent.swap(held(replace(CONTRACT, period=0.01)))
+    agent.swap(held(replace(CONTRACT, period=0.0201)))
     with pytest.raises(SpecError, match=r"action scale of FR_hip is 1, the present one's 0\.25"):
         agent.swap(held(replace(CONTRACT, action_scale=(1.0, 0.5, 0.5, 0.5))))

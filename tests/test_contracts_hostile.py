@@ -23,6 +23,16 @@ HOSTILE = {
         (ISAACLAB.replace("  policy:", "  critic:\n  - {name: x}\n  other:"), "critic"),
         (ISAACLAB.replace("clip: null\n  extras", "clip: [[1, 0]]\n  extras"), "bounds of 1 and 0"),
         (ISAACLAB.replace("actions:", "\tactions:"), "tab"),
+        (ISAACLAB.replace("joint_position_action", "joint_velocity_action"), "joint_velocity"),
+        (ISAACLAB.replace("JointPos", "RelativeJointPos"), "RelativeJointPositionAction"),
+        (
+            ISAACLAB.replace("{units: rad}", "{units: rad, modifiers: [{func: bias}]}"),
+            "'joint_pos_rel' has modifiers",
+        ),
+        (
+            ISAACLAB.replace("{history_length: 3}", "{history_length: 3, modifiers: [{a: 1}]}", 1),
+            "'joint_pos_rel' has modifiers",
+        ),
         (ISAACLAB + "actions: []\n", "twice"),
     ],
     "deploy.yaml": [
@@ -31,6 +41,12 @@ HOSTILE = {
         (UNITREE.replace("scale: [1.0, 1.0, 1.0]\n", "\n"), "no scale"),
         (UNITREE.replace("history_length: 3", "history_length: 99999999"), "1024"),
         (UNITREE.replace("joint_ids: null", "joint_ids: [7]"), "of 4 joints"),
+        (UNITREE.replace("[3, 0,", "[2, 0,"), "each its own"),
+        (UNITREE.replace("JointPosition", "JointVelocity"), "its action is 'JointVelocityAction'"),
+        (
+            UNITREE.replace("    params: {}", "    modifiers: [x]", 1),
+            "'base_ang_vel' has modifiers",
+        ),
         (
             UNITREE.replace("  JointPositionAction:", "  A: {}\n  JointPositionAction:"),
             "one is read",
@@ -39,6 +55,7 @@ HOSTILE = {
     "config.yaml": [
         (RL_SAR.replace("[2, 1, 0]", "[2, -1, 0]"), "-1"),
         (RL_SAR.replace("[2, 1, 0]", "[2, 2, 0]"), "ages"),
+        (RL_SAR.replace("observations_history_priority", "other"), "priority is missing"),
         (RL_SAR.replace('"term"  #', '"space"  #'), "space"),
         (RL_SAR.replace("num_observations: 17", "num_observations: 18"), "54"),
         (RL_SAR.replace("0.25, 0.5]", "0.5]"), "action scale has 3"),

@@ -110,6 +110,19 @@ def test_terms_that_the_run_does_not_describe_are_left_out(
     told = frozen(run)
     assert "without the observation's terms: 4 numbers" in capsys.readouterr().out
     assert (told.terms, told.obs_names, told.action_names) == ((), (), JOINTS)
+    path = run / "io_descriptors" / "IO_descriptors.yaml"
+    assert frozen(run, "--contract", str(path)) == told
+    capsys.readouterr()
+    words = [str(run.parent / "policy.akd"), "--contract", str(path), "--rows", "0"]
+    assert main(["verify", *words]) == 0
+    assert "observation size" in capsys.readouterr().out
+    # It may leave terms out, and have no others.
+    path.write_text(ISAACLAB.replace("axes: [X, Y], ", "").replace("shape: [2]", "shape: [9]"))
+    assert main(["verify", *words]) == 1
+    assert "5 here, at least 12 in" in " ".join(capsys.readouterr().out.split())
+    out = run.parent / "x.akd"
+    assert main(["freeze", str(run), f"--out={out}", "--contract", str(path)]) == 2
+    assert "12 numbers, the executor has 5" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_contract_says_what_to_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +134,19 @@ def test_a_damaged_contract_says_what_to_do(run: Path, capsys: pytest.CaptureFix
     assert "--contract off" in said
 
 
+def test_several_contracts_are_asked_about(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which robot is meant is not known; two that tell the same are one."""
+    other = run / "io_descriptors" / "go2_IO_descriptors.yaml"
+    other.write_text(ISAACLAB + "# again\n")
+    assert frozen(run).action_scale == (0.5,) * 3
+    other.write_text(ISAACLAB.replace("0.5", "0.25"))
+    assert main(["freeze", str(run), f"--out={run.parent / 'x.akd'}"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 contracts lie in" in said
+    assert "--contract FILE" in said
+    assert frozen(run, "--contract", str(other)).action_scale == (0.25,) * 3
+
+
 def test_a_scale_inside_the_executor_is_not_told_twice(tmp_path: Path) -> None:
     """With --planner-args action_scale the executor gives targets itself."""
     (tmp_path / "policy.onnx").write_bytes((FILES / "rsl5_mlp_export.onnx").read_bytes())
@@ -128,11 +154,39 @@ def test_a_scale_inside_the_executor_is_not_told_twice(tmp_path: Path) -> None:
     env = f"{__name__}:Robot"
     words = ["distill", env, "--planner", str(tmp_path / "policy.onnx"), "--executor", "mlp:4"]
     how = ["--labels", "64", "--episodes", "1", "--out", str(tmp_path / "out")]
-    given = ["--planner-args", "action_scale=0.5", "action_offset=0.1"]
+    given = ["--planner-args", "action_scale=0.5", "action_offset=[0.1, 0.2, 0.3]"]
     assert main([*words, *how, *given, "--names", "action=a,b,c"]) == 0
     told = read_bundle(tmp_path / "out" / "executor.akd").contract
     assert (told.action_scale, told.action_offset) == ((1.0,) * 3, (0.0,) * 3)
     assert (told.action_names, told.period) == (("a", "b", "c"), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale", "words"),
+    [
+        (["action_scale=0.5"], 0.5, ""),
+        (["action_offset=[0.1, 0.2, 0.3]"], 1.0, ""),
+        (["action_offset=[0.1, 0.2, 0.3]"], 0.5, "action_offset is given alone"),
+        (["action_scale=0.25"], 0.5, "action_scale is 0.25 for number 0"),
+        (["action_scale=0.5", "action_offset=0.1"], 0.5, "action_offset is 0.1 for number 1"),
+    ],
+)
+def test_only_what_is_given_is_taken_out_of_the_contract(
+    given: list[str], scale: float, words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scale alone leaves the default pose to the robot; contradictions are refused by name."""
+    path = run / "io_descriptors" / "IO_descriptors.yaml"
+    path.write_text(ISAACLAB.replace("scale: 0.5", f"scale: {scale}"))
+    if words:
+        out = f"--out={run.parent / 'x.akd'}"
+        assert main(["freeze", str(run), out, "--planner-args", *given]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert words in said
+        return
+    told = frozen(run, "--planner-args", *given)
+    assert told.action_scale == (1.0,) * 3
+    pose = (0.1, 0.2, 0.3) if "scale" in given[0] else (0.0,) * 3
+    assert told.action_offset == pose
 
 
 class Robot(gym.Env[Any, Any]):

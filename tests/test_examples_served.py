@@ -90,6 +90,18 @@ def test_openpi_s_chunks_become_rows(spec: Spec, monkeypatch: pytest.MonkeyPatch
         assert (image.shape, image.dtype) == ((2, 2, 3), np.uint8)
 
 
+@pytest.mark.parametrize("address", [None, "", "10.0.0.7", ":8000", "10.0.0.7:http"])
+def test_openpi_s_server_has_to_be_named(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to set."""
+    monkeypatch.delenv("OPENPI", raising=False)
+    if address is not None:
+        monkeypatch.setenv("OPENPI", address)
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        example("openpi_planner.py")["planner"](BOTH)
+
+
 @contextmanager
 def openpi_server() -> Iterator[int]:
     """A server that speaks as openpi's does: metadata first, then an answer to each question."""

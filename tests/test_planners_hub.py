@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, LoadError
 from agentkd.planners import hub
 
 COMMIT, OLDER = "c" * 40, "a" * 40
@@ -189,6 +190,36 @@ def test_a_file_that_is_there_is_not_replaced(server: Hub, tmp_path: Path) -> No
     assert "is another file" in said
     assert [e.name for e in (tmp_path / "here").iterdir()] == ["model_1499.pt"]
     assert (tmp_path / "here" / "model_1499.pt").read_bytes() == b"mine"
+
+
+def test_files_of_two_commits_are_not_mixed(server: Hub, tmp_path: Path) -> None:
+    """A folder is of one commit; its own record is not replaced by another."""
+    assert pull(server, tmp_path, "some/policy", "--to", "here")[0] == 0
+    before = (tmp_path / "here" / "pulled.json").read_bytes()
+    server.commit = OLDER
+    status, said = pull(server, tmp_path, "some/policy", "--to", "here")
+    assert status == 2
+    assert f"is of some/policy@{COMMIT}" in said
+    assert (tmp_path / "here" / "pulled.json").read_bytes() == before
+    (tmp_path / "here" / "pulled.json").write_text("mine")
+    status, said = pull(server, tmp_path, "some/policy", "--to", "here")
+    assert (status, "Traceback" in said) == (2, False), said
+    assert (tmp_path / "here" / "pulled.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["./a.pt", "a//b.pt", "a/./b.pt", ""])
+def test_names_that_two_files_would_share_are_refused(name: str) -> None:
+    """Those whose normal form differs, and that of the record."""
+    with pytest.raises(LoadError, match="no name of a file"):
+        hub._listed([SimpleNamespace(rfilename=name, lfs=None, size=1)], "some/policy")
+    with pytest.raises(ConfigError, match="own record"):
+        hub._chosen({"pulled.json": ""}, ["pulled.json"], "some/policy")
+
+
+def test_optimisers_are_left_there() -> None:
+    """Those of an unpacked SB3 save, too."""
+    names = ["model.zip", "model/policy.optimizer.pth", "optimizer.pt", "model/policy.pth"]
+    assert [each for each in names if hub._needed(each)] == ["model.zip"]
 
 
 def test_the_extra_is_named_where_the_client_is_missing(

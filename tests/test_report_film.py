@@ -135,6 +135,26 @@ def test_a_return_that_differs_is_not_shown() -> None:
         film(f"{HERE}:Fickle", 0, [take()], 20.0)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rewards": [2.0, 2.0, 1.5]}, r"the reward at tick 2 was 1\.5, and 2 when"),
+        ({"ends": [(False, False), (True, False)]}, "terminated at tick 1, and went on when"),
+        ({"ends": [(False, True)]}, "was truncated at tick 0, and went on when"),
+    ],
+)
+def test_each_tick_is_compared(change: Any, reason: str) -> None:
+    """In an episode that was cut off, too, which has no return."""
+    with pytest.raises(EpisodeError, match=f"does not repeat itself.*{reason}"):
+        film(f"{HERE}:World", 0, [replace(take(), total=None, **change)], 20.0)
+
+
+def test_a_take_that_is_cut_off_has_no_end() -> None:
+    """What it had returned until then is called that."""
+    cut = replace(take(), total=None, rewards=[2.0] * 6)
+    assert "with agentkd 12.0 so far." in film(f"{HERE}:World", 0, [cut], 20.0).text
+
+
 @pytest.mark.parametrize(("shows", "reason"), [("text", "shape"), ("nothing", "object")])
 def test_what_is_no_picture_is_refused(shows: str, reason: str) -> None:
     """The error says what came instead."""

@@ -9,7 +9,8 @@ from agentkd.cli.terminal import View
 from agentkd.environment_checks import told
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.measure.live import Lived, Setting
-from agentkd.report.film import Take, film, renders
+from agentkd.report.film import Take, renders
+from agentkd.report.film_child import film_apart
 from agentkd.report.model import Report
 
 NAMES = {"planner": "planner alone", "executor": "executor alone", "runtime": "with agentkd"}
@@ -74,8 +75,11 @@ def take_of(name: str, lived: Lived, episode: int) -> Take:
     end = len(lived.acts.who)
     if episode < _kept(lived):
         end, total = begin + result.lengths[episode], result.returns[episode]
-    actions, who = lived.acts.actions[begin:end], lived.acts.who[begin:end]
-    return Take(NAMES[name], actions, who, total)
+    acts = lived.acts
+    here = slice(begin, end)
+    return Take(
+        NAMES[name], acts.actions[here], acts.who[here], total, acts.rewards[here], acts.ends[here]
+    )
 
 
 def add_film(view: View, report: Report, setting: Setting, arms: Mapping[str, Lived]) -> Report:
@@ -93,7 +97,7 @@ def add_film(view: View, report: Report, setting: Setting, arms: Mapping[str, Li
             view.say("No film: some decisions were missed, so what was done is not known.")
             return report
         view.say(f"Filming seed {seed}, {why} …")
-        made = film(setting.env, seed, takes, setting.hz, why)
+        made = film_apart(setting.env, seed, takes, setting.hz, why)
     except AgentkdError as error:
         view.say(f"No film: {error}")
     except ModuleNotFoundError as error:

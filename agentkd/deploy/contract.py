@@ -33,6 +33,8 @@ _SCALING: Mapping[Head, str] = {
 }
 _LONGEST = 64
 _MOST_TERMS = 1024
+HIGHEST_SLOT = 4096
+"""Of the numbers that a robot knows its joints by."""
 OLDEST = 1023
 """The greatest age of what an observation repeats, in ticks."""
 History = Literal["term", "time"]
@@ -157,6 +159,11 @@ def check_words(contract: Contract) -> None:
     """
     _check_words("robots", [contract.robot], names=False)
     _check_words("action names", contract.action_names, names=True)
+    slots = contract.slots
+    if not all(0 <= each <= HIGHEST_SLOT for each in slots) or len(set(slots)) < len(slots):
+        raise ConfigError(
+            f"The joints' numbers are {list(slots)!r:.60}: each its own, 0 to {HIGHEST_SLOT:,}."
+        )
     terms = contract.terms
     if len(terms) > _MOST_TERMS:
         raise ConfigError(f"{len(terms):,} terms of an observation; {_MOST_TERMS:,} at most.")
@@ -280,7 +287,7 @@ def from_json(data: Any, executor: Executor) -> Contract:
         obs_clip=obs.number("clip") if "clip" in obs else None,
         robot=told.text("robot", ""),
         **{name: action.numbers(name, ()) for name in VECTORS if name != "slots"},
-        slots=action.wholes("slots", ()),
+        slots=action.wholes("slots", (), most=HIGHEST_SLOT),
     )
     sizes = [each.whole("size") for each in (obs, action, told.fields("memory"))]
     clip = told.fields("normaliser").number("clip")

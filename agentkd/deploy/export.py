@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -99,14 +98,20 @@ def contract_file(bundle: Bundle, out: Path, contract: str | None) -> tuple[dict
     if contract is None:
         return {}, ""
     name = tool(contract).file
-    data, missing = write_contract(contract, bundle, f"Written by agentkd for {out.name}.")
+    data, missing = write_contract(contract, bundle, "Written by agentkd.")
     said = f"{contract} does not tell: {', '.join(missing)}" if missing else ""
     if not name:
         return {}, said
     path = out.with_name(name)
-    with suppress(OSError):
-        if path.is_file() and path.read_bytes() != data:
+    if path == out:
+        raise ConfigError(f"{path} is the name of the contract beside it; name another file.")
+    try:
+        if path.exists() and (path.is_dir() or path.read_bytes() != data):
             raise ConfigError(f"{path} is there and says something else; move it, or name another.")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} is there and cannot be read; move it, or name another."
+        ) from error
     return {path: data}, said
 
 

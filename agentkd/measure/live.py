@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 import signal
 import time
@@ -66,18 +67,27 @@ class Acts:
     """What was done at the ticks of an arm, from its first tick on.
 
     Attributes:
-        actions: In the environment's units.
+        actions: In the environment's units, as they were before its step.
         who: Who decided: the source, or "guided", an executor that had a goal.
+        rewards: What came of it.
+        ends: Whether the environment itself terminated and truncated the episode.
     """
 
     actions: list[Any] = field(default_factory=list)
     who: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    ends: list[tuple[bool, bool]] = field(default_factory=list)
 
     def note(self, decision: Decision) -> None:
-        """Keep a decision."""
+        """Keep who decided."""
         guided = decision.source == "executor" and decision.reason == "guided"
-        self.actions.append(decision.action)
         self.who.append("guided" if guided else decision.source)
+
+    def level(self) -> None:
+        """Drop ticks of which not all is known: a run may end between a step and its decision."""
+        known = min(map(len, (self.actions, self.who, self.rewards, self.ends)))
+        for each in (self.actions, self.who, self.rewards, self.ends):
+            del each[known:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +130,15 @@ class Lived:
 
 @final
 class Scored:
-    """An environment that keeps the score of its own episodes, of `most` ticks at most."""
+    """An environment that keeps the score of its own episodes, of `most` ticks at most.
 
-    def __init__(self, env: Any, most: int | None) -> None:
+    The first `kept` steps are noted in `acts`.
+    """
+
+    def __init__(self, env: Any, most: int | None, acts: Acts, kept: int) -> None:
         """Wrap an environment."""
         self._env, self._most, self._began = env, most, 0
+        self._acts, self._kept = acts, kept
         self.scores: list[tuple[int, float]] = []
         self.current = 0.0
         self.ticks = 0
@@ -144,7 +158,14 @@ class Scored:
         Raises:
             EpisodeError: If the environment raises.
         """
+        keeps = self.ticks < self._kept
+        # A copy: an environment may change its action.
+        own = copy.deepcopy(action) if keeps else None
         obs, reward, terminated, truncated, info = self._env.step(action)
+        if keeps:
+            self._acts.actions.append(own)
+            self._acts.rewards.append(float(reward))
+            self._acts.ends.append((bool(terminated), bool(truncated)))
         self.ticks += 1
         self.current += reward
         if self._most is not None and self.ticks - self._began >= self._most:
@@ -201,7 +222,8 @@ async def live(
     that starts. An environment that raises ends the arm, and its words are in `Lived.fault`.
     """
     env = environments.make(setting.env)
-    scored = Scored(env, setting.episode_ticks)
+    fault, acts = "", Acts()
+    scored = Scored(env, setting.episode_ticks, acts, setting.kept)
     runtime = Runtime(
         executor,
         planner=planner,
@@ -221,7 +243,6 @@ async def live(
     )
     if began is not None:
         began(runtime)
-    fault, acts = "", Acts()
     whole = asyncio.ensure_future(_whole(runtime, scored, setting, acts, watch))
     pressed = asyncio.ensure_future((interrupt or Interrupt()).asked.wait())
     try:
@@ -240,6 +261,7 @@ async def live(
         pressed.cancel()
         env.close()
     result = _result(runtime)
+    acts.level()
     return Lived(
         result=result,
         executor=runtime.agent.executor,

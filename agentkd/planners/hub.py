@@ -18,6 +18,7 @@ from typing import Any
 
 from agentkd.errors import ConfigError, LoadError
 from agentkd.extras import needing
+from agentkd.fields import parse_json
 from agentkd.files import Content, digest_of, reason, regular, write_files
 
 RECORD = "pulled.json"
@@ -31,12 +32,14 @@ NEEDED = (
 _NEEDLESS = (
     "train_eval_metrics.zip",
     "optimizer*",
+    "*.optimizer.*",
     "*replay*",
     "policy.pth",
     "pytorch_variables.pth",
 )
 """Names that look so and are not: logs, optimisers, parts of an unpacked save."""
 LARGEST = 4 * 2**30
+_RECORD = 1 << 20
 _MOST_FILES, _MOST_LISTED = 64, 100_000
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -69,8 +72,8 @@ def pull(repo: str, revision: str | None, folder: Path, *, names: Sequence[str] 
         names: The files to take, instead of those that a planner needs (`NEEDED`).
 
     Raises:
-        ConfigError: If huggingface_hub is missing, the repository has no such file, or a file would
-            be replaced.
+        ConfigError: If huggingface_hub is missing, the repository has no such file, a file would be
+            replaced, or the folder holds files of another commit.
         LoadError: If the repository cannot be read, or a file is not the one that was announced.
     """
     if not _REPO.fullmatch(repo):
@@ -87,6 +90,7 @@ def pull(repo: str, revision: str | None, folder: Path, *, names: Sequence[str] 
         revision and _COMMIT.fullmatch(revision) and revision != commit
     ):
         raise LoadError(f"{told} was answered with the commit {commit!r:.60}.")
+    _check_record(folder / RECORD, repo, commit)
     found = _listed(info.siblings or (), told)
     chosen = _chosen(found, names, told)
     with tempfile.TemporaryDirectory(prefix="agentkd-") as cache:
@@ -117,7 +121,8 @@ def _listed(siblings: Sequence[Any], told: str) -> dict[str, str]:
     for each in siblings:
         name, large = str(each.rfilename), each.lfs
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        odd = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable()
+        if odd or str(path) != name:
             raise LoadError(f"{told} has a file {name!r:.120}, which is no name of a file.")
         if each.size is not None and each.size > LARGEST and _needed(name):
             raise LoadError(f"{name} of {told} has {each.size:,} bytes; at most {LARGEST:,}.")
@@ -132,6 +137,8 @@ def _needed(name: str) -> bool:
 
 
 def _chosen(found: Mapping[str, str], names: Sequence[str], told: str) -> list[str]:
+    if RECORD in names:
+        raise ConfigError(f"{told}: {RECORD} is the name of agentkd's own record; leave it out.")
     for name in names:
         if name not in found:
             raise ConfigError(f"{told} has no file {name!r}. It has {_some(found)}.")
@@ -162,6 +169,21 @@ def _fetched(hub: Any, repo: str, commit: str, name: str, cache: str) -> Path:
         raise LoadError(f"{name} of {repo}@{commit} did not come: {reason(error)}.") from error
     # Its cache holds links.
     return Path(got).resolve()
+
+
+def _check_record(path: Path, repo: str, commit: str) -> None:
+    """Raise ConfigError if a folder holds files of another commit."""
+    if not path.exists():
+        return
+    with regular(path, _RECORD) as stream:
+        record = parse_json(stream.read(_RECORD), path, limit=_RECORD)
+    there = [record.get(each) for each in ("repo", "commit")] if isinstance(record, dict) else []
+    if there != [repo, commit]:
+        was = "@".join(map(str, there)) or "no record of agentkd's"
+        raise ConfigError(
+            f"{path} is of {was:.120}, and {repo}@{commit} is asked for. Give another folder "
+            "(--to), or remove that one."
+        )
 
 
 def _check_place(place: Path, digest: str) -> None:

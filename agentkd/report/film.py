@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import math
 import os
@@ -47,12 +48,16 @@ class Take:
         actions: One for each tick, in the environment's units.
         who: Who decided, by `panels.SHOWN`.
         total: The return that was measured; None if the take ends before the episode did.
+        rewards: What was measured at each tick.
+        ends: Likewise, whether the environment terminated and truncated the episode.
     """
 
     name: str
     actions: Sequence[Any]
     who: Sequence[str]
     total: float | None
+    rewards: Sequence[float] = ()
+    ends: Sequence[tuple[bool, bool]] = ()
 
 
 def renders(env: str) -> bool:
@@ -70,7 +75,8 @@ def film(
 ) -> Film:
     """Step the takes again, each in an environment of its own, and film them side by side.
 
-    Nothing decides anew: the actions are those of the takes. So the returns have to be the same.
+    Nothing decides anew: the actions are those of the takes. So rewards, ends and returns have to
+    be the same.
 
     Args:
         env: The environment's name.
@@ -99,7 +105,10 @@ def film(
         for stage in stages:
             stage.check()
     moving = _moving(frames, pace.milliseconds, limit)
-    ends = ", ".join(f"{stage.take.name} {stage.total:,.1f}" for stage in stages)
+    ends = ", ".join(
+        f"{each.take.name} {each.total:,.1f}{' so far' if each.take.total is None else ''}"
+        for each in stages
+    )
     chosen = f"Seed {seed}{', ' if why else ''}{why}."
     return Film(
         moving=moving,
@@ -195,7 +204,7 @@ class _Stage:
         """
         self._step(len(self.take.actions))
         measured = self.take.total
-        if measured is not None and not math.isclose(self.total, measured, abs_tol=1e-9):
+        if measured is not None and not _same(self.total, measured):
             raise EpisodeError(
                 f"the environment does not repeat itself: with seed {self._seed} and the same "
                 f"actions the return of {self.take.name} was {measured:g}, and {self.total:g} "
@@ -212,10 +221,33 @@ class _Stage:
 
     def _step(self, tick: int) -> None:
         while self._at < tick:
-            _, reward, _, _, _ = self._env.step(self.take.actions[self._at])
+            # A copy: an environment may change its action.
+            action = copy.deepcopy(self.take.actions[self._at])
+            _, reward, terminated, truncated, _ = self._env.step(action)
+            self._compare(float(reward), (bool(terminated), bool(truncated)))
             # As the loop adds it up.
             self.total += float(reward)
             self._at += 1
+
+    def _compare(self, reward: float, ends: tuple[bool, bool]) -> None:
+        """Raise EpisodeError if a tick is not as it was measured."""
+        at, told = self._at, ""
+        if at < len(self.take.rewards) and not _same(reward, self.take.rewards[at]):
+            told = f"the reward at tick {at:,} was {self.take.rewards[at]:g}, and {reward:g}"
+        elif at < len(self.take.ends) and ends != tuple(self.take.ends[at]):
+            words = ("went on", "was truncated", "terminated", "terminated")
+            was, now = (words[2 * each[0] + each[1]] for each in (self.take.ends[at], ends))
+            told = f"the episode {was} at tick {at:,}, and {now}"
+        if told:
+            raise EpisodeError(
+                f"the environment does not repeat itself: with seed {self._seed} and the actions "
+                f"of {self.take.name} {told} when they were stepped again."
+            )
+
+
+def _same(here: float, there: float) -> bool:
+    both = math.isnan(here) and math.isnan(there)
+    return both or here == there or math.isclose(here, there, abs_tol=1e-9)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from agentkd.deploy.bundle import Bundle, own_bundle, read_bundle
-from agentkd.deploy.contract import NAMES, Contract
-from agentkd.deploy.contracts.compare import compare
+from agentkd.deploy.contract import Contract
+from agentkd.deploy.contracts.compare import compare, words_apart
 from agentkd.deploy.contracts.told import Told
 from agentkd.errors import (
     AgentkdError,
@@ -187,16 +187,10 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 def check_contract(present: Contract, contract: Contract) -> None:
     """Raise SpecError if two executors differ in meaning, or in the time between decisions."""
-    for field in NAMES:
-        here, there = getattr(present, field), getattr(contract, field)
-        if here and there and here != there:
-            raise SpecError(
-                f"The executor does not fit: its {field} are {', '.join(there)}, the "
-                f"present one's {', '.join(here)}. The present one acts on."
-            )
     ours, theirs = present.period, contract.period
     alike = ours and theirs and math.isclose(ours, theirs, rel_tol=_SAME_PERIOD)
-    for each in compare(Told(present, None, None), Told(contract, None, None)):
+    sides = Told(present, None, None), Told(contract, None, None)
+    for each in (*words_apart(present, contract), *compare(*sides)):
         if each.status == "differs" and not (alike and each.name == "control rate"):
             raise SpecError(
                 f"The executor does not fit: its {each.name} is {each.there}, the present one's "

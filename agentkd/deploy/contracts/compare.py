@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentkd.deploy.bundle import Bundle
-from agentkd.deploy.contract import Contract, ObsTerm
-from agentkd.deploy.contracts.told import Told, scales
+from agentkd.deploy.contract import NAMES, Contract, ObsTerm
+from agentkd.deploy.contracts.told import UNCLIPPED, Told, named, scales
 from agentkd.dists import action_width
 
 _RELATIVE, _ABSOLUTE = 5e-3, 5e-4
@@ -44,7 +44,9 @@ def compare(here: Told, there: Told) -> Iterator[Finding]:
     """Compare two contracts; what neither tells is not mentioned."""
     mine, its = here.contract, there.contract
     yield from _one("robot", mine.robot, its.robot)
-    yield from _one("observation size", here.obs_size, there.obs_size)
+    yield from _sizes(here.obs_size, there.obs_size, more=there.more)
+    if there.more and 0 < len(its.terms) < len(mine.terms):
+        mine = _shared(mine, its)
     yield from _terms(mine, its)
     yield from _close("observation clip", mine.obs_clip, its.obs_clip)
     yield from _one("action size", here.action_size, there.action_size)
@@ -64,6 +66,40 @@ def compare(here: Told, there: Told) -> Iterator[Finding]:
     yield from _close("control rate", ours, theirs, " Hz")
 
 
+def words_apart(here: Contract, there: Contract) -> Iterator[Finding]:
+    """Compare the names and units of numbers; the first difference of each list is given.
+
+    Names that both derive from their terms say no more than the terms, which `compare` compares.
+    """
+    derived = all(bool(each.terms) and named(each)[0] == each.obs_names for each in (here, there))
+    for field in NAMES:
+        mine, its = getattr(here, field), getattr(there, field)
+        if not (mine and its) or mine == its or (derived and field.startswith("obs_")):
+            continue
+        if len(mine) != len(its):
+            yield Finding(field, "differs", f"{len(mine)} words", f"{len(its)} words")
+            continue
+        at = next(i for i, pair in enumerate(zip(mine, its, strict=True)) if pair[0] != pair[1])
+        yield Finding(f"{field}, number {at}", "differs", mine[at] or "none", its[at] or "none")
+
+
+def _sizes(here: int | None, there: int | None, *, more: bool) -> Iterator[Finding]:
+    """Compare the observation's size; with `more` that of `there` is the least."""
+    if more and here and there and here != there:
+        status: Literal["untold", "differs"] = "untold" if there < here else "differs"
+        yield Finding("observation size", status, str(here), f"at least {there}")
+    else:
+        yield from _one("observation size", here, there)
+
+
+def _shared(mine: Contract, its: Contract) -> Contract:
+    """Leave out the terms that a file does not describe, if it has the others in their order."""
+    names = {each.name for each in its.terms}
+    shared = tuple(each for each in mine.terms if each.name in names)
+    same = [each.name for each in shared] == [each.name for each in its.terms]
+    return replace(mine, terms=shared) if same else mine
+
+
 def _one(name: str, here: Any, there: Any) -> Iterator[Finding]:
     """Compare two values, of which None and "" are untold."""
     texts = ["" if each in (None, "") else str(each) for each in (here, there)]
@@ -77,13 +113,14 @@ def _found(name: str, same: bool, here: str, there: str) -> Iterator[Finding]:
         yield Finding(name, "untold", here, there)
 
 
-def _near(here: float, there: float) -> bool:
+def near(here: float, there: float) -> bool:
+    """Whether two numbers are the same but for what tools round."""
     return math.isclose(here, there, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
 def _close(name: str, here: float | None, there: float | None, unit: str = "") -> Iterator[Finding]:
     texts = ["" if each is None else f"{each:g}{unit}" for each in (here, there)]
-    same = here is not None and there is not None and _near(here, there)
+    same = here is not None and there is not None and near(here, there)
     yield from _found(name, same, *texts)
 
 
@@ -107,7 +144,7 @@ def _vector(
     """Compare numbers; where they differ, the first such one is shown."""
     if here and there and len(here) == len(there):
         pairs = enumerate(zip(here, there, strict=True))
-        apart = [at for at, (mine, its) in pairs if not _near(mine, its)]
+        apart = [at for at, (mine, its) in pairs if not near(mine, its)]
         if apart and len(set(here)) + len(set(there)) > 2:
             at = apart[0]
             where = joints[at] if len(joints) == len(here) else f"number {at}"
@@ -147,10 +184,42 @@ def _terms(mine: Contract, its: Contract) -> Iterator[Finding]:
         if len(long) > 0 and len(pairs) > 1:
             yield from _one("history layout", mine.history, its.history)
     for here, there in pairs:
-        if here.scale and there.scale and here.size == there.size:
-            found = list(_vector(f"scale of {here.name}", scales(here), scales(there)))
-            yield from (each for each in found if each.status == "differs")
-    yield from _each("clip", pairs, lambda term: term.clip or "")
+        found = [
+            *_list(f"parts of {here.name}", here.parts, there.parts),
+            *_one(f"unit of {here.name}", here.units, there.units),
+        ]
+        yield from (each for each in found if each.status == "differs")
+    yield from _first(_clips(pairs))
+    yield from _first(_scales(pairs))
+
+
+def _scales(pairs: Sequence[tuple[ObsTerm, ObsTerm]]) -> Iterator[Finding]:
+    for here, there in pairs:
+        size = here.size or there.size
+        mine, its = (
+            scales(replace(each, size=size)) if each.scale else () for each in (here, there)
+        )
+        yield from _vector(f"scale of {here.name}", mine, its)
+
+
+def _clips(pairs: Sequence[tuple[ObsTerm, ObsTerm]]) -> Iterator[Finding]:
+    for here, there in pairs:
+        mine, its = here.clip or (), there.clip or ()
+        texts = [
+            "none" if each == UNCLIPPED else str(list(each)) if each else "" for each in (mine, its)
+        ]
+        same = all(near(*ends) for ends in zip(mine, its, strict=False))
+        yield from _found(f"clip of {here.name}", same, *texts)
+
+
+def _first(found: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the first that differs, or else the first that is untold; what agrees is not shown."""
+    kept = list(found)
+    for status in ("differs", "untold"):
+        for each in kept:
+            if each.status == status:
+                yield each
+                return
 
 
 def _each(name: str, pairs: Sequence[tuple[ObsTerm, ObsTerm]], told: Any) -> Iterator[Finding]:

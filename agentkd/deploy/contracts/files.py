@@ -118,6 +118,9 @@ def beside(policy: Path) -> Path | None:
     """Find the contract that lies beside a policy, or in its run's folder; None if none does.
 
     `policy` is a file, or the folder of a run.
+
+    Raises:
+        LoadError: If several of one kind lie there and do not tell the same.
     """
     if policy.is_dir():
         places = [(policy, each) for each in _BESIDE]
@@ -127,8 +130,20 @@ def beside(policy: Path) -> Path | None:
         # Of the folder above, which holds that of the checkpoints, what a run's folder has.
         places = [(policy.parent, each) for each in _BESIDE if not each.startswith("*.onnx")]
         places += [(policy.absolute().parent.parent, each) for each in _BESIDE if "/" in each]
-    found = (path for folder, pattern in places for path in sorted(folder.glob(pattern)))
-    return next((path for path in found if _tells(path)), None)
+    for folder, pattern in places:
+        if found := [path for path in sorted(folder.glob(pattern)) if _tells(path)]:
+            _check_alike(found)
+            return found[0]
+    return None
+
+
+def _check_alike(found: list[Path]) -> None:
+    """Raise LoadError if files tell several contracts: which one is meant is not known."""
+    if len(found) > 1 and any(read_contract(path) != read_contract(found[0]) for path in found[1:]):
+        raise LoadError(
+            f"{len(found)} contracts lie in {found[0].parent}: "
+            f"{', '.join(path.name for path in found[:4])}. Which one is meant is not known."
+        )
 
 
 def _tells(path: Path) -> bool:

@@ -7,12 +7,14 @@ height scan, is missing from the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
+    clip_of,
     distinct,
     need,
     numbers,
@@ -27,6 +29,7 @@ from agentkd.fields import Fields
 from agentkd.sizes import MOST
 
 _WORDS = {"generated_commands": "velocity_commands"}
+_POSITIONS = ("joint_position_action", "JointPositionAction")
 _THEIRS = {ours: theirs for theirs, ours in _WORDS.items()}
 
 
@@ -60,7 +63,7 @@ def read(fields: Fields) -> Told:
         **vectors,
         **_gains(fields, joints),
     )
-    return told(contract, contract.described, size)
+    return replace(told(contract, contract.described, size), more=True)
 
 
 def _renamed(term: ObsTerm, name: str) -> ObsTerm:
@@ -70,6 +73,8 @@ def _renamed(term: ObsTerm, name: str) -> ObsTerm:
 def _term(fields: Fields) -> ObsTerm:
     over, extras = fields.fields("overloads", {}), fields.fields("extras", {})
     shape = fields.wholes("shape", (), least=1, most=MOST)
+    if any(each.get("modifiers", None) for each in (fields, over, extras)):
+        raise LoadError(f"the observation {fields.get('name')!r:.60} has modifiers, not read here")
     length = over.get("history_length", 0)
     length = 0 if length is None else over.whole("history_length", 0, most=1024)
     name = fields.text("name")
@@ -94,7 +99,16 @@ def _axes(extras: Fields) -> tuple[str, ...]:
     return extras.texts("axes") if isinstance(found, list) else ()
 
 
+def _check_kind(fields: Fields) -> None:
+    """Refuse actions that are not targets of joint positions."""
+    told = [fields.get("name", ""), str(fields.get("full_path", "")).rpartition(".")[2]]
+    for kind in filter(None, told):
+        if kind not in _POSITIONS:
+            raise LoadError(f"an action is {kind!r:.60}; joint positions are read, {_POSITIONS[0]}")
+
+
 def _action(fields: Fields) -> dict[str, Any]:
+    _check_kind(fields)
     names = fields.texts("joint_names", ())
     shape = fields.wholes("shape", (), least=1, most=MOST)
     size = shape[-1] if shape else len(names)
@@ -198,7 +212,7 @@ def _described(term: ObsTerm) -> dict[str, Any]:
         "mdp_type": "Observation",
         "name": translated(term.name, _THEIRS),
         "overloads": {
-            "clip": None if term.clip is None else list(term.clip),
+            "clip": clip_of(term),
             "flatten_history_dim": True,
             "history_length": 0 if length == 1 else length,
             "scale": term.scale[0] if len(term.scale) == 1 else list(term.scale) or None,

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentkd.deploy.contract import Contract, ObsTerm
-from agentkd.deploy.contracts.told import FURTHEST, Told, bounds, past, straight, told, translated
+from agentkd.deploy.contracts.told import (
+    FURTHEST,
+    UNCLIPPED,
+    Told,
+    bounds,
+    past,
+    straight,
+    told,
+    translated,
+)
 from agentkd.errors import ConfigError, LoadError
 
 _WORDS = {
@@ -112,7 +121,7 @@ def _clip(rows: list[list[float]], index: int) -> tuple[float, float] | None:
         return None
     if len(rows[index]) != 2:
         raise LoadError(f"a clip of {len(rows[index])} numbers")
-    return bounds(*rows[index])
+    return bounds(*rows[index]) or UNCLIPPED
 
 
 def write(contract: Contract) -> dict[str, str]:

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentkd.deploy.contract import Contract, ObsTerm
-from agentkd.deploy.contracts.told import Told, need, numbers, scales, told, translated
+from agentkd.deploy.contract import HIGHEST_SLOT, Contract, ObsTerm
+from agentkd.deploy.contracts.told import (
+    UNCLIPPED,
+    Told,
+    clip_of,
+    need,
+    numbers,
+    scales,
+    told,
+    translated,
+)
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fields import Fields
 
@@ -30,7 +39,7 @@ _SCALES = {
     "commands": "commands_scale",
 }
 _JOINTS = ("dof_pos", "dof_vel", "actions")
-_UNCLIPPED = 1e6
+_FAR = 1e6
 
 
 def settings(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -45,7 +54,12 @@ def read(fields: Fields, name: str) -> Told:
     words = fields.texts("observations")
     joints = fields.whole("num_of_dofs", least=1, most=4096)
     ages = fields.wholes("observations_history", (), most=1023) or (0,)
-    order = fields.get("observations_history_priority", "time" if len(ages) > 1 else "term")
+    if len(ages) > 1 and "observations_history_priority" not in fields:
+        raise LoadError(
+            f"observations_history has {len(ages)} ages, and observations_history_priority is "
+            "missing: add it, term or time, as the policy was trained"
+        )
+    order = fields.get("observations_history_priority", "term")
     if order not in ("term", "time"):
         raise LoadError(f"observations_history_priority is {order!r:.40}, not term or time")
     terms = tuple(
@@ -54,6 +68,7 @@ def read(fields: Fields, name: str) -> Told:
             joints if word in _JOINTS else 3 if word in _WORDS else None,
             ages,
             (numbers(fields, _SCALES[word]) if word in _SCALES else ()) or (1.0,),
+            UNCLIPPED,
         )
         for word in words
     )
@@ -69,14 +84,14 @@ def read(fields: Fields, name: str) -> Told:
         period=period,
         terms=terms,
         history="term" if order == "term" else "time",
-        obs_clip=clip[0] if clip and clip[0] < _UNCLIPPED else None,
+        obs_clip=clip[0] if clip and clip[0] < _FAR else None,
         action_scale=scale,
         action_offset=pose,
         target_low=_targets(low, scale, pose) if limited else (),
         target_high=_targets(high, scale, pose) if limited else (),
         stiffness=numbers(fields, "rl_kp"),
         damping=numbers(fields, "rl_kd"),
-        slots=fields.wholes("joint_mapping", (), most=4096),
+        slots=fields.wholes("joint_mapping", (), most=HIGHEST_SLOT),
         robot=name.partition("/")[0],
     )
     size = fields.whole("num_observations", least=1) * len(ages)
@@ -116,7 +131,7 @@ def write(contract: Contract) -> dict[str, Any]:
         "observations": [_word(each) for each in terms],
         "observations_history": list(ages) if len(ages) > 1 else [],
         "observations_history_priority": contract.history,
-        "clip_obs": _UNCLIPPED if contract.obs_clip is None else contract.obs_clip,
+        "clip_obs": _FAR if contract.obs_clip is None else contract.obs_clip,
     }
     if contract.target_low and min(scale) > 0:
         for end, values in (("lower", contract.target_low), ("upper", contract.target_high)):
@@ -152,6 +167,6 @@ def _word(term: ObsTerm) -> str:
         raise ConfigError(
             f"rl_sar has no term {term.name!r}; it has those of {', '.join(sorted(_THEIRS))}."
         )
-    if term.clip is not None:
+    if clip_of(term) is not None:
         raise ConfigError(f"rl_sar cuts off all terms alike, and {term.name} has its own clip.")
     return _THEIRS[term.name]

@@ -16,14 +16,21 @@ from agentkd.sizes import MOST
 FURTHEST = 3.4028234663852886e38
 """Stands for a bound that there is not: float32's greatest number."""
 
+UNCLIPPED = (-FURTHEST, FURTHEST)
+"""The clip of a term of which a file says that nothing is cut off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A contract, and how many numbers go in and out where that is told; None where it is not."""
+    """A contract, and how many numbers go in and out where that is told; None where it is not.
+
+    With `more` the observation may have more terms: `obs_size` is the least.
+    """
 
     contract: Contract
     obs_size: int | None
     action_size: int | None
+    more: bool = False
 
 
 def told(contract: Contract, obs_size: int | None, action_size: int | None) -> Told:
@@ -66,13 +73,20 @@ def numbers(fields: Fields, name: str, count: int | None = None) -> tuple[float,
 
 
 def pair(fields: Fields, name: str) -> tuple[float, float] | None:
-    """Read two bounds; None where there are none."""
-    value = fields.get(name, None)
-    if value is None:
+    """Read two bounds; None where they are untold, UNCLIPPED where there are none."""
+    if name not in fields:
         return None
+    value = fields.get(name)
+    if value is None:
+        return UNCLIPPED
     if not isinstance(value, list) or len(value) != 2:
         raise LoadError(f"{name!r} is {value!r:.60}, not two numbers")
-    return bounds(value[0], value[1])
+    return bounds(value[0], value[1]) or UNCLIPPED
+
+
+def clip_of(term: ObsTerm) -> list[float] | None:
+    """Return where a term is cut off, as YAML has it; None where it is not, or that is untold."""
+    return None if term.clip is None or term.clip == UNCLIPPED else list(term.clip)
 
 
 def bounds(low: Any, high: Any) -> tuple[float, float] | None:

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentkd.deploy.contract import Contract, History, ObsTerm
+from agentkd.deploy.contract import HIGHEST_SLOT, Contract, History, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
     bounds,
+    clip_of,
     need,
     numbers,
     pair,
@@ -26,6 +27,7 @@ from agentkd.deploy.contracts.told import (
 from agentkd.errors import LoadError
 from agentkd.fields import Fields
 
+_POSITIONS = "JointPositionAction"
 _SWITCHES = ("use_gym_history", "scale_first")
 
 
@@ -45,11 +47,13 @@ def read(fields: Fields) -> Told:
     kinds = list(fields.get("actions") or ())
     if len(kinds) != 1:
         raise LoadError(f"its actions are {kinds}; one is read")
-    action = fields.fields("actions").fields(kinds[0])
+    if kinds[0] != _POSITIONS:
+        raise LoadError(f"its action is {kinds[0]!r:.60}; {_POSITIONS} is read")
+    action = fields.fields("actions").fields(_POSITIONS)
     size = len(numbers(action, "scale"))
-    slots = fields.wholes("joint_ids_map", most=4096)
+    slots = fields.wholes("joint_ids_map", most=HIGHEST_SLOT)
     if action.get("joint_ids", None) is not None:
-        ids = action.wholes("joint_ids", most=4096)
+        ids = action.wholes("joint_ids", most=HIGHEST_SLOT)
         if not all(each < len(slots) for each in ids):
             raise LoadError(f"joint_ids are {list(ids)!r:.60}, of {len(slots)} joints")
         slots = tuple(slots[each] for each in ids)
@@ -80,6 +84,8 @@ def read(fields: Fields) -> Told:
 
 
 def _term(name: str, fields: Fields) -> ObsTerm:
+    if fields.get("modifiers", None):
+        raise LoadError(f"the observation {name!r} has modifiers, not read here")
     scale = numbers(fields, "scale")
     if not scale:
         raise LoadError(f"the observation {name!r} has no scale, which tells its size")
@@ -117,7 +123,7 @@ def write(contract: Contract) -> dict[str, Any]:
     for term in contract.terms:
         observations[term.name] = {
             "params": {},
-            "clip": None if term.clip is None else list(term.clip),
+            "clip": clip_of(term),
             "scale": scales(term),
             "history_length": len(term.history),
         }
@@ -128,7 +134,7 @@ def write(contract: Contract) -> dict[str, Any]:
         "default_joint_pos": list(contract.action_offset),
         "commands": {},
         "actions": {
-            "JointPositionAction": {
+            _POSITIONS: {
                 "clip": ends or None,
                 "joint_names": list(contract.action_names) or [".*"],
                 "scale": list(contract.action_scale),

@@ -39,7 +39,8 @@ _ESCAPES = {
 }
 _FOLD = re.compile(r"(?<![ \t])[ \t]*+\n\s*+")
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,38})")
-_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?")
+# A whole number that begins with 0 is octal to some readers and decimal to others: it stays text.
+_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|0|[1-9][0-9]*)(?:[eE][-+]?[0-9]{1,4})?")
 _INFINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _WORDS: Mapping[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -61,7 +62,7 @@ def read_yaml(data: bytes, what: object) -> Any:
     if len(data) > MOST_BYTES:
         raise LoadError(f"{what}: {len(data):,} bytes of YAML; at most {MOST_BYTES:,} are read.")
     try:
-        text = data.decode("utf-8").replace("\r\n", "\n")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise LoadError(f"{what} is no text: {error}.") from error
     return _Reader(text, what).document()

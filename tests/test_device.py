@@ -21,7 +21,7 @@ from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers
 from agentkd.device import Candidate, Device, State
 from agentkd.device.state import read_state, write_state
-from agentkd.errors import AgentkdError, DeviceError
+from agentkd.errors import AgentkdError, DeviceError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from tests.runtime_children import BOX, SPEC, constant
@@ -176,6 +176,40 @@ def test_other_answers_on_this_device_blacklist_a_file(
     assert device.apply(second, again=True).waiting is not None
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"a\x1b[2Jb", "\u202e\u2028".encode()])
+def test_any_name_of_a_file_leaves_a_state_that_is_read(
+    name: bytes, device: Device, tmp_path: Path
+) -> None:
+    """Of a folder too, whether the file is taken or refused; what is kept can be printed."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    Path(folder).mkdir()
+    whole = written(tmp_path, "second", constant(2)).read_bytes()
+    path = Path(folder, os.fsdecode(name))
+    path.write_bytes(whole[:-20])
+    with pytest.raises(DeviceError, match="ends early"):
+        device.apply(path)
+    last = device.status().last
+    assert last is not None
+    assert (last.name + last.text).isprintable()
+    path.write_bytes(whole)
+    state = device.apply(path)
+    assert Device(device.folder).status() == state
+    assert state.waiting is not None
+    assert state.waiting.held.name.isprintable()
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(device: Device) -> None:
+    """The former one stays."""
+    before = device.status()
+    assert before.active is not None
+    bad = replace(before, active=replace(before.active, serial=1 << 80))
+    with pytest.raises(WriteError, match="serial"):
+        write_state(device.path, bad)
+    with pytest.raises(WriteError):
+        write_state(device.path, replace(before, blacklist={"\udcff": ""}))
+    assert device.status() == before
+
+
 def test_one_update_at_a_time(device: Device, tmp_path: Path) -> None:
     """The one that waits is named, with what ends it."""
     device.apply(written(tmp_path, "second", constant(2)))
@@ -326,7 +360,7 @@ class TestSigned:
         path = written(tmp_path, "e", constant(1))
         error = self.refused(lambda: self.device.apply(path), "unsigned")
         assert (error.reason, error.state) == ("unsigned", "FETCHED")
-        assert self.device.status().blacklist == {}
+        assert self.device.status() == State()
         self.signer.sign(path)
         state = self.device.apply(path)
         assert state.active is not None

@@ -290,7 +290,14 @@ class Device:
     def _apply(
         self, data: bytes, name: str, check: Callable[[], Signed | None], *, again: bool
     ) -> State:
-        """Take an executor's bytes from FETCHED to STAGED."""
+        """Take an executor's bytes from FETCHED to STAGED.
+
+        What is not signed leaves no trace in the state: anyone can offer it.
+        """
+        try:
+            signed = check()
+        except SignatureError as error:
+            raise DeviceError(str(error), "FETCHED", "unsigned") from error
         state, present = self._startable(self.status())
         candidate, digest = state.waiting, hashlib.sha256(data).hexdigest()
         if present is not None and present.digest == digest:
@@ -316,10 +323,12 @@ class Device:
                 "blacklisted",
             )
         self._tidy()
-        held = Held(state.free, digest, name[:200])
+        held = Held(state.free, digest, name)
+        if signed is not None:
+            held = replace(held, signed=str(signed), serial=signed.serial)
         state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:
-            held = self._verified(data, held, state, check, present)
+            self._verify(data, held, state, present)
         except DeviceError as error:
             outcome = Outcome(digest, held.name, "REFUSED", error.reason, str(error))
             blacklisted = error.reason in ("golden", "numbers")
@@ -335,21 +344,8 @@ class Device:
             return self._confirm(state, held, "because no other one could be started")
         return state
 
-    def _verified(
-        self,
-        data: bytes,
-        held: Held,
-        state: State,
-        check: Callable[[], Signed | None],
-        present: Bundle | None,
-    ) -> Held:
-        """Check signature, bytes, golden vectors, contract and numbers; say what is signed."""
-        try:
-            signed = check()
-        except SignatureError as error:
-            raise DeviceError(str(error), "FETCHED", "unsigned") from error
-        if signed is not None:
-            held = replace(held, signed=str(signed), serial=signed.serial)
+    def _verify(self, data: bytes, held: Held, state: State, present: Bundle | None) -> None:
+        """Check bytes, golden vectors, contract and numbers, and that nothing older comes back."""
         bundle = read(data, held.name)
         active = state.active
         if active is not None and held.serial < active.serial:
@@ -360,7 +356,6 @@ class Device:
                 "old",
             )
         check_all(bundle, held.name, present, self._spec)
-        return held
 
     def _open(self, held: Held) -> Bundle:
         """Read what lies in a slot, if it is what the state says."""

@@ -12,18 +12,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from agentkd.errors import LoadError
+from agentkd.errors import LoadError, WriteError
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, write_atomic
+from agentkd.printable import printable
 
 FORMAT, SCHEMA = "agentkd.device", 1
 Stage = Literal["FETCHED", "VERIFIED", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """How far an executor came. The last three are ends; `REFUSED` is one before the trial."""
 Slot = Literal["a", "b"]
-_LARGEST = 1 << 20
+_LARGEST = 1 << 23
 _REMEMBERED = 1000
 """Executors on the blacklist; the oldest is forgotten."""
+_NAME, _TEXT = 200, 1000
+"""Characters of a name and of a sentence that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ class Held:
     """What its signature said; "" if none was checked."""
     serial: int = 0
     """That of its signature; a later signing has a larger one."""
+
+    def __post_init__(self) -> None:
+        """Keep what can be printed, and written."""
+        object.__setattr__(self, "name", printable(self.name)[:_NAME])
+        object.__setattr__(self, "signed", printable(self.signed)[:_TEXT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,11 @@ class Outcome:
     """One word."""
     text: str
     """The same in a sentence."""
+
+    def __post_init__(self) -> None:
+        """Keep what can be printed, and written."""
+        object.__setattr__(self, "name", printable(self.name)[:_NAME])
+        object.__setattr__(self, "text", printable(self.text)[:_TEXT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +123,40 @@ def read_state(path: Path) -> State:
     if not path.exists():
         return State()
     with loading(path):
-        fields = Fields(parse_json(read_file(path, _LARGEST), path, limit=_LARGEST), str(path))
-        if (fields.text("format"), fields.whole("schema")) != (FORMAT, SCHEMA):
-            raise LoadError(f"it is not a {FORMAT} of schema {SCHEMA}")
-        blacklist = fields.fields("blacklist")
-        candidate, last = _optional(fields, "candidate"), _optional(fields, "last")
-        return State(
-            active=_held(_optional(fields, "active")),
-            former=_held(_optional(fields, "former")),
-            candidate=None if candidate is None else _candidate(candidate),
-            last=None if last is None else _outcome(last),
-            blacklist={each: blacklist.text(each) for each in fields.get("blacklist")},
-        )
+        return _parsed(read_file(path, _LARGEST), path)
 
 
 def write_state(path: Path, state: State) -> None:
-    """Replace the state on disk.
+    """Replace the state on disk, with one that is read as it was written.
 
     Raises:
-        WriteError: If it cannot be written; the former one stays.
+        WriteError: If it cannot be written or read; the former one stays.
     """
     told = {"format": FORMAT, "schema": SCHEMA, **asdict(state)}
-    write_atomic(path, json.dumps(told, indent=1, sort_keys=True))
+    try:
+        data = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False).encode()
+        with loading(path):
+            same = _parsed(data, path) == state
+    except (LoadError, UnicodeError) as error:
+        raise WriteError(f"{path} would not be read again: {error}") from error
+    if not same:
+        raise WriteError(f"{path} would be read as another state than {state!r:.300}.")
+    write_atomic(path, data)
+
+
+def _parsed(data: bytes, path: Path) -> State:
+    fields = Fields(parse_json(data, path, limit=_LARGEST), str(path))
+    if (fields.text("format"), fields.whole("schema")) != (FORMAT, SCHEMA):
+        raise LoadError(f"it is not a {FORMAT} of schema {SCHEMA}")
+    blacklist = fields.fields("blacklist")
+    candidate, last = _optional(fields, "candidate"), _optional(fields, "last")
+    return State(
+        active=_held(_optional(fields, "active")),
+        former=_held(_optional(fields, "former")),
+        candidate=None if candidate is None else _candidate(candidate),
+        last=None if last is None else _outcome(last),
+        blacklist={each: blacklist.text(each) for each in fields.get("blacklist")},
+    )
 
 
 def to_json(state: State) -> dict[str, Any]:

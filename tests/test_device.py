@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers
 from agentkd.device import Candidate, Device, State
 from agentkd.device.state import read_state, write_state
+from agentkd.device.watch import Watch
 from agentkd.errors import AgentkdError, DeviceError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.signing.store import TrustStore
 from tests.runtime_children import BOX, SPEC, constant
 from tests.signing import Signer
 from tests.test_runtime_swaps import observing
@@ -448,6 +451,55 @@ class TestSigned:
         assert paused == [9.0] * 3
         assert capsys.readouterr().out.count("CONFIRMED") == 1
 
+    def test_only_what_is_new_is_fetched_and_nobody_waits_for_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Others may change the state meanwhile; what was refused is neither fetched nor noted."""
+        fetched: list[str] = []
+        fetch = TrustStore.fetch
+
+        def slow(trust: TrustStore, address: str, name: str, most: int) -> Any:
+            folder = os.open(self.device.folder, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(folder)
+            fetched.append(name)
+            return fetch(trust, address, name, most)
+
+        monkeypatch.setattr(TrustStore, "fetch", slow)
+        watch = Watch(self.device, str(self.signer.folder), "e.akd")
+        said = []
+        unfit = initial("mlp:4", BOX)
+        for executor in (constant(1), None, unfit, None, constant(2), None, constant(3), None):
+            if executor is not None:
+                self.offer("e", executor)
+            before = self.device.path.stat().st_ino if said else 0
+            said.append(watch.look())
+            if executor is None:
+                assert self.device.path.stat().st_ino == before
+        # The last of them waits for the trial of the one before, and is not fetched yet.
+        assert len(fetched) == 3
+        assert [bool(text) for text in said] == [True, False] * 4
+        # A slot that was damaged is fetched again.
+        self.device.confirm()
+        self.offer("e", constant(2))
+        watch.look()
+        assert len(fetched) == 3
+        (self.device.folder / "slot-b.akd").write_bytes(b"x")
+        watch.look()
+        assert (len(fetched), self.device.status().waiting is not None) == (4, True)
+
+    def test_a_refusal_that_is_known_is_not_written_again(self, tmp_path: Path) -> None:
+        """By another process either."""
+        self.device.apply(self.offer("a", constant(1)))
+        other = self.offer("other", initial("mlp:4", BOX))
+        nodes = set()
+        for _ in range(2):
+            self.refused(
+                lambda: Device(self.device.folder, trust=self.signer.root).apply(other), ""
+            )
+            nodes.add((self.device.path.stat().st_ino, self.device.path.stat().st_mtime_ns))
+        assert len(nodes) == 1
+
     def test_what_comes_from_elsewhere_needs_a_signature(self, tmp_path: Path) -> None:
         """Without trust nothing is fetched."""
         with pytest.raises(DeviceError, match=r"root\.json"):
@@ -491,6 +543,25 @@ def test_what_a_device_cannot_do_is_told(
     assert main(["device", *words, "--folder", "no-device"]) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
     assert not Path("no-device").exists()
+
+
+def test_a_process_forked_meanwhile_keeps_nobody_waiting(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock's file open, as a copy of the descriptor does here."""
+    copies: list[int] = []
+    flock = fcntl.flock
+
+    def copied(descriptor: int, how: int) -> None:
+        flock(descriptor, how | fcntl.LOCK_NB)
+        copies.append(os.dup(descriptor))
+
+    monkeypatch.setattr("agentkd.device.slots.fcntl.flock", copied)
+    for name, action in (("b", 2), ("c", 3)):
+        device.apply(written(tmp_path, name, constant(action)))
+        device.confirm()
+    for each in copies:
+        os.close(each)
 
 
 def test_errors_of_a_device_are_ours() -> None:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.checks import check_all, read
-from agentkd.device.state import Candidate, Held, Outcome, Slot, State, read_state, write_state
-from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError, WriteError
+from agentkd.device.slots import LARGEST, Slots
+from agentkd.device.state import Candidate, Held, Outcome, State, read_state, write_state
+from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError
 from agentkd.executors.executor import Executor
 from agentkd.files import read_file, write_atomic
 from agentkd.printable import logger
 from agentkd.signing.proof import read_proof
-from agentkd.signing.store import WORK, Signed, Trusting, TrustStore, trust_store
+from agentkd.signing.store import Signed, Trusting, TrustStore, _reader, trust_store
 from agentkd.spec import Spec
 
 log = logger(__name__)
 
-LARGEST = 1 << 28
-"""Bytes of an executor file that are read at most."""
 STARTS = 3
 """Programs that may begin a trial without confirming it."""
 
@@ -71,7 +65,10 @@ class Device:
         self._trust: TrustStore | None = None
         if trust is not None:
             self._trust = trust_store(trust).remembering(self.folder / "trust.json")
+        self._slots = Slots(self.folder, signed=trust is not None)
         self._spec, self._starts = spec, starts
+        # What a repository offered in vain: its SHA-256 and serial, what acted then, and why.
+        self._refused: tuple[tuple[str, int, str], DeviceError] | None = None
         self.started = ""
         """SHA-256 of the executor that `executor` gave last."""
 
@@ -111,13 +108,13 @@ class Device:
             )
         held = state.active
         try:
-            bundle = self._open(held)
+            bundle = self._slots.open(held)
         except DeviceError as error:
             if state.former is None:
                 raise
             held = state.former
             log.warning("%s The former executor acts: %s.", error, held.name)
-            bundle = self._open(held)
+            bundle = self._slots.open(held)
         self.started = held.digest
         return bundle
 
@@ -131,13 +128,13 @@ class Device:
         if active is None:
             return state, None
         try:
-            return state, self._open(active)
+            return state, self._slots.open(active)
         except DeviceError as error:
             if former is None:
                 return state, None
             text = f"Its file was damaged: {error}"
         try:
-            bundle = self._open(former)
+            bundle = self._slots.open(former)
         except DeviceError:
             return state, None
         outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
@@ -160,17 +157,20 @@ class Device:
             data = read_file(path, LARGEST)
         except LoadError as error:
             raise DeviceError(f"{error} It was not fetched.", "", "damaged") from error
-
-        def check() -> Signed | None:
-            if self._trust is None:
-                return None
-            return self._trust.check(data, read_proof(path), path)
-
-        with self._changing("FETCHED"):
-            return self._apply(data, path.name, check, again=again)
+        signed = None
+        if self._trust is not None:
+            try:
+                with self._slots.changing("FETCHED", fetching=True):
+                    signed = self._trust.check(data, read_proof(path), path)
+            except SignatureError as error:
+                raise DeviceError(str(error), "FETCHED", "unsigned") from error
+        with self._slots.changing("FETCHED"):
+            return self._apply(data, path.name, signed, again=again)
 
     def fetch(self, address: str, name: str) -> State:
         """Fetch a signed executor from a repository, and let it in as `apply` does.
+
+        Only what is new is downloaded. Meanwhile others may confirm, roll back and try executors.
 
         Args:
             address: The repository: a folder, or an address that begins with http:// or https://.
@@ -179,19 +179,32 @@ class Device:
         Raises:
             DeviceError: If it is refused, or cannot be fetched.
         """
-        with self._changing("FETCHED"):
-            if self._trust is None:
-                raise DeviceError(
-                    f"What comes from {address} is taken only with a signature: give the device "
-                    "the repository's root.json as trust.",
-                    "",
-                    "unsigned",
-                )
-            try:
+        if self._trust is None:
+            raise DeviceError(
+                f"What comes from {address} is taken only with a signature: give the device "
+                "the repository's root.json as trust.",
+                "",
+                "unsigned",
+            )
+        try:
+            with self._slots.changing("FETCHED", fetching=True):
+                digest, serial = _offered(self._trust, address, name)
+                state = self.status()
+                if self._has(state, digest, name):
+                    return state
+                offer = digest, serial, "" if state.active is None else state.active.digest
+                if self._refused is not None and self._refused[0] == offer:
+                    raise self._refused[1]
                 data, signed = self._trust.fetch(address, name, LARGEST)
-            except SignatureError as error:
-                raise DeviceError(str(error), "", "unsigned") from error
-            return self._apply(data, name, lambda: signed, again=False)
+        except SignatureError as error:
+            raise DeviceError(str(error), "", "unsigned") from error
+        with self._slots.changing("FETCHED"):
+            try:
+                return self._apply(data, name, signed, again=False)
+            except DeviceError as error:
+                if error.reason in ("damaged", "unfit", "old"):
+                    self._refused = offer, error
+                raise
 
     def begin(self) -> Bundle | None:
         """Begin the trial of what is staged, and return it; None if nothing is.
@@ -202,7 +215,7 @@ class Device:
         Raises:
             DeviceError: If the state cannot be written.
         """
-        with self._changing("STAGED"):
+        with self._slots.changing("STAGED"):
             state = self.status()
             candidate = state.waiting
             if candidate is None:
@@ -217,7 +230,7 @@ class Device:
             starts = candidate.starts + 1
             write_state(self.path, state.advanced(replace(candidate, stage="TRIAL", starts=starts)))
             try:
-                return self._open(candidate.held)
+                return self._slots.open(candidate.held)
             except DeviceError as error:
                 blacklisted = error.reason == "golden"
                 self._end(self.status(), error.reason, str(error), blacklisted=blacklisted)
@@ -233,7 +246,7 @@ class Device:
         Raises:
             DeviceError: If there is nothing to confirm, or the state cannot be written.
         """
-        with self._changing("TRIAL"):
+        with self._slots.changing("TRIAL"):
             state = self.status()
             candidate = state.waiting
             if candidate is None:
@@ -268,7 +281,7 @@ class Device:
         Raises:
             DeviceError: If there is nothing to return to, or the state cannot be written.
         """
-        with self._changing("TRIAL"):
+        with self._slots.changing("TRIAL"):
             state = self.status()
             candidate, active, former = state.waiting, state.active, state.former
             if candidate is not None and digest in (None, candidate.held.digest):
@@ -282,38 +295,24 @@ class Device:
                     "CONFIRMED",
                     "empty",
                 )
-            self._open(former)
+            self._slots.open(former)
             outcome = Outcome(active.digest, active.name, "ROLLED_BACK", reason, text)
             after = state.ended(outcome, blacklisted=True)
             return self._write(replace(after, active=former, former=None))
 
-    def _apply(
-        self, data: bytes, name: str, check: Callable[[], Signed | None], *, again: bool
-    ) -> State:
-        """Take an executor's bytes from FETCHED to STAGED.
-
-        What is not signed leaves no trace in the state: anyone can offer it.
-        """
-        try:
-            signed = check()
-        except SignatureError as error:
-            raise DeviceError(str(error), "FETCHED", "unsigned") from error
-        state, present = self._startable(self.status())
-        candidate, digest = state.waiting, hashlib.sha256(data).hexdigest()
-        if present is not None and present.digest == digest:
-            return state
+    def _has(self, state: State, digest: str, name: str) -> bool:
+        """Return whether an executor acts or waits already; raise for one that cannot come now."""
+        candidate, active = state.waiting, state.active
+        if active is not None and active.digest == digest and self._slots.whole(active):
+            return True
         if candidate is not None:
             if candidate.held.digest == digest:
-                return state
+                return True
             raise DeviceError(
                 f"{candidate.held.name} is {candidate.stage} since before. Let its trial end, or "
                 "end it: agentkd device confirm, or agentkd device rollback.",
                 candidate.stage,
                 "busy",
-            )
-        if again and digest in state.blacklist:
-            state = replace(
-                state, blacklist={k: v for k, v in state.blacklist.items() if k != digest}
             )
         if digest in state.blacklist:
             raise DeviceError(
@@ -322,21 +321,36 @@ class Device:
                 "FETCHED",
                 "blacklisted",
             )
-        self._tidy()
+        return False
+
+    def _apply(self, data: bytes, name: str, signed: Signed | None, *, again: bool) -> State:
+        """Take an executor's bytes, whose signature was checked, from FETCHED to STAGED."""
+        state, present = self._startable(self.status())
+        digest = hashlib.sha256(data).hexdigest()
+        if again:
+            kept = {each: why for each, why in state.blacklist.items() if each != digest}
+            state = replace(state, blacklist=kept)
+        if self._has(state, digest, name):
+            return state
+        self._slots.tidy()
         held = Held(state.free, digest, name)
         if signed is not None:
             held = replace(held, signed=str(signed), serial=signed.serial)
-        state = self._write(state.advanced(Candidate(held, "FETCHED")))
+        before = state
+        if state.last is None or (state.last.digest, state.last.stage) != (digest, "REFUSED"):
+            state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:
             self._verify(data, held, state, present)
         except DeviceError as error:
             outcome = Outcome(digest, held.name, "REFUSED", error.reason, str(error))
             blacklisted = error.reason in ("golden", "numbers")
-            self._write(self.status().ended(outcome, blacklisted=blacklisted))
+            after = state.ended(outcome, blacklisted=blacklisted)
+            if after != before:
+                self._write(after)
             raise
         # The other slot is about to be written: what it held is gone from here on.
         state = self._write(replace(state, former=None).advanced(Candidate(held, "VERIFIED")))
-        write_atomic(self._slot(held.slot), data)
+        write_atomic(self._slots.path(held.slot), data)
         state = self._write(state.advanced(Candidate(held, "STAGED")))
         if state.active is None:
             return self._confirm(state, held, "as the first one of this device")
@@ -357,33 +371,6 @@ class Device:
             )
         check_all(bundle, held.name, present, self._spec)
 
-    def _open(self, held: Held) -> Bundle:
-        """Read what lies in a slot, if it is what the state says."""
-        path = self._slot(held.slot)
-        if self._trust is not None and not held.signed:
-            raise DeviceError(
-                f"{held.name} in {path} came onto the device unsigned. Apply a signed executor, or "
-                "leave trust out.",
-                "CONFIRMED",
-                "unsigned",
-            )
-        try:
-            data = read_file(path, LARGEST)
-        except LoadError as error:
-            raise DeviceError(f"{held.name}: {error}", "STAGED", "damaged") from error
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != held.digest:
-            raise DeviceError(
-                f"{path} is not {held.name}: its SHA-256 is {digest}, not {held.digest}. Apply an "
-                "executor again.",
-                "STAGED",
-                "damaged",
-            )
-        return read(data, held.name)
-
-    def _slot(self, slot: Slot) -> Path:
-        return self.folder / f"slot-{slot}.akd"
-
     def _confirm(self, state: State, held: Held, how: str) -> State:
         outcome = Outcome(held.digest, held.name, "CONFIRMED", "", f"It was confirmed {how}.")
         return self._write(replace(state.ended(outcome), active=held, former=state.active))
@@ -402,28 +389,11 @@ class Device:
         write_state(self.path, state)
         return state
 
-    def _tidy(self) -> None:
-        """Remove what an update that was killed has left."""
-        for pattern in (".*.tmp", f"{WORK}*"):
-            for each in self.folder.glob(pattern):
-                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
 
-    @contextmanager
-    def _changing(self, stage: str) -> Iterator[None]:
-        """Keep others from changing the state, and name what cannot be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
-        except (OSError, WriteError) as error:
-            text = str(error) if isinstance(error, WriteError) else f"{self.folder}: {error}."
-            raise DeviceError(
-                f"{text} The executor that acts is whole. Make room and the folder writable, then "
-                "apply again.",
-                stage,
-                "unwritten",
-            ) from error
+def _offered(trust: TrustStore, address: str, name: str) -> tuple[str, int]:
+    """Return SHA-256 and serial of what is signed under a name, "" and 0 for nothing."""
+    with trust._refreshed(_reader(address), address) as (targets, signed):
+        target = targets.get(name)
+        if target is None:
+            return "", 0
+        return str(target.hashes.get("sha256", "")), signed(name, target).serial

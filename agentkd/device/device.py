@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -106,9 +107,8 @@ class Device:
                 "",
                 "empty",
             )
-        held = state.active
         try:
-            bundle = self._slots.open(held)
+            held, bundle = state.active, self._slots.open(state.active)
         except DeviceError as error:
             if state.former is None:
                 raise
@@ -117,6 +117,20 @@ class Device:
             bundle = self._slots.open(held)
         self.started = held.digest
         return bundle
+
+    def starting(self) -> Held | None:
+        """Return what a program would start with now, None if no file is whole.
+
+        Raises:
+            DeviceError: If the state cannot be read.
+        """
+        state = self.status()
+        for held in (state.active, state.former):
+            with suppress(DeviceError):
+                if held is not None:
+                    self._slots.open(held)
+                    return held
+        return None
 
     def _startable(self, state: State) -> tuple[State, Bundle | None]:
         """Return the file that a program can start with, if there is one, and the state.
@@ -244,7 +258,8 @@ class Device:
                 nothing is done.
 
         Raises:
-            DeviceError: If there is nothing to confirm, or the state cannot be written.
+            DeviceError: If there is nothing to confirm, its file is damaged (then it is rolled
+                back), or the state cannot be written.
         """
         with self._slots.changing("TRIAL"):
             state = self.status()
@@ -260,33 +275,49 @@ class Device:
                 )
             if digest not in (None, candidate.held.digest):
                 return state
+            try:
+                self._slots.open(candidate.held)
+            except DeviceError as error:
+                self._end(state, error.reason, str(error), blacklisted=error.reason == "golden")
+                raise
             return self._confirm(state, candidate.held, "after its trial" if digest else "by hand")
 
-    def rollback(
-        self,
-        reason: DeviceReason = "asked",
-        text: str = "It was rolled back by hand.",
-        digest: str | None = None,
-    ) -> State:
+    def fail(self, digest: str, reason: DeviceReason, text: str) -> State:
+        """Roll back what is staged or on trial, onto the blacklist; nothing if it is not any more.
+
+        Args:
+            digest: What is meant.
+            reason: Why, in one word.
+            text: Why, in a sentence.
+
+        Raises:
+            DeviceError: If the state cannot be written.
+        """
+        with self._slots.changing("TRIAL"):
+            state = self.status()
+            if state.waiting is None or state.waiting.held.digest != digest:
+                return state
+            return self._end(state, reason, text)
+
+    def rollback(self, digest: str | None = None) -> State:
         """Roll back what is on its way; else return to the executor before the confirmed one.
 
         What is left goes onto the blacklist.
 
         Args:
-            reason: Why, in one word.
-            text: Why, in a sentence.
-            digest: What is meant; by default whatever there is. If it is not there any more,
+            digest: What is meant; by default whatever there is. If it neither acts nor waits,
                 nothing is done.
 
         Raises:
             DeviceError: If there is nothing to return to, or the state cannot be written.
         """
+        text = "It was rolled back by hand."
         with self._slots.changing("TRIAL"):
             state = self.status()
             candidate, active, former = state.waiting, state.active, state.former
             if candidate is not None and digest in (None, candidate.held.digest):
-                return self._end(state, reason, text)
-            if digest is not None:
+                return self._end(state, "asked", text)
+            if digest is not None and (active is None or active.digest != digest):
                 return state
             if active is None or former is None:
                 raise DeviceError(
@@ -296,7 +327,7 @@ class Device:
                     "empty",
                 )
             self._slots.open(former)
-            outcome = Outcome(active.digest, active.name, "ROLLED_BACK", reason, text)
+            outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "asked", text)
             after = state.ended(outcome, blacklisted=True)
             return self._write(replace(after, active=former, former=None))
 

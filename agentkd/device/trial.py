@@ -208,7 +208,7 @@ class Trial:
             self._agent.swap(run.former)
             self._acts = ""
         self._leave()
-        self._follow(self.device.rollback(reason, text, run.digest))
+        self._follow(self.device.fail(run.digest, reason, text))
 
     def _leave(self) -> None:
         self._run, self.phase = None, "idle"

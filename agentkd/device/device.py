@@ -10,14 +10,15 @@ from typing import final
 
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.checks import check_all, read
+from agentkd.device.offers import offered
 from agentkd.device.slots import LARGEST, Slots
-from agentkd.device.state import Candidate, Held, Outcome, State, read_state, write_state
+from agentkd.device.state import Candidate, Held, Outcome, State, Tally, read_state, write_state
 from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError
 from agentkd.executors.executor import Executor
 from agentkd.files import read_file, write_atomic
 from agentkd.printable import logger
 from agentkd.signing.proof import read_proof
-from agentkd.signing.store import Signed, Trusting, TrustStore, _reader, trust_store
+from agentkd.signing.store import Signed, Trusting, TrustStore, trust_store
 from agentkd.spec import Spec
 
 log = logger(__name__)
@@ -202,7 +203,7 @@ class Device:
             )
         try:
             with self._slots.changing("FETCHED", fetching=True):
-                digest, serial = _offered(self._trust, address, name)
+                digest, serial = offered(self._trust, address, name)
                 state = self.status()
                 if self._has(state, digest, name):
                     return state
@@ -249,6 +250,21 @@ class Device:
                 blacklisted = error.reason == "golden"
                 self._end(self.status(), error.reason, str(error), blacklisted=blacklisted)
                 return None
+
+    def pause(self, digest: str, shadow: Tally, acting: Tally) -> State:
+        """Take back the start of a trial that a program ended cleanly, and keep what it counted.
+
+        Raises:
+            DeviceError: If the state cannot be written.
+        """
+        with self._slots.changing("TRIAL"):
+            state = self.status()
+            found = state.waiting
+            if found is None or found.held.digest != digest or not found.starts:
+                return state
+            starts = found.starts - 1
+            after = replace(found, starts=starts, shadow=shadow, acting=acting)
+            return self._write(state.advanced(after))
 
     def confirm(self, digest: str | None = None) -> State:
         """Confirm what is staged or on trial: programs start with it from now on.
@@ -419,12 +435,3 @@ class Device:
     def _write(self, state: State) -> State:
         write_state(self.path, state)
         return state
-
-
-def _offered(trust: TrustStore, address: str, name: str) -> tuple[str, int]:
-    """Return SHA-256 and serial of what is signed under a name, "" and 0 for nothing."""
-    with trust._refreshed(_reader(address), address) as (targets, signed):
-        target = targets.get(name)
-        if target is None:
-            return "", 0
-        return str(target.hashes.get("sha256", "")), signed(name, target).serial

@@ -49,6 +49,25 @@ class Held:
         object.__setattr__(self, "signed", printable(self.signed)[:_TEXT])
 
 
+@dataclass(slots=True)
+class Tally:
+    """What was counted in one half of a trial: in the shadow, or acting."""
+
+    ticks: int = 0
+    acted: int = 0
+    """Ticks at which the executor that acts decided: in the shadow, the former one."""
+    vetoed: int = 0
+    """Ticks at which a router refused what it decided."""
+    late: int = 0
+    """Deadlines missed."""
+    compared: int = 0
+    """Decisions in the shadow."""
+    over: int = 0
+    """Those of them that took longer than the budget."""
+    agreed: float = 0.0
+    """The sum of their agreements with what was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An executor on its way, from `FETCHED` to `TRIAL`."""
@@ -56,7 +75,9 @@ class Candidate:
     held: Held
     stage: Stage
     starts: int = 0
-    """How many programs have begun its trial; counted before it is used."""
+    """How many programs have begun its trial and not ended cleanly; counted before it is used."""
+    shadow: Tally = field(default_factory=Tally)
+    acting: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +205,20 @@ def _candidate(fields: Fields) -> Candidate:
     held = _held(fields.fields("held"))
     assert held is not None
     stage = cast(Stage, fields.choice("stage", STAGES[:4]))
-    return Candidate(held, stage, fields.whole("starts"))
+    halves = (_tally(fields.fields(name, {})) for name in ("shadow", "acting"))
+    return Candidate(held, stage, fields.whole("starts"), *halves)
+
+
+def _tally(fields: Fields) -> Tally:
+    return Tally(
+        ticks=fields.whole("ticks", 0),
+        acted=fields.whole("acted", 0),
+        vetoed=fields.whole("vetoed", 0),
+        late=fields.whole("late", 0),
+        compared=fields.whole("compared", 0),
+        over=fields.whole("over", 0),
+        agreed=fields.number("agreed", 0.0),
+    )
 
 
 def _outcome(fields: Fields) -> Outcome:

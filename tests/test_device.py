@@ -431,6 +431,41 @@ class TestSigned:
         self.signer.sign(one)
         assert self.device.apply(one).waiting is not None
 
+    def test_serials_of_another_repository_are_not_compared(self, tmp_path: Path) -> None:
+        """Each counts from 1."""
+        for _ in range(3):
+            first = self.offer("a", constant(1))
+        self.device.apply(first)
+        (tmp_path / "new").mkdir()
+        other = Signer(tmp_path / "new")
+        second = written(tmp_path / "new", "b", constant(2))
+        other.sign(second)
+        device = Device(self.device.folder, trust=other.root)
+        state = device.apply(second)
+        assert state.active is not None
+        assert state.waiting is not None
+        assert state.waiting.held.serial < state.active.serial
+
+    def test_after_a_stolen_key_what_the_message_says_helps(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thief's serial is as large as can be: going back brings an honest one."""
+        self.device.apply(self.offer("a", constant(1)))
+        stolen = self.offer("b", constant(2))
+        check = TrustStore.check
+
+        def largest(trust: TrustStore, *rest: Any) -> Any:
+            return replace(check(trust, *rest), serial=1 << 62)
+
+        monkeypatch.setattr(TrustStore, "check", largest)
+        self.device.apply(stolen)
+        monkeypatch.undo()
+        self.device.confirm()
+        repair = self.offer("c", constant(3))
+        self.refused(lambda: self.device.apply(repair), "stolen key, go back first: agentkd device")
+        self.device.rollback()
+        assert self.device.apply(repair).waiting is not None
+
     def test_what_came_without_trust_does_not_act_with_it(self, tmp_path: Path) -> None:
         """Neither as the confirmed executor nor as the next one."""
         plain = Device(tmp_path / "device")

@@ -11,7 +11,7 @@ from typing import final
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.checks import check_all, read
 from agentkd.device.offers import offered
-from agentkd.device.slots import LARGEST, Slots
+from agentkd.device.slots import LARGEST, Slots, file_digest
 from agentkd.device.state import Candidate, Held, Outcome, State, Tally, read_state, write_state
 from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError
 from agentkd.executors.executor import Executor
@@ -65,8 +65,10 @@ class Device:
         self.path = self.folder / "state.json"
         """The file of the state."""
         self._trust: TrustStore | None = None
+        self._anchor = ""
         if trust is not None:
             self._trust = trust_store(trust).remembering(self.folder / "trust.json")
+            self._anchor = file_digest(self._trust.anchor)
         self._slots = Slots(self.folder, signed=trust is not None)
         self._spec, self._starts = spec, starts
         # What a repository offered in vain: its SHA-256 and serial, what acted then, and why.
@@ -382,7 +384,7 @@ class Device:
         self._slots.tidy()
         held = Held(state.free, digest, name)
         if signed is not None:
-            held = replace(held, signed=str(signed), serial=signed.serial)
+            held = replace(held, signed=str(signed), serial=signed.serial, anchor=self._anchor)
         before = state
         if state.last is None or (state.last.digest, state.last.stage) != (digest, "REFUSED"):
             state = self._write(state.advanced(Candidate(held, "FETCHED")))
@@ -409,10 +411,12 @@ class Device:
         """Check bytes, golden vectors, contract and numbers, and that nothing older comes back."""
         bundle = read(data, held.name)
         active = state.active
-        if active is not None and held.serial < active.serial:
+        if active is not None and held.serial < active.serial and _comparable(active, held):
             raise DeviceError(
                 f"{held.name} was signed before {active.name}, which acts: serial {held.serial} "
-                f"against {active.serial}. To go back to it, sign it again: agentkd keys sign.",
+                f"against {active.serial}. To go back to it, sign it again: agentkd keys sign. If "
+                f"{active.name} was signed with a stolen key, go back first: agentkd device "
+                "rollback.",
                 "FETCHED",
                 "old",
             )
@@ -435,3 +439,8 @@ class Device:
     def _write(self, state: State) -> State:
         write_state(self.path, state)
         return state
+
+
+def _comparable(one: Held, other: Held) -> bool:
+    """Return whether serials tell which is newer: each repository counts from 1."""
+    return one.anchor == other.anchor or "" in (one.anchor, other.anchor)

@@ -41,7 +41,9 @@ class Held:
     signed: str = ""
     """What its signature said; "" if none was checked."""
     serial: int = 0
-    """That of its signature; a later signing has a larger one."""
+    """That of its signature; a later signing in the same repository has a larger one."""
+    anchor: str = ""
+    """SHA-256 of the root.json that was trusted then, in hexadecimal."""
 
     def __post_init__(self) -> None:
         """Keep what can be printed, and written."""
@@ -198,6 +200,7 @@ def _held(fields: Fields | None) -> Held | None:
         name=fields.text("name"),
         signed=fields.text("signed"),
         serial=fields.whole("serial"),
+        anchor=fields.text("anchor", ""),
     )
 
 

@@ -117,7 +117,7 @@ class Trial:
             try:
                 fault = run.note(obs, action, score, self._agent)
             except Exception as error:  # the robot's loop goes on
-                fault = "unfit", f"It could not be tried: {told(error)}."
+                fault = "unfit", f"It could not be tried: {told(error)}"
             if fault is not None:
                 self._start(lambda: self._fail(run, *fault))
             elif run.done:

@@ -191,7 +191,7 @@ class TestSigned:
 
         monkeypatch.setattr(TrustStore, "fetch", slow)
         watch = Watch(self.device, str(self.signer.folder), "e.akd")
-        said = []
+        said: list[str] = []
         unfit = initial("mlp:4", BOX)
         for executor in (constant(1), None, unfit, None, constant(2), None, constant(3), None):
             if executor is not None:

@@ -113,6 +113,8 @@ DeviceReason = Literal[
     "numbers",  # it gives NaN or infinity
     "disagrees",  # it acts otherwise than the one that acts
     "score",  # the scores fell
+    "vetoed",  # routers refused more of its actions than before
+    "replaced",  # it was no longer the one that acts, in the midst of its trial
     "crashes",  # the robot's program started too often without confirming it
     "asked",  # rolled back by hand
     "unwritten",  # the device's folder cannot be written

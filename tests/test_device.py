@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,11 +22,10 @@ from agentkd.deploy.contract import Contract
 from agentkd.deploy.vectors import answers
 from agentkd.device import Candidate, Device, State
 from agentkd.device.state import read_state, write_state
-from agentkd.errors import AgentkdError, DeviceError
+from agentkd.errors import AgentkdError, DeviceError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from tests.runtime_children import BOX, SPEC, constant
-from tests.signing import Signer
 from tests.test_runtime_swaps import observing
 
 ROOT = Path(__file__).parents[1]
@@ -176,6 +176,40 @@ def test_other_answers_on_this_device_blacklist_a_file(
     assert device.apply(second, again=True).waiting is not None
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"a\x1b[2Jb", "\u202e\u2028".encode()])
+def test_any_name_of_a_file_leaves_a_state_that_is_read(
+    name: bytes, device: Device, tmp_path: Path
+) -> None:
+    """Of a folder too, whether the file is taken or refused; what is kept can be printed."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    Path(folder).mkdir()
+    whole = written(tmp_path, "second", constant(2)).read_bytes()
+    path = Path(folder, os.fsdecode(name))
+    path.write_bytes(whole[:-20])
+    with pytest.raises(DeviceError, match="ends early"):
+        device.apply(path)
+    last = device.status().last
+    assert last is not None
+    assert (last.name + last.text).isprintable()
+    path.write_bytes(whole)
+    state = device.apply(path)
+    assert Device(device.folder).status() == state
+    assert state.waiting is not None
+    assert state.waiting.held.name.isprintable()
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(device: Device) -> None:
+    """The former one stays."""
+    before = device.status()
+    assert before.active is not None
+    bad = replace(before, active=replace(before.active, serial=1 << 80))
+    with pytest.raises(WriteError, match="serial"):
+        write_state(device.path, bad)
+    with pytest.raises(WriteError):
+        write_state(device.path, replace(before, blacklist={"\udcff": ""}))
+    assert device.status() == before
+
+
 def test_one_update_at_a_time(device: Device, tmp_path: Path) -> None:
     """The one that waits is named, with what ends it."""
     device.apply(written(tmp_path, "second", constant(2)))
@@ -242,6 +276,45 @@ def test_a_device_whose_executor_is_damaged_is_mended_by_the_next(
     assert acts(device) == 0
 
 
+def test_what_is_confirmed_is_whole(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged file is rolled back instead, and status says what a program starts with."""
+    device.apply(written(tmp_path, "second", constant(2)))
+    (device.folder / "slot-b.akd").write_bytes(b"x")
+    with pytest.raises(DeviceError, match="SHA-256"):
+        device.confirm()
+    state = device.status()
+    assert state.active is not None
+    assert (state.active.name, state.waiting, state.blacklist) == ("first.akd", None, {})
+    device.apply(tmp_path / "second.akd")
+    device.confirm()
+    assert main(["device", "status", "--folder", str(device.folder)]) == 0
+    assert "starts with" not in capsys.readouterr().out
+    for slot, said in (("b", "first.akd"), ("a", "nothing")):
+        (device.folder / f"slot-{slot}.akd").write_bytes(b"x")
+        assert main(["device", "status", "--folder", str(device.folder)]) == 0
+        assert f"starts with {said}" in capsys.readouterr().out
+
+
+def test_a_rollback_is_of_what_is_meant(device: Device, tmp_path: Path) -> None:
+    """What neither acts nor waits leaves everything as it is."""
+    files = [written(tmp_path, f"{n}", constant(n)) for n in (0, 2, 3)]
+    other, second, third = (read_bundle(file).digest for file in files)
+    device.apply(files[1])
+    device.confirm()
+    before = device.status()
+    assert device.rollback(other) == device.fail(second, "slow", "") == before
+    device.apply(files[2])
+    assert device.rollback(other).waiting is not None
+    assert device.rollback(third).waiting is None
+    device.apply(files[2], again=True)
+    device.confirm()
+    assert acts(device) == 3
+    device.rollback(third)
+    assert acts(device) == 2
+
+
 def test_a_damaged_state_is_told(device: Device) -> None:
     """It says which file to remove, and the executors stay where they are."""
     device.path.write_text("{}")
@@ -297,129 +370,6 @@ def test_the_state_is_read_as_it_was_written(tmp_path: Path, device: Device) -> 
     assert not isinstance(state.candidate, Candidate)
 
 
-class TestSigned:
-    """With trust."""
-
-    @pytest.fixture(autouse=True)
-    def trusted(self, tmp_path: Path) -> None:
-        """A repository that the device trusts."""
-        pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
-        self.signer = Signer(tmp_path)
-        self.device = Device(tmp_path / "device", trust=self.signer.root)
-
-    def offer(self, name: str, executor: Executor, **options: Any) -> Path:
-        """Write and sign an executor file."""
-        path = written(self.signer.file.parent, name, executor)
-        self.signer.sign(path, **options)
-        return path
-
-    def refused(self, call: Callable[[], Any], said: str) -> DeviceError:
-        """Make sure that a call is refused, and the present executor acts."""
-        before = self.device.status().active
-        with pytest.raises(DeviceError, match=said) as caught:
-            call()
-        assert self.device.status().active == before
-        return caught.value
-
-    def test_only_signed_files_come_in(self, tmp_path: Path) -> None:
-        """And an unsigned one is not blacklisted: anyone can offer it."""
-        path = written(tmp_path, "e", constant(1))
-        error = self.refused(lambda: self.device.apply(path), "unsigned")
-        assert (error.reason, error.state) == ("unsigned", "FETCHED")
-        assert self.device.status().blacklist == {}
-        self.signer.sign(path)
-        state = self.device.apply(path)
-        assert state.active is not None
-        assert state.active.signed.startswith("signed as e.akd, serial 2")
-
-    def test_an_expired_proof_is_refused(self) -> None:
-        """A device that was updated in time acts on."""
-        from tests.signing import later
-
-        self.device.apply(self.offer("a", constant(1)))
-        late = self.offer("b", constant(2), days=1, now=later(-2))
-        self.refused(lambda: self.device.apply(late), "expired")
-        assert acts(self.device) == 1
-
-    def test_an_older_version_is_refused_until_it_is_signed_again(self, tmp_path: Path) -> None:
-        """Its proof is older, and with a new one its serial is."""
-        one = self.offer("a", constant(1))
-        two = self.offer("b", constant(2))
-        kept = (tmp_path / "a.akd.proof").read_bytes()
-        self.device.apply(two)
-        self.refused(lambda: self.device.apply(one), "rollback|older")
-        (tmp_path / "a.akd.proof").write_bytes((tmp_path / "b.akd.proof").read_bytes())
-        error = self.refused(lambda: self.device.apply(one), "was signed before b")
-        assert error.reason == "old"
-        (tmp_path / "a.akd.proof").write_bytes(kept)
-        self.signer.sign(one)
-        assert self.device.apply(one).waiting is not None
-
-    def test_what_came_without_trust_does_not_act_with_it(self, tmp_path: Path) -> None:
-        """Neither as the confirmed executor nor as the next one."""
-        plain = Device(tmp_path / "device")
-        plain.apply(written(tmp_path, "a", constant(1)))
-        with pytest.raises(DeviceError, match="came onto the device unsigned"):
-            self.device.executor()
-        plain.apply(written(tmp_path, "b", constant(2)))
-        assert self.device.begin() is None
-        last = self.device.status().last
-        assert last is not None
-        assert last.reason == "unsigned"
-        # A signed one is welcome, and is the first that a program can start with.
-        self.device.apply(self.offer("c", constant(3)))
-        assert acts(self.device) == 3
-
-    def test_a_repository_is_watched(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """The command lets in what is new, waits for a trial, and says what is refused once."""
-        words = ["device", "watch", str(self.signer.folder), "--name", "e.akd"]
-        words += ["--folder", str(self.device.folder), "--trust", str(self.signer.root)]
-        assert main(words) == 1
-        assert "no signed 'e.akd'" in capsys.readouterr().out
-        self.offer("e", constant(1))
-        assert main(words) == 0
-        assert acts(self.device) == 1
-        self.offer("e", constant(2))
-        assert main(words) == 0
-        assert "STAGED" in capsys.readouterr().out
-        self.offer("e", constant(3))
-        assert main(words) == 0
-        assert "Let its trial end" in capsys.readouterr().out
-        self.device.rollback()
-        assert main(words) == 0
-        self.device.confirm()
-        assert acts(self.device) == 3
-        self.offer("e", initial("mlp:4", BOX))
-        assert main(words) == 1
-        assert "acts in" in capsys.readouterr().out
-
-    def test_a_repository_is_looked_at_again_and_again(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Until Ctrl-C, with pauses; what did not change is not said again."""
-        self.offer("e", constant(1))
-        paused: list[float] = []
-
-        def pause(seconds: float) -> None:
-            paused.append(seconds)
-            if len(paused) == 3:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr("agentkd.cli.device.time.sleep", pause)
-        words = ["device", "watch", str(self.signer.folder), "--name", "e.akd", "--every", "9"]
-        words += ["--folder", str(self.device.folder), "--trust", str(self.signer.root)]
-        assert main(words) == 130
-        assert paused == [9.0] * 3
-        assert capsys.readouterr().out.count("CONFIRMED") == 1
-
-    def test_what_comes_from_elsewhere_needs_a_signature(self, tmp_path: Path) -> None:
-        """Without trust nothing is fetched."""
-        with pytest.raises(DeviceError, match=r"root\.json"):
-            Device(tmp_path / "plain").fetch(str(self.signer.folder), "e.akd")
-
-
 def test_the_device_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """apply, status, confirm and rollback print what acts, what waits and what failed."""
     first, second = written(tmp_path, "a", constant(1)), written(tmp_path, "b", constant(2))
@@ -457,6 +407,25 @@ def test_what_a_device_cannot_do_is_told(
     assert main(["device", *words, "--folder", "no-device"]) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
     assert not Path("no-device").exists()
+
+
+def test_a_process_forked_meanwhile_keeps_nobody_waiting(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock's file open, as a copy of the descriptor does here."""
+    copies: list[int] = []
+    flock = fcntl.flock
+
+    def copied(descriptor: int, how: int) -> None:
+        flock(descriptor, how | fcntl.LOCK_NB)
+        copies.append(os.dup(descriptor))
+
+    monkeypatch.setattr("agentkd.device.slots.fcntl.flock", copied)
+    for name, action in (("b", 2), ("c", 3)):
+        device.apply(written(tmp_path, name, constant(action)))
+        device.confirm()
+    for each in copies:
+        os.close(each)
 
 
 def test_errors_of_a_device_are_ours() -> None:

@@ -48,6 +48,22 @@ def test_a_trial_is_waited_for(
     assert ended == [status]
 
 
+def test_an_executor_that_acts_is_not_waited_for(tmp_path: Path) -> None:
+    """Whatever was refused after it; and of another one nothing is expected."""
+    device = Device(tmp_path / "device")
+    first, second = (written(tmp_path, f"{n}", constant(n)) for n in (1, 2))
+    device.apply(first)
+    (tmp_path / "bad.akd").write_bytes(b"x")
+    words = ["device", "apply", "--folder", str(device.folder)]
+    assert main([*words, str(tmp_path / "bad.akd")]) == 2
+    words[1] = "wait"
+    assert main([*words, str(first)]) == 0
+    assert main([*words, str(second)]) == 1
+    device.apply(second)
+    assert main([*words, str(first)]) == 0
+    assert main([*words, str(tmp_path / "none.akd")]) == 2
+
+
 class _as_it_is:  # noqa: N801 (stands in for a function)
     def __enter__(self) -> type[int]:
         return int
@@ -118,5 +134,20 @@ def test_mender_updates_a_device(tmp_path: Path) -> None:
     assert call("ArtifactRollback")[0] == 0
     assert act() == 1
     assert Device(tmp_path / "device").status().waiting is None
+    # An artifact that is refused takes nothing with it when it is rolled back.
+    device = Device(tmp_path / "device", trust=signer.root)
+    signer.sign(written(files, "executor", constant(3)))
+    device.apply(file)
+    device.confirm()
+    assert call("ArtifactCommit")[0] == 0
+    written(files, "executor", constant(0))
+    before = device.status()
+    assert call("ArtifactInstall")[0] == 2
+    assert call("ArtifactCommit")[0] == 1
+    assert call("ArtifactRollback")[0] == 0
+    assert device.status() == before
+    assert act() == 3
     written(files, "another", constant(2))
     assert call("ArtifactInstall")[0] == 1
+    assert call("ArtifactRollback")[0] == 0
+    assert device.status() == before

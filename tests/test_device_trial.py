@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentkd.device import Device, Trial, TrialOptions
+from agentkd.device import Device, Tally, Trial, TrialOptions
 from agentkd.device import trial as trials
 from agentkd.errors import ConfigError, DeviceError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.runtime import Agent
-from tests.runtime_children import SPEC, constant
+from agentkd.runtime.goals import Goals, conditioned
+from agentkd.runtime.routers import Guard
+from agentkd.runtime.strategies import StrategyOptions
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from tests.runtime_children import SPEC, Echo, constant
 from tests.test_device import written
 
 OPTIONS = TrialOptions(shadow=20, acting=20, agreement=0.0)
@@ -208,6 +212,137 @@ def test_a_program_that_starts_again_begins_the_trial_again(tmp_path: Path) -> N
     assert robot.trial.phase == "idle"
     assert robot.last == ("ROLLED_BACK", "crashes")
     assert robot.actions == [1] * 10
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_program_that_ends_cleanly_counts_against_nobody(scored: bool, tmp_path: Path) -> None:
+    """What it saw is kept, so short programs end a trial together; scores are of one program."""
+    agreeing = replace(OPTIONS, agreement=1.0)
+    Robot(tmp_path, agreeing).offer(replace(constant(1), version=2))
+    for number in range(12):
+        robot = Robot(tmp_path, agreeing)
+        robot.score = (lambda _: 1.0) if scored else None
+        with robot.trial:
+            robot.live(60 if number > 5 else 12)
+        state = robot.device.status()
+        if state.waiting is None:
+            break
+        assert (state.waiting.stage, state.waiting.starts) == ("TRIAL", 0)
+    assert (state.active is not None, state.waiting) == (True, None)
+    assert robot.last == ("CONFIRMED", "")
+    assert number == 6 if scored else 3 < number < 6
+
+
+def test_a_program_that_fails_counts(tmp_path: Path) -> None:
+    """An error that leaves the block is not a clean end; Ctrl-C is one."""
+    Robot(tmp_path).offer(constant(2))
+    for error, starts in ((KeyError, 1), (KeyboardInterrupt, 1), (KeyError, 2)):
+        robot = Robot(tmp_path)
+
+        def life(robot: Robot = robot, error: type[BaseException] = error) -> None:
+            with robot.trial:
+                robot.live(3)
+                raise error
+
+        with pytest.raises(error):
+            life()
+        waiting = robot.device.status().waiting
+        assert waiting is not None
+        assert waiting.starts == starts
+        assert (waiting.shadow == Tally()) == (starts == 1 and error is KeyError)
+        if error is KeyboardInterrupt:
+            assert waiting.shadow.compared > 0
+
+
+def test_who_acts_no_more_is_not_confirmed(tmp_path: Path) -> None:
+    """The agent's own rollback took it away."""
+    robot = Robot(tmp_path)
+    robot.offer(constant(2))
+    robot.live_until("acting")
+    robot.live(1)
+    robot.agent.rollback()
+    robot.live(40)
+    assert robot.last == ("ROLLED_BACK", "replaced")
+    assert robot.actions[-1] == 1
+
+
+@pytest.mark.parametrize(("refused", "last"), [(2, "ROLLED_BACK"), (3, "CONFIRMED")])
+def test_who_is_refused_more_often_than_before_goes(
+    refused: int, last: str, tmp_path: Path
+) -> None:
+    """What a router refuses was never seen to act; where it refuses all alike, nobody is worse."""
+    robot = Robot(tmp_path, routers=[Guard(lambda _, action: bool(action != refused))])
+    robot.offer(constant(2))
+    robot.live_until("acting")
+    robot.live_until("idle")
+    assert robot.last == (last, "vetoed" if refused == 2 else "")
+
+
+def test_only_ticks_at_which_it_decided_count(tmp_path: Path) -> None:
+    """Blind ones do not, in either half."""
+    robot = Robot(tmp_path)
+    robot.offer(constant(2))
+    for phase in ("shadow", "acting"):
+        robot.live_until(phase)
+        robot.scale = np.nan
+        robot.live(60)
+        assert robot.trial.phase == phase
+        robot.scale = 1.0
+    robot.live_until("idle")
+    assert robot.last == ("CONFIRMED", "")
+
+
+def test_what_an_executor_does_not_see_is_not_its_fault(tmp_path: Path) -> None:
+    """A planner that sees more leaves the blind ticks to it."""
+    parts = (Part("camera", "box", (2,), "float32"), Part("imu", "box", (1,), "float32"))
+    spec = Spec(ObsSpec(parts, "dict"), DiscreteSpec(4))
+    device = Device(tmp_path / "device")
+    for name, architecture in (("one", "linear"), ("two", "mlp:4")):
+        device.apply(written(tmp_path, name, initial(architecture, spec, sees=["imu"])))
+    agent = Agent(device.executor(), spec, planner=Echo(), planner_latency=1)
+    obs = {name: np.zeros(size, np.float32) for name, size in (("camera", 2), ("imu", 1))}
+    with agent, Trial(device, agent, OPTIONS) as trial:
+        for tick in range(400):
+            obs["camera"][:] = np.nan if tick % 2 else 0.0
+            trial.tick(obs, agent.act(obs))
+            trial.settle()
+    last = device.status().last
+    assert last is not None
+    assert (last.name, last.stage) == ("two.akd", "CONFIRMED")
+
+
+def test_who_cannot_be_tried_goes(tmp_path: Path) -> None:
+    """An executor that follows goals sees more than the observation: the robot's loop goes on."""
+    goals = Goals(2, 5)
+    device = Device(tmp_path / "device")
+    for name, architecture in (("one", "linear"), ("two", "mlp:4")):
+        device.apply(written(tmp_path, name, initial(architecture, conditioned(SPEC, goals))))
+    agent = Agent(device.executor(), strategies=StrategyOptions(goals=goals))
+    with agent, Trial(device, agent, OPTIONS) as trial:
+        for _ in range(5):
+            obs = np.zeros(3, np.float32)
+            trial.tick(obs, agent.act(obs))
+            trial.settle()
+    last = device.status().last
+    assert last is not None
+    assert (last.stage, last.reason) == ("ROLLED_BACK", "unfit")
+
+
+@pytest.mark.parametrize(
+    ("took", "period", "ticks"), [(1_000_000, 0.0019, 2), (1_000_000, 0.00019, 1)]
+)
+def test_who_takes_too_long_goes_at_once(
+    took: int, period: float, ticks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 1 % of the shadow over the budget, or one decision of many periods."""
+    times = iter(range(0, 10**12, took))
+    monkeypatch.setattr(trials, "perf_counter_ns", lambda: next(times))
+    robot = Robot(tmp_path, replace(OPTIONS, shadow=100), period=period)
+    robot.offer(constant(2))
+    robot.live_until("shadow")
+    # The start of the trial was written: that is looked at first.
+    robot.live(1 + ticks)
+    assert robot.last == ("ROLLED_BACK", "slow")
 
 
 @pytest.mark.parametrize("phase", ["shadow", "acting"])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from agentkd.cli.terminal import Console
 from agentkd.device.device import Device
+from agentkd.device.slots import file_digest
 from agentkd.device.state import Held, State
 from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
@@ -28,13 +29,14 @@ class Options:
     apply takes an executor file from FETCHED over VERIFIED to STAGED. The robot's own program tries
     it from there: TRIAL, then CONFIRMED or ROLLED_BACK. watch does that with each new version that
     a signed repository has, in a folder or behind an HTTP address. wait ends with the trial, in
-    status 0 if the executor was confirmed and 1 if not.
+    status 0 if the executor was confirmed and 1 if not. Given a file, wait and rollback are about
+    that one: rollback does nothing if it neither acts nor waits.
     """
 
     action: tyro.conf.Positional[Action]
     """apply, status, wait, confirm, rollback or watch."""
     what: tyro.conf.Positional[str | None] = None
-    """For apply, the executor file; for watch, the repository."""
+    """For apply, wait and rollback, the executor file; for watch, the repository."""
     folder: Path
     """The device's own folder."""
     trust: Path | None = None
@@ -53,8 +55,9 @@ class Options:
 def run(options: Options) -> int:
     """Do what is asked, and print the device's state."""
     action, what = options.action, options.what
-    if (what is None) == (action in ("apply", "watch")):
-        wanted = {"apply": "an executor file", "watch": "a repository"}.get(action, "nothing else")
+    needed = {"apply": "an executor file", "watch": "a repository"}
+    if (action in needed) if what is None else (action in ("status", "confirm")):
+        wanted = needed.get(action, "nothing else")
         raise ConfigError(f"device {action} takes {wanted}, and {what!r} was given.")
     if options.again and action != "apply":
         raise ConfigError(f"--again goes with apply, not {action}.")
@@ -75,26 +78,37 @@ def run(options: Options) -> int:
     elif action == "confirm":
         state = device.confirm()
     elif action == "rollback":
-        state = device.rollback()
+        state = device.rollback(None if what is None else file_digest(what))
+    elif action == "wait":
+        return _wait(device, what, options.seconds, console)
     else:
         state = device.status()
-    if action == "wait":
-        state = _awaited(device, options.seconds)
     show(state, console)
-    return int(action == "wait" and not _succeeded(state))
+    starting = device.starting()
+    if state.active is not None and starting != state.active:
+        what = f"{_held(starting)}, for {state.active.name} is damaged or unsigned"
+        _print(console, "starts with", what)
+    return 0
 
 
-def _awaited(device: Device, seconds: float) -> State:
-    """Return the state once nothing is staged or on trial any more, or the time is over."""
+def _wait(device: Device, file: str | None, seconds: float, console: Console) -> int:
+    """Wait until an executor, that of a file or what waits now, is confirmed or is not."""
     end = time.monotonic() + seconds
-    while (state := device.status()).waiting is not None and time.monotonic() < end:
+    state = device.status()
+    digest = "" if file is None else file_digest(file)
+    if not digest and state.waiting is not None:
+        digest = state.waiting.held.digest
+    while _waits(state, digest) and time.monotonic() < end:
         time.sleep(_LOOK)
-    return state
+        state = device.status()
+    show(state, console)
+    if digest:
+        return int(state.active is None or state.active.digest != digest)
+    return int(state.last is None or state.last.stage != "CONFIRMED")
 
 
-def _succeeded(state: State) -> bool:
-    """Return whether the last update ended well, and none is under way."""
-    return state.waiting is None and state.last is not None and state.last.stage == "CONFIRMED"
+def _waits(state: State, digest: str) -> bool:
+    return state.waiting is not None and state.waiting.held.digest == digest
 
 
 def _watch(device: Device, address: str, options: Options, console: Console) -> int:
@@ -123,7 +137,11 @@ def show(state: State, console: Console) -> None:
         lines.append(("last", f"{last.name} {last.digest[:12]} {last.stage}: {last.text}"))
     lines += [("blacklisted", f"{each[:12]}: {why}") for each, why in state.blacklist.items()]
     for name, text in lines:
-        console.print(Text.assemble((f"{name:<12}", "dim"), text), soft_wrap=True)
+        _print(console, name, text)
+
+
+def _print(console: Console, name: str, text: str) -> None:
+    console.print(Text.assemble((f"{name:<12}", "dim"), text), soft_wrap=True)
 
 
 def _held(held: Held | None) -> str:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.checks import check_all, read
-from agentkd.device.state import Candidate, Held, Outcome, Slot, State, read_state, write_state
-from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError, WriteError
+from agentkd.device.offers import offered
+from agentkd.device.slots import LARGEST, Slots, file_digest
+from agentkd.device.state import Candidate, Held, Outcome, State, Tally, read_state, write_state
+from agentkd.errors import DeviceError, DeviceReason, LoadError, SignatureError
 from agentkd.executors.executor import Executor
 from agentkd.files import read_file, write_atomic
 from agentkd.printable import logger
 from agentkd.signing.proof import read_proof
-from agentkd.signing.store import WORK, Signed, Trusting, TrustStore, trust_store
+from agentkd.signing.store import Signed, Trusting, TrustStore, trust_store
 from agentkd.spec import Spec
 
 log = logger(__name__)
 
-LARGEST = 1 << 28
-"""Bytes of an executor file that are read at most."""
 STARTS = 3
 """Programs that may begin a trial without confirming it."""
 
@@ -69,9 +65,14 @@ class Device:
         self.path = self.folder / "state.json"
         """The file of the state."""
         self._trust: TrustStore | None = None
+        self._anchor = ""
         if trust is not None:
             self._trust = trust_store(trust).remembering(self.folder / "trust.json")
+            self._anchor = file_digest(self._trust.anchor)
+        self._slots = Slots(self.folder, signed=trust is not None)
         self._spec, self._starts = spec, starts
+        # What a repository offered in vain: its SHA-256 and serial, what acted then, and why.
+        self._refused: tuple[tuple[str, int, str], DeviceError] | None = None
         self.started = ""
         """SHA-256 of the executor that `executor` gave last."""
 
@@ -109,17 +110,30 @@ class Device:
                 "",
                 "empty",
             )
-        held = state.active
         try:
-            bundle = self._open(held)
+            held, bundle = state.active, self._slots.open(state.active)
         except DeviceError as error:
             if state.former is None:
                 raise
             held = state.former
             log.warning("%s The former executor acts: %s.", error, held.name)
-            bundle = self._open(held)
+            bundle = self._slots.open(held)
         self.started = held.digest
         return bundle
+
+    def starting(self) -> Held | None:
+        """Return what a program would start with now, None if no file is whole.
+
+        Raises:
+            DeviceError: If the state cannot be read.
+        """
+        state = self.status()
+        for held in (state.active, state.former):
+            with suppress(DeviceError):
+                if held is not None:
+                    self._slots.open(held)
+                    return held
+        return None
 
     def _startable(self, state: State) -> tuple[State, Bundle | None]:
         """Return the file that a program can start with, if there is one, and the state.
@@ -131,13 +145,13 @@ class Device:
         if active is None:
             return state, None
         try:
-            return state, self._open(active)
+            return state, self._slots.open(active)
         except DeviceError as error:
             if former is None:
                 return state, None
             text = f"Its file was damaged: {error}"
         try:
-            bundle = self._open(former)
+            bundle = self._slots.open(former)
         except DeviceError:
             return state, None
         outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
@@ -160,17 +174,20 @@ class Device:
             data = read_file(path, LARGEST)
         except LoadError as error:
             raise DeviceError(f"{error} It was not fetched.", "", "damaged") from error
-
-        def check() -> Signed | None:
-            if self._trust is None:
-                return None
-            return self._trust.check(data, read_proof(path), path)
-
-        with self._changing("FETCHED"):
-            return self._apply(data, path.name, check, again=again)
+        signed = None
+        if self._trust is not None:
+            try:
+                with self._slots.changing("FETCHED", fetching=True):
+                    signed = self._trust.check(data, read_proof(path), path)
+            except SignatureError as error:
+                raise DeviceError(str(error), "FETCHED", "unsigned") from error
+        with self._slots.changing("FETCHED"):
+            return self._apply(data, path.name, signed, again=again)
 
     def fetch(self, address: str, name: str) -> State:
         """Fetch a signed executor from a repository, and let it in as `apply` does.
+
+        Only what is new is downloaded. Meanwhile others may confirm, roll back and try executors.
 
         Args:
             address: The repository: a folder, or an address that begins with http:// or https://.
@@ -179,19 +196,32 @@ class Device:
         Raises:
             DeviceError: If it is refused, or cannot be fetched.
         """
-        with self._changing("FETCHED"):
-            if self._trust is None:
-                raise DeviceError(
-                    f"What comes from {address} is taken only with a signature: give the device "
-                    "the repository's root.json as trust.",
-                    "",
-                    "unsigned",
-                )
-            try:
+        if self._trust is None:
+            raise DeviceError(
+                f"What comes from {address} is taken only with a signature: give the device "
+                "the repository's root.json as trust.",
+                "",
+                "unsigned",
+            )
+        try:
+            with self._slots.changing("FETCHED", fetching=True):
+                digest, serial = offered(self._trust, address, name)
+                state = self.status()
+                if self._has(state, digest, name):
+                    return state
+                offer = digest, serial, "" if state.active is None else state.active.digest
+                if self._refused is not None and self._refused[0] == offer:
+                    raise self._refused[1]
                 data, signed = self._trust.fetch(address, name, LARGEST)
-            except SignatureError as error:
-                raise DeviceError(str(error), "", "unsigned") from error
-            return self._apply(data, name, lambda: signed, again=False)
+        except SignatureError as error:
+            raise DeviceError(str(error), "", "unsigned") from error
+        with self._slots.changing("FETCHED"):
+            try:
+                return self._apply(data, name, signed, again=False)
+            except DeviceError as error:
+                if error.reason in ("damaged", "unfit", "old"):
+                    self._refused = offer, error
+                raise
 
     def begin(self) -> Bundle | None:
         """Begin the trial of what is staged, and return it; None if nothing is.
@@ -202,7 +232,7 @@ class Device:
         Raises:
             DeviceError: If the state cannot be written.
         """
-        with self._changing("STAGED"):
+        with self._slots.changing("STAGED"):
             state = self.status()
             candidate = state.waiting
             if candidate is None:
@@ -217,11 +247,26 @@ class Device:
             starts = candidate.starts + 1
             write_state(self.path, state.advanced(replace(candidate, stage="TRIAL", starts=starts)))
             try:
-                return self._open(candidate.held)
+                return self._slots.open(candidate.held)
             except DeviceError as error:
                 blacklisted = error.reason == "golden"
                 self._end(self.status(), error.reason, str(error), blacklisted=blacklisted)
                 return None
+
+    def pause(self, digest: str, shadow: Tally, acting: Tally) -> State:
+        """Take back the start of a trial that a program ended cleanly, and keep what it counted.
+
+        Raises:
+            DeviceError: If the state cannot be written.
+        """
+        with self._slots.changing("TRIAL"):
+            state = self.status()
+            found = state.waiting
+            if found is None or found.held.digest != digest or not found.starts:
+                return state
+            starts = found.starts - 1
+            after = replace(found, starts=starts, shadow=shadow, acting=acting)
+            return self._write(state.advanced(after))
 
     def confirm(self, digest: str | None = None) -> State:
         """Confirm what is staged or on trial: programs start with it from now on.
@@ -231,9 +276,10 @@ class Device:
                 nothing is done.
 
         Raises:
-            DeviceError: If there is nothing to confirm, or the state cannot be written.
+            DeviceError: If there is nothing to confirm, its file is damaged (then it is rolled
+                back), or the state cannot be written.
         """
-        with self._changing("TRIAL"):
+        with self._slots.changing("TRIAL"):
             state = self.status()
             candidate = state.waiting
             if candidate is None:
@@ -247,33 +293,49 @@ class Device:
                 )
             if digest not in (None, candidate.held.digest):
                 return state
+            try:
+                self._slots.open(candidate.held)
+            except DeviceError as error:
+                self._end(state, error.reason, str(error), blacklisted=error.reason == "golden")
+                raise
             return self._confirm(state, candidate.held, "after its trial" if digest else "by hand")
 
-    def rollback(
-        self,
-        reason: DeviceReason = "asked",
-        text: str = "It was rolled back by hand.",
-        digest: str | None = None,
-    ) -> State:
+    def fail(self, digest: str, reason: DeviceReason, text: str) -> State:
+        """Roll back what is staged or on trial, onto the blacklist; nothing if it is not any more.
+
+        Args:
+            digest: What is meant.
+            reason: Why, in one word.
+            text: Why, in a sentence.
+
+        Raises:
+            DeviceError: If the state cannot be written.
+        """
+        with self._slots.changing("TRIAL"):
+            state = self.status()
+            if state.waiting is None or state.waiting.held.digest != digest:
+                return state
+            return self._end(state, reason, text)
+
+    def rollback(self, digest: str | None = None) -> State:
         """Roll back what is on its way; else return to the executor before the confirmed one.
 
         What is left goes onto the blacklist.
 
         Args:
-            reason: Why, in one word.
-            text: Why, in a sentence.
-            digest: What is meant; by default whatever there is. If it is not there any more,
+            digest: What is meant; by default whatever there is. If it neither acts nor waits,
                 nothing is done.
 
         Raises:
             DeviceError: If there is nothing to return to, or the state cannot be written.
         """
-        with self._changing("TRIAL"):
+        text = "It was rolled back by hand."
+        with self._slots.changing("TRIAL"):
             state = self.status()
             candidate, active, former = state.waiting, state.active, state.former
             if candidate is not None and digest in (None, candidate.held.digest):
-                return self._end(state, reason, text)
-            if digest is not None:
+                return self._end(state, "asked", text)
+            if digest is not None and (active is None or active.digest != digest):
                 return state
             if active is None or former is None:
                 raise DeviceError(
@@ -282,31 +344,24 @@ class Device:
                     "CONFIRMED",
                     "empty",
                 )
-            self._open(former)
-            outcome = Outcome(active.digest, active.name, "ROLLED_BACK", reason, text)
+            self._slots.open(former)
+            outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "asked", text)
             after = state.ended(outcome, blacklisted=True)
             return self._write(replace(after, active=former, former=None))
 
-    def _apply(
-        self, data: bytes, name: str, check: Callable[[], Signed | None], *, again: bool
-    ) -> State:
-        """Take an executor's bytes from FETCHED to STAGED."""
-        state, present = self._startable(self.status())
-        candidate, digest = state.waiting, hashlib.sha256(data).hexdigest()
-        if present is not None and present.digest == digest:
-            return state
+    def _has(self, state: State, digest: str, name: str) -> bool:
+        """Return whether an executor acts or waits already; raise for one that cannot come now."""
+        candidate, active = state.waiting, state.active
+        if active is not None and active.digest == digest and self._slots.whole(active):
+            return True
         if candidate is not None:
             if candidate.held.digest == digest:
-                return state
+                return True
             raise DeviceError(
                 f"{candidate.held.name} is {candidate.stage} since before. Let its trial end, or "
                 "end it: agentkd device confirm, or agentkd device rollback.",
                 candidate.stage,
                 "busy",
-            )
-        if again and digest in state.blacklist:
-            state = replace(
-                state, blacklist={k: v for k, v in state.blacklist.items() if k != digest}
             )
         if digest in state.blacklist:
             raise DeviceError(
@@ -315,19 +370,36 @@ class Device:
                 "FETCHED",
                 "blacklisted",
             )
-        self._tidy()
-        held = Held(state.free, digest, name[:200])
-        state = self._write(state.advanced(Candidate(held, "FETCHED")))
+        return False
+
+    def _apply(self, data: bytes, name: str, signed: Signed | None, *, again: bool) -> State:
+        """Take an executor's bytes, whose signature was checked, from FETCHED to STAGED."""
+        state, present = self._startable(self.status())
+        digest = hashlib.sha256(data).hexdigest()
+        if again:
+            kept = {each: why for each, why in state.blacklist.items() if each != digest}
+            state = replace(state, blacklist=kept)
+        if self._has(state, digest, name):
+            return state
+        self._slots.tidy()
+        held = Held(state.free, digest, name)
+        if signed is not None:
+            held = replace(held, signed=str(signed), serial=signed.serial, anchor=self._anchor)
+        before = state
+        if state.last is None or (state.last.digest, state.last.stage) != (digest, "REFUSED"):
+            state = self._write(state.advanced(Candidate(held, "FETCHED")))
         try:
-            held = self._verified(data, held, state, check, present)
+            self._verify(data, held, state, present)
         except DeviceError as error:
             outcome = Outcome(digest, held.name, "REFUSED", error.reason, str(error))
             blacklisted = error.reason in ("golden", "numbers")
-            self._write(self.status().ended(outcome, blacklisted=blacklisted))
+            after = state.ended(outcome, blacklisted=blacklisted)
+            if after != before:
+                self._write(after)
             raise
         # The other slot is about to be written: what it held is gone from here on.
         state = self._write(replace(state, former=None).advanced(Candidate(held, "VERIFIED")))
-        write_atomic(self._slot(held.slot), data)
+        write_atomic(self._slots.path(held.slot), data)
         state = self._write(state.advanced(Candidate(held, "STAGED")))
         if state.active is None:
             return self._confirm(state, held, "as the first one of this device")
@@ -335,59 +407,20 @@ class Device:
             return self._confirm(state, held, "because no other one could be started")
         return state
 
-    def _verified(
-        self,
-        data: bytes,
-        held: Held,
-        state: State,
-        check: Callable[[], Signed | None],
-        present: Bundle | None,
-    ) -> Held:
-        """Check signature, bytes, golden vectors, contract and numbers; say what is signed."""
-        try:
-            signed = check()
-        except SignatureError as error:
-            raise DeviceError(str(error), "FETCHED", "unsigned") from error
-        if signed is not None:
-            held = replace(held, signed=str(signed), serial=signed.serial)
+    def _verify(self, data: bytes, held: Held, state: State, present: Bundle | None) -> None:
+        """Check bytes, golden vectors, contract and numbers, and that nothing older comes back."""
         bundle = read(data, held.name)
         active = state.active
-        if active is not None and held.serial < active.serial:
+        if active is not None and held.serial < active.serial and _comparable(active, held):
             raise DeviceError(
                 f"{held.name} was signed before {active.name}, which acts: serial {held.serial} "
-                f"against {active.serial}. To go back to it, sign it again: agentkd keys sign.",
+                f"against {active.serial}. To go back to it, sign it again: agentkd keys sign. If "
+                f"{active.name} was signed with a stolen key, go back first: agentkd device "
+                "rollback.",
                 "FETCHED",
                 "old",
             )
         check_all(bundle, held.name, present, self._spec)
-        return held
-
-    def _open(self, held: Held) -> Bundle:
-        """Read what lies in a slot, if it is what the state says."""
-        path = self._slot(held.slot)
-        if self._trust is not None and not held.signed:
-            raise DeviceError(
-                f"{held.name} in {path} came onto the device unsigned. Apply a signed executor, or "
-                "leave trust out.",
-                "CONFIRMED",
-                "unsigned",
-            )
-        try:
-            data = read_file(path, LARGEST)
-        except LoadError as error:
-            raise DeviceError(f"{held.name}: {error}", "STAGED", "damaged") from error
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != held.digest:
-            raise DeviceError(
-                f"{path} is not {held.name}: its SHA-256 is {digest}, not {held.digest}. Apply an "
-                "executor again.",
-                "STAGED",
-                "damaged",
-            )
-        return read(data, held.name)
-
-    def _slot(self, slot: Slot) -> Path:
-        return self.folder / f"slot-{slot}.akd"
 
     def _confirm(self, state: State, held: Held, how: str) -> State:
         outcome = Outcome(held.digest, held.name, "CONFIRMED", "", f"It was confirmed {how}.")
@@ -407,28 +440,7 @@ class Device:
         write_state(self.path, state)
         return state
 
-    def _tidy(self) -> None:
-        """Remove what an update that was killed has left."""
-        for pattern in (".*.tmp", f"{WORK}*"):
-            for each in self.folder.glob(pattern):
-                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
 
-    @contextmanager
-    def _changing(self, stage: str) -> Iterator[None]:
-        """Keep others from changing the state, and name what cannot be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
-        except (OSError, WriteError) as error:
-            text = str(error) if isinstance(error, WriteError) else f"{self.folder}: {error}."
-            raise DeviceError(
-                f"{text} The executor that acts is whole. Make room and the folder writable, then "
-                "apply again.",
-                stage,
-                "unwritten",
-            ) from error
+def _comparable(one: Held, other: Held) -> bool:
+    """Return whether serials tell which is newer: each repository counts from 1."""
+    return one.anchor == other.anchor or "" in (one.anchor, other.anchor)

@@ -12,18 +12,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from agentkd.errors import LoadError
+from agentkd.errors import LoadError, WriteError
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, write_atomic
+from agentkd.printable import printable
 
 FORMAT, SCHEMA = "agentkd.device", 1
 Stage = Literal["FETCHED", "VERIFIED", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """How far an executor came. The last three are ends; `REFUSED` is one before the trial."""
 Slot = Literal["a", "b"]
-_LARGEST = 1 << 20
+_LARGEST = 1 << 23
 _REMEMBERED = 1000
 """Executors on the blacklist; the oldest is forgotten."""
+_NAME, _TEXT = 200, 1000
+"""Characters of a name and of a sentence that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,33 @@ class Held:
     signed: str = ""
     """What its signature said; "" if none was checked."""
     serial: int = 0
-    """That of its signature; a later signing has a larger one."""
+    """That of its signature; a later signing in the same repository has a larger one."""
+    anchor: str = ""
+    """SHA-256 of the root.json that was trusted then, in hexadecimal."""
+
+    def __post_init__(self) -> None:
+        """Keep what can be printed, and written."""
+        object.__setattr__(self, "name", printable(self.name)[:_NAME])
+        object.__setattr__(self, "signed", printable(self.signed)[:_TEXT])
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was counted in one half of a trial: in the shadow, or acting."""
+
+    ticks: int = 0
+    acted: int = 0
+    """Ticks at which the executor that acts decided: in the shadow, the former one."""
+    vetoed: int = 0
+    """Ticks at which a router refused what it decided."""
+    late: int = 0
+    """Deadlines missed."""
+    compared: int = 0
+    """Decisions in the shadow."""
+    over: int = 0
+    """Those of them that took longer than the budget."""
+    agreed: float = 0.0
+    """The sum of their agreements with what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +77,9 @@ class Candidate:
     held: Held
     stage: Stage
     starts: int = 0
-    """How many programs have begun its trial; counted before it is used."""
+    """How many programs have begun its trial and not ended cleanly; counted before it is used."""
+    shadow: Tally = field(default_factory=Tally)
+    acting: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +93,11 @@ class Outcome:
     """One word."""
     text: str
     """The same in a sentence."""
+
+    def __post_init__(self) -> None:
+        """Keep what can be printed, and written."""
+        object.__setattr__(self, "name", printable(self.name)[:_NAME])
+        object.__setattr__(self, "text", printable(self.text)[:_TEXT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +146,40 @@ def read_state(path: Path) -> State:
     if not path.exists():
         return State()
     with loading(path):
-        fields = Fields(parse_json(read_file(path, _LARGEST), path, limit=_LARGEST), str(path))
-        if (fields.text("format"), fields.whole("schema")) != (FORMAT, SCHEMA):
-            raise LoadError(f"it is not a {FORMAT} of schema {SCHEMA}")
-        blacklist = fields.fields("blacklist")
-        candidate, last = _optional(fields, "candidate"), _optional(fields, "last")
-        return State(
-            active=_held(_optional(fields, "active")),
-            former=_held(_optional(fields, "former")),
-            candidate=None if candidate is None else _candidate(candidate),
-            last=None if last is None else _outcome(last),
-            blacklist={each: blacklist.text(each) for each in fields.get("blacklist")},
-        )
+        return _parsed(read_file(path, _LARGEST), path)
 
 
 def write_state(path: Path, state: State) -> None:
-    """Replace the state on disk.
+    """Replace the state on disk, with one that is read as it was written.
 
     Raises:
-        WriteError: If it cannot be written; the former one stays.
+        WriteError: If it cannot be written or read; the former one stays.
     """
     told = {"format": FORMAT, "schema": SCHEMA, **asdict(state)}
-    write_atomic(path, json.dumps(told, indent=1, sort_keys=True))
+    try:
+        data = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False).encode()
+        with loading(path):
+            same = _parsed(data, path) == state
+    except (LoadError, UnicodeError) as error:
+        raise WriteError(f"{path} would not be read again: {error}") from error
+    if not same:
+        raise WriteError(f"{path} would be read as another state than {state!r:.300}.")
+    write_atomic(path, data)
+
+
+def _parsed(data: bytes, path: Path) -> State:
+    fields = Fields(parse_json(data, path, limit=_LARGEST), str(path))
+    if (fields.text("format"), fields.whole("schema")) != (FORMAT, SCHEMA):
+        raise LoadError(f"it is not a {FORMAT} of schema {SCHEMA}")
+    blacklist = fields.fields("blacklist")
+    candidate, last = _optional(fields, "candidate"), _optional(fields, "last")
+    return State(
+        active=_held(_optional(fields, "active")),
+        former=_held(_optional(fields, "former")),
+        candidate=None if candidate is None else _candidate(candidate),
+        last=None if last is None else _outcome(last),
+        blacklist={each: blacklist.text(each) for each in fields.get("blacklist")},
+    )
 
 
 def to_json(state: State) -> dict[str, Any]:
@@ -152,6 +200,7 @@ def _held(fields: Fields | None) -> Held | None:
         name=fields.text("name"),
         signed=fields.text("signed"),
         serial=fields.whole("serial"),
+        anchor=fields.text("anchor", ""),
     )
 
 
@@ -159,7 +208,20 @@ def _candidate(fields: Fields) -> Candidate:
     held = _held(fields.fields("held"))
     assert held is not None
     stage = cast(Stage, fields.choice("stage", STAGES[:4]))
-    return Candidate(held, stage, fields.whole("starts"))
+    halves = (_tally(fields.fields(name, {})) for name in ("shadow", "acting"))
+    return Candidate(held, stage, fields.whole("starts"), *halves)
+
+
+def _tally(fields: Fields) -> Tally:
+    return Tally(
+        ticks=fields.whole("ticks", 0),
+        acted=fields.whole("acted", 0),
+        vetoed=fields.whole("vetoed", 0),
+        late=fields.whole("late", 0),
+        compared=fields.whole("compared", 0),
+        over=fields.whole("over", 0),
+        agreed=fields.number("agreed", 0.0),
+    )
 
 
 def _outcome(fields: Fields) -> Outcome:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, NamedTuple, Self, final
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.device import Device
-from agentkd.device.state import State
+from agentkd.device.state import Candidate, State, Tally
 from agentkd.errors import AgentkdError, DeviceReason, NumbersError, check_range
 from agentkd.executors.executor import Executor
+from agentkd.files import reason as told
 from agentkd.printable import logger
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.metrics import Histogram
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import flatten_one
@@ -30,6 +30,12 @@ log = logger(__name__)
 Phase = Literal["idle", "shadow", "acting"]
 _MISSED = 0.01
 """The share of deadlines that may be missed more often than before."""
+_VETOED = 0.1
+"""The share of actions that routers may refuse more often than before."""
+_OVER = 0.01
+"""The share of decisions in the shadow that may be over the budget."""
+_FAR = 5.0
+"""How many periods no decision in the shadow may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,8 @@ class TrialOptions:
     """What an executor has to show before it is confirmed.
 
     Attributes:
-        shadow: Ticks at which it decides and does not act.
-        acting: Ticks at which it acts before it is confirmed.
+        shadow: Ticks at which it decides on a finite observation and does not act.
+        acting: Ticks at which it, and no one else, decides what is done, before it is confirmed.
         budget: Seconds that 99 of 100 of its decisions may take at most; None for half of the
             agent's period, or any time without one.
         agreement: The least mean agreement with what was done, 0 to 1; 0 for any.
@@ -64,8 +70,10 @@ class TrialOptions:
 class Trial:
     """Carries out, in a robot's loop, the trials of the executors that a device lets in.
 
-    Use it in a `with` block, inside that of the agent. `tick` and `reset` are for the thread that
-    ticks; reading, compiling and writing happen in a thread that ends with each of them.
+    Use it in a `with` block, inside that of the agent: a trial that is under way at its end goes on
+    in the next program, and only a program that ends in an error or is killed counts against the
+    executor. `tick` and `reset` are for the thread that ticks; reading, compiling and writing
+    happen in a thread that ends with each of them.
 
     Args:
         device: The device.
@@ -97,13 +105,19 @@ class Trial:
             if self._job.is_alive():
                 return
             self._job = None
+            if self._run is not None:
+                # Ticks went by unseen.
+                self._run.mark(self._agent)
         run = self._run
         facts = self._look()
         if facts != self._seen:
             self._seen = facts
             self._start(self._reconcile)
         elif run is not None:
-            fault = run.note(obs, action, score, self._agent)
+            try:
+                fault = run.note(obs, action, score, self._agent)
+            except Exception as error:  # the robot's loop goes on
+                fault = "unfit", f"It could not be tried: {told(error)}"
             if fault is not None:
                 self._start(lambda: self._fail(run, *fault))
             elif run.done:
@@ -118,10 +132,19 @@ class Trial:
         """Wait for what happens in the thread."""
         if self._job is not None:
             self._job.join()
+            self._job = None
 
     def close(self) -> None:
-        """End: what is on trial begins it again with the next program."""
+        """End cleanly: what is on trial goes on with it in the next program."""
         self.settle()
+        run = self._run
+        if run is None:
+            return
+        self._leave()
+        try:
+            self.device.pause(run.digest, run.shadow, run.acting)
+        except AgentkdError as error:
+            log.warning("%s", error)
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +155,10 @@ class Trial:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.close()
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self.close()
+        else:
+            self.settle()
 
     def _look(self) -> tuple[int, ...]:
         """Return what tells one state on disk from another."""
@@ -172,7 +198,7 @@ class Trial:
             if waiting is not None and waiting.held.digest not in self._ended:
                 bundle = self.device.begin()
                 if bundle is not None:
-                    self._run = _Run(bundle, self._agent, self.options)
+                    self._run = _Run(bundle, waiting, self._agent, self.options)
                     self.phase = "shadow"
 
     def _follow(self, state: State) -> None:
@@ -197,82 +223,124 @@ class Trial:
             run.acts(self._agent, former)
             self.phase = "acting"
         else:
-            run.again(self._agent)
             self.device.confirm(run.digest)
             self._leave()
 
     def _fail(self, run: _Run, reason: DeviceReason, text: str) -> None:
         """Let the former executor act again at once; then roll back on disk."""
         self._ended.add(run.digest)
-        if run.former is not None:
+        if run.former is not None and self._agent.executor is not run.former:
             self._agent.swap(run.former)
             self._acts = ""
         self._leave()
-        self._follow(self.device.rollback(reason, text, run.digest))
+        self._follow(self.device.fail(run.digest, reason, text))
 
     def _leave(self) -> None:
         self._run, self.phase = None, "idle"
 
 
+class _Counts(NamedTuple):
+    """Where an agent's counters stand."""
+
+    others: int
+    """Decisions of others than the executor."""
+    vetoed: int
+    """Refusals of the executor's actions."""
+    blind: int
+    """Decisions that were due to NaN."""
+    late: int
+    """Deadlines missed."""
+
+
+def _counts(agent: Agent) -> _Counts:
+    counters = agent.counters
+    # Copies: the thread that ticks may add a kind.
+    decisions, vetoes = list(counters.decisions.items()), list(counters.vetoes.items())
+    return _Counts(
+        sum(count for (source, _), count in decisions if source != "executor"),
+        sum(count for (source, _), count in vetoes if source == "executor"),
+        sum(count for (_, why), count in decisions if why == "nan"),
+        counters.deadline_misses,
+    )
+
+
 @final
 class _Run:
-    """What is counted of an executor on trial."""
+    """What is counted of an executor on trial, from where the last program ended."""
 
-    def __init__(self, bundle: Bundle, agent: Agent, options: TrialOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, candidate: Candidate, agent: Agent, options: TrialOptions
+    ) -> None:
         self.digest, self.executor = bundle.digest, bundle.executor.compile()
         self.former: Executor | None = None
         """The one that acted before, once this one acts."""
-        self._options = options
-        self._period = agent.period
-        self._times = Histogram()
-        self._ticks = 0
-        self._compared, self._agreed = 0, 0.0
-        window = min(150, options.shadow, options.acting)
-        self._scores = Scores(Rollback(window, options.drop))
-        self._mark(agent)
-        self._missed = 0.0
+        self.shadow, self.acting = replace(candidate.shadow), replace(candidate.acting)
+        self._options, self._period = options, agent.period
+        self._budget = options.budget
+        if self._budget is None and agent.period is not None:
+            self._budget = agent.period / 2
+        self._window = min(150, options.shadow, options.acting)
+        self._scores = Scores(Rollback(self._window, options.drop))
+        # In this program, in this half.
+        self._ticks = self._scored = 0
+        self.mark(agent)
 
-    def _mark(self, agent: Agent) -> None:
+    def mark(self, agent: Agent) -> None:
         """Note where the agent's counters stand, as a tick begins."""
-        counters = agent.counters
-        self._blind, self._late = counters.nan_observations, counters.deadline_misses
+        self._counts = _counts(agent)
+
+    @property
+    def _tally(self) -> Tally:
+        return self.shadow if self.former is None else self.acting
 
     @property
     def done(self) -> bool:
-        """Whether it was seen at as many ticks as are asked for."""
+        """Whether it was seen at as many ticks as are asked for, with enough scores to judge by."""
         options = self._options
-        return self._ticks >= (options.shadow if self.former is None else options.acting)
+        if self.former is None:
+            seen, asked = self.shadow.compared, options.shadow
+        else:
+            seen, asked = self.acting.acted, options.acting
+        scored = not self._scored or self._scored >= self._window
+        return seen >= asked and (scored or self._ticks >= asked)
 
     def acts(self, agent: Agent, former: Executor) -> None:
-        """Begin to count anew: it acts from the next tick on, in the place of another."""
-        self._missed = self._share(agent)
+        """Begin the other half: it acts from the next tick on, in the place of another."""
         self.former = former
         self._scores.swapped(former)
-        self.again(agent)
-
-    def again(self, agent: Agent) -> None:
-        """Count ticks anew."""
-        self._ticks = 0
-        self._mark(agent)
+        self._ticks = self._scored = 0
+        self.mark(agent)
 
     def note(
         self, obs: Any, action: Any, score: float | None, agent: Agent
     ) -> tuple[DeviceReason, str] | None:
         """Take note of a tick; return why the trial has to end at once, if it has to."""
+        before, now, tally = self._counts, _counts(agent), self._tally
+        self._counts = now
         self._ticks += 1
+        tally.ticks += 1
+        tally.late += now.late - before.late
+        tally.vetoed += now.vetoed > before.vetoed
+        tally.acted += now.others == before.others
         if score is not None and math.isfinite(score):
+            self._scored += 1
             self._scores.add(score)
         if self.former is None:
-            return self._shadow(obs, action)
-        if agent.counters.nan_observations > self._blind:
-            self._blind = agent.counters.nan_observations
-            if self._finite(obs):
-                return "numbers", "It answered a finite observation with NaN or infinity."
+            return self._beside(obs, action)
+        if (fault := self._replaced(agent)) is not None:
+            return fault
+        if now.blind > before.blind and self._finite(obs):
+            return "numbers", "It answered a finite observation with NaN or infinity."
+        if tally.acted + tally.vetoed >= self._options.acting:
+            share, usual = _share(tally), _share(self.shadow)
+            if share > usual + _VETOED:
+                return "vetoed", f"{share:.0%} of its actions were refused, {usual:.0%} before."
         if self._scores.fallen() is not None:
             return "score", "The scores fell when it acted."
         return None
 
-    def _shadow(self, obs: Any, action: Any) -> tuple[DeviceReason, str] | None:
+    def _beside(self, obs: Any, action: Any) -> tuple[DeviceReason, str] | None:
+        """Let it decide in the shadow, and compare."""
         started = perf_counter_ns()
         try:
             mine = self.executor.act(obs)
@@ -280,45 +348,48 @@ class _Run:
             if self._finite(obs):
                 return "numbers", "It answered a finite observation with NaN or infinity."
             return None
-        self._times.record(perf_counter_ns() - started)
+        taken = (perf_counter_ns() - started) * 1e-9
+        tally, budget, asked = self.shadow, self._budget, self._options.shadow
+        tally.compared += 1
         pair = np.asarray([mine]), np.asarray([action])
-        self._agreed += float(dists.agreement(*pair, self.executor.spec.action)[0])
-        self._compared += 1
+        tally.agreed += float(dists.agreement(*pair, self.executor.spec.action)[0])
+        if self._period is not None and taken > _FAR * self._period:
+            return "slow", f"A decision took {taken:.2g} s; a period has {self._period:.2g} s."
+        if budget is not None and taken > budget:
+            tally.over += 1
+            if tally.over > _OVER * max(asked, tally.compared):
+                seen = f"{tally.over} of {tally.compared} decisions"
+                return "slow", f"{seen} took over {budget:.2g} s; {_OVER:.0%} of {asked} may."
         return None
 
     def judge(self, agent: Agent) -> tuple[DeviceReason, str] | None:
         """Return why it does not go on, after as many ticks as are asked for."""
+        shadow, acting = self.shadow, self.acting
         if self.former is not None:
-            share = self._share(agent)
-            if share > self._missed + _MISSED:
-                return (
-                    "slow",
-                    f"{share:.1%} of its deadlines were missed, {self._missed:.1%} before.",
-                )
-            return None
-        options, budget = self._options, self._options.budget
-        if budget is None and self._period is not None:
-            budget = self._period / 2
-        if not self._compared:
-            return "numbers", "No observation was finite: it was never seen to decide."
-        p99 = self._times.summary(1e9)["p99"]
-        if budget is not None and p99 > budget:
-            return (
-                "slow",
-                f"99 of 100 decisions took up to {p99:.2g} s; {budget:.2g} s are allowed.",
-            )
-        mean = self._agreed / self._compared
-        if mean < options.agreement:
-            asked = f"{options.agreement:.0%} are asked for"
+            share, usual = (each.late / max(1, each.ticks) for each in (acting, shadow))
+            if share > usual + _MISSED:
+                return "slow", f"{share:.1%} of its deadlines were missed, {usual:.1%} before."
+            return self._replaced(agent)
+        mean = shadow.agreed / shadow.compared
+        if mean < self._options.agreement:
+            asked = f"{self._options.agreement:.0%} are asked for"
             return "disagrees", f"It agreed with what was done in {mean:.0%}; {asked}."
         return None
 
-    def _share(self, agent: Agent) -> float:
-        """Return the share of deadlines missed since the mark."""
-        return (agent.counters.deadline_misses - self._late) / max(1, self._ticks)
+    def _replaced(self, agent: Agent) -> tuple[DeviceReason, str] | None:
+        if agent.executor is self.executor:
+            return None
+        return "replaced", "The agent let another executor act in its place."
 
     def _finite(self, obs: Any) -> bool:
+        """Return whether what it sees of an observation is finite."""
         with np.errstate(over="ignore"):
-            flat = isinstance(obs, np.ndarray) and obs.ndim == 1
-            row = obs if flat else flatten_one(self.executor.spec.obs, obs)
+            spec = self.executor.spec.obs
+            flat = isinstance(obs, np.ndarray) and obs.shape == (spec.size,)
+            row = obs if flat else flatten_one(spec, obs)
             return bool(np.isfinite(np.asarray(row, np.float32)).all())
+
+
+def _share(tally: Tally) -> float:
+    """Return the share of an executor's actions that routers refused."""
+    return tally.vetoed / max(1, tally.vetoed + tally.acted)

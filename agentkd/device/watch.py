@@ -12,8 +12,8 @@ from agentkd.errors import DeviceError
 class Watch:
     """Looks at a signed repository, in a folder or behind an HTTP address.
 
-    What was refused is not fetched in vain again: the device's blacklist and the signature's serial
-    see to that, and a message is given once.
+    What was refused is not fetched again until it is signed again or another executor acts, and a
+    message is given once.
 
     Args:
         device: The device; it needs `trust`.

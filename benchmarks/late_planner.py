@@ -239,7 +239,7 @@ def worse(results: Sequence[Result]) -> list[str]:
 
 def gains(results: Sequence[Result]) -> list[Result]:
     """Return what the runtime gains over the better of planner and executor, episode by episode."""
-    out: list[Result] = []
+    gained: list[Result] = []
     for (env, late), each in grouped(results, "env", "latency").items():
         arms = {r["arm"]: r for r in each}
         if late == 0 or not {"planner", "executor", "runtime"} <= set(arms):
@@ -250,8 +250,8 @@ def gains(results: Sequence[Result]) -> list[Result]:
             continue
         apart = np.subtract(mine["returns"], theirs["returns"])
         interval = mean_interval(apart / mine["unit"])
-        out.append({"env": env, "latency": late, "better": better, "gain": interval})
-    return out
+        gained.append({"env": env, "latency": late, "better": better, "gain": interval})
+    return gained
 
 
 def _share(source: str, result: Result) -> float:

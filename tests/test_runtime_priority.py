@@ -351,9 +351,9 @@ def test_what_a_bound_thread_starts_is_not_bound(
     write_bundle(file, constant(1))
     seen: list[set[int]] = []
 
-    def read(path: Any) -> Any:
+    def read(path: Any, **how: Any) -> Any:
         seen.append(os.sched_getaffinity(0))
-        return read_bundle(path)
+        return read_bundle(path, **how)
 
     planner = ProcessPlanner(Process("tests.runtime_children:Echo"))
     agent = Agent(file, planner=planner, watch=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -417,108 +415,3 @@ def test_metadata_too_large_to_keep_are_refused_and_not_kept(tmp_path: Path) -> 
     assert memory.read_bytes() == before
     signer.rotate("snapshot", "timestamp")
     assert check(trust, signer.sign()).root == 3
-
-
-def test_a_signed_file_that_is_missing_is_told(tmp_path: Path) -> None:
-    """In a folder too, and not as a disk that is full."""
-    signer = Signer(tmp_path)
-    signer.sign()
-    for path in (signer.folder / "targets").iterdir():
-        path.unlink()
-    with pytest.raises(SignatureError, match=r"targets/.*Copy the whole") as caught:
-        signer.trust().fetch(str(signer.folder), "executor.akd", 100)
-    assert caught.value.reason == "missing"
-
-
-def test_the_newest_signature_of_a_file_counts(tmp_path: Path) -> None:
-    """Under whatever name it was: so an older executor is let in again by signing it again."""
-    signer = Signer(tmp_path)
-    signer.sign()
-    again = tmp_path / "walk-3.akd"
-    again.write_bytes(DATA)
-    found = check(signer.trust(), signer.sign(again))
-    assert (found.name, found.serial) == ("walk-3.akd", 3)
-
-
-def test_a_damaged_memory_is_no_licence(tmp_path: Path) -> None:
-    """It guards against rollbacks, so its loss is an error and not a new beginning."""
-    signer = Signer(tmp_path)
-    memory = tmp_path / "memory.json"
-    files = signer.sign()
-    check(signer.trust(memory), files)
-    memory.write_bytes(memory.read_bytes()[:-9])
-    with pytest.raises(SignatureError, match="remove it") as caught:
-        check(signer.trust(memory), files)
-    assert caught.value.reason == "damaged"
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Signer, str, dict[str, Any]]]:
-    """A repository behind HTTP, its address, and what the server says instead, by path's end."""
-    signer = Signer(tmp_path)
-    instead: dict[str, Any] = {}
-    signer.sign()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            for end, answer in instead.items():
-                if self.path.endswith(end):
-                    self.send_response(200)
-                    self.end_headers()
-                    for piece in answer():
-                        try:
-                            self.wfile.write(piece)
-                        except OSError:
-                            return
-                    return
-            path = signer.folder / self.path.lstrip("/")
-            if path.is_file():
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(path.read_bytes())
-            else:
-                self.send_error(404)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield signer, f"http://127.0.0.1:{server.server_port}", instead
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def endless() -> Iterator[bytes]:
-    """Never stop."""
-    while True:
-        yield b" " * 65536
-
-
-def test_a_repository_is_read_over_http(
-    served: tuple[Signer, str, dict[str, Any]], tmp_path: Path
-) -> None:
-    """A folder and an address give the same; what is too large, endless or altered is refused."""
-    signer, address, instead = served
-    trust = signer.trust(tmp_path / "memory.json")
-    assert trust.fetch(address, "executor.akd", 1000) == trust.fetch(
-        str(signer.folder), "executor.akd", 1000
-    )
-    for name, most, answer, end, reason in (
-        ("other.akd", 1000, None, "", "missing"),
-        ("executor.akd", 5, None, "", "large"),
-        ("executor.akd", 1000, endless, "timestamp.json", "large"),
-        ("executor.akd", 1000, endless, ".executor.akd", "large"),
-        ("executor.akd", 1000, lambda: [DATA[::-1]], ".executor.akd", "digest"),
-        ("executor.akd", 1000, lambda: [DATA[:-1]], ".executor.akd", "digest"),
-    ):
-        instead.clear()
-        if answer is not None:
-            instead[end] = answer
-        with pytest.raises(SignatureError) as caught:
-            trust.fetch(address, name, most)
-        assert caught.value.reason == reason, (name, end)
-    instead.clear()
-    assert trust.fetch(address, "executor.akd", 1000)[0] == DATA

@@ -160,3 +160,14 @@ def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(ConfigError, match=r"h5py.*agentkd\[minari\]"):
         load()
+
+
+def test_a_file_on_which_hdf5_loops_is_refused(tmp_path: Path) -> None:
+    """One byte of its heap of texts, and HDF5's own code would never return."""
+    data = bytearray(FILE.read_bytes())
+    assert data[3000] == 6
+    data[3000] = 255
+    path = tmp_path / "raptor.h5"
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match="keeps HDF5 busy"):
+        load_planner(str(path))

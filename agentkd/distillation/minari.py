@@ -26,6 +26,7 @@ from agentkd.errors import LoadError, SpecError
 from agentkd.extras import needing
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, regular
+from agentkd.hdf5 import prove
 from agentkd.planners.actions import from_actions
 from agentkd.spec import (
     BoxSpec,
@@ -94,6 +95,7 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> Dataset:
                 for name in ("observation_space", "action_space")
             )
             spec = spec or Spec(obs_spec(observation), action_spec(action))
+            prove(file)
             lengths, returns = _episodes(h5py, file)
     if form != "hdf5" or spec is None:
         raise LoadError(

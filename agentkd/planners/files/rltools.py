@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.extras import needing
 from agentkd.files import loading
+from agentkd.hdf5 import prove
 from agentkd.planners.files.network import Answer, Layers, Network, Step, fit
 from agentkd.planners.files.options import Assumptions
 from agentkd.planners.files.weights import REMEDY
@@ -53,6 +54,7 @@ def read(path: Path, spec: Spec | None, about: Assumptions) -> tuple[Network, Sp
     """
     with needing(f"The planner {about.where}"):
         h5py = import_module("h5py")
+    prove(path, _MOST_NUMBERS)
     with loading(about.where, keep=(AgentkdError,)), h5py.File(path, "r") as file:
         return fit(_network(_flat(_inside(file, "actor")), about.where), spec, about)
 

@@ -92,7 +92,7 @@ def test_amid_learning_executor_and_report_are_left(
     [
         "agentkd.deploy.bundle:write_bundle",
         "agentkd.report.write:write_files",
-        "agentkd.distillation.loop:Distiller.freeze@3",
+        "agentkd.distillation.loop:Distiller.freeze@4",
     ],
 )
 def test_what_is_being_written_is_written(event: str, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class Agent(Block):
                 "with the observation. Take one without, or leave roll_forward out."
             )
         self._routers = tuple(routers)
-        self._how, self._asked = (mode, default), period
-        self._native, self._budget, self._rollback, self._trust = native, budget, rollback, trust
+        self._how, self._asked = (mode, default, budget), period
+        self._native, self._rollback, self._trust = native, rollback, trust
         decisions = log if isinstance(log, DecisionLog | None) else DecisionLog(log)
         remove = None
         if learn:
@@ -160,7 +160,7 @@ class Agent(Block):
             self._routers,
             self._how[1],
             round(period * 1e9) if period and not virtual else None,
-            0 if virtual else round(self._budget * 1e9),
+            0 if virtual else round(self._how[2] * 1e9),
             self._strategies,
             companions.log,
         )
@@ -225,7 +225,7 @@ class Agent(Block):
 
     def _header(self) -> dict[str, Any]:
         """Return what a log says of the run, to be replayed."""
-        mode, default = self._how
+        mode, default, _ = self._how
         return {
             "spec": to_json(self.spec),
             "architecture": self.executor.architecture,

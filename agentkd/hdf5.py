@@ -1,4 +1,4 @@
-"""HDF5 files that somebody else made: looked through in another process first.
+"""HDF5 files, which another process looks through first.
 
 HDF5's own code loops for ever on some damaged files, and crashes on others; neither can be stopped
 from within. So another process reads first, with a limit on its processor time.

@@ -1,7 +1,7 @@
 """A maze with carts that roam in it: `agentkd/Maze-v0`.
 
-Strategy and reflex both matter here. Whoever does not know the way does not arrive, and a plan
-that is a second old runs into a cart.
+Strategy and reflex both matter here. A player that does not know the way does not arrive, and a
+plan that is a second old leads into a cart.
 """
 
 from __future__ import annotations

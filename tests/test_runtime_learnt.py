@@ -110,7 +110,7 @@ def test_a_swap_that_takes_long_holds_no_tick_up(monkeypatch: pytest.MonkeyPatch
     """While another thread reads a file to swap in, learnt weights are swapped in between ticks."""
     reads, go = threading.Event(), threading.Event()
 
-    def slow(path: Any) -> Any:
+    def slow(path: Any, **options: Any) -> Any:
         reads.set()
         go.wait(ENOUGH)
         raise BundleError(f"{path} is gone")

@@ -35,6 +35,10 @@ BENCHMARKS = {
         "planner alone, executor alone, runtime, over the planner's latency",
         "--env ENV --planner REF --executor FILE",
     ),
+    "thinking": (
+        "planner alone, executor alone and both, in worlds where both matter",
+        "--worlds maze freeway-hard --out runs/thinking",
+    ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "practice": (
         "practice in a planner's model: executor, guided planner, who is taught",

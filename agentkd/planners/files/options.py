@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import ConfigError, LoadError, did_you_mean
+from agentkd.printable import printable
 from agentkd.types import Floats
 
 FLAG = "--planner-args"
@@ -191,9 +192,12 @@ class Assumptions:
         if unused:
             raise ConfigError(f"{self.where}: its format has no use for {FLAG} {unused[0]}.")
         if self._texts:
-            warnings.warn(
+            text = (
                 f"{self.where} does not tell everything. Assumed: {'; '.join(self._texts)}. "
-                f"If that is wrong, say so: {FLAG} KEY=VALUE.",
+                f"If that is wrong, say so: {FLAG} KEY=VALUE."
+            )
+            warnings.warn(
+                printable(text),  # it may quote the file
                 UserWarning,
                 stacklevel=5,  # who called `load_planner`
             )

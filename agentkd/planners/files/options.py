@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +15,7 @@ from agentkd.printable import printable
 from agentkd.types import Floats
 
 FLAG = "--planner-args"
+_MOST = sys.float_info.max
 ACTIVATIONS = {
     "celu": "CELU",
     "crelu": "CELU",  # so rsl_rl names it
@@ -114,7 +115,7 @@ class FileOptions:
 
 def _number(value: Any, above: float | None = None) -> bool:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and (above is None or value > above)
+    return plain and -_MOST <= value <= _MOST and (above is None or value > above)
 
 
 def options_of(args: Mapping[str, Any] | None) -> FileOptions:

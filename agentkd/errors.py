@@ -198,7 +198,7 @@ def check_range(
         hint: A sentence for the end of the message.
 
     Raises:
-        ConfigError: If the value is outside.
+        ConfigError: If the value is outside, or no number.
     """
     bounds = (
         (least, operator.ge, "at least"),
@@ -207,8 +207,11 @@ def check_range(
         (below, operator.lt, "below"),
     )
     given = [(bound, holds, word) for bound, holds, word in bounds if bound is not None]
-    if value is None or all(holds(value, bound) for bound, holds, _ in given):
-        return
+    try:
+        if value is None or all(holds(value, bound) for bound, holds, _ in given):
+            return
+    except (TypeError, ValueError) as error:  # what it is compared with is a number
+        raise ConfigError(f"{name} is {value!r:.80}, not a number. {hint}".rstrip()) from error
     wanted = " and ".join(
         "finite" if bound == math.inf else f"{word} {bound}" for bound, _, word in given
     )

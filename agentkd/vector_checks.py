@@ -113,7 +113,7 @@ class Together:
         """Close them; an error of their own is logged and not raised."""
         try:
             self.env.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning("%s: close raised %s. Nothing is lost.", self.name, told(error))
 
     def _flat(self, obs: Any, method: str) -> Floats:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from agentkd.deploy.contracts.files import read_contract
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.files.contents import contents_of
@@ -237,6 +238,56 @@ def test_actions_that_are_drawn_at_random_are_announced(tmp_path: Path) -> None:
     path = graph(tmp_path / "p.onnx", nodes, {"obs_0": ["b", 5]}, {"continuous_actions": ["b", 3]})
     with pytest.warns(UserWarning, match="drawn at random"):
         load_planner(str(path), SPEC)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [node("RandomNormalLike", "a", "noise", scale=0.01), node("Add", "a noise", "actions")],
+        [node("Dropout", "a half yes", "actions")],
+    ],
+)
+def test_a_graph_that_draws_random_numbers_is_refused(more: list[Any], tmp_path: Path) -> None:
+    """It was exported with its exploration, or in training mode."""
+    constants = {"w": WEIGHT, "half": np.float32(0.5), "yes": np.array(True)}
+    nodes = [node("MatMul", "obs w", "a"), *more]
+    shapes = {"obs": ["b", 5]}, {"actions": ["b", 3]}
+    path = graph(tmp_path / "p.onnx", nodes, *shapes, constants)
+    with pytest.raises(PlannerError, match="draws random numbers"):
+        load(path)
+
+
+def test_rows_that_a_graph_does_not_keep_apart_are_asked_one_by_one(tmp_path: Path) -> None:
+    """The first axis may be time, or an average may be taken over it."""
+    nodes = [
+        node("MatMul", "obs w", "a"),
+        node("ReduceMean", "a", "mean", axes=[0], keepdims=1),
+        node("Add", "a mean", "actions"),
+    ]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    (answer,) = answers(load(path), OBS[None])
+    np.testing.assert_allclose(answer.action, 2 * (OBS @ WEIGHT), atol=1e-5)
+
+
+def test_what_is_quoted_of_a_file_is_printable(tmp_path: Path) -> None:
+    """An announcement goes to the terminal as it is."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    model = onnx.load(str(path))
+    helper.set_model_props(model, {"action_scale": "\x1b[2J"})
+    path.write_bytes(model.SerializeToString())
+    with pytest.warns(UserWarning, match=r"\\x1b\[2J"):
+        load_planner(str(path), SPEC)
+
+
+@pytest.mark.parametrize("read", [load, read_contract])
+def test_a_file_of_millions_of_fields_is_refused(read: Any, tmp_path: Path) -> None:
+    """Two bytes make a field, and each takes its time."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    path.write_bytes(path.read_bytes() + b"\x08\x08" * (1 << 20))
+    with pytest.raises(LoadError, match="more than 1,048,576 fields"):
+        read(path)
 
 
 def test_metadata_of_mjlab_is_announced(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import ConfigError, LoadError, did_you_mean
+from agentkd.printable import printable
 from agentkd.types import Floats
 
 FLAG = "--planner-args"
+_MOST = sys.float_info.max
 ACTIVATIONS = {
     "celu": "CELU",
     "crelu": "CELU",  # so rsl_rl names it
@@ -113,7 +115,7 @@ class FileOptions:
 
 def _number(value: Any, above: float | None = None) -> bool:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and (above is None or value > above)
+    return plain and -_MOST <= value <= _MOST and (above is None or value > above)
 
 
 def options_of(args: Mapping[str, Any] | None) -> FileOptions:
@@ -191,9 +193,12 @@ class Assumptions:
         if unused:
             raise ConfigError(f"{self.where}: its format has no use for {FLAG} {unused[0]}.")
         if self._texts:
-            warnings.warn(
+            text = (
                 f"{self.where} does not tell everything. Assumed: {'; '.join(self._texts)}. "
-                f"If that is wrong, say so: {FLAG} KEY=VALUE.",
+                f"If that is wrong, say so: {FLAG} KEY=VALUE."
+            )
+            warnings.warn(
+                printable(text),  # it may quote the file
                 UserWarning,
                 stacklevel=5,  # who called `load_planner`
             )

@@ -1,0 +1,50 @@
+"""What a fleet asks of a transport: two methods.
+
+A transport may lose, repeat, delay and reorder messages, and it says nothing about their delivery:
+an MQTT broker acknowledges what it then drops. So whoever needs to know is told by the receiver, in
+a message of its own (`agentkd/fleet/messages.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent: bytes under a topic.
+
+    Args:
+        topic: Words with slashes between them.
+        payload: The bytes; none takes back what was retained.
+        retain: Whether the newest one is kept, for those who subscribe later.
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came: a message, or the news that the line is there again.
+
+    After `connected` everything that was received before may be out of date, and what was sent may
+    be lost.
+    """
+
+    topic: str
+    payload: bytes
+    connected: bool = False
+
+
+class Transport(Protocol):
+    """One end of a line. It connects again by itself, for as long as it is used."""
+
+    def send(self, message: Message, /) -> bool:
+        """Queue a message; False if the queue is full and the message is dropped and counted."""
+
+    def receive(self) -> AsyncIterator[Received]:
+        """Yield what comes, beginning with the first connection; it ends when it is closed."""

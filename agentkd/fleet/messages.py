@@ -75,7 +75,7 @@ class Topics:
         return f"{self.root}/b/{_matches(_DIGEST, digest, 'A digest')}/{index}"
 
     def device(self, topic: str) -> tuple[str, str]:
-        """Return which device a topic is about and which of its topics it is, or two empty texts."""
+        """Return which device a topic is about and which of its topics it is, or "" twice."""
         begins = f"{self.root}/d/"
         name, _, what = topic[len(begins) :].partition("/")
         known = topic.startswith(begins) and _DEVICE.fullmatch(name) and what.isalpha()
@@ -150,7 +150,7 @@ class Desired:
     revision: int
     """Grows with each message to a device; the device answers with it."""
     action: Action = "hold"
-    """Leave the device as it is, let the file in, or go back from the executor named by `digest`."""
+    """Leave the device as it is, let the file in, or go back from the executor `digest`."""
     digest: str = ""
     """The executor that is meant, SHA-256 of its file in hexadecimal; "" for hold."""
     name: str = ""

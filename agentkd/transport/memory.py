@@ -215,6 +215,10 @@ class Line:
         self._closed = True
         self._news.set()
 
+    async def aclose(self) -> None:
+        """End the line."""
+        self.close()
+
     def _fresh(self, known: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(e for e in self._more if e not in known and e not in self._filters)
 

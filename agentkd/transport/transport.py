@@ -63,3 +63,13 @@ class Transport(Protocol):
         `+` stands for one word of a topic and `#` at the end for all further ones. What is retained
         under a new filter comes at once. Those that the line was made with stay.
         """
+
+    async def aclose(self) -> None:
+        """Send what waits, for a few seconds at most, and end; no will is published."""
+
+
+class Connect(Protocol):
+    """Makes a transport: `Hub.line`, or `partial(MqttTransport, options)`."""
+
+    def __call__(self, *filters: str, will: Will | None = None) -> Transport:
+        """Return a transport that receives what comes under the filters."""

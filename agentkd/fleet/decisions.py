@@ -21,7 +21,7 @@ def decide(fleet: Fleet, now: float) -> list[dict[str, Any]]:
     if rollout is None or rollout.course in ("aborted", "rolled-back"):
         return []
     plan, number = rollout.plan, rollout.number
-    late = [name for name in sorted(fleet.pending) if _late(fleet.devices[name], plan, now)]
+    late = sorted(name for name in fleet.pending if _late(fleet.devices[name], plan, now))
     if late:
         return [{"what": "timed-out", "rollout": number, "devices": late[:1000]}]
     if rollout.course != "running":

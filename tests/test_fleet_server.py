@@ -165,7 +165,7 @@ def test_nonsense_is_counted_and_changes_nothing(tmp_path: Path) -> None:
         await asyncio.sleep(1)
         assert world.fleet.number == before
         assert world.server is not None
-        assert world.server.counters["refused"] > 5
+        assert world.server.counters["messages_refused"] > 5
 
     live(office(tmp_path), main)
 

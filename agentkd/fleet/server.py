@@ -14,15 +14,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 from agentkd.errors import ConfigError, LoadError
 from agentkd.files import loading
 from agentkd.fleet.audit import Event
 from agentkd.fleet.decisions import decide, transition
-from agentkd.fleet.messages import CHUNK, Blob, Desired, Report, Topics, read_need, read_report
+from agentkd.fleet.messages import (
+    CHUNK,
+    Blob,
+    Desired,
+    Phase,
+    Report,
+    Topics,
+    read_need,
+    read_report,
+)
 from agentkd.fleet.office import Office
-from agentkd.fleet.rollout import Fleet, Known
+from agentkd.fleet.rollout import OUTCOMES, Fleet, Known
 from agentkd.printable import logger
 from agentkd.transport import Message, Received, Transport
 
@@ -41,6 +50,19 @@ _ALLOWANCE, _REFILL = 20.0, 0.2
 for ever shall not fill the disk."""
 _MOST_NEEDED = 20_000
 _OPEN = ("running", "paused")
+COUNTED = ("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused")
+DESCRIBED: dict[str, tuple[str, ...]] = {
+    "fleet_devices": ("Devices by how far they came with what is desired.", "phase"),
+    "fleet_outcomes": ("Devices by where they stand in the newest rollout.", "outcome"),
+    "fleet_online_devices": ("Devices that are on line.",),
+    "fleet_trail_lines": ("Lines of the audit trail.",),
+    "fleet_chunks_sent_total": ("Chunks sent.",),
+    "fleet_needs_answered_total": ("Requests for missing chunks that were answered.",),
+    "fleet_desired_sent_total": ("Messages that told a device what is desired.",),
+    "fleet_messages_dropped_total": ("Messages that found the queue to the broker full.",),
+    "fleet_messages_refused_total": ("Messages of devices that are not what they should be.",),
+}
+"""For Prometheus: what each metric of a server is, and its labels."""
 
 
 def filters(site: str) -> tuple[str, str]:
@@ -70,16 +92,10 @@ class Server:
         chunk: Bytes of a chunk.
     """
 
-    def __init__(
-        self,
-        office: Office,
-        transport: Transport,
-        *,
-        chunk: int = CHUNK,
-    ) -> None:
+    def __init__(self, office: Office, transport: Transport, *, chunk: int = CHUNK) -> None:
         self.office = office
         self.counters: Counter[str] = Counter()
-        """What was sent, answered and dropped, by the names of `agentkd/fleet/metrics.py`."""
+        """What was sent, answered and dropped, by the names of `DESCRIBED`, which say more."""
         self._transport, self._clock, self._chunk = transport, office.clock, chunk
         self._topics = Topics(office.fleet.site)
         self._reports: dict[str, Report] = {}
@@ -132,12 +148,16 @@ class Server:
                 report = read_report(received.payload)
                 self._reports[name] = report
                 self._seen[name] = report.seen
+                known = self.office.fleet.devices.get(name)
+                target = known.target if known is not None else None
+                if report.online and target is not None and report.seen < target.revision:
+                    self._telling.setdefault(name, _Telling())
             elif what == "need":
                 self._needs(name, received.payload)
             elif received.payload:
-                self.counters["refused"] += 1
+                self.counters["messages_refused"] += 1
         except LoadError as error:
-            self.counters["refused"] += 1
+            self.counters["messages_refused"] += 1
             log.info("%s: %s", received.topic, error)
 
     def _needs(self, name: str, payload: bytes) -> None:
@@ -146,9 +166,11 @@ class Server:
         target = known.target if known is not None else None
         plan = self.office.fleet.plans.get(target.rollout) if target is not None else None
         if plan is None or need.digest not in (plan.digest, plan.proof):
-            self.counters["refused"] += 1
+            self.counters["messages_refused"] += 1
             return
-        self.counters["needs"] += 1
+        self.counters["needs_answered"] += 1
+        # What it was told may have come damaged.
+        self._telling.setdefault(name, _Telling(due=self._clock() + _FIRST, anyway=True))
         chunks = len(self._blobs[need.digest][1]) if need.digest in self._blobs else 0
         for index in need.missing:
             if index < chunks and len(self._needed) < _MOST_NEEDED:
@@ -215,7 +237,7 @@ class Server:
                 break
             telling.due, telling.sent = now + telling.wait, True
             telling.wait = min(2 * telling.wait, _LONGEST)
-            self.counters["desired"] += 1
+            self.counters["desired_sent"] += 1
         self._answer(now, retain=fleet.rollout is not None and fleet.rollout.course in _OPEN)
 
     def _say_again(self, fleet: Fleet) -> None:
@@ -257,7 +279,7 @@ class Server:
                 if not self._send(Message(self._topics.chunk(digest, index), payload, retain=True)):
                     return
                 self._published[digest] = index + 1
-                self.counters["chunks"] += begin
+                self.counters["chunks_sent"] += begin
         self._published.clear()
         if begin:
             self._offered = rollout.number
@@ -277,25 +299,25 @@ class Server:
                     return
             self._sent_at[key] = now
             del self._needed[key]
-            self.counters["chunks"] += 1
+            self.counters["chunks_sent"] += 1
         if len(self._sent_at) > _MOST_NEEDED:
             self._sent_at.clear()
 
     def _send(self, message: Message) -> bool:
         sent = self._transport.send(message)
-        self.counters["dropped"] += not sent
+        self.counters["messages_dropped"] += not sent
         return sent
 
     def metrics(self) -> dict[str, Any]:
-        """Return what `agentkd/fleet/metrics.py` describes."""
+        """Return what `DESCRIBED` describes."""
         fleet = self.office.fleet
         phases = Counter(each.phase for each in list(fleet.devices.values()))
         return {
-            "devices": {phase.lower(): float(count) for phase, count in phases.items()},
-            "outcomes": {each: float(count) for each, count in dict(fleet.counts).items()},
-            "online": float(fleet.online),
-            "trail": float(fleet.number),
-            **{name: float(count) for name, count in dict(self.counters).items()},
+            "fleet_devices": {phase: phases[phase] for phase in get_args(Phase)},
+            "fleet_outcomes": {each: fleet.counts[each] for each in OUTCOMES},
+            "fleet_online_devices": fleet.online,
+            "fleet_trail_lines": fleet.number,
+            **{f"fleet_{name}_total": self.counters[name] for name in COUNTED},
         }
 
 

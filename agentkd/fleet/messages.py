@@ -74,6 +74,10 @@ class Topics:
         """Return the topic of a chunk."""
         return f"{self.root}/b/{_matches(_DIGEST, digest, 'A digest')}/{index}"
 
+    def chunks(self, digest: str) -> str:
+        """Return the filter of all chunks of a file."""
+        return f"{self.root}/b/{_matches(_DIGEST, digest, 'A digest')}/+"
+
     def device(self, topic: str) -> tuple[str, str]:
         """Return which device a topic is about and which of its topics it is, or "" twice."""
         begins = f"{self.root}/d/"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.live import Live
@@ -184,14 +184,14 @@ def _act(options: Options, folder: Path) -> int:
     if options.action == "watch":
         return _watch(folder, console)
     if options.action in ("pause", "resume", "rollback"):
-        office.command(options.action)  # type: ignore[arg-type]
+        office.command(options.action)
     console.print(shown(office.fleet, time.time()))
     return 0
 
 
-def _conditions(options: Options) -> dict[str, object]:
+def _conditions(options: Options) -> dict[str, Any]:
     """Return the fields of a plan that were given."""
-    found: dict[str, object] = {"back": options.back}
+    found: dict[str, Any] = {"back": options.back}
     for name in ("sample", "limit"):
         if getattr(options, name) is not None:
             found[name] = getattr(options, name)

@@ -19,9 +19,7 @@ def connection(broker: Broker) -> Connect:
     """Return what makes the server's line to a broker."""
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttOptions, MqttTransport
-    options = MqttOptions(
-        broker.address, ca=broker.ca or None, cert=broker.cert or None, key=broker.key or None
-    )
+    options = MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key)
     return partial(MqttTransport, options)
 
 

@@ -84,10 +84,15 @@ def _failed(fleet: Fleet) -> list[Known]:
     return found[:_TOLD]
 
 
+def _why(device: Known) -> str:
+    return f"{device.reason}: {device.text}" if device.reason else ""
+
+
 def _devices(devices: list[Known]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for name in ("device", "", "rollout", "phase", "acts with", "why"):
-        table.add_column(name, no_wrap=name != "why", overflow="ellipsis")
+        # Where there is little room, the last one gives way.
+        table.add_column(name, no_wrap=name != "why")
     for each in devices:
         table.add_row(
             Text(each.name),
@@ -95,6 +100,6 @@ def _devices(devices: list[Known]) -> Table:
             Text(each.outcome, _style(each.outcome)),
             Text(each.phase),
             Text(each.active[:12]),
-            Text(f"{each.reason}: {each.text}" if each.reason else ""),
+            Text(_why(each), no_wrap=True, overflow="ellipsis"),
         )
     return table

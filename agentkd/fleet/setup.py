@@ -44,15 +44,15 @@ class Broker:
 
     Attributes:
         address: mqtt://HOST:PORT, or mqtts://HOST:PORT with TLS.
-        ca: The certificate that the broker's is checked with, "" without TLS.
-        cert: The server's certificate, "" without TLS.
+        ca: The certificate that the broker's is checked with, None without TLS.
+        cert: The server's certificate, None without TLS.
         key: Its private key.
     """
 
     address: str
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
 
 
 def begin(folder: Path, site: str, now: float | None = None) -> bool:
@@ -85,7 +85,7 @@ def local(folder: Path, port: int) -> Path:
     ]
     path = folder / "broker" / "mosquitto.conf"
     write_atomic(path, "\n".join(lines) + "\n")
-    _write_broker(folder, Broker(f"mqtt://127.0.0.1:{port}"))
+    _write_broker(folder, f"mqtt://127.0.0.1:{port}")
     return path
 
 
@@ -131,8 +131,13 @@ def secure(folder: Path, host: str, port: int, devices: Sequence[str]) -> list[P
     write_atomic(place / "acl", _acl(site))
     write_atomic(place / "mosquitto.conf", _configuration(place.resolve(), site, port))
     (place / "data").mkdir(mode=0o700, exist_ok=True)
-    files = ("broker/ca.pem", f"{SERVER}.pem", f"{SERVER}.key")
-    _write_broker(folder, Broker(f"mqtts://{host}:{port}", *files))
+    _write_broker(
+        folder,
+        f"mqtts://{host}:{port}",
+        ca="broker/ca.pem",
+        cert=f"{SERVER}.pem",
+        key=f"{SERVER}.key",
+    )
     return made
 
 
@@ -147,19 +152,19 @@ def read_broker(folder: Path) -> Broker:
         raise LoadError(f"{folder} names no broker. agentkd fleet setup {folder}, or --broker.")
     with loading(path):
         fields = Fields(parse_json(read_file(path, _LARGEST), path), str(path))
-        files = [fields.text(each, "") for each in ("ca", "cert", "key")]
-        return Broker(
-            fields.text("address"), *(str(folder / each) if each else "" for each in files)
+        ca, cert, key = (
+            folder / told if (told := fields.text(each, "")) else None
+            for each in ("ca", "cert", "key")
         )
+        return Broker(fields.text("address"), ca, cert, key)
 
 
 def _host(broker: Broker) -> str:
     return broker.address.partition("://")[2].rpartition(":")[0]
 
 
-def _write_broker(folder: Path, broker: Broker) -> None:
-    told = {"address": broker.address, "ca": broker.ca, "cert": broker.cert, "key": broker.key}
-    write_atomic(folder / BROKER, json.dumps(told, indent=1) + "\n")
+def _write_broker(folder: Path, address: str, **files: str) -> None:
+    write_atomic(folder / BROKER, json.dumps({"address": address, **files}, indent=1) + "\n")
 
 
 _COMMON = (

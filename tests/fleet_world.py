@@ -110,8 +110,8 @@ class World:
         """Wait until the rollout is over; return how."""
         await self.until(
             lambda: (
-                self.fleet.rollout is not None and self.fleet.rollout.course not in
-                ("running", "paused")
+                self.fleet.rollout is not None
+                and self.fleet.rollout.course not in ("running", "paused")
             ),
             seconds,
         )

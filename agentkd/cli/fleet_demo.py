@@ -160,7 +160,7 @@ def _shuffled(bundle: Bundle) -> Any:
     """Return weights whose last layer answers for another action: a file that proves itself."""
     executor = bundle.executor
     after = executor.vector().copy()
-    after[-executor.out * (executor.layers[-1].weight.shape[0] + 1) :] *= -1
+    after[-executor.out * (executor.layers[-1].weight.shape[1] + 1) :] *= -1
     return after
 
 

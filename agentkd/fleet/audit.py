@@ -293,7 +293,7 @@ def _read_private(path: Path) -> Any:
     with needing("A fleet's audit trail"):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    with loading(path):
+    with loading(path, keep=(ConfigError,)):
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise ConfigError(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from agentkd.errors import ConfigError
 
 EXTRAS = {
+    "aiomqtt": "mqtt",
     "cryptography": "fleet",
     "gymnasium": "train",
     "h5py": "minari",
@@ -15,6 +16,7 @@ EXTRAS = {
     "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "export",
+    "paho": "mqtt",
     "prometheus_client": "metrics",
     "rich": "cli",
     "sb3_contrib": "train",

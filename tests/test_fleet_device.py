@@ -224,7 +224,8 @@ def test_a_lost_device_leaves_its_will(world: World) -> None:
     """It carries the boot and the session; the next connection reports that it is there again."""
 
     async def body() -> None:
-        async with following(world.follower):
+        said: list[Report] = []
+        async with following(world.follow(seen=said.append)):
             before = await world.phase("IDLE")
             world.lines[0].cut()
             lost = await world.server.until(NAME, lambda each: not each.online)
@@ -232,6 +233,7 @@ def test_a_lost_device_leaves_its_will(world: World) -> None:
             world.lines[0].restore()
             back = await world.server.until(NAME, lambda each: each.online)
             assert (back.boot, back.session) == (before.boot, 2)
+            assert [each.session for each in said] == [1, 2]
 
     world(body)
 

@@ -74,7 +74,7 @@ class Follower:
         self._seen = seen
         self._random = random.Random(seed)  # noqa: S311 (of the jitter)
         self._errand: Errand | None = None
-        self._revision = 0
+        self._session = self._revision = 0
         self._standing = Standing("IDLE")
         self._state, self._facts = State(), _NEVER
         self._starting: Held | None = None
@@ -84,6 +84,11 @@ class Follower:
         self._wake = asyncio.Event()
         self._thread: threading.Thread | None = None
         self._end: Callable[[], object] = lambda: None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it follows in a thread."""
+        return self._thread is not None and self._thread.is_alive()
 
     async def run(self) -> None:
         """Follow the server until it is cancelled, and report that."""
@@ -250,6 +255,7 @@ class Follower:
         errand, standing = self._errand, self._standing
         return replace(
             self.report,
+            session=self._session,
             online=True,
             seen=self._revision,
             phase=standing.phase,
@@ -268,5 +274,5 @@ class Follower:
 
     def _will(self) -> Message:
         """Return the will of the next connection."""
-        self.report = replace(self.report, session=self.report.session + 1)
-        return self._message(replace(self.report, online=False))
+        self._session += 1
+        return self._message(replace(self.report, session=self._session, online=False))

@@ -94,7 +94,7 @@ class Rollouts(RuleBasedStateMachine):
         if self.fleet.rollout is not None and self.fleet.rollout.course == "running":
             return
         self.pushed += 1
-        abort = dict.fromkeys(FAILURES, share)
+        abort: dict[str, float] = {str(kind): share for kind in FAILURES}
         plan = Plan(
             f"{self.pushed:064x}",
             "x.akd",

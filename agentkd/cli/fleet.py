@@ -152,7 +152,14 @@ def _setup(options: Options, folder: Path) -> int:
         file = folder / "broker" / "mosquitto.conf"
         console.print(f"broker: mosquitto -c {file}", soft_wrap=True)
         for home in made:
-            console.print(f"{home.name}: copy {home} to it, and keep it secret", soft_wrap=True)
+            console.print(f"{home.name}: copy {home} to it, and nowhere else", soft_wrap=True)
+        if made:
+            address = f"mqtts://{options.broker_name}:{options.port or 8883}"
+            words = (
+                "--ca ca.pem --cert device.pem --key device.key --trust root.json --folder DEVICE"
+            )
+            text = f"there:    agentkd device run {address} --site {site} --device NAME {words}"
+            console.print(text, soft_wrap=True)
     root = folder / "root.json"
     if not root.exists():
         text = f"{root} is missing: without it, what is pushed need not be signed"

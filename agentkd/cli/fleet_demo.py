@@ -22,6 +22,7 @@ from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import Bundle, read_bundle, write_bundle
 from agentkd.device import Device, Trial, TrialOptions
 from agentkd.errors import ConfigError
+from agentkd.executors.layers import Dense
 from agentkd.extras import needing
 from agentkd.fleet.device import Follower
 from agentkd.fleet.errand import Pace
@@ -159,8 +160,11 @@ def _prepare(home: Path, file: Path) -> tuple[Path, Path]:
 def _shuffled(bundle: Bundle) -> Any:
     """Return weights whose last layer answers for another action: a file that proves itself."""
     executor = bundle.executor
+    last = executor.layers[-1]
+    if not isinstance(last, Dense):
+        raise ConfigError(f"The demo needs an executor that ends in a dense layer, not {last}.")
     after = executor.vector().copy()
-    after[-executor.out * (executor.layers[-1].weight.shape[1] + 1) :] *= -1
+    after[-(last.weight.size + last.bias.size) :] *= -1
     return after
 
 

@@ -18,7 +18,8 @@ from agentkd.transport.transport import Connect
 def connection(broker: Broker) -> Connect:
     """Return what makes the server's line to a broker."""
     with needing("A fleet's broker"):
-        from agentkd.transport.mqtt import MqttOptions, MqttTransport
+        from agentkd.transport.mqtt import MqttTransport
+        from agentkd.transport.options import MqttOptions
     options = MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key)
     return partial(MqttTransport, options)
 

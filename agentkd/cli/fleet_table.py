@@ -89,7 +89,7 @@ def _why(device: Known) -> str:
 
 
 def _devices(devices: list[Known]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     for name in ("device", "", "rollout", "phase", "acts with", "why"):
         # Where there is little room, the last one gives way.
         table.add_column(name, no_wrap=name != "why")

@@ -80,6 +80,7 @@ class AuditLog:
         self._private: Any = None
         self._last = Entry(0, 0.0, {}, _FIRST)
         self._at = 0
+        self._raw = b""
 
     def read(self, *, signatures: bool = False) -> Iterator[Entry]:
         """Yield the lines that are new since the last call; take all of them, or none counts.
@@ -141,7 +142,7 @@ class AuditLog:
             if signatures:
                 self._verify(raw, entry.number)
             # Only what was verified, or is followed by what is, leaves here as true.
-            self._last, self._at = entry, self._at + len(line)
+            self._last, self._at, self._raw = entry, self._at + len(line), raw
             yield entry
         self.torn = size - self._at
         if self.torn >= _LARGEST:
@@ -163,6 +164,9 @@ class AuditLog:
         except LoadError as error:
             raise self._damaged(number, str(error)) from error
         if found != (number, last.digest):
+            # If the line before was changed, its own signature says so.
+            if self._raw:
+                self._verify(self._raw, last.number)
             raise self._damaged(number, "it does not follow the line before")
         if at < last.time:
             raise self._damaged(number, "its time is before that of the line before")
@@ -207,7 +211,7 @@ class AuditLog:
                 f"{self.path} could not be written: {error.strerror or error}. Nothing was "
                 "decided; make room and try again."
             ) from error
-        self._last, self._at = last, self._at + len(data)
+        self._last, self._at, self._raw = last, self._at + len(data), lines[-1][:-1]
         return written
 
     @contextmanager

@@ -113,10 +113,11 @@ def secure(folder: Path, host: str, port: int, devices: Sequence[str]) -> list[P
         if device_name(name) == SERVER or set(name) == {"."}:
             raise ConfigError(f"A device cannot be called {name!r}. Name it otherwise.")
     known = folder / BROKER
-    if known.exists() and _host(read_broker(folder)) not in (host, "127.0.0.1"):
+    before = read_broker(folder) if known.exists() else None
+    if before is not None and before.cert is not None and _host(before) != host:
         raise ConfigError(
-            f"{folder} has certificates for {_host(read_broker(folder))}, not {host}. For another "
-            f"broker, remove {folder / 'broker'}/broker.pem and {known}, and set it up again."
+            f"{folder} has certificates for {_host(before)}, not {host}. For another broker, "
+            f"remove {folder / 'broker'}/broker.pem and {known}, and set it up again."
         )
     site, place = Office(folder).fleet.site, folder / "broker"
     authority = _Authority.at(place, site)

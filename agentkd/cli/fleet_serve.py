@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agentkd.cli.terminal import Console
 from agentkd.extras import needing
+from agentkd.fleet.audit import AuditLog
 from agentkd.fleet.office import Office, told
 from agentkd.fleet.server import DESCRIBED, Server, alone, filters
 from agentkd.fleet.setup import Broker, read_broker
+from agentkd.interrupt import ctrl_c
 from agentkd.transport.transport import Connect
+
+_TURN = 0.3
 
 
 def connection(broker: Broker) -> Connect:
@@ -29,7 +35,7 @@ def serve(folder: Path, address: str | None, metrics_port: int | None) -> int:
     console, office = Console(), Office(folder)
     broker = Broker(address) if address is not None else read_broker(folder)
     connect = connection(broker)
-    with alone(folder), contextlib.ExitStack() as stack:
+    with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:
             with needing("--metrics-port"):
@@ -38,18 +44,22 @@ def serve(folder: Path, address: str | None, metrics_port: int | None) -> int:
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
         console.print(f"{office.fleet.site}: serving {folder} at {broker.address}", soft_wrap=True)
-        asyncio.run(_serve(office, connect, server_is, console))
+        asyncio.run(_serve(office, connect, server_is, partial(_tell, folder, console, ended)))
     return 0
 
 
 async def _serve(
-    office: Office, connect: Connect, server_is: list[Server], console: Console
+    office: Office,
+    connect: Connect,
+    server_is: list[Server],
+    tell: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
+    """Serve until `tell` ends, or the server does by an error."""
     line = connect(*filters(office.fleet.site))
     server = Server(office, line)
     server_is.append(server)
     serving = asyncio.create_task(server.run())
-    telling = asyncio.create_task(_tell(office.folder, console))
+    telling = asyncio.create_task(tell())
     try:
         done, _ = await asyncio.wait({serving, telling}, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
@@ -61,15 +71,12 @@ async def _serve(
         await line.aclose()
 
 
-async def _tell(folder: Path, console: Console) -> None:
-    """Print what is decided; what devices report is in the trail."""
-    from agentkd.fleet.audit import AuditLog
-
+async def _tell(folder: Path, console: Console, ended: Callable[[], bool]) -> None:
+    """Print what is decided, until a signal comes; what devices report is in the trail."""
     trail = AuditLog(folder)
-    for _ in trail.read():
-        continue
-    while True:
+    await asyncio.to_thread(lambda: list(trail.read()))
+    while not ended():
         for entry in await asyncio.to_thread(lambda: list(trail.read())):
             if entry.event["what"] != "device":
                 console.print(told(entry.event), soft_wrap=True)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_TURN)

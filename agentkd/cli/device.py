@@ -36,8 +36,8 @@ class Options:
     run follows a fleet's server over an MQTT broker, until Ctrl-C: it fetches what the server
     desires for this device, in chunks, takes it through the same gate, and reports how far it came.
     It runs beside the robot's own program, which tries what is staged. Lost connections are made
-    again, and what was fetched is kept. --user, --password-file and the --tls options are for the
-    broker: with certificates, mqtts://HOST:8883; without, mqtt://HOST:1883.
+    again, and what was fetched is kept. --user, --password-file and the --tls options say how to
+    connect: with TLS to mqtts://HOST:8883, without it to mqtt://HOST:1883.
 
     Example: agentkd device apply executor.akd --folder device --trust root.json
 

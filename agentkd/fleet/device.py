@@ -99,7 +99,7 @@ class Follower:
                 group.create_task(self._read(transport))
                 group.create_task(self._work(transport))
         finally:
-            self.report = replace(self.report, online=False)
+            self.report = replace(self.report, session=self._session, online=False)
             transport.send(self._message(self.report))
             await transport.aclose()
 

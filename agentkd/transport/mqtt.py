@@ -195,6 +195,7 @@ class MqttTransport:
             logger=_QUIET,
         )
         client.pending_calls_threshold = 1 << 30
+        _end_early(client)
         return client
 
     async def _listen(self, client: aiomqtt.Client) -> None:
@@ -288,9 +289,32 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found
 
 
+def _end_early(client: aiomqtt.Client) -> None:
+    """Give up at once if the connection is lost before it is confirmed; aiomqtt would wait on."""
+    import aiomqtt
+
+    loop, inner = asyncio.get_running_loop(), client._client.on_disconnect
+
+    def lost(*details: Any) -> None:
+        if inner is not None:
+            inner(*details)
+        loop.call_soon_threadsafe(fail, details[3])
+
+    def fail(code: Any) -> None:
+        if not client._connected.done():
+            client._connected.set_exception(aiomqtt.MqttCodeError(code))
+
+    client._client.on_disconnect = lost
+
+
 def _sever(client: aiomqtt.Client) -> None:
-    """Close a connection that aiomqtt has given up: it leaves the socket open, and alive."""
+    """Close a connection that was given up: aiomqtt leaves it open, alive, and listened to."""
     found = client._client.socket()
-    if isinstance(found, socket.socket):
-        with suppress(OSError):
-            found.shutdown(socket.SHUT_RDWR)
+    if not isinstance(found, socket.socket) or found.fileno() < 0:
+        return
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(found.fileno())
+    loop.remove_writer(found.fileno())
+    if client._misc_task is not None:
+        client._misc_task.cancel()
+    found.close()

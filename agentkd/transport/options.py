@@ -43,9 +43,9 @@ class MqttOptions:
     """
 
     address: str
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
     user: str = ""
     password: str = field(default="", repr=False)
     protocol: Protocol = "5"

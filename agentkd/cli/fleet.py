@@ -13,6 +13,7 @@ import tyro
 from rich.live import Live
 from rich.text import Text
 
+from agentkd.cli.broker import UNGUARDED, Broker
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError
 from agentkd.extras import needing
@@ -60,8 +61,10 @@ class Options:
     devices: str | None = None
     """For setup, names of devices that get a certificate, separated by commas."""
     broker: str | None = None
-    """For serve, the address of a broker without TLS, mqtt://HOST:PORT; by default the one that was
-    set up."""
+    """For serve, the address of another broker than the one that was set up: mqtt://HOST:PORT, or
+    mqtts://HOST:PORT with TLS."""
+    how: tyro.conf.OmitArgPrefixes[Broker] = UNGUARDED
+    """For serve with --broker, how to connect to it."""
     metrics_port: int | None = None
     """For serve, serve metrics for Prometheus at http://127.0.0.1:PORT/metrics."""
     waves: str | None = None
@@ -107,7 +110,7 @@ def run(options: Options) -> int:
     if options.action == "serve":
         from agentkd.cli.fleet_serve import serve
 
-        return serve(options.folder, options.broker, options.metrics_port)
+        return serve(options.folder, options.broker, options.how, options.metrics_port)
     if options.action == "audit":
         return _audit(options, options.folder)
     return _act(options, options.folder)
@@ -124,6 +127,8 @@ def _check(options: Options) -> None:
                 raise ConfigError(f"--{flag} goes with fleet {action}, not fleet {options.action}.")
     if options.file is not None and options.action != "push":
         raise ConfigError(f"fleet {options.action} takes a folder; {options.file} is one too many.")
+    if options.how != UNGUARDED and options.broker is None:
+        raise ConfigError("--tls-ca, --user and their like go with fleet serve and --broker.")
     for name in ("port", "metrics_port"):
         value = getattr(options, name)
         if value is not None and not 0 < value < 65536:

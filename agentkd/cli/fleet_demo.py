@@ -217,7 +217,7 @@ async def _broker(folder: Path, console: Console) -> AsyncIterator[Connect]:
     try:
         await _listens(port)
         console.print(f"broker: {program} at port {port}", soft_wrap=True)
-        yield connection(read_broker(folder))
+        yield connection("demo", read_broker(folder))
     finally:
         if process.returncode is None:
             process.terminate()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agentkd.cli import broker as cli_broker
 from agentkd.cli.terminal import Console
 from agentkd.extras import needing
 from agentkd.fleet.audit import AuditLog
@@ -21,20 +22,30 @@ from agentkd.transport.transport import Connect
 _TURN = 0.3
 
 
-def connection(broker: Broker) -> Connect:
+def connection(site: str, broker: Broker) -> Connect:
+    """Return what makes the server's line to the broker that was set up."""
+    how = cli_broker.Broker(tls_ca=broker.ca, tls_cert=broker.cert, tls_key=broker.key)
+    return connection_to(site, broker.address, how)
+
+
+def connection_to(site: str, address: str, how: cli_broker.Broker) -> Connect:
     """Return what makes the server's line to a broker."""
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttTransport
-        from agentkd.transport.options import MqttOptions
-    options = MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key)
-    return partial(MqttTransport, options)
+    return partial(MqttTransport, cli_broker.mqtt_options(address, how, f"agentkd-{site}-server"))
 
 
-def serve(folder: Path, address: str | None, metrics_port: int | None) -> int:
+def serve(
+    folder: Path, address: str | None, how: cli_broker.Broker, metrics_port: int | None
+) -> int:
     """Serve a folder until a signal ends it."""
     console, office = Console(), Office(folder)
-    broker = Broker(address) if address is not None else read_broker(folder)
-    connect = connection(broker)
+    site = office.fleet.site
+    if address is None:
+        broker = read_broker(folder)
+        address, connect = broker.address, connection(site, broker)
+    else:
+        connect = connection_to(site, address, how)
     with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:
@@ -43,8 +54,9 @@ def serve(folder: Path, address: str | None, metrics_port: int | None) -> int:
             source = lambda: server_is[0].metrics() if server_is else {}  # noqa: E731
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
-        console.print(f"{office.fleet.site}: serving {folder} at {broker.address}", soft_wrap=True)
-        asyncio.run(_serve(office, connect, server_is, partial(_tell, folder, console, ended)))
+        console.print(f"{site}: serving {folder} at {address}; Ctrl-C ends it", soft_wrap=True)
+        tell = partial(_tell, folder, console, ended)
+        asyncio.run(_serve(office, connect, server_is, tell))
     return 0
 
 

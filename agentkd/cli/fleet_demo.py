@@ -16,6 +16,7 @@ import numpy as np
 from rich.live import Live
 from rich.text import Text
 
+from agentkd import environments
 from agentkd.cli.fleet_serve import connection
 from agentkd.cli.fleet_table import line, shown
 from agentkd.cli.terminal import Console
@@ -176,15 +177,13 @@ def _write(path: Path, bundle: Bundle, vector: Any) -> Path:
 
 
 def _lander(home: Path, index: int, stack: AsyncExitStack) -> _Lander:
-    import gymnasium
-
     name = f"lander-{index + 1:02}"
     device = Device(home / "landers" / name, trust=home / "fleet" / ROOT)
     device.apply(home / "executors" / "lander-1.akd")
     # On a virtual clock there is no period, and so no deadline that a busy machine could miss.
     agent = stack.enter_context(Agent(device.executor()))
     trial = stack.enter_context(Trial(device, agent, _TRIAL))
-    env = gymnasium.make(ENV)
+    env = environments.make(ENV)
     stack.callback(env.close)
     return _Lander(name, env, device, agent, trial)
 

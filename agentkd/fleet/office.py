@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -177,22 +179,24 @@ def whoami() -> str:
     return f"{user}@{socket.gethostname()}"[:120]
 
 
-def told(event: Mapping[str, Any]) -> str:
+def told(event: Event) -> str:
     """Say an event in a line."""
-    what = event["what"]
+    found = defaultdict(str, event)
+    what = str(found["what"])
     if what == "device":
-        state = "on line" if event["online"] else "off line"
-        why = f", {event['reason']}: {event['text']}" if event["reason"] else ""
-        return f"{event['device']} {event['phase']} {event['digest'][:12]} {state}{why}"
+        state = "on line" if found["online"] else "off line"
+        why = f", {found['reason']}: {found['text']}" if found["reason"] else ""
+        digest = str(found["digest"])[:12]
+        return " ".join(f"{found['device']} {found['phase']} {digest} {state}{why}".split())
     if what == "push":
-        waves = ",".join(f"{each:g}" for each in event["waves"])
-        signed = event["signed"] or "signature not checked"
+        waves = json.dumps(found["waves"])
+        signed = found["signed"] or "signature not checked"
         return (
-            f"push {event['name']} {event['digest'][:12]}, {event['size']:,} bytes, {signed}, "
-            f"waves {waves}, by {event['by']}"
+            f"push {found['name']} {str(found['digest'])[:12]}, {found['size']} bytes, {signed}, "
+            f"waves {waves}, by {found['by']}"
         )
     if what == "timed-out":
-        return f"{len(event['devices'])} devices took too long: {', '.join(event['devices'][:8])}"
-    rest = {"wave": "index", "abort": "text", "created": "site"}
-    value = event[rest[what]] + 1 if what == "wave" else event.get(rest.get(what, "by"), "")
-    return f"{what} {value}".rstrip()
+        return f"took too long: {json.dumps(found['devices'])[1:-1]}"
+    rest = {"abort": "text", "created": "site"}.get(what, "by")
+    which = f" {found['index'] + 1}" if isinstance(found["index"], int) else ""
+    return f"{what}{which} {found[rest]}".rstrip()

@@ -60,6 +60,7 @@ BENCHMARKS = {
         "labels a second from one environment to thousands stepped at once",
         "--environment pendulums",
     ),
+    "fleet": ("from a push until all devices have confirmed it", "--devices 10 100 1000"),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
 }
 """What each benchmark measures, and options to begin with."""

@@ -76,6 +76,8 @@ keys       keys, and signatures of executor files
            sign repository runs/demo/executor.akd
 device     the gate through which an executor gets onto a device, and back
            apply executor.akd --folder device --trust root.json
+fleet      signed executors for many devices, in waves that a bad one stops
+           push fleet executor.akd --waves 5,25,100
 """,
         re.MULTILINE,
     )

@@ -18,6 +18,7 @@ TARGETS = {
     "fleet-need": "fleet:NEED",
     "fleet-report": "fleet:REPORT",
     "fleet-topic": "fleet:TOPIC",
+    "fleet-trail": "fleet_trail:TARGET",
     "log": "log:LOG",
     "messages": "log:MESSAGES",
     "policy-checkpoint": "policies:CHECKPOINT",

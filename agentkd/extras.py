@@ -9,6 +9,7 @@ from agentkd.errors import ConfigError
 
 EXTRAS = {
     "cryptography": "fleet",
+    "flwr": "federated",
     "gymnasium": "train",
     "h5py": "minari",
     "huggingface_hub": "hub",

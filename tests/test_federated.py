@@ -21,6 +21,8 @@ from agentkd.distillation.federated import Client, Round, federate
 from agentkd.distillation.federated.messages import weights_of
 from agentkd.errors import AgentkdError, ConfigError
 from agentkd.executors.executor import Executor
+from benchmarks.__main__ import main
+from tests.cli_reports import report
 from tests.federated_world import MARK, client, marked, recorded, secrets, start
 
 with warnings.catch_warnings():
@@ -289,6 +291,29 @@ def test_flower_is_left_as_it_was_and_tells_nobody(
     assert capfd.readouterr() == ("", "")
     assert TaskIdentity._run_id is None
     assert list(grid._Rounds(lambda *_: {}, ("a", "b")).get_node_ids()) == [1, 2]
+
+
+def test_the_study_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each arm is measured on each body, and the bytes are those of its messages."""
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    from stable_baselines3 import SAC
+
+    from benchmarks import federated
+
+    monkeypatch.setattr(federated, "_PUBLIC", 64)
+    place = tmp_path / "sac-Hopper-v5"
+    place.mkdir()
+    SAC("MlpPolicy", "Hopper-v5", seed=0, device="cpu", buffer_size=1).save(place / "planner.zip")
+    words = ["federated", "--planners", str(tmp_path), "--robots", "Hopper-v5", "--seeds", "1"]
+    words += ["--executors", "mlp:4", "--devices", "3", "--rounds", "2", "--labels", "128"]
+    words += ["--steps", "8", "--episodes", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    found = {row["arm"]: row for row in report(tmp_path / "out")["results"]}
+    assert set(found) == {"planner, random", *federated.ARMS}
+    assert all(len(row["returns"]) == 3 for row in found.values())
+    assert [len(row) for row in found["local"]["everywhere"]] == [3, 3, 3]
+    assert found["weights"]["received"] == found["bad, krum"]["received"] > 0
+    assert found["weights"]["refused"] == {}
 
 
 def test_the_example_runs(

@@ -14,6 +14,7 @@ TARGETS = {
     "contracts": "contracts:TARGET",
     "dataset": "dataset:TARGET",
     "device": "device:STATE",
+    "federated": "federated:TARGET",
     "log": "log:LOG",
     "messages": "log:MESSAGES",
     "policy-checkpoint": "policies:CHECKPOINT",

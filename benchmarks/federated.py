@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from agentkd import Executor, environments, load_planner
 from agentkd.distillation import CollectionOptions, DistillerOptions, open_task, run_distillation
+from agentkd.distillation.collector import Collected
 from agentkd.distillation.federated import Client, Federated, InMemory, federate, open_client
 from agentkd.distillation.sources import LocalSource, Several, longest
 from agentkd.distillation.task import Task
@@ -134,18 +135,17 @@ def public_states(robot: str, planner: str, seed: int) -> tuple[Floats, ...]:
     how: dict[str, Any] = {"labels": 4 * _PUBLIC, "seed": seed, "episodes": 0}
     executor = run_distillation(task, executor="mlp:32,32", collection=_WAY, **how).executor
     collector = task.collector(_WAY, seed + 1)
-    obs, env, ends = [], [], []
-    while sum(map(len, obs)) < _PUBLIC:
-        found = collector.step(executor.policy, 0.5, longest(_WAY.environments))
-        obs.append(found.obs)
-        env.append(found.env)
-        ends.append(found.begins)
+    found: list[Collected] = []
+    while sum(len(each.obs) for each in found) < _PUBLIC:
+        found.append(collector.step(executor.policy, 0.5, longest(_WAY.environments)))
     collector.close()
-    rows, of, begins = map(np.concatenate, (obs, env, ends))
-    episodes = []
+    rows = np.concatenate([each.obs for each in found])
+    of = np.concatenate([each.env for each in found])
+    begins = np.concatenate([each.begins for each in found])
+    episodes: list[Floats] = []
     for each in range(_WAY.environments):
-        own, starts = rows[of == each], np.flatnonzero(begins[of == each])
-        episodes += [part for part in np.split(own, starts) if len(part)]
+        parts = np.split(rows[of == each], np.flatnonzero(begins[of == each]))
+        episodes += [part for part in parts if len(part)]
     return tuple(episodes)
 
 

@@ -32,7 +32,14 @@ with warnings.catch_warnings():
         pytest.skip("needs flwr; make federated runs these tests", allow_module_level=True)
     # Before anything else imports Flower, which reads then whether to send telemetry.
     from agentkd.distillation.federated import grid  # isort: split
-    from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, MultiKrum
+    from flwr.serverapp.strategy import (
+        DifferentialPrivacyServerSideFixedClipping,
+        FedAvg,
+        FedMedian,
+        FedProx,
+        FedTrimmedAvg,
+        MultiKrum,
+    )
     from flwr.supercore import telemetry
     from flwr.supercore.task_identity import TaskIdentity
 
@@ -116,9 +123,9 @@ def agreement(executor: Executor) -> float:
 def test_each_mode_learns_the_rule(mode: Any) -> None:
     """The shared executor chooses as the planners do, with the normaliser of public states."""
     clients = {f"robot {i}": client(i) for i in range(3)}
-    long = {"rounds": 4, "labels": 256, "steps": 150}
+    how: dict[str, Any] = {"rounds": 4, "labels": 256, "steps": 150}
     options = DistillerOptions(batch=32, warmup=5)
-    result = federate(clients, start(), mode=mode, public=SEEN, options=options, **long)
+    result = federate(clients, start(), mode=mode, public=SEEN, options=options, **how)
     assert agreement(result.executor) > 0.9
     assert result.executor.version == 4
 
@@ -248,12 +255,36 @@ def test_robust_strategies_outvote_plausible_lies() -> None:
     assert max(median, chosen) < 0.2 * mean
 
 
+def test_a_client_that_was_started_anew_is_told_once_more() -> None:
+    """It has lost the public states: it is refused for a round, and has them in the next."""
+    clients = crowd(2)
+    lines = recorded(clients)
+
+    def watch(each: Round, _: Executor) -> None:
+        if each.number == 1:
+            lines.inner._clients["robot 1"] = client(1, centre=1.0)
+
+    result = federate(
+        lines, start(), mode="answers", public=PUBLIC, watch=watch, **{**SMALL, "rounds": 4}
+    )
+    assert [sorted(each.refused) for each in result.rounds] == [[], ["robot 1"], [], []]
+    assert "public states" in result.rounds[1].refused["robot 1"]
+
+
 def test_bytes_are_counted() -> None:
     """All that was sent and received, refused replies counted in."""
     lines = recorded(crowd(2))
     result = federate(lines, start(), **SMALL)
     assert result.sent == sum(map(len, lines.requests))
     assert result.received == sum(map(len, lines.replies))
+
+
+def test_a_strategy_may_wrap_another() -> None:
+    """Clipping to a norm of 0.01, without noise, bounds how far a round leads."""
+    private = DifferentialPrivacyServerSideFixedClipping(FedAvg(**ALL), 0.0, 0.01, 4)
+    result = federate(crowd(), start(), strategy=private, **{**SMALL, "rounds": 1})
+    moved = weights_of(result.executor) - weights_of(start())
+    assert 0 < np.linalg.norm(moved) < 0.0101
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ class Client:
             self.executor = with_weights(self.executor, asked.weights)
         public = self._public
         if (asked.answers or asked.consensus is not None) and public is None:
-            raise ConfigError("The public states were not sent; start the server's run again.")
+            raise ConfigError("The public states were not sent to this client.")
         if asked.consensus is not None and public is not None:
             begin = (asked.number - 1) / asked.rounds
             self.executor = public.distil(

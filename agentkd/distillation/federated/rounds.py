@@ -254,26 +254,29 @@ class _Server:
             raw[name] = write_request(requests[name], shared)
         replies = self.clients.ask(raw, self.timeout)
         found: dict[str, tuple[Floats, int] | str] = {}
+        good, refused, received = list[str](), dict[str, str](), 0
         states = 0 if self.public is None else len(self.public.obs)
         for name in names:
             reply = replies.get(name, _LATE)
-            if isinstance(reply, str):
-                found[name] = reply
-                continue
+            received += len(reply) if isinstance(reply, bytes) else 0
             try:
-                found[name] = read_reply(reply, shared, requests[name], states, name)
+                found[name] = (
+                    reply
+                    if isinstance(reply, str)
+                    else read_reply(reply, shared, requests[name], states, name)
+                )
             except LoadError as error:
                 found[name] = str(error)
+            if isinstance(why := found[name], str):
+                refused[name] = why
+                log.warning("Round %d goes on without %s: %s", number, name, why)
             else:
-                self._told.add(name)
-        refused = {name: each for name, each in found.items() if isinstance(each, str)}
-        for name, why in refused.items():
-            log.warning("Round %d goes on without %s: %s", number, name, why)
-        good = tuple(name for name in names if name not in refused)
+                good.append(name)
+        # A client that failed may have been started anew.
+        self._told = (self._told | set(good)) - set(refused)
         self._agreed = self._agreed or bool(good)
         sent = sum(map(len, raw.values()))
-        received = sum(len(replies[name]) for name in names if name in replies)
-        self.rounds.append(Round(number, good, refused, sent, received))
+        self.rounds.append(Round(number, tuple(good), refused, sent, received))
         return found
 
     def _request(self, number: int, numbers: Floats, name: str) -> Request:

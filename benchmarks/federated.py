@@ -32,7 +32,7 @@ from agentkd.types import Floats
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, grouped, table
 from envs.bodies import drawn
 
-_WAY = CollectionOptions(environments=8)
+_WAY = CollectionOptions(environments=16)
 _REFERENCE = "planner, random"
 _PUBLIC = 2048
 """Public states: of the robot as it usually is, driven by its planner and by an executor."""
@@ -334,15 +334,16 @@ def findings(options: Options, results: Sequence[Result]) -> Findings:
         Column("executor", "executor"),
         Column("arm", "arm"),
         Column("seeds", "seeds", ","),
-        Column("retention, mean device", lambda r: _said(r, "mean")),
+        Column("mean device", lambda r: _said(r, "mean")),
         Column("worst device", lambda r: _said(r, "worst")),
-        Column("best local one on all bodies", lambda r: _said(r, "mixture")),
-        Column("bytes sent", "sent", ","),
+        Column("best local one", lambda r: _said(r, "mixture")),
+        Column("sent", "sent", ","),
         Column("received", "received", ","),
     ]
     caption = (
         f"{options.devices} devices, {options.labels:,} labels and {options.steps:,} steps each, "
-        f"{options.rounds} rounds; 95 % intervals over seeds. Bad: "
+        f"{options.rounds} rounds. Retention, with 95 % intervals over seeds; of the best local "
+        "executor on all bodies; bytes to and from all clients. Bad: "
         f"{round(_BAD * options.devices)} of {options.devices} clients turn their weights' sign."
     )
     told = []

@@ -50,6 +50,10 @@ BENCHMARKS = {
         "a world that changes while an executor acts, and changes back",
         "--planners DIR --worlds pendulum-reversed",
     ),
+    "federated": (
+        "devices of unlike bodies that distil one executor: arms, worst device, bytes",
+        "--planners DIR --robots HalfCheetah-v5 --seeds 2",
+    ),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
     "speed": (

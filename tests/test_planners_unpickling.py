@@ -112,10 +112,10 @@ def own(tmp_path: Path, **options: Any) -> tuple[Path, A2C]:
 
 def agrees(path: Path, model: A2C, **options: Any) -> None:
     """Compare a loaded planner with the model."""
-    policy = load_policy(str(path), spec_of(VECTOR, CHOICE), **options)
+    policy: Any = load_policy(str(path), spec_of(VECTOR, CHOICE), **options)
     obs = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     expected, _ = model.predict(obs, deterministic=True)
-    found = dists.mode(policy(obs), spec_of(VECTOR, CHOICE).action)  # type: ignore[call-arg, arg-type]
+    found = dists.mode(policy(obs), spec_of(VECTOR, CHOICE).action)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -13,7 +13,7 @@ from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Dense
 from agentkd.runtime import Agent, Fresh, InlinePlanner, Seam, StrategyOptions
-from agentkd.runtime.arbiter import HandOver, fading
+from agentkd.runtime.arbiter import Actor, HandOver, fading
 from agentkd.types import ActionDist, Floats
 from tests.runtime_children import BOX, SPEC, Ahead, constant, points
 
@@ -63,10 +63,10 @@ def test_blend_stays_between_old_and_new_and_arrives(
     before = np.full(2, old, np.float32)
     after = np.full(2, new, np.float32)
     hand_over.acted(("strategy", 0, 0), before, 0)
+    new_one: Actor = ("strategy", 1, 0)
     for tick in range(1, ticks + 1):
-        actor = ("strategy", 1, 0)
-        action = hand_over.blended(actor, after, tick, None, None)  # type: ignore[arg-type]
-        hand_over.acted(actor, action, tick)  # type: ignore[arg-type]
+        action = hand_over.blended(new_one, after, tick, None, None)
+        hand_over.acted(new_one, action, tick)
         low, high = np.minimum(before, after), np.maximum(before, after)
         assert ((action >= low - 1e-6) & (action <= high + 1e-6)).all()
         if tick > blend:

@@ -365,6 +365,7 @@ class Collector:
 
     def _ask(self, obs: Floats) -> ActionDist:
         began = time.monotonic()
+        dist: ActionDist
         try:
             if self._state is None:
                 dist = self._planner(obs)
@@ -377,7 +378,7 @@ class Collector:
                 f"The planner raised {type(error).__name__} after {self.labels} labels: {error}"
             ) from error
         self._pace = min(self._pace, (time.monotonic() - began) / len(obs))
-        return dist  # type: ignore[no-any-return]
+        return dist
 
     def _run(self, row: int, executor: Native, run: Stretch) -> None:
         """Let a compiled executor drive an environment to the stretch's or an episode's end."""

@@ -217,7 +217,7 @@ def _trained(
         outputs = network(torch.from_numpy(obs))
         loss = divergence(outputs, torch.from_numpy(planner)).mean()
         adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adam.step()
         if (step + 1) * _LOOKS // how.steps > step * _LOOKS // how.steps:

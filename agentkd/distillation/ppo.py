@@ -321,7 +321,7 @@ class Ppo:
 
 def _descend(steps: torch.optim.Optimizer, loss: Tensor) -> None:
     steps.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     numbers = [each for group in steps.param_groups for each in group["params"]]
     torch.nn.utils.clip_grad_norm_(numbers, _NORM)
     steps.step()

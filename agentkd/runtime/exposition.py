@@ -159,7 +159,7 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, _request: Any, client_address: Any) -> None:
         """Note that a client is gone."""
         log.debug("%s is gone: %s", client_address, sys.exception())
 

@@ -101,8 +101,8 @@ class DistilCallback(BaseCallback):
     def _round(self) -> None:
         obs, link = np.concatenate(self._visited), np.concatenate(self._links)
         self._visited, self._links = [], []
-        planner = self._planner()
-        dist: Any = planner.policy(obs)  # type: ignore[call-arg]
+        policy: Any = self._planner().policy
+        dist = policy(obs)
         action = self._spec.action
         if self._distiller is None:
             squashed = dists.kind_of(dist) != "gaussian"

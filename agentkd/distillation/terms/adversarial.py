@@ -124,7 +124,7 @@ class Adversary(Loss):
         real, fake = self.logits(obs, theirs), self.logits(obs, mine)
         loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._adam.step()
         right = (real > 0).float().mean() + (fake < 0).float().mean()
         # The share of pairs that are told apart: 0.5 is chance.

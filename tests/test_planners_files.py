@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -25,24 +24,9 @@ from agentkd.errors import ConfigError, LoadError, NumbersError, RefError, SpecE
 from agentkd.planners import load_planner, load_policy
 from agentkd.planners.sb3.vecnormalize import read_statistics
 from agentkd.spec import Spec, env_spec
+from tests.still import BOX, CHOICE, Env
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,), np.float32)
-BOX = spaces.Box(np.array([-1, -3], np.float32), np.array([1, 2], np.float32))
-CHOICE = spaces.Discrete(3)
-
-
-class Env(gym.Env[Any, Any]):
-    """Any spaces, and nothing happens."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 class Hostile:

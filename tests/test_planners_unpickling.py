@@ -19,7 +19,8 @@ from agentkd import dists
 from agentkd.errors import LoadError, UnsafeError
 from agentkd.planners import load_planner, load_policy
 from agentkd.planners.sb3 import safe_pickle as inert
-from tests.test_planners_files import CHOICE, VECTOR, Env, spec_of
+from tests.still import CHOICE, Env
+from tests.test_planners_files import VECTOR, spec_of
 
 
 class OwnPolicy(ActorCriticPolicy):

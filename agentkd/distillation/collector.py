@@ -98,7 +98,6 @@ class Collector:
         seed: int = 0,
         stretch: float = 50.0,
     ) -> None:
-        """Make and reset the environments."""
         self.random = np.random.default_rng(seed)
         self.labels = self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)

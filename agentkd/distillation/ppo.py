@@ -69,7 +69,6 @@ class PpoOptions:
     visited: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("environments", "ticks", "epochs", "batch"):
             check_range(name, getattr(self, name), least=1)
         for name in ("discount", "trace"):

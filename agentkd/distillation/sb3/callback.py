@@ -51,7 +51,6 @@ class DistilCallback(BaseCallback):
         capacity: int = 20_000,
         seed: int = 0,
     ) -> None:
-        """Remember the options; the model is known only when it learns."""
         super().__init__()
         check_range("every", every, least=1)
         check_range("steps_per_round", steps_per_round, least=1)

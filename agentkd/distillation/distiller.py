@@ -61,7 +61,6 @@ class Distiller:
         planner: Policy | RecurrentPolicy | None = None,
         beside: Beside | None = None,
     ) -> None:
-        """Begin with the weights of `executor` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
         stack = stack_of(executor)

@@ -161,9 +161,9 @@ class Options(Planned):
             number = getattr(self, name)
             if number is not None and not bound <= number < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')} {number}: at least {bound}.")
-        for name, number in (("hz", self.hz), ("seconds", self.seconds)):
-            if number is not None and not 0 < number < math.inf:
-                raise ConfigError(f"--{name} {number}: above 0.")
+        for name, number, most in (("hz", self.hz, 1e6), ("seconds", self.seconds, 1e9)):
+            if number is not None and not 0 < number <= most:
+                raise ConfigError(f"--{name} {number}: above 0, and at most {most:,.0f}.")
         if not self.learns and self.learn_ticks:
             raise ConfigError(
                 "An executor file is run as it is; leave --learn-ticks out, or give an "

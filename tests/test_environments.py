@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,6 +235,13 @@ def test_an_environment_that_ends_the_program_is_named(caplog: pytest.LogCapture
     assert caught.value.code == 4
     assert "my.game:Snake: step ends the program: SystemExit" in caplog.text
     assert "my.game:Snake: close raised SystemExit" in caplog.text
+
+
+@pytest.mark.parametrize("env", ["sys:exit", lambda: sys.exit(3)])
+def test_an_environment_that_ends_the_program_instead_of_itself_is_named(env: Any) -> None:
+    """A command would end with status 0 and without a word."""
+    with pytest.raises(EpisodeError, match="could not be built: SystemExit"):
+        environments.make(env)
 
 
 def test_an_environment_of_another_class_will_do() -> None:

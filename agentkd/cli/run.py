@@ -155,8 +155,8 @@ class Options(Planned):
         for name, bound in least.items():
             option = f"--{name.replace('_', '-')}"
             check_range(option, getattr(self, name), least=bound, below=math.inf)
-        for name in ("hz", "seconds"):
-            check_range(f"--{name}", getattr(self, name), above=0, below=math.inf)
+        for name, most in (("hz", 1e6), ("seconds", 1e9)):
+            check_range(f"--{name}", getattr(self, name), above=0, most=most)
         if not self.learns and self.learn_ticks:
             raise ConfigError(
                 "An executor file is run as it is; leave --learn-ticks out, or give an "

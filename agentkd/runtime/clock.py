@@ -68,6 +68,8 @@ class Clock(Protocol):
 
 
 _SECONDS = "It counts seconds, such as 0.02 for 50 Hz."
+_SHORTEST, _LONGEST = 1e-6, 1e6
+"""Seconds between the ticks of a wall clock, which counts nanoseconds."""
 
 
 @final
@@ -86,6 +88,7 @@ class WallClock:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_range("period", period, above=0, below=math.inf, hint=_SECONDS)
+        check_range("period", period, least=_SHORTEST, most=_LONGEST, hint=_SECONDS)
         self.period = float(period)
         self._step = round(period * 1e9)
         self._time = time_ns

@@ -112,6 +112,17 @@ async def test_it_arrives_though_the_broker_dies(
         await field.staged()
 
 
+async def test_it_arrives_through_a_broker_that_drops(tmp_path: Path) -> None:
+    """What overflows its queues is asked for again."""
+    lines = ("allow_anonymous true", "max_queued_messages 3", "max_inflight_messages 1")
+    with Mosquitto(tmp_path, *lines) as broker:
+        field = Field(tmp_path, broker)
+        field.server = SmallServer(field.connect, 32)
+        async with field.server.running(), following(field.follower(broker.address)):
+            await field.staged()
+        assert field.server.needs
+
+
 async def test_a_broker_that_denies_is_told_from_one_that_delivers(tmp_path: Path) -> None:
     """A device that may not ask still takes what is retained; one that may not report is unseen."""
     rules = tmp_path / "rules"

@@ -69,6 +69,8 @@ class Follower:
         """Messages that were not what they should be, by kind."""
         self.report = Report(os.urandom(8).hex(), 0, online=False)
         """What was reported last."""
+        self.transport: Transport | None = None
+        """The line, once it follows."""
         self._device, self._connect, self._pace = device, connect, pace or Pace()
         self._topics, self._name = Topics(site), device_name(name)
         self._seen = seen
@@ -92,7 +94,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow the server until it is cancelled, and report that."""
-        transport = self._connect(self._topic("desired"), will=self._will)
+        transport = self.transport = self._connect(self._topic("desired"), will=self._will)
         self._wake = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:

@@ -128,12 +128,14 @@ class MqttTransport:
     async def _keep(self) -> None:
         """Connect again and again."""
         pause, drawn = _SHORTEST, random.Random()  # noqa: S311 (jitter)
-        while not self._closed:
+        while True:
             begun, before = time.monotonic(), self.connections
             try:
                 await self._live()
             except* Exception as group:
                 self._lost(_first(group))
+            if self._closed:
+                break
             if self.connections > before and time.monotonic() - begun > _LASTING:
                 pause = _SHORTEST
             await asyncio.sleep(pause * drawn.uniform(0.5, 1.5))
@@ -301,7 +303,8 @@ def _end_early(client: aiomqtt.Client) -> None:
         loop.call_soon_threadsafe(fail, details[3])
 
     def fail(code: Any) -> None:
-        if not client._connected.done():
+        # After a refusal nobody waits for it any more.
+        if client._lock.locked() and not client._connected.done():
             client._connected.set_exception(aiomqtt.MqttCodeError(code))
 
     client._client.on_disconnect = lost

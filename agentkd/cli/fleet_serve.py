@@ -22,17 +22,19 @@ from agentkd.transport.transport import Connect
 _TURN = 0.3
 
 
-def connection(site: str, broker: Broker) -> Connect:
-    """Return what makes the server's line to the broker that was set up."""
+def connection(broker: Broker, identifier: str = "") -> Connect:
+    """Return what makes lines to the broker that was set up.
+
+    A broker ends the former line of an identifier; without one it tells them apart by itself.
+    """
     how = cli_broker.Broker(tls_ca=broker.ca, tls_cert=broker.cert, tls_key=broker.key)
-    return connection_to(site, broker.address, how)
+    return _connection(broker.address, how, identifier)
 
 
-def connection_to(site: str, address: str, how: cli_broker.Broker) -> Connect:
-    """Return what makes the server's line to a broker."""
+def _connection(address: str, how: cli_broker.Broker, identifier: str) -> Connect:
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttTransport
-    return partial(MqttTransport, cli_broker.mqtt_options(address, how, f"agentkd-{site}-server"))
+    return partial(MqttTransport, cli_broker.mqtt_options(address, how, identifier))
 
 
 def serve(
@@ -41,11 +43,12 @@ def serve(
     """Serve a folder until a signal ends it."""
     console, office = Console(), Office(folder)
     site = office.fleet.site
+    mine = f"agentkd-{site}-server"
     if address is None:
         broker = read_broker(folder)
-        address, connect = broker.address, connection(site, broker)
+        address, connect = broker.address, connection(broker, mine)
     else:
-        connect = connection_to(site, address, how)
+        connect = _connection(address, how, mine)
     with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:

@@ -22,19 +22,17 @@ from agentkd.transport.transport import Connect
 _TURN = 0.3
 
 
-def connection(broker: Broker, identifier: str = "") -> Connect:
-    """Return what makes lines to the broker that was set up.
-
-    A broker ends the former line of an identifier; without one it tells them apart by itself.
-    """
+def connection(broker: Broker) -> Connect:
+    """Return what makes lines to the broker that was set up."""
     how = cli_broker.Broker(tls_ca=broker.ca, tls_cert=broker.cert, tls_key=broker.key)
-    return _connection(broker.address, how, identifier)
+    return _connection(broker.address, how)
 
 
-def _connection(address: str, how: cli_broker.Broker, identifier: str) -> Connect:
+def _connection(address: str, how: cli_broker.Broker) -> Connect:
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttTransport
-    return partial(MqttTransport, cli_broker.mqtt_options(address, how, identifier))
+    # With an identifier of its own, any client could take the server's place at the broker.
+    return partial(MqttTransport, cli_broker.mqtt_options(address, how, ""))
 
 
 def serve(
@@ -43,12 +41,11 @@ def serve(
     """Serve a folder until a signal ends it."""
     console, office = Console(), Office(folder)
     site = office.fleet.site
-    mine = f"agentkd-{site}-server"
     if address is None:
         broker = read_broker(folder)
-        address, connect = broker.address, connection(broker, mine)
+        address, connect = broker.address, connection(broker)
     else:
-        connect = _connection(address, how, mine)
+        connect = _connection(address, how)
     with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:

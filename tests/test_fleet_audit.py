@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agentkd.errors import ConfigError, LoadError, WriteError
-from agentkd.fleet import audit
-from agentkd.fleet.audit import KEY, NAME, PUBLIC, AuditLog, create
+from agentkd.fleet.audit import KEY, NAME, PUBLIC, AuditLog, Entry, Event, create
 
 pytest.importorskip("cryptography")
+
+
+def _events(event: Event, _: Sequence[Entry], times: int = 1) -> list[Event]:
+    return [event] * times
 
 
 def _trail(folder: Path, events: int = 5) -> AuditLog:
     log = create(folder, {"what": "created", "site": "plant"}, now=1.0)
     list(log.read())
     for index in range(events):
-        log.append(
-            lambda _, i=index: [{"what": "pause", "rollout": i, "by": "ünïcode \n"}], 2.0 + index
-        )
+        event = {"what": "pause", "rollout": index, "by": "ünïcode \n"}
+        log.append(partial(_events, event), 2.0 + index)
     return log
 
 
@@ -116,7 +120,7 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
     def write(name: str) -> None:
         log = AuditLog(tmp_path)
         for index in range(25):
-            log.append(lambda _, i=index: [{"what": name, "index": i}] * 2)
+            log.append(partial(_events, {"what": name, "index": index}, times=2))
 
     threads = [threading.Thread(target=write, args=(f"w{each}",)) for each in range(4)]
     for each in threads:
@@ -139,7 +143,7 @@ def test_a_full_disk_leaves_the_trail_as_it_was(
             raise OSError(28, "No space left on device")
         return real(target, data[: len(data) // 2], at)
 
-    monkeypatch.setattr(audit.os, "pwrite", full)
+    monkeypatch.setattr("agentkd.fleet.audit.os.pwrite", full)
     with pytest.raises(WriteError, match="No space left"):
         log.append(lambda _: [{"what": "resume"}])
     assert (tmp_path / NAME).read_bytes() == before

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from blockbuster import BlockBuster
 
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fleet.messages import Topics
@@ -200,8 +201,9 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mosquitto")
-async def test_a_rollout_at_a_real_broker(tmp_path: Path) -> None:
-    """Simulated devices confirm an executor over MQTT."""
+async def test_a_rollout_at_a_real_broker(tmp_path: Path, nonblocking: BlockBuster) -> None:
+    """Simulated devices confirm an executor over MQTT; the server never blocks its loop."""
+    nonblocking.deactivate()
     pytest.importorskip("aiomqtt")
     from functools import partial
 
@@ -212,16 +214,17 @@ async def test_a_rollout_at_a_real_broker(tmp_path: Path) -> None:
     begin(folder, SITE)
     async with _mosquitto(local(folder, port), port):
         connect = partial(MqttTransport, MqttOptions(read_broker(folder).address))
-        office = Office(folder)
+        file, office, desk = executor_file(tmp_path), Office(folder), Office(folder)
         line = connect(*filters(SITE))
         server = Server(office, line)
+        nonblocking.activate()
         devices = [SimulatedDevice(connect, SITE, f"d{index}") for index in range(8)]
         tasks = [asyncio.create_task(server.run())]
         tasks += [asyncio.create_task(each.run()) for each in devices]
         async with asyncio.timeout(120):
             while office.fleet.online < 8:  # noqa: ASYNC110 (of a file)
                 await asyncio.sleep(0.05)
-            plan = await asyncio.to_thread(Office(folder).push, executor_file(tmp_path))
+            plan = await asyncio.to_thread(desk.push, file)
             while await asyncio.to_thread(_course, folder) != "finished":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert {each.active for each in devices} == {plan.digest}

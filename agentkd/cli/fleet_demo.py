@@ -216,7 +216,7 @@ async def _broker(folder: Path, console: Console) -> AsyncIterator[Connect]:
     try:
         await _listens(port)
         console.print(f"broker: {program} at port {port}", soft_wrap=True)
-        yield connection("demo", read_broker(folder))
+        yield connection(read_broker(folder))
     finally:
         if process.returncode is None:
             process.terminate()
@@ -242,7 +242,13 @@ async def _listens(port: int) -> None:
 
 async def _until(tasks: list[Any], office: Office, show: _Screen, holds: Any) -> None:
     """Wait until something holds, and show the fleet meanwhile."""
+    end = time.monotonic() + 3 * _LIMIT
     while not holds():
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"The demo came no further within {3 * _LIMIT:.0f} s: {line(office.fleet, end)} Is "
+                "the machine too busy? Try fewer: --landers 5."
+            )
         for each in tasks:
             if each.done():
                 each.result()

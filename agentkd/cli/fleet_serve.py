@@ -22,17 +22,17 @@ from agentkd.transport.transport import Connect
 _TURN = 0.3
 
 
-def connection(site: str, broker: Broker) -> Connect:
-    """Return what makes the server's line to the broker that was set up."""
+def connection(broker: Broker) -> Connect:
+    """Return what makes lines to the broker that was set up."""
     how = cli_broker.Broker(tls_ca=broker.ca, tls_cert=broker.cert, tls_key=broker.key)
-    return connection_to(site, broker.address, how)
+    return _connection(broker.address, how)
 
 
-def connection_to(site: str, address: str, how: cli_broker.Broker) -> Connect:
-    """Return what makes the server's line to a broker."""
+def _connection(address: str, how: cli_broker.Broker) -> Connect:
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttTransport
-    return partial(MqttTransport, cli_broker.mqtt_options(address, how, f"agentkd-{site}-server"))
+    # With an identifier of its own, any client could take the server's place at the broker.
+    return partial(MqttTransport, cli_broker.mqtt_options(address, how, ""))
 
 
 def serve(
@@ -43,9 +43,9 @@ def serve(
     site = office.fleet.site
     if address is None:
         broker = read_broker(folder)
-        address, connect = broker.address, connection(site, broker)
+        address, connect = broker.address, connection(broker)
     else:
-        connect = connection_to(site, address, how)
+        connect = _connection(address, how)
     with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:

@@ -63,7 +63,9 @@ def _heading(rollout: Rollout) -> Text:
 
 def _bar(fleet: Fleet) -> RenderableType:
     total = max(1, len(fleet.devices))
-    return ProgressBar(total=total, completed=fleet.counts["confirmed"], width=60)
+    grid = Table.grid()
+    grid.add_row(ProgressBar(total=total, completed=fleet.counts["confirmed"], width=60))
+    return grid
 
 
 def _counts(fleet: Fleet) -> Text:

@@ -119,6 +119,8 @@ def test_torchscript_in_each_form_that_torch_writes(form: str, tmp_path: Path) -
 class Scratch(nn.Module):
     """Answers with the array that it remembers in."""
 
+    out: torch.Tensor
+
     def __init__(self) -> None:
         """Set up."""
         super().__init__()

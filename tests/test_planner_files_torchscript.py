@@ -119,8 +119,6 @@ def test_torchscript_in_each_form_that_torch_writes(form: str, tmp_path: Path) -
 class Scratch(nn.Module):
     """Answers with the array that it remembers in."""
 
-    out: torch.Tensor
-
     def __init__(self) -> None:
         """Set up."""
         super().__init__()
@@ -130,7 +128,7 @@ class Scratch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Act, and write over the answer of before."""
         self.out[:] = self.actor(x) + 0.5 * self.out
-        return self.out
+        return self.out  # type: ignore[return-value]
 
 
 def test_answers_are_not_written_over(tmp_path: Path) -> None:

@@ -252,13 +252,14 @@ def _rows(results: Sequence[Result]) -> list[Result]:
 
 
 _COLUMNS = [
-    Column("world", "env"),
     Column("late", "late"),
     Column("planner", "planner", ".4g"),
     Column("executor", "executor", ".4g"),
     Column("runtime", "runtime", ".4g"),
     Column("never late", "never", ".4g"),
-    Column("gain", lambda row: f"{row['gain']:+.3g} ({row['low']:+.3g} … {row['high']:+.3g})"),
+    Column("gain", "gain", "+.3g"),
+    Column("low", "low", "+.3g"),
+    Column("high", "high", "+.3g"),
 ]
 _CAPTION = (
     "Mean scores, lateness in ticks. The gain is the runtime's over the better of planner alone "
@@ -276,7 +277,10 @@ def findings(_: Options, results: Sequence[Result]) -> Findings:
     below = worse(whole)
     if below:
         verdict += "\nIts mean is below:\n" + "\n".join(f"  {each}" for each in below)
-    sections = [Section("Planner, executor and both", "", table(_COLUMNS, rows, _CAPTION))]
+    sections = [
+        Section(name, "", table(_COLUMNS, own, _CAPTION))
+        for (name,), own in grouped(rows, "env").items()
+    ]
     return Findings(sections, verdict, not any(each["fault"] for each in results))
 
 

@@ -244,23 +244,23 @@ def _rows(results: Sequence[Result]) -> list[Result]:
                 "gain": gain.mean if gain else math.nan,
                 "low": gain.low if gain else math.nan,
                 "high": gain.high if gain else math.nan,
-                "never": never,
+                "never late": never,
             }
         )
     order = list(dict.fromkeys(r["env"] for r in results))
     return sorted(rows, key=lambda row: (order.index(row["env"]), row["late"]))
 
 
-_COLUMNS = [
-    Column("late", "late"),
-    Column("planner", "planner", ".4g"),
-    Column("executor", "executor", ".4g"),
-    Column("runtime", "runtime", ".4g"),
-    Column("never late", "never", ".4g"),
-    Column("gain", "gain", "+.3g"),
-    Column("low", "low", "+.3g"),
-    Column("high", "high", "+.3g"),
-]
+def _said(name: str, row: Result) -> str:
+    """Write a score in as many digits as it takes, a gain with its sign."""
+    value, sign = row[name], "+" if name in _GAIN else ""
+    return f"{value:{sign},.0f}" if abs(value) >= _LARGE else f"{value:{sign}.3g}"
+
+
+_LARGE = 1000
+_GAIN = ("gain", "low", "high")
+_SHOWN = ("planner", "executor", "runtime", "never late", *_GAIN)
+_COLUMNS = [Column("late", "late"), *(Column(name, partial(_said, name)) for name in _SHOWN)]
 _CAPTION = (
     "Mean scores, lateness in ticks. The gain is the runtime's over the better of planner alone "
     "and executor alone, episode by episode, with 95 % intervals."

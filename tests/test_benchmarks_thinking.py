@@ -43,8 +43,8 @@ def test_the_executor_alone_stands_at_each_latency_and_gains_are_paired() -> Non
     shown = found.sections[0].table
     assert shown is not None
     first, second = shown.texts()
-    assert first[:6] == ["1", "2.167", "2", "6", "9", "+3.83"]
-    assert second[:5] == ["4", "0", "2", "1.833", "9"]
+    assert first[:6] == ["1", "2.17", "2", "6", "9", "+3.83"]
+    assert second[:5] == ["4", "0", "2", "1.83", "9"]
     assert "in 1 worlds: maze" in found.verdict
     assert "maze at 4: 1.833 below executor's 2.000" in found.verdict
 

@@ -17,8 +17,8 @@ from agentkd.fleet.incoming import Incoming
 from agentkd.fleet.messages import Desired, blob, read_need
 from agentkd.transport import Message
 from agentkd.transport.memory import Faults
+from tests.fleet_one_device import NAME, World, left
 from tests.fleet_server import TOPICS, following
-from tests.fleet_world import NAME, World, left
 from tests.test_device import acts
 
 

@@ -51,7 +51,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: Any, name: str, *, finite: bool = False) -> None:
-        """Check the spaces."""
         missing = [each for each in _NEEDS if getattr(env, each, None) is None]
         if missing:
             raise EpisodeError(
@@ -75,7 +74,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         self._flat = plain and len(space.shape) == 1 and not finite
 
     def __getattr__(self, name: str) -> Any:
-        """Give the environment's own attributes."""
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
@@ -99,6 +97,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             result: Any = self.env.reset(seed=seed, **more)
         except AgentkdError:
             raise
+        except SystemExit as error:
+            self._tell_exit("reset", error)
+            raise
         except Exception as error:
             raise self._raised("reset", error) from error
         good = isinstance(result, tuple) and len(result) == 2
@@ -119,6 +120,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result: Any = self.env.step(action)
         except AgentkdError:
+            raise
+        except SystemExit as error:
+            self._tell_exit("step", error)
             raise
         except Exception as error:
             raise self._raised("step", error, action) from error
@@ -153,6 +157,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             try:
                 result: Any = step(action)
             except AgentkdError:
+                raise
+            except SystemExit as error:
+                self._tell_exit("step", error)
                 raise
             except Exception as error:
                 self._steps = first + at
@@ -207,13 +214,20 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Close the environment; an error of its own is logged and not raised."""
+        """Close the environment; an error of its own is logged and not raised.
+
+        Games end the program there (SystemExit); ours goes on.
+        """
         try:
             self.env.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning(
                 "%s: close raised %s. Nothing that was measured is lost.", self._name, told(error)
             )
+
+    def _tell_exit(self, method: str, error: SystemExit) -> None:
+        """Say who ends the program: an exit has no words of its own."""
+        log.error("%s: %s ends the program: %s.", self._name, method, told(error))
 
     def _check_observation(self, obs: Any, method: str) -> None:
         array = type(obs) is np.ndarray
@@ -239,7 +253,10 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
                 f"step returned {_described(reward)} as reward",
                 "Return a single number, for example float(reward).",
             )
-        return float(reward)
+        try:
+            return float(reward)
+        except OverflowError:
+            return math.inf
 
     def _flag(self, name: str, value: Any) -> bool:
         number = isinstance(value, (bool, int, float, np.generic, np.ndarray))
@@ -374,7 +391,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else f"{text[:76]} …"
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """An error's type, text and place."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

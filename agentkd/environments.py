@@ -280,7 +280,7 @@ def _called(function: Callable[..., Any], options: dict[str, Any]) -> Any:
         return function(**options)
     except AgentkdError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _unbuilt(label(function), error) from error
 
 
@@ -300,11 +300,13 @@ def _made(base: str, options: dict[str, Any]) -> Any:
         raise RefError(f"{base} needs a package that is missing: {error}") from error
     except (gym.error.UnregisteredEnv, gym.error.NameNotFound) as error:
         raise RefError(f"No environment {base!r}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # which would end the command without a word
         raise _unbuilt(base, error, found, options) from error
 
 
-def _unbuilt(name: str, error: Exception, found: Any = None, options: Any = None) -> EpisodeError:
+def _unbuilt(
+    name: str, error: BaseException, found: Any = None, options: Any = None
+) -> EpisodeError:
     from agentkd.environment_checks import told
 
     given = f" with {options}" if options else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from agentkd.printable import printable
@@ -176,6 +176,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return ""
 
 
+def check_choice(what: str, name: str, known: Collection[str]) -> None:
+    """Check that a name is one of those `known`.
+
+    Raises:
+        ConfigError: If it is not, with the one that was probably meant.
+    """
+    if name not in known:
+        raise ConfigError(f"No {what} {name!r}.{did_you_mean(name, known)}")
+
+
 def check_range(
     name: str,
     value: float | None,
@@ -198,7 +208,7 @@ def check_range(
         hint: A sentence for the end of the message.
 
     Raises:
-        ConfigError: If the value is outside.
+        ConfigError: If the value is outside, or no number.
     """
     bounds = (
         (least, operator.ge, "at least"),
@@ -207,8 +217,11 @@ def check_range(
         (below, operator.lt, "below"),
     )
     given = [(bound, holds, word) for bound, holds, word in bounds if bound is not None]
-    if value is None or all(holds(value, bound) for bound, holds, _ in given):
-        return
+    try:
+        if value is None or all(holds(value, bound) for bound, holds, _ in given):
+            return
+    except (TypeError, ValueError) as error:  # what it is compared with is a number
+        raise ConfigError(f"{name} is {value!r:.80}, not a number. {hint}".rstrip()) from error
     wanted = " and ".join(
         "finite" if bound == math.inf else f"{word} {bound}" for bound, _, word in given
     )

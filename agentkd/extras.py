@@ -10,6 +10,7 @@ from agentkd.errors import ConfigError
 EXTRAS = {
     "aiomqtt": "mqtt",
     "cryptography": "fleet",
+    "flwr": "federated",
     "gymnasium": "train",
     "h5py": "minari",
     "huggingface_hub": "hub",

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from agentkd.errors import LoadError
 
 _DEEPEST = 24
+_MOST_FIELDS = 1 << 20
+"""Fields that are walked over: each takes microseconds, and two bytes of a file."""
+_LONGEST_ENTRY = 1 << 16
+"""Bytes in which a tensor tells where its numbers are."""
 _LONGEST_TAG = 5
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """The fields of a ModelProto and their wire types (onnx/onnx.proto)."""
@@ -85,15 +89,20 @@ def external_files(model: bytes) -> set[str]:
     """Name the other files in which an ONNX model keeps weights, as it calls them.
 
     Raises:
-        LoadError: If it is damaged, or nested too deep.
+        LoadError: If it is damaged, nested too deep, or has too many fields.
     """
-    waiting, found = [("model", memoryview(model), 0)], set[str]()
+    waiting, found, seen = [("model", memoryview(model), 0)], set[str](), 0
     while waiting:
         kind, data, depth = waiting.pop()
         if depth > _DEEPEST:
             raise LoadError(f"graphs in it are nested more than {_DEEPEST} deep")
         for number, wire, inner in fields(data):
+            seen += 1
+            if seen > _MOST_FIELDS:
+                raise LoadError(f"it has more than {_MOST_FIELDS:,} fields")
             if kind == "tensor" and number == _EXTERNAL_DATA and wire == 2:
+                if len(inner) > _LONGEST_ENTRY:
+                    raise LoadError("it tells at too great length where its weights are")
                 held = {field: bytes(value) for field, _, value in fields(inner)}
                 if held.get(1) == b"location":
                     found.add(held.get(2, b"").decode("utf-8", "replace"))
@@ -110,7 +119,9 @@ def metadata(model: bytes, limit: int) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     size = 0
-    for number, wire, inner in fields(memoryview(model)):
+    for count, (number, wire, inner) in enumerate(fields(memoryview(model))):
+        if count > _MOST_FIELDS:
+            raise LoadError(f"it has more than {_MOST_FIELDS:,} fields")
         if number != _METADATA or wire != 2:
             continue
         size += len(inner)

@@ -23,6 +23,7 @@ SAME = [
     "joint_names: [.*]\n'a b': 3\n\"c\": d\n1: x\n",
     "{a: 1, 'b': [x y, z], c: {}}\n",
     "a: [x y\n  z, w # no\n  , v]\nb: {c: d\n  e}\n",
+    "a: 1\rb:\r  - 2\r",
     "just text\n",
     "",
 ]
@@ -116,6 +117,8 @@ def test_what_is_written_is_read_by_both(value: Any) -> None:
         ("a: %x\n", "reserves"),
         ('a: "\\q"\n', "escape"),
         ("? a\n: b\n", "reserves"),
+        ("a: &b {c: 1}\nd:\n  <<: *b\n", "merges another"),
+        ("a: &b {c: 1}\nd: {<<: *b}\n", "merges another"),
         ("[" * 99, "levels deep"),
         ("- " * 99, "levels deep"),
         ("\n".join(" " * i + "a:" for i in range(99)), "levels deep"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from agentkd.distillation import run_distillation
 from agentkd.distillation.minari import read_minari
 from agentkd.distillation.offline import open_dataset
 from agentkd.dists import mode
-from agentkd.errors import ConfigError, LoadError
+from agentkd.errors import ConfigError, LoadError, SpecError
 from agentkd.spec import BoxSpec, MultiDiscreteSpec, obs_spec
 from agentkd.types import Categorical, MultiCategorical, Point
 
@@ -195,6 +196,51 @@ def test_a_truncated_file_is_an_error_of_ours(tmp_path: Path) -> None:
     file = path / "data" / "main_data.hdf5"
     file.write_bytes(file.read_bytes()[:700])
     with pytest.raises(LoadError, match="no Minari dataset"):
+        open_dataset(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """HDF5 would wait for whoever writes into it."""
+    path = lay_out(tmp_path / "one", [episode(3, 0)])
+    file = path / "data" / "main_data.hdf5"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(LoadError, match="not a regular file"):
+        open_dataset(path)
+
+
+def test_each_array_is_read_once(tmp_path: Path) -> None:
+    """Names cost a few bytes each: what they name together may be a million times the file."""
+    path = lay_out(tmp_path / "one", [episode(3, 0)])
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1"] = file["episode_0"]
+    with pytest.raises(LoadError, match="rewards of another episode"):
+        open_dataset(path)
+    one = episode(3, 0)
+    one["observations"] = {"a": one["observations"]}
+    inner = {"type": "Dict", "subspaces": {"a": BOX}}
+    path = lay_out(tmp_path / "two", [one], inner)
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        group = file["episode_0/observations"]
+        group["b"] = group  # would be gone into for ever
+        group["b/c"] = group["a"]
+    assert open_dataset(path).part(0).obs.shape == (3, 4)
+
+
+def test_an_array_that_was_not_written_is_refused(tmp_path: Path) -> None:
+    """It claims numbers that no byte of the file holds."""
+    path = lay_out(tmp_path / "one", [episode(3, 0)])
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        file.create_dataset("episode_0/rewards", (100_000,), "f8")
+    with pytest.raises(LoadError, match="0 bytes are stored"):
+        open_dataset(path)
+
+
+def test_bounds_of_texts_take_no_memory(tmp_path: Path) -> None:
+    """A dtype of a few letters would give each bound a gigabyte."""
+    path = lay_out(tmp_path / "one", [episode(3, 0)], {**BOX, "dtype": "S1000000000"})
+    with pytest.raises(SpecError, match="is not of numbers"):
         open_dataset(path)
 
 

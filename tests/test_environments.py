@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,7 @@ def after(obs: Any = GOOD, reward: Any = 1.0, *rest: Any) -> tuple[Any, ...]:
         (after(reward=1j), "type complex as reward"),
         (after(reward=float("nan")), "reward is nan"),
         (after(reward=np.float32("inf")), "reward is inf"),
+        (after(reward=10**400), "reward is inf"),
         (after(GOOD, 1.0, None), "None as terminated.*True or False"),
         (after(GOOD, 1.0, np.array([True])), r"shape \(1,\).*as terminated"),
         (after(GOOD, 1.0, False, {}), "type dict as truncated"),
@@ -211,6 +213,35 @@ def test_a_close_that_raises_loses_nothing(caplog: pytest.LogCaptureFixture) -> 
     assert got.returns == (1.0, 1.0)
     assert "close raised RuntimeError" in caplog.text
     assert f"{HERE}:Stubborn" in caplog.text
+
+
+class Game(Told):
+    """Ends the program, as games do when their window is closed."""
+
+    def step(self, action: Any) -> Any:
+        raise SystemExit(4)
+
+    def close(self) -> None:
+        raise SystemExit(5)
+
+
+def test_an_environment_that_ends_the_program_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """An exit has no words of its own; one in `close` is none, for results would be lost."""
+    env = Checked(Game(), "my.game:Snake")
+    env.reset()
+    with pytest.raises(SystemExit) as caught:
+        env.step(1)
+    env.close()
+    assert caught.value.code == 4
+    assert "my.game:Snake: step ends the program: SystemExit" in caplog.text
+    assert "my.game:Snake: close raised SystemExit" in caplog.text
+
+
+@pytest.mark.parametrize("env", ["sys:exit", lambda: sys.exit(3)])
+def test_an_environment_that_ends_the_program_instead_of_itself_is_named(env: Any) -> None:
+    """A command would end with status 0 and without a word."""
+    with pytest.raises(EpisodeError, match="could not be built: SystemExit"):
+        environments.make(env)
 
 
 def test_an_environment_of_another_class_will_do() -> None:

@@ -35,3 +35,10 @@ def test_what_is_within_or_left_out_passes() -> None:
     check_range("size", 1, least=1, most=1)
     check_range("size", 0.5, above=0, below=math.inf)
     check_range("size", None, least=1)
+
+
+@pytest.mark.parametrize("value", ["8", [8], {}])
+def test_what_is_no_number_is_refused(value: Any) -> None:
+    """Comparing it would raise an error that names no option."""
+    with pytest.raises(ConfigError, match=r"size is .*, not a number\. Try 8\."):
+        check_range("size", value, least=1, hint="Try 8.")

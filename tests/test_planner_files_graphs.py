@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from agentkd.deploy.contracts.files import read_contract
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.planners import Planner, load_planner
 from agentkd.planners.files.contents import contents_of
@@ -18,6 +19,7 @@ from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers
+from tests.policy_files import load as load_quietly
 
 SPEC = own_spec(5, free_box(3))
 WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -25,10 +27,8 @@ OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
 
 
 def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
-    """Load a file; what is assumed about it is announced, and of no interest here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_planner(str(path), spec, args=args or None)
+    """Load a file, of five observations and three actions if nothing else is said."""
+    return load_quietly(path, spec, **args)
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])
@@ -237,6 +237,56 @@ def test_actions_that_are_drawn_at_random_are_announced(tmp_path: Path) -> None:
     path = graph(tmp_path / "p.onnx", nodes, {"obs_0": ["b", 5]}, {"continuous_actions": ["b", 3]})
     with pytest.warns(UserWarning, match="drawn at random"):
         load_planner(str(path), SPEC)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [node("RandomNormalLike", "a", "noise", scale=0.01), node("Add", "a noise", "actions")],
+        [node("Dropout", "a half yes", "actions")],
+    ],
+)
+def test_a_graph_that_draws_random_numbers_is_refused(more: list[Any], tmp_path: Path) -> None:
+    """It was exported with its exploration, or in training mode."""
+    constants = {"w": WEIGHT, "half": np.float32(0.5), "yes": np.array(True)}
+    nodes = [node("MatMul", "obs w", "a"), *more]
+    shapes = {"obs": ["b", 5]}, {"actions": ["b", 3]}
+    path = graph(tmp_path / "p.onnx", nodes, *shapes, constants)
+    with pytest.raises(PlannerError, match="draws random numbers"):
+        load(path)
+
+
+def test_rows_that_a_graph_does_not_keep_apart_are_asked_one_by_one(tmp_path: Path) -> None:
+    """The first axis may be time, or an average may be taken over it."""
+    nodes = [
+        node("MatMul", "obs w", "a"),
+        node("ReduceMean", "a", "mean", axes=[0], keepdims=1),
+        node("Add", "a mean", "actions"),
+    ]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    (answer,) = answers(load(path), OBS[None])
+    np.testing.assert_allclose(answer.action, 2 * (OBS @ WEIGHT), atol=1e-5)
+
+
+def test_what_is_quoted_of_a_file_is_printable(tmp_path: Path) -> None:
+    """An announcement goes to the terminal as it is."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    model = onnx.load(str(path))
+    helper.set_model_props(model, {"action_scale": "\x1b[2J"})
+    path.write_bytes(model.SerializeToString())
+    with pytest.warns(UserWarning, match=r"\\x1b\[2J"):
+        load_planner(str(path), SPEC)
+
+
+@pytest.mark.parametrize("read", [load, read_contract])
+def test_a_file_of_millions_of_fields_is_refused(read: Any, tmp_path: Path) -> None:
+    """Two bytes make a field, and each takes its time."""
+    nodes = [node("MatMul", "obs w", "actions")]
+    path = graph(tmp_path / "p.onnx", nodes, {"obs": ["b", 5]}, {"actions": ["b", 3]})
+    path.write_bytes(path.read_bytes() + b"\x08\x08" * (1 << 20))
+    with pytest.raises(LoadError, match="more than 1,048,576 fields"):
+        read(path)
 
 
 def test_metadata_of_mjlab_is_announced(tmp_path: Path) -> None:

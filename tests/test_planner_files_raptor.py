@@ -171,3 +171,60 @@ def test_a_file_on_which_hdf5_loops_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(LoadError, match="keeps HDF5 busy"):
         load_planner(str(path))
+
+
+def test_a_group_that_lies_in_itself_is_refused(tmp_path: Path) -> None:
+    """Layers are counted, and so are the groups that are looked into for them."""
+    path = changed(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["actor/layers/0"]
+        file["actor/layers/0"] = file["actor"]
+    with pytest.raises(LoadError, match="more than 64 layers"):
+        load(path)
+
+
+def test_layers_are_not_left_out(tmp_path: Path) -> None:
+    """A sequence of too many is refused, and a perceptron that says another number than it has."""
+    path = changed(tmp_path)
+    with h5py.File(path, "r+") as file:
+        layers = file["actor/layers"]
+        last = layers["0"]
+        for index in range(3, 100):
+            layers[str(index)] = last
+    with pytest.raises(LoadError, match="more than 64 layers"):
+        load(path)
+    with h5py.File(path, "r+") as file:
+        actor = file["actor"]
+        actor.attrs["type"], actor.attrs["num_layers"] = "mlp", "2"
+        actor["hidden_layer_0"] = actor["layers/0"]
+    with pytest.raises(LoadError, match="says that it has 2 layers"):
+        load(path)
+
+
+def test_what_no_reader_needs_takes_no_memory(tmp_path: Path) -> None:
+    """An array of texts that was never written claims gigabytes; nothing reads it."""
+    path = changed(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("zeros", (3000,), "S4000000")
+    assert load(path).parameters
+
+
+def test_what_cannot_be_looked_through_does_not_hide_the_rest(tmp_path: Path) -> None:
+    """What comes first in the file keeps nothing that comes after it from being looked at."""
+    data = bytearray(FILE.read_bytes())
+    data[3000] = 255
+    path = tmp_path / "raptor.h5"
+    path.write_bytes(data)
+    with h5py.File(path, "r+") as file:
+        file["a"] = h5py.Empty("f4")
+    with pytest.raises(LoadError, match="keeps HDF5 busy"):
+        load_planner(str(path))
+
+
+def test_an_attribute_of_many_texts_is_refused(tmp_path: Path) -> None:
+    """Many texts may share the bytes of one, and take their memory many times."""
+    path = changed(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["actor"].attrs["type"] = ["sequential"] * 2
+    with pytest.raises(LoadError, match="'type' is not one text"):
+        load(path)

@@ -182,12 +182,42 @@ def test_a_deviation_of_its_own_is_told_by_the_settings_however_they_are_written
 
 
 def test_a_distribution_that_is_not_read_is_refused(tmp_path: Path) -> None:
-    """A mapping inside another on one line is not understood; it is not taken for none."""
+    """A class of one's own is not taken for none of rsl_rl's."""
     settings = "actor:\n  activation: elu\n  distribution_cfg: {class_name: Own, x: {y: 1}}\n"
     path = run_folder(tmp_path, "rsl5_hetero.pt", settings)
-    with pytest.raises(LoadError, match=r"distribution_cfg is \{class_name: Own.*distribution="):
+    with pytest.raises(LoadError, match=r"class_name is Own, .*distribution="):
         load(path)
     assert load(path, distribution="heteroscedastic").spec.obs.size == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "actor:\n  activation: elu\n  obs_normalization: !!bool true\n",
+        "actor:\n  activation: elu\n  obs_normalization:\n    true\n",
+        "actor:\n  activation: elu\n  obs_normalization : yes\n",
+        "actor:\n  activation: elu\n  'obs_normalization': on\n",
+        "{actor: {activation: elu, obs_normalization: true}}\n",
+        "on: &on true\nactor:\n  activation: elu\n  obs_normalization: *on\n",
+        "\ufeffactor:\n  activation: elu\n  obs_normalization: true\n",
+    ],
+)
+def test_settings_are_read_however_yaml_lets_them_be_written(settings: str, tmp_path: Path) -> None:
+    """What would be overlooked is a normaliser that is missing, or an activation."""
+    path = run_folder(tmp_path, "rsl5_plain.pt", settings)
+    with pytest.raises(LoadError, match="promises one"):
+        load(path)
+    run_folder(tmp_path, "rsl5_plain.pt", settings.replace("true", "off").replace("yes", "no"))
+    if "on\n" not in settings:
+        load_planner(str(path))
+
+
+def test_settings_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    """What another mapping brings in is not left out."""
+    settings = "base: &base\n  activation: elu\nactor:\n  <<: *base\n"
+    path = run_folder(tmp_path, "rsl5_plain.pt", settings)
+    with pytest.raises(LoadError, match=r"agent\.yaml, line 4: .*--planner-args"):
+        load(path)
 
 
 def test_a_skrl_run_whose_observations_have_no_preprocessor_needs_none(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from agentkd.errors import LoadError, PlannerError, SpecError, UnsafeError
-from agentkd.planners import Planner, load_planner
+from agentkd.planners import Planner
 from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import Spec
 from tests.policy_files import answers
+from tests.policy_files import load as load_quietly
 
 SPEC = own_spec(5, free_box(3))
 WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -24,10 +25,8 @@ OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
 
 
 def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
-    """Load a file; what is assumed about it is announced, and of no interest here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_planner(str(path), spec, args=args or None)
+    """Load a file, of five observations and three actions if nothing else is said."""
+    return load_quietly(path, spec, **args)
 
 
 class Plain(nn.Module):
@@ -95,6 +94,92 @@ def test_torchscript_answers_batches_and_single_rows(kind: Any, tmp_path: Path) 
                 answer.action, module.actor(torch.from_numpy(OBS)), atol=1e-5
             )
     assert planner.parameters == 75
+
+
+@pytest.mark.parametrize("form", ["traced", "frozen", "optimised"])
+def test_torchscript_in_each_form_that_torch_writes(form: str, tmp_path: Path) -> None:
+    """A traced module's file also holds what it was traced with."""
+    module = Plain().eval()
+    path = tmp_path / "policy.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if form == "traced":
+            made: Any = torch.jit.trace(module, torch.zeros(1, 5))
+        else:
+            make = torch.jit.freeze if form == "frozen" else torch.jit.optimize_for_inference
+            made = make(torch.jit.script(module))
+        made.save(str(path))
+        planner = load(path)
+        (answer,) = answers(planner, OBS[None])
+        with torch.no_grad():
+            wanted = module.actor(torch.from_numpy(OBS))
+    np.testing.assert_allclose(answer.action, wanted, atol=1e-5)
+
+
+class Scratch(nn.Module):
+    """Answers with the array that it remembers in."""
+
+    def __init__(self) -> None:
+        """Set up."""
+        super().__init__()
+        self.actor = nn.Linear(5, 3)
+        self.register_buffer("out", torch.zeros(1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act, and write over the answer of before."""
+        self.out[:] = self.actor(x) + 0.5 * self.out
+        return self.out  # type: ignore[return-value]
+
+
+def test_answers_are_not_written_over(tmp_path: Path) -> None:
+    """Each row has its own answer, though the module gives the same place for all."""
+    module = Scratch()
+    planner = load(scripted(module, tmp_path / "policy.pt"))
+    (answer,) = answers(planner, OBS[None])
+    with torch.no_grad():
+        np.testing.assert_allclose(answer.action, module.actor(torch.from_numpy(OBS)), atol=1e-5)
+
+
+class Complex(nn.Module):
+    """Answers with complex numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act."""
+        return torch.complex(x[:, :3], x[:, :3])
+
+
+class Prints(Plain):
+    """Writes to the terminal."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act."""
+        print(x)  # noqa: T201
+        return self.actor(x)
+
+
+class Seeds(Plain):
+    """Makes torch's random numbers the same again and again."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Act."""
+        torch.manual_seed(0)
+        return self.actor(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        (Complex, PlannerError, "complex64, not a tensor of numbers"),
+        (Prints, UnsafeError, "'print', which may touch"),
+        (Seeds, UnsafeError, "'manual_seed', which may touch"),
+    ],
+)
+def test_torchscript_that_does_more_than_answer_is_refused(
+    kind: Any, error: Any, said: str, tmp_path: Path
+) -> None:
+    """What it prints would reach the terminal, and its seed all of the program."""
+    with pytest.raises(error, match=said):
+        load(scripted(kind(), tmp_path / "policy.pt"))
 
 
 def test_torchscript_with_a_memory_keeps_rows_apart(tmp_path: Path) -> None:

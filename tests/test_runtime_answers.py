@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from agentkd.runtime import Agent, InlineDistiller, InlinePlanner, StrategyOptions
+from agentkd.runtime import (
+    Agent,
+    Goals,
+    InlineDistiller,
+    InlinePlanner,
+    RollForward,
+    StrategyOptions,
+)
 from agentkd.runtime.codec import Seen
-from agentkd.runtime.query import PlannerQuery
+from agentkd.runtime.query import Demands, PlannerQuery
+from agentkd.types import Categorical, Guidance
 from tests.runtime_children import Ahead, Counting, Echo, Faulty, Towards, constant
 from tests.test_runtime_agent import outcomes, see
 
@@ -152,6 +163,44 @@ def test_a_memory_with_a_gap_teaches_nothing_until_it_starts_afresh() -> None:
     assert labels(4, 5, episode=0) == 0
     assert labels(6, episode=0) == 0
     assert labels(7, 8, episode=1) == 2
+
+
+class Reusing:
+    """Writes each answer, and each predicted observation, into the same array."""
+
+    def __init__(self) -> None:
+        """Make room."""
+        self.rows = np.zeros((1, 4), np.float32)
+        self.goals = np.zeros((1, 2), np.float32)
+        self.seen = np.zeros(3, np.float32)
+
+    def __call__(self, obs: Any) -> Guidance:
+        """Answer with what is seen."""
+        self.rows[:], self.goals[:] = obs[0, 0], obs[0, 0]
+        return Guidance(rows=Categorical(self.rows), goal=self.goals)
+
+    def model(self, obs: Any, actions: Any) -> Any:
+        """Count up, in the observation that is given, too."""
+        obs += 1
+        self.seen[:] = obs
+        return self.seen
+
+
+def test_answers_are_not_written_over() -> None:
+    """A strategy keeps its numbers while the planner writes its next answer."""
+    policy = Reusing()
+    spec = constant(0).spec
+    demands = Demands(roll=RollForward(policy.model, lead=1), goals=Goals(2, 8))
+    query = PlannerQuery(policy, spec, backlog=False, demands=demands)
+    asked = [Seen(tick, 0, 0, see(tick), 1, heard=tick) for tick in (0, 4)]
+    (first, _), (second, _) = (query.last([each]) for each in asked)
+    for answer, number in ((first, 1.0), (second, 5.0)):
+        assert answer.rows is not None
+        assert answer.goal is not None
+        assert answer.predicted is not None
+        found = answer.rows.rows[0, 0], answer.goal[0, 0], answer.predicted[0]
+        assert found == (number, number, number)
+    assert [each.obs[0] for each in asked] == [0.0, 4.0]
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,10 @@ def test_scheduling_that_cannot_be_is_refused(options: dict[str, Any], words: st
     """Priorities and cores that is invalid are refused."""
     with pytest.raises(ConfigError, match=words):
         Realtime(**options)
+
+
+@pytest.mark.parametrize("period", [1e-12, 1e300])
+def test_a_wall_clock_counts_nanoseconds(period: float) -> None:
+    """A period of none would divide by zero, and one of too many is no whole number."""
+    with pytest.raises(ConfigError, match="at least 1e-06 and at most 1000000"):
+        WallClock(period)

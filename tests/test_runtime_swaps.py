@@ -257,8 +257,15 @@ def test_a_score_is_a_number() -> None:
     for bad in (float("nan"), float("inf")):
         with pytest.raises(NumbersError, match="score"):
             agent.score(bad)
+    wrong: list[Any] = [None, "much", 10**400, [1.0, 2.0], 1j]
+    for each in wrong:
+        with pytest.raises(ConfigError, match="give one number"):
+            agent.score(each)
     agent.close()
-    Agent(constant(0)).score(1.0)
+    paid: Any = np.array([1.0], np.float32)  # as a vector of one environment pays
+    one: Any = np.float32(1.0)
+    for each in (1.0, 1, one, paid):
+        Agent(constant(0)).score(each)
 
 
 @pytest.mark.parametrize("options", [{"window": 1}, {"drop": 0.0}, {"drop": float("nan")}])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentkd.errors import ConfigError
+from agentkd.transport.mqtt import MqttTransport
 from agentkd.transport.options import MqttOptions, read_password
 
 
@@ -61,3 +63,21 @@ def test_a_password_comes_from_a_file_or_the_environment(
     path.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         read_password(path)
+
+
+def test_a_password_without_tls_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It could be read on the way."""
+    pytest.importorskip("aiomqtt", reason="needs aiomqtt, of the extra mqtt")
+    MqttTransport(MqttOptions("mqtts://broker", user="arm", password="secret"))
+    assert not caplog.records
+    MqttTransport(MqttOptions("mqtt://broker", user="arm", password="secret"))
+    (record,) = caplog.records
+    assert "unencrypted" in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_without_aiomqtt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line over MQTT is optional."""
+    monkeypatch.setitem(sys.modules, "aiomqtt", None)
+    with pytest.raises(ConfigError, match=r"agentkd\[mqtt\]"):
+        MqttTransport(MqttOptions("mqtt://broker"))

@@ -26,7 +26,7 @@ from agentkd.errors import LoadError, SpecError
 from agentkd.extras import needing
 from agentkd.fields import MOST_BYTES, Fields, parse_json
 from agentkd.files import loading, read_file, regular
-from agentkd.hdf5 import prove
+from agentkd.hdf5 import LARGEST, prove
 from agentkd.planners.actions import from_actions
 from agentkd.spec import (
     BoxSpec,
@@ -43,8 +43,6 @@ from agentkd.types import Kind
 METADATA, DATA = "metadata.json", "main_data.hdf5"
 PREFIX = "minari:"
 _PART = 65_536
-_LARGEST = 1 << 40
-"""Bytes of a file that is read, some episodes at a time."""
 _RATIO = 1000
 _FLOOR = 1 << 20
 """How far compressed arrays may unpack."""
@@ -144,10 +142,11 @@ def _part(
 def _episode(h5py: Any, file: Any, spec: Spec, index: int, count: int) -> Rows:
     group = file[f"episode_{index}"]
 
-    def read(name: str) -> Any:
-        return _array(h5py, group, name, count)
+    def read(name: str, *parts: str) -> Any:
+        return _array(h5py, group, name, count, parts)
 
-    obs, actions = flatten(spec.obs, read("observations")), read("actions")
+    names = (part.name for part in spec.obs.parts)
+    obs, actions = flatten(spec.obs, read("observations", *names)), read("actions")
     cut, over = (np.asarray(read(name), bool) for name in ("truncations", "terminations"))
     ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
     return Rows(
@@ -159,21 +158,24 @@ def _episode(h5py: Any, file: Any, spec: Spec, index: int, count: int) -> Rows:
     )
 
 
-def _array(h5py: Any, group: Any, name: str, count: int) -> Any:
-    """Read the first `count` rows of an array, or of a dictionary or tuple of them."""
+def _array(h5py: Any, group: Any, name: str, count: int, parts: Sequence[str] = ()) -> Any:
+    """Read the first `count` rows of an array, or of the parts of a dictionary or tuple."""
     outside = isinstance(group.get(name, getlink=True), h5py.ExternalLink)
     if outside:
         raise ValueError(f"{name} is a link to another file")
     found = group[name]
     if isinstance(found, h5py.Group):
-        named = {key: _array(h5py, found, key, count) for key in found}
+        # No others: an array may lie in the file under thousands of names.
+        known = [key for key in found if key.removeprefix("_index_") in parts]
+        named = {key: _array(h5py, found, key, count) for key in known}
         if all(key.startswith("_index_") for key in named):
             return tuple(named[f"_index_{i}"] for i in range(len(named)))
         return named
     if found.external or found.is_virtual:
         raise ValueError(f"{name} lies in another file")
     stored = found.id.get_storage_size()
-    if found.dtype.kind not in "biuf" or found.nbytes > _RATIO * stored + _FLOOR:
+    most = _RATIO * stored + _FLOOR if stored and found.chunks else stored
+    if found.dtype.kind not in "biuf" or found.nbytes > most:
         raise ValueError(
             f"{name} is {found.dtype} of shape {found.shape}, {stored} bytes are stored"
         )
@@ -186,17 +188,22 @@ def _array(h5py: Any, group: Any, name: str, count: int) -> Any:
 @contextmanager
 def _opened(h5py: Any, path: Path) -> Iterator[Any]:
     """Open an HDF5 file through a stream that is known to be a regular file."""
-    with regular(path, _LARGEST) as stream, h5py.File(stream, "r") as file:
+    with regular(path, LARGEST) as stream, h5py.File(stream, "r") as file:
         yield file
 
 
 def _episodes(h5py: Any, path: Path) -> tuple[list[int], list[float]]:
     """The lengths and the returns of all episodes, in their order."""
-    lengths, returns = [], []
+    lengths, returns, seen = [], [], set[int]()
     with _opened(h5py, path) as file:
         for index in range(len(file)):
             group = file[f"episode_{index}"]
-            count = int(group["rewards"].shape[0])
+            rewards = group["rewards"]
+            place = h5py.h5o.get_info(rewards.id).addr
+            if place in seen:
+                raise ValueError(f"episode_{index} has the rewards of another episode")
+            seen.add(place)
+            count = int(rewards.shape[0])
             lengths.append(count)
             returns.append(float(np.sum(_array(h5py, group, "rewards", count))))
     return lengths, returns
@@ -235,6 +242,8 @@ def _space(data: Mapping[str, Any]) -> Any:
         )
     if kind == "Box":
         dtype = np.dtype(str(fields["dtype"]))
+        if dtype.kind not in "biuf":
+            raise SpecError(f"A Box of {dtype} is not of numbers.")
         for end in ("low", "high"):
             fields[end] = np.array(fields[end], dtype).reshape(fields["shape"])
         fields["dtype"] = dtype

@@ -279,13 +279,18 @@ class Agent(Block):
         `rollback` needs them, and `strategies_worse` in the metrics.
 
         Raises:
+            ConfigError: If it is not one number; an array may hold it.
             NumbersError: If it is NaN or infinite.
         """
-        if not math.isfinite(score):
-            raise NumbersError(f"A score of {score}; it has to be finite.")
-        self._decider.score(score)
+        try:
+            number = float(score if type(score) is float else np.asarray(score).reshape(()))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"A score of {score!r:.80}; give one number.") from error
+        if not math.isfinite(number):
+            raise NumbersError(f"A score of {number}; it has to be finite.")
+        self._decider.score(number)
         if self._swaps.scores is not None:
-            self._swaps.scores.add(score)
+            self._swaps.scores.add(number)
 
     def reset(self) -> None:
         """Begin a new episode: strategies of the old one no longer count."""

@@ -68,6 +68,8 @@ class Clock(Protocol):
 
 
 _SECONDS = "It counts seconds, such as 0.02 for 50 Hz."
+_SHORTEST, _LONGEST = 1e-6, 1e6
+"""Seconds between the ticks of a wall clock, which counts nanoseconds."""
 
 
 @final
@@ -86,6 +88,7 @@ class WallClock:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_range("period", period, above=0, below=math.inf, hint=_SECONDS)
+        check_range("period", period, least=_SHORTEST, most=_LONGEST, hint=_SECONDS)
         self.period = float(period)
         self._step = round(period * 1e9)
         self._time = time_ns
@@ -207,8 +210,7 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        if self.priority is not None and not 1 <= self.priority <= 99:
-            raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
+        check_range("priority", self.priority, least=1, most=99, hint="So SCHED_FIFO has them.")
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):
             raise ConfigError(f"cores are {self.cores}; at least one, from 0 on.")
 

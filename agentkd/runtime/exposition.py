@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError, WriteError, check_range
 from agentkd.extras import needing
 from agentkd.printable import logger, printable
 from agentkd.runtime.metrics import DESCRIBED
@@ -123,8 +123,7 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
         labels: Mapping[str, str] | None = None,
         described: Described = DESCRIBED,
     ) -> None:
-        if not 0 <= port < 65536:
-            raise ConfigError(f"Port {port}: from 0, for a free one, to 65535.")
+        check_range("port", port, least=0, most=65535, hint="0 takes a free one.")
         self._open: dict[Any, None] = {}
         self._lock = threading.Lock()
         try:
@@ -167,7 +166,7 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, _request: Any, client_address: Any) -> None:
         """Note that a client is gone."""
         log.debug("%s is gone: %s", client_address, sys.exception())
 
@@ -208,8 +207,7 @@ class PrometheusFile:
         every: float = 5.0,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        if not every > 0:
-            raise ConfigError(f"every is {every} s; above 0.")
+        check_range("every", every, above=0)
         self.path, self.error = Path(path), ""
         self._registry, self._every = _registry(source, labels), every
         self._stop = threading.Event()

@@ -230,7 +230,8 @@ class PlannerQuery:
         self, newest: Seen, asked: Seen, assumed: Floats | None, began: int, guidance: Guidance
     ) -> Answer:
         ended = time.monotonic_ns()
-        last = slice(-self.horizon, None)
+        # By numbers, which copies: the planner may write its next answer into the same arrays.
+        last = np.arange(-self.horizon, 0)
         rows, goal, expected = guidance.rows, guidance.goal, guidance.expected
         if expected is not None:
             expected = np.asarray(expected[last], np.float32)
@@ -250,7 +251,7 @@ class PlannerQuery:
             latency=(ended - newest.time) * 1e-9,
             rows=None if rows is None else dists.rows(dists.packed(rows), last),
             seen=newest.tick,
-            goal=None if goal is None else np.asarray(goal[-1:], np.float32),
+            goal=None if goal is None else np.array(goal[-1:], np.float32),
             expected=expected,
             assumed=assumed,
             predicted=None if assumed is None else asked.obs,

@@ -204,7 +204,9 @@ class Foresight:
         return self._default
 
     def _after(self, obs: Floats, actions: Sequence[Any]) -> Floats:
-        out = np.asarray(self._model(obs, actions), np.float32)
+        # The model may write into what it is given, or give the same array each time.
+        given = [np.copy(each) if isinstance(each, np.ndarray) else each for each in actions]
+        out = np.array(self._model(obs.copy(), given), np.float32)
         finite = np.isfinite(out).all()
         if out.shape != obs.shape or not finite:
             raise PlannerError(

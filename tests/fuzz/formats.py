@@ -14,6 +14,7 @@ TARGETS = {
     "contracts": "contracts:TARGET",
     "dataset": "dataset:TARGET",
     "device": "device:STATE",
+    "federated": "federated:TARGET",
     "fleet-desired": "fleet:DESIRED",
     "fleet-need": "fleet:NEED",
     "fleet-report": "fleet:REPORT",

@@ -62,7 +62,7 @@ def read_yaml(data: bytes, what: object) -> Any:
     if len(data) > MOST_BYTES:
         raise LoadError(f"{what}: {len(data):,} bytes of YAML; at most {MOST_BYTES:,} are read.")
     try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise LoadError(f"{what} is no text: {error}.") from error
     return _Reader(text, what).document()
@@ -168,9 +168,15 @@ class _Reader:
         for pattern in (_KEY, _QUOTED_KEY):
             if match := pattern.match(self._text, self._at):
                 if not peek:
+                    self._check_key(match[1])
                     self._at = match.end()
                 return self._unquoted(match[1]) if pattern is _QUOTED_KEY else match[1]
         return None
+
+    def _check_key(self, key: object) -> None:
+        """Refuse what other readers replace by the entries of another mapping."""
+        if key == "<<":
+            self._refuse("merges another mapping in; write its entries out")
 
     def _unquoted(self, text: str) -> str:
         if text[0] != '"':
@@ -302,6 +308,7 @@ class _Reader:
             self._skip()
             if not isinstance(key, str | int | float) or self._text[self._at : self._at + 1] != ":":
                 self._refuse("is not KEY: VALUE")
+            self._check_key(key)
             self._at += 1
             self._skip()
             if str(key) in found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from agentkd.planners.files.options import FLAG, Assumptions
 from agentkd.planners.planner import Planner
 from agentkd.protobuf import external_files
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, Spec
+from agentkd.testing import example_observations
 from agentkd.types import ActionDist, Floats, Gaussian, Point, State
 
 _OBSERVATION = re.compile(r"obs(_\d+)?|observations?|input(_\d+)?|policy|state|x")
@@ -55,6 +56,8 @@ _ANSWERS = (
     "logits",
 )
 """The outputs that are an answer, the better first."""
+_DRAWN = ("continuous_actions", "discrete_actions")
+"""Those that are drawn at random."""
 _MOST = 1 << 20
 _LEAST = 1e-8
 """What a probability of 0 counts as."""
@@ -231,6 +234,7 @@ def load(raw: bytes, path: Path, spec: Spec | None, about: Assumptions) -> Plann
     Raises:
         ConfigError: If onnxruntime is missing.
         LoadError: If the graph has no observation or answer that is known.
+        PlannerError: If it fails, or draws random numbers.
         SpecError: If it is for another environment.
     """
     digest = hashlib.sha256(raw)
@@ -262,6 +266,7 @@ def load(raw: bytes, path: Path, spec: Spec | None, about: Assumptions) -> Plann
         about.note(
             f"the environment applies the action_scale of its metadata, {told['action_scale']:.60}"
         )
+    graph = _tried(graph, example_observations(spec.obs, 3), about)
     known = meaning(spec.action, about, graph.answer)
     policy = (OnnxRecurrentPolicy if graph.memory else OnnxPolicy)(graph, known)
     return Planner(policy, spec, f"ONNX policy {path.name}", 0, digest.hexdigest())
@@ -320,6 +325,42 @@ def _graph(session: Any, about: Assumptions) -> Graph:
     )
 
 
+def _tried(graph: Graph, obs: Floats, about: Assumptions) -> Graph:
+    """Ask for each row twice, then for all together: rows that are not apart are asked one by one.
+
+    Raises:
+        PlannerError: If the graph draws random numbers.
+    """
+    if graph.answer in _DRAWN:
+        return graph
+    state = [np.zeros(shape, np.float32) for _, _, shape in graph.memory]
+
+    def each() -> Any:
+        return np.stack([graph.run(row[None], state)[0].ravel() for row in obs])
+
+    first = each()
+    if not _same(first, each()):
+        raise PlannerError(
+            f"{about.where} answers the same observation differently when it is asked again: it "
+            "draws random numbers. Export its deterministic action."
+        )
+    if graph.single:
+        return graph
+    try:
+        together = graph.run(obs)[0]
+    except PlannerError:  # it may say that it takes any number, and take one
+        together = None
+    if together is None or not _same(together.reshape(len(obs), -1), first):
+        return replace(graph, single=True)
+    return graph
+
+
+def _same(here: Any, there: Any) -> bool:
+    if here.shape != there.shape or here.dtype.kind not in "biuf":
+        return bool(np.array_equal(here, there))
+    return bool(np.allclose(here, there, rtol=1e-4, atol=1e-5, equal_nan=True))
+
+
 def _after(name: str, outputs: Any) -> str | None:
     """The output that gives an input's memory back, None if it is no memory."""
     for pattern, form in _MEMORIES:
@@ -352,7 +393,7 @@ def _answer(outputs: Any, after: set[str], about: Assumptions) -> str:
             f"{about.where} has the outputs {left[:6]}; which is the action is unknown."
         )
     chosen = known[0] if known else left[0]
-    if chosen in ("continuous_actions", "discrete_actions"):
+    if chosen in _DRAWN:
         about.note(f"{chosen} are drawn at random: the file has no deterministic ones")
     return chosen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import ConfigError, LoadError, did_you_mean
+from agentkd.printable import printable
 from agentkd.types import Floats
 
 FLAG = "--planner-args"
+_MOST = sys.float_info.max
 ACTIVATIONS = {
     "celu": "CELU",
     "crelu": "CELU",  # so rsl_rl names it
@@ -76,7 +78,6 @@ class FileOptions:
     output: str | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in known:
@@ -113,7 +114,7 @@ class FileOptions:
 
 def _number(value: Any, above: float | None = None) -> bool:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and (above is None or value > above)
+    return plain and -_MOST <= value <= _MOST and (above is None or value > above)
 
 
 def options_of(args: Mapping[str, Any] | None) -> FileOptions:
@@ -133,7 +134,6 @@ class Assumptions:
     """What was assumed about a file because nothing told it; announced once, together."""
 
     def __init__(self, where: str, options: FileOptions) -> None:
-        """Begin with none."""
         self.where, self.options = where, options
         self._texts: list[str] = []
         self._used: set[str] = set()
@@ -167,6 +167,21 @@ class Assumptions:
             raise ConfigError(f"{self.where}: {why} Say so: {FLAG} {name}={example}.")
         return found
 
+    def activation(self, told: str | None, settings: object, default: str = "") -> str:
+        """Return the activation between the layers: the user's, or what a run's settings tell.
+
+        Where both are silent it is assumed by `default`, "elu" for that reason, or asked for.
+        """
+        found = (self.given("activation") or told or "").lower()
+        if not found and default:
+            return str(self.assume("activation", "elu", default))
+        if not found:
+            why = "it does not hold the activation between its layers."
+            return str(self.ask("activation", "elu", why))
+        if found not in ACTIVATIONS:
+            raise LoadError(f"{settings}: the activation {found!r} is not known. See {FLAG}.")
+        return found
+
     def refuse_missing_normaliser(self, promise: str) -> None:
         """Refuse a checkpoint without the normaliser that its run's settings promise.
 
@@ -191,9 +206,12 @@ class Assumptions:
         if unused:
             raise ConfigError(f"{self.where}: its format has no use for {FLAG} {unused[0]}.")
         if self._texts:
-            warnings.warn(
+            text = (
                 f"{self.where} does not tell everything. Assumed: {'; '.join(self._texts)}. "
-                f"If that is wrong, say so: {FLAG} KEY=VALUE.",
+                f"If that is wrong, say so: {FLAG} KEY=VALUE."
+            )
+            warnings.warn(
+                printable(text),  # it may quote the file
                 UserWarning,
                 stacklevel=5,  # who called `load_planner`
             )

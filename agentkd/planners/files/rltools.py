@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.extras import needing
 from agentkd.files import loading
-from agentkd.hdf5 import prove
+from agentkd.hdf5 import attribute, prove
 from agentkd.planners.files.network import Answer, Layers, Network, Step, fit
 from agentkd.planners.files.options import Assumptions
 from agentkd.planners.files.weights import REMEDY
@@ -56,7 +56,7 @@ def read(path: Path, spec: Spec | None, about: Assumptions) -> tuple[Network, Sp
         h5py = import_module("h5py")
     prove(path, _MOST_NUMBERS)
     with loading(about.where, keep=(AgentkdError,)), h5py.File(path, "r") as file:
-        return fit(_network(_flat(_inside(file, "actor")), about.where), spec, about)
+        return fit(_network(_flat(_inside(file, "actor"))), spec, about)
 
 
 def _inside(group: Any, name: str) -> Any:
@@ -73,8 +73,9 @@ def _array(group: Any, name: str) -> Tensor:
     """Read the numbers of a parameter after comparing their size with what is stored."""
     h5py = import_module("h5py")
     found = _inside(_inside(group, name), "parameters")
-    plain = isinstance(found, h5py.Dataset) and found.dtype == np.float32
-    if not plain or found.external or found.is_virtual or found.chunks is not None:
+    array = isinstance(found, h5py.Dataset) and found.shape is not None
+    plain = array and found.dtype == np.float32 and found.chunks is None
+    if not plain or found.external or found.is_virtual:
         raise LoadError(f"{name!r} is no plain array of float32")
     if found.size > _MOST_NUMBERS or found.id.get_storage_size() != 4 * found.size:
         raise LoadError(f"{name!r} does not have the {found.size:,} numbers that it says")
@@ -85,33 +86,36 @@ def _array(group: Any, name: str) -> Tensor:
 
 
 def _kind(group: Any) -> str:
-    return str(group.attrs.get("type", ""))[:40]
+    return str(attribute(group, "type", ""))[:40]
 
 
 def _flat(group: Any) -> list[Any]:
     """The layers of an actor in their order, out of sequences and multilayer perceptrons."""
-    found, waiting = list[Any](), [group]
+    found, waiting, looked = list[Any](), [group], 0
     while waiting:
-        each = waiting.pop(0)
+        each, looked = waiting.pop(0), looked + 1
         kind = _kind(each)
         if kind == "sequential":
             inner = _inside(each, "layers")
-            names = [str(index) for index in range(min(len(inner), _MOST_LAYERS))]
+            names = [str(index) for index in range(min(len(inner), _MOST_LAYERS + 1))]
         elif kind == "mlp":
             inner = each
-            between = int(each.attrs.get("num_layers", 2)) - 2
+            between = int(attribute(each, "num_layers", 2)) - 2
+            if between != sum(name.startswith("hidden_layer_") for name in inner):
+                raise LoadError(f"a perceptron says that it has {between + 2} layers")
             hidden = [f"hidden_layer_{index}" for index in range(min(between, _MOST_LAYERS))]
             names = ["input_layer", *hidden, "output_layer"]
         else:
             found.append(each)
             continue
-        if len(found) + len(waiting) + len(names) > _MOST_LAYERS:
+        # A group may lie in itself.
+        if max(looked, len(found) + len(waiting) + len(names)) > _MOST_LAYERS:
             raise LoadError(f"it has more than {_MOST_LAYERS} layers")
         waiting[:0] = [_inside(inner, name) for name in names]
     return found
 
 
-def _network(groups: list[Any], where: str) -> Network:
+def _network(groups: list[Any]) -> Network:
     """Build the layers before and after the memory."""
     before, after = list[Step](), list[Step]()
     memory: nn.GRU | None = None
@@ -139,9 +143,8 @@ def _network(groups: list[Any], where: str) -> Network:
         half = len(weight) // 2
         last[-1] = weight[:half], None if bias is None else bias[:half], activation
     inputs = first[0][0].shape[1] if first else memory.input_size if memory else last[0][0].shape[1]
-    network = Network(
+    return Network(
         inputs=inputs,
-        normaliser=None,
         first=Layers(tuple(first)),
         memory=memory,
         last=Layers(tuple(last)),
@@ -150,8 +153,6 @@ def _network(groups: list[Any], where: str) -> Network:
         parameters=count,
         begin=begin,
     )
-    network.check(where)
-    return network
 
 
 def _dense(group: Any) -> Step:
@@ -159,7 +160,7 @@ def _dense(group: Any) -> Step:
     weight, bias = _array(group, "weights"), _array(group, "biases").reshape(-1)
     if weight.ndim != 2 or len(bias) != len(weight):
         raise LoadError(f"a dense layer of weights {tuple(weight.shape)}, biases {len(bias)}")
-    name = str(group.attrs["activation_function"])[:40]
+    name = str(attribute(group, "activation_function", ""))[:40]
     if name not in _ACTIVATIONS:
         raise LoadError(f"the activation {name!r} is not known. {REMEDY}")
     return weight, bias, _ACTIVATIONS[name]()

@@ -1,26 +1,20 @@
 """The few settings of a run that its checkpoint lacks, from params/agent.yaml.
 
-Isaac Lab writes that file with tags for Python's types, which no safe reader of YAML takes. Only
-scalars by their path are needed: what the lines say is taken, and no tag, anchor or object is.
+Isaac Lab writes that file with tags for Python's types, which no safe reader of YAML takes. Here
+they are dropped, and only scalars by their path are needed.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from agentkd.deploy.contracts.yaml import MOST_BYTES, read_yaml
 from agentkd.errors import LoadError
 from agentkd.files import read_file
-
-_LIMIT = 1 << 20
-_MOST_LINES = 20_000
-_LINE = re.compile(r"(?P<dashes>(?:- +)*)(?P<key>[\w.-]+):(?: +(?P<value>.*))?")
-_ITEM = re.compile(r"(?P<dashes>(?:- +)+)(?P<value>.*)")
-
-_QUOTES = "'\""
-_PIECE = re.compile(r"(?:\[[^\[\]]*\]|[^,\[\]])+")
-"""What stands between the commas of a mapping on one line."""
+from agentkd.planners.files.options import FLAG
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,66 +59,27 @@ def beside(checkpoint: Path) -> Settings:
 
 
 def read_settings(path: Path) -> Settings:
-    """Read a file of settings.
+    """Read a file of settings; the items of a list have the list's name.
 
     Raises:
-        LoadError: If it is too large, or no text.
+        LoadError: If it is too large, or not in the part of YAML that is read.
     """
-    try:
-        lines = read_file(path, _LIMIT).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{path} is no text: {error}.") from error
-    if len(lines) > _MOST_LINES:
-        raise LoadError(f"{path} has {len(lines):,} lines; at most {_MOST_LINES:,} are read.")
     found: dict[str, list[str]] = {}
-    above: list[tuple[int, str]] = []
-    for line in lines:
-        text = line.strip()
-        indent = len(line) - len(line.lstrip())
-        if not text or text.startswith("#"):
-            continue
-        if match := _LINE.fullmatch(text):
-            # "- key:" begins an item: its keys stand two columns further right.
-            indent += len(match["dashes"])
-            while above and above[-1][0] >= indent:
-                above.pop()
-            above.append((indent, match["key"]))
-            value = match["value"]
-        elif match := _ITEM.fullmatch(text):
-            # The items of a list stand below its key, or in the key's own column.
-            while above and above[-1][0] > indent:
-                above.pop()
-            value = match["value"]
-        else:
-            continue
-        if value is not None and above:
-            name = ".".join(key for _, key in above)
-            for key, each in _inline(value).items():
-                found.setdefault(name + key, []).extend(_scalars(each))
+    try:
+        _gather(read_yaml(read_file(path, MOST_BYTES), path), "", found)
+    except LoadError as error:
+        raise LoadError(f"{error} Or move it away, and say what it tells: {FLAG}.") from error
     return Settings(path, {name: tuple(values) for name, values in found.items()})
 
 
-def _inline(value: str) -> dict[str, str]:
-    """Split a mapping on one line, {a: 1, b: [2, 3]}; all else is a value, by no further name."""
-    value = value.partition(" #")[0].strip()
-    inner = value[1:-1]
-    pieces = _PIECE.findall(inner)
-    whole = ",".join(pieces) == inner and all(": " in each for each in pieces)
-    if not (value.startswith("{") and value.endswith("}") and whole) or set(inner) & set("{}"):
-        return {"": value}
-    pairs = (each.partition(": ") for each in pieces)
-    return {f".{key.strip().strip(_QUOTES)}": found.strip() for key, _, found in pairs}
-
-
-def _scalars(value: str) -> list[str]:
-    """Split a value on one line: a scalar, or a list in brackets; a tag is none.
-
-    A mapping inside another stays one value, so that what needs it sees that it is not read.
-    """
-    value = value.partition(" #")[0].strip()
-    if value.startswith(("!", "&", "*", "|", ">")):
-        return []
-    if value.startswith("["):
-        value = value.strip("[]")
-        return [each for part in value.split(",") if (each := part.strip().strip(_QUOTES))]
-    return [value.strip(_QUOTES)]
+def _gather(value: Any, name: str, found: dict[str, list[str]]) -> None:
+    """Add the scalars in a value by their paths."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _gather(each, f"{name}.{key}".lstrip("."), found)
+    elif isinstance(value, list):
+        for each in value:
+            _gather(each, name, found)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
+        found.setdefault(name, []).append(text)

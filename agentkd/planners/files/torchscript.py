@@ -37,6 +37,8 @@ log = logger(__name__)
 _REFUSED = re.compile(
     # Operations on files, objects that are not of torch's core, and other processes.
     r"\b(?:save|from_file|classes|distributed|rpc)\b"
+    # Those that write to the terminal as it is, or make all of torch's random numbers anew.
+    r"|\b(?:print|manual_seed)\b"
     # Operations of other libraries, by whatever name they are reached.
     r"|\bops\b(?!\s*\.\s*(?:aten|prim|quantized)\b)(?:\s*\.\s*\w+)?"
     # Names for getattr that are spelt otherwise: escaped, or in pieces.
@@ -49,8 +51,9 @@ _PLAIN = re.compile(
     r"(data|constants)/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/\w+"
 )
 """Entries of numbers, and of what torch says of the file."""
-_DROPPED = re.compile(r"code/.+\.debug_pkl|extra/.+", re.DOTALL)
-"""Where the code came from, for messages, and what its author added: not needed, not loaded."""
+_DROPPED = re.compile(r"code/.+\.debug_pkl|extra/.+|traced_inputs(/.+|\.pkl)", re.DOTALL)
+"""Where the code came from, for messages, what its author added, and what it was traced with: not
+needed, not loaded."""
 _MOST_STEPS = 1 << 20
 _RESETS = ("reset", "reset_memory")
 _WIDEST = 1 << 16
@@ -147,9 +150,9 @@ def _check_pickle(data: bytes, where: str) -> None:
 def _check_code(code: str, where: str) -> None:
     if found := _REFUSED.search(code):
         raise UnsafeError(
-            f"{where}: its code uses {found[0][:40]!r}, which may touch files or other libraries, "
-            "so it was not loaded. If you trust who made it, load it in a function of yours with "
-            "torch.jit.load and give module:function."
+            f"{where}: its code uses {found[0][:40]!r}, which may touch files, the process or "
+            "other libraries, so it was not loaded. If you trust who made it, load it in a "
+            "function of yours with torch.jit.load and give module:function."
         )
 
 
@@ -297,6 +300,8 @@ def _array(found: Any) -> Any:
 
     if isinstance(found, (tuple, list)) and found:
         found = found[0]
-    if not isinstance(found, torch.Tensor):
-        raise PlannerError(f"The module answered with a {type(found).__name__}, not a tensor.")
-    return found.detach().numpy()
+    if not isinstance(found, torch.Tensor) or found.is_complex():
+        told = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+        raise PlannerError(f"The module answered with a {told}, not a tensor of numbers.")
+    # A copy: the module may write its next answer into the same place.
+    return np.array(found.detach().numpy())

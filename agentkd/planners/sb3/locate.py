@@ -24,6 +24,7 @@ from agentkd.files import loading, read_file, regular
 from agentkd.planners.sb3 import safe_pickle as inert
 from agentkd.planners.sb3.file import LIMIT_FILE
 from agentkd.planners.sb3.vecnormalize import LIMIT
+from agentkd.printable import printable
 
 SAVES = ("planner.zip", "best_model.zip", "model.zip")
 """Of several saves in a folder the first of these is meant."""
@@ -226,11 +227,10 @@ def last_observations(data: Mapping[str, Any]) -> tuple[Any, Any] | None:
 
     None where the save lacks one, or they cannot be read.
     """
-    pickles = (data.get("_last_obs"), data.get("_last_original_obs"))
+    pickles: Any = (data.get("_last_obs"), data.get("_last_original_obs"))
     try:
         last, raw = (
-            _numbers(inert.read(base64.b64decode(each[":serialized:"])))  # type: ignore[index]
-            for each in pickles
+            _numbers(inert.read(base64.b64decode(each[":serialized:"]))) for each in pickles
         )
     except (LoadError, KeyError, TypeError, ValueError, binascii.Error):
         return None
@@ -247,4 +247,4 @@ def _numbers(observation: Any) -> Any:
 
 def listed(paths: Iterable[Path]) -> str:
     """Name some files for a message."""
-    return ", ".join(str(path) for path in islice(paths, 4))
+    return ", ".join(printable(str(path)) for path in islice(paths, 4))

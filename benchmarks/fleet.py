@@ -163,7 +163,9 @@ def _devices(folder: Path, count: int, trial: float) -> list[SimulatedDevice]:
     from agentkd.transport.mqtt import MqttTransport
     from agentkd.transport.options import MqttOptions
 
-    connect = partial(MqttTransport, MqttOptions(read_broker(folder).address))
+    # A thousand devices in one process answer slowly where other programs keep the processors.
+    options = MqttOptions(read_broker(folder).address, keepalive=120)
+    connect = partial(MqttTransport, options)
     return [SimulatedDevice(connect, "bench", f"d{each:05}", trial=trial) for each in range(count)]
 
 

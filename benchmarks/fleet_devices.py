@@ -140,7 +140,8 @@ class SimulatedDevice:
         while missing := self._missing(blob):
             self._came.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), pause * self._random.uniform(0.5, 1.5))
+                async with asyncio.timeout(pause * self._random.uniform(0.5, 1.5)):
+                    await self._came.wait()
                 continue
             pause = min(2 * pause, 30.0)
             topic = self._topics.of(self.name, "need")

@@ -202,3 +202,22 @@ def test_a_fresh_trail_outbids_an_old_one(tmp_path: Path) -> None:
         assert device.active == plan.digest
 
     live(office(tmp_path), main)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_server_that_is_cancelled_ends(tmp_path: Path, steps: int) -> None:
+    """At whatever step of the loop it is cancelled, news or not."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        await asyncio.sleep(0.05)
+        assert world.server is not None
+        world.server._news.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task = world.tasks.pop("server")
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=60)
+        assert done == {task}
+
+    live(office(tmp_path), main)

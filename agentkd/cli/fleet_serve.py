@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -86,7 +87,7 @@ async def _serve(
 async def _tell(folder: Path, console: Console, ended: Callable[[], bool]) -> None:
     """Print what is decided, until a signal comes; what devices report is in the trail."""
     trail = AuditLog(folder)
-    await asyncio.to_thread(lambda: list(trail.read()))
+    await asyncio.to_thread(lambda: deque(trail.read(), maxlen=0))
     while not ended():
         for entry in await asyncio.to_thread(lambda: list(trail.read())):
             if entry.event["what"] != "device":

@@ -49,7 +49,8 @@ class Office:
         self.folder, self.clock = Path(folder), clock
         self.log = AuditLog(folder)
         self.fleet = Fleet()
-        self.look()
+        for entry in self.log.read():
+            self.fleet.apply(entry)
 
     def look(self) -> list[Entry]:
         """Fold in what is new in the trail, and return it.

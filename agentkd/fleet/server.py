@@ -127,7 +127,9 @@ class Server:
                 self._tell(self._clock())
                 await asyncio.sleep(_PAUSE)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), _LOOK)
+                    # wait_for of Python 3.11 may swallow that it is cancelled.
+                    async with asyncio.timeout(_LOOK):
+                        await self._news.wait()
             await receiving
         finally:
             receiving.cancel()

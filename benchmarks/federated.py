@@ -358,9 +358,11 @@ def findings(options: Options, results: Sequence[Result]) -> Findings:
         if "local" in by:
             said = "beats" if mean > by["local"]["mixture"].mean else "does not beat"
             told.append(f"{robot} {executor}: the shared executor {said} the best local one.")
-        for arm in ("bad, mean", "bad, median", "bad, krum"):
-            if arm in by:
-                told.append(f"{robot} {executor}: {arm} costs {mean - by[arm]['mean'].mean:.3f}.")
+        told += [
+            f"{robot} {executor}: {arm} costs {mean - row['mean'].mean:.3f}."
+            for arm, row in by.items()
+            if arm.startswith("bad")
+        ]
     return Findings([Section("Arms", "", table(columns, rows, caption))], " ".join(told))
 
 

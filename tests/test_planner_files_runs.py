@@ -167,6 +167,10 @@ def test_a_normaliser_that_the_settings_promise_is_not_left_out(
             "rsl5_hetero.pt",
             "actor:\n  distribution_cfg: {class_name: HeteroscedasticGaussian, x: [1, 2]}  # one\n",
         ),
+        (
+            "rsl5_hetero.pt",
+            "actor:\n  distribution_cfg: {x: {y: 1}, class_name: HeteroscedasticGaussian}\n",
+        ),
         ("rsl5_hetero.pt", "actor: {activation: elu, state_dependent_std: 'True'}\n"),
     ],
 )
@@ -181,11 +185,11 @@ def test_a_deviation_of_its_own_is_told_by_the_settings_however_they_are_written
     np.testing.assert_allclose(np.exp(answer.log_std), known["std"][0], atol=1e-5)
 
 
-def test_a_distribution_that_is_not_read_is_refused(tmp_path: Path) -> None:
-    """A mapping inside another on one line is not understood; it is not taken for none."""
+def test_a_distribution_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """It is not taken for none, wherever it stands."""
     settings = "actor:\n  activation: elu\n  distribution_cfg: {class_name: Own, x: {y: 1}}\n"
     path = run_folder(tmp_path, "rsl5_hetero.pt", settings)
-    with pytest.raises(LoadError, match=r"distribution_cfg is \{class_name: Own.*distribution="):
+    with pytest.raises(LoadError, match=r"the distribution Own is not known.*distribution="):
         load(path)
     assert load(path, distribution="heteroscedastic").spec.obs.size == 5
 
@@ -201,6 +205,13 @@ def test_clipping_that_is_not_applied_is_announced(tmp_path: Path) -> None:
     settings = "clip_actions: 1.5\nactor:\n  activation: elu\n"
     with pytest.warns(UserWarning, match=r"clip_actions of .*agent\.yaml is not applied"):
         load_planner(str(run_folder(tmp_path, "rsl5_plain.pt", settings)))
+
+
+def test_settings_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
+    """The line is named; without the file the user says what it told."""
+    path = run_folder(tmp_path, "rsl5_plain.pt", "actor:\n  activation: elu\n  nonsense\n")
+    with pytest.raises(LoadError, match=r"agent\.yaml, line 3: .*--planner-args KEY=VALUE"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -205,14 +205,14 @@ def _log(std: Tensor, out: int, name: str, about: Assumptions, *, logarithm: boo
 
 def _distribution(model: str, settings: Settings) -> str | None:
     """What params/agent.yaml tells of the distribution."""
-    unread = settings.get(f"{model}.distribution_cfg")
-    if unread is not None:
+    name = settings.get(f"{model}.distribution_cfg.class_name") or "Gaussian"
+    found = re.search(r"(Heteroscedastic|Beta|Gaussian)\w*$", name)
+    if found is None:
         raise LoadError(
-            f"{settings.path}: {model}.distribution_cfg is {unread:.80}; one setting on each line "
-            f"is read. Write it so, or say what it is: {FLAG} distribution=…."
+            f"{settings.path}: the distribution {name:.80} is not known. Say what it is: {FLAG} "
+            "distribution=…."
         )
-    name = settings.get(f"{model}.distribution_cfg.class_name") or ""
-    if found := re.search(r"(Heteroscedastic|Beta)\w*$", name):
+    if found[1] != "Gaussian":
         return found[1].lower()
     dependent = settings.get(f"{model}.state_dependent_std", "policy.state_dependent_std")
     if (dependent or "").lower() == "true":

@@ -1,31 +1,24 @@
-"""The few settings of a run that its checkpoint lacks, from params/agent.yaml.
-
-Isaac Lab writes that file with tags for Python's types, which no safe reader of YAML takes. Only
-scalars by their path are needed: what the lines say is taken, and no tag, anchor or object is.
-"""
+"""The few settings of a run that its checkpoint lacks, from params/agent.yaml."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from agentkd.deploy.contracts.yaml import MOST_BYTES, read_yaml
 from agentkd.errors import LoadError
 from agentkd.files import read_file
-
-_LIMIT = 1 << 20
-_MOST_LINES = 20_000
-_LINE = re.compile(r"(?P<dashes>(?:- +)*)(?P<key>[\w.-]+):(?: +(?P<value>.*))?")
-_ITEM = re.compile(r"(?P<dashes>(?:- +)+)(?P<value>.*)")
-
-_QUOTES = "'\""
-_PIECE = re.compile(r"(?:\[[^\[\]]*\]|[^,\[\]])+")
-"""What stands between the commas of a mapping on one line."""
+from agentkd.planners.files.options import FLAG
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Scalars as text, by path such as "policy.activation"; `path` is None without a file."""
+    """Scalars as text, by path such as "policy.activation"; `path` is None without a file.
+
+    All items of a list have the path of the list.
+    """
 
     path: Path | None = None
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -42,7 +35,7 @@ class Settings:
                 raise LoadError(
                     f"{self.path}: {name} is {', '.join(sorted(found))}; one value is read."
                 )
-            if found and (value := found.pop()).lower() not in ("null", "none", "~", ""):
+            if found and (value := found.pop()).lower() not in ("none", ""):
                 return value
         return None
 
@@ -68,63 +61,27 @@ def read_settings(path: Path) -> Settings:
     """Read a file of settings.
 
     Raises:
-        LoadError: If it is too large, or no text.
+        LoadError: If it is too large, or not in the part of YAML that is read.
     """
     try:
-        lines = read_file(path, _LIMIT).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{path} is no text: {error}.") from error
-    if len(lines) > _MOST_LINES:
-        raise LoadError(f"{path} has {len(lines):,} lines; at most {_MOST_LINES:,} are read.")
+        value = read_yaml(read_file(path, MOST_BYTES), path)
+    except LoadError as error:
+        raise LoadError(
+            f"{error} Correct it; or move it away, and say what it told: {FLAG} KEY=VALUE."
+        ) from error
     found: dict[str, list[str]] = {}
-    above: list[tuple[int, str]] = []
-    for line in lines:
-        text = line.strip()
-        indent = len(line) - len(line.lstrip())
-        if not text or text.startswith("#"):
-            continue
-        if match := _LINE.fullmatch(text):
-            # "- key:" begins an item: its keys stand two columns further right.
-            indent += len(match["dashes"])
-            while above and above[-1][0] >= indent:
-                above.pop()
-            above.append((indent, match["key"]))
-            value = match["value"]
-        elif match := _ITEM.fullmatch(text):
-            # The items of a list stand below its key, or in the key's own column.
-            while above and above[-1][0] > indent:
-                above.pop()
-            value = match["value"]
-        else:
-            continue
-        if value is not None and above:
-            name = ".".join(key for _, key in above)
-            for key, each in _inline(value).items():
-                found.setdefault(name + key, []).extend(_scalars(each))
+    for name, each in _scalars("", value):
+        found.setdefault(name, []).append(str(each))
     return Settings(path, {name: tuple(values) for name, values in found.items()})
 
 
-def _inline(value: str) -> dict[str, str]:
-    """Split a mapping on one line, {a: 1, b: [2, 3]}; all else is a value, by no further name."""
-    value = value.partition(" #")[0].strip()
-    inner = value[1:-1]
-    pieces = _PIECE.findall(inner)
-    whole = ",".join(pieces) == inner and all(": " in each for each in pieces)
-    if not (value.startswith("{") and value.endswith("}") and whole) or set(inner) & set("{}"):
-        return {"": value}
-    pairs = (each.partition(": ") for each in pieces)
-    return {f".{key.strip().strip(_QUOTES)}": found.strip() for key, _, found in pairs}
-
-
-def _scalars(value: str) -> list[str]:
-    """Split a value on one line: a scalar, or a list in brackets; a tag is none.
-
-    A mapping inside another stays one value, so that what needs it sees that it is not read.
-    """
-    value = value.partition(" #")[0].strip()
-    if value.startswith(("!", "&", "*", "|", ">")):
-        return []
-    if value.startswith("["):
-        value = value.strip("[]")
-        return [each for part in value.split(",") if (each := part.strip().strip(_QUOTES))]
-    return [value.strip(_QUOTES)]
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Give all scalars below a value, each with its path."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _scalars(f"{name}.{key}" if name else str(key), each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _scalars(name, each)
+    else:
+        yield name, value

@@ -263,7 +263,8 @@ def test_a_score_is_a_number() -> None:
             agent.score(each)
     agent.close()
     paid: Any = np.array([1.0], np.float32)  # as a vector of one environment pays
-    for each in (1.0, 1, np.float32(1.0), paid):
+    numbers: list[Any] = [1.0, 1, np.float32(1.0), paid]
+    for each in numbers:
         Agent(constant(0)).score(each)
 
 

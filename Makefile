@@ -1,4 +1,5 @@
-# make demo, make test, make live, make fuzz, make docs, make check, make lint, make clean.
+# make demo, make test, make live, make federated, make fuzz, make docs, make check, make lint,
+# make clean.
 # The first call makes .venv and installs into it; PYTHON=python3.12 chooses another Python,
 # WORKERS=1 runs the tests in one process, PIP_FLAGS goes to pip; make fuzz SECONDS=1800
 # runs for so long, TARGET=bundle on one format only.
@@ -16,17 +17,20 @@ PIP_FLAGS ?=
 ENV := .venv
 PY := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
+# Flower wants older packages than the rest; they lie beside those of $(ENV), and before them.
+FEDERATED := .federated
 
 # Tiny networks gain nothing from threads, and workers would fight for the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test live fuzz docs check lint clean python
+.PHONY: help demo test live federated fuzz docs check lint clean python
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a slow planner, an executor learning from it, a clock: 3 minutes"
 	@echo "make test    the tests"
 	@echo "make live    a robot's own loop on the wall clock: 4 minutes"
+	@echo "make federated    the tests that need Flower, in an environment of their own"
 	@echo "make fuzz    hostile files and messages for every reader: 5 minutes, or SECONDS=1800"
 	@echo "make docs    the documentation as a website, in site/"
 	@echo "make check   everything a change must pass: format, lint, types, layers, spelling, docs"
@@ -41,6 +45,9 @@ test: $(STAMP)
 
 live: $(STAMP)
 	$(PY) -m pytest -m live tests/test_live.py
+
+federated: $(FEDERATED)/.installed
+	$(FEDERATED)/bin/python -m pytest tests/test_federated.py
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
@@ -66,6 +73,14 @@ $(STAMP): pyproject.toml constraints.txt | python
 	@echo "Installing agentkd and what it needs into $(ENV); the first time takes minutes."
 	@$(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) \
 	  --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+$(FEDERATED)/.installed: $(STAMP)
+	@test -x $(FEDERATED)/bin/python || $(PY) -m venv $(FEDERATED)
+	@echo "import site; site.addsitedir('$$($(PY) -c 'import site; print(*site.getsitepackages())')')" \
+	  > $$($(FEDERATED)/bin/python -c 'import site; print(*site.getsitepackages())')/beside.pth
+	@$(FEDERATED)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) \
+	  --editable '.[federated]'
 	@touch $@
 
 python:

@@ -68,12 +68,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agentkd' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
     return sorted(__all__)

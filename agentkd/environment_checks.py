@@ -51,7 +51,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: Any, name: str, *, finite: bool = False) -> None:
-        """Check the spaces."""
         missing = [each for each in _NEEDS if getattr(env, each, None) is None]
         if missing:
             raise EpisodeError(
@@ -75,7 +74,6 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         self._flat = plain and len(space.shape) == 1 and not finite
 
     def __getattr__(self, name: str) -> Any:
-        """Give the environment's own attributes."""
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from agentkd.printable import printable
@@ -174,6 +174,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if names:
         return " Known: " + ", ".join(repr(each) for each in names) + "."
     return ""
+
+
+def check_choice(what: str, name: str, known: Collection[str]) -> None:
+    """Check that a name is one of those `known`.
+
+    Raises:
+        ConfigError: If it is not, with the one that was probably meant.
+    """
+    if name not in known:
+        raise ConfigError(f"No {what} {name!r}.{did_you_mean(name, known)}")
 
 
 def check_range(

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from agentkd.errors import ConfigError
 
 EXTRAS = {
+    "aiomqtt": "mqtt",
     "cryptography": "fleet",
+    "flwr": "federated",
     "gymnasium": "train",
     "h5py": "minari",
     "huggingface_hub": "hub",
     "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "export",
+    "paho": "mqtt",
     "prometheus_client": "metrics",
     "rich": "cli",
     "sb3_contrib": "train",

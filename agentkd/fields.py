@@ -112,13 +112,11 @@ class Fields:
     __slots__ = ("_found", "_where")
 
     def __init__(self, value: Any, where: str) -> None:
-        """Take the object."""
         if not isinstance(value, Mapping):
             raise LoadError(f"{where}: {_short(value)} is not an object.")
         self._found, self._where = value, where
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a field."""
         return name in self._found
 
     def get(self, name: str, default: Any = _MISSING) -> Any:

@@ -49,7 +49,6 @@ class Part:
     seen: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         where = f"The observation's part {self.name!r}"
         if self.kind not in get_args(PartKind):
             raise SpecError(f"{where}: no kind {self.kind!r}.")
@@ -103,7 +102,6 @@ class ObsSpec:
     layout: Layout = "single"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         count = len(self.parts)
         if self.layout not in get_args(Layout):
             raise SpecError(f"No layout {self.layout!r} of an observation.")
@@ -130,7 +128,6 @@ class DiscreteSpec:
     start: int = 0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         check_choices((self.n,), "A choice")
         check_start(self.start, self.n, "A choice")
 
@@ -142,7 +139,6 @@ class MultiDiscreteSpec:
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         check_choices(self.sizes, "Several choices")
 
 
@@ -153,7 +149,6 @@ class MultiBinarySpec:
     n: int
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         check_choices((self.n,), "Yes/no choices")
 
 
@@ -166,7 +161,6 @@ class BoxSpec:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         size = shape_size(self.shape, "A box")
         if not len(self.low) == len(self.high) == size:
             raise SpecError(
@@ -194,7 +188,6 @@ class Spec:
     action: ActionSpec
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for each, kind in ((self.obs, ObsSpec), (self.action, ActionSpec)):
             if not isinstance(each, kind):
                 raise SpecError(f"A spec of a {type(each).__name__}.")

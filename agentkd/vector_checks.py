@@ -55,7 +55,6 @@ class Together:
     """
 
     def __init__(self, env: Any, name: str) -> None:
-        """Check the spaces."""
         self.env, self.name, self.count = env, name, int(env.num_envs)
         self.next_step = _mode(env, name) is AutoresetMode.NEXT_STEP
         try:
@@ -155,7 +154,6 @@ class OneOf(gym.Env[Any, Any]):
     """
 
     def __init__(self, vector: Any, name: str) -> None:
-        """Take the spaces of one."""
         self.vector, self.name = vector, name
         self._same_step = _mode(vector, name) is AutoresetMode.SAME_STEP
         self.observation_space = vector.single_observation_space

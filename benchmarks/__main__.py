@@ -35,6 +35,10 @@ BENCHMARKS = {
         "planner alone, executor alone, runtime, over the planner's latency",
         "--env ENV --planner REF --executor FILE",
     ),
+    "thinking": (
+        "planner alone, executor alone and both, in worlds where both matter",
+        "--worlds maze freeway-hard --out runs/thinking",
+    ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "practice": (
         "practice in a planner's model: executor, guided planner, who is taught",
@@ -46,6 +50,10 @@ BENCHMARKS = {
         "a world that changes while an executor acts, and changes back",
         "--planners DIR --worlds pendulum-reversed",
     ),
+    "federated": (
+        "devices of unlike bodies that distil one executor: arms, worst device, bytes",
+        "--planners DIR --robots HalfCheetah-v5 --seeds 2",
+    ),
     "faults": ("a planner killed, hung, slowed, corrupted in the middle of a run", "--hz 1000"),
     "seams": ("where chunks of actions meet: what is skipped, how far it jumps", "--blend 16"),
     "speed": (
@@ -56,6 +64,7 @@ BENCHMARKS = {
         "labels a second from one environment to thousands stepped at once",
         "--environment pendulums",
     ),
+    "fleet": ("from a push until all devices have confirmed it", "--devices 10 100 1000"),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
 }
 """What each benchmark measures, and options to begin with."""

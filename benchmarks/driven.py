@@ -72,7 +72,8 @@ class DrivenPPO(PPO):
         return dists.sample(dist, self._planner.spec.action, random)
 
     def _ask(self, obs: Floats) -> ActionDist:
-        dist: ActionDist = self._planner.policy(obs)  # type: ignore[call-arg, assignment]
+        policy: Any = self._planner.policy
+        dist: ActionDist = policy(obs)
         self._said.append(dists.pack(dist))
         if self._apart is None:
             self._apart = apart_for(dists.kind_of(dist), self._planner.spec.action)
@@ -95,7 +96,7 @@ class DrivenPPO(PPO):
         loss: Tensor = self._apart(self.policy.get_distribution(obs), rows).mean()
         loss = loss + self.vf_coef * functional.mse_loss(returns.flatten(), values)
         self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
         self._n_updates += 1

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from tyro.conf import OmitArgPrefixes
 
-from agentkd.cli.run_options import StrategyChoice
+from agentkd.cli.run_options import StrategyChoice, look_ahead
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError
 from agentkd.executors.executor import Executor
 from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import Interrupt, Lived, Setting, live
+from agentkd.planners.rolled import rolled_out
 from agentkd.report.model import Plot, Section, Series
 from agentkd.runtime.arbiter import Mode
 from agentkd.runtime.connect import AnyPlanner
@@ -72,6 +73,9 @@ class Options(Place):
     """Arguments of every environment: KEY=VALUE, such as gravity=-5, or JSON."""
     planner: str
     """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
+    planner_rows: int = 1
+    """Rows that a planner of one row is to answer with: it is rolled out so far in the MuJoCo
+    environment's own simulation."""
     executor: tuple[str, ...]
     """An executor file (.akd) for all environments, or one for each."""
     latencies: tuple[str, ...] = ("0", "1", "4", "8", "16")
@@ -136,11 +140,13 @@ def works(options: Options) -> Iterator[Work]:
     counts = options.episodes, options.episode_ticks or 1
     if options.seed < 0 or min(counts) < 1 or options.episode_ticks == 0:
         raise ConfigError("--episodes and --episode-ticks at least 1, --seed at least 0.")
+    if options.planner_rows < 1:
+        raise ConfigError(f"--planner-rows {options.planner_rows}: at least 1.")
     latencies = [_latency(word, options.clock) for word in options.latencies]
     options.strategies.make_routers()
     for index, env in enumerate(options.env):
         file = options.executor[index if len(options.executor) > 1 else 0]
-        executor, planner, strategies = _subject(env, file, options)
+        executor, planner, strategies = subject(env, file, options)
         for latency in latencies:
             for arm in (*ARMS, *(_ABLATIONS if options.ablate else ())):
                 yield Work(
@@ -163,15 +169,22 @@ def _said(latency: int | None) -> str:
     return "real" if latency is None else f"{latency}"
 
 
-def _subject(env: str, file: str, options: Options) -> tuple[Executor, AnyPlanner, StrategyOptions]:
+def subject(env: str, file: str, options: Options) -> tuple[Executor, AnyPlanner, StrategyOptions]:
     """Read the executor, and make the planner: on the wall clock in a process."""
     task = open_task(env, options.planner)
     executor = task.executor(read_bundle(file).executor, name=file, goals=task.goals)
     strategies = options.strategies.make_options(task.goals)
+    rows = options.planner_rows
+    planner = task.planner if rows == 1 else rolled_out(task.planner, env, rows)
+    if not executor.memory:
+        strategies, _ = look_ahead(options.strategies, strategies, env, planner.policy)
     if options.clock == "virtual":
-        return executor, task.planner.policy, strategies
+        return executor, planner.policy, strategies
     arguments = {"ref": options.planner, "spec": to_json(task.spec)}
-    return executor, Process("agentkd.planners.load:build", arguments), strategies
+    if rows == 1:
+        return executor, Process("agentkd.planners.load:build", arguments), strategies
+    more = {**arguments, "env": env, "rows": rows}
+    return executor, Process("agentkd.planners.rolled:build", more), strategies
 
 
 def lived(

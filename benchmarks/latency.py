@@ -12,7 +12,7 @@ import tyro
 
 from agentkd.cli import latency
 from agentkd.cli.options import Access
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.measure.forms import executor_forms, policy_form
 from agentkd.measure.latency import Form, measure, observations
 from agentkd.planners.adapt import from_object
@@ -55,16 +55,13 @@ class Options(Place):
 
 def works(options: Options) -> Iterator[Work]:
     """Check the options; all forms are one measurement, because they take turns."""
-    if not options.seconds > 0 or options.rounds < 1:
-        raise ConfigError(
-            f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at least 1."
-        )
+    check_range("--seconds", options.seconds, above=0)
+    check_range("--rounds", options.rounds, least=1)
     if options.energy_seconds and not options.energy_seconds >= energy.SHORTEST:
         raise ConfigError(
             f"--energy-seconds {options.energy_seconds:g}: at least 1, or 0 for none."
         )
-    if not options.watts > 0:
-        raise ConfigError(f"--watts {options.watts:g}: it has to be above 0.")
+    check_range("--watts", options.watts, above=0)
     yield Work("one decision", {}, partial(timed, options))
 
 

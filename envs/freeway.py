@@ -52,7 +52,7 @@ class Freeway(gym.Env[Floats, np.int64]):
         ConfigError: If a difficulty or layout is not known.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class Maze(gym.Env[Floats, np.int64]):
         render_mode: "rgb_array" or None.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(self, render_mode: str | None = None) -> None:
         """Lay out the spaces."""

@@ -48,7 +48,7 @@ class Snake(gym.Env[Floats, np.int64]):
         ConfigError: If the difficulty is not known.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(self, difficulty: Difficulty = "any", render_mode: str | None = None) -> None:
         """Lay out the spaces."""

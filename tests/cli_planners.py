@@ -65,7 +65,7 @@ class Breaking(gym.Wrapper[Any, Any, Any, Any]):
 class Drawn(gym.Wrapper[Any, Any, Any, Any]):
     """CartPole that draws itself on 12 x 16 pixels; `fault` is raised by the renderer."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, render_mode: str | None = None, fault: str = "") -> None:
         super().__init__(gym.make("CartPole-v1"))

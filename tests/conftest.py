@@ -13,13 +13,13 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from blockbuster import BlockBuster, blockbuster_ctx  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import pytest
+import torch
+from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
-from agentkd.runtime import Agent  # noqa: E402
-from tests.runtime_children import constant  # noqa: E402
+from agentkd.runtime import Agent
+from tests.runtime_children import constant
 
 torch.set_num_threads(1)
 # How long an example or its data took says nothing about it.

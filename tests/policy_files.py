@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +19,25 @@ from agentkd.types import RecurrentPolicy
 
 # A folder with the same files and more observations may be given instead.
 FILES = Path(os.environ.get("AGENTKD_POLICY_FILES", Path(__file__).parent / "data" / "policies"))
+
+
+class Robot(gym.Env[Any, Any]):
+    """Five numbers of noise, three numbers as action, twenty ticks."""
+
+    observation_space = gym.spaces.Box(-10.0, 10.0, (5,), np.float32)
+    action_space = gym.spaces.Box(-10.0, 10.0, (3,), np.float32)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        """Begin."""
+        super().reset(seed=seed)
+        self._left = 20
+        return self.np_random.standard_normal(5).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        """Go on."""
+        self._left -= 1
+        obs = self.np_random.standard_normal(5).astype(np.float32)
+        return obs, -float(np.square(action).mean()), self._left == 0, False, {}
 
 
 def load(path: Path, spec: Spec | None = None, **args: Any) -> Planner:

@@ -45,7 +45,7 @@ class World(gym.Env[Any, Any]):
     fault = -1
     hang = -1
     released = threading.Event()
-    seeds: list[int | None] = []  # noqa: RUF012
+    seeds: list[int | None] = []
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """Begin."""

@@ -45,7 +45,7 @@ ACTIONS: list[ActionSpec] = [
 def states(count: int = 64) -> Floats:
     """Draw observations."""
     random = np.random.default_rng(0)
-    return random.standard_normal((count, 3)).astype(np.float32) * [1, 10, 1]  # type: ignore[return-value]
+    return random.standard_normal((count, 3)).astype(np.float32) * np.array([1, 10, 1], np.float32)
 
 
 def lively(spec: Spec, *, squashed: bool = True) -> Executor:

@@ -127,9 +127,9 @@ def test_energy_stands_in_the_table_with_how_it_is_known(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--seconds", "0"], "--seconds 0"),
+        (["--seconds", "0"], "--seconds is 0"),
         (["--energy-seconds", "0.5"], "at least 1, or 0"),
-        (["--watts", "0"], "--watts 0"),
+        (["--watts", "0"], "--watts is 0"),
         (["--planner", "nowhere"], "No planner 'nowhere'"),
     ],
 )

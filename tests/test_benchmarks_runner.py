@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +32,7 @@ from benchmarks.runner import (
     table,
 )
 from tests.cli_reports import report, undocumented
-from tests.waiting import ENOUGH
+from tests.programs import killed_at
 
 ROOT = Path(__file__).parents[1]
 PLANNER = "tests.cli_planners:balance"
@@ -269,21 +266,6 @@ def test_an_executor_is_distilled_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(files) == len(count) == 2
 
 
-def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark that is killed at an event; at none, where it is "none"."""
-    start = ["-m", "tests.signalled", str(int(signal.SIGKILL)), event, "benchmarks"]
-    if event == "none":
-        start = ["-m", "benchmarks"]
-    return subprocess.run(
-        [sys.executable, *start, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=ENOUGH,
-    )
-
-
 @pytest.mark.parametrize(
     ("event", "kept"),
     [
@@ -298,12 +280,12 @@ def test_a_benchmark_that_was_killed_goes_on(event: str, kept: int, tmp_path: Pa
     words = ["retention", "--pairs", f"CartPole-v1={PLANNER}", "--episodes", "2"]
     words += ["--executor", "linear", "--seconds", "0.5", "--seeds", "2"]
     words += ["--out", str(out)]
-    killed = run(event, *words)
+    killed = killed_at(event, "benchmarks", *words)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     files = sorted((out / "rows").glob("*.json"))
     assert len(files) == kept
     before = {file: file.read_bytes() for file in files}
-    ended = run("none", *words, "--resume")
+    ended = killed_at("none", "benchmarks", *words, "--resume")
     assert ended.returncode == 0, ended.stderr
     assert all(file.read_bytes() == data for file, data in before.items())
     data = json.loads((out / "report.json").read_text())

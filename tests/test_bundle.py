@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -120,18 +120,18 @@ def test_other_damage_is_refused_by_name(draw: st.DataObject) -> None:
     assert caught.value.reason in get_args(BundleReason)
 
 
-def sealed(change: Mapping[str, object], **tensors: Mapping[str, object]) -> bytes:
+def sealed(change: Mapping[str, object], **tensors: Mapping[str, Any]) -> bytes:
     """A bundle with other contents, whose sums are right: somebody made it so."""
     whole = from_bytes(to_bytes(small(), {}))
     weights = {"mean": whole.executor.mean, "scale": whole.executor.scale}
     for index, layer in enumerate(whole.executor.layers):
         weights |= tensors_of(layer, f"layer.{index}.")
     held = {
-        f"{name}.safetensors": save({**original, **tensors.get(name, {})})  # type: ignore[dict-item]
+        f"{name}.safetensors": save({**original, **tensors.get(name, {})})
         for name, original in (("weights", weights), ("golden", whole.golden))
     }
     if tensors.get("labels"):
-        held["labels.safetensors"] = save(dict(tensors["labels"]))  # type: ignore[arg-type]
+        held["labels.safetensors"] = save(dict(tensors["labels"]))
     sums = {name: hashlib.sha256(each).hexdigest() for name, each in held.items()}
     manifest = {**whole.manifest, "entries": sums, **change}
     text = json.dumps(manifest, sort_keys=True, indent=1).encode()

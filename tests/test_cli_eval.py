@@ -190,8 +190,8 @@ def test_ctrl_c_keeps_what_was_measured(
         (["gone.akd"], "gone.akd"),
         (["gone.json"], "gone.json"),
         (["tests.cli_planners:balnce"], "Did you mean 'balance'?"),
-        ([BALANCE, "--episodes", "0"], "--episodes 0"),
-        ([BALANCE, "--seed", "-1"], "--seed -1"),
+        ([BALANCE, "--episodes", "0"], "--episodes is 0"),
+        ([BALANCE, "--seed", "-1"], "--seed is -1"),
         ([BALANCE, "--reference", "nowhere"], "No planner 'nowhere'"),
     ],
 )

@@ -184,8 +184,8 @@ def test_what_is_missing_is_a_row_that_says_so(
     ("words", "reason"),
     [
         (["gone.akd"], "gone.akd"),
-        (["--obs", "0"], "--obs 0"),
-        (["--seconds", "0"], "--seconds 0"),
+        (["--obs", "0"], "--obs is 0"),
+        (["--seconds", "0"], "--seconds is 0"),
         (["--architecture", "mpl:3"], "Did you mean 'mlp'"),
         (["--planner", str(PLANNER), "--obs", "3"], "--obs and --actions"),
         (["--planner", "nowhere"], "No planner 'nowhere'"),

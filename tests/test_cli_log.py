@@ -167,11 +167,11 @@ def never_left(obs: Any, action: Any) -> bool:
     [
         (["--dwell", "3"], "belong to --guard"),
         (["--lead", "3"], "belongs to --roll-forward"),
-        (["--workers", "0"], "--workers 0"),
+        (["--workers", "0"], "--workers is 0"),
         (["--guard", "tests.test_cli_log:nothing"], "has no 'nothing'"),
         (["--guard", "tests.test_cli_log:__name__"], "not a function"),
         (["--routers", "tests.test_cli_log:__name__"], "a router, a list of them"),
-        (["--priority", "0"], "1 to 99"),
+        (["--priority", "0"], "at least 1 and at most 99"),
         (["--blend", "-1"], "at least 0"),
         (["--blend", "3"], "would average"),
     ],

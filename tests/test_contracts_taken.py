@@ -5,10 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 
 from agentkd.cli.main import main
@@ -151,7 +148,7 @@ def test_a_scale_inside_the_executor_is_not_told_twice(tmp_path: Path) -> None:
     """With --planner-args action_scale the executor gives targets itself."""
     (tmp_path / "policy.onnx").write_bytes((FILES / "rsl5_mlp_export.onnx").read_bytes())
     (tmp_path / "IO_descriptors.yaml").write_text(ISAACLAB)
-    env = f"{__name__}:Robot"
+    env = "tests.policy_files:Robot"
     words = ["distill", env, "--planner", str(tmp_path / "policy.onnx"), "--executor", "mlp:4"]
     how = ["--labels", "64", "--episodes", "1", "--out", str(tmp_path / "out")]
     given = ["--planner-args", "action_scale=0.5", "action_offset=[0.1, 0.2, 0.3]"]
@@ -187,25 +184,6 @@ def test_only_what_is_given_is_taken_out_of_the_contract(
     assert told.action_scale == (1.0,) * 3
     pose = (0.1, 0.2, 0.3) if "scale" in given[0] else (0.0,) * 3
     assert told.action_offset == pose
-
-
-class Robot(gym.Env[Any, Any]):
-    """Five numbers of noise, three numbers as action, twenty ticks."""
-
-    observation_space = gym.spaces.Box(-10.0, 10.0, (5,), np.float32)
-    action_space = gym.spaces.Box(-10.0, 10.0, (3,), np.float32)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        """Begin."""
-        super().reset(seed=seed)
-        self._left = 20
-        return self.np_random.standard_normal(5).astype(np.float32), {}
-
-    def step(self, action: Any) -> Any:
-        """Go on."""
-        self._left -= 1
-        obs = self.np_random.standard_normal(5).astype(np.float32)
-        return obs, -float(np.square(action).mean()), self._left == 0, False, {}
 
 
 def test_where_a_contract_is_looked_for(tmp_path: Path) -> None:

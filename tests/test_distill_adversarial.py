@@ -68,7 +68,7 @@ def test_the_floor_keeps_the_planners_choice() -> None:
         floor = (said * (said.log() - answer)).sum(1)
         push = functional.softplus(-enemy.logits(pair.obs, answer.exp()))
         adam.zero_grad()
-        (floor + weight * push).sum().backward()  # type: ignore[no-untyped-call]
+        (floor + weight * push).sum().backward()
         adam.step()
     moved = (torch.softmax(logits, 1) - said).norm(dim=1)
     assert 1e-3 < moved.max() < weight / 2 * 1.02

@@ -103,7 +103,7 @@ def test_a_point_pulls_the_mean_and_leaves_the_spread() -> None:
     found, mean, std = gaussian(0.5, 0.2)
     apart = apart_for("point", BOX)(found, torch.tensor([[0.9]]))
     assert apart.item() == pytest.approx(0.5 * (0.4 / 0.2) ** 2)
-    apart.sum().backward()  # type: ignore[no-untyped-call]
+    apart.sum().backward()
     assert mean.grad is not None
     assert mean.grad.item() < 0
     assert std.grad is None or std.grad.item() == 0
@@ -198,8 +198,9 @@ def test_the_clip_keeps_the_divergence_from_being_escaped() -> None:
         model.learn(128)
         model.collect_rollouts(model.env, _nobody(model), model.rollout_buffer, model.n_steps)
         labels = model._labels()
-        batch = next(iter(model.rollout_buffer.get(None)))
-        rows = labels[model.rollout_buffer.chosen]  # type: ignore[attr-defined]
+        rollouts: Any = model.rollout_buffer
+        batch = next(iter(rollouts.get(None)))
+        rows = labels[rollouts.chosen]
         plain = model._losses(batch, rows, 0.2).apart.item()
         rare = batch._replace(old_log_prob=batch.old_log_prob + 50.0)
         likely = batch._replace(old_log_prob=batch.old_log_prob - math.log(3.0))
@@ -224,8 +225,9 @@ def test_labels_belong_to_the_states_of_a_batch() -> None:
     model.learn(128)
     model.collect_rollouts(model.env, _nobody(model), model.rollout_buffer, model.n_steps)
     labels = model._labels()
-    for batch in model.rollout_buffer.get(50):
-        rows = labels[model.rollout_buffer.chosen]  # type: ignore[attr-defined]
+    rollouts: Any = model.rollout_buffer
+    for batch in rollouts.get(50):
+        rows = labels[rollouts.chosen]
         said = balance(batch.observations.numpy()).logits
         assert np.allclose(rows.numpy(), said, atol=1e-5)
 

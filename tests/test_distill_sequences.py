@@ -175,17 +175,18 @@ class Blink(gym.Env[Floats, Any]):
 def test_an_executor_that_drives_sees_every_state_and_forgets_in_time() -> None:
     """Its memory is what its own sequence gives, whoever drove before."""
     executor = lively_small()
+    policy: Any = executor.policy
     seen: list[Floats] = []
 
     class Spy:
         """Passes on what the collector asks."""
 
         def initial_state(self, batch: int) -> Any:
-            return executor.policy.initial_state(batch)  # type: ignore[union-attr]
+            return policy.initial_state(batch)
 
         def __call__(self, obs: Floats, state: Any, /) -> Any:
             seen.append(np.concatenate([obs, state[0]], axis=1))
-            return executor.policy(obs, state)  # type: ignore[call-arg]
+            return policy(obs, state)
 
     def planner(obs: Floats) -> Categorical:
         return Categorical(np.zeros((len(obs), 2), np.float32))

@@ -44,6 +44,9 @@ class Given:
         self.closed += 1
 
 
+NOBODY: Any = None
+
+
 def label(number: int) -> Labels:
     """A batch that carries its number."""
     return Labels(np.full((1, 1), number, np.float32), say(0)(np.zeros((1, 1), np.float32)))
@@ -72,13 +75,13 @@ def test_labels_come_from_here_until_they_come_from_there(clock: type[Clock]) ->
     here = Given([label(n) for n in range(100_000)])
     there = Given([[], [], label(-1), [], label(-2)])
     source = HeadStart(lambda: here, there)
-    source.update(None, 1.0)  # type: ignore[arg-type]
+    source.update(NOBODY, 1.0)
     firsts = [source.take() for _ in range(2)]
     assert all(labels and labels[0][0][0, 0] >= 0 for labels in firsts)
     assert [float(obs[0, 0]) for obs, *_ in source.take()] == [-1.0]
     assert here.closed == 1
     assert source.take() == []
-    source.update(None, 1.0)  # type: ignore[arg-type]
+    source.update(NOBODY, 1.0)
     assert (here.updates, there.updates) == (1, 2)
     assert (source.restarts, source.dropped, source.returns()) == (3, 2, [7.0])
     source.close()
@@ -106,7 +109,7 @@ def test_several_sources_are_one(clock: type[Clock]) -> None:
     source = Several([first, second])
     assert [float(obs[0, 0]) for obs, *_ in source.take()] == [0.0, 1.0]
     assert [float(obs[0, 0]) for obs, *_ in source.take()] == [2.0]
-    source.update(None, 0.5)  # type: ignore[arg-type]
+    source.update(NOBODY, 0.5)
     assert (first.updates, second.updates) == (1, 1)
     assert (source.restarts, source.dropped, source.returns()) == (6, 4, [7.0, 7.0])
     source.close()

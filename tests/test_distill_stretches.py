@@ -57,14 +57,14 @@ class Counting(gym.Env[Any, Any]):
         return obs, reward, ended, False, {}
 
 
-def zero(obs: Floats, /) -> ActionDist:
+def zero(obs: Floats, /) -> Categorical:
     """Choose 0."""
     return Categorical(np.tile(np.array([50.0, -50.0], np.float32), (len(obs), 1)))
 
 
 def one(obs: Floats, /) -> ActionDist:
     """Choose 1."""
-    return Categorical(zero(obs).logits[:, ::-1].copy())  # type: ignore[union-attr]
+    return Categorical(zero(obs).logits[:, ::-1].copy())
 
 
 def always_one() -> Any:

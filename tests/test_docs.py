@@ -8,15 +8,17 @@ import inspect
 import io
 import re
 import runpy
+import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from agentkd.distillation.gate import REASONS
+from agentkd.cli.main import AGENTKD, parse
+from agentkd.distillation.gate import Reason
 from agentkd.runtime import routers
 from tests.waiting import ENOUGH
 
@@ -94,6 +96,29 @@ def test_the_page_on_commands_has_each_command() -> None:
     assert "--seconds" in hooks["help_of"]("distill")
 
 
+def shown() -> Iterator[tuple[str, list[str]]]:
+    """Each command that README and guides show: where, and its words."""
+    line = re.compile(r"^ *(?:\w+=\S+ +)*agentkd (.*)", re.MULTILINE)
+    for page in (ROOT / "README.md", *sorted((DOCS / "guides").glob("*.md"))):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        code = re.findall(r"^    .*", text, re.MULTILINE)
+        code += [block for language, block in FENCE.findall(text) if language == "bash"]
+        for found in line.findall("\n".join(code)):
+            yield page.name, shlex.split(found, comments=True)
+
+
+def test_commands_in_pages_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a command, with options that it has."""
+    names = {words[0] for _, words in shown()}
+    assert {"distill", "run", "practise", "pull", "keys", "device"} <= names
+    for page, words in shown():
+        assert words[0] in AGENTKD.commands, f"{page}: agentkd {words[0]}"
+        try:
+            parse(words[0], words[1:])
+        except SystemExit:
+            pytest.fail(f"{page}: agentkd {shlex.join(words)}\n{capsys.readouterr().err}")
+
+
 def test_the_glossary_has_each_reason() -> None:
     """Each word that a router of ours or the gate gives as a reason has a row."""
     text = (DOCS / "reference" / "glossary.md").read_text(encoding="utf-8")
@@ -118,7 +143,7 @@ def test_the_glossary_has_each_reason() -> None:
         if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value
     }
     assert {"guard", "stale"} <= words
-    for word in words | set(REASONS):
+    for word in words | set(get_args(Reason)):
         assert f"| `{word}` |" in text, word
 
 

@@ -35,13 +35,13 @@ SHORT: dict[str, tuple[list[str], str]] = {
 }
 # What examples import, and planners that are served in other environments (test_examples_served).
 MODULES = {"lerobot_planner.py", "openpi_planner.py", "robot.py"}
-# Takes minutes and has no arguments; it has a test of its own.
-DEMO = "demo.py"
+# They have tests of their own: one takes minutes, the other needs Flower (test_federated).
+DEMO, FEDERATED = "demo.py", "federated.py"
 
 
 def test_every_example_is_listed() -> None:
     """An example that is added or removed is added or removed here."""
-    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, *MODULES, DEMO}
+    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, *MODULES, DEMO, FEDERATED}
 
 
 @pytest.mark.parametrize("name", sorted(SHORT))

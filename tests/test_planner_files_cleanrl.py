@@ -57,8 +57,8 @@ def test_cleanrl_ppo_answers_a_gaussian(tmp_path: Path) -> None:
     agent = Ppo()
     path = saved(tmp_path, agent.state_dict())
     with pytest.warns(UserWarning, match="NormalizeObservation and does not save"):
-        planner = load_planner(str(path))
-    answer: Any = planner.policy(OBS)  # type: ignore[call-arg]
+        policy: Any = load_planner(str(path)).policy
+    answer = policy(OBS)
     with torch.no_grad():
         mean = agent.actor_mean(torch.from_numpy(OBS)).numpy()
     np.testing.assert_allclose(answer.mean, mean, atol=1e-5)

@@ -19,6 +19,7 @@ from agentkd.planners.files.network import free_box, own_spec
 from agentkd.spec import DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, MultiCategorical, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers
+from tests.policy_files import load as load_quietly
 
 SPEC = own_spec(5, free_box(3))
 WEIGHT = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -26,10 +27,8 @@ OBS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
 
 
 def load(path: Path, spec: Spec | None = SPEC, **args: Any) -> Planner:
-    """Load a file; what is assumed about it is announced, and of no interest here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_planner(str(path), spec, args=args or None)
+    """Load a file, of five observations and three actions if nothing else is said."""
+    return load_quietly(path, spec, **args)
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])

@@ -12,7 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import PPO
@@ -23,41 +22,16 @@ from agentkd.deploy.onnx import OPSETS
 from agentkd.errors import LoadError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
-from agentkd.planners import Planner, load_planner
+from agentkd.planners import load_planner
 from agentkd.planners.files.freeze import difference, from_checkpoint
 from agentkd.planners.files.network import own_spec
 from agentkd.planners.files.options import FileOptions
 from agentkd.spec import BoxSpec
+from tests.policy_files import Robot, load
 
 ROOT = Path(__file__).parents[1]
 FILES = ROOT / "tests" / "data" / "policies"
 SETTINGS = "seed: 1\nactor:\n  class_name: MLPModel\n  activation: elu\n"
-
-
-class Robot(gym.Env[Any, Any]):
-    """Five numbers of noise, three numbers as action, twenty ticks."""
-
-    observation_space = gym.spaces.Box(-10.0, 10.0, (5,), np.float32)
-    action_space = gym.spaces.Box(-10.0, 10.0, (3,), np.float32)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        """Begin."""
-        super().reset(seed=seed)
-        self._left = 20
-        return self.np_random.standard_normal(5).astype(np.float32), {}
-
-    def step(self, action: Any) -> Any:
-        """Go on."""
-        self._left -= 1
-        obs = self.np_random.standard_normal(5).astype(np.float32)
-        return obs, -float(np.square(action).mean()), self._left == 0, False, {}
-
-
-def quiet(path: Path, spec: Any = None, **args: Any) -> Planner:
-    """Load a file; what is assumed about it is of no interest here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_planner(str(path), spec, args=args or None)
 
 
 @pytest.mark.needs("cc")
@@ -96,7 +70,7 @@ def test_the_reference_has_each_argument() -> None:
 
 def test_the_command_line_passes_arguments_on(capsys: pytest.CaptureFixture[str]) -> None:
     """What is asked for is named by its flag; a word that is neither form is refused."""
-    env = f"{__name__}:Robot"
+    env = "tests.policy_files:Robot"
     skrl = str(FILES / "skrl2_plain.pt")
     how = ["--episodes", "1"]
     assert main(["eval", env, skrl, *how]) == 2
@@ -130,7 +104,7 @@ def test_a_policy_file_is_distilled(name: str) -> None:
 )
 def test_a_checkpoint_is_frozen_as_it_is(name: str, architecture: str, args: Any) -> None:
     """Normaliser, clip, scale and memory are taken over."""
-    planner = quiet(FILES / name, **args)
+    planner = load(FILES / name, **args)
     executor = from_checkpoint(planner)
     assert executor.architecture == architecture
     obs = 3.0 * np.random.default_rng(0).standard_normal((200, 5)).astype(np.float32)
@@ -148,7 +122,7 @@ def test_a_checkpoint_is_frozen_as_it_is(name: str, architecture: str, args: Any
 def test_what_no_executor_does_is_not_frozen(name: str, args: Any, said: str) -> None:
     """The message says what is missing, and to distil it."""
     with pytest.raises(LoadError, match=rf"{said}.*Distil it instead"):
-        from_checkpoint(quiet(FILES / name, **args))
+        from_checkpoint(load(FILES / name, **args))
 
 
 def test_a_repository_of_the_hugging_face_hub_is_an_sb3_save(tmp_path: Path) -> None:
@@ -160,7 +134,7 @@ def test_a_repository_of_the_hugging_face_hub_is_an_sb3_save(tmp_path: Path) -> 
     for place in (tmp_path, tmp_path / "ppo-Robot-v0"):
         assert load_planner(str(place)).name == "PPO"
     with pytest.raises(LoadError, match=r"policy\.pth of a save.*give the save"):
-        quiet(tmp_path / "ppo-Robot-v0" / "policy.pth")
+        load(tmp_path / "ppo-Robot-v0" / "policy.pth")
 
 
 BOX = BoxSpec((-1.0,) * 3, (1.0,) * 3, (3,))
@@ -172,7 +146,7 @@ def test_our_own_onnx_files_are_planners(flavour: str, architecture: str, tmp_pa
     """Each flavour that agentkd exports is read back as it acts."""
     executor: Executor = initial(architecture, own_spec(5, BOX), seed=1)
     executor.export(tmp_path / "x.onnx", flavour=flavour)
-    planner: Any = quiet(tmp_path / "x.onnx", executor.spec)
+    planner: Any = load(tmp_path / "x.onnx", executor.spec)
     obs = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
     # Godot RL's graphs have a memory always.
     state = planner.policy.initial_state(1) if flavour == "godot-rl" or executor.memory else None

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -25,24 +24,9 @@ from agentkd.errors import ConfigError, LoadError, NumbersError, RefError, SpecE
 from agentkd.planners import load_planner, load_policy
 from agentkd.planners.sb3.vecnormalize import read_statistics
 from agentkd.spec import Spec, env_spec
+from tests.still import BOX, CHOICE, Env
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,), np.float32)
-BOX = spaces.Box(np.array([-1, -3], np.float32), np.array([1, 2], np.float32))
-CHOICE = spaces.Discrete(3)
-
-
-class Env(gym.Env[Any, Any]):
-    """Any spaces, and nothing happens."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 class Hostile:
@@ -400,17 +384,17 @@ def test_a_save_that_names_the_old_gym(save: Path) -> None:
 
 def test_layers_shared_with_the_value(save: Path) -> None:
     """Saves from before SB3 1.8 may share layers; they come before the policy's."""
-    before = load_policy(str(save))
+    before: Any = load_policy(str(save))
 
     def shared(state: dict[str, Any]) -> dict[str, Any]:
         named = ("mlp_extractor.policy_net.", "mlp_extractor.shared_net.")
         return {name.replace(*named): value for name, value in state.items()}
 
     obs = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    expected = dists.pack(before(obs))  # type: ignore[call-arg, arg-type]
+    expected = dists.pack(before(obs))
     with_weights(save, shared)
-    after = load_policy(str(save))
-    np.testing.assert_array_equal(dists.pack(after(obs)), expected)  # type: ignore[call-arg, arg-type]
+    after: Any = load_policy(str(save))
+    np.testing.assert_array_equal(dists.pack(after(obs)), expected)
 
 
 def test_an_extractor_that_was_saved_once(tmp_path: Path) -> None:
@@ -419,11 +403,12 @@ def test_an_extractor_that_was_saved_once(tmp_path: Path) -> None:
     small = {"features_extractor_kwargs": {"features_dim": 8}}
     A2C("CnnPolicy", Env(image, CHOICE), policy_kwargs=small).save(path)
     obs = np.random.default_rng(0).integers(0, 256, (3, 36 * 36)).astype(np.float32)
-    expected = dists.pack(load_policy(str(path))(obs))  # type: ignore[call-arg, arg-type]
+    before: Any = load_policy(str(path))
+    expected = dists.pack(before(obs))
     late = ("pi_features_extractor.", "vf_features_extractor.")
     with_weights(path, lambda s: {k: v for k, v in s.items() if not k.startswith(late)})
-    found = dists.pack(load_policy(str(path))(obs))  # type: ignore[call-arg, arg-type]
-    np.testing.assert_array_equal(found, expected)
+    after: Any = load_policy(str(path))
+    np.testing.assert_array_equal(dists.pack(after(obs)), expected)
 
 
 def test_options_of_old_versions(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -31,6 +30,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3.live import from_model
 from agentkd.spec import ObsSpec, Spec, env_spec, flatten
 from agentkd.types import RecurrentPolicy
+from tests.still import Env
 
 f32, inf = np.float32, np.inf
 OBS: dict[str, Any] = {
@@ -133,20 +133,6 @@ class Halving(FlattenExtractor):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         halved: torch.Tensor = 0.5 * self.flatten(observations)
         return halved
-
-
-class Env(gym.Env[Any, Any]):
-    """Any spaces, and nothing happens."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 def _action(algorithm: str) -> str:

@@ -13,17 +13,15 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agentkd import dists
-from agentkd.planners import load_planner
+from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3.live import from_model
 from agentkd.spec import env_spec
 from agentkd.types import RecurrentPolicy
+from tests.still import BOX, CHOICE, Env
 from tests.test_planners_sb3 import (
     ALL,
-    BOX,
-    CHOICE,
     ON_POLICY,
     VECTOR,
-    Env,
     _nothing_is_unpickled,  # noqa: F401 (a fixture)
     observed,
     same_actions,
@@ -43,6 +41,16 @@ def normalised(space: Any, action: Any, folder: Path, **options: Any) -> VecNorm
     return wrapper
 
 
+def alike(planner: Planner, model: Any, wrapper: VecNormalize, space: Any) -> tuple[Any, Any]:
+    """Compare a planner, which sees raw observations, with its model; give these and actions."""
+    own, flat = observed(space)
+    expected, _ = model.predict(wrapper.normalize_obs(own), deterministic=True)
+    assert not isinstance(planner.policy, RecurrentPolicy)
+    found = dists.mode(planner.policy(flat), planner.spec.action)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    return flat, found
+
+
 @pytest.mark.parametrize("clip", [0.5, 10.0])
 def test_normalised_observations(clip: float, tmp_path: Path) -> None:
     """Statistics beside the save are applied to raw observations, as SB3 does."""
@@ -51,11 +59,7 @@ def test_normalised_observations(clip: float, tmp_path: Path) -> None:
     model.save(tmp_path / "planner.zip")
     spec = env_spec(Env(VECTOR, BOX))
     planner = load_planner(str(tmp_path), spec)
-    own, flat = observed(VECTOR)
-    expected, _ = model.predict(wrapper.normalize_obs(own), deterministic=True)
-    assert not isinstance(planner.policy, RecurrentPolicy)
-    found = dists.mode(planner.policy(flat), spec.action)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    flat, found = alike(planner, model, wrapper, VECTOR)
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(tmp_path / "planner.zip", bare)
@@ -85,12 +89,7 @@ def test_a_dictionary_of_which_some_is_normalised(tmp_path: Path) -> None:
     model = shaken(PPO("MultiInputPolicy", wrapper, **ON_POLICY))
     model.save(tmp_path / "planner.zip")
     spec = env_spec(Env(space, BOX))
-    planner = load_planner(str(tmp_path), spec)
-    own, flat = observed(space)
-    expected, _ = model.predict(wrapper.normalize_obs(own), deterministic=True)
-    assert not isinstance(planner.policy, RecurrentPolicy)
-    found = dists.mode(planner.policy(flat), spec.action)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alike(load_planner(str(tmp_path), spec), model, wrapper, space)
 
 
 def test_statistics_of_rewards_alone_change_nothing(tmp_path: Path) -> None:
@@ -110,12 +109,7 @@ def test_the_layout_of_the_zoo(tmp_path: Path) -> None:
     model = shaken(PPO("MlpPolicy", wrapper, **ON_POLICY))
     model.save(tmp_path / "Env-v0.zip")
     spec = env_spec(Env(VECTOR, BOX))
-    planner = load_planner(str(tmp_path), spec)
-    own, flat = observed(VECTOR)
-    expected, _ = model.predict(wrapper.normalize_obs(own), deterministic=True)
-    assert not isinstance(planner.policy, RecurrentPolicy)
-    found = dists.mode(planner.policy(flat), spec.action)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alike(load_planner(str(tmp_path), spec), model, wrapper, VECTOR)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -40,17 +39,9 @@ from agentkd.types import (
     RecurrentPolicy,
     SquashedGaussian,
 )
+from tests.still import BOX, CHOICE, Env
 
 VECTOR = spaces.Box(-2.0, 2.0, (3,), np.float32)
-BOX = spaces.Box(np.array([-1, -3], np.float32), np.array([1, 2], np.float32))
-CHOICE = spaces.Discrete(3)
-
-
-class Env(gym.Env[Any, Any]):
-    """Any spaces."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
 
 
 def spec_of(observation: Any, action: Any) -> Spec:

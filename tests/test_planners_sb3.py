@@ -27,26 +27,11 @@ from agentkd.types import (
     RecurrentPolicy,
     SquashedGaussian,
 )
+from tests.still import BOX, CHOICE, Env
 
 VECTOR = spaces.Box(-2.0, 2.0, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
-BOX = spaces.Box(np.array([-1, -3], np.float32), np.array([1, 2], np.float32))
-CHOICE = spaces.Discrete(3)
 ON_POLICY: dict[str, Any] = {"n_steps": 8, "batch_size": 8}
-
-
-class Env(gym.Env[Any, Any]):
-    """Any spaces, and nothing happens."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 @pytest.fixture(autouse=True)

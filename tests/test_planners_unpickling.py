@@ -19,7 +19,8 @@ from agentkd import dists
 from agentkd.errors import LoadError, UnsafeError
 from agentkd.planners import load_planner, load_policy
 from agentkd.planners.sb3 import safe_pickle as inert
-from tests.test_planners_files import CHOICE, VECTOR, Env, spec_of
+from tests.still import CHOICE, Env
+from tests.test_planners_files import VECTOR, spec_of
 
 
 class OwnPolicy(ActorCriticPolicy):
@@ -112,10 +113,10 @@ def own(tmp_path: Path, **options: Any) -> tuple[Path, A2C]:
 
 def agrees(path: Path, model: A2C, **options: Any) -> None:
     """Compare a loaded planner with the model."""
-    policy = load_policy(str(path), spec_of(VECTOR, CHOICE), **options)
+    policy: Any = load_policy(str(path), spec_of(VECTOR, CHOICE), **options)
     obs = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     expected, _ = model.predict(obs, deterministic=True)
-    found = dists.mode(policy(obs), spec_of(VECTOR, CHOICE).action)  # type: ignore[call-arg, arg-type]
+    found = dists.mode(policy(obs), spec_of(VECTOR, CHOICE).action)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -40,7 +40,7 @@ DRAWN = "tests.cli_planners:Drawn"
 class World(gym.Env[Any, Any]):
     """The action is the reward; an episode has no end of its own."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"]}
     observation_space = gym.spaces.Box(-1e6, 1e6, (1,), np.float32)
     action_space: Any = gym.spaces.Box(-9.0, 9.0, (2,), np.float32)
 
@@ -361,7 +361,7 @@ def setting(env: str) -> Setting:
 class Unmade(gym.Wrapper[Any, Any, Any, Any]):
     """Says that it renders, and takes no render_mode."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self) -> None:
         super().__init__(gym.make("CartPole-v1"))
@@ -370,7 +370,7 @@ class Unmade(gym.Wrapper[Any, Any, Any, Any]):
 class Blind(Unmade):
     """Does not render."""
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"]}
 
 
 @pytest.mark.parametrize(

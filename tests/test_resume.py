@@ -25,26 +25,12 @@ from agentkd.planners import Planner
 from agentkd.report.write import prepare_out
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
+from tests.programs import killed_at
 from tests.waiting import ENOUGH
 
 ROOT = Path(__file__).parents[1]
 PLANNER = "tests.cli_planners:balance"
 SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,)))
-
-
-def run(event: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that is killed at an event; at none, where it is "none"."""
-    start = ["-m", "tests.signalled", str(int(signal.SIGKILL)), event]
-    if event == "none":
-        start = ["-m", "agentkd"]
-    return subprocess.run(
-        [sys.executable, *start, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=ENOUGH,
-    )
 
 
 @pytest.mark.parametrize(
@@ -63,12 +49,12 @@ def test_a_distillation_that_was_killed_goes_on(event: str, tmp_path: Path) -> N
     out = tmp_path / "out"
     words = ["distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"]
     words += ["--labels", "1000", "--episodes", "2", "--out", str(out)]
-    killed = run(event, *words)
+    killed = killed_at(event, "agentkd", *words)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    held = run("none", *words)
+    held = killed_at("none", "agentkd", *words)
     assert held.returncode == 2
     assert "--resume" in held.stderr
-    ended = run("none", *words, "--resume")
+    ended = killed_at("none", "agentkd", *words, "--resume")
     assert ended.returncode == 0, ended.stderr
     read_bundle(out / "executor.akd")
     data = json.loads((out / "report.json").read_text())
@@ -257,7 +243,7 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
     out = tmp_path / "out"
     words = ["distill", "CartPole-v1", "--planner", PLANNER, "--executor", "mlp:8"]
     words += ["--episodes", "2", "--out", str(out)]
-    assert run("none", *words, "--labels", "400").returncode == 0
+    assert killed_at("none", "agentkd", *words, "--labels", "400").returncode == 0
     before = (out / "executor.akd").read_bytes()
     ended = subprocess.run(
         [sys.executable, "-c", FULL, str(room), *words, "--labels", "900", "--resume"],
@@ -279,7 +265,7 @@ def test_a_full_disk_loses_nothing_that_was_there(room: int, tmp_path: Path) -> 
         read_bundle(out / "executor.akd")
     else:
         read_bundle(out / "executor.akd")
-    again = run("none", *words, "--labels", "900", "--resume")
+    again = killed_at("none", "agentkd", *words, "--labels", "900", "--resume")
     assert again.returncode == 0, again.stderr
     with pytest.raises(WriteError):
         prepare_out(Path("/proc/nowhere"))

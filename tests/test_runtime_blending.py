@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
+from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
 from agentkd.runtime import Agent, Fresh, InlinePlanner, Seam, StrategyOptions
-from agentkd.runtime.arbiter import HandOver, fading
+from agentkd.runtime.arbiter import Actor, HandOver, fading
 from agentkd.types import ActionDist, Floats
 from tests.runtime_children import BOX, SPEC, Ahead, constant, points
 
@@ -63,24 +64,29 @@ def test_blend_stays_between_old_and_new_and_arrives(
     before = np.full(2, old, np.float32)
     after = np.full(2, new, np.float32)
     hand_over.acted(("strategy", 0, 0), before, 0)
+    new_one: Actor = ("strategy", 1, 0)
     for tick in range(1, ticks + 1):
-        actor = ("strategy", 1, 0)
-        action = hand_over.blended(actor, after, tick, None, None)  # type: ignore[arg-type]
-        hand_over.acted(actor, action, tick)  # type: ignore[arg-type]
+        action = hand_over.blended(new_one, after, tick, None, None)
+        hand_over.acted(new_one, action, tick)
         low, high = np.minimum(before, after), np.maximum(before, after)
         assert ((action >= low - 1e-6) & (action <= high + 1e-6)).all()
         if tick > blend:
             assert action.tolist() == after.tolist()
 
 
-def lived(seam: Seam | None, ticks: int = 12, **options: Any) -> tuple[list[Any], Any]:
-    """Live with a planner three ticks late whose level is the tick's tenth."""
+def still() -> Executor:
+    """An executor that answers 0."""
     executor = initial("linear", BOX)
     for layer in executor.layers:
         assert isinstance(layer, Dense)
         layer.weight[:] = 0
+    return executor
+
+
+def lived(seam: Seam | None, ticks: int = 12, **options: Any) -> tuple[list[Any], Any]:
+    """Live with a planner three ticks late whose level is the tick's tenth."""
     with Agent(
-        executor,
+        still(),
         planner=InlinePlanner(Levels(), latency_ticks=3),
         strategies=StrategyOptions(seam=seam, trust=None),
         **options,
@@ -113,12 +119,8 @@ def test_blend_makes_the_jump_smaller_and_reaches_the_new_strategy() -> None:
 
 def test_end_of_a_strategy_goes_over_into_the_executor() -> None:
     """Where no strategy follows, its last action fades into the executor's."""
-    executor = initial("linear", BOX)
-    for layer in executor.layers:
-        assert isinstance(layer, Dense)
-        layer.weight[:] = 0
     with Agent(
-        executor,
+        still(),
         planner=InlinePlanner(Levels(), latency_ticks=100),
         strategies=StrategyOptions(seam=Seam(blend=2)),
     ) as agent:

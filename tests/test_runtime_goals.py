@@ -225,15 +225,8 @@ def test_labels_of_a_recorded_run_get_goals_of_every_age() -> None:
     obs = np.stack([ticks, np.arange(count) // length, np.zeros(count)], axis=1)
     goals = np.stack([ticks, np.arange(count) // length], axis=1) + 1.0
     dist = one_hot(ticks)
-    inputs, labels = aged_labels(
-        obs.astype(np.float32),
-        goals.astype(np.float32),
-        dist,
-        GOALS,
-        starts=ticks == 0,
-        draws=2,
-        seed=3,
-    )
+    given = (obs.astype(np.float32), goals.astype(np.float32), dist, GOALS)
+    inputs, labels = aged_labels(*given, starts=ticks == 0, draws=2, seed=3)
     assert inputs.shape == (2 * count, 6)
     assert isinstance(labels, Categorical)
     ages = np.round(inputs[:, 5] * GOALS.max_age).astype(int)
@@ -244,15 +237,7 @@ def test_labels_of_a_recorded_run_get_goals_of_every_age() -> None:
     shares = np.bincount(ages[has], minlength=5) / len(inputs)
     assert ((shares > 0.1) & (shares < 0.25)).all()
     assert (labels.logits.argmax(axis=1) == inputs[:, 0] % 4).all()
-    again, _ = aged_labels(
-        obs.astype(np.float32),
-        goals.astype(np.float32),
-        dist,
-        GOALS,
-        starts=ticks == 0,
-        draws=2,
-        seed=3,
-    )
+    again, _ = aged_labels(*given, starts=ticks == 0, draws=2, seed=3)
     assert (again == inputs).all()
 
 

@@ -20,6 +20,7 @@ from agentkd.runtime import Agent, Patience, Process, ProcessPlanner
 from agentkd.runtime.workers.ending import Ending
 from agentkd.runtime.workers.guardian import offspring
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from tests.programs import alive, running
 from tests.runtime_children import constant
 from tests.waiting import wait_for
 
@@ -29,15 +30,6 @@ HASTY = replace(QUICK, answer=1.0)
 WAYS = ("plain", "session", "daemon", "deaf")
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux finds orphans")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 def port(record: Path, way: str, patience: Patience = QUICK) -> ProcessPlanner:
@@ -100,13 +92,8 @@ with Agent(constant(0), planner=port) as agent:
     print(port.pid, flush=True)
     time.sleep(1000)
 """
-    root = Path(__file__).parent.parent
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root, text=True
-    )
-    assert parent.stdout is not None
-    with parent, parent.stdout:
-        worker = int(parent.stdout.readline())
+    with running(script) as (parent, said):
+        worker = int(said.readline())
         child = int(record.read_text())
         assert alive(worker)
         assert alive(child)

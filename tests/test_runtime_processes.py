@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +23,7 @@ from agentkd.runtime import (
     ProcessDistiller,
     ProcessPlanner,
 )
+from tests.programs import alive, running
 from tests.runtime_children import SPEC, Towards, constant
 from tests.waiting import ENOUGH, wait_for
 
@@ -297,24 +296,10 @@ with Agent(constant(0), planner=port) as agent:
     print(port.pid, flush=True)
     time.sleep(1000)
 """
-    root = Path(__file__).parent.parent
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root, text=True
-    )
-    assert parent.stdout is not None
-    with parent, parent.stdout:
-        child = int(parent.stdout.readline())
+    with running(script) as (parent, said):
+        child = int(said.readline())
         parent.kill()
-    wait_for(lambda: not _alive(child))
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped by somebody does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+    wait_for(lambda: not alive(child))
 
 
 def test_descriptors_are_given_back() -> None:

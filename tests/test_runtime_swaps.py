@@ -263,8 +263,8 @@ def test_a_score_is_a_number() -> None:
             agent.score(each)
     agent.close()
     paid: Any = np.array([1.0], np.float32)  # as a vector of one environment pays
-    numbers: list[Any] = [1.0, 1, np.float32(1.0), paid]
-    for each in numbers:
+    one: Any = np.float32(1.0)
+    for each in (1.0, 1, one, paid):
         Agent(constant(0)).score(each)
 
 

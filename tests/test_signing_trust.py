@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,9 +77,10 @@ def test_an_executor_keeps_what_is_known_of_its_signature(signer: Signer, tmp_pa
     raw = from_bytes(other.read_bytes()).executor
     changed = replace(signed.executor, layers=unsigned.executor.layers)
     agent = agentkd.Agent(signed.executor, trust=signer.root)
+    refused: Any
     for refused in (unsigned, unsigned.executor, raw, changed, replace(unsigned.executor, clip=9)):
         with pytest.raises(BundleError, match="counts as unsigned") as caught:
-            agent.swap(refused)  # type: ignore[arg-type]
+            agent.swap(refused)
         assert caught.value.reason == "signature"
         if not isinstance(refused, Bundle):
             with pytest.raises(BundleError, match="counts as unsigned"):
@@ -86,8 +88,9 @@ def test_an_executor_keeps_what_is_known_of_its_signature(signer: Signer, tmp_pa
     assert agent.act([0, 0, 0]) == 1
     agent.swap(constant(2))
     assert agent.act([0, 0, 0]) == 2
+    taken: Any
     for taken in (signed, copy.copy(signed.executor)):
-        agent.swap(taken)  # type: ignore[arg-type]
+        agent.swap(taken)
         assert agent.act([0, 0, 0]) == 1
 
 

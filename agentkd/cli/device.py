@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 from rich.text import Text
 
+from agentkd.cli.broker import UNGUARDED, Broker
 from agentkd.cli.terminal import Console
 from agentkd.device.device import Device
 from agentkd.device.slots import file_digest
@@ -17,7 +18,7 @@ from agentkd.device.state import Held, State
 from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
 
-Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch"]
+Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch", "run"]
 _LOOK = 0.5
 """Seconds between two looks at a state that is waited for."""
 
@@ -31,12 +32,24 @@ class Options:
     a signed repository has, in a folder or behind an HTTP address. wait ends with the trial, in
     status 0 if the executor was confirmed and 1 if not. Given a file, wait and rollback are about
     that one: rollback does nothing if it neither acts nor waits.
+
+    run follows a fleet's server over an MQTT broker, until Ctrl-C: it fetches what the server
+    desires for this device, in chunks, takes it through the same gate, and reports how far it came.
+    It runs beside the robot's own program, which tries what is staged. Lost connections are made
+    again, and what was fetched is kept. --user, --password-file and the --tls options say how to
+    connect: with TLS to mqtts://HOST:8883, without it to mqtt://HOST:1883.
+
+    Example: agentkd device apply executor.akd --folder device --trust root.json
+
+    Example: agentkd device run mqtts://broker:8883 --folder device --trust root.json --site plant
+    --device arm-7 --tls-ca ca.pem --tls-cert arm-7.pem --tls-key arm-7.key
     """
 
     action: tyro.conf.Positional[Action]
-    """apply, status, wait, confirm, rollback or watch."""
+    """apply, status, wait, confirm, rollback, watch or run."""
     what: tyro.conf.Positional[str | None] = None
-    """For apply, wait and rollback, the executor file; for watch, the repository."""
+    """For apply, wait and rollback, the executor file; for watch, the repository; for run, the
+    broker."""
     folder: Path
     """The device's own folder."""
     trust: Path | None = None
@@ -50,28 +63,28 @@ class Options:
     """For watch, look again after so many seconds, until Ctrl-C; by default once."""
     seconds: float = 600.0
     """For wait, the longest time."""
+    site: str | None = None
+    """For run, the name of the fleet."""
+    device: str | None = None
+    """For run, the name of this device in it."""
+    broker: tyro.conf.OmitArgPrefixes[Broker] = UNGUARDED
+    """For run, how to connect."""
 
 
 def run(options: Options) -> int:
     """Do what is asked, and print the device's state."""
+    _check(options)
     action, what = options.action, options.what
-    needed = {"apply": "an executor file", "watch": "a repository"}
-    if (action in needed) if what is None else (action in ("status", "confirm")):
-        wanted = needed.get(action, "nothing else")
-        raise ConfigError(f"device {action} takes {wanted}, and {what!r} was given.")
-    if options.again and action != "apply":
-        raise ConfigError(f"--again goes with apply, not {action}.")
-    if options.every is not None and (action != "watch" or not options.every > 0):
-        raise ConfigError(f"--every {options.every}: above 0, and with watch.")
-    if not options.seconds >= 0:
-        raise ConfigError(f"--seconds {options.seconds}: at least 0.")
-    if action in ("status", "wait") and not options.folder.is_dir():
-        raise ConfigError(f"--folder {options.folder} is not a folder.")
     device = Device(options.folder, trust=options.trust)
     console = Console()
     if action == "watch":
         assert what is not None
         return _watch(device, what, options, console)
+    if action == "run":
+        from agentkd.cli.device_run import follow
+
+        assert what is not None
+        return follow(device, what, str(options.site), str(options.device), options.broker)
     if action == "apply":
         assert what is not None
         state = device.apply(what, again=options.again)
@@ -89,6 +102,28 @@ def run(options: Options) -> int:
         what = f"{_held(starting)}, for {state.active.name} is damaged or unsigned"
         _print(console, "starts with", what)
     return 0
+
+
+def _check(options: Options) -> None:
+    """Raise ConfigError for options that do not go together."""
+    action, what = options.action, options.what
+    needed = {"apply": "an executor file", "watch": "a repository", "run": "a broker"}
+    if (action in needed) if what is None else (action in ("status", "confirm")):
+        wanted = needed.get(action, "nothing else")
+        raise ConfigError(f"device {action} takes {wanted}, and {what!r} was given.")
+    if options.again and action != "apply":
+        raise ConfigError(f"--again goes with apply, not {action}.")
+    if options.every is not None and (action != "watch" or not options.every > 0):
+        raise ConfigError(f"--every {options.every}: above 0, and with watch.")
+    if not options.seconds >= 0:
+        raise ConfigError(f"--seconds {options.seconds}: at least 0.")
+    if action == "run" and None in (options.site, options.device):
+        raise ConfigError("device run takes the fleet's name, --site, and the device's, --device.")
+    of_run = (options.site, options.device, options.broker)
+    if action != "run" and of_run != (None, None, UNGUARDED):
+        raise ConfigError(f"--site, --device and the broker's options go with run, not {action}.")
+    if action in ("status", "wait") and not options.folder.is_dir():
+        raise ConfigError(f"--folder {options.folder} is not a folder.")
 
 
 def _wait(device: Device, file: str | None, seconds: float, console: Console) -> int:

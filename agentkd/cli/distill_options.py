@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
 from agentkd.cli.options import Learning
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Learning):
     """Distil a planner into a tiny executor, and measure what it kept."""
 
+    folder: ClassVar[str] = "distill"
     env: tyro.conf.Positional[str] = ""
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one; with --data it may be
     left out."""
@@ -94,11 +95,6 @@ class Options(Learning):
     """With auto: fit the smallest that keeps the target to integers, too, for a device that has no
     floats: agentkd export FILE --to c-int8."""
 
-    @property
-    def folder(self) -> str:
-        """What the name of the folder begins with."""
-        return "distill"
-
 
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
@@ -112,12 +108,9 @@ def check(options: Options) -> None:
     Raises:
         ConfigError: If one is invalid, or would be ignored.
     """
-    if options.episodes < 1:
-        raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
-    if options.kept_bytes < 0:
-        raise ConfigError(
-            f"--kept-bytes is {options.kept_bytes}; 0 keeps no labels, 1000000 some thousands."
-        )
+    check_range("episodes", options.episodes, least=1)
+    hint = "0 keeps no labels, 1000000 some thousands."
+    check_range("--kept-bytes", options.kept_bytes, least=0, hint=hint)
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
     if options.executor == "auto":

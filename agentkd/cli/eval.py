@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from agentkd.cli.options import AS_IT_IS, Access, access
+from agentkd.cli.options import Reported, access
 from agentkd.cli.terminal import View
 from agentkd.environments import look_at
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.measure.agreement import Sample, agreement_with
 from agentkd.measure.evaluate import Watch, evaluate_random
 from agentkd.planners.load import takes_arguments
@@ -33,7 +32,7 @@ _SECONDS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Reported):
     """Measure policies on the same episodes, side by side."""
 
     env: tyro.conf.Positional[str]
@@ -56,20 +55,12 @@ class Options:
     """The size of the attack, in units of the spread of what the reference observes."""
     attack_steps: int = 10
     """How many steps pgd takes."""
-    out: Path | None = None
-    """Where to write the report; nothing is written without it."""
-    overwrite: bool = False
-    """Replace the report that is there."""
-    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
-    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
     """Load everything, then measure one policy after another."""
-    if options.episodes < 1 or options.seed < 0:
-        raise ConfigError(
-            f"--episodes {options.episodes} --seed {options.seed}: at least 1, and at least 0."
-        )
+    check_range("--episodes", options.episodes, least=1)
+    check_range("--seed", options.seed, least=0)
     if not options.policies:
         raise ConfigError("Nothing to measure: name at least one policy.")
     import torch

@@ -19,7 +19,7 @@ from agentkd.deploy.cores import CORES, POWER, Core, core
 from agentkd.deploy.emulators import Program, compiler_version, measure, whole_program
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.vectors import golden
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.executors.difference import TOLERANCE
 from agentkd.report.console import show_table
 from agentkd.report.model import Column, Table
@@ -55,8 +55,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure every core whose tools are here, and print a table."""
-    if options.nanojoules is not None and not options.nanojoules > 0:
-        raise ConfigError(f"--nanojoules {options.nanojoules}: it has to be above 0.")
+    check_range("--nanojoules", options.nanojoules, above=0)
     wanted = [core(name) for name in options.cores or CORES]
     bundle = read_bundle(options.file)
     programs = programs_of(bundle, int8=options.int8)

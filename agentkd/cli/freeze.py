@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from agentkd.cli.options import AS_IT_IS, Access, access
+from agentkd.cli.options import Loading, access
 from agentkd.cli.terminal import Console
 from agentkd.errors import ConfigError, LoadError
 
@@ -16,7 +16,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Loading):
     """Convert a policy into an executor file, without training.
 
     A multilayer perceptron of Stable-Baselines3, or of a checkpoint of rsl_rl, skrl, rl_games,
@@ -37,8 +37,6 @@ class Options:
     contract: str | None = None
     """The file that tells what the robot gives and takes, such as IO_descriptors.yaml; by default
     the one in the run's folder. "off" for none."""
-    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
-    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:

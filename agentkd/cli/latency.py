@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from agentkd.cli.options import AS_IT_IS, Access, access
+from agentkd.cli.options import Reported, access
 from agentkd.cli.terminal import View
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.measure.latency import Form, Latency, measure, observations, timer
 from agentkd.report.console import publish
 from agentkd.report.model import Column, Report, Section, Table
@@ -30,7 +30,7 @@ _ACTS = "Agent.act"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Reported):
     """Measure how long one decision takes: NumPy, native C, ONNX Runtime, and the planner.
 
     Examples: agentkd latency runs/demo/executor.akd agentkd latency --obs 17 --actions 6 agentkd
@@ -51,20 +51,12 @@ class Options:
     """How long each form is timed."""
     rounds: int = 20
     """In how many turns."""
-    out: Path | None = None
-    """Where to write report.json and report.html; nothing is written without it."""
-    overwrite: bool = False
-    """Replace the report that is there."""
-    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
-    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
-    if not options.seconds > 0 or options.rounds < 1:
-        raise ConfigError(
-            f"--seconds {options.seconds:g} --rounds {options.rounds}: above 0, and at least 1."
-        )
+    check_range("--seconds", options.seconds, above=0)
+    check_range("--rounds", options.rounds, least=1)
     executor, planner = subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
@@ -129,8 +121,7 @@ def _made_up(options: Options) -> Spec:
     obs = 17 if options.obs is None else options.obs
     actions = 6 if options.actions is None else options.actions
     for name, number in (("obs", obs), ("actions", actions)):
-        if not 1 <= number <= _LARGEST:
-            raise ConfigError(f"--{name} {number}: from 1 to {_LARGEST:,}.")
+        check_range(f"--{name}", number, least=1, most=_LARGEST)
     part = Part("", "box", (obs,), "float32")
     return Spec(ObsSpec((part,)), BoxSpec((-1.0,) * actions, (1.0,) * actions, (actions,)))
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from agentkd.cli.run_options import routers_of
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import read_bundle
-from agentkd.errors import ConfigError, WriteError, did_you_mean
+from agentkd.errors import ConfigError, WriteError, check_choice, check_range
 from agentkd.report.console import show, show_table
 from agentkd.report.model import Column, Section, Table
 from agentkd.runtime.arbiter import ORDER
@@ -176,10 +176,9 @@ def _read(
 
 def _filter(options: Options) -> Callable[[Decided], bool]:
     """Return what the options let through."""
-    if options.source is not None and options.source not in ORDER:
-        raise ConfigError(f"No source {options.source!r}.{did_you_mean(options.source, ORDER)}")
-    if not options.tolerance >= 0:
-        raise ConfigError(f"--tolerance {options.tolerance}: at least 0.")
+    if options.source is not None:
+        check_choice("source", options.source, ORDER)
+    check_range("--tolerance", options.tolerance, least=0)
     text = options.ticks or ":"
     first, colon, last = text.partition(":")
     if not colon or not all(each.isdigit() or not each for each in (first, last)):

@@ -76,6 +76,8 @@ keys       keys, and signatures of executor files
            sign repository runs/demo/executor.akd
 device     the gate through which an executor gets onto a device, and back
            apply executor.akd --folder device --trust root.json
+fleet      signed executors for many devices, in waves that a bad one stops
+           push fleet executor.akd --waves 5,25,100
 """,
         re.MULTILINE,
     )
@@ -167,23 +169,27 @@ def _show_traceback(
     sys.stderr.write(printable(text, lines=True))
 
 
-def _run(name: str, words: Sequence[str], program: Program) -> int:
+def parse(name: str, words: Sequence[str], program: Program = AGENTKD) -> Any:
+    """Read a command's options; a wrong one ends the program with status 2."""
+    import tyro
+
+    from agentkd.cli.options import own_first
+
     home, _, example = program.commands[name]
+    kind = import_module(home).Options
+    own_first(kind)
+    about = getdoc(kind) or ""
+    if "\nExample" not in about:
+        about = f"{about}\n\nExample: {example}"
+    return tyro.cli(kind, args=words, prog=f"{program.name} {name}", description=about)
+
+
+def _run(name: str, words: Sequence[str], program: Program) -> int:
     with needing(f"{program.name} {name}"):
-        import tyro
-
         from agentkd.cli.first_look import first_look
-        from agentkd.cli.options import own_first
 
-        command = import_module(home)
-        own_first(command.Options)
-        about = getdoc(command.Options) or ""
-        if "\nExample" not in about:
-            about = f"{about}\n\nExample: {example}"
-        options = tyro.cli(
-            command.Options, args=words, prog=f"{program.name} {name}", description=about
-        )
-        options = _with_arguments(options)
+        command = import_module(program.commands[name][0])
+        options = _with_arguments(parse(name, words, program))
         first_look(name, options)
         with warnings.catch_warnings():
             if hasattr(options, "saves"):

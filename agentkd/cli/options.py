@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import tyro
 
@@ -40,9 +39,29 @@ AS_IT_IS = Access()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned(ABC):
+class Loading:
+    """What may read an SB3 save."""
+
+    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
+    """How an SB3 save is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported(Loading):
+    """What leaves a report, if it is asked for."""
+
+    out: Path | None = None
+    """Where to write report.json and report.html; nothing is written without it."""
+    overwrite: bool = False
+    """Replace the report that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Loading):
     """An environment, a planner for it, and a folder to write into."""
 
+    folder: ClassVar[str]
+    """What the name of the folder begins with, where none is given."""
     env: tyro.conf.Positional[str]
     """A Gymnasium id, "module:Id-v0", or "module:attribute" that makes one."""
     env_args: tuple[str, ...] = ()
@@ -53,13 +72,6 @@ class Planned(ABC):
     """Replace what an earlier run left in the folder."""
     out: Path | None = None
     """Where to write; by default a folder in runs/ with the name of the environment."""
-    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
-    """How an SB3 save is read."""
-
-    @property
-    @abstractmethod
-    def folder(self) -> str:
-        """What the name of the folder begins with, where none is given."""
 
     @property
     def place(self) -> Path:

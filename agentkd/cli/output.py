@@ -23,12 +23,10 @@ class Lasting:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Wrap a stream."""
         self._stream = stream
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

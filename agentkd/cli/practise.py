@@ -6,11 +6,11 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from agentkd.cli.options import Planned, open_planned, told_again
 from agentkd.cli.terminal import Facts, View, figure
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.interrupt import held
 from agentkd.measure.intervals import mean_interval
 from agentkd.report.console import publish
@@ -28,6 +28,7 @@ class Options(Planned):
     from the executor, and guide the planner's search with both.
     """
 
+    folder: ClassVar[str] = "practise"
     executor: str = "mlp:64,64,tanh"
     """An architecture without a memory, or an .akd file to go on from."""
     seconds: float | None = None
@@ -52,11 +53,6 @@ class Options(Planned):
     """Episodes to measure the executor over in the environment, and random actions."""
     eval_seed: int = 1000
     """The first of the seeds to measure on."""
-
-    @property
-    def folder(self) -> str:
-        """What the name of the folder begins with."""
-        return "practise"
 
 
 def run(options: Options) -> int:
@@ -117,10 +113,9 @@ def _how(options: Options) -> Any:
     from agentkd.distillation.ppo import PpoOptions
     from agentkd.distillation.practice import PracticeOptions
 
-    if min(options.seed, options.eval_seed) < 0:
-        raise ConfigError(f"--seed {options.seed}, --eval-seed {options.eval_seed}: at least 0.")
-    if options.episodes < 1:
-        raise ConfigError(f"episodes is {options.episodes}; at least 1 is needed.")
+    check_range("--seed", options.seed, least=0)
+    check_range("--eval-seed", options.eval_seed, least=0)
+    check_range("--episodes", options.episodes, least=1)
     if options.seconds is not None and options.ticks is not None:
         raise ConfigError("Give --seconds or --ticks, not both.")
     seconds = options.seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from agentkd.cli.options import Learning, open_planned
 from agentkd.cli.terminal import Console
@@ -13,7 +13,7 @@ from agentkd.distillation.dataset import About
 from agentkd.distillation.recording import DatasetWriter, check_recording, clear_dataset, record
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Returns
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.executors.native import compile_native
 from agentkd.interrupt import held
 from agentkd.measure.intervals import mean_interval
@@ -26,6 +26,7 @@ from agentkd.report.write import prepare_out
 class Options(Learning):
     """Write a planner's labels to a folder that `agentkd distill --data` takes."""
 
+    folder: ClassVar[str] = "labels"
     labels: int | None = None
     """How many labels; 100,000 if --seconds is not given either."""
     seconds: float | None = None
@@ -43,16 +44,10 @@ class Options(Learning):
     """Episodes to measure planner and random actions over, so that a distillation without them
     knows what to keep; 0 for none."""
 
-    @property
-    def folder(self) -> str:
-        """What the name of the folder begins with."""
-        return "labels"
-
 
 def run(options: Options) -> int:
     """Measure planner and random actions, then record."""
-    if options.episodes < 0:
-        raise ConfigError(f"episodes is {options.episodes}; 0 for none, else above.")
+    check_range("episodes", options.episodes, least=0)
     out = options.place
     task = open_planned(options)
     known, executor = task.planner, None

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from agentkd.cli.options import Learning, open_planned
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Task
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c, held
 from agentkd.planners import Planner
@@ -29,6 +29,7 @@ _TICKS = 256
 class Options(Learning):
     """Train an executor by PPO with a planner beside it, and measure what it reached."""
 
+    folder: ClassVar[str] = "reinforce"
     executor: str = "mlp:64,64"
     """An architecture, or an .akd file to go on from: distil first, then reinforce."""
     method: Literal["ppd", "kickstart"] = "ppd"
@@ -56,11 +57,6 @@ class Options(Learning):
     """Steps for which only the critic learns, where an executor goes on."""
     seed: int = 0
     """For weights, environments and every draw."""
-
-    @property
-    def folder(self) -> str:
-        """What the name of the folder begins with."""
-        return "reinforce"
 
 
 def run(options: Options) -> int:
@@ -134,13 +130,9 @@ def run(options: Options) -> int:
 
 def _check(options: Options) -> None:
     for name in ("steps", "environments", "rollout", "epochs", "batch", "episodes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"{name} is {getattr(options, name)}; at least 1.")
-    if not options.learning_rate > 0 or not 0 < options.gamma <= 1:
-        raise ConfigError(
-            f"learning_rate is {options.learning_rate}, gamma {options.gamma}: above "
-            "0, and above 0 up to 1."
-        )
+        check_range(name, getattr(options, name), least=1)
+    check_range("learning_rate", options.learning_rate, above=0)
+    check_range("gamma", options.gamma, above=0, most=1)
     # Refused now, and not after the planner was measured.
     _guide(options, planner=1.0, random=0.0)
 

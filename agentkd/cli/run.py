@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
@@ -19,7 +19,7 @@ from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_v
 from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice, check_range
 from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
@@ -55,6 +55,7 @@ class Options(Planned):
     --planner-latency 8
     """
 
+    folder: ClassVar[str] = "run"
     executor: str = "mlp:64,64"
     """An executor file (.akd), or an architecture that learns from nothing."""
     executor_trust: Path | None = None
@@ -99,11 +100,6 @@ class Options(Planned):
     """Scheduling of the tick thread, and where its metrics go."""
 
     @property
-    def folder(self) -> str:
-        """What the name of the folder begins with."""
-        return "run"
-
-    @property
     def chosen_arms(self) -> tuple[str, ...]:
         """The arms by name.
 
@@ -112,8 +108,7 @@ class Options(Planned):
         """
         arms = tuple(word.strip() for word in self.arms.split(",") if word.strip())
         for arm in arms:
-            if arm not in _ARMS:
-                raise ConfigError(f"No arm {arm!r}.{did_you_mean(arm, _ARMS)}")
+            check_choice("arm", arm, _ARMS)
         if not arms:
             raise ConfigError(f"No arms. Known: {', '.join(_ARMS)}.")
         return arms
@@ -158,12 +153,10 @@ class Options(Planned):
             "budget": 0,
         }
         for name, bound in least.items():
-            number = getattr(self, name)
-            if number is not None and not bound <= number < math.inf:
-                raise ConfigError(f"--{name.replace('_', '-')} {number}: at least {bound}.")
-        for name, number, most in (("hz", self.hz, 1e6), ("seconds", self.seconds, 1e9)):
-            if number is not None and not 0 < number <= most:
-                raise ConfigError(f"--{name} {number}: above 0, and at most {most:,.0f}.")
+            option = f"--{name.replace('_', '-')}"
+            check_range(option, getattr(self, name), least=bound, below=math.inf)
+        for name, most in (("hz", 1e6), ("seconds", 1e9)):
+            check_range(f"--{name}", getattr(self, name), above=0, most=most)
         if not self.learns and self.learn_ticks:
             raise ConfigError(
                 "An executor file is run as it is; leave --learn-ticks out, or give an "

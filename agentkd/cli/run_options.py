@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, ConfigError, check_range
 from agentkd.extras import needing
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.arbiter import Router
@@ -98,8 +98,7 @@ class StrategyChoice:
         Raises:
             ConfigError: If an option is invalid.
         """
-        if self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: at least 1.")
+        check_range("--workers", self.workers, least=1)
         roll = None
         if self.roll_forward not in (None, _OFF):
             # Actions that the guard refuses are not imagined either.

@@ -10,9 +10,9 @@ from typing import Any
 
 import tyro
 
-from agentkd.cli.options import AS_IT_IS, Access, access, reference
+from agentkd.cli.options import Loading, access, reference
 from agentkd.cli.terminal import Console
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.interrupt import ctrl_c
 from agentkd.planners.remote.wire import DEFAULT_PORT, TOKEN, read_token, token_of_environment
 
@@ -20,7 +20,7 @@ _TURN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Loading):
     """Serve a planner for agents that ask for it by ws://HOST:PORT or wss://HOST:PORT.
 
     Wherever a planner is named, its address will do: agentkd run ENV --planner wss://10.0.0.7:4750.
@@ -47,8 +47,6 @@ class Options:
     """A file with the certificate's private key, if not in the same file."""
     connections: int = 8
     """How many agents may be connected; others try again until a place is free."""
-    saves: tyro.conf.OmitArgPrefixes[Access] = AS_IT_IS
-    """How an SB3 save is read."""
 
 
 def run(options: Options) -> int:
@@ -57,8 +55,7 @@ def run(options: Options) -> int:
     from agentkd.planners import load_planner
     from agentkd.planners.remote.server import PlannerServer
 
-    if options.connections < 1:
-        raise ConfigError(f"--connections {options.connections}: at least 1.")
+    check_range("--connections", options.connections, least=1)
     token = _token(options.token_file)
     spec = None if options.env is None else look_at(options.env)[0]
     known = load_planner(reference(options), spec, **access(options.saves))

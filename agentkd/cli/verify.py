@@ -14,7 +14,7 @@ from agentkd.deploy.bundle import Bundle, read_bundle
 from agentkd.deploy.contracts.compare import compare, of_bundle
 from agentkd.deploy.contracts.files import read_contract
 from agentkd.deploy.verify import verify
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 
 _STYLES = {"agrees": "green", "differs": "bold red", "missing": "yellow", "untold": "yellow"}
 _SIZES = ("observation size", "action size")
@@ -44,8 +44,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Compare the contract and the backends; return 1 if one differs."""
-    if options.rows < 0:
-        raise ConfigError(f"--rows {options.rows}: at least 0.")
+    check_range("--rows", options.rows, least=0)
     bundle = read_bundle(options.file, trust=options.trust)
     console = Console()
     console.print(f"{options.file}: whole, SHA-256 {bundle.digest}", soft_wrap=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 
 from agentkd.dists import action_width
-from agentkd.errors import BundleError, ConfigError, LoadError
+from agentkd.errors import BundleError, ConfigError, LoadError, check_range
 from agentkd.executors.executor import Executor, Head
 from agentkd.fields import Fields
 from agentkd.sizes import MOST
@@ -134,8 +134,7 @@ def check(contract: Contract, spec: Spec) -> None:
             )
         _check_words(what, words, names="names" in field)
     period = contract.period
-    if period is not None and not (math.isfinite(period) and period > 0):
-        raise ConfigError(f"A period of {period} s: it has to be above 0.")
+    check_range("period", period, above=0, below=math.inf)
     for field in VECTORS:
         values, what = getattr(contract, field), field.replace("_", " ")
         if values and len(values) != numbers:

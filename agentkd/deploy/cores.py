@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import check_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,7 @@ def core(name: str) -> Core:
     Raises:
         ConfigError: If there is none of this name.
     """
-    if name not in CORES:
-        raise ConfigError(f"No core {name!r}.{did_you_mean(name, CORES)}")
+    check_choice("core", name, CORES)
     return CORES[name]
 
 

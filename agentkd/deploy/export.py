@@ -15,7 +15,7 @@ from agentkd.deploy.contracts.mjlab import write as metadata
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.interface import HEADER_MARK, header_of
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice
 from agentkd.executors.executor import Executor
 from agentkd.extras import needing
 from agentkd.files import write_files
@@ -77,9 +77,7 @@ def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
             raise ConfigError(f"A contract goes with onnx, not {to}.")
         if flavour != _CONTRACTED:
             raise ConfigError(f"{asked.contract} reads the flavour {_CONTRACTED}, not {flavour}.")
-    if flavour not in chosen.flavours:
-        hint = did_you_mean(flavour, chosen.flavours)
-        raise ConfigError(f"{to} has no flavour {flavour!r}.{hint}")
+    check_choice(f"flavour of {to}", flavour, chosen.flavours)
     if asked.opset is not None and to != "onnx":
         raise ConfigError(f"An opset goes with onnx, not {to}.")
     return chosen.write(bundle, replace(asked, flavour=flavour))
@@ -121,8 +119,7 @@ def target(name: str) -> Target:
     Raises:
         ConfigError: If there is none of that name.
     """
-    if name not in TARGETS:
-        raise ConfigError(f"No target {name!r}.{did_you_mean(name, TARGETS)}")
+    check_choice("target", name, TARGETS)
     return TARGETS[name]
 
 

@@ -17,7 +17,7 @@ from agentkd.deploy.ctext import facts
 from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Gru, Lstm, Remembering, Stack
 from agentkd.executors.layers import memory as remembers
@@ -98,10 +98,17 @@ def as_flavour(name: str) -> Flavour:
     Raises:
         ConfigError: If there is none of that name.
     """
-    if name not in get_args(Flavour):
-        hint = did_you_mean(name, get_args(Flavour))
-        raise ConfigError(f"No flavour {name!r} of ONNX.{hint}")
+    check_choice("ONNX flavour", name, get_args(Flavour))
     return cast(Flavour, name)
+
+
+def session(graph: bytes) -> Any:
+    """Make a session of ONNX Runtime, on one thread."""
+    onnxruntime: Any = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def run_onnx(executor: Executor, obs: Floats, *, opset: int | None = None) -> Answer:
@@ -109,21 +116,15 @@ def run_onnx(executor: Executor, obs: Floats, *, opset: int | None = None) -> An
 
     With a memory they are a sequence that begins with none. `opset` is as in `to_onnx`.
     """
-    onnxruntime: Any = import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        to_onnx(executor, opset=opset), options, providers=["CPUExecutionProvider"]
-    )
+    asked = session(to_onnx(executor, opset=opset))
     if not executor.memory:
-        actions, outputs = session.run(["action", "outputs"], {"obs": obs})
+        actions, outputs = asked.run(["action", "outputs"], {"obs": obs})
         return Answer(outputs, np.asarray(actions).reshape(len(obs), -1))
     memory = np.zeros((1, executor.memory), np.float32)
     pairs = []
     for row in obs:
         given = {"obs": row[None], "memory": memory}
-        action, out, memory = session.run(["action", "outputs", "memory_out"], given)
+        action, out, memory = asked.run(["action", "outputs", "memory_out"], given)
         pairs.append((np.reshape(action, -1), out[0]))
     return Answer(*(np.stack(each) for each in reversed(list(zip(*pairs, strict=True)))))
 

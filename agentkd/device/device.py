@@ -69,7 +69,9 @@ class Device:
         if trust is not None:
             self._trust = trust_store(trust).remembering(self.folder / "trust.json")
             self._anchor = file_digest(self._trust.anchor)
-        self._slots = Slots(self.folder, signed=trust is not None)
+        self.signed = trust is not None
+        """Whether unsigned files are refused."""
+        self._slots = Slots(self.folder, signed=self.signed)
         self._spec, self._starts = spec, starts
         # What a repository offered in vain: its SHA-256 and serial, what acted then, and why.
         self._refused: tuple[tuple[str, int, str], DeviceError] | None = None
@@ -157,7 +159,7 @@ class Device:
         outcome = Outcome(active.digest, active.name, "ROLLED_BACK", "damaged", text)
         return self._write(replace(state.ended(outcome), active=former, former=None)), bundle
 
-    def apply(self, file: str | Path, *, again: bool = False) -> State:
+    def apply(self, file: str | Path, *, again: bool = False, name: str = "") -> State:
         """Let an executor file in, as far as STAGED; a running `Trial` takes it from there.
 
         The first executor of a device is confirmed at once, for there is none to compare it with.
@@ -165,6 +167,7 @@ class Device:
         Args:
             file: The file; its proof lies beside it.
             again: Whether to take it off the blacklist.
+            name: What it is called; "" for the file's name.
 
         Raises:
             DeviceError: If it is refused. `state` is how far it came, `reason` is why.
@@ -182,7 +185,7 @@ class Device:
             except SignatureError as error:
                 raise DeviceError(str(error), "FETCHED", "unsigned") from error
         with self._slots.changing("FETCHED"):
-            return self._apply(data, path.name, signed, again=again)
+            return self._apply(data, name or path.name, signed, again=again)
 
     def fetch(self, address: str, name: str) -> State:
         """Fetch a signed executor from a repository, and let it in as `apply` does.

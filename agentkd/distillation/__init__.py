@@ -56,7 +56,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
     if name not in _HOMES:
         raise AttributeError(f"module 'agentkd.distillation' has no attribute {name!r}")
     return getattr(import_module(f"agentkd.distillation.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agentkd.distillation.terms.robust import moved_by
 from agentkd.distillation.terms.term import Ground
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.measure.perturb import Way, perturbed
@@ -36,11 +36,8 @@ class Attack:
     steps: int = 10
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 0 < self.eps < math.inf or self.steps < 1:
-            raise ConfigError(
-                f"An attack by {self.eps} in {self.steps} steps: above 0, at least 1."
-            )
+        check_range("eps", self.eps, above=0, below=math.inf)
+        check_range("steps", self.steps, least=1)
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agentkd.archives import array_header, opened_zip, read_array
 from agentkd.distillation.sequences import CUT, HOLE, Sequences, walk_back
 from agentkd.dists import KINDS, check_kind, kind_of, pack, width
-from agentkd.errors import ConfigError, LoadError, SpecError
+from agentkd.errors import LoadError, SpecError, check_range
 from agentkd.files import loading, regular
 from agentkd.sizes import is_whole
 from agentkd.spec import Spec
@@ -49,8 +49,7 @@ class LabelBuffer:
         self, capacity: int = 1_000_000, most_bytes: int = _MOST_BYTES, *, linked: bool = False
     ) -> None:
         """Begin empty; the first label decides the widths."""
-        if capacity < 1:
-            raise ConfigError(f"capacity is {capacity}; it has to be at least 1.")
+        check_range("capacity", capacity, least=1)
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)

@@ -17,7 +17,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from agentkd.distillation.matching import Matching
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.types import Floats, Packed
 
@@ -49,8 +49,7 @@ class ChangeOptions:
     shelf: int = 4
 
     def __post_init__(self) -> None:
-        if not self.factor > 1:
-            raise ConfigError(f"factor is {self.factor}; it has to be above 1.")
+        check_range("factor", self.factor, above=1)
         if not self.windows or min(self.windows) < 2 or self.shelf < 0:
             raise ConfigError(
                 f"windows={self.windows}, shelf={self.shelf}: windows of at least 2 runs, and a "

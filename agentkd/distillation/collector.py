@@ -98,7 +98,6 @@ class Collector:
         seed: int = 0,
         stretch: float = 50.0,
     ) -> None:
-        """Make and reset the environments."""
         self.random = np.random.default_rng(seed)
         self.labels = self.blind = 0
         self.recent: deque[float] = deque(maxlen=20)
@@ -365,6 +364,7 @@ class Collector:
 
     def _ask(self, obs: Floats) -> ActionDist:
         began = time.monotonic()
+        dist: ActionDist
         try:
             if self._state is None:
                 dist = self._planner(obs)
@@ -377,7 +377,7 @@ class Collector:
                 f"The planner raised {type(error).__name__} after {self.labels} labels: {error}"
             ) from error
         self._pace = min(self._pace, (time.monotonic() - began) / len(obs))
-        return dist  # type: ignore[no-any-return]
+        return dist
 
     def _run(self, row: int, executor: Native, run: Stretch) -> None:
         """Let a compiled executor drive an environment to the stretch's or an episode's end."""

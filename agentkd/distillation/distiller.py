@@ -16,10 +16,9 @@ from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
 from agentkd.distillation.history import Histories, restacked, stack_of, unstacked
-from agentkd.distillation.moments import by_channel, moments
+from agentkd.distillation.moments import is_neutral, normaliser
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
-from agentkd.executors.layers import image
 from agentkd.extras import needing
 from agentkd.fields import Fields
 from agentkd.files import loading
@@ -30,7 +29,6 @@ from agentkd.views import columns, pick
 __all__ = ["Distiller", "DistillerOptions"]
 
 _AVERAGE = 16.0
-_LEAST_STD = 1e-2
 _SETTLED = 4096
 """Labels from which on a change of the normaliser is compensated."""
 _CHECK = 64
@@ -63,7 +61,6 @@ class Distiller:
         planner: Policy | RecurrentPolicy | None = None,
         beside: Beside | None = None,
     ) -> None:
-        """Begin with the weights of `executor` and no labels."""
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
         stack = stack_of(executor)
@@ -82,8 +79,7 @@ class Distiller:
         self._executor = executor
         self._expected = False
         # A normaliser that was set by labels is not given up for a few new ones.
-        untouched = not executor.mean.any() and bool((executor.scale == 1).all())
-        self._normalised_at = 0 if untouched else _SETTLED // 2
+        self._normalised_at = 0 if is_neutral(executor) else _SETTLED // 2
         self._progress, self._rising = 0.0, 0
 
     def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
@@ -204,14 +200,8 @@ class Distiller:
         if not self.options.normalise or held < 2 * before or held == before:
             return
         self._normalised_at = held
-        mean, std = moments(self.buffer.all()[0])
-        shape = image(self._executor.layers)
-        if shape is not None:
-            mean, std = by_channel(shape, mean, std)
-        # A number that never moved yet keeps its own unit instead of a huge one.
-        scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
+        mean, scale = normaliser(self._executor, self.buffer.all()[0])
         settled = len(self.buffer) >= _SETTLED
-        scale = scale.astype(np.float32)
         if self._histories is not None:
             self._histories.blank = mean
             mean, scale = (self._histories.tiled(each) for each in (mean, scale))

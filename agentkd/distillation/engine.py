@@ -15,7 +15,7 @@ import numpy as np
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.history import Histories
 from agentkd.distillation.terms import Terms, parse_terms
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice, check_range
 from agentkd.executors.executor import Executor
 from agentkd.fields import Fields
 from agentkd.types import Floats, Kind
@@ -63,11 +63,10 @@ class DistillerOptions:
     engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.terms != "match":  # reading others needs torch
             self.sum()
-        if self.batch < 1 or self.least < 1:
-            raise ConfigError("batch and least have to be at least 1.")
+        check_range("batch", self.batch, least=1)
+        check_range("least", self.least, least=1)
         if self.capacity < self.least:
             raise ConfigError(
                 f"capacity is {self.capacity}; learning begins at {self.least} labels, "
@@ -78,10 +77,8 @@ class DistillerOptions:
                 f"burn_in is {self.burn_in}, ticks {self.ticks}: a sequence has to be "
                 "longer than its burn-in."
             )
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it has to be above 0.")
-        if self.engine not in (names := ("auto", "native", "torch")):
-            raise ConfigError(f"No engine {self.engine!r}.{did_you_mean(self.engine, names)}")
+        check_range("learning_rate", self.learning_rate, above=0)
+        check_choice("engine", self.engine, ("auto", "native", "torch"))
 
     def sum(self) -> Terms:
         """The terms, read if they are text.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final, get_args
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.matching import Matching
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.types import AnyDist, Floats, Kind, Labels
 from agentkd.views import pick
@@ -29,7 +29,6 @@ Reason = Literal["few", "unproven", "recent", "kept", "still"]
 """Why a candidate is refused: too few labels are held out yet; it is not measurably better on
 recent labels; it is worse on recent labels; it is worse on kept labels; there are none of these
 and the observations hardly vary."""
-REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 _STILL = 1e-3
@@ -80,15 +79,13 @@ class GateOptions:
     certainty: float = 2.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.block < 1 or self.every < 2 or not 2 <= self.least <= self.blocks:
             raise ConfigError(
                 f"block={self.block}, every={self.every}, least={self.least}, "
                 f"blocks={self.blocks}: block at least 1, every at least 2, and least "
                 "from 2 to blocks."
             )
-        if not self.certainty >= 0:
-            raise ConfigError(f"certainty is {self.certainty}; at least 0 is needed.")
+        check_range("certainty", self.certainty, least=0)
 
 
 @final

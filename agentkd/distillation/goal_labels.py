@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import SpecError, check_range
 from agentkd.runtime.goals import Goals
 from agentkd.types import ActionDist, Floats
 
@@ -59,8 +59,7 @@ def aged_labels(
     labels = len(dists.pack(dist))
     if labels != count or np.shape(starts) != (count,):
         raise SpecError(f"{labels} labels and starts {np.shape(starts)} for {count} observations.")
-    if draws < 1:
-        raise ConfigError(f"draws is {draws}; at least 1 label of each row.")
+    check_range("draws", draws, least=1)
     random = np.random.default_rng(seed)
     rows = np.tile(np.arange(count), draws)
     age = random.integers(0, wanted.max_age + 2, len(rows))

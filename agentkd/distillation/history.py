@@ -71,7 +71,6 @@ class Histories:
     """
 
     def __init__(self, labels: LabelBuffer, stack: Stack) -> None:
-        """Begin with a blank of zeros."""
         self.blank: Floats = np.zeros(stack.size, np.float32)
         self._labels, self._count = labels, stack.count
         self._drawn: Floats = np.empty((0, 0), np.float32)

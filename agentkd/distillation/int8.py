@@ -24,7 +24,7 @@ from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.terms import parse_terms
 from agentkd.distillation.terms.term import Ground, Objective
 from agentkd.dists import bounds
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.executors.network import Network
 from agentkd.spec import BoxSpec
@@ -58,11 +58,9 @@ class FineTuning:
     terms: str = "match"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.steps < 1 or self.batch < 1:
-            raise ConfigError("steps and batch have to be at least 1.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it has to be above 0.")
+        check_range("steps", self.steps, least=1)
+        check_range("batch", self.batch, least=1)
+        check_range("learning_rate", self.learning_rate, above=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +215,7 @@ def _trained(
         outputs = network(torch.from_numpy(obs))
         loss = divergence(outputs, torch.from_numpy(planner)).mean()
         adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adam.step()
         if (step + 1) * _LOOKS // how.steps > step * _LOOKS // how.steps:

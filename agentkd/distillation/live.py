@@ -14,7 +14,7 @@ from agentkd.distillation.change import FLOOR, LEAST, LEAST_UNTAUGHT, ChangeOpti
 from agentkd.distillation.distiller import Distiller, DistillerOptions
 from agentkd.distillation.engine import Beside
 from agentkd.distillation.gate import Gate, GateOptions
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.types import AnyDist, Floats, Labels, Packed
@@ -49,9 +49,7 @@ class LiveOptions:
     change: ChangeOptions | None = field(default_factory=ChangeOptions)
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 0 <= self.kept_share < 1:
-            raise ConfigError(f"kept_share is {self.kept_share}; it is at least 0 and below 1.")
+        check_range("kept_share", self.kept_share, least=0, below=1)
 
 
 @dataclass(slots=True)
@@ -108,7 +106,6 @@ class LiveDistiller:
         live: LiveOptions | None = None,
         untaught: bool = False,
     ) -> None:
-        """Begin with the weights of `executor`."""
         self.live = live or LiveOptions()
         self._random = np.random.default_rng(options.seed if options else 0)
         measured = None

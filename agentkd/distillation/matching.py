@@ -110,7 +110,6 @@ class Matching:
     """
 
     def __init__(self, kind: Kind, head: Head, action: ActionSpec) -> None:
-        """Begin without a temperature where the labels decide it."""
         self.kind, self.head, self.action = kind, head, action
         self.box = Box.of(action) if isinstance(action, BoxSpec) else None
         self.tau = float("nan") if kind == "qvalues" else 1.0

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from agentkd.executors.executor import Executor
+from agentkd.executors.layers import image
 from agentkd.types import Floats
 
 _CHUNK = 65536
+_LEAST_STD = 1e-2
+
+
+def normaliser(executor: Executor, obs: Floats) -> tuple[Floats, Floats]:
+    """Return the mean and scale that fit an executor to observations (n, obs), (obs,) each."""
+    mean, std = moments(obs)
+    shape = image(executor.layers)
+    if shape is not None:
+        mean, std = by_channel(shape, mean, std)
+    # A number that never moved yet keeps its own unit instead of a huge one.
+    scale = np.where(std < _LEAST_STD, 1.0, 1.0 / np.maximum(std, _LEAST_STD))
+    return mean, scale.astype(np.float32)
+
+
+def is_neutral(executor: Executor) -> bool:
+    """Whether no labels have set an executor's normaliser yet."""
+    return not executor.mean.any() and bool((executor.scale == 1).all())
 
 
 def moments(obs: Floats) -> tuple[Floats, Floats]:

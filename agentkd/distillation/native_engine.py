@@ -121,7 +121,6 @@ class NativeEngine:
     def __init__(
         self, executor: Executor, options: DistillerOptions, beside: Beside | None = None
     ) -> None:
-        """Lay the weights out for the C code."""
         if reason := fits(executor, options):
             raise ConfigError(f"engine=native: {reason}. Leave it out, or take engine=torch.")
         library = _library()

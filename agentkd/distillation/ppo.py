@@ -69,7 +69,6 @@ class PpoOptions:
     visited: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("environments", "ticks", "epochs", "batch"):
             check_range(name, getattr(self, name), least=1)
         for name in ("discount", "trace"):
@@ -321,7 +320,7 @@ class Ppo:
 
 def _descend(steps: torch.optim.Optimizer, loss: Tensor) -> None:
     steps.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     numbers = [each for group in steps.param_groups for each in group["params"]]
     torch.nn.utils.clip_grad_norm_(numbers, _NORM)
     steps.step()

@@ -65,7 +65,6 @@ class PracticeOptions:
     ppo: PpoOptions = field(default_factory=PpoOptions)
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if (self.seconds is None) == (self.ticks is None):
             raise ConfigError(
                 "Practice ends by seconds or by ticks of the model: give one of both."

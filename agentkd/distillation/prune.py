@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.architecture import Architecture, initial, parse
 from agentkd.executors.arithmetic import activate
 from agentkd.executors.executor import Executor
@@ -68,8 +68,7 @@ def prune(executor: Executor, obs: Floats, share: float) -> Executor:
     Raises:
         ConfigError: If there is nothing to remove, or the share is invalid.
     """
-    if not 0 < share < 1:
-        raise ConfigError(f"share is {share}; it has to be between 0 and 1.")
+    check_range("share", share, above=0, below=1)
     shape, layers = dense_layers(executor)
     if not shape.hidden or not len(obs):
         raise ConfigError(

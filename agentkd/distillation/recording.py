@@ -20,7 +20,7 @@ from agentkd import dists, environments, spec_json
 from agentkd.distillation.dataset import FORMAT, MANIFEST, SCHEMA, About
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Task
-from agentkd.errors import AgentkdError, ConfigError, SpecError, WriteError
+from agentkd.errors import AgentkdError, ConfigError, SpecError, WriteError, check_range
 from agentkd.executors.architecture import initial
 from agentkd.files import write_atomic
 from agentkd.interrupt import ctrl_c
@@ -333,7 +333,5 @@ def check_recording(labels: int | None, seconds: float | None, chance: float) ->
     if labels is None and seconds is None:
         raise ConfigError("A recording needs an end: give labels or seconds.")
     for name, value in (("labels", labels), ("seconds", seconds)):
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name} is {value}; it has to be above 0.")
-    if not 0 <= chance <= 1:
-        raise ConfigError(f"chance is {chance}; it is a share from 0 to 1.")
+        check_range(name, value, above=0)
+    check_range("chance", chance, least=0, most=1)

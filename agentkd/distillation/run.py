@@ -16,7 +16,7 @@ from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.progress import Progress, Watch
 from agentkd.distillation.sources import CollectionOptions, Source
 from agentkd.distillation.teachable import FirstLabels
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError, WriteError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.types import Labels
@@ -51,13 +51,11 @@ class Budget:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if (self.seconds, self.labels, self.steps) == (None, None, None):
             raise ConfigError("A distillation needs an end: give seconds or labels.")
         for name in ("seconds", "labels", "steps_per_label", "steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it has to be above 0.")
+            check_range(name, value, above=0)
 
     @property
     def ratio(self) -> float:

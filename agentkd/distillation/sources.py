@@ -11,7 +11,7 @@ from typing import Protocol, final
 import numpy as np
 
 from agentkd.distillation.collector import Collected, Collector
-from agentkd.errors import AgentkdError, ConfigError
+from agentkd.errors import AgentkdError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.planners.device import Device, check_device
@@ -64,14 +64,10 @@ class CollectionOptions:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.environments < 1 or self.halving < 1 or self.stretch < 1:
-            raise ConfigError("environments, halving and stretch have to be ≥ 1.")
-        if self.collectors is not None and self.collectors < 1:
-            raise ConfigError(f"collectors is {self.collectors}; at least 1 has to collect.")
+        for name in ("environments", "halving", "stretch", "collectors"):
+            check_range(name, getattr(self, name), least=1)
         check_device(self.device)
-        if not 0 <= self.least_share <= 1:
-            raise ConfigError(f"least_share is {self.least_share}; it is a share.")
+        check_range("least_share", self.least_share, least=0, most=1)
 
     @property
     def processes(self) -> int:
@@ -241,7 +237,6 @@ class Several:
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        """Take the sources over."""
         self._sources = sources
         self._places = [_Places() for _ in sources]
         self._taken = 0
@@ -292,7 +287,6 @@ class HeadStart:
     """
 
     def __init__(self, here: Callable[[], Source], there: Source) -> None:
-        """Start both."""
         self._there = there
         self._here: Source | None = None
         try:

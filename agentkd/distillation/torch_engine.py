@@ -47,7 +47,6 @@ class TorchEngine:
         planner: Policy | RecurrentPolicy | None = None,
         beside: Beside | None = None,
     ) -> None:
-        """Begin with the weights of `executor`."""
         self.options = options
         self.network = Network(executor)
         self.objective: Objective | None = None

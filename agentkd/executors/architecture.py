@@ -20,7 +20,7 @@ from typing import Any, Literal, cast, final, get_args
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError, SpecError, did_you_mean
+from agentkd.errors import ConfigError, SpecError, check_choice, did_you_mean
 from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, Executor, head_for
 from agentkd.executors.layers import (
     Activation,
@@ -81,9 +81,7 @@ class Architecture:
             raise ConfigError(f"Widths of {widths!r:.80}; each is 1 to {_WIDEST}.")
         if len(widths) >= MOST_LAYERS:
             raise ConfigError(f"{len(widths)} layers; {MOST_LAYERS - 1} at most.")
-        if self.activation not in get_args(Activation):
-            hint = did_you_mean(self.activation, get_args(Activation))
-            raise ConfigError(f"No activation {self.activation!r}.{hint}")
+        check_choice("activation", self.activation, get_args(Activation))
         for each in self.convolutions:
             if not all(is_whole(n, 1, _MOST_KERNEL) for n in each[1:]):
                 raise ConfigError(
@@ -137,9 +135,7 @@ def parse(architecture: str) -> Architecture:
     activation: Activation = "relu"
     if words and words[-1][0].isalpha():
         name = words.pop()
-        if name not in get_args(Activation):
-            hint = did_you_mean(name, get_args(Activation))
-            raise ConfigError(f"No activation {name!r} in {architecture!r}.{hint}")
+        check_choice("activation", name, get_args(Activation))
         activation = cast(Activation, name)
     convolutions = []
     while kind == "cnn" and words and "x" in words[0]:

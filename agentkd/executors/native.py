@@ -199,7 +199,6 @@ class Native:
     def __init__(
         self, executor: Executor, library: ctypes.CDLL, laid: tuple[Step, ...] = ()
     ) -> None:
-        """Take the weights, laid out for the kernel, and bind its pointers."""
         action = executor.spec.action
         size = executor.spec.obs.size
         keep: list[Any] = [library]

@@ -25,7 +25,6 @@ class Sample:
     """
 
     def __init__(self, most: int = 4096, seed: int = 0) -> None:
-        """Begin empty."""
         check_range("most", most, least=1)
         self.seen = 0
         self._most = most

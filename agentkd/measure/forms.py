@@ -73,15 +73,9 @@ def onnx_session(executor: Executor) -> tuple[Any, str]:
     Raises:
         ModuleNotFoundError: If onnx or onnxruntime is not installed.
     """
-    onnxruntime: Any = import_module("onnxruntime")
-    from agentkd.deploy.onnx import to_onnx
+    from agentkd.deploy.onnx import session, to_onnx
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(to_onnx(executor), options, providers=providers)
-    return session, str(onnxruntime.__version__)
+    return session(to_onnx(executor)), str(import_module("onnxruntime").__version__)
 
 
 def policy_form(name: str, policy: Policy | RecurrentPolicy, spec: Spec) -> Form:

@@ -136,7 +136,6 @@ class Scored:
     """
 
     def __init__(self, env: Any, most: int | None, acts: Acts, kept: int) -> None:
-        """Wrap an environment."""
         self._env, self._most, self._began = env, most, 0
         self._acts, self._kept = acts, kept
         self.scores: list[tuple[int, float]] = []
@@ -184,7 +183,6 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        """Nothing was pressed yet."""
         self.asked = asyncio.Event()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,9 +91,6 @@ class BlackBox:
             raise PlannerError(f"predict answered garbage: {error}") from error
 
 
-_DISTS = get_args(ActionDist)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FunctionPolicy:
     """A callable that takes flat observations (batch, size). It is a `Policy`.
@@ -123,12 +120,12 @@ class FunctionPolicy:
             return answer  # type: ignore[return-value]
         rows = len(obs) * self.horizon
         try:
-            if not isinstance(answer, _DISTS):
+            if not isinstance(answer, ActionDist):
                 answer = from_actions(answer, rows, self.spec.action)
             check(answer, self.spec.action, rows)
         except (SpecError, NumbersError, TypeError, ValueError) as error:
             raise PlannerError(f"The callable answered garbage: {error}") from error
-        return answer  # type: ignore[no-any-return]
+        return answer
 
 
 def is_factory(found: Any) -> bool:
@@ -172,8 +169,8 @@ class ModulePolicy:
                 "(mean, log_std) or (output, memory). Return torch's Normal for the "
                 f"former. {_REMEDY}"
             )
-        if isinstance(answer, _DISTS):
-            return answer  # type: ignore[no-any-return]
+        if isinstance(answer, ActionDist):
+            return answer
         return distribution(answer, self.spec.action)
 
     @property

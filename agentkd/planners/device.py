@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice
 from agentkd.planners.adapt import ModulePolicy
 from agentkd.printable import logger
 from agentkd.spec import Spec
@@ -40,8 +40,7 @@ def check_device(device: str) -> None:
     Raises:
         ConfigError: If it is not.
     """
-    if device not in get_args(Device):
-        raise ConfigError(f"No device {device!r}.{did_you_mean(device, get_args(Device))}")
+    check_choice("device", device, get_args(Device))
     if device == "cuda" and not _has_gpu():
         raise ConfigError(
             "device is cuda, but torch finds no GPU here. Give cpu or auto, or install a torch "

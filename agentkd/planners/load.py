@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentkd.archives import opened_zip, read_entry
 from agentkd.errors import (
@@ -62,6 +62,15 @@ RAW = "off"
 """Instead of a file of statistics: the observations are not normalised."""
 
 
+class _Access(NamedTuple):
+    """How a planner is read, as `load_planner` takes it."""
+
+    vecnormalize: str | None
+    algorithm: str | None
+    allow_pickle: bool
+    args: Mapping[str, Any] | None
+
+
 def load_planner(
     ref: str | Sequence[str],
     spec: Spec | None = None,
@@ -102,17 +111,10 @@ def load_planner(
             belong to it.
         UserWarning: Of what is assumed about a policy file.
     """
-    access: dict[str, Any] = {
-        "vecnormalize": vecnormalize,
-        "algorithm": algorithm,
-        "allow_pickle": allow_pickle,
-        "args": args,
-    }
+    access = _Access(vecnormalize, algorithm, allow_pickle, args)
 
     def load(spec: Spec | None) -> Planner:
-        return (
-            _single(ref, spec, **access) if isinstance(ref, str) else _ensemble(ref, spec, access)
-        )
+        return _single(ref, spec, access) if isinstance(ref, str) else _ensemble(ref, spec, access)
 
     if sees is None:
         return load(spec)
@@ -128,27 +130,19 @@ def load_policy(
     return load_planner(ref, spec, **access).policy
 
 
-def _single(
-    ref: str,
-    spec: Spec | None,
-    *,
-    vecnormalize: str | None,
-    algorithm: str | None,
-    allow_pickle: bool,
-    args: Mapping[str, Any] | None,
-) -> Planner:
+def _single(ref: str, spec: Spec | None, access: _Access) -> Planner:
     if (file := _policy_file(ref)) is not None:
-        if vecnormalize not in (None, RAW) or algorithm is not None:
+        if access.vecnormalize not in (None, RAW) or access.algorithm is not None:
             raise ConfigError(
                 f"{ref!r} is a policy file of another library: vecnormalize and algorithm are for "
                 "SB3 saves."
             )
         from agentkd.planners.files.load import load_file
 
-        return load_file(*file, spec, args)
+        return load_file(*file, spec, access.args)
     if is_reference(ref) and not Path(ref).exists() and kind_of(Path(ref)) is None:
-        return _object(ref, spec, vecnormalize, algorithm, args, allow_pickle=allow_pickle)
-    if args:
+        return _object(ref, spec, access)
+    if access.args:
         raise ConfigError(
             f"{ref!r} is neither a policy file of another library nor a function that makes a "
             f"planner: {FLAG} are for these."
@@ -171,35 +165,27 @@ def _single(
             f"No planner {ref!r}. Give an SB3 save or a folder with one, a policy file (.onnx, "
             ".pt, .pth), an executor file (.akd), ws://host:port, or module:attribute."
         )
-    return _save(save, spec, vecnormalize, algorithm, allow_pickle=allow_pickle)
+    return _save(save, spec, access)
 
 
-def _object(
-    ref: str,
-    spec: Spec | None,
-    vecnormalize: str | None,
-    algorithm: str | None,
-    args: Mapping[str, Any] | None,
-    *,
-    allow_pickle: bool,
-) -> Planner:
+def _object(ref: str, spec: Spec | None, access: _Access) -> Planner:
     """Make a planner of what "module:attribute" names."""
-    if algorithm is not None:
+    if access.algorithm is not None:
         raise ConfigError(f"{ref!r} is an object: it needs no algorithm.")
     found, known = resolve(ref), None
-    if vecnormalize == RAW:
+    if access.vecnormalize == RAW:
         raise ConfigError(
             f"{ref!r} is an object, which knows its normaliser: vecnormalize={RAW!r} is for saves."
         )
-    if vecnormalize is not None:
-        known = read_statistics(Path(vecnormalize), allow_pickle=allow_pickle)
+    if access.vecnormalize is not None:
+        known = read_statistics(Path(access.vecnormalize), allow_pickle=access.allow_pickle)
     factory = callable(found) and is_factory(found)
-    if args and not factory:
+    if access.args and not factory:
         raise ConfigError(
             f"{ref!r} takes no arguments: {FLAG} are for functions whose first parameter is spec."
         )
     if factory and spec is not None and known is None:
-        found = _made(found, ref, spec, args or {})
+        found = _made(found, ref, spec, access.args or {})
     return from_object(found, ref, spec, statistics=known)
 
 
@@ -234,30 +220,24 @@ def _policy_file(ref: str) -> tuple[Path, Kind] | None:
     return None if kind is None else (path, kind)
 
 
-def _save(
-    save: Path,
-    spec: Spec | None,
-    vecnormalize: str | None,
-    algorithm: str | None,
-    *,
-    allow_pickle: bool,
-) -> Planner:
-    beside = Beside(None) if vecnormalize is not None else find_statistics(save)
+def _save(save: Path, spec: Spec | None, access: _Access) -> Planner:
+    allow_pickle = access.allow_pickle
+    beside = Beside(None) if access.vecnormalize is not None else find_statistics(save)
     given = beside.own
-    if vecnormalize is not None and vecnormalize != RAW:
-        given = Path(vecnormalize)
+    if access.vecnormalize not in (None, RAW):
+        given = Path(access.vecnormalize)
     known = None
     if given is not None:
         known = read_statistics(given, allow_pickle=allow_pickle)
     digest = known.digest if known else ""
     try:
         read = read_save(save)
-        if vecnormalize is None:
+        if access.vecnormalize is None:
             _check_statistics(read, beside, known)
         from agentkd.planners.sb3 import build as sb3
 
         with loading(save, keep=(AgentkdError,)):
-            description = describe(read, algorithm)
+            description = describe(read, access.algorithm)
             policy, built_for, size = sb3.build(description, spec, known)
         name = description.algorithm
     except StatisticsError:
@@ -265,7 +245,7 @@ def _save(
     except LoadError:
         if not allow_pickle or not save.is_file():
             raise
-        model, own = _unpickle(save, algorithm)
+        model, own = _unpickle(save, access.algorithm)
         planner = from_object(model, str(save), spec, statistics=known)
         return replace(planner, digest=_joined(own, digest))
     return Planner(policy, built_for, name, size, _joined(read.digest, digest))
@@ -370,17 +350,17 @@ def _alike(left: Spec, right: Spec) -> bool:
     return alike and left.obs.size == right.obs.size and left.action == right.action
 
 
-def _ensemble(refs: Sequence[str], spec: Spec | None, access: Mapping[str, Any]) -> Planner:
-    if access["vecnormalize"] not in (None, RAW):
+def _ensemble(refs: Sequence[str], spec: Spec | None, access: _Access) -> Planner:
+    if access.vecnormalize not in (None, RAW):
         raise ConfigError(
             "One file of statistics cannot serve an ensemble; lay each member's "
             "beside it, with its name: a.zip and a_vecnormalize.pkl."
         )
     if len(refs) == 1:
-        return _single(refs[0], spec, **access)
+        return _single(refs[0], spec, access)
     members: list[Planner] = []
     for ref in refs:
-        members.append(_single(ref, spec, **access))
+        members.append(_single(ref, spec, access))
         spec = spec or members[-1].spec
     if spec is None:
         raise ConfigError("An ensemble needs at least one planner.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentkd import dists
-from agentkd.errors import PlannerError
+from agentkd.errors import PlannerError, SpecError
 from agentkd.spec import Spec
 from agentkd.types import ActionDist, Floats, Guidance, Policy, RecurrentPolicy, State
 
@@ -28,6 +28,23 @@ class Planner:
     name: str
     parameters: int
     digest: str
+
+
+def probe(policy: Policy | RecurrentPolicy, spec: Spec, obs: Floats, where: str) -> ActionDist:
+    """Ask a policy once, (batch, size), so that what does not fit its environment is said now.
+
+    Raises:
+        SpecError: If it does not; `where` names the policy.
+    """
+    if isinstance(policy, RecurrentPolicy):
+        answer, _ = policy(obs, policy.initial_state(len(obs)))
+    else:
+        answer = policy(obs)
+    try:
+        dists.check(answer, spec.action, len(obs))
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error
+    return answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

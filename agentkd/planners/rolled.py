@@ -16,7 +16,7 @@ from agentkd.planners.search.twin import Twin, twin
 from agentkd.sizes import is_whole
 from agentkd.spec import ActionSpec
 from agentkd.spec_json import from_json
-from agentkd.types import ActionDist, Floats, Policy
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
 
 
 @final
@@ -92,8 +92,7 @@ def rolled_out(planner: Planner, env: str, rows: int) -> Planner:
 
 def build(
     ref: Any, spec: Mapping[str, Any], env: str, rows: int, access: Mapping[str, Any] | None = None
-) -> Policy:
+) -> Policy | RecurrentPolicy:
     """Load a policy of JSON values as `agentkd.planners.load.build` does, and roll it out."""
     known = load_planner(ref, from_json(spec), **(access or {}))
-    policy: Any = rolled_out(known, env, rows).policy
-    return policy  # type: ignore[no-any-return]
+    return rolled_out(known, env, rows).policy

@@ -40,9 +40,11 @@ def film_apart(
     import_module("PIL")
     with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
         folder = Path(name)
-        arrays = {f"actions {i}": np.asarray(each.actions) for i, each in enumerate(takes)}
+        arrays: dict[str, Any] = {
+            f"actions {i}": np.asarray(each.actions) for i, each in enumerate(takes)
+        }
         arrays |= {f"rewards {i}": np.asarray(each.rewards) for i, each in enumerate(takes)}
-        np.savez(folder / _TAKES, **arrays)  # type: ignore[arg-type]
+        np.savez(folder / _TAKES, **arrays)
         rest = [(each.name, list(each.who), each.total, list(each.ends)) for each in takes]
         asked = {"env": env, "seed": seed, "hz": hz, "why": why, "takes": rest}
         (folder / _ASKED).write_text(json.dumps(asked))

@@ -93,7 +93,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Runtime` from its home."""
     if name != "Runtime":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from agentkd.runtime.runtime import Runtime

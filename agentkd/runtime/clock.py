@@ -210,8 +210,7 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        if self.priority is not None and not 1 <= self.priority <= 99:
-            raise ConfigError(f"priority is {self.priority}; SCHED_FIFO has 1 to 99.")
+        check_range("priority", self.priority, least=1, most=99, hint="So SCHED_FIFO has them.")
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):
             raise ConfigError(f"cores are {self.cores}; at least one, from 0 on.")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.executors.executor import Executor, interchangeable
 from agentkd.printable import logger
 from agentkd.runtime.codec import decode_turn, encode_turn
@@ -117,10 +117,8 @@ class InlineDistiller(DistillerPort):
     def __init__(
         self, distiller: DistillerLike, *, steps_per_tick: int = 1, swap_every: int = 50
     ) -> None:
-        if steps_per_tick < 0 or swap_every < 1:
-            raise ConfigError(
-                f"steps_per_tick={steps_per_tick}, swap_every={swap_every}: at least 0 and 1."
-            )
+        check_range("steps_per_tick", steps_per_tick, least=0)
+        check_range("swap_every", swap_every, least=1)
         self._distiller = distiller
         self._steps_per_tick, self._swap_every = steps_per_tick, swap_every
         self._ticks = self._steps = self._labels = self._errors = 0
@@ -225,8 +223,7 @@ class ProcessDistiller(DistillerPort):
     def __init__(
         self, process: Process, *, publish_seconds: float = 0.5, patience: Patience | None = None
     ) -> None:
-        if not publish_seconds > 0:
-            raise ConfigError(f"publish_seconds is {publish_seconds}; it has to be above 0.")
+        check_range("publish_seconds", publish_seconds, above=0)
         self._process, self._patience = process, patience
         self._publish_seconds = publish_seconds
         self._progress: Mapping[str, float] = {}

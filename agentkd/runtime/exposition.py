@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
-from agentkd.errors import ConfigError, WriteError
+from agentkd.errors import ConfigError, WriteError, check_range
 from agentkd.extras import needing
 from agentkd.printable import logger, printable
 from agentkd.runtime.metrics import DESCRIBED
@@ -31,18 +31,22 @@ _MOST_CLIENTS = 16
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "p99.9": "0.999", "max": "1"}
 Source = Callable[[], Mapping[str, Any]]
 """Gives an agent's metrics, as `Agent.metrics` does."""
+Described = Mapping[str, tuple[str, ...]]
+"""By a metric's name, what it is and the names of its labels."""
 
 
 @final
 class _Reading(Collector):
     """Reads an agent's metrics at each scrape, so that a tick only counts."""
 
-    def __init__(self, source: Source, labels: Mapping[str, str] | None) -> None:
-        self._source, self._labels = source, labels or {}
+    def __init__(
+        self, source: Source, labels: Mapping[str, str] | None, described: Described
+    ) -> None:
+        self._source, self._labels, self._described = source, labels or {}, described
 
     def collect(self) -> Iterator[Metric]:
         metrics = self._source()
-        for key, (about, *nested) in DESCRIBED.items():
+        for key, (about, *nested) in self._described.items():
             found = list(_leaves(metrics.get(key), tuple(nested), self._labels))
             if not found:
                 continue
@@ -85,9 +89,11 @@ def _add_summary(
     metric.add_sample(f"{metric.name}_count", labels, float(count))
 
 
-def _registry(source: Source, labels: Mapping[str, str] | None) -> CollectorRegistry:
+def _registry(
+    source: Source, labels: Mapping[str, str] | None, described: Described = DESCRIBED
+) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Reading(source, labels))
+    registry.register(_Reading(source, labels, described))
     return registry
 
 
@@ -99,7 +105,8 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
 
     A scrape costs the interpreter some milliseconds, between whose slices ticks run. It answers few
     clients at a time: one that stalls has to go when another one comes. Port 0 takes one that is
-    free. Every line has `labels` besides its own.
+    free. Every line has `labels` besides its own. `described` says what a source gives that is not
+    an agent's.
 
     Raises:
         ConfigError: If the port is not available.
@@ -114,13 +121,13 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
         *,
         host: str = "127.0.0.1",
         labels: Mapping[str, str] | None = None,
+        described: Described = DESCRIBED,
     ) -> None:
-        if not 0 <= port < 65536:
-            raise ConfigError(f"Port {port}: from 0, for a free one, to 65535.")
+        check_range("port", port, least=0, most=65535, hint="0 takes a free one.")
         self._open: dict[Any, None] = {}
         self._lock = threading.Lock()
         try:
-            super().__init__((host, port), _Handler.factory(_registry(source, labels)))
+            super().__init__((host, port), _Handler.factory(_registry(source, labels, described)))
         except OSError as error:
             raise ConfigError(
                 f"Port {port} at {host} is not available: {error.strerror or error}. "
@@ -159,7 +166,7 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
             self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, _request: Any, client_address: Any) -> None:
         """Note that a client is gone."""
         log.debug("%s is gone: %s", client_address, sys.exception())
 
@@ -200,8 +207,7 @@ class PrometheusFile:
         every: float = 5.0,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        if not every > 0:
-            raise ConfigError(f"every is {every} s; above 0.")
+        check_range("every", every, above=0)
         self.path, self.error = Path(path), ""
         self._registry, self._every = _registry(source, labels), every
         self._stop = threading.Event()

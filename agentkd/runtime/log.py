@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from agentkd.deploy.bundle import to_bytes
-from agentkd.errors import AgentkdError, ConfigError, WriteError
+from agentkd.errors import AgentkdError, ConfigError, WriteError, check_range
 from agentkd.executors.acting import Form
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
@@ -111,8 +111,7 @@ class DecisionLog(Recorder):
     ) -> None:
         if limit < LEAST:
             raise ConfigError(f"A log of {limit} bytes; at least {LEAST}.")
-        if keep < 0:
-            raise ConfigError(f"keep is {keep}; it has to be at least 0.")
+        check_range("keep", keep, least=0)
         self.path = Path(path)
         self.error = ""
         self.records = self.dropped = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from agentkd.errors import ConfigError, PlannerError, SpecError
+from agentkd.errors import ConfigError, PlannerError, SpecError, check_range
 from agentkd.executors.executor import Executor, interchangeable
 from agentkd.runtime import codec
 from agentkd.runtime.codec import Answer, Seen, SeenCodec
@@ -93,8 +94,7 @@ class PlannerPort(Port, ABC):
 
 def check_backlog(backlog: int) -> int:
     """Return the length of a backlog, or raise ConfigError."""
-    if backlog < 0:
-        raise ConfigError(f"backlog is {backlog}; it has to be at least 0.")
+    check_range("backlog", backlog, least=0)
     return backlog
 
 
@@ -132,8 +132,7 @@ class ProcessPlanner(PlannerPort):
         patience: Patience | None = None,
         alone: bool = True,
     ) -> None:
-        if not 0 <= at_least < float("inf"):
-            raise ConfigError(f"An answer cannot take at least {at_least} s.")
+        check_range("at_least", at_least, least=0, below=math.inf)
         self._process, self._patience = process, patience
         self._backlog = check_backlog(backlog)
         self._orders = {"at_least": at_least, "most_rows": most_rows, "alone": alone}

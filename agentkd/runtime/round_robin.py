@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import final
 
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.planner import BACKLOG, PlannerCounts, PlannerPort, check_backlog
@@ -27,8 +27,8 @@ _LOOK = 16
 
 def workers_needed(latency: float, period: float) -> int:
     """Return how many planners answer at each tick: latency / period, rounded up."""
-    if not 0 <= latency < math.inf or not 0 < period < math.inf:
-        raise ConfigError(f"latency={latency}, period={period}: seconds, at least 0 and above 0.")
+    check_range("latency", latency, least=0, below=math.inf)
+    check_range("period", period, above=0, below=math.inf)
     return max(1, math.ceil(latency / period - 1e-9))
 
 

@@ -8,7 +8,6 @@ these saves is kept.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import gymnasium as gym
@@ -18,6 +17,8 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
+
+from policies.training import command
 
 ENVIRONMENT = "LunarLander-v3"
 ENVIRONMENTS = 16
@@ -73,16 +74,5 @@ def train(out: Path, steps: int, seed: int) -> None:
     (best if best.exists() else out / "last.zip").replace(out / "planner.zip")
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/lunarlander-planner"))
-    parser.add_argument("--steps", type=int, default=2_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    train(arguments.out, arguments.steps, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, train, "runs/lunarlander-planner", steps=2_000_000)

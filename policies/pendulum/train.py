@@ -6,7 +6,6 @@ and observed; some minutes on one core.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
 import envs.changing  # noqa: F401
+from policies.training import command
 
 ENVIRONMENT = "agentkd/ChangingPendulum-v0"
 ENVIRONMENTS = 16
@@ -44,16 +44,5 @@ def train(out: Path, steps: int, seed: int) -> None:
     model.save(out / "planner.zip")
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/pendulum-planner"))
-    parser.add_argument("--steps", type=int, default=600_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    train(arguments.out, arguments.steps, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, train, "runs/pendulum-planner", steps=600_000)

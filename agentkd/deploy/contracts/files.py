@@ -15,7 +15,7 @@ from agentkd.deploy.contracts.compare import compare, of_bundle
 from agentkd.deploy.contracts.told import Told, named
 from agentkd.deploy.contracts.yaml import MOST_BYTES, read_yaml, write_yaml
 from agentkd.dists import action_width
-from agentkd.errors import ConfigError, LoadError, did_you_mean
+from agentkd.errors import ConfigError, LoadError, check_choice
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, regular
 from agentkd.protobuf import is_onnx, metadata
@@ -191,8 +191,7 @@ def tool(name: str) -> Tool:
     Raises:
         ConfigError: If there is none.
     """
-    if name not in TOOLS:
-        raise ConfigError(f"No contract of {name!r} is written.{did_you_mean(name, TOOLS)}")
+    check_choice("contract of", name, TOOLS)
     return TOOLS[name]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from agentkd.deploy.contract import Contract, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
-    bounds,
     clip_of,
     distinct,
     need,
@@ -21,6 +20,7 @@ from agentkd.deploy.contracts.told import (
     pair,
     past,
     straight,
+    targets,
     told,
     translated,
 )
@@ -112,24 +112,16 @@ def _action(fields: Fields) -> dict[str, Any]:
     names = fields.texts("joint_names", ())
     shape = fields.wholes("shape", (), least=1, most=MOST)
     size = shape[-1] if shape else len(names)
-    clip = fields.get("clip", None)
-    if isinstance(clip, list):
-        ends = [
-            bounds(*each) if isinstance(each, list) and len(each) == 2 else None for each in clip
-        ]
-        if len(ends) != size or None in ends:
-            raise LoadError(f"the clip of an action is {clip!r:.60}, not two numbers for each")
-    elif clip is not None:
-        raise LoadError(f"the clip of an action is {clip!r:.60}, not a list")
-    else:
-        ends = []
+    low, high = targets(fields)
+    if low and len(low) != size:
+        raise LoadError(f"the clip of an action has {len(low)} bounds for {size} numbers")
     return {
         "names": names,
         "size": size,
         "action_scale": numbers(fields, "scale", size),
         "action_offset": numbers(fields, "offset", size),
-        "target_low": tuple(each[0] for each in ends if each),
-        "target_high": tuple(each[1] for each in ends if each),
+        "target_low": low,
+        "target_high": high,
     }
 
 
@@ -160,15 +152,8 @@ def write(contract: Contract) -> dict[str, Any]:
     Raises:
         ConfigError: If something that they cannot do without is untold.
     """
-    need(
-        "isaaclab",
-        contract,
-        terms="the observation's terms",
-        action_names="the action's joints",
-        action_scale="the action's scale",
-        action_offset="the default pose",
-        period="the control period",
-    )
+    needed = ("terms", "action_names", "action_scale", "action_offset", "period")
+    need("isaaclab", contract, *needed)
     straight("isaaclab", contract)
     joints = list(contract.action_names)
     robot: dict[str, Any] = {

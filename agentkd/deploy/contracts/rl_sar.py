@@ -111,16 +111,8 @@ def write(contract: Contract) -> dict[str, Any]:
     Raises:
         ConfigError: If something that it cannot do without is untold, or rl_sar has no such term.
     """
-    need(
-        "rl_sar",
-        contract,
-        terms="the observation's terms",
-        action_scale="the action's scale",
-        action_offset="the default pose",
-        stiffness="the joints' stiffness",
-        damping="the joints' damping",
-        slots="the robot's numbers of the joints",
-    )
+    needed = ("terms", "action_scale", "action_offset", "stiffness", "damping", "slots")
+    need("rl_sar", contract, *needed)
     terms, scale, pose = contract.terms, contract.action_scale, contract.action_offset
     ages = terms[0].history
     if any(each.history != ages for each in terms):

@@ -101,6 +101,19 @@ def bounds(low: Any, high: Any) -> tuple[float, float] | None:
     return (max(float(low), -FURTHEST), min(float(high), FURTHEST))
 
 
+def targets(action: Fields) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Read the least and greatest targets of an action's "clip", a list of pairs; () for none."""
+    clip = action.get("clip", None)
+    if not clip:
+        return (), ()
+    pairs = clip if isinstance(clip, list) else [clip]
+    ends = [bounds(*each) if isinstance(each, list) and len(each) == 2 else None for each in pairs]
+    if None in ends:
+        raise LoadError(f"the clip of the action is {clip!r:.60}, not two numbers for each")
+    low, high = zip(*(each for each in ends if each), strict=True)
+    return low, high
+
+
 def past(length: int) -> tuple[int, ...]:
     """Return the ages of a history whose oldest observation comes first; 0 and 1 are none."""
     return tuple(range(max(length, 1)))[::-1]
@@ -122,15 +135,21 @@ def scales(term: ObsTerm) -> list[float]:
     return list(given) * (term.size or 1) if len(given) == 1 else list(given)
 
 
-def need(tool: str, contract: Contract, **wanted: str) -> None:
-    """Raise ConfigError if fields that a tool's file cannot do without are untold.
+_CALLED = {
+    "terms": "the observation's terms",
+    "action_names": "the action's joints",
+    "action_scale": "the action's scale",
+    "action_offset": "the default pose",
+    "stiffness": "the joints' stiffness",
+    "damping": "the joints' damping",
+    "slots": "the robot's numbers of the joints",
+    "period": "the control period",
+}
 
-    Args:
-        tool: The tool.
-        contract: The contract.
-        wanted: The words for each field.
-    """
-    missing = [words for field, words in wanted.items() if not getattr(contract, field)]
+
+def need(tool: str, contract: Contract, *wanted: str) -> None:
+    """Raise ConfigError if fields that a tool's file cannot do without are untold."""
+    missing = [_CALLED[field] for field in wanted if not getattr(contract, field)]
     if any(each.size is None for each in contract.terms):
         missing.append("the terms' sizes")
     if missing:

@@ -8,13 +8,11 @@ or tick after tick with `use_gym_history`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from agentkd.deploy.contract import HIGHEST_SLOT, Contract, History, ObsTerm
 from agentkd.deploy.contracts.told import (
     Told,
-    bounds,
     clip_of,
     need,
     numbers,
@@ -22,6 +20,7 @@ from agentkd.deploy.contracts.told import (
     past,
     scales,
     straight,
+    targets,
     told,
 )
 from agentkd.errors import LoadError
@@ -57,29 +56,24 @@ def read(fields: Fields) -> Told:
         if not all(each < len(slots) for each in ids):
             raise LoadError(f"joint_ids are {list(ids)!r:.60}, of {len(slots)} joints")
         slots = tuple(slots[each] for each in ids)
+    slots = slots if len(slots) == size else ()
+    low, high = targets(action)
+    gains: dict[str, Any] = {}
+    for gain in ("stiffness", "damping"):
+        values = numbers(fields, gain)
+        if values and slots and max(slots) < len(values):
+            gains[gain] = tuple(values[each] for each in slots)
     contract = Contract(
         period=fields.number("step_dt"),
         terms=terms,
         history=order,
         action_scale=numbers(action, "scale"),
         action_offset=numbers(action, "offset"),
-        slots=slots if len(slots) == size else (),
+        target_low=low,
+        target_high=high,
+        slots=slots,
+        **gains,
     )
-    ends = action.get("clip", None)
-    if isinstance(ends, list) and ends:
-        read_ends = [
-            bounds(*each) if isinstance(each, list) and len(each) == 2 else None for each in ends
-        ]
-        if None in read_ends:
-            raise LoadError(f"the clip of the action is {ends!r:.60}, not two numbers for each")
-        low, high = zip(*(each for each in read_ends if each), strict=True)
-        contract = replace(contract, target_low=low, target_high=high)
-    gains: dict[str, Any] = {}
-    for gain in ("stiffness", "damping"):
-        values = numbers(fields, gain)
-        if values and contract.slots and max(contract.slots) < len(values):
-            gains[gain] = tuple(values[each] for each in contract.slots)
-    contract = replace(contract, **gains)
     return told(contract, contract.described, size)
 
 
@@ -99,17 +93,8 @@ def write(contract: Contract) -> dict[str, Any]:
     Raises:
         ConfigError: If something that it cannot do without is untold.
     """
-    need(
-        "unitree",
-        contract,
-        terms="the observation's terms",
-        action_scale="the action's scale",
-        action_offset="the default pose",
-        stiffness="the joints' stiffness",
-        damping="the joints' damping",
-        slots="the robot's numbers of the joints",
-        period="the control period",
-    )
+    needed = ("terms", "action_scale", "action_offset", "stiffness", "damping", "slots", "period")
+    need("unitree", contract, *needed)
     straight("unitree", contract, contract.history)
     known = max(contract.slots) + 1
     gains = {name: [0.0] * known for name in ("stiffness", "damping")}

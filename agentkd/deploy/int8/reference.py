@@ -149,11 +149,6 @@ class Quantised:
     version: int = 0
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights alone, unpadded."""
-        return sum(each.weight.size for each in dense_parts(self.layers))
-
-    @property
     def last(self) -> IntLayer:
         """The last layer."""
         layer = self.layers[-1]

@@ -17,7 +17,7 @@ from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.int8 import FineTuning, fit_int8
 from agentkd.distillation.prune import prune
-from agentkd.errors import ConfigError, SpecError
+from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor, one_action
 from agentkd.measure.intervals import Interval
@@ -61,11 +61,9 @@ class Limits:
     microseconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in _COSTS:
             limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise ConfigError(f"{name} is {limit}; it has to be above 0.")
+            check_range(name, limit, above=0)
 
     def beyond(self, cost: Cost) -> str:
         """Say which limit a cost is beyond, "" where it is within all."""

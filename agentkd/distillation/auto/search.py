@@ -33,7 +33,7 @@ from agentkd.distillation.offline import DatasetSource
 from agentkd.distillation.run import Budget
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import Returns, Task
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import ConfigError, PlannerError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.interrupt import ctrl_c
@@ -124,8 +124,7 @@ def search(
         ConfigError: If an option is invalid, or no candidate is within the limits.
         AgentkdError: If planner or environment fail.
     """
-    if not 0 < target <= 2:
-        raise ConfigError(f"target is {target}; a retention, such as 0.97.")
+    check_range("target", target, above=0, most=2, hint="It is a retention, such as 0.97.")
     begin = time.monotonic()
     if (seconds, labels, steps) == (None, None, None):
         seconds = 120.0

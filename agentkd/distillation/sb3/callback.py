@@ -51,7 +51,6 @@ class DistilCallback(BaseCallback):
         capacity: int = 20_000,
         seed: int = 0,
     ) -> None:
-        """Remember the options; the model is known only when it learns."""
         super().__init__()
         check_range("every", every, least=1)
         check_range("steps_per_round", steps_per_round, least=1)
@@ -101,8 +100,8 @@ class DistilCallback(BaseCallback):
     def _round(self) -> None:
         obs, link = np.concatenate(self._visited), np.concatenate(self._links)
         self._visited, self._links = [], []
-        planner = self._planner()
-        dist: Any = planner.policy(obs)  # type: ignore[call-arg]
+        policy: Any = self._planner().policy
+        dist = policy(obs)
         action = self._spec.action
         if self._distiller is None:
             squashed = dists.kind_of(dist) != "gaussian"

@@ -189,13 +189,10 @@ def _normaliser(known: Normaliser | None, spec: Spec, where: str) -> tuple[Float
     size = spec.obs.size
     if known is None:
         return np.zeros(size, np.float32), np.ones(size, np.float32), _UNCLIPPED
-    if not np.isscalar(known.clip):
+    if isinstance(known.clip, np.ndarray):
         raise SpecError(f"{where} normalises only a part of its observations.")
-    return (
-        known.mean.astype(np.float32),
-        (1.0 / known.deviation).astype(np.float32),
-        float(known.clip),  # type: ignore[arg-type]
-    )
+    mean, scale = known.mean.astype(np.float32), (1.0 / known.deviation).astype(np.float32)
+    return mean, scale, float(known.clip)
 
 
 def difference(executor: Executor, planner: Planner, obs: Floats) -> float:
@@ -204,7 +201,7 @@ def difference(executor: Executor, planner: Planner, obs: Floats) -> float:
     In the units of the action; for choices, 1 where any differs.
     """
     action = planner.spec.action
-    answer = planner.policy(obs)  # type: ignore[call-arg]
-    theirs = dists.mode(answer, action)  # type: ignore[arg-type]
+    policy: Any = planner.policy
+    theirs = dists.mode(policy(obs), action)
     mine = dists.mode(executor(obs), action)
     return float(np.max(np.abs(np.asarray(mine, float) - np.asarray(theirs, float))))

@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from agentkd.distillation.terms.answers import Soft
 from agentkd.distillation.terms.term import BoxUnits, Ground
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice, check_range
 from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
 from agentkd.types import Kind
 
@@ -46,7 +46,6 @@ class Gap:
     start: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if not self.planner > self.random:
             raise ConfigError(
                 f"The planner returns {self.planner:g}, random play {self.random:g}: "
@@ -77,12 +76,9 @@ class Guide:
     weight: float | Gap = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.method not in get_args(Method):
-            hint = did_you_mean(self.method, get_args(Method))
-            raise ConfigError(f"No method {self.method!r}.{hint}")
-        if not isinstance(self.weight, Gap) and not self.weight >= 0:
-            raise ConfigError(f"weight is {self.weight}; it has to be at least 0.")
+        check_choice("method", self.method, get_args(Method))
+        if not isinstance(self.weight, Gap):
+            check_range("weight", self.weight, least=0)
 
     def weight_at(self, executor: float) -> float:
         """The weight for an executor's mean return; NaN is one not yet known."""

@@ -142,8 +142,9 @@ class GuidedPPO(PPO):
         Raises:
             PlannerError: If it raises, or answers with NaN or infinity.
         """
+        policy: Any = self.planner.policy
         try:
-            dist: ActionDist = self.planner.policy(obs)  # type: ignore[call-arg, assignment]
+            dist: ActionDist = policy(obs)
         except Exception as error:
             raise PlannerError(f"The planner raised {type(error).__name__}: {error}") from error
         dists.check(dist, self._spec.action, len(obs))
@@ -167,18 +168,20 @@ class GuidedPPO(PPO):
             self._apart = apart_for(self._kind, self._spec.action, bounded=bounded)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        schedule: Any = self.clip_range
+        rollouts: Any = self.rollout_buffer
         self.weight = self.guide.weight_at(mean_return(self.ep_info_buffer))
-        clip = float(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        clip = float(schedule(self._current_progress_remaining))
         found: list[_Losses] = []
         for _ in range(self.n_epochs):
-            for batch in self.rollout_buffer.get(self.batch_size):
-                rows = labels[self.rollout_buffer.chosen]  # type: ignore[attr-defined]
+            for batch in rollouts.get(self.batch_size):
+                rows = labels[rollouts.chosen]
                 losses = self._losses(batch, rows, clip)
                 found.append(_Losses(*(each.detach() for each in losses)))
                 if self._far(losses):
                     break
                 self.policy.optimizer.zero_grad()
-                self._total(losses).backward()  # type: ignore[no-untyped-call]
+                self._total(losses).backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agentkd import dists, environments
 from agentkd.distillation.prune import Dense, dense_layers
-from agentkd.errors import ConfigError, SpecError, did_you_mean
+from agentkd.errors import ConfigError, SpecError, check_range, did_you_mean
 from agentkd.executors.executor import Executor
 from agentkd.spec import env_spec
 from agentkd.types import Floats
@@ -147,8 +147,7 @@ def to_sb3(
     spec = env_spec(made)
     if spec.obs.size != executor.spec.obs.size or spec.action != executor.spec.action:
         raise SpecError(f"The executor is for {executor.spec}; the environment is {spec}.")
-    if not std > 0:
-        raise ConfigError(f"std is {std}; it has to be above 0.")
+    check_range("std", std, above=0)
     on_policy = issubclass(kind, (PPO, A2C))
     squashed = executor.head == "squashed"
     if not on_policy and not squashed:
@@ -236,8 +235,7 @@ class CriticFirst(BaseCallback):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        if steps < 1:
-            raise ConfigError(f"steps is {steps}; it has to be at least 1.")
+        check_range("steps", steps, least=1)
         self._steps = steps
 
     def _actor(self) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from agentkd.distillation.restoring import restore_adam
 from agentkd.distillation.terms.answers import Soft, SoftLabels, blocks
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
 from agentkd.dists import action_size
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 
 _SLOPE = 0.2
 _WIDEST = 4096
@@ -40,14 +40,9 @@ class Adversarial(Term):
     rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 0 < self.until <= 1:
-            raise ConfigError(f"until is {self.until}; it is a share of the run, up to 1.")
-        if not 1 <= self.width <= _WIDEST or not 0 < self.rate <= 1:
-            raise ConfigError(
-                f"width={self.width}, rate={self.rate}: the width is 1 to {_WIDEST}, "
-                "the rate above 0 and up to 1."
-            )
+        check_range("until", self.until, above=0, most=1, hint="It is a share of the run.")
+        check_range("width", self.width, least=1, most=_WIDEST)
+        check_range("rate", self.rate, above=0, most=1)
 
     def build(self, ground: Ground) -> Loss:
         """Make the adversary."""
@@ -124,7 +119,7 @@ class Adversary(Loss):
         real, fake = self.logits(obs, theirs), self.logits(obs, mine)
         loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._adam.step()
         right = (real > 0).float().mean() + (fake < 0).float().mean()
         # The share of pairs that are told apart: 0.5 is chance.

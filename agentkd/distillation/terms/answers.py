@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agentkd.distillation.terms.term import Divergence, DivergenceTerm, Ground
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.spec import ActionSpec, MultiDiscreteSpec
 from agentkd.types import Kind
 
@@ -158,13 +158,9 @@ class Soft(DivergenceTerm):
     entropy: float = 0.3
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if isinstance(self.tau, (int, float)) and not 0 < self.tau <= _HOTTEST:
-            raise ConfigError(
-                f"The temperature tau is {self.tau}; it is above 0, up to {_HOTTEST:g}."
-            )
-        if not 0 < self.entropy < 1:
-            raise ConfigError(f"entropy is {self.entropy}; it is a share between 0 and 1.")
+        if isinstance(self.tau, (int, float)):
+            check_range("the temperature tau", self.tau, above=0, most=_HOTTEST)
+        check_range("entropy", self.entropy, above=0, below=1)
         if self.tau == "auto" and self.unit is not None:
             raise ConfigError(f"tau=auto finds its own unit; leave out unit={self.unit}.")
 
@@ -243,9 +239,7 @@ class Hard(DivergenceTerm):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing is {self.smoothing}; it is a share, below 1.")
+        check_range("smoothing", self.smoothing, least=0, below=1)
 
     def build(self, ground: Ground) -> Divergence:
         """Make the divergence.

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agentkd.distillation.terms.answers import Soft, SoftLabels, blocks
 from agentkd.distillation.terms.term import Batch, BoxUnits, Ground, Loss, Term
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_range
 from agentkd.executors.network import Network, Trace
 from agentkd.planners.torch_view import Opened, opened
 
@@ -121,9 +121,7 @@ class Attention(Term):
     block: int = -1
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.heads is not None and self.heads < 1:
-            raise ConfigError(f"heads is {self.heads}; at least 1.")
+        check_range("heads", self.heads, least=1)
 
     def build(self, ground: Ground) -> Loss:
         """Look into both networks once, and make the loss.
@@ -246,9 +244,7 @@ class Slopes(Term):
     projections: int = 1
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 1 <= self.projections <= _MOST_PROJECTIONS:
-            raise ConfigError(f"projections is {self.projections}; it is 1 to {_MOST_PROJECTIONS}.")
+        check_range("projections", self.projections, least=1, most=_MOST_PROJECTIONS)
 
     def build(self, ground: Ground) -> Loss:
         """Look into the planner once, and make the loss.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agentkd.distillation.terms.answers import over_choices, sharpened
 from agentkd.distillation.terms.term import Batch, Ground, Loss, Term
-from agentkd.errors import ConfigError
+from agentkd.errors import check_range
 from agentkd.measure.perturb import Way, perturbed
 
 _MOST_STEPS = 1000
@@ -41,11 +41,8 @@ class Robust(Term):
     to: Literal["planner", "itself"] = "planner"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if not 0 < self.eps < math.inf or not 1 <= self.steps <= _MOST_STEPS:
-            raise ConfigError(
-                f"eps={self.eps}, steps={self.steps}: eps is above 0, steps are 1 to {_MOST_STEPS}."
-            )
+        check_range("eps", self.eps, above=0, below=math.inf)
+        check_range("steps", self.steps, least=1, most=_MOST_STEPS)
 
     def build(self, ground: Ground) -> Loss:
         """Make the loss."""

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from agentkd.errors import ConfigError, did_you_mean
+from agentkd.errors import ConfigError, check_choice, did_you_mean
 
 _HOMES = {
     "action": ("answers", "Action"),
@@ -128,8 +128,7 @@ def _split(text: str) -> Iterator[tuple[str, float, str]]:
                 "and options behind it: '0.3 hard:smoothing=0.1'."
             )
         name, factor = match["name"], match["weight"]
-        if name not in _HOMES:
-            raise ConfigError(f"There is no term {name!r}.{did_you_mean(name, _HOMES)}")
+        check_choice("term", name, _HOMES)
         try:
             weight = 1.0 if factor is None else float(factor)
         except ValueError:

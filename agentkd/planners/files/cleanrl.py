@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agentkd.errors import LoadError, SpecError
-from agentkd.planners.files.network import Answer, Layers, Network, fit, layers, own_spec
+from agentkd.planners.files.network import Answer, Network, fit, layers, own_spec
 from agentkd.planners.files.options import Assumptions
 from agentkd.planners.files.rl_games import joined
 from agentkd.planners.files.weights import Holder, Pair
@@ -81,15 +81,11 @@ def read(found: Any, spec: Spec | None, about: Assumptions) -> tuple[Network, Sp
     holder.check_left(("critic.",))
     network = Network(
         inputs=pairs[0][0].shape[1],
-        normaliser=None,
-        first=Layers(),
-        memory=None,
         last=layers(pairs, activation),
         answer=answer,
         name=f"CleanRL {script}",
         parameters=holder.parameters,
     )
-    network.check(about.where)
     return fit(network, spec, about)
 
 

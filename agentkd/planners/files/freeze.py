@@ -50,9 +50,10 @@ def from_checkpoint(planner: Planner) -> Executor:
     steps = list(network.last.steps)
     squashed = network.answer.squash or network.answer.kind == "squashed"
     steps[-1] = _last(steps[-1], network, spec.action, name)
-    layers: list[Layer] = [_dense(each, name) for each in (*network.first.steps, *steps)]
-    widths = [len(each.bias) for each in layers[:-1]]  # type: ignore[union-attr]
-    between = {each.activation for each in layers[:-1]}  # type: ignore[union-attr]
+    dense = [_dense(each, name) for each in (*network.first.steps, *steps)]
+    widths = [len(each.bias) for each in dense[:-1]]
+    between = {each.activation for each in dense[:-1]}
+    layers: list[Layer] = [*dense]
     if len(between) > 1 or "none" in between:
         raise LoadError(f"{name} has layers with the activations {sorted(between)}. {_REMEDY}")
     kind: Any = "mlp"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentkd import dists
-from agentkd.errors import AgentkdError, LoadError, SpecError, UnsafeError
+from agentkd.errors import AgentkdError, LoadError, UnsafeError
 from agentkd.files import loading, read_file
 from agentkd.planners.files import cleanrl, onnx, rl_games, rltools, rsl_rl, skrl, torchscript
 from agentkd.planners.files.choices import check_logits
@@ -18,11 +17,10 @@ from agentkd.planners.files.options import Assumptions, options_of
 from agentkd.planners.files.run_settings import beside
 from agentkd.planners.files.tensors import load_checkpoint
 from agentkd.planners.files.weights import REMEDY
-from agentkd.planners.planner import Planner
+from agentkd.planners.planner import Planner, probe
 from agentkd.printable import printable
 from agentkd.spec import Spec
 from agentkd.testing import example_observations
-from agentkd.types import ActionDist, Policy, RecurrentPolicy
 
 _OF_SB3 = (
     "mlp_extractor.policy_net.0.weight",
@@ -62,7 +60,8 @@ def load_file(
     raw = read_file(path, LIMIT)
     with loading(where, keep=(AgentkdError,)):
         planner = _read(raw, kind, path, spec, about)
-        answer = _probe(planner.policy, planner.spec, where)
+        obs = example_observations(planner.spec.obs, 2)
+        answer = probe(planner.policy, planner.spec, obs, where)
         if kind in ("onnx", "torchscript"):
             check_logits(answer, about)
     about.announce()
@@ -113,17 +112,3 @@ def _unknown(found: Any, where: str) -> LoadError:
         f"{where} is a file of torch.save {held}. Checkpoints of rsl_rl, skrl, rl_games and "
         f"CleanRL are known by their weights. {REMEDY}"
     )
-
-
-def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> ActionDist:
-    """Ask once, so that what does not fit is said now."""
-    obs = example_observations(spec.obs, 2)
-    if isinstance(policy, RecurrentPolicy):
-        answer, _ = policy(obs, policy.initial_state(2))
-    else:
-        answer = policy(obs)
-    try:
-        dists.check(answer, spec.action, 2)
-    except SpecError as error:
-        raise SpecError(f"{where}: {error}") from error
-    return answer

@@ -132,7 +132,7 @@ class Answer:
         return alpha / total, 0.5 * variance.log()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Network:
     """All that a checkpoint computes.
 
@@ -149,14 +149,14 @@ class Network:
     """
 
     inputs: int
-    normaliser: Normaliser | None
-    first: Layers
-    memory: nn.LSTM | nn.GRU | None
+    normaliser: Normaliser | None = None
+    first: Layers = Layers()
+    memory: nn.LSTM | nn.GRU | None = None
+    begin: Tensor | None = None
     last: Layers
     answer: Answer
     name: str
     parameters: int
-    begin: Tensor | None = None
 
     def check(self, where: str) -> None:
         """Make sure that each layer takes what the one before gives.
@@ -276,8 +276,10 @@ def fit(network: Network, spec: Spec | None, about: Assumptions) -> tuple[Networ
         about: The user's options: sigma, action_scale, action_offset, output.
 
     Raises:
+        LoadError: If its layers do not fit each other.
         SpecError: If observation or action are of another size or kind.
     """
+    network.check(about.where)
     answer = network.answer
     if spec is None:
         choices = answer.kind in ("categorical", "qvalues")

@@ -78,7 +78,6 @@ class FileOptions:
     output: str | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in known:
@@ -135,7 +134,6 @@ class Assumptions:
     """What was assumed about a file because nothing told it; announced once, together."""
 
     def __init__(self, where: str, options: FileOptions) -> None:
-        """Begin with none."""
         self.where, self.options = where, options
         self._texts: list[str] = []
         self._used: set[str] = set()
@@ -167,6 +165,21 @@ class Assumptions:
         found = self.given(name)
         if found is None:
             raise ConfigError(f"{self.where}: {why} Say so: {FLAG} {name}={example}.")
+        return found
+
+    def activation(self, told: str | None, settings: object, default: str = "") -> str:
+        """Return the activation between the layers: the user's, or what a run's settings tell.
+
+        Where both are silent it is assumed by `default`, "elu" for that reason, or asked for.
+        """
+        found = (self.given("activation") or told or "").lower()
+        if not found and default:
+            return str(self.assume("activation", "elu", default))
+        if not found:
+            why = "it does not hold the activation between its layers."
+            return str(self.ask("activation", "elu", why))
+        if found not in ACTIVATIONS:
+            raise LoadError(f"{settings}: the activation {found!r} is not known. See {FLAG}.")
         return found
 
     def refuse_missing_normaliser(self, promise: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from agentkd import dists
 from agentkd.errors import LoadError
 from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, fit, layers
-from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
+from agentkd.planners.files.options import Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import REMEDY, Holder, Pair
 from agentkd.planners.sb3.file import weights_of
@@ -69,7 +69,6 @@ def read(
         name="rl_games actor",
         parameters=holder.parameters,
     )
-    network.check(about.where)
     return fit(network, spec, about)
 
 
@@ -86,17 +85,12 @@ def _before(memory: Any, pairs: list[Pair], settings: Settings, about: Assumptio
 
 
 def _activation(settings: Settings, about: Assumptions) -> str:
-    known = about.given("activation") or settings.get(f"{_NETWORK}.mlp.activation")
-    if known is None:
-        why = "it does not hold the activation between its layers."
-        known = about.ask("activation", "elu", why)
-    if known.lower() not in ACTIVATIONS:
-        raise LoadError(f"{settings.path}: the activation {known!r} is not known. See {FLAG}.")
+    known = about.activation(settings.get(f"{_NETWORK}.mlp.activation"), settings.path)
     for name in ("mu_activation", "sigma_activation"):
         found = settings.get(f"{_NETWORK}.space.continuous.{name}")
         if found is not None:
             raise LoadError(f"{settings.path}: {name} is {found}; none is read. {REMEDY}")
-    return str(known).lower()
+    return known
 
 
 def _head(holder: Holder, about: Assumptions) -> tuple[Pair, Answer]:

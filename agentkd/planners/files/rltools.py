@@ -56,7 +56,7 @@ def read(path: Path, spec: Spec | None, about: Assumptions) -> tuple[Network, Sp
         h5py = import_module("h5py")
     prove(path, _MOST_NUMBERS)
     with loading(about.where, keep=(AgentkdError,)), h5py.File(path, "r") as file:
-        return fit(_network(_flat(_inside(file, "actor")), about.where), spec, about)
+        return fit(_network(_flat(_inside(file, "actor"))), spec, about)
 
 
 def _inside(group: Any, name: str) -> Any:
@@ -115,7 +115,7 @@ def _flat(group: Any) -> list[Any]:
     return found
 
 
-def _network(groups: list[Any], where: str) -> Network:
+def _network(groups: list[Any]) -> Network:
     """Build the layers before and after the memory."""
     before, after = list[Step](), list[Step]()
     memory: nn.GRU | None = None
@@ -143,9 +143,8 @@ def _network(groups: list[Any], where: str) -> Network:
         half = len(weight) // 2
         last[-1] = weight[:half], None if bias is None else bias[:half], activation
     inputs = first[0][0].shape[1] if first else memory.input_size if memory else last[0][0].shape[1]
-    network = Network(
+    return Network(
         inputs=inputs,
-        normaliser=None,
         first=Layers(tuple(first)),
         memory=memory,
         last=Layers(tuple(last)),
@@ -154,8 +153,6 @@ def _network(groups: list[Any], where: str) -> Network:
         parameters=count,
         begin=begin,
     )
-    network.check(where)
-    return network
 
 
 def _dense(group: Any) -> Step:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from agentkd.dists import action_size
 from agentkd.errors import ConfigError, LoadError
-from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, Spread, fit, layers
-from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
+from agentkd.planners.files.network import Answer, Network, Normaliser, Spread, fit, layers
+from agentkd.planners.files.options import FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import Holder
 from agentkd.planners.sb3.file import Weights, weights_of
@@ -61,10 +61,7 @@ def read(
     if not pairs:
         raise LoadError(f"{about.where} holds no layers {names.layers}0, {names.layers}2, ….")
     known = settings.get(f"{model}.activation", "policy.activation")
-    activation = (about.given("activation") or known or "").lower()
-    activation = activation or about.assume("activation", "elu", "rsl_rl's default")
-    if activation not in ACTIVATIONS:
-        raise LoadError(f"{settings.path}: the activation {activation!r} is none of rsl_rl's.")
+    activation = about.activation(known, settings.path, "rsl_rl's default")
     inputs = memory.input_size if memory is not None else pairs[0][0].shape[1]
     normaliser = _normaliser(holder, names, model, inputs, settings, about)
     answer = _answer(holder, names, len(pairs[-1][0]), model, settings, spec, about)
@@ -72,14 +69,12 @@ def read(
     network = Network(
         inputs=inputs,
         normaliser=normaliser,
-        first=Layers(),
         memory=memory,
         last=layers(pairs, activation),
         answer=answer,
         name=f"rsl_rl {model}",
         parameters=holder.parameters,
     )
-    network.check(about.where)
     return fit(network, spec, about)
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from agentkd.errors import LoadError
-from agentkd.planners.files.network import Answer, Layers, Network, Normaliser, fit, layers
-from agentkd.planners.files.options import ACTIVATIONS, FLAG, Assumptions
+from agentkd.planners.files.network import Answer, Network, Normaliser, fit, layers
+from agentkd.planners.files.options import FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
 from agentkd.planners.files.weights import REMEDY, Holder
 from agentkd.planners.sb3.file import weights_of
@@ -58,12 +58,7 @@ def read(
     if tail is not None:
         pairs.append(holder.linear(tail))
     known = settings.get(f"models.{model}.network.activations", "models.network.activations")
-    activation = (about.given("activation") or known or "").lower()
-    if not activation:
-        why = "it does not hold the activation between its layers."
-        activation = about.ask("activation", "elu", why)
-    if activation not in ACTIVATIONS:
-        raise LoadError(f"{settings.path}: the activation {activation!r} is not known. See {FLAG}.")
+    activation = about.activation(known, settings.path)
     inputs, out = pairs[0][0].shape[1], len(pairs[-1][0])
     answer = Answer("categorical", out)
     log_std = holder.optional("log_std_parameter")
@@ -82,14 +77,11 @@ def read(
     network = Network(
         inputs=inputs,
         normaliser=_normaliser(found, inputs, settings, about),
-        first=Layers(),
-        memory=None,
         last=layers(pairs, activation),
         answer=answer,
         name=f"skrl {model}",
         parameters=holder.parameters,
     )
-    network.check(about.where)
     return fit(network, spec, about)
 
 

@@ -27,7 +27,6 @@ class Holder:
     """Takes a checkpoint's weights by name, and knows which were left."""
 
     def __init__(self, weights: Weights, where: str) -> None:
-        """Start with nothing taken."""
         self.where = where
         self._weights = weights
         self._taken: set[str] = set()

@@ -101,7 +101,6 @@ class RemotePlanner:
         patience: float = 30.0,
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        """Connect."""
         self.address = address
         self._where = address_of(address)
         self._token = token_of_environment() if token is None else token

@@ -39,7 +39,6 @@ class Line:
     """A connection that carries frames. One thread uses it; others may `cut` it."""
 
     def __init__(self, connection: Connection, most: int) -> None:
-        """Take the connection."""
         self._connection, self._most = connection, most
 
     def send(self, header: Mapping[str, Any], arrays: Sequence[Floats], seconds: float) -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from agentkd import dists
-from agentkd.errors import LoadError, SpecError
+from agentkd.errors import LoadError
 from agentkd.executors.network import Trace
+from agentkd.planners.planner import probe
 from agentkd.planners.sb3.inputs import Inputs, read_inputs
 from agentkd.planners.sb3.network import Linear, Perceptron, Taker, activation
 from agentkd.planners.sb3.policy import REMEDY, Description, check_action
@@ -293,18 +294,5 @@ def build(
             f"{where}: {description.algorithm}'s policy has no weights "
             f"{', '.join(left[:4])}: it is another network. {REMEDY}"
         )
-    _probe(policy, spec, where)
+    probe(policy, spec, np.zeros((2, spec.obs.size), np.float32), where)
     return policy, spec, taker.parameters
-
-
-def _probe(policy: Policy | RecurrentPolicy, spec: Spec, where: str) -> None:
-    """Ask once, with zeros, so that what does not fit is said now."""
-    obs = np.zeros((2, spec.obs.size), np.float32)
-    if isinstance(policy, RecurrentPolicy):
-        answer, _ = policy(obs, policy.initial_state(2))
-    else:
-        answer = policy(obs)
-    try:
-        dists.check(answer, spec.action, 2)
-    except SpecError as error:
-        raise SpecError(f"{where}: {error}") from error

@@ -227,11 +227,10 @@ def last_observations(data: Mapping[str, Any]) -> tuple[Any, Any] | None:
 
     None where the save lacks one, or they cannot be read.
     """
-    pickles = (data.get("_last_obs"), data.get("_last_original_obs"))
+    pickles: Any = (data.get("_last_obs"), data.get("_last_original_obs"))
     try:
         last, raw = (
-            _numbers(inert.read(base64.b64decode(each[":serialized:"])))  # type: ignore[index]
-            for each in pickles
+            _numbers(inert.read(base64.b64decode(each[":serialized:"]))) for each in pickles
         )
     except (LoadError, KeyError, TypeError, ValueError, binascii.Error):
         return None

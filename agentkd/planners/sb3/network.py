@@ -115,7 +115,6 @@ class Taker:
     """Takes a save's weights by name, and knows which were left."""
 
     def __init__(self, weights: Weights) -> None:
-        """Start with nothing taken."""
         self._weights = weights
         self._taken: dict[str, NDArray[np.float32]] = {}
 

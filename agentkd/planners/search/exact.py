@@ -47,7 +47,6 @@ class ExactOptions:
     remembered: int = 500_000
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("horizon", "expansions", "remembered"):
             check_range(name, getattr(self, name), least=1)
         check_range("temperature", self.temperature, above=0, below=math.inf)
@@ -108,7 +107,6 @@ class ExactSearch(Generic[S]):
         *,
         bound: Callable[[S], float] = lambda _: 0.0,
     ) -> None:
-        """Begin without knowledge."""
         self.options = options or ExactOptions()
         self.expansions = 0
         self.unsolved = 0

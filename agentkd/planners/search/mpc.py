@@ -20,7 +20,7 @@ from typing import Any, Literal, final, get_args
 
 import numpy as np
 
-from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_range, did_you_mean
+from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_choice, check_range
 from agentkd.planners.search.guide import Guide
 from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.types import Floats, Gaussian
@@ -67,12 +67,8 @@ class MpcOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
-        if self.method not in get_args(Method):
-            hint = did_you_mean(str(self.method), get_args(Method))
-            raise ConfigError(f"No method {self.method!r}.{hint}")
-        if self.answer not in ("best", "mean"):
-            raise ConfigError(f"answer is {self.answer!r}; best or mean.")
+        check_choice("method", self.method, get_args(Method))
+        check_choice("answer", self.answer, ("best", "mean"))
         for name in ("ticks", "iterations"):
             check_range(name, getattr(self, name), least=1)
         check_range("samples", self.samples, least=2)
@@ -145,7 +141,6 @@ class SamplingControl:
     def __init__(
         self, rollouts: Rollouts, options: MpcOptions | None = None, guide: Guide | None = None
     ) -> None:
-        """Begin without plans."""
         self.options = chosen = options or MpcOptions()
         self.rollouts = rollouts
         self._guide = guide

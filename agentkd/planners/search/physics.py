@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from agentkd.errors import ConfigError, PlannerError, SpecError
+from agentkd.errors import ConfigError, PlannerError, SpecError, check_range
 from agentkd.planners.search.worlds import Doubles
 from agentkd.types import Floats
 
@@ -62,12 +62,11 @@ class Physics:
         anywhere: Sequence[int] = (),
         threads: int = 0,
     ) -> None:
-        """Take the model and make what it is simulated with."""
         import mujoco
         from mujoco import rollout
 
-        if skip < 1 or threads < 0:
-            raise ConfigError(f"skip is {skip} and threads {threads}; at least 1 and 0, please.")
+        check_range("skip", skip, least=1)
+        check_range("threads", threads, least=0)
         if not model.actuator_ctrllimited.all():
             raise ConfigError(
                 "Every actuator needs a range; set ctrlrange and ctrllimited in the model."

@@ -50,7 +50,6 @@ class TreeOptions:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         for name in ("simulations", "slice", "horizon", "tail"):
             check_range(name, getattr(self, name), least=1)
         check_range("discount", self.discount, above=0, most=1)
@@ -107,7 +106,6 @@ class TreeSearch(Generic[S]):
         value: Callable[[S], float] = lambda _: 0.0,
         prior: Callable[[S], Floats] | None = None,
     ) -> None:
-        """Take the world and how to judge it."""
         self.options = options or TreeOptions()
         self._model = model
         self._value = value

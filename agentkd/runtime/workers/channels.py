@@ -285,11 +285,6 @@ class LabelRing(Channel):
         return cls(spec, rows, segment)
 
     @property
-    def pushed(self) -> int:
-        """How many labels went in."""
-        return int(self._words[_PUSHED])
-
-    @property
     def dropped(self) -> int:
         """How many labels found it full."""
         return int(self._words[_DROPPED])

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from agentkd.errors import AgentkdError, ConfigError, RefError, WorkerError
+from agentkd.errors import AgentkdError, ConfigError, RefError, WorkerError, check_range
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
 from agentkd.runtime.workers import channels, guardian, priority
@@ -58,14 +58,10 @@ class Process:
     nice: int = MOST_NICE
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if not is_reference(self.factory):
             raise ConfigError(f"{self.factory!r} is not a reference. Write module:attribute.")
-        if self.threads < 1 or not 0 <= self.nice <= MOST_NICE:
-            raise ConfigError(
-                f"threads={self.threads}, nice={self.nice}: at least one thread, and "
-                "a niceness from 0 to 19."
-            )
+        check_range("threads", self.threads, least=1)
+        check_range("nice", self.nice, least=0, most=MOST_NICE)
         try:
             json.dumps(dict(self.arguments))
         except (TypeError, ValueError) as error:

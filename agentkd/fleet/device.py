@@ -1,0 +1,280 @@
+"""The device's side of a fleet: it fetches what is desired, and takes it to the device's gate."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Literal, Self, final
+
+from agentkd.device.device import Device
+from agentkd.device.state import Held, State
+from agentkd.errors import AgentkdError, LoadError
+from agentkd.fleet.errand import Errand, Pace, Patience, Standing
+from agentkd.fleet.messages import Report, Topics, device_name, read_desired
+from agentkd.printable import logger
+from agentkd.runtime.workers.priority import unbind
+from agentkd.transport.transport import Connect, Message, Transport
+
+log = logger(__name__)
+
+_NEVER = (-1, 0, 0)
+
+
+@final
+class Follower:
+    """Brings onto a device what a fleet's server desires, and reports how far it came.
+
+        connect = partial(MqttTransport, MqttOptions("mqtts://broker:8883"))
+        with Follower(device, connect, site="plant", name="arm-7"):
+            while agent.tick():
+                ...
+
+    It works in a thread of its own; or `asyncio.run(follower.run())`, in a program of its own. An
+    executor comes in through the device's gate alone, which checks signatures if it has `trust`,
+    and its trial is that of the robot's program (`agentkd.device.Trial`). What is fetched lies in
+    `incoming/` in the device's folder meanwhile. One follower at a time may use a folder.
+
+    Args:
+        device: The device.
+        connect: Makes the transport: `Hub.line`, or `partial(MqttTransport, options)`.
+        site: The name of the fleet.
+        name: The name of this device in it.
+        pace: How often it looks, asks and reports.
+        seen: Called with each report that says something new, in the follower's thread.
+        seed: Of the jitter; None for one of the system's.
+
+    Raises:
+        LoadError: If a name is not one word.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        connect: Connect,
+        site: str,
+        name: str,
+        *,
+        pace: Pace | None = None,
+        seen: Callable[[Report], None] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.strange: Counter[str] = Counter()
+        """Messages that were not what they should be, by kind."""
+        self.report = Report(os.urandom(8).hex(), 0, online=False)
+        """What was reported last."""
+        self.transport: Transport | None = None
+        """The line, once it follows."""
+        self._device, self._connect, self._pace = device, connect, pace or Pace()
+        self._topics, self._name = Topics(site), device_name(name)
+        self._seen = seen
+        self._random = random.Random(seed)  # noqa: S311 (of the jitter)
+        self._errand: Errand | None = None
+        self._session = self._revision = 0
+        self._standing = Standing("IDLE")
+        self._state, self._facts = State(), _NEVER
+        self._starting: Held | None = None
+        self._broken = ""
+        self._told = False
+        self._again = 0.0
+        self._wake = asyncio.Event()
+        self._thread: threading.Thread | None = None
+        self._end: Callable[[], object] = lambda: None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it follows in a thread."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def run(self) -> None:
+        """Follow the server until it is cancelled, and report that."""
+        transport = self.transport = self._connect(self._topic("desired"), will=self._will)
+        self._wake = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(transport))
+                group.create_task(self._work(transport))
+        finally:
+            self.report = replace(self.report, session=self._session, online=False)
+            transport.send(self._message(self.report))
+            await transport.aclose()
+
+    def __enter__(self) -> Self:
+        """Follow in a thread."""
+        begun = threading.Event()
+
+        async def follow() -> None:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            self._end = lambda: loop.call_soon_threadsafe(task.cancel)
+            begun.set()
+            await self.run()
+
+        def work() -> None:
+            unbind()
+            try:
+                asyncio.run(follow())
+            except asyncio.CancelledError:
+                pass
+            except Exception:  # the robot's loop goes on
+                log.exception("What follows the fleet's server ended in an error.")
+
+        self._thread = threading.Thread(target=work, name="fleet", daemon=True)
+        self._thread.start()
+        begun.wait()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """End, and report that."""
+        with suppress(RuntimeError):  # its loop has ended
+            self._end()
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _read(self, transport: Transport) -> None:
+        """Take what comes."""
+        wanted = self._topic("desired")
+        async for each in transport.receive():
+            if each.connected:
+                self._told = False
+                if self._errand is not None:
+                    self._errand.patience.renew()
+                self._wake.set()
+            elif each.topic == wanted:
+                self._take(each.payload)
+                self._wake.set()
+            elif self._errand is not None:
+                self._put(self._errand, each.topic, each.payload)
+
+    def _take(self, payload: bytes) -> None:
+        """Take what is desired from here on."""
+        if not payload:
+            return
+        try:
+            desired = read_desired(payload)
+        except LoadError as error:
+            self._strange("desired", error)
+            return
+        # Each one that comes is acknowledged, with the newest revision.
+        self._told = False
+        if desired.revision < self._revision:
+            return
+        self._revision = desired.revision
+        if self._errand is None or self._errand.desired != desired:
+            patience = Patience(self._pace, self._random)
+            self._errand = Errand(desired, self._device, patience)
+            self._facts = _NEVER
+
+    def _put(self, errand: Errand, topic: str, payload: bytes) -> None:
+        """Take a chunk."""
+        wrong = errand.put(*self._topics.place(topic), payload)
+        if wrong:
+            self._strange("chunk", wrong)
+        elif not errand.fetching:
+            self._wake.set()
+
+    async def _work(self, transport: Transport) -> None:
+        """Do what there is to do, again and again."""
+        subscribed: tuple[str, ...] = ()
+        while True:
+            self._wake.clear()
+            await self._look()
+            errand = self._errand
+            standing = await self._step(errand)
+            if standing is None or errand is not self._errand:
+                continue
+            self._standing = standing
+            wanted: tuple[str, ...] = ()
+            if errand is not None:
+                wanted = tuple(self._topics.chunks(each) for each in errand.fetching)
+                for need in errand.asks():
+                    transport.send(Message(self._topic("need"), need.to_bytes()))
+            if wanted != subscribed:
+                transport.subscribe(*wanted)
+                subscribed = wanted
+            self._tell(transport)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._pace.look)
+
+    async def _look(self) -> None:
+        """Read the device's state, if it may be another one."""
+        try:
+            found = self._device.path.stat()
+            facts = (found.st_ino, found.st_mtime_ns, found.st_size)
+        except OSError:
+            facts = (0, 0, 0)
+        if facts == self._facts:
+            return
+        self._facts, self._broken = facts, ""
+        try:
+            self._state = await asyncio.to_thread(self._device.status)
+            self._starting = await asyncio.to_thread(self._device.starting)
+        except AgentkdError as error:
+            self._state, self._starting, self._broken = State(), None, str(error)
+
+    async def _step(self, errand: Errand | None) -> Standing | None:
+        if self._broken:
+            return Standing("IDLE" if errand is None else "REFUSED", "damaged", self._broken)
+        return (
+            Standing("IDLE") if errand is None else await errand.step(self._state, self._starting)
+        )
+
+    def _strange(self, kind: str, error: object) -> None:
+        """Count a message that is not what it should be; the first of a kind is logged."""
+        self.strange[kind] += 1
+        if self.strange[kind] == 1:
+            log.warning("A message was ignored, and others of its kind will be: %s", error)
+
+    def _tell(self, transport: Transport) -> None:
+        """Report how it stands, if that is new or was not said for long."""
+        now = asyncio.get_running_loop().time()
+        report = self._now()
+        same = replace(self.report, fetched=report.fetched)
+        # What was fetched alone is worth a message now and then.
+        due = self._again - (0.9 * self._pace.report if report != self.report else 0.0)
+        if report == same and self._told and now < due:
+            return
+        if not transport.send(self._message(report)):
+            return
+        new, self.report, self._told = report != same, report, True
+        self._again = now + self._pace.report * self._random.uniform(0.9, 1.1)
+        if new and self._seen is not None:
+            self._seen(report)
+
+    def _now(self) -> Report:
+        """Return what there is to report."""
+        errand, standing = self._errand, self._standing
+        return replace(
+            self.report,
+            session=self._session,
+            online=True,
+            seen=self._revision,
+            phase=standing.phase,
+            digest="" if errand is None else errand.digest,
+            active="" if self._starting is None else self._starting.digest,
+            fetched=0 if errand is None else errand.fetched,
+            reason=standing.reason,
+            text=standing.text,
+        )
+
+    def _topic(self, what: Literal["desired", "state", "need"]) -> str:
+        return self._topics.of(self._name, what)
+
+    def _message(self, report: Report) -> Message:
+        return Message(self._topic("state"), report.to_bytes(), retain=True)
+
+    def _will(self) -> Message:
+        """Return the will of the next connection."""
+        self._session += 1
+        return self._message(replace(self.report, session=self._session, online=False))

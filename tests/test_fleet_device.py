@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,21 @@ class TestSigned:
                 assert acts(world.device) == 1
 
         world(body)
+
+
+def test_it_ends_though_something_comes_at_that_moment(world: World) -> None:
+    """A cancellation is not lost in the wait for news."""
+
+    async def body() -> None:
+        for _ in range(3):
+            task = asyncio.create_task(world.follower.run())
+            await asyncio.sleep(1.25)
+            world.follower._wake.set()
+            task.cancel()
+            _, open_still = await asyncio.wait([task], timeout=100)
+            assert not open_still
+
+    world(body)
 
 
 def test_beside_a_robots_loop_it_works_in_a_thread(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from agentkd.errors import ConfigError
 from agentkd.transport import Message, Received
-from agentkd.transport.mqtt import MqttTransport
+from agentkd.transport.mqtt import MqttTransport, _cancelled
 from agentkd.transport.options import MqttOptions, Protocol
 from tests.brokers import ChaosProxy, Mosquitto, until
 
@@ -194,6 +194,21 @@ async def test_a_wrong_password_is_told(tmp_path: Path, protocol: Protocol) -> N
         right = MqttOptions(broker.address, user="arm", password="secret", protocol=protocol)
         async with End(right).read() as end:
             await end.connected()
+
+
+async def test_a_cancellation_that_was_swallowed_counts() -> None:
+    """As `wait_for` of Python 3.11 does it, inside aiomqtt."""
+
+    async def work() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1000)
+        _cancelled()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:

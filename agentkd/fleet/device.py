@@ -204,8 +204,10 @@ class Follower:
                 transport.subscribe(*wanted)
                 subscribed = wanted
             self._tell(transport)
+            # Not wait_for: that of Python 3.11 may swallow a cancellation.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pace.look)
+                async with asyncio.timeout(self._pace.look):
+                    await self._wake.wait()
 
     async def _look(self) -> None:
         """Read the device's state, if it may be another one."""

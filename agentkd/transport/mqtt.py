@@ -121,7 +121,8 @@ class MqttTransport:
         """Send what waits, and disconnect."""
         if self.connected and (self._sent or self._under_way):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), _LAST_WORDS)
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._drained.wait()
         self._closed = True
         self._news.set()
         if self._task is not None:
@@ -150,6 +151,7 @@ class MqttTransport:
         client = self._client()
         try:
             async with client:
+                _cancelled()
                 self._put(Received("", b"", connected=True))
                 self.connected, self.error = True, ""
                 self.connections += 1
@@ -222,6 +224,7 @@ class MqttTransport:
                 for each, answer in zip(fresh, answers, strict=False):
                     if _code(answer) >= 0x80:
                         raise ConnectionRefusedError(f"subscribing to {each} is denied")
+            _cancelled()
             present = wanted
             await self._changed.wait()
 
@@ -281,6 +284,17 @@ def _plainly(error: BaseException) -> str:
 
 _QUIET = logging.getLogger("agentkd.transport.paho")
 _QUIET.setLevel(logging.CRITICAL)
+
+
+def _cancelled() -> None:
+    """Let a cancellation count that aiomqtt has swallowed, by Python 3.11's wait_for.
+
+    Raises:
+        asyncio.CancelledError: If this task was cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _code(answer: Any) -> int:

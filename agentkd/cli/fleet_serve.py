@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -56,6 +57,7 @@ def serve(
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
         console.print(f"{site}: serving {folder} at {address}; Ctrl-C ends it", soft_wrap=True)
+        sys.stdout.flush()
         tell = partial(_tell, folder, console, ended)
         asyncio.run(_serve(office, connect, server_is, tell))
     return 0
@@ -92,4 +94,5 @@ async def _tell(folder: Path, console: Console, ended: Callable[[], bool]) -> No
         for entry in await asyncio.to_thread(lambda: list(trail.read())):
             if entry.event["what"] != "device":
                 console.print(told(entry.event), soft_wrap=True)
+                sys.stdout.flush()
         await asyncio.sleep(_TURN)

@@ -39,16 +39,19 @@ _PUBLIC = 2048
 _BAD = 0.2
 """The share of clients that turn the sign of their weights."""
 _APART = 1000
+SHARED = "weights, shared normaliser"
+"""The arm that bad clients are compared with."""
+_TOGETHER: Mapping[str, Any] = {"normaliser": "shared"}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "local": {},
-    "weights": {},
-    "weights, shared normaliser": {"normaliser": "shared"},
-    "answers": {"mode": "answers"},
-    "consensus": {"mode": "consensus"},
+    SHARED: _TOGETHER,
+    "weights, personal": {},
+    "bad, krum": {**_TOGETHER, "bad": True, "strategy": "MultiKrum"},
+    "bad, mean": {**_TOGETHER, "bad": True},
     "one place": {},
-    "bad, mean": {"bad": True},
-    "bad, median": {"bad": True, "strategy": "FedMedian"},
-    "bad, krum": {"bad": True, "strategy": "MultiKrum"},
+    "answers": {**_TOGETHER, "mode": "answers"},
+    "consensus": {"mode": "consensus"},
+    "bad, median": {**_TOGETHER, "bad": True, "strategy": "FedMedian"},
 }
 
 
@@ -349,14 +352,17 @@ def findings(options: Options, results: Sequence[Result]) -> Findings:
     told = []
     for (robot, executor), own in grouped(rows, "robot", "executor").items():
         by = {row["arm"]: row for row in own}
-        if "local" in by and "weights" in by:
-            better = by["weights"]["mean"].mean > by["local"]["mixture"].mean
-            said = "beats" if better else "does not beat"
+        if SHARED not in by:
+            continue
+        mean = by[SHARED]["mean"].mean
+        if "local" in by:
+            said = "beats" if mean > by["local"]["mixture"].mean else "does not beat"
             told.append(f"{robot} {executor}: the shared executor {said} the best local one.")
-        for arm in ("bad, mean", "bad, median", "bad, krum"):
-            if "weights" in by and arm in by:
-                cost = by["weights"]["mean"].mean - by[arm]["mean"].mean
-                told.append(f"{robot} {executor}: {arm} costs {cost:.3f}.")
+        told += [
+            f"{robot} {executor}: {arm} costs {mean - row['mean'].mean:.3f}."
+            for arm, row in by.items()
+            if arm.startswith("bad")
+        ]
     return Findings([Section("Arms", "", table(columns, rows, caption))], " ".join(told))
 
 

@@ -221,8 +221,8 @@ def _whole(results: Sequence[Result]) -> list[Result]:
         if arm != _EXECUTOR.name:
             out += each
             continue
-        lates = {r["latency"] for r in results if r["env"] == each[0]["env"]} - {0}
-        out += [{**each[0], "latency": late} for late in sorted(lates)]
+        delays = {r["latency"] for r in results if r["env"] == each[0]["env"]} - {0}
+        out += [{**each[0], "latency": late} for late in sorted(delays)]
     return out
 
 

@@ -77,7 +77,9 @@ class Mosquitto:
         end = time.monotonic() + ENOUGH
         while self._process.poll() is None and time.monotonic() < end:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-                return True
+                # Another program may have taken the port meanwhile; then it ends.
+                time.sleep(0.05)
+                return self._process.poll() is None
             time.sleep(0.01)
         return False
 

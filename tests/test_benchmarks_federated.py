@@ -44,7 +44,7 @@ def test_options_are_checked(tmp_path: Path) -> None:
     (tmp_path / "sac-Hopper-v5").mkdir()
     good: dict[str, Any] = {"planners": tmp_path, "robots": ("Hopper-v5",)}
     for changed, match in (
-        ({"arms": ("weight",)}, "weights"),
+        ({"arms": ("locl",)}, "local"),
         ({"planners": None}, "--planners"),
         ({"robots": ("Walker2d-v5",)}, "sac-Walker2d-v5 is missing"),
         ({"labels": 3}, "a label and a step for each round"),
@@ -61,13 +61,13 @@ def test_the_worst_device_and_the_best_local_executor_are_told() -> None:
         know = {"returns": [110.0, 210.0], "random": [10.0, 10.0], "arm": "planner, random"}
         everywhere = [[110.0, 10.0], [60.0, 110.0]]
         local = {"arm": "local", "returns": [110.0, 110.0], "everywhere": everywhere}
-        weights = {"arm": "weights", "returns": [100.0, 170.0], "sent": 5, "received": 7}
+        weights = {"arm": federated.SHARED, "returns": [100.0, 170.0], "sent": 5, "received": 7}
         bad = {"arm": "bad, median", "returns": [90.0, 170.0], "sent": 5, "received": 7}
         results += [{**base, **each, "seed": seed} for each in (know, local, weights, bad)]
     found = federated.findings(federated.Options(), results)
     rows = {row["arm"]: row for row in federated._rows(results)}
     assert rows["local"]["mixture"].mean == pytest.approx(0.5)
-    assert rows["weights"]["worst"].mean == pytest.approx(0.8)
-    assert rows["weights"]["mean"].mean == pytest.approx(0.85)
+    assert rows[federated.SHARED]["worst"].mean == pytest.approx(0.8)
+    assert rows[federated.SHARED]["mean"].mean == pytest.approx(0.85)
     assert "the shared executor beats the best local one" in found.verdict
     assert "bad, median costs 0.050" in found.verdict

@@ -190,6 +190,22 @@ def test_a_warm_start_goes_on_from_those_weights() -> None:
         other.warm_start(vector[:-1])
 
 
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_warm_start_may_keep_the_optimiser(engine: EngineName) -> None:
+    """Adam's state and the learning rate go on; else both begin anew. The average always does."""
+    distiller = learnt(100, engine=engine)
+    rate = distiller.step()["learning_rate"]
+    distiller.warm_start(distiller.snapshot(), afresh=False)
+    assert distiller.step()["learning_rate"] == rate
+    assert int(distiller.state()["adam"]["state"][0]["step"]) == 102
+    # The first step's weights are all of a new average.
+    kept = distiller.state()
+    assert torch.allclose(list(kept["network"].values())[-1], kept["average"][-1])
+    distiller.warm_start(distiller.snapshot())
+    assert distiller.step()["learning_rate"] < rate
+    assert int(distiller.state()["adam"]["state"][0]["step"]) == 1
+
+
 def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     """Weights, averages, labels, steps and time are as they were."""
     distiller = learnt(100)

@@ -401,7 +401,7 @@ def test_reinforce_leaves_an_executor_and_a_report(
         (["--steps", "0"], "steps is 0"),
         (["--weight", "much"], "weight is 'much'"),
         (["--weight", "-1"], "weight is -1"),
-        (["--gamma", "0"], "gamma 0"),
+        (["--gamma", "0"], "gamma is 0"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(

@@ -343,8 +343,8 @@ def test_the_study_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(found) == {"planner, random", *federated.ARMS}
     assert all(len(row["returns"]) == 3 for row in found.values())
     assert [len(row) for row in found["local"]["everywhere"]] == [3, 3, 3]
-    assert found["weights"]["received"] == found["bad, krum"]["received"] > 0
-    assert found["weights"]["refused"] == {}
+    assert found[federated.SHARED]["received"] == found["bad, krum"]["received"] > 0
+    assert found[federated.SHARED]["refused"] == {}
 
 
 def test_the_example_runs(

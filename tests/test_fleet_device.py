@@ -16,7 +16,7 @@ from agentkd.fleet.errand import Pace
 from agentkd.fleet.messages import Desired, Report, read_report
 from agentkd.transport import Message
 from agentkd.transport.memory import Hub
-from tests.fleet_followed import NAME, World, left
+from tests.fleet_one_device import NAME, World, left
 from tests.fleet_server import SITE, TOPICS, following
 from tests.runtime_children import BOX
 from tests.test_device import acts, written

@@ -17,7 +17,7 @@ from agentkd.fleet.incoming import Incoming
 from agentkd.fleet.messages import Desired, blob, read_need
 from agentkd.transport import Message
 from agentkd.transport.memory import Faults
-from tests.fleet_followed import NAME, World, left
+from tests.fleet_one_device import NAME, World, left
 from tests.fleet_server import TOPICS, following
 from tests.test_device import acts
 

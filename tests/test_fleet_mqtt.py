@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -52,7 +51,7 @@ class Field:
 
     def follower(self, address: str, **options: Any) -> Follower:
         """Make a device's program."""
-        found = MqttOptions(address, keepalive=1, identifier=f"{SITE}-{NAME}", **options)
+        found = MqttOptions(address, keepalive=1, **options)
         connect = partial(MqttTransport, found)
         return Follower(self.device, connect, SITE, NAME, pace=QUICK, seen=self._seen)
 
@@ -197,25 +196,6 @@ class TestCommand:
         ):
             with pytest.raises(ConfigError, match=said):
                 run(Options(folder=folder, **options))  # type: ignore[arg-type]
-
-
-def test_a_device_imports_what_it_needs_and_no_more() -> None:
-    """Neither torch nor Gymnasium; and `import agentkd` no MQTT."""
-    heavy = ("torch", "gymnasium", "scipy", "rich")
-    code = (
-        "import sys, agentkd; assert 'aiomqtt' not in sys.modules\n"
-        "import agentkd.fleet.device, agentkd.transport.mqtt, aiomqtt, tuf.ngclient\n"
-        f"print([each for each in {heavy} if each in sys.modules])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == "[]"
 
 
 def test_the_thread_ends_with_its_block(broker: Mosquitto, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_the_library_shows_what_an_embedder_needs() -> None:
         "agentkd",
         "agentkd.runtime, agentkd.deploy.bundle, agentkd.executors.native",
         "agentkd.executors.architecture, agentkd.executors.executor, agentkd.refs",
+        "agentkd.device, agentkd.fleet.device, agentkd.transport.mqtt, agentkd.transport.memory",
     ],
 )
 def test_what_acts_in_time_imports_no_training_code(modules: str) -> None:

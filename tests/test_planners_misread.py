@@ -128,6 +128,23 @@ def test_a_black_box_that_takes_masks_is_refused() -> None:
     with pytest.raises(SpecError, match="action_masks"):
         from_object(Masked(), "it", env_spec(Board()))
 
+    class Legal:
+        def predict(self, obs: Any, legal_actions: Any = None) -> Any:
+            del legal_actions
+            return np.zeros(len(obs), int)
+
+    with pytest.raises(SpecError, match="legal_actions"):
+        from_object(Legal(), "it", env_spec(Board()))
+
+    class Old:
+        """As SB3 before 1.5, where the mask says which episodes begin."""
+
+        def predict(self, obs: Any, state: Any = None, mask: Any = None) -> Any:
+            del state, mask
+            return np.zeros(len(obs), int), None
+
+    acts(from_object(Old(), "it", env_spec(Board())), np.zeros((2, 4), np.float32))
+
 
 # Networks that are not assumed
 
@@ -419,3 +436,23 @@ def test_black_boxes_are_asked_deterministically_and_without_memory() -> None:
     box.remembers = True
     with pytest.raises(PlannerError, match=r"memory.*initial_state"):
         acts(planner)
+
+    class Recurrent:
+        def predict(self, obs: Any, lstm_states: Any = None) -> Any:
+            return np.ones((len(obs), 1)), np.zeros(3)
+
+    with pytest.raises(PlannerError, match=r"memory.*initial_state"):
+        acts(from_object(Recurrent(), "box", SPEC))
+
+
+@pytest.mark.parametrize("wrong", [["left"] * 3, [object()] * 3, [1j] * 3])
+def test_actions_that_are_no_numbers_are_refused(wrong: Any) -> None:
+    """They are the planner's, and said so."""
+
+    class Box:
+        def predict(self, obs: Any) -> Any:
+            return np.array(wrong[: len(obs)])
+
+    planner: Any = from_object(Box(), "box", SPEC)
+    with pytest.raises(PlannerError, match="not numbers"):
+        planner.policy(np.zeros((3, SPEC.obs.size), np.float32))

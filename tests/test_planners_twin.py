@@ -34,6 +34,11 @@ def steady(obs: Floats) -> Point:
     return Point(np.clip(push, -3, 3).astype(np.float32))
 
 
+def still(obs: Floats) -> Point:
+    """Let a hopper stand."""
+    return Point(np.zeros((len(obs), 3), np.float32))
+
+
 class Noisy(gym.Wrapper[Any, Any, Any, Any]):
     """A robot in a wind that nobody sees."""
 
@@ -121,14 +126,28 @@ def test_a_planner_rolls_itself_out() -> None:
     assert "5 rows" in made.name
 
 
+def test_a_simulation_that_diverges_predicts_nothing() -> None:
+    """MuJoCo would begin anew in silence, with the robot in its first pose."""
+    hopper, wild = twin("Hopper-v5"), np.full(11, 1e6, np.float32)
+    assert not np.isfinite(hopper(wild, [np.zeros(3, np.float32)])).all()
+    assert np.isfinite(hopper(np.zeros(11, np.float32), [np.zeros(3, np.float32)])).all()
+    made = rolled_out(Planner(still, hopper.spec, "still", 0, ""), "Hopper-v5", 3)
+    with pytest.raises(PlannerError, match="simulation diverged"):
+        made.policy(wild[None])  # type: ignore[call-arg]
+
+
 def test_what_cannot_be_rolled_out_is_refused() -> None:
-    """Several rows already, none at all, a world without a simulation."""
+    """Several rows already, none or half of one, another world or one without a simulation."""
     spec = env_spec(gym.make(POLE))
     known = load_planner(STEADY, spec)
     with pytest.raises(PlannerError, match="one row"):
         rolled_out(rolled_out(known, POLE, 2), POLE, 2)
-    with pytest.raises(ConfigError, match="rows"):
-        rolled_out(known, POLE, 0)
+    for rows in (0, 1.5, "2"):
+        wrong: Any = rows
+        with pytest.raises(ConfigError, match="rows"):
+            rolled_out(known, POLE, wrong)
+    with pytest.raises(SpecError, match=r"is for Spec.*; Hopper-v5 has"):
+        rolled_out(known, "Hopper-v5", 2)
     with pytest.raises(SpecError, match="CartPole-v1"):
         rolled_out(Planner(steady, spec, "steady", 0, ""), "CartPole-v1", 2)
 

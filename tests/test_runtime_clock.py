@@ -181,7 +181,11 @@ def test_garbage_can_be_left_to_python() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"priority": 0}, "1 to 99"), ({"cores": []}, "cores"), ({"cores": [-1]}, "cores")],
+    [
+        ({"priority": 0}, "at least 1 and at most 99"),
+        ({"cores": []}, "cores"),
+        ({"cores": [-1]}, "cores"),
+    ],
 )
 def test_scheduling_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
     """Priorities and cores that is invalid are refused."""

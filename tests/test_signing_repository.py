@@ -119,3 +119,25 @@ def test_a_repository_is_read_over_http(
         assert caught.value.reason == reason, (name, end)
     instead.clear()
     assert trust.fetch(address, "executor.akd", 1000)[0] == DATA
+
+
+def test_a_server_that_drips_is_given_up(
+    served: tuple[Signer, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte within each wait keeps the client waiting; a download has one limit."""
+    signer, address, instead = served
+    monkeypatch.setattr("agentkd.signing.fetching._PATIENCE", 0.2)
+    monkeypatch.setattr("agentkd.signing.fetching._SLOWEST", 1e9)
+    over = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        while not over.wait(0.02):
+            yield b" "
+
+    for end in ("timestamp.json", ".executor.akd"):
+        instead.clear()
+        instead[end] = drip
+        with pytest.raises(SignatureError, match="did not come within") as caught:
+            signer.trust().fetch(address, "executor.akd", 1000)
+        assert caught.value.reason == "missing"
+    over.set()

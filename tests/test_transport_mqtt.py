@@ -109,6 +109,21 @@ async def test_a_killed_broker_is_connected_to_again(
     assert texts[0] == f"{broker.address}: the connection was lost. It is tried again."
 
 
+async def test_a_connection_takes_the_place_of_its_own_former_one_alone(broker: Mosquitto) -> None:
+    """Two clients have two identifiers, and each keeps its own."""
+    options = MqttOptions(broker.address)
+    async with End(options, "a").read() as one, End(options, "a").read() as other:
+        await one.connected()
+        await other.connected()
+        one.line.send(Message("a", b"x"))
+        await until(lambda: one.payloads == other.payloads == [b"x"])
+        assert (one.line.connections, other.line.connections) == (1, 1)
+        named = MqttOptions(broker.address, identifier=one.line._identifier)
+        async with End(named).read() as thief:
+            await thief.connected()
+            await one.connected(2)
+
+
 async def test_a_frozen_broker_is_noticed(broker: Mosquitto) -> None:
     """By its silence; once it goes on, so does the line."""
     async with End(MqttOptions(broker.address, keepalive=1), "a").read() as end:

@@ -29,13 +29,13 @@ class Broker:
 UNGUARDED = Broker()
 
 
-def mqtt_options(address: str, broker: Broker, identifier: str) -> MqttOptions:
+def mqtt_options(address: str, broker: Broker, identifier: str = "") -> MqttOptions:
     """Return how to reach a broker.
 
     Args:
         address: mqtt://HOST:PORT or mqtts://HOST:PORT.
         broker: What the command line says.
-        identifier: How the broker tells this client from others.
+        identifier: How the broker tells this client from others; "" for one that is drawn.
 
     Raises:
         ConfigError: If something cannot be used.

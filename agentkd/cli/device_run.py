@@ -21,7 +21,7 @@ _TURN = 0.2
 
 def follow(device: Device, address: str, site: str, name: str, broker: Broker) -> int:
     """Follow the server behind a broker until Ctrl-C or SIGTERM."""
-    options = mqtt_options(address, broker, f"agentkd-{site}-{name}")
+    options = mqtt_options(address, broker)
     console = Console()
     trust = "signed files alone" if device.signed else "unsigned files too, for there is no --trust"
     with ctrl_c() as ended:

@@ -10,7 +10,7 @@ import tyro
 
 from agentkd.cli.terminal import Console
 from agentkd.deploy.bundle import read_bundle
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, check_choice
 from agentkd.signing.keys import default_folder
 from agentkd.signing.repository import DAYS, LONG, ROLES, Role, create, renew, rotate, sign
 
@@ -102,6 +102,5 @@ def _roles(words: tuple[str, ...]) -> tuple[Role, ...]:
     if not words:
         raise ConfigError(f"keys rotate needs roles: {', '.join(ROLES)}.")
     for word in words:
-        if word not in known:
-            raise ConfigError(f"No role {word!r}: {', '.join(ROLES)}.")
+        check_choice("role", word, ROLES)
     return tuple(known[word] for word in dict.fromkeys(words))

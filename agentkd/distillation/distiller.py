@@ -80,7 +80,7 @@ class Distiller:
         self._expected = False
         # A normaliser that was set by labels is not given up for a few new ones.
         self._normalised_at = 0 if is_neutral(executor) else _SETTLED // 2
-        self._progress, self._rising = 0.0, 0
+        self._progress, self._rising, self._averaged = 0.0, 0, 0
 
     def add(self, obs: Floats, dist: AnyDist, link: NDArray[np.int32] | None = None) -> None:
         """Take labels: observations (batch, obs) and the planner's answer to them.
@@ -138,7 +138,7 @@ class Distiller:
             return {}
         self._renormalise()
         self.steps += 1
-        share = (_AVERAGE + 1) / (self.steps - self._rising + _AVERAGE)
+        share = (_AVERAGE + 1) / (self.steps - self._averaged + _AVERAGE)
         how = Step(self._rate(), share, self._progress)
         numbers = dict(self.engine.step(self._histories or self.buffer, self._random, how))
         if not np.isfinite(numbers.pop("loss")):
@@ -216,21 +216,26 @@ class Distiller:
         """Give the averaged executor's numbers as `Executor.vector` lays them out."""
         return self.freeze().vector()
 
-    def warm_start(self, vector: Floats) -> None:
+    def warm_start(self, vector: Floats, *, afresh: bool = True) -> None:
         """Go on from an executor's numbers, as `Executor.vector` lays them out.
 
-        The optimiser and the average of the weights begin anew, and the learning rate rises once
-        more.
+        The average of the weights begins anew.
+
+        Args:
+            vector: The numbers.
+            afresh: Whether the optimiser begins anew too, and the learning rate rises once more.
 
         Raises:
             SpecError: If they are of another executor.
             NumbersError: If they hold NaN or infinity.
         """
         executor = self._executor.with_vector(vector, 0)
-        self.engine.warm_start(unstacked(executor))
+        self.engine.warm_start(unstacked(executor), afresh=afresh)
         if self._histories is not None:
             self._histories.blank = executor.mean
-        self._rising = self.steps
+        self._averaged = self.steps
+        if afresh:
+            self._rising = self.steps
         self.engine.keep()
 
     def state(self) -> dict[str, Any]:

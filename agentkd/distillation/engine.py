@@ -147,8 +147,8 @@ class Engine(Protocol):
     def freeze(self, version: int) -> Executor:
         """Return the averaged executor."""
 
-    def warm_start(self, executor: Executor) -> None:
-        """Go on from an executor's weights, with a fresh optimiser and a fresh average."""
+    def warm_start(self, executor: Executor, *, afresh: bool = True) -> None:
+        """Go on from an executor's weights, with a fresh average; `afresh`, a fresh optimiser."""
 
     def keep(self) -> None:
         """Remember the state to recover, if all of it is finite."""

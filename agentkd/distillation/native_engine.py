@@ -263,11 +263,12 @@ class NativeEngine:
         vector = np.concatenate([self._vector[:size], self._average])
         return self._executor.with_vector(vector, version)
 
-    def warm_start(self, executor: Executor) -> None:
-        """Go on from an executor's weights, with a fresh optimiser and a fresh average."""
+    def warm_start(self, executor: Executor, *, afresh: bool = True) -> None:
+        """Go on from an executor's weights, with a fresh average; `afresh`, a fresh optimiser."""
         self._vector[:] = executor.vector()
         self._average[:] = self._weights
-        self._begin_adam()
+        if afresh:
+            self._begin_adam()
 
     def _begin_adam(self) -> None:
         self._first[:], self._second[:], self._moved = 0.0, 0.0, 0

@@ -332,6 +332,6 @@ def check_recording(labels: int | None, seconds: float | None, chance: float) ->
     """
     if labels is None and seconds is None:
         raise ConfigError("A recording needs an end: give labels or seconds.")
-    for name, value in (("labels", labels), ("seconds", seconds)):
-        check_range(name, value, above=0)
+    check_range("labels", labels, above=0)
+    check_range("seconds", seconds, above=0)
     check_range("chance", chance, least=0, most=1)

@@ -165,12 +165,14 @@ class TorchEngine:
         """Return the averaged executor."""
         return self.network.freeze(version, self.average)
 
-    def warm_start(self, executor: Executor) -> None:
-        """Go on from an executor's weights, with a fresh optimiser and a fresh average."""
+    def warm_start(self, executor: Executor, *, afresh: bool = True) -> None:
+        """Go on from an executor's weights, with a fresh average; `afresh`, a fresh optimiser."""
         self.network.load_state_dict(Network(executor).state_dict())
-        self.average, self.adam = self._copies(), self._optimiser()
-        if self.objective is not None:
-            self.objective.restart()
+        self.average = self._copies()
+        if afresh:
+            self.adam = self._optimiser()
+            if self.objective is not None:
+                self.objective.restart()
 
     def _weights(self) -> dict[str, Any]:
         terms = self.restored if self.objective is None else self.objective.state_dict()

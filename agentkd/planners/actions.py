@@ -32,13 +32,15 @@ def from_actions(
     Raises:
         SpecError: If the actions are not such.
     """
-    array = np.asarray(actions)
+    array = np.asarray(actions.detach() if hasattr(actions, "detach") else actions)
     size = dists.action_width(action)
     if array.ndim == 0 or array.size != batch * size or len(array) != batch:
         raise SpecError(
             f"The actions have shape {array.shape}; ({batch}, {size}) was expected for "
             f"{action}. To give logits or values, return Categorical or QValues."
         )
+    if array.dtype.kind not in "biuf":
+        raise SpecError(f"The actions are {array.dtype}, not numbers.")
     flat = array.reshape(batch, size)
     if isinstance(action, BoxSpec):
         return Point(flat.astype(np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ def parameters_of(function: Any) -> tuple[str, ...] | None:
         return None
 
 
+_MASKS = re.compile(r"mask|(valid|legal|available)_(actions|moves)")
+"""How parameters are named that say which actions are allowed."""
+_STATES = re.compile(r"state|hidden|memory")
+"""How parameters are named for what is remembered."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BlackBox:
     """An object with only `predict`, which takes what the environment gives, batched.
@@ -52,9 +59,13 @@ class BlackBox:
 
     def __post_init__(self) -> None:
         """Refuse a `predict` that takes action masks."""
-        if "action_masks" in (parameters_of(self.predict) or ()):
+        known = parameters_of(self.predict) or ()
+        masks = [name for name in known if _MASKS.search(name)]
+        if "state" in known and "mask" in masks:
+            masks.remove("mask")  # says where episodes begin, as in SB3 before 1.5
+        if masks:
             raise SpecError(
-                "predict takes action_masks, and a planner gets only observations. "
+                f"predict takes {masks[0]}, and a planner gets only observations. "
                 "Write a function planner(spec) whose object finds the masks from the "
                 "observations, and give module:planner."
             )
@@ -65,7 +76,8 @@ class BlackBox:
         options = {"deterministic": True} if "deterministic" in known else {}
         answer = self.predict(unflatten(self.spec.obs, obs), **options)
         if isinstance(answer, tuple):
-            if "state" in known and len(answer) > 1 and answer[1] is not None:
+            remembers = any(_STATES.search(name) for name in known)
+            if remembers and len(answer) > 1 and answer[1] is not None:
                 raise PlannerError(
                     "predict answers with a state: it has a memory, which would be "
                     "lost. Write a function planner(spec) that returns an object with "

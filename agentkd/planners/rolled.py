@@ -9,10 +9,11 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import PlannerError, check_range
+from agentkd.errors import ConfigError, PlannerError, SpecError
 from agentkd.planners.load import load_planner
 from agentkd.planners.planner import Planner
 from agentkd.planners.search.twin import Twin, twin
+from agentkd.sizes import is_whole
 from agentkd.spec import ActionSpec
 from agentkd.spec_json import from_json
 from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy
@@ -40,17 +41,23 @@ class RolledOut:
         return self.policy if rows == 1 else replace(self, horizon=rows)
 
     def __call__(self, obs: Floats, /) -> ActionDist:
-        """Answer observations (batch, size) with (batch · horizon) rows."""
+        """Answer observations (batch, size) with (batch · horizon) rows.
+
+        Raises:
+            PlannerError: If the simulation diverges.
+        """
         states = [self.model.placed(each) for each in obs]
         seen, found = obs, []
         for row in range(self.horizon):
-            answer = dists.packed(self.policy(seen))
+            answer = dists.check(self.policy(seen), self.action, len(obs))
             found.append(answer.rows)
             if row + 1 < self.horizon:
                 actions = dists.mode(dists.opened(answer, self.action), self.action)
                 moved = [self.model.moved(*each) for each in zip(states, actions, strict=True)]
                 states = [state for state, _ in moved]
                 seen = np.stack([each for _, each in moved])
+                if not np.isfinite(seen).all():
+                    raise PlannerError(f"The simulation diverged: it gave NaN after row {row}.")
         rows = np.stack(found, 1).reshape(len(obs) * self.horizon, -1)
         return dists.unpack(answer.kind, rows, self.action)
 
@@ -66,15 +73,20 @@ def rolled_out(planner: Planner, env: str, rows: int) -> Planner:
     Raises:
         ConfigError: If there is less than one row.
         PlannerError: If the planner has a memory, or several rows already.
-        SpecError: If the environment's simulation does not reproduce it.
+        SpecError: If it is for another environment, or the environment's simulation does not
+            reproduce it.
     """
-    check_range("rows", rows, least=1)
+    if not is_whole(rows, 1):
+        raise ConfigError(f"rows is {rows!r:.80}; it has to be a whole number, at least 1.")
     policy: Any = planner.policy
     if hasattr(policy, "initial_state") or getattr(policy, "horizon", 1) != 1:
         raise PlannerError(
             f"{planner.name} has a memory or several rows; only a planner of one row is rolled out."
         )
-    made = RolledOut(policy, twin(env), planner.spec.action, rows)
+    model = twin(env)
+    if (planner.spec.obs.size, planner.spec.action) != (model.spec.obs.size, model.spec.action):
+        raise SpecError(f"{planner.name} is for {planner.spec}; {env} has {model.spec}.")
+    made = RolledOut(policy, model, planner.spec.action, rows)
     return replace(planner, policy=made, name=f"{planner.name}, rolled out for {rows} rows")
 
 

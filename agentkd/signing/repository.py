@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from agentkd.errors import ConfigError, LoadError, WriteError, check_range
+from agentkd.errors import ConfigError, LoadError, WriteError, check_choice, check_range
 from agentkd.extras import needing
 from agentkd.files import Content, loading, read_file, write_atomic, write_files
 from agentkd.printable import logger
@@ -228,8 +228,7 @@ def rotate(
         LoadError: If the repository is not as the signer left it.
         WriteError: If something cannot be written.
     """
-    if role not in ROLES:
-        raise ConfigError(f"No role {role!r}: {', '.join(ROLES)}.")
+    check_choice("role", role, ROLES)
     folder, secrets = _places(repository, private)
     _check_days(days)
     time = now or datetime.now(UTC)

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
-from urllib.parse import quote
 
 from agentkd.errors import AgentkdError, LoadError, SignatureError, SignatureReason, WriteError
 from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
-from agentkd.files import loading, read_file, reason, write_atomic
+from agentkd.files import read_file, reason, write_atomic
+from agentkd.signing.fetching import Read, reader
 from agentkd.signing.proof import LARGEST, METADATA, Proof
 
 SIGNED_AT = "x-agentkd-signed"
@@ -39,9 +39,6 @@ _FORMAT, _SCHEMA = "agentkd.trust", 1
 _ROLES = ("timestamp", "snapshot", "targets")
 _CACHED = {f"{role}.json" for role in _ROLES}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-Read = Callable[[str, int], bytes]
-"""Gives a file of a repository, such as "metadata/timestamp.json", of so many bytes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,7 @@ class TrustStore:
         Raises:
             SignatureError: If it is not there, or its signature does not hold.
         """
-        read = _reader(address)
+        read = reader(address)
         with self._refreshed(read, address) as (targets, signed):
             target = targets.get(name)
             if target is None:
@@ -275,30 +272,6 @@ class _Source:
             raise DownloadLengthMismatchError(f"{name} is longer than {max_length:,} bytes")
         parse_json(data, name)
         return data
-
-
-def _reader(address: str) -> Read:
-    """Return what reads a repository's files, from a folder or over HTTP."""
-    if address.startswith(("http://", "https://")):
-        from tuf.ngclient import Urllib3Fetcher
-
-        fetcher = Urllib3Fetcher()
-
-        def download(name: str, most: int) -> bytes:
-            found: bytes = fetcher.download_bytes(f"{address.rstrip('/')}/{quote(name)}", most)
-            return found
-
-        return download
-
-    def read(name: str, most: int) -> bytes:
-        path = Path(address) / name
-        with loading(path):
-            there = path.exists()
-        if not there:
-            raise FileNotFoundError(name)
-        return read_file(path, most)
-
-    return read
 
 
 def _lay_out(files: Mapping[str, bytes], work: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 import socket
@@ -74,6 +75,9 @@ class MqttTransport:
         self.dropped_sent = 0
         self.dropped_received = 0
         self._options, self._will = options, will
+        # The same for each connection: a former one that is still open is replaced. 23 letters and
+        # digits are what each broker has to take.
+        self._identifier = options.identifier or f"agentkd{os.urandom(8).hex()}"
         self._fixed, self._more = filters, tuple[str, ...]()
         self._sent: deque[Message] = deque()
         self._came: deque[Received] = deque()
@@ -183,7 +187,7 @@ class MqttTransport:
         client = aiomqtt.Client(
             options.host,
             options.port,
-            identifier=options.identifier or None,
+            identifier=self._identifier,
             username=options.user or None,
             password=options.password or None,
             protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,

@@ -32,8 +32,8 @@ class MqttOptions:
         user: The user's name.
         password: The user's password; see `read_password`.
         protocol: The version of MQTT.
-        identifier: How the broker tells one client from another; a second one of the same name
-            takes the place of the first. By default the broker chooses.
+        identifier: How the broker tells one client from another. Who knows it, and is let in by the
+            broker, can take the client's place; so one is drawn by default.
         keepalive: Seconds of silence after which a sign of life is asked for; a frozen broker is
             noticed after about twice that.
         queue: Messages that wait at each end at most; more are dropped and counted.

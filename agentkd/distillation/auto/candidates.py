@@ -62,8 +62,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in _COSTS:
-            limit = getattr(self, name)
-            check_range(name, limit, above=0)
+            check_range(name, getattr(self, name), above=0)
 
     def beyond(self, cost: Cost) -> str:
         """Say which limit a cost is beyond, "" where it is within all."""

@@ -53,7 +53,7 @@ class InMemory:
     """
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
-        """Take the clients; whoever made them closes them."""
+        """Take the clients; the caller closes them."""
         self._clients = dict(clients)
 
     @property

@@ -83,8 +83,11 @@ class PublicStates:
 def learn(
     distiller: Distiller, executor: Executor, steps: int, span: tuple[float, float]
 ) -> Executor:
-    """Take gradient steps from an executor's weights on; `span` is their part of the schedule."""
-    distiller.warm_start(executor.vector())
+    """Take gradient steps from an executor's weights on; `span` is their part of the schedule.
+
+    The optimiser goes on from its own state: begun anew in each round, Adam loses much of a round.
+    """
+    distiller.warm_start(executor.vector(), afresh=False)
     begin, end = span
     for step in range(steps):
         distiller.schedule(begin + (end - begin) * step / steps)

@@ -301,6 +301,7 @@ def _graph(session: Any, about: Assumptions) -> Graph:
     masks = None
     if _MASKS in inputs:
         masks = _MASKS, int(np.prod(_shape(inputs[_MASKS], about)[1:]))
+        about.note(f"its {_MASKS} allow every choice: observations do not tell which are forbidden")
     held = {name for name, _, _ in memory} | {_MASKS}
     floats = [each for name, each in inputs.items() if name not in held]
     named = [each for each in floats if _OBSERVATION.fullmatch(each.name)]

@@ -63,6 +63,10 @@ class Twin:
                 f"{name} observes {self.spec}, and the robot in it {env_spec(robot)}: a wrapper "
                 "changes that."
             )
+        # Where it diverges, MuJoCo would begin anew, and that would be the prediction.
+        import mujoco
+
+        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self._robot, self._model = robot, model
         self._hidden = self._unobserved(name)
         self._tried(name, made)

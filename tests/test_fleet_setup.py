@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.fleet_world import executor_file
 
 pytest.importorskip("cryptography")
 SITE = "plant"
+ROOT = Path(__file__).parents[1]
 
 
 def _fleet(folder: Path, devices: tuple[str, ...] = ("a", "b"), port: int = 8883) -> Path:
@@ -232,3 +235,31 @@ async def test_a_rollout_at_a_real_broker(tmp_path: Path, nonblocking: BlockBust
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await line.aclose()
+
+
+@pytest.mark.needs("mosquitto")
+async def test_serve_tells_what_is_decided_and_ends_by_a_signal(tmp_path: Path) -> None:
+    """The command follows the trail, and SIGTERM ends it in status 0."""
+    pytest.importorskip("aiomqtt")
+    folder, port = tmp_path / "fleet", _free()
+    begin(folder, SITE)
+    file = executor_file(tmp_path)
+    async with _mosquitto(local(folder, port), port):
+        words = ("-m", "agentkd", "fleet", "serve", str(folder))
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *words, stdout=subprocess.PIPE, env=environment
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(120):
+                assert b"plant: serving" in await process.stdout.readline()
+                desk = await asyncio.to_thread(Office, folder)
+                await asyncio.to_thread(desk.push, file)
+                assert b"push executor.akd" in await process.stdout.readline()
+                process.terminate()
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

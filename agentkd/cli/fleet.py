@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -248,6 +249,7 @@ def _watch(folder: Path, console: Console) -> int:
                 live.update(shown(office.fleet, now), refresh=True)
             elif over or time.monotonic() - told >= _LINE_EVERY:
                 console.print(line(office.fleet, now), soft_wrap=True)
+                sys.stdout.flush()
                 told = time.monotonic()
             if over:
                 assert rollout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -40,7 +41,9 @@ def serve(
     folder: Path, address: str | None, how: cli_broker.Broker, metrics_port: int | None
 ) -> int:
     """Serve a folder until a signal ends it."""
-    console, office = Console(), Office(folder)
+    console, office, trail = Console(), Office(folder), AuditLog(folder)
+    # What was decided before is not told again.
+    deque(trail.read(), maxlen=0)
     site = office.fleet.site
     if address is None:
         broker = read_broker(folder)
@@ -56,7 +59,8 @@ def serve(
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
         console.print(f"{site}: serving {folder} at {address}; Ctrl-C ends it", soft_wrap=True)
-        tell = partial(_tell, folder, console, ended)
+        sys.stdout.flush()
+        tell = partial(_tell, trail, console, ended)
         asyncio.run(_serve(office, connect, server_is, tell))
     return 0
 
@@ -84,12 +88,11 @@ async def _serve(
         await line.aclose()
 
 
-async def _tell(folder: Path, console: Console, ended: Callable[[], bool]) -> None:
+async def _tell(trail: AuditLog, console: Console, ended: Callable[[], bool]) -> None:
     """Print what is decided, until a signal comes; what devices report is in the trail."""
-    trail = AuditLog(folder)
-    await asyncio.to_thread(lambda: deque(trail.read(), maxlen=0))
     while not ended():
         for entry in await asyncio.to_thread(lambda: list(trail.read())):
             if entry.event["what"] != "device":
                 console.print(told(entry.event), soft_wrap=True)
+                sys.stdout.flush()
         await asyncio.sleep(_TURN)

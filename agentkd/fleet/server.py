@@ -43,8 +43,9 @@ _LOOK = 0.1
 """Seconds after which the trail is looked at for commands."""
 _FIRST, _LONGEST = 1.0, 60.0
 """Seconds after which a device that does not answer is told again: the first time, and at most."""
-_AGAIN = 0.25
-"""Seconds in which a chunk is sent once, though many need it."""
+_AGAIN, _SELDOM = 0.25, 16.0
+"""Seconds in which a chunk is sent once, though many need it: at first, and at most. All that fetch
+get it each time, so many slow devices that ask for it would else drown each other."""
 _ALLOWANCE, _REFILL = 20.0, 0.2
 """Lines that a device may cause at once, and for each second after that: one that changes its mind
 for ever shall not fill the disk."""
@@ -108,7 +109,7 @@ class Server:
         self._blobs: dict[str, tuple[Blob, list[bytes]]] = {}
         self._published: dict[str, int] = {}
         self._needed: dict[tuple[str, int], None] = {}
-        self._sent_at: dict[tuple[str, int], float] = {}
+        self._sent_at: dict[tuple[str, int], tuple[float, float]] = {}
         self._offered = self._cleaned = 0
 
     async def run(self) -> None:
@@ -291,7 +292,8 @@ class Server:
     def _answer(self, now: float, *, retain: bool) -> None:
         """Send the chunks that were asked for; one that was just sent waits its time."""
         for key in list(self._needed):
-            if now - self._sent_at.get(key, -1e9) < _AGAIN:
+            at, wait = self._sent_at.get(key, (-1e9, _AGAIN))
+            if now - at < wait:
                 continue
             digest, index = key
             chunks = self._blobs.get(digest, (None, []))[1]
@@ -299,7 +301,8 @@ class Server:
                 topic = self._topics.chunk(digest, index)
                 if not self._send(Message(topic, chunks[index], retain=retain)):
                     return
-            self._sent_at[key] = now
+            often = now - at < 4 * wait
+            self._sent_at[key] = now, min(2 * wait, _SELDOM) if often else _AGAIN
             del self._needed[key]
             self.counters["chunks_sent"] += 1
         if len(self._sent_at) > _MOST_NEEDED:

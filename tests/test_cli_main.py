@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import fields
 from inspect import getsource
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,9 +40,9 @@ def test_each_command_explains_each_option(name: str, capsys: pytest.CaptureFixt
     assert "usage: agentkd " + name in capsys.readouterr().out
     options = importlib.import_module(_COMMANDS[name][0]).Options
     text = "\n".join(getsource(each) for each in options.__mro__[:-1])
-    for field in options.__dataclass_fields__:
-        at = text.index(f"    {field}: ")
-        assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field
+    for field in fields(options):
+        at = text.index(f"    {field.name}: ")
+        assert text[at:].split("\n", 1)[1].lstrip(" ").startswith('"""'), field.name
 
 
 def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

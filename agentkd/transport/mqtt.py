@@ -151,7 +151,8 @@ class MqttTransport:
         client = self._client()
         try:
             async with client:
-                _cancelled()
+                if self._closed:  # aiomqtt may have swallowed the cancellation
+                    return
                 self._put(Received("", b"", connected=True))
                 self.connected, self.error = True, ""
                 self.connections += 1

@@ -38,6 +38,7 @@ FAST = {
     "record": "--labels 200 --episodes 1",
     "practise": "--ticks 2000 --restarts 1 --copies 8 --threads 1 --episodes 1",
     "reinforce": "--steps 256 --rollout 32 --environments 2 --episodes 1",
+    "fleet": "--landers 4",
     "inspect": "",
     "verify": "",
     "export": "",

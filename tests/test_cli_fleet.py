@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentkd.cli import fleet_demo
-from agentkd.cli.main import main
+from agentkd.cli.main import main, parse
 from agentkd.fleet.decisions import decide
 from agentkd.fleet.office import Office
 from agentkd.signing.proof import proof_path
@@ -171,7 +171,10 @@ def test_setup_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*words, "--devices", "arm-1, arm-2"]) == 0
     said = capsys.readouterr().out
     assert "mosquitto -c" in said
-    assert "agentkd device run mqtts://broker.example:8883" in said
+    told = next(line for line in said.splitlines() if line.startswith("there:"))
+    command = told.split("agentkd device ")[1].split()
+    assert command[:2] == ["run", "mqtts://broker.example:8883"]
+    assert str(parse("device", command).broker.tls_key) == "device.key"
     assert "--site line3" in said
     assert "root.json is missing" in said
     assert (tmp_path / "line3" / "devices" / "arm-2" / "device.key").exists()

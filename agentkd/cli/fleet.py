@@ -162,7 +162,8 @@ def _setup(options: Options, folder: Path) -> int:
         if made:
             address = f"mqtts://{options.broker_name}:{options.port or 8883}"
             words = (
-                "--ca ca.pem --cert device.pem --key device.key --trust root.json --folder DEVICE"
+                "--tls-ca ca.pem --tls-cert device.pem --tls-key device.key --trust root.json "
+                "--folder FOLDER"
             )
             text = f"there:    agentkd device run {address} --site {site} --device NAME {words}"
             console.print(text, soft_wrap=True)

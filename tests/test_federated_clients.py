@@ -117,6 +117,13 @@ def test_public_states_are_checked(episodes: Any) -> None:
         PublicStates.of(episodes)
 
 
+def test_lengths_whose_sum_overflows_are_refused() -> None:
+    """Four of 2 to the 62nd and three more are three, to a sum of 64 bits."""
+    lengths = np.array([2**62] * 4 + [3], np.int64)
+    with pytest.raises(SpecError, match="add up to the states"):
+        PublicStates(PUBLIC.obs[:3], lengths)
+
+
 WEIGHTS = weights_of(start())
 GOOD = {"labels": np.array([64], np.int64), "weights": WEIGHTS}
 BAD: dict[str, tuple[Any, str]] = {

@@ -195,3 +195,28 @@ def test_nonsense_is_refused(tmp_path: Path, line: bytes) -> None:
         stream.write(json.dumps({"number": 3}).encode() + b"\n")
     with pytest.raises(LoadError, match="line 2 does not verify"):
         list(AuditLog(tmp_path).read())
+
+
+def test_a_log_that_found_a_changed_line_never_takes_it(tmp_path: Path) -> None:
+    """Asked again it says so again, and appends nothing."""
+    _trail(tmp_path, 2)
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes().replace(b'"rollout":1', b'"rollout":7'))
+    log = AuditLog(tmp_path)
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(LoadError, match="line 3 does not verify"):
+            list(log.read())
+    with pytest.raises(LoadError, match="line 3 does not verify"):
+        log.append(lambda _: [{"what": "resume"}], 9.0)
+    assert path.read_bytes() == before
+
+
+def test_an_emptied_trail_does_not_verify(tmp_path: Path) -> None:
+    """Nor one of which only a part of the first line is left."""
+    _trail(tmp_path, 1)
+    data = (tmp_path / NAME).read_bytes()
+    for left in (b"", data[:20]):
+        (tmp_path / NAME).write_bytes(left)
+        with pytest.raises(LoadError, match="holds no whole line"):
+            list(AuditLog(tmp_path).read(signatures=True))

@@ -30,6 +30,13 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+def test_a_report_leaves_numbers_above_what_was_seen() -> None:
+    """A server goes on above it, and that has to be a number that devices read."""
+    report = Report("0" * 16, 1, online=True, seen=2**62 + 1)
+    with pytest.raises(LoadError, match="seen"):
+        read_report(report.to_bytes())
+
+
 def test_what_is_desired_is_fetched_staged_tried_and_confirmed(world: World) -> None:
     """Each step is reported, with the revision; nothing is left of what was fetched."""
     second = world.written("second", 2)

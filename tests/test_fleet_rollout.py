@@ -90,8 +90,7 @@ def test_too_many_failures_of_a_kind_abort(tmp_path: Path, kind: str) -> None:
     assert story.fleet.rollout is not None
     assert "20.0% may" in story.fleet.rollout.text
     assert {story.action(each) for each in asked[:3]} == {"apply"}
-    if kind != "timed-out":
-        assert {story.action(each) for each in asked[6:]} == {"hold"}
+    assert {story.action(each) for each in asked[6:]} == {"hold"}
     assert len(story.asked()) == 10
 
 
@@ -160,6 +159,17 @@ def test_absent_devices_do_not_hold_up_a_wave(tmp_path: Path) -> None:
     assert story.course() == "finished"
     assert story.fleet.counts["absent"] == 1
     assert "get it when they come back" in waits(story.fleet, story.now)
+
+
+def test_a_wave_smaller_than_the_sample_goes_on_without_an_absent_device(tmp_path: Path) -> None:
+    """The first wave of twenty is one device; the one in place of the absent is enough."""
+    story = Story(tmp_path, 20, waves=(5.0, 25.0, 100.0), sample=5, limit=50.0)
+    (gone,) = story.asked()
+    story.report(gone, online=False)
+    story.pass_time(51)
+    (other,) = story.asked() - {gone}
+    story.end({other})
+    assert len(story.asked()) == 6
 
 
 def test_no_evidence_begins_no_wave(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_mistakes_name_the_remedy(tmp_path: Path) -> None:
         begin(folder, "other")
     with pytest.raises(ConfigError, match="has certificates for 127"):
         secure(folder, "elsewhere", 8883, [])
+    with pytest.raises(ConfigError, match="has a broker with certificates"):
+        local(folder, 1883)
     with pytest.raises(ConfigError, match="neither a host"):
         secure(folder, "a b", 8883, [])
     begin(tmp_path / "bare", SITE)

@@ -29,13 +29,12 @@ class Broker:
 UNGUARDED = Broker()
 
 
-def mqtt_options(address: str, broker: Broker, identifier: str = "") -> MqttOptions:
+def mqtt_options(address: str, broker: Broker) -> MqttOptions:
     """Return how to reach a broker.
 
     Args:
         address: mqtt://HOST:PORT or mqtts://HOST:PORT.
         broker: What the command line says.
-        identifier: How the broker tells this client from others; "" for one that is drawn.
 
     Raises:
         ConfigError: If something cannot be used.
@@ -48,5 +47,4 @@ def mqtt_options(address: str, broker: Broker, identifier: str = "") -> MqttOpti
         user=broker.user,
         password=read_password(broker.password_file) if broker.user else "",
         protocol=broker.protocol,
-        identifier=identifier,
     )

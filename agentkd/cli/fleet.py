@@ -48,7 +48,7 @@ class Options:
     action: tyro.conf.Positional[Action]
     """setup, serve, push, status, watch, pause, resume, rollback, audit or demo."""
     folder: tyro.conf.Positional[Path | None] = None
-    """The server's folder; for demo by default a temporary one."""
+    """The server's folder; for demo by default one in runs/."""
     file: tyro.conf.Positional[Path | None] = None
     """For push, the executor file; its proof lies beside it."""
     site: str | None = None

@@ -34,7 +34,7 @@ def _connection(address: str, how: cli_broker.Broker) -> Connect:
     with needing("A fleet's broker"):
         from agentkd.transport.mqtt import MqttTransport
     # With an identifier of its own, any client could take the server's place at the broker.
-    return partial(MqttTransport, cli_broker.mqtt_options(address, how, ""))
+    return partial(MqttTransport, cli_broker.mqtt_options(address, how))
 
 
 def serve(

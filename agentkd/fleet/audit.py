@@ -126,6 +126,15 @@ class AuditLog:
         return found
 
     def _read(self, stream: BinaryIO, signatures: bool) -> Iterator[Entry]:
+        before = self._last, self._at, self._raw
+        try:
+            yield from self._new(stream, signatures)
+        except BaseException:
+            # What comes before a line that does not verify is read again next time.
+            self._last, self._at, self._raw = before
+            raise
+
+    def _new(self, stream: BinaryIO, signatures: bool) -> Iterator[Entry]:
         size = stream.seek(0, os.SEEK_END)
         if size < self._at:
             raise LoadError(
@@ -149,6 +158,8 @@ class AuditLog:
             raise self._damaged(self._last.number + 1, f"it has over {_LARGEST:,} bytes")
         if raw and not signatures:
             self._verify(raw, self._last.number)
+        if not self._last.number:
+            raise LoadError(f"{self.path} holds no whole line. Restore it from a copy.")
 
     def _checked(self, raw: bytes) -> Entry:
         """Read a line, and check that it follows the last one."""

@@ -69,8 +69,9 @@ def judged(fleet: Fleet) -> tuple[int, int, int]:
     counts, rollout = fleet.counts, fleet.rollout
     assert rollout is not None
     ended = counts["confirmed"] + sum(counts[kind] for kind in FAILURES)
-    asked = len(fleet.devices) - counts["later"]
-    return ended, ended + counts["pending"], max(1, min(rollout.plan.sample, asked))
+    # Devices that were asked in place of absent ones make the wave no larger.
+    needed = min(rollout.plan.sample, fleet.size_of(rollout))
+    return ended, ended + counts["pending"], max(1, needed)
 
 
 def _late(device: Known, plan: Plan, now: float) -> bool:

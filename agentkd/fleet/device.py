@@ -117,13 +117,15 @@ class Follower:
             await self.run()
 
         def work() -> None:
-            unbind()
             try:
+                unbind()
                 asyncio.run(follow())
             except asyncio.CancelledError:
                 pass
             except Exception:  # the robot's loop goes on
                 log.exception("What follows the fleet's server ended in an error.")
+            finally:
+                begun.set()
 
         self._thread = threading.Thread(target=work, name="fleet", daemon=True)
         self._thread.start()

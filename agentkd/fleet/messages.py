@@ -39,6 +39,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _TEXT = 500
+_MOST_SEEN = 2**62
+"""A server has to be able to go on above what a device has seen."""
 
 Action = Literal["hold", "apply", "rollback"]
 Phase = Literal["IDLE", "FETCHING", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
@@ -272,7 +274,7 @@ def read_report(payload: bytes) -> Report:
         boot=fields.text("boot"),
         session=fields.whole("session"),
         online=fields.flag("online"),
-        seen=fields.whole("seen"),
+        seen=fields.whole("seen", most=_MOST_SEEN),
         phase=cast(Phase, fields.choice("phase", get_args(Phase))),
         digest=fields.text("digest"),
         active=fields.text("active"),

@@ -265,11 +265,15 @@ class Fleet:
         for device in self.devices.values():
             self._follow(device, rollout)
 
+    def size_of(self, rollout: Rollout) -> int:
+        """Return for how many devices the present wave is, with those before it."""
+        share = rollout.plan.waves[rollout.wave] / 100
+        return math.ceil(share * len(self.devices) - 1e-9)
+
     def _wanted(self, rollout: Rollout) -> int:
         """Return how many more devices the wave asks; those that are off line do not count."""
-        share = rollout.plan.waves[rollout.wave] / 100
         asked = len(self.devices) - self.counts["later"]
-        wave = math.ceil(share * len(self.devices) - 1e-9) + self.counts["absent"]
+        wave = self.size_of(rollout) + self.counts["absent"]
         return min(wave - asked, self.counts["later"])
 
     def _widen(self, rollout: Rollout) -> None:
@@ -329,7 +333,8 @@ def _action(device: Known, rollout: Rollout) -> Action:
         return "apply"
     if rollout.course == "rolled-back":
         return "rollback" if device.begun else "hold"
-    return "apply" if device.begun or device.end is not None else "hold"
+    ended = device.end in ("confirmed", "refused", "rolled-back")
+    return "apply" if device.begun or ended else "hold"
 
 
 def order(device: str, digest: str) -> bytes:

@@ -174,7 +174,8 @@ class Server:
         self.counters["needs_answered"] += 1
         # What it was told may have come damaged.
         self._telling.setdefault(name, _Telling(due=self._clock() + _FIRST, anyway=True))
-        chunks = len(self._blobs[need.digest][1]) if need.digest in self._blobs else 0
+        # Another thread may drop the file meanwhile.
+        chunks = len(self._blobs.get(need.digest, (None, []))[1])
         for index in need.missing:
             if index < chunks and len(self._needed) < _MOST_NEEDED:
                 self._needed[need.digest, index] = None

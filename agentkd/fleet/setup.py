@@ -77,6 +77,11 @@ def begin(folder: Path, site: str, now: float | None = None) -> bool:
 def local(folder: Path, port: int) -> Path:
     """Configure a broker for this machine alone, without certificates; return its file."""
     site = Office(folder).fleet.site
+    if (folder / "broker" / "broker.pem").exists():
+        raise ConfigError(
+            f"{folder} has a broker with certificates: name it with --broker-name. For a broker "
+            "without, set up another folder."
+        )
     lines = [
         f"# The fleet {site}, for this machine alone. Start it: mosquitto -c mosquitto.conf",
         f"listener {port} 127.0.0.1",

@@ -127,8 +127,7 @@ class MqttTransport:
         self._news.set()
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     async def _keep(self) -> None:
         """Connect again and again."""

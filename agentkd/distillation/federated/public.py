@@ -37,7 +37,8 @@ class PublicStates:
         Raises:
             SpecError: If they are not, or there is no state.
         """
-        if obs.ndim != 2 or not len(obs) or (lengths < 1).any() or int(lengths.sum()) != len(obs):
+        wrong = (lengths < 1).any() or (lengths > len(obs)).any()  # a sum of large ones overflows
+        if obs.ndim != 2 or not len(obs) or wrong or int(lengths.sum()) != len(obs):
             raise SpecError(
                 f"Public states of {obs.shape} in episodes of {lengths.tolist()!r:.60}; "
                 "(states, obs) is needed, and lengths that add up to the states."

@@ -24,6 +24,7 @@ from agentkd.fleet.messages import (
     read_need,
     read_report,
 )
+from agentkd.printable import printable
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target
@@ -104,7 +105,7 @@ def build_report(draw: Draw) -> Files:
 def work_report(found: Report) -> None:
     """Write it again, and print it."""
     assert read_report(found.to_bytes()) == found
-    assert (found.reason + found.text).isprintable()
+    assert printable(found.reason + found.text) == found.reason + found.text
 
 
 def build_need(draw: Draw) -> Files:

@@ -69,7 +69,8 @@ def test_an_executor_file_is_run_as_it_is(
     command = ["run", "CartPole-v1", "--planner", BALANCE, "--executor", str(file)]
     rest = ["--clock", "virtual", "--episodes", "2", "--arms", "runtime,executor", "--film", "off"]
     assert main([*command, *rest, "--out", str(out)]) == 0
-    assert "e.akd: unsigned" in capsys.readouterr().out.replace("\n", "")
+    # Where a line is broken depends on how long the path is.
+    assert "e.akd:unsigned" in "".join(capsys.readouterr().out.split())
     assert main([*command, *rest, "--out", str(tmp_path / "b"), "--executor-trust", "r.json"]) == 2
     assert "metadata/1.root.json" in capsys.readouterr().err.replace("\n", "")
     data = report(out)

@@ -55,7 +55,10 @@ def serve(
         if metrics_port is not None:
             with needing("--metrics-port"):
                 from agentkd.runtime.exposition import PrometheusServer
-            source = lambda: server_is[0].metrics() if server_is else {}  # noqa: E731
+
+            def source() -> dict[str, Any]:
+                return server_is[0].metrics() if server_is else {}
+
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
         console.print(f"{site}: serving {folder} at {address}; Ctrl-C ends it", soft_wrap=True)

@@ -204,3 +204,13 @@ def test_the_demo_ends_well_and_stops_the_bad_one(
     assert "lander-3-shuffled.akd was stopped in wave 1: 1 of 1 devices rolled it back" in said
     assert "no lander was left without an executor" in said
     assert main(["fleet", "audit", str(home / "fleet")]) == 0
+
+
+def test_a_file_that_ends_early_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error says which file it is, and nothing is pushed."""
+    cut = tmp_path / "cut.akd"
+    cut.write_bytes(executor_file(tmp_path).read_bytes()[:1000])
+    assert main(["fleet", "push", str(folder), str(cut)]) == 2
+    assert f"{cut}: " in capsys.readouterr().err.replace("\n", "")

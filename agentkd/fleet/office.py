@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from agentkd.deploy.bundle import from_bytes
-from agentkd.errors import ConfigError, LoadError, SignatureError
+from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError
 from agentkd.files import read_file, write_atomic
 from agentkd.fleet.audit import AuditLog, Entry, Event
 from agentkd.fleet.decisions import command, push_event
@@ -104,7 +104,10 @@ class Office:
         digest = hashlib.sha256(data).hexdigest()
         # What could not be said to a device is not pushed.
         Desired(1, "apply", digest, path.name, blob(data)[0])
-        from_bytes(data)
+        try:
+            from_bytes(data)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}", error.reason) from error
         proof, signed = self._proof(path, data)
         plan = Plan(
             digest=digest,

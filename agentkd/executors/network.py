@@ -22,6 +22,7 @@ from agentkd.executors.layers import (
     Gru,
     Layer,
     Lstm,
+    Past,
     Pool,
     Remembering,
     Stack,
@@ -231,7 +232,7 @@ def _apply(layer: Layer, held: Tensors, x: Tensor, trace: Trace | None) -> Tenso
         case Pool():
             wide = x.reshape(x.shape[0], layer.tokens, -1)
             return _norm(held, "norm", wide).mean(1)
-        case Gru() | Lstm() | Stack():
+        case Gru() | Lstm() | Stack() | Past():
             raise SpecError(f"A {kind(layer)} layer needs its memory.")
 
 
@@ -276,6 +277,8 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
         rows = torch.cat([before, x])
         seen = [rows[i : i + len(x)] for i in range(layer.count)]
         return torch.cat(seen, 2), rows[len(x) :].transpose(0, 1).reshape(len(state), -1)
+    if isinstance(layer, Past):
+        raise _untrained(layer)
     width = layer.hidden.weight.shape[1]
     names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
     weights = [held[name] for name in names]
@@ -290,6 +293,13 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
     return out, torch.cat([short[0], long[0]], 1)
 
 
+def _untrained(layer: Past) -> SpecError:
+    return SpecError(
+        f"A {kind(layer)} layer has nothing to learn: train what is behind it, on rows that hold "
+        "the past (agentkd.distillation.history)."
+    )
+
+
 def _follow(
     layer: Remembering, held: Tensors, x: Tensor, keep: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -300,6 +310,8 @@ def _follow(
             stacked.append(torch.cat([state * kept, now], 1))
             state = stacked[-1][:, layer.size :]
         return torch.stack(stacked), state
+    if isinstance(layer, Past):
+        raise _untrained(layer)
     width = layer.hidden.weight.shape[1]
     given = _linear(held, "inputs", x)
     out = []

@@ -168,8 +168,8 @@ class Network(nn.Module):
         layers = self._layers()
         layer, held = next(layers)
         shift, ratio = self.scale * (new_mean - self.mean), self.scale / new_scale
-        if isinstance(layer, Stack):
-            shift, ratio = shift.repeat(layer.count), ratio.repeat(layer.count)
+        if isinstance(layer, Stack | Past):
+            shift, ratio = (_shown(layer, each) for each in (shift, ratio))
             layer, held = next(layers)
         match layer:
             case Dense():
@@ -278,7 +278,7 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
         seen = [rows[i : i + len(x)] for i in range(layer.count)]
         return torch.cat(seen, 2), rows[len(x) :].transpose(0, 1).reshape(len(state), -1)
     if isinstance(layer, Past):
-        raise _untrained(layer)
+        return _past(layer, x, None, state)
     width = layer.hidden.weight.shape[1]
     names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
     weights = [held[name] for name in names]
@@ -293,11 +293,24 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
     return out, torch.cat([short[0], long[0]], 1)
 
 
-def _untrained(layer: Past) -> SpecError:
-    return SpecError(
-        f"A {kind(layer)} layer has nothing to learn: train what is behind it, on rows that hold "
-        "the past (agentkd.distillation.history)."
-    )
+def _shown(layer: Stack | Past, numbers: Tensor) -> Tensor:
+    """Return numbers of an observation for each that a layer of the past gives."""
+    actions = layer.actions if isinstance(layer, Past) else 0
+    seen, taken = numbers[: layer.size], numbers[layer.size :]
+    return torch.cat([seen.repeat(layer.count), taken.repeat(actions)])
+
+
+def _past(layer: Past, x: Tensor, keep: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Step through (ticks, batch, in) as `arithmetic.advance` does."""
+    given = []
+    for tick, now in enumerate(x.unbind()):
+        if keep is not None:
+            state = state * keep[tick]
+        seen = torch.cat([state[:, : layer.held], now[:, : layer.size]], 1)
+        done = torch.cat([state[:, layer.held :], now[:, layer.size :]], 1)[:, layer.width :]
+        given.append(torch.cat([seen[:, : layer.count * layer.size], done], 1))
+        state = torch.cat([seen[:, layer.size :], done], 1)
+    return torch.stack(given), state
 
 
 def _follow(
@@ -311,7 +324,7 @@ def _follow(
             state = stacked[-1][:, layer.size :]
         return torch.stack(stacked), state
     if isinstance(layer, Past):
-        raise _untrained(layer)
+        return _past(layer, x, keep, state)
     width = layer.hidden.weight.shape[1]
     given = _linear(held, "inputs", x)
     out = []

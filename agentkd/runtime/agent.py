@@ -69,7 +69,7 @@ class Agent(Block):
         workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
         budget: Seconds that a decision may wait for the planner, if it was that fast lately.
-        default: The action before the first decision; None for the first choice, or the nearest to 0.
+        default: Done before the first decision; None for the first choice, or the nearest to 0.
         log: A file for the decision log, or a `DecisionLog`; the agent then needs its block.
         native: Whether executors are compiled.
         watch: Follow the executor's file: when it is replaced, its new executor is swapped in. The

@@ -38,7 +38,7 @@ def _shown(module: ModuleType) -> set[str]:
         if not name.startswith("_")
         and not isinstance(value, ModuleType)
         and getattr(value, "__module__", "agentkd").startswith("agentkd")
-        and name not in ("annotations", "TYPE_CHECKING")
+        and name not in ("annotations", "lazily", "TYPE_CHECKING")
     }
 
 

@@ -6,8 +6,9 @@ of planner and distiller, which would be a third of what it loads.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkd.lazy import lazily
 
 if TYPE_CHECKING:
     from agentkd.runtime.agent import Agent
@@ -139,12 +140,4 @@ __all__ = [
     "workers_needed",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -107,7 +107,8 @@ class _Silent(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         """Send the policy that a strict page would send."""
-        policy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; img-src data:"
+        scripts = "script-src 'self' 'wasm-unsafe-eval'"
+        policy = f"default-src 'none'; {scripts}; connect-src 'self'; img-src data:"
         self.send_header("Content-Security-Policy", policy)
         super().end_headers()
 

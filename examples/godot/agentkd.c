@@ -42,13 +42,13 @@ static struct {
 } godot;
 static GDExtensionClassLibraryPtr library;
 
-/* Calls `use` with a StringName of `text`. */
-#define WITH_NAME(name, text, use)    \
-    do {                              \
-        value name;                   \
-        godot.name(&name, text, 0);   \
-        use;                          \
-        godot.end_name(&name);        \
+/* Does `use` while `variable` is a StringName of `text`. */
+#define WITH_NAME(variable, text, use)    \
+    do {                                  \
+        value variable;                   \
+        godot.name(&variable, text, 0);   \
+        use;                              \
+        godot.end_name(&variable);        \
     } while (0)
 
 static void complain(const char *text)
@@ -208,7 +208,7 @@ static void end(void *data, GDExtensionInitializationLevel level)
         WITH_NAME(own, "AgentkdExecutor", godot.remove_class(library, &own));
 }
 
-#define FIND(type, name) (GDExtensionInterface##type) get(name)
+#define FIND(type, name) (GDExtensionInterface##type)(void (*)(void))get(name)
 
 /* The entry that agentkd.gdextension names. */
 SHOWN GDExtensionBool agentkd_init(GDExtensionInterfaceGetProcAddress get,

@@ -17,6 +17,9 @@ extern "C" {
  * @action_note@
  * @out_note@ */
 
+/* What an action is made of. */
+typedef @action@ NAME_number;
+
 /* What a decision writes on its way. */
 struct NAME_scratch {
 @scratch@};

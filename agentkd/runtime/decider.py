@@ -266,8 +266,7 @@ class Decider:
     def _executed(self, action: Any, form: Form) -> None:
         """Let an executor that sees past actions know what was done, whoever decided it."""
         assert self._view is not None
-        row = dists.coded(np.asarray(action)[None], self.spec.action)
-        form.obs[-self._view.taken :] = row[0]
+        form.obs[-self._view.taken :] = dists.coded(np.asarray(action)[None], self.spec.action)[0]
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:

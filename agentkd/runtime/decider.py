@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
 from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
@@ -26,6 +25,9 @@ from agentkd.runtime.trust import IDLE, History, Judge
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, flatten_one
 from agentkd.types import Floats, Source
 from agentkd.views import columns, environment
+
+if TYPE_CHECKING:
+    from agentkd.runtime.planner import PlannerPort
 
 _RESERVE = 50_000
 """What is left for acting after a wait for the planner, in ns."""

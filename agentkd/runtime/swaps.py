@@ -18,8 +18,6 @@ import numpy as np
 
 from agentkd.deploy.bundle import Bundle, own_bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.deploy.contracts.compare import compare, words_apart
-from agentkd.deploy.contracts.told import Told
 from agentkd.errors import (
     AgentkdError,
     BundleError,
@@ -39,13 +37,13 @@ from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
-from agentkd.runtime.workers.host import Process
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Part, Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, environment
 
 if TYPE_CHECKING:
+    from agentkd.runtime.workers.host import Process
     from agentkd.signing.store import Trusting
 
 log = logger(__name__)
@@ -149,6 +147,8 @@ def distiller_for(
     An architecture, as the user `given` it, is learnt from nothing; a file brings its kept labels;
     an executor in memory is written to a folder first, which goes with its `owner` at the latest.
     """
+    from agentkd.runtime.workers.host import Process
+
     if executor.memory:
         raise ConfigError(
             f"{executor.architecture} has a memory and learns from whole sequences: distil it "
@@ -187,6 +187,10 @@ def check_fit(present: Executor, executor: Executor) -> None:
 
 def check_contract(present: Contract, contract: Contract) -> None:
     """Raise SpecError if two executors differ in meaning, or in the time between decisions."""
+    # An agent whose file is never replaced compares nothing, and starts faster.
+    from agentkd.deploy.contracts.compare import compare, words_apart
+    from agentkd.deploy.contracts.told import Told
+
     ours, theirs = present.period, contract.period
     alike = ours and theirs and math.isclose(ours, theirs, rel_tol=_SAME_PERIOD)
     sides = Told(present, None, None), Told(contract, None, None)

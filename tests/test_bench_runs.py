@@ -150,14 +150,6 @@ def test_a_dry_run_lists_cells_and_measures_none(
     assert f"0 of {CELLS} cells are to do" in capsys.readouterr().out
 
 
-def test_one_kind_of_cell_can_be_chosen(tmp_path: Path) -> None:
-    """With what it is compared with."""
-    out = tmp_path / "out"
-    words = ["--only", "executor  mlp:4  fresh", "--out", str(out)]
-    assert main(["bench", suite_of(tmp_path), *words]) == 0
-    assert sorted({each.arm for each in rows_in(out)}) == ["executor", "planner", "random"]
-
-
 def _has_rows(file: Path, wanted: int, running: subprocess.Popen[str]) -> bool:
     """Whether so many lines are there, or none will come."""
     there = file.exists() and file.read_bytes().count(b"\n") >= wanted
@@ -202,19 +194,23 @@ def test_twenty_kills_lose_and_repeat_nothing(serial: Path, tmp_path: Path) -> N
     assert figures(tmp_path / "out") == figures(serial)
 
 
-def test_workers_end_with_a_run_that_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_is_one_runs_until_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the folder is free for the next run, although a cell was under way."""
+    """A second run is refused; after a kill -9 in the midst of a cell the folder is free."""
     note = tmp_path / "note"
     monkeypatch.setenv("AGENTKD_TEST_NOTE", str(note))
     suite, out = suite_of(tmp_path, FEW, "waiting"), tmp_path / "out"
+    words = ["--resume", "--out", str(out), "--only", "executor  mlp:4  fresh"]
     with program(suite, "--out", str(out)) as running:
         wait_for(lambda: note.exists() or running.poll() is not None)
-        assert running.poll() is None
+        assert main(["bench", suite, "--resume", "--out", str(out)]) == 2
+        assert "Another run writes into" in capsys.readouterr().err
         running.send_signal(signal.SIGKILL)
-    words = ["--only", "planner", "--resume", "--out", str(out)]
     assert main(["bench", suite_of(tmp_path, FEW), *words]) == 0
+    # What is chosen comes with what it is compared with.
+    assert sorted({each.arm for each in rows_in(out)}) == ["executor", "planner", "random"]
+    assert {each.method for each in rows_in(out)} == {"", "fresh"}
 
 
 def test_ctrl_c_leaves_a_report_of_what_is_there(
@@ -239,19 +235,6 @@ def test_ctrl_c_leaves_a_report_of_what_is_there(
     assert all(each.arm in ("random", "planner") for each in rows_in(out))
 
 
-def test_a_second_run_in_the_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """While the first is at it."""
-    note = tmp_path / "note"
-    monkeypatch.setenv("AGENTKD_TEST_NOTE", str(note))
-    suite, out = suite_of(tmp_path, FEW, "waiting"), tmp_path / "out"
-    with program(suite, "--out", str(out)) as running:
-        wait_for(lambda: note.exists() or running.poll() is not None)
-        assert main(["bench", suite, "--resume", "--out", str(out)]) == 2
-    assert "Another run writes into" in capsys.readouterr().err
-
-
 def test_a_cell_that_raises_is_a_row_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,21 +253,22 @@ def test_a_cell_that_raises_is_a_row_and_the_others_go_on(
     assert {e.key for e in rows_in(out)} == {e.key for e in rows}
 
 
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [
-        ("leaving", "SystemExit: 3"),
-        ("nothing", "returned a dict, no Executor"),
-        ("dying", "It was ended by SIGKILL"),
-    ],
-)
-def test_whatever_a_method_does_is_a_row(method: str, reason: str, tmp_path: Path) -> None:
+def test_whatever_a_method_does_is_a_row(tmp_path: Path) -> None:
     """Ending the program, giving something else, dying."""
+    reasons = {
+        "leaving": "SystemExit: 3",
+        "nothing": "returned a dict, no Executor",
+        "dying": "It was ended by SIGKILL",
+    }
+    text = FEW.replace("seeds = 2", "seeds = 1")
+    methods = [f"tests.bench_methods:{each}" for each in reasons]
+    text = re.sub(r"methods = .*", f"methods = {methods}", text)
     out = tmp_path / "out"
-    suite = suite_of(tmp_path, FEW.replace("seeds = 2", "seeds = 1"), method)
-    assert main(["bench", suite, "--out", str(out)]) == 1
-    (failed,) = (each for each in rows_in(out) if each.error)
-    assert reason in failed.error
+    assert main(["bench", suite_of(tmp_path, text), "--out", str(out)]) == 1
+    failed = {each.method.rpartition(":")[2]: each.error for each in rows_in(out) if each.error}
+    assert set(failed) == set(reasons)
+    for method, reason in reasons.items():
+        assert reason in failed[method]
 
 
 def test_a_process_that_is_lost_once_costs_nothing(

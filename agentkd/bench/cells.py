@@ -119,7 +119,7 @@ def _of_group(group: Group) -> Iterator[Cell]:
             )
             yield at
             for planner in group.planner:
-                sees = {"planner_sees": group.planner_sees}
+                sees: dict[str, Any] = {"planner_sees": group.planner_sees}
                 yield from _of_planner(group, replace(at, planner=planner, arm="planner", **sees))
 
 
@@ -134,7 +134,8 @@ def _of_planner(group: Group, alone: Cell) -> Iterator[Cell]:
                 yield replace(alone, latency=latency, hz=group.hz)
     for made in _executors(group, alone):
         if "executor" in group.arms:
-            guarded = {"hz": group.hz, "guard": group.guard} if group.guard else {}
+            guarded: dict[str, Any] = {"hz": group.hz, "guard": group.guard}
+            guarded = guarded if group.guard else {}
             yield replace(made, arm="executor", **guarded)
         if "int8" in group.arms:
             yield replace(made, arm="int8")

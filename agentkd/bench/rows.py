@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from agentkd.bench.cells import Cell
-from agentkd.bench.work import Done
+from agentkd.bench.work import Done, Figures
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import parse_json
 from agentkd.files import loading, read_file, write_atomic
@@ -95,11 +95,11 @@ class Row:
 def row_of(cell: Cell, done: Done) -> Row:
     """Make the row of a cell that is done."""
     own = {name: getattr(cell, name) for name in _CELL}
-    if done.figures is None:
-        return Row(done.key, **own, parameters=0, returns=(), making=0, seconds=0, error=done.error)
-    found = done.figures
-    figures = (found.parameters, found.returns, found.making, found.seconds)
-    return Row(done.key, *own.values(), *figures)
+    found = done.figures or Figures((), 0, 0.0, 0.0)
+    figures = {
+        name: getattr(found, name) for name in ("parameters", "returns", "making", "seconds")
+    }
+    return Row(done.key, **own, **figures, error=done.error)
 
 
 def write_line(row: Row) -> str:
@@ -124,8 +124,10 @@ def read_line(line: str) -> Row:
         returns = parse_json(found["returns"], "its returns")
         if not isinstance(returns, list) or not all(isinstance(e, int | float) for e in returns):
             raise LoadError("its returns are no numbers.")
-        numbers = {name: int(found[name]) for name in _NUMBERS}
-        texts_of = {name: found[name] for name in ("key", *_CELL) if name not in numbers}
+        numbers: dict[str, Any] = {name: int(found[name]) for name in _NUMBERS}
+        texts_of: dict[str, Any] = {
+            name: found[name] for name in ("key", *_CELL) if name not in numbers
+        }
         return Row(
             **texts_of,
             **numbers,

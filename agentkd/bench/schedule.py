@@ -69,7 +69,8 @@ class _Schedule:
     def _sorted(self, keys: Sequence[str]) -> deque[str]:
         """Put the cells that make executors first: others wait for them."""
         seen: set[str] = set()
-        first, rest = [], []
+        first: list[str] = []
+        rest: list[str] = []
         for key in keys:
             recipe = self._plan.recipes[key]
             makes = bool(recipe) and recipe not in seen and not self._file(recipe).exists()

@@ -249,15 +249,15 @@ def _late_plot(overall: Sequence[Aggregate]) -> Iterator[Plot]:
     for each in overall:
         curves.setdefault(each.who.name, []).append(each)
     series = []
-    for name, each in list(curves.items())[:_MOST_CURVES]:
-        if each[0].who.late is None:
-            value = each[0].retention.mean
+    for name, curve in list(curves.items())[:_MOST_CURVES]:
+        if curve[0].who.late is None:
+            value = curve[0].retention.mean
             series.append(Series(name, [lates[0], lates[-1]], [value, value]))
             continue
-        each.sort(key=lambda one: one.who.late or 0)
-        low, high = [e.retention.low for e in each], [e.retention.high for e in each]
-        late = [float(e.who.late or 0) for e in each]
-        series.append(Series(name, late, [e.retention.mean for e in each], low, high))
+        curve.sort(key=lambda one: one.who.late or 0)
+        low, high = [e.retention.low for e in curve], [e.retention.high for e in curve]
+        late = [float(e.who.late or 0) for e in curve]
+        series.append(Series(name, late, [e.retention.mean for e in curve], low, high))
     title = "Retention against the planner's latency"
     yield Plot(title, "latency in ticks", "retention", tuple(series), "Bands: 95 %.")
 

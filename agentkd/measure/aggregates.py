@@ -108,7 +108,8 @@ def performance_profile(
     step = max(1, _CHUNK // (max(map(len, samples)) * len(taus)))
     pieces = [shares(*(each[at : at + step] for each in drawn)) for at in range(0, resamples, step)]
     low, high = _ends(np.concatenate(pieces), samples, confidence, widened=widened)
-    return [Interval(*map(float, each), reason="") for each in zip(points, low, high, strict=True)]
+    ends = zip(points.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Interval(*each) for each in ends]
 
 
 def probability_of_improvement(

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, final
 
-from agentkd.bench.cells import Cell
-from agentkd.bench.work import Done, Order, carry_out, figures_of
-from agentkd.errors import WorkerError
+from agentkd.bench.orders import Done, Order, done_of, order_of, words_of
 from agentkd.runtime.workers.channels import STOP, Bell, Mailbox
 from agentkd.runtime.workers.host import Child, Host, Patience, Process
 
@@ -140,6 +138,8 @@ def nothing() -> None:
 
 def serve(child: Child) -> None:
     """Measure cells until told to end; runs in the worker's process."""
+    from agentkd.bench.work import carry_out
+
     orders, results = child.mailbox("orders"), child.mailbox("results")
     bell = Bell.attach(child.shared["bell"])
     child.status.set_ready()
@@ -147,28 +147,3 @@ def serve(child: Child) -> None:
         for message in orders.take():
             results.write(words_of(carry_out(order_of(message))))
         bell.wait(1.0)
-
-
-def order_of(message: bytes) -> Order:
-    """Read an order."""
-    told = json.loads(message)
-    return Order(told["key"], Cell(**told["cell"]), told["file"])
-
-
-def words_of(done: Done) -> bytes:
-    """Write what became of a cell."""
-    return json.dumps(asdict(done)).encode()
-
-
-def done_of(message: bytes) -> Done:
-    """Read what became of a cell.
-
-    Raises:
-        WorkerError: If it is not what a worker says.
-    """
-    try:
-        told = json.loads(message)
-        figures = None if told["figures"] is None else figures_of(told["figures"])
-        return Done(told["key"], figures, told["error"], bool(told["lost"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorkerError(f"A worker said what cannot be read: {error}.") from error

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 from agentkd.bench.cells import Cell
-from agentkd.bench.pool import done_of, words_of
-from agentkd.bench.work import LARGEST, Done, Order, measure, told
+from agentkd.bench.orders import Done, Order, done_of, words_of
+from agentkd.bench.work import LARGEST, measure, told
 from agentkd.errors import ConfigError
 from agentkd.files import read_file, write_atomic
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from agentkd.bench.cells import Cell
-from agentkd.bench.work import Done, Figures
+from agentkd.bench.orders import Done, Figures
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import parse_json
 from agentkd.files import loading, read_file, write_atomic

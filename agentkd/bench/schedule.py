@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentkd.bench.cells import Cell
+from agentkd.bench.orders import Done, Order
 from agentkd.bench.pool import Backend
 from agentkd.bench.rows import Ledger, Row, row_of
-from agentkd.bench.work import Done, Order
 from agentkd.interrupt import held
 
 _TRIES = 2

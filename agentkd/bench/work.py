@@ -7,14 +7,13 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from agentkd.bench.cells import Cell
 from agentkd.bench.methods import make_executor
+from agentkd.bench.orders import Done, Figures, Order
 from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.vectors import STEPS
@@ -36,23 +35,6 @@ LARGEST = 1 << 28
 _GOLDEN_SEED = 10_000_000
 """Where the episodes begin that integers are calibrated on: far from those measured on."""
 _MOST_WORDS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured of a cell.
-
-    Attributes:
-        returns: The sum of rewards of each episode, in the order of the seeds.
-        parameters: How many numbers of the executor were trained; 0 where none acts.
-        making: Seconds in which the executor was made; 0 where it was there already.
-        seconds: Seconds in all.
-    """
-
-    returns: tuple[float, ...]
-    parameters: int
-    making: float
-    seconds: float
 
 
 def measure(cell: Cell, known: bytes | None, keep: Callable[[bytes], None]) -> Figures:
@@ -165,30 +147,6 @@ def _routers(cell: Cell) -> list[Router]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A cell to measure, and the file of its executor, "" where it has no recipe."""
-
-    key: str
-    cell: Cell
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A cell that was measured, or why not.
-
-    Attributes:
-        error: What was raised, in a line; "" if nothing.
-        lost: Whether the process that measured it is gone; it may be tried again.
-    """
-
-    key: str
-    figures: Figures | None = None
-    error: str = ""
-    lost: bool = False
-
-
 def carry_out(order: Order) -> Done:
     """Measure a cell beside its executor's file, which is written if it is missing.
 
@@ -213,11 +171,3 @@ def told(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return printable(f"{type(error).__name__}: {text}{place}")
-
-
-def figures_of(told: Any) -> Figures:
-    """Make figures of JSON values."""
-    return Figures(tuple(map(float, told["returns"])), *(told[k] for k in _NUMBERS))
-
-
-_NUMBERS = ("parameters", "making", "seconds")

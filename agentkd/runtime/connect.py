@@ -16,31 +16,17 @@ from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.chores import Chore
-from agentkd.runtime.distiller import (
-    DistillerCounts,
-    DistillerPort,
-    InlineDistiller,
-    ProcessDistiller,
-)
-from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.planner import AnyPolicy, PlannerCounts, PlannerPort, ProcessPlanner
 from agentkd.runtime.query import Demands
-from agentkd.runtime.round_robin import Staggered
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec
-from agentkd.spec_json import to_json
-from agentkd.types import DistillerLike
 
 if TYPE_CHECKING:
+    from agentkd.runtime.distiller import DistillerCounts, DistillerPort
+    from agentkd.runtime.planner import PlannerCounts, PlannerPort
+    from agentkd.runtime.ports import AnyDistiller, AnyPlanner, Named
     from agentkd.signing.store import Trusting
-
-AnyPlanner = AnyPolicy | Process | PlannerPort
-Named = str | Path | Sequence[str | Path]
-"""What a planner is loaded from: one reference, path or address, or several for an ensemble."""
-AnyDistiller = DistillerLike | Process | DistillerPort
 
 
 class AgentOptions(TypedDict, total=False):
@@ -91,6 +77,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     routers = given["routers"]
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
+    check_range("planner_latency", given["planner_latency"], least=0)
+    check_range("workers", given["workers"], least=1)
     check_range("budget", given["budget"], least=0, below=math.inf)
     seconds = "It counts seconds, such as 0.02 for 50 Hz."
     check_range("period", given["period"], above=0, below=math.inf, hint=seconds)
@@ -133,17 +121,24 @@ class Companions:
         virtual: bool,
         period: float,
     ) -> None:
-        self._unfit = "" if virtual else _unfit(planner, latency_ticks, distiller)
-        self.planner = planner_port(
-            planner,
-            latency_ticks,
-            virtual=virtual,
-            period=period,
-            workers=workers,
-            spec=spec,
-            access=access,
-        )
-        self.distiller = _distiller_port(distiller, virtual=virtual)
+        self.planner: PlannerPort | None = None
+        self.distiller: DistillerPort | None = None
+        self._unfit = ""
+        if planner is not None or distiller is not None:
+            # An executor alone needs no ports, a quarter of what an agent loads.
+            from agentkd.runtime import ports
+
+            self._unfit = "" if virtual else ports.unfit(planner, latency_ticks, distiller)
+            self.planner = ports.planner_port(
+                planner,
+                latency_ticks,
+                virtual=virtual,
+                period=period,
+                workers=workers,
+                spec=spec,
+                access=access,
+            )
+            self.distiller = ports.distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
         self.none = not self._ports and log is None
@@ -222,116 +217,3 @@ def _add_health(out: dict[str, Any], name: str, counts: PlannerCounts | Distille
     out[f"{name}_ready"] = int(counts.health.state == "ready")
     out[f"{name}_starts_failed_total"] = counts.health.starts_failed
     out.setdefault("workers_raised_total", {})[name] = counts.health.raised
-
-
-def planner_port(
-    planner: AnyPlanner | Named | None,
-    latency_ticks: int | None = None,
-    *,
-    virtual: bool = False,
-    period: float = 0.0,
-    workers: int = 1,
-    spec: Spec | None = None,
-    access: Mapping[str, Any] | None = None,
-) -> PlannerPort | None:
-    """Choose how a planner is asked.
-
-    Text that `load_planner` takes is loaded in a process of its own. A `Process` gets one, or is
-    built here under a virtual clock. A port stays as it is. A policy is asked in this process: on
-    the tick with a latency in ticks, or in a thread if it can be interrupted, as one that waits for
-    a network.
-
-    Raises:
-        ConfigError: If an argument is invalid.
-    """
-    check_range("planner_latency", latency_ticks, least=0)
-    check_range("workers", workers, least=1)
-    if planner is None:
-        return None
-    if isinstance(planner, str | Path | Sequence):
-        known = None if spec is None else to_json(spec)
-        ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
-        given = {"ref": ref, "spec": known, **(access or {})}
-        planner = Process("agentkd.planners.load:open_planner", given)
-    if workers > 1:
-        if isinstance(planner, PlannerPort):
-            raise ConfigError(
-                f"{type(planner).__name__} is one port; workers={workers} needs a "
-                "Process or a policy, or give Staggered([port, …])."
-            )
-        if hasattr(planner, "interrupt"):
-            raise ConfigError(
-                f"{type(planner).__name__} is one connection, which answers one question at a "
-                f"time; workers={workers} needs as many. Give Staggered([ThreadPlanner(each), …]) "
-                "with a planner for each."
-            )
-        _no_memory(planner)
-    ports = [
-        _one(planner, latency_ticks, virtual=virtual, period=period, alone=workers == 1)
-        for _ in range(workers)
-    ]
-    return Staggered(ports) if workers > 1 else ports[0]
-
-
-def _no_memory(planner: object) -> None:
-    if hasattr(planner, "initial_state"):
-        raise ConfigError(
-            "A planner with a memory cannot take turns: each would miss what the "
-            "others saw. Leave workers out."
-        )
-
-
-def _one(
-    planner: AnyPlanner, latency_ticks: int | None, *, virtual: bool, period: float, alone: bool
-) -> PlannerPort:
-    if isinstance(planner, Process):
-        if virtual:
-            built = planner.build()
-            if not alone:
-                _no_memory(built)
-            return InlinePlanner(built, latency_ticks=latency_ticks or 0)
-        # Half a period early, so that it is there when its tick begins.
-        late = max(0.0, (latency_ticks or 0) - 0.5) * period
-        return ProcessPlanner(planner, at_least=late, alone=alone)
-    if isinstance(planner, PlannerPort):
-        if latency_ticks is not None:
-            raise ConfigError(
-                f"{type(planner).__name__} has a latency of its own; leave planner_latency out."
-            )
-        return planner
-    if hasattr(planner, "interrupt") and not virtual:
-        if latency_ticks is not None:
-            raise ConfigError(
-                "A planner that waits for a network is as late as it is; leave "
-                "planner_latency out, or give a Process."
-            )
-        # It leaves the interpreter to the tick meanwhile.
-        return ThreadPlanner(planner)
-    return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
-
-
-def _distiller_port(distiller: AnyDistiller | None, *, virtual: bool) -> DistillerPort | None:
-    if distiller is None or isinstance(distiller, DistillerPort):
-        return distiller
-    if not isinstance(distiller, Process):
-        return InlineDistiller(distiller)
-    return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
-
-
-def _unfit(
-    planner: AnyPlanner | Named | None, latency_ticks: int | None, distiller: AnyDistiller | None
-) -> str:
-    """Say what would hold up the ticks of a wall clock; "" if nothing does."""
-    beside = isinstance(planner, str | Path | Sequence | Process | PlannerPort | None)
-    if latency_ticks is None and not (beside or hasattr(planner, "interrupt")):
-        return (
-            "A policy object would hold the tick up while it thinks. Give a Process, "
-            "for a process of its own; ThreadPlanner(policy), for a thread; or "
-            "planner_latency, to have it asked on the tick and held back so many ticks."
-        )
-    if not isinstance(distiller, Process | DistillerPort | None):
-        return (
-            "A distiller object would hold the tick up while it learns. Give a Process, "
-            "for a process of its own, or InlineDistiller(distiller), if it may."
-        )
-    return ""

@@ -10,7 +10,9 @@ from agentkd.bench.compare import comparison_of
 from agentkd.bench.rows import Ledger, Row
 from agentkd.bench.scores import Contender, scores_of
 from agentkd.bench.tables import aggregates, comparisons, lead, report_of
+from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError
+from tests.cli_reports import report, undocumented
 
 SEEDS = range(4)
 
@@ -74,9 +76,9 @@ def test_a_task_without_references_has_returns_and_no_retention() -> None:
     """And nothing of it is in the table over all tasks."""
     scores = scores_of(acting())
     assert aggregates(scores) == []
-    report = report_of("s", "About.", acting(), 9)
-    assert "go on with --resume" in " ".join(report.sections[0].notes)
-    table = report.sections[-1].table
+    made = report_of("s", "About.", acting(), 9)
+    assert "go on with --resume" in " ".join(made.sections[0].notes)
+    table = made.sections[-1].table
     assert table is not None
     assert table.rows[0][3] == 5.5
 
@@ -127,11 +129,11 @@ def test_the_lead_is_the_late_planner_beside_the_runtime() -> None:
 def test_cells_that_failed_are_told_and_left_out() -> None:
     """With their errors."""
     bad = row("executor", 9, 0.0, error="ValueError: gone")
-    report = report_of("s", "About.", [*references(), *acting(), bad], 13)
-    assert "1 of 13 cells failed" in report.sections[0].notes[0]
-    assert report.sections[-1].table is not None
-    assert report.sections[-1].table.rows[0][1] == "ValueError: gone"
-    assert report.data["aggregates"][0]["runs"] == 4
+    made = report_of("s", "About.", [*references(), *acting(), bad], 13)
+    assert "1 of 13 cells failed" in made.sections[0].notes[0]
+    assert made.sections[-1].table is not None
+    assert made.sections[-1].table.rows[0][1] == "ValueError: gone"
+    assert made.data["aggregates"][0]["runs"] == 4
 
 
 def test_executor_files_of_different_tasks_are_one_contender() -> None:
@@ -148,12 +150,12 @@ def test_runs_are_compared_seed_by_seed(tmp_path: Path) -> None:
     """A gain of 1 in each run is seen exactly, and named."""
     first = kept(tmp_path / "before", [*references(), *acting()])
     second = kept(tmp_path / "after", [*references(), *acting(1.0)])
-    report = comparison_of([first, second])
-    (row_,) = report.data["comparisons"]
+    made = comparison_of([first, second])
+    (row_,) = made.data["comparisons"]
     assert (row_["run"], row_["tasks"]) == ("after", 1)
     assert row_["difference"] == pytest.approx(0.1)
-    assert "1 of 1 intervals of differences from before leave out 0" in report.lead
-    assert "+0.100" in report.lead
+    assert "1 of 1 intervals of differences from before leave out 0" in made.lead
+    assert "+0.100" in made.lead
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
@@ -171,3 +173,19 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("what\n")
     with pytest.raises(LoadError, match="other columns"):
         comparison_of([first, tmp_path])
+
+
+def test_agentkd_report_writes_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As every report; of what is no run of a suite it says which command compares it."""
+    first = kept(tmp_path / "before", [*references(), *acting()])
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    out = tmp_path / "out"
+    assert main(["report", str(first), str(second), "--out", str(out)]) == 0
+    assert "+0.100" in capsys.readouterr().out
+    data = report(out)
+    assert data["command"] == "report"
+    assert undocumented(data, *data["comparisons"]) == []
+    assert main(["report", str(first), str(out)]) == 2
+    assert "agentkd eval ENV" in " ".join(capsys.readouterr().err.split())

@@ -203,6 +203,17 @@ def test_wrong_options_end_in_status_2(
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_planner_that_is_not_there_is_told_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the suite's file and the table."""
+    path = suite_file(tmp_path, TASK.replace("tests.bench_methods:forward", "no/planner.zip"))
+    assert main(["bench", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = "".join(capsys.readouterr().err.split())
+    assert f"{path}:tasks[1]:Noplanner'no/planner.zip'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_key_is_on_the_page(tmp_path: Path) -> None:
     """docs/reference/bench.md tells each key of a suite and each column of a row."""
     from agentkd.bench.rows import COLUMNS

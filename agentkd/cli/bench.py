@@ -96,12 +96,13 @@ def _chosen(cells: list[Cell], words: Sequence[str]) -> list[Cell]:
     named = [each for each in cells if any(word in each.name for word in words)]
     if not named:
         raise ConfigError(f"--only {' '.join(words)}: no cell has that. --dry-run lists them.")
+    chosen = {id(each) for each in named}
     tasks = {(each.env, each.seed) for each in named}
     planners = {(each.env, each.planner, each.seed) for each in named}
     return [
         each
         for each in cells
-        if each in named
+        if id(each) in chosen
         or (each.arm == "random" and (each.env, each.seed) in tasks)
         or (
             each.arm == "planner"
@@ -162,7 +163,8 @@ def _measure(plan: Plan, suite: Suite, out: Path, options: Options) -> int:
             view.say(f"{len(plan.cells) - todo} cells are measured already.")
         interrupted = False
         try:
-            _finish(plan, ledger, out, view, _backend(options), todo)
+            if todo:
+                _finish(plan, ledger, out, view, _backend(options), todo)
         except KeyboardInterrupt:
             interrupted = True
         rows = ledgers.finished(ledger.rows, list(plan.cells))

@@ -22,7 +22,9 @@ from agentkd.bench.rows import (
 from agentkd.errors import ConfigError, LoadError, WriteError
 
 
-def row(key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e300), error: str = "") -> Row:
+def row(
+    key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e300), error: str = "", episodes: int = 3
+) -> Row:
     """A row whose values are hard to write."""
     return Row(
         key,
@@ -33,7 +35,7 @@ def row(key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e300), error: str = 
         method="",
         latency=0,
         seed=3,
-        episodes=3,
+        episodes=episodes,
         first_seed=1030,
         labels=20_000,
         parameters=4_996,
@@ -46,11 +48,22 @@ def row(key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e300), error: str = 
 
 def test_a_row_is_read_as_it_was_written() -> None:
     """To the last digit, with commas, quotation marks and an error of several lines."""
-    for each in (row("a"), row("b", (1 / 3, math.pi)), row("c", (), "ValueError: gone\\nfor good")):
+    for each in (
+        row("a"),
+        row("b", (1 / 3, math.pi, 0.0)),
+        row("c", (), "ValueError: gone\\nfor good"),
+    ):
         line = write_line(each)
         assert line.count("\n") == 1
         assert read_line(line.rstrip("\n")) == each
     assert "\n" not in write_line(row("d", (), "two\nlines"))[:-1]
+
+
+def test_as_many_episodes_as_a_suite_may_have_fit_a_row() -> None:
+    """However many digits their returns have."""
+    long = tuple(-math.pi * 10.0 ** -(200 + each % 100) for each in range(5_000))
+    each = row("a", long, episodes=len(long))
+    assert read_line(write_line(each).rstrip("\n")) == each
 
 
 def test_the_score_of_a_run_is_its_mean_return() -> None:

@@ -124,6 +124,8 @@ def read_line(line: str) -> Row:
         returns = parse_json(found["returns"], "its returns")
         if not isinstance(returns, list) or not all(isinstance(e, int | float) for e in returns):
             raise LoadError("its returns are no numbers.")
+        if returns and len(returns) != int(found["episodes"]):
+            raise LoadError("it has other returns than episodes.")
         numbers: dict[str, Any] = {name: int(found[name]) for name in _NUMBERS}
         texts_of: dict[str, Any] = {
             name: found[name] for name in ("key", *_CELL) if name not in numbers

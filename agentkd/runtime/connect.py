@@ -8,12 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
+from agentkd.printable import logger
 from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.chores import Chore
 from agentkd.runtime.distiller import (
@@ -23,9 +25,12 @@ from agentkd.runtime.distiller import (
     ProcessDistiller,
 )
 from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
+from agentkd.runtime.live.feed import Feed, facts
+from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.planner import AnyPolicy, PlannerCounts, PlannerPort, ProcessPlanner
 from agentkd.runtime.query import Demands
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.round_robin import Staggered
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
@@ -35,7 +40,13 @@ from agentkd.spec_json import to_json
 from agentkd.types import DistillerLike
 
 if TYPE_CHECKING:
+    from agentkd.runtime.decider import Decider
     from agentkd.signing.store import Trusting
+
+log = logger(__name__)
+
+_SHOW = 0.1
+"""Seconds between two looks at what a live page is to show."""
 
 AnyPlanner = AnyPolicy | Process | PlannerPort
 Named = str | Path | Sequence[str | Path]
@@ -64,6 +75,7 @@ class AgentOptions(TypedDict, total=False):
     planner_args: Mapping[str, Any] | None
     executor_sees: str | Sequence[str | int] | None
     trust: Trusting | None
+    live: LivePage | int | None
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -72,6 +84,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "log": ((DecisionLog, str, Path, type(None)), "a path, a DecisionLog or None"),
     "planner_latency": ((Integral, type(None)), "a number of ticks or None"),
     "workers": ((Integral,), "a number of planners"),
+    "live": ((LivePage, Integral, type(None)), "a LivePage, a port or None"),
     "period": ((Real, type(None)), "seconds or None"),
     "budget": ((Real,), "seconds"),
     "native": ((bool,), "True or False"),
@@ -126,6 +139,7 @@ class Companions:
         workers: int,
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
+        live: LivePage | int | None,
         remove: Callable[[], object] | None,
         access: Mapping[str, Any],
         spec: Spec,
@@ -145,8 +159,14 @@ class Companions:
         )
         self.distiller = _distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
+        self._latency, self._period = latency_ticks, period
+        self.live = live if isinstance(live, LivePage) else None
+        self._port = live if isinstance(live, int) else None
+        self._shown: tuple[Decider, bool] | None = None
+        self._feed = None if live is None else Feed(log)
+        self.record: Recorder | None = log if self._feed is None else self._feed
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
-        self.none = not self._ports and log is None
+        self.none = not self._ports and self.record is None
         self.running = False
         self._closing = threading.Lock()
 
@@ -158,9 +178,14 @@ class Companions:
     def open(
         self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
     ) -> None:
-        """Open the log with its header, and start planner and distiller without waiting."""
+        """Open log and live page, and start planner and distiller without waiting."""
         if self.log is not None:
             self.log.open(header, executor)
+        if self._port is not None:
+            self.live = LivePage(self._port).__enter__()
+            log.warning("The live page is at %s", self.live.address)
+        if self.live is not None:
+            self._show_on(self.live)
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
             self.planner.open(spec, ring, demands)
@@ -174,13 +199,45 @@ class Companions:
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
 
-    def chores(self) -> Iterator[Chore]:
-        """Give what is done between ticks: restart what died or hangs, write the log."""
+    def chores(self, decider: Decider, *, virtual: bool) -> Iterator[Chore]:
+        """Give what is done between ticks: restart what died or hangs, write the log, be shown."""
         for name, port in (("planner", self.planner), ("distiller", self.distiller)):
             if port is not None:
                 yield Chore(name, port.supervise)
         if self.log is not None:
             yield Chore("log", self.log.writing)
+        if self._feed is not None:
+            self._shown = decider, virtual
+            # A virtual clock is held by the page, before each tick.
+            if not virtual:
+                yield Chore("live page", self._show, _SHOW)
+
+    def _show_on(self, page: LivePage) -> None:
+        """Let a page show the agent from now on."""
+        assert self._feed is not None
+        assert self._shown is not None
+        decider, virtual = self._shown
+        page.begin(
+            self._feed,
+            partial(self._facts, decider),
+            period=self._period or None,
+            virtual=virtual,
+            latency=self._latency,
+            delay=self.planner.delay if isinstance(self.planner, InlinePlanner) else None,
+        )
+
+    def _show(self) -> Iterator[str]:
+        assert self.live is not None
+        return self.live.showing()
+
+    def _facts(self, decider: Decider) -> dict[str, Any]:
+        """Return what the page tells of the agent."""
+        found = facts(decider)
+        if self.distiller is not None:
+            learnt = self.distiller.counts()
+            found["refused"] = dict(Counter(found["refused"]) + Counter(learnt.refused))
+            found["labels"], found["steps"] = learnt.labels, learnt.steps
+        return found
 
     def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""
@@ -209,6 +266,8 @@ class Companions:
             if self._remove is not None:
                 stack.callback(self._remove)
             # One that fails to close keeps none of the others open.
+            if self.live is not None and self._port is not None:
+                stack.callback(self.live.__exit__)
             for each in (self.log, self.distiller, self.planner):
                 if each is not None:
                     stack.callback(each.close)

@@ -16,9 +16,9 @@ from agentkd.executors.executor import one_action
 from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
-from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.planner import PlannerPort
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
@@ -312,6 +312,8 @@ class Decider:
         """Take a score of the last decision, such as its reward; larger is better."""
         if self._actor is not None:
             self.worth.note(self._actor[0], score)
+        if self._record is not None:
+            self._record.score(score)
 
     def _foretell(self, obs: Floats) -> Any:
         """Return the executor's action at another observation, (obs,)."""

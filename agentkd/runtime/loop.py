@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, final
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from agentkd.errors import check_range
 from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtime
+from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
 
@@ -26,6 +27,8 @@ _COLLECT, _COLLECT_ALL = 0.1, 16.0
 """Seconds between two looks for garbage, among what is new and among all."""
 _CALL = 0.05
 """Seconds between two calls of a consumer."""
+_FRAMES, _FRAME_EVERY = 0.5, 0.2
+"""The share of a period that a frame may take, and seconds between two."""
 
 COLUMNS = ("tick", "source", "lateness_us", "latency_us", "version", "reward")
 SOURCES = ("strategy", "executor", "hold", "default")
@@ -74,6 +77,7 @@ class RunResult:
         seconds: Of the run's own clock.
         metrics: What `Agent.metrics` gave at the end.
         timeline: Samples of the ticks by `COLUMNS`.
+        latencies: How many decisions took how long: edges in µs, (n + 1), and counts, (n).
     """
 
     returns: tuple[float, ...]
@@ -84,6 +88,7 @@ class RunResult:
     seconds: float
     metrics: Mapping[str, Any]
     timeline: Mapping[str, NDArray[np.float64]]
+    latencies: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,10 @@ class _Agent(Protocol):
     def reset(self) -> None: ...
     @property
     def chores(self) -> Chores: ...
+    @property
+    def closing(self) -> bool: ...
+    @property
+    def live(self) -> LivePage | None: ...
     def relieve(self) -> None: ...
 
 
@@ -173,6 +182,7 @@ class Loop:
             seconds=self._seconds,
             metrics=metrics,
             timeline=self._timeline.columns(),
+            latencies=self._agent.counters.latencies(),
         )
 
     def _run(self) -> None:
@@ -180,6 +190,8 @@ class Loop:
         try:
             chores = self._chores()
             obs = self._reset()
+            if self._agent.live is not None:
+                self._show_on(self._agent.live, chores)
             quiet = nullcontext(dict[str, str]()) if self._virtual else None
             collecting = gc.isenabled()
             with quiet or realtime(self._realtime) as self._granted:
@@ -212,6 +224,20 @@ class Loop:
         elif self._most:
             chores.add(Chore("views", self._call, _CALL))
         return chores
+
+    def _show_on(self, page: LivePage, chores: Chores) -> None:
+        """Let a live page hold a virtual clock, and show frames where there is time for them."""
+        taken = page.look_at(self._env)
+        if self._virtual:
+            chores.add(Chore("live page", partial(page.hold, self._ending), 0.0))
+        elif taken > _FRAMES * self._clock.period:
+            page.without_frames(f"No frames: one takes {1000 * taken:.1f} ms, too long for a tick.")
+        elif taken == taken:
+            chores.expect("frame: render", taken)
+            chores.add(Chore("frame", page.framing, _FRAME_EVERY, patient=True))
+
+    def _ending(self) -> bool:
+        return self._stop.is_set() or self._agent.closing
 
     def _call(self) -> None:
         """Call the consumer, who wakes while the tick's thread sleeps."""

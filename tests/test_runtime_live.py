@@ -134,12 +134,12 @@ def test_a_browser_sees_who_decides_and_what_came(page: LivePage) -> None:
     agent = Agent(constant(0), planner=Echo(), planner_latency=3, live=page)
     page.title = "runtime"
     with socket_of(page) as seen, running(agent, Seen(), clock="virtual", ticks=10**9, seed=0):
-        state = until(seen, lambda state: state["answers_list"] and len(state["who"]) > 8)
+        state = until(seen, lambda state: state["answers"] and len(state["who"]) > 8)
         assert state["title"] == "runtime"
         assert state["virtual"] is True
         assert state["latency"] == 3
         assert {"executor"} <= set(state["who"]) <= {"executor", "strategy", "hold"}
-        assert all(came - saw == 3 for came, saw, *_ in state["answers_list"])
+        assert all(came - saw == 3 for came, saw, *_ in state["answers"])
         assert state["return"] is not None
         frame = next(told for told in seen if isinstance(told, bytes))
         width, height = SIZE.unpack_from(frame)
@@ -185,12 +185,12 @@ def test_the_planner_s_latency_is_changed_and_told(page: LivePage) -> None:
     agent = Agent(constant(0), planner=Echo(), planner_latency=2, live=page)
     page.title = "runtime"
     with socket_of(page) as seen, running(agent, Steps(), clock="virtual", ticks=10**9):
-        assert until(seen, lambda state: state["answers_list"])["delays"]
+        assert until(seen, lambda state: state["answers"])["delays"]
         for wrong in (-1, 10**6, 2.5, "9", None, True):
             wish(seen, "latency", wrong)
         wish(seen, "latency", 9)
         state = until(seen, lambda state: state["latency"] == 9)
-        until(seen, lambda state: state["answers_list"][-1][0] - state["answers_list"][-1][1] == 9)
+        until(seen, lambda state: state["answers"][-1][0] - state["answers"][-1][1] == 9)
         assert state["virtual"]
     ((title, tick, ticks),) = page.changes
     assert (title, ticks) == ("runtime", 9)

@@ -108,7 +108,7 @@ def facts(decider: Decider) -> dict[str, Any]:
         "decisions": [[*who, count] for who, count in list(metrics.decisions.items())],
         "misses": metrics.deadline_misses,
         "missed_cycles": metrics.missed_cycles,
-        "answers": metrics.answers,
+        "answered": metrics.answers,
         "agreement": metrics.agreement.newest(),
         "accepted": strategies.accepted,
         "rejected": dict(strategies.rejected),

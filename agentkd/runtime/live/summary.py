@@ -59,7 +59,7 @@ class Summary:
             p50, p99 = np.percentile(taken, (50, 99))
             out["p50"], out["p99"] = round(float(p50), 2), round(float(p99), 2)
         out["bars"] = self._bars()
-        out["answers_list"] = list(self._answers)
+        out["answers"] = list(self._answers)
         out["returns"] = list(self._returns)
         return out
 

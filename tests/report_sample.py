@@ -29,7 +29,7 @@ def film() -> Film:
     made = []
     for more in ({"save_all": True, "append_images": frames[1:], "duration": 500}, {}):
         out = io.BytesIO()
-        frames[0].save(out, "WEBP", **more)  # type: ignore[arg-type]
+        frames[0].save(out, "WEBP", **more)
         made.append(out.getvalue())
     return Film(made[0], made[1], 528, 220, "Two arms side by side.", "Seed 7.")
 
@@ -113,7 +113,7 @@ def sample() -> Report:
         }
         for size in (4, 8, 16, 32, 64)
     }
-    columns = (
+    columns: tuple[Column | str, ...] = (
         "arm",
         Column("return", form=",.1f"),
         Column("95 % interval", form=",.1f"),
@@ -128,7 +128,7 @@ def sample() -> Report:
         ]
         for name, each in figures.items()
     ]
-    wide = (
+    wide: tuple[Column | str, ...] = (
         "arm",
         *(Column(f"a figure with a long name, number {i}", form=",.2f") for i in range(9)),
     )
@@ -188,7 +188,7 @@ def cells_page(cells: int) -> str:
         [name, each["return"], each["return_interval"], each["retention"]]
         for name, each in figures.items()
     ]
-    columns = (
+    columns: tuple[Column | str, ...] = (
         "cell",
         Column("return", form=",.1f"),
         Column("95 %", form=",.1f"),

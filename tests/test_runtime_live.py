@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as client
+from websockets.typing import Origin
 
 from agentkd.errors import ConfigError
 from agentkd.runtime import Agent, RunResult
@@ -49,8 +50,8 @@ def page() -> Iterator[LivePage]:
 
 def socket_of(page: LivePage, origin: str | None = None, path: str = "ws") -> ClientConnection:
     address = page.address.replace("http://", "ws://") + path
-    own = page.address.rsplit("/", 2)[0]
-    return client(address, origin=own if origin is None else origin, open_timeout=ENOUGH)  # type: ignore[arg-type]
+    own = Origin(page.address.rsplit("/", 2)[0] if origin is None else origin)
+    return client(address, origin=own, open_timeout=ENOUGH)
 
 
 def states(connection: ClientConnection) -> Iterator[dict[str, Any]]:
@@ -305,7 +306,7 @@ def test_only_the_page_itself_gets_a_socket(page: LivePage) -> None:
             socket_of(page, origin)
     wrong = page.address.replace(page.address.split("/")[3], "wrong")
     with pytest.raises(InvalidStatus, match="403"):
-        client(wrong.replace("http", "ws") + "ws", origin=page.address.rsplit("/", 2)[0])  # type: ignore[arg-type]
+        client(wrong.replace("http", "ws") + "ws", origin=Origin(page.address.rsplit("/", 2)[0]))
     with pytest.raises(InvalidStatus, match="404"):
         socket_of(page, path="wss")
 

@@ -238,7 +238,7 @@ async def live(
     `mode` is the arm. `watch` is shown it now and then, and `began` is told of its runtime before
     that starts. An environment that raises ends the arm, and its words are in `Lived.fault`.
     """
-    how = {"render_mode": "rgb_array"} if setting.renders else {}
+    how: dict[str, Any] = {"render_mode": "rgb_array"} if setting.renders else {}
     env = environments.make(setting.env, **how)
     fault, acts = "", Acts()
     scored = Scored(env, setting.episode_ticks, acts, setting.kept)

@@ -103,8 +103,8 @@ def _spans(series: Series, edges: Values) -> list[tuple[float, float, int, str]]
         chosen = np.unique(np.searchsorted(edges, columns, "right") - 1)
     ends = np.r_[edges[chosen[1:]], edges[-1]]
     return [
-        (float(edges[at]), float(end), int(codes[at]), notes[at] if notes else "")
-        for at, end in zip(chosen, ends, strict=True)
+        (float(edges[at]), end, int(codes[at]), notes[at] if notes else "")
+        for at, end in zip(chosen.tolist(), ends.tolist(), strict=True)
     ]
 
 

@@ -56,8 +56,8 @@ def across(value: float) -> str:
 
 def words(x: float, y: float, text: str, kind: str, dx: float = 0.0) -> str:
     """Write a text; `kind` says what it is, and "mid" or "end" where it is held."""
-    moved = {"dx": dx} if dx else {}
-    return shape("text", kind, escape(text), x=across(x), y=float(y), **moved)
+    places: dict[str, object] = {"x": across(x), "y": float(y)} | ({"dx": dx} if dx else {})
+    return shape("text", kind, escape(text), tip="", **places)
 
 
 def upright(x: float, top: float, bottom: float | str, kind: str) -> str:
@@ -117,9 +117,9 @@ def beside(plot: Plot, scale: Scale, height: float) -> list[str]:
     return out
 
 
-def numbers(values: Sequence[float]) -> Values:
+def numbers(values: Sequence[float | None]) -> Values:
     """Return values as an array; None is NaN."""
-    return np.array([np.nan if each is None else each for each in values], float)
+    return np.array([np.nan if each is None else each for each in values], np.float64)
 
 
 def ends_of(series: Series) -> Values:

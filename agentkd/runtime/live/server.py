@@ -22,6 +22,7 @@ from websockets.asyncio.server import serve as listen
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Origin
 
 from agentkd.runtime.live.page import MOST_LATENCY
 from agentkd.runtime.live.summary import Summary
@@ -91,7 +92,7 @@ class _Server:
             self._attend,
             sock=self._socket,
             create_connection=_Connection,
-            origins=[f"http://{host}" for host in self._hosts],  # type: ignore[arg-type]
+            origins=[Origin(f"http://{host}") for host in self._hosts],
             process_request=self._admit,
             server_header=None,
             compression=None,

@@ -20,10 +20,11 @@ from agentkd.executors.executor import Executor
 from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import Interrupt, Lived, Setting, live
 from agentkd.planners.rolled import rolled_out
+from agentkd.refs import is_reference
 from agentkd.report.model import Plot, Section, Series
 from agentkd.runtime.arbiter import Mode
-from agentkd.runtime.connect import AnyPlanner
 from agentkd.runtime.loop import SOURCES
+from agentkd.runtime.ports import AnyPlanner
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
@@ -74,8 +75,8 @@ class Options(Place):
     planner: str
     """The planner: an SB3 save, an .akd file, tcp://host:port, or module:attribute."""
     planner_rows: int = 1
-    """Rows that a planner of one row is to answer with: it is rolled out so far in the MuJoCo
-    environment's own simulation."""
+    """Rows that a planner of one row is to answer with: it is rolled out so far in the simulation
+    of the MuJoCo environment, or of the one that --roll-forward names."""
     executor: tuple[str, ...]
     """An executor file (.akd) for all environments, or one for each."""
     latencies: tuple[str, ...] = ("0", "1", "4", "8", "16")
@@ -174,8 +175,8 @@ def subject(env: str, file: str, options: Options) -> tuple[Executor, AnyPlanner
     task = open_task(env, options.planner)
     executor = task.executor(read_bundle(file).executor, name=file, goals=task.goals)
     strategies = options.strategies.make_options(task.goals)
-    rows = options.planner_rows
-    planner = task.planner if rows == 1 else rolled_out(task.planner, env, rows)
+    rows, model = options.planner_rows, _simulated(env, options.strategies)
+    planner = task.planner if rows == 1 else rolled_out(task.planner, model, rows)
     if not executor.memory:
         strategies, _ = look_ahead(options.strategies, strategies, env, planner.policy)
     if options.clock == "virtual":
@@ -183,8 +184,14 @@ def subject(env: str, file: str, options: Options) -> tuple[Executor, AnyPlanner
     arguments = {"ref": options.planner, "spec": to_json(task.spec)}
     if rows == 1:
         return executor, Process("agentkd.planners.load:build", arguments), strategies
-    more = {**arguments, "env": env, "rows": rows}
+    more = {**arguments, "env": model, "rows": rows}
     return executor, Process("agentkd.planners.rolled:build", more), strategies
+
+
+def _simulated(env: str, strategies: StrategyChoice) -> str:
+    """Return in which environment's simulation a planner is rolled out."""
+    model = strategies.roll_forward
+    return env if model is None or model == "off" or is_reference(model) else model
 
 
 def lived(

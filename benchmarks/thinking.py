@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from agentkd import environments
 from agentkd.cli.run_options import StrategyChoice
 from agentkd.distillation.run import Budget
 from agentkd.errors import ConfigError, did_you_mean
@@ -24,6 +25,8 @@ _FREEWAY = StrategyChoice(
     holds="policies.freeway:holds",
     roll_forward="policies.freeway:ahead",
 )
+_MAZE = StrategyChoice(roll_forward="policies.maze:ahead")
+_NOISY = StrategyChoice(roll_forward="HalfCheetah-v5")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +78,15 @@ def _robot(name: str, env: str) -> World:
         executor="mlp:64,64",
         labels=120_000,
         rows=16,
-        latencies=(2, 4, 10),
+        latencies=(2, 4, 10, 25),
         hz=20,
         episodes=10,
     )
+
+
+def _noisy(name: str) -> World:
+    world = _robot(name, "envs.noisy:agentkd/HalfCheetahNoisy-v0")
+    return replace(world, latencies=(2, 4), strategies=_NOISY)
 
 
 WORLDS: Mapping[str, World] = {
@@ -89,6 +97,7 @@ WORLDS: Mapping[str, World] = {
         latencies=(1, 5, 10, 20),
         hz=20,
         episodes=200,
+        strategies=_MAZE,
     ),
     "freeway-easy": _freeway("Easy"),
     "freeway-medium": _freeway("Medium"),
@@ -105,6 +114,8 @@ WORLDS: Mapping[str, World] = {
     "cheetah-tqc": _robot("tqc-HalfCheetah-v5", "HalfCheetah-v5"),
     "cheetah-sac": _robot("sac-HalfCheetah-v5", "HalfCheetah-v5"),
     "swimmer-sac": _robot("sac-Swimmer-v5", "Swimmer-v5"),
+    "cheetah-tqc-noisy": _noisy("tqc-HalfCheetah-v5"),
+    "cheetah-sac-noisy": _noisy("sac-HalfCheetah-v5"),
 }
 
 
@@ -180,6 +191,9 @@ def _file(world: World, options: Options) -> str:
     if options.out is None:
         raise ConfigError("Executors are distilled first and kept: name a folder with --out.")
     name = Path(world.planner).name.rpartition(":")[0] or Path(world.planner).name
+    place = environments.split(world.env)[0].rpartition("/")[2]
+    if place not in name:
+        name += f"-{place}"
     case = Case(name, world.env, world.planner)
     return str(executor_file(case, world.executor, Budget(labels=world.labels), options.out))
 

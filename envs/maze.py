@@ -29,6 +29,35 @@ _PIXELS = 40
 ARRIVED, TOUCHED = 100.0, -50.0
 
 
+def observe(
+    ways: rules.Bools,
+    place: rules.Doubles,
+    speed: rules.Doubles,
+    flag: rules.Doubles,
+    carts: rules.Doubles,
+) -> Floats:
+    """Lay out what a player observes, (188,).
+
+    Args:
+        ways: The maze, (x, y, 4).
+        place: Where the player is, (2,).
+        speed: The player's velocity, (2,).
+        flag: Where the flag is, (2,).
+        carts: Places and velocities of the carts, (carts, 4).
+    """
+    beside = carts[:, :2] - place
+    nearest = np.argsort(np.linalg.norm(beside, axis=1))[: rules.SEEN]
+    near = np.concatenate([beside[nearest], carts[nearest, 2:]], axis=1)
+    hidden = np.linalg.norm(near[:, :2], axis=1) > rules.FAR
+    near[hidden] = (rules.FAR, rules.FAR, 0.0, 0.0)
+    parts = [
+        *(place, speed, place - np.floor(place) - 0.5),
+        *(rules.room(ways, place), near.ravel()),
+        *(ways.ravel(), flag, carts.ravel()),
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
 class Maze(gym.Env[Floats, np.int64]):
     """Find the way to a flag in 40 s, and touch no cart.
 
@@ -86,19 +115,9 @@ class Maze(gym.Env[Floats, np.int64]):
         return self._seen(), reward, touched or arrived, self._ticks >= LIMIT, info
 
     def _seen(self) -> Floats:
-        ways, carts = self._layout.open_ways, self._carts
-        beside = carts.places - self._place
-        nearest = np.argsort(np.linalg.norm(beside, axis=1))[: rules.SEEN]
-        near = np.concatenate([beside[nearest], carts.speeds[nearest]], axis=1)
-        hidden = np.linalg.norm(near[:, :2], axis=1) > rules.FAR
-        near[hidden] = (rules.FAR, rules.FAR, 0.0, 0.0)
-        parts = [
-            *(self._place, self._speed, self._place - np.floor(self._place) - 0.5),
-            *(rules.room(ways, self._place), near.ravel()),
-            *(ways.ravel(), np.array(self._layout.target) + 0.5),
-            np.concatenate([carts.places, carts.speeds], axis=1).ravel(),
-        ]
-        return np.concatenate(parts).astype(np.float32)
+        carts = np.concatenate([self._carts.places, self._carts.speeds], axis=1)
+        flag = np.array(self._layout.target) + 0.5
+        return observe(self._layout.open_ways, self._place, self._speed, flag, carts)
 
     def render(self) -> Any:
         """Draw walls, flag, carts, and the player with the way behind him."""

@@ -55,3 +55,27 @@ def test_labels_say_where_episodes_begin() -> None:
     moved = np.linalg.norm(np.diff(obs[..., :2], axis=1), axis=2)
     # A wall may push a player who comes round a corner.
     assert moved[~starts[:, 1:]].max() < 0.2
+
+
+def test_the_model_foretells_the_player_and_most_carts() -> None:
+    """Walls included; carts go another way only where they may choose, or turn round by chance."""
+    world, random = maze.Maze(), np.random.default_rng(0)
+    apart = []
+    for seed in range(20):
+        obs, _ = world.reset(seed=seed)
+        for _ in range(20):
+            actions = random.integers(9, size=3)
+            found, over = policy.ahead(obs, actions.tolist()), False
+            for action in actions:
+                obs, _, over, _, _ = world.step(action)
+                if over:
+                    break
+            if over:
+                break
+            np.testing.assert_allclose(found[maze.OWN], obs[maze.OWN], atol=1e-5)
+            np.testing.assert_allclose(found[maze.ROOM], obs[maze.ROOM], atol=1e-5)
+            np.testing.assert_array_equal(found[maze.WAYS], obs[maze.WAYS])
+            carts = np.abs(found[maze.CARTS] - obs[maze.CARTS]).reshape(-1, 4)
+            apart.extend(carts.max(axis=1))
+    assert np.mean(np.array(apart) < 1e-5) > 0.9
+    np.testing.assert_allclose(policy.ahead(obs, []), obs, atol=1e-5)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Page, browser
+from tests.deploy_browser import Page, chromium
+from tests.report_axe import violations
 from tests.report_sample import cells_page, sample_page
 
 WIDTHS = (390, 768, 1280)
@@ -28,8 +29,8 @@ OUTSIDE = """[...document.querySelectorAll("svg.area text")].filter((each) => {
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("page")
     (folder / "report.html").write_text(sample_page(), encoding="utf-8")
-    with browser(folder / "browser") as page:
-        page.size(1280).open((folder / "report.html").as_uri())
+    with chromium() as page:
+        page.open((folder / "report.html").as_uri())
         yield page
 
 
@@ -41,11 +42,11 @@ def test_a_page_is_legible_at_any_width_and_in_both_schemes(
 ) -> None:
     """No text is below 10 px or cut off, only tables scroll, and axe-core finds nothing."""
     opened.size(width, dark=dark)
-    assert opened.run(WIDER) <= 0
-    assert opened.run(SMALLEST) >= 10
-    assert opened.run(OUTSIDE) == []
-    assert opened.violations() == []
-    assert opened.said == []
+    assert opened.ask(WIDER) <= 0
+    assert opened.ask(SMALLEST) >= 10
+    assert opened.ask(OUTSIDE) == []
+    assert violations(opened) == []
+    assert opened.errors == []
 
 
 @pytest.mark.needs("chromium")
@@ -53,8 +54,10 @@ def test_plots_follow_the_scheme(opened: Page) -> None:
     """A mark has another colour in the dark, and the page another ground."""
     script = """[getComputedStyle(document.body).backgroundColor,
       getComputedStyle(document.querySelector(".c-runtime .middle")).fill].join()"""
-    light = opened.size(768).run(script)
-    dark = opened.size(768, dark=True).run(script)
+    opened.size(768)
+    light = opened.ask(script)
+    opened.size(768, dark=True)
+    dark = opened.ask(script)
     assert "rgb(255, 255, 255)" in light
     assert all(a != b for a, b in zip(light.split("),"), dark.split("),"), strict=True))
 
@@ -64,22 +67,22 @@ def test_print_is_light_and_shows_the_still(opened: Page) -> None:
     """Paper is white whatever the screen is, nothing scrolls, and the film is its last frame."""
     opened.size(768, dark=True)
     try:
-        opened.ask("Emulation.setEmulatedMedia", media="print")
-        assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        opened.call("Emulation.setEmulatedMedia", media="print")
+        assert opened.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         seen = "(name) => getComputedStyle(document.querySelector(name)).display"
-        assert opened.run(f'["img.moving", "img.still"].map({seen}).join()') == "none,block"
+        assert opened.ask(f'["img.moving", "img.still"].map({seen}).join()') == "none,block"
         assert (
-            opened.run("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+            opened.ask("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
         )
     finally:
-        opened.ask("Emulation.setEmulatedMedia", media="")
+        opened.call("Emulation.setEmulatedMedia", media="")
 
 
 @pytest.mark.needs("chromium")
 def test_what_a_mark_stands_for_is_told_where_it_is_pointed_at(opened: Page) -> None:
     """The element under the pointer, or one around it, has a title with the values."""
     opened.size(1280)
-    told = opened.run("""["rows", "lines", "strips", "shares", "distributions",
+    told = opened.ask("""["rows", "lines", "strips", "shares", "distributions",
       "points"].map((kind) => {
       const marks = document.querySelectorAll("svg." + kind + " title");
       return marks.length ? marks[0].textContent : ""; })""")
@@ -93,7 +96,8 @@ def test_a_page_of_a_hundred_cells_is_small(tmp_path: Path) -> None:
     text = cells_page(100)
     assert len(text) < 2_000_000
     (tmp_path / "cells.html").write_text(text, encoding="utf-8")
-    with browser(tmp_path / "browser") as page:
-        page.size(390).open((tmp_path / "cells.html").as_uri())
-        assert page.run("document.querySelectorAll('svg.area').length") == 101
-        assert page.run(WIDER) <= 0
+    with chromium() as page:
+        page.size(390)
+        page.open((tmp_path / "cells.html").as_uri())
+        assert page.ask("document.querySelectorAll('svg.area').length") == 101
+        assert page.ask(WIDER) <= 0

@@ -64,11 +64,15 @@ freeze     a policy as an executor file, as it is
            runs/ppo/best_model.zip
 pull       a planner of the Hugging Face Hub, by commit, with the SHA-256 of each file
            sb3/ppo-CartPole-v1
+push       files to the Hugging Face Hub, listed first, in one commit
+           policies/lunarlander OWNER/NAME --dry-run
+card       a model card of measured figures, as the Hugging Face Hub reads it
+           policies/lunarlander --report runs/eval/report.json
 inspect    what an executor file holds
            runs/demo/executor.akd
 verify     an executor file on every backend, against its golden vectors
            runs/demo/executor.akd
-export     an executor as C99, ONNX, or data for a fixed C runtime
+export     an executor as C99, ONNX, WebAssembly, or data for a fixed C runtime
            runs/demo/executor.akd -o executor.c
 footprint  what an executor takes of a microcontroller: flash, RAM, stack, instructions
            runs/demo/executor.akd --int8

@@ -19,10 +19,10 @@ from agentkd.errors import ConfigError, EpisodeError, WorkerError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.clock import Realtime
-from agentkd.runtime.connect import AnyDistiller, AnyPlanner
 from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import COLUMNS, RunResult
+from agentkd.runtime.ports import AnyDistiller, AnyPlanner
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.types import Decision

@@ -15,10 +15,9 @@ from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.block import Block
 from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClock, make_clock
-from agentkd.runtime.connect import AnyDistiller, AnyPlanner, Companions, Named, check_arguments
+from agentkd.runtime.connect import Companions, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.goals import unconditioned
-from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.log import DecisionLog, run_header
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
@@ -31,6 +30,8 @@ from agentkd.types import Decision, Strategy
 from agentkd.views import environment
 
 if TYPE_CHECKING:
+    from agentkd.runtime.live.page import LivePage
+    from agentkd.runtime.ports import AnyDistiller, AnyPlanner, Named
     from agentkd.signing.store import Trusting
 
 
@@ -65,8 +66,7 @@ class Agent(Block):
         workers: How many planners are asked in turn, where one is too slow.
         period: Seconds from tick to tick: a decision that takes longer is a miss.
         budget: Seconds that a decision may wait for the planner, if it was that fast lately.
-        default: What is done before the first decision; by default the first choice, or the action
-            nearest to 0.
+        default: Done before the first decision; None for the first choice, or the nearest to 0.
         log: A file for the decision log, or a `DecisionLog`; the agent then needs its block.
         native: Whether executors are compiled.
         watch: Follow the executor's file: when it is replaced, its new executor is swapped in. The
@@ -184,7 +184,7 @@ class Agent(Block):
     def _background(self, *, virtual: bool) -> Iterator[Chore]:
         """Give what is done between ticks."""
         swaps = self._swaps
-        yield from self._companions.chores(self._decider, virtual=virtual)
+        yield from self._companions.chores(self._decider)
         if self._inline is None:
             if self._companions.distiller is not None:
                 yield Chore("weights", swaps.learn)
@@ -282,6 +282,8 @@ class Agent(Block):
         """
         number = finite(score)
         self._decider.score(number)
+        if self._companions.record is not None:
+            self._companions.record.score(number)
         if self._swaps.scores is not None:
             self._swaps.scores.add(number)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from agentkd.errors import check_range
 from agentkd.runtime.chores import Chore, Chores
 from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtime
-from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
+
+if TYPE_CHECKING:
+    from agentkd.runtime.live.page import LivePage
 
 _COLLECT, _COLLECT_ALL = 0.1, 16.0
 """Seconds between two looks for garbage, among what is new and among all."""

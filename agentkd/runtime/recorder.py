@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentkd.executors.acting import Form
-from agentkd.runtime.codec import Answer
-from agentkd.types import Floats, Source
+if TYPE_CHECKING:
+    from agentkd.executors.acting import Form
+    from agentkd.runtime.codec import Answer
+    from agentkd.types import Floats, Source
 
 
 class Recorder:

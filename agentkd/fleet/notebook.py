@@ -1,0 +1,166 @@
+"""What a robot's program notes down for the fleet: the hardest of the observations it meets."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+
+from agentkd.device.device import Device
+from agentkd.errors import AgentkdError, ConfigError, check_range
+from agentkd.executors.executor import Executor
+from agentkd.files import write_atomic
+from agentkd.fleet.notes import FOLDER, LARGEST, Note, waiting_in
+from agentkd.printable import logger
+from agentkd.runtime.agent import Agent
+from agentkd.runtime.workers.priority import unbind
+from agentkd.spec import flatten_one
+from agentkd.types import Floats
+from agentkd.views import pick
+
+log = logger(__name__)
+
+MOST_FILES = 16
+"""Files that wait at most; the oldest make room."""
+_HEADER = 1 << 10
+
+
+@final
+class Notebook:
+    """Notes down the hardest observations of each stretch of ticks, and what the agent counted.
+
+        with Agent(device.executor(), period=0.02) as agent, Notebook(device, agent) as notebook:
+            while agent.tick():
+                action = agent.act(obs)
+                robot.send(action)
+                notebook.tick(obs)
+
+    The notes lie in `outgoing/` in the device's folder. Nothing leaves the device unless what
+    follows the server is told so (`agentkd.fleet.sharing.Sharing`, `agentkd device run --share`).
+    `tick` is for the thread that ticks; files are written by a thread that ends with each.
+
+    Args:
+        device: The device.
+        agent: Acts with the device's executor.
+        every: Ticks of a stretch.
+        most: Observations of a stretch that are noted.
+
+    Raises:
+        ConfigError: If a number is out of its range, the executor has a memory, for which an
+            observation alone tells nothing, or an observation is too large for a message.
+    """
+
+    def __init__(self, device: Device, agent: Agent, *, every: int = 1000, most: int = 32) -> None:
+        check_range("every", every, least=1)
+        check_range("most", most, least=1, most=4096)
+        if agent.executor.memory:
+            raise ConfigError(
+                f"{agent.executor.architecture} has a memory: single observations teach it "
+                "nothing. Leave the notebook out."
+            )
+        size = 4 * (agent.spec.obs.size + 1)
+        if size + _HEADER > LARGEST:
+            raise ConfigError(
+                f"An observation has {size:,} bytes; a note has {LARGEST:,} at most. Leave the "
+                "notebook out."
+            )
+        self._agent, self._executor = agent, device.started
+        self._every, self._most = every, min(most, (LARGEST - _HEADER) // size)
+        self._folder = device.folder / FOLDER
+        self._ticks = 0
+        self._hard: list[tuple[float, int, Floats]] = []
+        self._job: threading.Thread | None = None
+
+    def tick(self, obs: Any) -> None:
+        """Take note of a tick's observation, as `Agent.act` took it, after the action was sent."""
+        flat = flatten_one(self._agent.spec.obs, obs)
+        self._ticks += 1
+        hard = float(hardness(self._agent.executor, flat[None])[0])
+        if math.isfinite(hard) and (len(self._hard) < self._most or hard > self._hard[0][0]):
+            # The number of the tick tells equals apart.
+            heapq.heappush(self._hard, (hard, self._ticks, flat))
+            if len(self._hard) > self._most:
+                heapq.heappop(self._hard)
+        if self._ticks % self._every == 0 and (self._job is None or not self._job.is_alive()):
+            self._write()
+
+    def settle(self) -> None:
+        """Wait for what is being written."""
+        if self._job is not None:
+            self._job.join()
+            self._job = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Write down what is left."""
+        self.settle()
+        if self._hard:
+            self._write()
+        self.settle()
+
+    def _write(self) -> None:
+        """Write the stretch down, in a thread."""
+        hard, self._hard = sorted(self._hard, reverse=True), []
+        counted = self._agent.metrics()
+
+        def work() -> None:
+            unbind()
+            try:
+                self._keep(hard, counted)
+            except (AgentkdError, OSError) as error:  # the robot's loop goes on
+                log.warning("What was noted is lost: %s", error)
+
+        self._job = threading.Thread(target=work, name="notebook", daemon=True)
+        self._job.start()
+
+    def _keep(self, hard: list[tuple[float, int, Floats]], counted: Mapping[str, Any]) -> None:
+        notes = [Note(values=_numbers(counted))]
+        if hard and self._executor:
+            obs = np.stack([each for _, _, each in hard])
+            notes.append(
+                Note(self._executor, obs, np.array([each for each, _, _ in hard], np.float32))
+            )
+        for note in notes:
+            waiting = waiting_in(self._folder)
+            for old in waiting[: max(0, len(waiting) + 1 - MOST_FILES)]:
+                old.unlink(missing_ok=True)
+            number = int(waiting[-1].stem) + 1 if waiting else 1
+            write_atomic(self._folder / f"{number:08}.note", note.to_bytes())
+
+
+def hardness(executor: Executor, obs: Floats) -> Floats:
+    """Return how hard observations are for an executor.
+
+    Args:
+        executor: Whose normaliser says what it was made from.
+        obs: Flat observations, (n, size).
+
+    Returns:
+        The root mean square of the normalised observation, (n,); 1 on average where it was taught.
+    """
+    seen = pick(executor.spec.obs, obs)
+    apart = (seen.astype(np.float64) - executor.mean) * executor.scale
+    found: Floats = np.sqrt(np.mean(apart * apart, axis=1)).astype(np.float32)
+    return found
+
+
+def _numbers(counted: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is a finite number of an agent's metrics."""
+    found: dict[str, float] = {}
+    for name, value in counted.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and math.isfinite(value) and len(found) < 200:
+            found[name] = float(value)
+    return found

@@ -338,6 +338,8 @@ def test_a_run_is_filmed_and_measures_the_same(
     assert "film" not in unseen
     assert not (tmp_path / "b" / "film.webp").exists()
     text = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    for kind in ("rows marked", "strips", "shares", "distributions marked"):
+        assert f'class="area {kind}"' in text
     for name, arm in seen["arms"].items():
         assert arm["returns"] == unseen["arms"][name]["returns"]
         shown = {"planner": "planner alone", "executor": "executor alone"}.get(name, "with agentkd")

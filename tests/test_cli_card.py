@@ -179,7 +179,7 @@ def test_a_report_of_other_kinds_of_values_makes_a_card(value: Any) -> None:
 def test_the_cards_of_the_policies_are_cards() -> None:
     """Front matter that the Hub reads, and figures."""
     root = Path(__file__).parents[1] / "policies"
-    for name in ("cheetah", "lunarlander", "pendulum"):
+    for name in ("cheetah", "freeway", "lunarlander", "pendulum", "transformer"):
         told = front((root / name / "README.md").read_text())
         assert told["library_name"] == "agentkd"
         assert told["model-index"]

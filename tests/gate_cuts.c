@@ -142,6 +142,7 @@ static struct gate_flash flash = {.sector = SECTOR, .state = 2u * ROOM, .slot = 
 static struct gate_options options = {.shadow = 3u, .acting = 3u, .budget = 5u, .starts = 3u,
     .ticks = ticks, .genuine = genuine};
 static struct gate gate;
+static int before; /* the package that acts before an update */
 
 static int32_t send(int which)
 {
@@ -181,7 +182,7 @@ static void bring(int which, uint32_t stage)
         tick(gate.phase == GATE_ACTING ? 1.0f : 0.0f);
     }
     MUST(gate.state.last_stage == stage && gate.state.last_id == id[which]);
-    MUST(gate_acts(&gate)->id == id[stage == GATE_CONFIRMED ? which : 0]);
+    MUST(gate_acts(&gate)->id == id[stage == GATE_CONFIRMED ? which : before]);
     tick(1.0f);
 }
 
@@ -280,9 +281,7 @@ static long each_failure(void)
 
 static void refuses(uint8_t *data, uint32_t whole)
 {
-    uint8_t before[ROOM];
     const uint32_t real = length[3];
-    memcpy(before, package[3], ROOM);
     memcpy(package[3], data, ROOM);
     length[3] = whole;
     const int32_t reason = send(3);
@@ -293,7 +292,6 @@ static void refuses(uint8_t *data, uint32_t whole)
     if (gate.state.stage != GATE_NONE)
         (void)gate_rollback(&gate);
     memset(gate.state.blacklist, 0, sizeof gate.state.blacklist);
-    memcpy(package[3], before, ROOM);
     length[3] = real;
 }
 
@@ -307,16 +305,16 @@ static void hostile(void)
     for (uint32_t bit = 0; bit < 8u * length[1]; bit += 5u) {
         memcpy(data, package[1], ROOM);
         data[bit / 8u] ^= (uint8_t)(1u << bit % 8u);
-        const long before = refused;
+        const long so_far = refused;
         refuses(data, length[1]);
         /* Of the signature, what stands in looks at the last byte alone. */
         if (bit / 8u < length[1] - GATE_SIGNATURE)
-            MUST(refused == before + 1);
+            MUST(refused == so_far + 1);
     }
     for (uint32_t cut = 0; cut < length[1]; cut += GATE_ALIGN) {
-        const long before = refused;
+        const long so_far = refused;
         refuses(package[1], cut);
-        MUST(refused == before + 1);
+        MUST(refused == so_far + 1);
     }
     /* With checksum and signature, they protect nothing. */
     for (uint32_t word = 1; word < (length[1] - GATE_SIGNATURE) / 4u; word++)
@@ -379,6 +377,14 @@ static void ends(void)
     }
     MUST(gate.state.last_stage == GATE_ROLLED_BACK && gate.state.last_reason == GATE_CRASHES);
     MUST(send(1) == GATE_BLACKLISTED && gate_acts(&gate)->id == id[0]);
+    /* Also where there is one that acted before the one that acts. */
+    start();
+    MUST(run(1, GATE_CONFIRMED, 0) == 0 && gate.state.former != 0u && send(2) == GATE_OK);
+    for (int i = 1; i <= 3; i++) {
+        tick(0.0f);
+        MUST(gate_open(&gate, &flash, &options) == GATE_OK && gate_acts(&gate)->id == id[1]);
+    }
+    MUST(gate.state.last_reason == GATE_CRASHES && gate.state.last_id == id[2]);
     /* A clean end does not count. */
     start();
     MUST(send(1) == GATE_OK);
@@ -439,8 +445,8 @@ static void ends(void)
     memcpy(package[3], package[1], ROOM);
     length[3] = length[1];
     package[3][length[3] - 1u] ^= 1u;
-    struct gate_state before = gate.state;
-    MUST(send(3) == GATE_UNSIGNED && memcmp(&before, &gate.state, sizeof before) == 0);
+    const struct gate_state same = gate.state;
+    MUST(send(3) == GATE_UNSIGNED && memcmp(&same, &gate.state, sizeof same) == 0);
     package[3][20] ^= 1u;
     sign(package[3], length[3]);
     MUST(send(3) == GATE_UNFIT && gate.state.last_reason == GATE_UNFIT);
@@ -490,6 +496,12 @@ int main(int argc, char **argv)
     ends();
     records();
     hostile();
+    /* One that has a former executor, whose slot the next one takes. */
+    restore();
+    MUST(run(1, GATE_CONFIRMED, 0) == 0 && gate.state.former != 0u);
+    keep();
+    before = 1;
+    printf("third %ld\n", each_cut(2, GATE_ROLLED_BACK, 19));
     printf("cuts %ld\nrefused %ld\n", cuts, refused);
     free(memory);
     return 0;

@@ -92,7 +92,7 @@ def client(tmp_path: Path, signer: Signer) -> Client:
     programs.mkdir()
     for name, text in (
         ("agentkd", f'exec {sys.executable} -m agentkd "$@"'),
-        ("sudo", f'echo "$@" >>{tmp_path}/sudo\nshift 4\nexec "$@"'),
+        ("sudo", f'printf \'%s\\n\' "$*" >>{tmp_path}/sudo\nshift 4\nexec "$@"'),
     ):
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
@@ -153,7 +153,8 @@ def test_jobs_update_a_device(
     assert client.run(document(address, "n3")) == "FAILED"
     assert state(folder).waiting is None
     assert acts(folder) == 2
-    # As another user, everything is done as that one.
+    # As another user, everything is done as that one. An older proof would be refused.
+    signer.sign(bucket / "n2.akd")
     assert client.run(document(address, "n2", user="robot")) == "SUCCEEDED"
     words = [line.split()[:5] for line in (tmp_path / "sudo").read_text().splitlines()]
     assert {tuple(each[:4]) for each in words} == {("-n", "-u", "robot", "--")}

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
+from agentkd.executors.executor import NOT_FINITE, Executor, distribution
 from agentkd.executors.kernel_cache import CompilerError, load
 from agentkd.executors.plan import HEADS, KINDS, Step, padded_size, rooms, steps
+from agentkd.executors.recurrent import RecurrentExecutor
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.sizes import INT32
@@ -347,7 +348,7 @@ class Native:
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
         memory = self.executor.memory
-        return RecurrentExecutor(memory, self.answer) if memory else self
+        return RecurrentExecutor(self.executor.spec, memory, self.answer) if memory else self
 
     def answer(self, obs: Floats, state: Floats) -> tuple[ActionDist, Floats]:
         """The action distribution, and the memory after; as `advance`."""
@@ -429,7 +430,7 @@ def staged_native(executor: Executor) -> Staged[Native | None]:
     yield "compare"
     native.memory[:] = 0.0
     taken = np.stack([np.ravel(native.act(each)) for each in obs])
-    native.memory[:] = 0.0
+    native.memory[:] = native.obs[:] = 0.0
     wanted = actions_of(executor, expected)
     _, text = difference(executor, got, taken.astype(wanted.dtype), expected, wanted, _TOLERANCE)
     if text:

@@ -45,6 +45,8 @@ class _View(NamedTuple):
     obs: ObsSpec
     columns: Any
     row: Floats
+    taken: int
+    """How many numbers of its observation are the action that was executed before."""
 
 
 @final
@@ -79,7 +81,9 @@ class Decider:
         self._view: _View | None = None
         if spec != known:
             row = np.zeros(spec.obs.size, np.float32)
-            self._view = _View(known.obs, columns(known.obs), row)
+            found = columns(known.obs)
+            chosen = slice(None) if found is None else found
+            self._view = _View(known.obs, chosen, row, known.obs.taken)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
@@ -130,6 +134,8 @@ class Decider:
         self._last = self._actor = None
         self._held = 0
         self._acting.memory[:] = 0.0
+        if self._view is not None and self._view.taken:
+            self._acting.obs[-self._view.taken :] = 0.0
         self.strategies.reset()
         self.arbiter.reset()
         self.worth.reset()
@@ -162,6 +168,8 @@ class Decider:
         before = self._acting.memory
         if form.memory.shape == before.shape:
             form.memory[:] = before
+        if self._view is not None and self._view.taken:
+            form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
         self._acting = form
 
     def resume(self, tick: int | None, episode: int) -> None:
@@ -182,12 +190,15 @@ class Decider:
         if self._view is None:
             self._write(obs, form.obs)
         else:
-            self._write_seen(obs, form.obs)
+            taken = self._view.taken
+            self._write_seen(obs, form.obs[:-taken] if taken else form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
+        if self._view is not None and self._view.taken:
+            self._executed(action, form)
         self._tick += 1
         self.alone += 1
         taken = perf_counter_ns() - started
@@ -213,7 +224,8 @@ class Decider:
         else:
             seen = self._view.row
             self._write(obs, seen)
-            own = form.obs if goals is None else form.obs[: -goals.width]
+            extra = self._view.taken if goals is None else goals.width
+            own = form.obs[:-extra] if extra else form.obs
             own[:] = seen[self._view.columns]
         self.strategies.tick(tick)
         if record is not None:
@@ -250,6 +262,12 @@ class Decider:
                 arbiter.moment.begin(tick, seen, form, left * 1e-9, self._held)
         chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)
         return self._finish(*chosen, form, started, lateness)
+
+    def _executed(self, action: Any, form: Form) -> None:
+        """Let an executor that sees past actions know what was done, whoever decided it."""
+        assert self._view is not None
+        row = dists.coded(np.asarray(action)[None], self.spec.action)
+        form.obs[-self._view.taken :] = row[0]
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:
@@ -336,6 +354,8 @@ class Decider:
     ) -> Outcome:
         metrics, tick, planner = self.metrics, self._tick, self._planner
         self._tick += 1
+        if self._view is not None and self._view.taken:
+            self._executed(action, form)
         decided = source in _DECIDERS
         # A copy, which the caller cannot change.
         kept = action.copy() if self._arrays else action

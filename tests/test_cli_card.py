@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from agentkd.executors.architecture import initial
 from agentkd.report import card
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 
-yaml: Any = import_module("yaml")
+yaml: Any = pytest.importorskip("yaml")
 EXECUTOR = initial("mlp:4", Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(2)))
 ENV = 'envs.mine:team/Mine-v0{"gravity": -5}'
 EVAL: dict[str, Any] = {

@@ -16,8 +16,8 @@ from agentkd.executors.executor import one_action
 from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
-from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
@@ -256,8 +256,7 @@ class Decider:
         arbiter = self.arbiter
         if arbiter.watched or record is not None:
             left = self._deadline - (perf_counter_ns() - started) - lateness
-            if record is not None:
-                left = record.left(left)
+            left = left if record is None else record.left(left)
             if arbiter.watched:
                 arbiter.moment.begin(tick, seen, form, left * 1e-9, self._held)
         chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that a robot's loop never loads 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkd.lazy import lazily
 
 if TYPE_CHECKING:
     from agentkd.deploy.bundle import Bundle, load, read_bundle, write_bundle
@@ -66,12 +67,4 @@ __all__ = [
     "write_bundle",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'agentkd' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -254,6 +254,29 @@ def mode(dist: AnyDist, action: ActionSpec) -> Actions:
             return _boxed(point, action)
 
 
+def coded(actions: Any, action: ActionSpec) -> Floats:
+    """Write actions, (batch, …), as an executor that sees past ones observes them.
+
+    Numbers as they are, in the environment's units; a choice as a one-hot vector; yes and no as 1
+    and 0.
+
+    Returns:
+        (batch, action_size), float32.
+    """
+    flat = np.reshape(actions, (len(actions), -1))
+    match action:
+        case DiscreteSpec(n, _):
+            sizes: tuple[int, ...] = (n,)
+        case MultiDiscreteSpec(found):
+            sizes = found
+        case _:
+            return flat.astype(np.float32)
+    places = flat.astype(np.intp) - _start(action) + np.cumsum([0, *sizes[:-1]])
+    out = np.zeros((len(flat), sum(sizes)), np.float32)
+    out[np.arange(len(flat))[:, None], places] = 1.0
+    return out
+
+
 def sample(dist: ActionDist, action: ActionSpec, random: np.random.Generator) -> Actions:
     """Draw actions, in the environment's units: (batch, …).
 

@@ -75,6 +75,8 @@ def parse_json(
 
 def _check_structure(raw: bytes) -> None:
     """Bound depth and number of values before anything is built."""
+    if len(raw) < MOST_VALUES and raw.count(b"[") + raw.count(b"{") <= MOST_DEPTH:
+        return
     depth = 0
     # One by one: a list of millions of marks would take more memory than the document.
     for count, found in enumerate(_MARKS.finditer(raw)):

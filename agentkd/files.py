@@ -166,7 +166,7 @@ def write_files(files: Mapping[Path, Content], *, hint: str = "") -> None:
             fresh.replace(at)
         for folder in {real.parent for _, real in staged}:
             with suppress(OSError):  # a file system without it; the files are there
-                _sync(folder)
+                sync(folder)
     except OSError as error:
         raise WriteError(
             f"{at} could not be written: {error.strerror or error}. What was there "
@@ -181,7 +181,7 @@ def write_files(files: Mapping[Path, Content], *, hint: str = "") -> None:
 def _put(path: Path, content: Content) -> None:
     if callable(content):
         content(path)
-        _sync(path)
+        sync(path)
         return
     with path.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -189,7 +189,7 @@ def _put(path: Path, content: Content) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file's bytes, or a folder's entries, on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

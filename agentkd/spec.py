@@ -96,10 +96,17 @@ class ObsSpec:
 
     A policy that sees less than the environment shows has the same parts, with what it sees marked
     in them; see `agentkd.views`.
+
+    Attributes:
+        parts: What the environment shows.
+        layout: How the environment shows them.
+        taken: For an executor that sees past actions: how many numbers of the action that was
+            executed at the tick before, as `agentkd.dists.coded` writes it, follow the parts.
     """
 
     parts: tuple[Part, ...]
     layout: Layout = "single"
+    taken: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.parts)
@@ -109,15 +116,17 @@ class ObsSpec:
             raise SpecError(f"An observation ({self.layout}) of {count} parts.")
         if len({part.name for part in self.parts}) < count:
             raise SpecError("Two parts of an observation have the same name.")
-        if sum(part.whole for part in self.parts) > MOST:
+        if not is_whole(self.taken, 0, MOST):
+            raise SpecError(f"An observation with {self.taken!r:.40} numbers of an action.")
+        if sum(part.whole for part in self.parts) + self.taken > MOST:
             raise SpecError(f"An observation of {self.size} numbers; {MOST} at most.")
-        if not self.size:
+        if self.size == self.taken:
             raise SpecError("Nothing is seen of the observation.")
 
     @property
     def size(self) -> int:
-        """The length of the flat observation."""
-        return sum(part.size for part in self.parts)
+        """The length of the flat observation, with the action that was executed before."""
+        return sum(part.size for part in self.parts) + self.taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +338,8 @@ def _one_hot(values: NDArray[Any], part: Part) -> Floats:
 
 def flatten(spec: ObsSpec, obs: Any) -> Floats:
     """Lay a batched array, or a dictionary or tuple of such, out flat: float32, (batch, size).
+
+    The action that was executed before is not among them: the environment does not show it.
 
     Raises:
         SpecError: If a part is missing or has another shape.

@@ -43,6 +43,8 @@ def to_json(spec: Spec) -> dict[str, Any]:
     for part in obs["parts"]:
         if part["seen"] is None:
             del part["seen"]
+    if not obs["taken"]:
+        del obs["taken"]
     return {"obs": obs, "action": {"kind": kind, **action}}
 
 
@@ -58,7 +60,8 @@ def from_json(data: Any) -> Spec:
             obs = fields.fields("obs")
             parts = tuple(map(_part_of, obs.objects("parts")))
             layout = cast(Layout, obs.text("layout"))
-            return Spec(ObsSpec(parts, layout), _action_of(fields.fields("action")))
+            taken = 0 if obs.get("taken", None) is None else obs.whole("taken")
+            return Spec(ObsSpec(parts, layout, taken), _action_of(fields.fields("action")))
     except LoadError as error:
         raise SpecError(str(error)) from error
 

@@ -76,10 +76,9 @@ def check_policy(
         ContractError: With what is wrong; it is an `AssertionError`.
     """
     rows = example_observations(spec.obs, 5) if obs is None else obs
-    if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] != spec.obs.size:
-        raise SpecError(
-            f"Observations have shape {rows.shape}; (2 or more, {spec.obs.size}) is needed."
-        )
+    size = spec.obs.size - spec.obs.taken
+    if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] != size:
+        raise SpecError(f"Observations have shape {rows.shape}; (2 or more, {size}) is needed.")
     rows = np.ascontiguousarray(rows, np.float32)
     if hasattr(policy, "initial_state"):
         _check_recurrent(policy, spec, rows, tolerance)

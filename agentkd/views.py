@@ -3,12 +3,15 @@
 A planner may see the simulator's state where its executor has sensors alone. A view names the parts
 that a policy sees; what it leaves out never reaches the policy's flat observation. An executor's
 view lies in its spec (`Part.seen`), and so in its file and its exports. An executor may also see
-the last few observations: `stack:4` (`agentkd.executors.layers.Stack`).
+the last few observations, or old ones and what was done since (`agentkd.executors.layers.Stack`,
+`Past`).
 
     joints,imu        keys of a dictionary, or places in a tuple
     joints[0:12]      some numbers of one
     0:2,4:5  0,-1     some numbers of an observation that is one array, laid out flat
     stack:4           the last four observations, zeros before an episode's first (executors)
+    delay:2           what was observed two ticks ago, and the last two actions (executors)
+    actions:3         the last three actions that were executed (executors)
     module:attribute  a text or a list of these words; for a planner also a function of observations
 """
 
@@ -28,9 +31,10 @@ from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
 
 MOST_STACK = 256
+MOST_DELAY = 256
 _PLACES = re.compile(r"(-?\d{1,8})?(:(-?\d{1,8})?)?", re.ASCII)
 _PART = re.compile(r"(.+)\[([^\[\]]*)\]")
-_STACK = re.compile(r"stack:(\d{1,4})", re.ASCII)
+_COUNT = re.compile(r"(stack|delay|actions):(\d{1,4})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,23 @@ class View:
 
     Attributes:
         words: Parts or places, as text; () for everything.
-        stack: How many observations, the newest among them.
+        stack: How many observations, one of each tick.
+        delay: How many ticks old the newest of them is.
+        actions: How many actions, up to that of the tick before.
         function: Instead of words, what makes rows of numbers, (batch, n), of the environment's
             observations, batched.
     """
 
     words: tuple[str, ...] = ()
     stack: int = 1
+    delay: int = 0
+    actions: int = 0
     function: Callable[[Any], Any] | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it is of more than the present observation."""
+        return (self.stack, self.delay, self.actions) != (1, 0, 0)
 
 
 EVERYTHING = View()
@@ -70,29 +83,43 @@ def parse_view(text: Seeing, obs: ObsSpec | None = None) -> View:
     words = text.split(",") if isinstance(text, str) else list(text)
     words = [str(word).strip() for word in words]
     names = {part.name for part in obs.parts} if obs is not None else set()
-    stack, kept = 1, []
+    counts, kept = {}, []
     for word in words:
-        if word not in names and (found := _STACK.fullmatch(word)):
-            stack = int(found[1])
+        if word not in names and (found := _COUNT.fullmatch(word)):
+            counts[found[1]] = int(found[2])
         elif word:
             kept.append(word)
+    past = _past(text, counts)
+    if any(is_reference(word) and word not in names for word in kept):
+        return _referred(text, kept, past, counts)
+    if not (kept or past.remembers):
+        raise ConfigError(f"The view {text!r} is empty. Write joints,imu or 0:2,4:5 or stack:4.")
+    return replace(past, words=tuple(kept))
+
+
+def _past(text: Any, counts: Mapping[str, int]) -> View:
+    """Check how much of the past a view is of; a delay brings the actions since."""
+    stack, delay = counts.get("stack", 1), counts.get("delay", 0)
     if not 1 <= stack <= MOST_STACK:
         raise ConfigError(f"stack:{stack} in {text!r}: from 1 to {MOST_STACK} observations.")
-    if any(is_reference(word) and word not in names for word in kept):
-        return _referred(text, kept, stack)
-    if not (kept or stack > 1):
-        raise ConfigError(f"The view {text!r} is empty. Write joints,imu or 0:2,4:5 or stack:4.")
-    return View(tuple(kept), stack)
+    for word in ("delay", "actions"):
+        if not 1 <= counts.get(word, 1) <= MOST_DELAY:
+            raise ConfigError(f"{word}:{counts[word]} in {text!r}: from 1 to {MOST_DELAY} ticks.")
+    return View((), stack, delay, counts.get("actions", delay))
 
 
-def _referred(text: Any, words: list[str], stack: int) -> View:
+def _referred(text: Any, words: list[str], past: View, counts: Mapping[str, int]) -> View:
     if len(words) > 1:
-        raise ConfigError(f"The view {text!r}: module:attribute stands alone, or with stack:K.")
+        raise ConfigError(
+            f"The view {text!r}: module:attribute stands alone, or with stack:K, delay:D and "
+            "actions:N."
+        )
     found = resolve(words[0])
     if callable(found) and not isinstance(found, View):
-        return View(stack=stack, function=found)
+        return replace(past, function=found)
     view = parse_view(found)
-    return view if stack == 1 else replace(view, stack=stack)
+    said = {*counts, "actions"} if "delay" in counts else counts
+    return replace(view, **{word: getattr(past, word) for word in said})
 
 
 def see(spec: Spec, seeing: Seeing) -> Spec:
@@ -161,9 +188,10 @@ def _seen(part: Part, places: set[int]) -> Part:
 
 def whole(obs: ObsSpec) -> ObsSpec:
     """Return the observation that the environment shows, whatever is seen of it."""
-    if all(part.seen is None for part in obs.parts):
+    if all(part.seen is None for part in obs.parts) and not obs.taken:
         return obs
-    return replace(obs, parts=tuple(replace(part, seen=None) for part in obs.parts))
+    parts = tuple(replace(part, seen=None) for part in obs.parts)
+    return replace(obs, parts=parts, taken=0)
 
 
 def environment(spec: Spec) -> Spec:
@@ -189,7 +217,10 @@ def alone(obs: ObsSpec) -> ObsSpec:
 
 
 def columns(obs: ObsSpec) -> NDArray[np.intp] | None:
-    """Return the places, in the environment's flat observation, of what is seen; None for all."""
+    """Return the places, in the environment's flat observation, of what is seen; None for all.
+
+    The action that was executed before lies beyond them.
+    """
     found, at = [], 0
     for part in obs.parts:
         found += [at + i for i in (range(part.whole) if part.seen is None else part.seen)]
@@ -200,7 +231,8 @@ def columns(obs: ObsSpec) -> NDArray[np.intp] | None:
 def pick(obs: ObsSpec, rows: Floats) -> Floats:
     """Return what is seen of flat observations (…, whole size): (…, size).
 
-    Rows that hold no more than what is seen are returned as they are.
+    Rows that hold no more than what is seen are returned as they are. For an executor that sees
+    past actions each row ends in the one that was executed at the tick before.
 
     Raises:
         SpecError: If the rows have another size.
@@ -208,16 +240,25 @@ def pick(obs: ObsSpec, rows: Floats) -> Floats:
     if rows.shape[-1] == obs.size:
         return rows
     among = columns(obs)
-    size = sum(part.whole for part in obs.parts)
+    size = sum(part.whole for part in obs.parts) + obs.taken
     if among is None or rows.shape[-1] != size:
         wanted = f"{size} or {obs.size}" if among is not None else f"{size}"
-        raise SpecError(f"Observations have shape {rows.shape}; (…, {wanted}) was expected.")
+        action = f", the last {obs.taken} the action executed before," if obs.taken else ""
+        raise SpecError(
+            f"Observations have shape {rows.shape}; (…, {wanted}){action} was expected."
+        )
+    if obs.taken:
+        among = np.concatenate([among, np.arange(size - obs.taken, size)])
     return np.ascontiguousarray(rows[..., among])
 
 
-def words_of(obs: ObsSpec, stack: int = 1) -> list[str]:
-    """Say what is seen, in words that `parse_view` reads; [] for everything."""
-    words: list[str] = [f"stack:{stack}"] if stack > 1 else []
+def words_of(obs: ObsSpec, past: View = EVERYTHING) -> list[str]:
+    """Say what is seen, in words that `parse_view` reads; [] for everything.
+
+    `past` says of how much of the past.
+    """
+    usual = {"stack": 1, "delay": 0, "actions": past.delay}
+    words = [f"{word}:{n}" for word, at in usual.items() if (n := getattr(past, word)) != at]
     if columns(obs) is None:
         return words
     for part in obs.parts:

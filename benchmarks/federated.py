@@ -19,9 +19,9 @@ from safetensors.numpy import load, save
 
 from agentkd import Executor, environments, load_planner
 from agentkd.distillation import CollectionOptions, DistillerOptions, open_task, run_distillation
-from agentkd.distillation.collector import Collected
 from agentkd.distillation.federated import Client, Federated, InMemory, federate, open_client
 from agentkd.distillation.sources import LocalSource, Several, longest
+from agentkd.distillation.stretch import Collected
 from agentkd.distillation.task import Task
 from agentkd.errors import ConfigError, did_you_mean
 from agentkd.extras import needing

@@ -23,8 +23,8 @@ from agentkd.planners.rolled import rolled_out
 from agentkd.refs import is_reference
 from agentkd.report.model import Plot, Section, Series
 from agentkd.runtime.arbiter import Mode
-from agentkd.runtime.connect import AnyPlanner
 from agentkd.runtime.loop import SOURCES
+from agentkd.runtime.ports import AnyPlanner
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json

@@ -38,6 +38,9 @@ CASES: list[tuple[str, ActionSpec]] = [
     ("mlp:8,tanh stack:3", DiscreteSpec(4)),
     ("cnn:4x3/2,9 stack:3", DiscreteSpec(3)),
     ("mlp:9 0:3,5,stack:2", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
+    ("mlp:9,tanh 0:3,stack:2,delay:2", BoxSpec((-1.0, -2.0), (1.0, 3.0), (2,))),
+    ("linear delay:1", DiscreteSpec(3, 1)),
+    ("mlp:5 actions:2", MultiDiscreteSpec((2, 3))),
 ]
 NAMES = [f"{architecture} {type(action).__name__}" for architecture, action in CASES]
 

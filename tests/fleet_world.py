@@ -12,12 +12,14 @@ from agentkd.deploy.bundle import write_bundle
 from agentkd.executors.architecture import initial
 from agentkd.fleet.audit import create
 from agentkd.fleet.decisions import decide
-from agentkd.fleet.messages import Report
+from agentkd.fleet.knowledge import Knowledge
+from agentkd.fleet.messages import Report, Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet, Plan
 from agentkd.fleet.server import Server, filters
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.transport.memory import Faults, Hub
+from agentkd.transport.transport import Message
 from benchmarks.fleet_devices import SimulatedDevice
 from tests.virtual_loop import run_virtually
 
@@ -50,6 +52,8 @@ class World:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.server: Server | None = None
         self.failed: list[BaseException] = []
+        self.clock: Callable[[], float] | None = None
+        """The machine's; by default the loop's."""
 
     @property
     def fleet(self) -> Fleet:
@@ -58,17 +62,18 @@ class World:
 
     def desk(self) -> Office:
         """Open the folder as another process would."""
-        return Office(self.office.folder, asyncio.get_running_loop().time)
+        return Office(self.office.folder, self.clock or asyncio.get_running_loop().time)
 
     def push(self, file: Path, **options: Any) -> Plan:
         """Begin a rollout, from another process."""
         return self.desk().push(file, **options)
 
-    def serve(self) -> None:
+    def serve(self, *, collect: bool = False) -> None:
         """Start a server, with nothing but what is in the folder."""
         self.office = self.desk()
-        line = self.hub.line(*filters(self.fleet.site))
-        self.server = Server(self.office, line)
+        line = self.hub.line(*filters(self.fleet.site, collect=collect))
+        knowledge = Knowledge(self.office.folder) if collect else None
+        self.server = Server(self.office, line, knowledge=knowledge)
         self._start("server", self.server.run())
 
     def add(self, name: str, **options: Any) -> SimulatedDevice:
@@ -76,6 +81,10 @@ class World:
         device = self.devices[name] = SimulatedDevice(self.hub.line, SITE, name, **options)
         self._start(name, device.run())
         return device
+
+    def tell(self, name: str, payload: bytes) -> None:
+        """Let a device note something down."""
+        self.hub.publish(Message(Topics(SITE).of(name, "note"), payload))
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         async def watched() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
+from agentkd.frames import MOST_BYTES
 from agentkd.planners.remote.line import Line, cut, settings
-from agentkd.planners.remote.wire import MOST_BYTES
 from agentkd.spec_json import to_json
 from tests.runtime_children import SPEC
 from tests.waiting import ENOUGH

@@ -98,7 +98,7 @@ def test_what_would_be_lost_is_not_overwritten(
         (file, "the executor file itself"),
         (link, "the executor file itself"),
         (folder / "mine.c", "mine.h is there"),
-        (folder / "x.h", "end the C file in .c"),
+        (folder / "x.h", "end the file in .c"),
         (folder, "is a folder"),
         (Path(), "is a folder"),
         (folder / "a.c", "not a regular file"),

@@ -12,8 +12,8 @@ from agentkd.deploy.contract import ObsTerm
 from agentkd.deploy.contracts.compare import compare
 from agentkd.deploy.contracts.files import fitted, read_contract
 from agentkd.deploy.contracts.told import UNCLIPPED, Told
+from agentkd.deploy.fit import check_contract
 from agentkd.errors import SpecError
-from agentkd.runtime.swaps import check_contract
 from tests.contract_files import CONTRACT, ISAACLAB, SPEC, TERMS, write
 from tests.test_contracts import shorter, swapped
 

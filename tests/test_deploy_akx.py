@@ -44,7 +44,7 @@ def test_the_dense_runtime_runs_what_is_dense(architecture: str, action: ActionS
     executor = lively(architecture, action)
     obs = probes(executor, 200, seed=3)
     flags = (*STRICT, "-DAKX_DENSE_ONLY")
-    if architecture.startswith(("mlp", "linear")) and "stack" not in architecture:
+    if architecture.startswith(("mlp", "linear")) and " " not in architecture:
         answer = run_akx(executor, obs, flags=flags)
         verdict = compare("akx", executor, answer, reference(executor, obs))
         assert verdict.status == "agrees", verdict.text
@@ -74,13 +74,14 @@ def small(case: int) -> Executor:
     architecture, action = CASES[case]
     kind = architecture.partition(":")[0]
     tiny = {"gru": "gru:2", "lstm": "lstm:2", "attention": "attention:2/1/1"}
-    if "stack" in architecture:
-        return lively("mlp:3 0:2,stack:2", action)
+    if " " in architecture:
+        past = "delay:2" if "delay" in architecture else "stack:2"
+        return lively(f"mlp:3 0:2,{past}", action)
     return lively(tiny.get(kind, "cnn:2x3/3" if kind == "cnn" else "mlp:3"), action)
 
 
 @pytest.mark.needs("gcc")
-@pytest.mark.parametrize("case", [1, 4, 6, 8, 10, 11, 12, 14], ids=lambda i: NAMES[i])
+@pytest.mark.parametrize("case", [1, 4, 6, 8, 10, 11, 12, 14, 18], ids=lambda i: NAMES[i])
 def test_whatever_is_wrong_with_a_file_is_named(case: int, tmp_path: Path) -> None:
     """Each truncation, flipped bit and hostile header is refused, or runs safely.
 

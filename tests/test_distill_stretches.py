@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from agentkd import initial
-from agentkd.distillation.collector import Collected, Collector
+from agentkd.distillation.collector import Collector
 from agentkd.distillation.sequences import CUT
 from agentkd.distillation.sources import LocalSource, Several, longest
+from agentkd.distillation.stretch import Collected
 from agentkd.environment_checks import Checked
 from agentkd.errors import EpisodeError, PlannerError, SpecError
 from agentkd.executors.native import compile_native

@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 
 from agentkd import environments
 from agentkd.distillation import CollectionOptions, open_task, run_distillation
-from agentkd.distillation.collector import Collected, Collector
+from agentkd.distillation.collector import Collector
+from agentkd.distillation.stretch import Collected
 from agentkd.errors import EpisodeError
 from agentkd.measure.evaluate import evaluate
 from agentkd.spec import env_spec

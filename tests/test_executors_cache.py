@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentkd.executors.kernel_cache import load
+from agentkd.executors.kernel_cache import CompilerError, load
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -276,7 +276,7 @@ def test_a_compiler_that_makes_no_library_leaves_nothing(
     compiler = tmp_path / "cc"
     compiler.write_text(f"#!/bin/sh\n{script}\n")
     compiler.chmod(0o755)
-    with pytest.raises((OSError, subprocess.CalledProcessError)):
+    with pytest.raises((OSError, CompilerError)):
         load([str(compiler)], b"", ["seven"])
     assert list(cache.iterdir()) == []
     assert list((tmp_path / "tmp").iterdir()) == []

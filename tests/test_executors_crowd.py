@@ -20,7 +20,8 @@ def test_a_crowd_acts_as_each_would_alone(architecture: str, action: Any, native
     """Every kind of executor; memories are one a row, and cleared where an episode begins."""
     executor = lively(architecture, action)
     random = np.random.default_rng(4)
-    obs = random.standard_normal((5, 3, executor.spec.obs.size)).astype(np.float32)
+    size = executor.spec.obs.size - executor.spec.obs.taken
+    obs = random.standard_normal((5, 3, size)).astype(np.float32)
     crowd = executor.crowd(3, native=native)
     found = []
     for tick, rows in enumerate(obs):

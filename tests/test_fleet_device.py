@@ -309,3 +309,25 @@ def test_beside_a_robots_loop_it_works_in_a_thread(tmp_path: Path) -> None:
     hub = lines[0]._hub
     report = read_report(hub.retained[TOPICS.of(NAME, "state")])
     assert (report.online, report.boot) == (False, follower.report.boot)
+
+
+def test_each_try_to_connect_is_not_told(world: World) -> None:
+    """A broker that is away for long makes no lines; that it is there again makes one."""
+    told: list[Report] = []
+
+    async def body() -> None:
+        async with following(world.follow(seen=told.append)):
+            await world.phase("IDLE")
+            await asyncio.sleep(10)
+            (line,) = world.lines
+            line.cut()
+            before = len(told)
+            for _ in range(50):
+                line._will_of()  # each try asks for a new will
+                await asyncio.sleep(10)
+            assert len(told) == before
+            line.restore()
+            await asyncio.sleep(10)
+            assert len(told) == before + 1
+
+    world(body)

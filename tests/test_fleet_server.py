@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentkd.fleet.messages import Topics
+from agentkd.fleet.messages import Report, Topics, need
 from agentkd.transport.memory import Faults
 from agentkd.transport.transport import Message
 from tests.fleet_world import SITE, World, executor_file, live, office
@@ -200,6 +201,170 @@ def test_a_fresh_trail_outbids_an_old_one(tmp_path: Path) -> None:
         plan = world.push(executor_file(tmp_path))
         assert await world.over(60) == "finished"
         assert device.active == plan.digest
+
+    live(office(tmp_path), main)
+
+
+def test_the_chunks_of_a_paused_rollout_do_not_stay(tmp_path: Path) -> None:
+    """Another push takes them back, also if another server had published them."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", trial=30.0)
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        first = world.push(executor_file(tmp_path, 0, "first.akd"), waves=(50.0, 100.0))
+        await world.until(lambda: any(first.digest in each for each in world.hub.retained))
+        world.desk().command("pause")
+        await asyncio.sleep(1)
+        assert any(first.digest in each for each in world.hub.retained)
+        await world.stop("server")
+        second = world.push(executor_file(tmp_path, 1, "second.akd"))
+        world.serve()
+        await world.until(lambda: any(second.digest in each for each in world.hub.retained))
+        assert not any(first.digest in each for each in world.hub.retained)
+        assert await world.over() == "finished"
+        await asyncio.sleep(1)
+        assert not any("/b/" in each for each in world.hub.retained)
+
+    live(office(tmp_path), main)
+
+
+def test_a_chunk_that_is_asked_for_late_is_not_retained(tmp_path: Path) -> None:
+    """A device with a former rollout's executor in mind leaves nothing at the broker."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", trial=1.0)
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        first = world.push(executor_file(tmp_path, 0, "first.akd"))
+        assert await world.over() == "finished"
+        # It is paused at once, so the devices' target is still the first.
+        world.push(executor_file(tmp_path, 1, "second.akd"), waves=(25.0, 100.0), sample=1)
+        world.desk().command("pause")
+        await asyncio.sleep(30)
+        waits = [each for each in world.fleet.devices.values() if not each.asked]
+        assert waits
+        payload = need(first.digest, [0]).to_bytes()
+        world.hub.publish(Message(Topics(SITE).of(waits[0].name, "need"), payload))
+        assert world.server is not None
+        counters = world.server.counters
+        await world.until(lambda: counters["needs_answered"] == 1, 60)
+        await asyncio.sleep(5)
+        assert not any(first.digest in each for each in world.hub.retained)
+
+    live(office(tmp_path), main)
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
+    """Messages go out, and limits end, as if it had not been."""
+    place = office(tmp_path)
+    shift = 0.0
+
+    async def main(world: World) -> None:
+        nonlocal shift
+        loop = asyncio.get_running_loop()
+        world.clock = lambda: 1e6 + loop.time() - shift
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", end="" if index == 3 else "CONFIRMED")
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        world.push(executor_file(tmp_path), waves=(100.0,), limit=60.0, sample=4)
+        await world.until(lambda: world.fleet.counts["confirmed"] == 3, 20)
+        shift = 5e5
+        await world.until(lambda: world.fleet.counts["timed-out"] == 1, 90)
+        # And what is asked for is sent.
+        assert world.server is not None
+        counters, plan = world.server.counters, world.fleet.plans[world.fleet.rollout.number]  # type: ignore[union-attr]
+        before = counters["chunks_sent"]
+        payload = need(plan.digest, [0]).to_bytes()
+        world.hub.publish(Message(Topics(SITE).of("d0", "need"), payload))
+        await world.until(lambda: counters["chunks_sent"] > before, 10)
+
+    live(place, main)
+
+
+def test_a_file_that_is_missing_pauses_its_rollout(tmp_path: Path) -> None:
+    """The server goes on, says why, and resumes once the file is there again."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", trial=1.0)
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        await world.stop("server")
+        plan = world.push(executor_file(tmp_path))
+        path = world.office.folder / "files" / plan.digest
+        data = path.read_bytes()
+        path.write_bytes(data[:-1])
+        world.serve()
+        await world.until(lambda: world.fleet.rollout.course == "paused")  # type: ignore[union-attr]
+        assert world.server is not None
+        assert world.server.metrics()["fleet_files_missing"] == 1
+        lines = (world.office.folder / "audit.log").read_text()
+        assert "the server: " in lines
+        assert "is not what was pushed" in lines
+        world.desk().command("resume")
+        await asyncio.sleep(0.5)
+        world.office.look()
+        assert world.fleet.rollout is not None
+        assert world.fleet.rollout.course == "paused"
+        path.write_bytes(data)
+        await asyncio.sleep(5)
+        world.desk().command("resume")
+        assert await world.over() == "finished"
+        assert world.server.metrics()["fleet_files_missing"] == 0
+
+    live(office(tmp_path), main)
+
+
+def test_a_device_that_needs_a_missing_file_waits_for_it(tmp_path: Path) -> None:
+    """A finished rollout whose file is gone stops neither the server nor other devices."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", trial=1.0)
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        plan = world.push(executor_file(tmp_path))
+        assert await world.over() == "finished"
+        await world.stop("server")
+        path = world.office.folder / "files" / plan.digest
+        data = path.read_bytes()
+        path.unlink()
+        world.serve()
+        late = world.add("late")
+        await asyncio.sleep(30)
+        assert late.active != plan.digest
+        path.write_bytes(data)
+        await world.until(lambda: late.active == plan.digest, 60)
+
+    live(office(tmp_path), main)
+
+
+def test_an_old_will_hides_no_newer_report(tmp_path: Path) -> None:
+    """Whichever comes first within a turn; and a will of its own takes nothing away."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        topic = Topics(SITE).of("d0", "state")
+
+        def say(session: int, **told: Any) -> None:
+            report = Report("0" * 16, session, **told)
+            world.hub.publish(Message(topic, report.to_bytes(), retain=True))
+
+        say(1, online=True)
+        await world.until(lambda: len(world.fleet.devices) == 1)
+        device = world.fleet.devices["d0"]
+        say(2, online=True, reason="newer")
+        say(1, online=False)
+        await asyncio.sleep(1)
+        assert (device.online, device.session, device.reason) == (True, 2, "newer")
+        say(2, online=True, reason="last")
+        say(2, online=False, reason="old")
+        await asyncio.sleep(1)
+        assert (device.online, device.reason) == (False, "last")
 
     live(office(tmp_path), main)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
-from agentkd.errors import ConfigError, LoadError
+from agentkd.errors import ConfigError, LoadError, WriteError
+from agentkd.fleet.audit import write_private
 from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.server import Server, alone, filters
@@ -265,3 +266,20 @@ async def test_serve_tells_what_is_decided_and_ends_by_a_signal(tmp_path: Path) 
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def test_a_key_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A kill before it is on the disk leaves no empty file that would be taken for one."""
+    path = tmp_path / "keys" / "audit.pem"
+    code = (
+        "import os, sys; from pathlib import Path; from agentkd.fleet import audit\n"
+        "audit.os.fsync = lambda _: os._exit(9)\n"
+        "audit.write_private(Path(sys.argv[1]), b'secret')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert (done.returncode, path.exists()) == (9, False)
+    write_private(path, b"secret")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"secret", 0o600)
+    with pytest.raises(WriteError, match="never written over"):
+        write_private(path, b"other")
+    assert path.read_bytes() == b"secret"

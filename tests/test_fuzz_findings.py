@@ -19,7 +19,7 @@ from agentkd.distillation.recording import DatasetWriter
 from agentkd.errors import BundleError, LoadError, SpecError, WireError
 from agentkd.executors.architecture import initial
 from agentkd.fields import parse_json
-from agentkd.planners.remote.wire import Frame, answer_of
+from agentkd.frames import Frame, answer_of
 from agentkd.planners.sb3.network import Linear, Perceptron
 from agentkd.report.comparison import saved
 from agentkd.spec import DiscreteSpec, Spec

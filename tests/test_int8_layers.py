@@ -44,6 +44,9 @@ CASES: list[tuple[str, ActionSpec]] = [
     ("cnn:6x2/2,tanh", BOX),
     ("mlp:8 stack:3", DiscreteSpec(3)),
     ("mlp:7,tanh 0:2,4,stack:2", BOX),
+    ("mlp:7,tanh 0:2,4,stack:2,delay:3", BOX),
+    ("mlp:8 delay:1", DiscreteSpec(3)),
+    ("mlp:8 actions:2", MultiDiscreteSpec((2, 3))),
 ]
 NAMES = [architecture for architecture, _ in CASES]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from agentkd.errors import ConfigError, PlannerError, WireError
+from agentkd.frames import Frame, answer_of, unpack
 from agentkd.planners import Planner
 from agentkd.planners.remote import client as remote
 from agentkd.planners.remote import server as serving
@@ -23,7 +24,7 @@ from agentkd.planners.remote import wire
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.line import Line
 from agentkd.planners.remote.server import PlannerServer
-from agentkd.planners.remote.wire import Frame, address_of, answer_of, unpack
+from agentkd.planners.remote.wire import address_of
 from agentkd.runtime import Agent
 from agentkd.types import Categorical, Floats
 from tests.planner_impostor import impostor, introduce

@@ -219,7 +219,7 @@ def test_names_that_two_files_would_share_are_refused(name: str) -> None:
 def test_optimisers_are_left_there() -> None:
     """Those of an unpacked SB3 save, too."""
     names = ["model.zip", "model/policy.optimizer.pth", "optimizer.pt", "model/policy.pth"]
-    assert [each for each in names if hub._needed(each)] == ["model.zip"]
+    assert [each for each in names if hub.needed(each)] == ["model.zip"]
 
 
 def test_the_extra_is_named_where_the_client_is_missing(

@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
@@ -30,6 +28,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3.live import from_model
 from agentkd.spec import ObsSpec, Spec, env_spec, flatten
 from agentkd.types import RecurrentPolicy
+from tests.sb3_algorithms import ALGORITHMS
 from tests.still import Env
 
 f32, inf = np.float32, np.inf
@@ -83,22 +82,6 @@ ACT: dict[str, Any] = {
     "multidiscrete": spaces.MultiDiscrete([2, 4, 3]),
     "multidiscrete-start": spaces.MultiDiscrete([4, 4], start=[1, 2]),
     "multibinary": spaces.MultiBinary(4),
-}
-SHORT: dict[str, Any] = {"n_steps": 8, "batch_size": 8}
-STORED: dict[str, Any] = {"buffer_size": 8}
-ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "A2C": (A2C, {}),
-    "PPO": (PPO, SHORT),
-    "TRPO": (TRPO, SHORT),
-    "RecurrentPPO": (RecurrentPPO, SHORT),
-    "DQN": (DQN, STORED),
-    "QRDQN": (QRDQN, STORED),
-    "SAC": (SAC, STORED),
-    "TQC": (TQC, STORED),
-    "TD3": (TD3, STORED),
-    "DDPG": (DDPG, STORED),
-    "CrossQ": (CrossQ, STORED),
-    "ARS": (ARS, {}),
 }
 CHOOSING = ("DQN", "QRDQN")
 MOVING = ("SAC", "TQC", "TD3", "DDPG", "CrossQ")

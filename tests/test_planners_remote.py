@@ -26,7 +26,7 @@ from agentkd.planners.remote.server import PlannerServer
 from agentkd.planners.remote.wire import PROTOCOL, address_of
 from agentkd.runtime import Agent, Goals, StrategyOptions, ThreadPlanner
 from agentkd.runtime.codec import Seen
-from agentkd.runtime.connect import planner_port
+from agentkd.runtime.ports import planner_port
 from agentkd.spec import BoxSpec, Spec
 from agentkd.spec_json import to_json
 from agentkd.types import Categorical, Floats, Gaussian, Guidance

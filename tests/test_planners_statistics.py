@@ -12,8 +12,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agentkd import dists
@@ -25,23 +23,7 @@ from agentkd.planners.sb3.locate import find_save, find_statistics, kind_of, saw
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.spec import obs_spec
 from agentkd.types import Floats
-
-SHORT: dict[str, Any] = {"n_steps": 8, "batch_size": 8}
-STORED: dict[str, Any] = {"learning_starts": 4, "batch_size": 4, "buffer_size": 100}
-ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "A2C": (A2C, {}),
-    "PPO": (PPO, SHORT),
-    "TRPO": (TRPO, SHORT),
-    "RecurrentPPO": (RecurrentPPO, SHORT),
-    "DQN": (DQN, STORED),
-    "QRDQN": (QRDQN, STORED),
-    "SAC": (SAC, STORED),
-    "TQC": (TQC, STORED),
-    "TD3": (TD3, STORED),
-    "DDPG": (DDPG, STORED),
-    "CrossQ": (CrossQ, STORED),
-    "ARS": (ARS, {"n_delta": 1}),
-}
+from tests.sb3_algorithms import ALGORITHMS
 
 
 class Far(gym.Env[Any, Any]):

@@ -12,6 +12,7 @@ import pytest
 
 from agentkd.deploy.bundle import write_bundle
 from agentkd.deploy.contract import Contract
+from agentkd.deploy.fit import check_fit
 from agentkd.errors import BundleError, ConfigError, NumbersError, SpecError
 from agentkd.executors.architecture import initial
 from agentkd.runtime import (
@@ -24,7 +25,6 @@ from agentkd.runtime import (
     RollForward,
     StrategyOptions,
 )
-from agentkd.runtime.swaps import check_fit
 from agentkd.spec import (
     ActionSpec,
     BoxSpec,

@@ -25,6 +25,8 @@ BROKEN = [
     ("8", VECTOR, "there are 8 numbers"),
     ("joints", VECTOR, "name places"),
     ("stack:0", VECTOR, "from 1 to 256"),
+    ("delay:0", VECTOR, "from 1 to 256 ticks"),
+    ("actions:300", VECTOR, "from 1 to 256 ticks"),
     ("", VECTOR, "empty"),
     (["math:sin", "0"], VECTOR, "stands alone"),
     ("math:sin", VECTOR, "for planners only"),

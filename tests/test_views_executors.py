@@ -15,7 +15,7 @@ from agentkd import Agent, env_spec, load_planner
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.history import Histories, stack_of
+from agentkd.distillation.history import Histories, past_layer
 from agentkd.distillation.loop import run_distillation as distill
 from agentkd.distillation.service import build
 from agentkd.distillation.task import open_task
@@ -196,7 +196,7 @@ def test_a_stack_learns_from_any_label(engine: Any) -> None:
     for _ in range(400):
         distiller.step()
     learnt = distiller.freeze()
-    assert stack_of(learnt) == Stack(3, 1)
+    assert past_layer(learnt) == Stack(3, 1)
     answers = learnt.follow(obs[:500]).argmax(1)
     assert (answers == (before[:500, 0] < 0))[3:].mean() > 0.9
     assert distiller.agreement(500) > 0.9

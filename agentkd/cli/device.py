@@ -17,6 +17,7 @@ from agentkd.device.slots import file_digest
 from agentkd.device.state import Held, State
 from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
+from agentkd.fleet.sharing import Sharing
 
 Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch", "run"]
 _LOOK = 0.5
@@ -67,6 +68,11 @@ class Options:
     """For run, the name of the fleet."""
     device: str | None = None
     """For run, the name of this device in it."""
+    share: str | None = None
+    """For run, what may leave the device of what the robot's program noted: observations, and
+    names of its metrics, separated by commas; by default nothing."""
+    share_per_hour: int | None = None
+    """For run with --share, bytes that may leave in an hour; by default 100,000."""
     broker: tyro.conf.OmitArgPrefixes[Broker] = UNGUARDED
     """For run, how to connect."""
 
@@ -84,7 +90,8 @@ def run(options: Options) -> int:
         from agentkd.cli.device_run import follow
 
         assert what is not None
-        return follow(device, what, str(options.site), str(options.device), options.broker)
+        names = str(options.site), str(options.device)
+        return follow(device, what, *names, options.broker, _sharing(options))
     if action == "apply":
         assert what is not None
         state = device.apply(what, again=options.again)
@@ -119,11 +126,24 @@ def _check(options: Options) -> None:
         raise ConfigError(f"--seconds {options.seconds}: at least 0.")
     if action == "run" and None in (options.site, options.device):
         raise ConfigError("device run takes the fleet's name, --site, and the device's, --device.")
-    of_run = (options.site, options.device, options.broker)
-    if action != "run" and of_run != (None, None, UNGUARDED):
-        raise ConfigError(f"--site, --device and the broker's options go with run, not {action}.")
+    of_run = (options.site, options.device, options.share, options.broker)
+    if action != "run" and of_run != (None, None, None, UNGUARDED):
+        raise ConfigError(
+            f"--site, --device, --share and the broker's options go with run, not {action}."
+        )
+    if options.share_per_hour is not None and options.share is None:
+        raise ConfigError("--share-per-hour goes with --share, which says what may leave.")
     if action in ("status", "wait") and not options.folder.is_dir():
         raise ConfigError(f"--folder {options.folder} is not a folder.")
+
+
+def _sharing(options: Options) -> Sharing | None:
+    """Return what may leave the device."""
+    if options.share is None:
+        return None
+    leave = tuple(each.strip() for each in options.share.split(",") if each.strip())
+    per_hour = options.share_per_hour
+    return Sharing(leave) if per_hour is None else Sharing(leave, per_hour)
 
 
 def _wait(device: Device, file: str | None, seconds: float, console: Console) -> int:

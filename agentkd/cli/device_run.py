@@ -13,20 +13,27 @@ from agentkd.cli.terminal import Console
 from agentkd.device.device import Device
 from agentkd.fleet.device import Follower
 from agentkd.fleet.messages import Report
+from agentkd.fleet.sharing import LEDGER, Sharing
 from agentkd.interrupt import ctrl_c
 from agentkd.transport.mqtt import MqttTransport
 
 _TURN = 0.2
 
 
-def follow(device: Device, address: str, site: str, name: str, broker: Broker) -> int:
+def follow(
+    device: Device, address: str, site: str, name: str, broker: Broker, sharing: Sharing | None
+) -> int:
     """Follow the server behind a broker until Ctrl-C or SIGTERM."""
     options = mqtt_options(address, broker)
     console = Console()
     trust = "signed files alone" if device.signed else "unsigned files too, for there is no --trust"
     with ctrl_c() as ended:
         connect = partial(MqttTransport, options)
-        follower = Follower(device, connect, site, name, seen=partial(_show, console))
+        seen = partial(_show, console)
+        follower = Follower(device, connect, site, name, sharing=sharing, seen=seen)
+        if sharing is not None:
+            what = ", ".join(sharing.leave) or "nothing"
+            _say(console, f"{what} may leave, {sharing.per_hour:,} bytes an hour: {LEDGER}")
         _say(console, f"{name} of {site} at {address}, takes {trust}; Ctrl-C ends it.")
         with follower:
             while follower.alive and not ended():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -29,8 +30,9 @@ class Options(Learning):
     """The executor's architecture: widths, maybe an activation (mlp:64,64,silu). Or "auto": the
     smallest that keeps --target within the limits."""
     executor_sees: str | None = None
-    """What the executor sees of the observation: keys (joints,imu), places (0:2,4:5), and stack:4
-    for the last four."""
+    """What the executor sees of the observation: keys (joints,imu), places (0:2,4:5); stack:4 for
+    the last four, delay:2 for that of two ticks ago and the actions since, actions:3 for those
+    alone."""
     seconds: float | None = None
     """How long to distil, in seconds; 60 if --labels is not given either."""
     labels: int | None = None
@@ -96,6 +98,7 @@ class Options(Learning):
     floats: agentkd export FILE --to c-int8."""
 
 
+_PAST = re.compile(r"\b(stack|delay|actions):\d")
 _AUTO = ("target", "candidates", "most_parameters", "most_bytes", "most_us", "prune", "int8")
 """Options about a search."""
 _LIVE = ("halving", "steps_per_label")
@@ -114,9 +117,9 @@ def check(options: Options) -> None:
     if not options.env and options.data is None:
         raise ConfigError("Name an environment.")
     if options.executor == "auto":
-        if options.executor_sees is not None and "stack:" in options.executor_sees:
+        if _PAST.search(options.executor_sees or ""):
             raise ConfigError(
-                f"--executor-sees {options.executor_sees}: a stack is not for --executor auto. "
+                f"--executor-sees {options.executor_sees}: the past is not for --executor auto. "
                 "Name an executor, such as mlp:64,64."
             )
         _refuse(options, ("steps_per_label",), "--executor auto")

@@ -1,4 +1,4 @@
-"""`agentkd export`: an executor as ONNX, C, or data for the fixed C runtime."""
+"""`agentkd export`: an executor as ONNX, C, WebAssembly, or data for the fixed C runtime."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ import tyro
 from agentkd.cli.terminal import Console
 from agentkd.deploy.akx import RUNTIME
 from agentkd.deploy.bundle import Bundle, read_bundle
-from agentkd.deploy.export import Request, check_places, contract_file, export, target, target_of
+from agentkd.deploy.export import (
+    Request,
+    check_places,
+    companion_of,
+    contract_file,
+    export,
+    target,
+    target_of,
+)
 from agentkd.deploy.int8 import calibrate
-from agentkd.deploy.interface import header_of
 from agentkd.deploy.programs import STRICT, build
 from agentkd.deploy.verify import BACKENDS, verify
 from agentkd.environments import named_by_file
@@ -36,19 +43,20 @@ class Options:
     """Write an executor in a form that runs elsewhere, and check it where possible.
 
     The suffix of the file to write decides: .c is C99, .int8.c the same in integers, .akx data for
-    the fixed C runtime, .onnx ONNX.
+    the fixed C runtime, .onnx ONNX, .wasm WebAssembly for browsers and Node.
     """
 
     file: tyro.conf.Positional[Path]
     """The executor file (.akd)."""
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write; for C, the header beside it ends in .h. By default it lies beside the
-    executor file."""
+    """The file to write; for C, the header beside it ends in .h, for WebAssembly the loader in .js.
+    By default it lies beside the executor file."""
 
     to: str | None = None
-    """onnx; c, one C99 file and its header; c-int8, the same in integers; or akx, data for the
-    fixed C runtime. By default the suffix of --out decides."""
+    """onnx; c, one C99 file and its header; c-int8, the same in integers; akx, data for the fixed C
+    runtime; or wasm, WebAssembly and an ES module that loads it, which needs clang and wasm-ld. By
+    default the suffix of --out decides."""
 
     flavour: str | None = None
     """For onnx, whose names to use: plain, ml-agents, godot-rl or rsl-rl. By default plain, with
@@ -87,14 +95,12 @@ def run(options: Options) -> int:
         raise ConfigError(f"--runtime goes with akx, not {to}.")
     seen = _seen(options, to, bundle)
     out = options.out or options.file.with_suffix(chosen.suffix)
-    header = out.with_suffix(".h") if chosen.in_c and out.name else None
-    check_places(out, header, options.file)
+    check_places(out, to, options.file)
     asked = Request(options.flavour, options.name, options.opset, seen, options.contract)
     files = {out: export(bundle, to, asked)}
     beside, untold = contract_file(bundle, out, options.contract)
     files |= beside
-    if header is not None:
-        files[header] = header_of(files[out].decode(), options.name).encode()
+    files |= companion_of(out, to, files[out], asked)
     write_files(files)
     console = Console()
     for path, data in files.items():

@@ -20,18 +20,32 @@ from agentkd.errors import ConfigError
 from agentkd.extras import needing
 
 Action = Literal[
-    "setup", "serve", "push", "status", "watch", "pause", "resume", "rollback", "audit", "demo"
+    "setup",
+    "serve",
+    "push",
+    "status",
+    "watch",
+    "pause",
+    "resume",
+    "rollback",
+    "audit",
+    "label",
+    "answer",
+    "demo",
 ]
 _EVERY = 0.5
 """Seconds between two looks of `watch`."""
 _LINE_EVERY = 5.0
 _TAKES: dict[str, tuple[str, ...]] = {
     "setup": ("site", "broker_name", "port", "devices"),
-    "serve": ("broker", "metrics_port"),
+    "serve": ("broker", "metrics_port", "collect"),
     "push": ("waves", "sample", "abort", "limit", "back"),
     "audit": ("since", "json", "key"),
+    "label": ("planner", "out", "most", "share"),
+    "answer": ("planner", "out", "broker"),
     "demo": ("executor", "landers"),
 }
+"""The options of each action; some go with several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +55,13 @@ class Options:
     setup makes the server's folder, a configuration for mosquitto, and certificates. serve is the
     one process that talks to the broker. push begins a rollout; pause, resume and rollback act on
     it. They write into the folder's audit trail, which serve follows. status prints the state,
-    watch shows it live until the rollout is over, audit verifies the trail and prints it. demo
-    shows all of it, on this machine.
+    watch shows it live until the rollout is over, audit verifies the trail and prints it. label
+    asks a planner about the observations that devices sent, and writes labels for agentkd distill
+    --data. answer serves a planner to the devices. demo shows rollouts, on this machine.
     """
 
     action: tyro.conf.Positional[Action]
-    """setup, serve, push, status, watch, pause, resume, rollback, audit or demo."""
+    """setup, serve, push, status, watch, pause, resume, rollback, audit, label, answer or demo."""
     folder: tyro.conf.Positional[Path | None] = None
     """The server's folder; for demo by default one in runs/."""
     file: tyro.conf.Positional[Path | None] = None
@@ -62,12 +77,24 @@ class Options:
     devices: str | None = None
     """For setup, names of devices that get a certificate, separated by commas."""
     broker: str | None = None
-    """For serve, the address of another broker than the one that was set up: mqtt://HOST:PORT, or
-    mqtts://HOST:PORT with TLS."""
+    """For serve and answer, the address of another broker than the one that was set up:
+    mqtt://HOST:PORT, or mqtts://HOST:PORT with TLS."""
     how: tyro.conf.OmitArgPrefixes[Broker] = UNGUARDED
-    """For serve with --broker, how to connect to it."""
+    """With --broker, how to connect to it."""
     metrics_port: int | None = None
     """For serve, serve metrics for Prometheus at http://127.0.0.1:PORT/metrics."""
+    collect: bool = False
+    """For serve, keep the observations that devices send."""
+    planner: str | None = None
+    """For label and answer, the planner: a save, a policy file, a folder with one, or
+    module:attribute."""
+    out: Path | None = None
+    """For label, the folder for the labels; for answer, one for the labels of what is asked, if
+    they are wanted."""
+    most: int | None = None
+    """For label, how many observations at most; by default 20,000."""
+    share: float | None = None
+    """For label, the share of them that one device may give; by default 0.1."""
     waves: str | None = None
     """For push, the per cent of the devices that are asked in each wave and those before it; by
     default 5,25,100."""
@@ -111,7 +138,15 @@ def run(options: Options) -> int:
     if options.action == "serve":
         from agentkd.cli.fleet_serve import serve
 
-        return serve(options.folder, options.broker, options.how, options.metrics_port)
+        return serve(
+            options.folder,
+            options.broker,
+            options.how,
+            options.metrics_port,
+            collect=options.collect,
+        )
+    if options.action in ("label", "answer"):
+        return _with_planner(options, options.folder)
     if options.action == "audit":
         return _audit(options, options.folder)
     return _act(options, options.folder)
@@ -120,20 +155,33 @@ def run(options: Options) -> int:
 def _check(options: Options) -> None:
     """Raise ConfigError for an option that goes with another action."""
     mine = _TAKES.get(options.action, ())
-    for action, names in _TAKES.items():
-        for name in names:
-            value = getattr(options, name)
-            if name not in mine and value not in (None, (), False):
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} goes with fleet {action}, not fleet {options.action}.")
+    for name in dict.fromkeys(name for names in _TAKES.values() for name in names):
+        if name not in mine and getattr(options, name) not in (None, (), False):
+            flag = name.replace("_", "-")
+            whose = " or ".join(action for action, names in _TAKES.items() if name in names)
+            raise ConfigError(f"--{flag} goes with fleet {whose}, not fleet {options.action}.")
     if options.file is not None and options.action != "push":
         raise ConfigError(f"fleet {options.action} takes a folder; {options.file} is one too many.")
     if options.how != UNGUARDED and options.broker is None:
-        raise ConfigError("--tls-ca, --user and their like go with fleet serve and --broker.")
+        raise ConfigError("--tls-ca, --user and their like go with --broker.")
     for name in ("port", "metrics_port"):
         value = getattr(options, name)
         if value is not None and not 0 < value < 65536:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: from 1 to 65535.")
+
+
+def _with_planner(options: Options, folder: Path) -> int:
+    from agentkd.cli.fleet_planner import answer, label
+
+    if options.planner is None:
+        raise ConfigError(f"fleet {options.action} needs --planner.")
+    if options.action == "answer":
+        return answer(folder, options.planner, options.out, options.broker, options.how)
+    if options.out is None:
+        raise ConfigError("fleet label needs --out, the folder for the labels.")
+    most = 20_000 if options.most is None else options.most
+    share = 0.1 if options.share is None else options.share
+    return label(folder, options.planner, options.out, most, share)
 
 
 def _setup(options: Options, folder: Path) -> int:

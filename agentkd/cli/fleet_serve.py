@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from agentkd.cli import broker as cli_broker
 from agentkd.cli.terminal import Console
 from agentkd.extras import needing
-from agentkd.fleet.audit import AuditLog
+from agentkd.fleet.audit import Entry
+from agentkd.fleet.knowledge import FOLDER, Knowledge
 from agentkd.fleet.office import Office, told
 from agentkd.fleet.server import DESCRIBED, Server, alone, filters
 from agentkd.fleet.setup import Broker, read_broker
@@ -37,19 +37,27 @@ def _connection(address: str, how: cli_broker.Broker) -> Connect:
     return partial(MqttTransport, cli_broker.mqtt_options(address, how))
 
 
+def broker_of(folder: Path, address: str | None, how: cli_broker.Broker) -> tuple[str, Connect]:
+    """Return the broker's address, of the folder if none is given, and what makes lines to it."""
+    if address is not None:
+        return address, _connection(address, how)
+    broker = read_broker(folder)
+    return broker.address, connection(broker)
+
+
 def serve(
-    folder: Path, address: str | None, how: cli_broker.Broker, metrics_port: int | None
+    folder: Path,
+    address: str | None,
+    how: cli_broker.Broker,
+    metrics_port: int | None,
+    *,
+    collect: bool = False,
 ) -> int:
     """Serve a folder until a signal ends it."""
-    console, office, trail = Console(), Office(folder), AuditLog(folder)
-    # What was decided before is not told again.
-    deque(trail.read(), maxlen=0)
+    console, office = Console(), Office(folder)
     site = office.fleet.site
-    if address is None:
-        broker = read_broker(folder)
-        address, connect = broker.address, connection(broker)
-    else:
-        connect = _connection(address, how)
+    address, connect = broker_of(folder, address, how)
+    knowledge = Knowledge(folder) if collect else None
     with alone(folder), contextlib.ExitStack() as stack, ctrl_c() as ended:
         server_is: list[Server] = []
         if metrics_port is not None:
@@ -61,41 +69,42 @@ def serve(
 
             stack.enter_context(PrometheusServer(source, metrics_port, described=DESCRIBED))
             console.print(f"metrics: http://127.0.0.1:{metrics_port}/metrics")
+        if collect:
+            console.print(f"what devices send is kept in {folder / FOLDER}", soft_wrap=True)
         console.print(f"{site}: serving {folder} at {address}; Ctrl-C ends it", soft_wrap=True)
         sys.stdout.flush()
-        tell = partial(_tell, trail, console, ended)
-        asyncio.run(_serve(office, connect, server_is, tell))
+        tell = partial(_tell, console)
+        asyncio.run(_serve(office, connect, knowledge, server_is, tell, ended))
     return 0
 
 
 async def _serve(
     office: Office,
     connect: Connect,
+    knowledge: Knowledge | None,
     server_is: list[Server],
-    tell: Callable[[], Coroutine[Any, Any, None]],
+    tell: Callable[[Sequence[Entry]], None],
+    ended: Callable[[], bool],
 ) -> None:
-    """Serve until `tell` ends, or the server does by an error."""
-    line = connect(*filters(office.fleet.site))
-    server = Server(office, line)
+    """Serve until a signal comes, or the server ends by an error."""
+    line = connect(*filters(office.fleet.site, collect=knowledge is not None))
+    server = Server(office, line, knowledge=knowledge, told=tell)
     server_is.append(server)
     serving = asyncio.create_task(server.run())
-    telling = asyncio.create_task(tell())
     try:
-        done, _ = await asyncio.wait({serving, telling}, return_when=asyncio.FIRST_COMPLETED)
-        for each in done:
-            each.result()
+        while not ended() and not serving.done():
+            await asyncio.wait({serving}, timeout=_TURN)
+        if serving.done():
+            await serving
     finally:
-        for each in (serving, telling):
-            each.cancel()
-        await asyncio.gather(serving, telling, return_exceptions=True)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
         await line.aclose()
 
 
-async def _tell(trail: AuditLog, console: Console, ended: Callable[[], bool]) -> None:
-    """Print what is decided, until a signal comes; what devices report is in the trail."""
-    while not ended():
-        for entry in await asyncio.to_thread(lambda: list(trail.read())):
-            if entry.event["what"] != "device":
-                console.print(told(entry.event), soft_wrap=True)
-                sys.stdout.flush()
-        await asyncio.sleep(_TURN)
+def _tell(console: Console, entries: Sequence[Entry]) -> None:
+    """Print what is decided; what devices report is in the trail."""
+    for entry in entries:
+        if entry.event["what"] != "device":
+            console.print(told(entry.event), soft_wrap=True)
+            sys.stdout.flush()

@@ -129,7 +129,8 @@ def _observations(obs: ObsSpec) -> str:
         f"{'x'.join(map(str, part.shape)) or 'one'} {part.dtype}"
         for part in obs.parts
     ]
-    return f"{obs.size} numbers; {', '.join(parts)}"
+    action = f", and {obs.taken} of the action executed before" if obs.taken else ""
+    return f"{obs.size} numbers; {', '.join(parts)}{action}"
 
 
 def _actions(action: ActionSpec) -> str:

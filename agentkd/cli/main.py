@@ -54,6 +54,10 @@ run        live with a planner that is late: planner alone, executor alone, both
            LunarLander-v3 --planner policies/lunarlander --clock virtual
 eval       planners, executors and earlier reports side by side
            LunarLander-v3 policies/lunarlander runs/demo/executor.akd
+bench      a suite of environments, planners, executors, methods, latencies and seeds
+           quick --jobs 2
+report     runs of suites side by side, seed by seed
+           runs/bench-quick runs/mine
 serve      a planner for agents on other machines
            policies/lunarlander --env LunarLander-v3
 log        a decision log: what was decided and why; replay the run
@@ -64,11 +68,15 @@ freeze     a policy as an executor file, as it is
            runs/ppo/best_model.zip
 pull       a planner of the Hugging Face Hub, by commit, with the SHA-256 of each file
            sb3/ppo-CartPole-v1
+push       files to the Hugging Face Hub, listed first, in one commit
+           policies/lunarlander OWNER/NAME --dry-run
+card       a model card of measured figures, as the Hugging Face Hub reads it
+           policies/lunarlander --report runs/eval/report.json
 inspect    what an executor file holds
            runs/demo/executor.akd
 verify     an executor file on every backend, against its golden vectors
            runs/demo/executor.akd
-export     an executor as C99, ONNX, or data for a fixed C runtime
+export     an executor as C99, ONNX, WebAssembly, or data for a fixed C runtime
            runs/demo/executor.akd -o executor.c
 footprint  what an executor takes of a microcontroller: flash, RAM, stack, instructions
            runs/demo/executor.akd --int8

@@ -40,7 +40,7 @@ def to_akx(executor: Executor) -> bytes:
     """
     executor.check_finite()
     laid = steps(executor, BLOCK)
-    widest = max(executor.spec.obs.size, *(step.room for step in laid))
+    widest = max(executor.spec.obs.size, *(max(step.room, step.memory) for step in laid))
     if widest > _WIDEST or len(laid) > _LAYERS:
         raise SpecError(
             f"model.akx holds up to {_LAYERS} layers of up to {_WIDEST} numbers; this "

@@ -21,6 +21,7 @@ from agentkd.deploy.ctext import (
     kernels,
     literal,
     preamble,
+    taken_note,
     wrapped,
 )
 from agentkd.deploy.interface import Buffer, Interface, check_name
@@ -111,6 +112,7 @@ def _interface(executor: Executor, name: str) -> Interface:
         memory=Buffer("float", "memory", executor.memory) if executor.memory else None,
         action_note=f"`action` is {said}.",
         out_note="`out` is the last layer's numbers.",
+        obs_note=taken_note(executor.spec),
     )
 
 

@@ -15,7 +15,7 @@ from agentkd.errors import NumbersError
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import sizes
 from agentkd.executors.native import KERNELS
-from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec
+from agentkd.spec import ActionSpec, BoxSpec, MultiDiscreteSpec, Spec
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -126,6 +126,18 @@ def origin(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "distilled by", str(command)
     if provenance.get("env"):
         yield "environment", str(provenance["env"])
+
+
+def taken_note(spec: Spec) -> str:
+    """Say in a header's comment what an observation ends in, where it ends in an action."""
+    taken = spec.obs.taken
+    if not taken:
+        return ""
+    how = "in the environment's units" if isinstance(spec.action, BoxSpec) else "as 0 and 1"
+    return (
+        f"\n * Its last {taken} numbers are the action that was executed at the tick before,"
+        f"\n * {how}; zeros where an episode begins."
+    )
 
 
 def facts(executor: Executor, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

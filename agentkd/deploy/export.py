@@ -15,6 +15,7 @@ from agentkd.deploy.contracts.mjlab import write as metadata
 from agentkd.deploy.int8.calibrate import Seen, integer_form
 from agentkd.deploy.int8.emit import emit_c_int8
 from agentkd.deploy.interface import HEADER_MARK, header_of
+from agentkd.deploy.wasm.emit import LOADER_MARK, emit_wasm, loader_of
 from agentkd.errors import ConfigError, check_choice
 from agentkd.executors.executor import Executor
 from agentkd.extras import needing
@@ -43,6 +44,20 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """A file that is written beside another, for programs that use that one."""
+
+    what: str
+    """What it is, in a word."""
+    suffix: str
+    """How it ends."""
+    mark: str
+    """How it begins, so that no other file is overwritten by one."""
+    write: Callable[[bytes, Path, Path, Request], str]
+    """Makes its text of the other file's bytes and path, and of its own path."""
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Something that executors are exported to."""
 
@@ -54,8 +69,8 @@ class Target:
     """The name under which `verify` runs it; "" if it does not."""
     flavours: tuple[str, ...] = ("plain",)
     """The conventions it knows."""
-    in_c: bool = False
-    """Whether its files are C, and have a header beside them."""
+    companion: Companion | None = None
+    """What is written beside its files."""
 
 
 def export(bundle: Bundle, to: str, request: Request | None = None) -> bytes:
@@ -128,8 +143,8 @@ def export_file(
 ) -> tuple[Path, ...]:
     """Write an executor, or its file as it was read, for another runtime; give the files written.
 
-    C files get their header beside them. The target is by default the one that the suffix tells;
-    the options are the fields of `Request`.
+    C files get their header beside them, WebAssembly its loader. The target is by default the one
+    that the suffix tells; the options are the fields of `Request`.
 
     Raises:
         ConfigError: If the suffix names no target, or an option does not fit it.
@@ -145,36 +160,53 @@ def export_file(
         source = own_bundle(source) or from_bytes(
             to_bytes(source, about.provenance, contract=about.contract, labels=about.labels)
         )
-    header = out.with_suffix(".h") if target(name).in_c else None
-    check_places(out, header)
+    check_places(out, name)
     files: dict[Path, bytes] = {out: export(source, name, request)}
     files |= contract_file(source, out, request.contract)[0]
-    if header is not None:
-        files[header] = header_of(files[out].decode(), request.name).encode()
+    files |= companion_of(out, name, files[out], request)
     write_files(files)
     return tuple(files)
 
 
-def check_places(out: Path, header: Path | None, source: Path | None = None) -> None:
-    """Check that nothing is lost where a file, and perhaps its header, are written.
+def companion_of(out: Path, to: str, data: bytes, request: Request) -> dict[Path, bytes]:
+    """Write what lies beside a file: the file by its path, none where the target has none."""
+    companion, beside = _beside(out, to)
+    if companion is None or beside is None:
+        return {}
+    return {beside: companion.write(data, out, beside, request).encode()}
+
+
+def _beside(out: Path, to: str) -> tuple[Companion | None, Path | None]:
+    companion = target(to).companion
+    if companion is None or not out.name:
+        return companion, None
+    return companion, out.with_suffix(companion.suffix)
+
+
+def check_places(out: Path, to: str, source: Path | None = None) -> None:
+    """Check that nothing is lost where a file, and perhaps one beside it, are written.
 
     Raises:
-        ConfigError: If the executor file, or a header that agentkd did not write, would be
-            replaced, or `out` is not a place for a file.
+        ConfigError: If the executor file, or a header or loader that agentkd did not write, would
+            be replaced, or `out` is not a place for a file.
     """
+    companion, beside = _beside(out, to)
     try:
         if out.is_dir():
             raise ConfigError(f"{out} is a folder; name a file in it.")
         if source is not None and out.exists() and out.samefile(source):
             raise ConfigError(f"{out} is the executor file itself; name another.")
-        if header == out:
-            raise ConfigError(f"{out} is the header's name; end the C file in .c.")
-        if header is not None and header.is_file():
-            with header.open("rb") as file:
-                mark = file.read(len(HEADER_MARK))
-            if mark != HEADER_MARK.encode():
+        if companion is None or beside is None:
+            return
+        if beside == out:
+            ending = target(to).suffix
+            raise ConfigError(f"{out} is the {companion.what}'s name; end the file in {ending}.")
+        if beside.is_file():
+            with beside.open("rb") as file:
+                mark = file.read(len(companion.mark))
+            if mark != companion.mark.encode():
                 raise ConfigError(
-                    f"{header} is there and agentkd did not write it; move it, or name another "
+                    f"{beside} is there and agentkd did not write it; move it, or name another "
                     "file."
                 )
     except OSError as error:
@@ -205,6 +237,18 @@ def _c_int8(bundle: Bundle, request: Request) -> bytes:
     return emit_c_int8(quantised, request.name, bundle.provenance).encode()
 
 
+def _wasm(bundle: Bundle, _: Request) -> bytes:
+    return emit_wasm(bundle.executor, bundle.provenance)
+
+
+def _header(data: bytes, _out: Path, _own: Path, request: Request) -> str:
+    return header_of(data.decode(), request.name)
+
+
+def _loader(_data: bytes, out: Path, own: Path, _request: Request) -> str:
+    return loader_of(out.name, own.name)
+
+
 def _akx(bundle: Bundle, _: Request) -> bytes:
     return to_akx(bundle.executor)
 
@@ -218,9 +262,13 @@ def _onnx(bundle: Bundle, request: Request) -> bytes:
     return to_onnx(bundle.executor, flavour, bundle.provenance, **how)
 
 
+_HEADER = Companion("header", ".h", HEADER_MARK, _header)
 TARGETS: dict[str, Target] = {
     "onnx": Target(".onnx", _onnx, "ONNX Runtime", ("plain", "ml-agents", "godot-rl", "rsl-rl")),
-    "c": Target(".c", _c, "C99", in_c=True),
-    "c-int8": Target(".int8.c", _c_int8, "", in_c=True),
+    "c": Target(".c", _c, "C99", companion=_HEADER),
+    "c-int8": Target(".int8.c", _c_int8, "", companion=_HEADER),
     "akx": Target(".akx", _akx, "model.akx"),
+    "wasm": Target(
+        ".wasm", _wasm, "wasm in Node", companion=Companion("loader", ".js", LOADER_MARK, _loader)
+    ),
 }

@@ -67,8 +67,8 @@ class Interface:
 
     `obs`, `out` and `actions` count the numbers of an observation, of the last layer and of an
     action. `number` and `action` are the C types of the last two, and the notes say in a sentence
-    what they are. `scratch` is what a decision writes on its way, `memory` what an executor
-    remembers from tick to tick.
+    what they are; `obs_note` may say more of observations. `scratch` is what a decision writes on
+    its way, `memory` what an executor remembers from tick to tick.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Interface:
     memory: Buffer | None
     action_note: str
     out_note: str
+    obs_note: str = ""
 
     def fill(self, template: str, case: str = "", /, **more: object) -> str:
         """Fill in a file of `templates/`: NAME, UPPER, the interface's @words@, and more.

@@ -18,6 +18,7 @@ from agentkd.deploy.onnx_layers import Graph, add_layer, add_recurrent
 from agentkd.deploy.programs import Answer
 from agentkd.dists import bounds
 from agentkd.errors import ConfigError, check_choice
+from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Gru, Lstm, Remembering, Stack
 from agentkd.executors.layers import memory as remembers
@@ -74,6 +75,11 @@ def to_onnx(
         NumbersError: If a weight is NaN or infinite.
     """
     executor.check_finite()
+    if executor.spec.obs.taken and flavour != "plain":
+        raise ConfigError(
+            f"The flavour {flavour} has no input for the action that was executed before, which "
+            f"{','.join(view_of(executor))} needs; take the flavour plain."
+        )
     graph = Graph(_opset(flavour, opset))
     _WRITERS[flavour](graph, executor)
     told = dict(facts(executor, provenance or {}))

@@ -18,6 +18,7 @@ from agentkd.executors.layers import (
     Layer,
     Lstm,
     Norm,
+    Past,
     Pool,
     Remembering,
     Stack,
@@ -74,6 +75,13 @@ class Graph:
             made = helper.make_node("Split", [x, held], names, axis=1)
         self._nodes.append(made)
         return names
+
+    def slice(self, x: str, start: int, end: int) -> str:
+        """Take the numbers from `start` to `end` of (batch, n)."""
+        if self._opset < 10:
+            return self.node("Slice", x, axes=[1], starts=[start], ends=[end])
+        bounds = (self.constant(np.array([each], np.int64)) for each in (start, end, 1))
+        return self.node("Slice", x, *bounds)
 
     def clip(self, x: str, most: float) -> str:
         """Keep numbers within [-most, most]."""
@@ -149,7 +157,7 @@ def add_layer(graph: Graph, layer: Layer, x: str, name: str) -> str:
         case Pool():
             rows = graph.reshape(x, -1, layer.tokens, width(layer))
             return graph.mean(graph.norm(layer.norm, rows, f"{name}.norm"), 1, keep=False)
-        case Gru() | Lstm() | Stack():
+        case Gru() | Lstm() | Stack() | Past():
             raise AssertionError("add_recurrent adds these")
 
 
@@ -160,6 +168,8 @@ def add_recurrent(
     if isinstance(layer, Stack):
         rows = graph.node("Concat", memory, x, axis=1)
         return rows, graph.split(rows, (layer.size, (layer.count - 1) * layer.size))[1]
+    if isinstance(layer, Past):
+        return _past(graph, layer, x, memory)
     wide = width(layer)
     given = _dense(graph, layer.inputs, x, f"{name}.inputs")
     if isinstance(layer, Gru):
@@ -181,6 +191,21 @@ def add_recurrent(
     cell = graph.node("Add", graph.node("Mul", forget, cell), fresh)
     after = graph.node("Mul", leave, graph.node("Tanh", cell))
     return after, graph.node("Concat", after, cell, axis=1)
+
+
+def _past(graph: Graph, layer: Past, x: str, memory: str) -> tuple[str, str]:
+    """Hold observations back, and actions beside them."""
+    seen, taken = graph.split(x, (layer.size, layer.width))
+    held, acts = "", memory
+    if layer.held:
+        held, acts = graph.split(memory, (layer.held, layer.actions * layer.width))
+        seen = graph.node("Concat", held, seen, axis=1)
+        held = graph.slice(seen, layer.size, layer.size + layer.held)
+        seen = graph.slice(seen, 0, layer.count * layer.size)
+    acts = graph.node("Concat", acts, taken, axis=1)
+    acts = graph.slice(acts, layer.width, (layer.actions + 1) * layer.width)
+    given = graph.node("Concat", seen, acts, axis=1)
+    return given, graph.node("Concat", held, acts, axis=1) if held else acts
 
 
 def activation(graph: Graph, name: Activation, x: str) -> str:

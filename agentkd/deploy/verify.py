@@ -13,6 +13,7 @@ import numpy as np
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.programs import Answer, run_akx, run_c
 from agentkd.deploy.vectors import answers, probes
+from agentkd.deploy.wasm.run import no_wasm, run_wasm
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import Executor
@@ -130,5 +131,6 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("C99", _no_compiler, run_c),
     Backend("model.akx", _no_compiler, run_akx),
     Backend("ONNX Runtime", _no_onnx, _onnx),
+    Backend("wasm in Node", no_wasm, run_wasm),
 )
 """Every form that is written in float; int8 has its own proof, bit for bit."""

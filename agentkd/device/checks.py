@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentkd.deploy.bundle import Bundle, from_bytes
+from agentkd.deploy.fit import check_contract, check_fit, check_numbers
 from agentkd.errors import AgentkdError, BundleError, DeviceError, DeviceReason, SpecError
 from agentkd.executors.executor import About
 from agentkd.executors.native import compile_native
-from agentkd.runtime.swaps import check_contract, check_fit, check_numbers
 from agentkd.spec import Spec
 from agentkd.views import environment
 

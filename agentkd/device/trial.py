@@ -349,6 +349,7 @@ class _Run:
                 return "numbers", "It answered a finite observation with NaN or infinity."
             return None
         taken = (perf_counter_ns() - started) * 1e-9
+        self.executor.executed(action)
         tally, budget, asked = self.shadow, self._budget, self._options.shadow
         tally.compared += 1
         pair = np.asarray([mine]), np.asarray([action])
@@ -385,7 +386,7 @@ class _Run:
         """Return whether what it sees of an observation is finite."""
         with np.errstate(over="ignore"):
             spec = self.executor.spec.obs
-            flat = isinstance(obs, np.ndarray) and obs.shape == (spec.size,)
+            flat = isinstance(obs, np.ndarray) and obs.shape == (spec.size - spec.taken,)
             row = obs if flat else flatten_one(spec, obs)
             return bool(np.isfinite(np.asarray(row, np.float32)).all())
 

@@ -6,8 +6,9 @@ torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentkd.lazy import lazily
 
 if TYPE_CHECKING:
     from agentkd.distillation.collector import Collector
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
     from agentkd.distillation.task import Returns, Task, open_task
 
 _HOMES = {
-    "CollectionOptions": "sources",
-    "Collector": "collector",
-    "DatasetWriter": "recording",
-    "Distilled": "loop",
-    "Distiller": "distiller",
-    "DistillerOptions": "distiller",
-    "Progress": "progress",
-    "Returns": "task",
-    "Task": "task",
-    "aged_labels": "goal_labels",
-    "open_dataset": "offline",
-    "open_task": "task",
-    "record": "recording",
-    "run_distillation": "loop",
+    "CollectionOptions": "agentkd.distillation.sources",
+    "Collector": "agentkd.distillation.collector",
+    "DatasetWriter": "agentkd.distillation.recording",
+    "Distilled": "agentkd.distillation.loop",
+    "Distiller": "agentkd.distillation.distiller",
+    "DistillerOptions": "agentkd.distillation.distiller",
+    "Progress": "agentkd.distillation.progress",
+    "Returns": "agentkd.distillation.task",
+    "Task": "agentkd.distillation.task",
+    "aged_labels": "agentkd.distillation.goal_labels",
+    "open_dataset": "agentkd.distillation.offline",
+    "open_task": "agentkd.distillation.task",
+    "record": "agentkd.distillation.recording",
+    "run_distillation": "agentkd.distillation.loop",
 }
 
 __all__ = [
@@ -54,8 +55,4 @@ __all__ = [
     "run_distillation",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'agentkd.distillation' has no attribute {name!r}")
-    return getattr(import_module(f"agentkd.distillation.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -14,14 +13,14 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.distillation.sequences import CUT
-from agentkd.distillation.stretch import Rows, Stretch
+from agentkd.distillation.stretch import Collected, Rows, Stretch
 from agentkd.environment_checks import Checked, checked
 from agentkd.errors import AgentkdError, EpisodeError, PlannerError
 from agentkd.executors.acting import default_action
 from agentkd.executors.native import Native
 from agentkd.planners.planner import one_row
 from agentkd.spec import DiscreteSpec, Spec, flatten_one
-from agentkd.types import ActionDist, Floats, Labels, Policy, RecurrentPolicy, State
+from agentkd.types import ActionDist, Floats, Policy, RecurrentPolicy, State
 from agentkd.vector_checks import Together, together
 
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
@@ -34,34 +33,6 @@ its quickest answer; the numbers of a slow one may differ in the last bit with h
 """
 _DARK = 2000
 """Ticks in a row without a usable observation after which an environment is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What environments visited in some ticks: all of them at a tick, then at the next.
-
-    Attributes:
-        obs: The observations that were visited, (labels, obs).
-        dist: The planner's answer to them.
-        link: As in `Labels`: environments take turns.
-        reward: The reward for what was done there.
-        begins: Whether an episode begins there.
-        ended: How it went on: `GOES_ON`, `TERMINATED` or `TRUNCATED`.
-        env: The number of the environment that visited it.
-    """
-
-    obs: Floats
-    dist: ActionDist
-    link: NDArray[np.int32]
-    reward: Floats
-    begins: NDArray[np.bool_]
-    ended: NDArray[np.uint8]
-    env: NDArray[np.int32]
-
-    @property
-    def labels(self) -> Labels:
-        """The part that is learnt from."""
-        return Labels(self.obs, self.dist, self.link)
 
 
 @final
@@ -137,6 +108,7 @@ class Collector:
         """What is done where nobody decides."""
         self._last = np.full(count, -1)
         """Which label each environment's last one was; -1 where its last state made none."""
+        self._taken: Floats = np.zeros((count, 0), np.float32)
         self._mind: State | None = None
         self._minded = False
         seeds = [int(self.random.integers(2**31)) for _ in self._envs or (None,)]
@@ -177,7 +149,10 @@ class Collector:
         ticks = max(1, min(ticks, int(self._stretch), _MOST_ROWS // count))
         while True:
             self._draw_drivers(share, ticks)
-            run = Stretch.of(ticks, self._obs, self._begins)
+            width = getattr(executor, "taken", 0)
+            if self._taken.shape[1] != width:
+                self._taken = np.zeros((count, width), np.float32)
+            run = Stretch.of(ticks, self._obs, self._begins, self._taken)
             self._minded = isinstance(executor, RecurrentPolicy)
             alone = self._many is None
             if alone and not (ticks == 1 or self._minded or self._state is not None):
@@ -190,6 +165,7 @@ class Collector:
                         self._tick(self._all, executor, run, whole=True)
                     yield None
             self._obs, self._begins = run.obs[ticks].copy(), run.begins[ticks].copy()
+            self._taken = run.taken[ticks].copy()
             # Where all episodes ended at once, nothing but a reset was done.
             if run.valid.any():
                 break
@@ -228,7 +204,7 @@ class Collector:
 
     def _collected(self, run: Stretch) -> Collected:
         """Link the labels."""
-        count, size = self._obs.shape
+        (count, size), width = self._obs.shape, run.taken.shape[2]
         obs = run.obs[: run.ticks].reshape(-1, size)
         assert run.kind is not None
         valid, begins = run.valid, run.begins[: run.ticks]
@@ -248,6 +224,7 @@ class Collector:
             begins=begins.ravel()[chosen],
             ended=run.ended.ravel()[chosen],
             env=env[chosen],
+            taken=np.where(begins[..., None], 0, run.taken[:-1]).reshape(len(env), width)[chosen],
         )
 
     def _draw_drivers(self, share: float, ticks: int) -> None:
@@ -333,6 +310,9 @@ class Collector:
             actions = taken
         elif taken is not None:
             actions[mine] = taken
+        if run.taken.shape[2]:
+            run.taken[at + 1, rows] = dists.coded(actions, self._spec.action)
+            self._mind = executor.executed(self._mind, actions)
         return actions
 
     def _remembered(

@@ -15,9 +15,10 @@ from agentkd.deploy.kept import capacity
 from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
-from agentkd.distillation.history import Histories, restacked, stack_of, unstacked
+from agentkd.distillation.history import Histories, past_layer, rolled, unrolled
 from agentkd.distillation.moments import is_neutral, normaliser
 from agentkd.errors import ConfigError, SpecError
+from agentkd.executors.architecture import past_of
 from agentkd.executors.executor import Executor, distribution
 from agentkd.extras import needing
 from agentkd.fields import Fields
@@ -63,16 +64,16 @@ class Distiller:
     ) -> None:
         self.options = options or DistillerOptions()
         self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
-        stack = stack_of(executor)
-        self._histories = None if stack is None else Histories(self.buffer, stack)
+        past = past_layer(executor)
+        self._histories = None if past is None else Histories(self.buffer, past)
         self._partial = columns(executor.spec.obs) is not None
-        if stack is not None or self._partial:
+        if past is not None or self._partial:
             # A label's row holds what the executor sees, not what the planner does.
             planner = None
         if beside is not None and beside.labels.kind is not None:
             rows, split = beside.labels.rows()
             check_labels(executor.spec, beside.labels.kind, split, rows.shape[1] - split)
-        self.engine = _engine(unstacked(executor), self.options, planner, beside)
+        self.engine = _engine(unrolled(executor), self.options, planner, beside)
         self.steps = 0
         self.rejected = 0
         self._random = np.random.default_rng(self.options.seed)
@@ -171,8 +172,8 @@ class Distiller:
             return float("nan")
         random = np.random.default_rng([options.seed, self.steps])
         executor = self.freeze()
-        stack = stack_of(executor)
-        burn_in = max(options.burn_in, 0 if stack is None else stack.count)
+        past = past_of(executor)
+        burn_in = max(options.burn_in, past.stack + past.delay, past.actions)
         found = self.buffer.draw_sequences(
             64, burn_in + options.ticks, random, burn_in=burn_in, newest=max(1, newest)
         )
@@ -204,13 +205,13 @@ class Distiller:
         settled = len(self.buffer) >= _SETTLED
         if self._histories is not None:
             self._histories.blank = mean
-            mean, scale = (self._histories.tiled(each) for each in (mean, scale))
+            mean, scale = (self._histories.spread(each) for each in (mean, scale))
         self.engine.renormalise(mean, scale, compensate=settled)
         self.engine.keep()
 
     def freeze(self, version: int = 0) -> Executor:
         """Give the averaged executor with its weights fixed."""
-        return restacked(self.engine.freeze(version), self._executor)
+        return rolled(self.engine.freeze(version), self._executor)
 
     def snapshot(self) -> Floats:
         """Give the averaged executor's numbers as `Executor.vector` lays them out."""
@@ -230,7 +231,7 @@ class Distiller:
             NumbersError: If they hold NaN or infinity.
         """
         executor = self._executor.with_vector(vector, 0)
-        self.engine.warm_start(unstacked(executor), afresh=afresh)
+        self.engine.warm_start(unrolled(executor), afresh=afresh)
         if self._histories is not None:
             self._histories.blank = executor.mean
         self._averaged = self.steps

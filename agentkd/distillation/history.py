@@ -1,8 +1,8 @@
-"""Labels with the observations before them, for executors that see a stack.
+"""Labels with the observations before them, for executors that see a stack, or a delay.
 
-Such an executor remembers past observations and nothing that it computed. So it need not be
-followed along sequences: what is learnt is an executor without a memory whose observation is the
-whole stack, and any label can be drawn with those before it.
+Such an executor remembers past observations, and actions that were executed, and nothing that it
+computed. So it need not be followed along sequences: what is learnt is an executor without a memory
+whose observation is all that, and any label can be drawn with those before it.
 """
 
 from __future__ import annotations
@@ -15,106 +15,129 @@ from numpy.typing import NDArray
 
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Stack
+from agentkd.executors.layers import Past, Stack, sizes
 from agentkd.spec import ObsSpec, Part
 from agentkd.types import Floats
 
 _TRIES = 16
 
 
-def stack_of(executor: Executor) -> Stack | None:
-    """Return the stack that an executor begins with, if it does."""
+def past_layer(executor: Executor) -> Past | Stack | None:
+    """Return the layer of past observations that an executor begins with, if it does."""
     first = executor.layers[0]
-    return first if isinstance(first, Stack) else None
+    return first if isinstance(first, Past | Stack) else None
 
 
-def unstacked(executor: Executor) -> Executor:
-    """Return an executor without its stack, for observations that are stacked already."""
-    stack = stack_of(executor)
-    if stack is None:
+def unrolled(executor: Executor) -> Executor:
+    """Return an executor without its layer of the past, for observations that hold it already."""
+    past = past_layer(executor)
+    if past is None:
         return executor
-    size = stack.count * stack.size
+    part = Part("", "box", (sizes(past)[1],), "float32")
     return replace(
         executor,
-        spec=replace(executor.spec, obs=ObsSpec((Part("", "box", (size,), "float32"),))),
-        mean=np.tile(executor.mean, stack.count),
-        scale=np.tile(executor.scale, stack.count),
+        spec=replace(executor.spec, obs=ObsSpec((part,))),
+        mean=spread(executor.mean, past),
+        scale=spread(executor.scale, past),
         layers=executor.layers[1:],
     )
 
 
-def restacked(learnt: Executor, executor: Executor) -> Executor:
-    """Return `executor` with the numbers that its form without a stack has learnt."""
-    stack = stack_of(executor)
-    if stack is None:
+def rolled(learnt: Executor, executor: Executor) -> Executor:
+    """Return `executor` with the numbers that its form without a layer of the past has learnt."""
+    past = past_layer(executor)
+    if past is None:
         return learnt
     return replace(
         executor,
-        mean=learnt.mean[: stack.size],
-        scale=learnt.scale[: stack.size],
-        layers=(stack, *learnt.layers),
+        mean=_gathered(learnt.mean, past),
+        scale=_gathered(learnt.scale, past),
+        layers=(past, *learnt.layers),
         version=learnt.version,
         about=learnt.about,
     )
 
 
+def spread(numbers: Floats, past: Past | Stack) -> Floats:
+    """Return numbers of an observation for each of those that a layer of the past gives."""
+    actions = past.actions if isinstance(past, Past) else 0
+    seen, taken = numbers[: past.size], numbers[past.size :]
+    return np.concatenate([np.tile(seen, past.count), np.tile(taken, actions)])
+
+
+def _gathered(numbers: Floats, past: Past | Stack) -> Floats:
+    """Return the numbers of one observation among those that `spread` gave."""
+    width, end = (past.width if isinstance(past, Past) else 0), past.count * past.size
+    return np.concatenate([numbers[: past.size], numbers[end : end + width]])
+
+
 @final
 class Histories:
-    """The labels of a buffer, each with the observations before it in its episode.
+    """The labels of a buffer, each with what was before it in its episode.
 
     Args:
-        labels: With their links.
-        stack: How many observations there are, and how long each is.
+        labels: With their links. For a `Past` each observation ends in the action that was executed
+            at the tick before.
+        past: What of it an executor is shown.
 
     Attributes:
         blank: What stands before an episode's first observation: what the normaliser makes 0.
     """
 
-    def __init__(self, labels: LabelBuffer, stack: Stack) -> None:
-        self.blank: Floats = np.zeros(stack.size, np.float32)
-        self._labels, self._count = labels, stack.count
+    def __init__(self, labels: LabelBuffer, past: Past | Stack) -> None:
+        self.blank: Floats = np.zeros(sizes(past)[0], np.float32)
+        self._labels, self._past = labels, past
         self._drawn: Floats = np.empty((0, 0), np.float32)
 
     def places(self, batch: int, random: np.random.Generator) -> NDArray[np.int64]:
         """Draw labels uniformly, with replacement, into `rows`; return their places there."""
+        self._drawn = np.concatenate(self.draw(batch, random), axis=1)
+        return np.arange(batch)
+
+    def rows(self) -> tuple[Floats, int]:
+        """Return what was drawn, (batch, shown + width), and how many numbers are observed."""
+        return self._drawn, sizes(self._past)[1]
+
+    def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw labels: what an executor is shown, (batch, …), and packed ones (batch, width)."""
         rows, split = self._labels.rows()
         chosen = self._labels.places(batch, random)
-        obs, cut = self._stacked(chosen, rows[:, :split])
+        obs, cut = self._shown(chosen, rows[:, :split])
         for _ in range(_TRIES):
             if not cut.any():
                 break
             # What came before these is no longer held, or was left out.
             chosen[cut] = self._labels.places(int(cut.sum()), random)
-            again, still = self._stacked(chosen[cut], rows[:, :split])
+            again, still = self._shown(chosen[cut], rows[:, :split])
             obs[cut], cut[cut] = again, still
-        self._drawn = np.concatenate([obs, rows[chosen, split:]], axis=1)
-        return np.arange(batch)
+        return obs, rows[chosen, split:]
 
-    def rows(self) -> tuple[Floats, int]:
-        """Return what was drawn, (batch, stack + width), and how many numbers are observed."""
-        return self._drawn, self._count * len(self.blank)
+    def spread(self, numbers: Floats) -> Floats:
+        """Return numbers of an observation, (size,), for each of those shown."""
+        return spread(numbers, self._past)
 
-    def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
-        """Draw labels: stacked observations (batch, stack) and packed ones (batch, width)."""
-        self.places(batch, random)
-        rows, split = self.rows()
-        return rows[:, :split], rows[:, split:]
-
-    def tiled(self, numbers: Floats) -> Floats:
-        """Return numbers of an observation, (size,), for each of the stack, (stack,)."""
-        return np.tile(numbers, self._count)
-
-    def _stacked(self, places: NDArray[np.int64], obs: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the stacks that end at places, oldest first, and which are cut off."""
-        size = len(self.blank)
-        out = np.empty((len(places), self._count, size), np.float32)
-        out[:, -1] = obs[places]
+    def _shown(self, places: NDArray[np.int64], obs: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return what is shown at places, oldest first, and where something is cut off."""
+        past, size = self._past, self._past.size
+        lag, actions = (past.lag, past.actions) if isinstance(past, Past) else (0, 0)
+        seen = np.empty((len(places), past.count, size), np.float32)
+        taken = np.empty((len(places), actions, len(self.blank) - size), np.float32)
         here, alive = places, np.ones(len(places), bool)
         cut = np.zeros(len(places), bool)
-        for back in range(2, self._count + 1):
-            before, begins = self._labels.before(here)
-            cut |= alive & (before < 0) & ~begins
-            alive = alive & (before >= 0)
-            here = np.where(alive, before, here)
-            out[:, -back] = np.where(alive[:, None], obs[here], self.blank)
-        return out.reshape(len(places), -1), cut
+        for back in range(max(lag + past.count, actions)):
+            if back:
+                before, begins = self._labels.before(here)
+                cut |= alive & (before < 0) & ~begins
+                alive = alive & (before >= 0)
+                here = np.where(alive, before, here)
+            rows = obs[here]
+            if not alive.all():
+                rows[~alive] = self.blank
+            if lag <= back < lag + past.count:
+                seen[:, past.count - 1 - back + lag] = rows[:, :size]
+            if back < actions:
+                taken[:, actions - 1 - back] = rows[:, size:]
+        shown = seen.reshape(len(places), past.count * size)
+        if actions:
+            shown = np.concatenate([shown, taken.reshape(len(places), -1)], axis=1)
+        return shown, cut

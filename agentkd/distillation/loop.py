@@ -33,6 +33,7 @@ from agentkd.distillation.task import Returns, Task, open_task
 from agentkd.distillation.teachable import warning
 from agentkd.distillation.terms import Terms
 from agentkd.errors import AgentkdError, ConfigError
+from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.interrupt import ctrl_c
 from agentkd.planners import Planner
@@ -115,7 +116,13 @@ def make_distiller(
     """
     learning = options or DistillerOptions(seed=seed)
     known = None if task.data is not None else task.planner.policy
-    distiller = Distiller(task.executor(executor, seed), learning, known)
+    made = task.executor(executor, seed)
+    if task.data is not None and made.spec.obs.taken:
+        raise ConfigError(
+            f"The executor sees {','.join(view_of(made))}, and a dataset does not say which actions"
+            " were executed. Distil it while its environment runs, or let it see stack:4."
+        )
+    distiller = Distiller(made, learning, known)
     distiller.expect(task.kind)
     return distiller
 

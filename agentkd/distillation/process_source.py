@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, final
 
 import numpy as np
@@ -20,6 +20,7 @@ from agentkd.planners.device import on_device
 from agentkd.runtime.codec import decode_executor, decode_weights, encode_executor, encode_weights
 from agentkd.runtime.workers.channels import STARTS, STOP, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Process
+from agentkd.spec import Spec
 from agentkd.types import Labels
 
 _SECONDS = 0.1
@@ -46,10 +47,11 @@ class ProcessSource:
         known = spec_json.to_json(spec)
         refs = task.refs[0] if len(task.refs) == 1 else list(task.refs)
         planner = {"planner": refs, "spec": known, "access": dict(task.access)}
-        self._ring = LabelRing(spec)
+        rows = _labelled(spec, executor)
+        self._ring = LabelRing(rows)
         if self._ring.rows < _BATCHES * options.environments:
             self._ring.close()
-            self._ring = LabelRing(spec, _BATCHES * options.environments)
+            self._ring = LabelRing(rows, _BATCHES * options.environments)
         self._weights = Mailbox(4 + 4 * len(executor.vector()))
         self._returns = Mailbox(4 * _RETURNS)
         self._recent: tuple[float, ...] = ()
@@ -115,6 +117,11 @@ class ProcessSource:
         self._host.close()
 
 
+def _labelled(spec: Spec, executor: Executor) -> Spec:
+    """Return the spec of labels' rows: an executor may be given the last action with them."""
+    return replace(spec, obs=replace(spec.obs, taken=executor.spec.obs.taken))
+
+
 def open_planner(
     planner: str | Sequence[str], spec: Mapping[str, Any], access: Mapping[str, Any]
 ) -> Any:
@@ -126,8 +133,13 @@ def serve(child: Child) -> None:
     """Collect until told to end; runs in the collector's process."""
     order, status = child.orders, child.status
     spec = spec_json.from_json(order["spec"])
-    ring = LabelRing.attach(child.shared["labels"], spec)
     weights, returns = child.mailbox("weights"), child.mailbox("returns")
+    first = weights.last()
+    assert first is not None
+    weights.take()
+    share, *_ = numbers = decode_weights(first)
+    chosen = decode_executor(order["executor"], numbers[1:])
+    ring = LabelRing.attach(child.shared["labels"], _labelled(spec, chosen))
     options = CollectionOptions(**order["options"])
     # A process that is started again sees other episodes.
     seed = order["seed"] + 7919 * (status[STARTS] - 1)
@@ -139,11 +151,6 @@ def serve(child: Child) -> None:
         seed=seed,
         stretch=options.stretch,
     )
-    first = weights.last()
-    assert first is not None
-    weights.take()
-    share, *_ = numbers = decode_weights(first)
-    chosen = decode_executor(order["executor"], numbers[1:])
     most = max(1, min(longest(options.environments), ring.rows // (2 * options.environments)))
     source = LocalSource(collector, chosen, _SECONDS, most)
     source.update(chosen, float(share))

@@ -10,7 +10,8 @@ from typing import Protocol, final
 
 import numpy as np
 
-from agentkd.distillation.collector import Collected, Collector
+from agentkd.distillation.collector import Collector
+from agentkd.distillation.stretch import Collected
 from agentkd.errors import AgentkdError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native

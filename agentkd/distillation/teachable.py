@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentkd import dists
-from agentkd.executors.architecture import stacked
 from agentkd.executors.executor import Executor
 from agentkd.planners.ensemble import probabilities
 from agentkd.planners.search.worlds import Doubles
@@ -56,7 +55,7 @@ class FirstLabels:
     def __init__(self, executor: Executor) -> None:
         self.share = math.nan
         self._spec = executor.spec
-        self._open = not executor.memory and stacked(executor) == 1
+        self._open = not executor.memory
         self._kept: list[tuple[Floats, Doubles, NDArray[np.int32]]] = []
 
     def add(self, labels: Labels) -> None:

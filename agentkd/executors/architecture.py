@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, cast, final, get_args
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from agentkd import dists
 from agentkd.errors import ConfigError, SpecError, check_choice, did_you_mean
-from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, Executor, head_for
+from agentkd.executors.executor import MOST_LAYERS, MOST_PARAMETERS, About, Executor, head_for
 from agentkd.executors.layers import (
     Activation,
     Attention,
@@ -31,6 +31,7 @@ from agentkd.executors.layers import (
     Layer,
     Lstm,
     Norm,
+    Past,
     Pool,
     Stack,
     Tokens,
@@ -39,9 +40,9 @@ from agentkd.executors.layers import (
     width,
 )
 from agentkd.sizes import is_whole
-from agentkd.spec import ObsSpec, Spec
+from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.types import Floats
-from agentkd.views import Seeing, alone, parse_view, see, words_of
+from agentkd.views import Seeing, View, alone, parse_view, see, words_of
 
 CLIP = 10.0
 """Normalised observations stay within ±10 standard deviations, as in SB3."""
@@ -176,11 +177,18 @@ def initial(
     spec = see(spec, view)
     draws, obs = _Draws(seed), alone(spec.obs)
     layers: list[Layer] = []
-    if view.stack > 1:
+    if view.delay or view.actions:
+        past = _past(made_of, spec, view)
+        spec = replace(spec, obs=replace(spec.obs, taken=past.width))
+        # What is behind it takes a row of numbers.
+        obs = ObsSpec((Part("", "box", (sizes(past)[1],), "float32"),))
+        layers = [past, *_body(made_of, obs, draws, 1)]
+    elif view.stack > 1:
         if made_of.kind not in _STACKED:
             raise ConfigError(f"stack:{view.stack} is for mlp, linear and cnn, not for {made_of}.")
-        layers.append(Stack(view.stack, obs.size))
-    layers += _body(made_of, obs, draws, view.stack)
+        layers = [Stack(view.stack, obs.size), *_body(made_of, obs, draws, view.stack)]
+    else:
+        layers = _body(made_of, obs, draws, 1)
     before = sizes(layers[-1])[1] if layers else obs.size
     layers.append(_dense(before, dists.action_size(spec.action), "none", 0.01, draws))
     return Executor(
@@ -194,15 +202,52 @@ def initial(
     )
 
 
-def stacked(executor: Executor) -> int:
-    """Return how many observations an executor sees at a time."""
+def _past(made_of: Architecture, spec: Spec, view: View) -> Past:
+    """Return the layer that holds old observations and past actions.
+
+    Raises:
+        ConfigError: If the architecture cannot be behind it.
+    """
+    if made_of.kind != "mlp":
+        word = f"delay:{view.delay}" if view.delay else f"actions:{view.actions}"
+        raise ConfigError(f"{word} is for mlp and linear, not for {made_of}. Take mlp:64,64.")
+    width = dists.action_size(spec.action)
+    return Past(spec.obs.size, view.stack, view.delay, width, view.actions)
+
+
+def past_of(executor: Executor) -> View:
+    """Return of how much of the past an executor sees, as a view of everything."""
+    match executor.layers[0]:
+        case Stack(count, _):
+            return View(stack=count)
+        case Past(_, count, lag, _, actions):
+            return View(stack=count, delay=lag, actions=actions)
+    return View()
+
+
+def for_late_sensors(executor: Executor) -> Executor:
+    """Return an executor with a delay for a robot whose observations are that late by themselves.
+
+    What was learnt where observations are of the present holds them back by `delay:D`. Where they
+    come D ticks late already, they must not be held back again; the actions are still needed.
+
+    Raises:
+        ConfigError: If the executor has no delay.
+    """
     first = executor.layers[0]
-    return first.count if isinstance(first, Stack) else 1
+    if not isinstance(first, Past) or not first.lag:
+        raise ConfigError(
+            f"{executor.architecture} has no delay to leave out; it sees "
+            f"{','.join(view_of(executor)) or 'everything'}."
+        )
+    about = About(executor.about.provenance, executor.about.contract)
+    layers = (replace(first, lag=0), *executor.layers[1:])
+    return replace(executor, layers=layers, about=about)
 
 
 def view_of(executor: Executor) -> list[str]:
     """Return what an executor sees in the words of `agentkd.views`; [] for everything."""
-    return words_of(executor.spec.obs, stacked(executor))
+    return words_of(executor.spec.obs, past_of(executor))
 
 
 def _body(made_of: Architecture, obs: ObsSpec, draws: _Draws, count: int) -> list[Layer]:
@@ -350,7 +395,7 @@ def check_layers(made_of: Architecture, layers: Sequence[Layer]) -> None:
     Raises:
         SpecError: If they are others.
     """
-    if isinstance(layers[0], Stack) and made_of.kind in _STACKED:
+    if isinstance(layers[0], Stack | Past) and made_of.kind in _STACKED:
         layers = layers[1:]
     kinds = ["dense"] * len(made_of.hidden)
     if made_of.kind in ("gru", "lstm"):

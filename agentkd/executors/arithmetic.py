@@ -15,6 +15,7 @@ from agentkd.executors.layers import (
     Layer,
     Lstm,
     Norm,
+    Past,
     Pool,
     Remembering,
     Stack,
@@ -56,7 +57,7 @@ def apply(layer: Layer, x: Floats) -> Floats:
         case Pool():
             wide = x.reshape(len(x), layer.tokens, -1)
             return np.asarray(_norm(layer.norm, wide).mean(axis=1), np.float32)
-        case Gru() | Lstm() | Stack():
+        case Gru() | Lstm() | Stack() | Past():
             raise SpecError(f"A {kind(layer)} layer needs its memory.")
 
 
@@ -65,6 +66,12 @@ def advance(layer: Remembering, x: Floats, state: Floats) -> tuple[Floats, Float
     if isinstance(layer, Stack):
         rows = np.concatenate([state, x], axis=1)
         return rows, rows[:, layer.size :]
+    if isinstance(layer, Past):
+        seen = np.concatenate([state[:, : layer.held], x[:, : layer.size]], axis=1)
+        done = np.concatenate([state[:, layer.held :], x[:, layer.size :]], axis=1)
+        done = done[:, layer.width :]
+        given = np.concatenate([seen[:, : layer.count * layer.size], done], axis=1)
+        return given, np.concatenate([seen[:, layer.size :], done], axis=1)
     width = layer.hidden.weight.shape[1]
     hidden = state[:, :width]
     given = x @ layer.inputs.weight.T + layer.inputs.bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -45,6 +46,7 @@ class Crowd:
             raise ConfigError(f"A crowd of {count!r:.40}; give a whole number from 1 to {MOST}.")
         self.executor, self._count = executor, int(count)
         self.memory: Floats = np.zeros((self._count, executor.memory), np.float32)
+        self._taken: Floats = np.zeros((self._count, executor.spec.obs.taken), np.float32)
         self._form: Any = executor
         if native:
             # Not at the top: NumPy alone needs no compiler, and starts faster.
@@ -88,19 +90,33 @@ class Crowd:
             )
         self.memory = after
         actions = dists.mode(distribution(self.executor.head, outputs, spec), spec.action)
+        self.executed(actions)
         return actions.reshape(self._count) if isinstance(spec.action, DiscreteSpec) else actions
+
+    def executed(self, actions: Any) -> None:
+        """Say what all agents did, (count, …), where that is not what `act` returned.
+
+        It counts for an executor that sees past actions (`delay:D`, `actions:N`).
+        """
+        if self._taken.shape[1]:
+            self._taken = dists.coded(np.asarray(actions), self.executor.spec.action)
 
     def reset(self, which: NDArray[Any] | Any = None) -> None:
         """Begin episodes: clear the memory of some agents, or of all.
 
         `which` are their places, or a mask (count,).
         """
-        self.memory[slice(None) if which is None else np.asarray(which)] = 0.0
+        rows = slice(None) if which is None else np.asarray(which)
+        self.memory[rows] = self._taken[rows] = 0.0
 
     def _flat(self, obs: Any) -> Floats:
-        spec = self.executor.spec.obs
+        spec = replace(self.executor.spec.obs, taken=0)
         # A number too large for float32 becomes infinite, which is refused.
         with np.errstate(over="ignore"):
             if isinstance(obs, np.ndarray) and obs.ndim == 2:
-                return pick(spec, np.ascontiguousarray(obs, np.float32))
-            return flatten(spec, obs)
+                flat = pick(spec, np.ascontiguousarray(obs, np.float32))
+            else:
+                flat = flatten(spec, obs)
+        if self._taken.shape[1] and len(flat) == self._count:
+            flat = np.concatenate([flat, self._taken], axis=1)
+        return flat

@@ -6,11 +6,11 @@ native C, ONNX and firmware are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from agentkd.executors.arithmetic import advance, apply
 from agentkd.executors.layers import (
     MOST_WORK,
     Layer,
+    Past,
     Remembering,
     describe,
     memory,
@@ -28,6 +29,7 @@ from agentkd.executors.layers import (
     with_tensors,
     work,
 )
+from agentkd.executors.recurrent import RecurrentExecutor
 from agentkd.sizes import is_whole
 from agentkd.spec import (
     BoxSpec,
@@ -47,7 +49,6 @@ from agentkd.types import (
     Point,
     Policy,
     RecurrentPolicy,
-    State,
 )
 from agentkd.views import pick
 
@@ -135,6 +136,7 @@ class Executor:
                 f"An executor of {self.parameters:,} parameters and {self.work:,} "
                 f"multiplications; at most {MOST_PARAMETERS:,} and {MOST_WORK:,}."
             )
+        self._check_past()
         if size != dists.action_size(self.spec.action):
             raise SpecError(
                 f"The last layer gives {size} numbers; {self.spec.action} needs "
@@ -159,6 +161,16 @@ class Executor:
             raise SpecError(
                 f"The head {self.head!r} does not fit {type(self.spec.action).__name__}"
                 " with these bounds."
+            )
+
+    def _check_past(self) -> None:
+        first, taken = self.layers[0], self.spec.obs.taken
+        width = first.width if isinstance(first, Past) else 0
+        late = any(isinstance(each, Past) for each in self.layers[1:])
+        if taken != width or late or (width and width != self.out):
+            raise SpecError(
+                f"An executor that is given {taken} numbers of the last action, of {self.out}, "
+                f"begins with a layer that takes {width}."
             )
 
     @property
@@ -189,7 +201,7 @@ class Executor:
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return RecurrentExecutor(self.memory, self.answer) if self.memory else self
+        return RecurrentExecutor(self.spec, self.memory, self.answer) if self.memory else self
 
     def outputs(self, obs: Floats) -> Floats:
         """The last layer's numbers for observations (batch, obs): (batch, out).
@@ -207,8 +219,9 @@ class Executor:
     def advance(self, obs: Floats, state: Floats) -> tuple[Floats, Floats]:
         """The last layer's numbers for observations (batch, obs), and the memory after.
 
-        They may be whole, where the executor sees a part of them. `state` is the memory before,
-        (batch, memory); zeros where an episode begins.
+        They may be whole, where the executor sees a part of them. For one that sees past actions
+        each ends in the action that was executed at the tick before (`agentkd.dists.coded`).
+        `state` is the memory before, (batch, memory); zeros where an episode begins.
 
         Raises:
             SpecError: If the observations have another size.
@@ -262,6 +275,7 @@ class Executor:
         acting = self._become(native=True)
         if before is not None:
             acting.memory[:] = before.memory
+            self._taken(acting)[:] = self._taken(before)
         return self
 
     def _become(self, *, native: bool) -> Any:
@@ -269,6 +283,11 @@ class Executor:
         acting = _above("agentkd.executors.acting:form")(self, native=native)
         object.__setattr__(self, "_acting", acting)
         return acting
+
+    def _taken(self, acting: Any) -> Floats:
+        """Return where the action of the tick before stands in a form's observation."""
+        place: Floats = acting.obs[len(acting.obs) - self.spec.obs.taken :]
+        return place
 
     def act(self, obs: Any) -> Any:
         """Return the most probable action for one observation.
@@ -286,18 +305,33 @@ class Executor:
             NumbersError: If the observation, or the last layer's numbers, hold NaN or infinity.
         """
         acting = self._acting or self._become(native=False)
-        flat = isinstance(obs, np.ndarray) and obs.shape == acting.obs.shape
+        taken = self.spec.obs.taken
+        seen = acting.obs[:-taken] if taken else acting.obs
+        flat = isinstance(obs, np.ndarray) and obs.shape == seen.shape
         # A number too large for float32 becomes infinite, which is refused.
         with np.errstate(over="ignore"):
-            acting.obs[:] = obs if flat else flatten_one(self.spec.obs, obs)
+            seen[:] = obs if flat else flatten_one(self.spec.obs, obs)
         if acting.run():
             raise NumbersError(NOT_FINITE)
-        return acting.take()
+        action = acting.take()
+        if taken:
+            self.executed(action)
+        return action
+
+    def executed(self, action: Any) -> None:
+        """Say what was executed, where that is not what `act` returned.
+
+        It counts for an executor that sees past actions (`delay:D`, `actions:N`).
+        """
+        if self.spec.obs.taken:
+            acting = self._acting or self._become(native=False)
+            self._taken(acting)[:] = dists.coded(np.asarray(action)[None], self.spec.action)[0]
 
     def reset(self) -> None:
         """Begin an episode: clear the memory of `act`."""
         if self._acting is not None:
             self._acting.memory[:] = 0.0
+            self._taken(self._acting)[:] = 0.0
 
     def crowd(self, count: int, *, native: bool = True) -> Any:
         """Return an `agentkd.executors.crowd.Crowd`: many agents that decide in one call."""
@@ -370,31 +404,6 @@ class Executor:
             version=version,
             about=About(contract=self.about.contract),
         )
-
-
-@final
-class RecurrentExecutor:
-    """An executor with a memory, in any form, as a `RecurrentPolicy`.
-
-    Args:
-        memory: How many numbers it remembers.
-        answer: Gives the action distribution and the memory after, both (batch, …), for
-            observations (batch, obs) and the memory before.
-    """
-
-    def __init__(
-        self, memory: int, answer: Callable[[Floats, Floats], tuple[ActionDist, Floats]]
-    ) -> None:
-        self._memory, self._answer = memory, answer
-
-    def initial_state(self, batch: int) -> State:
-        """The memory that an episode starts with: zeros, (batch, memory)."""
-        return (np.zeros((batch, self._memory), np.float32),)
-
-    def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
-        """Answer for observations (batch, obs) and give the memory that follows."""
-        dist, after = self._answer(obs, state[0])
-        return dist, (after,)
 
 
 def interchangeable(first: Executor, second: Executor) -> bool:

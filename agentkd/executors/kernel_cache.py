@@ -15,13 +15,13 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from agentkd.printable import logger
 
@@ -53,6 +53,15 @@ class _Folder:
             return [each.name for each in entries]
 
 
+class CompilerError(Exception):
+    """The compiler failed; the text is what it said."""
+
+
+@final
+class SlowCompilerError(CompilerError):
+    """The compiler was still at work after its time."""
+
+
 def load(command: Sequence[str], key: bytes, functions: Sequence[str]) -> ctypes.CDLL:
     """Load the library that a compiler makes; build it only if it is not cached.
 
@@ -66,7 +75,7 @@ def load(command: Sequence[str], key: bytes, functions: Sequence[str]) -> ctypes
 
     Raises:
         OSError: If the library cannot be built here, or does not load.
-        subprocess.SubprocessError: If the compiler fails or takes too long.
+        CompilerError: If the compiler fails or takes too long.
     """
     stem = f"kernel-{hashlib.sha256(key).hexdigest()[:20]}"
     try:
@@ -79,7 +88,9 @@ def load(command: Sequence[str], key: bytes, functions: Sequence[str]) -> ctypes
             "XDG_CACHE_HOME to a folder of your own.",
             error,
         )
-    except subprocess.CalledProcessError:
+    except SlowCompilerError:
+        raise
+    except CompilerError:
         # A full disk looks like this too; the temporary folder may be on another.
         log.info("The kernel did not compile in the cache's folder.")
     with tempfile.TemporaryDirectory(prefix="agentkd-") as name, _opened(Path(name)) as folder:
@@ -200,8 +211,11 @@ def _built(
 
     Raises:
         OSError: If the folder cannot be written to, or the library does not load.
-        subprocess.SubprocessError: If the compiler fails or takes too long.
+        CompilerError: If the compiler fails or takes too long.
     """
+    # Only a build needs it: a start that finds the library in the cache does without.
+    import subprocess
+
     build = f"build-{os.urandom(8).hex()}"
     os.mkdir(build, 0o700, dir_fd=folder.fd)
     try:
@@ -222,6 +236,10 @@ def _built(
         os.rename(f"{build}/library", made, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         library = _loaded(folder, made, functions)
         os.rename(made, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-        return library
+    except subprocess.CalledProcessError as error:
+        raise CompilerError(error.stderr.decode(errors="replace").strip()) from error
+    except subprocess.TimeoutExpired as error:
+        raise SlowCompilerError(f"not done after {_COMPILE:.0f} s") from error
     finally:
         _remove(folder, build)
+    return library

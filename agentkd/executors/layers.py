@@ -148,8 +148,38 @@ class Stack:
     size: int
 
 
-Layer = Dense | Conv | Tokens | Attention | Pool | Gru | Lstm | Stack
-Remembering = Gru | Lstm | Stack
+Ticks = int
+"""A number from 0 up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Old observations, and the actions that were executed since.
+
+    It takes `size` numbers observed and then `width` of the action of the tick before, and gives
+    the last `count` observations that are at least `lag` ticks old, then the last `actions`
+    actions, each oldest first. Before an episode's first there are zeros, as in a `Stack`.
+    """
+
+    size: int
+    count: int
+    lag: Ticks
+    width: int
+    actions: int
+
+    @property
+    def held(self) -> int:
+        """How many numbers observed it remembers; those of actions lie behind them."""
+        return (self.count - 1 + self.lag) * self.size
+
+    @property
+    def out(self) -> int:
+        """How many numbers it gives."""
+        return self.count * self.size + self.actions * self.width
+
+
+Layer = Dense | Conv | Tokens | Attention | Pool | Gru | Lstm | Stack | Past
+Remembering = Gru | Lstm | Stack | Past
 _KINDS: dict[str, Any] = {each.__name__.lower(): each for each in get_args(Layer)}
 
 
@@ -171,6 +201,8 @@ def width(layer: Layer) -> int:
             return int(layer.hidden.weight.shape[1])
         case Stack():
             return layer.count * layer.size
+        case Past():
+            return layer.out
 
 
 def image(layers: Sequence[Layer]) -> tuple[int, int, int, bool] | None:
@@ -198,6 +230,8 @@ def memory(layer: Layer) -> int:
             return 2 * width(layer)
         case Stack():
             return (layer.count - 1) * layer.size
+        case Past():
+            return layer.held + layer.actions * layer.width
         case _:
             return 0
 
@@ -257,6 +291,18 @@ def _measure(layer: Layer) -> tuple[int, int, int, Shapes]:
             if count < 2:
                 raise _misfit(layer, "count is 1; a stack holds 2 rows or more")
             return size, count * size, 0, {}
+        case Past():
+            return _measure_past(layer)
+
+
+def _measure_past(layer: Past) -> tuple[int, int, int, Shapes]:
+    for name in ("size", "count", "width", "actions"):
+        _count(layer, name, getattr(layer, name))
+    if not is_whole(layer.lag, 0, MOST):
+        raise _misfit(layer, f"lag is {layer.lag!r:.40}")
+    if memory(layer) > MOST:
+        raise _misfit(layer, f"it remembers {memory(layer):,} numbers; at most {MOST:,}")
+    return layer.size + layer.width, layer.out, 0, {}
 
 
 def _measure_conv(layer: Conv) -> tuple[int, int, int, Shapes]:
@@ -383,7 +429,7 @@ def _rebuilt(field: Field[Any], found: Fields, prefix: str, tensors: Mapping[str
             return found.choice(name, get_args(Activation))
         case "bool":
             return found.flag(name)
-        case "int":
-            return found.whole(name, least=1)
+        case "int" | "Ticks":
+            return found.whole(name, least=field.type == "int")
         case _:
             return found.wholes(name, least=1)

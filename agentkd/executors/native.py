@@ -10,7 +10,6 @@ import ctypes
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, difference
-from agentkd.executors.executor import NOT_FINITE, Executor, RecurrentExecutor, distribution
-from agentkd.executors.kernel_cache import load
+from agentkd.executors.executor import NOT_FINITE, Executor, distribution
+from agentkd.executors.kernel_cache import CompilerError, load
 from agentkd.executors.plan import HEADS, KINDS, Step, padded_size, rooms, steps
+from agentkd.executors.recurrent import RecurrentExecutor
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.sizes import INT32
@@ -88,13 +88,19 @@ def compiler() -> str | None:
 def _key(command: str, flags: Sequence[str], source: Path) -> bytes:
     """Everything that the library depends on.
 
-    The compiler's identity and the processor are part of it: a cache on a shared home must not hand
-    one machine's instructions to another.
+    The compiler's file and the processor are part of it: a cache on a shared home must not hand one
+    machine's instructions to another. Running the compiler for its version would cost every start
+    12 ms.
     """
-    version = subprocess.run(
-        [command, "--version"], capture_output=True, check=True, timeout=30
-    ).stdout
-    pieces = (source.read_bytes(), KERNELS.read_bytes(), version, " ".join(flags).encode())
+    program = Path(command).resolve()
+    status = program.stat()
+    identity = f"{program} {status.st_size} {status.st_mtime_ns}"
+    pieces = (
+        source.read_bytes(),
+        KERNELS.read_bytes(),
+        identity.encode(),
+        " ".join(flags).encode(),
+    )
     return b"\0".join((*pieces, _processor().encode()))
 
 
@@ -136,11 +142,10 @@ def compiled(
     try:
         key = _key(command, flags, source)
         return load([command, *flags, str(source.resolve()), "-lm"], key, functions)
-    except subprocess.CalledProcessError as error:
-        text = (error.stderr or b"").decode(errors="replace").strip()
-        log.warning("%s did not compile (%s): %s", what, instead, text)
+    except CompilerError as error:
+        log.warning("%s did not compile (%s): %s", what, instead, error)
         return None
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         log.warning("%s cannot be built (%s): %s", what, instead, error)
         return None
 
@@ -343,7 +348,7 @@ class Native:
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
         memory = self.executor.memory
-        return RecurrentExecutor(memory, self.answer) if memory else self
+        return RecurrentExecutor(self.executor.spec, memory, self.answer) if memory else self
 
     def answer(self, obs: Floats, state: Floats) -> tuple[ActionDist, Floats]:
         """The action distribution, and the memory after; as `advance`."""
@@ -412,7 +417,9 @@ def staged_native(executor: Executor) -> Staged[Native | None]:
     yield "bind"
     native = Native(executor, library, laid)
     yield "compute"
-    probe = np.random.default_rng(0).standard_normal((8, executor.spec.obs.size))
+    # Multiples of the golden ratio spread evenly; NumPy's generators would be a tenth of a start.
+    count = 8 * executor.spec.obs.size
+    probe = (4.0 * (np.arange(count) * 0.6180339887498949 % 1.0) - 2.0).reshape(8, -1)
     most = np.finfo(np.float32).max
     spread = executor.mean + probe / np.maximum(np.abs(executor.scale), 1e-8)
     obs = np.clip(spread, -most, most).astype(np.float32)
@@ -423,7 +430,7 @@ def staged_native(executor: Executor) -> Staged[Native | None]:
     yield "compare"
     native.memory[:] = 0.0
     taken = np.stack([np.ravel(native.act(each)) for each in obs])
-    native.memory[:] = 0.0
+    native.memory[:] = native.obs[:] = 0.0
     wanted = actions_of(executor, expected)
     _, text = difference(executor, got, taken.astype(wanted.dtype), expected, wanted, _TOLERANCE)
     if text:

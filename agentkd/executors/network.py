@@ -22,6 +22,7 @@ from agentkd.executors.layers import (
     Gru,
     Layer,
     Lstm,
+    Past,
     Pool,
     Remembering,
     Stack,
@@ -167,8 +168,8 @@ class Network(nn.Module):
         layers = self._layers()
         layer, held = next(layers)
         shift, ratio = self.scale * (new_mean - self.mean), self.scale / new_scale
-        if isinstance(layer, Stack):
-            shift, ratio = shift.repeat(layer.count), ratio.repeat(layer.count)
+        if isinstance(layer, Stack | Past):
+            shift, ratio = (_shown(layer, each) for each in (shift, ratio))
             layer, held = next(layers)
         match layer:
             case Dense():
@@ -231,7 +232,7 @@ def _apply(layer: Layer, held: Tensors, x: Tensor, trace: Trace | None) -> Tenso
         case Pool():
             wide = x.reshape(x.shape[0], layer.tokens, -1)
             return _norm(held, "norm", wide).mean(1)
-        case Gru() | Lstm() | Stack():
+        case Gru() | Lstm() | Stack() | Past():
             raise SpecError(f"A {kind(layer)} layer needs its memory.")
 
 
@@ -276,6 +277,8 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
         rows = torch.cat([before, x])
         seen = [rows[i : i + len(x)] for i in range(layer.count)]
         return torch.cat(seen, 2), rows[len(x) :].transpose(0, 1).reshape(len(state), -1)
+    if isinstance(layer, Past):
+        return _past(layer, x, None, state)
     width = layer.hidden.weight.shape[1]
     names = ("inputs.weight", "hidden.weight", "inputs.bias", "hidden.bias")
     weights = [held[name] for name in names]
@@ -290,6 +293,26 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
     return out, torch.cat([short[0], long[0]], 1)
 
 
+def _shown(layer: Stack | Past, numbers: Tensor) -> Tensor:
+    """Return numbers of an observation for each that a layer of the past gives."""
+    actions = layer.actions if isinstance(layer, Past) else 0
+    seen, taken = numbers[: layer.size], numbers[layer.size :]
+    return torch.cat([seen.repeat(layer.count), taken.repeat(actions)])
+
+
+def _past(layer: Past, x: Tensor, keep: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Step through (ticks, batch, in) as `arithmetic.advance` does."""
+    given = []
+    for tick, now in enumerate(x.unbind()):
+        if keep is not None:
+            state = state * keep[tick]
+        seen = torch.cat([state[:, : layer.held], now[:, : layer.size]], 1)
+        done = torch.cat([state[:, layer.held :], now[:, layer.size :]], 1)[:, layer.width :]
+        given.append(torch.cat([seen[:, : layer.count * layer.size], done], 1))
+        state = torch.cat([seen[:, layer.size :], done], 1)
+    return torch.stack(given), state
+
+
 def _follow(
     layer: Remembering, held: Tensors, x: Tensor, keep: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -300,6 +323,8 @@ def _follow(
             stacked.append(torch.cat([state * kept, now], 1))
             state = stacked[-1][:, layer.size :]
         return torch.stack(stacked), state
+    if isinstance(layer, Past):
+        return _past(layer, x, keep, state)
     width = layer.hidden.weight.shape[1]
     given = _linear(held, "inputs", x)
     out = []

@@ -20,6 +20,7 @@ from agentkd.executors.layers import (
     Layer,
     Lstm,
     Norm,
+    Past,
     Pool,
     Stack,
     Tokens,
@@ -44,6 +45,7 @@ KINDS = {
     "gru": 5,
     "lstm": 6,
     "stack": 7,
+    "past": 8,
 }
 """Numbers of activations, heads and kinds of layers in C and in `model.akx`."""
 BLOCK = 4
@@ -117,7 +119,7 @@ def _step(layer: Layer, block: int) -> Step:
             room = out
         case Gru() | Lstm():
             room, work = out, 2 * up(len(layer.inputs.bias), block)
-        case Stack():
+        case Stack() | Past():
             room = out
     arrays = tuple(_arrays(layer, block))
     return Step(kind(layer), inputs, out, memory(layer), dims, arrays, room, work)
@@ -146,6 +148,8 @@ def _dims(layer: Layer) -> tuple[int, ...]:
             return sizes(layer)
         case Stack():
             return (layer.size, layer.count)
+        case Past():
+            return (layer.size, layer.count, layer.lag, layer.width, layer.actions)
 
 
 def _arrays(part: Any, block: int) -> list[Floats]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from agentkd import dists
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.executor import NOT_FINITE, Executor, distribution
+from agentkd.executors.executor import NOT_FINITE, Executor
+from agentkd.executors.recurrent import RecurrentExecutor
 from agentkd.spec import flatten, pieces
+from agentkd.types import State
 
 
 @final
@@ -36,7 +38,7 @@ class Predictor:
     ) -> tuple[Any, tuple[NDArray[np.float32], ...] | None]:
         """Return the actions for one observation or a batch, and the memory that follows.
 
-        `state` is what the call before returned, ((batch, memory),). Where `episode_start`,
+        `state` is what the call before returned, rows of the memory. Where `episode_start`,
         (batch,), is true, the memory starts from zeros. Without `deterministic`, actions are drawn.
 
         Raises:
@@ -50,20 +52,34 @@ class Predictor:
         flat = flatten(spec.obs, _with_axis(observation) if single else observation)
         if not np.isfinite(flat).all():
             raise NumbersError(NOT_FINITE)
-        memory = np.zeros((len(flat), self.executor.memory), np.float32)
-        if state is not None and self.executor.memory:
-            if np.shape(state[0]) != memory.shape:
-                raise SpecError(f"The memory has shape {np.shape(state[0])}, not {memory.shape}.")
-            memory[:] = state[0]
-            if episode_start is not None:
-                memory[np.asarray(episode_start, bool).ravel()] = 0.0
-        outputs, after = self.executor.advance(flat, memory)
-        dist = distribution(self.executor.head, outputs, spec)
+        policy = self.executor.policy
+        after: State | None = None
+        if isinstance(policy, RecurrentExecutor):
+            before = policy.initial_state(len(flat))
+            if state is not None:
+                before = _restored(before, state, episode_start)
+            dist, after = policy(flat, before)
+        else:
+            dist = self.executor(flat)
         if deterministic:
             actions = dists.mode(dist, spec.action)
         else:
             actions = dists.sample(dist, spec.action, self._random)
-        return (actions[0] if single else actions), ((after,) if self.executor.memory else None)
+            if isinstance(policy, RecurrentExecutor) and after is not None:
+                after = policy.executed(after, actions)
+        return (actions[0] if single else actions), after
+
+
+def _restored(fresh: State, state: Any, episode_start: Any) -> State:
+    """Return the memory that a call before gave, fresh where an episode begins."""
+    shapes, wanted = [np.shape(each) for each in state], [each.shape for each in fresh]
+    if shapes != wanted:
+        raise SpecError(f"The memory has shape {shapes}, not {wanted}.")
+    kept = tuple(np.array(each, np.float32) for each in state)
+    if episode_start is not None:
+        for each in kept:
+            each[np.asarray(episode_start, bool).ravel()] = 0.0
+    return kept
 
 
 def _with_axis(observation: Any) -> Any:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, final
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
-from agentkd.files import loading, read_file, write_atomic
+from agentkd.files import loading, read_file, sync, write_atomic
 from agentkd.printable import logger
 
 log = logger(__name__)
@@ -275,18 +275,25 @@ def create(folder: Path, event: Event, now: float | None = None) -> AuditLog:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a private key in a file of mode 0600 that was not there.
+    """Write a private key, whole or not at all, in a file of mode 0600 that was not there.
 
     Raises:
         WriteError: If it cannot be written.
     """
+    fresh = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            # Unlike a rename, a link replaces nothing.
+            os.link(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        sync(path.parent)
     except OSError as error:
         raise WriteError(
             f"{path} could not be written: {error.strerror or error}. A key is never written over "

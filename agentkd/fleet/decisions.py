@@ -5,6 +5,8 @@ Pure functions of the state, as `agentkd/fleet/rollout.py` has it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentkd.errors import ConfigError
@@ -82,7 +84,40 @@ def _wave(rollout: Rollout, index: int) -> dict[str, Any]:
     return {"what": "wave", "rollout": rollout.number, "index": index}
 
 
-def supersedes(report: Report, known: Known | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a device told since it was last written down: its newest report, and its will's."""
+
+    report: Report
+    gone: bool = False
+    """Whether the will of the report's own session came after it."""
+
+    def joined(self, report: Report) -> Waiting:
+        """Return what waits after another report; one that is older changes nothing."""
+        if not supersedes(report, self.report):
+            return self
+        if self.report.online and not report.online:
+            # A will holds what was true as the device connected.
+            return Waiting(self.report, gone=True)
+        return Waiting(report)
+
+    def followed(self, later: Waiting) -> Waiting:
+        """Return what waits after what came later."""
+        found = self.joined(later.report)
+        if later.gone and found.report is later.report:
+            return later
+        return found
+
+    def event(self, name: str, known: Known | None) -> dict[str, Any] | None:
+        """Return the event that it is, None if it says nothing new."""
+        found = transition(self.report, name, known)
+        if not self.gone:
+            return found
+        found = found or transition(replace(self.report, online=False), name, known)
+        return None if found is None else {**found, "online": False}
+
+
+def supersedes(report: Report, known: Known | Report | None) -> bool:
     """Tell whether a report is newer than what is known; a will counts for its own session only."""
     if known is None or not known.boot:
         return True
@@ -107,6 +142,16 @@ def transition(report: Report, name: str, known: Known | None) -> dict[str, Any]
     acknowledged = known.seen < asked <= found["seen"] or ahead
     same = all(found[k] == getattr(known, k) for k in found if k not in ("what", "device", "seen"))
     return None if same and not acknowledged else found
+
+
+def without_file(rollout: Rollout, missing: Mapping[str, str]) -> Event | None:
+    """Return the event of a pause, if a file that a running rollout delivers is missing."""
+    plan = rollout.plan
+    for digest in (plan.digest, plan.proof):
+        if digest in missing and rollout.course == "running":
+            by = f"the server: {missing[digest]}"[:500]
+            return {"what": "pause", "rollout": rollout.number, "by": by}
+    return None
 
 
 def push_event(plan: Plan, by: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Self, final
 
 from agentkd.device.device import Device
 from agentkd.device.state import Held, State
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.fleet.errand import Errand, Pace, Patience, Standing
-from agentkd.fleet.messages import Report, Topics, device_name, read_desired
+from agentkd.fleet.messages import Report, Topics, What, device_name, read_desired
+from agentkd.fleet.sharing import Outbox, Sharing
 from agentkd.printable import logger
 from agentkd.runtime.workers.priority import unbind
 from agentkd.transport.transport import Connect, Message, Transport
@@ -47,6 +48,7 @@ class Follower:
         site: The name of the fleet.
         name: The name of this device in it.
         pace: How often it looks, asks and reports.
+        sharing: What may leave the device of what a `Notebook` noted; None for nothing.
         seen: Called with each report that says something new, in the follower's thread.
         seed: Of the jitter; None for one of the system's.
 
@@ -62,6 +64,7 @@ class Follower:
         name: str,
         *,
         pace: Pace | None = None,
+        sharing: Sharing | None = None,
         seen: Callable[[Report], None] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -73,7 +76,7 @@ class Follower:
         """The line, once it follows."""
         self._device, self._connect, self._pace = device, connect, pace or Pace()
         self._topics, self._name = Topics(site), device_name(name)
-        self._seen = seen
+        self._seen, self._sharing = seen, sharing
         self._random = random.Random(seed)  # noqa: S311 (of the jitter)
         self._errand: Errand | None = None
         self._session = self._revision = 0
@@ -100,6 +103,8 @@ class Follower:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(transport))
                 group.create_task(self._work(transport))
+                if self._sharing is not None and self._sharing.leave:
+                    group.create_task(self._share(transport, self._sharing))
         finally:
             self.report = replace(self.report, session=self._session, online=False)
             transport.send(self._message(self.report))
@@ -211,6 +216,20 @@ class Follower:
                 async with asyncio.timeout(self._pace.look):
                     await self._wake.wait()
 
+    async def _share(self, transport: Transport, sharing: Sharing) -> None:
+        """Send what may leave, as the budget has it."""
+        clock = asyncio.get_running_loop().time
+        outbox = Outbox(self._device.folder, sharing, clock())
+        while True:
+            try:
+                payload = await asyncio.to_thread(outbox.next, clock())
+            except OSError as error:
+                self._strange("note", f"what leaves could not be written down: {error}")
+                payload = None
+            if payload is not None:
+                transport.send(Message(self._topic("note"), payload))
+            await asyncio.sleep(self._pace.look)
+
     async def _look(self) -> None:
         """Read the device's state, if it may be another one."""
         try:
@@ -244,14 +263,17 @@ class Follower:
         """Report how it stands, if that is new or was not said for long."""
         now = asyncio.get_running_loop().time()
         report = self._now()
-        same = replace(self.report, fetched=report.fetched)
+        # A connection is told of once it is there, not each time that one is tried.
+        here = replace(self.report, session=report.session)
+        connected = not self._told and here != self.report
+        same = replace(here, fetched=report.fetched)
         # What was fetched alone is worth a message now and then.
-        due = self._again - (0.9 * self._pace.report if report != self.report else 0.0)
+        due = self._again - (0.9 * self._pace.report if report != here else 0.0)
         if report == same and self._told and now < due:
             return
         if not transport.send(self._message(report)):
             return
-        new, self.report, self._told = report != same, report, True
+        new, self.report, self._told = report != same or connected, report, True
         self._again = now + self._pace.report * self._random.uniform(0.9, 1.1)
         if new and self._seen is not None:
             self._seen(report)
@@ -272,7 +294,7 @@ class Follower:
             text=standing.text,
         )
 
-    def _topic(self, what: Literal["desired", "state", "need"]) -> str:
+    def _topic(self, what: What) -> str:
         return self._topics.of(self._name, what)
 
     def _message(self, report: Report) -> Message:

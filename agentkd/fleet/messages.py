@@ -8,6 +8,8 @@ ever a path, and nothing in it is trusted: a file is checked by the device's gat
 | `d/DEVICE/desired` | server, device; retained | `Desired`: what the device shall run |
 | `d/DEVICE/state` | device, server; retained, also its last will | `Report`: what it runs |
 | `d/DEVICE/need` | device, server | `Need`: the chunks that it lacks |
+| `d/DEVICE/note` | device, server | `Note` (`agentkd/fleet/notes.py`): what it met |
+| `d/DEVICE/ask`, `answer` | device, planner and back | a frame (`agentkd/fleet/desk.py`) |
 | `b/DIGEST/INDEX` | server, all; retained during a rollout | a chunk's bytes |
 
 A device acknowledges a `Desired` by a `Report` with its revision, for a broker's own
@@ -20,7 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from agentkd.errors import LoadError
@@ -42,6 +44,7 @@ _TEXT = 500
 _MOST_SEEN = 2**62
 """A server has to be able to go on above what a device has seen."""
 
+What = Literal["desired", "state", "need", "note", "ask", "answer"]
 Action = Literal["hold", "apply", "rollback"]
 Phase = Literal["IDLE", "FETCHING", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
 """How far a device came with what is desired; the last three are ends."""
@@ -68,7 +71,7 @@ class Topics:
         """What every topic of the site begins with."""
         return f"akd/v1/{self.site}"
 
-    def of(self, device: str, what: Literal["desired", "state", "need"]) -> str:
+    def of(self, device: str, what: What) -> str:
         """Return a device's topic."""
         return f"{self.root}/d/{device_name(device)}/{what}"
 
@@ -332,4 +335,11 @@ def _matches(pattern: re.Pattern[str], text: str, what: str) -> str:
 
 
 def _packed(value: Any) -> bytes:
-    return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False).encode()
+    # asdict would copy all of it first.
+    return json.dumps(
+        _plain(value), separators=(",", ":"), ensure_ascii=False, default=_plain
+    ).encode()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}

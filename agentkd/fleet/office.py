@@ -63,8 +63,17 @@ class Office:
             self.fleet.apply(entry)
         return found
 
-    def change(self, make: Callable[[Fleet], Sequence[Event]]) -> None:
+    def change(
+        self, make: Callable[[Fleet], Sequence[Event]], now: float | None = None
+    ) -> list[Entry]:
         """Append the events that `make` returns for the newest state, and fold them in.
+
+        Args:
+            make: Is given the newest state.
+            now: Their time, in seconds since 1970; by default the clock's.
+
+        Returns:
+            All lines that are new since the last look.
 
         Raises:
             ConfigError: If `make` does.
@@ -80,8 +89,10 @@ class Office:
             folded = len(entries)
             return make(self.fleet)
 
-        for entry in self.log.append(make_all, self.clock())[folded:]:
+        found = self.log.append(make_all, self.clock() if now is None else now)
+        for entry in found[folded:]:
             self.fleet.apply(entry)
+        return found
 
     def push(self, file: str | Path, by: str | None = None, **options: Any) -> Plan:
         """Check an executor file, copy it into the folder, and begin a rollout.

@@ -37,6 +37,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRIED = ("STAGED", "TRIAL", "CONFIRMED", "ROLLED_BACK")
 _OF = {"REFUSED": "refused", "ROLLED_BACK": "rolled-back"}
 _MOST_DEVICES = 1_000_000
+_MOST_REPLACED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,9 @@ class Fleet:
         self.pending: set[str] = set()
         self.changed: set[str] = set()
         """Devices with a new target; whoever sends it empties the set."""
+        self.replaced: dict[str, None] = {}
+        """Digests of what the rollouts before the newest delivered, the last few: their chunks may
+        still be at the broker. Who takes them back empties it."""
         self.number, self.time = 0, 0.0
 
     def apply(self, entry: Entry) -> None:
@@ -218,8 +222,11 @@ class Fleet:
         self._follow(device, rollout)
 
     def _push(self, fields: Fields) -> None:
-        plan = _plan(fields)
+        plan, before = _plan(fields), self.rollout
         by = fields.text("by")
+        if before is not None and before.wave >= 0:
+            found = [each for each in (before.plan.digest, before.plan.proof) if each]
+            self.replaced = dict.fromkeys([*self.replaced, *found][-_MOST_REPLACED:])
         self.rollout = Rollout(self.number, plan, by, self.time)
         self.plans[self.number] = plan
         self.counts = Counter()

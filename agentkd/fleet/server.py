@@ -9,29 +9,23 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-from agentkd.errors import ConfigError, LoadError
+from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.files import loading
-from agentkd.fleet.audit import Event
-from agentkd.fleet.decisions import decide, transition
-from agentkd.fleet.messages import (
-    CHUNK,
-    Blob,
-    Desired,
-    Phase,
-    Report,
-    Topics,
-    read_need,
-    read_report,
-)
+from agentkd.fleet.audit import Entry, Event
+from agentkd.fleet.decisions import Waiting, decide, without_file
+from agentkd.fleet.knowledge import Knowledge
+from agentkd.fleet.messages import CHUNK, Desired, Phase, Report, Topics, read_need, read_report
 from agentkd.fleet.office import Office
-from agentkd.fleet.rollout import OUTCOMES, Fleet, Known
+from agentkd.fleet.rollout import OUTCOMES, Fleet, Known, Target
+from agentkd.fleet.shelf import Shelf
 from agentkd.printable import logger
 from agentkd.transport import Message, Received, Transport
 
@@ -43,15 +37,15 @@ _LOOK = 0.1
 """Seconds after which the trail is looked at for commands."""
 _FIRST, _LONGEST = 1.0, 60.0
 """Seconds after which a device that does not answer is told again: the first time, and at most."""
-_AGAIN, _SELDOM = 0.25, 16.0
-"""Seconds in which a chunk is sent once, though many need it: at first, and at most. All that fetch
-get it each time, so many slow devices that ask for it would else drown each other."""
 _ALLOWANCE, _REFILL = 20.0, 0.2
-"""Lines that a device may cause at once, and for each second after that: one that changes its mind
-for ever shall not fill the disk."""
-_MOST_NEEDED = 20_000
-_OPEN = ("running", "paused")
-COUNTED = ("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused")
+"""Lines, or notes, that a device may cause at once, and for each second after that: one that
+changes its mind for ever shall not fill the disk."""
+_NOTES = 1000
+"""Notes that wait to be kept."""
+COUNTED = (
+    *("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused"),
+    *("notes_taken", "observations_taken"),
+)
 DESCRIBED: dict[str, tuple[str, ...]] = {
     "fleet_devices": ("Devices by how far they came with what is desired.", "phase"),
     "fleet_outcomes": ("Devices by where they stand in the newest rollout.", "outcome"),
@@ -62,14 +56,18 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
     "fleet_desired_sent_total": ("Messages that told a device what is desired.",),
     "fleet_messages_dropped_total": ("Messages that found the queue to the broker full.",),
     "fleet_messages_refused_total": ("Messages of devices that are not what they should be.",),
+    "fleet_notes_taken_total": ("Notes of devices that were kept.",),
+    "fleet_observations_taken_total": ("Observations in them.",),
+    "fleet_files_missing": ("Files that devices are asked for and that cannot be read.",),
 }
 """For Prometheus: what each metric of a server is, and its labels."""
 
 
-def filters(site: str) -> tuple[str, str]:
-    """Return what a server receives."""
+def filters(site: str, *, collect: bool = False) -> tuple[str, ...]:
+    """Return what a server receives; with `collect` also what devices note down."""
     root = Topics(site).root
-    return f"{root}/d/+/state", f"{root}/d/+/need"
+    found = f"{root}/d/+/state", f"{root}/d/+/need"
+    return (*found, f"{root}/d/+/note") if collect else found
 
 
 @dataclass(slots=True)
@@ -91,26 +89,35 @@ class Server:
         office: The folder.
         transport: The line to the broker, made with `filters`.
         chunk: Bytes of a chunk.
+        knowledge: Where it is kept what devices note down; None to take none of it.
+        told: Called with the lines that are new in the trail, each turn.
     """
 
-    def __init__(self, office: Office, transport: Transport, *, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        office: Office,
+        transport: Transport,
+        *,
+        chunk: int = CHUNK,
+        knowledge: Knowledge | None = None,
+        told: Callable[[Sequence[Entry]], None] | None = None,
+    ) -> None:
         self.office = office
         self.counters: Counter[str] = Counter()
         """What was sent, answered and dropped, by the names of `DESCRIBED`, which say more."""
-        self._transport, self._clock, self._chunk = transport, office.clock, chunk
+        self._transport, self._told, self._knowledge = transport, told, knowledge
+        self._notes: deque[tuple[str, bytes]] = deque(maxlen=_NOTES)
+        self._noted: dict[str, tuple[float, float]] = {}
         self._topics = Topics(office.fleet.site)
-        self._reports: dict[str, Report] = {}
-        self._later: dict[str, Report] = {}
+        self._shelf = Shelf(office, self._send, self.counters, chunk)
+        self._clock = Steady(office.clock, office.fleet.time)
+        self._reports: dict[str, Waiting] = {}
+        self._later: dict[str, Waiting] = {}
         self._again = False
         self._seen: dict[str, int] = {}
         self._allowed: dict[str, tuple[float, float]] = {}
         self._news = asyncio.Event()
         self._telling: dict[str, _Telling] = {}
-        self._blobs: dict[str, tuple[Blob, list[bytes]]] = {}
-        self._published: dict[str, int] = {}
-        self._needed: dict[tuple[str, int], None] = {}
-        self._sent_at: dict[tuple[str, int], tuple[float, float]] = {}
-        self._offered = self._cleaned = 0
 
     async def run(self) -> None:
         """Serve until it is cancelled.
@@ -123,8 +130,13 @@ class Server:
         try:
             while not receiving.done():
                 self._news.clear()
-                reports, self._reports = {**self._later, **self._reports}, {}
-                await asyncio.to_thread(self._turn, reports, self._clock())
+                reports, self._reports = self._reports, {}
+                entries = await asyncio.to_thread(self._turn, reports, self._clock())
+                if self._told is not None and entries:
+                    self._told(entries)
+                for name, waiting in self._later.items():
+                    fresh = self._reports.get(name)
+                    self._reports[name] = waiting if fresh is None else waiting.followed(fresh)
                 self._tell(self._clock())
                 await asyncio.sleep(_PAUSE)
                 with suppress(TimeoutError):
@@ -148,20 +160,27 @@ class Server:
         name, what = self._topics.device(received.topic)
         try:
             if what == "state" and received.payload:
-                report = read_report(received.payload)
-                self._reports[name] = report
-                self._seen[name] = report.seen
-                known = self.office.fleet.devices.get(name)
-                target = known.target if known is not None else None
-                if report.online and target is not None and report.seen < target.revision:
-                    self._telling.setdefault(name, _Telling())
+                self._hear(name, read_report(received.payload))
             elif what == "need":
                 self._needs(name, received.payload)
+            elif what == "note" and self._knowledge is not None:
+                self._notes.append((name, received.payload))
             elif received.payload:
                 self.counters["messages_refused"] += 1
         except LoadError as error:
             self.counters["messages_refused"] += 1
             log.info("%s: %s", received.topic, error)
+
+    def _hear(self, name: str, report: Report) -> None:
+        waiting = self._reports.get(name)
+        self._reports[name] = Waiting(report) if waiting is None else waiting.joined(report)
+        if not report.online:
+            return
+        self._seen[name] = report.seen
+        known = self.office.fleet.devices.get(name)
+        target = known.target if known is not None else None
+        if target is not None and report.seen < target.revision:
+            self._telling.setdefault(name, _Telling())
 
     def _needs(self, name: str, payload: bytes) -> None:
         need = read_need(payload)
@@ -174,49 +193,54 @@ class Server:
         self.counters["needs_answered"] += 1
         # What it was told may have come damaged.
         self._telling.setdefault(name, _Telling(due=self._clock() + _FIRST, anyway=True))
-        # Another thread may drop the file meanwhile.
-        chunks = len(self._blobs.get(need.digest, (None, []))[1])
-        for index in need.missing:
-            if index < chunks and len(self._needed) < _MOST_NEEDED:
-                self._needed[need.digest, index] = None
+        self._shelf.need(need.digest, need.missing)
 
-    def _turn(self, reports: Mapping[str, Report], now: float) -> None:
-        """Write down what came and what is due."""
+    def _turn(self, reports: Mapping[str, Waiting], now: float) -> list[Entry]:
+        """Write down what came and what is due; return the lines that are new."""
         office = self.office
-        office.look()
+        entries = office.look()
+        self._shelf.load(office.fleet, now)
+        if office.fleet.replaced:
+            self._shelf.find_stale(office.fleet)
         changes = list(self._changes(reports, now))
         if changes:
-            office.change(lambda _: changes)
-        while decide(office.fleet, now):
-            office.change(lambda fleet: decide(fleet, now))
-        self._load(office.fleet)
+            entries += office.change(lambda _: changes, self._clock())
+        while self._due(office.fleet, now):
+            entries += office.change(lambda fleet: self._due(fleet, now), self._clock())
+        if self._knowledge is not None:
+            self._learn(self._knowledge, now)
+        return entries
 
-    def _changes(self, reports: Mapping[str, Report], now: float) -> Iterator[Event]:
+    def _learn(self, knowledge: Knowledge, now: float) -> None:
+        """Keep what devices noted down; one that tells too often is not heard."""
+        while self._notes:
+            name, payload = self._notes.popleft()
+            known = name in self.office.fleet.devices
+            if not known or not _allow(self._noted, name, now):
+                self.counters["messages_refused"] += 1
+                continue
+            try:
+                self.counters["observations_taken"] += knowledge.take(name, payload)
+                self.counters["notes_taken"] += 1
+            except (LoadError, WriteError) as error:
+                self.counters["messages_refused"] += 1
+                log.info("A note of %s: %s", name, error)
+
+    def _due(self, fleet: Fleet, now: float) -> Sequence[Event]:
+        rollout = fleet.rollout
+        pause = None if rollout is None else without_file(rollout, self._shelf.missing)
+        return decide(fleet, now) if pause is None else [pause]
+
+    def _changes(self, reports: Mapping[str, Waiting], now: float) -> Iterator[Event]:
         devices, self._later = self.office.fleet.devices, {}
-        for name, report in reports.items():
-            event = transition(report, name, devices.get(name))
+        for name, waiting in reports.items():
+            event = waiting.event(name, devices.get(name))
             if event is None:
                 continue
-            left, at = self._allowed.get(name, (_ALLOWANCE, now))
-            left = min(_ALLOWANCE, left + (now - at) * _REFILL)
-            if left < 1:
-                self._later[name] = report
-                continue
-            self._allowed[name] = (left - 1, now)
-            yield event
-
-    def _load(self, fleet: Fleet) -> None:
-        """Have in memory what devices are asked for."""
-        wanted = {
-            digest
-            for plan in fleet.plans.values()
-            for digest in (plan.digest, plan.proof)
-            if digest
-        }
-        for digest in wanted - set(self._blobs):
-            self._blobs[digest] = self.office.blob(digest, self._chunk)
-        for digest in set(self._blobs) - wanted:
-            del self._blobs[digest]
+            if _allow(self._allowed, name, now):
+                yield event
+            else:
+                self._later[name] = waiting
 
     def _tell(self, now: float) -> None:
         """Send what devices have not heard, and the chunks that they need."""
@@ -226,7 +250,7 @@ class Server:
             self._telling[name] = _Telling()
         if self._again:
             self._say_again(fleet)
-        self._offer(fleet)
+        self._shelf.offer(fleet)
         for name, telling in list(self._telling.items()):
             if telling.due > now:
                 continue
@@ -237,77 +261,39 @@ class Server:
             if target is None or done or (telling.sent and not device.online):
                 del self._telling[name]
                 continue
-            if not self._send(self._desired(device)):
+            message = self._desired(device, target)
+            if message is None:
+                telling.due = now + _FIRST
+                continue
+            if not self._send(message):
                 break
             telling.due, telling.sent = now + telling.wait, True
             telling.wait = min(2 * telling.wait, _LONGEST)
             self.counters["desired_sent"] += 1
-        self._answer(now, retain=fleet.rollout is not None and fleet.rollout.course in _OPEN)
+        self._shelf.answer(fleet, now)
 
     def _say_again(self, fleet: Fleet) -> None:
         """Say everything once more: a broker may have lost what it kept."""
         self._again = False
-        self._offered = self._cleaned = 0
-        self._published.clear()
+        self._shelf.say_again()
         for name, device in fleet.devices.items():
             if device.target is not None:
                 self._telling[name] = _Telling(anyway=True)
 
-    def _desired(self, device: Known) -> Message:
-        target = device.target
-        assert target is not None
+    def _desired(self, device: Known, target: Target) -> Message | None:
+        """Return what a device is told; None if the file that it needs is missing."""
         plan = self.office.fleet.plans[target.rollout]
         desired = Desired(target.revision)
         if target.action == "rollback":
             desired = Desired(target.revision, "rollback", plan.digest, plan.name)
         elif target.action == "apply":
-            file = self._blobs[plan.digest][0]
-            proof = self._blobs[plan.proof][0] if plan.proof else None
+            file = self._shelf.blob(plan.digest)
+            proof = self._shelf.blob(plan.proof) if plan.proof else None
+            if file is None or (plan.proof and proof is None):
+                return None
             desired = Desired(target.revision, "apply", plan.digest, plan.name, file, proof)
         topic = self._topics.of(device.name, "desired")
         return Message(topic, desired.to_bytes(), retain=True)
-
-    def _offer(self, fleet: Fleet) -> None:
-        """Publish the chunks of a rollout as it begins, and take them back as it ends."""
-        rollout = fleet.rollout
-        if rollout is None or rollout.wave < 0:
-            return
-        digests = [each for each in (rollout.plan.digest, rollout.plan.proof) if each]
-        begin = rollout.course in _OPEN
-        if (self._offered if begin else self._cleaned) == rollout.number:
-            return
-        for digest in digests:
-            chunks = self._blobs[digest][1]
-            for index in range(self._published.get(digest, 0), len(chunks)):
-                payload = chunks[index] if begin else b""
-                if not self._send(Message(self._topics.chunk(digest, index), payload, retain=True)):
-                    return
-                self._published[digest] = index + 1
-                self.counters["chunks_sent"] += begin
-        self._published.clear()
-        if begin:
-            self._offered = rollout.number
-        else:
-            self._cleaned = rollout.number
-
-    def _answer(self, now: float, *, retain: bool) -> None:
-        """Send the chunks that were asked for; one that was just sent waits its time."""
-        for key in list(self._needed):
-            at, wait = self._sent_at.get(key, (-1e9, _AGAIN))
-            if now - at < wait:
-                continue
-            digest, index = key
-            chunks = self._blobs.get(digest, (None, []))[1]
-            if index < len(chunks):
-                topic = self._topics.chunk(digest, index)
-                if not self._send(Message(topic, chunks[index], retain=retain)):
-                    return
-            often = now - at < 4 * wait
-            self._sent_at[key] = now, min(2 * wait, _SELDOM) if often else _AGAIN
-            del self._needed[key]
-            self.counters["chunks_sent"] += 1
-        if len(self._sent_at) > _MOST_NEEDED:
-            self._sent_at.clear()
 
     def _send(self, message: Message) -> bool:
         sent = self._transport.send(message)
@@ -323,8 +309,43 @@ class Server:
             "fleet_outcomes": {each: fleet.counts[each] for each in OUTCOMES},
             "fleet_online_devices": fleet.online,
             "fleet_trail_lines": fleet.number,
+            "fleet_files_missing": len(self._shelf.missing),
             **{f"fleet_{name}_total": self.counters[name] for name in COUNTED},
         }
+
+
+def _allow(allowed: dict[str, tuple[float, float]], name: str, now: float) -> bool:
+    """Tell whether a device may cause something once more, and count it if so."""
+    left, at = allowed.get(name, (_ALLOWANCE, now))
+    left = min(_ALLOWANCE, left + (now - at) * _REFILL)
+    allowed[name] = (left - 1 if left >= 1 else left, now)
+    return left >= 1
+
+
+@final
+class Steady:
+    """Seconds since 1970 that never go back, and go on though the machine's clock is set back.
+
+    Args:
+        clock: The machine's.
+        least: A time that has been.
+    """
+
+    def __init__(self, clock: Callable[[], float], least: float) -> None:
+        self._clock, self._now = clock, least
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._at = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        """Return the time; the first time within an event loop, then from any thread."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._at = self._loop.time()
+            at = self._loop.time()
+            self._now, self._at = max(self._now + at - self._at, self._clock()), at
+            return self._now
 
 
 @contextmanager

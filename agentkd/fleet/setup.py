@@ -210,16 +210,23 @@ def _acl(site: str) -> str:
     """Return what each user may write and read; what is not named is denied."""
     root = Topics(site).root
     lines = [
-        "# A device writes its own state and needs, and reads what is desired of it and chunks.",
+        "# A device writes its own state, needs, notes and questions to a planner; it reads what",
+        "# is desired of it, answers, and chunks.",
         f"pattern write {root}/d/%u/state",
         f"pattern write {root}/d/%u/need",
+        f"pattern write {root}/d/%u/note",
+        f"pattern write {root}/d/%u/ask",
         f"pattern read {root}/d/%u/desired",
+        f"pattern read {root}/d/%u/answer",
         f"pattern read {root}/b/#",
         "",
         f"user {SERVER}",
         f"topic read {root}/d/+/state",
         f"topic read {root}/d/+/need",
+        f"topic read {root}/d/+/note",
+        f"topic read {root}/d/+/ask",
         f"topic write {root}/d/+/desired",
+        f"topic write {root}/d/+/answer",
         f"topic write {root}/b/#",
     ]
     return "\n".join(lines) + "\n"

@@ -103,16 +103,18 @@ def record(
     """Record `steps` observations of a policy's own episodes; the last one is cut off there.
 
     Returns:
-        Each episode's observations, (steps, obs): what `spec` marks as seen. Episode i is reset
-        with seed + i.
+        Each episode's observations, (steps, obs): what `spec` marks as seen, and the action of the
+        tick before where it has room for it. Episode i is reset with seed + i.
     """
     recorded: list[Floats] = []
     left = steps
     while left > 0:
         seen: list[Floats] = []
+        done: list[Any] = []
 
-        def visit(obs: Floats, _: Any, into: list[Floats] = seen) -> None:
-            into.append(obs.copy())
+        def visit(obs: Floats, actions: Any, seen: Any = seen, done: Any = done) -> None:
+            seen.append(obs.copy())
+            done.append(actions.copy())
 
         evaluate(
             env,
@@ -125,6 +127,10 @@ def record(
             copies=1,
         )
         rows = np.concatenate(seen)
+        if spec is not None and spec.obs.taken:
+            taken = dists.coded(np.concatenate(done), spec.action)
+            taken = np.concatenate([np.zeros_like(taken[:1]), taken[:-1]])
+            rows = np.concatenate([rows, taken], axis=1)
         recorded.append(rows if spec is None else pick(spec.obs, rows))
         left -= len(seen)
     return recorded

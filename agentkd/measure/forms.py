@@ -58,9 +58,12 @@ def _onnx(executor: Executor) -> Form:
         (actions,) = session.run(["action"], {"obs": obs[None]})
         return one_action(actions, executor.spec)
 
+    taken = np.zeros(executor.spec.obs.taken, np.float32)
+
     def remembering(obs: Floats) -> Any:
         nonlocal memory
-        given = {"obs": obs[None], "memory": memory}
+        row = np.concatenate([obs, taken]) if taken.size else obs
+        given = {"obs": row[None], "memory": memory}
         actions, memory = session.run(["action", "memory_out"], given)
         return one_action(actions, executor.spec)
 

@@ -52,10 +52,14 @@ class Latency:
 
 
 def observations(spec: Spec, mean: Floats | None = None) -> Floats:
-    """Make observations to decide on, (64, size); around `mean`, (size,), if given."""
+    """Make observations to decide on, (64, size); around `mean`, (size,), if given.
+
+    The action that was executed before is not among them.
+    """
     random = np.random.default_rng(0)
     out = random.standard_normal((_OBSERVATIONS, spec.obs.size))
-    return (out if mean is None else out + mean).astype(np.float32)
+    rows = (out if mean is None else out + mean).astype(np.float32)
+    return rows[:, : spec.obs.size - spec.obs.taken]
 
 
 def measure(

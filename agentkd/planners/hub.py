@@ -76,8 +76,7 @@ def pull(repo: str, revision: str | None, folder: Path, *, names: Sequence[str] 
             replaced, or the folder holds files of another commit.
         LoadError: If the repository cannot be read, or a file is not the one that was announced.
     """
-    if not _REPO.fullmatch(repo):
-        raise ConfigError(f"{repo!r:.120} is not a repository of the Hub. Write OWNER/NAME.")
+    check_repo(repo)
     with needing("agentkd pull"):
         import huggingface_hub as hub
     told = f"{repo}@{revision}" if revision else repo
@@ -86,9 +85,7 @@ def pull(repo: str, revision: str | None, folder: Path, *, names: Sequence[str] 
     except Exception as error:  # what the client and the server raise is theirs
         raise LoadError(f"{told} cannot be read: {reason(error)}.") from error
     commit = str(info.sha)
-    if not _COMMIT.fullmatch(commit) or (
-        revision and _COMMIT.fullmatch(revision) and revision != commit
-    ):
+    if not is_commit(commit) or (revision and is_commit(revision) and revision != commit):
         raise LoadError(f"{told} was answered with the commit {commit!r:.60}.")
     _check_record(folder / RECORD, repo, commit)
     found = _listed(info.siblings or (), told)
@@ -113,6 +110,17 @@ def pull(repo: str, revision: str | None, folder: Path, *, names: Sequence[str] 
     return Pulled(repo, commit, sums, folder)
 
 
+def check_repo(repo: str) -> None:
+    """Raise ConfigError if `repo` is not "owner/name"."""
+    if not _REPO.fullmatch(repo):
+        raise ConfigError(f"{repo!r:.120} is not a repository of the Hub. Write OWNER/NAME.")
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text is a commit: 40 hexadecimal digits."""
+    return _COMMIT.fullmatch(text) is not None
+
+
 def _listed(siblings: Sequence[Any], told: str) -> dict[str, str]:
     """Return the SHA-256 of each file, by name; "" where the Hub does not tell one."""
     if len(siblings) > _MOST_LISTED:
@@ -124,13 +132,14 @@ def _listed(siblings: Sequence[Any], told: str) -> dict[str, str]:
         odd = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable()
         if odd or str(path) != name:
             raise LoadError(f"{told} has a file {name!r:.120}, which is no name of a file.")
-        if each.size is not None and each.size > LARGEST and _needed(name):
+        if each.size is not None and each.size > LARGEST and needed(name):
             raise LoadError(f"{name} of {told} has {each.size:,} bytes; at most {LARGEST:,}.")
         found[name] = str(large.sha256) if large else ""
     return found
 
 
-def _needed(name: str) -> bool:
+def needed(name: str) -> bool:
+    """Whether a planner needs a file of this name."""
     last = PurePosixPath(name).name
     fits = any(fnmatch(last, each) for each in NEEDED)
     return fits and not any(fnmatch(last, each) for each in _NEEDLESS)
@@ -142,7 +151,7 @@ def _chosen(found: Mapping[str, str], names: Sequence[str], told: str) -> list[s
     for name in names:
         if name not in found:
             raise ConfigError(f"{told} has no file {name!r}. It has {_some(found)}.")
-    chosen = sorted(names or filter(_needed, found))
+    chosen = sorted(names or filter(needed, found))
     if not chosen:
         raise ConfigError(
             f"{told} has no file that a planner is known to need: {_some(found)}. Name them with "

@@ -15,7 +15,7 @@ from agentkd.planners.planner import Planner
 from agentkd.spec import ObsSpec, Part, Spec, unflatten
 from agentkd.testing import example_observations
 from agentkd.types import Floats, Guidance, State
-from agentkd.views import Seeing, alone, parse_view, pick, see
+from agentkd.views import Seeing, alone, parse_view, pick, see, words_of
 
 _ASKED = ("improve", "disagreement", "answer_and_disagreement")
 """Methods of policies that take observations."""
@@ -35,9 +35,9 @@ def _looking(spec: Spec, view: Seeing) -> tuple[Spec, Callable[[Floats], Floats]
         look = partial(_made, read.function, spec.obs)
         size = look(example_observations(spec.obs, 2)).shape[1]
         return replace(spec, obs=ObsSpec((Part("", "box", (size,), "float32"),))), look
-    if read.stack > 1:
+    if read.remembers:
         raise PlannerError(
-            f"stack:{read.stack} is for executors. Stack a planner's observations in the "
+            f"{words_of(spec.obs, read)[0]} is for executors. Show a planner the past in the "
             "environment, such as by gymnasium.wrappers.FrameStackObservation."
         )
     seen = see(spec, read).obs

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS, action_width
 from agentkd.errors import PlannerError
-from agentkd.executors.architecture import initial, stacked
+from agentkd.executors.architecture import initial, past_of
 from agentkd.executors.executor import Executor, head_for
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import Floats, Packed
-from agentkd.views import View
+from agentkd.views import parse_view, whole, words_of
 
 _SEEN = struct.Struct("<qqqqii")
 _ANSWER = struct.Struct("<qqqqqqdddiiiiiii")
@@ -222,15 +222,17 @@ def encode_executor(executor: Executor) -> dict[str, Any]:
         "clip": executor.clip,
         "version": executor.version,
         "spec": to_json(executor.spec),
-        "stack": stacked(executor),
+        "sees": words_of(whole(executor.spec.obs), past_of(executor)),
     }
 
 
 def decode_executor(told: Mapping[str, Any], weights: Floats) -> Executor:
     """Make the executor that `encode_executor` described."""
-    sees = View(stack=told["stack"])
     spec = from_json(told["spec"])
-    made = initial(told["architecture"], spec, squashed=told["squashed"], sees=sees)
+    # Words such as stack:4 alone: what is seen of the observation stands in the spec.
+    sees = parse_view(told["sees"]) if told["sees"] else None
+    shown = replace(spec, obs=replace(spec.obs, taken=0))
+    made = initial(told["architecture"], shown, squashed=told["squashed"], sees=sees)
     return replace(made, clip=told["clip"]).with_vector(weights, told["version"])
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
@@ -16,31 +17,21 @@ from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.chores import Chore
-from agentkd.runtime.distiller import (
-    DistillerCounts,
-    DistillerPort,
-    InlineDistiller,
-    ProcessDistiller,
-)
-from agentkd.runtime.in_process import InlinePlanner, ThreadPlanner
 from agentkd.runtime.log import DecisionLog
-from agentkd.runtime.planner import AnyPolicy, PlannerCounts, PlannerPort, ProcessPlanner
 from agentkd.runtime.query import Demands
-from agentkd.runtime.round_robin import Staggered
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
-from agentkd.runtime.workers.host import Process
 from agentkd.spec import Spec
-from agentkd.spec_json import to_json
-from agentkd.types import DistillerLike
 
 if TYPE_CHECKING:
+    from agentkd.runtime.decider import Decider
+    from agentkd.runtime.distiller import DistillerCounts, DistillerPort
+    from agentkd.runtime.live.page import LivePage
+    from agentkd.runtime.live.shown import Shown
+    from agentkd.runtime.planner import PlannerCounts, PlannerPort
+    from agentkd.runtime.ports import AnyDistiller, AnyPlanner, Named
     from agentkd.signing.store import Trusting
-
-AnyPlanner = AnyPolicy | Process | PlannerPort
-Named = str | Path | Sequence[str | Path]
-"""What a planner is loaded from: one reference, path or address, or several for an ensemble."""
-AnyDistiller = DistillerLike | Process | DistillerPort
 
 
 class AgentOptions(TypedDict, total=False):
@@ -64,6 +55,7 @@ class AgentOptions(TypedDict, total=False):
     planner_args: Mapping[str, Any] | None
     executor_sees: str | Sequence[str | int] | None
     trust: Trusting | None
+    live: LivePage | int | None
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -91,6 +83,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     routers = given["routers"]
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
+    check_range("planner_latency", given["planner_latency"], least=0)
+    check_range("workers", given["workers"], least=1)
     check_range("budget", given["budget"], least=0, below=math.inf)
     seconds = "It counts seconds, such as 0.02 for 50 Hz."
     check_range("period", given["period"], above=0, below=math.inf, hint=seconds)
@@ -126,6 +120,7 @@ class Companions:
         workers: int,
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
+        live: LivePage | int | None,
         remove: Callable[[], object] | None,
         access: Mapping[str, Any],
         spec: Spec,
@@ -133,22 +128,44 @@ class Companions:
         virtual: bool,
         period: float,
     ) -> None:
-        self._unfit = "" if virtual else _unfit(planner, latency_ticks, distiller)
-        self.planner = planner_port(
-            planner,
-            latency_ticks,
-            virtual=virtual,
-            period=period,
-            workers=workers,
-            spec=spec,
-            access=access,
-        )
-        self.distiller = _distiller_port(distiller, virtual=virtual)
+        self.planner: PlannerPort | None = None
+        self.distiller: DistillerPort | None = None
+        self._unfit = ""
+        if planner is not None or distiller is not None:
+            # An executor alone needs no ports, a quarter of what an agent loads.
+            from agentkd.runtime import ports
+
+            self._unfit = "" if virtual else ports.unfit(planner, latency_ticks, distiller)
+            self.planner = ports.planner_port(
+                planner,
+                latency_ticks,
+                virtual=virtual,
+                period=period,
+                workers=workers,
+                spec=spec,
+                access=access,
+            )
+            self.distiller = ports.distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
+        self._shown: Shown | None = None
+        self._show: Callable[[], None] = lambda: None
+        self.record: Recorder | None = log
+        if live is not None:
+            from agentkd.runtime.live.shown import Shown
+
+            self._shown = Shown(live, log)
+            self.record = self._shown.feed
+        self._clock: dict[str, Any] = {"virtual": virtual, "period": period or None}
+        self._clock["latency"] = latency_ticks
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
-        self.none = not self._ports and log is None
+        self.none = not self._ports and self.record is None
         self.running = False
         self._closing = threading.Lock()
+
+    @property
+    def live(self) -> LivePage | None:
+        """The page that shows the agent, if one does."""
+        return None if self._shown is None else self._shown.page
 
     def check(self) -> None:
         """Raise ConfigError if planner or distiller do not suit the clock."""
@@ -158,9 +175,10 @@ class Companions:
     def open(
         self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
     ) -> None:
-        """Open the log with its header, and start planner and distiller without waiting."""
+        """Open log and live page, and start planner and distiller without waiting."""
         if self.log is not None:
             self.log.open(header, executor)
+        self._show()
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
             self.planner.open(spec, ring, demands)
@@ -174,13 +192,17 @@ class Companions:
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
 
-    def chores(self) -> Iterator[Chore]:
-        """Give what is done between ticks: restart what died or hangs, write the log."""
+    def chores(self, decider: Decider) -> Iterator[Chore]:
+        """Give what is done between ticks: restart what died or hangs, write the log, be shown."""
         for name, port in (("planner", self.planner), ("distiller", self.distiller)):
             if port is not None:
                 yield Chore(name, port.supervise)
         if self.log is not None:
             yield Chore("log", self.log.writing)
+        if self._shown is not None:
+            ports = self.planner, self.distiller
+            self._show = partial(self._shown.open, decider, ports, **self._clock)
+            yield from self._shown.chores(virtual=self._clock["virtual"])
 
     def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""
@@ -209,7 +231,7 @@ class Companions:
             if self._remove is not None:
                 stack.callback(self._remove)
             # One that fails to close keeps none of the others open.
-            for each in (self.log, self.distiller, self.planner):
+            for each in (self._shown, self.log, self.distiller, self.planner):
                 if each is not None:
                     stack.callback(each.close)
 
@@ -222,116 +244,3 @@ def _add_health(out: dict[str, Any], name: str, counts: PlannerCounts | Distille
     out[f"{name}_ready"] = int(counts.health.state == "ready")
     out[f"{name}_starts_failed_total"] = counts.health.starts_failed
     out.setdefault("workers_raised_total", {})[name] = counts.health.raised
-
-
-def planner_port(
-    planner: AnyPlanner | Named | None,
-    latency_ticks: int | None = None,
-    *,
-    virtual: bool = False,
-    period: float = 0.0,
-    workers: int = 1,
-    spec: Spec | None = None,
-    access: Mapping[str, Any] | None = None,
-) -> PlannerPort | None:
-    """Choose how a planner is asked.
-
-    Text that `load_planner` takes is loaded in a process of its own. A `Process` gets one, or is
-    built here under a virtual clock. A port stays as it is. A policy is asked in this process: on
-    the tick with a latency in ticks, or in a thread if it can be interrupted, as one that waits for
-    a network.
-
-    Raises:
-        ConfigError: If an argument is invalid.
-    """
-    check_range("planner_latency", latency_ticks, least=0)
-    check_range("workers", workers, least=1)
-    if planner is None:
-        return None
-    if isinstance(planner, str | Path | Sequence):
-        known = None if spec is None else to_json(spec)
-        ref: Any = str(planner) if isinstance(planner, str | Path) else list(map(str, planner))
-        given = {"ref": ref, "spec": known, **(access or {})}
-        planner = Process("agentkd.planners.load:open_planner", given)
-    if workers > 1:
-        if isinstance(planner, PlannerPort):
-            raise ConfigError(
-                f"{type(planner).__name__} is one port; workers={workers} needs a "
-                "Process or a policy, or give Staggered([port, …])."
-            )
-        if hasattr(planner, "interrupt"):
-            raise ConfigError(
-                f"{type(planner).__name__} is one connection, which answers one question at a "
-                f"time; workers={workers} needs as many. Give Staggered([ThreadPlanner(each), …]) "
-                "with a planner for each."
-            )
-        _no_memory(planner)
-    ports = [
-        _one(planner, latency_ticks, virtual=virtual, period=period, alone=workers == 1)
-        for _ in range(workers)
-    ]
-    return Staggered(ports) if workers > 1 else ports[0]
-
-
-def _no_memory(planner: object) -> None:
-    if hasattr(planner, "initial_state"):
-        raise ConfigError(
-            "A planner with a memory cannot take turns: each would miss what the "
-            "others saw. Leave workers out."
-        )
-
-
-def _one(
-    planner: AnyPlanner, latency_ticks: int | None, *, virtual: bool, period: float, alone: bool
-) -> PlannerPort:
-    if isinstance(planner, Process):
-        if virtual:
-            built = planner.build()
-            if not alone:
-                _no_memory(built)
-            return InlinePlanner(built, latency_ticks=latency_ticks or 0)
-        # Half a period early, so that it is there when its tick begins.
-        late = max(0.0, (latency_ticks or 0) - 0.5) * period
-        return ProcessPlanner(planner, at_least=late, alone=alone)
-    if isinstance(planner, PlannerPort):
-        if latency_ticks is not None:
-            raise ConfigError(
-                f"{type(planner).__name__} has a latency of its own; leave planner_latency out."
-            )
-        return planner
-    if hasattr(planner, "interrupt") and not virtual:
-        if latency_ticks is not None:
-            raise ConfigError(
-                "A planner that waits for a network is as late as it is; leave "
-                "planner_latency out, or give a Process."
-            )
-        # It leaves the interpreter to the tick meanwhile.
-        return ThreadPlanner(planner)
-    return InlinePlanner(planner, latency_ticks=latency_ticks or 0)
-
-
-def _distiller_port(distiller: AnyDistiller | None, *, virtual: bool) -> DistillerPort | None:
-    if distiller is None or isinstance(distiller, DistillerPort):
-        return distiller
-    if not isinstance(distiller, Process):
-        return InlineDistiller(distiller)
-    return InlineDistiller(distiller.build()) if virtual else ProcessDistiller(distiller)
-
-
-def _unfit(
-    planner: AnyPlanner | Named | None, latency_ticks: int | None, distiller: AnyDistiller | None
-) -> str:
-    """Say what would hold up the ticks of a wall clock; "" if nothing does."""
-    beside = isinstance(planner, str | Path | Sequence | Process | PlannerPort | None)
-    if latency_ticks is None and not (beside or hasattr(planner, "interrupt")):
-        return (
-            "A policy object would hold the tick up while it thinks. Give a Process, "
-            "for a process of its own; ThreadPlanner(policy), for a thread; or "
-            "planner_latency, to have it asked on the tick and held back so many ticks."
-        )
-    if not isinstance(distiller, Process | DistillerPort | None):
-        return (
-            "A distiller object would hold the tick up while it learns. Give a Process, "
-            "for a process of its own, or InlineDistiller(distiller), if it may."
-        )
-    return ""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from agentkd.executors.executor import one_action
 from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
-from agentkd.runtime.log import Recorder
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.planner import PlannerPort
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
@@ -26,6 +25,9 @@ from agentkd.runtime.trust import IDLE, History, Judge
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, flatten_one
 from agentkd.types import Floats, Source
 from agentkd.views import columns, environment
+
+if TYPE_CHECKING:
+    from agentkd.runtime.planner import PlannerPort
 
 _RESERVE = 50_000
 """What is left for acting after a wait for the planner, in ns."""
@@ -43,6 +45,8 @@ class _View(NamedTuple):
     obs: ObsSpec
     columns: Any
     row: Floats
+    taken: int
+    """How many numbers of its observation are the action that was executed before."""
 
 
 @final
@@ -77,7 +81,9 @@ class Decider:
         self._view: _View | None = None
         if spec != known:
             row = np.zeros(spec.obs.size, np.float32)
-            self._view = _View(known.obs, columns(known.obs), row)
+            found = columns(known.obs)
+            chosen = slice(None) if found is None else found
+            self._view = _View(known.obs, chosen, row, known.obs.taken)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
@@ -128,6 +134,8 @@ class Decider:
         self._last = self._actor = None
         self._held = 0
         self._acting.memory[:] = 0.0
+        if self._view is not None and self._view.taken:
+            self._acting.obs[-self._view.taken :] = 0.0
         self.strategies.reset()
         self.arbiter.reset()
         self.worth.reset()
@@ -160,6 +168,8 @@ class Decider:
         before = self._acting.memory
         if form.memory.shape == before.shape:
             form.memory[:] = before
+        if self._view is not None and self._view.taken:
+            form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
         self._acting = form
 
     def resume(self, tick: int | None, episode: int) -> None:
@@ -180,12 +190,15 @@ class Decider:
         if self._view is None:
             self._write(obs, form.obs)
         else:
-            self._write_seen(obs, form.obs)
+            taken = self._view.taken
+            self._write_seen(obs, form.obs[:-taken] if taken else form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
+        if self._view is not None:
+            self.executed(action)
         self._tick += 1
         self.alone += 1
         taken = perf_counter_ns() - started
@@ -211,7 +224,8 @@ class Decider:
         else:
             seen = self._view.row
             self._write(obs, seen)
-            own = form.obs if goals is None else form.obs[: -goals.width]
+            extra = self._view.taken if goals is None else goals.width
+            own = form.obs[:-extra] if extra else form.obs
             own[:] = seen[self._view.columns]
         self.strategies.tick(tick)
         if record is not None:
@@ -242,12 +256,16 @@ class Decider:
         arbiter = self.arbiter
         if arbiter.watched or record is not None:
             left = self._deadline - (perf_counter_ns() - started) - lateness
-            if record is not None:
-                left = record.left(left)
+            left = left if record is None else record.left(left)
             if arbiter.watched:
                 arbiter.moment.begin(tick, seen, form, left * 1e-9, self._held)
         chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)
         return self._finish(*chosen, form, started, lateness)
+
+    def executed(self, action: Any) -> None:
+        """Let an executor that sees past actions know what was done, whoever decided it."""
+        if self._view is not None and (taken := self._view.taken):
+            self._acting.obs[-taken:] = dists.coded(np.asarray(action)[None], self.spec.action)[0]
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:
@@ -334,6 +352,8 @@ class Decider:
     ) -> Outcome:
         metrics, tick, planner = self.metrics, self._tick, self._planner
         self._tick += 1
+        if self._view is not None:
+            self.executed(action)
         decided = source in _DECIDERS
         # A copy, which the caller cannot change.
         kept = action.copy() if self._arrays else action

@@ -56,8 +56,8 @@ def conditioned(spec: Spec, goals: Goals, sees: Seeing = None) -> Spec:
         ConfigError: If the view is not in the observation, or is a stack.
         SpecError: If the observation has parts with the names of a goal's.
     """
-    if parse_view(sees, spec.obs).stack > 1:
-        raise ConfigError(f"The view {sees!r}: an executor with a goal sees no stack of them.")
+    if parse_view(sees, spec.obs).remembers:
+        raise ConfigError(f"The view {sees!r}: an executor with a goal sees no stack or delay.")
     spec = see(spec, sees)
     added = [Part(_GOAL, "box", (goals.size,), "float32"), Part(_AGE, "box", (1,), "float32")]
     parts = (*spec.obs.parts, *added)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
@@ -14,12 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
-
 from agentkd.deploy.bundle import Bundle, own_bundle, read_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.deploy.contracts.compare import compare, words_apart
-from agentkd.deploy.contracts.told import Told
+from agentkd.deploy.fit import check_contract, check_fit, check_numbers
 from agentkd.errors import (
     AgentkdError,
     BundleError,
@@ -31,7 +27,6 @@ from agentkd.errors import (
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import kind, memory
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.runtime.connect import Companions
@@ -39,13 +34,13 @@ from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
-from agentkd.runtime.workers.host import Process
 from agentkd.runtime.workers.priority import unbind
-from agentkd.spec import Part, Spec
+from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, environment
 
 if TYPE_CHECKING:
+    from agentkd.runtime.workers.host import Process
     from agentkd.signing.store import Trusting
 
 log = logger(__name__)
@@ -59,8 +54,6 @@ _REASONS: tuple[tuple[type[AgentkdError], str], ...] = (
     (AgentkdError, "other"),
 )
 """Why a swap is refused, by the error."""
-_SAME_PERIOD = 0.01
-"""How far two periods may be apart, as a share: measured ones differ a little."""
 _REMEMBERED = 8
 """Executors that `rollback` can return to."""
 
@@ -149,6 +142,8 @@ def distiller_for(
     An architecture, as the user `given` it, is learnt from nothing; a file brings its kept labels;
     an executor in memory is written to a folder first, which goes with its `owner` at the latest.
     """
+    from agentkd.runtime.workers.host import Process
+
     if executor.memory:
         raise ConfigError(
             f"{executor.architecture} has a memory and learns from whole sequences: distil it "
@@ -173,63 +168,6 @@ def _remove(folder: Path, process: int) -> None:
     """Remove a folder; leave it to the process that made it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_fit(present: Executor, executor: Executor) -> None:
-    """Raise SpecError if spec or memory of an executor differ from those of the present one."""
-    difference = _difference(present, executor)
-    if difference:
-        raise SpecError(
-            f"The executor does not fit: {difference}. The present one acts on. Swap "
-            "in one that was made for the same environment, or make a new Agent."
-        )
-
-
-def check_contract(present: Contract, contract: Contract) -> None:
-    """Raise SpecError if two executors differ in meaning, or in the time between decisions."""
-    ours, theirs = present.period, contract.period
-    alike = ours and theirs and math.isclose(ours, theirs, rel_tol=_SAME_PERIOD)
-    sides = Told(present, None, None), Told(contract, None, None)
-    for each in (*words_apart(present, contract), *compare(*sides)):
-        if each.status == "differs" and not (alike and each.name == "control rate"):
-            raise SpecError(
-                f"The executor does not fit: its {each.name} is {each.there}, the present one's "
-                f"{each.here}. The present one acts on."
-            )
-
-
-def _difference(present: Executor, other: Executor) -> str:
-    """Say how spec or memory of two executors differ; "" if they do not."""
-    here, there = present.spec.obs, other.spec.obs
-    if here.size != there.size:
-        return f"it observes {there.size} numbers, the present one {here.size}"
-    if here.layout != there.layout or len(here.parts) != len(there.parts):
-        theirs, ours = (
-            f"a {obs.layout} of {[part.name for part in obs.parts]}" for obs in (there, here)
-        )
-        return f"it observes {theirs}, the present one {ours}"
-    for mine, its in zip(here.parts, there.parts, strict=True):
-        if _meaning(mine) != _meaning(its):
-            return f"it observes {its}, the present one {mine}"
-    if present.spec.action != other.spec.action:
-        return f"it acts in {other.spec.action}, the present one in {present.spec.action}"
-    if _memories(present) != _memories(other):
-        return (
-            f"{other.architecture} remembers {other.memory} numbers, "
-            f"{present.architecture} {present.memory}"
-        )
-    return ""
-
-
-def _memories(executor: Executor) -> list[tuple[str, int]]:
-    """Return the kinds and sizes of what an executor remembers."""
-    return [(kind(layer), memory(layer)) for layer in executor.layers if memory(layer)]
-
-
-def _meaning(part: Part) -> tuple[object, ...]:
-    """Return everything but the float type: observations are laid out in float32."""
-    dtype = "float" if np.issubdtype(np.dtype(part.dtype), np.floating) else part.dtype
-    return part.name, part.kind, part.shape, dtype, part.sizes, part.start, part.seen
 
 
 @final
@@ -431,14 +369,3 @@ class Swaps:
             log.warning("The scores fell after a swap: going back to the former executor.")
             yield "check"
             yield from self._going_back("score", former, wishes)
-
-
-def check_numbers(executor: Executor) -> None:
-    """Raise NumbersError if an executor answers ordinary observations with NaN."""
-    random = np.random.default_rng(0).standard_normal((8, len(executor.mean)))
-    spread = 1.0 / np.maximum(np.abs(executor.scale), 1e-8)
-    obs = (executor.mean + random * spread).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        outputs = executor.follow(obs) if executor.memory else executor.outputs(obs)
-    if not np.isfinite(outputs).all():
-        raise NumbersError("The executor answers with NaN or infinity.")

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from agentkd.extras import needing
@@ -34,8 +35,8 @@ LARGEST = 1 << 21
 """Bytes of a packet that a broker is asked to send at most, where it can be asked (MQTT 5)."""
 _BYTES = 1 << 26
 """Bytes of received messages that wait at most."""
-_UNDER_WAY = 16
-"""Messages that are sent before the first of them is acknowledged."""
+_UNDER_WAY = 64
+"""Messages that are sent before the first of them is acknowledged, if the broker says no less."""
 _SHORTEST, _LONGEST = 0.5, 30.0
 """Seconds before connecting again."""
 _LASTING = 10.0
@@ -44,6 +45,7 @@ _TIMEOUT = 10.0
 """Seconds for each answer of the broker."""
 _LAST_WORDS = 3.0
 """Seconds in which what waits is sent at the end."""
+_SILENT = f"the broker did not answer within {_TIMEOUT:g} s"
 
 
 @final
@@ -82,7 +84,7 @@ class MqttTransport:
         self._sent: deque[Message] = deque()
         self._came: deque[Received] = deque()
         self._bytes = 0
-        self._under_way = 0
+        self._under_way, self._window, self._heard = 0, _UNDER_WAY, 0.0
         self._news, self._work, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._drained = asyncio.Event()
         self._closed = False
@@ -159,7 +161,7 @@ class MqttTransport:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._listen(client))
                     group.create_task(self._ask(client))
-                    group.create_task(self._push(client, group))
+                    group.create_task(self._push(client))
         finally:
             self.connected = False
             self._under_way = 0
@@ -178,14 +180,6 @@ class MqttTransport:
         if five:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.MaximumPacketSize = LARGEST
-        transport = self
-
-        class Inbox(asyncio.Queue[aiomqtt.Message]):
-            """aiomqtt's queue would log each message that it drops, and count none."""
-
-            def put_nowait(self, item: aiomqtt.Message) -> None:
-                transport._put(Received(str(item.topic), item.payload))
-
         client = aiomqtt.Client(
             options.host,
             options.port,
@@ -199,15 +193,17 @@ class MqttTransport:
             keepalive=options.keepalive,
             timeout=_TIMEOUT,
             properties=properties,
-            queue_type=Inbox,
+            max_inflight_messages=_UNDER_WAY,
             logger=_QUIET,
         )
-        client.pending_calls_threshold = 1 << 30
+        client._client.on_message = self._message
+        client._client.on_connect = partial(self._answered, client._client.on_connect)
+        client._client.on_publish = self._acknowledged
         _end_early(client)
         return client
 
     async def _listen(self, client: aiomqtt.Client) -> None:
-        """Notice when the connection is lost; what comes goes through `Inbox`."""
+        """Notice when the connection is lost; what comes goes to `_message`."""
         async for _ in client.messages:
             pass
 
@@ -228,24 +224,47 @@ class MqttTransport:
             present = wanted
             await self._changed.wait()
 
-    async def _push(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+    async def _push(self, client: aiomqtt.Client) -> None:
         """Send what waits, a few messages ahead of their acknowledgements."""
-        window = asyncio.Semaphore(_UNDER_WAY)
-
-        async def publish(message: Message) -> None:
-            await client.publish(message.topic, message.payload, 1, message.retain)
-            self._under_way -= 1
-            window.release()
-            if not self._sent and not self._under_way:
-                self._drained.set()
-
         while True:
-            while not self._sent:
-                self._work.clear()
-                await self._work.wait()
-            await window.acquire()
+            while not self._sent or self._under_way >= self._window:
+                await self._wait_for_work()
+            message = self._sent.popleft()
+            if not self._under_way:
+                self._heard = time.monotonic()
             self._under_way += 1
-            group.create_task(publish(self._sent.popleft()))
+            # aiomqtt would make two tasks of each, and wait in them.
+            found = client._client.publish(message.topic, message.payload, 1, message.retain)
+            if found.rc:
+                raise ConnectionError("a message could not be sent")
+
+    async def _wait_for_work(self) -> None:
+        """Wait for a message to send, or an acknowledgement, which has to come in time."""
+        self._work.clear()
+        left = self._heard + _TIMEOUT - time.monotonic() if self._under_way else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._work.wait()
+        if self._under_way and time.monotonic() > self._heard + _TIMEOUT:
+            raise ConnectionError(_SILENT)
+
+    def _answered(self, inner: Any, *details: Any) -> None:
+        """Note how many messages the broker takes at once."""
+        told = getattr(details[4], "ReceiveMaximum", _UNDER_WAY)
+        self._window = max(1, min(_UNDER_WAY, told))
+        inner(*details)
+
+    def _acknowledged(self, *_: Any) -> None:
+        """Count an acknowledgement; it says that the line is alive, and nothing of the message."""
+        self._under_way -= 1
+        self._heard = time.monotonic()
+        self._work.set()
+        if not self._sent and not self._under_way:
+            self._drained.set()
+
+    def _message(self, _client: object, _data: object, message: Any) -> None:
+        """Take a message from paho; aiomqtt's own queue would log what it drops, and count none."""
+        self._put(Received(message.topic, message.payload))
 
     def _put(self, received: Received) -> None:
         """Let a message wait to be received, if there is room."""
@@ -278,7 +297,7 @@ def _plainly(error: BaseException) -> str:
     found = known.get(_code(getattr(cause, "rc", None)), "")
     text = re.sub(r"^\[(code:|Errno )\d+\] ", "", str(cause)).rstrip(".")
     if text == "Operation timed out":
-        return f"the broker did not answer within {_TIMEOUT:g} s"
+        return _SILENT
     return found or text or told(cause)
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -46,17 +46,24 @@ def missing() -> list[str]:
 
 
 def build(
-    executor: Path, machine: str, form: str, folder: Path, model_id: int, version: int
+    executor: Path,
+    machine: str,
+    form: str,
+    folder: Path,
+    model_id: int = 0,
+    version: int = 0,
+    variables: Sequence[str] = (),
 ) -> Built:
     """Build the program with make.
 
     Args:
         executor: The executor file.
         machine: m3, m4f or m7.
-        form: float, int8 or akx.
+        form: float, int8, akx or gate.
         folder: Where to build.
         model_id: Which executor this is, 32 bits; the device tells it.
         version: The executor's.
+        variables: More for make, such as "GATE_KEY=1,2,3".
 
     Raises:
         DeviceError: If it does not build; the text is make's own.
@@ -69,6 +76,7 @@ def build(
             *(f"MACHINE={machine}", f"FORM={form}", f"BUILD={folder.resolve()}"),
             *(f"MODEL_ID={model_id}u", f"MODEL_VERSION={version}u"),
             f"PYTHON={sys.executable}",
+            *variables,
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
@@ -119,13 +127,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def emulate(built: Built, machine: str, seconds: int) -> Iterator[Board]:
+def emulate(built: Built, machine: str, seconds: int, flash: Path | None = None) -> Iterator[Board]:
     """Start a program on an emulated board, and end it however this block is left.
 
     Args:
         built: The program.
         machine: m3, m4f or m7.
         seconds: When it is ended even if this process is killed.
+        flash: A file that keeps what flash.c writes, for the next start.
 
     Raises:
         DeviceError: If the emulator does not start.
@@ -135,7 +144,7 @@ def emulate(built: Built, machine: str, seconds: int) -> Iterator[Board]:
         waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
         waiting.bind(f"{name}/line")
         waiting.listen(1)
-        command = _command(built, machine, seconds, f"{name}/line")
+        command = _command(built, machine, seconds, f"{name}/line", flash)
         process = stack.enter_context(
             subprocess.Popen(
                 command,
@@ -150,10 +159,13 @@ def emulate(built: Built, machine: str, seconds: int) -> Iterator[Board]:
         yield Board(line, process)
 
 
-def _command(built: Built, machine: str, seconds: int, path: str) -> list[str]:
+def _command(built: Built, machine: str, seconds: int, path: str, flash: Path | None) -> list[str]:
+    board = MACHINES[machine]
+    if flash is not None:
+        board += ",memory-backend=flash"
     words = [
         *("timeout", "-k", "1", str(seconds), "qemu-system-arm"),
-        *("-M", MACHINES[machine], "-display", "none", "-monitor", "none"),
+        *("-M", board, "-display", "none", "-monitor", "none"),
         # An instruction takes a nanosecond of the emulated time, on each run alike.
         *("-icount", "shift=0", "-chardev", f"socket,id=line,path={path}"),
         *("-serial", "chardev:line", "-kernel", str(built.elf)),
@@ -161,6 +173,9 @@ def _command(built: Built, machine: str, seconds: int, path: str) -> list[str]:
     if built.model is not None:
         place = f"loader,file={built.model},addr={PLACE:#x},force-raw=on"
         words += ["-device", place]
+    if flash is not None:
+        kept = f"memory-backend-file,id=flash,size=16M,mem-path={flash},share=on"
+        words += ["-object", kept]
     return words
 
 

@@ -27,10 +27,14 @@ struct answer {
 
 static struct model model;
 static struct answer answer;
+static float obs[MODEL_OBS_MOST];
 static int32_t answered = -1; /* the number of the last observation */
 
 static void hello(uint8_t number)
 {
+#ifdef MODEL_GATE
+    model_open(&model); /* another one may act by now */
+#endif
     const struct hello said = {
         .protocol = LINK_PROTOCOL,
         .status = (uint32_t)model.status,
@@ -45,7 +49,6 @@ static void hello(uint8_t number)
 
 static void decide(const uint8_t *payload)
 {
-    static float obs[MODEL_OBS_MOST];
     int32_t failed = 1;
     answer.status = NO_MODEL;
     answer.ticks = 0u;
@@ -66,11 +69,17 @@ static void observed(const struct frame *frame)
         link_refuse(frame->number, LINK_LENGTH);
         return;
     }
-    if (frame->number != answered)
+    const int32_t again = frame->number == answered;
+    if (again == 0)
         decide(frame->payload);
     answered = frame->number;
     const uint32_t words = model.status == 0 ? model.actions : 1u;
     link_send('O', frame->number, &answer, 8u + 4u * words);
+#ifdef MODEL_GATE
+    /* Flash is written once the action is on its way. */
+    if (again == 0 && model.status == 0)
+        model_sent(obs);
+#endif
 }
 
 int main(void)
@@ -97,6 +106,12 @@ int main(void)
             link_send('R', frame.number, &answer, 0u);
             break;
         default:
+#ifdef MODEL_GATE
+            if (model_told(&frame) != 0) {
+                model_open(&model); /* the first one may be there now */
+                break;
+            }
+#endif
             link_refuse(frame.number, LINK_TYPE);
             break;
         }

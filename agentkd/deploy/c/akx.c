@@ -251,6 +251,16 @@ static int32_t shape_of(const uint32_t *row, struct shape *s)
         s->out = s->room = times(d[0], d[1]);
         s->memory = s->out - s->in;
         break;
+    case AKD_PAST: {
+        const uint64_t held = times(d[0], (uint64_t)d[1] + d[2] - 1u);
+        const uint64_t done = times(d[3], d[4]);
+        if (done == 0u || held + done > AKX_MOST)
+            return AKX_SHAPE;
+        s->in = (uint64_t)d[0] + d[3];
+        s->out = s->room = times(d[0], d[1]) + done;
+        s->memory = held + done;
+        break;
+    }
 #endif
     default:
         status = AKX_KIND;

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble
+from agentkd.deploy.ctext import aligned, array, bounds_of, literal, origin, preamble, taken_note
 from agentkd.deploy.int8.reference import (
     Int8s,
     IntConv,
@@ -27,6 +27,7 @@ from agentkd.deploy.int8.reference import (
 from agentkd.deploy.interface import Buffer, Interface, check_name
 from agentkd.dists import action_width
 from agentkd.errors import SpecError
+from agentkd.executors.layers import Past
 from agentkd.executors.native import KERNELS
 from agentkd.executors.plan import BLOCK, ctype, up
 from agentkd.spec import BoxSpec, DiscreteSpec
@@ -109,6 +110,8 @@ def kernels(quantised: Quantised, name: str) -> str:
             wanted |= {"within", "gru"}
         if isinstance(layer, IntStack):
             wanted.add("stack")
+        if isinstance(layer, Past):
+            wanted.add("past")
     if _chain(quantised):
         wanted.add("network")
     kept = _KERNEL.sub(lambda each: each[0] if each[1] in wanted else "", text)
@@ -196,6 +199,7 @@ def _interface(quantised: Quantised, name: str) -> Interface:
         memory=Buffer("int16_t", "memory", kept) if kept else None,
         action_note=f"`action` is {count} {'numbers' if numbers else 'choices'}.",
         out_note=f"`out` is the last layer's integers; one unit is {quantised.step:g}.",
+        obs_note=taken_note(quantised.spec),
     )
 
 
@@ -302,6 +306,10 @@ def _calls(quantised: Quantised, n: str) -> str:
                 own = f"memory + {at}" if at else "memory"
                 given = f"{layer.size}, {layer.count}, {here}, {there}, {own}"
                 lines.append(f"    {n}_i8_stack({given});")
+                at += up(remembered(layer), 2)
+            case Past(size, count, lag, width, actions):
+                given = f"{size}, {count}, {lag}, {width}, {actions}, {here}, {there}"
+                lines.append(f"    {n}_i8_past({given}, memory);")
                 at += up(remembered(layer), 2)
             case IntLayer() if layer is quantised.last:
                 lines.append(f"    {n}_i8_dense({which}, {here}, NULL, s->last);")

@@ -33,7 +33,7 @@ from agentkd.deploy.int8.reference import (
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.arithmetic import activate
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, Stack, kind
+from agentkd.executors.layers import Activation, Conv, Dense, Gru, Layer, Lstm, Past, Stack, kind
 from agentkd.executors.plan import normaliser, steps
 from agentkd.spec import BoxSpec
 from agentkd.types import Floats
@@ -101,6 +101,8 @@ def quantise(
     first = executor.layers[0]
     if isinstance(first, Stack):
         layers = (IntStack(first.count, first.size), *layers)
+    elif isinstance(first, Past):
+        layers = (first, *layers)
     step, squash = ends[-1][1], None
     if executor.head == "squashed":
         step, squash = _squash(executor)
@@ -176,7 +178,15 @@ def _stages(executor: Executor, obs: Floats | None, starts: Floats | None) -> li
         match layer:
             case Stack() if not found:
                 # The inputs' integers are moved, not changed.
-                flow.x = flow.rounded = _stacked(layer, x, begins)
+                flow.x = flow.rounded = _stacked(layer.count, 0, x, begins)
+            case Past() if not found:
+                flow.x = flow.rounded = np.concatenate(
+                    [
+                        _stacked(layer.count, layer.lag, x[:, : layer.size], begins),
+                        _stacked(layer.actions, 0, x[:, layer.size :], begins),
+                    ],
+                    axis=1,
+                )
             case Dense():
                 squashed = layer is last and executor.head == "squashed"
                 found.append(_plain(layer, "tanh" if squashed else layer.activation, flow, ()))
@@ -189,12 +199,12 @@ def _stages(executor: Executor, obs: Floats | None, starts: Floats | None) -> li
     return found
 
 
-def _stacked(layer: Stack, x: Doubles, begins: Floats) -> Doubles:
-    """Stack rows, (n, size), that are episodes one after another."""
+def _stacked(count: int, lag: int, x: Doubles, begins: Floats) -> Doubles:
+    """Stack rows at least `lag` ticks old, of (n, size) that are episodes one after another."""
     at = np.arange(len(x))
     first = np.maximum.accumulate(np.where(begins > 0, at, 0))
     pieces = []
-    for back in range(layer.count - 1, -1, -1):
+    for back in range(count - 1 + lag, lag - 1, -1):
         there = at - back >= first
         pieces.append(np.where(there[:, None], x[np.maximum(at - back, 0)], 0.0))
     return np.concatenate(pieces, axis=1)

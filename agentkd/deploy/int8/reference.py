@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import bounds
 from agentkd.errors import NumbersError, SpecError
-from agentkd.executors.executor import Head, RecurrentExecutor, distribution, one_action
-from agentkd.executors.layers import Activation
+from agentkd.executors.arithmetic import advance
+from agentkd.executors.executor import Head, distribution, one_action
+from agentkd.executors.layers import Activation, Past, memory
+from agentkd.executors.recurrent import RecurrentExecutor
 from agentkd.spec import BoxSpec, Spec
 from agentkd.types import ActionDist, Floats, Point, Policy, RecurrentPolicy
 from agentkd.views import pick
@@ -110,7 +112,7 @@ class IntStack:
         return self.count * self.size
 
 
-Integers = IntLayer | IntConv | IntGru | IntStack
+Integers = IntLayer | IntConv | IntGru | IntStack | Past
 """A layer in integers."""
 
 
@@ -163,7 +165,7 @@ class Quantised:
     @property
     def policy(self) -> Policy | RecurrentPolicy:
         """What answers batches: itself, or with a memory a `RecurrentPolicy`."""
-        return RecurrentExecutor(self.memory, self.answer) if self.memory else self
+        return RecurrentExecutor(self.spec, self.memory, self.answer) if self.memory else self
 
     def per_number(self, values: Floats) -> Floats:
         """Mean or gain for each number of an observation, (obs,)."""
@@ -213,6 +215,14 @@ class Quantised:
                     until = at + remembered(layer)
                     x = np.concatenate([state[:, at:until].astype(np.int32), x], axis=1)
                     after.append(x[:, layer.size :].astype(np.int16))
+                    at = until
+                case Past():
+                    until = at + remembered(layer)
+                    # Whole numbers of 16 bits are exact as float32.
+                    kept = state[:, at:until].astype(np.float32)
+                    given, kept = advance(layer, x.astype(np.float32), kept)
+                    x = given.astype(np.int32)
+                    after.append(kept.astype(np.int16))
                     at = until
         if self.squash is not None:
             product = x.astype(np.int64) * self.squash.half
@@ -285,6 +295,8 @@ def remembered(layer: Integers) -> int:
             return layer.out
         case IntStack():
             return layer.out - layer.size
+        case Past():
+            return memory(layer)
         case _:
             return 0
 

@@ -13,9 +13,12 @@ extern "C" {
 
 /* Every function that returns int returns 0, or 1 where the observation, or what the
  * network makes of it, is NaN or infinite; then no action and no output is written.
- * Observations are as the environment gives them: the normaliser is inside.
+ * Observations are as the environment gives them: the normaliser is inside.@obs_note@
  * @action_note@
  * @out_note@ */
+
+/* What an action is made of. */
+typedef @action@ NAME_number;
 
 /* What a decision writes on its way. */
 struct NAME_scratch {

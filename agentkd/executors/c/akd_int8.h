@@ -222,6 +222,26 @@ static inline void akd_i8_stack(int32_t size, int32_t count, const int16_t *x, i
         memory[i] = y[size + i];
 }
 
+/* Old observations, then the last actions, each oldest first; x is an observation of `size`
+ * integers and the action before it, of `width`. The newest observation is `lag` ticks old. */
+static inline void akd_i8_past(int32_t size, int32_t count, int32_t lag, int32_t width,
+                               int32_t actions, const int16_t *x, int16_t *y,
+                               int16_t *memory)
+{
+    const int32_t held = size * (count + lag - 1), seen = size * count, done = width * actions;
+    int16_t *const acts = memory + held;
+    for (int32_t i = 0; i < seen; i++)
+        y[i] = i < held ? memory[i] : x[i - held];
+    for (int32_t i = 0; i < done - width; i++)
+        y[seen + i] = acts[width + i];
+    for (int32_t i = 0; i < width; i++)
+        y[seen + done - width + i] = x[size + i];
+    for (int32_t i = 0; i < held; i++)
+        memory[i] = i < held - size ? memory[size + i] : x[i - held + size];
+    for (int32_t i = 0; i < done; i++)
+        acts[i] = y[seen + i];
+}
+
 /* Dense layers alone. `here` holds the input and, like `there`, room for the widest. */
 static inline void akd_i8_network(const struct akd_i8_layer *layer, int count,
                                   int16_t *here, int16_t *there, int32_t *last)

@@ -48,7 +48,8 @@ enum akd_kind {
     AKD_POOL,
     AKD_GRU,
     AKD_LSTM,
-    AKD_STACK
+    AKD_STACK,
+    AKD_PAST
 };
 
 /* Twice the bits of the largest magnitude among n numbers: above 0xFF000000 one is NaN,
@@ -432,6 +433,29 @@ static inline void akd_stack(const int32_t *d, const float *const *a, const floa
         memory[i] = y[size + i];
 }
 
+/* Old observations, then the last actions, each oldest first; x is an observation and the
+ * action before it. memory holds observations, then all those actions. d: numbers in an
+ * observation, observations given, how many ticks old the newest is, numbers in an action,
+ * actions. */
+static inline void akd_past(const int32_t *d, const float *const *a, const float *x, float *y,
+                            float *memory)
+{
+    const int32_t size = d[0], held = size * (d[1] + d[2] - 1), seen = size * d[1];
+    const int32_t width = d[3], done = width * d[4];
+    float *const acts = memory + held;
+    (void)a;
+    for (int32_t i = 0; i < seen; i++)
+        y[i] = i < held ? memory[i] : x[i - held];
+    for (int32_t i = 0; i < done - width; i++)
+        y[seen + i] = acts[width + i];
+    for (int32_t i = 0; i < width; i++)
+        y[seen + done - width + i] = x[size + i];
+    for (int32_t i = 0; i < held; i++)
+        memory[i] = i < held - size ? memory[size + i] : x[i - held + size];
+    for (int32_t i = 0; i < done; i++)
+        acts[i] = y[seen + i];
+}
+
 /* One layer of any kind. Reads x and leaves what it gives in y, or, being a block of
  * attention, in x; gives which. `memory` is the layer's own. */
 static inline float *akd_layer(int32_t kind, const int32_t *d, const float *const *a,
@@ -459,6 +483,9 @@ static inline float *akd_layer(int32_t kind, const int32_t *d, const float *cons
         return y;
     case AKD_STACK:
         akd_stack(d, a, x, y, memory);
+        return y;
+    case AKD_PAST:
+        akd_past(d, a, x, y, memory);
         return y;
     default:
         akd_dense(a[0], a[1], d[0], akd_up(d[1]), x, y);

@@ -17,17 +17,9 @@ from typing import Any, TypeVar, final
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, WireError
 from agentkd.extras import needing
+from agentkd.frames import MOST_BYTES, Frame, answer_of, names_of
 from agentkd.planners.remote.line import Line, cut, settings
-from agentkd.planners.remote.wire import (
-    CA_FILE,
-    MOST_BYTES,
-    Frame,
-    address_of,
-    answer_of,
-    bearer,
-    names_of,
-    token_of_environment,
-)
+from agentkd.planners.remote.wire import CA_FILE, address_of, bearer, token_of_environment
 from agentkd.printable import logger, printable
 from agentkd.spec import Spec
 from agentkd.spec_json import from_json, to_json

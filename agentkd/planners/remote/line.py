@@ -11,7 +11,8 @@ from typing import Any, final
 
 from agentkd.errors import WireError
 from agentkd.extras import needing
-from agentkd.planners.remote.wire import MOST_HEADER, PROTOCOL, Frame, pack, unpack
+from agentkd.frames import MOST_HEADER, Frame, pack, unpack
+from agentkd.planners.remote.wire import PROTOCOL
 from agentkd.types import Floats
 
 with needing("A planner on another machine"):

@@ -18,9 +18,10 @@ import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, SpecError, WireError
 from agentkd.extras import needing
+from agentkd.frames import MOST_BYTES, Frame, answer_frame
 from agentkd.planners.planner import Planner
 from agentkd.planners.remote.line import Line, cut, settings
-from agentkd.planners.remote.wire import MOST_BYTES, TOKEN, Address, Frame, answer_frame, bearer
+from agentkd.planners.remote.wire import TOKEN, Address, bearer
 from agentkd.printable import logger
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import Floats

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
@@ -28,6 +27,7 @@ from agentkd.planners import Planner, load_planner
 from agentkd.planners.sb3.vecnormalize import Statistics, normaliser, read_statistics
 from agentkd.spec import ObsSpec, Part
 from agentkd.types import RecurrentPolicy
+from tests import still
 from tests.fuzz import mutate
 from tests.fuzz.archives import numbers, pickled, repacked, zipped
 from tests.fuzz.draw import Draw
@@ -37,23 +37,6 @@ _VECTOR = spaces.Box(-2.0, 2.0, (3,), np.float32)
 _DICT = spaces.Dict({"a": _VECTOR, "b": spaces.Discrete(2)})
 _BOX = spaces.Box(np.array([-1, -3], np.float32), np.array([1, 2], np.float32))
 _PICKLED = ":serialized:"
-
-
-class Still(gym.Env[Any, Any]):
-    """Any spaces, and nothing happens."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        """Take the spaces."""
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        """Give an observation."""
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        """Give another one."""
-        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 @functools.cache
@@ -73,7 +56,7 @@ def saves() -> tuple[Mapping[str, bytes], ...]:
         small: dict[str, Any] = {"net_arch": [4]}
         if algorithm is RecurrentPPO:
             small["lstm_hidden_size"] = 4
-        env = Still(observation, action)
+        env = still.Env(observation, action)
         model = algorithm(policy, env, policy_kwargs=small, seed=0, device="cpu", **options)
         out = io.BytesIO()
         model.save(out)
@@ -147,7 +130,7 @@ def statistics() -> tuple[bytes, ...]:
     """What VecNormalize saves for a vector, and for a dictionary."""
     found = []
     for space in (_VECTOR, spaces.Dict({"a": _VECTOR})):
-        env = VecNormalize(DummyVecEnv([partial(Still, space, _BOX)]))
+        env = VecNormalize(DummyVecEnv([partial(still.Env, space, _BOX)]))
         env.seed(0)
         env.reset()
         with tempfile.TemporaryDirectory(prefix="fuzz-") as name:

@@ -18,11 +18,12 @@ from websockets.sync.server import ServerConnection, serve
 
 from agentkd import dists
 from agentkd.errors import AgentkdError, NumbersError
+from agentkd.frames import MOST_BYTES
 from agentkd.planners import Planner
 from agentkd.planners.remote.client import RemotePlanner
 from agentkd.planners.remote.line import cut, settings
 from agentkd.planners.remote.server import PlannerServer
-from agentkd.planners.remote.wire import MOST_BYTES, bearer
+from agentkd.planners.remote.wire import bearer
 from agentkd.spec_json import to_json
 from agentkd.types import Floats
 from tests.fuzz import mutate

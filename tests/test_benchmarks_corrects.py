@@ -18,6 +18,8 @@ from benchmarks.corrects import ARMS, Actor, Crowd, Options, findings, works
 class Standing:
     """An actor that drives cheetahs by a rule of the whole observation."""
 
+    arm = corrects.Arm()
+
     def __init__(self, by_rows: bool) -> None:
         self.by_rows = by_rows
 

@@ -114,10 +114,7 @@ def test_a_planner_answers_over_a_real_broker(folder: Path, tmp_path: Path) -> N
         local(folder, broker.port)
         words = ["fleet", "answer", str(folder), "--planner", PLANNER, "--out", str(out)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "agentkd", *words],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", "agentkd", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         try:
             connect = partial(MqttTransport, MqttOptions(broker.address, keepalive=5))

@@ -14,7 +14,6 @@ EXTRAS = {
     "gymnasium": "train",
     "h5py": "minari",
     "huggingface_hub": "hub",
-    "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "export",
     "paho": "mqtt",

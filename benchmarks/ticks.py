@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +21,12 @@ from numpy.typing import NDArray
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.report.model import Section
+from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.runtime import Runtime
 from agentkd.runtime.workers.host import Process
 from agentkd.spec_json import to_json
 from agentkd.types import Floats, SquashedGaussian
+from benchmarks.beside import beside, looked_at
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
 from benchmarks.lateness import Delays, Ran, TracedClock, delays, traced
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
@@ -33,7 +34,6 @@ from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, 
 SYSTEMS = {"rtgym": "rtgym", "openpi": "openpi_client"}
 """What can be timed beside ours, and the package it needs."""
 _SCRIPT = Path(__file__).with_name("other_loops.py")
-_NICE = 19
 _HERE = "benchmarks.ticks"
 _POLICY, _POLICY_HZ, _CHUNKS = 0.15, 50.0, (10, 5, 1)
 
@@ -69,6 +69,8 @@ class Options(Place):
     """Time each loop with nothing beside it as well: what the machine itself loses."""
     chunks: bool = False
     """Time the 150 ms policy as well."""
+    live: bool = False
+    """Time ours with a live page as well, which a program beside it reads."""
     trace: bool = False
     """Tell what delayed our late ticks, and how long each chore between ticks took."""
 
@@ -138,6 +140,9 @@ def _loops(options: Options, hz: float) -> dict[str, Loop]:
         f"ours, {name}": partial(ours, hz, seconds, busy=busy, trace=options.trace)
         for name, busy in loads.items()
     }
+    for name, busy in loads.items() if options.live else ():
+        shown = partial(ours, hz, seconds, busy=busy, trace=options.trace, live=True)
+        loops[f"ours, {name}, live"] = shown
     for system in SYSTEMS if python is not None else ():
         for name, busy in loads.items():
             assert python is not None
@@ -169,15 +174,22 @@ def in_turns(loops: Mapping[str, Loop], hz: float, rounds: int) -> dict[str, Any
     return {"loops": {name: each.told(hz) for name, each in found.items()}}
 
 
-def ours(hz: float, seconds: float, *, busy: bool, trace: bool = False) -> Timed:
+def ours(
+    hz: float, seconds: float, *, busy: bool, trace: bool = False, live: bool = False
+) -> Timed:
     """Keep a clock, with planner and distiller working all the time if `busy`."""
+    with looked_at() if live else contextlib.nullcontext() as page:
+        return _ours(hz, seconds, busy=busy, trace=trace, page=page)
+
+
+def _ours(hz: float, seconds: float, *, busy: bool, trace: bool, page: LivePage | None) -> Timed:
     if not busy:
-        return kept(hz, seconds, trace=trace)
+        return kept(hz, seconds, trace=trace, live=page)
     # It thinks for a period at least, so that it never waits to be asked.
     planner = Process(f"{_HERE}:thinking_planner", {"seconds": 1.0 / hz})
     arguments = {"executor": "mlp:64,64", "spec": to_json(SPEC)}
     distiller = Process("agentkd.distillation.service:build", arguments)
-    return kept(hz, seconds, trace=trace, planner=planner, distiller=distiller)
+    return kept(hz, seconds, trace=trace, planner=planner, distiller=distiller, live=page)
 
 
 def kept(hz: float, seconds: float, *, trace: bool = False, **workers: Any) -> Timed:
@@ -268,7 +280,7 @@ def learn_on() -> None:
 @contextlib.contextmanager
 def load() -> Iterator[None]:
     """Let a planner and a distiller work beside, each in a process of its own."""
-    children = [_beside(name) for name in ("think_on", "learn_on")]
+    children = [beside(f"{_HERE}:{name}") for name in ("think_on", "learn_on")]
     try:
         # Both are at work when torch has been loaded.
         time.sleep(4.0)
@@ -277,18 +289,6 @@ def load() -> Iterator[None]:
         for child in children:
             child.kill()
             child.wait()
-
-
-def _beside(name: str) -> subprocess.Popen[bytes]:
-    code = (
-        f"import os, sys; sys.path[:] = {sys.path!r}; os.nice({_NICE}); "
-        f"from {_HERE} import {name}; {name}()"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def theirs(

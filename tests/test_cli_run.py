@@ -9,6 +9,7 @@ import pytest
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.executors.architecture import initial
+from agentkd.runtime.live.page import LivePage
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.cli_reports import report, undocumented
 from tests.waiting import longer
@@ -57,6 +58,38 @@ def test_three_arms_live_the_same_seeds(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     for name in ("planner, never late", "runtime", "random actions", "agentkd eval"):
         assert name in said
+
+
+def test_a_live_page_shows_the_arms_and_changes_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its address is told; what is measured is the same with it and without."""
+    quick = ["--hz", "5000", "--arms", "planner,runtime"]
+    assert main(words(tmp_path / "a", "--live", *quick)) == 0
+    assert "live at http://127.0.0.1:" in capsys.readouterr().out
+    assert main(words(tmp_path / "b", *quick)) == 0
+    shown, unseen = report(tmp_path / "a"), report(tmp_path / "b")
+    assert shown["arms"]["runtime"]["returns"] == unseen["arms"]["runtime"]["returns"]
+    assert shown["latency_changes"] == []
+
+
+def test_a_latency_that_the_live_page_changed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arms of which one had another planner do not compare, and the report says so."""
+    entitle = LivePage.entitle
+
+    def changed(page: LivePage, title: str, pace: float) -> None:
+        entitle(page, title, pace)
+        if title == "runtime":
+            page.changes.append((title, 7, 9))
+
+    monkeypatch.setattr(LivePage, "entitle", changed)
+    out = tmp_path / "out"
+    assert main(words(out, "--live", "--hz", "5000", "--arms", "planner,runtime")) == 0
+    assert report(out)["latency_changes"] == [["runtime", 7, 9]]
+    page = (out / "report.html").read_text()
+    assert "(runtime at tick 7: 9): the arms do not compare." in page
 
 
 def test_an_executor_file_is_run_as_it_is(

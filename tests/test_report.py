@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, final
@@ -21,6 +21,7 @@ from agentkd.report.console import show_table
 from agentkd.report.html import page
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 from agentkd.report.plots import svg
+from agentkd.report.scales import Scale, short
 from agentkd.report.write import prepare_out, read_report, write_report
 
 NASTY = "<script>alert('x')</script> & \"$a_1$\""
@@ -53,7 +54,7 @@ def report(data: dict[str, Any] | None = None, *sections: Section) -> str:
         "versions": {"python": "3.11"},
         **(data or {}),
     }
-    return page(full, sections)
+    return page(full, Report(full, sections))
 
 
 @final
@@ -198,7 +199,7 @@ def test_a_page_is_well_formed_and_fetches_nothing() -> None:
     text = report({}, Section("A", "One.\n\nTwo.", table, (LINES, ROWS)))
     elements = Elements(text)
     ids = [attrs["id"] for _, attrs in elements.found if "id" in attrs]
-    assert len(ids) == len(set(ids)) > 0
+    assert len(ids) == len(set(ids))
     for _, attrs in elements.found:
         assert "src" not in attrs
         for name in ("href", "xlink:href"):
@@ -230,8 +231,9 @@ def test_all_text_is_escaped() -> None:
     assert "script" not in {tag for tag, _ in elements.found}
     shown = elements.text.replace("\n", " ")
     # Title and heading twice each (command, env), subtitle twice, section twice, table three times,
-    # plot four times with the legend, its note, and the footer thrice.
-    assert shown.count(NASTY) == 19
+    # plot with both axes, its key and its note five times, twice at each of three places that are
+    # pointed at, and the footer thrice.
+    assert shown.count(NASTY) == 25
 
 
 def test_headline_figures_come_first() -> None:
@@ -310,17 +312,43 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
     assert cells == [None, "number", "number", None] * 2
 
 
-DOTS = Plot("Who acted", "tick", "", (Series("s", [0, 1], [1, 0]),), levels=("a", "b"))
+STRIPS = Plot(
+    *("Who acted", "tick", ""),
+    (Series("s", [0, 4, 9], [1, 0], notes=["b (late)", "a (fresh)"]),),
+    kind="strips",
+    levels=("a", "b", "c"),
+)
+SHARES = Plot(
+    *("Why", "", ""),
+    (Series("s", [0, 1, 1], [60, 30, 10], notes=["fresh", "late", "nan"]),),
+    kind="shares",
+    levels=("a", "b"),
+)
+TIMES = Plot(
+    *("Times", "µs", ""),
+    (Series("s", [1.0, 2.0, 4.0], [999, 1]),),
+    kind="distributions",
+    marks=(("deadline", 20_000.0),),
+)
+PLOTS = {plot.kind: plot for plot in (LINES, ROWS, STRIPS, SHARES, TIMES)}
 
 
-@pytest.mark.parametrize("plot", [LINES, ROWS, DOTS], ids=["lines", "rows", "dots"])
+def tips(plot: Plot) -> list[str]:
+    """What is shown where marks are pointed at."""
+    return [
+        html.unescape(each) for each in re.findall(r"<title>(.*?)</title>", svg(plot), re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_the_same_values_give_the_same_plot(plot: Plot) -> None:
     """Nothing in a plot is left to chance or the date, and its words are text."""
     first, second = svg(plot), svg(plot)
     assert first == second
-    words = Elements(first).text
-    assert {plot.title, plot.x_label} <= {w.strip() for w in words.splitlines()}
-    assert "mathdefault" not in words
+    found = Elements(first)
+    assert plot.kind == "shares" or f">{plot.x_label}</text>" in first
+    assert [a["aria-label"] for tag, a in found.found if a.get("role") == "img"] == [plot.title]
+    assert "px" not in first
 
 
 @pytest.mark.parametrize(
@@ -339,34 +367,64 @@ def test_a_plot_of_nothing_is_left_out(series: tuple[Series, ...]) -> None:
     assert "<figure" not in report({}, Section("S", plots=(plot,)))
 
 
-def test_levels_have_names_instead_of_numbers() -> None:
-    """Who acted is a name beside the axis."""
-    words = Elements(svg(DOTS)).text.split()
-    assert {"a", "b"} <= set(words)
+def test_a_key_names_the_levels_that_occur() -> None:
+    """A colour that is not there needs no name."""
+    keys = re.findall(r"<li[^>]*>(.*?)</li>", svg(STRIPS))
+    assert keys == ["a", "b"]
+    assert "<ul" not in svg(ROWS)
+
+
+def test_marks_tell_their_values() -> None:
+    """Where one points there are names, values, intervals and reasons."""
+    assert tips(ROWS)[0] == "native: 1.50 (1.00 … 2.00)\n2 values, 1.00 to 2.00"
+    assert tips(LINES)[1] == "labels 1.00\nexecutor: –\nplanner: 5.00"
+    assert tips(STRIPS) == ["tick 0 to 4: b (late)", "tick 4 to 9: a (fresh)"]
+    assert tips(SHARES) == [
+        "s: a, fresh, 60 % (60)",
+        "s: b, late, 30 % (30)",
+        "s: b, nan, 10 % (10)",
+    ]
+    assert tips(TIMES)[1] == "s, 2.00 to 4.00 µs: 1 of 1,000 (0.1 %)"
+    assert "deadline 20,000" in svg(TIMES)
+
+
+def test_long_series_are_drawn_thin_and_whole() -> None:
+    """A hundred thousand values take little, and no extreme is lost."""
+    values = np.sin(np.arange(100_000) / 999)
+    values[77_777] = 50.0
+    ticks = list(range(100_000))
+    line = svg(Plot("L", "tick", "y", (Series("a", ticks, values.tolist()),)))
+    assert len(line) < 40_000
+    assert " 37.0" in line  # the peak, four hundredths below the top
+    strip = Series("a", [*ticks, 100_000], [each % 2 for each in ticks])
+    assert len(svg(Plot("S", "tick", "", (strip,), kind="strips", levels=("a", "b")))) < 90_000
+    row = Series("a", values.tolist(), [0.0])
+    assert svg(Plot("R", "y", "", (row,), kind="rows")).count("<circle") == 200
 
 
 def test_two_series_never_share_a_colour() -> None:
     """A thing has its own colour, but two of its kind have two."""
-    names = ("planner", "planner, never late", "executor", "random actions")
+    names = ("planner", "planner, never late", "executor", "random actions", "with agentkd")
     lines = tuple(Series(name, [0, 1, 2], [1, 2, 3]) for name in names)
-    found = Elements(svg(Plot("C", "x", "y", lines))).found
-    drawn = {
-        match[1].lower()
-        for _, attrs in found
-        if (match := re.search(r"stroke: (#\w+); stroke-width: 1.6", attrs.get("style") or ""))
-    }
-    assert len(drawn) == len(names)
+    drawn = re.findall(r'class="c-(\w+) line"', svg(Plot("C", "x", "y", lines)))
+    assert drawn == ["planner", "a", "executor", "random", "runtime"]
 
 
-def test_without_matplotlib_there_is_a_page_without_plots(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The report is written all the same, and names what is missing."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    write_report(tmp_path, Report({}, [Section("S", "Said.", None, (LINES,))]))
-    shown = Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "Said." in shown
-    assert "Return: plots need the package matplotlib" in shown
+def test_axes_have_round_numbers() -> None:
+    """They lie on the axis, are few, and are written short."""
+    for low, high in ((0, 1), (-190, 275), (1e-9, 2e-9), (5, 5), (-3e6, 8e6)):
+        scale = Scale.over([low, high])
+        marks = scale.marks()
+        assert 1 <= len(marks) <= 7
+        assert all(scale.low <= mark <= scale.high for mark in marks)
+    assert [short(each) for each in Scale.over([-190, 275]).marks()] == ["−200", "0", "200"]
+    logarithmic = Scale.over([1, 20_000, math.nan, 0, -1], log=True)
+    assert [short(each) for each in logarithmic.marks()] == ["1", "10", "100", "1,000", "10k"]
+    assert Scale.over([math.nan], log=True).marks()
+    assert [short(each) for each in (0.25, 1500, 25_000, 3e6, 1e13)] == [
+        *("0.25", "1,500", "25k", "3M"),
+        "1e+13",
+    ]
 
 
 def test_points_carry_their_names() -> None:

@@ -302,7 +302,7 @@ def test_the_page_shows_the_film_once() -> None:
     """The still stands in for it in print and without motion; both are in the page."""
     made = Film(b"moving", b"still", 30, 20, "<both>", "Seed 3 & more.")
     data = {"argv": [], "date": "", "platform": "", "schema": 1, "versions": {}}
-    text = page(data, (), "A lead <b>.", made)
+    text = page(data, Report(data, lead="A lead <b>.", film=made))
     assert "A lead &lt;b&gt;." in text
     assert "Seed 3 &amp; more." in text
     pictures = re.findall(
@@ -338,11 +338,14 @@ def test_a_run_is_filmed_and_measures_the_same(
     assert "film" not in unseen
     assert not (tmp_path / "b" / "film.webp").exists()
     text = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    for kind in ("rows marked", "strips", "shares", "distributions marked"):
+        assert f'class="area {kind}"' in text
     for name, arm in seen["arms"].items():
         assert arm["returns"] == unseen["arms"][name]["returns"]
         shown = {"planner": "planner alone", "executor": "executor alone"}.get(name, "with agentkd")
         assert f"{shown} {arm['returns'][0]:,.1f}" in text
-        assert f"{shown} {arm['returns'][0]:,.0f}" in " ".join(said.split())
+        shown = shown.replace("planner alone", "late planner")
+        assert f"{shown} {arm['returns'][0]:,.0f}" in " ".join(said.split()).replace("Late", "late")
     assert len(text) < 3_000_000
     assert len(frames((tmp_path / "a" / "film.webp").read_bytes())) > 10
     assert "film.webp" in said

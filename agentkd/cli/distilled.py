@@ -32,7 +32,15 @@ from agentkd.measure.latency import measure
 from agentkd.planners import Planner
 from agentkd.report.console import publish
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
-from agentkd.report.returns import COLUMNS, Goals, add_headline, cells, levels, reached
+from agentkd.report.returns import (
+    COLUMNS,
+    Goals,
+    add_headline,
+    cells,
+    episodes_plot,
+    levels,
+    reached,
+)
 from agentkd.report.write import made_from
 from agentkd.spec import Spec
 
@@ -292,7 +300,23 @@ class Ending:
         files = {"executor": data["executor"], "next:": shlex.join(command)}
         found = [_what_it_kept(data, figures), *_learnt(data, result)]
         found += [replace(each, detail=True) for each in sections]
-        publish(self.view.console, Report(data, found, files), self.out)
+        shown = {name: each for name, each in figures.items() if name != "random"}
+        picture = episodes_plot(shown, [("random actions", data["random_return"])])
+        made = Report(data, found, files, _lead(data), picture)
+        publish(self.view.console, made, self.out)
+
+
+def _lead(data: Mapping[str, Any]) -> str:
+    """Say how much is kept, and at what size; "" where that was not measured."""
+    low, high = data["retention_interval"]
+    if not all(map(math.isfinite, (data["retention"], low, high))):
+        return ""
+    own, all_of = data["executor_parameters"], data["planner_parameters"]
+    size = f"{own:,} of its {all_of:,} parameters" if all_of > own else f"{own:,} parameters"
+    return (
+        f"{data['retention']:.1%} of the planner kept, with {size}. The 95 % interval is "
+        f"{low:.1%} … {high:.1%}."
+    )
 
 
 def _decision_latency(executor: Executor) -> dict[str, Any]:
@@ -347,13 +371,17 @@ def _learnt(data: Mapping[str, Any], result: Distilled) -> list[Section]:
         return Series(name, labels, [getattr(look, field) for look in looks])
 
     ends = {name: data[f"{name}_return"] for name in ("planner", "random")}
+    note = "Mean of the last 20 episodes that the executor drove from start to end."
+    returns = line("executor", "executor_return")
+    seconds = [look.seconds for look in looks]
     plots = (
+        Plot("Return against labels", "labels", "return", (returns, *levels(labels, ends)), note),
         Plot(
-            "Return while it learns",
-            "labels",
+            "Return against time",
+            "seconds",
             "return",
-            (line("executor", "executor_return"), *levels(labels, ends)),
-            "Mean of the last 20 episodes that the executor drove from start to end.",
+            (replace(returns, x=seconds), *levels(seconds, ends)),
+            note,
         ),
         Plot(
             "Agreement with the planner",

@@ -24,6 +24,7 @@ from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
 from agentkd.report.console import publish
+from agentkd.report.film import renders
 from agentkd.report.returns import Goals
 from agentkd.report.write import made_from, prepare_out, write_report
 from agentkd.runtime.arbiter import HandOver
@@ -202,13 +203,15 @@ def run(options: Options) -> int:
             more = {"env": options.env, "rows": rows}
             source = Process("agentkd.planners.rolled:build", {**arguments, **more})
     with watchers(options.watching, out, options.env) as beside:
-        if beside.port is not None:
-            view.say(f"metrics at http://127.0.0.1:{beside.port}/metrics")
+        for said in beside.addresses:
+            view.say(said)
+        shown = beside.page is not None and renders(options.env)
+        setting = replace(setting, live=beside.page, renders=shown)
         whole = _live(options, setting, arms, executor, source, (view, goals), beside, out)
         learnt, lived = asyncio.run(whole)
     if learnt is not None:
         executor = learnt.executor
-    outcome = Outcome(setting, known, executor, returns, learnt, lived)
+    outcome = Outcome(setting, known, executor, returns, learnt, lived, beside.changes)
     labels = learnt.result.metrics.get("labels_total", 0) if learnt is not None else 0
     facts = {"executor": options.executor, "labels": labels, "seed": options.seed}
     provenance = made_from(options.env, options.planner, known.name, known.digest, **facts)
@@ -289,6 +292,9 @@ async def _live(
     with Interrupt() as interrupt:
 
         async def one(name: str, arm: Any, how: Setting, distiller: Any, log: Any = None) -> Any:
+            if beside.page is not None:
+                beside.page.entitle(name, pace=0.0 if name == "learning" else 1.0)
+
             def began(runtime: Any) -> None:
                 beside.labels["arm"] = name
                 beside.source = runtime.agent.metrics

@@ -67,16 +67,18 @@ def _kept(lived: Lived) -> int:
     return count
 
 
+def span_of(lived: Lived, episode: int) -> slice:
+    """Return which of the decisions that were kept are those of an episode."""
+    lengths = lived.result.lengths
+    begin = sum(lengths[:episode])
+    whole = episode < _kept(lived)
+    return slice(begin, begin + lengths[episode] if whole else len(lived.acts.who))
+
+
 def take_of(name: str, lived: Lived, episode: int) -> Take:
     """Return what an arm did in an episode."""
-    result = lived.result
-    begin = sum(result.lengths[:episode])
-    total: float | None = None
-    end = len(lived.acts.who)
-    if episode < _kept(lived):
-        end, total = begin + result.lengths[episode], result.returns[episode]
-    acts = lived.acts
-    here = slice(begin, end)
+    acts, here = lived.acts, span_of(lived, episode)
+    total = lived.result.returns[episode] if episode < _kept(lived) else None
     return Take(
         NAMES[name], acts.actions[here], acts.who[here], total, acts.rewards[here], acts.ends[here]
     )

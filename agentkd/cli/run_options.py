@@ -15,6 +15,7 @@ from agentkd.refs import is_reference, resolve
 from agentkd.runtime.arbiter import Router
 from agentkd.runtime.clock import Realtime
 from agentkd.runtime.goals import Goals
+from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.metrics import scalars
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Fresh, Guard, Valid
@@ -194,6 +195,11 @@ class WatchChoice:
     """Write metrics into this file every five seconds, in Prometheus' text format."""
     tensorboard: bool = False
     """Write metrics for TensorBoard into the folder's tensorboard/."""
+    live: bool = False
+    """Serve a page to browsers of this machine that shows the run while it goes on. A virtual clock
+    then keeps real time at first; the page may pause it, step, and change the planner's latency."""
+    live_port: int = 0
+    """The page's port; 0 for one that is free."""
 
     def realtime(self) -> Realtime:
         """Return the scheduling of the tick thread.
@@ -213,7 +219,21 @@ class Watchers:
     source: Callable[[], Mapping[str, Any]] = dict
     port: int | None = None
     boards: Any = None
+    page: LivePage | None = None
     _at: float = 0.0
+
+    @property
+    def addresses(self) -> Iterator[str]:
+        """What to tell of where metrics and the live page are."""
+        if self.port is not None:
+            yield f"metrics at http://127.0.0.1:{self.port}/metrics"
+        if self.page is not None:
+            yield f"live at {self.page.address}"
+
+    @property
+    def changes(self) -> tuple[tuple[str, int, int], ...]:
+        """What the live page changed."""
+        return () if self.page is None else tuple(self.page.changes)
 
     def metrics(self) -> Mapping[str, Any]:
         """Return the metrics of the present arm."""
@@ -248,6 +268,8 @@ def watchers(options: WatchChoice, out: Path, env: str) -> Iterator[Watchers]:
             from agentkd.runtime.exposition import PrometheusFile
 
             stack.enter_context(PrometheusFile(found.metrics, file, labels=found.labels))
+        if options.live:
+            found.page = stack.enter_context(LivePage(options.live_port))
         if options.tensorboard:
             with needing("--tensorboard"):
                 from torch.utils.tensorboard import SummaryWriter

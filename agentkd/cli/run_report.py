@@ -14,6 +14,7 @@ from typing import Any
 from rich.text import Text
 
 from agentkd.cli.run_film import NAMES
+from agentkd.cli.run_plots import latencies, returns_of, who_acted
 from agentkd.cli.terminal import Facts, View, figure
 from agentkd.distillation.task import Returns
 from agentkd.executors.executor import Executor
@@ -22,7 +23,6 @@ from agentkd.planners import Planner
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 from agentkd.report.returns import COLUMNS, Goals, add_headline, cells, levels, reached
 from agentkd.runtime.clock import GRANTED
-from agentkd.runtime.loop import SOURCES
 
 _RECENT = 20
 _MEANING = {
@@ -144,6 +144,7 @@ class Outcome:
         returns: Of the planner that is never late, and of random actions.
         learnt: The live learning before, None for an executor file.
         arms: By name.
+        changes: What the live page changed: the arm, the tick, and the planner's latency from then.
     """
 
     setting: Setting
@@ -152,6 +153,7 @@ class Outcome:
     returns: Returns
     learnt: Lived | None
     arms: Mapping[str, Lived]
+    changes: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def ended(self) -> list[Lived]:
@@ -184,6 +186,8 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
     if outcome.learnt is not None and outcome.learnt.learning:
         sections.append(_learning(data, outcome.learnt))
     if data["arms"]:
+        acted = who_acted(outcome.setting, outcome.arms)
+        sections.append(Section("Who acted, and why", plots=tuple(acted), detail=True))
         sections.append(_timing(data, outcome))
     words = ["eval", data["env"], *planner, data["executor"], *how]
     if outcome.guided:
@@ -191,11 +195,11 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
         words = ["run", data["env"], "--planner", *planner, "--executor", data["executor"], *how]
         words += ["--hz", f"{outcome.setting.hz:g}"]
     files = {"executor": data["executor"], "next:": shlex.join(["agentkd", *words])}
-    return Report(data, sections, files, lead=_lead(data))
+    return Report(data, sections, files, _lead(data), returns_of(data) if data["arms"] else None)
 
 
 def _lead(data: Mapping[str, Any]) -> str:
-    """Say what each arm returns, and what a planner that is never late does."""
+    """Say what each arm returns, the late planner and agentkd first."""
     means = {name: arm["return"] for name, arm in data["arms"].items()}
     means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
     if not means:
@@ -203,14 +207,19 @@ def _lead(data: Mapping[str, Any]) -> str:
     best = data["planner_return"]
     largest = max(map(abs, [*means.values(), best]))
     digits = 0 if largest >= 100 else 1 if largest >= 10 else 2
-    parts = [f"{NAMES[name]} {figure(mean, digits)}" for name, mean in means.items()]
+    named = {**NAMES, "planner": "late planner"}
+    told = {name: f"{named[name]} {figure(mean, digits)}" for name, mean in means.items()}
+    story = ("planner", "runtime") if {"planner", "runtime"} <= set(told) else tuple(told)
+    first = ", ".join(told[name] for name in story)
+    rest = [each for name, each in told.items() if name not in story]
+    rest.append(f"planner that is never late {figure(best, digits)}")
     late = data["planner_latency_ticks"]
     how = "as late as it is"
     if late is not None:
         how = f"{late} ticks ({1000 * late / data['hz']:.0f} ms) late"
     return (
-        f"Mean return with the planner {how}: {', '.join(parts)}. "
-        f"Never late, the planner returns {figure(best, digits)}."
+        f"{first[0].upper()}{first[1:]}. Mean returns on the same seeds, the planner {how}; "
+        f"{', '.join(rest)}."
     )
 
 
@@ -241,6 +250,7 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "executor_parameters": outcome.executor.parameters,
         "arms": arms,
         "interrupted": outcome.interrupted,
+        "latency_changes": [list(each) for each in outcome.changes],
     }
     add_headline(data, "planner", outcome.figures(outcome.returns.planner))
     add_headline(data, "random", outcome.figures(outcome.returns.random))
@@ -282,14 +292,14 @@ def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
             f"{'–' if missed is None else missed}, cycles missed "
             f"{data['missed_cycles_total']:,}."
         )
-    lines = [
-        Series(name, range(1, len(each["returns"]) + 1), each["returns"])
-        for name, each in figures.items()
-        if name != "random actions"
-    ]
     notes = [each.fault for each in outcome.ended if each.fault]
     if outcome.interrupted:
         notes.append("It ended early: this is what was measured until then.")
+    if outcome.changes:
+        told = ", ".join(f"{arm} at tick {at:,}: {ticks}" for arm, at, ticks in outcome.changes)
+        notes.append(
+            f"The live page changed the planner's latency ({told}): the arms do not compare."
+        )
     for name, arm in data["arms"].items():
         if arm["metrics"].get("strategies_worse"):
             means = arm["metrics"]["reward_per_tick"]
@@ -298,13 +308,8 @@ def _arms(data: dict[str, Any], outcome: Outcome) -> Section:
                 f"{means['strategy']:.4g} of reward a tick against {means['executor']:.4g}."
             )
     caption = "Retention: 0 is random actions, 1 the planner that is never late."
-    return Section(
-        "The arms, on the same seeds",
-        text,
-        Table(("arm", *COLUMNS, "what it does"), rows, caption),
-        (Plot("Return of each episode", "episode", "return", tuple(lines)),),
-        tuple(notes),
-    )
+    table = Table(("arm", *COLUMNS, "what it does"), rows, caption)
+    return Section("The arms, on the same seeds", text, table, notes=tuple(notes))
 
 
 def _learning(data: dict[str, Any], learnt: Lived) -> Section:
@@ -358,12 +363,5 @@ def _timing(data: dict[str, Any], outcome: Outcome) -> Section:
         "A tick is late by what its clock woke late. Virtual ticks never are, and no "
         "deadline is counted for them."
     )
-    name, lived = list(outcome.arms.items())[-1]
-    timeline = {key: list(each) for key, each in lived.result.timeline.items()}
-    who = Series("source", timeline["tick"], timeline["source"])
-    taken = Series("decision", timeline["tick"], timeline["latency_us"])
-    plots = (
-        Plot(f"Who acted ({name})", "tick", "", (who,), levels=SOURCES),
-        Plot(f"Time for a decision ({name})", "tick", "µs", (taken,)),
-    )
-    return Section("Time and who acted", "", Table(_TIMING, rows, caption), plots, detail=True)
+    plot = latencies(outcome.setting, outcome.arms)
+    return Section("How fast", "", Table(_TIMING, rows, caption), (plot,), detail=True)

@@ -19,6 +19,7 @@ from agentkd.errors import ConfigError, EpisodeError, WorkerError
 from agentkd.executors.executor import Executor
 from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.clock import Realtime
+from agentkd.runtime.live.page import LivePage
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.loop import COLUMNS, RunResult
 from agentkd.runtime.ports import AnyDistiller, AnyPlanner
@@ -43,6 +44,8 @@ class Setting:
         routers: Makes the routers of an arm; they have a state.
         episode_ticks: Ticks after which an episode is truncated, besides the environment's own end.
         kept: Decisions of an arm, from its first on, that `Lived.acts` keeps.
+        live: A page that shows the arm.
+        renders: Whether the environment renders frames for it.
     """
 
     env: str
@@ -60,6 +63,8 @@ class Setting:
     realtime: Realtime | None = None
     episode_ticks: int | None = None
     kept: int = 0
+    live: LivePage | None = None
+    renders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +76,26 @@ class Acts:
         who: Who decided: the source, or "guided", an executor that had a goal.
         rewards: What came of it.
         ends: Whether the environment itself terminated and truncated the episode.
+        why: Why that one decided, in a word.
     """
 
     actions: list[Any] = field(default_factory=list)
     who: list[str] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     ends: list[tuple[bool, bool]] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
 
     def note(self, decision: Decision) -> None:
-        """Keep who decided."""
+        """Keep who decided, and why."""
         guided = decision.source == "executor" and decision.reason == "guided"
         self.who.append("guided" if guided else decision.source)
+        self.why.append(decision.reason)
 
     def level(self) -> None:
         """Drop ticks of which not all is known: a run may end between a step and its decision."""
-        known = min(map(len, (self.actions, self.who, self.rewards, self.ends)))
-        for each in (self.actions, self.who, self.rewards, self.ends):
+        every = self.actions, self.who, self.rewards, self.ends, self.why
+        known = min(map(len, every))
+        for each in every:
             del each[known:]
 
 
@@ -141,6 +150,16 @@ class Scored:
         self.scores: list[tuple[int, float]] = []
         self.current = 0.0
         self.ticks = 0
+
+    @property
+    def render_mode(self) -> str | None:
+        """What `render` gives."""
+        mode: str | None = getattr(self._env, "render_mode", None)
+        return mode
+
+    def render(self) -> Any:
+        """Return what the environment shows now."""
+        return self._env.render()
 
     def reset(self, *, seed: int | None = None) -> Any:
         """Begin an episode.
@@ -219,7 +238,8 @@ async def live(
     `mode` is the arm. `watch` is shown it now and then, and `began` is told of its runtime before
     that starts. An environment that raises ends the arm, and its words are in `Lived.fault`.
     """
-    env = environments.make(setting.env)
+    how: dict[str, Any] = {"render_mode": "rgb_array"} if setting.renders else {}
+    env = environments.make(setting.env, **how)
     fault, acts = "", Acts()
     scored = Scored(env, setting.episode_ticks, acts, setting.kept)
     runtime = Runtime(
@@ -236,6 +256,7 @@ async def live(
         budget=setting.budget,
         log=log,
         realtime=setting.realtime,
+        live=setting.live,
         # Arms are compared from their first tick on.
         wait=True,
     )

@@ -15,8 +15,8 @@ from agentkd.measure.evaluate import Evaluation, evaluate
 from agentkd.measure.forms import acting_form, policy_form
 from agentkd.measure.latency import Form, Latency, measure, observations
 from agentkd.planners import Planner, load_planner
-from agentkd.report.model import Column, Plot, Report, Section, Series, Table
-from agentkd.report.returns import COLUMNS, add_headline, cells, reached
+from agentkd.report.model import Column, Report, Section, Table
+from agentkd.report.returns import COLUMNS, add_headline, cells, episodes_plot, kept_plots, reached
 from agentkd.report.write import read_report
 from agentkd.spec import Spec
 
@@ -229,7 +229,8 @@ class Comparison:
                 policy["attacked"] = off | {"agreement": each.agreement, "note": each.fault}
             sections.append(_under_attack(data))
         _add_headlines(data)
-        return Report(data, sections)
+        shown = {_name(each): each for each in policies} | {"random actions": floor}
+        return Report(data, sections, lead=_lead(data), picture=episodes_plot(shown))
 
     def _side_by_side(self, policies: list[dict[str, Any]], floor: dict[str, Any]) -> Section:
         rows: list[list[Any]] = []
@@ -241,19 +242,6 @@ class Comparison:
             rows.append([_name(each), *figures, each["agreement"], size, *times])
         if self.random is not None:
             rows.append(["random actions", *cells(floor), *[None] * 5])
-        shown = [*((_name(each), each) for each in policies), ("random actions", floor)]
-        plot = Plot(
-            "Returns",
-            "return",
-            "",
-            tuple(
-                Series(name, each["returns"], [each["return"]], *zip(each["return_interval"]))
-                for name, each in shown
-                if each["returns"]
-            ),
-            "A dot is an episode; the diamond is the mean, the bar its 95 % interval.",
-            kind="rows",
-        )
         caption = (
             f"{self.episodes} episodes each, from seed {self.seed}. Retention: 0 is "
             "random actions, 1 the reference."
@@ -261,7 +249,8 @@ class Comparison:
         if self.reference is not None:
             caption += f" Agreement on {self.states:,} states that {self.reference.ref} visited."
         table = Table(_ALL, rows, caption)
-        return Section("Side by side", "", table, (plot,), tuple(self._notes()))
+        plots = tuple(kept_plots({_name(each): each for each in policies}))
+        return Section("Side by side", "", table, plots, tuple(self._notes()))
 
     def _notes(self) -> Iterator[str]:
         if self.interrupted:
@@ -277,6 +266,22 @@ class Comparison:
             if each.kind == "saved" and lived != (self.seed, self.episodes):
                 first = "unknown" if each.seed is None else each.seed
                 yield f"{each.name} lived other episodes: {lived[1]}, from seed {first}."
+
+
+def _lead(data: Mapping[str, Any]) -> str:
+    """Say what the first policy beside the reference keeps of it; "" where that is not known."""
+    if data["reference"] is None:
+        return ""
+    for each in data["policies"][1:]:
+        low, high = each["retention_interval"]
+        if math.isfinite(each["retention"]) and math.isfinite(low) and math.isfinite(high):
+            return (
+                f"{each['ref']} keeps {each['retention']:.1%} of what {data['reference']} returns "
+                f"(95 % interval {low:.1%} … {high:.1%}). Its mean return is {each['return']:,.1f} "
+                f"over {len(each['returns'])} episodes, the reference's "
+                f"{data['policies'][0]['return']:,.1f}."
+            )
+    return ""
 
 
 def _policy(each: Candidate) -> dict[str, Any]:

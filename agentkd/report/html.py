@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from html import escape as escape_markup
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from agentkd.printable import printable
-from agentkd.report.model import NOTHING, Column, Film, Section, Table
+from agentkd.report.model import NOTHING, Column, Film, Plot, Report, Section, Table
 from agentkd.report.plots import svg
+from agentkd.report.shapes import escape
 
-_PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+
+def beside(name: str) -> str:
+    """Read a template that lies beside this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+_PAGE = Template(beside("page.html"))
 """Nothing in it is fetched and no script runs, whatever a name in a report holds."""
+STYLE = beside("style.css")
 _CARDS: tuple[tuple[str, str, str], ...] = (
     ("retention", "retention", ".3f"),
     ("executor_return", "executor's return", ",.1f"),
@@ -27,11 +34,6 @@ _CARDS: tuple[tuple[str, str, str], ...] = (
     ("labels", "labels", ",.0f"),
     ("deadline_miss_total", "deadlines missed", ",.0f"),
 )
-
-
-def escape(text: str) -> str:
-    """Escape markup, and control characters too."""
-    return escape_markup(printable(text, lines=True))
 
 
 def _cards(data: Mapping[str, Any]) -> str:
@@ -54,7 +56,7 @@ def _cards(data: Mapping[str, Any]) -> str:
     return f'<div class="cards">{inside}</div>' if cards else ""
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, name: str) -> str:
     heads = table.heads()
     sides = [' class="number"' if right else "" for right in table.numeric()]
     helps = [f' title="{escape(head.help)}"' if head.help else "" for head in heads]
@@ -70,7 +72,8 @@ def _table(table: Table) -> str:
     )
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -80,21 +83,35 @@ def _section(section: Section) -> str:
     parts += [f"<p>{escape(each)}</p>" for each in section.text.split("\n\n") if each.strip()]
     parts += [f'<p class="note">{escape(each)}</p>' for each in section.notes]
     if section.table is not None:
-        parts.append(_table(section.table))
-    for plot in section.plots:
-        try:
-            drawn = svg(plot)
-        except ModuleNotFoundError as error:
-            parts.append(
-                f"<p class=sub>{escape(plot.title)}: plots need the package "
-                f"{escape(str(error.name))}.</p>"
-            )
-            continue
-        note = f"<figcaption>{escape(plot.note)}</figcaption>" if plot.note else ""
-        if drawn:
-            parts.append(f"<figure>{drawn}{note}</figure>")
+        parts.append(_table(section.table, section.title))
+    parts += map(_figure, section.plots)
     parts.append("</section>")
     return "\n".join(parts)
+
+
+def _figure(plot: Plot | None) -> str:
+    drawn = "" if plot is None else svg(plot)
+    if plot is None or not drawn:
+        return ""
+    title = f'<p class="title">{escape(plot.title)}</p>' if plot.title else ""
+    note = f"<figcaption>{escape(plot.note)}</figcaption>" if plot.note else ""
+    return f"<figure>{title}{drawn}{note}</figure>"
+
+
+def _heading(title: str, lead: str) -> str:
+    """Put what came out first, and what it is about above it in small."""
+    if not lead:
+        return f"<h1>{escape(title)}</h1>"
+    # A minus that is seen, where a hyphen stands for one.
+    first, rest = first_sentence(re.sub(r"(?<!\S)-(?=\d)", "−", lead))
+    more = f'<p class="more">{escape(rest)}</p>' if rest else ""
+    return f'<p class="kicker">{escape(title)}</p><h1>{escape(first)}</h1>{more}'
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """Return the first sentence of a text, and the rest; points within numbers end none."""
+    first, _, rest = re.sub(r"([.!?])\s+", r"\1\n", text, count=1).partition("\n")
+    return first, rest
 
 
 def _subtitle(data: Mapping[str, Any]) -> str:
@@ -140,20 +157,21 @@ def _film(film: Film | None) -> str:
     )
 
 
-def page(
-    data: Mapping[str, Any], sections: Sequence[Section], lead: str = "", film: Film | None = None
-) -> str:
-    """Return the page as HTML: lead, film, headline figures, sections, and how to get them again.
+def page(data: Mapping[str, Any], report: Report) -> str:
+    """Return the page as HTML: what came out, headline figures, sections, how to get it again.
 
     Every text in it is escaped. `data` is what report.json holds.
     """
     words = ("agentkd", data.get("command"), data.get("env"))
+    title = " ".join(str(word) for word in words if word)
     return _PAGE.substitute(
-        title=escape(" ".join(str(word) for word in words if word)),
+        title=escape(title),
+        style=STYLE,
+        heading=_heading(title, report.lead),
         subtitle=escape(_subtitle(data)),
-        lead=f'<p class="lead">{escape(lead)}</p>' if lead else "",
-        film=_film(film),
+        picture=_figure(report.picture),
+        film=_film(report.film),
         cards=_cards(data),
-        body="\n".join(map(_section, sections)),
+        body="\n".join(map(_section, report.sections)),
         footer=_footer(data),
     )

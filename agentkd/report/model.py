@@ -88,14 +88,17 @@ def _is_number(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a plot, one row of a plot of rows, or one point.
+    """One line of a plot, one row of another kind, or one point.
 
     Attributes:
-        name: In the legend, or beside the row.
-        x: Along the bottom; of a row, its dots.
-        y: Upwards, NaN leaves a gap; of a row, the one value that counts.
+        name: In the legend, or above the row.
+        x: Along the bottom; of a row, its dots; of a strip and a distribution, the edges of what
+            `y` tells; of shares, their levels.
+        y: Upwards, NaN leaves a gap; of a row, the one value that counts; of a strip, levels; of a
+            distribution, counts; of shares, how much each is.
         low: The lower edge of the band or interval, if there is one.
         high: Its upper edge.
+        notes: What each value of a strip or of shares is, in words.
     """
 
     name: str
@@ -103,17 +106,25 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    notes: Sequence[str] = ()
+
+
+Kind = Literal["lines", "rows", "points", "strips", "shares", "distributions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines over common axes, rows along a common axis, or points with their names.
+    """Lines over common axes, points with their names, or rows along a common axis.
+
+    A row of `rows` is dots with an interval; of `strips`, what was when; of `shares`, a bar of
+    parts; of `distributions`, how often values fell between edges, higher by the logarithm.
 
     Attributes:
         x_label, y_label: With the unit; rows have no `y_label`.
         note: A sentence under it.
         log: Whether the values' axis is logarithmic; of points, the one below.
-        levels: Names for y = 0, 1, 2, … where y is one of these; values are then dots.
+        levels: Names of the levels of strips and shares, which have a colour each.
+        marks: Values on the axis below to compare with, by name, such as a deadline.
     """
 
     title: str
@@ -121,9 +132,10 @@ class Plot:
     y_label: str
     series: tuple[Series, ...]
     note: str = ""
-    kind: Literal["lines", "rows", "points"] = "lines"
+    kind: Kind = "lines"
     log: bool = False
     levels: Sequence[str] = ()
+    marks: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +186,13 @@ class Report:
         sections: The same for people, the most important first.
         files: What the command leaves and what to do next, by name, for the terminal.
         lead: What came out, in a sentence or two.
-        film: Shown under the lead.
+        picture: The same as a plot, under the lead.
+        film: Shown under both.
     """
 
     data: Mapping[str, Any]
     sections: Sequence[Section] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     lead: str = ""
+    picture: Plot | None = None
     film: Film | None = None

@@ -1,202 +1,201 @@
-"""Plots as SVG text, drawn by Matplotlib without a display."""
+"""Plots as SVG text that fits a page of any width, light or dark, on a screen or in print.
+
+The `<svg>` is the area between the axes. Places along it are percentages, so text keeps its size;
+lines lie in a picture inside it that is stretched, and their strokes are not. Colours are classes
+(`c-planner`), which the page fills in. What a mark stands for is in its `<title>`.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from html import escape
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
 
 import numpy as np
 
-from agentkd.printable import printable
-from agentkd.report.model import Plot, Series
+from agentkd.report.bars import distributions, rows, shares, strips
+from agentkd.report.model import Kind, Plot, Series
+from agentkd.report.scales import Scale, told
+from agentkd.report.shapes import (
+    Values,
+    across,
+    area,
+    below,
+    beside,
+    classes,
+    dot,
+    ends_of,
+    escape,
+    evenly,
+    numbers,
+    shape,
+    stretched,
+    upright,
+    words,
+)
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    _Line = tuple[Series, str, NDArray[np.float64], NDArray[np.float64]]
-
-# One colour for one thing, in every plot of every report.
-_KNOWN = {"random": "#868e96", "planner": "#6741d9", "executor": "#0b7285", "runtime": "#d9480f"}
-_OTHERS = ("#1971c2", "#c2255c", "#5c940d", "#e8890c", "#364fc7", "#087f5b")
-_WIDTH = 8.4
-_LONGEST = 40
-_SETTINGS: dict[Any, Any] = {
-    "axes.edgecolor": "#adb5bd",
-    "axes.labelcolor": "#495057",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": "#212529",
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans", "system-ui", "sans-serif"],
-    "font.size": 9,
-    # Names of files and policies are text, not formulas.
-    "text.parse_math": False,
-    # Text stays text: it can be searched, read aloud and copied.
-    "svg.fonttype": "none",
-    "xtick.color": "#495057",
-    "ytick.color": "#495057",
-}
+_HEIGHT = 220
+_POINTS, _COLUMNS = 60, 400
+"""The most places that are pointed at, and columns of a line that are drawn."""
+_KEYED = ("lines", "strips", "shares")
+"""Kinds whose colours need a key; others have their names beside them."""
+_Line = tuple[Series, Values, Values]
 
 
 def svg(plot: Plot) -> str:
     """Draw a plot; the same values give the same text.
 
     Returns:
-        An `<svg>` element without an outside reference, "" if there is nothing to see.
+        A key to its colours, where one is needed, and an `<svg>`; "" if there is nothing to see.
     """
-    shown = [each for each in plot.series if np.isfinite(_floats(each.y)).any()]
+    shown = tuple(each for each in plot.series if np.isfinite(numbers(each.y)).any())
     if not shown:
         return ""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    return _key(plot, shown) + _DRAWN[plot.kind](replace(plot, series=shown))
 
-    title, below, beside, *levels = map(
-        printable, (plot.title, plot.x_label, plot.y_label, *plot.levels)
+
+def _key(plot: Plot, shown: Sequence[Series]) -> str:
+    names = plot.levels or [each.name for each in shown]
+    used = set(range(len(names)))
+    if plot.levels:
+        codes = [each.x if plot.kind == "shares" else each.y for each in shown]
+        used = {int(code) for each in codes for code in each}
+    if plot.kind not in _KEYED or len(used) < 2:
+        return ""
+    key = (
+        f'<li class="c-{colour}">{escape(name)}</li>'
+        for code, (name, colour) in enumerate(zip(names, classes(names), strict=True))
+        if code in used
     )
-    shown = [replace(each, name=printable(each.name)) for each in shown]
-    lines = [
-        (each, colour, _floats(each.x), _floats(each.y))
-        for each, colour in zip(shown, _colours(shown), strict=True)
-    ]
-    rows = plot.kind == "rows"
-    # Ids come from this salt instead of chance.
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": title}):
-        places = len(shown) if rows else len(levels)
-        height = 1.2 + 0.42 * places if places else 3.4
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes: Any = figure.add_subplot()
-        if rows:
-            _rows(axes, lines)
-        elif plot.kind == "points":
-            _points(axes, lines)
-        elif levels:
-            _dots(axes, lines, levels)
-        else:
-            _lines(axes, lines)
-        axes.grid(visible=True, axis="x" if rows else "both", color="#dee2e6", linewidth=0.6)
-        axes.set_axisbelow(True)
-        if plot.log:
-            name = "y" if plot.kind == "lines" else "x"
-            axes.set(**{f"{name}scale": "log"})
-            # Plain numbers: the usual powers are formulas.
-            axis = getattr(axes, f"{name}axis")
-            axis.set_major_formatter(lambda value, _: f"{value:,g}")
-            axis.set_minor_formatter(lambda _, __: "")
-        axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-        axes.set(xlabel=below, ylabel="" if rows else beside)
-        out = io.StringIO()
-        figure.savefig(out, format="svg")
-    return _embedded(out.getvalue(), title)
+    return f'<ul class="key">{"".join(key)}</ul>'
 
 
-def _floats(values: Any) -> NDArray[np.float64]:
-    return np.array([np.nan if each is None else each for each in values], float)
+def _lines(plot: Plot) -> str:
+    lines = [(each, numbers(each.x), numbers(each.y)) for each in plot.series]
+    edges = [numbers(e) for each, *_ in lines for e in (each.low, each.high) if e is not None]
+    along = Scale.over(np.concatenate([x for _, x, _ in lines]), whole=True)
+    up = Scale.over(np.concatenate([*(y for *_, y in lines), *edges]), log=plot.log)
+    bands, drawn, dots = [], [], []
+    for (series, x, y), colour in zip(
+        lines, classes([each.name for each in plot.series]), strict=True
+    ):
+        # Two equal points are a level to compare with.
+        flat = len(x) == 2 and y[0] == y[1]
+        if path := _band(series, along, up):
+            bands.append(shape("path", f"c-{colour} band", d=path))
+        kind = f"c-{colour} {'level' if flat else 'line'}"
+        drawn.append(shape("path", kind, d=_path(along, up, x, y)))
+        if len(x) <= _POINTS and not flat:
+            spots = (
+                dot(along.place(a), _y(up, b), 2.5) for a, b in zip(x, y, strict=True) if b == b
+            )
+            dots.append(shape("g", f"c-{colour}", "".join(spots)))
+    axes = [*beside(plot, up, _HEIGHT), *below(plot, along, _HEIGHT)]
+    inside = [*axes, stretched([*bands, *drawn]), *dots, *_pointed(plot, lines, along)]
+    return area(plot, _HEIGHT, inside, "both")
 
 
-def _ends(series: Series) -> list[float]:
-    """Return the ends of a point's interval; empty if there is none."""
+def _y(up: Scale, value: float) -> float:
+    return _HEIGHT - _HEIGHT * up.place(float(value)) / 100
+
+
+def _band(series: Series, along: Scale, up: Scale) -> str:
+    """Return the path around the interval of a line; "" if it has none."""
     if series.low is None or series.high is None:
-        return []
-    ends = [*_floats(series.low), *_floats(series.high)]
-    return ends if np.isfinite(ends).all() else []
+        return ""
+    x, low, high = numbers(series.x), numbers(series.low), numbers(series.high)
+    sound = np.isfinite(low) & np.isfinite(high)
+    if not sound.any():
+        return ""
+    there, back = x[sound], x[sound][::-1]
+    return f"{_path(along, up, np.r_[there, back], np.r_[low[sound], high[sound][::-1]])}Z"
 
 
-def _colours(shown: list[Series]) -> list[str]:
-    """Return a colour for each series: that of its name, or else a free one."""
-    chosen: list[str] = []
-    for index, series in enumerate(shown):
-        known = (own for name, own in _KNOWN.items() if series.name.startswith(name))
-        colour = next(known, "")
-        if not colour or colour in chosen:
-            free = [each for each in _OTHERS if each not in chosen]
-            colour = free[0] if free else _OTHERS[index % len(_OTHERS)]
-        chosen.append(colour)
-    return chosen
-
-
-def _lines(axes: Any, lines: list[_Line]) -> None:
-    for series, colour, x, y in lines:
-        # Two points are a level to compare with.
-        level = len(x) == 2
-        axes.plot(
-            x,
-            y,
-            label=series.name,
-            color=colour,
-            linewidth=1.2 if level else 1.6,
-            linestyle="--" if level else "-",
-            marker="o" if len(x) <= 60 and not level else None,
-            markersize=3,
-        )
-        if series.low is not None and series.high is not None:
-            low, high = _floats(series.low), _floats(series.high)
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    if all((x % 1 == 0).all() for _, _, x, _ in lines):
-        # Episodes and ticks are counted: there is no half of one.
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    if len(lines) > 1:
-        # Beside the axes it never hides a line.
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _dots(axes: Any, lines: list[_Line], levels: Sequence[str]) -> None:
-    for series, colour, x, y in lines:
-        axes.plot(x, y, "|", color=colour, markersize=9, alpha=0.6, label=series.name)
-    axes.set_yticks(range(len(levels)), levels)
-    axes.set_ylim(len(levels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-
-
-def _points(axes: Any, lines: list[_Line]) -> None:
-    """Dots with their names; a series of several joins them, or is a level."""
-    for index, (series, colour, x, y) in enumerate(lines):
-        name = partial(axes.annotate, series.name, (x[0], y[0]), textcoords="offset points")
-        if len(x) > 1:
-            level = bool(np.ptp(y) == 0)
-            axes.plot(x, y, "--" if level else "-", color="#adb5bd", linewidth=1, zorder=1)
-            if level:
-                name(xytext=(0, 3), color="#868e96")
+def _path(along: Scale, up: Scale, x: Values, y: Values) -> str:
+    """Return the path of a line in thousandths; where y is not a number it is interrupted."""
+    parts, down = [], False
+    for a, b in _thinned(x, y):
+        if b != b:
+            down = False
             continue
-        if ends := _ends(series):
-            axes.plot([x[0], x[0]], ends, color=colour, linewidth=2, alpha=0.5)
-        axes.plot(x, y, "o", color=colour, markersize=6)
-        # Neighbours on alternate sides, so that their names stay apart.
-        name(xytext=(5, -12 if index % 2 else 7), fontsize=8, color="#495057")
-    axes.margins(x=0.12, y=0.12)
+        letter = "L" if down else "M"
+        parts.append(f"{letter}{10 * along.place(a):.4g} {1000 - 10 * up.place(b):.4g}")
+        down = True
+    return "".join(parts)
 
 
-def _rows(axes: Any, lines: list[_Line]) -> None:
-    for place, (series, colour, x, y) in enumerate(reversed(lines)):
-        axes.plot(x, np.full(len(x), place), "o", color=colour, alpha=0.35, markersize=4)
-        if ends := _ends(series):
-            axes.plot(ends, [place, place], color=colour, linewidth=3)
-        axes.plot(y, [place], "D", color=colour, markersize=6)
-    names = [_short(each.name) for each, *_ in reversed(lines)]
-    axes.set_yticks(range(len(lines)), names)
-    axes.set_ylim(-0.6, len(lines) - 0.4)
-    axes.tick_params(axis="y", length=0)
+def _thinned(x: Values, y: Values) -> list[tuple[float, float]]:
+    """Keep the lowest and the highest of neighbours, where there are more than can be seen."""
+    if len(x) <= 4 * _COLUMNS:
+        return list(zip(x.tolist(), y.tolist(), strict=True))
+    kept: list[int] = []
+    for part in np.array_split(np.arange(len(x)), _COLUMNS):
+        known = part[np.isfinite(y[part])]
+        if len(known):
+            kept += sorted({int(known[y[known].argmin()]), int(known[y[known].argmax()])})
+        else:
+            kept.append(int(part[0]))
+    return [(float(x[each]), float(y[each])) for each in kept]
 
 
-def _short(name: str) -> str:
-    """Keep the end of a long name: of a path, that is what tells them apart."""
-    return name if len(name) <= _LONGEST else f"…{name[-_LONGEST + 1 :]}"
+def _pointed(plot: Plot, lines: Sequence[_Line], along: Scale) -> list[str]:
+    """Tell all values at a place that is pointed at."""
+    places = np.unique(np.concatenate([x for _, x, _ in lines]))
+    places = places[np.isfinite(places)]
+    places = places[evenly(len(places), _POINTS)]
+    at = [along.place(each) for each in places.tolist()]
+    ends = [0.0, *((a + b) / 2 for a, b in pairwise(at)), 100.0]
+    out = []
+    for place, middle, (left, right) in zip(places.tolist(), at, pairwise(ends), strict=True):
+        said = [f"{plot.x_label} {told(place)}"]
+        for series, x, y in lines:
+            said.append(f"{series.name}: {told(y[int(np.nanargmin(np.abs(x - place)))])}")
+        here = {"x": across(left), "width": across(right - left), "height": "100%"}
+        rect = shape("rect", tip="\n".join(said), **here)
+        out.append(shape("g", "spot", rect + upright(middle, 0, "100%", "rule")))
+    return out
 
 
-def _embedded(text: str, title: str) -> str:
-    """Return the `<svg>` element, with ids that no other plot of a page has."""
-    element = text[text.index("<svg") :]
-    # Its metadata holds the date, and addresses of vocabularies.
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    mark = "p" + hashlib.sha256(title.encode()).hexdigest()[:8]
-    element = re.sub(r'\bid="', f'id="{mark}-', element)
-    element = re.sub(r"url\(#", f"url(#{mark}-", element)
-    element = re.sub(r'href="#', f'href="#{mark}-', element)
-    return element.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+def _points(plot: Plot) -> str:
+    """Draw dots with their names; a series of several joins them, or is a level."""
+    lines = [(each, numbers(each.x), numbers(each.y)) for each in plot.series]
+    along = Scale.over(np.concatenate([x for _, x, _ in lines]), log=plot.log)
+    ends = [ends_of(each) for each in plot.series]
+    up = Scale.over(np.concatenate([*(y for *_, y in lines), *ends]))
+    colours = iter(classes([each.name for each in plot.series if len(each.x) == 1]))
+    joined, dots = [], []
+    for index, (series, x, y) in enumerate(lines):
+        if len(x) == 1:
+            # Neighbours on alternate sides, so that their names stay apart.
+            place = along.place(float(x[0])), up, 15 if index % 2 else -7
+            dots.append(_point(plot, series, next(colours), place))
+            continue
+        flat = bool(np.ptp(y) == 0)
+        joined.append(shape("path", "level" if flat else "join", d=_path(along, up, x, y)))
+        if flat:
+            dots.append(words(0, _y(up, y[0]) - 5, series.name, "axis", 4))
+    axes = [*beside(plot, up, _HEIGHT), *below(plot, along, _HEIGHT)]
+    return area(plot, _HEIGHT, [*axes, stretched(joined), *dots], "both")
+
+
+def _point(plot: Plot, series: Series, colour: str, place: tuple[float, Scale, int]) -> str:
+    at, up, offset = place
+    x, y, ends = float(numbers(series.x)[0]), float(numbers(series.y)[0]), ends_of(series)
+    tip = f"{series.name}\n{plot.x_label} {told(x)}\n{plot.y_label} {told(y)}"
+    parts = [dot(at, _y(up, y), 5)]
+    if len(ends):
+        tip += f" ({told(ends[0])} … {told(ends[1])})"
+        parts.insert(0, upright(at, _y(up, ends[0]), _y(up, ends[1]), "bar"))
+    side, aside = ("label end", -8) if at > 60 else ("label", 8)
+    parts.append(words(at, _y(up, y) + offset, series.name, side, aside))
+    return shape("g", f"c-{colour} spot", "".join(parts), tip=tip)
+
+
+_DRAWN: Mapping[Kind, Callable[[Plot], str]] = {
+    "lines": _lines,
+    "rows": rows,
+    "points": _points,
+    "strips": strips,
+    "shares": shares,
+    "distributions": distributions,
+}

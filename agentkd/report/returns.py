@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentkd.measure.intervals import mean_interval, retention
-from agentkd.report.model import Column, Series
+from agentkd.report.model import Column, Plot, Series
 
 COLUMNS = (
     *(Column("return", form=",.1f"), Column("95 % interval", form=",.1f")),
@@ -65,3 +65,46 @@ def levels(x: Sequence[float], values: Mapping[str, float]) -> list[Series]:
     """Return lines to compare a curve with, from its first x to its last."""
     ends = [x[0], x[-1]] if x else []
     return [Series(name, ends, [value for _ in ends]) for name, value in values.items()]
+
+
+def episodes_plot(
+    figures: Mapping[str, Mapping[str, Any]], marks: Sequence[tuple[str, Any]] = ()
+) -> Plot:
+    """Show the return of each episode, by policy, with mean and interval.
+
+    `figures` are those of `reached`; `marks` are means to compare with, by name, NaN or None where
+    they are not known.
+    """
+    rows = (
+        Series(name, each["returns"], [each["return"]], *zip(each["return_interval"], strict=False))
+        for name, each in figures.items()
+        if each["returns"]
+    )
+    note = "A dot is an episode, the diamond their mean, the bar its 95 % interval."
+    known = tuple((name, value) for name, value in marks if value is not None and value == value)
+    title = "Return of each episode, on the same seeds"
+    return Plot(title, "return", "", tuple(rows), note, "rows", marks=known)
+
+
+def kept_plots(policies: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
+    """Show retention against size and against the time of a decision, where several have them.
+
+    Each policy has the figures of `reached`, `parameters` and `decision_latency_us`.
+    """
+    named = {
+        "parameters": {name: each["parameters"] for name, each in policies.items()},
+        "µs for one decision, p50": {
+            name: (each["decision_latency_us"] or {}).get("p50") for name, each in policies.items()
+        },
+    }
+    plots = []
+    for label, values in named.items():
+        points = tuple(
+            Series(name, [value], [kept], *zip(policies[name]["retention_interval"], strict=False))
+            for name, value in values.items()
+            if value and math.isfinite(kept := policies[name]["retention"])
+        )
+        if len(points) > 1:
+            title = f"What is kept, against {'size' if label == 'parameters' else 'time'}"
+            plots.append(Plot(title, label, "retention", points, kind="points", log=True))
+    return plots

@@ -23,6 +23,7 @@ from agentkd.files import Content, read_file, write_files
 from agentkd.interrupt import held
 from agentkd.printable import printable
 from agentkd.report.html import page
+from agentkd.report.index import refresh
 from agentkd.report.model import Report, Table
 
 SCHEMA = 1
@@ -167,13 +168,15 @@ def _plain(value: Any) -> Any:
 def write_report(out: Path, report: Report) -> None:
     """Write report.json, report.html, tables and film.webp into a folder, made if missing.
 
+    A page that lists the runs beside it is brought up to date.
+
     Raises:
         WriteError: If the disk refuses; an earlier report stays whole.
     """
-    full = _plain({"schema": SCHEMA, **origin(), **report.data})
+    full = _plain({"schema": SCHEMA, **origin(), "lead": report.lead, **report.data})
     files: dict[str, Content] = {
         "report.json": json.dumps(full, indent=1, sort_keys=True, allow_nan=False) + "\n",
-        "report.html": page(full, report.sections, report.lead, report.film),
+        "report.html": page(full, report),
     }
     if report.film is not None:
         files["film.webp"] = report.film.moving
@@ -182,6 +185,7 @@ def write_report(out: Path, report: Report) -> None:
         files |= {"table.md": markdown(report), "table.csv": comma_separated(tables[0])}
     with held():
         write_files({out / name: content for name, content in files.items()}, hint=_ROOM)
+        refresh(out.parent)
 
 
 def markdown(report: Report) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
-import numpy as np
-
-from agentkd.errors import ConfigError, NumbersError
+from agentkd.errors import ConfigError
 from agentkd.executors.acting import form
 from agentkd.executors.executor import Executor
 from agentkd.executors.staged import finish
@@ -21,19 +18,19 @@ from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, WallClo
 from agentkd.runtime.connect import Companions, check_arguments
 from agentkd.runtime.decider import Decider, Outcome
 from agentkd.runtime.goals import unconditioned
-from agentkd.runtime.log import DecisionLog
+from agentkd.runtime.log import DecisionLog, run_header
 from agentkd.runtime.loop import Limits, Loop, RunResult
 from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.query import Demands
-from agentkd.runtime.scores import Rollback
+from agentkd.runtime.scores import Rollback, finite
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
 from agentkd.spec import Spec
-from agentkd.spec_json import to_json
 from agentkd.types import Decision, Strategy
 from agentkd.views import environment
 
 if TYPE_CHECKING:
+    from agentkd.runtime.live.page import LivePage
     from agentkd.runtime.ports import AnyDistiller, AnyPlanner, Named
     from agentkd.signing.store import Trusting
 
@@ -84,6 +81,8 @@ class Agent(Block):
             in them. `act` takes the whole observation.
         trust: A `root.json`, or a `TrustStore`: executor files without a valid signature are
             refused, also those that are swapped in.
+        live: A page in the browser that shows the agent, or a port for one, 0 for any that is free;
+            its address is logged. The agent then needs its block.
 
     Raises:
         BundleError: If the executor's file cannot be read, or is not signed as `trust` demands.
@@ -113,6 +112,7 @@ class Agent(Block):
         planner_args: Mapping[str, Any] | None = None,
         executor_sees: str | Sequence[str | int] | None = None,
         trust: Trusting | None = None,
+        live: LivePage | int | None = None,
     ) -> None:
         check_arguments(locals())
         super().__init__()
@@ -137,7 +137,7 @@ class Agent(Block):
             base = executor if trust is None else found
             distiller, remove = distiller_for(found, base, self)
         access = {"sees": planner_sees, "args": dict(planner_args or {}) or None}
-        self._wanted = (planner, planner_latency, workers, distiller, decisions, remove, access)
+        self._wanted = planner, planner_latency, workers, distiller, decisions, live, remove, access
         self._form = form(found, native=native)
         known = found.spec if goals is None else unconditioned(found.spec, goals)
         self.spec = environment(known)
@@ -162,7 +162,7 @@ class Agent(Block):
             round(period * 1e9) if period and not virtual else None,
             0 if virtual else round(self._how[2] * 1e9),
             self._strategies,
-            companions.log,
+            companions.record,
         )
         learning = companions.distiller
         self._inline = learning if learning is not None and learning.inline else None
@@ -184,7 +184,7 @@ class Agent(Block):
     def _background(self, *, virtual: bool) -> Iterator[Chore]:
         """Give what is done between ticks."""
         swaps = self._swaps
-        yield from self._companions.chores()
+        yield from self._companions.chores(self._decider)
         if self._inline is None:
             if self._companions.distiller is not None:
                 yield Chore("weights", swaps.learn)
@@ -225,17 +225,15 @@ class Agent(Block):
 
     def _header(self) -> dict[str, Any]:
         """Return what a log says of the run, to be replayed."""
-        mode, default, _ = self._how
-        return {
-            "spec": to_json(self.spec),
-            "architecture": self.executor.architecture,
-            "mode": mode,
-            "planner": self._companions.planner is not None,
-            "period": self._period,
-            "default": default if default is None else np.asarray(default).tolist(),
-            "routers": [type(router).__name__ for router in self._routers],
-            "strategies": self._strategies.to_json(self._decider.trust),
-        }
+        return run_header(
+            self.spec,
+            self.executor.architecture,
+            self._how,
+            self._routers,
+            planner=self._companions.planner is not None,
+            period=self._period,
+            strategies=self._strategies.to_json(self._decider.trust),
+        )
 
     @property
     def executor(self) -> Executor:
@@ -282,13 +280,10 @@ class Agent(Block):
             ConfigError: If it is not one number; an array may hold it.
             NumbersError: If it is NaN or infinite.
         """
-        try:
-            number = float(score if type(score) is float else np.asarray(score).reshape(()))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"A score of {score!r:.80}; give one number.") from error
-        if not math.isfinite(number):
-            raise NumbersError(f"A score of {number}; it has to be finite.")
+        number = finite(score)
         self._decider.score(number)
+        if self._companions.record is not None:
+            self._companions.record.score(number)
         if self._swaps.scores is not None:
             self._swaps.scores.add(number)
 
@@ -430,6 +425,11 @@ class Agent(Block):
     def strategy(self) -> Strategy | None:
         """The strategy that serves, or served last; None where there is none left."""
         return self._decider.strategies.current
+
+    @property
+    def live(self) -> LivePage | None:
+        """The page that shows it, if there is one."""
+        return self._companions.live
 
     @property
     def counters(self) -> Metrics:

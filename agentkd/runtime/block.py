@@ -111,6 +111,11 @@ class Block(ABC):
                 # Whoever closes may have the turn and wait for this thread.
                 chores.all(wait=False)
 
+    @property
+    def closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._stop.is_set()
+
     def relieve(self) -> None:
         """End the thread that supervises, for a loop whose pauses do not count."""
         supervisor, self._supervisor = self._supervisor, None

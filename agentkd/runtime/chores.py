@@ -46,10 +46,15 @@ class Timekeeper(Protocol):
 
 @final
 class Chore:
-    """Something that is done every so many seconds of the clock."""
+    """Something that is done every so many seconds of the clock.
 
-    def __init__(self, name: str, work: Work, every: float = SOON) -> None:
-        self.name, self.every = name, every
+    One that is `patient` waits for as long as it does not fit before a tick.
+    """
+
+    def __init__(
+        self, name: str, work: Work, every: float = SOON, *, patient: bool = False
+    ) -> None:
+        self.name, self.every, self.patient = name, every, patient
         self.due, self.slice = 0.0, name  # of the next slice: when it is due, and its name
         self._work = work
         self._rest: Iterator[str] | None = None
@@ -116,6 +121,10 @@ class Chores:
         """Add a chore; not while another thread ticks."""
         self._chores.append(chore)
 
+    def expect(self, name: str, seconds: float) -> None:
+        """Tell how long a slice takes that has not been run yet."""
+        self._usual.setdefault(name, seconds)
+
     def between(self, clock: Timekeeper, until: float) -> None:
         """Run what is due and fits before a moment, in seconds of the clock.
 
@@ -161,7 +170,8 @@ class Chores:
             done = False
             while not (done or self._closed):
                 fits = now + self._usual.get(chore.slice, 0.0) <= end
-                if not fits and (spent or now - chore.due <= _OVERDUE):
+                early = chore.patient or now - chore.due <= _OVERDUE
+                if not fits and (spent or early):
                     break
                 name, began = chore.slice, now
                 done = chore.step()

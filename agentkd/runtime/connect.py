@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
@@ -18,12 +19,16 @@ from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.chores import Chore
 from agentkd.runtime.log import DecisionLog
 from agentkd.runtime.query import Demands
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.scores import Rollback
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.spec import Spec
 
 if TYPE_CHECKING:
+    from agentkd.runtime.decider import Decider
     from agentkd.runtime.distiller import DistillerCounts, DistillerPort
+    from agentkd.runtime.live.page import LivePage
+    from agentkd.runtime.live.shown import Shown
     from agentkd.runtime.planner import PlannerCounts, PlannerPort
     from agentkd.runtime.ports import AnyDistiller, AnyPlanner, Named
     from agentkd.signing.store import Trusting
@@ -50,6 +55,7 @@ class AgentOptions(TypedDict, total=False):
     planner_args: Mapping[str, Any] | None
     executor_sees: str | Sequence[str | int] | None
     trust: Trusting | None
+    live: LivePage | int | None
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -114,6 +120,7 @@ class Companions:
         workers: int,
         distiller: AnyDistiller | None,
         log: DecisionLog | None,
+        live: LivePage | int | None,
         remove: Callable[[], object] | None,
         access: Mapping[str, Any],
         spec: Spec,
@@ -140,10 +147,25 @@ class Companions:
             )
             self.distiller = ports.distiller_port(distiller, virtual=virtual)
         self.log, self._remove = log, remove
+        self._shown: Shown | None = None
+        self._show: Callable[[], None] = lambda: None
+        self.record: Recorder | None = log
+        if live is not None:
+            from agentkd.runtime.live.shown import Shown
+
+            self._shown = Shown(live, log)
+            self.record = self._shown.feed
+        self._clock: dict[str, Any] = {"virtual": virtual, "period": period or None}
+        self._clock["latency"] = latency_ticks
         self._ports = tuple(port for port in (self.planner, self.distiller) if port is not None)
-        self.none = not self._ports and log is None
+        self.none = not self._ports and self.record is None
         self.running = False
         self._closing = threading.Lock()
+
+    @property
+    def live(self) -> LivePage | None:
+        """The page that shows the agent, if one does."""
+        return None if self._shown is None else self._shown.page
 
     def check(self) -> None:
         """Raise ConfigError if planner or distiller do not suit the clock."""
@@ -153,9 +175,10 @@ class Companions:
     def open(
         self, executor: Executor, spec: Spec, header: Mapping[str, Any], demands: Demands
     ) -> None:
-        """Open the log with its header, and start planner and distiller without waiting."""
+        """Open log and live page, and start planner and distiller without waiting."""
         if self.log is not None:
             self.log.open(header, executor)
+        self._show()
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
             self.planner.open(spec, ring, demands)
@@ -169,13 +192,17 @@ class Companions:
                 left = max(0.0, end - time.monotonic())
                 port.await_ready(None if timeout is None else left)
 
-    def chores(self) -> Iterator[Chore]:
-        """Give what is done between ticks: restart what died or hangs, write the log."""
+    def chores(self, decider: Decider) -> Iterator[Chore]:
+        """Give what is done between ticks: restart what died or hangs, write the log, be shown."""
         for name, port in (("planner", self.planner), ("distiller", self.distiller)):
             if port is not None:
                 yield Chore(name, port.supervise)
         if self.log is not None:
             yield Chore("log", self.log.writing)
+        if self._shown is not None:
+            ports = self.planner, self.distiller
+            self._show = partial(self._shown.open, decider, ports, **self._clock)
+            yield from self._shown.chores(virtual=self._clock["virtual"])
 
     def counts(self, refused: Mapping[str, int]) -> dict[str, Any]:
         """Return what was counted, by name; `refused` are the agent's refused swaps, by reason."""
@@ -204,7 +231,7 @@ class Companions:
             if self._remove is not None:
                 stack.callback(self._remove)
             # One that fails to close keeps none of the others open.
-            for each in (self.log, self.distiller, self.planner):
+            for each in (self._shown, self.log, self.distiller, self.planner):
                 if each is not None:
                     stack.callback(each.close)
 

@@ -112,6 +112,11 @@ class InlinePlanner(_InProcess):
         self._out: list[tuple[int, Answer]] = []
         self._requests = self._ticks = self._busy = 0
 
+    def delay(self, ticks: int) -> None:
+        """Hold the answers to requests from now on back for so many ticks."""
+        check_range("ticks", ticks, least=0)
+        self._late = ticks
+
     def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:
         """Take an observation; ask the planner if no answer is outstanding."""
         self._land(seen.tick)

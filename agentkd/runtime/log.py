@@ -21,7 +21,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, final
@@ -34,6 +34,9 @@ from agentkd.executors.acting import Form
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.runtime.codec import Answer, encode_answer, encode_weights
+from agentkd.runtime.recorder import Recorder
+from agentkd.spec import Spec
+from agentkd.spec_json import to_json
 from agentkd.types import Floats, Source
 
 log = logger(__name__)
@@ -69,30 +72,6 @@ class _Beginning(NamedTuple):
 
 _Given = bytes | bytearray | _Beginning | threading.Event | None
 """What the thread that writes is given: a piece, another file, a question, the end."""
-
-
-class Recorder:
-    """What a decider tells of its ticks, in this order; here it does nothing."""
-
-    def executor(self, form: Form, _used: Form) -> Form:
-        """Note who acts from now on, if that changed; return `form`."""
-        return form
-
-    def observe(self, tick: int, episode: int, lateness: int, obs: Floats) -> None:
-        """Note what is observed, (obs,)."""
-
-    def hear(self, answer: Answer) -> None:
-        """Note what the planner answered."""
-
-    def left(self, ns: int) -> int:
-        """Note how much time is left; return how much is to be reckoned with."""
-        return ns
-
-    def decide(self, action: Any, source: Source, reason: str, version: int, taken: int) -> None:
-        """Note what was decided."""
-
-    def reset(self, episode: int) -> None:
-        """Note that an episode begins."""
 
 
 @final
@@ -422,6 +401,29 @@ class DecisionLog(Recorder):
             "on without it.",
             self.error,
         )
+
+
+def run_header(
+    spec: Spec,
+    architecture: str,
+    how: tuple[str, Any, float],
+    routers: Sequence[object],
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what a log says of a run, to be replayed.
+
+    `how` is the agent's mode, default action and budget; of routers the names of their classes are
+    kept.
+    """
+    mode, default, _ = how
+    return {
+        **more,
+        "spec": to_json(spec),
+        "architecture": architecture,
+        "mode": mode,
+        "default": default if default is None else np.asarray(default).tolist(),
+        "routers": [type(router).__name__ for router in routers],
+    }
 
 
 def _all_but_numbers(executor: Executor) -> tuple[Any, ...]:

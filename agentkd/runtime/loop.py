@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,15 @@ from agentkd.runtime.clock import Clock, Realtime, Ticker, VirtualClock, realtim
 from agentkd.runtime.metrics import Metrics
 from agentkd.types import Decision
 
+if TYPE_CHECKING:
+    from agentkd.runtime.live.page import LivePage
+
 _COLLECT, _COLLECT_ALL = 0.1, 16.0
 """Seconds between two looks for garbage, among what is new and among all."""
 _CALL = 0.05
 """Seconds between two calls of a consumer."""
+_FRAMES, _FRAME_EVERY = 0.5, 0.2
+"""The share of a period that a frame may take, and seconds between two."""
 
 COLUMNS = ("tick", "source", "lateness_us", "latency_us", "version", "reward")
 SOURCES = ("strategy", "executor", "hold", "default")
@@ -74,6 +79,7 @@ class RunResult:
         seconds: Of the run's own clock.
         metrics: What `Agent.metrics` gave at the end.
         timeline: Samples of the ticks by `COLUMNS`.
+        latencies: How many decisions took how long: edges in µs, (n + 1), and counts, (n).
     """
 
     returns: tuple[float, ...]
@@ -84,6 +90,7 @@ class RunResult:
     seconds: float
     metrics: Mapping[str, Any]
     timeline: Mapping[str, NDArray[np.float64]]
+    latencies: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,10 @@ class _Agent(Protocol):
     def reset(self) -> None: ...
     @property
     def chores(self) -> Chores: ...
+    @property
+    def closing(self) -> bool: ...
+    @property
+    def live(self) -> LivePage | None: ...
     def relieve(self) -> None: ...
 
 
@@ -173,6 +184,7 @@ class Loop:
             seconds=self._seconds,
             metrics=metrics,
             timeline=self._timeline.columns(),
+            latencies=self._agent.counters.latencies(),
         )
 
     def _run(self) -> None:
@@ -180,6 +192,8 @@ class Loop:
         try:
             chores = self._chores()
             obs = self._reset()
+            if self._agent.live is not None:
+                self._show_on(self._agent.live, chores)
             quiet = nullcontext(dict[str, str]()) if self._virtual else None
             collecting = gc.isenabled()
             with quiet or realtime(self._realtime) as self._granted:
@@ -212,6 +226,20 @@ class Loop:
         elif self._most:
             chores.add(Chore("views", self._call, _CALL))
         return chores
+
+    def _show_on(self, page: LivePage, chores: Chores) -> None:
+        """Let a live page hold a virtual clock, and show frames where there is time for them."""
+        taken = page.look_at(self._env)
+        if self._virtual:
+            chores.add(Chore("live page", partial(page.hold, self._ending), 0.0))
+        elif taken > _FRAMES * self._clock.period:
+            page.without_frames(f"No frames: one takes {1000 * taken:.1f} ms, too long for a tick.")
+        elif taken == taken:
+            chores.expect("frame: render", taken)
+            chores.add(Chore("frame", page.framing, _FRAME_EVERY, patient=True))
+
+    def _ending(self) -> bool:
+        return self._stop.is_set() or self._agent.closing
 
     def _call(self) -> None:
         """Call the consumer, who wakes while the tick's thread sleeps."""

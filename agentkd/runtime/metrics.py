@@ -120,6 +120,20 @@ class Histogram:
         if ns > self._highest:
             self._highest = ns
 
+    def filled(self, unit: float = 1e3) -> tuple[list[float], list[int]]:
+        """Return the buckets from the first to the last that counted anything.
+
+        Returns:
+            Their edges in units of so many nanoseconds, (n + 1), and their counts, (n).
+        """
+        counts = np.asarray(self._counts)
+        found = np.flatnonzero(counts)
+        if not len(found):
+            return [], []
+        first, last = int(found[0]), int(found[-1])
+        edges = [_lowest(each) / unit for each in range(first, last + 2)]
+        return edges, counts[first : last + 1].tolist()
+
     def summary(self, unit: float = 1e3) -> dict[str, float]:
         """Return p50, p99, p99.9, max, mean and count, in units of so many nanoseconds."""
         if not (self._highest or self._counts[0]):
@@ -144,9 +158,16 @@ def _middle(bucket: int) -> float:
     """Return the middle of what falls into a bucket, in ns."""
     if bucket < 1 << _BITS:
         return float(bucket)
+    low, above = _lowest(bucket), _lowest(bucket + 1)
+    return float((low + above - 1) / 2)
+
+
+def _lowest(bucket: int) -> int:
+    """Return the lowest duration that falls into a bucket, in ns."""
+    if bucket < 1 << _BITS:
+        return bucket
     shift = (bucket >> (_BITS - 1)) - 1
-    first = bucket - (shift << (_BITS - 1))
-    return float((first << shift) + ((1 << shift) - 1) / 2)
+    return (bucket - (shift << (_BITS - 1))) << shift
 
 
 @final
@@ -194,12 +215,16 @@ class Agreement:
                 self._sum += sum(values)
                 self._count += len(values)
 
+    def newest(self) -> float | None:
+        """Return the agreement of the newest answers that were compared; None without any."""
+        recent = list(self._recent)
+        return sum(recent) / len(recent) if recent else None
+
     def summary(self) -> dict[str, float | None]:
         """Return the agreement, recent and mean, by name; None where it is unknown."""
         self.settle()
-        recent = list(self._recent)
         return {
-            "executor_agreement": sum(recent) / len(recent) if recent else None,
+            "executor_agreement": self.newest(),
             "executor_agreement_mean": self._sum / self._count if self._count else None,
         }
 
@@ -238,6 +263,11 @@ class Metrics:
             return
         jump = float(np.abs(action - last).max())
         jumps.record(round(min(jump, 1e12) * JUMP))
+
+    def latencies(self) -> tuple[list[float], list[int]]:
+        """Return how many decisions took how long: edges in µs, (n + 1), and counts, (n)."""
+        by_planner = (self.latency, self.latency_attached)
+        return _joined(each for by in by_planner for each in by.values()).filled()
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as plain values."""

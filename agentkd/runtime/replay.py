@@ -15,10 +15,10 @@ from agentkd.files import loading
 from agentkd.runtime.arbiter import Router, check_mode
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.decider import Decider
-from agentkd.runtime.log import Recorder
 from agentkd.runtime.logfile import Decided, Gap, Heard, LogFile, Reset, Swapped
 from agentkd.runtime.planner import PlannerPort
 from agentkd.runtime.query import Demands
+from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.workers.channels import LabelRing
 from agentkd.spec import BoxSpec, Spec

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from agentkd.errors import check_range
+from agentkd.errors import ConfigError, NumbersError, check_range
 from agentkd.executors.executor import Executor
 from agentkd.printable import logger
 from agentkd.types import Source
@@ -24,6 +24,22 @@ _ENOUGH = 5
 """Windows of each that are needed to compare."""
 _CERTAIN = 3.0
 """How many standard errors apart the means have to be."""
+
+
+def finite(score: Any) -> float:
+    """Return a score as one finite number; an array may hold it.
+
+    Raises:
+        ConfigError: If it is not one number.
+        NumbersError: If it is NaN or infinite.
+    """
+    try:
+        number = float(score if type(score) is float else np.asarray(score).reshape(()))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"A score of {score!r:.80}; give one number.") from error
+    if not math.isfinite(number):
+        raise NumbersError(f"A score of {number}; it has to be finite.")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ EXTRAS = {
     "onnxruntime": "export",
     "paho": "mqtt",
     "prometheus_client": "metrics",
+    "pyarrow": "bench",
+    "ray": "ray",
     "rich": "cli",
     "sb3_contrib": "train",
     "scipy": "train",

@@ -38,7 +38,7 @@ class SmallLine(asyncio.Protocol):
         self._where, self._fixed, self._will = where, filters, will
         self._more: tuple[str, ...] = ()
         self._wire: asyncio.Transport | None = None
-        self._data = bytearray()
+        self._data = b""
         self._came: deque[Received] = deque()
         self._waits: asyncio.Future[None] | None = None
         self._number = 0
@@ -92,11 +92,12 @@ class SmallLine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take packets apart."""
-        self._data += data
-        while (found := _packet(self._data)) is not None:
+        data, at = self._data + data, 0
+        while (found := _packet(data, at)) is not None:
             head, begin, end = found
-            self._take(head, bytes(self._data[begin:end]))
-            del self._data[:end]
+            self._take(head, data[begin:end])
+            at = end
+        self._data = data[at:]
         if self._came:
             self._wake()
 
@@ -143,14 +144,14 @@ class SmallLine(asyncio.Protocol):
             self._wire.write(bytes((head, *length)) + body)
 
 
-def _packet(data: bytearray) -> tuple[int, int, int] | None:
+def _packet(data: bytes, start: int) -> tuple[int, int, int] | None:
     """Return a packet's head, and where its body begins and ends; None if it is not whole."""
     size = 0
-    for at in range(1, min(len(data), 5)):
-        size |= (data[at] & 127) << 7 * (at - 1)
+    for at in range(start + 1, min(len(data), start + 5)):
+        size |= (data[at] & 127) << 7 * (at - start - 1)
         if data[at] < 128:
             end = at + 1 + size
-            return (data[0], at + 1, end) if len(data) >= end else None
+            return (data[start], at + 1, end) if len(data) >= end else None
     return None
 
 

@@ -88,8 +88,8 @@ def chromium() -> Iterator[Page]:
         profile = Path(tempfile.mkdtemp(prefix="chromium-"))
         # It may still write while it ends.
         stack.callback(shutil.rmtree, profile, ignore_errors=True)
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        browser = subprocess.Popen(["chromium", f"--user-data-dir={profile}", *FLAGS], **silent)
+        command = ["chromium", f"--user-data-dir={profile}", *FLAGS]
+        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(browser.wait)
         stack.callback(browser.kill)
         told = profile / "DevToolsActivePort"

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import envs.changing  # noqa: F401
-from agentkd.deploy.bundle import read_bundle
+from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.export import export_file
+from agentkd.spec import DiscreteSpec
 from tests.deploy_browser import Page, chromium
+from tests.deploy_executors import lively
 from tests.waiting import wait_for
 
 FOLDER = Path(__file__).parents[1] / "examples" / "browser"
@@ -118,13 +120,18 @@ def apart(page: str) -> tuple[str, str]:
     return page.replace(found[1], ""), found[1]
 
 
+def build(*words: str) -> None:
+    """Run build.py."""
+    command = [sys.executable, str(FOLDER / "build.py"), *words]
+    root = {"PYTHONPATH": str(FOLDER.parents[1])}
+    subprocess.run(command, check=True, env={**os.environ, **root}, capture_output=True)
+
+
 @pytest.mark.needs("clang", "wasm-ld")
 def test_the_page_is_what_its_pieces_make(tmp_path: Path) -> None:
     """The committed page is the one that build.py writes, but for what a compiler decides."""
     out = tmp_path / "page.html"
-    command = [sys.executable, str(FOLDER / "build.py"), "--out", str(out)]
-    root = {"PYTHONPATH": str(FOLDER.parents[1])}
-    subprocess.run(command, check=True, env={**os.environ, **root}, capture_output=True)
+    build("--out", str(out))
     assert apart(out.read_text())[0] == apart(PAGE.read_text())[0]
 
 
@@ -160,3 +167,18 @@ def test_the_page_balances_in_chromium_and_fits_every_width() -> None:
         page.ask("document.querySelector('#pause').click()")
         assert page.ask("document.querySelector('#pause').textContent") == "Go on"
         assert page.errors == []
+
+
+@pytest.mark.needs("clang", "wasm-ld", "chromium")
+def test_a_page_times_any_executor(tmp_path: Path) -> None:
+    """Golden vectors agree, and both times are shown."""
+    write_bundle(tmp_path / "executor.akd", lively("gru:6", DiscreteSpec(3)))
+    out = tmp_path / "time.html"
+    build("--time", "--executor", str(tmp_path / "executor.akd"), "--out", str(out))
+    with chromium() as page:
+        page.open(out.as_uri())
+        wait_for(lambda: "µs" in page.ask("document.querySelector('#median').textContent"))
+        text = page.ask("document.body.innerText")
+        assert page.errors == []
+    assert "16 golden vectors agree" in text
+    assert len(re.findall(r"[\d.]+ µs", text)) == 2

@@ -20,7 +20,7 @@ class Echo(gym.Env[Any, Any]):
     """Observes what was done, in a box whose dimensions are not alike."""
 
     observation_space = gym.spaces.Box(-9, 9, (2,), np.float32)
-    action_space = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 8]))
+    action_space = gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 8], np.float32))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -35,10 +35,10 @@ def test_noise_has_its_size_and_stays_within_the_bounds() -> None:
     """A standard deviation of a tenth of half the box, in each dimension's own units."""
     world = NoisyActions(Echo(), 0.1)
     world.reset(seed=0)
-    done = np.array([world.step(np.float32([0, 4]))[0] for _ in range(4000)])
+    done = np.array([world.step(np.array([0, 4], np.float32))[0] for _ in range(4000)])
     np.testing.assert_allclose(done.mean(axis=0), [0, 4], atol=0.03)
     np.testing.assert_allclose(done.std(axis=0), [0.1, 0.4], rtol=0.05)
-    edge = np.array([world.step(np.float32([1, 8]))[0] for _ in range(100)])
+    edge = np.array([world.step(np.array([1, 8], np.float32))[0] for _ in range(100)])
     assert (edge <= [1, 8]).all()
 
 
@@ -48,7 +48,7 @@ def test_a_seed_decides_the_noise() -> None:
     runs = []
     for seed in (3, 3, 4):
         world.reset(seed=seed)
-        runs.append([world.step(np.float32([0, 4]))[0] for _ in range(3)])
+        runs.append([world.step(np.array([0, 4], np.float32))[0] for _ in range(3)])
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
 

@@ -22,7 +22,7 @@ from agentkd.runtime.agent import Agent
 from agentkd.spec_json import from_json, to_json
 from agentkd.transport.memory import Faults, Hub
 from agentkd.transport.transport import Connect, Message
-from agentkd.types import ActionDist, AnyDist, Floats, Guidance
+from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant
 from tests.test_runtime_processes import act_until, answered
 from tests.virtual_loop import run_virtually
@@ -34,6 +34,11 @@ TOPICS = Topics(SITE)
 def planner(policy: Any) -> Planner:
     """Give a policy a name."""
     return Planner(policy, SPEC, "a stub", 7, "")
+
+
+def rows(count: int, size: int = 3) -> Floats:
+    """Return observations."""
+    return np.ones((count, size), np.float32)
 
 
 def asked(number: int, *firsts: float, episode: int = 0, **more: Any) -> bytes:
@@ -163,12 +168,12 @@ def test_each_answer_is_a_label_whoever_still_waits_for_it() -> None:
         b"",
         b"nonsense",
         pack({"id": 1, "episode": 0, "method": "call"}),
-        pack({"id": 1, "episode": 0, "method": "call"}, [np.ones((1, 4))]),
-        pack({"id": 1, "episode": 0, "method": "call"}, [np.ones((100, 3))]),
-        pack({"id": 1, "episode": 0, "method": "call"}, [np.full((1, 3), np.nan)]),
-        pack({"id": 1, "episode": 0, "method": "begin"}, [np.ones((1, 3))]),
-        pack({"id": True, "episode": 0, "method": "call"}, [np.ones((1, 3))]),
-        pack({"id": 1, "episode": "x", "method": "call"}, [np.ones((1, 3))]),
+        pack({"id": 1, "episode": 0, "method": "call"}, [rows(1, 4)]),
+        pack({"id": 1, "episode": 0, "method": "call"}, [rows(100)]),
+        pack({"id": 1, "episode": 0, "method": "call"}, [rows(1) * np.nan]),
+        pack({"id": 1, "episode": 0, "method": "begin"}, [rows(1)]),
+        pack({"id": True, "episode": 0, "method": "call"}, [rows(1)]),
+        pack({"id": 1, "episode": "x", "method": "call"}, [rows(1)]),
         pack({"id": 1, "episode": 0, "method": "about", "spec": {"obs": 1}}),
     ],
 )
@@ -242,7 +247,7 @@ def test_a_planner_over_a_broker_is_a_policy() -> None:
     with FleetPlanner(beside(Ahead(2)), SITE, "d0", SPEC) as found:
         assert (found.name, found.horizon, found.parameters) == ("a stub", 2, 7)
         answer = found(np.array([[1, 0, 0], [3, 0, 0]], np.float32))
-        assert isinstance(answer, dists.Categorical)
+        assert isinstance(answer, Categorical)
         assert len(answer.logits) == 4
         found._patience = 0.1
         with pytest.raises(PlannerError, match="No planner of plant answered"):

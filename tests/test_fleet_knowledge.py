@@ -62,10 +62,11 @@ def test_a_note_is_read_as_it_was_written() -> None:
         pack(
             {"kind": "observations", "executor": DIGEST}, [rows(2) * np.inf, np.ones(2, np.float32)]
         ),
-        pack({"kind": "observations", "executor": DIGEST}, [rows(99999), np.ones(99999)]),
+        pack({"kind": "observations", "executor": DIGEST}, [rows(99999), rows(99999)[:, 0]]),
         pack({"kind": "telemetry", "values": {"ticks_total": "many"}}),
         pack({"kind": "telemetry", "values": {"../x": 1}}),
         pack({"kind": "telemetry", "values": {"x": True}}),
+        pack({"kind": "telemetry", "values": {"x": 10**400}}),
         pack({"kind": "telemetry", "values": {f"x{each}": 1 for each in range(300)}}),
         pack({"kind": "telemetry", "values": [1]}),
         pack({"kind": "secret"}),
@@ -100,19 +101,24 @@ def agent(device: Device) -> Iterator[Agent]:
         yield found
 
 
-def test_the_hardest_of_each_stretch_are_noted(device: Device, agent: Agent) -> None:
-    """With how hard they were, the hardest first, and whose they were; and what was counted."""
-    with Notebook(device, agent, every=10, most=3) as notebook:
-        for each in range(20):
-            obs = np.array([each, 0, 0], np.float32)
+def test_hard_observations_of_each_stretch_are_noted(device: Device, agent: Agent) -> None:
+    """With chances as the square of how hard they were, and whose they were; and what counted."""
+    with Notebook(device, agent, every=1000, most=50, seed=1) as notebook:
+        for each in range(2000):
+            # One in ten is four times as far away as the others.
+            obs = np.array([4 if each % 10 == 0 else 1, each, 0], np.float32)
+            obs[1:] *= 1e-6
             agent.act(obs)
             notebook.tick(obs)
             notebook.settle()
     found = [read_note(path.read_bytes()) for path in waiting_in(device.folder / FOLDER)]
-    told = [each for each in found if each.obs is not None]
-    assert [each.obs[:, 0].tolist() for each in told] == [[9, 8, 7], [19, 18, 17]]  # type: ignore[index]
-    assert {each.executor for each in told} == {device.started}
-    assert all(np.all(np.diff(each.hardness) <= 0) for each in told)  # type: ignore[arg-type]
+    rows = [each.obs for each in found if each.obs is not None]
+    assert [len(each) for each in rows] == [50, 50]
+    assert {each.executor for each in found if each.obs is not None} == {device.started}
+    # Of all weights 100 * 16 are theirs, and 900 * 1 the others'.
+    share = float(np.mean(np.concatenate(rows)[:, 0] == 4))
+    assert 0.5 < share < 0.75
+    assert all(len(np.unique(each, axis=0)) == 50 for each in rows)
     counted = [each.values for each in found if each.obs is None]
     assert all("ticks_total" in each for each in counted)
 
@@ -128,8 +134,8 @@ def test_notes_that_nobody_takes_make_room(device: Device, agent: Agent) -> None
     last = read_note(kept[-1].read_bytes()).obs
     assert last is not None
     assert last[0, 0] == 39
-    for each in kept:
-        each.unlink()
+    for path in kept:
+        path.unlink()
     (device.folder / FOLDER).rmdir()
     (device.folder / FOLDER).write_text("in the way")
     with Notebook(device, agent, every=1) as notebook:

@@ -51,9 +51,9 @@ class Hub:
                 outer.asked.append((self.command, path))
                 writes = self.command in ("POST", "PUT") and not path.startswith("/store/")
                 given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-                if writes and given != outer.token:
-                    status, data, more = 401, b'{"error": "Invalid token."}', {}
-                else:
+                more: dict[str, str] = {}
+                status, data = 401, b'{"error": "Invalid token."}'
+                if not writes or given == outer.token:
                     status, data, more = outer.answer(self.command, path, sent)
                 self.send_response(status)
                 for name, value in {**more, "Content-Length": str(len(data))}.items():

@@ -241,7 +241,8 @@ def test_one_way_of_acting_is_all() -> None:
         total += reward
     found = evaluate(Robot, executor.policy, episodes=1, seed=5, spec=executor.spec)
     assert found.returns[0] == pytest.approx(total, abs=1e-3)
-    (rows,) = record(Robot, executor.policy, steps=40, seed=5, spec=executor.spec)
+    robot, spec = "tests.views_robot:Robot", executor.spec
+    (rows,) = record(robot, executor.policy, steps=40, seed=5, spec=spec)
     assert np.allclose(rows[:, :2], [each["state"] for each in seen], atol=1e-4)
     assert np.allclose(rows[1:, 2:], acted[:-1], atol=1e-4)
     assert (rows[0, 2:] == 0).all()

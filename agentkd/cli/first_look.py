@@ -87,8 +87,9 @@ def _check_executor(text: str) -> None:
 
 def _check_out(command: str, options: Any) -> None:
     out = getattr(options, "out", None)
-    # `freeze` writes a file.
-    if command == "freeze" or not hasattr(options, "overwrite"):
+    # `freeze` writes a file, a dry run nothing.
+    dry = getattr(options, "dry_run", False)
+    if command == "freeze" or dry or not hasattr(options, "overwrite"):
         return
     if isinstance(options, Planned) and options.env:
         out = options.place

@@ -47,8 +47,10 @@ def label(folder: Path, planner: str, out: Path, most: int, share: float) -> int
         soft_wrap=True,
     )
     console.print(f"{kept:,} labels of the newest executor's file go with them", soft_wrap=True)
-    name = "" if office.fleet.rollout is None else office.fleet.rollout.plan.name
-    console.print(f"next:     agentkd distill --data {out} --executor {name}", soft_wrap=True)
+    architecture = bundle.executor.architecture
+    console.print(
+        f"next:     agentkd distill --data {out} --executor {architecture}", soft_wrap=True
+    )
     return 0
 
 

@@ -54,6 +54,10 @@ run        live with a planner that is late: planner alone, executor alone, both
            LunarLander-v3 --planner policies/lunarlander --clock virtual
 eval       planners, executors and earlier reports side by side
            LunarLander-v3 policies/lunarlander runs/demo/executor.akd
+bench      a suite of environments, planners, executors, methods, latencies and seeds
+           quick --jobs 2
+report     runs of suites side by side, seed by seed
+           runs/bench-quick runs/mine
 serve      a planner for agents on other machines
            policies/lunarlander --env LunarLander-v3
 log        a decision log: what was decided and why; replay the run

@@ -91,6 +91,15 @@ class Histories:
 
     def places(self, batch: int, random: np.random.Generator) -> NDArray[np.int64]:
         """Draw labels uniformly, with replacement, into `rows`; return their places there."""
+        self._drawn = np.concatenate(self.draw(batch, random), axis=1)
+        return np.arange(batch)
+
+    def rows(self) -> tuple[Floats, int]:
+        """Return what was drawn, (batch, shown + width), and how many numbers are observed."""
+        return self._drawn, sizes(self._past)[1]
+
+    def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw labels: what an executor is shown, (batch, …), and packed ones (batch, width)."""
         rows, split = self._labels.rows()
         chosen = self._labels.places(batch, random)
         obs, cut = self._shown(chosen, rows[:, :split])
@@ -101,18 +110,7 @@ class Histories:
             chosen[cut] = self._labels.places(int(cut.sum()), random)
             again, still = self._shown(chosen[cut], rows[:, :split])
             obs[cut], cut[cut] = again, still
-        self._drawn = np.concatenate([obs, rows[chosen, split:]], axis=1)
-        return np.arange(batch)
-
-    def rows(self) -> tuple[Floats, int]:
-        """Return what was drawn, (batch, shown + width), and how many numbers are observed."""
-        return self._drawn, sizes(self._past)[1]
-
-    def draw(self, batch: int, random: np.random.Generator) -> tuple[Floats, Floats]:
-        """Draw labels: what an executor is shown, (batch, …), and packed ones (batch, width)."""
-        self.places(batch, random)
-        rows, split = self.rows()
-        return rows[:, :split], rows[:, split:]
+        return obs, rows[chosen, split:]
 
     def spread(self, numbers: Floats) -> Floats:
         """Return numbers of an observation, (size,), for each of those shown."""
@@ -139,5 +137,7 @@ class Histories:
                 seen[:, past.count - 1 - back + lag] = rows[:, :size]
             if back < actions:
                 taken[:, actions - 1 - back] = rows[:, size:]
-        shown = [seen.reshape(len(places), -1), taken.reshape(len(places), -1)]
-        return np.concatenate(shown, axis=1), cut
+        shown = seen.reshape(len(places), past.count * size)
+        if actions:
+            shown = np.concatenate([shown, taken.reshape(len(places), -1)], axis=1)
+        return shown, cut

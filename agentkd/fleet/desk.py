@@ -23,7 +23,8 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import AgentkdError, ConfigError, SpecError, WireError, check_range
+from agentkd.errors import AgentkdError, ConfigError, LoadError, WireError, check_range
+from agentkd.files import loading
 from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_frame, pack, unpack
 from agentkd.planners.planner import Planner
@@ -123,8 +124,9 @@ class PlannerDesk:
             if what != "ask":
                 continue
             try:
-                self._take(device, received.payload)
-            except (SpecError, WireError) as error:
+                with loading("A question"):
+                    self._take(device, received.payload)
+            except LoadError as error:
                 self.counters["refused"] += 1
                 log.info("%s: %s", received.topic, error)
 

@@ -22,7 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from agentkd.errors import LoadError
@@ -335,4 +335,11 @@ def _matches(pattern: re.Pattern[str], text: str, what: str) -> str:
 
 
 def _packed(value: Any) -> bytes:
-    return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False).encode()
+    # asdict would copy all of it first.
+    return json.dumps(
+        _plain(value), separators=(",", ":"), ensure_ascii=False, default=_plain
+    ).encode()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}

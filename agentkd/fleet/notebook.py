@@ -1,13 +1,14 @@
-"""What a robot's program notes down for the fleet: the hardest of the observations it meets."""
+"""What a robot's program notes down for the fleet: hard observations, more than others."""
 
 from __future__ import annotations
 
 import heapq
 import math
+import random
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
@@ -30,15 +31,27 @@ MOST_FILES = 16
 _HEADER = 1 << 10
 
 
+class _Drawn(NamedTuple):
+    """An observation in the draw; those with the largest keys stay, and no two have a tick."""
+
+    key: float
+    tick: int
+    hard: float
+    obs: Floats
+
+
 @final
 class Notebook:
-    """Notes down the hardest observations of each stretch of ticks, and what the agent counted.
+    """Notes down hard observations of each stretch of ticks, and what the agent counted.
 
         with Agent(device.executor(), period=0.02) as agent, Notebook(device, agent) as notebook:
             while agent.tick():
                 action = agent.act(obs)
                 robot.send(action)
                 notebook.tick(obs)
+
+    Which ones is drawn, without putting back, with chances as the square of their hardness
+    (Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir").
 
     The notes lie in `outgoing/` in the device's folder. Nothing leaves the device unless what
     follows the server is told so (`agentkd.fleet.sharing.Sharing`, `agentkd device run --share`).
@@ -49,13 +62,22 @@ class Notebook:
         agent: Acts with the device's executor.
         every: Ticks of a stretch.
         most: Observations of a stretch that are noted.
+        seed: Of the draw; None for one of the system's.
 
     Raises:
         ConfigError: If a number is out of its range, the executor has a memory, for which an
             observation alone tells nothing, or an observation is too large for a message.
     """
 
-    def __init__(self, device: Device, agent: Agent, *, every: int = 1000, most: int = 32) -> None:
+    def __init__(
+        self,
+        device: Device,
+        agent: Agent,
+        *,
+        every: int = 1000,
+        most: int = 32,
+        seed: int | None = None,
+    ) -> None:
         check_range("every", every, least=1)
         check_range("most", most, least=1, most=4096)
         if agent.executor.memory:
@@ -72,8 +94,9 @@ class Notebook:
         self._agent, self._executor = agent, device.started
         self._every, self._most = every, min(most, (LARGEST - _HEADER) // size)
         self._folder = device.folder / FOLDER
+        self._random = random.Random(seed)  # noqa: S311 (of a sample)
         self._ticks = 0
-        self._hard: list[tuple[float, int, Floats]] = []
+        self._drawn: list[_Drawn] = []
         self._job: threading.Thread | None = None
 
     def tick(self, obs: Any) -> None:
@@ -81,11 +104,11 @@ class Notebook:
         flat = flatten_one(self._agent.spec.obs, obs)
         self._ticks += 1
         hard = float(hardness(self._agent.executor, flat[None])[0])
-        if math.isfinite(hard) and (len(self._hard) < self._most or hard > self._hard[0][0]):
-            # The number of the tick tells equals apart.
-            heapq.heappush(self._hard, (hard, self._ticks, flat))
-            if len(self._hard) > self._most:
-                heapq.heappop(self._hard)
+        if math.isfinite(hard):
+            key = math.log(1.0 - self._random.random()) / max(hard * hard, 1e-9)
+            heapq.heappush(self._drawn, _Drawn(key, self._ticks, hard, flat))
+            if len(self._drawn) > self._most:
+                heapq.heappop(self._drawn)
         if self._ticks % self._every == 0 and (self._job is None or not self._job.is_alive()):
             self._write()
 
@@ -106,32 +129,31 @@ class Notebook:
     ) -> None:
         """Write down what is left."""
         self.settle()
-        if self._hard:
+        if self._drawn:
             self._write()
         self.settle()
 
     def _write(self) -> None:
         """Write the stretch down, in a thread."""
-        hard, self._hard = sorted(self._hard, reverse=True), []
+        # However many of the first are taken, they are such a draw.
+        drawn, self._drawn = sorted(self._drawn, reverse=True), []
         counted = self._agent.metrics()
 
         def work() -> None:
             unbind()
             try:
-                self._keep(hard, counted)
+                self._keep(drawn, counted)
             except (AgentkdError, OSError) as error:  # the robot's loop goes on
                 log.warning("What was noted is lost: %s", error)
 
         self._job = threading.Thread(target=work, name="notebook", daemon=True)
         self._job.start()
 
-    def _keep(self, hard: list[tuple[float, int, Floats]], counted: Mapping[str, Any]) -> None:
+    def _keep(self, drawn: list[_Drawn], counted: Mapping[str, Any]) -> None:
         notes = [Note(values=_numbers(counted))]
-        if hard and self._executor:
-            obs = np.stack([each for _, _, each in hard])
-            notes.append(
-                Note(self._executor, obs, np.array([each for each, _, _ in hard], np.float32))
-            )
+        if drawn and self._executor:
+            hard = np.array([each.hard for each in drawn], np.float32)
+            notes.append(Note(self._executor, np.stack([each.obs for each in drawn]), hard))
         for note in notes:
             waiting = waiting_in(self._folder)
             for old in waiting[: max(0, len(waiting) + 1 - MOST_FILES)]:

@@ -9,7 +9,9 @@ A note is a frame (`agentkd/frames.py`): a JSON header and raw float32.
 
 **Hard** is an observation by its distance from what the executor was made from: the root mean
 square of the normalised observation, in standard deviations. An executor answers well where it was
-taught, so what lies far from there is what a planner should label next.
+taught, so what lies far from there is what a planner should label next. Not the hardest alone are
+noted, which would all be of one kind, but a draw in which the chances are as the square of that
+(`python -m benchmarks hard` compares it with others).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agentkd.errors import LoadError, WireError
+from agentkd.errors import LoadError
+from agentkd.files import loading
 from agentkd.frames import pack, unpack
 from agentkd.types import Floats
 
@@ -90,17 +93,15 @@ def read_note(payload: bytes) -> Note:
     """
     if len(payload) > LARGEST:
         raise LoadError(f"A note of {len(payload):,} bytes; at most {LARGEST:,} are read.")
-    try:
+    with loading("A note"):
         frame = unpack(payload)
-    except WireError as error:
-        raise LoadError(str(error)) from error
-    kind, header = frame.header.get("kind"), frame.header
-    if kind == OBSERVATIONS and len(frame.arrays) == 2 and isinstance(header.get("executor"), str):
-        return Note(header["executor"], *frame.arrays)
-    values = header.get("values")
-    if kind == "telemetry" and isinstance(values, dict) and not frame.arrays:
-        return Note(values={name: _number(name, value) for name, value in values.items()})
-    raise LoadError(f"A note of kind {kind!r:.80}, without what belongs to it.")
+        kind, header = frame.header.get("kind"), frame.header
+        executor, values = header.get("executor"), header.get("values")
+        if kind == OBSERVATIONS and len(frame.arrays) == 2 and isinstance(executor, str):
+            return Note(executor, *frame.arrays)
+        if kind == "telemetry" and isinstance(values, dict) and not frame.arrays:
+            return Note(values={name: _number(name, value) for name, value in values.items()})
+        raise LoadError(f"it is of kind {kind!r:.80}, without what belongs to that")
 
 
 def waiting_in(folder: Path) -> list[Path]:

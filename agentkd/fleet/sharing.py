@@ -106,7 +106,7 @@ class Outbox:
         return Note(values=values) if values else None
 
     def _fitted(self, note: Note) -> bytes | None:
-        """Return a note's bytes with as many of its hardest observations as the budget has."""
+        """Return a note's bytes with as many of its first observations as the budget has."""
         payload = note.to_bytes()
         if len(payload) <= self._allowance:
             return payload

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentkd.errors import ConfigError
@@ -60,13 +60,15 @@ class Figures:
     seed: int | None = None
     command: str = ""
     versions: Mapping[str, str] | None = None
+    platform: str = ""
 
 
 def of_report(data: Mapping[str, Any]) -> Figures:
     """Read the figures out of a report.json of distill, run or eval, as far as they are numbers."""
     listed = data.get("policies")
     if isinstance(listed, Sequence) and not isinstance(listed, str):
-        rows = [_policy(each) for each in listed if isinstance(each, Mapping)]
+        best = data.get("reference")
+        rows = [_policy(each, best) for each in listed if isinstance(each, Mapping)]
     else:
         names = ("planner", "executor", "runtime")
         rows = [_headline(data, name) for name in names]
@@ -84,6 +86,7 @@ def of_report(data: Mapping[str, Any]) -> Figures:
         seed if isinstance(seed, int) else None,
         _words(data.get("argv")),
         _versions(data.get("versions")),
+        str(data.get("platform") or ""),
     )
 
 
@@ -232,6 +235,8 @@ def _how(figures: Figures) -> Iterator[str]:
         first = "" if figures.seed is None else f" from seed {figures.seed}"
         said.append(f"{figures.episodes} episodes each{first}, in `{_cell(figures.env)}`.")
     said.append("Retention: 0 is random actions, 1 the planner.")
+    if figures.platform:
+        said.append(f"On {_cell(figures.platform)}.")
     if figures.versions:
         listed = ", ".join(f"{key} {value}" for key, value in sorted(figures.versions.items()))
         said.append(f"With {_cell(listed)}.")
@@ -240,10 +245,16 @@ def _how(figures: Figures) -> Iterator[str]:
         yield from ("", f"    {printable(figures.command)}")
 
 
-def _policy(told: Mapping[str, Any]) -> Measured | None:
-    """Return one policy of a report of `eval`; None if it reached nothing."""
+def _policy(told: Mapping[str, Any], best: Any) -> Measured | None:
+    """Return one policy of a report of `eval`; None if it reached nothing.
+
+    The best one, by which retention is measured, has none.
+    """
     ref, name = str(told.get("ref", "")), str(told.get("name", ""))
-    return _measured(f"{ref} ({name})" if name else ref, told)
+    found = _measured(f"{ref} ({name})" if name else ref, told)
+    if found is None or ref != best:
+        return found
+    return replace(found, retention=math.nan, kept=None)
 
 
 def _headline(data: Mapping[str, Any], name: str) -> Measured | None:

@@ -30,8 +30,11 @@ SCHEMA = 1
 _MARK = ".agentkd"
 # What --overwrite removes. The executor is not among it: it is replaced whole, and may be what the
 # new run starts from.
-_FILES = ("report.json", "report.html", "table.md", "table.csv", "film.webp")
-_FOLDERS = ("checkpoint", "rows", "tensorboard")
+_FILES = (
+    *("report.json", "report.html", "table.md", "table.csv", "film.webp"),
+    *("cells.csv", "cells.parquet"),
+)
+_FOLDERS = ("checkpoint", "executors", "rows", "tensorboard")
 _PACKAGES = (
     *("agentkd", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"),
     *("mujoco", "box2d", "onnxruntime"),

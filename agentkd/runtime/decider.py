@@ -197,8 +197,8 @@ class Decider:
         action = form.take()
         # A copy: what the caller does to the action must not change what is held.
         self._last = action.copy() if self._arrays else action
-        if self._view is not None and self._view.taken:
-            self._executed(action, form)
+        if self._view is not None:
+            self.executed(action)
         self._tick += 1
         self.alone += 1
         taken = perf_counter_ns() - started
@@ -262,11 +262,10 @@ class Decider:
         chosen = arbiter.choose(self.strategies, theirs, mine, self._last, why)
         return self._finish(*chosen, form, started, lateness)
 
-    def _executed(self, action: Any, form: Form) -> None:
+    def executed(self, action: Any) -> None:
         """Let an executor that sees past actions know what was done, whoever decided it."""
-        assert self._view is not None
-        row = dists.coded(np.asarray(action)[None], self.spec.action)
-        form.obs[-self._view.taken :] = row[0]
+        if self._view is not None and (taken := self._view.taken):
+            self._acting.obs[-taken:] = dists.coded(np.asarray(action)[None], self.spec.action)[0]
 
     def _write(self, obs: Any, out: Floats) -> None:
         try:
@@ -353,8 +352,8 @@ class Decider:
     ) -> Outcome:
         metrics, tick, planner = self.metrics, self._tick, self._planner
         self._tick += 1
-        if self._view is not None and self._view.taken:
-            self._executed(action, form)
+        if self._view is not None:
+            self.executed(action)
         decided = source in _DECIDERS
         # A copy, which the caller cannot change.
         kept = action.copy() if self._arrays else action

@@ -1,5 +1,6 @@
-r"""Build pendulum.html, one file with an executor in it: `python examples/browser/build.py`.
+r"""Build pages with an executor in them, each one file: `python examples/browser/build.py`.
 
+pendulum.html is the demonstration; `--time` makes a page that times any executor in a browser.
 It needs clang and wasm-ld (Debian: apt install clang lld). The executor was made by
 
     agentkd distill 'envs.changing:agentkd/ChangingPendulum-v0{"drawn": true}' \
@@ -30,15 +31,15 @@ def hashed(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def build(executor: Path, out: Path) -> None:
-    """Write the page with an executor file in it."""
+def build(executor: Path, out: Path, page: str, scripts: tuple[str, ...]) -> None:
+    """Write a page with an executor file in it."""
     bundle = read_bundle(executor)
     size = bundle.executor.spec.obs.size
-    if size != WIDTH:
+    if "world.js" in scripts and size != WIDTH:
         raise SystemExit(f"{executor} sees {size} numbers; this world shows {WIDTH}.")
     wasm = emit_wasm(bundle.executor, bundle.provenance)
     modules = [loader_of("executor.wasm", "executor.js")]
-    modules += [(HERE / name).read_text(encoding="utf-8") for name in ("world.js", "page.js")]
+    modules += [(HERE / name).read_text(encoding="utf-8") for name in scripts]
     script = re.sub(r"^import \{.*\n|^export ", "", "\n".join(modules), flags=re.MULTILINE)
     style = (HERE / "page.css").read_text(encoding="utf-8")
     words = {
@@ -48,17 +49,21 @@ def build(executor: Path, out: Path) -> None:
         "style": style,
         "style_hash": hashed(style),
     }
-    page = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(words)
-    out.write_text(page, encoding="utf-8")
-    print(f"{out}: {len(page.encode()):,} bytes")
+    text = Template((HERE / page).read_text(encoding="utf-8")).substitute(words)
+    out.write_text(text, encoding="utf-8")
+    print(f"{out}: {len(text.encode()):,} bytes")
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description="Build the page with the pendulum.")
+    parser = ArgumentParser(description="Build a page with an executor in it.")
     parser.add_argument("--executor", type=Path, default=HERE / "executor.akd")
-    parser.add_argument("--out", type=Path, default=HERE / "pendulum.html")
+    parser.add_argument("--time", action="store_true", help="a page that times the executor")
+    parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    name = "time" if asked.time else "page"
+    scripts = (f"{name}.js",) if asked.time else ("world.js", "page.js")
+    out = asked.out or (Path("time.html") if asked.time else HERE / "pendulum.html")
     try:
-        build(asked.executor, asked.out)
+        build(asked.executor, out, f"{name}.html", scripts)
     except (AgentkdError, OSError) as error:
         sys.exit(f"error: {error}")

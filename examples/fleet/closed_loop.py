@@ -1,8 +1,9 @@
 """Devices meet states that no one distilled; what they find hard makes the next executor.
 
-An executor is distilled where a pendulum begins upright. Its devices swing pendulums that begin
-anywhere. They send the hardest of their observations, the planner labels them, and the executor
-that is distilled next comes through each device's gate. It needs agentkd[fleet,train].
+An executor is distilled where a cart parks from near by. Its devices park from far away, on a rail
+that is not level, and drive too fast. They send the hardest of their observations, the planner
+labels them, and the executor that is distilled next comes through each device's gate. It needs
+agentkd[fleet,train].
 """
 
 from __future__ import annotations
@@ -37,40 +38,57 @@ from agentkd.signing import repository
 from agentkd.transport.memory import Hub
 from agentkd.types import Floats, Point
 
-SITE = "pendulums"
+SITE = "rails"
 SHARING = Sharing(leave=("observations",), per_hour=1_000_000)
 _TICK = 0.01
 TRIAL = TrialOptions(shadow=40, acting=40, agreement=0.0)
 
 
-class Starts(gym.Wrapper[Any, Any, Any, Any]):
-    """Pendulum-v1 that begins within an angle of upright, in radians."""
+class Rail(gym.Env[Floats, Any]):
+    """A cart that parks at 0: it observes place and speed, in m and m/s, and is pushed.
 
-    def __init__(self, angle: float) -> None:
-        super().__init__(gym.make("Pendulum-v1"))
-        self._angle = angle
+    Args:
+        far: The distance within which it begins, in m.
+        slope: What the rail adds to its acceleration here and there, in m/s².
+    """
 
-    def reset(self, **options: Any) -> Any:
-        """Begin near upright, with hardly any speed."""
-        return self.env.reset(**{**options, "options": {"x_init": self._angle, "y_init": 0.1}})
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, far: float, slope: float) -> None:
+        self._far, self._slope = far, slope
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Floats, Any]:
+        """Begin somewhere, at rest."""
+        super().reset(seed=seed, options=options)
+        self._place, self._speed, self._ticks = self.np_random.uniform(-1, 1) * self._far, 0.0, 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Floats, float, bool, bool, Any]:
+        """Push for 0.1 s; distance costs, and so does a speed above 1 m/s."""
+        push = float(np.clip(action[0], -1, 1)) + self._slope * np.sin(2 * self._place)
+        self._speed += 0.1 * push
+        self._place += 0.1 * self._speed
+        self._ticks += 1
+        cost = abs(self._place) + 5 * max(0.0, abs(self._speed) - 1)
+        return self._seen(), -0.1 * cost, False, self._ticks == 100, {}
+
+    def _seen(self) -> Floats:
+        return np.array([self._place, self._speed], np.float32)
 
 
-calm, wild = partial(Starts, 0.2), partial(Starts, np.pi)
+calm, wild = partial(Rail, 0.4, 0.0), partial(Rail, 4.0, 0.3)
 
 
 def planner(obs: Floats) -> Point:
-    """Swing up by energy, and balance: torques in Nm, (batch, 1), of cos, sin and speed."""
-    up, angle, speed = obs[:, 0], np.arctan2(obs[:, 1], obs[:, 0]), obs[:, 2]
-    energy = speed**2 / 6 + 5 * (up - 1)
-    swing = np.where(energy < 0, 2.0, -2.0) * np.where(speed >= 0, 1.0, -1.0)
-    balance = -(12 * angle + 3 * speed)
-    torque = np.where((up > 0.9) & (np.abs(speed) < 3), balance, swing)
-    return Point(np.clip(torque, -2, 2).astype(np.float32)[:, None])
+    """Drive to 0 at no more than 0.9 m/s: pushes, (batch, 1)."""
+    wanted = np.clip(-1.5 * obs[:, :1], -0.9, 0.9)
+    return Point(np.clip(4 * (wanted - obs[:, 1:]), -1, 1).astype(np.float32))
 
 
 @dataclass(slots=True)
 class Robot:
-    """A pendulum, and the device whose executor swings it."""
+    """A cart, and the device whose executor pushes it."""
 
     device: Device
     agent: Agent
@@ -109,7 +127,7 @@ class Told:
     first: Path
     second: Path
     met: Floats
-    """What the devices met with the first executor, (ticks, 3)."""
+    """What the devices met with the first executor, (ticks, 2)."""
     sent: int
     """Observations that left the devices."""
     active: set[str]
@@ -118,7 +136,7 @@ class Told:
 
 async def live(home: Path, count: int = 5, ticks: int = 1000) -> Told:
     """Distil, let devices act and tell, distil again, and let the second executor in."""
-    know = Planner(planner, env_spec(calm()), "energy", 0, "")
+    know = Planner(planner, env_spec(calm()), "parks", 0, "")
     repository.create(home / "repository", home / "keys")
     first = home / "first.akd"
     distill(calm, planner, "mlp:32,32", labels=3000, episodes=0, seed=1).save(first)
@@ -134,7 +152,8 @@ async def live(home: Path, count: int = 5, ticks: int = 1000) -> Told:
             Follower(device, hub.line, SITE, device.folder.name, sharing=SHARING)
             for device in devices
         ]
-        tasks = [asyncio.create_task(each.run()) for each in (server, *followers)]
+        tasks = [asyncio.create_task(each.run()) for each in followers]
+        tasks.append(asyncio.create_task(server.run()))
         stack.push_async_callback(_end, tasks)
         await _until(lambda: len(office.fleet.devices) == count)
         await _deliver(home, first, office)
@@ -146,20 +165,21 @@ async def live(home: Path, count: int = 5, ticks: int = 1000) -> Told:
         met = np.concatenate([np.stack(each.met) for each in robots])
         await _until(lambda: not any(waiting_in(each.folder / FOLDER) for each in devices))
         await asyncio.sleep(1.0)  # what was sent last is kept
+        sent = server.counters["observations_taken"]
         found = gather(home / "fleet", know.spec.obs.size)
         second = home / "second.akd"
         data = labelled(found.obs, know, kept=load(first).about.labels)
-        made = run_distillation(data=data, executor=first, steps=4000, seed=2)
+        made = run_distillation(data=data, executor="mlp:32,32", steps=4000, seed=2)
         write_bundle(second, made.executor, labels=made.kept)
         await _deliver(home, second, office, robots)
         active = {each.status().active.digest for each in devices}  # type: ignore[union-attr]
-    return Told(first, second, met, server.counters["observations_taken"], active)
+    return Told(first, second, met, sent, active)
 
 
 def _robot(device: Device, seed: int, stack: AsyncExitStack) -> Robot:
     agent = stack.enter_context(Agent(device.executor(), native=False))
     trial = stack.enter_context(Trial(device, agent, TRIAL))
-    notebook = stack.enter_context(Notebook(device, agent, every=200, most=16))
+    notebook = stack.enter_context(Notebook(device, agent, every=200, most=16, seed=seed))
     env = wild()
     stack.callback(env.close)
     return Robot(device, agent, trial, notebook, env, 1000 * seed)
@@ -170,13 +190,16 @@ async def _deliver(
 ) -> None:
     """Sign an executor, push it, and let the robots try it until the rollout is over."""
     repository.sign(home / "repository", [file], [home / "keys"])
-    Office(home / "fleet", office.clock).push(file, waves=(40.0, 100.0), sample=2)
-    while office.fleet.rollout is None or office.fleet.rollout.course == "running":
+    plan = Office(home / "fleet", office.clock).push(file, waves=(40.0, 100.0), sample=2)
+    while True:
+        rollout = office.fleet.rollout
+        if rollout is not None and rollout.plan == plan and rollout.course != "running":
+            break
         for each in robots or ():
             each.tick()
         await asyncio.sleep(_TICK)
-    if office.fleet.rollout.course != "finished":
-        raise SystemExit(f"The rollout is {office.fleet.rollout.course}.")
+    if rollout.course != "finished":
+        raise SystemExit(f"The rollout is {rollout.course}: {rollout.text}")
 
 
 async def _until(holds: Callable[[], bool]) -> None:

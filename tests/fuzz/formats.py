@@ -17,6 +17,7 @@ TARGETS = {
     "federated": "federated:TARGET",
     "fleet-desired": "fleet:DESIRED",
     "fleet-need": "fleet:NEED",
+    "fleet-note": "fleet:NOTE",
     "fleet-report": "fleet:REPORT",
     "fleet-topic": "fleet:TOPIC",
     "fleet-trail": "fleet_trail:TARGET",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
+import struct
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from agentkd.device import Device
 from agentkd.errors import LoadError
@@ -24,6 +28,7 @@ from agentkd.fleet.messages import (
     read_need,
     read_report,
 )
+from agentkd.fleet.notes import Note, read_note
 from agentkd.printable import printable
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
@@ -119,6 +124,28 @@ def work_need(found: Need) -> None:
     assert all(0 <= each < 4096 for each in found.missing)
 
 
+def build_note(draw: Draw) -> Files:
+    """Make what a device noted."""
+    obs = np.arange(6, dtype=np.float32).reshape(2, 3)
+    values = {"ticks_total": 3.0, "deadline_miss_total": 0.5}
+    note = Note(values=values) if draw.chance(2) else Note(_DIGEST, obs, obs[:, 0])
+    payload = note.to_bytes()
+    (length,) = struct.unpack_from("<I", payload)
+    header, rest = payload[4 : 4 + length], payload[4 + length :]
+    if not draw.chance(3):
+        header = mutate.document(draw, json.loads(header))
+    if not draw.chance(3):
+        rest = mutate.octets(draw, rest)
+    return {"x": struct.pack("<I", len(header)) + header + rest}
+
+
+def work_note(found: Note) -> None:
+    """Write it again, and look at the numbers."""
+    assert read_note(found.to_bytes()).kind == found.kind
+    assert found.obs is None or np.isfinite(found.obs).all()
+    assert all(math.isfinite(each) for each in found.values.values())
+
+
 def build_topic(draw: Draw) -> Files:
     """Make a topic."""
     topics = (_TOPICS.of("arm-7", "need"), _TOPICS.chunk(_DIGEST, 7))
@@ -146,4 +173,5 @@ REPORT = Target(
     "fleet-report", build_report, lambda f: read_report((f / "x").read_bytes()), work_report
 )
 NEED = Target("fleet-need", build_need, lambda f: read_need((f / "x").read_bytes()), work_need)
+NOTE = Target("fleet-note", build_note, lambda f: read_note((f / "x").read_bytes()), work_note)
 TOPIC = Target("fleet-topic", build_topic, read_topic, work_topic)

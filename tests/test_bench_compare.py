@@ -12,6 +12,7 @@ from agentkd.bench.scores import Contender, scores_of
 from agentkd.bench.tables import aggregates, comparisons, lead, report_of
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError
+from agentkd.report.write import write_report
 from tests.cli_reports import report, undocumented
 
 SEEDS = range(4)
@@ -156,6 +157,23 @@ def test_runs_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert row_["difference"] == pytest.approx(0.1)
     assert "1 of 1 intervals of differences from before leave out 0" in made.lead
     assert "+0.100" in made.lead
+
+
+def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:
+    """Neither sentence, table nor plot claims that it is certain."""
+    few = [each for each in [*references(), *acting()] if each.seed == 0]
+    made = report_of("s", "About.", few, 3)
+    assert made.lead == "executor mlp:4 distill keeps 0.55 of its planner's return, over one task."
+    table = made.sections[0].table
+    assert table is not None
+    assert table.texts()[0][5] == "–"
+    assert "One run of a task has no interval." in table.caption
+    write_report(tmp_path / "out", made)
+    assert "nan" not in (tmp_path / "out" / "table.csv").read_text(encoding="utf-8")
+    assert "NaN" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    more = [each for each in [*references(), *acting(1.0)] if each.seed == 0]
+    both = comparison_of([kept(tmp_path / "before", few), kept(tmp_path / "after", more)])
+    assert both.lead.startswith("No difference from before is sure: one seed has no interval.")
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

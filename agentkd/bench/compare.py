@@ -155,6 +155,8 @@ def _series(who: Sequence[Contender], found: Mapping[str, Scores]) -> list[tuple
 def _lead(first: str, apart: Sequence[Sequence[Any]]) -> str:
     """Say how many differences are seen."""
     sure = [row for row in apart if not math.isnan(row[7][0]) and row[7][0] * row[7][1] > 0]
+    if all(math.isnan(row[7][0]) for row in apart):
+        return f"No difference from {first} is sure: one seed has no interval. Measure more seeds."
     if not sure:
         return f"No difference from {first} is seen: each interval that there is holds 0."
     row = max(sure, key=lambda each: abs(each[6]))

@@ -144,6 +144,46 @@ def test_a_key_holds_everything_that_a_cell_depends_on(
     assert all(x != y for x, y in zip(keys(text), first, strict=True))
 
 
+def test_what_a_cell_does_not_name_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Least of all the whole working directory, which "" would be as a path."""
+    monkeypatch.chdir(tmp_path)
+    read = []
+
+    def files(paths: list[Path]) -> str:
+        read.extend(paths)
+        return ""
+
+    monkeypatch.setattr("agentkd.bench.cells._of_files", files)
+    (tmp_path / "large.bin").write_bytes(b"0")
+    assert "" not in digests_of(cells_of(read_suite(suite_file(tmp_path, TASK))))
+    assert {each.name for each in read} == {"bench_envs.py", "bench_methods.py", "methods.py"}
+
+
+@pytest.mark.parametrize("key", ["planner_sees", "executor_sees"])
+def test_a_key_holds_the_modules_of_views(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an executor learns from depends on them, also with a past."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = tmp_path / "own_view.py"
+    own.write_text('VIEW = "0:1"\n')
+    text = f'seeds = 1\n{TASK}{key} = "own_view:VIEW, stack:2"\n'
+
+    def keys() -> tuple[str, str]:
+        cells = cells_of(read_suite(suite_file(tmp_path, text)))
+        digests = digests_of(cells)
+        (acting,) = (each for each in cells if each.acts)
+        return acting.key(digests), acting.recipe(digests)
+
+    first = keys()
+    assert keys() == first
+    own.write_text('VIEW = "1:2"\n')
+    assert all(x != y for x, y in zip(keys(), first, strict=True))
+
+
 def test_methods_of_the_command_line_come_besides(tmp_path: Path) -> None:
     """By name or reference, each once; anything else is refused."""
     suite = read_suite(suite_file(tmp_path, TASK))

@@ -83,7 +83,7 @@ class Cell:
         """
         own = {name: digests[ref] for name in _REFERENCES if (ref := getattr(self, name))}
         own["env"] = digests[self.env]
-        return _hash({"cell": asdict(self), "digests": own})
+        return _hash({"cell": asdict(self), "digests": {**own, **self._seeing(digests)}})
 
     def recipe(self, digests: Mapping[str, str]) -> str:
         """Return the hash of everything that its executor depends on; "" where it is a file."""
@@ -91,7 +91,12 @@ class Cell:
             return ""
         told = {name: getattr(self, name) for name in (*_RECIPE, *_SEES)}
         own = {name: digests[getattr(self, name)] for name in ("env", "planner", "reference")}
-        return _hash({"recipe": told, "digests": own})
+        return _hash({"recipe": told, "digests": {**own, **self._seeing(digests)}})
+
+    def _seeing(self, digests: Mapping[str, str]) -> dict[str, str]:
+        """Return the digests of the modules that views come from."""
+        views = {name: getattr(self, name) for name in _SEES}
+        return {name: digests[view] for name, view in views.items() if _module_of_view(view)}
 
 
 CELL_FIELDS = tuple(each.name for each in fields(Cell))
@@ -175,13 +180,22 @@ def digests_of(cells: list[Cell]) -> dict[str, str]:
     """Return the SHA-256 of what each reference of the cells leads to, "" where it is no file.
 
     Of a path that is its file, or all files of its folder but documents; of "module:attribute" and
-    "module:Id-v0" the module's file. What a module imports is not looked into.
+    "module:Id-v0" the module's file, also where a view names one. What a module imports is not
+    looked into.
 
     Raises:
         LoadError: If a file cannot be read.
     """
     named = {getattr(each, name) for each in cells for name in ("env", *_REFERENCES)}
-    return {each: _digest(each) for each in named}
+    views = {getattr(each, name) for each in cells for name in _SEES}
+    found = {each: _digest(each) for each in named - {""}}
+    return found | {each: _of_module(module) for each in views if (module := _module_of_view(each))}
+
+
+def _module_of_view(view: str) -> str:
+    """Return the module that a view such as "mine:view,stack:4" comes from; "" if none."""
+    words = (word.strip() for word in view.split(","))
+    return next((w.partition(":")[0] for w in words if is_reference(w)), "")
 
 
 def _digest(ref: str) -> str:
@@ -195,6 +209,10 @@ def _digest(ref: str) -> str:
     module, colon, _ = base.partition(":")
     if not colon or not is_reference(f"{module}:x"):
         return ""
+    return _of_module(module)
+
+
+def _of_module(module: str) -> str:
     working_directory_on_path()
     try:
         found = find_spec(module)

@@ -30,6 +30,7 @@ def suite_file(folder: Path, text: str) -> Path:
     ("text", "reasons"),
     [
         ("seeds = [1\nepisodes", ["is not TOML", "line 2"]),
+        (f"seeds = {'9' * 5000}\n{TASK}", ["too many digits", "smaller"]),
         ("", ["tasks is None", "[[tasks]]"]),
         ("tasks = 3", ["tasks is 3", "[[tasks]]"]),
         (f"seed = 3\n{TASK}", ["unknown key 'seed'", "Did you mean 'seeds'?"]),
@@ -98,6 +99,42 @@ def test_cells_are_every_combination_once(tmp_path: Path) -> None:
     }
     twice = read_suite(suite_file(tmp_path, common + TASK + TASK))
     assert len(cells_of(twice)) == sum(count.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "mine", "theirs", "remedy"),
+    [
+        ("labels", "10", "20", 'name = "distill 2"'),
+        ("guard", '"a:b"', '"a:c"', "suite of its own"),
+        ("holds", '"a:b"', '"a:c"', "suite of its own"),
+        ("roll_forward", '"a:b"', '"a:c"', "suite of its own"),
+        ("planner_sees", '"0:1"', '"1:2"', "suite of its own"),
+        ("executor_sees", '"0:1"', '"1:2"', "suite of its own"),
+        ("hz", "10.0", "20.0", "suite of its own"),
+        ("eval_seed", "100", "200", "suite of its own"),
+    ],
+)
+def test_groups_that_tables_would_mix_are_refused(
+    key: str, mine: str, theirs: str, remedy: str, tmp_path: Path
+) -> None:
+    """Also with other seeds: the runs would be taken for one contender's."""
+    head = 'arms = ["executor", "runtime"]\nlatencies = [1]\n'
+    one, other = f"{TASK}{key} = {mine}\n", f"{TASK}{key} = {theirs}\nseeds = [7]\n"
+    with pytest.raises(
+        ConfigError, match=rf"tasks\[1\] and tasks\[2\].* differ in {key}: "
+    ) as told:
+        cells_of(read_suite(suite_file(tmp_path, head + one + other)))
+    assert remedy in str(told.value)
+    assert mine.strip('"') in str(told.value)
+    assert theirs.strip('"') in str(told.value)
+
+
+def test_groups_that_tables_tell_apart_may_differ(tmp_path: Path) -> None:
+    """By the method's name, the executor or the planner's latency; and same cells are one."""
+    more = 'methods = [{name = "more", method = "distill", labels = 20}]\n'
+    text = f"labels = 10\n{TASK}{TASK}{more}{TASK}executors = 'mlp:8'\nlabels = 30\n"
+    cells = [each for each in cells_of(read_suite(suite_file(tmp_path, text))) if each.acts]
+    assert sorted(each.labels for each in cells) == [10] * 3 + [20] * 3 + [30] * 3
 
 
 def test_each_seed_lives_episodes_of_its_own(tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ _MOST = 100_000
 _RECIPE = ("env", "planner", "executor", "method", "reference", "options", "labels", "seed")
 """Fields of a cell that decide what its executor is, besides the views."""
 _SEES = ("planner_sees", "executor_sees")
+_SHOWN = ("env", "planner", "arm", "executor", "method", "latency", "episodes")
+"""Fields of a cell by which tables tell it from others, besides the seed."""
+_METHOD = ("reference", "options", "labels")
+_HIDDEN = (*_METHOD, "hz", "guard", "holds", "roll_forward", *_SEES)
+"""Fields that tables do not show: cells that differ in one of them alone would be mixed."""
 _REFERENCES = ("planner", "reference", "executor", "guard", "holds", "roll_forward")
 
 
@@ -108,15 +113,40 @@ def cells_of(suite: Suite) -> list[Cell]:
     Random actions and the planner that is never late are always among them.
 
     Raises:
-        ConfigError: If there are more than 100,000.
+        ConfigError: If there are more than 100,000, or two groups have cells that tables would mix.
     """
     found: dict[str, Cell] = {}
-    for group in suite.groups:
+    alike: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+    for number, group in enumerate(suite.groups, 1):
         for cell in _of_group(group):
             found.setdefault(json.dumps(asdict(cell), sort_keys=True), cell)
             if len(found) > _MOST:
                 raise ConfigError(f"{suite.name} has more than {_MOST:,} cells. Split it.")
+            if cell.arm == "random":
+                continue
+            hidden = {name: getattr(cell, name) for name in _HIDDEN}
+            hidden["eval_seed"] = group.eval_seed
+            shown = tuple(getattr(cell, name) for name in _SHOWN)
+            first, other = alike.setdefault(shown, (number, hidden))
+            if hidden != other:
+                _refuse(suite, cell, {first: other, number: hidden})
     return list(found.values())
+
+
+def _refuse(suite: Suite, cell: Cell, groups: Mapping[int, Mapping[str, Any]]) -> None:
+    """Tell in what two groups differ that tables do not show."""
+    (first, mine), (second, theirs) = groups.items()
+    key = next(name for name in mine if mine[name] != theirs[name])
+    remedy = "Measure one of them in a suite of its own"
+    if key in _METHOD:
+        example = f'{{name = "{cell.method} 2", method = "{cell.method}"}}'
+        remedy = f"Give the method of one its own name, such as {example}"
+    who = " ".join(filter(None, (cell.arm, cell.executor, cell.method)))
+    raise ConfigError(
+        f"{suite.name}: tasks[{first}] and tasks[{second}] both have {who} on {cell.env} with "
+        f"{cell.planner}, and differ in {key}: {mine[key]!r} and {theirs[key]!r}. Tables would mix "
+        f"them. {remedy}, or make {key} the same."
+    )
 
 
 def _of_group(group: Group) -> Iterator[Cell]:

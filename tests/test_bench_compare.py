@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,24 @@ def test_runs_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert row_["difference"] == pytest.approx(0.1)
     assert "1 of 1 intervals of differences from before leave out 0" in made.lead
     assert "+0.100" in made.lead
+
+
+def test_rows_of_changed_inputs_are_not_compared(tmp_path: Path) -> None:
+    """They stay in cells.csv after --resume; the run's report is of the others."""
+    stale = [replace(each, key=f"old {each.key}") for each in acting(-2.0)]
+    now = [*references(), *acting()]
+    # The newest row is a stale one: its key alone tells that.
+    first = kept(tmp_path / "before", [*now, *stale])
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    write_report(first, report_of("s", "About.", now, len(now)))
+    (row_,) = comparison_of([first, second]).data["comparisons"]
+    assert row_["difference"] == pytest.approx(0.1)
+    path = first / "report.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for results in (None, 3, [3], [{"key": 3}]):
+        path.write_text(json.dumps(data | {"results": results}), encoding="utf-8")
+        with pytest.raises(LoadError, match=r"which rows.*--resume --out"):
+            comparison_of([first, second])
 
 
 def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:

@@ -227,3 +227,21 @@ def test_agentkd_report_writes_the_comparison(
     assert undocumented(data, *data["comparisons"]) == []
     assert main(["report", str(first), str(out)]) == 2
     assert "agentkd eval ENV" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("into", ["before", "third", "link"])
+def test_a_comparison_overwrites_no_run(
+    into: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither one that is compared nor another, by whatever path."""
+    first = kept(tmp_path / "before", [*references(), *acting()])
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    kept(tmp_path / "third", references())
+    (tmp_path / "link").symlink_to(first)
+    out = tmp_path / into
+    (out / ".agentkd").write_text("1\n")
+    before = (out / "cells.csv").read_bytes()
+    words = ["report", str(first), str(second), "--out", str(out), "--overwrite"]
+    assert main(words) == 2
+    assert "a folder of its own" in " ".join(capsys.readouterr().err.split())
+    assert (out / "cells.csv").read_bytes() == before

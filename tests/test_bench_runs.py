@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from agentkd.bench.cells import Cell
 from agentkd.bench.rows import Row, read_rows
+from agentkd.bench.work import measure
 from agentkd.cli.main import main
 from tests.cli_reports import report, undocumented
 from tests.programs import ROOT
@@ -290,3 +292,22 @@ def test_what_draws_without_a_seed_is_seeded_for_each_cell(tmp_path: Path) -> No
         assert main(["bench", suite, "--jobs", jobs, "--out", str(out)]) == 0
         found.append(figures(out))
     assert found[0] == found[1]
+
+
+def test_who_makes_the_executor_measures_as_who_finds_it() -> None:
+    """A run that was killed after it was made has the same figures."""
+    cell = Cell(
+        env="tests.bench_methods:Stroll",
+        planner="tests.bench_methods:tiring",
+        arm="runtime",
+        executor="mlp:4",
+        method="asking",
+        reference="tests.bench_methods:asking",
+        labels=1,
+        episodes=2,
+    )
+    made: list[bytes] = []
+    first = measure(cell, None, made.append)
+    again = measure(cell, made[0], made.append)
+    assert len(made) == 1
+    assert first.returns == again.returns

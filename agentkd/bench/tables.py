@@ -89,7 +89,7 @@ def report_of(
     more = (f"{left_out} further pairs are left out.",) if left_out else ()
     plots = _overall_plots(scores, overall)
     sections = [
-        Section("Over all tasks", about, _overall_table(overall), plots, tuple(notes)),
+        Section("Over all tasks", about, _overall_table(overall), plots[1:], tuple(notes)),
         Section("In pairs", "", _compared_table(compared), (), more),
         *(_task_section(scores, task) for task in scores.tasks),
     ]
@@ -117,7 +117,8 @@ def report_of(
             for e in compared
         ],
     }
-    return Report(data, sections, lead=lead(overall))
+    # What is kept, in a picture below the sentence.
+    return Report(data, sections, lead=lead(overall), picture=plots[0] if plots else None)
 
 
 def aggregates(scores: Scores) -> list[Aggregate]:

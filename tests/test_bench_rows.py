@@ -23,7 +23,7 @@ from agentkd.errors import ConfigError, LoadError, WriteError
 
 
 def row(
-    key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e300), error: str = "", episodes: int = 3
+    key: str, returns: tuple[float, ...] = (0.1, -2.5, 1e99), error: str = "", episodes: int = 3
 ) -> Row:
     """A row whose values are hard to write."""
     return Row(

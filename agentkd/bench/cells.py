@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from agentkd.bench.suite import FILE, Group, Suite
 from agentkd.environments import split
+from agentkd.errors import ConfigError
 from agentkd.files import digest_of, loading, regular
 from agentkd.refs import is_reference, working_directory_on_path
 
@@ -20,6 +21,7 @@ CellArm = Literal["random", "planner", "executor", "int8", "runtime"]
 """Who acts; "random" is random actions."""
 
 _LARGEST = 1 << 32
+_MOST = 100_000
 _RECIPE = ("env", "planner", "executor", "method", "reference", "options", "labels", "seed")
 """Fields of a cell that decide what its executor is, besides the views."""
 _SEES = ("planner_sees", "executor_sees")
@@ -99,11 +101,16 @@ def cells_of(suite: Suite) -> list[Cell]:
     """List the cells of a suite, each once: what is compared with first, then who is compared.
 
     Random actions and the planner that is never late are always among them.
+
+    Raises:
+        ConfigError: If there are more than 100,000.
     """
     found: dict[str, Cell] = {}
     for group in suite.groups:
         for cell in _of_group(group):
             found.setdefault(json.dumps(asdict(cell), sort_keys=True), cell)
+            if len(found) > _MOST:
+                raise ConfigError(f"{suite.name} has more than {_MOST:,} cells. Split it.")
     return list(found.values())
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from agentkd.bench.cells import Cell
 from agentkd.errors import WorkerError
 
+MOST_RETURN = 1e100
+"""The largest return of an episode that is taken for one, in either direction."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:

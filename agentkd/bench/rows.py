@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Self, final, get_args
 
-from agentkd.bench.cells import Cell
-from agentkd.bench.orders import Done, Figures
+from agentkd.bench.cells import Cell, CellArm
+from agentkd.bench.orders import MOST_RETURN, Done, Figures
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fields import parse_json
 from agentkd.files import loading, read_file, write_atomic
@@ -124,9 +124,13 @@ def read_line(line: str) -> Row:
         returns = parse_json(found["returns"], "its returns")
         if not isinstance(returns, list) or not all(isinstance(e, int | float) for e in returns):
             raise LoadError("its returns are no numbers.")
+        if not all(abs(each) <= MOST_RETURN for each in returns):
+            raise LoadError("a return is too large.")
         if returns and len(returns) != int(found["episodes"]):
             raise LoadError("it has other returns than episodes.")
-        numbers: dict[str, Any] = {name: int(found[name]) for name in _NUMBERS}
+        if found["arm"] not in get_args(CellArm):
+            raise LoadError("nobody acts.")
+        numbers: dict[str, Any] = {name: _whole(found[name]) for name in _NUMBERS}
         texts_of: dict[str, Any] = {
             name: found[name] for name in ("key", *_CELL) if name not in numbers
         }
@@ -134,10 +138,24 @@ def read_line(line: str) -> Row:
             **texts_of,
             **numbers,
             returns=tuple(map(float, returns)),
-            making=float(found["making_seconds"]),
-            seconds=float(found["seconds"]),
+            making=_seconds(found["making_seconds"]),
+            seconds=_seconds(found["seconds"]),
             error=found["error"],
         )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 53:
+        raise LoadError(f"{text[:40]} is out of range.")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.0 <= number < 1e12:
+        raise LoadError(f"{text[:40]} is out of range.")
+    return number
 
 
 def read_rows(path: Path) -> tuple[list[Row], int]:

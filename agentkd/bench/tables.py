@@ -87,9 +87,9 @@ def report_of(
     if failed:
         notes.append(f"{len(failed)} of {wanted} cells failed; --resume tries them again.")
     more = (f"{left_out} further pairs are left out.",) if left_out else ()
-    plots = _overall_plots(scores, overall)
+    picture, *plots = _overall_plots(scores, overall)
     sections = [
-        Section("Over all tasks", about, _overall_table(overall), plots[1:], tuple(notes)),
+        Section("Over all tasks", about, _overall_table(overall), tuple(plots), tuple(notes)),
         Section("In pairs", "", _compared_table(compared), (), more),
         *(_task_section(scores, task) for task in scores.tasks),
     ]
@@ -117,8 +117,7 @@ def report_of(
             for e in compared
         ],
     }
-    # What is kept, in a picture below the sentence.
-    return Report(data, sections, lead=lead(overall), picture=plots[0] if plots else None)
+    return Report(data, sections, lead=lead(overall), picture=picture if overall else None)
 
 
 def aggregates(scores: Scores) -> list[Aggregate]:
@@ -236,7 +235,8 @@ def _overall_plots(scores: Scores, overall: Sequence[Aggregate]) -> tuple[Plot, 
         for each in overall
     ]
     note = "A dot is a run, the diamond the interquartile mean, the bar its 95 % interval."
-    found = [Plot("Retention", "retention", "", tuple(rows), note, kind="rows")] if rows else []
+    marks = (("random actions", 0.0), ("planner", 1.0))
+    found = [Plot("Retention", "retention", "", tuple(rows), note, kind="rows", marks=marks)]
     found += [*_late_plot(overall), *_profile_plot(scores, overall), *_size_plot(overall)]
     return tuple(found)
 

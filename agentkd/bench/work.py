@@ -13,7 +13,7 @@ import numpy as np
 
 from agentkd.bench.cells import Cell
 from agentkd.bench.methods import make_executor
-from agentkd.bench.orders import Done, Figures, Order
+from agentkd.bench.orders import MOST_RETURN, Done, Figures, Order
 from agentkd.deploy.bundle import Bundle, from_bytes, to_bytes
 from agentkd.deploy.int8.calibrate import integer_form
 from agentkd.deploy.vectors import STEPS
@@ -78,8 +78,8 @@ def measure(cell: Cell, known: bytes | None, keep: Callable[[bytes], None]) -> F
         # What was made is read as what lay there, so that both are the same.
         bundle = from_bytes(known)
     returns = _returns(task, cell, bundle)
-    if not np.isfinite(returns).all():
-        raise NumbersError("A return is NaN or infinite.")
+    if not (np.abs(returns) <= MOST_RETURN).all():
+        raise NumbersError(f"A return is NaN, infinite, or beyond {MOST_RETURN:g}.")
     size = bundle.executor.parameters if bundle is not None else 0
     return Figures(tuple(returns), size, making, time.monotonic() - began)
 

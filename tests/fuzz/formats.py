@@ -9,6 +9,8 @@ from tests.fuzz.target import Target
 
 TARGETS = {
     "architecture": "spec:ARCHITECTURE",
+    "bench-rows": "bench:ROWS",
+    "bench-suite": "bench:SUITE",
     "bundle": "bundle:TARGET",
     "checkpoint": "checkpoint:TARGET",
     "contracts": "contracts:TARGET",

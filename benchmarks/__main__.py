@@ -39,6 +39,10 @@ BENCHMARKS = {
         "planner alone, executor alone and both, in worlds where both matter",
         "--worlds maze freeway-hard --out runs/thinking",
     ),
+    "corrects": (
+        "late rows that chance makes wrong: executors that correct them, and that remember",
+        "--planners DIR --seeds 0 1",
+    ),
     "late_rows": ("a robot whose planner is four ticks late, on both clocks", "--seeds 10"),
     "practice": (
         "practice in a planner's model: executor, guided planner, who is taught",

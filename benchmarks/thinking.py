@@ -26,6 +26,7 @@ _FREEWAY = StrategyChoice(
     roll_forward="policies.freeway:ahead",
 )
 _MAZE = StrategyChoice(roll_forward="policies.maze:ahead")
+_SNAKE = StrategyChoice(guard="policies.snake:safe", roll_forward="policies.snake:ahead")
 _NOISY = StrategyChoice(roll_forward="HalfCheetah-v5")
 
 
@@ -38,7 +39,8 @@ class World:
         planner: The planner; one that begins with PLANNERS/ lies in the folder of --planners.
         executor: An executor's file, or an architecture that is distilled from the planner first.
         labels: What it is distilled from.
-        rows: Rows that a planner of one row answers with.
+        rows: Rows that a planner of one row answers with at least; as many as there are ticks until
+            its next answer.
         latencies: In ticks.
         hz: Ticks per second; what the latencies mean in seconds.
         episodes: How many, by default.
@@ -110,6 +112,7 @@ WORLDS: Mapping[str, World] = {
         latencies=(1, 4, 8),
         hz=10,
         episodes=200,
+        strategies=_SNAKE,
     ),
     "cheetah-tqc": _robot("tqc-HalfCheetah-v5", "HalfCheetah-v5"),
     "cheetah-sac": _robot("sac-HalfCheetah-v5", "HalfCheetah-v5"),
@@ -205,6 +208,9 @@ def prepare(options: Options) -> None:
 
 
 def _measure(arm: late_planner.Arm, world: World, latency: int, options: Options) -> Result:
+    if world.rows > 1:
+        # Rows that end before the next answer comes would hand over at each answer.
+        world = replace(world, rows=max(world.rows, latency + 1))
     how = _lives(world, options, _file(world, options))
     executor, planner, strategies = subject(world.env, how.executor[0], how)
     return lived(arm, world.env, latency, executor, planner, strategies, how)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentkd.errors import ConfigError
-from benchmarks import thinking
+from benchmarks import late_planner, thinking
 from benchmarks.runner import Work
 from benchmarks.thinking import Options, chosen, findings, works
 
@@ -83,3 +83,32 @@ def test_what_is_wrong_is_said() -> None:
         list(works(Options(worlds=("mase",))))
     with pytest.raises(ConfigError, match="--episodes at least 1"):
         list(works(Options(episodes=0)))
+
+
+def test_each_world_has_an_executor_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planner's executor for a robot with noise is not the one for the robot without."""
+    asked: list[tuple[str, str]] = []
+
+    def note(case: Any, _architecture: str, _budget: Any, out: Path) -> Path:
+        asked.append((case.name, case.env))
+        return out
+
+    monkeypatch.setattr(thinking, "executor_file", note)
+    names = ("cheetah-sac", "cheetah-sac-noisy", "swimmer-sac", "snake")
+    thinking.prepare(Options(worlds=names, planners=tmp_path, out=tmp_path))
+    assert [name for name, _ in asked] == [
+        "sac-HalfCheetah-v5",
+        "sac-HalfCheetah-v5-HalfCheetahNoisy-v0",
+        "sac-Swimmer-v5",
+        "policies.snake-Snake-v0",
+    ]
+
+
+def test_rows_are_rolled_out_in_the_simulation_that_is_named() -> None:
+    """A robot with noise has none of its own that is exact."""
+    noisy = thinking.WORLDS["cheetah-sac-noisy"]
+    assert late_planner._simulated(noisy.env, noisy.strategies) == "HalfCheetah-v5"
+    maze = thinking.WORLDS["maze"]
+    assert late_planner._simulated(maze.env, maze.strategies) == maze.env

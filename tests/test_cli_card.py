@@ -99,6 +99,7 @@ def test_a_report_tells_more(folder: Path) -> None:
     assert "| e\\|x.akd (executor) | 1.5 |  | 0.500 (0.250 … 0.750) | 30 |  |" in text
     assert "| random | -10.0 | -12.0 … -8.0 |  |  |  |" in text
     assert "failed" not in text
+    assert "    agentkd eval Mine-v0 '<b>'\n" in text
     assert "On Linux x86_64, 2 cores. With numpy 2.4.6, python 3.11.7." in text
 
 

@@ -60,6 +60,10 @@ def test_what_devices_sent_is_labelled(
     assert (data.labels, data.complete) == (20, True)
     assert isinstance(rows.dist, Categorical)
     assert (rows.dist.logits.argmax(1) == (rows.obs[:, 0] > 0)).all()
+    made = tmp_path / "next"
+    words = ["--data", str(out), "--executor", "mlp:4", "--steps", "50", "--out", str(made)]
+    assert main(["distill", *words]) == 0
+    assert (made / "executor.akd").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from agentkd.executors.difference import actions_of
 from agentkd.executors.executor import Executor
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from examples.firmware import board as boards
+from examples.firmware import package, update
 from examples.firmware.board import HERE, Built, emulate
 from examples.firmware.link import Device, DeviceError, Line
 from examples.firmware.package import contract_id, public_bytes, read_key, to_package
@@ -246,13 +247,13 @@ def test_power_is_lost_on_a_board(
     moment: str, robot: Robot, first: Bundle, second: Bundle, key: Any
 ) -> None:
     """The next start acts with one of the two, and the update ends."""
-    package = to_package(second, 2, key)
+    data = to_package(second, 2, key)
     # An erase, the words of the package, and three records of 24 words.
-    whole = 1 + len(package) // 4
+    whole = 1 + len(data) // 4
     cut = {"erase": 1, "piece": whole // 2, "staged": whole + 10}
     cut |= {"trial": whole + 24 + 10, "confirmed": whole + 48 + 24}
     robot.cut_after(cut[moment])
-    ended = robot.update(package)
+    ended = robot.update(data)
     assert (ended.last, ended.id) == ("CONFIRMED", model_id(second))
     assert robot.starts == 2
     assert robot.device.hello().id == model_id(second)
@@ -263,12 +264,12 @@ def test_a_board_is_killed_amid_an_update(
     robot: Robot, first: Bundle, second: Bundle, key: Any
 ) -> None:
     """At each piece in turn: the first executor acts after it."""
-    package = to_package(second, 2, key)
-    for count, _ in enumerate(pieces(robot.device, package)):
+    data = to_package(second, 2, key)
+    for count, _ in enumerate(pieces(robot.device, data)):
         assert count < 1000
     robot.device.ask("k", b"")
     for last in range(1, count, 2):
-        for index, _ in enumerate(pieces(robot.device, package)):
+        for index, _ in enumerate(pieces(robot.device, data)):
             if index == last:
                 break
         robot.board.kill()
@@ -282,14 +283,14 @@ def test_a_board_takes_what_its_key_has_signed(
     robot: Robot, first: Bundle, second: Bundle, key: Any
 ) -> None:
     """And nothing else, nor anything older; what acts goes on."""
-    package = to_package(second, 2, key)
+    data = to_package(second, 2, key)
     assert send(robot.device, to_package(second, 2)) == "unsigned"
-    assert send(robot.device, package[:-1] + bytes([package[-1] ^ 1])) == "unsigned"
-    assert send(robot.device, package[:40] + b"\1" + package[41:]) == "damaged"
+    assert send(robot.device, data[:-1] + bytes([data[-1] ^ 1])) == "unsigned"
+    assert send(robot.device, data[:40] + b"\1" + data[41:]) == "damaged"
     assert send(robot.device, to_package(second, 0, key)) == "old"
     assert robot.device.hello().id == model_id(first)
     robot.act()
-    assert robot.update(package).last == "CONFIRMED"
+    assert robot.update(data).last == "CONFIRMED"
 
 
 @EMULATED
@@ -300,3 +301,57 @@ def test_a_board_without_an_executor_decides_nothing(board: Built, tmp_path: Pat
         with pytest.raises(DeviceError, match="short"):
             device.hello()
         assert device.act(np.zeros(3, np.float32)).status == "no model"
+
+
+def test_the_command_writes_updates_and_public_keys(
+    key: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signed file, its size, the key as bytes of C; what is asked for amiss is an error."""
+    executor = made(tmp_path, stirred("mlp:3", SMALL, 0))
+    private = written_key(tmp_path, key)
+
+    def told(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["package", *map(str, words)])
+        status = package.main()
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    file, out = tmp_path / "executor.akd", tmp_path / "u.akp"
+    status, said = told(file, "-o", out, "--key", private, "--serial", 7)
+    assert (status, "signed" in said) == (0, True)
+    assert out.read_bytes() == to_package(executor, 7, key)
+    assert told("--public", private) == (0, public_bytes(key) + "\n")
+    assert told()[0] == 2
+    status, said = told(file, "--serial", -1)
+    assert (status, "--serial is -1" in said) == (2, True)
+
+
+def written_key(folder: Path, key: Any) -> Path:
+    from cryptography.hazmat.primitives import serialization as forms
+
+    path = folder / "key.pem"
+    kinds = forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    path.write_bytes(key.private_bytes(*kinds))
+    return path
+
+
+@EMULATED
+def test_the_command_updates_a_board(
+    first: Bundle,
+    second: Bundle,
+    key: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through a cut of the power, on a core without an FPU; it says how each update ended."""
+    files = [tmp_path / "first.akd", tmp_path / "second.akd"]
+    for file, each in zip(files, (first, second), strict=True):
+        write_bundle(file, each.executor)
+    words = ["update", *map(str, files), "--machine", "m3", "--ticks", "5", "--cut", "30"]
+    words += ["--key", str(written_key(tmp_path, key)), "--build", str(tmp_path / "build")]
+    monkeypatch.setattr("sys.argv", words)
+    assert update.main() == 0
+    said = capsys.readouterr().out
+    assert said.count("CONFIRMED, ok") == 2
+    assert "2 starts" in said

@@ -150,6 +150,13 @@ def test_a_memory_has_no_notebook(tmp_path: Path) -> None:
         Notebook(device, agent)
 
 
+def test_a_notebook_wants_the_device_s_executor(device: Device) -> None:
+    """Or no one would know whose observations were hard."""
+    other = Device(device.folder)
+    with Agent(constant(1), native=False) as agent, pytest.raises(ConfigError, match="executor"):
+        Notebook(other, agent)
+
+
 def put(folder: Path, *notes: Note) -> None:
     """Let notes wait in a device's folder."""
     place = folder / FOLDER
@@ -332,6 +339,10 @@ def test_notes_come_to_the_server_and_lies_do_not(tmp_path: Path) -> None:
         good = note(3, plan.digest).to_bytes()
         world.tell("d0", good)
         await world.until(lambda: server.counters["observations_taken"] == 3)
+        world.tell("d1", Note(values={"ticks_total": 5.0}).to_bytes())
+        path = world.office.folder / "knowledge" / "telemetry.json"
+        await world.until(path.exists, 60)
+        assert json.loads(path.read_text()) == {"d1": {"ticks_total": 5.0}}
         refused = server.counters["messages_refused"]
         world.tell("d0", b"nonsense")
         world.tell("d0", note(3, plan.digest, value=1e30).to_bytes())

@@ -18,6 +18,7 @@ from blockbuster import BlockBuster
 
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fleet.audit import write_private
+from agentkd.fleet.desk import filters as questions
 from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.server import Server, alone, filters
@@ -173,7 +174,8 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
     async with _mosquitto(folder / "broker" / "mosquitto.conf", port):
         server = MqttTransport(
             MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key),
-            *filters(SITE),
+            *filters(SITE, collect=True),
+            questions(SITE),
         )
         device = MqttTransport(
             MqttOptions(
@@ -190,18 +192,21 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
         said, heard = server.receive(), device.receive()
         assert (await anext(said)).connected
         assert (await anext(heard)).connected
+        own = tuple(f"d/a/{each}" for each in ("state", "need", "note", "ask"))
+        given = "d/a/desired", "d/a/answer", f"b/{'0' * 64}/0"
         for line, words in (
-            (device, ("d/b/state", "d/a/desired", "b/x/0", "d/a/state", "d/a/need")),
-            (server, ("d/b/desired", "d/a/state", "d/a/desired", f"b/{'0' * 64}/0")),
+            (device, ("d/b/state", "d/a/desired", "d/b/note", "d/b/ask", "d/a/answer", "b/x/0")),
+            (device, own),
+            (server, ("d/b/desired", "d/a/state", "d/b/answer", *given)),
             (stranger, ("d/a/state",)),
         ):
             for word in words:
                 line.send(Message(f"{topics.root}/{word}", b"x"))
         async with asyncio.timeout(60):
-            told = [(await anext(said)).topic for _ in range(2)]
-            got = [(await anext(heard)).topic for _ in range(2)]
-            assert told == [f"{topics.root}/d/a/state", f"{topics.root}/d/a/need"]
-            assert got == [f"{topics.root}/d/a/desired", f"{topics.root}/b/{'0' * 64}/0"]
+            told = [(await anext(said)).topic for _ in own]
+            got = [(await anext(heard)).topic for _ in given]
+            assert told == [f"{topics.root}/{each}" for each in own]
+            assert got == [f"{topics.root}/{each}" for each in given]
         for each in (server, device, stranger):
             await each.aclose()
 

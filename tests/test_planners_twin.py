@@ -105,7 +105,7 @@ def test_what_is_not_reproduced_is_refused(name: str, why: str) -> None:
 
 
 def test_a_planner_rolls_itself_out() -> None:
-    """Each row is what it would do at the state that the rows before lead to."""
+    """Each row is what it would do at the state that the rows before lead to, which it tells."""
     env = gym.make(POLE)
     known = load_planner(STEADY, env_spec(env))
     made = rolled_out(known, POLE, 5)
@@ -115,14 +115,17 @@ def test_a_planner_rolls_itself_out() -> None:
     for _ in range(4):
         obs, *_ = env.step(steady(obs[None].astype(np.float32)).action[0])
         seen.append(obs.astype(np.float32))
-    rows = policy(np.stack([seen[0], seen[2]])).action.reshape(2, 5, 1)
+    answer = policy(np.stack([seen[0], seen[2]]))
+    np.testing.assert_allclose(answer.expected[:5], np.stack(seen), atol=1e-3)
+    np.testing.assert_allclose(answer.expected[5:8], np.stack(seen[2:]), atol=1e-3)
+    rows = answer.rows.action.reshape(2, 5, 1)
     assert policy.horizon == 5
     np.testing.assert_allclose(rows[0], steady(np.stack(seen)).action, atol=1e-3)
     np.testing.assert_allclose(rows[1, :3], rows[0, 2:], atol=1e-3)
     assert policy.at(1) is known.policy
-    assert len(policy.at(3)(seen[0][None]).action) == 3
+    assert len(policy.at(3)(seen[0][None]).rows.action) == 3
     same: Any = build(STEADY, to_json(known.spec), POLE, 5)
-    assert np.array_equal(same(seen[0][None]).action, rows[0])
+    assert np.array_equal(same(seen[0][None]).rows.action, rows[0])
     assert "5 rows" in made.name
 
 

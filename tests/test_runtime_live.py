@@ -25,6 +25,8 @@ from agentkd.runtime.live.feed import Feed
 from agentkd.runtime.live.page import SIZE, LivePage
 from agentkd.runtime.live.summary import Summary
 from agentkd.runtime.recorder import Recorder
+from tests.deploy_browser import chromium
+from tests.report_axe import violations
 from tests.runtime_children import Echo, Steps, constant
 from tests.waiting import ENOUGH, wait_for
 
@@ -268,6 +270,33 @@ def test_an_agent_may_have_a_page_of_its_own(caplog: pytest.LogCaptureFixture) -
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"Port {port} .* is not available"):
             LivePage(port)
+
+
+@pytest.mark.needs("chromium")
+def test_the_page_works_in_a_browser(page: LivePage) -> None:
+    """It fits a telephone and a screen in both schemes, and its controls hold the clock."""
+    agent = Agent(constant(0), planner=Echo(), planner_latency=3, live=page)
+    page.title = "runtime"
+    with chromium() as seen, running(agent, Seen(), clock="virtual", ticks=10**9, seed=0):
+        seen.open(page.address)
+        words = "document.getElementById({0!r}).textContent"
+        wait_for(lambda: seen.ask(words.format("who")) != "–")
+        assert seen.ask("document.getElementById('frame').width") == 240
+        for width in (390, 1280):
+            for dark in (False, True):
+                seen.size(width, dark=dark)
+                assert seen.ask("document.scrollingElement.scrollWidth - innerWidth") <= 0
+                assert violations(seen) == []
+        seen.ask("document.getElementById('pause').click()")
+        wait_for(lambda: "paused" in seen.ask(words.format("state")))
+        seen.ask("document.getElementById('step').click()")
+        slider = "document.getElementById('latency')"
+        seen.ask(f"{slider}.value = 12; {slider}.dispatchEvent(new Event('change')); 0")
+        wait_for(lambda: page.changes)
+        seen.ask("document.getElementById('pause').click()")
+        wait_for(lambda: "paused" not in seen.ask(words.format("state")))
+        assert seen.errors == []
+    assert page.changes[0][2] == 12
 
 
 # What is hostile.

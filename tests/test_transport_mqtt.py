@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,3 +250,13 @@ async def test_tls_proves_both_ends(tmp_path: Path) -> None:
         MqttOptions(address, cert=own, key=key)
     with pytest.raises(ConfigError, match=r"no\.pem"):
         MqttOptions(address, ca=tmp_path / "no.pem")
+
+
+@pytest.mark.parametrize(("told", "window"), [(None, 64), (20, 20), (65535, 64), (0, 1)])
+async def test_no_more_is_under_way_than_the_broker_takes(told: int | None, window: int) -> None:
+    """It says so as one connects, in MQTT 5."""
+    transport = MqttTransport(MqttOptions("mqtt://127.0.0.1:1"))
+    properties = SimpleNamespace() if told is None else SimpleNamespace(ReceiveMaximum=told)
+    heard: list[Any] = []
+    transport._answered(lambda *details: heard.append(details), 1, 2, 3, 4, properties)
+    assert (transport._window, len(heard)) == (window, 1)

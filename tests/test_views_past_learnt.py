@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ import pytest
 from agentkd import env_spec
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.collector import Collector
+from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.history import Histories, past_layer, rolled, unrolled
 from agentkd.distillation.loop import run_distillation as distill
 from agentkd.distillation.offline import open_dataset
@@ -23,7 +25,7 @@ from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Past
 from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
-from agentkd.spec import BoxSpec
+from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.types import Categorical, Floats, Labels, Point
 from tests.deploy_executors import lively
 from tests.views_robot import Robot, regulate
@@ -208,3 +210,37 @@ def test_a_dataset_does_not_say_what_was_executed(tmp_path: Path) -> None:
         distill(
             data=open_dataset(tmp_path / "data"), executor="mlp:4", steps=4, executor_sees="delay:1"
         )
+
+
+def test_looks_leave_time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a look takes long, the next one comes ten times as much later."""
+    now, looks = [0.0], []
+
+    def clock() -> float:
+        now[0] += 1e-3
+        return now[0]
+
+    def watch(progress: Any) -> None:
+        looks.append(progress.labels)
+        now[0] += 10.0
+
+    monkeypatch.setattr("agentkd.distillation.run.time", SimpleNamespace(monotonic=clock))
+    how: Any = {"planner_sees": "state", "episodes": 0, "watch": watch, "every": 1e-6}
+    distill(Robot, regulate, "mlp:4", executor_sees="state,delay:2", labels=4000, **how)
+    # The first, and that at the end.
+    assert len(looks) == 2
+
+
+def test_a_look_at_a_history_is_the_executors_own_answer() -> None:
+    """The agreement of one that sees the past is that along its episodes."""
+    spec = Spec(ObsSpec((Part("", "box", (1,), "float32"),)), DiscreteSpec(2))
+    obs = np.random.default_rng(0).standard_normal((300, 1)).astype(np.float32)
+    link = np.where(np.arange(300) % 50, 1, 0).astype(np.int32)
+    learner = Distiller(initial("mlp:4", spec, sees="stack:3", seed=1))
+    executor = initial("mlp:4", spec, sees="stack:3", seed=1)
+    said = np.concatenate([executor.follow(each) for each in np.split(obs, 6)])
+    learner.add(obs, Categorical(said), link)
+    assert learner.agreement(300) == 1.0
+    learner.add(obs, Categorical(-said), link)
+    # Where no unit is above zero all answers are alike.
+    assert learner.agreement(250) < 0.2

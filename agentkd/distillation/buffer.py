@@ -149,8 +149,13 @@ class LabelBuffer:
         """All places, (capacity, obs + width), and how many numbers of a row are observed."""
         return self._rows, self._split
 
-    def places(self, batch: int, random: np.random.Generator) -> NDArray[np.int64]:
-        """Draw places of labels uniformly, with replacement, (batch,)."""
+    def places(
+        self, batch: int, random: np.random.Generator, newest: int | None = None
+    ) -> NDArray[np.int64]:
+        """Draw places of labels uniformly, with replacement, (batch,); of the `newest` alone."""
+        if newest is not None:
+            back = random.integers(1, min(self._size, newest) + 1, batch)
+            return (self._next - back) % len(self._rows)
         places = random.integers(0, self._size, batch)
         if self._linked and self.refused:
             # What was left out keeps its place, and is not learnt from.

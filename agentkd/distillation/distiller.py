@@ -18,7 +18,6 @@ from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
 from agentkd.distillation.history import Histories, past_layer, rolled, unrolled
 from agentkd.distillation.moments import is_neutral, normaliser
 from agentkd.errors import ConfigError, SpecError
-from agentkd.executors.architecture import past_of
 from agentkd.executors.executor import Executor, distribution
 from agentkd.extras import needing
 from agentkd.fields import Fields
@@ -167,26 +166,35 @@ class Distiller:
 
         They end among the `newest` labels, some of which may have been learnt from.
         """
-        options = self.options
         if not len(self.buffer) or self.buffer.kind is None:
             return float("nan")
-        random = np.random.default_rng([options.seed, self.steps])
-        executor = self.freeze()
-        past = past_of(executor)
-        burn_in = max(options.burn_in, past.stack + past.delay, past.actions)
+        random = np.random.default_rng([self.options.seed, self.steps])
+        executor, action = self.freeze(), self._executor.spec.action
+        if self._histories is not None:
+            # A look at each history is enough: nothing that was computed is remembered.
+            obs, packed = self._histories.newest(64, max(1, newest), random)
+            outputs = unrolled(executor).outputs(obs)
+        else:
+            outputs, packed = self._followed(executor, max(1, newest), random)
+        answer = distribution(executor.head, outputs, executor.spec)
+        wanted = dists.unpack(self.buffer.kind, packed, action)
+        agreed = dists.agreement(dists.mode(answer, action), dists.mode(wanted, action), action)
+        return float(agreed.mean()) if len(agreed) else float("nan")
+
+    def _followed(
+        self, executor: Executor, newest: int, random: np.random.Generator
+    ) -> tuple[Floats, Floats]:
+        """Let an executor go along sequences: its numbers, and the packed labels."""
+        options = self.options
         found = self.buffer.draw_sequences(
-            64, burn_in + options.ticks, random, burn_in=burn_in, newest=max(1, newest)
+            64, options.burn_in + options.ticks, random, burn_in=options.burn_in, newest=newest
         )
         state = np.zeros((64, executor.memory), np.float32)
         mine = []
         for row in found.obs:
             outputs, state = executor.advance(row, state)
             mine.append(outputs)
-        learnt, action = found.learnt, executor.spec.action
-        answer = distribution(executor.head, np.stack(mine)[learnt], executor.spec)
-        wanted = dists.unpack(self.buffer.kind, found.planner[learnt], action)
-        agreed = dists.agreement(dists.mode(answer, action), dists.mode(wanted, action), action)
-        return float(agreed.mean()) if len(agreed) else float("nan")
+        return np.stack(mine)[found.learnt], found.planner[found.learnt]
 
     def _rate(self) -> float:
         options = self.options

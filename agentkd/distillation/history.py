@@ -112,6 +112,13 @@ class Histories:
             obs[cut], cut[cut] = again, still
         return obs, rows[chosen, split:]
 
+    def newest(self, batch: int, newest: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw among the newest labels, as `draw` does; those that are cut off are left out."""
+        rows, split = self._labels.rows()
+        chosen = self._labels.places(batch, random, newest)
+        obs, cut = self._shown(chosen, rows[:, :split])
+        return obs[~cut], rows[chosen[~cut], split:]
+
     def spread(self, numbers: Floats) -> Floats:
         """Return numbers of an observation, (size,), for each of those shown."""
         return spread(numbers, self._past)

@@ -28,6 +28,8 @@ _PUBLISH = 32
 """Ticks of all environments after which an executor drives them, taking turns."""
 _STEPS = 16
 """Gradient steps between two looks at the budget, where steps are what is counted."""
+_LOOKING = 10
+"""How many times as long as a look took nobody looks again."""
 _SAVE_AFTER = 2.0, 30.0
 """Seconds between two checkpoints: as many as it has learnt, within these bounds."""
 
@@ -102,6 +104,7 @@ class Run:
     _before: tuple[int, int] = (0, 0)
     _divergence: list[float] = field(default_factory=list)
     _agreement: list[float] = field(default_factory=list)
+    _rest: float = 0.0
     _rate: float = 0.0
     _current: Executor | None = None
 
@@ -161,7 +164,7 @@ class Run:
                 self._take_turns()
             else:
                 self._count_steps()
-            if self.elapsed - self._looked >= self.every:
+            if self.elapsed - self._looked >= max(self.every, self._rest):
                 self.look()
             if self.labels and self.elapsed >= self._save_at:
                 self.save()
@@ -269,6 +272,8 @@ class Run:
         self.history.append(progress)
         if self.watch is not None:
             self.watch(progress)
+        # Images and long memories make a look slow; learning is what the time is for.
+        self._rest = _LOOKING * (self.elapsed - now)
 
     def save(self) -> None:
         """Leave a checkpoint, if one was asked for."""

@@ -57,6 +57,7 @@ class Knowledge:
         self._folder, self._files = folder / FOLDER, folder / FILES
         self._bundles: OrderedDict[str, Bundle] = OrderedDict()
         self._sizes: dict[str, int] = {}
+        self._news = False
         self.telemetry: dict[str, Mapping[str, float]] = {}
         """The newest numbers of each device."""
 
@@ -70,7 +71,7 @@ class Knowledge:
         """
         name, note = device_name(device), read_note(payload)
         if note.obs is None:
-            self.telemetry[name] = note.values
+            self.telemetry[name], self._news = note.values, True
             return 0
         self._check(note)
         self._keep(name, note)
@@ -127,7 +128,14 @@ class Knowledge:
         self._sizes[name] = len(data)
 
     def write_telemetry(self) -> None:
-        """Write the newest numbers of each device."""
+        """Write the newest numbers of each device, if there are new ones.
+
+        Raises:
+            WriteError: If they cannot be written.
+        """
+        if not self._news:
+            return
+        self._news = False
         told = json.dumps({name: dict(each) for name, each in sorted(self.telemetry.items())})
         write_atomic(self._folder / "telemetry.json", told + "\n")
 

@@ -65,8 +65,9 @@ class Notebook:
         seed: Of the draw; None for one of the system's.
 
     Raises:
-        ConfigError: If a number is out of its range, the executor has a memory, for which an
-            observation alone tells nothing, or an observation is too large for a message.
+        ConfigError: If a number is out of its range, the agent does not act with the device's
+            executor, that has a memory, for which an observation alone tells nothing, or an
+            observation is too large for a message.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Notebook:
     ) -> None:
         check_range("every", every, least=1)
         check_range("most", most, least=1, most=4096)
+        if not device.started:
+            raise ConfigError("Make the agent with device.executor(), and the notebook after it.")
         if agent.executor.memory:
             raise ConfigError(
                 f"{agent.executor.architecture} has a memory: single observations teach it "
@@ -151,7 +154,7 @@ class Notebook:
 
     def _keep(self, drawn: list[_Drawn], counted: Mapping[str, Any]) -> None:
         notes = [Note(values=_numbers(counted))]
-        if drawn and self._executor:
+        if drawn:
             hard = np.array([each.hard for each in drawn], np.float32)
             notes.append(Note(self._executor, np.stack([each.obs for each in drawn]), hard))
         for note in notes:

@@ -42,6 +42,8 @@ _ALLOWANCE, _REFILL = 20.0, 0.2
 changes its mind for ever shall not fill the disk."""
 _NOTES = 1000
 """Notes that wait to be kept."""
+_TELEMETRY = 10.0
+"""Seconds after which the newest numbers of devices are written again."""
 COUNTED = (
     *("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused"),
     *("notes_taken", "observations_taken"),
@@ -108,6 +110,7 @@ class Server:
         self._transport, self._told, self._knowledge = transport, told, knowledge
         self._notes: deque[tuple[str, bytes]] = deque(maxlen=_NOTES)
         self._noted: dict[str, tuple[float, float]] = {}
+        self._wrote = 0.0
         self._topics = Topics(office.fleet.site)
         self._shelf = Shelf(office, self._send, self.counters, chunk)
         self._clock = Steady(office.clock, office.fleet.time)
@@ -213,6 +216,12 @@ class Server:
 
     def _learn(self, knowledge: Knowledge, now: float) -> None:
         """Keep what devices noted down; one that tells too often is not heard."""
+        if now - self._wrote >= _TELEMETRY:
+            self._wrote = now
+            try:
+                knowledge.write_telemetry()
+            except WriteError as error:
+                log.warning("%s", error)
         while self._notes:
             name, payload = self._notes.popleft()
             known = name in self.office.fleet.devices

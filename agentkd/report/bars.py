@@ -29,8 +29,9 @@ _ROW, _TRACK = 46, 30
 _BAR = 22
 _DISTRIBUTION, _TALLEST = 76, 46
 """Of a distribution: the height of its row, and of its tallest bar."""
-_DOTS, _COLUMNS, _BINS = 200, 400, 48
-"""The most of each that is drawn: dots of a row, columns of a strip, bars of a distribution."""
+_DOTS, _MOST_DOTS, _COLUMNS, _BINS = 200, 2000, 400, 48
+"""The most of each that is drawn: dots of a row and of all rows, columns of a strip, bars of a
+distribution."""
 _WIDE = 24
 """A part that is so wide, in per cent, holds its name."""
 
@@ -45,11 +46,11 @@ def rows(plot: Plot) -> str:
     for index, (each, colour) in enumerate(
         zip(series, classes([e.name for e in series]), strict=True)
     ):
-        out.append(_row(each, colour, scale, _ROW * index))
+        out.append(_row(each, colour, scale, _ROW * index, min(_DOTS, _MOST_DOTS // len(series))))
     return area(plot, height, out)
 
 
-def _row(series: Series, colour: str, scale: Scale, top: int) -> str:
+def _row(series: Series, colour: str, scale: Scale, top: int, most: int) -> str:
     value, ends, track = float(numbers(series.y)[0]), ends_of(series), top + _TRACK
     found = np.sort(numbers(series.x))
     found = found[np.isfinite(found)]
@@ -59,7 +60,7 @@ def _row(series: Series, colour: str, scale: Scale, top: int) -> str:
         tip += f" ({told(ends[0])} … {told(ends[1])})"
     if len(found) > 1:
         tip += f"\n{len(found)} values, {told(found[0])} to {told(found[-1])}"
-        few = found[evenly(len(found), _DOTS)]
+        few = found[evenly(len(found), max(2, most))]
         marks += [dot(scale.place(each), track, 3) for each in few.tolist()]
     if len(ends):
         marks.append(level(scale.place(ends[0]), scale.place(ends[1]), track, "bar"))

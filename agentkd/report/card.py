@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -303,7 +304,7 @@ def _pair(value: Any) -> Interval | None:
 
 
 def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else ""
+    return shlex.join(map(str, value)) if isinstance(value, list) else ""
 
 
 def _versions(value: Any) -> dict[str, str] | None:

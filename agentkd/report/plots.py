@@ -35,7 +35,7 @@ from agentkd.report.shapes import (
 )
 
 _HEIGHT = 220
-_POINTS, _COLUMNS = 60, 400
+_POINTS, _COLUMNS = 40, 400
 """The most places that are pointed at, and columns of a line that are drawn."""
 _KEYED = ("lines", "strips", "shares")
 """Kinds whose colours need a key; others have their names beside them."""

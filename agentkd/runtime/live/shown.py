@@ -74,7 +74,8 @@ class Shown:
     def chores(self, *, virtual: bool) -> Iterator[Chore]:
         """Give what is done between ticks; a virtual clock is held by the page instead."""
         if not virtual:
-            yield Chore("live page", self._showing, _EVERY)
+            # It waits for as long as it does not fit: no tick is late for it.
+            yield Chore("live page", self._showing, _EVERY, patient=True)
 
     def _showing(self) -> Iterator[str] | None:
         return None if self.page is None else self.page.showing()

@@ -38,7 +38,7 @@ def test_an_executor_that_sees_less_is_measured_as_any() -> None:
     """Alone, in integers and beside a late planner."""
     made: list[bytes] = []
     for arm in ("executor", "int8", "runtime"):
-        cell = Cell(arm=arm, executor_sees="0:1", latency=1, **ACTING)  # type: ignore[arg-type]
+        cell = Cell(arm=arm, executor_sees="0:1", latency=1, **ACTING)
         assert len(measure(cell, made[0] if made else None, made.append).returns) == 2
     (known,) = made
     assert from_bytes(known).executor.spec.obs.parts[0].seen is not None

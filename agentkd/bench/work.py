@@ -7,6 +7,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Guard, Valid
 from agentkd.runtime.strategies import StrategyOptions
+from agentkd.views import EVERYTHING
 
 LARGEST = 1 << 28
 """Bytes of an executor's file that are read at most."""
@@ -114,7 +116,9 @@ def _returns(task: Task, cell: Cell, bundle: Bundle | None) -> Sequence[float]:
         if not cell.latency:
             return task.measure(task.planner.policy, **how).returns
         return _lived(task, cell, task.executor("mlp:4", goals=task.goals), "planner")
-    executor = task.executor(bundle.executor, name=cell.executor, goals=task.goals)
+    # What it sees is its own; the task's view is for new ones.
+    known = replace(task, sees=EVERYTHING)
+    executor = known.executor(bundle.executor, name=cell.executor, goals=task.goals)
     if cell.arm == "int8":
         return task.measure(integer_form(bundle).policy, **how).returns
     if cell.arm == "runtime":

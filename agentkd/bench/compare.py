@@ -118,12 +118,13 @@ def _reported(path: Path) -> list[str]:
     results = read_report(path).get("results")
     rows = results if isinstance(results, list) else [None]
     keys = [row.get("key") if isinstance(row, dict) else None for row in rows]
-    if not all(isinstance(key, str) for key in keys):
+    known = [key for key in keys if isinstance(key, str)]
+    if len(known) < len(keys):
         raise LoadError(
             f"{path} does not tell which rows it is of. Write it again with: agentkd bench SUITE "
             f"--resume --out {path.parent}"
         )
-    return keys
+    return known
 
 
 def _kept(who: Contender, found: Mapping[str, Scores]) -> list[list[Any]]:

@@ -158,16 +158,16 @@ def _has_rows(file: Path, wanted: int, running: subprocess.Popen[str]) -> bool:
     return there or running.poll() is not None
 
 
-def killed_runs(folder: Path, kills: int) -> None:
+def killed_runs(folder: Path, kills: int, text: str = SUITE, cells: int = CELLS) -> None:
     """Kill a run again and again when so many rows are there, drawn at random; then let it end."""
-    suite, out = suite_of(folder), folder / "out"
+    suite, out = suite_of(folder, text), folder / "out"
     file = out / "cells.csv"
     draw = random.Random(5)
     before, resume = b"", False
     for number in range(kills):
         have = before.count(b"\n")
         # Later kills find less to do: each leaves some for the next.
-        most = max(1, (CELLS - max(0, have - 1)) // (kills - number))
+        most = max(1, (cells - max(0, have - 1)) // (kills - number))
         wanted = max(1, have) + draw.randrange(most)
         words = [suite, "--jobs", "2", "--out", str(out), *(["--resume"] * resume)]
         with program(*words) as running:
@@ -190,10 +190,13 @@ def test_a_killed_run_goes_on_and_repeats_nothing(serial: Path, tmp_path: Path) 
 
 
 @pytest.mark.live
-def test_twenty_kills_lose_and_repeat_nothing(serial: Path, tmp_path: Path) -> None:
-    """The same, twenty times in one run."""
-    killed_runs(tmp_path, 20)
-    assert figures(tmp_path / "out") == figures(serial)
+def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """The same, twenty times in a run of more cells."""
+    text = SUITE.replace("seeds = 2", "seeds = 12")
+    killed_runs(tmp_path, 20, text, 6 * CELLS)
+    here = tmp_path / "here"
+    assert main(["bench", suite_of(tmp_path, text), "--out", str(here)]) == 0
+    assert figures(tmp_path / "out") == figures(here)
 
 
 def test_a_folder_is_one_runs_until_that_ends(

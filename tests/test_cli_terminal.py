@@ -39,6 +39,7 @@ FAST = {
     "practise": "--ticks 2000 --restarts 1 --copies 8 --threads 1 --episodes 1",
     "reinforce": "--steps 256 --rollout 32 --environments 2 --episodes 1",
     "fleet": "--landers 4",
+    "bench": "--dry-run",
     "inspect": "",
     "verify": "",
     "export": "",
@@ -120,8 +121,11 @@ def fine(ended: tuple[int, str]) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder, with the policies of the checkout."""
     made = tmp_path_factory.mktemp("terminal")
-    for name in ("policies", "envs", "tests"):
+    for name in ("benchmarks", "policies", "envs", "tests"):
         (made / name).symlink_to(ROOT / name)
+    (made / "mine.toml").write_text((ROOT / "benchmarks" / "suites" / "quick.toml").read_text())
+    (made / "mine").mkdir()
+    (made / "mine" / "training.py").write_text("def method(task, **options): ...\n")
     planners = made / "planners"
     planners.mkdir()
     (planners / "ppo-LunarLander-v3").symlink_to(ROOT / "policies" / "lunarlander")

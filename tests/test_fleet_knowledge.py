@@ -13,17 +13,23 @@ from agentkd.device import Device
 from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.architecture import initial
 from agentkd.fleet.knowledge import Knowledge, gather
+from agentkd.fleet.messages import Topics
 from agentkd.fleet.notebook import Notebook, hardness
 from agentkd.fleet.notes import FOLDER, LARGEST, Note, read_note, waiting_in
+from agentkd.fleet.rollout import Known
+from agentkd.fleet.server import Server
 from agentkd.fleet.sharing import LEDGER, Outbox, Sharing
 from agentkd.frames import pack
 from agentkd.runtime.agent import Agent
+from agentkd.transport.memory import Hub
+from agentkd.transport.transport import Received
 from agentkd.types import Floats
 from tests.fleet_one_device import World as OneDevice
 from tests.fleet_server import following
-from tests.fleet_world import World, executor_file, live, office
+from tests.fleet_world import SITE, World, executor_file, live, office
 from tests.runtime_children import SPEC, constant
 from tests.test_device import written
+from tests.virtual_loop import run_virtually
 
 DIGEST = "a" * 64
 
@@ -356,6 +362,41 @@ def test_notes_come_to_the_server_and_lies_do_not(tmp_path: Path) -> None:
         assert set(gather(world.office.folder, 3).devices) == {"d0"}
 
     live(office(tmp_path), main)
+
+
+def test_notes_that_wait_are_few_and_do_not_hold_up_a_rollout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large, of a stranger or too much never waits; so many are kept each turn."""
+    place = office(tmp_path)
+    knowledge = Knowledge(place.folder)
+    payload = Note(values={"ticks_total": 1.0}).to_bytes()
+
+    async def main() -> None:
+        server = Server(place, Hub().line(), knowledge=knowledge)
+
+        def tell(name: str, payload: bytes = payload) -> int:
+            server._take(Received(Topics(SITE).of(name, "note"), payload))
+            return len(server._notes)
+
+        for each in range(6):
+            place.fleet.devices[f"d{each}"] = Known(f"d{each}")
+        assert tell("stranger") == 0
+        assert tell("d0", bytes(LARGEST + 1)) == 0
+        assert server.counters["messages_refused"] == 2
+        for _ in range(15):
+            for each in range(5):
+                tell(f"d{each}")
+        kept = []
+        for _ in range(3):
+            server._learn(knowledge, 0.0)
+            kept.append(server.counters["notes_taken"])
+        assert kept == [50, 75, 75]
+        monkeypatch.setattr("agentkd.fleet.server._NOTES", 3)
+        assert [tell("d5") for _ in range(5)] == [1, 2, 3, 3, 3]
+        assert server.counters["notes_dropped"] == 2
+
+    run_virtually(main())
 
 
 def test_a_server_that_was_not_asked_to_collect_takes_nothing(tmp_path: Path) -> None:

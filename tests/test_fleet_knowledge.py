@@ -225,6 +225,30 @@ def test_a_note_that_is_too_large_leaves_in_part(tmp_path: Path) -> None:
     assert 40 < len(found) < 200
 
 
+@pytest.mark.parametrize(
+    ("large", "per_hour"), [(note(2, size=28_224), 100_000), (Note(values={"x" * 60: 1.0}), 80)]
+)
+def test_a_note_that_never_fits_holds_up_no_other(
+    tmp_path: Path, large: Note, per_hour: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is removed, and the reason is told."""
+    small = Note(values={"x": 1.0})
+    put(tmp_path, large, small)
+    sharing = Sharing(("observations", "x", "x" * 60), per_hour)
+    assert Outbox(tmp_path, sharing, 0.0).next(3600.0) == small.to_bytes()
+    assert waiting_in(tmp_path / FOLDER) == []
+    assert "00000001.note is removed" in caplog.text
+    assert "--share-per-hour" in caplog.text
+
+
+def test_one_observation_that_just_fits_leaves(tmp_path: Path) -> None:
+    """Of a note of two: the budget of an hour is its size."""
+    put(tmp_path, note(2, size=1000))
+    one = note(1, size=1000).to_bytes()
+    sharing = Sharing(("observations",), len(one))
+    assert Outbox(tmp_path, sharing, 0.0).next(3600.0) == one
+
+
 def test_a_torn_ledger_is_gone_on_with(tmp_path: Path) -> None:
     """A line that a kill left unfinished hides none, and gives no budget."""
     put(tmp_path, note(1), note(1))

@@ -345,6 +345,23 @@ def test_what_others_did_not_meet_is_left_out(pushed: Pushed) -> None:
     assert "liar0" not in found.devices
 
 
+def test_devices_of_which_nothing_is_left_do_not_count(pushed: Pushed) -> None:
+    """They take nothing from the others; where there are no others, that is said."""
+    for each, value in enumerate((-90.0, 0.0, 90.0)):
+        spread = rows(10, value=value)
+        spread[:, each] += 200.0
+        pushed.take(f"d{each}", spread)
+    with pytest.raises(ConfigError, match="Of 30 observations of 3 devices none"):
+        gather(pushed.folder, 3)
+    for each in range(3):
+        (pushed.folder / "knowledge" / f"d{each}.safetensors").unlink()
+    for each, value in enumerate((-90.0, -80.0, 0.0, 80.0, 90.0)):
+        pushed.take(f"e{each}", rows(10, value=value))
+    found = gather(pushed.folder, 3, share=0.4)
+    assert found.devices == {"e2": 10}
+    assert found.outside == 40
+
+
 def test_a_damaged_file_is_named(pushed: Pushed) -> None:
     """What lies in the folder is not trusted."""
     pushed.take("a", rows(2))

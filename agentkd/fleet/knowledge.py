@@ -175,7 +175,7 @@ def gather(
         The observations, in an order drawn at random.
 
     Raises:
-        ConfigError: If a number is out of its range, or there is nothing.
+        ConfigError: If a number is out of its range, or nothing is there or left.
         LoadError: If a file is damaged.
     """
     check_range("most", most, least=1)
@@ -193,7 +193,12 @@ def gather(
     low, high = _believed(list(rows.values()), share)
     kept = {name: obs[((obs >= low) & (obs <= high)).all(axis=1)] for name, obs in rows.items()}
     outside = sum(len(rows[name]) - len(kept[name]) for name in rows)
-    counts = sorted((len(each) for each in kept.values()), reverse=True)
+    counts = sorted((len(each) for each in kept.values() if len(each)), reverse=True)
+    if not counts:
+        raise ConfigError(
+            f"Of {outside:,} observations of {len(rows)} devices none lies within what other "
+            "devices saw. Let devices send for longer, or more devices."
+        )
     # No device gives more than each of so many others did.
     cap = counts[min(math.ceil(1 / share), -(-len(counts) // 2)) - 1]
     while sum(min(each, cap) for each in counts) > most and cap > 1:
@@ -202,7 +207,7 @@ def gather(
     drawn = {
         name: each[random.permutation(len(each))[:cap]] for name, each in kept.items() if len(each)
     }
-    obs = np.concatenate(list(drawn.values())) if drawn else np.empty((0, size), np.float32)
+    obs = np.concatenate(list(drawn.values()))
     obs = obs[random.permutation(len(obs))[:most]]
     return Gathered(obs, {name: len(each) for name, each in drawn.items()}, outside)
 

@@ -303,6 +303,17 @@ def test_the_newest_observations_of_a_device_are_kept(pushed: Pushed) -> None:
     assert sorted(set(found.obs[:, 0].tolist())) == [2.0, 3.0, 4.0, 7.0]
 
 
+def test_of_large_observations_fewer_are_kept(
+    pushed: Pushed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many bytes of a device, as all of them are written with each note."""
+    monkeypatch.setattr("agentkd.fleet.knowledge._EACH_BYTES", 10 * 4 * (3 + 1) + 15)
+    for each in range(5):
+        pushed.take("a", rows(7, value=float(each)))
+    found = gather(pushed.folder, 3)
+    assert sorted(found.obs[:, 0].tolist()) == [3.0] * 3 + [4.0] * 7
+
+
 def test_what_does_not_fit_the_executor_is_refused(pushed: Pushed) -> None:
     """Another size, numbers beyond all bounds, or an executor that was never pushed."""
     with pytest.raises(LoadError, match="4 numbers"):

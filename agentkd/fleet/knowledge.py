@@ -33,8 +33,8 @@ from agentkd.types import Floats
 from agentkd.views import environment
 
 FOLDER = "knowledge"
-_EACH = 2048
-"""Observations of a device that are kept: the newest."""
+_EACH, _EACH_BYTES = 2048, 32 << 20
+"""Observations of a device that are kept, and their bytes: the newest."""
 _FAR = 1000.0
 """How far a number may be from the mean of what the executor was made from, in the largest of its
 standard deviation, its mean, and 1."""
@@ -112,7 +112,8 @@ class Knowledge:
             before = _read(path)
             if before[0].shape[1] == obs.shape[1]:
                 obs, hard = np.concatenate([before[0], obs]), np.concatenate([before[1], hard])
-        data = save({"obs": obs[-_EACH:], "hardness": hard[-_EACH:]})
+        kept = max(1, min(_EACH, _EACH_BYTES // (4 * (obs.shape[1] + 1))))
+        data = save({"obs": obs[-kept:], "hardness": hard[-kept:]})
         if not self._sizes and self._folder.is_dir():
             self._sizes = {
                 each.name.removesuffix(_SUFFIX): each.stat().st_size

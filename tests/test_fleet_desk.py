@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agentkd import dists
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import ConfigError, PlannerError, WriteError
 from agentkd.fleet.asking import FleetPlanner
 from agentkd.fleet.desk import PlannerDesk, filters
 from agentkd.fleet.messages import Topics
@@ -160,6 +160,30 @@ def test_each_answer_is_a_label_whoever_still_waits_for_it() -> None:
     # Of several rows the first is for the observation itself.
     assert np.asarray(dists.mode(dist, SPEC.action)).tolist() == [1, 2]
     assert world.desk.counters["labelled"] == 2
+
+
+def test_a_disk_that_refuses_labels_ends_no_planner(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted, told once, and tried again."""
+    world = World(Echo())
+    full = True
+
+    def keep(*_: object) -> None:
+        if full:
+            raise WriteError("The disk is full.")
+
+    async def body() -> None:
+        nonlocal full
+        world.desk._labelled = keep
+        for each in range(4):
+            full = each < 3
+            world.ask(f"d{each}", asked(1, each))
+            await asyncio.sleep(1)
+
+    world.run(body)
+    assert world.chosen() == {f"d{each}": [each] for each in range(4)}
+    assert world.desk.counters["unwritten"] == 3
+    assert world.desk.counters["labelled"] == 1
+    assert caplog.text.count("The disk is full.") == 1
 
 
 @pytest.mark.parametrize(

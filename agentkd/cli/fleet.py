@@ -89,8 +89,8 @@ class Options:
     """For label and answer, the planner: a save, a policy file, a folder with one, or
     module:attribute."""
     out: Path | None = None
-    """For label, the folder for the labels; for answer, one for the labels of what is asked, if
-    they are wanted."""
+    """For label, the folder for the labels; for answer, one in which each start makes a folder for
+    the labels of what is asked, if they are wanted."""
     most: int | None = None
     """For label, how many observations at most; by default 20,000."""
     share: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from agentkd.planners import Planner
 from agentkd.runtime.agent import Agent
 from agentkd.spec_json import from_json, to_json
 from agentkd.transport.memory import Faults, Hub
-from agentkd.transport.transport import Connect, Message
+from agentkd.transport.transport import Connect, Message, Received
 from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant
 from tests.test_runtime_processes import act_until, answered
@@ -278,6 +278,38 @@ def test_a_planner_over_a_broker_is_a_policy() -> None:
             found(np.ones((1, 4), np.float32))
     with pytest.raises(PlannerError, match="is for"):
         FleetPlanner(beside(Echo()), SITE, "d0", BOX)
+
+
+def test_a_line_that_cannot_be_made_is_what_is_raised() -> None:
+    """At once, and not that no planner answered."""
+
+    def connect(*_: str, **__: Any) -> Any:
+        raise ConfigError("ca.pem is missing.")
+
+    with pytest.raises(ConfigError, match=r"ca\.pem is missing"):
+        FleetPlanner(connect, SITE, "d0", SPEC)
+
+
+def test_a_line_that_ended_in_an_error_says_which() -> None:
+    """A later question has the reason, and does not wait for an answer."""
+
+    class Ends:
+        def __init__(self, line: Any) -> None:
+            self.send, self.aclose = line.send, line.aclose
+            self._line = line
+
+        async def receive(self) -> AsyncIterator[Received]:
+            async for each in self._line.receive():
+                yield each
+                if not each.connected:
+                    raise OSError("The wire is cut.")
+
+    whole = beside(Echo())
+    with (
+        FleetPlanner(lambda *wanted: Ends(whole(*wanted)), SITE, "d0", SPEC) as found,
+        pytest.raises(PlannerError, match="The wire is cut"),
+    ):
+        found(np.zeros((1, 3), np.float32))
 
 
 def test_a_line_that_loses_delays_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

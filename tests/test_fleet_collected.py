@@ -97,6 +97,15 @@ def test_no_device_gives_more_than_its_share(pushed: Pushed) -> None:
     assert max(few.devices.values()) <= 22
 
 
+def test_of_five_devices_one_gives_a_third_at_most(pushed: Pushed) -> None:
+    """As the guide says of few."""
+    for each, count in enumerate((500, 400, 300, 1, 1)):
+        pushed.take(f"d{each}", rows(count))
+    found = gather(pushed.folder, 3)
+    assert list(found.devices.values()) == [300, 300, 300, 1, 1]
+    assert max(found.devices.values()) <= len(found.obs) / 3
+
+
 def test_what_others_did_not_meet_is_left_out(pushed: Pushed) -> None:
     """Where some of many devices say that they were elsewhere."""
     drawn = np.random.default_rng(0)

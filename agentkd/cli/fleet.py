@@ -94,7 +94,7 @@ class Options:
     most: int | None = None
     """For label, how many observations at most; by default 20,000."""
     share: float | None = None
-    """For label, the share of them that one device may give; by default 0.1."""
+    """For label, the share of them that one of many devices may give; by default 0.1."""
     waves: str | None = None
     """For push, the per cent of the devices that are asked in each wave and those before it; by
     default 5,25,100."""

@@ -5,7 +5,7 @@
 
 A device may lie. It chooses states, and never what they are labelled with: that is the planner's.
 So what is checked is that they fit the executor's observation, are finite and not beyond all
-bounds; that no device gives more than its share; and that no number lies outside what other
+bounds; that no device gives more than its part; and that no number lies outside what other
 devices have seen too.
 """
 
@@ -161,7 +161,8 @@ def gather(
 ) -> Gathered:
     """Draw observations that devices sent, for a planner to label.
 
-    No device gives more than `share` of them, or than twice its part where devices are few. The
+    No device gives more than `share` of them or, where fewer than 2 / `share` devices have some,
+    than one part in half as many as have, rounded up: a third at most where five do. The
     extremes that so many devices saw alone are not believed: a row with a number outside of what
     the others saw is left out. With fewer than three devices no one can be compared.
 

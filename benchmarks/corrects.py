@@ -199,7 +199,7 @@ class Crowd:
                 if step >= late and not self.actor.arm.own:
                     actions = rows[:, step].copy()
                 actions[self.driven] = rows[self.driven, step]
-                states = self._world.step(states, actions)[1]
+                states = self._world.step(states, actions.astype(float))[1]
         return coming
 
     def act(self, told: Floats) -> Floats:
@@ -253,8 +253,8 @@ class Actor:
         far = 2.0 if arm.residual else 1.0
         box = spec.action
         assert isinstance(box, BoxSpec)
-        bounds = {"low": (-far,) * _ACTIONS, "high": (far,) * _ACTIONS}
-        self._spec = Spec(obs, replace(box, **bounds))
+        box = replace(box, low=(-far,) * _ACTIONS, high=(far,) * _ACTIONS)
+        self._spec = Spec(obs, box)
         self.executor: Executor | None = None
         self._seed = seed
 
@@ -299,7 +299,7 @@ def _measure(options: Options, planner: str, arm: Arm, seed: int) -> Mapping[str
     if arm.sees:
         _learn(actor, options, seed)
     asks = arm.told or arm.residual
-    returns = {}
+    returns: dict[str, list[float]] = {}
     for late in options.delays:
         if asks or not returns:
             crowd = Crowd(actor, options.episodes, late if asks else 0, options.noise, 40_000)
@@ -347,7 +347,7 @@ def _learn(actor: Actor, options: Options, seed: int) -> None:
         if tick == _FIRST:
             for crowd in crowds:
                 crowd.driven[:] = random.random(_WORLDS) < _BY_PLANNER
-        for index in np.flatnonzero(left == 0):
+        for index in np.flatnonzero(left == 0).tolist():
             crowd, own = crowds[index // _WORLDS], index % _WORLDS
             crowd.reset(own)
             crowd.driven[own] = tick < _FIRST or random.random() < _BY_PLANNER
@@ -367,10 +367,15 @@ def _rows(results: Sequence[Result]) -> list[Result]:
         sizes[arm] = each[0]["parameters"]
         for late in each[0]["returns"]:
             found[planner, late, arm] = [one for r in each for one in r["returns"][late]]
-    rows = []
+    rows: list[Result] = []
     for (planner, late, arm), returns in found.items():
         interval = mean_interval(returns)
-        row = {"planner": planner, "late": late, "arm": arm, "parameters": sizes[arm]}
+        row: dict[str, Any] = {
+            "planner": planner,
+            "late": late,
+            "arm": arm,
+            "parameters": sizes[arm],
+        }
         row |= {"mean": interval.mean, "median": median(returns)}
         row |= {"low": interval.low, "high": interval.high}
         for name in (_ALONE, _PLAIN):

@@ -27,6 +27,34 @@ def forward(obs: Floats, /) -> Categorical:
     return Categorical(np.tile(np.array([0, 0, 4], np.float32), (len(obs), 1)))
 
 
+class Tiring:
+    """A planner that acts worse the more often it was asked, and draws from NumPy's generator."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, obs: Floats, /) -> Categorical:
+        """Take action 2 at first, and some other one after 40 questions."""
+        self.asked += 1
+        logits = np.random.standard_normal((len(obs), 3))  # noqa: NPY002
+        logits[:, 2] += 0.0 if self.asked > 40 else 9.0
+        return Categorical(logits.astype(np.float32))
+
+
+def tiring(spec: Any) -> Tiring:
+    """Make one anew whenever a task is opened."""
+    del spec
+    return Tiring()
+
+
+def asking(task: Task, *, executor: str, labels: int, seed: int) -> Executor:
+    """Ask the planner a hundred times."""
+    policy: Any = task.planner.policy
+    for _ in range(100):
+        policy(np.zeros((1, 2), np.float32))
+    return fresh(task, executor=executor, labels=labels, seed=seed)
+
+
 def fresh(task: Task, *, executor: str, labels: int, seed: int, scale: float = 1.0) -> Executor:
     """Give new weights, and learn nothing."""
     made = task.executor(executor, seed)

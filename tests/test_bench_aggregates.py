@@ -100,9 +100,13 @@ def test_the_same_scores_give_the_same_interval() -> None:
 
 def test_what_has_no_interval_says_why() -> None:
     """One run, NaN, equal runs; and no runs at all are refused."""
-    one = iqm_interval([[1.0], [2.0, 3.0]])
-    assert math.isnan(one.low)
-    assert "One run" in one.reason
+    for few in ([[1.0], [2.0, 3.0]], [[1.0]], [[1.0], [2.0]], [[1.0], [2.0, 2.0]]):
+        one = iqm_interval(few)
+        assert math.isnan(one.low)
+        assert math.isnan(one.high)
+        assert "One run" in one.reason
+    assert math.isnan(paired_difference([[0.5]], [[0.4]]).low)
+    assert math.isnan(probability_of_improvement([[0.5]], [[0.4]]).low)
     bad = iqm_interval([[1.0, math.nan]])
     assert math.isnan(bad.mean)
     assert "NaN" in bad.reason

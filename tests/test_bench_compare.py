@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from agentkd.bench.scores import Contender, scores_of
 from agentkd.bench.tables import aggregates, comparisons, lead, report_of
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError
+from agentkd.report.write import write_report
 from tests.cli_reports import report, undocumented
 
 SEEDS = range(4)
@@ -158,6 +161,41 @@ def test_runs_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert "+0.100" in made.lead
 
 
+def test_rows_of_changed_inputs_are_not_compared(tmp_path: Path) -> None:
+    """They stay in cells.csv after --resume; the run's report is of the others."""
+    stale = [replace(each, key=f"old {each.key}") for each in acting(-2.0)]
+    now = [*references(), *acting()]
+    # The newest row is a stale one: its key alone tells that.
+    first = kept(tmp_path / "before", [*now, *stale])
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    write_report(first, report_of("s", "About.", now, len(now)))
+    (row_,) = comparison_of([first, second]).data["comparisons"]
+    assert row_["difference"] == pytest.approx(0.1)
+    path = first / "report.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for results in (None, 3, [3], [{"key": 3}]):
+        path.write_text(json.dumps(data | {"results": results}), encoding="utf-8")
+        with pytest.raises(LoadError, match=r"which rows.*--resume --out"):
+            comparison_of([first, second])
+
+
+def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:
+    """Neither sentence, table nor plot claims that it is certain."""
+    few = [each for each in [*references(), *acting()] if each.seed == 0]
+    made = report_of("s", "About.", few, 3)
+    assert made.lead == "executor mlp:4 distill keeps 0.55 of its planner's return, over one task."
+    table = made.sections[0].table
+    assert table is not None
+    assert table.texts()[0][5] == "–"
+    assert "One run of a task has no interval." in table.caption
+    write_report(tmp_path / "out", made)
+    assert "nan" not in (tmp_path / "out" / "table.csv").read_text(encoding="utf-8")
+    assert "NaN" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    more = [each for each in [*references(), *acting(1.0)] if each.seed == 0]
+    both = comparison_of([kept(tmp_path / "before", few), kept(tmp_path / "after", more)])
+    assert both.lead.startswith("No difference from before is sure: one seed has no interval.")
+
+
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     """One run, the same one twice, nothing in common, a folder of something else."""
     first = kept(tmp_path / "a", [*references(), *acting()])
@@ -189,3 +227,21 @@ def test_agentkd_report_writes_the_comparison(
     assert undocumented(data, *data["comparisons"]) == []
     assert main(["report", str(first), str(out)]) == 2
     assert "agentkd eval ENV" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("into", ["before", "third", "link"])
+def test_a_comparison_overwrites_no_run(
+    into: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither one that is compared nor another, by whatever path."""
+    first = kept(tmp_path / "before", [*references(), *acting()])
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    kept(tmp_path / "third", references())
+    (tmp_path / "link").symlink_to(first)
+    out = tmp_path / into
+    (out / ".agentkd").write_text("1\n")
+    before = (out / "cells.csv").read_bytes()
+    words = ["report", str(first), str(second), "--out", str(out), "--overwrite"]
+    assert main(words) == 2
+    assert "a folder of its own" in " ".join(capsys.readouterr().err.split())
+    assert (out / "cells.csv").read_bytes() == before

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from agentkd.bench.cells import Cell
 from agentkd.bench.rows import Row, read_rows
+from agentkd.bench.work import measure
 from agentkd.cli.main import main
 from tests.cli_reports import report, undocumented
 from tests.programs import ROOT
@@ -156,16 +158,16 @@ def _has_rows(file: Path, wanted: int, running: subprocess.Popen[str]) -> bool:
     return there or running.poll() is not None
 
 
-def killed_runs(folder: Path, kills: int) -> None:
+def killed_runs(folder: Path, kills: int, text: str = SUITE, cells: int = CELLS) -> None:
     """Kill a run again and again when so many rows are there, drawn at random; then let it end."""
-    suite, out = suite_of(folder), folder / "out"
+    suite, out = suite_of(folder, text), folder / "out"
     file = out / "cells.csv"
     draw = random.Random(5)
     before, resume = b"", False
     for number in range(kills):
         have = before.count(b"\n")
         # Later kills find less to do: each leaves some for the next.
-        most = max(1, (CELLS - max(0, have - 1)) // (kills - number))
+        most = max(1, (cells - max(0, have - 1)) // (kills - number))
         wanted = max(1, have) + draw.randrange(most)
         words = [suite, "--jobs", "2", "--out", str(out), *(["--resume"] * resume)]
         with program(*words) as running:
@@ -188,10 +190,13 @@ def test_a_killed_run_goes_on_and_repeats_nothing(serial: Path, tmp_path: Path) 
 
 
 @pytest.mark.live
-def test_twenty_kills_lose_and_repeat_nothing(serial: Path, tmp_path: Path) -> None:
-    """The same, twenty times in one run."""
-    killed_runs(tmp_path, 20)
-    assert figures(tmp_path / "out") == figures(serial)
+def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """The same, twenty times in a run of more cells."""
+    text = SUITE.replace("seeds = 2", "seeds = 12")
+    killed_runs(tmp_path, 20, text, 6 * CELLS)
+    here = tmp_path / "here"
+    assert main(["bench", suite_of(tmp_path, text), "--out", str(here)]) == 0
+    assert figures(tmp_path / "out") == figures(here)
 
 
 def test_a_folder_is_one_runs_until_that_ends(
@@ -290,3 +295,22 @@ def test_what_draws_without_a_seed_is_seeded_for_each_cell(tmp_path: Path) -> No
         assert main(["bench", suite, "--jobs", jobs, "--out", str(out)]) == 0
         found.append(figures(out))
     assert found[0] == found[1]
+
+
+def test_who_makes_the_executor_measures_as_who_finds_it() -> None:
+    """A run that was killed after it was made has the same figures."""
+    cell = Cell(
+        env="tests.bench_methods:Stroll",
+        planner="tests.bench_methods:tiring",
+        arm="runtime",
+        executor="mlp:4",
+        method="asking",
+        reference="tests.bench_methods:asking",
+        labels=1,
+        episodes=2,
+    )
+    made: list[bytes] = []
+    first = measure(cell, None, made.append)
+    again = measure(cell, made[0], made.append)
+    assert len(made) == 1
+    assert first.returns == again.returns

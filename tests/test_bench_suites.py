@@ -30,6 +30,7 @@ def suite_file(folder: Path, text: str) -> Path:
     ("text", "reasons"),
     [
         ("seeds = [1\nepisodes", ["is not TOML", "line 2"]),
+        (f"seeds = {'9' * 5000}\n{TASK}", ["too many digits", "smaller"]),
         ("", ["tasks is None", "[[tasks]]"]),
         ("tasks = 3", ["tasks is 3", "[[tasks]]"]),
         (f"seed = 3\n{TASK}", ["unknown key 'seed'", "Did you mean 'seeds'?"]),
@@ -100,6 +101,42 @@ def test_cells_are_every_combination_once(tmp_path: Path) -> None:
     assert len(cells_of(twice)) == sum(count.values())
 
 
+@pytest.mark.parametrize(
+    ("key", "mine", "theirs", "remedy"),
+    [
+        ("labels", "10", "20", 'name = "distill 2"'),
+        ("guard", '"a:b"', '"a:c"', "suite of its own"),
+        ("holds", '"a:b"', '"a:c"', "suite of its own"),
+        ("roll_forward", '"a:b"', '"a:c"', "suite of its own"),
+        ("planner_sees", '"0:1"', '"1:2"', "suite of its own"),
+        ("executor_sees", '"0:1"', '"1:2"', "suite of its own"),
+        ("hz", "10.0", "20.0", "suite of its own"),
+        ("eval_seed", "100", "200", "suite of its own"),
+    ],
+)
+def test_groups_that_tables_would_mix_are_refused(
+    key: str, mine: str, theirs: str, remedy: str, tmp_path: Path
+) -> None:
+    """Also with other seeds: the runs would be taken for one contender's."""
+    head = 'arms = ["executor", "runtime"]\nlatencies = [1]\n'
+    one, other = f"{TASK}{key} = {mine}\n", f"{TASK}{key} = {theirs}\nseeds = [7]\n"
+    with pytest.raises(
+        ConfigError, match=rf"tasks\[1\] and tasks\[2\].* differ in {key}: "
+    ) as told:
+        cells_of(read_suite(suite_file(tmp_path, head + one + other)))
+    assert remedy in str(told.value)
+    assert mine.strip('"') in str(told.value)
+    assert theirs.strip('"') in str(told.value)
+
+
+def test_groups_that_tables_tell_apart_may_differ(tmp_path: Path) -> None:
+    """By the method's name, the executor or the planner's latency; and same cells are one."""
+    more = 'methods = [{name = "more", method = "distill", labels = 20}]\n'
+    text = f"labels = 10\n{TASK}{TASK}{more}{TASK}executors = 'mlp:8'\nlabels = 30\n"
+    cells = [each for each in cells_of(read_suite(suite_file(tmp_path, text))) if each.acts]
+    assert sorted(each.labels for each in cells) == [10] * 3 + [20] * 3 + [30] * 3
+
+
 def test_each_seed_lives_episodes_of_its_own(tmp_path: Path) -> None:
     """Those of seed s begin at eval_seed + s * episodes, whatever other seeds there are."""
     text = f"episodes = 7\neval_seed = 100\nseeds = [0, 3]\n{TASK}"
@@ -142,6 +179,46 @@ def test_a_key_holds_everything_that_a_cell_depends_on(
         assert all(x != y for x, y in zip(keys(other), first, strict=True))
     own.write_text("def method(task, **how): return 1\n")
     assert all(x != y for x, y in zip(keys(text), first, strict=True))
+
+
+def test_what_a_cell_does_not_name_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Least of all the whole working directory, which "" would be as a path."""
+    monkeypatch.chdir(tmp_path)
+    read = []
+
+    def files(paths: list[Path]) -> str:
+        read.extend(paths)
+        return ""
+
+    monkeypatch.setattr("agentkd.bench.cells._of_files", files)
+    (tmp_path / "large.bin").write_bytes(b"0")
+    assert "" not in digests_of(cells_of(read_suite(suite_file(tmp_path, TASK))))
+    assert {each.name for each in read} == {"bench_envs.py", "bench_methods.py", "methods.py"}
+
+
+@pytest.mark.parametrize("key", ["planner_sees", "executor_sees"])
+def test_a_key_holds_the_modules_of_views(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an executor learns from depends on them, also with a past."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = tmp_path / "own_view.py"
+    own.write_text('VIEW = "0:1"\n')
+    text = f'seeds = 1\n{TASK}{key} = "own_view:VIEW, stack:2"\n'
+
+    def keys() -> tuple[str, str]:
+        cells = cells_of(read_suite(suite_file(tmp_path, text)))
+        digests = digests_of(cells)
+        (acting,) = (each for each in cells if each.acts)
+        return acting.key(digests), acting.recipe(digests)
+
+    first = keys()
+    assert keys() == first
+    own.write_text('VIEW = "1:2"\n')
+    assert all(x != y for x, y in zip(keys(), first, strict=True))
 
 
 def test_methods_of_the_command_line_come_besides(tmp_path: Path) -> None:

@@ -443,16 +443,3 @@ def test_black_boxes_are_asked_deterministically_and_without_memory() -> None:
 
     with pytest.raises(PlannerError, match=r"memory.*initial_state"):
         acts(from_object(Recurrent(), "box", SPEC))
-
-
-@pytest.mark.parametrize("wrong", [["left"] * 3, [object()] * 3, [1j] * 3])
-def test_actions_that_are_no_numbers_are_refused(wrong: Any) -> None:
-    """They are the planner's, and said so."""
-
-    class Box:
-        def predict(self, obs: Any) -> Any:
-            return np.array(wrong[: len(obs)])
-
-    planner: Any = from_object(Box(), "box", SPEC)
-    with pytest.raises(PlannerError, match="not numbers"):
-        planner.policy(np.zeros((3, SPEC.obs.size), np.float32))

@@ -272,6 +272,20 @@ def test_a_black_box_gets_what_the_environment_gives() -> None:
         BlackBox(lambda _: [9], VECTOR_CHOICE)(OBS)
 
 
+@pytest.mark.parametrize("wrong", [["left"] * 3, [object()] * 3, [1j] * 3])
+def test_actions_that_are_no_numbers_are_refused(wrong: Any) -> None:
+    """They are the planner's, and said so."""
+
+    class Box:
+        def predict(self, obs: Any) -> Any:
+            return np.array(wrong[: len(obs)])
+
+    spec = spec_of(VECTOR, spaces.Box(-2.0, 2.0, (1,), np.float32))
+    planner: Any = from_object(Box(), "box", spec)
+    with pytest.raises(PlannerError, match="not numbers"):
+        planner.policy(np.zeros((3, 3), np.float32))
+
+
 @pytest.mark.parametrize(
     ("action", "chosen"),
     [

@@ -12,6 +12,7 @@ import pytest
 from agentkd.report import index
 from agentkd.report.model import Report
 from agentkd.report.write import prepare_out, write_report
+from tests.waiting import ENOUGH
 
 
 def wrote(folder: Path, name: str, lead: str = "Late planner -190. More.", **data: object) -> Path:
@@ -90,8 +91,22 @@ def test_names_of_runs_are_text(tmp_path: Path) -> None:
     assert "%3Cb%3E%22x%22/report.html" in text
 
 
-def test_runs_that_end_together_are_all_listed(tmp_path: Path) -> None:
+def test_a_name_of_bytes_that_are_no_text_is_listed(tmp_path: Path) -> None:
+    """It is shown as far as it is text, and linked by its bytes."""
+    runs = tmp_path / "runs"
+    wrote(runs, os.fsdecode(b"\xe9t\xe9"), env="Odd-v0")
+    wrote(runs, "whole")
+    text = listed(runs)
+    assert "%E9t%E9/report.html" in text
+    assert "<code>\ufffdt\ufffd</code>" in text
+    assert "whole/report.html" in text
+
+
+def test_runs_that_end_together_are_all_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever writes the list last has seen all the others."""
+    monkeypatch.setattr(index, "_PATIENCE", ENOUGH)
     runs = tmp_path / "runs"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: wrote(runs, f"run-{number}"), range(24)))

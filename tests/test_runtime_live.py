@@ -183,6 +183,16 @@ def test_a_pause_ends_with_the_run_or_the_last_browser(page: LivePage) -> None:
             until(seen, lambda state: state["paused"])
 
 
+def test_a_slow_pace_ends_with_the_last_browser(page: LivePage) -> None:
+    """A run that nobody looks at is not left to take ten times as long."""
+    agent = Agent(constant(0), live=page)
+    with running(agent, Steps(), clock="virtual", ticks=10**9):
+        with socket_of(page) as seen:
+            wish(seen, "pace", 0.5)
+            until(seen, lambda state: state["pace"] == 0.5)
+        wait_for(lambda: page.pace == 1.0)
+
+
 def test_the_planner_s_latency_is_changed_and_told(page: LivePage) -> None:
     """Answers come later from then on, and the page remembers what was changed, and when."""
     agent = Agent(constant(0), planner=Echo(), planner_latency=2, live=page)
@@ -237,6 +247,25 @@ def test_a_renderer_that_fails_costs_the_frames_only(page: LivePage, shape: Any)
     agent = Agent(constant(0), live=page)
     with socket_of(page) as seen, running(agent, env, clock="virtual", ticks=10**9):
         assert until(seen, lambda state: state["frames"])["frames"].startswith("No frames: ")
+
+
+def test_only_the_thread_that_steps_renders(page: LivePage) -> None:
+    """Another one that does its chores, while a step takes long, leaves the environment alone."""
+    rendered = []
+
+    class Counting(Seen):
+        def render(self) -> Any:
+            rendered.append(threading.get_ident())
+            return super().render()
+
+    page.look_at(Counting())
+    before = len(rendered)
+    other = threading.Thread(target=page.show_frame)
+    other.start()
+    other.join()
+    assert len(rendered) == before
+    page.show_frame()
+    assert rendered == [threading.get_ident()] * (before + 1)
 
 
 def test_frames_that_take_too_long_are_left_out(page: LivePage) -> None:

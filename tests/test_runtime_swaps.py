@@ -36,6 +36,7 @@ from agentkd.spec import (
     Spec,
 )
 from agentkd.types import Floats
+from tests.deploy_executors import lively
 from tests.runtime_children import SPEC, Echo, Towards, constant
 from tests.waiting import ENOUGH, wait_for
 
@@ -112,6 +113,19 @@ def test_another_memory_is_refused_and_another_architecture_is_not() -> None:
         with pytest.raises(SpecError, match="remembers"):
             remembering.swap(initial(architecture, SPEC))
     remembering.swap(initial("gru:4", SPEC, seed=1))
+
+
+def test_another_layout_of_the_past_is_refused() -> None:
+    """As many numbers may be remembered, and others be actions."""
+    action = BoxSpec((-1.0,), (1.0,), (1,))
+    two = [
+        lively(f"mlp:4,tanh 0:2,{sees}", action)
+        for sees in ("stack:2,actions:3", "stack:3,actions:1")
+    ]
+    assert two[0].memory == two[1].memory == 5
+    with pytest.raises(SpecError, match="remembers"):
+        check_fit(*two)
+    check_fit(two[0], two[0])
 
 
 def test_a_float_type_makes_no_difference() -> None:

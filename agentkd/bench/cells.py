@@ -25,6 +25,11 @@ _MOST = 100_000
 _RECIPE = ("env", "planner", "executor", "method", "reference", "options", "labels", "seed")
 """Fields of a cell that decide what its executor is, besides the views."""
 _SEES = ("planner_sees", "executor_sees")
+_SHOWN = ("env", "planner", "arm", "executor", "method", "latency", "episodes")
+"""Fields of a cell by which tables tell it from others, besides the seed."""
+_METHOD = ("reference", "options", "labels")
+_HIDDEN = (*_METHOD, "hz", "guard", "holds", "roll_forward", *_SEES)
+"""Fields that tables do not show: cells that differ in one of them alone would be mixed."""
 _REFERENCES = ("planner", "reference", "executor", "guard", "holds", "roll_forward")
 
 
@@ -83,7 +88,7 @@ class Cell:
         """
         own = {name: digests[ref] for name in _REFERENCES if (ref := getattr(self, name))}
         own["env"] = digests[self.env]
-        return _hash({"cell": asdict(self), "digests": own})
+        return _hash({"cell": asdict(self), "digests": {**own, **self._seeing(digests)}})
 
     def recipe(self, digests: Mapping[str, str]) -> str:
         """Return the hash of everything that its executor depends on; "" where it is a file."""
@@ -91,7 +96,12 @@ class Cell:
             return ""
         told = {name: getattr(self, name) for name in (*_RECIPE, *_SEES)}
         own = {name: digests[getattr(self, name)] for name in ("env", "planner", "reference")}
-        return _hash({"recipe": told, "digests": own})
+        return _hash({"recipe": told, "digests": {**own, **self._seeing(digests)}})
+
+    def _seeing(self, digests: Mapping[str, str]) -> dict[str, str]:
+        """Return the digests of the modules that views come from."""
+        views = {name: getattr(self, name) for name in _SEES}
+        return {name: digests[view] for name, view in views.items() if _module_of_view(view)}
 
 
 CELL_FIELDS = tuple(each.name for each in fields(Cell))
@@ -103,15 +113,40 @@ def cells_of(suite: Suite) -> list[Cell]:
     Random actions and the planner that is never late are always among them.
 
     Raises:
-        ConfigError: If there are more than 100,000.
+        ConfigError: If there are more than 100,000, or two groups have cells that tables would mix.
     """
     found: dict[str, Cell] = {}
-    for group in suite.groups:
+    alike: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+    for number, group in enumerate(suite.groups, 1):
         for cell in _of_group(group):
             found.setdefault(json.dumps(asdict(cell), sort_keys=True), cell)
             if len(found) > _MOST:
                 raise ConfigError(f"{suite.name} has more than {_MOST:,} cells. Split it.")
+            if cell.arm == "random":
+                continue
+            hidden = {name: getattr(cell, name) for name in _HIDDEN}
+            hidden["eval_seed"] = group.eval_seed
+            shown = tuple(getattr(cell, name) for name in _SHOWN)
+            first, other = alike.setdefault(shown, (number, hidden))
+            if hidden != other:
+                _refuse(suite, cell, {first: other, number: hidden})
     return list(found.values())
+
+
+def _refuse(suite: Suite, cell: Cell, groups: Mapping[int, Mapping[str, Any]]) -> None:
+    """Tell in what two groups differ that tables do not show."""
+    (first, mine), (second, theirs) = groups.items()
+    key = next(name for name in mine if mine[name] != theirs[name])
+    remedy = "Measure one of them in a suite of its own"
+    if key in _METHOD:
+        example = f'{{name = "{cell.method} 2", method = "{cell.method}"}}'
+        remedy = f"Give the method of one its own name, such as {example}"
+    who = " ".join(filter(None, (cell.arm, cell.executor, cell.method)))
+    raise ConfigError(
+        f"{suite.name}: tasks[{first}] and tasks[{second}] both have {who} on {cell.env} with "
+        f"{cell.planner}, and differ in {key}: {mine[key]!r} and {theirs[key]!r}. Tables would mix "
+        f"them. {remedy}, or make {key} the same."
+    )
 
 
 def _of_group(group: Group) -> Iterator[Cell]:
@@ -175,13 +210,22 @@ def digests_of(cells: list[Cell]) -> dict[str, str]:
     """Return the SHA-256 of what each reference of the cells leads to, "" where it is no file.
 
     Of a path that is its file, or all files of its folder but documents; of "module:attribute" and
-    "module:Id-v0" the module's file. What a module imports is not looked into.
+    "module:Id-v0" the module's file, also where a view names one. What a module imports is not
+    looked into.
 
     Raises:
         LoadError: If a file cannot be read.
     """
     named = {getattr(each, name) for each in cells for name in ("env", *_REFERENCES)}
-    return {each: _digest(each) for each in named}
+    views = {getattr(each, name) for each in cells for name in _SEES}
+    found = {each: _digest(each) for each in named - {""}}
+    return found | {each: _of_module(module) for each in views if (module := _module_of_view(each))}
+
+
+def _module_of_view(view: str) -> str:
+    """Return the module that a view such as "mine:view,stack:4" comes from; "" if none."""
+    words = (word.strip() for word in view.split(","))
+    return next((w.partition(":")[0] for w in words if is_reference(w)), "")
 
 
 def _digest(ref: str) -> str:
@@ -195,6 +239,10 @@ def _digest(ref: str) -> str:
     module, colon, _ = base.partition(":")
     if not colon or not is_reference(f"{module}:x"):
         return ""
+    return _of_module(module)
+
+
+def _of_module(module: str) -> str:
     working_directory_on_path()
     try:
         found = find_spec(module)

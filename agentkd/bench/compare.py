@@ -9,9 +9,10 @@ from typing import Any
 
 from agentkd.bench.rows import FILE, read_rows
 from agentkd.bench.scores import Contender, Scores, paired, scores_of
-from agentkd.errors import ConfigError
+from agentkd.errors import ConfigError, LoadError
 from agentkd.measure.aggregates import iqm_interval, paired_difference, probability_of_improvement
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
+from agentkd.report.write import read_report
 
 _KEPT = (
     *("who acts", Column("late", "ticks"), "run", "tasks", "runs"),
@@ -35,9 +36,11 @@ def is_run(folder: Path) -> bool:
 def comparison_of(folders: Sequence[Path]) -> Report:
     """Compare runs, the first with each other one, on the tasks and seeds that they share.
 
+    Of a run that has its report, only the rows count that this is of.
+
     Raises:
         ConfigError: If there are fewer than two, or nothing that two of them share.
-        LoadError: If rows cannot be read.
+        LoadError: If rows or a report cannot be read.
     """
     if len(folders) < 2:
         raise ConfigError("One run has nothing to be compared with: name two or more.")
@@ -102,7 +105,26 @@ def _scores(folder: Path) -> Scores:
     if not is_run(folder):
         raise ConfigError(f"{folder} has no {FILE}; it is no run of agentkd bench.")
     rows, _ = read_rows(folder / FILE)
-    return scores_of({row.key: row for row in rows}.values())
+    kept = {row.key: row for row in rows}
+    report = folder / "report.json"
+    if report.is_file():
+        # Rows whose inputs changed since stay in the file; the report is of the suite as it is.
+        kept = {key: kept[key] for key in _reported(report) if key in kept}
+    return scores_of(kept.values())
+
+
+def _reported(path: Path) -> list[str]:
+    """Return the keys of the rows that a run's report is of."""
+    results = read_report(path).get("results")
+    rows = results if isinstance(results, list) else [None]
+    keys = [row.get("key") if isinstance(row, dict) else None for row in rows]
+    known = [key for key in keys if isinstance(key, str)]
+    if len(known) < len(keys):
+        raise LoadError(
+            f"{path} does not tell which rows it is of. Write it again with: agentkd bench SUITE "
+            f"--resume --out {path.parent}"
+        )
+    return known
 
 
 def _kept(who: Contender, found: Mapping[str, Scores]) -> list[list[Any]]:
@@ -155,6 +177,8 @@ def _series(who: Sequence[Contender], found: Mapping[str, Scores]) -> list[tuple
 def _lead(first: str, apart: Sequence[Sequence[Any]]) -> str:
     """Say how many differences are seen."""
     sure = [row for row in apart if not math.isnan(row[7][0]) and row[7][0] * row[7][1] > 0]
+    if all(math.isnan(row[7][0]) for row in apart):
+        return f"No difference from {first} is sure: one seed has no interval. Measure more seeds."
     if not sure:
         return f"No difference from {first} is seen: each interval that there is holds 0."
     row = max(sure, key=lambda each: abs(each[6]))

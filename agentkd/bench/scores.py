@@ -98,8 +98,8 @@ class Scores:
         A planner or runtime is compared with another of the same latency.
         """
         for one, other in combinations(self.returns, 2):
-            lates = {one.late, other.late} - {None}
-            if len(lates) > 1 or (lates == {0} and None in (one.late, other.late)):
+            known = {one.late, other.late} - {None}
+            if len(known) > 1 or (known == {0} and None in (one.late, other.late)):
                 continue
             if _apart(one, other) == 1:
                 # The later one in the suite is the one that is judged.

@@ -135,6 +135,11 @@ def read_suite(path: Path) -> Suite:
         told = tomllib.loads(raw.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
+    except ValueError as error:
+        # Python reads no integer of more than 4,300 digits.
+        raise ConfigError(
+            f"{path} has a number of too many digits. Write a smaller one."
+        ) from error
     about = told.pop("about", "")
     if not isinstance(about, str):
         raise ConfigError(f"{path}: about is {about!r}; write a sentence in quotation marks.")

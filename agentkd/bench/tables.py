@@ -243,8 +243,8 @@ def _overall_plots(scores: Scores, overall: Sequence[Aggregate]) -> tuple[Plot, 
 
 def _late_plot(overall: Sequence[Aggregate]) -> Iterator[Plot]:
     """Show retention against the planner's latency, where there are several latencies."""
-    lates = sorted({each.who.late for each in overall if each.who.late is not None})
-    if len(lates) < 2:
+    ticks = sorted({each.who.late for each in overall if each.who.late is not None})
+    if len(ticks) < 2:
         return
     curves: dict[str, list[Aggregate]] = {}
     for each in overall:
@@ -253,7 +253,7 @@ def _late_plot(overall: Sequence[Aggregate]) -> Iterator[Plot]:
     for name, curve in list(curves.items())[:_MOST_CURVES]:
         if curve[0].who.late is None:
             value = curve[0].retention.mean
-            series.append(Series(name, [lates[0], lates[-1]], [value, value]))
+            series.append(Series(name, [ticks[0], ticks[-1]], [value, value]))
             continue
         curve.sort(key=lambda one: one.who.late or 0)
         low, high = [e.retention.low for e in curve], [e.retention.high for e in curve]

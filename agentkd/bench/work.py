@@ -7,6 +7,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from agentkd.runtime.arbiter import Mode, Router
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.routers import Guard, Valid
 from agentkd.runtime.strategies import StrategyOptions
+from agentkd.views import EVERYTHING
 
 LARGEST = 1 << 28
 """Bytes of an executor's file that are read at most."""
@@ -50,22 +52,12 @@ def measure(cell: Cell, known: bytes | None, keep: Callable[[bytes], None]) -> F
     Raises:
         Exception: What planner, environment or method raise.
     """
-    import torch
-
-    torch.set_num_threads(1)
-    torch.manual_seed(cell.seed)
-    random.seed(cell.seed)
-    np.random.seed(cell.seed)  # noqa: NPY002 (for methods that use it)
+    _seed(cell)
     began = time.monotonic()
     if cell.arm == "random":
         lived = evaluate_random(cell.env, episodes=cell.episodes, seed=cell.first_seed)
         return Figures(lived.returns, 0, 0.0, time.monotonic() - began)
-    task = open_task(
-        cell.env,
-        cell.planner,
-        executor_sees=cell.executor_sees or None,
-        sees=cell.planner_sees or None,
-    )
+    task = _opened(cell)
     making = 0.0
     bundle: Bundle | None = None
     if cell.acts:
@@ -75,6 +67,10 @@ def measure(cell: Cell, known: bytes | None, keep: Callable[[bytes], None]) -> F
             known = _made(task, cell)
             making = time.monotonic() - began
             keep(known)
+            # What planner and generators have become would count only here, and not where the
+            # executor lay there already.
+            _seed(cell)
+            task = _opened(cell)
         # What was made is read as what lay there, so that both are the same.
         bundle = from_bytes(known)
     returns = _returns(task, cell, bundle)
@@ -82,6 +78,25 @@ def measure(cell: Cell, known: bytes | None, keep: Callable[[bytes], None]) -> F
         raise NumbersError(f"A return is NaN, infinite, or beyond {MOST_RETURN:g}.")
     size = bundle.executor.parameters if bundle is not None else 0
     return Figures(tuple(returns), size, making, time.monotonic() - began)
+
+
+def _seed(cell: Cell) -> None:
+    """Seed the generators that all share."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(cell.seed)
+    random.seed(cell.seed)
+    np.random.seed(cell.seed)  # noqa: NPY002 (for methods that use it)
+
+
+def _opened(cell: Cell) -> Task:
+    return open_task(
+        cell.env,
+        cell.planner,
+        executor_sees=cell.executor_sees or None,
+        sees=cell.planner_sees or None,
+    )
 
 
 def _made(task: Task, cell: Cell) -> bytes:
@@ -101,7 +116,9 @@ def _returns(task: Task, cell: Cell, bundle: Bundle | None) -> Sequence[float]:
         if not cell.latency:
             return task.measure(task.planner.policy, **how).returns
         return _lived(task, cell, task.executor("mlp:4", goals=task.goals), "planner")
-    executor = task.executor(bundle.executor, name=cell.executor, goals=task.goals)
+    # What it sees is its own; the task's view is for new ones.
+    known = replace(task, sees=EVERYTHING)
+    executor = known.executor(bundle.executor, name=cell.executor, goals=task.goals)
     if cell.arm == "int8":
         return task.measure(integer_form(bundle).policy, **how).returns
     if cell.arm == "runtime":

@@ -40,6 +40,12 @@ def run(options: Options) -> int:
                 f"{each} is no run of agentkd bench. Reports of distill, run and eval are compared "
                 f"by: agentkd eval ENV {' '.join(map(str, options.runs))}"
             )
+    if options.out is not None and is_run(options.out):
+        # --overwrite would delete the rows and executors of the run.
+        raise ConfigError(
+            f"--out {options.out} is the folder of a run of agentkd bench. Give the comparison a "
+            "folder of its own."
+        )
     report = comparison_of(options.runs)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)

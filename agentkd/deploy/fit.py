@@ -9,7 +9,7 @@ import numpy as np
 from agentkd.deploy.contract import Contract
 from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.executor import Executor
-from agentkd.executors.layers import kind, memory
+from agentkd.executors.layers import Layer, Past, Stack, kind, memory
 from agentkd.spec import Part
 
 _SAME_PERIOD = 0.01
@@ -66,9 +66,18 @@ def _difference(present: Executor, other: Executor) -> str:
     return ""
 
 
-def _memories(executor: Executor) -> list[tuple[str, int]]:
-    """Return the kinds and sizes of what an executor remembers."""
-    return [(kind(layer), memory(layer)) for layer in executor.layers if memory(layer)]
+def _memories(executor: Executor) -> list[tuple[object, ...]]:
+    """Return the kinds, sizes and layouts of what an executor remembers."""
+    return [
+        (kind(layer), memory(layer), *_layout(layer)) for layer in executor.layers if memory(layer)
+    ]
+
+
+def _layout(layer: Layer) -> tuple[int, ...]:
+    """Return where observations end and actions begin in what a layer remembers of the past."""
+    if isinstance(layer, Past):
+        return layer.held, layer.size, layer.actions, layer.width
+    return (layer.size,) if isinstance(layer, Stack) else ()
 
 
 def _meaning(part: Part) -> tuple[object, ...]:

@@ -232,10 +232,10 @@ def _estimate(
     if not all(np.isfinite(each).all() for each in samples):
         return Interval(math.nan, math.nan, math.nan, "A score is NaN or infinite.")
     point = float(statistic(*samples))
-    if all(np.ptp(each) == 0.0 for each in samples):
-        return Interval(point, point, point)
     if min(map(len, samples)) < 2:
         return Interval(point, math.nan, math.nan, _ONE)
+    if all(np.ptp(each) == 0.0 for each in samples):
+        return Interval(point, point, point)
     from scipy import stats
 
     draws = stats.bootstrap(

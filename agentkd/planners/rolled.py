@@ -39,7 +39,7 @@ class RolledOut:
     action: ActionSpec
     horizon: int
 
-    def at(self, rows: int) -> Policy:
+    def at(self, rows: int) -> Policy | RolledOut:
         """Return the same with so many rows."""
         return self.policy if rows == 1 else replace(self, horizon=rows)
 
@@ -91,7 +91,7 @@ def rolled_out(planner: Planner, env: str, rows: int) -> Planner:
     model = twin(env)
     if (planner.spec.obs.size, planner.spec.action) != (model.spec.obs.size, model.spec.action):
         raise SpecError(f"{planner.name} is for {planner.spec}; {env} has {model.spec}.")
-    made = RolledOut(policy, model, planner.spec.action, rows)
+    made: Any = RolledOut(policy, model, planner.spec.action, rows)
     return replace(planner, policy=made, name=f"{planner.name}, rolled out for {rows} rows")
 
 

@@ -93,12 +93,14 @@ def _told(run: Path) -> Mapping[str, Any]:
 
 def _entry(run: Path, told: Mapping[str, Any]) -> str:
     known = [told.get(name) for name in ("command", "env")]
-    title = " ".join(each for each in known if isinstance(each, str) and each) or run.name
+    # A name of bytes that are no text is shown as far as it is one.
+    shown = os.fsencode(run.name).decode(errors="replace")
+    title = " ".join(each for each in known if isinstance(each, str) and each) or shown
     date, lead = told.get("date"), told.get("lead")
     name = escape(title)
     if (run / "report.html").is_file():
-        name = f'<a href="{quote(run.name)}/report.html">{name}</a>'
+        name = f'<a href="{quote(os.fsencode(run.name))}/report.html">{name}</a>'
     when = f"<time>{escape(date[:16].replace('T', ' '))}</time>" if isinstance(date, str) else ""
     said = lead if isinstance(lead, str) else "" if told else "It has no report, or not yet."
     result = f"<p>{escape(first_sentence(said)[0])}</p>" if said else ""
-    return f"<li>{name}{when}<code>{escape(run.name)}</code>{result}</li>"
+    return f"<li>{name}{when}<code>{escape(shown)}</code>{result}</li>"

@@ -215,7 +215,8 @@ def comma_separated(table: Table) -> str:
 
     def plain(cell: Any) -> Any:
         if isinstance(cell, (list, tuple)):
-            return " … ".join(map(str, cell))
+            known = all(each is not None and each == each for each in cell)
+            return " … ".join(map(str, cell)) if known else ""
         if isinstance(cell, str):
             return printable(cell)
         return "" if cell is None or cell != cell else cell

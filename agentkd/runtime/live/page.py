@@ -13,6 +13,7 @@ import math
 import secrets
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -41,7 +42,7 @@ _SHOW, _FRAME = 0.1, 0.2
 _LOOK = 0.005
 """Seconds between two looks for a wish, while the ticks are held."""
 _ALONE = 3.0
-"""Seconds without a browser after which what was paused goes on."""
+"""Seconds without a browser after which what was paused or slowed goes on."""
 MOST_LATENCY, MOST_PACE = 200, 1000.0
 """The largest latency that can be wished for, in ticks, and the largest pace."""
 
@@ -127,6 +128,8 @@ class LivePage:
         self._delay: Callable[[int], object] | None = None
         self._about: dict[str, Any] = {}
         self._render: Callable[[], Any] | None = None
+        self._renders = 0
+        """The thread that may render: the one that steps the environment."""
         self._run = 0
         self._virtual = self._paused = self._paced = False
         self._steps, self._due = 0, 0.0
@@ -205,7 +208,7 @@ class LivePage:
         """
         if getattr(env, "render_mode", None) != "rgb_array":
             return math.nan
-        self._render = env.render
+        self._render, self._renders = env.render, threading.get_ident()
         self.show_frame()  # the first one is slow
         began = time.perf_counter()
         self.show_frame()
@@ -217,8 +220,12 @@ class LivePage:
         self._render, self._about["frames"] = None, why
 
     def show_frame(self) -> None:
-        """Render a frame and hand it over, made smaller by leaving pixels out."""
-        if self._render is None:
+        """Render a frame and hand it over, made smaller by leaving pixels out.
+
+        Cameras and contexts of a renderer belong to the thread that steps the environment: chores
+        that another one does in its stead, while a step takes long, render nothing.
+        """
+        if self._render is None or threading.get_ident() != self._renders:
             return
         try:
             frame = np.asarray(self._render())
@@ -275,6 +282,9 @@ class LivePage:
             finish(self.framing())
         elif now - self._watched_at > _ALONE:
             self._paused = False
+            if self._paced and 0 < self.pace < 1:
+                # Nobody is there to see it slowly.
+                self.pace = 1.0
 
     def _show(self) -> None:
         state = {"title": self.title, "paused": self._paused, "pace": self.pace}

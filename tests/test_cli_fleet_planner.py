@@ -115,8 +115,8 @@ def test_what_may_leave_is_checked(
 def test_labels_are_on_the_disk_after_a_minute(tmp_path: Path) -> None:
     """A kill loses no more; and a disk that refuses loses only what waited for it."""
     about = About(env="", spec=SPEC, planner="a stub")
-    hub, found = Hub(), []
-    out = tmp_path / "asked"
+    hub, out = Hub(), tmp_path / "asked"
+    found: list[int] = []
 
     async def run() -> None:
         now = asyncio.get_running_loop().time

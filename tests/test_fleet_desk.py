@@ -305,8 +305,12 @@ def test_a_line_that_ended_in_an_error_says_which() -> None:
                     raise OSError("The wire is cut.")
 
     whole = beside(Echo())
+
+    def connect(*wanted: str, **_: Any) -> Any:
+        return Ends(whole(*wanted))
+
     with (
-        FleetPlanner(lambda *wanted: Ends(whole(*wanted)), SITE, "d0", SPEC) as found,
+        FleetPlanner(connect, SITE, "d0", SPEC) as found,
         pytest.raises(PlannerError, match="The wire is cut"),
     ):
         found(np.zeros((1, 3), np.float32))

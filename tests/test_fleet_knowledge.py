@@ -124,11 +124,14 @@ def test_the_thread_that_ticks_does_not_count(
     device: Device, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the agent counted is put together where files are written: it takes milliseconds."""
-    threads = []
+    threads: list[str] = []
     metrics = agent.metrics
-    monkeypatch.setattr(
-        agent, "metrics", lambda: threads.append(threading.current_thread().name) or metrics()
-    )
+
+    def counted() -> dict[str, object]:
+        threads.append(threading.current_thread().name)
+        return metrics()
+
+    monkeypatch.setattr(agent, "metrics", counted)
     with Notebook(device, agent, every=1) as notebook:
         notebook.tick(np.zeros(3, np.float32))
     assert threads == ["notebook"]

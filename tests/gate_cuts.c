@@ -467,6 +467,24 @@ static void ends(void)
     memory[flash.slot[gate.state.active - 1u] + 100u] ^= 4u;
     MUST(gate_open(&gate, &flash, &options) == GATE_OK && gate_acts(&gate)->id == id[1]);
     MUST(gate.state.last_stage == GATE_CONFIRMED);
+    /* Nor can that be written: there is no other, and it acts on, however slowly. */
+    start();
+    for (long at = 1; gate.phase != GATE_ACTING; at++) {
+        start();
+        MUST(at < 1000 && send(1) == GATE_OK);
+        memory[flash.slot[gate.state.active - 1u] + 100u] ^= 4u;
+        done = 0;
+        fail_at = at;
+        const int32_t opened = gate_open(&gate, &flash, &options);
+        fail_at = 0;
+        MUST(opened == GATE_OK || gate.phase == GATE_IDLE);
+    }
+    MUST(gate.stuck != 0);
+    cost = 6u;
+    for (int i = 0; i < 9; i++)
+        tick(0.0f);
+    cost = 0u;
+    MUST(gate.phase == GATE_ACTING && gate_acts(&gate)->id == id[1]);
 }
 
 int main(int argc, char **argv)

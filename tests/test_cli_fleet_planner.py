@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -11,17 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agentkd.cli.fleet_planner import _answer, _fresh
 from agentkd.cli.main import main
 from agentkd.distillation import open_dataset
+from agentkd.distillation.dataset import About
+from agentkd.distillation.recording import DatasetWriter
 from agentkd.fleet.asking import FleetPlanner
 from agentkd.fleet.knowledge import Knowledge
+from agentkd.fleet.messages import Topics
 from agentkd.fleet.notes import Note
 from agentkd.fleet.office import Office
 from agentkd.fleet.setup import local
+from agentkd.frames import pack
+from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+from agentkd.transport.memory import Hub
+from agentkd.transport.transport import Message
 from agentkd.types import Categorical, Floats
 from tests.brokers import Mosquitto
 from tests.fleet_world import executor_file, office
+from tests.virtual_loop import run_virtually
 
 pytest.importorskip("cryptography")
 pytest.importorskip("torch")
@@ -102,6 +112,53 @@ def test_what_may_leave_is_checked(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+def test_labels_are_on_the_disk_after_a_minute(tmp_path: Path) -> None:
+    """A kill loses no more; and a disk that refuses loses only what waited for it."""
+    about = About(env="", spec=SPEC, planner="a stub")
+    hub, out = Hub(), tmp_path / "asked"
+    found: list[int] = []
+
+    async def run() -> None:
+        now = asyncio.get_running_loop().time
+        known = Planner(left_or_right, SPEC, "a stub", 0, "")
+
+        def ended() -> bool:
+            return now() > 400
+
+        async def devices() -> None:
+            for each in range(3):
+                ask = {"id": each, "episode": 0, "method": "call"}
+                payload = pack(ask, [np.full((1, 3), each, np.float32)])
+                hub.publish(Message(Topics("plant").of("a", "ask"), payload))
+                await asyncio.sleep(1)
+                blocked = out / "part-00001.safetensors"
+                if each == 1:
+                    blocked.mkdir()
+                await asyncio.sleep(70)
+                if each == 1:
+                    blocked.rmdir()
+                found.append(open_dataset(out).labels)
+
+        asking = asyncio.create_task(devices())
+        desk = await _answer(known, hub.line, "plant", writer, ended)
+        await asking
+        assert desk.counters["unwritten"] == 1
+
+    with DatasetWriter(out, about) as writer:
+        run_virtually(run())
+    assert found == [1, 1, 2]
+    assert open_dataset(out).part(0).obs[:, 0].tolist() == [0]
+    assert open_dataset(out).part(1).obs[:, 0].tolist() == [2]
+
+
+def test_each_start_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """So that a service that is started again is not refused."""
+    assert _fresh(tmp_path / "out") == tmp_path / "out" / "0001"
+    (tmp_path / "out" / "0009").mkdir(parents=True)
+    (tmp_path / "out" / "notes.txt").touch()
+    assert _fresh(tmp_path / "out") == tmp_path / "out" / "0010"
+
+
 @pytest.mark.needs("mosquitto")
 def test_a_planner_answers_over_a_real_broker(folder: Path, tmp_path: Path) -> None:
     """In a process of its own, until a signal; each answer is a label."""
@@ -128,4 +185,4 @@ def test_a_planner_answers_over_a_real_broker(folder: Path, tmp_path: Path) -> N
             told, _ = process.communicate()
     assert process.returncode == 0
     assert "1 answered" in " ".join(told.split())
-    assert open_dataset(out).labels == 2
+    assert open_dataset(out / "0001").labels == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agentkd import dists
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import ConfigError, PlannerError, WriteError
 from agentkd.fleet.asking import FleetPlanner
 from agentkd.fleet.desk import PlannerDesk, filters
 from agentkd.fleet.messages import Topics
@@ -21,7 +21,7 @@ from agentkd.planners import Planner
 from agentkd.runtime.agent import Agent
 from agentkd.spec_json import from_json, to_json
 from agentkd.transport.memory import Faults, Hub
-from agentkd.transport.transport import Connect, Message
+from agentkd.transport.transport import Connect, Message, Received
 from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant
 from tests.test_runtime_processes import act_until, answered
@@ -162,6 +162,30 @@ def test_each_answer_is_a_label_whoever_still_waits_for_it() -> None:
     assert world.desk.counters["labelled"] == 2
 
 
+def test_a_disk_that_refuses_labels_ends_no_planner(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted, told once, and tried again."""
+    world = World(Echo())
+    full = True
+
+    def keep(*_: object) -> None:
+        if full:
+            raise WriteError("The disk is full.")
+
+    async def body() -> None:
+        nonlocal full
+        world.desk._labelled = keep
+        for each in range(4):
+            full = each < 3
+            world.ask(f"d{each}", asked(1, each))
+            await asyncio.sleep(1)
+
+    world.run(body)
+    assert world.chosen() == {f"d{each}": [each] for each in range(4)}
+    assert world.desk.counters["unwritten"] == 3
+    assert world.desk.counters["labelled"] == 1
+    assert caplog.text.count("The disk is full.") == 1
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -254,6 +278,42 @@ def test_a_planner_over_a_broker_is_a_policy() -> None:
             found(np.ones((1, 4), np.float32))
     with pytest.raises(PlannerError, match="is for"):
         FleetPlanner(beside(Echo()), SITE, "d0", BOX)
+
+
+def test_a_line_that_cannot_be_made_is_what_is_raised() -> None:
+    """At once, and not that no planner answered."""
+
+    def connect(*_: str, **__: Any) -> Any:
+        raise ConfigError("ca.pem is missing.")
+
+    with pytest.raises(ConfigError, match=r"ca\.pem is missing"):
+        FleetPlanner(connect, SITE, "d0", SPEC)
+
+
+def test_a_line_that_ended_in_an_error_says_which() -> None:
+    """A later question has the reason, and does not wait for an answer."""
+
+    class Ends:
+        def __init__(self, line: Any) -> None:
+            self.send, self.aclose = line.send, line.aclose
+            self._line = line
+
+        async def receive(self) -> AsyncIterator[Received]:
+            async for each in self._line.receive():
+                yield each
+                if not each.connected:
+                    raise OSError("The wire is cut.")
+
+    whole = beside(Echo())
+
+    def connect(*wanted: str, **_: Any) -> Any:
+        return Ends(whole(*wanted))
+
+    with (
+        FleetPlanner(connect, SITE, "d0", SPEC) as found,
+        pytest.raises(PlannerError, match="The wire is cut"),
+    ):
+        found(np.zeros((1, 3), np.float32))
 
 
 def test_a_line_that_loses_delays_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

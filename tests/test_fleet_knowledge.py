@@ -1,8 +1,9 @@
-"""What devices tell: nothing unasked, little at once, written down; and no device poisons it."""
+"""What devices tell: nothing unasked, little at once, written down."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +13,12 @@ import pytest
 from agentkd.device import Device
 from agentkd.errors import ConfigError, LoadError
 from agentkd.executors.architecture import initial
-from agentkd.fleet.knowledge import Knowledge, gather
 from agentkd.fleet.notebook import Notebook, hardness
-from agentkd.fleet.notes import FOLDER, LARGEST, Note, read_note, waiting_in
+from agentkd.fleet.notes import FOLDER, Note, read_note, waiting_in
 from agentkd.fleet.sharing import LEDGER, Outbox, Sharing
 from agentkd.frames import pack
 from agentkd.runtime.agent import Agent
 from agentkd.types import Floats
-from tests.fleet_one_device import World as OneDevice
-from tests.fleet_server import following
-from tests.fleet_world import World, executor_file, live, office
 from tests.runtime_children import SPEC, constant
 from tests.test_device import written
 
@@ -123,6 +120,23 @@ def test_hard_observations_of_each_stretch_are_noted(device: Device, agent: Agen
     assert all("ticks_total" in each for each in counted)
 
 
+def test_the_thread_that_ticks_does_not_count(
+    device: Device, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the agent counted is put together where files are written: it takes milliseconds."""
+    threads: list[str] = []
+    metrics = agent.metrics
+
+    def counted() -> dict[str, object]:
+        threads.append(threading.current_thread().name)
+        return metrics()
+
+    monkeypatch.setattr(agent, "metrics", counted)
+    with Notebook(device, agent, every=1) as notebook:
+        notebook.tick(np.zeros(3, np.float32))
+    assert threads == ["notebook"]
+
+
 def test_notes_that_nobody_takes_make_room(device: Device, agent: Agent) -> None:
     """A notebook fills no disk, and one that cannot be written stops no robot."""
     with Notebook(device, agent, every=1) as notebook:
@@ -219,6 +233,30 @@ def test_a_note_that_is_too_large_leaves_in_part(tmp_path: Path) -> None:
     assert 40 < len(found) < 200
 
 
+@pytest.mark.parametrize(
+    ("large", "per_hour"), [(note(2, size=28_224), 100_000), (Note(values={"x" * 60: 1.0}), 80)]
+)
+def test_a_note_that_never_fits_holds_up_no_other(
+    tmp_path: Path, large: Note, per_hour: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is removed, and the reason is told."""
+    small = Note(values={"x": 1.0})
+    put(tmp_path, large, small)
+    sharing = Sharing(("observations", "x", "x" * 60), per_hour)
+    assert Outbox(tmp_path, sharing, 0.0).next(3600.0) == small.to_bytes()
+    assert waiting_in(tmp_path / FOLDER) == []
+    assert "00000001.note is removed" in caplog.text
+    assert "--share-per-hour" in caplog.text
+
+
+def test_one_observation_that_just_fits_leaves(tmp_path: Path) -> None:
+    """Of a note of two: the budget of an hour is its size."""
+    put(tmp_path, note(2, size=1000))
+    one = note(1, size=1000).to_bytes()
+    sharing = Sharing(("observations",), len(one))
+    assert Outbox(tmp_path, sharing, 0.0).next(3600.0) == one
+
+
 def test_a_torn_ledger_is_gone_on_with(tmp_path: Path) -> None:
     """A line that a kill left unfinished hides none, and gives no budget."""
     put(tmp_path, note(1), note(1))
@@ -239,158 +277,3 @@ def test_a_sharing_that_cannot_be_is_refused(bad: dict[str, object]) -> None:
     """By its value."""
     with pytest.raises(ConfigError):
         Sharing(**bad)  # type: ignore[arg-type]
-
-
-class Pushed:
-    """A server's folder in which an executor lies that was pushed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "fleet"
-        place = office(folder)
-        self.digest = place.push(executor_file(folder)).digest
-        self.knowledge = Knowledge(self.folder)
-
-    def take(self, device: str, obs: Floats) -> int:
-        """Let a device tell."""
-        hard = np.ones(len(obs), np.float32)
-        return self.knowledge.take(device, Note(self.digest, obs, hard).to_bytes())
-
-
-@pytest.fixture
-def pushed(tmp_path: Path) -> Pushed:
-    """Such a folder."""
-    return Pushed(tmp_path)
-
-
-def test_the_newest_observations_of_a_device_are_kept(pushed: Pushed) -> None:
-    """So many, and no more; a server that starts anew goes on."""
-    for each in range(5):
-        assert pushed.take("a", rows(1000, value=float(each))) == 1000
-    pushed.knowledge = Knowledge(pushed.folder)
-    pushed.take("a", rows(1, value=7.0))
-    found = gather(pushed.folder, 3)
-    assert found.devices == {"a": 2048}
-    assert sorted(set(found.obs[:, 0].tolist())) == [2.0, 3.0, 4.0, 7.0]
-
-
-def test_what_does_not_fit_the_executor_is_refused(pushed: Pushed) -> None:
-    """Another size, numbers beyond all bounds, or an executor that was never pushed."""
-    with pytest.raises(LoadError, match="4 numbers"):
-        pushed.take("a", rows(2, size=4))
-    with pytest.raises(LoadError, match="too far off"):
-        pushed.take("a", rows(2, value=1e20))
-    with pytest.raises(LoadError, match="No executor bbbb"):
-        pushed.knowledge.take("a", note(2, "b" * 64).to_bytes())
-    with pytest.raises(LoadError):
-        pushed.knowledge.take("../../a", note(2, pushed.digest).to_bytes())
-    with pytest.raises(ConfigError, match="holds no observations"):
-        gather(pushed.folder, 3)
-
-
-def test_no_device_gives_more_than_its_share(pushed: Pushed) -> None:
-    """Nor can one that gives little make the others give little."""
-    for each in range(20):
-        pushed.take(f"d{each}", rows(100, value=0.1 * (each % 5)))
-    pushed.take("loud", rows(2000, value=0.2))
-    pushed.take("shy", rows(1, value=0.2))
-    found = gather(pushed.folder, 3, share=0.1)
-    assert found.devices["loud"] == 100
-    assert found.devices["d0"] == 100
-    assert found.devices["shy"] == 1
-    few = gather(pushed.folder, 3, most=220)
-    assert len(few.obs) <= 220
-    assert max(few.devices.values()) <= 22
-
-
-def test_what_others_did_not_meet_is_left_out(pushed: Pushed) -> None:
-    """Where some of many devices say that they were elsewhere."""
-    drawn = np.random.default_rng(0)
-    for each in range(20):
-        pushed.take(f"d{each}", drawn.normal(size=(200, 3)).astype(np.float32))
-    for each in range(2):
-        pushed.take(f"liar{each}", rows(500, value=900.0))
-    found = gather(pushed.folder, 3)
-    assert found.outside >= 1000
-    assert float(np.abs(found.obs).max()) < 10
-    assert "liar0" not in found.devices
-
-
-def test_a_damaged_file_is_named(pushed: Pushed) -> None:
-    """What lies in the folder is not trusted."""
-    pushed.take("a", rows(2))
-    path = pushed.folder / "knowledge" / "a.safetensors"
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(LoadError):
-        gather(pushed.folder, 3)
-
-
-def test_notes_come_to_the_server_and_lies_do_not(tmp_path: Path) -> None:
-    """On the way a device's; a stranger, a flood and nonsense are counted and not kept."""
-
-    async def main(world: World) -> None:
-        world.serve(collect=True)
-        world.add("d0")
-        world.add("d1")
-        await world.until(lambda: len(world.fleet.devices) == 2)
-        plan = world.push(executor_file(tmp_path))
-        assert await world.over() == "finished"
-        server = world.server
-        assert server is not None
-        good = note(3, plan.digest).to_bytes()
-        world.tell("d0", good)
-        await world.until(lambda: server.counters["observations_taken"] == 3)
-        world.tell("d1", Note(values={"ticks_total": 5.0}).to_bytes())
-        path = world.office.folder / "knowledge" / "telemetry.json"
-        await world.until(path.exists, 60)
-        assert json.loads(path.read_text()) == {"d1": {"ticks_total": 5.0}}
-        refused = server.counters["messages_refused"]
-        world.tell("d0", b"nonsense")
-        world.tell("d0", note(3, plan.digest, value=1e30).to_bytes())
-        world.tell("d0", bytes(LARGEST + 1))
-        world.tell("stranger", good)
-        await world.until(lambda: server.counters["messages_refused"] == refused + 4)
-        for _ in range(200):
-            world.tell("d0", good)
-        await world.until(lambda: server.counters["messages_refused"] > refused + 100)
-        assert server.counters["notes_taken"] < 30
-        assert set(gather(world.office.folder, 3).devices) == {"d0"}
-
-    live(office(tmp_path), main)
-
-
-def test_a_server_that_was_not_asked_to_collect_takes_nothing(tmp_path: Path) -> None:
-    """It does not even listen."""
-
-    async def main(world: World) -> None:
-        world.serve()
-        world.add("d0")
-        await world.until(lambda: len(world.fleet.devices) == 1)
-        world.tell("d0", note(3).to_bytes())
-        await world.until(lambda: world.hub.published > 2)
-        assert not (world.office.folder / "knowledge").exists()
-
-    live(office(tmp_path), main)
-
-
-@pytest.mark.parametrize("sharing", [None, Sharing(), Sharing(("observations",), 10**7)])
-def test_a_follower_sends_what_may_leave_and_by_default_nothing(
-    tmp_path: Path, sharing: Sharing | None
-) -> None:
-    """What was noted stays where it is, unless it is listed."""
-    world = OneDevice(tmp_path)
-    put(world.device.folder, note(3))
-    came: list[bytes] = []
-
-    async def body() -> None:
-        from asyncio import sleep
-
-        line = world.hub.line("akd/v1/site/d/+/note")
-        async with following(world.follow(sharing=sharing)):
-            await world.phase("IDLE")
-            await sleep(60)
-        line.close()
-        came.extend([each.payload async for each in line.receive() if not each.connected])
-
-    world(body)
-    assert len(came) == (sharing is not None and bool(sharing.leave))
-    assert (world.device.folder / LEDGER).exists() == bool(came)

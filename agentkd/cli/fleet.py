@@ -89,12 +89,12 @@ class Options:
     """For label and answer, the planner: a save, a policy file, a folder with one, or
     module:attribute."""
     out: Path | None = None
-    """For label, the folder for the labels; for answer, one for the labels of what is asked, if
-    they are wanted."""
+    """For label, the folder for the labels; for answer, one in which each start makes a folder for
+    the labels of what is asked, if they are wanted."""
     most: int | None = None
     """For label, how many observations at most; by default 20,000."""
     share: float | None = None
-    """For label, the share of them that one device may give; by default 0.1."""
+    """For label, the share of them that one of many devices may give; by default 0.1."""
     waves: str | None = None
     """For push, the per cent of the devices that are asked in each wave and those before it; by
     default 5,25,100."""

@@ -28,6 +28,8 @@ from agentkd.types import AnyDist, Floats
 from agentkd.views import environment
 
 _TURN = 0.3
+_FLUSH = 60.0
+"""Seconds after which labels are on the disk."""
 
 
 def label(folder: Path, planner: str, out: Path, most: int, share: float) -> int:
@@ -77,7 +79,9 @@ def answer(folder: Path, planner: str, out: Path | None, address: str | None, ho
         writer = None
         if out is not None:
             about = About(env="", spec=known.spec, planner=known.name, digest=known.digest)
-            writer = stack.enter_context(DatasetWriter(out, about))
+            place = _fresh(out)
+            writer = stack.enter_context(DatasetWriter(place, about))
+            console.print(f"labels go to {place}", soft_wrap=True)
         console.print(f"{known.name} answers {site} at {address}; Ctrl-C ends it", soft_wrap=True)
         sys.stdout.flush()
         desk = asyncio.run(_answer(known, connect, site, writer, ended))
@@ -86,10 +90,16 @@ def answer(folder: Path, planner: str, out: Path | None, address: str | None, ho
     console.print(
         f"{counts['answered']:,} answered, {counts['answered'] / batches:.1f} at once; "
         f"{counts['replaced']:,} replaced by newer ones, {counts['failed']:,} failed, "
-        f"{counts['refused']:,} refused.",
+        f"{counts['refused']:,} refused; the disk refused labels {counts['unwritten']:,} times.",
         soft_wrap=True,
     )
     return 0
+
+
+def _fresh(out: Path) -> Path:
+    """Return the folder for the labels of this start: the number after the last one's."""
+    taken = [int(each.name) for each in out.glob("*") if each.name.isdecimal()]
+    return out / f"{max(taken, default=0) + 1:04}"
 
 
 async def _answer(
@@ -108,9 +118,14 @@ async def _answer(
     line = connect(filters(site))
     desk = PlannerDesk(planner, line, site, labelled=None if writer is None else keep)
     answering = asyncio.create_task(desk.run())
+    now = asyncio.get_running_loop().time
+    due = now() + _FLUSH
     try:
         while not ended() and not answering.done():
             await asyncio.wait({answering}, timeout=_TURN)
+            if writer is not None and now() >= due:
+                desk.write(writer.flush)
+                due = now() + _FLUSH
         if answering.done():
             await answering
     finally:

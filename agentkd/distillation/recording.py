@@ -128,12 +128,23 @@ class DatasetWriter:
         if self._waiting >= self._part:
             self._flush(complete=False)
 
+    def flush(self) -> None:
+        """Write what waits as one more part; nothing if nothing waits.
+
+        Raises:
+            WriteError: If the disk refuses; what was written before is whole, what waited is lost.
+        """
+        if self._waiting:
+            self._flush(complete=False)
+
     def _flush(self, *, complete: bool) -> None:
         """Write what waits as one more part, then a manifest that names it."""
-        if self._waiting:
+        # What the disk refuses does not wait, as it would fill the memory.
+        pending, self._pending = self._pending, []
+        waiting, self._waiting = self._waiting, 0
+        if waiting:
             tensors = {
-                name: np.concatenate([each[name] for each in self._pending])
-                for name in self._pending[0]
+                name: np.concatenate([each[name] for each in pending]) for name in pending[0]
             }
             for name in ("obs", "dist", "reward"):
                 tensors[name] = np.ascontiguousarray(tensors[name], np.float32)
@@ -143,12 +154,11 @@ class DatasetWriter:
             self._written.append(
                 {
                     "file": name,
-                    "labels": self._waiting,
+                    "labels": waiting,
                     "bytes": len(data),
                     "sha256": hashlib.sha256(data).hexdigest(),
                 }
             )
-            self._pending, self._waiting = [], 0
         text = json.dumps(self._manifest(complete), indent=1, sort_keys=True)
         write_atomic(self._folder / MANIFEST, text, hint=_HINT)
 

@@ -54,6 +54,7 @@ class FleetPlanner:
 
     Raises:
         PlannerError: If no planner answers, or it is for another environment.
+        Exception: What `connect` raises.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class FleetPlanner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._line: Transport | None = None
+        self._fault: Exception | None = None
         begun = threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(begun,), name="planner", daemon=True
@@ -83,8 +85,10 @@ class FleetPlanner:
         try:
             about = self._ask("about", [], spec=to_json(spec)).header
             self.name, self.horizon, self.parameters = _checked(about)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, PlannerError) and self._fault is not None:
+                raise self._fault from None
             raise
 
     def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
@@ -136,6 +140,11 @@ class FleetPlanner:
             self._put()
             while True:
                 left = end - time.monotonic()
+                if self._fault is not None and not self._gone:
+                    self._asked = None
+                    raise PlannerError(
+                        f"The line to the planner ended in an error: {self._fault}"
+                    ) from self._fault
                 if self._gone or left <= 0 or not self._thread.is_alive():
                     self._asked = None
                     raise PlannerError(
@@ -164,7 +173,7 @@ class FleetPlanner:
         return answer
 
     def _heard(self) -> bool:
-        return self._answer is not None or self._gone
+        return self._answer is not None or self._gone or self._fault is not None
 
     def _put(self) -> None:
         """Send the present question, from whichever thread."""
@@ -201,7 +210,8 @@ class FleetPlanner:
             asyncio.run(hold())
         except asyncio.CancelledError:
             pass
-        except Exception:  # the robot's loop goes on
+        except Exception as error:  # the robot's loop goes on
+            self._fault = error
             log.exception("The line to the planner ended in an error.")
         finally:
             begun.set()

@@ -23,7 +23,7 @@ from typing import Any, final
 import numpy as np
 
 from agentkd import dists
-from agentkd.errors import AgentkdError, ConfigError, LoadError, WireError, check_range
+from agentkd.errors import AgentkdError, ConfigError, LoadError, WireError, WriteError, check_range
 from agentkd.files import loading
 from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_frame, pack, unpack
@@ -69,7 +69,7 @@ class PlannerDesk:
         site: The name of the fleet.
         most: Observations of a batch, at most.
         waiting: Devices that may wait; others are told to ask again.
-        labelled: Takes each answer as a label.
+        labelled: Takes each answer as a label. Where it raises `WriteError`, the desk goes on.
 
     Raises:
         ConfigError: If the planner has a memory, which would have to travel, or a number is out of
@@ -95,7 +95,7 @@ class PlannerDesk:
             )
         self.counters: Counter[str] = Counter()
         """Questions `answered`, `failed`, `replaced` by newer ones, `refused` as nonsense and
-        `busy`; `batches`, and observations `labelled`."""
+        `busy`; `batches`, and observations `labelled`; how often labels were `unwritten`."""
         self._planner, self._transport, self._topics = planner, transport, Topics(site)
         self._horizon = int(getattr(planner.policy, "horizon", 1))
         self._most, self._room, self._labelled = most, waiting, labelled
@@ -238,8 +238,20 @@ class PlannerDesk:
         if self._labelled is None or rows is None:
             return
         first = np.arange(len(asked.obs)) * self._horizon
-        self._labelled(asked.device, asked.obs, dists.rows(rows, first))
-        self.counters["labelled"] += len(asked.obs)
+        labelled, labels = self._labelled, dists.rows(rows, first)
+        if self.write(lambda: labelled(asked.device, asked.obs, labels)):
+            self.counters["labelled"] += len(asked.obs)
+
+    def write(self, work: Callable[[], object]) -> bool:
+        """Let labels be written; count it if the disk refuses, and warn the first time."""
+        try:
+            work()
+        except WriteError as error:
+            if not self.counters["unwritten"]:
+                log.warning("Labels are lost, and the planner goes on answering: %s", error)
+            self.counters["unwritten"] += 1
+            return False
+        return True
 
     def _fail(self, asked: _Question, text: str) -> None:
         busy = text == BUSY

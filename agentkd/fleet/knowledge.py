@@ -5,7 +5,7 @@
 
 A device may lie. It chooses states, and never what they are labelled with: that is the planner's.
 So what is checked is that they fit the executor's observation, are finite and not beyond all
-bounds; that no device gives more than its share; and that no number lies outside what other
+bounds; that no device gives more than its part; and that no number lies outside what other
 devices have seen too.
 """
 
@@ -33,8 +33,8 @@ from agentkd.types import Floats
 from agentkd.views import environment
 
 FOLDER = "knowledge"
-_EACH = 2048
-"""Observations of a device that are kept: the newest."""
+_EACH, _EACH_BYTES = 2048, 32 << 20
+"""Observations of a device that are kept, and their bytes: the newest."""
 _FAR = 1000.0
 """How far a number may be from the mean of what the executor was made from, in the largest of its
 standard deviation, its mean, and 1."""
@@ -112,7 +112,8 @@ class Knowledge:
             before = _read(path)
             if before[0].shape[1] == obs.shape[1]:
                 obs, hard = np.concatenate([before[0], obs]), np.concatenate([before[1], hard])
-        data = save({"obs": obs[-_EACH:], "hardness": hard[-_EACH:]})
+        kept = max(1, min(_EACH, _EACH_BYTES // (4 * (obs.shape[1] + 1))))
+        data = save({"obs": obs[-kept:], "hardness": hard[-kept:]})
         if not self._sizes and self._folder.is_dir():
             self._sizes = {
                 each.name.removesuffix(_SUFFIX): each.stat().st_size
@@ -160,7 +161,8 @@ def gather(
 ) -> Gathered:
     """Draw observations that devices sent, for a planner to label.
 
-    No device gives more than `share` of them, or than twice its part where devices are few. The
+    No device gives more than `share` of them or, where fewer than 2 / `share` devices have some,
+    than one part in half as many as have, rounded up: a third at most where five do. The
     extremes that so many devices saw alone are not believed: a row with a number outside of what
     the others saw is left out. With fewer than three devices no one can be compared.
 
@@ -175,7 +177,7 @@ def gather(
         The observations, in an order drawn at random.
 
     Raises:
-        ConfigError: If a number is out of its range, or there is nothing.
+        ConfigError: If a number is out of its range, or nothing is there or left.
         LoadError: If a file is damaged.
     """
     check_range("most", most, least=1)
@@ -193,7 +195,12 @@ def gather(
     low, high = _believed(list(rows.values()), share)
     kept = {name: obs[((obs >= low) & (obs <= high)).all(axis=1)] for name, obs in rows.items()}
     outside = sum(len(rows[name]) - len(kept[name]) for name in rows)
-    counts = sorted((len(each) for each in kept.values()), reverse=True)
+    counts = sorted((len(each) for each in kept.values() if len(each)), reverse=True)
+    if not counts:
+        raise ConfigError(
+            f"Of {outside:,} observations of {len(rows)} devices none lies within what other "
+            "devices saw. Let devices send for longer, or more devices."
+        )
     # No device gives more than each of so many others did.
     cap = counts[min(math.ceil(1 / share), -(-len(counts) // 2)) - 1]
     while sum(min(each, cap) for each in counts) > most and cap > 1:
@@ -202,7 +209,7 @@ def gather(
     drawn = {
         name: each[random.permutation(len(each))[:cap]] for name, each in kept.items() if len(each)
     }
-    obs = np.concatenate(list(drawn.values())) if drawn else np.empty((0, size), np.float32)
+    obs = np.concatenate(list(drawn.values()))
     obs = obs[random.permutation(len(obs))[:most]]
     return Gathered(obs, {name: len(each) for name, each in drawn.items()}, outside)
 

@@ -55,7 +55,7 @@ class Notebook:
 
     The notes lie in `outgoing/` in the device's folder. Nothing leaves the device unless what
     follows the server is told so (`agentkd.fleet.sharing.Sharing`, `agentkd device run --share`).
-    `tick` is for the thread that ticks; files are written by a thread that ends with each.
+    `tick` is for the thread that ticks; a thread that ends with each file counts and writes.
 
     Args:
         device: The device.
@@ -140,12 +140,11 @@ class Notebook:
         """Write the stretch down, in a thread."""
         # However many of the first are taken, they are such a draw.
         drawn, self._drawn = sorted(self._drawn, reverse=True), []
-        counted = self._agent.metrics()
 
         def work() -> None:
             unbind()
             try:
-                self._keep(drawn, counted)
+                self._keep(drawn, self._agent.metrics())
             except (AgentkdError, OSError) as error:  # the robot's loop goes on
                 log.warning("What was noted is lost: %s", error)
 

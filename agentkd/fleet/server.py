@@ -23,6 +23,7 @@ from agentkd.fleet.audit import Entry, Event
 from agentkd.fleet.decisions import Waiting, decide, without_file
 from agentkd.fleet.knowledge import Knowledge
 from agentkd.fleet.messages import CHUNK, Desired, Phase, Report, Topics, read_need, read_report
+from agentkd.fleet.notes import LARGEST
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import OUTCOMES, Fleet, Known, Target
 from agentkd.fleet.shelf import Shelf
@@ -40,13 +41,13 @@ _FIRST, _LONGEST = 1.0, 60.0
 _ALLOWANCE, _REFILL = 20.0, 0.2
 """Lines, or notes, that a device may cause at once, and for each second after that: one that
 changes its mind for ever shall not fill the disk."""
-_NOTES = 1000
-"""Notes that wait to be kept."""
+_NOTES, _A_TURN = 1000, 50
+"""Notes that wait to be kept, and how many are kept each turn: rollouts do not wait for them."""
 _TELEMETRY = 10.0
 """Seconds after which the newest numbers of devices are written again."""
 COUNTED = (
     *("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused"),
-    *("notes_taken", "observations_taken"),
+    *("notes_taken", "notes_dropped", "observations_taken"),
 )
 DESCRIBED: dict[str, tuple[str, ...]] = {
     "fleet_devices": ("Devices by how far they came with what is desired.", "phase"),
@@ -59,6 +60,7 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
     "fleet_messages_dropped_total": ("Messages that found the queue to the broker full.",),
     "fleet_messages_refused_total": ("Messages of devices that are not what they should be.",),
     "fleet_notes_taken_total": ("Notes of devices that were kept.",),
+    "fleet_notes_dropped_total": ("Notes that came while too many waited to be kept.",),
     "fleet_observations_taken_total": ("Observations in them.",),
     "fleet_files_missing": ("Files that devices are asked for and that cannot be read.",),
 }
@@ -108,7 +110,7 @@ class Server:
         self.counters: Counter[str] = Counter()
         """What was sent, answered and dropped, by the names of `DESCRIBED`, which say more."""
         self._transport, self._told, self._knowledge = transport, told, knowledge
-        self._notes: deque[tuple[str, bytes]] = deque(maxlen=_NOTES)
+        self._notes: deque[tuple[str, bytes]] = deque()
         self._noted: dict[str, tuple[float, float]] = {}
         self._wrote = 0.0
         self._topics = Topics(office.fleet.site)
@@ -167,7 +169,7 @@ class Server:
             elif what == "need":
                 self._needs(name, received.payload)
             elif what == "note" and self._knowledge is not None:
-                self._notes.append((name, received.payload))
+                self._note(name, received.payload)
             elif received.payload:
                 self.counters["messages_refused"] += 1
         except LoadError as error:
@@ -198,6 +200,19 @@ class Server:
         self._telling.setdefault(name, _Telling(due=self._clock() + _FIRST, anyway=True))
         self._shelf.need(need.digest, need.missing)
 
+    def _note(self, name: str, payload: bytes) -> None:
+        """Let a note wait to be kept, unless its device is not known or tells too often."""
+        if len(payload) > LARGEST:
+            raise LoadError(f"A note of {len(payload):,} bytes; at most {LARGEST:,} are read.")
+        if name not in self.office.fleet.devices:
+            raise LoadError("A note of a device that never reported to this fleet.")
+        if not _allow(self._noted, name, self._clock()):
+            self.counters["messages_refused"] += 1
+        elif len(self._notes) >= _NOTES:
+            self.counters["notes_dropped"] += 1
+        else:
+            self._notes.append((name, payload))
+
     def _turn(self, reports: Mapping[str, Waiting], now: float) -> list[Entry]:
         """Write down what came and what is due; return the lines that are new."""
         office = self.office
@@ -215,19 +230,15 @@ class Server:
         return entries
 
     def _learn(self, knowledge: Knowledge, now: float) -> None:
-        """Keep what devices noted down; one that tells too often is not heard."""
+        """Keep some of what devices noted down."""
         if now - self._wrote >= _TELEMETRY:
             self._wrote = now
             try:
                 knowledge.write_telemetry()
             except WriteError as error:
                 log.warning("%s", error)
-        while self._notes:
+        for _ in range(min(_A_TURN, len(self._notes))):
             name, payload = self._notes.popleft()
-            known = name in self.office.fleet.devices
-            if not known or not _allow(self._noted, name, now):
-                self.counters["messages_refused"] += 1
-                continue
             try:
                 self.counters["observations_taken"] += knowledge.take(name, payload)
                 self.counters["notes_taken"] += 1

@@ -33,7 +33,8 @@ class Sharing:
         leave: What may leave: "observations", and names of an agent's metrics such as
             "deadline_miss_total"; nothing by default.
         per_hour: Bytes that may leave in an hour. A program that starts goes on with what the one
-            before it had left, so starting often gives no more.
+            before it had left, so starting often gives no more. A note of which not even one
+            observation, or not all numbers, fit into it is removed, and a warning says so.
 
     Raises:
         ConfigError: If a name is none, or the budget is out of its range.
@@ -80,7 +81,7 @@ class Outbox:
         self._at = now
         for path in waiting_in(self._folder):
             note = self._allowed(path)
-            if note is None:
+            if note is None or self._never_fits(note, path):
                 path.unlink(missing_ok=True)
                 continue
             payload = self._fitted(note)
@@ -105,6 +106,17 @@ class Outbox:
         values = {name: value for name, value in note.values.items() if name in leave}
         return Note(values=values) if values else None
 
+    def _never_fits(self, note: Note, path: Path) -> bool:
+        """Tell whether even a whole hour's budget is too small for a note."""
+        least, most = len(_first(note, 1).to_bytes()), self.sharing.per_hour
+        if least > most:
+            log.warning(
+                "%s is removed: at least %d bytes of it would leave at once, and %d may leave in "
+                "an hour. Raise that (--share-per-hour).",
+                *(path, least, most),
+            )
+        return least > most
+
     def _fitted(self, note: Note) -> bytes | None:
         """Return a note's bytes with as many of its first observations as the budget has."""
         payload = note.to_bytes()
@@ -115,9 +127,8 @@ class Outbox:
         # A quarter of an hour's budget is worth a message.
         row = 4 * (note.obs.shape[1] + 1)
         rows = len(note.obs) - -(-(len(payload) - int(self._allowance)) // row) - 1
-        if rows < 1:
-            return None
-        return replace(note, obs=note.obs[:rows], hardness=note.hardness[:rows]).to_bytes()
+        payload = _first(note, max(1, rows)).to_bytes()
+        return payload if len(payload) <= self._allowance else None
 
     def _note_down(self, kind: str, payload: bytes) -> None:
         line = {
@@ -155,3 +166,10 @@ class Outbox:
                 with suppress(LoadError):  # a kill left it unfinished
                     return float(Fields(parse_json(line, path), str(path)).whole("allowance"))
         return 0.0
+
+
+def _first(note: Note, rows: int) -> Note:
+    """Return a note with its first observations alone; numbers are all or none."""
+    if note.obs is None or note.hardness is None:
+        return note
+    return replace(note, obs=note.obs[:rows], hardness=note.hardness[:rows])

@@ -172,19 +172,20 @@ static int32_t decide(struct gate *gate, uint32_t slot, const float *obs, uint32
     return status;
 }
 
-/* Count a decision of an executor on trial; say what is wrong with it. */
+/* Count a decision of an executor on trial; say what is wrong with it. A slow one is better
+ * than none. */
 static int32_t count(struct gate *gate, int32_t status, int32_t late, uint32_t asked)
 {
     if (status != AKX_OK)
         return status == AKX_OBSERVATION ? GATE_OK : GATE_NUMBERS;
     gate->ticks++;
-    gate->over += late != 0;
+    gate->over += late != 0 && is_usable(gate, gate->state.active - 1u) != 0;
     return gate->over * FAR_SHARE > asked ? GATE_SLOW : GATE_OK;
 }
 
 int32_t gate_act(struct gate *gate, const float *obs, uint32_t *action)
 {
-    uint32_t slot = acting_slot(gate);
+    uint32_t slot = acting_slot(gate), decider = slot;
     int32_t late = 0, status = AKX_SHORT;
     if (slot != NONE && gate->phase == GATE_ACTING && gate->fault == GATE_OK) {
         status = decide(gate, slot, obs, action, &late);
@@ -192,13 +193,13 @@ int32_t gate_act(struct gate *gate, const float *obs, uint32_t *action)
         /* The one that acted before decides, at this tick too. */
         slot = status != AKX_OK && status != AKX_OBSERVATION ? acting_slot(gate) : NONE;
     }
-    if (slot != NONE)
+    if (slot != NONE) {
         status = decide(gate, slot, obs, action, &late);
-    gate->decided = status == AKX_OK;
-    if (gate->decided != 0) {
-        const struct gate_executor *const acts = gate_acts(gate);
-        memcpy(gate->action, action, 4u * (size_t)acts->net.actions);
+        decider = slot;
     }
+    gate->decided = status == AKX_OK;
+    if (gate->decided != 0)
+        memcpy(gate->action, action, 4u * (size_t)gate->executors[decider].net.actions);
     return status;
 }
 

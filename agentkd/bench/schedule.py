@@ -89,7 +89,7 @@ class _Schedule:
                 self._end(done)
 
     def _next(self) -> str | None:
-        """Take the first cell whose executor nobody is making."""
+        """Take the first cell whose executor is not being made."""
         making = set(self._going.values()) - {""}
         for key in self._waiting:
             if self._plan.recipes[key] not in making:

@@ -29,7 +29,7 @@ _PUBLISH = 32
 _STEPS = 16
 """Gradient steps between two looks at the budget, where steps are what is counted."""
 _LOOKING = 10
-"""How many times as long as a look took nobody looks again."""
+"""How many times as long as a look took there is no other one."""
 _SAVE_AFTER = 2.0, 30.0
 """Seconds between two checkpoints: as many as it has learnt, within these bounds."""
 

@@ -164,7 +164,7 @@ def gather(
     No device gives more than `share` of them or, where fewer than 2 / `share` devices have some,
     than one part in half as many as have, rounded up: a third at most where five do. The
     extremes that so many devices saw alone are not believed: a row with a number outside of what
-    the others saw is left out. With fewer than three devices no one can be compared.
+    the others saw is left out. Fewer than three devices cannot be compared.
 
     Args:
         folder: The server's folder.

@@ -263,7 +263,7 @@ class Decider:
         return self._finish(*chosen, form, started, lateness)
 
     def executed(self, action: Any) -> None:
-        """Let an executor that sees past actions know what was done, whoever decided it."""
+        """Let an executor that sees past actions know what was done by any source."""
         if self._view is not None and (taken := self._view.taken):
             self._acting.obs[-taken:] = dists.coded(np.asarray(action)[None], self.spec.action)[0]
 

@@ -29,7 +29,7 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make demo    a slow planner, an executor learning from it, a clock: 3 minutes"
 	@echo "make test    the tests"
-	@echo "make live    a robot's own loop on the wall clock, 20 kills of a run: 8 minutes"
+	@echo "make live    a robot's own loop on the wall clock, 20 kills of a run: 5 minutes"
 	@echo "make federated    the tests that need Flower, in an environment of their own"
 	@echo "make fuzz    hostile files and messages for every reader: 5 minutes, or SECONDS=1800"
 	@echo "make docs    the documentation as a website, in site/"
@@ -44,7 +44,7 @@ test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 live: $(STAMP)
-	$(PY) -m pytest -m live tests/test_live.py tests/test_bench_runs.py
+	$(PY) -m pytest -m live -n 2 --dist loadfile tests/test_live.py tests/test_bench_runs.py
 
 federated: $(FEDERATED)/.installed
 	$(FEDERATED)/bin/python -m pytest tests/test_federated.py

@@ -60,8 +60,8 @@ class Cluster:
                 f"--ray {address}: no cluster answers there ({why}). "
                 "Start one with: ray start --head; or give local, for one of this machine."
             ) from error
-        self._processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._measure = ray.remote(num_cpus=1, max_retries=_LOST)(_measured)
+        self._processors = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self._measure = self._ray.remote(num_cpus=1, max_retries=_LOST)(_measured)
         self._going: dict[Any, Order] = {}
 
     @property

@@ -34,6 +34,7 @@ MOST_STACK = 256
 MOST_DELAY = 256
 _PLACES = re.compile(r"(-?\d{1,8})?(:(-?\d{1,8})?)?", re.ASCII)
 _PART = re.compile(r"(.+)\[([^\[\]]*)\]")
+_PAST = ("stack", "delay", "actions")
 _COUNT = re.compile(r"(stack|delay|actions):(\d{1,4})", re.ASCII)
 
 
@@ -85,8 +86,13 @@ def parse_view(text: Seeing, obs: ObsSpec | None = None) -> View:
     names = {part.name for part in obs.parts} if obs is not None else set()
     counts, kept = {}, []
     for word in words:
+        before, _, after = word.partition(":")
         if word not in names and (found := _COUNT.fullmatch(word)):
-            counts[found[1]] = int(found[2])
+            if before in counts:
+                raise ConfigError(f"{before} stands twice in the view {text!r}. Write it once.")
+            counts[before] = int(found[2])
+        elif word not in names and before in _PAST and not after.isidentifier():
+            raise ConfigError(f"{word!r} in the view {text!r}: give a number, such as {before}:2.")
         elif word:
             kept.append(word)
     past = _past(text, counts)

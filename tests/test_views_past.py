@@ -51,6 +51,22 @@ def test_a_view_of_the_past_is_what_its_words_say() -> None:
         assert view_of(initial("mlp:3", VECTOR, sees=text)) == text.split(",")
 
 
+@pytest.mark.parametrize(
+    ("sees", "words"),
+    [
+        ("delay:2,delay:3", "delay stands twice"),
+        ("stack:2,delay:1,stack:2", "stack stands twice"),
+        ("delay:99999", "give a number"),
+        ("actions:-1", "give a number"),
+        ("stack:", "give a number"),
+    ],
+)
+def test_words_of_the_past_are_read_or_refused(sees: str, words: str) -> None:
+    """None is silently the last of two, or taken for a place."""
+    with pytest.raises(ConfigError, match=words):
+        parse_view(sees)
+
+
 def test_a_reference_may_stand_beside_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it names is seen, as long ago as is said beside it."""
     monkeypatch.setattr("tests.views_robot.SEES", "joints,stack:2", raising=False)

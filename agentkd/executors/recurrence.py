@@ -23,6 +23,7 @@ _SOURCE = Path(__file__).with_name("recurrence.c")
 _BLOCK, _ROWS = 16, 12
 """Floats of a vector; rows that a product goes through beyond the last."""
 _FLAGS = ("-fno-math-errno", "-fno-trapping-math", f"-DMOST_TILE={_ROWS}")
+_Function: Any = torch.autograd.Function
 _FUNCTIONS = ("akd_gru_forward", "akd_gru_backward")
 
 
@@ -74,14 +75,14 @@ def _padded(weight: Tensor, pad: tuple[int, ...]) -> Tensor:
     return functional.pad(weight.unflatten(0, (3, -1)), pad).flatten(0, 1)
 
 
-class _Gru(torch.autograd.Function):
+class _Gru(_Function):  # type: ignore[misc]
     """What has to go tick by tick."""
 
     @staticmethod
     def forward(ctx: Any, *given: Tensor) -> Tensor:
         """Take inputs (ticks, batch, 3 width), start, weight and bias of the state."""
         inputs, start, weight, bias = (each.contiguous() for each in given)
-        ticks, batch, width = *inputs.shape[:2], start.shape[1]
+        ticks, batch, width = inputs.shape[0], inputs.shape[1], start.shape[1]
         hidden = torch.zeros(((ticks + 1) * batch + _ROWS, width))
         hidden[:batch] = start
         gates = torch.empty((ticks, batch, 4 * width))
@@ -99,7 +100,7 @@ class _Gru(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of what `forward` took."""
         hidden, gates, weight = ctx.saved_tensors
-        ticks, batch, width = *gates.shape[:2], weight.shape[1]
+        ticks, batch, width = gates.shape[0], gates.shape[1], weight.shape[1]
         inputs = torch.empty((ticks, batch, 3 * width))
         sums = torch.zeros((ticks * batch + _ROWS, 3 * width))
         carry = torch.zeros((batch + _ROWS, width))

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.box2d.lunar_lander import heuristic
+from gymnasium.envs.box2d import lunar_lander
 
 from agentkd.deploy.bundle import write_bundle
 from agentkd.spec import BoxSpec, DiscreteSpec
@@ -25,6 +25,7 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "browser"
+PILOT: Any = lunar_lander.heuristic
 AT_START = 14
 """Numbers that an episode draws before those of wind."""
 WIND_INDEX = 9999
@@ -97,7 +98,7 @@ def flight(seed: int, settings: dict[str, Any]) -> tuple[dict[str, Any], Any, st
     rows, actions = [[*obs.tolist(), 0.0]], []
     over = False
     while not over:
-        action = heuristic(env, obs)
+        action = PILOT(env, obs)
         obs, reward, terminated, truncated, _ = env.step(action)
         actions.append(np.asarray(action).tolist())
         rows.append([*obs.tolist(), float(reward)])

@@ -48,7 +48,10 @@ class _InProcess(PlannerPort):
     def follow(self, executor: Executor) -> None:
         """Let another executor act while the planner thinks."""
         if self._query is not None:
-            self._query.follow(executor)
+            try:
+                self._query.follow(executor)
+            except PlannerError as error:
+                self._failed(error)
 
     def _keep(self, seen: Seen, before: Sequence[Seen]) -> None:
         """Keep observations until the planner takes them."""

@@ -48,10 +48,7 @@ class _InProcess(PlannerPort):
     def follow(self, executor: Executor) -> None:
         """Let another executor act while the planner thinks."""
         if self._query is not None:
-            try:
-                self._query.follow(executor)
-            except PlannerError as error:
-                self._failed(error)
+            self._query.follow(executor)
 
     def _keep(self, seen: Seen, before: Sequence[Seen]) -> None:
         """Keep observations until the planner takes them."""

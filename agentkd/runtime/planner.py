@@ -139,8 +139,7 @@ class ProcessPlanner(PlannerPort):
         self._most_rows = most_rows
         self._weights: Mailbox | None = None
         self._heard = 0
-        self._roll = False
-        self._known: Executor | None = None
+        self._rolled: Executor | None = None
 
     def open(self, spec: Spec, ring: LabelRing | None, demands: Demands | None = None) -> None:
         """Lay out the shared memory and start the process."""
@@ -165,11 +164,11 @@ class ProcessPlanner(PlannerPort):
             "goals": goals and [goals.size, goals.max_age],
             "roll": roll and roll.as_references(),
         }
-        self._roll, self._known = roll is not None, wants.executor
-        if wants.executor is not None:
-            message = codec.encode_turn(0, True, wants.executor.vector())
-            self._weights = shared["weights"] = Mailbox(len(message), 2)
-            self._weights.write(message)
+        if roll is not None and wants.executor is not None:
+            self._rolled = wants.executor
+            vector = wants.executor.vector()
+            self._weights = shared["weights"] = Mailbox(4 * len(vector))
+            self._weights.write(codec.encode_weights(vector))
             orders["executor"] = codec.encode_executor(wants.executor)
         self._host = Host(
             "planner",
@@ -205,17 +204,14 @@ class ProcessPlanner(PlannerPort):
 
     def follow(self, executor: Executor) -> None:
         """Send another executor to act while the planner thinks."""
-        if self._weights is None or self._known is None:
+        if self._weights is None or self._rolled is None:
             return
-        fits = interchangeable(executor, self._known)
-        if self._roll and not fits:
+        if not interchangeable(executor, self._rolled):
             raise SpecError(
-                f"The planner's process rolls {self._known.architecture} forward and "
+                f"The planner's process rolls {self._rolled.architecture} forward and "
                 f"takes no {executor.architecture}. Make a new Agent for it."
             )
-        # A process that starts again makes its executor of these numbers, whoever acts.
-        numbers = (executor if fits else self._known).vector()
-        self._weights.write(codec.encode_turn(0, fits, numbers))
+        self._weights.write(codec.encode_weights(executor.vector()))
 
     def counts(self) -> PlannerCounts:
         """Return what happened so far."""
@@ -273,11 +269,13 @@ def serve(child: Child) -> None:
             status[channels.DROPPED] += max(0, len(messages) - limit.rows)
             messages = messages[-limit.rows :]
         found = weights.take() if weights is not None else []
+        if found and executor is not None:
+            newest = codec.decode_weights(found[-1])
+            executor = executor.with_vector(newest, executor.version + 1)
+            query.follow(executor)
         began = time.monotonic()
         asked = [observations.decode(each) for each in messages]
         try:
-            if found and executor is not None:
-                query.follow(_acting(executor, found[-1]))
             reply = _ask(query, asked, seen, observations, answers, status)
         except PlannerError as error:
             failures += 1
@@ -308,17 +306,15 @@ def _query(
     roll = None if orders["roll"] is None else RollForward(**orders["roll"])
     labelled = spec if goals is None else conditioned(spec, goals)
     executor: Executor | None = None
-    told: bytes | None = None
-    if weights is not None and (roll is not None or hasattr(child.made, "follow")):
+    vector = None if weights is None else weights.last()
+    if weights is not None and vector is not None:
+        numbers = codec.decode_weights(vector)
+        executor = codec.decode_executor(orders["executor"], numbers)
         weights.take()
-        told = weights.last()
-    if told is not None:
-        executor = codec.decode_executor(orders["executor"], codec.decode_turn(told)[2])
     ring: LabelRing | None = None
     if "labels" in child.shared:
         ring = LabelRing.attach(child.shared["labels"], labelled)
-    acting = None if executor is None or told is None else _acting(executor, told)
-    demands = Demands(roll, goals, acting)
+    demands = Demands(roll, goals, executor)
     query = PlannerQuery(child.made, spec, backlog=ring is not None, demands=demands)
     if query.horizon > orders["most_rows"]:
         raise ConfigError(
@@ -331,12 +327,6 @@ def _query(
             "several workers. Give workers=1."
         )
     return query, ring, executor
-
-
-def _acting(known: Executor, told: bytes) -> Executor | None:
-    """Return the executor that acts, as the agent told; None for another architecture."""
-    _, fits, numbers = codec.decode_turn(told)
-    return known.with_vector(numbers, known.version + 1) if fits else None
 
 
 def _ask(

@@ -46,9 +46,7 @@ class PlannerQuery:
     A planner may have an attribute `horizon`: it then answers each observation with so many rows,
     for the ticks from the observation's on. It may answer with a `Guidance`. It may have a method
     `improve` (`AnytimePolicy`), and `disagreement` (`Ensemble`); with `answer_and_disagreement`,
-    which gives both, it is asked once. An attribute `episode` is set to the episode's number. A
-    method `follow` is told of the executor that acts, at the start and after each swap; None if it
-    takes no part, or is of another architecture and did not travel to the planner's process.
+    which gives both, it is asked once. An attribute `episode` is set to the episode's number.
 
     A planner with a memory steps through the observations one by one, and starts afresh in each
     episode. If one is missing, it goes on answering until the episode ends, but nothing is learnt
@@ -79,8 +77,6 @@ class PlannerQuery:
         self._foresight: Foresight | None = None
         if wants.roll is not None:
             self._foresight = Foresight(wants.roll, wants.executor, spec, self._memory)
-        self._hears = getattr(policy, "follow", None)
-        self._tell(wants.executor)
         self._told = hasattr(policy, "episode")
         self._doubts = hasattr(policy, "disagreement")
         # Answer and disagreement in one: each member is asked once.
@@ -92,25 +88,10 @@ class PlannerQuery:
         self._episode: int | None = None
         self._id = self._answered = 0
 
-    def follow(self, executor: Executor | None) -> None:
-        """Take another executor to act while the planner thinks; None for one not known here.
-
-        Raises:
-            PlannerError: If the planner's own `follow` raised.
-        """
-        if self._foresight is not None and executor is not None:
+    def follow(self, executor: Executor) -> None:
+        """Take another executor to act while the planner thinks."""
+        if self._foresight is not None:
             self._foresight.follow(executor)
-        self._tell(executor)
-
-    def _tell(self, executor: Executor | None) -> None:
-        if self._hears is None:
-            return
-        try:
-            self._hears(executor)
-        except Exception as error:
-            raise PlannerError(
-                f"The planner's `follow` raised {type(error).__name__}: {error}"
-            ) from error
 
     def may_ask(self, newest: Seen) -> bool:
         """Return whether the planner may be asked about an observation now.

@@ -1,13 +1,13 @@
-"""Executors that propose plans to a search, and a value of where plans end.
+"""An executor that proposes plans to a search, and a value of where plans end.
 
-One executor and the value come from practice in the model (`agentkd practise`). So a search needs
-to look a few ticks ahead only. The executor that acts in a live run proposes beside it.
+Both come from practice in the model (`agentkd practise`). So a search needs to look a few ticks
+ahead only.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -38,50 +38,26 @@ class Guide:
     """What a search is told by an executor that practised in its model.
 
     Attributes:
-        policy: Answers observations with the actions that it proposes; None if nobody practised.
+        policy: Answers observations with the actions that it proposes.
         action: The box that they are in.
         value: Gives the discounted return that follows, (n, 1), for observations (n, obs); None if
             nothing is known about it.
         discount: The value's, for each tick.
-        acting: The executor that acts in a live run, which proposes too; None if there is none.
     """
 
-    policy: Policy | None
+    policy: Policy
     action: BoxSpec
     value: Executor | None = None
     discount: float = 1.0
-    acting: Executor | None = None
-
-    def beside(self, executor: Executor | None) -> Guide:
-        """Return the same guide beside an executor that acts; without one that cannot propose.
-
-        One with a memory cannot, nor one that sees a goal or past actions, or acts in another box.
-        """
-        spec = executor.spec if executor is not None and not executor.memory else None
-        fits = spec is not None and spec.action == self.action and not spec.obs.taken
-        return replace(self, acting=executor if fits else None)
 
     def propose(self, world: Steps, state: Doubles, ticks: int) -> Doubles:
-        """Give what each executor does in the model from a state on, (n, ticks, d).
-
-        One whose actions are not finite numbers is left out.
-        """
-        policies: list[Policy] = [] if self.policy is None else [self.policy]
-        if self.acting is not None:
-            observed = world.observe(state[None]).shape[1]
-            policies += [self.acting] * (whole(self.acting.spec.obs).size == observed)
-        if not policies:
-            return np.empty((0, ticks, len(world.low)))
-        states, done = state[None].repeat(len(policies), 0), []
+        """Give what the executor does in the model from a state on, (ticks, d)."""
+        states, done = state[None], []
         for _ in range(ticks):
-            seen = world.observe(states)
-            answers = [each(row[None]) for each, row in zip(policies, seen, strict=True)]
-            actions = np.array([dists.mode(each, self.action)[0] for each in answers], float)
-            # A broken executor moves on by rest: what it proposed is not used.
-            done.append(actions)
-            _, states, _ = world.step(states, np.nan_to_num(actions))
-        plans = np.stack(done, axis=1)
-        return plans[np.isfinite(plans).all(axis=(1, 2))]
+            action = np.asarray(dists.mode(self.policy(world.observe(states)), self.action), float)
+            done.append(action[0])
+            _, states, _ = world.step(states, action)
+        return np.stack(done)
 
     def live(self, world: Steps, state: Doubles, actions: Doubles) -> tuple[Doubles, Doubles]:
         """Live on with sequences of actions, (n, ticks, d), as `Rollouts.roll` does.

@@ -21,7 +21,6 @@ from typing import Any, Literal, final, get_args
 import numpy as np
 
 from agentkd.errors import AgentkdError, ConfigError, PlannerError, check_choice, check_range
-from agentkd.executors.executor import Executor
 from agentkd.planners.search.guide import Guide
 from agentkd.planners.search.worlds import Doubles, Rollouts
 from agentkd.types import Floats, Gaussian
@@ -131,10 +130,9 @@ class SamplingControl:
     it starts from that. So the same question may be answered better the second time; with
     `remembered=0` it is answered the same.
 
-    A `guide` proposes plans too: what its executors do in the model. One is taken where it is
+    A `guide` proposes a plan too: what an executor does in the model. It is taken where it is
     better than the old one. And the guide says what the end of a plan is worth, so that it may be
-    short. The world then has to be `Steps`. In a live run the executor that acts proposes beside
-    the guide's own (`follow`).
+    short. The world then has to be `Steps`.
 
     Attributes:
         rollouts: The world, in which an executor can practise.
@@ -160,11 +158,6 @@ class SamplingControl:
     def horizon(self) -> int:
         """How many rows it answers an observation with."""
         return self.options.horizon
-
-    def follow(self, executor: Executor | None, /) -> None:
-        """Let the executor that acts propose beside the guide's own, from the next answer on."""
-        if self._guide is not None:
-            self._guide = self._guide.beside(executor)
 
     def at(self, horizon: int) -> SamplingControl:
         """The same control with plans of its own, for another number of ticks."""
@@ -222,7 +215,7 @@ class SamplingControl:
         if self._guide is not None:
             world: Any = self.rollouts
             proposed = self._guide.propose(world, state, self.options.ticks)
-            starts.extend(self._fit @ ((proposed - self._middle) / self._half))
+            starts.append(self._fit @ ((proposed - self._middle) / self._half))
         return self._lived(state, np.stack(starts))
 
     def _lived(self, state: Doubles, knots: Doubles) -> Plan:

@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.executors.acting import Form, default_action
 from agentkd.executors.executor import one_action
+from agentkd.executors.past import carried
 from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
@@ -20,12 +21,13 @@ from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
+from agentkd.runtime.sight import sight_of
 from agentkd.runtime.standin import StandIn
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
 from agentkd.runtime.trust import IDLE, History, Judge
-from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, flatten_one
+from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
-from agentkd.views import columns, environment
+from agentkd.views import environment
 
 if TYPE_CHECKING:
     from agentkd.runtime.planner import PlannerPort
@@ -38,16 +40,6 @@ _DECIDERS = ("strategy", "executor")
 
 Outcome = tuple[Any, Source, str, int, int, int]
 """Action, source, reason, tick, the executor's version, nanoseconds taken."""
-
-
-class _View(NamedTuple):
-    """What an executor sees of whole observations, and where the present one is laid out."""
-
-    obs: ObsSpec
-    columns: Any
-    row: Floats
-    taken: int
-    """How many numbers of its observation are the action that was executed before."""
 
 
 @final
@@ -69,6 +61,8 @@ class Decider:
         budget: int,
         options: StrategyOptions | None = None,
         record: Recorder | None = None,
+        *,
+        learns: bool = False,
     ) -> None:
         # With 30 attributes or more, Python would find each of them more slowly.
         wanted = options or StrategyOptions()
@@ -79,12 +73,7 @@ class Decider:
             known = unconditioned(known, goals)
         spec = self.spec = environment(known)
         # An executor that sees a part of the observation is handed that part.
-        self._view: _View | None = None
-        if spec != known:
-            row = np.zeros(spec.obs.size, np.float32)
-            found = columns(known.obs)
-            chosen = slice(None) if found is None else found
-            self._view = _View(known.obs, chosen, row, known.obs.taken)
+        self._view = sight_of(form.executor, known, spec, learns=learns)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
@@ -136,8 +125,8 @@ class Decider:
         self._last = self._actor = None
         self._held = 0
         self._acting.memory[:] = 0.0
-        if self._view is not None and self._view.taken:
-            self._acting.obs[-self._view.taken :] = 0.0
+        if self._view is not None:
+            self._view.begin(self._acting)
         self.strategies.reset()
         self.arbiter.reset()
         self.worth.reset()
@@ -169,7 +158,7 @@ class Decider:
         """Let a form that was swapped in go on with what the one before remembers."""
         before = self._acting.memory
         if form.memory.shape == before.shape:
-            form.memory[:] = before
+            form.memory[:] = carried(before, self._acting.executor, form.executor)
         if self._view is not None and self._view.taken:
             form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
         self._acting = form
@@ -193,7 +182,7 @@ class Decider:
             self._write(obs, form.obs)
         else:
             taken = self._view.taken
-            self._write_seen(obs, form.obs[:-taken] if taken else form.obs)
+            self._view.write(obs, self._shape, form.obs[:-taken] if taken else form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
@@ -239,8 +228,11 @@ class Decider:
         mine = form.take() if goals is None else None
         if self._planner is not None:
             self._history.own(tick, mine)
-            if self._view is None or np.isfinite(seen).all():
-                self._ask(tick, seen, started - lateness)
+            view, shown = self._view, None
+            if view is not None and view.window is not None:
+                shown = view.window.tick(form.obs)
+            if view is None or np.isfinite(seen).all():
+                self._ask(tick, seen, started - lateness, shown)
             else:
                 # What the executor sees is whole; the planner sees more.
                 self.metrics.nan_observations += 1
@@ -279,20 +271,7 @@ class Decider:
             # Too large for float32, where warnings are errors.
             out[:] = np.inf
 
-    def _write_seen(self, obs: Any, out: Floats) -> None:
-        """Write what the executor sees; the rest of the observation may be missing."""
-        assert self._view is not None
-        try:
-            if obs.__class__ is np.ndarray and obs.shape == out.shape:
-                out[:] = obs
-            elif obs.__class__ is np.ndarray and obs.shape == self._shape:
-                out[:] = obs[self._view.columns]
-            else:
-                out[:] = flatten_one(self._view.obs, obs)
-        except RuntimeWarning:
-            out[:] = np.inf
-
-    def _ask(self, tick: int, seen: Floats, due: int) -> None:
+    def _ask(self, tick: int, seen: Floats, due: int, shown: Floats | None) -> None:
         """Hand the observation over, and hear what came."""
         assert self._planner is not None
         if self._lead is not None:
@@ -302,7 +281,8 @@ class Decider:
             # What is decided at this tick goes with it: `_finish` sends it.
             self._asked = seen
         else:
-            self._planner.submit(Seen(tick, self._episode, monotonic_ns(), seen))
+            now = monotonic_ns()
+            self._planner.submit(Seen(tick, self._episode, now, seen, window=shown))
         self._hear(tick)
         if self._budget:
             self._wait(tick, due + self._budget - _RESERVE)

@@ -69,6 +69,10 @@ BENCHMARKS = {
         "--environment pendulums",
     ),
     "fleet": ("from a push until all devices have confirmed it", "--devices 10 100 1000"),
+    "standing": (
+        "late answers in the place of an executor that has hardly learnt",
+        "--planners PLANNERS --worlds pendulum",
+    ),
     "hard": ("which of the observations that devices met are worth a label", "--seeds 5"),
     "updates": ("a robot updated while it acts: its decisions; a device's programs", "--hz 50 500"),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),

@@ -83,6 +83,22 @@ def test_the_executor_acts_again_once_it_has_learnt() -> None:
     assert set(sources[500:]) == {"executor"}
 
 
+def test_a_planner_that_is_gone_leaves_the_executor_to_act() -> None:
+    """Its last answer is held for some ticks, as long as the next one might take."""
+    answering = InlinePlanner(word, latency_ticks=1)
+    sources: list[str] = []
+    with Agent(executor(-0.7), planner=answering) as agent:
+        obs = np.array([1.0, 0.0], np.float32)
+        for tick in range(60):
+            if tick == 40:
+                answering.poll = lambda _: []  # type: ignore[method-assign]
+            decision = agent.decide(obs)
+            sources.append(decision.source)
+            obs = moved(obs, decision.action, 0.2)
+    assert set(sources[30:40]) == {"strategy"}
+    assert set(sources[46:]) == {"executor"}
+
+
 def test_a_comparison_takes_what_was_held_before_too() -> None:
     """An answer that was for the very tick is not what was held when it was asked."""
     judge = StandIn(0.5, SPEC.action)

@@ -24,6 +24,8 @@ _NEAR = 0.01
 """An executor that is as near as this is good enough."""
 _LATEST = 2.0
 """Ticks that answers may take in the mean; of later ones nearness says too little."""
+HELD = 5
+"""Ticks for which one is held after its last row: two answers take no longer; else none comes."""
 _LEAVE = 1.5
 """By how much the bound is wider for answers that stand in already."""
 

@@ -21,7 +21,7 @@ from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
-from agentkd.runtime.standin import StandIn
+from agentkd.runtime.standin import HELD, StandIn
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
@@ -312,7 +312,9 @@ class Strategies:
         row, horizon = self.row(strategy, tick), strategy.horizon
         reason = "fresh" if row == 0 else "ahead"
         if row >= horizon:
-            held = self.stands or (self._patient and tick == strategy.ready_tick)
+            age = tick - strategy.obs_tick
+            held = self._patient and tick == strategy.ready_tick
+            held = held or (self.stands and age < horizon + HELD)
             if not (horizon and held):
                 self.current = None
                 return None, why

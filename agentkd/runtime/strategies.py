@@ -21,7 +21,7 @@ from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
-from agentkd.runtime.standin import StandIn
+from agentkd.runtime.standin import HELD, StandIn
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
@@ -231,8 +231,7 @@ class Strategies:
             self.refuse(self._why)
             return
         if self.stand_in is not None and answer.rows is not None and answer.tick == answer.origin:
-            words = dists.mode(dists.opened(answer.rows, self._spec.action), self._spec.action)
-            self.stand_in.take(answer.tick, tick, words, mine)
+            self.stand_in.take(answer.tick, tick, answer.rows, mine)
         if order <= self._newest:
             self._why = "superseded"
         elif age >= horizon and not (self._patient or self.stands or guides):
@@ -312,7 +311,9 @@ class Strategies:
         row, horizon = self.row(strategy, tick), strategy.horizon
         reason = "fresh" if row == 0 else "ahead"
         if row >= horizon:
-            held = self.stands or (self._patient and tick == strategy.ready_tick)
+            age = tick - strategy.obs_tick
+            held = self._patient and tick == strategy.ready_tick
+            held = held or (self.stands and age < horizon + HELD)
             if not (horizon and held):
                 self.current = None
                 return None, why

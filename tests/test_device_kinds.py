@@ -79,11 +79,8 @@ def moved(executor: Executor, seed: int) -> Executor:
         ("mlp:6", "0:2", (3,)),
         ("mlp:6", "stack:3", (3,)),
         ("mlp:6", "0:2,delay:2", (3,)),
-        ("linear", "actions:2", (3,)),
-        ("gru:4", None, (3,)),
-        ("lstm:4", "1:3", (3,)),
+        ("gru:4", "1:3", (3,)),
         ("attention:8/2/1", None, (3, 4)),
-        ("cnn:2x3/2,6", None, (6, 6)),
         ("cnn:2x3/2,6", "stack:2", (6, 6)),
     ],
 )

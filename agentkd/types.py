@@ -175,8 +175,7 @@ class DistillerLike(Protocol):
         """Take labels: observations (batch, size) and the planner's answer to them.
 
         Of an executor with a stack or a delay they are what it was shown
-        (`agentkd.executors.past.Window`). `agentkd.dists.opened` makes an action distribution of
-        the answer.
+        (`agentkd.executors.past.Window`). `agentkd.dists.opened` makes a distribution of it.
         """
 
     def step(self) -> Mapping[str, float]:

@@ -22,6 +22,7 @@ from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.sight import sight_of
+from agentkd.runtime.standin import StandIn
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
 from agentkd.runtime.trust import IDLE, History, Judge
 from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
@@ -79,13 +80,14 @@ class Decider:
         default = default_action(spec.action, default)
         arbiter = self.arbiter = Arbiter(spec, mode, routers or (), wanted.seam, default, metrics)
         patient = "executor" not in arbiter.order
-        self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
         self._history = History()
         self.worth = Worth()
         self._judge: Judge | None = None
         judged = any(router.judges for router in arbiter.routers)
         trust = None if patient else wanted.trusted(judged=judged)
+        stand_in = StandIn(trust.stand_in, spec.action) if trust is not None else None
+        self.strategies = Strategies(spec, wanted, patient=patient, stand_in=stand_in)
         if trust is not None:
             history, vetoes = self._history, metrics.vetoes
             self._judge = Judge(trust, spec.action, history, self._foretell, vetoes)
@@ -220,7 +222,7 @@ class Decider:
         if record is not None:
             self._used = record.executor(form, self._used)
             record.observe(tick, self._episode, lateness, seen)
-        # Before the planner is asked: it is never shown what is not finite.
+        # The planner is never shown what is not finite.
         if form.run() if goals is None else not np.isfinite(own).all():
             return self._finish(*self._blind(seen), form, started, lateness)
         mine = form.take() if goals is None else None
@@ -295,7 +297,7 @@ class Decider:
                 return None, "guided"
         if why == "fresh" and self._lead is not None:
             self._compare(mine)
-        if theirs is not None and self._judge is not None:
+        if theirs is not None and self._judge is not None and not strategies.stands:
             return self._judge.choose(strategies, (theirs, why), tick, (obs, mine))
         return theirs, why
 
@@ -335,8 +337,7 @@ class Decider:
         if self._view is not None:
             self.executed(action)
         decided = source in _DECIDERS
-        # A copy, which the caller cannot change.
-        kept = action.copy() if self._arrays else action
+        kept = action.copy() if self._arrays else action  # the caller cannot change it
         if planner is not None:
             self._follow_up(kept, source, tick, decided=decided)
         if decided:
@@ -389,9 +390,8 @@ class Decider:
             self._take(answer, tick)
 
     def _take(self, answer: Answer, tick: int) -> None:
-        metrics = self.metrics
+        metrics, (did, _) = self.metrics, self._history.at(answer.tick)
         if self._lead is not None and answer.part == 0:
-            # How long until there is something to act on, in ticks consumed.
             consumed = self.strategies.consumed(answer.origin, tick)
             self._lead.note(consumed, answer.id)
         if answer.partial:
@@ -402,12 +402,11 @@ class Decider:
             metrics.planner_ticks.record(tick - answer.origin)
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
-            did, _ = self._history.at(answer.tick)
             here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
         if self._acts or self._goals is not None:
-            self.strategies.offer(answer, tick, self._episode)
+            self.strategies.offer(answer, tick, self._episode, did)
 
     def _wait(self, tick: int, limit: int) -> None:
         """Wait for this tick's answer until `limit`, if the planner is fast lately."""

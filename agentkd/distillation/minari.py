@@ -152,7 +152,8 @@ def _episode(h5py: Any, file: Any, spec: Spec, index: int, count: int) -> Rows:
     ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
     answers = from_actions(actions, count, spec.action)
     taken = np.zeros((count, dists.action_size(spec.action)), np.float32)
-    taken[1:] = dists.coded(actions[:-1], spec.action)
+    if count > 1:
+        taken[1:] = dists.coded(actions[:-1], spec.action)
     return Rows(
         obs,
         answers,

@@ -18,10 +18,11 @@ from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError
 from agentkd.files import read_file, write_atomic
 from agentkd.fleet.audit import AuditLog, Entry, Event
 from agentkd.fleet.decisions import command, push_event
-from agentkd.fleet.messages import CHUNK, Blob, Desired, blob
+from agentkd.fleet.messages import Desired
 from agentkd.fleet.rollout import Fleet, Plan
 from agentkd.signing.proof import LARGEST, proof_from_bytes, proof_path
 from agentkd.signing.store import TrustStore
+from agentkd.transport.blobs import CHUNK, Blob, blob
 
 ROOT, MEMORY, FILES = "root.json", "trust.json", "files"
 _LARGEST_FILE = 1 << 26

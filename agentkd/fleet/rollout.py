@@ -22,7 +22,8 @@ from typing import Literal, final
 from agentkd.errors import ConfigError, LoadError, check_range
 from agentkd.fields import Fields
 from agentkd.fleet.audit import Entry
-from agentkd.fleet.messages import Action, device_name
+from agentkd.fleet.messages import Action
+from agentkd.transport.names import device_name
 
 Kind = Literal["refused", "rolled-back", "timed-out"]
 FAILURES: tuple[Kind, ...] = ("refused", "rolled-back", "timed-out")

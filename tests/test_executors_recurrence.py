@@ -53,6 +53,24 @@ def test_torch_does_it_where_gradients_of_observations_are_asked_for() -> None:
     assert recurrence.gru(x.requires_grad_(), start, weights) is None
 
 
+@pytest.mark.needs("cc")
+def test_what_is_no_number_stays_none() -> None:
+    """A step that diverged is noticed by its loss."""
+    x, start, *weights = _given(3, 2, 3, 16)
+    weights[0][0, 0] = float("nan")
+    found = recurrence.gru(x, start, weights)
+    assert found is not None
+    assert found.isnan().any()
+
+
+def test_torch_does_it_in_other_precision() -> None:
+    """The compiled one reads float32 only."""
+    x, start, *weights = _given(3, 2, 3, 16)
+    assert recurrence.gru(x.double(), start.double(), [each.double() for each in weights]) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert recurrence.gru(x, start, weights) is None
+
+
 def test_torch_does_it_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where AGENTKD_NATIVE is 0."""
     monkeypatch.setattr(recurrence, "_library", lambda: None)

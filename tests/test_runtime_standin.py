@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agentkd import initial
 from agentkd.errors import ConfigError
-from agentkd.runtime import Agent, InlinePlanner, StrategyOptions, Trust
+from agentkd.runtime import Agent, InlinePlanner, RollForward, Seam, StrategyOptions, Trust
 from agentkd.runtime.standin import StandIn
+from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.types import Floats, Point
-from tests.trust_world import SPEC, best, executor, moved
+from tests.trust_world import SPEC, ahead, best, executor, moved
 
 NEVER = StrategyOptions(trust=Trust(stand_in=0.0))
 
@@ -113,3 +115,77 @@ def test_a_comparison_takes_what_was_held_before_too() -> None:
         turned = Point(np.full((1, 1), (-1.0) ** tick, np.float32))
         wild.take(2 * tick, 2 * tick + 2, turned, far)
     assert not wild.stands
+
+
+def test_late_answers_that_make_the_robot_swing_stop_after_two_stints() -> None:
+    """A slow executor is safe; the planner overshoots when it is late."""
+    spec = Spec(ObsSpec((Part("", "box", (1,), "float32"),)), BoxSpec((-1.0,), (1.0,), (1,)))
+    slow = initial("linear", spec)
+    slow = slow.with_vector(np.zeros_like(slow.vector()), 0)
+    for layer in slow.layers:
+        layer.weight[:] = -0.05  # type: ignore[union-attr]
+
+    def push(obs: Floats) -> Point:
+        return Point(np.clip(-obs, -1, 1))
+
+    def steered(share: float) -> tuple[float, int]:
+        """Return the mean square of the last half, and how many late answers acted."""
+        random, x, cost, late = np.random.default_rng(0), 0.0, 0.0, 0
+        planner = InlinePlanner(push, latency_ticks=2)
+        options = StrategyOptions(trust=Trust(stand_in=share))
+        with Agent(slow, planner=planner, strategies=options) as agent:
+            for tick in range(4000):
+                if tick % 100 == 0:
+                    x = random.uniform(-1, 1)
+                    agent.reset()
+                decision = agent.decide(np.array([x], np.float32))
+                late += decision.source == "strategy"
+                x = float(np.clip(x + float(decision.action[0]), -5, 5))
+                cost += x * x if tick >= 2000 else 0.0
+        return cost, late
+
+    (with_it, acted), (without, none) = steered(0.5), steered(0.0)
+    assert none == 0
+    assert 0 < acted < 200
+    assert with_it == without
+
+
+def test_short_episodes_leave_the_executor_to_act() -> None:
+    """Where nothing can be compared any more, nothing is known."""
+    planner, random = InlinePlanner(word, latency_ticks=1), np.random.default_rng(0)
+    sources: list[str] = []
+    with Agent(executor(-0.7), planner=planner) as agent:
+        obs = np.zeros(2, np.float32)
+        for tick in range(400):
+            if tick == 200:
+                agent.swap(executor(1.0))
+            if tick % (25 if tick < 200 else 3) == 0:
+                obs = random.uniform(-1, 1, 2).astype(np.float32)
+                agent.reset()
+            decision = agent.decide(obs)
+            sources.append(decision.source)
+            obs = moved(obs, decision.action)
+    assert "strategy" in sources[150:200]
+    assert set(sources[250:]) == {"executor"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        StrategyOptions(roll_forward=RollForward(ahead), trust=Trust()),
+        StrategyOptions(advance="commands", trust=Trust()),
+        StrategyOptions(seam=Seam(freeze=1), trust=Trust()),
+    ],
+    ids=["roll-forward", "commands", "seam"],
+)
+def test_nothing_stands_in_where_rows_mean_something_else(options: StrategyOptions) -> None:
+    """Predicted rows are judged, rows of commands are used up, and a seam has its own rule."""
+    assert options.stand_in(options.trusted(judged=False), SPEC.action) is None
+
+
+def test_a_log_of_before_is_replayed_as_it_was() -> None:
+    """Its header has no word of what stands in."""
+    told = StrategyOptions().to_json(Trust())
+    assert StrategyOptions.from_json(told).trust == Trust()
+    del told["trust"]["stand_in"]
+    assert StrategyOptions.from_json(told).trust == Trust(stand_in=0.0)

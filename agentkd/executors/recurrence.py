@@ -51,9 +51,13 @@ def gru(x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor | None:
 
     Returns:
         The state after each tick, (ticks, batch, width); None where torch has to do it: there is
-        no compiler, or gradients of `x` are asked for, which may be derived once more.
+        no compiler, numbers are not float32 in this machine's memory, or gradients of `x` are
+        asked for, which may be derived once more.
     """
-    if x.requires_grad or not x.numel() or _library() is None:
+    plain = all(each.dtype == torch.float32 and each.is_cpu for each in (x, start, *weights))
+    if x.requires_grad or not x.numel() or not plain or torch.is_autocast_enabled("cpu"):
+        return None
+    if _library() is None:
         return None
     inputs, hidden, inputs_bias, hidden_bias = weights
     width = hidden.shape[1]
@@ -83,11 +87,11 @@ class _Gru(_Function):  # type: ignore[misc]
         """Take inputs (ticks, batch, 3 width), start, weight and bias of the state."""
         inputs, start, weight, bias = (each.contiguous() for each in given)
         ticks, batch, width = inputs.shape[0], inputs.shape[1], start.shape[1]
-        hidden = torch.zeros(((ticks + 1) * batch + _ROWS, width))
+        hidden = torch.zeros(((ticks + 1) * batch + _ROWS, width), dtype=torch.float32)
         hidden[:batch] = start
-        gates = torch.empty((ticks, batch, 4 * width))
+        gates = torch.empty((ticks, batch, 4 * width), dtype=torch.float32)
         by_input = weight.t().contiguous()
-        sums = torch.empty((batch + _ROWS, 3 * width))
+        sums = torch.empty((batch + _ROWS, 3 * width), dtype=torch.float32)
         arrays = (hidden, inputs, by_input, bias, gates, sums)
         library = _library()
         assert library is not None
@@ -101,9 +105,9 @@ class _Gru(_Function):  # type: ignore[misc]
         """Return the gradients of what `forward` took."""
         hidden, gates, weight = ctx.saved_tensors
         ticks, batch, width = gates.shape[0], gates.shape[1], weight.shape[1]
-        inputs = torch.empty((ticks, batch, 3 * width))
-        sums = torch.zeros((ticks * batch + _ROWS, 3 * width))
-        carry = torch.zeros((batch + _ROWS, width))
+        inputs = torch.empty((ticks, batch, 3 * width), dtype=torch.float32)
+        sums = torch.zeros((ticks * batch + _ROWS, 3 * width), dtype=torch.float32)
+        carry = torch.zeros((batch + _ROWS, width), dtype=torch.float32)
         arrays = (hidden, gates, weight, given[0].contiguous(), inputs, sums, carry)
         library = _library()
         assert library is not None

@@ -22,7 +22,6 @@ from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
 from agentkd.runtime.sight import sight_of
-from agentkd.runtime.standin import StandIn
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
 from agentkd.runtime.trust import IDLE, History, Judge
 from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
@@ -86,7 +85,7 @@ class Decider:
         self._judge: Judge | None = None
         judged = any(router.judges for router in arbiter.routers)
         trust = None if patient else wanted.trusted(judged=judged)
-        stand_in = StandIn(trust.stand_in, spec.action) if trust is not None else None
+        stand_in = wanted.stand_in(trust, spec.action)
         self.strategies = Strategies(spec, wanted, patient=patient, stand_in=stand_in)
         if trust is not None:
             history, vetoes = self._history, metrics.vetoes
@@ -161,6 +160,8 @@ class Decider:
             form.memory[:] = carried(before, self._acting.executor, form.executor)
         if self._view is not None and self._view.taken:
             form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
+        if self.strategies.stand_in is not None:
+            self.strategies.stand_in.swapped()
         self._acting = form
 
     def resume(self, tick: int | None, episode: int) -> None:

@@ -1,9 +1,13 @@
-"""Whether the planner's late answers are better than the executor, as its own word later says.
+"""Whether the planner's late answers are better than the executor, as its later answers say.
 
 An answer says what the planner wanted at a tick that is over. So it can be compared with what the
-executor wanted at that tick, and with what the planner alone would have done there: acted on its
-answers before, held. Where the executor is much further from the planner's word, as one that has
-hardly learnt is, late answers stand in for it.
+executor wanted at that tick, and with what the planner alone would have done there: act on its
+answers before, held. Where the executor is much further from the planner, as one that has hardly
+learnt is, late answers stand in for it.
+
+The first comparisons are made while the executor acts, and an action that is late may steer worse
+than it looks. So each stint is judged by what is compared during it. One that drives the planner's
+answers apart ends, and the next one needs twice as many comparisons; after two there is none.
 """
 
 from __future__ import annotations
@@ -21,7 +25,11 @@ from agentkd.types import AnyDist
 log = logger(__name__)
 
 _FEW = 16
-"""Comparisons before anything is said."""
+"""Comparisons before the first stint."""
+_TRIALS = 2
+"""Stints that may fail."""
+_TRIED = 8
+"""Comparisons during a stint before it is judged by them."""
 _REMEMBERED = 64
 _NEAR = 0.01
 """An executor that is as near as this is good enough."""
@@ -56,24 +64,32 @@ class StandIn:
     """Compares executor and late answers. It belongs to one thread.
 
     Args:
-        share: How much nearer late answers have to be: their mean distance from the planner's word,
-            as a share of the executor's.
+        share: How much nearer late answers have to be: their mean distance from the planner's
+            answers, as a share of the executor's.
         action: What actions look like.
 
     Attributes:
         stands: Whether late answers stand in for the executor.
+        stints: How often they began to.
     """
 
     def __init__(self, share: float, action: ActionSpec) -> None:
-        self.stands = False
-        self._share, self._apart, self._told = share, Apart(action), False
-        self._mine, self._late, self._took = RunningMean(), RunningMean(), RunningMean()
-        self._action, self._passed, self._calm = action, 0, 0
+        self._share, self._apart, self._action = share, Apart(action), action
         self._before: deque[_Answer] = deque(maxlen=_REMEMBERED)
+        self._took, self._mine, self._late = RunningMean(), RunningMean(), RunningMean()
+        self._during = RunningMean()
+        self.stands, self.stints = False, 0
+        self._failed = self._passed = self._calm = self._since = 0
+        self._bar = 0.0
 
     def reset(self) -> None:
         """Begin an episode."""
         self._before.clear()
+
+    def swapped(self) -> None:
+        """Note that another executor acts: what the former one did hardly counts any more."""
+        self._mine.count = min(self._mine.count, 1)
+        self._calm = 0
 
     def take(self, asked: int, ready: int, rows: AnyDist, mine: Any) -> None:
         """Compare what was done at the tick that an answer is for with it.
@@ -88,32 +104,49 @@ class StandIn:
         answer = _Answer(asked, ready, rows)
         # While the executor is near, a few answers tell as much, and cost the tick less.
         self._passed = (self._passed + 1) % _SELDOM
-        often = self.stands or self._calm < _SELDOM
-        if mine is not None and (often or not self._passed):
-            held = self._held(asked, asked), self._held(asked - 1, asked)
-            if held[0] is not None and held[1] is not None:
-                word = answer.action(asked, self._action)
-                apart = self._apart(mine, word)
-                self._calm = self._calm + 1 if apart < _CALM else 0
-                self._mine.note(apart)
-                # It was as old as the first at `asked`, and nearly as old as the second before.
-                self._late.note(0.5 * sum(self._apart(each, word) for each in held))
-                self._decide()
+        if self.stands or self._calm < _SELDOM or not self._passed:
+            self._compare(answer, mine)
         self._before.append(answer)
 
+    def _compare(self, answer: _Answer, mine: Any) -> None:
+        asked = answer.asked
+        held = self._held(asked, asked), self._held(asked - 1, asked)
+        # Where nothing is compared for long, as in short episodes, nothing is known any more.
+        self._since += 1
+        if mine is not None and held[0] is not None and held[1] is not None:
+            word, self._since = answer.action(asked, self._action), 0
+            apart = self._apart(mine, word)
+            self._calm = self._calm + 1 if apart < _CALM else 0
+            self._mine.note(apart)
+            # It was as old as the first at `asked`, and nearly as old as the second before that.
+            late = 0.5 * sum(self._apart(each, word) for each in held)
+            self._late.note(late)
+            if self.stands:
+                self._during.note(late)
+        self._decide()
+
     def _decide(self) -> None:
-        mine, late, before = self._mine, self._late, self.stands
-        bound = self._share * (mine.value - _NEAR) * (_LEAVE if before else 1.0)
-        prompt = mine.count >= _FEW and self._took.value <= _LATEST
-        self.stands = prompt and late.value < bound
-        if self.stands and not self._told:
-            self._told = True
-            log.info(
-                "The planner's late answers stand in for the executor: %.2g from what it says "
-                "later, the executor %.2g. Trust(stand_in=0) is for never.",
-                late.value,
-                mine.value,
-            )
+        mine, late, during = self._mine.value, self._late.value, self._during
+        bound = self._share * (mine - _NEAR)
+        prompt = self._took.value <= _LATEST and self._since < _FEW
+        if not self.stands:
+            enough = self._mine.count >= _FEW << self._failed and self._failed < _TRIALS
+            self.stands = prompt and enough and late < bound
+            if self.stands:
+                self.stints, self._bar, self._during = self.stints + 1, bound, RunningMean()
+                if self.stints == 1:
+                    log.info(
+                        "The planner's late answers stand in for the executor: %.2g from what the "
+                        "planner says later, the executor %.2g. Trust(stand_in=0) prevents it.",
+                        late,
+                        mine,
+                    )
+        elif during.count >= _TRIED and during.value > _LEAVE * self._bar:
+            # They drive the planner's answers further apart than they were.
+            self.stands, self._failed = False, self._failed + 1
+            self._mine, self._late = RunningMean(), RunningMean()
+        else:
+            self.stands = prompt and late < _LEAVE * bound
 
     def _held(self, known: int, tick: int) -> Any:
         """Return what the planner alone would do at a tick by what had arrived when `known`."""

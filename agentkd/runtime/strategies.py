@@ -22,7 +22,7 @@ from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.standin import HELD, StandIn
-from agentkd.spec import DiscreteSpec, Spec
+from agentkd.spec import ActionSpec, DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
 _REASONS = ("late", "stale", "diverged", "superseded", "episode", "guard")
@@ -49,9 +49,10 @@ class Trust:
             squared differences, predicted from seen, over those from answer to answer; the mean
             over the observation's numbers.
         stand_in: Answers that take at most two ticks act in the executor's place, held as by a
-            planner alone, while their mean distance from the planner's own word, which comes
-            later, is below this share of the executor's, as where it has hardly learnt
-            (`agentkd.runtime.standin`); 0 for never.
+            planner alone, while their mean distance from the planner's later answers is below
+            this share of the executor's, as where it has hardly learnt
+            (`agentkd.runtime.standin`). 0: they never do. It needs `advance="ticks"`, and
+            neither seam nor roll-forward.
     """
 
     same: float = 0.01
@@ -127,8 +128,17 @@ class StrategyOptions:
         """Read what `to_json` gave."""
         kinds: dict[str, Any] = {"trust": Trust, "goals": Goals, "seam": Seam}
         given = {name: told.get(name) for name in kinds}
+        if given["trust"]:
+            # Earlier logs are of runs in which nothing stood in.
+            given["trust"] = {"stand_in": 0.0, **given["trust"]}
         made = {name: kinds[name](**each) if each else None for name, each in given.items()}
         return cls(advance=told.get("advance", "ticks"), **made)
+
+    def stand_in(self, trust: Trust | None, action: ActionSpec) -> StandIn | None:
+        """Return what lets late answers stand in; None where they may not."""
+        plain = self.roll_forward is None and self.seam is None and self.advance == "ticks"
+        share = trust.stand_in if trust is not None and plain else 0.0
+        return StandIn(share, action) if share else None
 
     def trusted(self, *, judged: bool) -> Trust | None:
         """Return the limits for late rows, or None; `judged`: a router judges them."""
@@ -230,7 +240,8 @@ class Strategies:
             self._why = "episode"
             self.refuse(self._why)
             return
-        if self.stand_in is not None and answer.rows is not None and answer.tick == answer.origin:
+        foreseen = answer.expected is not None or answer.tick != answer.origin
+        if self.stand_in is not None and answer.rows is not None and not foreseen:
             self.stand_in.take(answer.tick, tick, answer.rows, mine)
         if order <= self._newest:
             self._why = "superseded"

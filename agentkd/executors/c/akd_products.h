@@ -26,8 +26,9 @@ typedef float lanes __attribute__((vector_size(4 * LANES)));
  * Cody and Waite's reduction with the polynomial of Cephes' expf. */
 static inline float quick_exp(float x)
 {
-    x = x < 88.0f ? x : 88.0f;
-    x = x > -87.0f ? x : -87.0f;
+    /* NaN passes: a step that diverged has to be seen. */
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
     const float shifted = x * 1.44269504088896341f + 12582912.0f;
     const float n = shifted - 12582912.0f;
     float r = x - n * 0.693359375f;
@@ -49,7 +50,7 @@ static inline float quick_exp(float x)
 /* tanh within 2e-7. */
 static inline float quick_tanh(float x)
 {
-    const float e = quick_exp(2.0f * (x < 10.0f ? x : 10.0f));
+    const float e = quick_exp(2.0f * (x > 10.0f ? 10.0f : x));
     return (e - 1.0f) / (e + 1.0f);
 }
 

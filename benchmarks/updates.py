@@ -143,6 +143,10 @@ _PROGRAMS = {
     "agent that checks": "from agentkd.device import Device; "
     "from agentkd.fleet.device import Follower; from agentkd.transport.mqtt import MqttTransport; "
     "import aiomqtt; Device({folder!r}, trust={root!r}).apply({file!r})",
+    "agent, checked apart": "from agentkd.device import Device; "
+    "from agentkd.fleet.device import Follower; from agentkd.transport.mqtt import MqttTransport; "
+    "from agentkd.signing.store import TrustStore; import aiomqtt; "
+    "Device({folder!r} + '-3', trust=TrustStore({root!r}, apart=True)).apply({file!r})",
     "command": "from agentkd.cli.main import main; "
     "main(['device', 'status', '--folder', {folder!r}])",
 }

@@ -18,6 +18,7 @@ from agentkd.device.state import Held, State
 from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
 from agentkd.fleet.sharing import Sharing
+from agentkd.signing.store import TrustStore
 
 Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch", "run"]
 _LOOK = 0.5
@@ -81,7 +82,9 @@ def run(options: Options) -> int:
     """Do what is asked, and print the device's state."""
     _check(options)
     action, what = options.action, options.what
-    device = Device(options.folder, trust=options.trust)
+    # What runs for months does not hold the libraries that check signatures.
+    trust = None if options.trust is None else TrustStore(options.trust, apart=action == "run")
+    device = Device(options.folder, trust=trust)
     console = Console()
     if action == "watch":
         assert what is not None

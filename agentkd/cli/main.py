@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
 from inspect import getdoc
 from types import TracebackType
 from typing import Any
@@ -136,6 +135,8 @@ def _main(words: Sequence[str] | None, program: Program) -> int:
         sys.stdout.write(overview(program))
         return 0
     if asked[0] == "--version":
+        from importlib.metadata import version
+
         sys.stdout.write(f"agentkd {version('agentkd')}\n")
         return 0
     name = asked.pop(0)

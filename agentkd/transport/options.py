@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from agentkd.errors import ConfigError, LoadError, check_range
 from agentkd.files import read_file
+
+if TYPE_CHECKING:
+    import ssl
 
 PASSWORD = "AGENTKD_MQTT_PASSWORD"  # noqa: S105 (the variable's name)
 """The environment variable that holds a password."""
@@ -88,6 +90,8 @@ class MqttOptions:
                     f"{self.address} is without TLS, and certificates are for TLS: mqtts://."
                 )
             return None
+        import ssl
+
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:

@@ -47,7 +47,7 @@ live: $(STAMP)
 	$(PY) -m pytest -m live -n 2 --dist loadfile tests/test_live.py tests/test_bench_runs.py
 
 federated: $(FEDERATED)/.installed
-	$(FEDERATED)/bin/python -m pytest tests/test_federated.py
+	$(FEDERATED)/bin/python -m pytest tests/test_federated.py tests/test_federated_remote.py
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

@@ -174,7 +174,8 @@ class DistillerLike(Protocol):
     def add(self, obs: Floats, dist: AnyDist, /) -> None:
         """Take labels: observations (batch, size) and the planner's answer to them.
 
-        `agentkd.dists.opened` makes an action distribution of it.
+        Of an executor with a stack or a delay they are what it was shown
+        (`agentkd.executors.past.Window`). `agentkd.dists.opened` makes a distribution of it.
         """
 
     def step(self) -> Mapping[str, float]:

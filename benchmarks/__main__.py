@@ -16,7 +16,7 @@ BENCHMARKS = {
     ),
     "libraries": (
         "time to a target, against DAgger, BC and PPD's methods",
-        "CartPole-v1 --planner DIR --python OTHER/bin/python",
+        "CartPole-v1 --planner DIR",
     ),
     "mechanisms": (
         "what each mechanism of distillation changes, with and without",
@@ -29,7 +29,7 @@ BENCHMARKS = {
     "delay": ("return under a planner's delay: async, sequential, runtime", "--planners DIR"),
     "latency": (
         "one decision in every form, beside other runtimes and SB3, and its energy",
-        "FILE --planner DIR --other-python OTHER/bin/python",
+        "FILE --planner DIR",
     ),
     "late_planner": (
         "planner alone, executor alone, runtime, over the planner's latency",
@@ -69,17 +69,27 @@ BENCHMARKS = {
         "--environment pendulums",
     ),
     "fleet": ("from a push until all devices have confirmed it", "--devices 10 100 1000"),
+    "standing": (
+        "late answers in the place of an executor that has hardly learnt",
+        "--planners PLANNERS --worlds pendulum",
+    ),
     "hard": ("which of the observations that devices met are worth a label", "--seeds 5"),
     "updates": ("a robot updated while it acts: its decisions; a device's programs", "--hz 50 500"),
     "ticks": ("a clock under load: ours, rtgym's, openpi-client's", "--hz 1000 --seconds 30"),
 }
 """What each benchmark measures, and options to begin with."""
+_TOOLS = {
+    "pythons": (
+        "the Pythons that other libraries need, for libraries, latency and ticks",
+        "imitation loops",
+    )
+}
 PROGRAM = Program(
     _NAME,
     "Studies of agentkd. They take minutes to hours, and lie outside the wheel.",
     {
         name: (f"benchmarks.{name}", does, f"{_NAME} {name} {example}")
-        for name, (does, example) in BENCHMARKS.items()
+        for name, (does, example) in {**BENCHMARKS, **_TOOLS}.items()
     },
 )
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from agentkd.fleet.messages import Blob, Desired, Phase, Report, Topics, need, read_desired
+from agentkd.fleet.messages import Desired, Phase, Report, Topics, read_desired
+from agentkd.transport.blobs import Blob, need
 from agentkd.transport.transport import Connect, Message, Transport
 
 

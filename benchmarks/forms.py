@@ -140,7 +140,7 @@ _RUNTIMES: dict[str, tuple[Callable[[Executor], _Made], str]] = {
     "torch eager": (_torch_eager, _TRAIN),
     EXECUTORCH: (
         _executorch,
-        "pip install executorch, or name a Python that has it: --other-python",
+        "build the Python that it needs: python -m benchmarks pythons executorch",
     ),
 }
 """How each is made, and what to install where it cannot be."""

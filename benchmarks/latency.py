@@ -19,6 +19,7 @@ from agentkd.planners.adapt import from_object
 from agentkd.report.model import Section
 from benchmarks import energy
 from benchmarks.forms import EXECUTORCH, other_forms, time_elsewhere
+from benchmarks.pythons import Elsewhere
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 from benchmarks.sb3_model import NAME, sb3_form
 
@@ -26,7 +27,7 @@ _PLANNER = "planner here"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Place):
+class Options(Place, Elsewhere):
     """Time one decision in every form, in turns, and see what it takes of energy.
 
     Example: python -m benchmarks latency FILE --planner DIR/tqc-HalfCheetah-v5
@@ -49,8 +50,6 @@ class Options(Place):
     leaves it out."""
     watts: float = energy.WATTS
     """Power of a busy core, for the estimate of energy where it cannot be measured."""
-    other_python: Path | None = None
-    """A Python that has ExecuTorch, where this one has not."""
 
 
 def works(options: Options) -> Iterator[Work]:
@@ -62,6 +61,7 @@ def works(options: Options) -> Iterator[Work]:
             f"--energy-seconds {options.energy_seconds:g}: at least 1, or 0 for none."
         )
     check_range("--watts", options.watts, above=0)
+    options.find("executorch")
     yield Work("one decision", {}, partial(timed, options))
 
 
@@ -85,10 +85,10 @@ def timed(options: Options) -> Mapping[str, Any]:
     obs = observations(executor.spec, executor.mean)
     how: Any = {"seconds": options.seconds, "rounds": options.rounds}
     found = list(measure(forms, obs, **how))
-    if options.other_python is not None:
-        at = next(i for i, each in enumerate(found) if each.name == EXECUTORCH)
-        if not found[at].calls:
-            found[at] = time_elsewhere(str(options.other_python), executor, **how)
+    at = next(i for i, each in enumerate(found) if each.name == EXECUTORCH)
+    python = options.find("executorch")
+    if python is not None and not found[at].calls:
+        found[at] = time_elsewhere(str(python), executor, **how)
     bill = None
     if options.energy_seconds:
         meter, missing = energy.find_rapl()

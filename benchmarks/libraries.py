@@ -37,6 +37,7 @@ from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Policy, RecurrentPolicy
 from benchmarks import imitation_script
 from benchmarks.planners import Case, distilled
+from benchmarks.pythons import Elsewhere
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 
 Method = Literal[
@@ -57,14 +58,13 @@ _ENVS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Place):
+class Options(Place, Elsewhere):
     """Time how long ways to distil take until they keep a target.
 
-    `imitation` needs gymnasium 0.29 and SB3 2.2, so it has an environment of its own:
+    `imitation` needs gymnasium 0.29 and SB3 2.2, so it has a Python of its own, which `python -m
+    benchmarks pythons imitation` builds.
 
-    python -m venv OTHER && OTHER/bin/pip install "imitation==1.0.1" "numpy<2" torch
-
-    Example: python -m benchmarks libraries CartPole-v1 --planner DIR --python OTHER/bin/python
+    Example: python -m benchmarks libraries CartPole-v1 --planner DIR
     """
 
     env: tyro.conf.Positional[str]
@@ -73,10 +73,8 @@ class Options(Place):
     """Arguments of the environment: KEY=VALUE, such as gravity=-5, or a JSON object."""
     planner: str
     """An SB3 save or its folder: a multilayer perceptron, which others can be given."""
-    python: str | None = None
-    """The Python that has imitation; without it, its methods are left out."""
     methods: tuple[Method, ...] = get_args(Method)
-    """Which to time."""
+    """Which to time; those of imitation are left out where its Python was not built."""
     executor: str = "mlp:64,64"
     """Our executor's architecture; the others' policies have the same widths."""
     target: float = 0.95
@@ -170,9 +168,9 @@ class Contest:
                 return
 
     def _theirs(self, method: str) -> None:
-        options, python = self.options, self.options.python
+        options, python = self.options, self.options.find("imitation")
         if python is None:
-            raise LoadError("no --python was given that has imitation 1.0.1")
+            raise LoadError(f"imitation is not here. {options.remedy('imitation')}")
         with tempfile.TemporaryDirectory(prefix="agentkd-") as name:
             folder = Path(name)
             base, arguments = environments.split(options.env)
@@ -187,7 +185,7 @@ class Contest:
                 "folder": name,
                 "seed": options.seed,
             }
-            self._follow(python, order, folder)
+            self._follow(str(python), order, folder)
 
     def _follow(self, python: str, order: Mapping[str, Any], folder: Path) -> None:
         errors = folder / "errors.txt"
@@ -353,8 +351,21 @@ def works(options: Options) -> Iterator[Work]:
     def run(method: Method) -> dict[str, Any]:
         return contest().run(method)
 
-    for method in options.methods:
+    for method in _there(options):
         yield Work(method, {"method": method}, partial(run, method))
+
+
+def _there(options: Options) -> tuple[Method, ...]:
+    """Return the methods that can be timed here.
+
+    Raises:
+        ConfigError: If those of imitation are named, and its Python was not built.
+    """
+    if options.find("imitation") is not None:
+        return options.methods
+    if options.methods != get_args(Method) and any("imitation" in e for e in options.methods):
+        raise ConfigError(f"--methods {', '.join(options.methods)}: {options.remedy('imitation')}")
+    return tuple(each for each in options.methods if "imitation" not in each)
 
 
 def _last(result: Result) -> float:
@@ -411,9 +422,11 @@ def findings(options: Options, results: Sequence[Result]) -> Findings:
     )
     if older:
         text += f" imitation trains in {older}, for it needs gymnasium 0.29."
+    if len(_there(options)) < len(options.methods):
+        text += f" imitation's methods are left out. {options.remedy('imitation')}"
     section = Section("Time to a target", text, table(columns, results), (plot,))
     return Findings([section])
 
 
-BENCHMARK = Benchmark("libraries", works, findings, _seconds, ("methods",))
+BENCHMARK = Benchmark("libraries", works, findings, _seconds, ("methods", "pythons"))
 run = BENCHMARK.run

@@ -1,7 +1,7 @@
 """Loops of others, timed as ours is. A script for a Python that has them.
 
-    OTHER_PYTHON rivals.py rtgym 500 60 moments.npy
-    OTHER_PYTHON rivals.py openpi 50 60 moments.npy 150 10
+    .pythons/loops/bin/python benchmarks/other_loops.py rtgym 500 60 moments.npy
+    .pythons/loops/bin/python benchmarks/other_loops.py openpi 50 60 moments.npy 150 10
 
 It needs NumPy and the package named, and nothing of agentkd. The system, ticks per second, seconds,
 and the file for the moments at which actions came, in nanoseconds;

@@ -29,17 +29,18 @@ from agentkd.types import Floats, SquashedGaussian
 from benchmarks.beside import beside, looked_at
 from benchmarks.cadence import ACTIONS, LATE, OBS, SPEC, Metronome, cadence
 from benchmarks.lateness import Delays, Ran, TracedClock, delays, traced
+from benchmarks.pythons import Elsewhere
 from benchmarks.runner import Benchmark, Column, Findings, Place, Result, Work, table
 
-SYSTEMS = {"rtgym": "rtgym", "openpi": "openpi_client"}
-"""What can be timed beside ours, and the package it needs."""
+SYSTEMS = ("rtgym", "openpi")
+"""What can be timed beside ours."""
 _SCRIPT = Path(__file__).with_name("other_loops.py")
 _HERE = "benchmarks.ticks"
 _POLICY, _POLICY_HZ, _CHUNKS = 0.15, 50.0, (10, 5, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Place):
+class Options(Place, Elsewhere):
     """Keep clocks while a planner and a distiller work without a pause.
 
     Each loop commands a robot that costs nothing and writes down when it was commanded; lateness is
@@ -51,8 +52,7 @@ class Options(Place):
     --chunks adds openpi-client's own case: a policy of 150 ms at 50 Hz, with chunks of 10, 5 and 1
     actions, and how much of the time its robot has no command.
 
-    Others' loops need a Python of their own: python3 -m venv others && others/bin/pip install
-    rtgym==0.16 openpi-client==0.1.2
+    Others' loops take part where `python -m benchmarks pythons loops` built their Python.
 
     Example: python -m benchmarks ticks --hz 1000 --seconds 30
     """
@@ -63,8 +63,6 @@ class Options(Place):
     """How long each loop is timed at each rate, all rounds together."""
     rounds: int = 3
     """In how many turns."""
-    other_python: Path | None = None
-    """A Python that has rtgym and openpi-client; without it ours alone is timed."""
     idle: bool = True
     """Time each loop with nothing beside it as well: what the machine itself loses."""
     chunks: bool = False
@@ -122,19 +120,19 @@ def works(options: Options) -> Iterator[Work]:
             f"{options.seconds:g} --rounds {options.rounds}: at least 1, above 0, at "
             "least 1."
         )
-    if options.other_python is not None:
-        check_python(options.other_python)
+    python = options.find("loops")
+    others = {"others": python is not None}
     for hz in options.hz:
-        loops = _loops(options, hz)
+        loops = _loops(options, python, hz)
         timed = partial(in_turns, loops, hz, options.rounds)
-        yield Work(f"{hz:g} Hz", {"hz": hz, "policy": False}, timed)
+        yield Work(f"{hz:g} Hz", {"hz": hz, "policy": False, **others}, timed)
     if options.chunks:
-        timed = partial(in_turns, _chunk_loops(options), _POLICY_HZ, 1)
-        yield Work("150 ms policy", {"hz": _POLICY_HZ, "policy": True}, timed)
+        timed = partial(in_turns, _chunk_loops(options, python), _POLICY_HZ, 1)
+        yield Work("150 ms policy", {"hz": _POLICY_HZ, "policy": True, **others}, timed)
 
 
-def _loops(options: Options, hz: float) -> dict[str, Loop]:
-    seconds, python = options.seconds / options.rounds, options.other_python
+def _loops(options: Options, python: Path | None, hz: float) -> dict[str, Loop]:
+    seconds = options.seconds / options.rounds
     loads = {"idle": False, "busy": True} if options.idle else {"busy": True}
     loops: dict[str, Loop] = {
         f"ours, {name}": partial(ours, hz, seconds, busy=busy, trace=options.trace)
@@ -151,8 +149,8 @@ def _loops(options: Options, hz: float) -> dict[str, Loop]:
     return loops
 
 
-def _chunk_loops(options: Options) -> dict[str, Loop]:
-    seconds, python = min(20.0, options.seconds), options.other_python
+def _chunk_loops(options: Options, python: Path | None) -> dict[str, Loop]:
+    seconds = min(20.0, options.seconds)
     slow = Process(f"{_HERE}:waiting_planner", {"seconds": _POLICY, "horizon": _CHUNKS[0]})
     loops: dict[str, Loop] = {"ours": partial(kept, _POLICY_HZ, seconds, planner=slow)}
     for horizon in _CHUNKS if python is not None else ():
@@ -316,21 +314,6 @@ def theirs(
         return Timed([np.load(path, allow_pickle=False)])
 
 
-def check_python(python: Path) -> None:
-    """Make sure that a Python can run what is to be timed.
-
-    Raises:
-        ConfigError: If it cannot, with what to install.
-    """
-    code = "; ".join(f"import {package}" for package in SYSTEMS.values())
-    fault = _run(python, ["-c", code], 120)
-    if fault:
-        raise ConfigError(
-            f"--other-python {python}: {fault}. Make one: python3 -m venv others && "
-            "others/bin/pip install rtgym==0.16 openpi-client==0.1.2"
-        )
-
-
 def _run(python: Path, words: Sequence[str], seconds: float) -> str:
     """Run another Python; return why it failed, "" if it did not."""
     try:
@@ -392,7 +375,7 @@ _OURS = (
 )
 
 
-def findings(_: Options, results: Sequence[Result]) -> Findings:
+def findings(options: Options, results: Sequence[Result]) -> Findings:
     """Show how each loop kept its clock, and what ours did meanwhile."""
     rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for each in results:
@@ -411,6 +394,8 @@ def findings(_: Options, results: Sequence[Result]) -> Findings:
     lost = sum(row["lost"] for row in mine)
     said = [_missed(each) for each in results if not each["policy"]]
     said.append(f"{lost} decisions were lost.")
+    if not all(each["others"] for each in results):
+        said.append(f"The loops of rtgym and openpi-client are left out. {options.remedy('loops')}")
     if rows[True]:
         share = rows[True][0]["uncommanded"]
         said.append(
@@ -434,5 +419,5 @@ def brief(result: Result) -> str:
     return ", ".join(f"{k} {v[name]:.3%}" for k, v in loops if name in v)
 
 
-BENCHMARK = Benchmark("ticks", works, findings, brief, ("hz", "chunks"))
+BENCHMARK = Benchmark("ticks", works, findings, brief, ("hz", "chunks", "pythons"))
 run = BENCHMARK.run

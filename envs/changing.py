@@ -103,6 +103,7 @@ class ChangingPendulum(Changing):
         until: See `Changing`.
         drawn: Draw all three anew for each episode instead, to train a planner: the gain from
             0.5 to 1.2 of either sign, the length from 0.8 to 1.4, the mass from 0.7 to 1.5.
+        render_mode: As of Pendulum-v1.
         env: Pendulum-v1, where it was made already.
     """
 
@@ -115,14 +116,17 @@ class ChangingPendulum(Changing):
         until: int | None = None,
         *,
         drawn: bool = False,
+        render_mode: str | None = None,
         env: gym.Env[Array, Any] | None = None,
     ) -> None:
+        how: dict[str, Any] = {"drawn": drawn, "render_mode": render_mode}
         gym.utils.RecordConstructorArgs.__init__(
-            self, gain=gain, length=length, mass=mass, at=at, until=until, drawn=drawn
+            self, gain=gain, length=length, mass=mass, at=at, until=until, **how
         )
         if length <= 0 or mass <= 0:
             raise ConfigError(f"length is {length}, mass {mass}; above 0, please.")
-        super().__init__(env or gym.make("Pendulum-v1"), (gain, length, mass), at, until)
+        made = env or gym.make("Pendulum-v1", render_mode=render_mode)
+        super().__init__(made, (gain, length, mass), at, until)
         self._drawn = drawn
 
     def reset(

@@ -2,7 +2,7 @@
 
 A planner knows the way through a maze, and answers half a second late. Carts roam there. Alone the
 planner runs into them, for what it saw is over. A tiny executor is in time and sees what is beside
-it, but does not know the way. Together they arrive.
+it, but does not know the way. Together they arrive. Then a world changes, and what learns recovers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from agentkd.cli.run import Options, run
 from agentkd.deploy.bundle import write_bundle
+from examples.change import show
 from policies.maze.train import train
 
 OUT = Path("runs/demo")
@@ -28,6 +29,7 @@ A maze with carts in it. The planner knows the way, but answers {LATENCY} ticks 
 2. planner    the planner alone: acts when its answer arrives, and holds in between
 3. executor   what was learnt, alone: it does not know the way
 4. runtime    the executor acts at every tick, and the late answers tell it the way
+5. change     another world, a pendulum, is wired the other way round: who learns recovers
 """
 
 
@@ -49,7 +51,7 @@ def main() -> int:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     file = OUT.with_name("demo-learnt.akd")
     write_bundle(file, executor, {"env": ENV, "planner": PLANNER, **HOW})
-    return run(
+    code = run(
         Options(
             env=ENV,
             planner=(PLANNER,),
@@ -62,6 +64,11 @@ def main() -> int:
             overwrite=True,
         )
     )
+    if code == 0:
+        sys.stdout.write("\n change     a pendulum whose motor turns while it lives\n")
+        sys.stdout.flush()
+        sys.stdout.write(f"film      {show()}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.errors import LoadError
-from agentkd.fleet.messages import Blob, Desired, Report, Topics, blob, read_need, read_report
+from agentkd.fleet.messages import Desired, Report, Topics, read_report
 from agentkd.transport import Connect, Message
+from agentkd.transport.blobs import Blob, blob, read_need
 from tests.waiting import ENOUGH
 
 SITE = "site"

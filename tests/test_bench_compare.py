@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from agentkd.bench import tables
 from agentkd.bench.compare import comparison_of
 from agentkd.bench.rows import Ledger, Row
 from agentkd.bench.scores import Contender, scores_of
 from agentkd.bench.tables import aggregates, comparisons, lead, report_of
 from agentkd.cli.main import main
 from agentkd.errors import ConfigError, LoadError
-from agentkd.report.write import write_report
+from agentkd.fields import parse_json
+from agentkd.report.write import read_report, write_report
 from tests.cli_reports import report, undocumented
 
 SEEDS = range(4)
@@ -177,6 +179,27 @@ def test_rows_of_changed_inputs_are_not_compared(tmp_path: Path) -> None:
         path.write_text(json.dumps(data | {"results": results}), encoding="utf-8")
         with pytest.raises(LoadError, match=r"which rows.*--resume --out"):
             comparison_of([first, second])
+
+
+def test_what_many_cells_leave_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of many rows has their keys alone, by which it is compared all the same."""
+    rows = [*references(), *acting()]
+    keys = [{"key": each.key} for each in rows]
+    first = kept(tmp_path / "before", rows)
+    second = kept(tmp_path / "after", [*references(), *acting(1.0)])
+    monkeypatch.setattr(tables, "_MOST_TOLD", 50)
+    write_report(first, report_of("s", "About.", rows, len(rows)))
+    monkeypatch.undo()
+    assert read_report(first / "report.json")["results"] == keys
+    (row_,) = comparison_of([first, second]).data["comparisons"]
+    assert row_["difference"] == pytest.approx(0.1)
+    # As many as are told in full, and as many as a suite may have.
+    most = tables._MOST_TOLD // (len(rows[-1].values()) + len(rows[-1].returns))
+    for count in (most, 100_000):
+        told = json.dumps(tables._results([rows[-1]] * count), indent=1)
+        assert len(parse_json(told, "a report")) == count
 
 
 def test_one_seed_is_told_without_intervals(tmp_path: Path) -> None:

@@ -31,7 +31,11 @@ def suite_file(folder: Path, text: str) -> Path:
     [
         ("seeds = [1\nepisodes", ["is not TOML", "line 2"]),
         (f"seeds = {'9' * 5000}\n{TASK}", ["too many digits", "smaller"]),
-        ("", ["tasks is None", "[[tasks]]"]),
+        ("", ["has no tasks; write a table [[tasks]] with env and planner"]),
+        ("[[task]]\nenv = 'CartPole-v1'\n", ["unknown key 'task'", "Did you mean 'tasks'?"]),
+        ("abot = 'x'\n", ["unknown key 'abot'", "Did you mean 'about'?"]),
+        ("sedes = 3\n", ["unknown key 'sedes'", "Did you mean 'seeds'?"]),
+        ("env = 'CartPole-v1'\nplanner = 'x'\n", ["env belongs into a [[tasks]] table"]),
         ("tasks = 3", ["tasks is 3", "[[tasks]]"]),
         (f"seed = 3\n{TASK}", ["unknown key 'seed'", "Did you mean 'seeds'?"]),
         (f'guard = "a:b"\n{TASK}', ["unknown key 'guard'", "[[tasks]] table"]),

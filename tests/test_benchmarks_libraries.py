@@ -26,6 +26,7 @@ from benchmarks import imitation_script, libraries
 from benchmarks.__main__ import main
 from benchmarks.driven import DrivenPPO
 from benchmarks.libraries import Contest, Options, export
+from benchmarks.pythons import note
 from tests.cli_planners import balance
 from tests.cli_reports import report, undocumented
 
@@ -109,6 +110,16 @@ def test_what_they_learn_is_measured_as_it_acts(env: str, tmp_path: Path) -> Non
     assert np.abs(np.asarray(mine, float) - theirs).max() <= 1e-5
 
 
+def elsewhere(folder: Path) -> Path:
+    """A folder in which this Python is the one that has imitation."""
+    (folder / "imitation" / "bin").mkdir(parents=True)
+    python = folder / "imitation" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (folder / "imitation.json").write_text(note("imitation", done=True))
+    return folder
+
+
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -139,7 +150,7 @@ def test_a_method_goes_on_until_the_target_is_kept(
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(imitation_script, "__file__", str(script))
-    outcome = contest(tmp_path, target=target, python=sys.executable).run("imitation DAgger")
+    outcome = contest(tmp_path, target=target, pythons=elsewhere(tmp_path)).run("imitation DAgger")
     assert outcome["fault"] == ""
     seconds = [each["seconds"] for each in outcome["snapshots"]]
     assert seconds == [1.0, 2.0, 3.0, 4.0, 5.0][:taken]
@@ -148,15 +159,18 @@ def test_a_method_goes_on_until_the_target_is_kept(
 
 
 def test_a_python_without_imitation_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its last words are the reason; without any Python the method is left out."""
+    """Its last words are the reason; where none was built, the command says how to."""
     script = tmp_path / "script.py"
     script.write_text("raise ImportError('no imitation here')")
     monkeypatch.setattr(imitation_script, "__file__", str(script))
-    outcome = contest(tmp_path, python=sys.executable).run("imitation BC")
+    outcome = contest(tmp_path, pythons=elsewhere(tmp_path)).run("imitation BC")
     assert "no imitation here" in outcome["fault"]
-    assert "--python" in contest(tmp_path).run("imitation BC")["fault"]
+    words = ["libraries", "CartPole-v1", "--planner", saved(tmp_path), "--methods", "imitation BC"]
+    (tmp_path / "empty").mkdir()
+    assert main([*words, "--pythons", str(tmp_path / "empty")]) == 2
+    assert "python -m benchmarks pythons imitation" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("method", ["student-driven", "teacher-driven", "ppd"])
@@ -215,14 +229,17 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 def test_the_command_leaves_a_table_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a method could not be had, with the reason."""
+    """Also where a method fails, with the reason."""
     monkeypatch.setattr(libraries, "_EVERY", 0.05)
+    script = tmp_path / "script.py"
+    script.write_text("raise ImportError('no imitation here')")
+    monkeypatch.setattr(imitation_script, "__file__", str(script))
     out = tmp_path / "out"
     words = ["libraries", "CartPole-v1", "--planner", saved(tmp_path)]
     words += ["--methods", "imitation BC", "ppd", "--seconds", "0.1", "--episodes", "2"]
+    words += ["--pythons", str(elsewhere(tmp_path))]
     assert main([*words, "--out", str(out), "--target", "99"]) == 0
-    said = capsys.readouterr().out
-    assert "--python" in said
+    assert "no imitation here" in capsys.readouterr().out
     data = report(out)
     snapshots = [each["snapshots"][0] for each in data["results"] if each["snapshots"]]
     assert undocumented(data, *data["results"], *snapshots) == []

@@ -79,7 +79,7 @@ def test_each_benchmark_explains_each_option(name: str, capsys: pytest.CaptureFi
         (["seams", "--resume"], "--out"),
         (["ticks", "--hz", "0"], "--hz"),
         (["ticks", "--seconds", "0"], "--seconds"),
-        (["ticks", "--other-python", "/nowhere/python"], "--other-python"),
+        (["ticks", "--pythons", "/nowhere"], "no such folder"),
         (["seams", "--blend", "-1"], "--blend"),
         (["faults", "--seconds", "0"], "--seconds"),
         (["live_learning", "--planners", ".", "--robots", "landr"], "'lander'"),

@@ -114,6 +114,9 @@ def test_forms_take_turns_and_each_call_is_counted() -> None:
     assert order == ["a", "b", "a", "b", "a", "b"]
     assert times[0].calls > 0
     assert 0 < times[0].p50 <= times[0].p99 <= times[0].p999
+    assert sum(times[0].counts) == times[0].calls
+    assert len(times[0].edges) == len(times[0].counts) + 1
+    assert times[0].edges[0] <= times[0].p50 <= times[0].edges[-1]
     assert (times[1].calls, times[1].note) == (0, "no such")
     assert np.isnan(times[1].p50)
 
@@ -163,6 +166,9 @@ def test_the_table_compares_with_the_planner(
     assert measured["planner"]["ratio"] == 1.0
     assert data["decision_latency_us"] == measured["Agent.act"]["latency_us"]
     assert measured["NumPy"]["latency_us"]["count"] > 0
+    shown = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for each in ("How long a decision takes", "a period at 50 Hz", " µs: "):
+        assert each in shown
     assert main([*words, *short]) == 2
     assert "--overwrite" in capsys.readouterr().err
 

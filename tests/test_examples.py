@@ -17,6 +17,7 @@ import pytest
 
 from agentkd import env_spec, initial
 from agentkd.cli import run
+from examples import change
 from tests.waiting import ENOUGH, longer
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +37,18 @@ SHORT: dict[str, tuple[list[str], str]] = {
 # What examples import, and planners that are served in other environments (test_examples_served).
 MODULES = {"lerobot_planner.py", "openpi_planner.py", "robot.py"}
 # They have tests of their own: one takes minutes, the other needs Flower (test_federated).
-DEMO, FEDERATED = "demo.py", "federated.py"
+DEMO, CHANGE, FEDERATED = "demo.py", "change.py", "federated.py"
 
 
 def test_every_example_is_listed() -> None:
     """An example that is added or removed is added or removed here."""
-    assert {each.name for each in EXAMPLES.glob("*.py")} == {*SHORT, *MODULES, DEMO, FEDERATED}
+    assert {each.name for each in EXAMPLES.glob("*.py")} == {
+        *SHORT,
+        *MODULES,
+        DEMO,
+        CHANGE,
+        FEDERATED,
+    }
 
 
 @pytest.mark.parametrize("name", sorted(SHORT))
@@ -69,7 +76,9 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     assert said, done.stdout
 
 
-def test_the_demo_runs_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_demo_runs_in_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With little of its labels and episodes it does all that it does, and writes its report."""
 
     def small(options: run.Options) -> int:
@@ -81,7 +90,13 @@ def test_the_demo_runs_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.chdir(tmp_path)
     demo = runpy.run_path(str(EXAMPLES / DEMO))
     demo["HOW"].update(labels=640, steps=100)
+    monkeypatch.setitem(change.HOW, "labels", 640)
+    monkeypatch.setattr(change, "PLANNER", str(ROOT / change.PLANNER))
+    for name, episodes in (("BEFORE", 1), ("AFTER", 1), ("EACH", 1)):
+        monkeypatch.setattr(change, name, episodes)
     assert demo["main"]() == 0
+    assert "with agentkd, learning" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "change" / "change.webp").stat().st_size > 1000
     report = json.loads((tmp_path / "runs" / "demo" / "report.json").read_text())
     assert report["planner_latency_ticks"] == int(demo["LATENCY"])
     assert report["executor_parameters"] > 0

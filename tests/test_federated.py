@@ -321,7 +321,7 @@ def test_flower_is_left_as_it_was_and_tells_nobody(
     assert telemetry.FLWR_TELEMETRY_ENABLED == os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
     assert capfd.readouterr() == ("", "")
     assert TaskIdentity._run_id is None
-    assert list(grid._Rounds(lambda *_: {}, ("a", "b")).get_node_ids()) == [1, 2]
+    assert list(grid._Rounds(lambda *_: {}, ("a", "b"), 0, 0).get_node_ids()) == [1, 2]
 
 
 def test_the_study_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

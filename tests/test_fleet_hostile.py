@@ -14,8 +14,9 @@ import pytest
 from agentkd.device import Device
 from agentkd.fleet.errand import Pace
 from agentkd.fleet.incoming import Incoming
-from agentkd.fleet.messages import Desired, blob, read_need
+from agentkd.fleet.messages import Desired
 from agentkd.transport import Message
+from agentkd.transport.blobs import blob, read_need
 from agentkd.transport.memory import Faults
 from tests.fleet_one_device import NAME, World, left
 from tests.fleet_server import TOPICS, following

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
+from agentkd.distillation.federated.wire import Topics as RoundTopics
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fleet.desk import filters as questions
 from agentkd.fleet.keys import write_private
@@ -169,13 +170,14 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
 
     port = _free()
     folder = _fleet(tmp_path / "fleet", port=port)
-    topics, home = Topics(SITE), folder / "devices" / "a"
+    topics, rounds, home = Topics(SITE), RoundTopics(SITE), folder / "devices" / "a"
     broker = read_broker(folder)
     async with _mosquitto(folder / "broker" / "mosquitto.conf", port):
         server = MqttTransport(
             MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key),
             *filters(SITE, collect=True),
             questions(SITE),
+            rounds.server(),
         )
         device = MqttTransport(
             MqttOptions(
@@ -192,12 +194,13 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
         said, heard = server.receive(), device.receive()
         assert (await anext(said)).connected
         assert (await anext(heard)).connected
-        own = tuple(f"d/a/{each}" for each in ("state", "need", "note", "ask"))
-        given = "d/a/desired", "d/a/answer", f"b/{'0' * 64}/0"
+        own = (*(f"d/a/{each}" for each in ("state", "need", "note", "ask")), "f/a/from/offer")
+        given = "d/a/desired", "d/a/answer", f"b/{'0' * 64}/0", "f/a/to/offer"
         for line, words in (
             (device, ("d/b/state", "d/a/desired", "d/b/note", "d/b/ask", "d/a/answer", "b/x/0")),
+            (device, ("f/b/from/offer", "f/a/to/offer")),
             (device, own),
-            (server, ("d/b/desired", "d/a/state", "d/b/answer", *given)),
+            (server, ("d/b/desired", "d/a/state", "d/b/answer", "f/b/to/offer", *given)),
             (stranger, ("d/a/state",)),
         ):
             for word in words:

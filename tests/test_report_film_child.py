@@ -75,3 +75,14 @@ def test_choices_are_choices_in_the_other_process() -> None:
     )
     assert "a 7.0" in made.text
     assert getattr(Image.open(io.BytesIO(made.moving)), "n_frames", 1) == 3
+
+
+def test_pygame_films_without_a_screen_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SDL looked for a Wayland session, and printed that there is none."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    film_apart("CartPole-v1", 0, [Take("a", [0, 1], ["hold"] * 2, None)], 20.0, "")
+    said = capfd.readouterr()
+    assert said.out + said.err == ""

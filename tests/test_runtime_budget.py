@@ -15,6 +15,7 @@ from agentkd.runtime import Agent, InlinePlanner, Mode, PlannerPort, Runtime
 from agentkd.runtime import decider as decider_module
 from agentkd.runtime.codec import Answer, Seen
 from agentkd.runtime.decider import Decider
+from agentkd.runtime.strategies import StrategyOptions, Trust
 from agentkd.spec import Spec
 from tests.runtime_children import SPEC, Echo, Steps, constant, one_hot
 
@@ -80,7 +81,8 @@ def build(
     monkeypatch.setattr(decider_module, "perf_counter_ns", clock.perf_counter_ns)
     monkeypatch.setattr("time.sleep", clock.sleep)
     port = Late(clock, takes)
-    decider = Decider(NumpyForm(constant(2)), port, mode, None, None, None, BUDGET)
+    options = StrategyOptions(trust=Trust(stand_in=0.0))
+    decider = Decider(NumpyForm(constant(2)), port, mode, None, None, None, BUDGET, options)
     return decider, port, clock
 
 

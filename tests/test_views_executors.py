@@ -15,13 +15,14 @@ from agentkd import Agent, env_spec, load_planner
 from agentkd.deploy.bundle import read_bundle
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.distiller import Distiller, DistillerOptions
-from agentkd.distillation.history import Histories, past_layer
+from agentkd.distillation.history import Histories
 from agentkd.distillation.loop import run_distillation as distill
 from agentkd.distillation.service import build
 from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.architecture import initial, view_of
 from agentkd.executors.layers import Conv, Stack
+from agentkd.executors.past import past_layer
 from agentkd.executors.plan import normaliser
 from agentkd.planners.torch_view import opened
 from agentkd.runtime import InlineDistiller, InlinePlanner

@@ -14,11 +14,11 @@ import agentkd
 from agentkd import Agent, dists, env_spec
 from agentkd.deploy.bundle import read_bundle
 from agentkd.deploy.onnx import to_onnx
-from agentkd.distillation.history import unrolled
 from agentkd.errors import ConfigError, LoadError, PlannerError, SpecError
 from agentkd.executors.architecture import for_late_sensors, initial, past_of, view_of
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Past
+from agentkd.executors.past import unrolled
 from agentkd.measure.evaluate import evaluate, record
 from agentkd.planners import load_planner
 from agentkd.runtime import InlinePlanner

@@ -14,7 +14,7 @@ from agentkd import env_spec
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.collector import Collector
 from agentkd.distillation.distiller import Distiller
-from agentkd.distillation.history import Histories, past_layer, rolled, unrolled
+from agentkd.distillation.history import Histories
 from agentkd.distillation.loop import run_distillation as distill
 from agentkd.distillation.offline import open_dataset
 from agentkd.distillation.process_source import ProcessSource
@@ -23,6 +23,7 @@ from agentkd.distillation.task import open_task
 from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Past
+from agentkd.executors.past import past_layer, rolled, unrolled
 from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -144,12 +144,13 @@ def read_suite(path: Path) -> Suite:
     if not isinstance(about, str):
         raise ConfigError(f"{path}: about is {about!r}; write a sentence in quotation marks.")
     tasks = told.pop("tasks", None)
+    # Before the tasks: where they are missing, their name may be misspelt.
+    common = _read(told, f"{path}", _COMMON, ("about", "tasks"))
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, dict) for t in tasks):
+        what = " has no tasks" if tasks is None else f": tasks is {_shown(tasks)}"
         raise ConfigError(
-            f"{path}: tasks is {_shown(tasks)}; write a table [[tasks]] with env and planner for "
-            "each group of tasks."
+            f"{path}{what}; write a table [[tasks]] with env and planner for each group of tasks."
         )
-    common = _read(told, f"{path}", _COMMON)
     groups = []
     for number, each in enumerate(tasks, 1):
         where = f"{path}: tasks[{number}]"
@@ -180,8 +181,10 @@ class _WrongError(ValueError):
     """A value that a key does not take; the message is the remedy."""
 
 
-def _read(told: Mapping[str, Any], where: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the keys of a table."""
+def _read(
+    told: Mapping[str, Any], where: str, known: Mapping[str, Any], more_known: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read the keys of a table; an unknown one is told with the nearest, of `more_known` too."""
     found = {}
     for key, value in told.items():
         if key not in known:
@@ -189,7 +192,8 @@ def _read(told: Mapping[str, Any], where: str, known: Mapping[str, Any]) -> dict
             if key in _READERS:
                 more = f" {key} belongs into a [[tasks]] table."
             raise ConfigError(
-                f"{where} has an unknown key {key!r}.{did_you_mean(key, known)}{more}"
+                f"{where} has an unknown key {key!r}."
+                f"{did_you_mean(key, [*known, *more_known])}{more}"
             )
         try:
             found[key] = known[key](value)

@@ -21,6 +21,8 @@ from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 _MOST_PAIRS = 40
 _MOST_CURVES = 8
 _POINTS = 81
+_MOST_TOLD = 500_000
+"""Values of the rows that a report repeats: `read_report` reads twice as many."""
 _RETENTION = Column("retention", form=".3f", help="IQM: 0 is random actions, 1 the planner.")
 _WIDE = Column("95 % interval", form=".3f")
 _LATE = Column("late", "ticks", help="By how much the planner's answer is late.")
@@ -101,7 +103,7 @@ def report_of(
         "suite": name,
         "cells": wanted,
         "interrupted": interrupted,
-        "results": [row.values() for row in rows],
+        "results": _results(rows),
         "aggregates": [
             {**_named(e.who), "tasks": e.tasks, "runs": e.runs, **_told("retention", e.retention)}
             for e in overall
@@ -118,6 +120,14 @@ def report_of(
         ],
     }
     return Report(data, sections, lead=lead(overall), picture=picture if overall else None)
+
+
+def _results(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows' values; their keys alone where a report would be too long to be read."""
+    told = [row.values() for row in rows]
+    if sum(len(each) + len(each["returns"]) for each in told) <= _MOST_TOLD:
+        return told
+    return [{"key": row.key} for row in rows]
 
 
 def aggregates(scores: Scores) -> list[Aggregate]:

@@ -15,7 +15,7 @@ from agentkd.cli.terminal import View
 from agentkd.errors import ConfigError, SpecError, check_range
 from agentkd.measure.latency import Form, Latency, measure, observations, timer
 from agentkd.report.console import publish
-from agentkd.report.model import Column, Report, Section, Table
+from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 from agentkd.report.write import prepare_out
 from agentkd.spec import BoxSpec, ObsSpec, Part, Spec
 from agentkd.views import environment
@@ -51,12 +51,15 @@ class Options(Reported):
     """How long each form is timed."""
     rounds: int = 20
     """In how many turns."""
+    hz: float = 50.0
+    """Ticks per second: the picture shows how much of a period a decision takes."""
 
 
 def run(options: Options) -> int:
     """Time every form in turns, and print the table."""
     check_range("--seconds", options.seconds, above=0)
     check_range("--rounds", options.rounds, least=1)
+    check_range("--hz", options.hz, above=0)
     executor, planner = subjects(options)
     if options.out is not None:
         prepare_out(options.out, overwrite=options.overwrite)
@@ -182,4 +185,18 @@ def report(
         "timer_us": timer,
     }
     table = Table(columns, rows, caption)
-    return Report(data, [Section("One decision, in every form", "", table)])
+    sections = [Section("One decision, in every form", "", table)]
+    return Report(data, sections, picture=_picture(latencies, options.hz))
+
+
+def _picture(latencies: Sequence[Latency], hz: float) -> Plot:
+    """Show how long decisions took, against the period of a tick."""
+    return Plot(
+        "How long a decision takes",
+        "µs",
+        "",
+        tuple(Series(each.name, each.edges, each.counts) for each in latencies if each.calls),
+        "Both axes are logarithmic, so that a single slow decision is seen.",
+        "distributions",
+        marks=((f"a period at {hz:g} Hz", 1e6 / hz),),
+    )

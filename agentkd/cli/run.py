@@ -20,6 +20,7 @@ from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.errors import ConfigError, check_choice, check_range
+from agentkd.executors.past import past_words
 from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
 from agentkd.planners.remote.wire import SCHEMES
@@ -63,8 +64,8 @@ class Options(Planned):
     """The root.json of the repository that must have signed an executor file; without it, the file
     counts as unsigned."""
     executor_sees: str | None = None
-    """What an executor that learns from nothing sees of the observation: keys (joints,imu) or
-    places (0:2,4:5)."""
+    """What an executor that learns from nothing sees of the observation: keys (joints,imu), places
+    (0:2,4:5), stack:4 for the last four, delay:2 for what was so two ticks ago."""
     hz: float = 50.0
     """Ticks per second."""
     clock: Literal["wall", "virtual"] = "wall"
@@ -344,6 +345,7 @@ def _distiller(options: Options, executor: Any, *, virtual: bool) -> Any:
     arguments: dict[str, Any] = {
         "executor": options.executor,
         "spec": to_json(executor.spec),
+        "past": past_words(executor),
         "seed": options.seed,
         "squashed": executor.head == "squashed",
     }

@@ -38,6 +38,7 @@ from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About, Executor, Head
 from agentkd.executors.layers import describe, rebuild
 from agentkd.executors.layers import tensors as layer_tensors
+from agentkd.executors.past import unrolled
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, read_tensors, write_atomic
 from agentkd.types import Floats, Labels
@@ -111,7 +112,7 @@ def to_bytes(
         contract: What its numbers mean.
         golden: Observations of its own episodes, each (steps, obs); drawn ones come besides.
         footprint: What it takes, as JSON values.
-        labels: A sample of the labels that it was made from, for learning on.
+        labels: A sample of the labels that it was made from (`agentkd.deploy.kept`).
 
     Raises:
         NumbersError: If a weight, a label, or an observation of an episode, is NaN or infinite.
@@ -136,7 +137,7 @@ def to_bytes(
         "footprint": {"weights_bytes": 4 * len(executor.vector()), **(footprint or {})},
     }
     if labels is not None:
-        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, executor.spec)
+        manifest[kept.ENTRY], tensors[kept.ENTRY] = kept.lay_out(labels, unrolled(executor).spec)
     return _seal(manifest, tensors)
 
 
@@ -150,7 +151,7 @@ def _again(bundle: Bundle, **changed: Any) -> bytes:
     manifest = {**bundle.manifest, **changed}
     tensors = {"weights": _tensors(bundle.executor), "golden": dict(bundle.golden)}
     if bundle.labels is not None:
-        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, bundle.executor.spec)[1]
+        tensors[kept.ENTRY] = kept.lay_out(bundle.labels, unrolled(bundle.executor).spec)[1]
     return _seal(manifest, tensors)
 
 
@@ -315,7 +316,7 @@ def from_bytes(data: bytes, signed: Signed | None = None) -> Bundle:
     if kept.ENTRY in manifest or kept.ENTRY in held:
         with _because("tensors"):
             about = manifest.get(kept.ENTRY)
-            labels = kept.read(about, held.get(kept.ENTRY, {}), executor.spec)
+            labels = kept.read(about, held.get(kept.ENTRY, {}), unrolled(executor).spec)
     # What it learns live is measured on its labels, however it came to an agent.
     told = About(manifest.get("provenance", {}), contract, labels)
     executor = replace(executor, about=told)

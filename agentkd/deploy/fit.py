@@ -76,7 +76,7 @@ def _memories(executor: Executor) -> list[tuple[object, ...]]:
 def _layout(layer: Layer) -> tuple[int, ...]:
     """Return where observations end and actions begin in what a layer remembers of the past."""
     if isinstance(layer, Past):
-        return layer.held, layer.size, layer.actions, layer.width
+        return layer.held, layer.size, layer.count, layer.actions, layer.width
     return (layer.size,) if isinstance(layer, Stack) else ()
 
 

@@ -1,7 +1,8 @@
 """Kept labels: a sample of the labels that an executor was made from, in its file.
 
 A distiller that goes on learning live mixes them into its batches and measures each candidate on
-them, so that an executor does not forget what it was distilled for.
+them, so that an executor does not forget what it was distilled for. Those of an executor with a
+stack or a delay are of all that it is shown of the past (`agentkd.executors.past`).
 """
 
 from __future__ import annotations

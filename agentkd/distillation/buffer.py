@@ -38,6 +38,7 @@ class LabelBuffer:
         capacity: The most labels that are kept.
         most_bytes: The most memory they take, 1 GiB by default: images are large.
         linked: Whether links are kept too, so that `draw_sequences` finds sequences.
+        gaps: Whether observations may hold NaN, where there was nothing to be observed.
 
     Attributes:
         kind: The kind of distribution, None before the first label.
@@ -46,14 +47,19 @@ class LabelBuffer:
     """
 
     def __init__(
-        self, capacity: int = 1_000_000, most_bytes: int = _MOST_BYTES, *, linked: bool = False
+        self,
+        capacity: int = 1_000_000,
+        most_bytes: int = _MOST_BYTES,
+        *,
+        linked: bool = False,
+        gaps: bool = False,
     ) -> None:
         """Begin empty; the first label decides the widths."""
         check_range("capacity", capacity, least=1)
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)
-        self._linked = linked
+        self._linked, self._gaps = linked, gaps
         self._links = np.empty(0, np.int32)
         self._split = 0
         self._next = 0
@@ -100,7 +106,10 @@ class LabelBuffer:
             )
         rows = np.concatenate([obs, packed], axis=1, dtype=np.float32)
         links = np.zeros(len(rows), np.int32) if link is None else link
-        whole = np.asarray(np.isfinite(rows).all(axis=1))
+        finite = np.isfinite(rows)
+        if self._gaps:
+            finite[:, : self._split] |= np.isnan(rows[:, : self._split])
+        whole = np.asarray(finite.all(axis=1))
         if not whole.all():
             self.refused += int((~whole).sum())
             if self._linked:
@@ -183,11 +192,14 @@ class LabelBuffer:
         Returns:
             At most `count` observations (n, obs) and packed distributions (n, width).
         """
-        oldest = self._next if self._size == len(self._rows) else 0
-        newer = np.arange(self._size // 2, self._size)
-        chosen = np.sort(random.permutation(newer)[:count])
-        rows = self._rows[(oldest + chosen) % max(1, len(self._rows))]
+        rows = self._rows[self.newer(count, random)]
         return rows[:, : self._split], rows[:, self._split :]
+
+    def newer(self, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw places of labels of the newer half, each at most once."""
+        oldest = self._next if self._size == len(self._rows) else 0
+        chosen = np.sort(random.permutation(np.arange(self._size // 2, self._size))[:count])
+        return np.asarray((oldest + chosen) % max(1, len(self._rows)))
 
     def draw_sequences(
         self,

@@ -19,6 +19,7 @@ import numpy as np
 from agentkd.distillation.matching import Matching
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
+from agentkd.executors.past import outputs_at
 from agentkd.types import Floats, Packed
 
 RUN = 16
@@ -75,7 +76,9 @@ class Run(NamedTuple):
     @property
     def constant(self) -> bool:
         """Whether the planner answers the same to each of several observations."""
-        return not np.ptp(self.packed.rows, axis=0).any() and bool(np.ptp(self.obs, axis=0).any())
+        return not np.ptp(self.packed.rows, axis=0).any() and bool(
+            np.ptp(np.nan_to_num(self.obs), axis=0).any()
+        )
 
 
 @dataclass(slots=True)
@@ -161,6 +164,6 @@ class Newest:
         if self._matching is None or self._matching.kind != kind:
             self._matching = Matching(kind, executor.head, executor.spec.action)
         self._matching.observe(rows)
-        apart = self._matching.rows(executor.outputs(run.obs), rows)
+        apart = self._matching.rows(outputs_at(executor, run.obs), rows)
         whole = apart[np.isfinite(apart)]
         return float(whole.mean()) if len(whole) else 0.0

@@ -15,10 +15,11 @@ from agentkd.deploy.kept import capacity
 from agentkd.distillation import native_engine
 from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.engine import Beside, DistillerOptions, Engine, Step
-from agentkd.distillation.history import Histories, past_layer, rolled, unrolled
+from agentkd.distillation.history import Histories
 from agentkd.distillation.moments import is_neutral, normaliser
 from agentkd.errors import ConfigError, SpecError
 from agentkd.executors.executor import Executor, distribution
+from agentkd.executors.past import past_layer, rolled, unrolled
 from agentkd.extras import needing
 from agentkd.fields import Fields
 from agentkd.files import loading
@@ -48,7 +49,10 @@ class Distiller:
         executor: The executor to start from.
         options: How to learn.
         planner: What the labels are from, for terms that ask it themselves.
-        beside: Further labels, learnt in every step.
+        beside: Further labels, learnt in every step; for an executor with a stack or a delay, of
+            what it is shown.
+        windows: Whether labels hold what an executor with a stack or a delay is shown, with NaN
+            where there was nothing yet, as those of a live run do. They then need no links.
 
     Attributes:
         engine: What takes the gradient steps, compiled C or torch.
@@ -60,18 +64,24 @@ class Distiller:
         options: DistillerOptions | None = None,
         planner: Policy | RecurrentPolicy | None = None,
         beside: Beside | None = None,
+        *,
+        windows: bool = False,
     ) -> None:
         self.options = options or DistillerOptions()
-        self.buffer = LabelBuffer(self.options.capacity, linked=executor.memory > 0)
         past = past_layer(executor)
-        self._histories = None if past is None else Histories(self.buffer, past)
-        self._partial = columns(executor.spec.obs) is not None
+        self._windows = windows and past is not None
+        linked = executor.memory > 0 and not self._windows
+        self.buffer = LabelBuffer(self.options.capacity, linked=linked, gaps=self._windows)
+        self._histories = None if past is None else Histories(self.buffer, past, windows=windows)
+        shown = unrolled(executor).spec
+        self._labelled = shown if self._windows else executor.spec
+        self._partial = columns(self._labelled.obs) is not None
         if past is not None or self._partial:
             # A label's row holds what the executor sees, not what the planner does.
             planner = None
         if beside is not None and beside.labels.kind is not None:
             rows, split = beside.labels.rows()
-            check_labels(executor.spec, beside.labels.kind, split, rows.shape[1] - split)
+            check_labels(shown, beside.labels.kind, split, rows.shape[1] - split)
         self.engine = _engine(unrolled(executor), self.options, planner, beside)
         self.steps = 0
         self.rejected = 0
@@ -86,16 +96,17 @@ class Distiller:
         """Take labels: observations (batch, obs) and the planner's answer to them.
 
         The observations may be whole, where the executor sees a part of them. An executor with a
-        memory learns from sequences: `link` is as in `Labels`.
+        memory learns from sequences: `link` is as in `Labels`. With `windows` they are what the
+        executor was shown, (batch, shown).
 
         Raises:
             SpecError: If they are of another environment.
         """
         packed = dists.packed(dist)
         if self._partial:
-            obs = pick(self._executor.spec.obs, obs)
-        check_labels(self._executor.spec, packed.kind, obs.shape[1], packed.rows.shape[1])
-        if link is None and self._executor.memory:
+            obs = pick(self._labelled.obs, obs)
+        check_labels(self._labelled, packed.kind, obs.shape[1], packed.rows.shape[1])
+        if link is None and self._executor.memory and not self._windows:
             raise ConfigError(
                 f"{self._executor.architecture} has a memory and learns from sequences: "
                 "give each label its link (agentkd.types.Labels). In a live run an "
@@ -110,7 +121,7 @@ class Distiller:
         Raises:
             LoadError: If the file is damaged.
         """
-        self.buffer.load(path, self._executor.spec)
+        self.buffer.load(path, self._labelled)
         self.expect(self.buffer.kind)
 
     def expect(self, kind: Kind | None) -> None:
@@ -151,12 +162,14 @@ class Distiller:
     def sample(self, size: int) -> Labels | None:
         """Return labels of the newer half that take at most `size` bytes; None of none.
 
-        Executors with a memory give none: single labels say nothing of it.
+        Those for an executor with a stack or a delay are of what it is shown. Others with a memory
+        give none: single labels say nothing of it.
         """
-        kind, spec = self.buffer.kind, self._executor.spec
-        most = capacity(spec, kind, size) if kind and not self._executor.memory else 0
+        kind, shown = self.buffer.kind, unrolled(self._executor)
+        spec = shown.spec
+        most = capacity(spec, kind, size) if kind and not shown.memory else 0
         random = np.random.default_rng(self.options.seed)
-        obs, packed = self.buffer.sample(most, random)
+        obs, packed = (self._histories or self.buffer).sample(most, random)
         if not len(obs) or kind is None:
             return None
         return Labels(obs, dists.unpack(kind, packed, spec.action))
@@ -208,8 +221,11 @@ class Distiller:
         held, before = len(self.buffer), self._normalised_at
         if not self.options.normalise or held < 2 * before or held == before:
             return
+        obs = self.buffer.all()[0] if self._histories is None else self._histories.observed()
+        if not len(obs):
+            return
         self._normalised_at = held
-        mean, scale = normaliser(self._executor, self.buffer.all()[0])
+        mean, scale = normaliser(self._executor, obs)
         settled = len(self.buffer) >= _SETTLED
         if self._histories is not None:
             self._histories.blank = mean

@@ -22,6 +22,7 @@ from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.matching import Matching
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
+from agentkd.executors.past import outputs_at, past_layer, unrolled
 from agentkd.types import AnyDist, Floats, Kind, Labels
 from agentkd.views import pick
 
@@ -100,7 +101,8 @@ class Gate:
         self, executor: Executor, kept: Labels | None = None, options: GateOptions | None = None
     ) -> None:
         self.options = options or GateOptions()
-        self._held = LabelBuffer(self.options.block * self.options.blocks)
+        size, gaps = self.options.block * self.options.blocks, past_layer(executor) is not None
+        self._held = LabelBuffer(size, gaps=gaps)
         self._ground = self._began = executor
         self._seen = 0
         self._recent: Matching | None = None
@@ -154,11 +156,12 @@ class Gate:
 
     def _rests(self) -> bool:
         """Return whether the newest observations hardly vary beside those that are known."""
-        began = self._began
+        began = unrolled(self._began)
         if self._newest is None or not (began.mean.any() or (began.scale != 1).any()):
             return False  # without a normaliser nothing is known of those
         seen = (pick(began.spec.obs, self._newest) - began.mean) * began.scale
-        return float(seen.var(axis=0).mean()) < _STILL
+        # Before an episode's first there is the mean.
+        return float(np.nan_to_num(seen).var(axis=0).mean()) < _STILL
 
     def _forgets(self, candidate: Executor, acting: Executor) -> bool:
         if self._kept is None or self._old is None:
@@ -187,5 +190,5 @@ def _apart(
 ) -> list[Floats]:
     """Return how far each executor is from each label, (labels,) each."""
     matching.observe(packed)
-    found = [matching.rows(each.outputs(obs), packed) for each in executors]
+    found = [matching.rows(outputs_at(each, obs), packed) for each in executors]
     return [np.asarray(each, np.float64) for each in found]

@@ -2,73 +2,24 @@
 
 Such an executor remembers past observations, and actions that were executed, and nothing that it
 computed. So it need not be followed along sequences: what is learnt is an executor without a memory
-whose observation is all that, and any label can be drawn with those before it.
+whose observation is all that, and any label can be drawn with those before it. Labels of a live run
+are windows of the past already (`agentkd.executors.past.Window`): what came before them may never
+have been labelled.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentkd.distillation.buffer import LabelBuffer
-from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Past, Stack, sizes
-from agentkd.spec import ObsSpec, Part
+from agentkd.executors.past import newest_of, spread
 from agentkd.types import Floats
 
 _TRIES = 16
-
-
-def past_layer(executor: Executor) -> Past | Stack | None:
-    """Return the layer of past observations that an executor begins with, if it does."""
-    first = executor.layers[0]
-    return first if isinstance(first, Past | Stack) else None
-
-
-def unrolled(executor: Executor) -> Executor:
-    """Return an executor without its layer of the past, for observations that hold it already."""
-    past = past_layer(executor)
-    if past is None:
-        return executor
-    part = Part("", "box", (sizes(past)[1],), "float32")
-    return replace(
-        executor,
-        spec=replace(executor.spec, obs=ObsSpec((part,))),
-        mean=spread(executor.mean, past),
-        scale=spread(executor.scale, past),
-        layers=executor.layers[1:],
-    )
-
-
-def rolled(learnt: Executor, executor: Executor) -> Executor:
-    """Return `executor` with the numbers that its form without a layer of the past has learnt."""
-    past = past_layer(executor)
-    if past is None:
-        return learnt
-    return replace(
-        executor,
-        mean=_gathered(learnt.mean, past),
-        scale=_gathered(learnt.scale, past),
-        layers=(past, *learnt.layers),
-        version=learnt.version,
-        about=learnt.about,
-    )
-
-
-def spread(numbers: Floats, past: Past | Stack) -> Floats:
-    """Return numbers of an observation for each of those that a layer of the past gives."""
-    actions = past.actions if isinstance(past, Past) else 0
-    seen, taken = numbers[: past.size], numbers[past.size :]
-    return np.concatenate([np.tile(seen, past.count), np.tile(taken, actions)])
-
-
-def _gathered(numbers: Floats, past: Past | Stack) -> Floats:
-    """Return the numbers of one observation among those that `spread` gave."""
-    width, end = (past.width if isinstance(past, Past) else 0), past.count * past.size
-    return np.concatenate([numbers[: past.size], numbers[end : end + width]])
 
 
 @final
@@ -79,14 +30,15 @@ class Histories:
         labels: With their links. For a `Past` each observation ends in the action that was executed
             at the tick before.
         past: What of it an executor is shown.
+        windows: Whether each label holds all of that already, with NaN where there was nothing.
 
     Attributes:
         blank: What stands before an episode's first observation: what the normaliser makes 0.
     """
 
-    def __init__(self, labels: LabelBuffer, past: Past | Stack) -> None:
+    def __init__(self, labels: LabelBuffer, past: Past | Stack, *, windows: bool = False) -> None:
         self.blank: Floats = np.zeros(sizes(past)[0], np.float32)
-        self._labels, self._past = labels, past
+        self._labels, self._past, self._windows = labels, past, windows
         self._drawn: Floats = np.empty((0, 0), np.float32)
 
     def places(self, batch: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -112,12 +64,28 @@ class Histories:
             obs[cut], cut[cut] = again, still
         return obs, rows[chosen, split:]
 
+    def sample(self, count: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw labels of the newer half, each at most once, as `draw` gives them."""
+        return self.at(self._labels.newer(count, random))
+
+    def observed(self) -> Floats:
+        """Return all observations, with the actions before them, (n, obs)."""
+        obs = self._labels.all()[0]
+        if not self._windows:
+            return obs
+        newest = newest_of(obs, self._past)
+        whole = np.isfinite(newest).all(axis=1)
+        return newest if whole.all() else newest[whole]
+
     def newest(self, batch: int, newest: int, random: np.random.Generator) -> tuple[Floats, Floats]:
         """Draw among the newest labels, as `draw` does; those that are cut off are left out."""
+        return self.at(self._labels.places(batch, random, newest))
+
+    def at(self, places: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return labels, as `draw` does; those that are cut off are left out."""
         rows, split = self._labels.rows()
-        chosen = self._labels.places(batch, random, newest)
-        obs, cut = self._shown(chosen, rows[:, :split])
-        return obs[~cut], rows[chosen[~cut], split:]
+        obs, cut = self._shown(places, rows[:, :split])
+        return obs[~cut], rows[places[~cut], split:]
 
     def spread(self, numbers: Floats) -> Floats:
         """Return numbers of an observation, (size,), for each of those shown."""
@@ -125,6 +93,9 @@ class Histories:
 
     def _shown(self, places: NDArray[np.int64], obs: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """Return what is shown at places, oldest first, and where something is cut off."""
+        if self._windows:
+            shown, none = obs[places], np.zeros(len(places), bool)
+            return np.where(np.isnan(shown), self.spread(self.blank), shown), none
         past, size = self._past, self._past.size
         lag, actions = (past.lag, past.actions) if isinstance(past, Past) else (0, 0)
         seen = np.empty((len(places), past.count, size), np.float32)

@@ -84,6 +84,9 @@ class LiveDistiller:
     executor on the shelf fits the newest labels better by the same factor, it acts again at once,
     and learning goes on from its labels.
 
+    Labels for an executor with a stack or a delay are of what it is shown at a tick
+    (`agentkd.executors.past.Window`): the planner has not labelled each of them.
+
     Args:
         executor: The executor to start from; it is taken to act.
         options: How to learn.
@@ -120,7 +123,7 @@ class LiveDistiller:
             self._anchor = LabelBuffer(len(labels.obs))
             self._anchor.add(labels.obs, labels.dist)
             beside = Beside(self._anchor, self._random, self._remembered)
-        self._first = Distiller(executor, options, beside=beside)
+        self._first = Distiller(executor, options, beside=beside, windows=True)
         self.world = World(self._first, gate, executor, untaught, _past(untaught))
         self.shelf: list[tuple[World, Executor]] = []
         self._newest = None if self.live.change is None else Newest(self.live.change)
@@ -136,7 +139,10 @@ class LiveDistiller:
         return self.world.distiller
 
     def add(self, obs: Floats, dist: AnyDist) -> None:
-        """Take labels: observations (batch, obs) and the planner's answer to them."""
+        """Take labels: observations (batch, obs) and the planner's answer to them.
+
+        For an executor with a stack or a delay they are windows, (batch, shown).
+        """
         packed, start = dists.packed(dist), 0
         while start < len(obs):
             room = len(obs) if self._newest is None else self._newest.missing
@@ -255,7 +261,8 @@ class LiveDistiller:
         """Return a world of which nothing is known but who acts in it."""
         how = self.distiller.options
         rate, warmup = max(_RATE, how.learning_rate), min(_WARMUP, how.warmup)
-        distiller = Distiller(acting, replace(how, learning_rate=rate, warmup=warmup))
+        options = replace(how, learning_rate=rate, warmup=warmup)
+        distiller = Distiller(acting, options, windows=True)
         gate = None if self.live.gate is None else Gate(acting, None, self.live.gate)
         return World(distiller, gate, acting, untaught=True, past=_past(untaught=True)), acting
 

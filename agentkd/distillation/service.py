@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,19 @@ import numpy as np
 from agentkd import dists, spec_json
 from agentkd.deploy import kept
 from agentkd.deploy.bundle import Bundle, read_bundle
+from agentkd.distillation.buffer import LabelBuffer
 from agentkd.distillation.change import ChangeOptions
+from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.distiller import DistillerOptions
 from agentkd.distillation.gate import GateOptions
+from agentkd.distillation.history import Histories
 from agentkd.distillation.live import LiveDistiller, LiveOptions
-from agentkd.distillation.offline import open_dataset
+from agentkd.distillation.offline import DatasetSource, open_dataset
 from agentkd.errors import ConfigError
-from agentkd.executors.architecture import initial
+from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor, distribution
+from agentkd.executors.layers import Past
+from agentkd.executors.past import Window, made_again, past_layer, spread, unrolled
 from agentkd.types import Labels
 from agentkd.views import environment, pick
 
@@ -27,6 +32,7 @@ def build(
     executor: str,
     spec: Mapping[str, Any] | None = None,
     *,
+    past: Sequence[str] = (),
     seed: int = 0,
     squashed: bool = True,
     batch: int = 256,
@@ -48,6 +54,7 @@ def build(
     Args:
         executor: An architecture such as "mlp:64,64", or the path of an .akd file to go on from.
         spec: The environment, as `agentkd.spec_json.to_json` writes it; an .akd knows its.
+        past: How much of the past an architecture sees, such as ["stack:4"].
         seed: For the weights of an architecture and for which labels are drawn.
         squashed: For bounded boxes, whether an architecture ends in tanh.
         batch: Labels in one gradient step.
@@ -76,12 +83,13 @@ def build(
                 f"The architecture {executor} needs the environment's spec: give "
                 "spec=agentkd.spec_json.to_json(spec)."
             )
-        chosen = initial(executor, spec_json.from_json(spec), seed=seed, squashed=squashed)
-    if chosen.memory:
+        known = spec_json.from_json(spec)
+        chosen = made_again(executor, known, past, seed=seed, squashed=squashed)
+    if unrolled(chosen).memory:
         raise ConfigError(
             f"{chosen.architecture} has a memory and learns from whole sequences: "
             "distil it with agentkd distill. In a live run take one without, such as "
-            "mlp:64,64."
+            "mlp:64,64, or let it see stack:4."
         )
     labels: Labels | None = None
     seeds: Labels | None = None
@@ -90,9 +98,7 @@ def build(
     elif keep and bundle is not None:
         labels = bundle.labels
         # Without kept labels, the golden observations with the executor's own answers.
-        outputs = np.asarray(bundle.golden["outputs"], np.float32)
-        answers = distribution(chosen.head, outputs, chosen.spec)
-        seeds = Labels(bundle.golden["obs"], answers) if labels is None else None
+        seeds = _of_golden(bundle) if labels is None else None
     # A fresh Adam takes steps of the rate's size whatever the gradient, and would throw good
     # weights away.
     rate, rise = (5e-4, 1000) if bundle else (2e-3, 50)
@@ -122,6 +128,8 @@ def _of_data(path: str, executor: Executor, seed: int) -> Labels:
             f"{path} has labels of {about.obs.size} numbers and {about.action}; the "
             f"executor takes {spec.obs.size} and {spec.action}."
         )
+    if past_layer(executor) is not None:
+        return _with_past(dataset, executor, path, seed)
     share = min(1.0, kept.capacity(executor.spec, dataset.kind) / max(1, dataset.labels))
     random = np.random.default_rng(seed)
     found = []
@@ -133,3 +141,40 @@ def _of_data(path: str, executor: Executor, seed: int) -> Labels:
         np.concatenate([obs for obs, _ in found]),
         dists.stack([dist for _, dist in found], executor.spec.action),
     )
+
+
+def _with_past(dataset: Dataset, executor: Executor, path: str, seed: int) -> Labels:
+    """Return labels spread over a dataset, with what an executor is shown of the past."""
+    past = past_layer(executor)
+    assert past is not None
+    if isinstance(past, Past):
+        raise ConfigError(
+            f"The executor sees {','.join(view_of(executor))}, and {path} does not say which "
+            "actions were executed. Leave data out."
+        )
+    buffer = LabelBuffer(linked=True)
+    for obs, dist, link in DatasetSource(dataset, 1 << 62, seed).fill():
+        buffer.add(pick(executor.spec.obs, obs), dist, link)
+    histories = Histories(buffer, past)
+    histories.blank = executor.mean
+    most = kept.capacity(unrolled(executor).spec, dataset.kind)
+    places = np.random.default_rng(seed).permutation(len(buffer))[:most]
+    found, packed = histories.at(places)
+    return Labels(found, dists.unpack(dataset.kind, packed, executor.spec.action))
+
+
+def _of_golden(bundle: Bundle) -> Labels:
+    """Return a file's golden observations with the executor's own answers as labels."""
+    executor, golden = bundle.executor, bundle.golden
+    outputs = np.asarray(golden["outputs"], np.float32)
+    obs = np.asarray(golden["obs"], np.float32)
+    past = past_layer(executor)
+    if past is not None:
+        window, rows = Window(past), []
+        for row, begins in zip(obs, golden["starts"], strict=True):
+            if begins:
+                window.reset()
+            rows.append(window.tick(row))
+        shown = np.stack(rows)
+        obs = np.where(np.isnan(shown), spread(executor.mean, past), shown)
+    return Labels(obs, distribution(executor.head, outputs, executor.spec))

@@ -37,6 +37,7 @@ log = logger(__name__)
 _FLAGS = ("-std=gnu99", "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
 KERNELS = Path(__file__).with_name("c") / "akd_kernels.h"
 """The arithmetic, in C99; exported C is made of the same file."""
+_PRODUCTS = KERNELS.with_name("akd_products.h")
 _BLOCK = 16
 _ALIGN = 64
 _TOLERANCE = 1e-4
@@ -98,6 +99,7 @@ def _key(command: str, flags: Sequence[str], source: Path) -> bytes:
     pieces = (
         source.read_bytes(),
         KERNELS.read_bytes(),
+        _PRODUCTS.read_bytes(),
         identity.encode(),
         " ".join(flags).encode(),
     )
@@ -120,7 +122,7 @@ def compiled(
     """Compile a file of C for this machine, or load it from the cache.
 
     Args:
-        source: The file; it may include `KERNELS`, and nothing else of ours.
+        source: The file; it may include what `c/` has, and nothing else of ours.
         functions: What it has to define.
         flags: For the compiler, beside those of all.
         what: What it is, for a warning: "The native executor".

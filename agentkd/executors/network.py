@@ -32,6 +32,7 @@ from agentkd.executors.layers import (
     tensors,
     with_tensors,
 )
+from agentkd.executors.recurrence import gru
 from agentkd.types import Floats
 
 Tensors = Mapping[str, Tensor]
@@ -286,6 +287,8 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
     how = (True, 1, 0.0, False, False, False)
     start = state.unsqueeze(0)
     if isinstance(layer, Gru):
+        if (states := gru(x, state, weights)) is not None:
+            return states, states[-1]
         out, after = torch.gru(x, start.contiguous(), weights, *how)
         return out, after[0]
     pair = [start[..., :width].contiguous(), start[..., width:].contiguous()]

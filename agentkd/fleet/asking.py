@@ -17,13 +17,14 @@ from typing import Any, Self, final
 
 from agentkd.errors import AgentkdError, PlannerError, WireError, check_range
 from agentkd.fleet.desk import LARGEST
-from agentkd.fleet.messages import Topics, device_name
+from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_of, pack, unpack
 from agentkd.printable import logger, printable
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.transport import Connect, Message, Transport
+from agentkd.transport.names import device_name
 from agentkd.types import ActionDist, Floats, Guidance
 
 log = logger(__name__)

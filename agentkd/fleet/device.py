@@ -17,10 +17,11 @@ from agentkd.device.device import Device
 from agentkd.device.state import Held, State
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.fleet.errand import Errand, Pace, Patience, Standing
-from agentkd.fleet.messages import Report, Topics, What, device_name, read_desired
+from agentkd.fleet.messages import Report, Topics, What, read_desired
 from agentkd.fleet.sharing import Outbox, Sharing
 from agentkd.printable import logger
 from agentkd.runtime.workers.priority import unbind
+from agentkd.transport.names import device_name
 from agentkd.transport.transport import Connect, Message, Transport
 
 log = logger(__name__)

@@ -16,10 +16,11 @@ from agentkd.device.state import Held, State
 from agentkd.errors import AgentkdError, DeviceError, check_range
 from agentkd.files import reason as told
 from agentkd.fleet.incoming import Incoming
-from agentkd.fleet.messages import Desired, Need, Phase, need
+from agentkd.fleet.messages import Desired, Phase
 from agentkd.printable import logger
 from agentkd.signing.proof import LARGEST as LARGEST_PROOF
 from agentkd.signing.proof import proof_path
+from agentkd.transport.blobs import Need, need
 
 log = logger(__name__)
 

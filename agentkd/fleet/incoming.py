@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
-from agentkd.fleet.messages import Blob
+from agentkd.transport.blobs import Blob
 
 
 @final

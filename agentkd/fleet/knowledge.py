@@ -26,9 +26,9 @@ from safetensors.numpy import save
 from agentkd.deploy.bundle import Bundle, from_bytes
 from agentkd.errors import ConfigError, LoadError, check_range
 from agentkd.files import read_file, read_tensors, write_atomic
-from agentkd.fleet.messages import device_name
 from agentkd.fleet.notes import Note, read_note
 from agentkd.fleet.office import FILES
+from agentkd.transport.names import device_name
 from agentkd.types import Floats
 from agentkd.views import environment
 

@@ -19,10 +19,11 @@ from agentkd.files import read_file, write_atomic
 from agentkd.fleet.audit import CHECKPOINT, AuditLog, Entry, Event
 from agentkd.fleet.decisions import command, push_event
 from agentkd.fleet.known import Plan
-from agentkd.fleet.messages import CHUNK, Blob, Desired, blob
+from agentkd.fleet.messages import Desired
 from agentkd.fleet.rollout import Fleet
 from agentkd.signing.proof import LARGEST, proof_from_bytes, proof_path
 from agentkd.signing.store import TrustStore
+from agentkd.transport.blobs import CHUNK, Blob, blob
 
 ROOT, MEMORY, FILES = "root.json", "trust.json", "files"
 SEGMENT = 20_000

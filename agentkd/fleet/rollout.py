@@ -21,8 +21,9 @@ from agentkd.errors import LoadError
 from agentkd.fields import Fields
 from agentkd.fleet.audit import CHECKPOINT, Entry
 from agentkd.fleet.known import Course, Known, Outcome, Plan, Rollout, Target, read_plan
-from agentkd.fleet.messages import Action, device_name
+from agentkd.fleet.messages import Action
 from agentkd.fleet.snapshot import Snapshot, read_snapshot
+from agentkd.transport.names import device_name
 
 _TRIED = ("STAGED", "TRIAL", "CONFIRMED", "ROLLED_BACK")
 _OF = {"REFUSED": "refused", "ROLLED_BACK": "rolled-back"}

@@ -23,13 +23,14 @@ from agentkd.fleet.audit import Entry, Event
 from agentkd.fleet.decisions import Waiting, decide, without_file
 from agentkd.fleet.knowledge import Knowledge
 from agentkd.fleet.known import OUTCOMES, Known, Target
-from agentkd.fleet.messages import CHUNK, Desired, Phase, Report, Topics, read_need, read_report
+from agentkd.fleet.messages import Desired, Phase, Report, Topics, read_report
 from agentkd.fleet.notes import LARGEST
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet
 from agentkd.fleet.shelf import Shelf
 from agentkd.printable import logger
 from agentkd.transport import Message, Received, Transport
+from agentkd.transport.blobs import CHUNK, read_need
 
 log = logger(__name__)
 

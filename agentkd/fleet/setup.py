@@ -28,8 +28,9 @@ from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, write_atomic
 from agentkd.fleet import audit
 from agentkd.fleet.keys import write_private
-from agentkd.fleet.messages import Topics, device_name
+from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
+from agentkd.transport.names import device_name
 
 SERVER = "server"
 """The name of the server's certificate, which no device may have."""
@@ -211,8 +212,8 @@ def _acl(site: str) -> str:
     """Return what each user may write and read; what is not named is denied."""
     root = Topics(site).root
     lines = [
-        "# A device writes its own state, needs, notes and questions to a planner; it reads what",
-        "# is desired of it, answers, and chunks.",
+        "# A device writes its own state, needs, notes and questions to a planner, and its part of",
+        "# federated rounds; it reads what is desired of it, answers, chunks, and what rounds ask.",
         f"pattern write {root}/d/%u/state",
         f"pattern write {root}/d/%u/need",
         f"pattern write {root}/d/%u/note",
@@ -220,6 +221,8 @@ def _acl(site: str) -> str:
         f"pattern read {root}/d/%u/desired",
         f"pattern read {root}/d/%u/answer",
         f"pattern read {root}/b/#",
+        f"pattern write {root}/f/%u/from/+",
+        f"pattern read {root}/f/%u/to/+",
         "",
         f"user {SERVER}",
         f"topic read {root}/d/+/state",
@@ -229,6 +232,8 @@ def _acl(site: str) -> str:
         f"topic write {root}/d/+/desired",
         f"topic write {root}/d/+/answer",
         f"topic write {root}/b/#",
+        f"topic read {root}/f/+/from/+",
+        f"topic write {root}/f/+/to/+",
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import final
 
 from agentkd.errors import LoadError
-from agentkd.fleet.messages import Blob, Topics
+from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet
 from agentkd.printable import logger
 from agentkd.transport import Message
+from agentkd.transport.blobs import Blob
 
 log = logger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from agentkd.errors import LoadError
 from agentkd.fields import Fields
 from agentkd.fleet.known import OUTCOMES, Course, Known, Plan, Rollout, Target, read_plan
-from agentkd.fleet.messages import Action, device_name
+from agentkd.fleet.messages import Action
+from agentkd.transport.names import device_name
 
 _PLAIN = {each.name: each.default for each in fields(Known) if each.name != "name"}
 _TEXTS = ("boot", "phase", "digest", "active", "reason", "text")

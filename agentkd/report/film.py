@@ -252,18 +252,20 @@ def _same(here: float, there: float) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep renderers from warning, and let MuJoCo's work without a display."""
-    screens = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")
+    """Keep renderers from warning, and let them work without a display."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
     headless = sys.platform == "linux" and not any(map(os.environ.get, screens))
+    # pygame's SDL looks for a Wayland session otherwise, and prints that there is none.
+    drivers = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"} if headless else {}
+    ours = {name: driver for name, driver in drivers.items() if not os.environ.get(name)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if headless:
-            os.environ["MUJOCO_GL"] = "egl"
+        os.environ.update(ours)
         try:
             yield
         finally:
-            if headless:
-                del os.environ["MUJOCO_GL"]
+            for name in ours:
+                del os.environ[name]
 
 
 def _moving(frames: Sequence[Image], milliseconds: int, limit: int) -> bytes:

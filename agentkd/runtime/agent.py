@@ -163,9 +163,9 @@ class Agent(Block):
             0 if virtual else round(self._how[2] * 1e9),
             self._strategies,
             companions.record,
+            learns=companions.distiller is not None,
         )
-        learning = companions.distiller
-        self._inline = learning if learning is not None and learning.inline else None
+        self._inline = companions.inline
         followed = self._watched is not None or self._rollback is not None
         self._open = self._simple = companions.none and not followed
         # Nobody to ask, nothing to note: the shortest way.

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from agentkd import dists
 from agentkd.dists import KINDS, action_width
 from agentkd.errors import PlannerError
-from agentkd.executors.architecture import initial, past_of
 from agentkd.executors.executor import Executor, head_for
+from agentkd.executors.past import made_again, past_words
 from agentkd.spec import ActionSpec, BoxSpec, DiscreteSpec, MultiBinarySpec, MultiDiscreteSpec, Spec
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import Floats, Packed
-from agentkd.views import parse_view, whole, words_of
 
 _SEEN = struct.Struct("<qqqqii")
 _ANSWER = struct.Struct("<qqqqqqdddiiiiiii")
@@ -37,6 +36,8 @@ class Seen(NamedTuple):
             width); None for nothing.
         heard: The number of the newest answer that the agent had when it sent this; the port fills
             it in.
+        window: What an executor with a stack or a delay was shown, (shown,), which its label is of
+            (`agentkd.executors.past.Window`); None for the observation itself.
     """
 
     tick: int
@@ -46,6 +47,7 @@ class Seen(NamedTuple):
     lead: int = 0
     committed: Floats | None = None
     heard: int = 0
+    window: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,26 +117,34 @@ def shaped_action(flat: Floats, action: ActionSpec) -> Any:
 
 
 class SeenCodec:
-    """Writes observations, each with at most `ahead` actions, into the same bytes."""
+    """Writes observations, each with at most `ahead` actions, into the same bytes.
 
-    def __init__(self, spec: Spec, ahead: int = 0) -> None:
+    With `shown` numbers each has a window.
+    """
+
+    def __init__(self, spec: Spec, ahead: int = 0, shown: int = 0) -> None:
         size, self._width = spec.obs.size, action_width(spec.action)
-        self.bytes = _SEEN.size + 4 * (size + ahead * self._width)
+        self.bytes = _SEEN.size + 4 * (size + ahead * self._width + shown)
         self._scratch = bytearray(self.bytes)
         self._size = size
         self._obs: Floats = np.frombuffer(self._scratch, np.float32, size, offset=_SEEN.size)
         self._actions: NDArray[np.float32] = np.frombuffer(
             self._scratch, np.float32, ahead * self._width, _SEEN.size + 4 * size
         ).reshape(ahead, self._width)
+        self._window: Floats = np.frombuffer(
+            self._scratch, np.float32, shown, self.bytes - 4 * shown
+        )
 
     def encode(self, seen: Seen, heard: int = 0) -> bytearray:
         """Write an observation, with another `heard`; valid until the next call."""
-        tick, episode, time, obs, lead, committed, _ = seen
+        tick, episode, time, obs, lead, committed, _, window = seen
         count = 0 if committed is None else min(len(committed), len(self._actions))
         _SEEN.pack_into(self._scratch, 0, tick, episode, time, heard, lead, count)
         self._obs[:] = obs
         if count and committed is not None:
             self._actions[:count] = committed[:count]
+        if window is not None:
+            self._window[:] = window
         return self._scratch
 
     def decode(self, message: bytes) -> Seen:
@@ -143,7 +153,9 @@ class SeenCodec:
         numbers = np.frombuffer(message, np.float32, offset=_SEEN.size)
         obs, rest = numbers[: self._size], numbers[self._size :]
         actions = rest[: count * self._width].reshape(count, self._width)
-        return Seen(tick, episode, time, obs, lead, actions, heard)
+        shown = len(self._window)
+        window = numbers[len(numbers) - shown :] if shown else None
+        return Seen(tick, episode, time, obs, lead, actions, heard, window)
 
 
 def answer_size(spec: Spec, horizon: int, goal: int = 0, ahead: int = 0) -> int:
@@ -222,17 +234,14 @@ def encode_executor(executor: Executor) -> dict[str, Any]:
         "clip": executor.clip,
         "version": executor.version,
         "spec": to_json(executor.spec),
-        "sees": words_of(whole(executor.spec.obs), past_of(executor)),
+        "past": past_words(executor),
     }
 
 
 def decode_executor(told: Mapping[str, Any], weights: Floats) -> Executor:
     """Make the executor that `encode_executor` described."""
     spec = from_json(told["spec"])
-    # Words such as stack:4 alone: what is seen of the observation stands in the spec.
-    sees = parse_view(told["sees"]) if told["sees"] else None
-    shown = replace(spec, obs=replace(spec.obs, taken=0))
-    made = initial(told["architecture"], shown, squashed=told["squashed"], sees=sees)
+    made = made_again(told["architecture"], spec, told["past"], squashed=told["squashed"])
     return replace(made, clip=told["clip"]).with_vector(weights, told["version"])
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from agentkd.errors import ConfigError, check_range
 from agentkd.executors.executor import Executor
+from agentkd.executors.past import past_layer, unrolled
 from agentkd.runtime.arbiter import Mode, Router, check_mode
 from agentkd.runtime.chores import Chore
 from agentkd.runtime.log import DecisionLog
@@ -167,6 +169,12 @@ class Companions:
         """The page that shows the agent, if one does."""
         return None if self._shown is None else self._shown.page
 
+    @property
+    def inline(self) -> DistillerPort | None:
+        """The distiller, if it learns on the tick."""
+        learning = self.distiller
+        return learning if learning is not None and learning.inline else None
+
     def check(self) -> None:
         """Raise ConfigError if planner or distiller do not suit the clock."""
         if self._unfit:
@@ -181,6 +189,8 @@ class Companions:
         self._show()
         ring = self.distiller.open(executor) if self.distiller is not None else None
         if self.planner is not None:
+            if ring is not None and past_layer(executor) is not None:
+                demands = replace(demands, shown=unrolled(executor).spec.obs.size)
             self.planner.open(spec, ring, demands)
         self.running = True
 

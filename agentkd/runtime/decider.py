@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from agentkd import dists
 from agentkd.executors.acting import Form, default_action
 from agentkd.executors.executor import one_action
+from agentkd.executors.past import carried
 from agentkd.runtime.arbiter import Actor, Arbiter, Chosen, Mode, Router, actor_of
 from agentkd.runtime.codec import Answer, Seen, flat_actions
 from agentkd.runtime.goals import unconditioned, write_goal
@@ -20,11 +21,13 @@ from agentkd.runtime.metrics import Metrics
 from agentkd.runtime.recorder import Recorder
 from agentkd.runtime.rollforward import Lead
 from agentkd.runtime.scores import Worth
+from agentkd.runtime.sight import sight_of
+from agentkd.runtime.standin import StandIn
 from agentkd.runtime.strategies import Strategies, StrategyOptions, Trust
 from agentkd.runtime.trust import IDLE, History, Judge
-from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, flatten_one
+from agentkd.spec import BoxSpec, DiscreteSpec, flatten_one
 from agentkd.types import Floats, Source
-from agentkd.views import columns, environment
+from agentkd.views import environment
 
 if TYPE_CHECKING:
     from agentkd.runtime.planner import PlannerPort
@@ -37,16 +40,6 @@ _DECIDERS = ("strategy", "executor")
 
 Outcome = tuple[Any, Source, str, int, int, int]
 """Action, source, reason, tick, the executor's version, nanoseconds taken."""
-
-
-class _View(NamedTuple):
-    """What an executor sees of whole observations, and where the present one is laid out."""
-
-    obs: ObsSpec
-    columns: Any
-    row: Floats
-    taken: int
-    """How many numbers of its observation are the action that was executed before."""
 
 
 @final
@@ -68,6 +61,8 @@ class Decider:
         budget: int,
         options: StrategyOptions | None = None,
         record: Recorder | None = None,
+        *,
+        learns: bool = False,
     ) -> None:
         # With 30 attributes or more, Python would find each of them more slowly.
         wanted = options or StrategyOptions()
@@ -78,25 +73,21 @@ class Decider:
             known = unconditioned(known, goals)
         spec = self.spec = environment(known)
         # An executor that sees a part of the observation is handed that part.
-        self._view: _View | None = None
-        if spec != known:
-            row = np.zeros(spec.obs.size, np.float32)
-            found = columns(known.obs)
-            chosen = slice(None) if found is None else found
-            self._view = _View(known.obs, chosen, row, known.obs.taken)
+        self._view = sight_of(form.executor, known, spec, learns=learns)
         self._planner = planner
         metrics = self.metrics = Metrics(spec.action)
         self._latency = metrics.latency["executor"]
         default = default_action(spec.action, default)
         arbiter = self.arbiter = Arbiter(spec, mode, routers or (), wanted.seam, default, metrics)
         patient = "executor" not in arbiter.order
-        self.strategies = Strategies(spec, wanted, patient=patient)
         self._lead = Lead(wanted.roll_forward) if wanted.roll_forward else None
         self._history = History()
         self.worth = Worth()
         self._judge: Judge | None = None
         judged = any(router.judges for router in arbiter.routers)
         trust = None if patient else wanted.trusted(judged=judged)
+        stand_in = StandIn(trust.stand_in, spec.action) if trust is not None else None
+        self.strategies = Strategies(spec, wanted, patient=patient, stand_in=stand_in)
         if trust is not None:
             history, vetoes = self._history, metrics.vetoes
             self._judge = Judge(trust, spec.action, history, self._foretell, vetoes)
@@ -134,8 +125,8 @@ class Decider:
         self._last = self._actor = None
         self._held = 0
         self._acting.memory[:] = 0.0
-        if self._view is not None and self._view.taken:
-            self._acting.obs[-self._view.taken :] = 0.0
+        if self._view is not None:
+            self._view.begin(self._acting)
         self.strategies.reset()
         self.arbiter.reset()
         self.worth.reset()
@@ -167,7 +158,7 @@ class Decider:
         """Let a form that was swapped in go on with what the one before remembers."""
         before = self._acting.memory
         if form.memory.shape == before.shape:
-            form.memory[:] = before
+            form.memory[:] = carried(before, self._acting.executor, form.executor)
         if self._view is not None and self._view.taken:
             form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
         self._acting = form
@@ -191,7 +182,7 @@ class Decider:
             self._write(obs, form.obs)
         else:
             taken = self._view.taken
-            self._write_seen(obs, form.obs[:-taken] if taken else form.obs)
+            self._view.write(obs, self._shape, form.obs[:-taken] if taken else form.obs)
         if form.run():
             return self._finish(*self._blind(form.obs), form, started, 0)[0]
         action = form.take()
@@ -231,14 +222,17 @@ class Decider:
         if record is not None:
             self._used = record.executor(form, self._used)
             record.observe(tick, self._episode, lateness, seen)
-        # Before the planner is asked: it is never shown what is not finite.
+        # The planner is never shown what is not finite.
         if form.run() if goals is None else not np.isfinite(own).all():
             return self._finish(*self._blind(seen), form, started, lateness)
         mine = form.take() if goals is None else None
         if self._planner is not None:
             self._history.own(tick, mine)
-            if self._view is None or np.isfinite(seen).all():
-                self._ask(tick, seen, started - lateness)
+            view, shown = self._view, None
+            if view is not None and view.window is not None:
+                shown = view.window.tick(form.obs)
+            if view is None or np.isfinite(seen).all():
+                self._ask(tick, seen, started - lateness, shown)
             else:
                 # What the executor sees is whole; the planner sees more.
                 self.metrics.nan_observations += 1
@@ -277,20 +271,7 @@ class Decider:
             # Too large for float32, where warnings are errors.
             out[:] = np.inf
 
-    def _write_seen(self, obs: Any, out: Floats) -> None:
-        """Write what the executor sees; the rest of the observation may be missing."""
-        assert self._view is not None
-        try:
-            if obs.__class__ is np.ndarray and obs.shape == out.shape:
-                out[:] = obs
-            elif obs.__class__ is np.ndarray and obs.shape == self._shape:
-                out[:] = obs[self._view.columns]
-            else:
-                out[:] = flatten_one(self._view.obs, obs)
-        except RuntimeWarning:
-            out[:] = np.inf
-
-    def _ask(self, tick: int, seen: Floats, due: int) -> None:
+    def _ask(self, tick: int, seen: Floats, due: int, shown: Floats | None) -> None:
         """Hand the observation over, and hear what came."""
         assert self._planner is not None
         if self._lead is not None:
@@ -300,7 +281,8 @@ class Decider:
             # What is decided at this tick goes with it: `_finish` sends it.
             self._asked = seen
         else:
-            self._planner.submit(Seen(tick, self._episode, monotonic_ns(), seen))
+            now = monotonic_ns()
+            self._planner.submit(Seen(tick, self._episode, now, seen, window=shown))
         self._hear(tick)
         if self._budget:
             self._wait(tick, due + self._budget - _RESERVE)
@@ -315,7 +297,7 @@ class Decider:
                 return None, "guided"
         if why == "fresh" and self._lead is not None:
             self._compare(mine)
-        if theirs is not None and self._judge is not None:
+        if theirs is not None and self._judge is not None and not strategies.stands:
             return self._judge.choose(strategies, (theirs, why), tick, (obs, mine))
         return theirs, why
 
@@ -355,8 +337,7 @@ class Decider:
         if self._view is not None:
             self.executed(action)
         decided = source in _DECIDERS
-        # A copy, which the caller cannot change.
-        kept = action.copy() if self._arrays else action
+        kept = action.copy() if self._arrays else action  # the caller cannot change it
         if planner is not None:
             self._follow_up(kept, source, tick, decided=decided)
         if decided:
@@ -409,9 +390,8 @@ class Decider:
             self._take(answer, tick)
 
     def _take(self, answer: Answer, tick: int) -> None:
-        metrics = self.metrics
+        metrics, (did, _) = self.metrics, self._history.at(answer.tick)
         if self._lead is not None and answer.part == 0:
-            # How long until there is something to act on, in ticks consumed.
             consumed = self.strategies.consumed(answer.origin, tick)
             self._lead.note(consumed, answer.id)
         if answer.partial:
@@ -422,12 +402,11 @@ class Decider:
             metrics.planner_ticks.record(tick - answer.origin)
             share = 0.2 if metrics.answers > 1 else 1.0
             self._thinking += share * (answer.latency - self._thinking)
-            did, _ = self._history.at(answer.tick)
             here = answer.episode == self._episode or answer.tick == answer.origin
             if did is not None and answer.rows is not None and here:
                 metrics.agreement.note(did, dists.rows(answer.rows, slice(0, 1)))
         if self._acts or self._goals is not None:
-            self.strategies.offer(answer, tick, self._episode)
+            self.strategies.offer(answer, tick, self._episode, did)
 
     def _wait(self, tick: int, limit: int) -> None:
         """Wait for this tick's answer until `limit`, if the planner is fast lately."""

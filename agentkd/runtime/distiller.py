@@ -13,10 +13,12 @@ from typing import ClassVar, final
 
 from agentkd.errors import check_range
 from agentkd.executors.executor import Executor, interchangeable
+from agentkd.executors.past import past_layer, unrolled
 from agentkd.printable import logger
 from agentkd.runtime.codec import decode_turn, encode_turn
 from agentkd.runtime.workers.channels import ERRORS, LABELS, STEPS, STOP, Health, LabelRing, Mailbox
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process, describe
+from agentkd.spec import Spec
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import DistillerLike, Floats, Gated, Noticing
 from agentkd.views import environment
@@ -92,6 +94,12 @@ class DistillerPort(Port, ABC):
         """End, and leave nothing running; `weights` then gives the last ones."""
 
 
+def labelled_spec(executor: Executor) -> Spec:
+    """Return the spec of labels: the environment's, or that of what an executor is shown."""
+    past = past_layer(executor)
+    return environment(executor.spec) if past is None else unrolled(executor).spec
+
+
 def _refused_by(distiller: DistillerLike) -> Mapping[str, int]:
     """Return how many of its weights a distiller refused itself, by reason."""
     return distiller.refused() if isinstance(distiller, Gated) else {}
@@ -132,7 +140,7 @@ class InlineDistiller(DistillerPort):
 
     def open(self, executor: Executor) -> LabelRing:
         """Make the ring."""
-        self._ring = LabelRing(environment(executor.spec))
+        self._ring = LabelRing(labelled_spec(executor))
         self._opened = self._acting = executor
         return self._ring
 
@@ -233,7 +241,8 @@ class ProcessDistiller(DistillerPort):
 
     def open(self, executor: Executor) -> LabelRing:
         """Lay out the shared memory and start the process."""
-        self._ring = LabelRing(environment(executor.spec))
+        spec = labelled_spec(executor)
+        self._ring = LabelRing(spec)
         self._opened_with = executor
         size = len(encode_turn(0, True, executor.vector()))
         self._weights, self._acting = Mailbox(size, 2), Mailbox(size, 2)
@@ -243,7 +252,7 @@ class ProcessDistiller(DistillerPort):
             "distiller",
             self._process,
             f"{__name__}:serve",
-            {"spec": to_json(environment(executor.spec)), "publish_seconds": self._publish_seconds},
+            {"spec": to_json(spec), "publish_seconds": self._publish_seconds},
             {
                 "labels": self._ring,
                 "weights": self._weights,

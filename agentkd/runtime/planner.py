@@ -20,7 +20,7 @@ from agentkd.runtime.rollforward import RollForward
 from agentkd.runtime.workers import channels
 from agentkd.runtime.workers.channels import STOP, Bell, Channel, Health, LabelRing, Mailbox, Status
 from agentkd.runtime.workers.host import Child, Host, Patience, Port, Process
-from agentkd.spec import Spec
+from agentkd.spec import ObsSpec, Part, Spec
 from agentkd.spec_json import from_json, to_json
 from agentkd.types import GuidingPolicy, Policy, RecurrentPolicy
 
@@ -146,7 +146,7 @@ class ProcessPlanner(PlannerPort):
         wants = demands or Demands()
         roll, goals = wants.roll, wants.goals
         ahead = roll.most if roll is not None else 0
-        self._spec, self._codec = spec, SeenCodec(spec, ahead)
+        self._spec, self._codec = spec, SeenCodec(spec, ahead, wants.shown)
         self._seen = Mailbox(self._codec.bytes, self._backlog + 1)
         goal = goals.size if goals is not None else 0
         self._answers = Mailbox(codec.answer_size(spec, self._most_rows, goal, ahead), _ANSWERS)
@@ -161,6 +161,7 @@ class ProcessPlanner(PlannerPort):
             **self._orders,
             "spec": to_json(spec),
             "ahead": ahead,
+            "shown": wants.shown,
             "goals": goals and [goals.size, goals.max_age],
             "roll": roll and roll.as_references(),
         }
@@ -241,7 +242,7 @@ def serve(child: Child) -> None:
     """
     orders, status = child.orders, child.status
     spec = from_json(orders["spec"])
-    observations = SeenCodec(spec, orders["ahead"])
+    observations = SeenCodec(spec, orders["ahead"], orders["shown"])
     seen, answers = child.mailbox("seen"), child.mailbox("answers")
     bell = Bell.attach(child.shared["bell"])
     weights = child.mailbox("weights") if "weights" in child.shared else None
@@ -304,7 +305,10 @@ def _query(
     orders = child.orders
     goals = None if orders["goals"] is None else Goals(*orders["goals"])
     roll = None if orders["roll"] is None else RollForward(**orders["roll"])
+    shown = orders["shown"]
     labelled = spec if goals is None else conditioned(spec, goals)
+    if shown:
+        labelled = replace(spec, obs=ObsSpec((Part("", "box", (shown,), "float32"),)))
     executor: Executor | None = None
     vector = None if weights is None else weights.last()
     if weights is not None and vector is not None:
@@ -314,7 +318,7 @@ def _query(
     ring: LabelRing | None = None
     if "labels" in child.shared:
         ring = LabelRing.attach(child.shared["labels"], labelled)
-    demands = Demands(roll, goals, executor)
+    demands = Demands(roll, goals, executor, shown)
     query = PlannerQuery(child.made, spec, backlog=ring is not None, demands=demands)
     if query.horizon > orders["most_rows"]:
         raise ConfigError(

@@ -31,12 +31,13 @@ class Demands:
     """What an agent wants of a planner besides answers about what it observes.
 
     Observations may be rolled forward first, by the actions of the executor that acts meanwhile;
-    and the planner may give goals.
+    and the planner may give goals. With `shown` numbers labels are of what the executor is shown.
     """
 
     roll: RollForward | None = None
     goals: Goals | None = None
     executor: Executor | None = None
+    shown: int = 0
 
 
 @final
@@ -74,6 +75,7 @@ class PlannerQuery:
         self._spec = spec
         self._backlog = backlog
         self._memory = GoalMemory(wants.goals) if wants.goals is not None else None
+        self._shown = wants.shown
         self._foresight: Foresight | None = None
         if wants.roll is not None:
             self._foresight = Foresight(wants.roll, wants.executor, spec, self._memory)
@@ -262,7 +264,8 @@ class PlannerQuery:
     ) -> Labels | None:
         """Return what is learnt of an answer: the first row of each kept observation.
 
-        With goals, each observation gets a goal of a random age.
+        With goals, each observation gets a goal of a random age. An executor with a stack or a
+        delay learns from what it was shown.
         """
         memory = self._memory
         if memory is not None and guidance.goal is not None:
@@ -271,9 +274,10 @@ class PlannerQuery:
         if guidance.rows is None:
             return None
         chosen = [asked[index] for index in kept]
-        obs = [each.obs for each in chosen]
+        obs = [each.obs if each.window is None else each.window for each in chosen]
         if memory is not None:
             obs = [memory.aged(each.episode, each.tick, each.obs) for each in chosen]
-        width = self._spec.obs.size + (0 if memory is None else memory.goals.width)
+        width = self._shown or self._spec.obs.size
+        width += 0 if memory is None else memory.goals.width
         flat = np.reshape(obs, (len(obs), width)).astype(np.float32)
         return Labels(flat, dists.rows(guidance.rows, kept * self.horizon))

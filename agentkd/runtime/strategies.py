@@ -21,6 +21,7 @@ from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.codec import Answer
 from agentkd.runtime.goals import Goals
 from agentkd.runtime.rollforward import RollForward
+from agentkd.runtime.standin import HELD, StandIn
 from agentkd.spec import DiscreteSpec, Spec
 from agentkd.types import Floats, Strategy
 
@@ -47,6 +48,10 @@ class Trust:
         missed: The largest share of an observation's movement that predictions miss lately, 0 to 1:
             squared differences, predicted from seen, over those from answer to answer; the mean
             over the observation's numbers.
+        stand_in: Answers that take at most two ticks act in the executor's place, held as by a
+            planner alone, while their mean distance from the planner's own word, which comes
+            later, is below this share of the executor's, as where it has hardly learnt
+            (`agentkd.runtime.standin`); 0 for never.
     """
 
     same: float = 0.01
@@ -55,9 +60,10 @@ class Trust:
     excess: float = 1.5
     slack: float = 0.01
     missed: float = 0.5
+    stand_in: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("same", "surprise", "sharp", "slack", "missed"):
+        for name in ("same", "surprise", "sharp", "slack", "missed", "stand_in"):
             check_range(f"Trust's {name}", getattr(self, name), least=0, most=1)
         check_range("Trust's excess", self.excess, least=1)
 
@@ -137,11 +143,16 @@ class Strategies:
     """Holds the strategy that serves, and counts those that do not.
 
     If `patient`, it takes late strategies too, as a planner that acts alone does: one serves the
-    tick at which it arrives with its last row.
+    tick at which it arrives with its last row. While a `stand_in` says so, it goes on with it.
     """
 
     def __init__(
-        self, spec: Spec, options: StrategyOptions | None = None, *, patient: bool = False
+        self,
+        spec: Spec,
+        options: StrategyOptions | None = None,
+        *,
+        patient: bool = False,
+        stand_in: StandIn | None = None,
     ) -> None:
         wanted = options or StrategyOptions()
         self.accepted = 0
@@ -155,6 +166,7 @@ class Strategies:
         self.standing = wanted.advance == "commands"
         # Where rows are used up by commands, those of a late answer were done already.
         self._patient = patient and not self.standing
+        self.stand_in = stand_in
         self._coming: deque[Strategy] = deque(maxlen=_WAITING)
         self._goal: tuple[Floats, int] | None = None
         self._acted = False
@@ -170,6 +182,8 @@ class Strategies:
         self._coming.clear()
         self._goal = None
         self._acted = False
+        if self.stand_in is not None:
+            self.stand_in.reset()
 
     def refuse(self, reason: str, *, drop: bool = False) -> None:
         """Count a strategy that does not serve; `drop` it for good if it is the present one."""
@@ -198,17 +212,30 @@ class Strategies:
             return passed
         return passed - (self._idle - self._idle_at[since % _REMEMBERED])
 
-    def offer(self, answer: Answer, tick: int, episode: int) -> None:
-        """Take an answer that arrived at `tick`, or refuse it."""
+    @property
+    def stands(self) -> bool:
+        """Whether late answers stand in for the executor."""
+        return self.stand_in is not None and self.stand_in.stands
+
+    def offer(self, answer: Answer, tick: int, episode: int, mine: Any = None) -> None:
+        """Take an answer that arrived at `tick`, or refuse it.
+
+        `mine` is what the executor would have done at the tick that it is for, if that is known.
+        """
         horizon = 0 if answer.rows is None else len(answer.rows.rows)
         age = self.consumed(answer.tick, tick)
         guides = answer.goal is not None and self._goals is not None and age <= self._goals.max_age
         order = (answer.origin, answer.part)
         if answer.episode != episode:
             self._why = "episode"
-        elif order <= self._newest:
+            self.refuse(self._why)
+            return
+        if self.stand_in is not None and answer.rows is not None and answer.tick == answer.origin:
+            words = dists.mode(dists.opened(answer.rows, self._spec.action), self._spec.action)
+            self.stand_in.take(answer.tick, tick, words, mine)
+        if order <= self._newest:
             self._why = "superseded"
-        elif age >= horizon and not self._patient and not guides:
+        elif age >= horizon and not (self._patient or self.stands or guides):
             self._why = "late"
         else:
             self._newest = order
@@ -231,7 +258,7 @@ class Strategies:
             episode=answer.episode,
             obs_tick=answer.tick,
             ready_tick=tick,
-            valid_until=max(last, tick) if self._patient else last,
+            valid_until=max(last, tick),
             rows=rows,
             goal=answer.goal,
             partial=answer.partial,
@@ -285,7 +312,10 @@ class Strategies:
         row, horizon = self.row(strategy, tick), strategy.horizon
         reason = "fresh" if row == 0 else "ahead"
         if row >= horizon:
-            if not (self._patient and horizon and tick == strategy.ready_tick):
+            age = tick - strategy.obs_tick
+            held = self._patient and tick == strategy.ready_tick
+            held = held or (self.stands and age < horizon + HELD)
+            if not (horizon and held):
                 self.current = None
                 return None, why
             row, reason = horizon - 1, "late"

@@ -27,6 +27,7 @@ from agentkd.errors import (
 from agentkd.executors.acting import Form, staged_form
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
+from agentkd.executors.past import past_words, unrolled
 from agentkd.executors.staged import Staged, finish
 from agentkd.printable import logger
 from agentkd.runtime.connect import Companions
@@ -144,13 +145,15 @@ def distiller_for(
     """
     from agentkd.runtime.workers.host import Process
 
-    if executor.memory:
+    if unrolled(executor).memory:
         raise ConfigError(
             f"{executor.architecture} has a memory and learns from whole sequences: distil it "
-            "with agentkd.distill. For learn=True take one without, such as mlp:64,64."
+            "with agentkd.distill. For learn=True take one without, such as mlp:64,64, or let it "
+            "see stack:4."
         )
     if isinstance(given, str) and not _is_path(given):
-        return Process(_BUILD, {"executor": given, "spec": to_json(executor.spec)}), None
+        told = {"spec": to_json(executor.spec), "past": past_words(executor)}
+        return Process(_BUILD, {"executor": given, **told}), None
     if executor.about.labels is None:
         log.warning(
             "The executor has no kept labels, so the gate cannot tell what live learning costs it "

@@ -25,6 +25,7 @@ from typing import Any, final
 
 import numpy as np
 
+from agentkd.runtime.distances import Apart, RunningMean
 from agentkd.runtime.strategies import Strategies, Trust
 from agentkd.spec import ActionSpec, BoxSpec
 from agentkd.types import Floats, Strategy
@@ -40,21 +41,6 @@ _FEW = 8
 _ROUNDING, _LEAST = 1e-8, 1e-16
 _AGES = 12
 """Ages are counted in groups: 1, 2, 3 to 4, 5 to 8, and so on."""
-
-
-class _Mean:
-    """A running mean: of all values first, then of about the last 32.
-
-    `before` counts as a first value, so that a few good ones prove nothing.
-    """
-
-    def __init__(self, before: float | None = None) -> None:
-        self.count = 0 if before is None else 1
-        self.value = before or 0.0
-
-    def note(self, value: float) -> None:
-        self.count += 1
-        self.value += max(_FORGET, 1 / self.count) * (value - self.value)
 
 
 class _Missed:
@@ -139,16 +125,11 @@ class Judge:
     ) -> None:
         self.trust, self._history, self._executor = trust, history, executor
         self._vetoes = vetoes
-        self._boxes = isinstance(action, BoxSpec)
-        if isinstance(action, BoxSpec):
-            low, high = np.asarray(action.low), np.asarray(action.high)
-            distance = np.subtract(high, low, dtype=np.float64)
-            sound = np.isfinite(distance) & (distance > 0)
-            self._per_unit = 1.0 / np.where(sound, distance, 2.0) / len(distance)
-        self._base = _Mean()
-        before = _BEFORE_BOXES if self._boxes else _BEFORE_CHOICES
-        self._error, self._missed = _Mean(before), _Missed()
-        self._aged = [_Mean(before) for _ in range(_AGES)]
+        self._apart = Apart(action)
+        self._base = RunningMean()
+        before = _BEFORE_BOXES if isinstance(action, BoxSpec) else _BEFORE_CHOICES
+        self._error, self._missed = RunningMean(before), _Missed()
+        self._aged = [RunningMean(before) for _ in range(_AGES)]
         self._case: _Case | None = None
         self._former: _Case | None = None
 
@@ -255,9 +236,3 @@ class Judge:
             if did is None or wanted is None or self._apart(did, wanted) > self.trust.same:
                 return False
         return True
-
-    def _apart(self, one: Any, other: Any) -> float:
-        left, right = np.ravel(one), np.ravel(other)
-        if self._boxes:
-            return min(1.0, float(np.abs(left - right) @ self._per_unit))
-        return float(np.mean(left != right))

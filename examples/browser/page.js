@@ -1,10 +1,13 @@
 // The page: a clock, a drawing, and who acts.
 import { load } from "./executor.js";
-import { PERIOD, World } from "./world.js";
+import { FPS, HEIGHT, Lander, PAD, WIDTH, seeded } from "./lander.js";
 
 const $ = (name) => document.querySelector(name);
-const UPRIGHT = 0.25;
-const BATCH = 1000;
+const PERIOD = 1000 / FPS;
+const BATCH = 2000;
+const KEYS = { ArrowLeft: 1, ArrowUp: 2, ArrowRight: 3, ArrowDown: 0 };
+/** Milliseconds for which the end of an episode is shown. */
+const REST = 1500;
 
 const bytes = Uint8Array.from(atob($("#executor").textContent.trim()), (c) => c.charCodeAt(0));
 const executor = await load(bytes);
@@ -15,147 +18,143 @@ $("#golden").textContent = agrees
   : `golden vectors DIFFER here by ${worst.toExponential(0)}`;
 $("#shape").textContent = `${executor.info.architecture}, ${bytes.length.toLocaleString("en")} bytes`;
 
-const world = new World();
-let acts = "executor";
-let yours = 0;
-let torque = 0;
-let upright = 0;
+const held = new Set();
+const times = [];
+let counts;
+let seed = 0;
+let lander;
 let running = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 let due = performance.now();
 let timing = 0;
+let ended = 0;
 
-function tick() {
-  torque = acts === "executor" ? executor.act(world.observe())[0] : acts === "you" ? yours : 0;
-  world.step(torque);
-  upright = Math.abs(world.tilt()) < UPRIGHT ? upright + 1 : 0;
+function begin() {
+  const wind = Number($("#wind").value);
+  // The original's defaults, 15 and 1.5, have this ratio.
+  const world = { gravity: -Number($("#gravity").value), wind, turbulence: wind / 10 };
+  lander = new Lander(seeded(seed++), world);
+  executor.reset();
+}
+
+function change() {
+  counts = { landed: 0, crashed: 0, lost: 0 };
+  begin();
+}
+
+function tick(now) {
+  if (lander.ended) {
+    if (now - ended > REST) begin();
+    return;
+  }
+  const decided = executor.act(lander.observation);
+  lander.tick(held.size ? KEYS[[...held].at(-1)] : decided);
+  if (!lander.ended) return;
+  ended = now;
+  counts[lander.ended in counts ? lander.ended : "lost"] += 1;
 }
 
 /** Decisions are shorter than what a page's clock can tell: many are timed at once. */
 function time() {
-  const seen = world.observe();
   const start = performance.now();
-  for (let i = 0; i < BATCH; i++) timed.act(seen);
-  const micro = ((performance.now() - start) / BATCH) * 1000;
-  $("#decision").textContent = `${micro.toFixed(2)} µs`;
+  for (let i = 0; i < BATCH; i++) timed.act(lander.observation);
+  if (times.push(((performance.now() - start) / BATCH) * 1000) > 15) times.shift();
+  const middle = times.toSorted((a, b) => a - b)[times.length >> 1];
+  $("#decision").textContent = `${middle.toFixed(1)} µs`;
 }
 
-function draw(ahead) {
+function draw() {
   const canvas = $("canvas");
-  const size = canvas.clientWidth;
-  const pixels = Math.round(size * devicePixelRatio);
-  if (canvas.width !== pixels) canvas.width = canvas.height = pixels;
+  const pixels = Math.round(canvas.clientWidth * devicePixelRatio);
+  if (canvas.width !== pixels) {
+    canvas.width = pixels;
+    canvas.height = (pixels * HEIGHT) / WIDTH;
+  }
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+  const unit = pixels / WIDTH;
   const pen = canvas.getContext("2d");
-  const unit = pixels / 3.4;
-  pen.setTransform(unit, 0, 0, unit, pixels / 2, pixels / 2);
-  pen.clearRect(-2, -2, 4, 4);
-  pen.lineCap = "round";
-  const angle = world.angle + world.velocity * ahead;
-  const x = Math.sin(angle) * world.length;
-  const y = -Math.cos(angle) * world.length;
-  pen.strokeStyle = colour("line");
-  pen.lineWidth = 0.02;
-  pen.beginPath();
-  pen.arc(0, 0, world.length, 0, 2 * Math.PI);
-  pen.stroke();
-  pen.strokeStyle = pen.fillStyle = colour(acts);
-  pen.lineWidth = 0.09 * Math.sqrt(world.mass);
-  pen.beginPath();
-  pen.moveTo(0, 0);
-  pen.lineTo(x, y);
-  pen.stroke();
-  const turn = -Math.PI / 2;
-  const span = (torque * world.gain) / 2;
-  pen.lineWidth = 0.05;
-  pen.beginPath();
-  pen.arc(0, 0, 0.25, turn, turn + span, span < 0);
-  pen.stroke();
-  pen.fillStyle = colour("ink");
-  pen.beginPath();
-  pen.arc(0, 0, 0.05, 0, 2 * Math.PI);
-  pen.fill();
+  const shape = (points, fill) => {
+    pen.fillStyle = fill;
+    pen.beginPath();
+    for (const { x, y } of points) pen.lineTo(x, y);
+    pen.fill();
+  };
+  pen.setTransform(unit, 0, 0, -unit, 0, canvas.height);
+  pen.clearRect(0, 0, WIDTH, HEIGHT);
+  shape([{ x: 0, y: 0 }, ...lander.terrain, { x: WIDTH, y: 0 }], colour("line"));
+  for (const x of PAD.slice(0, 2)) {
+    const y = PAD[2];
+    shape([{ x, y }, { x, y: y + 1.5 }, { x: x + 0.06, y: y + 1.5 }, { x: x + 0.06, y }], colour("dim"));
+    shape([{ x, y: y + 1.5 }, { x: x + 0.8, y: y + 1.25 }, { x, y: y + 1 }], colour("dim"));
+  }
+  const flames = colour(held.size ? "you" : "executor");
+  const on = (body, points) => points.map(([x, y]) => body.getWorldPoint({ x, y }));
+  if (!lander.ended) {
+    const { hull, main, side } = lander;
+    if (main) shape(on(hull, [[-0.2, -0.33], [0, -0.4 - main], [0.2, -0.33]]), flames);
+    const at = -Math.sign(side) * 0.55;
+    shape(on(hull, [[at, 0.3], [at - side * 0.6, 0.4], [at, 0.5]]), flames);
+  }
+  for (const body of [...lander.legs, lander.hull]) {
+    const { m_vertices: corners } = body.getFixtureList().getShape();
+    shape(corners.map((each) => body.getWorldPoint(each)), colour("ink"));
+  }
 }
 
 function show() {
-  const names = { executor: "the executor", you: "you", nobody: "nobody" };
-  $("#acts").textContent = names[acts];
-  $("#acts").className = acts;
-  $("#torque").textContent = `${torque.toFixed(2)} Nm`;
-  $("#upright").textContent = upright ? `for ${(upright * PERIOD).toFixed(1)} s` : "no";
-  $("#upright").dataset.ticks = upright;
+  $("#acts").textContent = held.size ? "you" : "the executor";
+  $("#acts").className = held.size ? "you" : "executor";
+  const score = Math.round(lander.score);
+  $("#score").textContent = lander.ended ? `${score}, ${lander.ended}` : String(score);
+  for (const name of Object.keys(counts)) $(`#${name}`).textContent = counts[name];
 }
 
 function frame(now) {
   if (running) {
     // Ticks that a hidden page missed are skipped: there is no burst to catch up.
-    if (now - due > 5000 * PERIOD) due = now;
-    for (; due <= now; due += 1000 * PERIOD) tick();
+    if (now - due > 50 * PERIOD) due = now;
+    for (; due <= now; due += PERIOD) tick(now);
     if (now - timing > 1000) {
       timing = now;
       time();
     }
   } else {
-    due = now + 1000 * PERIOD;
+    due = now;
   }
-  draw(running ? PERIOD - (due - now) / 1000 : 0);
+  draw();
   show();
   requestAnimationFrame(frame);
 }
 
-function choose(who) {
-  acts = who;
-  for (const each of document.querySelectorAll("[data-acts]")) {
-    each.setAttribute("aria-pressed", String(each.dataset.acts === who));
-  }
+function pause(still) {
+  running = !still;
+  $("#pause").textContent = still ? "Go on (P)" : "Pause (P)";
 }
 
-for (const each of document.querySelectorAll("[data-acts]")) {
-  each.addEventListener("click", () => choose(each.dataset.acts));
-}
-for (const each of document.querySelectorAll("input[data-world]")) {
+for (const each of document.querySelectorAll("input")) {
   each.addEventListener("input", () => {
-    world[each.dataset.world] = Number(each.value);
-    $(`#${each.dataset.world}`).textContent = Number(each.value).toFixed(1);
+    each.nextElementSibling.textContent = each.value;
+    change();
   });
 }
-const pause = () => {
-  $("#pause").textContent = running ? "Pause" : "Go on";
+const actions = {
+  restart: begin,
+  push: () => lander.hull.applyLinearImpulse({ x: 15, y: 0 }, lander.hull.getPosition(), true),
+  pause: () => pause(running),
 };
-$("#pause").addEventListener("click", () => {
-  running = !running;
-  pause();
-});
-$("#push").addEventListener("click", () => {
-  world.velocity += world.velocity < 0 ? -4 : 4;
-});
-const steer = (event) => {
-  const box = $("canvas").getBoundingClientRect();
-  yours = (4 * (event.clientX - box.left)) / box.width - 2;
-  choose("you");
-};
-$("canvas").addEventListener("pointerdown", (event) => {
-  $("canvas").setPointerCapture(event.pointerId);
-  steer(event);
-});
-$("canvas").addEventListener("pointermove", (event) => event.buttons && steer(event));
-for (const name of ["pointerup", "pointercancel"]) {
-  $("canvas").addEventListener(name, () => {
-    yours = 0;
-    choose("executor");
-  });
+for (const name of Object.keys(actions)) {
+  $(`#${name}`).addEventListener("click", actions[name]);
 }
 addEventListener("keydown", (event) => {
-  const sides = { ArrowLeft: -2, ArrowRight: 2 };
-  if (!(event.key in sides) || event.target.matches("input")) return;
-  yours = sides[event.key];
-  choose("you");
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+  const button = $(`[aria-keyshortcuts="${CSS.escape(event.key.toLowerCase())}"]`);
+  if (button && !event.repeat) button.click();
+  if (!(event.key in KEYS)) return;
+  event.preventDefault();
+  held.add(event.key);
 });
-addEventListener("keyup", (event) => {
-  if (event.key.startsWith("Arrow") && acts === "you") {
-    yours = 0;
-    choose("executor");
-  }
-});
-pause();
+addEventListener("keyup", (event) => held.delete(event.key));
+addEventListener("blur", () => held.clear());
+change();
+pause(!running);
 requestAnimationFrame(frame);

@@ -17,6 +17,8 @@ TARGETS = {
     "dataset": "dataset:TARGET",
     "device": "device:STATE",
     "federated": "federated:TARGET",
+    "federated-kept": "federated_line:KEPT",
+    "federated-offer": "federated_line:OFFER",
     "fleet-desired": "fleet:DESIRED",
     "fleet-need": "fleet:NEED",
     "fleet-note": "fleet:NOTE",

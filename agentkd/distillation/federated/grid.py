@@ -38,8 +38,9 @@ _Grid: Any = Grid
 class _Rounds(_Grid):  # type: ignore[misc]
     """Does a round for each batch of messages of a strategy. It is a `flwr.serverapp.Grid`."""
 
-    def __init__(self, exchange: Exchange, names: Sequence[str]) -> None:
+    def __init__(self, exchange: Exchange, names: Sequence[str], seed: int, begun: int) -> None:
         self._exchange, self._names = exchange, tuple(names)
+        self._seed, self._done = seed, begun
 
     def set_run(self, run: Any) -> None:
         """Do nothing; there is one run only."""
@@ -62,7 +63,9 @@ class _Rounds(_Grid):  # type: ignore[misc]
         raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return a number for each client."""
+        """Return a number for each client, right before a strategy draws some of them."""
+        # By the round, so that a run that goes on draws as one that was never interrupted.
+        random.seed(f"{self._seed} {self._done}")
         return range(1, len(self._names) + 1)
 
     def send_and_receive(
@@ -84,6 +87,7 @@ class _Rounds(_Grid):  # type: ignore[misc]
         (arrays,) = content.array_records.values()
         # In the clients' order, so that sums are the same with the same seed.
         names = {self._names[node - 1]: asked[node] for node in sorted(asked)}
+        self._done += 1
         found = self._exchange(np.asarray(arrays[_KEY].numpy(), np.float32), tuple(names))
         return [_reply(message, found[name]) for name, message in names.items()]
 
@@ -104,16 +108,18 @@ def run(
     names: Sequence[str],
     strategy: Any = None,
     seed: int = 0,
+    begun: int = 0,
 ) -> Floats | None:
     """Let a strategy of Flower's do some rounds.
 
     Args:
         exchange: Does a round.
         initial: The array to begin with, float32.
-        rounds: How many.
+        rounds: How many are left.
         names: The clients.
         strategy: The strategy; None for FedAvg.
         seed: For which clients it draws, where it takes a part of them.
+        begun: How many rounds are over.
 
     Returns:
         What the strategy made of the last round that had replies; None if none had.
@@ -137,10 +143,10 @@ def run(
                 f"{' and '.join(_NEEDS)}."
             )
         inner = getattr(inner, "strategy", None)
-    with _identity(), _quiet(), _drawing(seed):
+    with _identity(), _quiet(), _drawing():
         arrays = ArrayRecord({_KEY: Array(initial)})
         result = strategy.start(
-            grid=_Rounds(exchange, names), initial_arrays=arrays, num_rounds=rounds
+            grid=_Rounds(exchange, names, seed, begun), initial_arrays=arrays, num_rounds=rounds
         )
     if _KEY not in result.arrays:
         return None
@@ -188,10 +194,9 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the generator with which Flower draws clients, and give it back as it was."""
+def _drawing() -> Iterator[None]:
+    """Give the generator with which Flower draws clients back as it was."""
     before = random.getstate()
-    random.seed(seed)
     try:
         yield
     finally:

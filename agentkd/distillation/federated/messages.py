@@ -44,6 +44,7 @@ class Request:
         normaliser: Its mean and scale, (2 * obs,); None where clients keep their own.
         public: The public states; None if they were sent before or are not needed.
         consensus: The clients' consensus on the public states, (states, width), or None.
+        run: Tells requests of one run from those of another.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Request:
     normaliser: Floats | None = None
     public: PublicStates | None = None
     consensus: Floats | None = None
+    run: int = 0
 
 
 def weights_of(executor: Executor) -> Floats:
@@ -76,10 +78,11 @@ def with_normaliser(executor: Executor, normaliser: Floats) -> Executor:
 
 def write_request(request: Request, executor: Executor) -> bytes:
     """Write a request; `executor` is the shared one."""
-    task = [request.number, request.rounds, request.labels, request.steps, request.answers]
+    counts = [request.number, request.rounds, request.labels, request.steps]
+    task = [*counts, request.answers, request.run]
     arrays: dict[str, Any] = {"task": np.array(task, np.int64)}
     if request.weights is not None:
-        arrays |= {"form": _form(executor), "weights": request.weights}
+        arrays |= {"form": form_of(executor), "weights": request.weights}
     if request.normaliser is not None:
         arrays["normaliser"] = request.normaliser
     if request.public is not None:
@@ -105,12 +108,12 @@ def read_request(raw: bytes, executor: Executor) -> Request:
         "consensus": (np.float32, (None, answer_width(executor.spec))),
     }
     with loading("The server's request"):
-        found = _read(raw, {"task": (np.int64, (5,))}, optional)
-        number, rounds, labels, steps, answers = (int(each) for each in found["task"])
+        found = _read(raw, {"task": (np.int64, (6,))}, optional)
+        number, rounds, labels, steps, answers, run = (int(each) for each in found["task"])
         counts = (number, rounds, labels, steps)
         if not all(1 <= each <= _MOST_COUNT for each in counts) or number > rounds:
             raise LoadError(f"round {number} of {rounds}, {labels} labels, {steps} steps")
-        if "weights" in found and not np.array_equal(found.get("form", ()), _form(executor)):
+        if "weights" in found and not np.array_equal(found.get("form", ()), form_of(executor)):
             raise LoadError(
                 f"its weights are not those of {executor.architecture}; give clients and server "
                 "the same executor"
@@ -129,6 +132,7 @@ def read_request(raw: bytes, executor: Executor) -> Request:
             normaliser=normaliser,
             public=public,
             consensus=found.get("consensus"),
+            run=run,
         )
 
 
@@ -165,7 +169,7 @@ def read_reply(
         return numbers, labels
 
 
-def _form(executor: Executor) -> NDArray[np.uint8]:
+def form_of(executor: Executor) -> NDArray[np.uint8]:
     """Return eight bytes that tell executors apart whose weights do not fit each other."""
     form = (executor.architecture, len(executor.mean), executor.spec.action, executor.head)
     return np.frombuffer(hashlib.sha256(repr(form).encode()).digest()[:8], np.uint8)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 import numpy as np
 
 from agentkd.distillation.engine import DistillerOptions
 from agentkd.distillation.federated.client import Client, Clients, InMemory
+from agentkd.distillation.federated.kept import Kept, Round, read_kept, write_kept
 from agentkd.distillation.federated.messages import (
     Request,
+    form_of,
     read_reply,
     weights_of,
     with_weights,
@@ -32,25 +37,6 @@ log = logger(__name__)
 Mode = Literal["weights", "answers", "consensus"]
 Normaliser = Literal["personal", "shared"]
 _LATE = "it did not reply in time"
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What happened in a round.
-
-    Attributes:
-        number: Which one, from 1.
-        replied: The clients whose replies counted.
-        refused: Why the replies of others did not count, by client.
-        sent: Bytes sent to clients.
-        received: Bytes received from clients, refused ones counted in.
-    """
-
-    number: int
-    replied: tuple[str, ...]
-    refused: Mapping[str, str]
-    sent: int
-    received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +83,7 @@ def federate(
     options: DistillerOptions | None = None,
     timeout: float | None = None,
     watch: Callable[[Round, Executor], None] | None = None,
+    keep: str | Path | None = None,
 ) -> Federated:
     """Distil the planners of many devices into one executor; their observations stay with them.
 
@@ -131,6 +118,9 @@ def federate(
         options: How the server learns a consensus.
         timeout: Seconds that a round may take; a client that is later is counted as refused.
         watch: Called after each round, with the shared executor as it is then.
+        keep: A file in which the end of each round is kept. If it is there, its run goes on: the
+            round that a kill interrupted is done again, and with the same options and replies the
+            result is the same. A strategy that remembers rounds, such as FedAdam, forgets them.
 
     Returns:
         The shared executor, and who replied, who was refused and why, and the bytes of each round.
@@ -138,8 +128,10 @@ def federate(
         on with the others, and without any the former executor stays.
 
     Raises:
-        ConfigError: If an option is invalid, Flower is missing or of another version, or the
-            strategy needs more clients than there are.
+        ConfigError: If an option is invalid, Flower is missing or of another version, the strategy
+            needs more clients than there are, or `keep` is of a run with other options.
+        LoadError: If `keep` is damaged.
+        WriteError: If it cannot be written.
         AgentkdError: If no reply of any round could be used.
     """
     known = clients if not isinstance(clients, Mapping) else InMemory(clients)
@@ -165,17 +157,23 @@ def federate(
         known,
         _begun(executor, states, normaliser),
         options or DistillerOptions(seed=seed),
-        Request(1, rounds, labels, steps, answers=mode != "weights"),
+        Request(1, rounds, labels, steps, answers=mode != "weights", run=secrets.randbits(62)),
         mode,
         normaliser,
         states,
         timeout,
         watch,
+        None if keep is None else Path(keep),
     )
-    final = grid.run(server.exchange, server.initial(), rounds, known.names, strategy, seed)
+    begin = server.resume(strategy, seed)
+    done = len(server.rounds)
+    final: Floats | None = begin
+    if done < rounds:
+        final = grid.run(server.exchange, begin, rounds - done, known.names, strategy, seed, done)
     if final is None:
         reasons = "; ".join(f"{k}: {v}" for k, v in server.rounds[-1].refused.items())
         raise AgentkdError(f"No client's reply could be used: {reasons}")
+    server.keep(final)
     shared = server.learnt(final, rounds)
     if watch is not None:
         watch(server.rounds[-1], shared)
@@ -209,13 +207,57 @@ class _Server:
     public: PublicStates | None
     timeout: float | None
     watch: Callable[[Round, Executor], None] | None
+    kept: Path | None = None
     rounds: list[Round] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
     """Who knows the public states."""
     _agreed: bool = False
     """Whether there is a consensus."""
+    _same: dict[str, Any] = field(default_factory=dict)
+    """What has to be the same for a run to go on."""
 
-    def initial(self) -> Floats:
+    def resume(self, strategy: Any, seed: int) -> Floats:
+        """Return what the strategy goes on from: what was kept, or what it begins with."""
+        numbers = self._initial()
+        if self.kept is None:
+            return numbers
+        task, public = self.task, b"" if self.public is None else self.public.obs.tobytes()
+        self._same = {
+            "mode": self.mode,
+            "rounds": task.rounds,
+            "labels": task.labels,
+            "steps": task.steps,
+            "strategy": "FedAvg" if strategy is None else type(strategy).__name__,
+            "normaliser": self.normaliser,
+            "seed": seed,
+            "clients": list(self.clients.names),
+            "executor": form_of(self.executor).tobytes().hex(),
+            "public": hashlib.sha256(public).hexdigest()[:16],
+        }
+        size = len(self.executor.vector())
+        found = read_kept(self.kept, self._same, numbers.shape, size)
+        if found is None:
+            return numbers
+        log.info("%s: going on after round %d.", self.kept, len(found.rounds))
+        self.task = replace(task, run=found.run)
+        self.executor = self.executor.with_vector(found.vector, self.executor.version)
+        self.rounds, self._told, self._agreed = list(found.rounds), set(found.told), found.agreed
+        return found.numbers
+
+    def keep(self, numbers: Floats) -> None:
+        """Keep what the strategy made of the last round, before anything is learnt from it."""
+        if self.kept is not None:
+            kept = Kept(
+                self.task.run,
+                numbers,
+                self.executor.vector(),
+                tuple(self.rounds),
+                frozenset(self._told),
+                self._agreed,
+            )
+            write_kept(self.kept, kept, self._same)
+
+    def _initial(self) -> Floats:
         """Return what the strategy begins with."""
         if self.public is not None and self.mode != "weights":
             return self.public.answers(self.executor)
@@ -244,6 +286,7 @@ class _Server:
         Returns:
             What each client replied and how many labels it learnt, or why that is refused.
         """
+        self.keep(numbers)
         number = len(self.rounds) + 1
         shared = self.learnt(numbers, number - 1)
         if self.watch is not None and self.rounds:

@@ -17,19 +17,10 @@ import numpy as np
 from agentkd.device import Device
 from agentkd.errors import LoadError
 from agentkd.fleet.errand import Errand, Pace, Patience
-from agentkd.fleet.messages import (
-    Action,
-    Desired,
-    Need,
-    Report,
-    Topics,
-    blob,
-    read_desired,
-    read_need,
-    read_report,
-)
+from agentkd.fleet.messages import Action, Desired, Report, Topics, read_desired, read_report
 from agentkd.fleet.notes import Note, read_note
 from agentkd.printable import printable
+from agentkd.transport.blobs import Need, blob, read_need
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target

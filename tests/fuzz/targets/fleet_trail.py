@@ -40,14 +40,9 @@ _EVENTS: list[dict[str, Any]] = [
     {"what": "rollback", "rollout": 4, "by": "me"},
     {"what": "finish", "rollout": 4},
 ]
-_STATES: list[dict[str, Any]] = []
+_LINES = [Entry(number, float(number), event, "") for number, event in enumerate(_EVENTS, 1)]
+_STATES = [fold(_LINES[:count]).checkpoint() for count in range(len(_LINES) + 1)]
 """A checkpoint after so many of the events."""
-for _count in range(len(_EVENTS) + 1):
-    _STATES.append(
-        fold(
-            Entry(n, float(n), event, "") for n, event in enumerate(_EVENTS[:_count], 1)
-        ).checkpoint()
-    )
 
 
 @cache

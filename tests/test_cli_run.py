@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agentkd.cli.main import main
@@ -58,6 +59,21 @@ def test_three_arms_live_the_same_seeds(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     for name in ("planner, never late", "runtime", "random actions", "agentkd eval"):
         assert name in said
+
+
+def test_the_lead_says_which_arm_is_better_alone(tmp_path: Path) -> None:
+    """An executor that pushes one way whatever happens, and a planner that balances though late."""
+    executor, out = tmp_path / "one way.akd", tmp_path / "out"
+    untaught = initial("linear", CARTPOLE)
+    untaught.with_vector(np.zeros_like(untaught.vector()), 0).save(executor)
+    how = ["run", "CartPole-v1", "--planner", BALANCE, "--clock", "virtual", "--film", "off"]
+    how += ["--executor", str(executor), "--planner-latency", "3", "--episodes", "8"]
+    assert main([*how, "--out", str(out)]) == 0
+    data = report(out)
+    apart = data["arms"]["planner"]["return"] - data["arms"]["runtime"]["return"]
+    assert apart > 5
+    assert f"The planner alone does better here, by {apart:.1f} (" in data["lead"]
+    assert "The executor alone" not in data["lead"]
 
 
 def test_a_live_page_shows_the_arms_and_changes_no_figure(

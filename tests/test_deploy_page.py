@@ -173,6 +173,9 @@ def test_what_cannot_be_built_is_named(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "maps 7 numbers to" in done.stderr
         assert "LunarLander-v3 shows 8" in done.stderr
+        done = ran(sys.executable, str(FOLDER / "compare.py"), str(tmp_path / "other.akd"))
+        assert "sees 7 numbers and acts in" in done.stderr
+        assert "Traceback" not in done.stderr
     assert "nowhere.akd" in build("nowhere.akd", "-o", str(out)).stderr
     shutil.copy(FOLDER / "build.py", tmp_path)
     executor = str(ROOT / "policies" / "lunarlander" / "executor.akd")

@@ -102,7 +102,7 @@ def test_a_planner_that_is_gone_leaves_the_executor_to_act() -> None:
 def test_a_comparison_takes_what_was_held_before_too() -> None:
     """An answer that was for the very tick is not what was held when it was asked."""
     judge = StandIn(0.5, SPEC.action)
-    near, far = np.array([[0.0]]), np.array([1.0])
+    near, far = Point(np.zeros((1, 1), np.float32)), np.array([1.0])
     for tick in range(20):
         judge.take(2 * tick, 2 * tick + 2, near, far)
     assert judge.stands
@@ -110,5 +110,6 @@ def test_a_comparison_takes_what_was_held_before_too() -> None:
     wild = StandIn(0.5, SPEC.action)
     for tick in range(40):
         # The planner's word changes each time: what is held is as far from it as can be.
-        wild.take(2 * tick, 2 * tick + 2, np.array([[(-1.0) ** tick]]), far)
+        turned = Point(np.full((1, 1), (-1.0) ** tick, np.float32))
+        wild.take(2 * tick, 2 * tick + 2, turned, far)
     assert not wild.stands

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from agentkd.cli.run_plots import latencies, returns_of, who_acted
 from agentkd.cli.terminal import Facts, View, figure
 from agentkd.distillation.task import Returns
 from agentkd.executors.executor import Executor
+from agentkd.measure.intervals import mean_interval
 from agentkd.measure.live import ArmLook, Lived, Setting
 from agentkd.planners import Planner
 from agentkd.report.model import Column, Plot, Report, Section, Series, Table
@@ -48,7 +49,8 @@ def run_view(setting: Setting, planner: Planner, executor: Executor) -> View:
     late = "as late as it is"
     if setting.latency is not None:
         milliseconds = 1000 * setting.latency / setting.hz
-        late = f"{setting.latency} ticks late ({milliseconds:.0f} ms)"
+        many = "" if setting.latency == 1 else "s"
+        late = f"{setting.latency} tick{many} late ({milliseconds:.0f} ms)"
     return View(
         (setting.env, "bold"),
         f" at {setting.hz:g} Hz, {setting.clock} clock   planner ",
@@ -57,6 +59,14 @@ def run_view(setting: Setting, planner: Planner, executor: Executor) -> View:
         (executor.architecture, "cyan"),
         f" ({executor.parameters:,})",
     )
+
+
+_FEW = 5
+"""Episodes that are needed to say that an arm is better."""
+_ALONE = {
+    "planner": "let the executor learn longer, or let the planner act alone (mode='planner').",
+    "executor": "leave the planner out (mode='executor'), or find out which of its rows harm.",
+}
 
 
 def show_goals(view: View, returns: Returns) -> Goals:
@@ -195,7 +205,8 @@ def report(planner: Sequence[str], out: Path, outcome: Outcome, how: Sequence[st
         words = ["run", data["env"], "--planner", *planner, "--executor", data["executor"], *how]
         words += ["--hz", f"{outcome.setting.hz:g}"]
     files = {"executor": data["executor"], "next:": shlex.join(["agentkd", *words])}
-    return Report(data, sections, files, _lead(data), returns_of(data) if data["arms"] else None)
+    lead = " ".join(filter(None, (_lead(data), *_better_alone(outcome))))
+    return Report(data, sections, files, lead, returns_of(data) if data["arms"] else None)
 
 
 def _lead(data: Mapping[str, Any]) -> str:
@@ -216,11 +227,30 @@ def _lead(data: Mapping[str, Any]) -> str:
     late = data["planner_latency_ticks"]
     how = "as late as it is"
     if late is not None:
-        how = f"{late} ticks ({1000 * late / data['hz']:.0f} ms) late"
+        how = f"{late} tick{'' if late == 1 else 's'} ({1000 * late / data['hz']:.0f} ms) late"
     return (
         f"{first[0].upper()}{first[1:]}. Mean returns on the same seeds, the planner {how}; "
         f"{', '.join(rest)}."
     )
+
+
+def _better_alone(outcome: Outcome) -> Iterator[str]:
+    """Say which arm is better without the other, episode by episode, and what to do."""
+    if "runtime" not in outcome.arms:
+        return
+    together = outcome.arms["runtime"].result.returns
+    for name, remedy in _ALONE.items():
+        if name in outcome.arms:
+            alone = outcome.arms[name].result.returns
+            apart = [one - both for one, both in zip(alone, together, strict=False)]
+            if len(apart) < _FEW:
+                continue
+            found = mean_interval(apart)
+            if found.low > 0:
+                yield (
+                    f"The {NAMES[name]} does better here, by {figure(found.mean)} "
+                    f"({figure(found.low)} … {figure(found.high)}): {remedy}"
+                )
 
 
 def _arm(lived: Lived, outcome: Outcome) -> dict[str, Any]:

@@ -231,8 +231,7 @@ class Strategies:
             self.refuse(self._why)
             return
         if self.stand_in is not None and answer.rows is not None and answer.tick == answer.origin:
-            words = dists.mode(dists.opened(answer.rows, self._spec.action), self._spec.action)
-            self.stand_in.take(answer.tick, tick, words, mine)
+            self.stand_in.take(answer.tick, tick, answer.rows, mine)
         if order <= self._newest:
             self._why = "superseded"
         elif age >= horizon and not (self._patient or self.stands or guides):

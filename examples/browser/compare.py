@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from agentkd import Executor, read_bundle
+from agentkd import Executor, env_spec, read_bundle
 from agentkd.deploy.wasm.emit import emit_wasm, loader_of
-from agentkd.errors import AgentkdError, LoadError
+from agentkd.errors import AgentkdError, LoadError, SpecError
 from agentkd.measure.intervals import mean_interval
 from agentkd.spec import BoxSpec
 
@@ -42,10 +42,21 @@ class Episode(NamedTuple):
     ticks: int
 
 
-def in_gymnasium(executor: Executor, seed: int) -> Episode:
+def environment(executor: Executor) -> Any:
+    """Make Gymnasium's environment, of the variant that the executor is for."""
+    env = gym.make("LunarLander-v3", continuous=isinstance(executor.spec.action, BoxSpec))
+    spec = env_spec(env)
+    size, action = executor.spec.obs.size, executor.spec.action
+    if size != spec.obs.size or action != spec.action:
+        raise SpecError(
+            f"The executor sees {size} numbers and acts in {action}; LunarLander-v3 shows "
+            f"{spec.obs.size} and takes {spec.action}."
+        )
+    return env
+
+
+def in_gymnasium(executor: Executor, env: Any, seed: int) -> Episode:
     """Play an episode in Gymnasium's environment."""
-    continuous = isinstance(executor.spec.action, BoxSpec)
-    env: Any = gym.make("LunarLander-v3", continuous=continuous)
     obs, _ = env.reset(seed=seed)
     executor.reset()
     score, ticks, over = 0.0, 0, False
@@ -104,8 +115,9 @@ def main() -> None:
     seeds = range(asked.seed, asked.seed + asked.episodes)
     try:
         executor = read_bundle(asked.executor).executor
+        env = environment(executor)
         page = in_page(executor, seeds)
-        original = [in_gymnasium(executor, seed) for seed in seeds]
+        original = [in_gymnasium(executor, env, seed) for seed in seeds]
     except (AgentkdError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"LunarLander-v3, {len(seeds)} episodes from seed {asked.seed}, {asked.executor}\n")

@@ -1,6 +1,6 @@
 // Gymnasium's LunarLander-v3 (gymnasium/envs/box2d/lunar_lander.py, MIT) on planck.js (MIT), a port
-// of Box2D. Names and numbers are the original's. tests/test_deploy_page.py compares the two tick by
-// tick, compare.py what an executor reaches in both.
+// of Box2D. Names and numbers are the original's. tests/test_deploy_page.py compares the two tick
+// by tick, compare.py what an executor reaches in both.
 import * as planck from "planck";
 
 /** Ticks a second. */
@@ -52,7 +52,7 @@ export class Lander {
   score = 0;
   ticks = 0;
   ended = "";
-  /** Throttles of the last tick: the main engine's, and the side engines', the left one's below 0. */
+  /** Throttles of the last tick: the main engine's, and the side engines', left below 0. */
   main = 0;
   side = 0;
   /** Whether each leg touches the ground. */

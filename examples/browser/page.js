@@ -16,7 +16,8 @@ const { agrees, rows, worst } = await executor.verify();
 $("#golden").textContent = agrees
   ? `${rows} golden vectors agree here, within ${worst.toExponential(0)}`
   : `golden vectors DIFFER here by ${worst.toExponential(0)}`;
-$("#shape").textContent = `${executor.info.architecture}, ${bytes.length.toLocaleString("en")} bytes`;
+const size = bytes.length.toLocaleString("en");
+$("#shape").textContent = `${executor.info.architecture}, ${size} bytes`;
 
 const held = new Set();
 const times = [];
@@ -83,9 +84,10 @@ function draw() {
   pen.clearRect(0, 0, WIDTH, HEIGHT);
   shape([{ x: 0, y: 0 }, ...lander.terrain, { x: WIDTH, y: 0 }], colour("line"));
   for (const x of PAD.slice(0, 2)) {
-    const y = PAD[2];
-    shape([{ x, y }, { x, y: y + 1.5 }, { x: x + 0.06, y: y + 1.5 }, { x: x + 0.06, y }], colour("dim"));
-    shape([{ x, y: y + 1.5 }, { x: x + 0.8, y: y + 1.25 }, { x, y: y + 1 }], colour("dim"));
+    const [low, top, right] = [PAD[2], PAD[2] + 1.5, x + 0.06];
+    const pole = [{ x, y: low }, { x, y: top }, { x: right, y: top }, { x: right, y: low }];
+    shape(pole, colour("dim"));
+    shape([{ x, y: top }, { x: x + 0.8, y: top - 0.25 }, { x, y: top - 0.5 }], colour("dim"));
   }
   const flames = colour(held.size ? "you" : "executor");
   const on = (body, points) => points.map(([x, y]) => body.getWorldPoint({ x, y }));

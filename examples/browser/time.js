@@ -17,7 +17,8 @@ const { agrees, rows, worst } = await executor.verify();
 $("#golden").textContent = agrees
   ? `${rows} golden vectors agree, within ${worst.toExponential(0)}`
   : `golden vectors DIFFER by ${worst.toExponential(0)}`;
-$("#shape").textContent = `${executor.info.architecture}, ${bytes.length.toLocaleString("en")} bytes`;
+const size = bytes.length.toLocaleString("en");
+$("#shape").textContent = `${executor.info.architecture}, ${size} bytes`;
 
 /** Other numbers for each decision, so that no branch is foreseen better than in an episode. */
 const seen = Array.from({ length: ROWS }, (_, row) =>

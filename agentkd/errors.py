@@ -158,6 +158,10 @@ class NumbersError(AgentkdError):
     """NaN or infinity where numbers are needed."""
 
 
+_TOLD = 40
+"""Known names that a message lists."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Say which of the `known` names was probably meant, for the end of a message.
 
@@ -172,7 +176,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean {near[0]!r}?"
     if names:
-        return " Known: " + ", ".join(repr(each) for each in names) + "."
+        more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+        return " Known: " + ", ".join(repr(each) for each in names[:_TOLD]) + more + "."
     return ""
 
 

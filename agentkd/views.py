@@ -81,6 +81,10 @@ def parse_view(text: Seeing, obs: ObsSpec | None = None) -> View:
         return text
     if text is None:
         return EVERYTHING
+    if not isinstance(text, str | list | tuple):
+        raise ConfigError(
+            f"A view is text such as joints,imu or a list of words, not {type(text).__name__}."
+        )
     words = text.split(",") if isinstance(text, str) else list(text)
     words = [str(word).strip() for word in words]
     names = {part.name for part in obs.parts} if obs is not None else set()
@@ -123,6 +127,11 @@ def _referred(text: Any, words: list[str], past: View, counts: Mapping[str, int]
     found = resolve(words[0])
     if callable(found) and not isinstance(found, View):
         return replace(past, function=found)
+    if not isinstance(found, View | str | list | tuple):
+        raise ConfigError(
+            f"The view {words[0]!r} is a {type(found).__name__}. It has to name a text or list of "
+            "words, or for a planner a function of observations."
+        )
     view = parse_view(found)
     said = {*counts, "actions"} if "delay" in counts else counts
     return replace(view, **{word: getattr(past, word) for word in said})

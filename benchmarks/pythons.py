@@ -155,7 +155,8 @@ def run(options: Options) -> int:
     console, rows = Console(), []
     for number, name in enumerate(names, 1):
         recipe, began, said = RECIPES[name], time.monotonic(), "was there"
-        console.print(f"{name} ({number} of {len(names)}): {' '.join(recipe.packages)}")
+        packages = " ".join(recipe.packages)
+        console.print(f"{name} ({number} of {len(names)}): {packages}", soft_wrap=True)
         with _held(options.at, name):
             if _noted(options.at, name) != note(name, done=True):
                 try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentkd.errors import ConfigError, check_range
+from agentkd.errors import ConfigError, check_range, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
     """Comparing it would raise an error that names no option."""
     with pytest.raises(ConfigError, match=r"size is .*, not a number\. Try 8\."):
         check_range("size", value, least=1, hint="Try 8.")
+
+
+def test_of_many_known_names_some_are_told() -> None:
+    """A message stays readable where a module has hundreds of names."""
+    said = did_you_mean("zzz", [f"name{i:03d}" for i in range(300)])
+    assert said.endswith("'name039' and 260 more.")
+    assert did_you_mean("zzz", ["a", "b"]) == " Known: 'a', 'b'."

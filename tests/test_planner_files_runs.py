@@ -126,6 +126,47 @@ def test_a_run_of_isaac_lab_needs_no_arguments(
 
 
 @pytest.mark.parametrize(
+    ("told", "bounds"),
+    [
+        ("", (-20.0, 2.0)),
+        ("min_log_std: -0.5\n    max_log_std: -0.2", (-0.5, -0.2)),
+        ("max_log_std: -0.4", (-20.0, -0.4)),
+        ("clip_log_std: false\n    min_log_std: 1.0", (-np.inf, np.inf)),
+    ],
+)
+def test_the_deviation_is_clipped_as_the_run_says(
+    told: str, bounds: tuple[float, float], tmp_path: Path
+) -> None:
+    """skrl keeps the bounds of the deviation's logarithm in the settings of the run."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "agent.yaml").write_text(
+        SKRL.replace("    class: GaussianMixin\n", f"    class: GaussianMixin\n    {told}\n", 1)
+    )
+    found = torch.load(FILES / "skrl2_shared.pt", weights_only=True)
+    log_std = found["policy"]["log_std_parameter"]
+    log_std[:] = torch.linspace(-1.0, 3.0, len(log_std))
+    torch.save(found, tmp_path / "agent_1.pt")
+    planner = load_planner(tmp_path / "agent_1.pt")
+    obs = np.load((FILES / "skrl2_shared.pt").with_suffix(".npz"))["obs"]
+    (answer,) = answers(planner, obs[:4])
+    assert np.allclose(answer.log_std, np.clip(log_std.numpy(), *bounds), atol=1e-6)
+
+
+@pytest.mark.parametrize("told", ["min_log_std: 1.0\n    max_log_std: 0.0", "max_log_std: high"])
+def test_bounds_of_a_deviation_that_are_none_are_refused(told: str, tmp_path: Path) -> None:
+    """The file and both values are named."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "agent.yaml").write_text(
+        SKRL.replace("    class: GaussianMixin\n", f"    class: GaussianMixin\n    {told}\n", 1)
+    )
+    (tmp_path / "agent_1.pt").write_bytes((FILES / "skrl2_shared.pt").read_bytes())
+    with pytest.raises(
+        LoadError, match=r"agent\.yaml: min_log_std and max_log_std of the policy are"
+    ):
+        load_planner(tmp_path / "agent_1.pt")
+
+
+@pytest.mark.parametrize(
     ("file", "settings", "args"),
     [
         ("rsl5_plain.pt", "actor:\n  activation: elu\n  obs_normalization: true\n", {}),

@@ -18,6 +18,9 @@ from agentkd.views import View, alone, columns, groups, pick, see, whole, words_
 from tests.views_robot import ROBOT, VECTOR, Robot, observation, regulate
 
 BROKEN = [
+    (VECTOR, VECTOR, "not Spec"),
+    (3, VECTOR, "not int"),
+    ("tests.views_robot:ROBOT", VECTOR, "is a Spec"),
     ("joint", ROBOT, "Did you mean 'joints'"),
     ("joints[9]", ROBOT, "holds nothing"),
     ("joints[x]", ROBOT, "write places"),

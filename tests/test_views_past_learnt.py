@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +15,9 @@ from agentkd.distillation.collector import Collector
 from agentkd.distillation.distiller import Distiller
 from agentkd.distillation.history import Histories
 from agentkd.distillation.loop import run_distillation as distill
-from agentkd.distillation.offline import open_dataset
 from agentkd.distillation.process_source import ProcessSource
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.distillation.task import open_task
-from agentkd.errors import ConfigError
 from agentkd.executors.architecture import initial
 from agentkd.executors.layers import Past
 from agentkd.executors.past import past_layer, rolled, unrolled
@@ -199,18 +196,6 @@ def test_it_learns_to_act_on_what_is_old() -> None:
     )
     best, chance = np.mean(made.returns.planner), np.mean(made.returns.random)
     assert kept > 0.97 > (stale - chance) / (best - chance)
-
-
-def test_a_dataset_does_not_say_what_was_executed(tmp_path: Path) -> None:
-    """It is refused, with what can be done."""
-    from agentkd.cli.main import main
-
-    words = ["record", "CartPole-v1", "--planner", "tests.cli_planners:balance", "--labels", "300"]
-    assert main([*words, "--out", str(tmp_path / "data")]) == 0
-    with pytest.raises(ConfigError, match="which actions were executed"):
-        distill(
-            data=open_dataset(tmp_path / "data"), executor="mlp:4", steps=4, executor_sees="delay:1"
-        )
 
 
 def test_looks_leave_time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from agentkd.runtime.agent import Agent
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import flatten_one
+from agentkd.views import environment
 
 log = logger(__name__)
 
@@ -315,6 +316,9 @@ class _Run:
         self, obs: Any, action: Any, score: float | None, agent: Agent
     ) -> tuple[DeviceReason, str] | None:
         """Take note of a tick; return why the trial has to end at once, if it has to."""
+        if environment(self.executor.spec) != agent.spec:
+            # It follows a goal: what acts saw it beside the observation.
+            obs = agent.observed
         before, now, tally = self._counts, _counts(agent), self._tally
         self._counts = now
         self._ticks += 1

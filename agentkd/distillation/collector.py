@@ -109,6 +109,7 @@ class Collector:
         self._last = np.full(count, -1)
         """Which label each environment's last one was; -1 where its last state made none."""
         self._taken: Floats = np.zeros((count, 0), np.float32)
+        self._noted = 0
         self._mind: State | None = None
         self._minded = False
         seeds = [int(self.random.integers(2**31)) for _ in self._envs or (None,)]
@@ -149,7 +150,7 @@ class Collector:
         ticks = max(1, min(ticks, int(self._stretch), _MOST_ROWS // count))
         while True:
             self._draw_drivers(share, ticks)
-            width = getattr(executor, "taken", 0)
+            width = getattr(executor, "taken", 0) or self._noted
             if self._taken.shape[1] != width:
                 self._taken = np.zeros((count, width), np.float32)
             run = Stretch.of(ticks, self._obs, self._begins, self._taken)
@@ -171,6 +172,15 @@ class Collector:
                 break
         yield from self._label_the_rest(run)
         yield self._collected(run)
+
+    def note_actions(self) -> None:
+        """Let each label say which action was executed before it, whoever drives."""
+        self._noted = dists.action_size(self._spec.action)
+
+    def executed(self, actions: Any) -> None:
+        """Say what was executed at the last tick, where that is not what was decided."""
+        done = np.reshape(actions, (len(self._all), *self._idle.shape))
+        self._taken = dists.coded(done, self._spec.action)
 
     def _take_turns(self, executor: Any, run: Stretch) -> Iterator[None]:
         """Let the planner's environments move together, and each of a compiled executor's alone.
@@ -312,6 +322,7 @@ class Collector:
             actions[mine] = taken
         if run.taken.shape[2]:
             run.taken[at + 1, rows] = dists.coded(actions, self._spec.action)
+        if getattr(executor, "taken", 0):
             self._mind = executor.executed(self._mind, actions)
         return actions
 

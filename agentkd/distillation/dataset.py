@@ -1,7 +1,7 @@
 """Labels on disk: a folder with a manifest and parts that are written one by one.
 
     manifest.json            what they are, where they come from, and the parts' SHA-256
-    part-00000.safetensors   obs, dist, reward, episode, ended: one row a label
+    part-00000.safetensors   obs, dist, reward, episode, ended, taken: one row a label
     part-00001.safetensors   …
 
 The manifest is replaced whole after each part, so whatever ends the writing, what it names is
@@ -48,6 +48,8 @@ class Rows:
         episode: The number of the episode, (n,); the rows of one are in its order. A number never
             comes back once another row of its episode was left out.
         ended: How it went on: `GOES_ON`, `TERMINATED`, `TRUNCATED` of the collector.
+        taken: The action that was executed at the tick before, (n, numbers), as
+            `agentkd.dists.coded` writes it; None where that is not known.
     """
 
     obs: Floats
@@ -55,9 +57,16 @@ class Rows:
     reward: Floats
     episode: NDArray[np.int32]
     ended: NDArray[np.uint8]
+    taken: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.obs)
+
+    def seen(self, index: NDArray[np.int64], *, taken: bool) -> Floats:
+        """Return observations, with the actions before them if `taken`."""
+        if not taken or self.taken is None:
+            return self.obs[index]
+        return np.concatenate([self.obs[index], self.taken[index]], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class Dataset:
         part: Reads a part by its number; raises LoadError if it is damaged.
         complete: Whether its writing came to an end; what is there is whole anyway.
         refused: Labels that were left out because they held NaN or infinity.
+        taken: Whether it says which actions were executed.
     """
 
     about: About
@@ -109,6 +119,7 @@ class Dataset:
     part: Callable[[int], Rows]
     complete: bool = True
     refused: int = 0
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +129,17 @@ class _Part:
     sha256: str
 
 
-def _read(kind: Kind, spec: Spec, entries: Sequence[_Part], index: int) -> Rows:
+def _read(kind: Kind, spec: Spec, taken: bool, entries: Sequence[_Part], index: int) -> Rows:
     """Read a part, after checking every byte of it."""
     try:
-        return _rows(kind, spec, entries[index])
+        return _rows(kind, spec, taken, entries[index])
     except LoadError as error:
         raise LoadError(
             f"{error} Record it anew, or remove that file: the others are read without it."
         ) from error
 
 
-def _rows(kind: Kind, spec: Spec, entry: _Part) -> Rows:
+def _rows(kind: Kind, spec: Spec, taken: bool, entry: _Part) -> Rows:
     data = read_file(entry.path, _LARGEST)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise LoadError(f"{entry.path} is not what was written: its SHA-256 differs.")
@@ -140,6 +151,8 @@ def _rows(kind: Kind, spec: Spec, entry: _Part) -> Rows:
         "episode": (np.int32, (count,)),
         "ended": (np.uint8, (count,)),
     }
+    if taken:
+        shapes["taken"] = np.float32, (count, dists.action_size(spec.action))
     with loading(entry.path):
         tensors = read_tensors(data)
         columns: dict[str, Any] = {name: tensors[name] for name in shapes}
@@ -180,15 +193,17 @@ def read_dataset(folder: Path) -> Dataset:
         )
     if not entries:
         raise LoadError(f"{folder} holds no labels. Record it anew.")
+    taken = fields.flag("taken", False)
     return Dataset(
         about=about,
         kind=kind,
         labels=sum(entry.labels for entry in entries),
         episodes=fields.whole("episodes"),
         parts=len(entries),
-        part=partial(_read, kind, about.spec, entries),
+        part=partial(_read, kind, about.spec, taken, entries),
         complete=fields.flag("complete"),
         refused=fields.whole("refused"),
+        taken=taken,
     )
 
 

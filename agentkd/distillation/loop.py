@@ -117,10 +117,10 @@ def make_distiller(
     learning = options or DistillerOptions(seed=seed)
     known = None if task.data is not None else task.planner.policy
     made = task.executor(executor, seed)
-    if task.data is not None and made.spec.obs.taken:
+    if task.data is not None and made.spec.obs.taken and not task.data.taken:
         raise ConfigError(
-            f"The executor sees {','.join(view_of(made))}, and a dataset does not say which actions"
-            " were executed. Distil it while its environment runs, or let it see stack:4."
+            f"The executor sees {','.join(view_of(made))}, and this dataset does not say which "
+            "actions were executed. Record it anew, or let the executor see stack:4."
         )
     distiller = Distiller(made, learning, known)
     distiller.expect(task.kind)
@@ -293,7 +293,8 @@ def _of_environments(
 
 def _of_dataset(data: Dataset, distiller: Distiller, seed: int) -> DatasetSource:
     """Fill the distiller's memory with a dataset's labels."""
-    source = DatasetSource(data, distiller.options.capacity, seed)
+    taken = bool(distiller.freeze().spec.obs.taken)
+    source = DatasetSource(data, distiller.options.capacity, seed, taken=taken)
     buffer = distiller.buffer
     fresh = not len(buffer)
     for labels in source.fill():

@@ -124,6 +124,7 @@ def read_minari(path: Path, env: str = "", spec: Spec | None = None) -> Dataset:
         episodes=len(lengths),
         parts=len(groups),
         part=partial(_part, spec, file, lengths, groups),
+        taken=True,
     )
 
 
@@ -134,7 +135,7 @@ def _part(
     h5py = import_module("h5py")
     with loading(path), _opened(h5py, path) as file:
         pieces = [_episode(h5py, file, spec, i, lengths[i]) for i in groups[index]]
-    columns = ("obs", "reward", "episode", "ended")
+    columns = ("obs", "reward", "episode", "ended", "taken")
     joined = {name: np.concatenate([getattr(e, name) for e in pieces]) for name in columns}
     return Rows(dist=dists.stack([each.dist for each in pieces], spec.action), **joined)
 
@@ -149,12 +150,17 @@ def _episode(h5py: Any, file: Any, spec: Spec, index: int, count: int) -> Rows:
     obs, actions = flatten(spec.obs, read("observations", *names)), read("actions")
     cut, over = (np.asarray(read(name), bool) for name in ("truncations", "terminations"))
     ended = np.where(over, TERMINATED, np.where(cut, TRUNCATED, GOES_ON))
+    answers = from_actions(actions, count, spec.action)
+    taken = np.zeros((count, dists.action_size(spec.action)), np.float32)
+    if count > 1:
+        taken[1:] = dists.coded(actions[:-1], spec.action)
     return Rows(
         obs,
-        from_actions(actions, count, spec.action),
+        answers,
         np.asarray(read("rewards"), np.float32),
         np.full(count, index, np.int32),
         ended.astype(np.uint8),
+        taken,
     )
 
 

@@ -56,13 +56,14 @@ class DatasetSource:
         dataset: The labels.
         capacity: How many of them the distiller can hold.
         seed: For the order of the parts.
+        taken: Whether each observation ends in the action that was executed before it.
     """
 
     restarts = 0
     dropped = 0
 
-    def __init__(self, dataset: Dataset, capacity: int, seed: int) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, capacity: int, seed: int, *, taken: bool = False) -> None:
+        self._dataset, self._taken = dataset, taken
         self._random = np.random.default_rng(seed)
         self._every = min(_HELD_OUT, dataset.episodes)
         self._fits = dataset.labels <= capacity
@@ -91,7 +92,8 @@ class DatasetSource:
             if held.any() and compared < _COMPARED:
                 chosen = np.flatnonzero(held)[: _COMPARED - compared]
                 link = links_of(rows.episode[chosen])
-                kept.append(Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link))
+                seen = rows.seen(chosen, taken=self._taken)
+                kept.append(Labels(seen, dists.rows(rows.dist, chosen), link))
                 compared += len(chosen)
             if given < self._capacity:
                 for chunk in self._chunks(index, rows, np.flatnonzero(~held)):
@@ -129,7 +131,8 @@ class DatasetSource:
         for start in range(0, len(index), _CHUNK):
             some = slice(start, start + _CHUNK)
             chosen = index[some]
-            yield Labels(rows.obs[chosen], dists.rows(rows.dist, chosen), link[some])
+            seen = rows.seen(chosen, taken=self._taken)
+            yield Labels(seen, dists.rows(rows.dist, chosen), link[some])
 
     def _endless(self) -> Iterator[Labels]:
         while True:

@@ -61,6 +61,7 @@ class DatasetWriter:
         row = 4 * (about.spec.obs.size + 2 * dists.action_size(about.spec.action) + 3)
         self._part = max(1, min(part, _MOST_BYTES // row))
         self._kind: Kind | None = None
+        self._taken = False
         self._pending: list[dict[str, NDArray[Any]]] = []
         self._waiting = 0
         self._written: list[dict[str, Any]] = []
@@ -82,12 +83,13 @@ class DatasetWriter:
         reward: Floats,
         begins: NDArray[np.bool_],
         ended: NDArray[np.uint8],
+        taken: Floats | None = None,
     ) -> None:
         """Take one tick of all environments, in the order in which they always come.
 
         A row that holds NaN or infinity is counted and left out; what follows in its environment
         has another episode number then. The columns are those of `dataset.Rows`; `begins` says
-        where an episode begins.
+        where an episode begins, and `taken` comes always or never.
 
         Raises:
             SpecError: If kind or shapes differ from the environment's or the first's.
@@ -107,6 +109,9 @@ class DatasetWriter:
             self._now = np.full(len(obs), -1, np.int32)
         whole = np.isfinite(obs).all(1) & np.isfinite(packed).all(1)
         whole &= np.isfinite(reward)
+        self._taken = taken is not None
+        if taken is not None:
+            whole &= np.isfinite(taken).all(1)
         fresh = whole & (begins | (self._now < 0))
         count = int(fresh.sum())
         self._now[fresh] = np.arange(self.episodes, self.episodes + count)
@@ -117,6 +122,7 @@ class DatasetWriter:
             "reward": reward,
             "episode": self._now.copy(),
             "ended": ended,
+            **({} if taken is None else {"taken": taken}),
         }
         # The row after one that is left out is no longer its episode's next tick.
         self._now[~whole] = -1
@@ -146,7 +152,7 @@ class DatasetWriter:
             tensors = {
                 name: np.concatenate([each[name] for each in pending]) for name in pending[0]
             }
-            for name in ("obs", "dist", "reward"):
+            for name in {"obs", "dist", "reward", "taken"} & set(tensors):
                 tensors[name] = np.ascontiguousarray(tensors[name], np.float32)
             data = write_tensors(tensors)
             name = f"part-{len(self._written):05d}.safetensors"
@@ -187,6 +193,7 @@ class DatasetWriter:
             "refused": self.refused,
             "episodes": self.episodes,
             "complete": complete,
+            "taken": self._taken,
             "parts": self._written,
         }
 
@@ -244,12 +251,14 @@ class _Restless(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: Any, chance: float, seed: int) -> None:
         super().__init__(env)
         self._chance = chance
+        self.executed: Any = None
         self._random = np.random.default_rng(seed)
         env.action_space.seed(seed)
 
     def step(self, action: Any) -> Any:
         if self._random.random() < self._chance:
             action = self.env.action_space.sample()
+        self.executed = action
         return self.env.step(action)
 
 
@@ -292,9 +301,14 @@ def record(
     begin = looked = time.monotonic()
     made = iter(np.random.default_rng([seed, 1]).integers(2**31, size=way.environments))
 
+    restless: list[_Restless] = []
+
     def make() -> Any:
         one = environments.make(task.env)
-        return _Restless(one, chance, int(next(made))) if chance else one
+        if not chance:
+            return one
+        restless.append(_Restless(one, chance, int(next(made))))
+        return restless[-1]
 
     def over() -> bool:
         if labels is not None and writer.labels + writer.refused >= labels:
@@ -302,6 +316,7 @@ def record(
         return seconds is not None and time.monotonic() - begin >= seconds
 
     collector = task.collector(way, seed, make)
+    collector.note_actions()
     # A linear executor drives where the planner's answer is not finite.
     driver = executor or initial("linear", task.spec)
     fault, interrupted = "", False
@@ -310,7 +325,10 @@ def record(
             while not interrupted and not over():
                 share = way.share(writer.labels) if executor else 1.0
                 tick = collector.step(driver, share)
-                writer.add(tick.obs, tick.dist, tick.reward, tick.begins, tick.ended)
+                if restless:
+                    collector.executed([each.executed for each in restless])
+                row = tick.obs, tick.dist, tick.reward, tick.begins, tick.ended
+                writer.add(*row, tick.taken)
                 now = time.monotonic()
                 if watch is not None and now - looked > 0.5:
                     looked = now

@@ -147,13 +147,14 @@ def _with_past(dataset: Dataset, executor: Executor, path: str, seed: int) -> La
     """Return labels spread over a dataset, with what an executor is shown of the past."""
     past = past_layer(executor)
     assert past is not None
-    if isinstance(past, Past):
+    taken = isinstance(past, Past)
+    if taken and not dataset.taken:
         raise ConfigError(
             f"The executor sees {','.join(view_of(executor))}, and {path} does not say which "
-            "actions were executed. Leave data out."
+            "actions were executed. Record it anew, or leave data out."
         )
     buffer = LabelBuffer(linked=True)
-    for obs, dist, link in DatasetSource(dataset, 1 << 62, seed).fill():
+    for obs, dist, link in DatasetSource(dataset, 1 << 62, seed, taken=taken).fill():
         buffer.add(pick(executor.spec.obs, obs), dist, link)
     histories = Histories(buffer, past)
     histories.blank = executor.mean

@@ -72,7 +72,7 @@ class _Access(NamedTuple):
 
 
 def load_planner(
-    ref: str | Sequence[str],
+    ref: str | Path | Sequence[str | Path],
     spec: Spec | None = None,
     *,
     vecnormalize: str | None = None,
@@ -84,7 +84,7 @@ def load_planner(
     """Load a planner.
 
     Args:
-        ref: A reference, or several for an ensemble.
+        ref: A reference or path, or several for an ensemble.
         spec: The environment. It may be left out for SB3 saves and models and for executor files,
             which know theirs, and for policy files, which know how many numbers there are.
         vecnormalize: The file of VecNormalize statistics; left out, what lies beside the save and
@@ -114,7 +114,9 @@ def load_planner(
     access = _Access(vecnormalize, algorithm, allow_pickle, args)
 
     def load(spec: Spec | None) -> Planner:
-        return _single(ref, spec, access) if isinstance(ref, str) else _ensemble(ref, spec, access)
+        if isinstance(ref, str | Path):
+            return _single(str(ref), spec, access)
+        return _ensemble([str(each) for each in ref], spec, access)
 
     if sees is None:
         return load(spec)
@@ -124,7 +126,7 @@ def load_planner(
 
 
 def load_policy(
-    ref: str | Sequence[str], spec: Spec | None = None, **access: Any
+    ref: str | Path | Sequence[str | Path], spec: Spec | None = None, **access: Any
 ) -> Policy | RecurrentPolicy:
     """Load a planner with the options of `load_planner`, and give its policy alone."""
     return load_planner(ref, spec, **access).policy

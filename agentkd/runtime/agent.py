@@ -26,7 +26,7 @@ from agentkd.runtime.scores import Rollback, finite
 from agentkd.runtime.strategies import StrategyOptions
 from agentkd.runtime.swaps import Swaps, distiller_for, open_executor
 from agentkd.spec import Spec
-from agentkd.types import Decision, Strategy
+from agentkd.types import Decision, Floats, Strategy
 from agentkd.views import environment
 
 if TYPE_CHECKING:
@@ -225,20 +225,20 @@ class Agent(Block):
 
     def _header(self) -> dict[str, Any]:
         """Return what a log says of the run, to be replayed."""
-        return run_header(
-            self.spec,
-            self.executor.architecture,
-            self._how,
-            self._routers,
-            planner=self._companions.planner is not None,
-            period=self._period,
-            strategies=self._strategies.to_json(self._decider.trust),
-        )
+        told = self._strategies.to_json(self._decider.trust)
+        planner = self._companions.planner is not None
+        how: Any = {"planner": planner, "period": self._period, "strategies": told}
+        return run_header(self.spec, self.executor.architecture, self._how, self._routers, **how)
 
     @property
     def executor(self) -> Executor:
         """The executor that acts now."""
         return self._decider.form.executor
+
+    @property
+    def observed(self) -> Floats:
+        """What the executor observed at the last decision, with a goal in it, (obs,)."""
+        return self._decider.form.obs.copy()
 
     @property
     def period(self) -> float | None:

@@ -6,6 +6,7 @@ layers, the last of which may be an output layer of its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -67,7 +68,7 @@ def read(
     elif log_std is not None:
         if log_std.shape != (out,):
             raise LoadError(f"{about.where}: {tuple(log_std.shape)} deviations for {out} actions.")
-        answer = Answer("point", out, "fixed", log_std.clamp(*_LOG_STD))
+        answer = Answer("point", out, "fixed", log_std.clamp(*_deviations(settings)))
     elif spec is None or isinstance(spec.action, BoxSpec):
         answer = Answer("point", out)
     if answer.kind == "point":
@@ -83,6 +84,30 @@ def read(
         parameters=holder.parameters,
     )
     return fit(network, spec, about)
+
+
+def _deviations(settings: Settings) -> tuple[float, float]:
+    """Return within which bounds the policy keeps the logarithm of its deviation.
+
+    Raises:
+        LoadError: If the run's settings are not numbers, or are swapped.
+    """
+    least, most = _LOG_STD
+    text, numbers = settings.get("models.policy.clip_log_std"), []
+    if text is not None and text.lower() == "false":
+        return -math.inf, math.inf
+    for name, usual in (("min_log_std", least), ("max_log_std", most)):
+        text = settings.get(f"models.policy.{name}")
+        try:
+            numbers.append(usual if text is None else float(text))
+        except ValueError:
+            numbers.append(math.nan)
+    if not numbers[0] <= numbers[1]:
+        raise LoadError(
+            f"{settings.path}: min_log_std and max_log_std of the policy are {numbers[0]:g} and "
+            f"{numbers[1]:g}; two numbers are needed, the smaller one first."
+        )
+    return numbers[0], numbers[1]
 
 
 def _tanh(settings: Settings, about: Assumptions) -> bool:

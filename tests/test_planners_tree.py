@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.deploy.bundle import write_bundle
+from agentkd.errors import ConfigError, PlannerError, SpecError
+from agentkd.executors.architecture import initial
+from agentkd.measure.evaluate import evaluate
 from agentkd.planners import load_planner
 from agentkd.planners.search.tree import TreeOptions, TreeSearch
 from agentkd.planners.search.worlds import chooser, lived, prior_of
-from agentkd.spec import env_spec
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, env_spec
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats
 from envs.snake import Snake
 from policies.snake import reactive
 
+SNAKE = "envs.snake:agentkd/Snake-v0"
 START = np.zeros((1, 1), np.float32)
 
 
@@ -190,3 +195,22 @@ def test_the_snake_planner_eats_more_than_a_rule() -> None:
             total += reward
         eaten.append(total)
     assert eaten[0] > eaten[1]
+
+
+def test_with_an_executor_as_prior_few_walks_eat_more() -> None:
+    """Eight walks get more from games that nothing was trained on than eight without a prior."""
+    spec = env_spec(Snake())
+    eaten = {}
+    for name in ("planner", "guided"):
+        found: Any = load_planner(f"policies.snake:{name}", spec, args={"walks": 8}).policy
+        eaten[name] = sum(evaluate(SNAKE, found.at(1), episodes=10, seed=40_000).returns)
+    assert eaten["guided"] > eaten["planner"]
+
+
+def test_a_prior_of_another_environment_is_refused(tmp_path: Path) -> None:
+    """Its file is named, with what would fit."""
+    other = Spec(ObsSpec((Part("", "box", (2,), "float32"),)), DiscreteSpec(3))
+    path = tmp_path / "other.akd"
+    write_bundle(path, initial("linear", other))
+    with pytest.raises(SpecError, match=r"other\.akd.*364 numbers"):
+        load_planner("policies.snake:guided", env_spec(Snake()), args={"executor": str(path)})

@@ -267,7 +267,7 @@ def test_options_of_practice_are_checked(wrong: dict[str, Any]) -> None:
         PracticeOptions(**wrong)
 
 
-@pytest.mark.parametrize("name", ["discount", "learning_rate", "environments", "visited"])
+@pytest.mark.parametrize("name", ["discount", "learning_rate", "environments"])
 def test_options_of_learning_are_checked(name: str) -> None:
     """Minus one is out of every range."""
     with pytest.raises(ConfigError, match=name):

@@ -24,8 +24,6 @@ from agentkd.executors.network import Network
 from agentkd.planners.search.worlds import Doubles, Steps
 from agentkd.types import Floats
 
-_KEPT = 4096
-"""Visited states among which episodes may begin."""
 _LEAST_RATE = 0.05
 """What is left of the learning rate in the end."""
 _NORM = 0.5
@@ -52,7 +50,6 @@ class PpoOptions:
         clip: How far the probability of an action may move in an update.
         spread: The standard deviation of what is tried at first, in halves of the box.
         entropy: What spread is paid.
-        visited: The share of episodes that begin in a state that was reached before.
     """
 
     environments: int = 64
@@ -66,7 +63,6 @@ class PpoOptions:
     clip: float = 0.2
     spread: float = 0.25
     entropy: float = 0.0
-    visited: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("environments", "ticks", "epochs", "batch"):
@@ -76,7 +72,6 @@ class PpoOptions:
         for name in ("learning_rate", "value_rate", "clip", "spread"):
             check_range(name, getattr(self, name), above=0, below=math.inf)
         check_range("entropy", self.entropy, least=0, below=math.inf)
-        check_range("visited", self.visited, least=0, most=1)
 
 
 @final
@@ -159,7 +154,6 @@ class Ppo:
         self._seen, self._units = Running(len(executor.mean)), Running(1)
         count = options.environments
         self._returns = np.zeros(count)
-        self._visited = starts[:0]
         self._states = self._begin(count)
         self._ages = self._random.integers(0, length, count)
         numbers = [*self._network.parameters(), self._log_std]
@@ -212,10 +206,7 @@ class Ppo:
 
     def _begin(self, count: int) -> Doubles:
         """Draw states in which episodes begin."""
-        found = self._starts[self._random.integers(0, len(self._starts), count)]
-        again = self._random.random(count) < self._options.visited
-        if len(self._visited) and again.any():
-            found[again] = self._visited[self._random.integers(0, len(self._visited), again.sum())]
+        found: Doubles = self._starts[self._random.integers(0, len(self._starts), count)]
         return found
 
     def _live(self) -> _Rounds:
@@ -246,7 +237,6 @@ class Ppo:
                 "The model gave NaN or infinity. An executor cannot practise in it: end episodes "
                 "before that happens (over=…)."
             )
-        self._visited = np.concatenate([self._visited, self._states])[-_KEPT:]
         self.ticks += lived.rewards.size
         self.reward = float(lived.rewards.mean())
         return lived

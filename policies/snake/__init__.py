@@ -1,6 +1,7 @@
 """Snake: a tree search, alone or guided by an executor that learnt from it.
 
     agentkd distill envs.snake:agentkd/Snake-v0 --planner policies.snake:planner
+    agentkd eval envs.snake:agentkd/Snake-v0 policies.snake:guided --planner-args walks=8
 
 Everything works from an observation alone. Where food will appear is not observed, and the model
 lets none appear.
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from agentkd.deploy.bundle import read_bundle
+from agentkd.errors import SpecError
 from agentkd.executors.executor import Executor
 from agentkd.executors.native import compile_native
 from agentkd.planners import Planner
@@ -21,6 +23,7 @@ from agentkd.planners.search.tree import TreeOptions, TreeSearch
 from agentkd.planners.search.worlds import prior_of, roll
 from agentkd.spec import Spec
 from agentkd.types import Categorical, Floats
+from agentkd.views import whole
 from envs import snake_rules as rules
 from envs.snake_rules import Position
 
@@ -77,21 +80,39 @@ def search(walks: int, executor: Executor | None = None) -> TreeSearch[Position]
     return TreeSearch(World(), options, value=worth, prior=prior)
 
 
-def planner(spec: Spec) -> Planner:
-    """Make the tree search with 256 walks; a few milliseconds for an answer."""
-    return Planner(search(256), spec, "tree search, 256 walks", 0, "")
+def planner(spec: Spec, walks: int = 256) -> Planner:
+    """Make the tree search; with 256 walks a few milliseconds for an answer."""
+    return Planner(search(walks), spec, f"tree search, {walks} walks", 0, "")
 
 
 def quick(spec: Spec) -> Planner:
     """Make the tree search with 64 walks."""
-    return Planner(search(64), spec, "tree search, 64 walks", 0, "")
+    return planner(spec, walks=64)
 
 
-def guided(spec: Spec) -> Planner:
-    """Make the tree search with 64 walks whose prior is the executor beside this."""
-    bundle = read_bundle(Path(__file__).with_name("executor.akd"))
-    policy = search(64, bundle.executor)
-    return Planner(policy, spec, "guided tree search, 64 walks", 0, bundle.digest)
+def guided(spec: Spec, walks: int = 16, executor: str | None = None) -> Planner:
+    """Make the tree search whose prior is an executor, so that it needs fewer walks.
+
+    Args:
+        spec: The environment.
+        walks: Walks for an answer.
+        executor: The executor's file; the one beside this if left out.
+
+    Raises:
+        BundleError: If the file cannot be read.
+        SpecError: If it is for another environment.
+    """
+    path = Path(executor or Path(__file__).with_name("executor.akd"))
+    bundle = read_bundle(path)
+    if whole(bundle.executor.spec.obs).size != spec.obs.size or (
+        bundle.executor.spec.action != spec.action or bundle.executor.memory
+    ):
+        raise SpecError(
+            f"{path} is for {bundle.executor.spec}; a prior has {spec.obs.size} numbers, "
+            f"{spec.action} and no memory."
+        )
+    policy = search(walks, bundle.executor)
+    return Planner(policy, spec, f"guided tree search, {walks} walks", 0, bundle.digest)
 
 
 def reactive(obs: Floats) -> Categorical:

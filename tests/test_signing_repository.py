@@ -53,7 +53,7 @@ def test_more_roots_than_a_device_follows_lead_on_from_a_later_one(
     for _ in range(2):
         signer.rotate("timestamp")
     files = signer.sign()
-    assert "Give devices metadata/3.root.json" in caplog.text
+    assert "give devices metadata/3.root.json" in caplog.text
     assert sorted(each for each in files if "root" in each) == [f"{n}.root.json" for n in (3, 4, 5)]
     late = TrustStore(signer.folder / "metadata" / "3.root.json")
     assert check(late, files).root == 5

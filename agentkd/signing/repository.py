@@ -164,9 +164,7 @@ def sign(
         held = _publish(folder, secrets[0], state, signers, placed, days, time)
     newest = state.roots[-MOST_ROOTS:]
     if newest != state.roots:
-        text = (
-            "%s has %d roots; a device follows %d. Give devices metadata/%d.root.json or a later."
-        )
+        text = "%s has %d roots; a device follows %d: give devices metadata/%d.root.json or later."
         log.warning(text, folder, len(state.roots), MOST_ROOTS, newest[0].signed.version)
     roots = {f"{each.signed.version}.root.json": each.to_bytes() for each in newest}
     proofs = {path: proof_path(path) for path in signed}
